@@ -1,0 +1,2 @@
+//! bellwether
+fn main() {}
