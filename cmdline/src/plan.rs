@@ -1,0 +1,737 @@
+//! [`BootPlan`]: what will be done, in order, as plain data.
+//!
+//! A dialect module turns words into a plan; `init` executes it and knows no
+//! dialects; `bellwether explain` prints it; tests compare it. Everything that a
+//! dialect leaves to a default is spelled out here, so that a reader of a plan
+//! need not know the dialect. The one thing that stays dialect-shaped is
+//! [`Handoff::layout`]: where the live system's own scripts look for the medium.
+//!
+//! A plan does no I/O and checks nothing about the machine it will run on.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+/// Seconds, as every dialect counts its timeouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Seconds(pub u32);
+
+/// A size in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Bytes(pub u64);
+
+/// The language a command line is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dialect {
+    /// The kernel's own `root=`, `ip=`, `nfsroot=` and initramfs-tools' additions.
+    Kernel,
+    /// Ubuntu's casper, `boot=casper`.
+    Casper,
+    /// Debian's live-boot, `boot=live`.
+    LiveBoot,
+    /// dracut: dmsquash-live, livenet, nfs, overlay.
+    Dracut,
+    /// Arch Linux's mkinitcpio-archiso.
+    Archiso,
+    /// Mandriva's and Mageia's stage1, `automatic=`.
+    Stage1,
+    /// Slax's linux-live.
+    Slax,
+    /// LTSP image chains.
+    Ltsp,
+    /// Alpine's mkinitfs.
+    Alpine,
+    /// Tiny Core's tc-config.
+    TinyCore,
+    /// Knoppix.
+    Knoppix,
+    /// Bellwether's own `bw.` words alone.
+    Bellwether,
+}
+
+/// What will be done with this boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootPlan {
+    /// The dialect that the words were read in.
+    pub dialect: Dialect,
+    /// What is said on the console.
+    pub log: LogPlan,
+    /// Which drivers are loaded.
+    pub drivers: DriverPlan,
+    /// How the network comes up; `None` when nothing in the plan needs one.
+    pub network: Option<NetworkPlan>,
+    /// Where the root comes from.
+    pub root: RootPlan,
+    /// How the root becomes writable.
+    pub writable: Writable,
+    /// What the live system finds when it takes over.
+    pub handoff: Handoff,
+    /// What happens when a step fails.
+    pub failure: FailurePlan,
+    /// Every word of the line and what became of it.
+    pub words: Vec<Word>,
+    /// Remarks for `explain` and for one line each on the console.
+    pub warnings: Vec<Warning>,
+}
+
+/// One word of the command line and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// The word as written, quotes removed.
+    pub text: String,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It shaped the plan.
+    Used,
+    /// A later (or, in stage1, an earlier) word of the same name won.
+    Overridden,
+    /// Known, and meant for the kernel or the live system, not for us.
+    PassedOn,
+    /// Known to the dialect and without effect here; a warning says why.
+    Ignored,
+    /// A word of another dialect than the one in force.
+    Foreign(Dialect),
+    /// Known to nobody; kept for the real init.
+    Unknown,
+}
+
+/// Something the user should know about the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The word it is about, as written; empty when it is about the whole line.
+    pub word: String,
+    /// What is wrong or remarkable, in the user's words.
+    pub message: String,
+    /// What to write instead; empty when there is nothing to change.
+    pub hint: String,
+    /// Whether the boot cannot succeed because of it.
+    pub fatal: bool,
+}
+
+/// What is said on the console.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPlan {
+    /// Only warnings and errors.
+    pub quiet: bool,
+    /// Everything, system calls of each step included.
+    pub debug: bool,
+}
+
+/// Which drivers are loaded beyond those that the hardware and the plan ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DriverPlan {
+    /// Never loaded by a device's alias (`blacklist=`, `modprobe.blacklist=`,
+    /// `rd.driver.blacklist=`), normalised to underscores.
+    pub blacklist: Vec<String>,
+    /// Loaded before the devices are walked (`rd.driver.pre=`, `modules=`).
+    pub force: Vec<String>,
+    /// `module.param=value` words, in the order given.
+    pub options: Vec<ModuleOption>,
+}
+
+/// One `module.param[=value]` word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleOption {
+    /// Module name, normalised to underscores.
+    pub module: String,
+    /// `param=value` as finit_module wants it.
+    pub option: String,
+}
+
+/// How the network comes up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPlan {
+    /// Which links may be used.
+    pub links: LinkChoice,
+    /// How addresses are found; the first link that satisfies it wins.
+    pub addressing: Addressing,
+    /// VLAN to put on top of the chosen link.
+    pub vlan: Option<Vlan>,
+    /// Host name from the line; wins over DHCP's.
+    pub hostname: Option<String>,
+    /// Name servers from the line; put before DHCP's.
+    pub dns: Vec<Ipv4Addr>,
+    /// NTP servers from the line.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Routes from the line (`rd.route=`).
+    pub routes: Vec<Route>,
+    /// MTU from the line; wins over DHCP's.
+    pub mtu: Option<u16>,
+    /// Use DHCP's name servers (`rd.peerdns=0` says no).
+    pub peer_dns: bool,
+    /// The server that field 2 of `ip=` names; used where a source has none.
+    pub boot_server: Option<Ipv4Addr>,
+    /// How long to wait for a link to appear at all (drivers still loading).
+    pub link_timeout: Seconds,
+    /// How long to wait for a carrier once links exist.
+    pub carrier_timeout: Seconds,
+    /// How long one attempt at DHCP lasts before the console says so and it is
+    /// tried again; the failure policy bounds the attempts.
+    pub dhcp_timeout: Seconds,
+}
+
+/// Which links may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkChoice {
+    /// Every wired link, raced; the first with an answer wins.
+    Race,
+    /// These devices, raced (`ethdevice=a,b`, `ip=…:eth0`); others are left alone.
+    Named(Vec<String>),
+    /// The link with this address (`BOOTIF=`); all of them, with a warning, when
+    /// none has it.
+    Mac(Mac),
+}
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+/// How addresses are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addressing {
+    /// DHCP (RFC 2131).
+    Dhcp(DhcpRequest),
+    /// Written on the line.
+    Static(StaticAddress),
+    /// The line says that there is none to set (`ip=off` with a network root):
+    /// use what is already configured, by the kernel for example.
+    Existing,
+}
+
+/// What a DHCP client says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DhcpRequest {
+    /// Ask for this address first (`ip=ADDR::::::dhcp`).
+    pub requested: Option<Ipv4Addr>,
+    /// Option 61 as `(type, bytes)`; by default the hardware address is used.
+    pub client_id: Option<(u8, Vec<u8>)>,
+    /// Option 60.
+    pub vendor_class: Option<String>,
+}
+
+/// An address written on the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticAddress {
+    /// Our address.
+    pub address: Ipv4Addr,
+    /// Prefix length, 0 to 32; guessed from the address's class when the line has none.
+    pub prefix: u8,
+    /// Default gateway.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// One route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Destination network.
+    pub destination: Ipv4Addr,
+    /// Its prefix length, 0 to 32.
+    pub prefix: u8,
+    /// Next hop; `None` for on-link.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// A VLAN on top of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vlan {
+    /// Name of the new device.
+    pub name: String,
+    /// The device it sits on.
+    pub link: String,
+    /// 1 to 4094.
+    pub id: u16,
+}
+
+/// Where the root comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootPlan {
+    /// Tried in this order in every round, until one holds what [`Self::content`] asks for.
+    pub sources: Vec<Source>,
+    /// What must be there, and what of it becomes the root.
+    pub content: Content,
+    /// Rounds over the sources before the step fails.
+    pub retry: Retry,
+    /// Copy to RAM before use.
+    pub to_ram: ToRam,
+    /// Digests and checksums to hold.
+    pub integrity: Vec<Integrity>,
+}
+
+/// How often something is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Rounds; 0 for no limit.
+    pub attempts: u32,
+    /// First pause between rounds; it may grow to [`Self::max_pause`].
+    pub pause: Seconds,
+    /// The longest pause.
+    pub max_pause: Seconds,
+}
+
+/// One place that may hold the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory exported by NFS.
+    Nfs(NfsSource),
+    /// A CIFS/SMB share.
+    Cifs(CifsSource),
+    /// Something fetched by URL (http, https, ftp, tftp).
+    Url(UrlSource),
+    /// A network block device, fixed newstyle.
+    Nbd(NbdSource),
+    /// NVMe over TCP.
+    NvmeTcp(NvmeTcpSource),
+    /// A 9p mount tag.
+    NineP(String),
+    /// A virtiofs tag.
+    VirtioFs(String),
+    /// One block device.
+    Device(DeviceSelector),
+    /// Every block device that may hold a medium, in the order that the rule says.
+    Scan(ScanRule),
+    /// A file on another source's file system, loop-attached: an ISO on a disk,
+    /// an image on a medium. Nests as deep as needed.
+    File {
+        /// Whose file system.
+        on: Box<Source>,
+        /// Path from its root, with a leading slash.
+        path: String,
+    },
+    /// A file inside the initramfs.
+    Initramfs(String),
+    /// The clone protocols of Mandriva's stage1 bring the second stage (`method:ka`, `method:dolly`).
+    Stage2(CloneMethod),
+}
+
+/// Which server: written on the line, or to be taken from DHCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// An address or a name to resolve.
+    Host(String),
+    /// Whatever DHCP calls the boot server: `ip=` field 2, next-server, the
+    /// TFTP server name, the DHCP server itself, in this order.
+    Boot,
+}
+
+/// A directory exported by NFS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NfsSource {
+    /// Server.
+    pub server: Server,
+    /// Exported path; `%s` stands for the host name, or our address without one.
+    /// `None`: DHCP's root path (option 17) gives server and path.
+    pub path: Option<String>,
+    /// Protocol versions in the order they are tried.
+    pub versions: Vec<NfsVersion>,
+    /// Mount options as written, `vers=` and what we set ourselves removed.
+    pub options: Vec<String>,
+    /// Mounted read-write.
+    pub read_write: bool,
+}
+
+/// An NFS protocol version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NfsVersion {
+    /// RFC 1094.
+    V2,
+    /// RFC 1813.
+    V3,
+    /// RFC 7530.
+    V4,
+    /// RFC 8881.
+    V4_1,
+    /// RFC 7862.
+    V4_2,
+}
+
+/// A CIFS/SMB share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CifsSource {
+    /// Server.
+    pub server: Server,
+    /// Share and path below it, without leading slashes.
+    pub share: String,
+    /// Mount options as written.
+    pub options: Vec<String>,
+    /// Mounted read-write.
+    pub read_write: bool,
+}
+
+/// Something fetched by URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UrlSource {
+    /// The URL as written; `scheme:///path` takes the boot server.
+    pub url: String,
+    /// What to do with the bytes.
+    pub payload: Payload,
+    /// `http://host:port` of a proxy.
+    pub proxy: Option<String>,
+}
+
+/// What a fetched file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// An image of a medium: looked into for images.
+    Medium,
+    /// A root file-system image.
+    Image,
+    /// An archive (tar, cpio; compressed or not) unpacked into the root.
+    Archive,
+    /// Decided by what its first blocks say.
+    Sniff,
+}
+
+/// A network block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NbdSource {
+    /// Server.
+    pub server: Server,
+    /// TCP port, usually 10809.
+    pub port: u16,
+    /// Export name, may be empty.
+    pub export: String,
+    /// Parallel connections, at least 1.
+    pub connections: u8,
+}
+
+/// NVMe over TCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmeTcpSource {
+    /// Server.
+    pub server: Server,
+    /// TCP port, usually 4420.
+    pub port: u16,
+    /// Subsystem's qualified name.
+    pub nqn: String,
+    /// Our own qualified name, when the line has one.
+    pub host_nqn: Option<String>,
+}
+
+/// How a block device is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSelector {
+    /// `/dev/…` or `major:minor`.
+    Path(String),
+    /// File-system label.
+    Label(String),
+    /// File-system UUID.
+    Uuid(String),
+    /// GPT partition UUID, or MBR `SERIAL-NN`.
+    PartUuid(String),
+    /// GPT partition name.
+    PartLabel(String),
+}
+
+/// Which block devices a scan looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanRule {
+    /// Optical drives.
+    pub optical: bool,
+    /// Disks and partitions.
+    pub disks: bool,
+    /// Only removable ones.
+    pub removable_only: bool,
+    /// Removable ones first, then the rest.
+    pub removable_first: bool,
+    /// A file that must be there (`archisosearchfilename=`, `.disk/casper-uuid*`).
+    pub marker: Option<Marker>,
+}
+
+/// What proves that a medium is the right one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marker {
+    /// This path exists.
+    Path(String),
+    /// One of the files that match `.disk/<prefix>*` holds this text, or the
+    /// file system has it as its UUID.
+    DiskUuid {
+        /// `casper-uuid` or `live-uuid`.
+        prefix: String,
+        /// The UUID to find.
+        uuid: String,
+    },
+}
+
+/// What a source must hold and what of it becomes the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// The source's file system is the root.
+    Tree {
+        /// Directory below it, empty for all of it.
+        subdir: String,
+        /// File-system type given by the line; sniffed when empty.
+        fstype: String,
+        /// Mount options given by the line.
+        flags: String,
+    },
+    /// A medium with images in a directory.
+    Images(ImageRule),
+    /// Decided when it is seen: an image of a root, or a medium with images by the rule.
+    Either(ImageRule),
+}
+
+/// Which images on a medium make the root, and in which order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRule {
+    /// Directories tried in order, relative to the medium: `casper`, `live`, `LiveOS`.
+    pub dirs: Vec<String>,
+    /// Which files of that directory.
+    pub pick: ImagePick,
+    /// Images inside an image, tried in order: `LiveOS/rootfs.img` inside
+    /// `squashfs.img`, `airootfs.img` inside `airootfs.sfs`.
+    pub nested: Vec<String>,
+}
+
+/// Which files of the directory are layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImagePick {
+    /// These, bottom first; all must exist.
+    Named(Vec<String>),
+    /// The first of these that exists.
+    FirstOf(Vec<String>),
+    /// Every file with one of these suffixes, group by group, sorted by name
+    /// inside a group; later on top.
+    Suffixes {
+        /// Suffix groups in stacking order.
+        groups: Vec<Vec<String>>,
+        /// File names that are skipped.
+        skip: Vec<String>,
+        /// A file in the directory that, when present, lists the layers instead, bottom first.
+        module_list: Vec<String>,
+        /// Also look in the sub-directory named by the boot MAC without separators.
+        per_mac: bool,
+    },
+}
+
+/// Copying to RAM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToRam {
+    /// Never.
+    No,
+    /// The whole medium.
+    Medium,
+    /// Only the images, or the one named.
+    Image(Option<String>),
+    /// When it is smaller than the limit and leaves this much free.
+    Auto {
+        /// Largest image to copy.
+        below: Bytes,
+        /// Memory that must stay available.
+        spare: Bytes,
+    },
+}
+
+/// One digest or checksum to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Integrity {
+    /// Digest of the fetched file or image, checked while it streams in.
+    Digest {
+        /// `sha256`, `sha512`, `blake3`.
+        algorithm: String,
+        /// Lower-case hexadecimal.
+        hex: String,
+    },
+    /// dm-verity with this root hash for the named image (empty: the only one).
+    Verity {
+        /// Image file name.
+        image: String,
+        /// Root hash in hexadecimal.
+        root_hash: String,
+    },
+    /// The medium's own checksum files, tried in this order.
+    MediumSums(Vec<String>),
+}
+
+/// How the root becomes writable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writable {
+    /// As the source is; `rw` or `ro` of the line.
+    AsIs {
+        /// Mounted read-write.
+        read_write: bool,
+    },
+    /// A union with a writable upper layer.
+    Union {
+        /// Which union file system.
+        kind: UnionKind,
+        /// The upper layer.
+        upper: Upper,
+        /// Further options for the union mount.
+        options: Vec<String>,
+    },
+    /// A device-mapper snapshot over the root image.
+    DmSnapshot(SnapshotPlan),
+}
+
+/// Which union file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnionKind {
+    /// overlayfs.
+    Overlay,
+    /// aufs, where the kernel has it; overlayfs otherwise, with a warning.
+    Aufs,
+}
+
+/// The writable upper layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upper {
+    /// Memory; the size is a tmpfs `size=` value, empty for the default (50%).
+    Tmpfs {
+        /// `256M`, `75%`, or empty.
+        size: String,
+    },
+    /// Something that lasts; a tmpfs takes its place, with a warning, when it is not found.
+    Persistent(PersistPlan),
+}
+
+/// Where changes are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PersistPlan {
+    /// Labels of file systems, partition names or file names, tried in order.
+    pub labels: Vec<String>,
+    /// One device, when the line names it.
+    pub device: Option<DeviceSelector>,
+    /// A network directory, when the line names it (`nfsoverlay=`).
+    pub network: Option<Source>,
+    /// Path of a file or directory on the device.
+    pub path: Option<String>,
+    /// Look for file systems.
+    pub filesystem: bool,
+    /// Look for files on file systems.
+    pub file: bool,
+    /// Look for directories on file systems.
+    pub directory: bool,
+    /// Stack it read-only under a tmpfs.
+    pub read_only: bool,
+    /// Honour `persistence.conf`; without that file a volume is ignored.
+    pub conf: bool,
+    /// Allow LUKS.
+    pub luks: bool,
+    /// Only removable media.
+    pub removable_only: bool,
+    /// Empty it first.
+    pub reset: bool,
+    /// The boot fails when it is not found.
+    pub required: bool,
+}
+
+/// A device-mapper snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPlan {
+    /// Where changed chunks go.
+    pub store: SnapshotStore,
+    /// Keep the store's contents across boots (`P`), or not (`N`).
+    pub persistent: bool,
+    /// Chunk size in 512-byte sectors.
+    pub chunk_sectors: u32,
+}
+
+/// Where a snapshot keeps changed chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotStore {
+    /// A RAM disk (`brd`) of this size.
+    RamDisk(Bytes),
+    /// A sparse file of this size on tmpfs.
+    SparseFile(Bytes),
+    /// A device or file that lasts.
+    Persistent(PersistPlan),
+}
+
+/// What the live system finds when it takes over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handoff {
+    /// Whose layout of mount points and state files.
+    pub layout: Dialect,
+    /// The real init; tried before the usual places.
+    pub init: Option<String>,
+    /// Arguments for it, in order.
+    pub args: Vec<String>,
+    /// Leave the root's fstab alone.
+    pub keep_fstab: bool,
+    /// Leave the root's network configuration alone.
+    pub keep_network: bool,
+    /// Copy our resolv.conf to the root.
+    pub resolv_conf: bool,
+    /// `KEY=value` settings that the dialect's own scripts in the root read
+    /// (`username`, `hostname`, … for `/etc/casper.conf`).
+    pub settings: Vec<(String, String)>,
+    /// Show the layers' mounts in the root (`showmounts`).
+    pub show_layers: bool,
+    /// Boot on, or become something else.
+    pub then: Then,
+}
+
+/// What happens after the steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// switch_root and exec the real init.
+    SwitchRoot,
+    /// Become a clone receiver.
+    Clone(ClonePlan),
+}
+
+/// How a clone receiver is fed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloneMethod {
+    /// KA, with the session's name.
+    Ka {
+        /// Session.
+        session: String,
+    },
+    /// Dolly.
+    Dolly,
+    /// Dolly+ (`dollyC`).
+    DollyPlus,
+    /// udpcast.
+    Udpcast {
+        /// Base port.
+        portbase: u16,
+    },
+}
+
+/// A clone receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClonePlan {
+    /// How it is fed.
+    pub method: CloneMethod,
+    /// The disk named on the line, if any; otherwise the method's own rule picks it.
+    pub target: Option<DeviceSelector>,
+    /// How long to wait for the sender.
+    pub timeout: Seconds,
+    /// How often to try before rebooting.
+    pub tries: u32,
+}
+
+/// What happens when a step fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailurePlan {
+    /// After the failure screen.
+    pub then: OnFailure,
+    /// The whole boot's limit, counted from our start; `None` for none.
+    pub deadline: Option<Seconds>,
+    /// Stop for a shell at these points (`break=`, `rd.break=`), by their own names.
+    pub breakpoints: Vec<String>,
+    /// The line allows a shell on failure.
+    pub shell: bool,
+}
+
+/// After the failure screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// A console menu; the boot is tried again by itself after this long, so
+    /// that an unattended machine never hangs.
+    Menu {
+        /// Time to the next try.
+        retry_after: Seconds,
+    },
+    /// Reboot after this long (`panic=N`; 0 for at once).
+    Reboot(Seconds),
+    /// Stay on the failure screen (`panic=0`), saying so.
+    Halt,
+}
