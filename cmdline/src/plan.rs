@@ -147,10 +147,15 @@ pub struct ModuleOption {
 /// How the network comes up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkPlan {
+    /// Whether the boot fails without it. When not (`ip=` with a local root), it
+    /// is brought up beside the other steps and nothing waits for it.
+    pub required: bool,
     /// Which links may be used.
     pub links: LinkChoice,
     /// How addresses are found; the first link that satisfies it wins.
     pub addressing: Addressing,
+    /// Names that links are given before anything else (`ifname=`).
+    pub names: Vec<LinkName>,
     /// VLAN to put on top of the chosen link.
     pub vlan: Option<Vlan>,
     /// Host name from the line; wins over DHCP's.
@@ -186,6 +191,15 @@ pub enum LinkChoice {
     /// The link with this address (`BOOTIF=`); all of them, with a warning, when
     /// none has it.
     Mac(Mac),
+}
+
+/// A name for the link with this address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkName {
+    /// The new name.
+    pub name: String,
+    /// The link's address.
+    pub mac: Mac,
 }
 
 /// An Ethernet address.
@@ -261,6 +275,9 @@ pub struct RootPlan {
     pub to_ram: ToRam,
     /// Digests and checksums to hold.
     pub integrity: Vec<Integrity>,
+    /// Block devices set read-only before anything is mounted, as `/dev/` paths
+    /// that may hold `*` (`read-only=`).
+    pub protect: Vec<String>,
 }
 
 /// How often something is tried.
@@ -300,11 +317,28 @@ pub enum Source {
     File {
         /// Whose file system.
         on: Box<Source>,
-        /// Path from its root, with a leading slash.
+        /// Path from its root, with a leading slash. A last component of `*.iso`
+        /// means the only file that matches, and fails when there are several.
         path: String,
     },
-    /// A file inside the initramfs.
+    /// A partition of another source's image, counted from 1.
+    Partition {
+        /// The disk image.
+        on: Box<Source>,
+        /// Its number.
+        number: u32,
+    },
+    /// A file or directory inside the initramfs; `/` for the initramfs itself,
+    /// which is then copied to a tmpfs that becomes the root.
     Initramfs(String),
+    /// Slax's PXE boot: the list `PXEFILELIST` and the files that it names,
+    /// fetched by HTTP from this port, by TFTP when that fails.
+    PxeFileList {
+        /// Server.
+        server: Server,
+        /// HTTP port, usually 7529.
+        port: u16,
+    },
     /// The clone protocols of Mandriva's stage1 bring the second stage (`method:ka`, `method:dolly`).
     Stage2(CloneMethod),
 }
@@ -491,9 +525,11 @@ pub struct ImageRule {
 /// Which files of the directory are layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImagePick {
-    /// These, bottom first; all must exist.
+    /// These, bottom first; all must exist. An absolute path counts from the
+    /// medium's root.
     Named(Vec<String>),
-    /// The first of these that exists.
+    /// The first of these that exists; a name that ends in a slash is a
+    /// directory that holds the tree itself.
     FirstOf(Vec<String>),
     /// Every file with one of these suffixes, group by group, sorted by name
     /// inside a group; later on top.
@@ -543,9 +579,27 @@ pub enum Integrity {
         image: String,
         /// Root hash in hexadecimal.
         root_hash: String,
+        /// What a corrupted block does.
+        on_corruption: OnCorruption,
     },
+    /// The MD5 that is written inside the ISO's own descriptor (`rd.live.check`).
+    EmbeddedMd5,
     /// The medium's own checksum files, tried in this order.
     MediumSums(Vec<String>),
+}
+
+/// What a block that does not match its hash does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCorruption {
+    /// Its reader gets an I/O error.
+    #[default]
+    Error,
+    /// The kernel logs it and hands out the block.
+    Ignore,
+    /// The machine restarts.
+    Restart,
+    /// The kernel panics.
+    Panic,
 }
 
 /// How the root becomes writable.
@@ -557,16 +611,36 @@ pub enum Writable {
         read_write: bool,
     },
     /// A union with a writable upper layer.
-    Union {
-        /// Which union file system.
-        kind: UnionKind,
-        /// The upper layer.
-        upper: Upper,
-        /// Further options for the union mount.
-        options: Vec<String>,
-    },
+    Union(UnionPlan),
     /// A device-mapper snapshot over the root image.
     DmSnapshot(SnapshotPlan),
+    /// A snapshot when the root is a writable file system inside an image
+    /// (`LiveOS/rootfs.img`, `airootfs.img`), and a union when it is a read-only tree.
+    ByImage {
+        /// For a read-only tree.
+        union: UnionPlan,
+        /// For a file system inside an image.
+        snapshot: SnapshotPlan,
+    },
+    /// The root stays read-only but for these directories, each under a union of
+    /// its own (`exposedroot`).
+    Directories {
+        /// How each of them becomes writable.
+        union: UnionPlan,
+        /// Absolute paths; those that the root lacks are skipped.
+        dirs: Vec<String>,
+    },
+}
+
+/// A union with a writable upper layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnionPlan {
+    /// Which union file system.
+    pub kind: UnionKind,
+    /// The upper layer.
+    pub upper: Upper,
+    /// Further options for the union mount.
+    pub options: Vec<String>,
 }
 
 /// Which union file system.
@@ -590,16 +664,21 @@ pub enum Upper {
     Persistent(PersistPlan),
 }
 
-/// Where changes are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where changes are kept. Without labels, device and network it is looked for on
+/// the medium itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PersistPlan {
     /// Labels of file systems, partition names or file names, tried in order.
     pub labels: Vec<String>,
+    /// The same for a volume that becomes `/home` (`home-rw`).
+    pub home_labels: Vec<String>,
     /// One device, when the line names it.
     pub device: Option<DeviceSelector>,
     /// A network directory, when the line names it (`nfsoverlay=`).
     pub network: Option<Source>,
-    /// Path of a file or directory on the device.
+    /// Path of a file or directory on the device. `{label}` and `{uuid}` stand for
+    /// those of the medium's file system, `{mac}` for the boot link's address
+    /// with dashes.
     pub path: Option<String>,
     /// Look for file systems.
     pub filesystem: bool,
@@ -619,6 +698,14 @@ pub struct PersistPlan {
     pub reset: bool,
     /// The boot fails when it is not found.
     pub required: bool,
+    /// Nothing is said when it is not found: the line did not ask for it.
+    pub silent: bool,
+    /// File-system type; sniffed when empty.
+    pub fstype: String,
+    /// Mount options for it.
+    pub flags: String,
+    /// Size of the image file that is made when there is none yet.
+    pub create: Option<Bytes>,
 }
 
 /// A device-mapper snapshot.
@@ -663,6 +750,11 @@ pub struct Handoff {
     pub settings: Vec<(String, String)>,
     /// Show the layers' mounts in the root (`showmounts`).
     pub show_layers: bool,
+    /// Where in the root the medium is moved, beside what the layout says.
+    pub medium_at: Option<String>,
+    /// Add the swap partitions that are found to the root's fstab; globs of
+    /// `/dev/` paths, empty for none.
+    pub swap: Vec<String>,
     /// Boot on, or become something else.
     pub then: Then,
 }
