@@ -1,0 +1,92 @@
+//! Loop devices: a file as a block device (`linux/loop.h`, Linux 5.8 and later
+//! for `LOOP_CONFIGURE`).
+//!
+//! Does not load the driver, and does not guess partitions.
+
+use alloc::format;
+use core::mem;
+
+use linux_raw_sys::general::__NR_ioctl;
+
+use linux_raw_sys::loop_device::{LOOP_CONFIGURE, LOOP_CTL_GET_FREE, loop_config};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use crate::raw::syscall;
+
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_PARTSCAN: u32 = 8;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// What part of the backing file, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// First byte of the backing file.
+    pub offset: u64,
+    /// Bytes; 0 for all that follow the offset.
+    pub size_limit: u64,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Bypass the page cache of the backing file when its file system can.
+    pub direct_io: bool,
+    /// Look for a partition table and make devices for the partitions.
+    pub partitions: bool,
+}
+
+/// An attached loop device. It detaches itself when the last user is gone: the
+/// last mount and this handle.
+#[derive(Debug)]
+pub struct Loop {
+    /// The device's number: it is `/dev/loop<number>`.
+    pub number: u32,
+    device: OwnedFd,
+}
+
+impl AsFd for Loop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// Attaches `backing` to the first free loop device.
+///
+/// # Errors
+/// The kernel's, from opening `/dev/loop-control` or the device, or from
+/// attaching; `EBUSY` only after losing the race for a free device many times.
+pub fn attach(backing: BorrowedFd<'_>, options: Options) -> Result<Loop, Errno> {
+    let control = open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mode = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let flag = |on: bool, bit: u32| if on { bit } else { 0 };
+    // SAFETY: plain integers and byte arrays; all zeroes is a valid value.
+    let mut config: loop_config = unsafe { mem::zeroed() };
+    config.fd = backing.as_raw_fd() as u32;
+    config.info.lo_offset = options.offset;
+    config.info.lo_sizelimit = options.size_limit;
+    config.info.lo_flags = LO_FLAGS_AUTOCLEAR
+        | flag(options.read_only, LO_FLAGS_READ_ONLY)
+        | flag(options.direct_io, LO_FLAGS_DIRECT_IO)
+        | flag(options.partitions, LO_FLAGS_PARTSCAN);
+    // Somebody else may take the free device between the two calls.
+    for _ in 0..64 {
+        // SAFETY: takes no argument and returns a number.
+        let free = unsafe {
+            syscall(__NR_ioctl, &[control.as_raw_fd() as usize, LOOP_CTL_GET_FREE as usize])?
+        };
+        let device = open(format!("/dev/loop{free}"), mode | OFlags::CLOEXEC, Mode::empty())?;
+        // SAFETY: the kernel reads one loop_config behind the pointer.
+        let attached = unsafe {
+            syscall(
+                __NR_ioctl,
+                &[device.as_raw_fd() as usize, LOOP_CONFIGURE as usize, &raw const config as usize],
+            )
+        };
+        match attached {
+            Ok(_) => return Ok(Loop { number: free as u32, device }),
+            Err(Errno::BUSY) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::BUSY)
+}
