@@ -626,7 +626,7 @@ pub fn fnmatch(pattern: &[u8], text: &[u8]) -> bool {
 
 /// Matches one pattern element (`first`, continued in `rest`) against a byte;
 /// gives the pattern behind the element.
-fn match_one<'p>(first: u8, rest: &'p [u8], byte: u8) -> Option<&'p [u8]> {
+fn match_one(first: u8, rest: &[u8], byte: u8) -> Option<&[u8]> {
     match first {
         b'?' => Some(rest),
         b'[' => match match_set(rest, byte) {
