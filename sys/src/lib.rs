@@ -10,5 +10,7 @@ extern crate alloc;
 
 mod arch;
 pub mod loopdev;
+pub mod netlink;
+pub mod packet;
 pub mod process;
 mod raw;
