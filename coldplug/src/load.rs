@@ -1,0 +1,351 @@
+//! Loading modules: dependencies first, each once, slow probes side by side.
+//!
+//! A driver's init may sleep for seconds while it probes hardware, so drivers
+//! are loaded in child processes and the parent goes on; what they depend on
+//! only registers itself and is loaded in place, so that no two children load
+//! the same library. The kernel settles what is left of such races by EEXIST.
+
+use alloc::collections::VecDeque;
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::system::finit_module;
+use sys::process::{Child, Exit, fork};
+
+use crate::index::{Class, Compression, Index, ModuleId, normalise_name};
+
+/// Children at a time: more would only queue for the kernel's module lock.
+const MAX_WORKERS: usize = 8;
+
+/// `MODULE_INIT_COMPRESSED_FILE` of `linux/module.h`.
+const COMPRESSED: i32 = 4;
+
+/// Classes whose init may sleep on hardware.
+const SLOW: Class = Class::STORAGE.union(Class::NET).union(Class::BUS).union(Class::INPUT);
+
+/// What may be loaded, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Classes of modules that devices may pull in.
+    pub classes: Class,
+    /// Names that devices may not pull in, with underscores.
+    pub blacklist: Vec<String>,
+    /// `(module, "param=value")` in the order given, names with underscores.
+    pub options: Vec<(String, String)>,
+}
+
+/// What happened, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A module is in.
+    Loaded(String),
+    /// A module could not be loaded.
+    Failed(LoadError),
+}
+
+/// Why a module could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    /// The module's name, or what was asked for.
+    pub module: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a module could not be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The image does not have it, and the kernel does not have it built in.
+    NotInImage,
+    /// The file could not be opened.
+    Open(Errno),
+    /// The kernel refused it.
+    Kernel(Errno),
+    /// The child that loaded it was killed.
+    Killed(i32),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "module {}: ", self.module)?;
+        match self.reason {
+            Reason::NotInImage => f.write_str(
+                "not in this image and not built into the kernel; build the image with a larger profile",
+            ),
+            Reason::Open(errno) => write!(f, "cannot open its file: {errno}"),
+            Reason::Kernel(Errno::NOEXEC) => {
+                f.write_str("the kernel refuses its format; image and kernel do not belong together")
+            }
+            Reason::Kernel(Errno::KEYREJECTED | Errno::NOKEY) => {
+                f.write_str("the kernel refuses its signature (Secure Boot)")
+            }
+            Reason::Kernel(Errno::NODEV) => f.write_str("found no hardware for itself"),
+            Reason::Kernel(errno) => write!(f, "the kernel refuses it: {errno}"),
+            Reason::Killed(signal) => write!(f, "killed by signal {signal} while loading"),
+        }
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unknown,
+    /// Queued, or a child is at it.
+    Underway,
+    Loaded,
+    Failed,
+}
+
+#[derive(Debug)]
+struct Worker {
+    module: ModuleId,
+    child: Child,
+}
+
+/// Loads modules of one index by policy.
+#[derive(Debug)]
+pub struct Loader<'a> {
+    index: Index<'a>,
+    policy: Policy,
+    states: Vec<State>,
+    queue: VecDeque<ModuleId>,
+    workers: Vec<Worker>,
+    events: Vec<Event>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader that has loaded nothing yet.
+    #[must_use]
+    pub fn new(index: Index<'a>, policy: Policy) -> Self {
+        let states = vec![State::Unknown; index.len()];
+        Self {
+            index,
+            policy,
+            states,
+            queue: VecDeque::new(),
+            workers: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Loads a module by name or alias and waits for it; several when an alias
+    /// has several, and it is enough that one of them loads. Built-in ones are fine.
+    ///
+    /// The blacklist does not apply: this is asked for by name.
+    ///
+    /// # Errors
+    /// The last module's error when none could be loaded.
+    pub fn require(&mut self, name: &str) -> Result<(), LoadError> {
+        let mut found = Vec::new();
+        self.index.for_request(name, &mut |id| found.push(id));
+        if found.is_empty() {
+            return if self.index.is_builtin(name) {
+                Ok(())
+            } else {
+                Err(LoadError { module: name.to_string(), reason: Reason::NotInImage })
+            };
+        }
+        let mut result = Ok(());
+        for id in found {
+            self.load_soft(id, true);
+            result = self.load_chain(id);
+            self.load_soft(id, false);
+            if result.is_ok() {
+                return Ok(());
+            }
+        }
+        result
+    }
+
+    /// Loads, in the background, the modules that claim this device.
+    pub fn device(&mut self, modalias: &str) {
+        let mut found = Vec::new();
+        self.index.for_modalias(modalias, &mut |id| found.push(id));
+        for id in found {
+            let module = self.index.module(id);
+            let wanted = module.class().intersects(self.policy.classes)
+                && !module.blacklisted()
+                && !self.policy.blacklist.iter().any(|name| name == module.name());
+            if wanted && self.state(id) == State::Unknown {
+                self.set(id, State::Underway);
+                self.queue.push_back(id);
+            }
+        }
+        self.start_workers();
+    }
+
+    /// Whether the image has modules of this class at all.
+    #[must_use]
+    pub fn has_class(&self, class: Class) -> bool {
+        self.index.ids().any(|id| self.index.module(id).class().intersects(class))
+    }
+
+    /// Whether anything is still being loaded.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        !self.workers.is_empty() || !self.queue.is_empty()
+    }
+
+    /// Descriptors that become readable when [`Self::on_ready`] has something to do.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.workers.iter().map(|worker| worker.child.as_fd())
+    }
+
+    /// Takes note of finished children and starts the next ones; does not wait.
+    pub fn on_ready(&mut self) {
+        let mut at = 0;
+        while let Some(worker) = self.workers.get(at) {
+            let id = worker.module;
+            let result = match worker.child.try_wait() {
+                Ok(None) => {
+                    at += 1;
+                    continue;
+                }
+                Ok(Some(Exit::Status(0))) => Ok(()),
+                Ok(Some(Exit::Status(errno))) => {
+                    Err(Reason::Kernel(Errno::from_raw_os_error(errno)))
+                }
+                Ok(Some(Exit::Signal(signal))) => Err(Reason::Killed(signal)),
+                Err(errno) => Err(Reason::Kernel(errno)),
+            };
+            self.workers.swap_remove(at);
+            let _ = self.finish(id, result);
+            self.load_soft(id, false);
+        }
+        self.start_workers();
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        core::mem::take(&mut self.events)
+    }
+
+    fn start_workers(&mut self) {
+        while self.workers.len() < MAX_WORKERS {
+            let Some(id) = self.queue.pop_front() else { return };
+            self.load_soft(id, true);
+            let module = self.index.module(id);
+            if let Err(error) = self.load_deps(id) {
+                self.set(id, State::Failed);
+                self.events.push(Event::Failed(error));
+                continue;
+            }
+            let forked = if module.class().intersects(SLOW) {
+                let this = &*self;
+                fork(|| match this.insert(id) {
+                    Ok(()) => 0,
+                    Err(Reason::Open(errno) | Reason::Kernel(errno)) => errno.raw_os_error(),
+                    Err(_) => Errno::INVAL.raw_os_error(),
+                })
+                .ok()
+            } else {
+                None
+            };
+            match forked {
+                Some(child) => self.workers.push(Worker { module: id, child }),
+                None => {
+                    let result = self.insert(id);
+                    let _ = self.finish(id, result);
+                    self.load_soft(id, false);
+                }
+            }
+        }
+    }
+
+    /// Loads a module and what it depends on, in place.
+    fn load_chain(&mut self, id: ModuleId) -> Result<(), LoadError> {
+        match self.state(id) {
+            State::Loaded => return Ok(()),
+            // A child may be at it: asking the kernel again waits for that.
+            State::Unknown | State::Underway | State::Failed => {}
+        }
+        self.load_deps(id)?;
+        let result = self.insert(id);
+        self.finish(id, result)
+    }
+
+    fn load_deps(&mut self, id: ModuleId) -> Result<(), LoadError> {
+        for dep in self.index.module(id).deps() {
+            if self.state(dep) != State::Loaded {
+                let result = self.insert(dep);
+                self.finish(dep, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Soft dependencies are wishes: their failure is logged and goes no further.
+    fn load_soft(&mut self, id: ModuleId, before: bool) {
+        let module = self.index.module(id);
+        let wishes: Vec<ModuleId> =
+            if before { module.soft_pre().collect() } else { module.soft_post().collect() };
+        for wish in wishes {
+            if self.state(wish) == State::Unknown {
+                let _ = self.load_chain(wish);
+            }
+        }
+    }
+
+    fn finish(&mut self, id: ModuleId, result: Result<(), Reason>) -> Result<(), LoadError> {
+        let name = self.index.module(id).name().to_string();
+        match result {
+            Ok(()) => {
+                self.set(id, State::Loaded);
+                self.events.push(Event::Loaded(name));
+                Ok(())
+            }
+            Err(reason) => {
+                let error = LoadError { module: name, reason };
+                self.set(id, State::Failed);
+                self.events.push(Event::Failed(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Hands one module to the kernel; being there already is success.
+    fn insert(&self, id: ModuleId) -> Result<(), Reason> {
+        let module = self.index.module(id);
+        let file =
+            open(format!("/{}", module.path()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(Reason::Open)?;
+        let flags = if module.compression() == Compression::None { 0 } else { COMPRESSED };
+        match finit_module(&file, &self.options(id), flags) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Reason::Kernel(errno)),
+        }
+    }
+
+    /// The image's own options for a module, then the command line's.
+    fn options(&self, id: ModuleId) -> CString {
+        let module = self.index.module(id);
+        let mut options = String::from(module.options());
+        for (name, option) in &self.policy.options {
+            if normalise_name(name) == module.name() {
+                if !options.is_empty() {
+                    options.push(' ');
+                }
+                options.push_str(option);
+            }
+        }
+        CString::new(options).unwrap_or_default()
+    }
+
+    fn state(&self, id: ModuleId) -> State {
+        self.states.get(id.index()).copied().unwrap_or(State::Failed)
+    }
+
+    fn set(&mut self, id: ModuleId, state: State) {
+        if let Some(slot) = self.states.get_mut(id.index()) {
+            *slot = state;
+        }
+    }
+}

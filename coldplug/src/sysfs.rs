@@ -1,0 +1,72 @@
+//! The devices that were there before us: every `modalias` of every bus, and
+//! every block device and network interface.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{Dir, Mode, OFlags, open, openat};
+use rustix::io::{Errno, read};
+
+/// Longest modalias read: a page is sysfs's own limit.
+const MAX_MODALIAS: usize = 4096;
+
+/// Calls `each` with the modalias of every device of every bus.
+///
+/// Devices without one need no driver and are skipped. A bus or device that
+/// cannot be read is skipped too: it may just have gone.
+///
+/// # Errors
+/// The kernel's, when `/sys/bus` itself cannot be read.
+pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
+    let mut buffer = [0; MAX_MODALIAS];
+    for bus in names("/sys/bus")? {
+        let Ok(devices) = directory(&format!("/sys/bus/{bus}/devices")) else { continue };
+        let Ok(entries) = Dir::read_from(devices.as_fd()) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            let Ok(name) = name.to_str() else { continue };
+            let path = format!("{name}/modalias");
+            if let Some(text) = small_file(devices.as_fd(), &path, &mut buffer) {
+                each(text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names of all entries of a directory, sorted, dot entries left out.
+///
+/// # Errors
+/// The kernel's, when it cannot be read.
+pub fn names(path: &str) -> Result<Vec<String>, Errno> {
+    let directory = directory(path)?;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory.as_fd())? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().to_str()
+            && !name.starts_with('.')
+        {
+            names.push(String::from(name));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn directory(path: &str) -> Result<rustix::fd::OwnedFd, Errno> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The text of a one-line file, its newline removed; `None` when there is no
+/// such file, or no text in it.
+fn small_file<'b>(at: BorrowedFd<'_>, path: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
+    let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let length = read(&file, &mut *buffer).ok()?;
+    let text = core::str::from_utf8(buffer.get(..length)?).ok()?.trim_end();
+    (!text.is_empty()).then_some(text)
+}
