@@ -1,1 +1,34 @@
-//! qemu-tests
+//! A laboratory for network boot: private networks, the servers that real sites
+//! run, and machines under QEMU that boot from them.
+//!
+//! Exists because nothing below it can show that a boot works: an initramfs is
+//! right when a real kernel, a real DHCP server, a real NFS server and a real
+//! systemd agree that it is. Everything is built from the host's own Debian
+//! packages ([`assets`]), runs in a network namespace of its own ([`net`]), and
+//! is taken down when the scenario ends, however it ends.
+//!
+//! A test is a call of [`scenario`]; what it may say is in [`lab`]. Machines run
+//! under TCG, so results do not depend on what the host's processor offers.
+//!
+//! Does not: run without root (namespaces, taps and an NFS server that opens
+//! files by handle need it), reach any network outside, or install anything but
+//! the packages in [`packages::NEEDED`].
+
+pub mod assets;
+pub mod bench;
+mod console;
+mod error;
+pub mod lab;
+pub mod machine;
+pub mod net;
+pub mod packages;
+pub mod servers;
+mod shell;
+pub mod workspace;
+
+pub use error::Error;
+pub use lab::{Lab, scenario, secs};
+pub use machine::{Machine, Nic};
+
+/// What everything in the lab returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,5 @@
+//! Boots of real machines in real networks; see `qemu_tests::lab` for the words.
+//!
+//! `cargo test -p qemu-tests --features machines --test scenarios -- --test-threads=2`
+
+mod peer;

@@ -1,0 +1,77 @@
+//! Other projects' initramfs, generated as their users get them: the lab proves
+//! itself with one, the bench measures against both.
+
+use std::path::PathBuf;
+
+use super::live::{bootstrap, run_bootstrap};
+use super::{Assets, Kernel, write};
+use crate::{Error, Result, shell};
+
+/// A generator of initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Debian's live-boot on initramfs-tools, `MODULES=most`.
+    LiveBoot,
+    /// dracut with dmsquash-live, not host-only, no network.
+    Dracut,
+    /// dracut with livenet and NFS as well.
+    DracutNet,
+}
+
+impl Peer {
+    /// Packages and the command that makes `/boot/initrd` in the bootstrapped root.
+    fn recipe(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Peer::LiveBoot => (
+                "initrd-live-boot",
+                "initramfs-tools,live-boot,live-boot-initramfs-tools,systemd-sysv,udev,iproute2,kmod",
+                "update-initramfs -c -k $VERSION && mv /boot/initrd.img-$VERSION /boot/initrd",
+            ),
+            Peer::Dracut => (
+                "initrd-dracut",
+                "dracut,dracut-live,dracut-squash,dbus,systemd-sysv,udev,iproute2,kmod",
+                "dracut --no-hostonly --add dmsquash-live --kver $VERSION /boot/initrd",
+            ),
+            Peer::DracutNet => (
+                "initrd-dracut-net",
+                "dracut,dracut-live,dracut-network,dracut-squash,dbus,systemd-sysv,udev,iproute2,\
+                 kmod,isc-dhcp-client,iputils-arping,nfs-common,curl",
+                "dracut --no-hostonly --add 'dmsquash-live livenet nfs' --kver $VERSION /boot/initrd",
+            ),
+        }
+    }
+}
+
+impl Assets {
+    /// The initramfs that `peer` makes for `kernel`.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when packages cannot be had or the generator fails.
+    pub fn peer_initrd(&self, peer: Peer, kernel: &Kernel) -> Result<PathBuf> {
+        let (name, packages, generate) = peer.recipe();
+        let recipe = format!("1 {packages} {generate} {}", kernel.version);
+        let dir = self.entry(name, &recipe, |dir| {
+            // The kernel comes from the lab's own copy of the package, so that all
+            // that is compared has the same.
+            let hook = dir.join("generate");
+            let script = format!(
+                "#!/bin/sh\nset -eu\ncp -a '{}' \"$1/lib/modules/\"\ncp '{}' \"$1/boot/\"\n\
+                 export VERSION='{}'\nchroot \"$1\" /bin/sh -e <<'END'\n{generate}\nEND\n",
+                kernel.modules.display(),
+                kernel.config.display(),
+                kernel.version,
+            );
+            write(&hook, &script)?;
+            shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
+            let root = dir.join("root");
+            let mut bootstrap = bootstrap(packages, &root)?;
+            bootstrap.arg("--essential-hook=mkdir -p \"$1/lib/modules\" \"$1/boot\"");
+            bootstrap.arg(format!("--customize-hook={}", hook.display()));
+            run_bootstrap(bootstrap)?;
+            let made = root.join("boot/initrd");
+            std::fs::copy(&made, dir.join("initrd")).map_err(Error::at("copy", &made))?;
+            std::fs::remove_dir_all(&root).map_err(Error::at("remove", &root))
+        })?;
+        Ok(dir.join("initrd"))
+    }
+}

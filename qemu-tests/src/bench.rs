@@ -1,0 +1,1 @@
+//! Times initramfs against each other.

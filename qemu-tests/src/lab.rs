@@ -1,0 +1,173 @@
+//! What a scenario can say.
+//!
+//! ```no_run
+//! use qemu_tests::assets::{Flavour, Peer};
+//! use qemu_tests::{Nic, scenario, secs};
+//!
+//! scenario("live-boot over NFS", |lab| {
+//!     let kernel = lab.assets().kernel(Flavour::Cloud)?;
+//!     let initrd = lab.assets().peer_initrd(Peer::LiveBoot, &kernel)?;
+//!     let _dhcp = lab.dhcp().serve()?;
+//!     let _nfs = lab.nfs().export("/srv/live", &lab.assets().live_tree()?).start()?;
+//!     let line = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
+//!     let mut machine =
+//!         lab.machine().nic(Nic::virtio()).pxe(&kernel.image, &initrd, line)?.start()?;
+//!     machine.login(secs(120))?;
+//!     assert_eq!(machine.run("findmnt -no FSTYPE /")?.trim(), "overlay");
+//!     Ok(())
+//! });
+//! ```
+
+use std::cell::Cell;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::assets::{Assets, Flavour, Profile};
+use crate::machine::{MachineBuilder, Nic};
+use crate::net::Namespace;
+use crate::servers::{Dnsmasq, NfsBuilder};
+use crate::shell::Daemon;
+use crate::{Error, Result, packages, workspace};
+
+/// The server's address on the main network.
+pub const SERVER: &str = "10.77.0.1";
+
+/// A private network with a bridge called `lan`, 10.77.0.1/24, and a directory for
+/// everything that happens on it.
+#[derive(Debug)]
+pub struct Lab {
+    // Declared in the order in which they must go.
+    _capture: Option<Daemon>,
+    namespace: Namespace,
+    directory: PathBuf,
+    assets: Assets,
+    machines: Cell<usize>,
+}
+
+impl Lab {
+    /// Builds an empty lab: a network, no servers, no machines. Logs go to
+    /// `directory`, which is emptied first.
+    ///
+    /// # Errors
+    /// [`Error::Packages`], [`Error::NotRoot`], or what making the network needs.
+    pub fn new(directory: &Path) -> Result<Lab> {
+        packages::ensure()?;
+        if directory.exists() {
+            fs::remove_dir_all(directory).map_err(Error::at("empty", directory))?;
+        }
+        fs::create_dir_all(directory).map_err(Error::at("make", directory))?;
+        let namespace = Namespace::new()?;
+        namespace.bridge("lan", &format!("{SERVER}/24"))?;
+        let capture = match std::env::var_os("BELLWETHER_PCAP") {
+            Some(_) => Some(start_capture(&namespace, directory)?),
+            None => None,
+        };
+        Ok(Lab {
+            _capture: capture,
+            namespace,
+            directory: directory.to_owned(),
+            assets: Assets::open()?,
+            machines: Cell::new(0),
+        })
+    }
+
+    /// Kernels, images and initramfs.
+    pub fn assets(&self) -> &Assets {
+        &self.assets
+    }
+
+    /// A dnsmasq for the main network: DHCP, TFTP, DNS.
+    pub fn dhcp(&self) -> Dnsmasq<'_> {
+        Dnsmasq::new(&self.namespace, &self.directory)
+    }
+
+    /// An NFS server.
+    pub fn nfs(&self) -> NfsBuilder<'_> {
+        NfsBuilder::new(&self.namespace, &self.directory)
+    }
+
+    /// Another network besides `lan`; `address` is the server's, `A.B.C.D/LEN`.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it cannot be made.
+    pub fn network(&self, name: &str, address: &str) -> Result<()> {
+        self.namespace.bridge(name, address)
+    }
+
+    /// A machine without devices.
+    pub fn machine(&self) -> MachineBuilder<'_> {
+        let number = self.machines.get();
+        self.machines.set(number + 1);
+        MachineBuilder::new(Some(&self.namespace), &self.directory, number)
+    }
+
+    /// What most scenarios boot: the cloud kernel, our initramfs with the `virt`
+    /// modules, one virtio card.
+    ///
+    /// # Errors
+    /// What building the kernel or our initramfs needs.
+    pub fn client(&self, append: &str) -> Result<MachineBuilder<'_>> {
+        Ok(self.bare_client(append)?.nic(Nic::virtio()))
+    }
+
+    /// The same without a card: the scenario adds its own.
+    ///
+    /// # Errors
+    /// As [`Lab::client`].
+    pub fn bare_client(&self, append: &str) -> Result<MachineBuilder<'_>> {
+        let kernel = self.assets.kernel(Flavour::Cloud)?;
+        let initrd = self.assets.our_initrd(&kernel, Profile::Virt)?;
+        Ok(self.machine().kernel(&kernel.image, &initrd, append))
+    }
+
+    /// A directory of this lab's own, for a server to serve.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be made.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.directory.join(name);
+        fs::create_dir_all(&dir).map_err(Error::at("make", &dir))?;
+        Ok(dir)
+    }
+}
+
+/// tcpdump on every network of the lab, into `network.pcap`.
+fn start_capture(namespace: &Namespace, directory: &Path) -> Result<Daemon> {
+    let mut tcpdump = namespace.command("tcpdump");
+    tcpdump.args(["-i", "any", "-U", "-Z", "root", "-w"]).arg(directory.join("network.pcap"));
+    Daemon::start("tcpdump", tcpdump, &directory.join("tcpdump.log"))
+}
+
+/// Runs one scenario in a lab of its own. When it fails (by an error or a panic),
+/// consoles, server logs and configurations are kept under `lab/captures/NAME`.
+///
+/// # Panics
+/// When the scenario fails: this is the body of a `#[test]`.
+#[allow(clippy::panic, reason = "the verdict of a test")]
+pub fn scenario(name: &str, story: impl FnOnce(&Lab) -> Result<()>) {
+    let start = Instant::now();
+    let kept = workspace::lab().join("captures").join(name);
+    let outcome = Lab::new(&kept).and_then(|lab| {
+        // The lab is not used after a panic, only taken down.
+        catch_unwind(AssertUnwindSafe(|| story(&lab))).unwrap_or_else(|panic| {
+            eprintln!("lab: {name} failed; see {}", kept.display());
+            resume_unwind(panic)
+        })
+    });
+    let seconds = start.elapsed().as_secs_f32();
+    match outcome {
+        Ok(()) => {
+            eprintln!("lab: {name}: passed in {seconds:.1} s");
+            // What a success leaves is of no use; a leftover does no harm.
+            let _ = fs::remove_dir_all(&kept);
+        }
+        Err(error) => panic!("{name} failed after {seconds:.1} s: {error}\nsee {}", kept.display()),
+    }
+}
+
+/// Seconds.
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

@@ -1,0 +1,444 @@
+//! A machine: QEMU under TCG, its devices, its console.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::console::Console;
+use crate::net::Namespace;
+use crate::servers::write_pxelinux;
+use crate::shell::{self, kill_group};
+use crate::{Error, Result};
+
+/// Words that every kernel here gets: a serial console, no colours, and no
+/// clearing of memory, which costs more than all else under an emulated processor.
+pub const KERNEL_WORDS: &str = "console=ttyS0 init_on_alloc=0 systemd.log_color=0 TERM=dumb";
+
+/// A network card.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    model: &'static str,
+    bridge: String,
+    mac: Option<String>,
+    link: bool,
+}
+
+impl Nic {
+    /// virtio-net, on the lab's main network.
+    pub fn virtio() -> Nic {
+        Nic::model("virtio-net-pci")
+    }
+
+    /// Intel 82574L, on the lab's main network.
+    pub fn e1000e() -> Nic {
+        Nic::model("e1000e")
+    }
+
+    /// Any card that QEMU emulates, on the lab's main network.
+    pub fn model(model: &'static str) -> Nic {
+        Nic { model, bridge: "lan".into(), mac: None, link: true }
+    }
+
+    /// On another bridge.
+    #[must_use]
+    pub fn on(mut self, bridge: &str) -> Nic {
+        bridge.clone_into(&mut self.bridge);
+        self
+    }
+
+    /// With this address instead of one from the order of cards.
+    #[must_use]
+    pub fn mac(mut self, mac: &str) -> Nic {
+        self.mac = Some(mac.to_owned());
+        self
+    }
+
+    /// Without a cable: the card is there and has no carrier.
+    #[must_use]
+    pub fn unplugged(mut self) -> Nic {
+        self.link = false;
+        self
+    }
+}
+
+/// How a disk or an optical drive is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-scsi.
+    VirtioScsi,
+    /// virtio-blk.
+    VirtioBlk,
+    /// SATA.
+    Ahci,
+    /// NVMe.
+    Nvme,
+}
+
+#[derive(Debug)]
+struct Drive {
+    bus: Bus,
+    image: PathBuf,
+    optical: bool,
+}
+
+/// A machine before it is switched on.
+#[derive(Debug)]
+pub struct MachineBuilder<'lab> {
+    namespace: Option<&'lab Namespace>,
+    directory: PathBuf,
+    number: usize,
+    memory_mib: u32,
+    nics: Vec<Nic>,
+    drives: Vec<Drive>,
+    boot: Vec<String>,
+    extra: Vec<String>,
+    to_terminal: bool,
+}
+
+impl<'lab> MachineBuilder<'lab> {
+    /// A machine with 1 GiB and no devices; `number` tells those of a lab apart.
+    pub(crate) fn new(
+        namespace: Option<&'lab Namespace>,
+        directory: &Path,
+        number: usize,
+    ) -> MachineBuilder<'lab> {
+        MachineBuilder {
+            namespace,
+            directory: directory.to_owned(),
+            number,
+            memory_mib: 1024,
+            nics: Vec::new(),
+            drives: Vec::new(),
+            boot: Vec::new(),
+            extra: Vec::new(),
+            to_terminal: false,
+        }
+    }
+
+    /// Adds a network card. A lab's machines only: there must be a network.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
+        self
+    }
+
+    /// Adds a disk; writes go to a throw-away copy.
+    #[must_use]
+    pub fn disk(mut self, bus: Bus, image: &Path) -> Self {
+        self.drives.push(Drive { bus, image: image.to_owned(), optical: false });
+        self
+    }
+
+    /// Adds an optical drive with a medium.
+    #[must_use]
+    pub fn cdrom(mut self, bus: Bus, image: &Path) -> Self {
+        self.drives.push(Drive { bus, image: image.to_owned(), optical: true });
+        self
+    }
+
+    /// Memory in MiB.
+    #[must_use]
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Boots this kernel with this initramfs, without firmware. [`KERNEL_WORDS`]
+    /// come before `append`.
+    #[must_use]
+    pub fn kernel(mut self, kernel: &Path, initrd: &Path, append: &str) -> Self {
+        self.boot = ["-kernel", &kernel.to_string_lossy(), "-initrd", &initrd.to_string_lossy()]
+            .map(str::to_owned)
+            .into();
+        self.boot.extend(["-append".into(), format!("{KERNEL_WORDS} {append}")]);
+        self
+    }
+
+    /// Boots from the network, as a machine on a site does: the first card's ROM
+    /// asks DHCP, loads pxelinux by TFTP, which loads kernel and initramfs.
+    /// Fills the lab's TFTP tree; [`KERNEL_WORDS`] come before `append`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the TFTP tree cannot be written.
+    pub fn pxe(mut self, kernel: &Path, initrd: &Path, append: &str) -> Result<Self> {
+        let append = format!("{KERNEL_WORDS} {append}");
+        write_pxelinux(&self.directory.join("tftp"), kernel, initrd, &append)?;
+        self.boot = vec!["-boot".into(), "order=n".into()];
+        Ok(self)
+    }
+
+    /// Adds words to QEMU's command line.
+    #[must_use]
+    pub fn qemu(mut self, words: &[&str]) -> Self {
+        self.extra.extend(words.iter().map(|&word| word.to_owned()));
+        self
+    }
+
+    /// Shows the console on this process's terminal as well.
+    #[must_use]
+    pub fn to_terminal(mut self) -> Self {
+        self.to_terminal = true;
+        self
+    }
+
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when a tap cannot be made or QEMU does not start.
+    pub fn start(self) -> Result<Machine> {
+        let mut qemu = match self.namespace {
+            Some(namespace) => namespace.command("qemu-system-x86_64"),
+            None => {
+                let mut setpriv = shell::command("setpriv");
+                setpriv.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+                setpriv
+            }
+        };
+        // TCG always: results must not depend on the host's processor. The two
+        // flags make the kernel copy memory by words, which TCG does far faster.
+        qemu.args(["-nodefaults", "-machine", "q35,accel=tcg", "-cpu", "max,-erms,-fsrm"]);
+        qemu.args(["-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"]);
+        qemu.arg("-m").arg(self.memory_mib.to_string());
+        self.add_drives(&mut qemu);
+        self.add_nics(&mut qemu)?;
+        qemu.args(&self.boot).args(&self.extra);
+
+        // Links can be cut only through the monitor, and must be before it starts.
+        let unplugged: Vec<usize> =
+            self.nics.iter().enumerate().filter(|(_, n)| !n.link).map(|(i, _)| i).collect();
+        let monitor = self.directory.join(format!("qmp{}", self.number));
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        if !unplugged.is_empty() {
+            qemu.arg("-S");
+        }
+        let log = self.directory.join(format!("qemu{}.log", self.number));
+        let stderr = std::fs::File::create(&log).map_err(Error::at("create", &log))?;
+        qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
+        let mut child =
+            qemu.spawn().map_err(Error::io(format!("start `{}`", shell::show(&qemu))))?;
+        let missing = || Error::Input("QEMU has no serial line".into());
+        let keyboard = child.stdin.take().ok_or_else(missing)?;
+        let output = child.stdout.take().ok_or_else(missing)?;
+        let transcript = self.directory.join(format!("console{}.txt", self.number));
+        let terminal: Option<Box<dyn Write + Send>> =
+            if self.to_terminal { Some(Box::new(std::io::stdout())) } else { None };
+        let console = Console::follow(output, &transcript, terminal)?;
+        let machine = Machine { child, keyboard, console, monitor };
+        if !unplugged.is_empty() {
+            for nic in unplugged {
+                machine.set_link(nic, false)?;
+            }
+            machine.qmp(r#"{"execute":"cont"}"#)?;
+        }
+        Ok(machine)
+    }
+
+    fn add_drives(&self, qemu: &mut Command) {
+        for (index, drive) in self.drives.iter().enumerate() {
+            let mode = if drive.optical { "readonly=on,media=cdrom" } else { "snapshot=on" };
+            let image = drive.image.display();
+            qemu.arg("-drive").arg(format!("if=none,id=d{index},format=raw,{mode},file={image}"));
+            let kind = if drive.optical { "cd" } else { "hd" };
+            match drive.bus {
+                Bus::VirtioScsi => {
+                    qemu.arg("-device").arg(format!("virtio-scsi-pci,id=s{index}"));
+                    let device = format!("scsi-{kind},bus=s{index}.0,drive=d{index}");
+                    qemu.arg("-device").arg(device);
+                }
+                Bus::VirtioBlk => {
+                    qemu.arg("-device").arg(format!("virtio-blk-pci,drive=d{index}"));
+                }
+                Bus::Ahci => {
+                    let device = format!("ide-{kind},bus=ide.{index},drive=d{index}");
+                    qemu.arg("-device").arg(device);
+                }
+                Bus::Nvme => {
+                    qemu.arg("-device").arg(format!("nvme,serial=lab{index},drive=d{index}"));
+                }
+            }
+        }
+    }
+
+    fn add_nics(&self, qemu: &mut Command) -> Result<()> {
+        let Some(namespace) = self.namespace else {
+            return Ok(());
+        };
+        for (index, nic) in self.nics.iter().enumerate() {
+            let tap = format!("tap{}x{index}", self.number);
+            namespace.tap(&tap, &nic.bridge)?;
+            let netdev = format!("tap,id=n{index},ifname={tap},script=no,downscript=no");
+            qemu.arg("-netdev").arg(netdev);
+            let mac = nic.mac.clone().unwrap_or_else(|| mac_of(self.number, index));
+            let device = format!(
+                "{},id=nic{index},netdev=n{index},mac={mac},bootindex={}",
+                nic.model,
+                index + 1
+            );
+            qemu.arg("-device").arg(device);
+        }
+        Ok(())
+    }
+}
+
+/// The address of card `index` of machine `number` unless it has its own.
+pub fn mac_of(number: usize, index: usize) -> String {
+    format!("52:54:00:77:{number:02x}:{index:02x}")
+}
+
+/// A running machine. Dropping it pulls the plug.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    keyboard: ChildStdin,
+    console: Console,
+    monitor: PathBuf,
+}
+
+impl Machine {
+    /// Waits until the console shows `wanted` (literally) after what was expected
+    /// before; returns the text up to and with it.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], or [`Error::Machine`] at once when the kernel panics or
+    /// the machine ends.
+    pub fn expect(&self, wanted: &str, limit: Duration) -> Result<String> {
+        self.console.expect(&[wanted], limit).map(|(_, text)| text)
+    }
+
+    /// As [`Machine::expect`] for the first of several; returns its index too.
+    ///
+    /// # Errors
+    /// As [`Machine::expect`].
+    pub fn expect_any(&self, wanted: &[&str], limit: Duration) -> Result<(usize, String)> {
+        self.console.expect(wanted, limit)
+    }
+
+    /// Types a line.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the machine is gone.
+    pub fn send_line(&mut self, line: &str) -> Result<()> {
+        self.send(format!("{line}\n").as_bytes())
+    }
+
+    /// Types bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the machine is gone.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let sent = self.keyboard.write_all(bytes).and_then(|()| self.keyboard.flush());
+        sent.map_err(Error::io("type on the console"))
+    }
+
+    /// Waits for the login prompt and logs in as root, into a shell that prints
+    /// nothing but what commands print.
+    ///
+    /// # Errors
+    /// As [`Machine::expect`].
+    pub fn login(&mut self, limit: Duration) -> Result<()> {
+        self.expect("login:", limit)?;
+        self.send_line("root")?;
+        self.expect("root@", limit)?;
+        // The words are split so that their echo is not taken for their output.
+        self.send_line("dmesg -n 1; stty -echo; PS1= PS2= exec sh")?;
+        self.send_line("echo shell is'' ready")?;
+        self.expect("shell is ready\n", Duration::from_secs(30)).map(drop)
+    }
+
+    /// Runs a shell command on a machine that is logged in; returns its output.
+    ///
+    /// # Errors
+    /// [`Error::Machine`] when it fails, else as [`Machine::expect`].
+    pub fn run(&mut self, command: &str) -> Result<String> {
+        self.send_line(&format!("{{ {command}\n}} 2>&1; echo \"[rc:$?]\""))?;
+        let text = self.expect("[rc:", Duration::from_secs(60))?;
+        let code = self.expect("]", Duration::from_secs(10))?;
+        let output = text.trim_end_matches("[rc:").trim_start_matches('\n').to_owned();
+        if code == "0]" {
+            return Ok(output);
+        }
+        Err(Error::Machine {
+            waiting: format!("`{command}`"),
+            instead: format!("exit code {}", code.trim_end_matches(']')),
+            tail: output,
+        })
+    }
+
+    /// Everything on the console so far.
+    pub fn transcript(&self) -> String {
+        self.console.text()
+    }
+
+    /// Waits until the machine has powered off.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`].
+    pub fn wait_off(&self, limit: Duration) -> Result<()> {
+        self.console.wait_closed(limit)
+    }
+
+    /// Plugs the cable of card `nic` in or out.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when QEMU's monitor does not answer.
+    pub fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        self.qmp(&format!(
+            r#"{{"execute":"set_link","arguments":{{"name":"nic{nic}","up":{up}}}}}"#
+        ))
+    }
+
+    /// One command to QEMU's monitor (QEMU Machine Protocol).
+    fn qmp(&self, command: &str) -> Result<()> {
+        let doing = || Error::io("talk to QEMU's monitor");
+        let end = Instant::now() + Duration::from_secs(10);
+        let stream = loop {
+            match UnixStream::connect(&self.monitor) {
+                Ok(stream) => break stream,
+                Err(error) if Instant::now() > end => return Err(doing()(error)),
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        let mut writer = stream.try_clone().map_err(doing())?;
+        let mut lines = BufReader::new(stream).lines();
+        let mut answer = || -> Result<String> {
+            loop {
+                match lines.next() {
+                    Some(line) => match line.map_err(doing())? {
+                        event if event.contains("\"event\"") => {}
+                        line => return Ok(line),
+                    },
+                    None => return Err(Error::Input("QEMU closed its monitor".into())),
+                }
+            }
+        };
+        answer()?;
+        for line in [r#"{"execute":"qmp_capabilities"}"#, command] {
+            writeln!(writer, "{line}").map_err(doing())?;
+            let line = answer()?;
+            if line.contains("\"error\"") {
+                return Err(Error::Input(format!("QEMU refuses {command}: {line}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The keyboard, for a terminal that takes over.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the handle cannot be duplicated.
+    pub fn keyboard(&self) -> Result<impl Write + Send + use<>> {
+        use std::os::fd::AsFd;
+        let fd = self.keyboard.as_fd().try_clone_to_owned();
+        fd.map(std::fs::File::from).map_err(Error::io("share the keyboard"))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}

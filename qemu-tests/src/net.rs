@@ -1,0 +1,105 @@
+//! Private networks: one network namespace a lab, bridges and taps inside it.
+//!
+//! The namespace is anonymous and lives as long as one sleeping process, which the
+//! kernel kills when the test process dies: nothing has a name that could collide
+//! and nothing can be left behind, not even by `kill -9`. A mount namespace goes
+//! with it, with empty `/run` and `/var/lib/nfs`, so that servers with fixed state
+//! paths run in two labs at once. There is no route out.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use crate::shell::{self, kill_group};
+use crate::{Error, Result};
+
+/// A namespace with bridges.
+#[derive(Debug)]
+pub struct Namespace {
+    holder: Child,
+}
+
+/// What the namespace's first process does before it sleeps.
+const SETTLE: &str = "
+set -e
+mount -t tmpfs -o mode=755 lab /run
+mkdir -p /var/lib/nfs /run/lock
+mount -t tmpfs -o mode=755 lab /var/lib/nfs
+sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 || true
+ip link set lo up
+echo ready
+exec sleep infinity
+";
+
+impl Namespace {
+    /// Makes the namespace, with nothing but loopback in it.
+    ///
+    /// # Errors
+    /// [`Error::NotRoot`], or [`Error::Command`] when the kernel refuses.
+    pub fn new() -> Result<Namespace> {
+        if !crate::packages::is_root() {
+            return Err(Error::NotRoot { what: "a lab's private network" });
+        }
+        let mut unshare = shell::command("setpriv");
+        unshare.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--mount"]);
+        unshare.args(["--propagation", "private", "--", "sh", "-c", SETTLE]);
+        unshare.stdout(Stdio::piped());
+        let mut holder = unshare.spawn().map_err(Error::io("start unshare"))?;
+        let mut line = String::new();
+        if let Some(stdout) = holder.stdout.take() {
+            let read = BufReader::new(stdout).read_line(&mut line);
+            read.map_err(Error::io("read from unshare"))?;
+        }
+        let namespace = Namespace { holder };
+        if line.trim() != "ready" {
+            return Err(Error::Input(
+                "this system does not let the lab make a network namespace: see the messages \
+                 above"
+                    .into(),
+            ));
+        }
+        Ok(namespace)
+    }
+
+    /// A command that runs inside and dies with this process.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = shell::command("nsenter");
+        command.arg(format!("--target={}", self.holder.id()));
+        command.args(["--net", "--mount", "--", "setpriv", "--pdeathsig", "KILL", "--", program]);
+        command
+    }
+
+    /// Runs words inside, to the end.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when the command fails.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let (program, args) =
+            words.split_first().ok_or_else(|| Error::Input("an empty command".into()))?;
+        shell::run(self.command(program).args(args))
+    }
+
+    /// Adds a bridge; `address` is `A.B.C.D/LEN`.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when `ip` fails.
+    pub fn bridge(&self, name: &str, address: &str) -> Result<()> {
+        self.run(&["ip", "link", "add", name, "type", "bridge", "mcast_snooping", "0"])?;
+        self.run(&["ip", "address", "add", address, "dev", name])?;
+        self.run(&["ip", "link", "set", name, "up"]).map(drop)
+    }
+
+    /// Adds a tap to a bridge.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when `ip` fails.
+    pub fn tap(&self, name: &str, bridge: &str) -> Result<()> {
+        self.run(&["ip", "tuntap", "add", "dev", name, "mode", "tap"])?;
+        self.run(&["ip", "link", "set", name, "master", bridge, "up"]).map(drop)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        kill_group(&mut self.holder);
+    }
+}

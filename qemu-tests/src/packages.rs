@@ -1,0 +1,71 @@
+//! The Debian packages that the lab needs, and how they get here.
+
+use std::process::Stdio;
+
+use crate::shell;
+use crate::{Error, Result};
+
+/// Every package the lab needs on the host, with the reason, in one place.
+pub const NEEDED: &[(&str, &str)] = &[
+    ("qemu-system-x86", "the machines"),
+    ("ipxe-qemu", "their network boot ROMs"),
+    ("seabios", "their firmware"),
+    ("dnsmasq-base", "DHCP, TFTP and DNS"),
+    ("pxelinux", "the boot loader that most sites use"),
+    ("syslinux-common", "its modules"),
+    ("nfs-ganesha", "NFS versions 3 and 4 without the host's kernel"),
+    ("nfs-ganesha-vfs", "its exports of directories"),
+    ("rpcbind", "port lookups of NFS version 3"),
+    ("mmdebstrap", "live systems from Debian packages"),
+    ("squashfs-tools", "their images"),
+    ("xorriso", "their ISOs"),
+    ("iproute2", "bridges and taps"),
+    ("util-linux", "namespaces: unshare, nsenter, setpriv"),
+    ("kmod", "module indexes: depmod"),
+    ("tcpdump", "captures of what went over the wire"),
+    ("procps", "sysctl"),
+];
+
+/// True when this process is root.
+pub fn is_root() -> bool {
+    shell::sh(&["id", "-u"]).is_ok_and(|id| id.trim() == "0")
+}
+
+/// The names in [`NEEDED`] that are not installed.
+pub fn missing() -> Vec<&'static str> {
+    let installed = |name: &str| {
+        shell::sh(&["dpkg-query", "-W", "-f", "${db:Status-Status}", name])
+            .is_ok_and(|status| status.trim() == "installed")
+    };
+    NEEDED.iter().map(|&(name, _)| name).filter(|name| !installed(name)).collect()
+}
+
+/// Makes sure that every package is here; installs what is missing when root.
+///
+/// # Errors
+/// [`Error::Packages`] with the one command to run when not root;
+/// [`Error::Command`] when apt fails.
+pub fn ensure() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = "apt-get install --yes --no-install-recommends";
+    if !is_root() {
+        let remedy = format!("apt-get update && {install} {}", missing.join(" "));
+        return Err(Error::Packages { remedy });
+    }
+    eprintln!("lab: installing {}", missing.join(" "));
+    apt(&["update"])?;
+    let mut words: Vec<&str> = install.split(' ').skip(1).collect();
+    words.extend(missing);
+    apt(&words)
+}
+
+fn apt(words: &[&str]) -> Result<()> {
+    let mut apt = shell::command("apt-get");
+    apt.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+    // Servers are started by scenarios only: Debian's own units stay off.
+    apt.env("RUNLEVEL", "1");
+    shell::run(&mut apt).map(drop)
+}

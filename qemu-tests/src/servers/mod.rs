@@ -1,0 +1,10 @@
+//! The servers of a lab: the programs that real sites run, each with its own
+//! configuration and log, all stopped when dropped.
+
+mod dnsmasq;
+mod nfs;
+mod pxe;
+
+pub use dnsmasq::Dnsmasq;
+pub use nfs::{Nfs, NfsBuilder};
+pub use pxe::write_pxelinux;
