@@ -1,5 +1,13 @@
-//! From a block device or an image file to a writable root.
+//! From a block device or an image file to a writable root: superblocks, loop
+//! mounts, unions, switch_root.
+//!
+//! Mechanisms only: which image, which layers and which mount points is `init`'s
+//! business, by its plan.
+
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+pub mod image;
 pub mod probe;
+pub mod switch;
+pub mod union;

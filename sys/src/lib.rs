@@ -9,7 +9,9 @@
 extern crate alloc;
 
 mod arch;
+pub mod file;
 pub mod loopdev;
+pub mod mount;
 pub mod netlink;
 pub mod packet;
 pub mod process;

@@ -1,0 +1,137 @@
+//! switch_root: the new root takes the place of the initramfs
+//! (`Documentation/filesystems/ramfs-rootfs-initramfs.rst`).
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_move, unmount};
+use rustix::process::{chdir, chroot};
+
+/// What moves into the new root, in this order.
+const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
+
+/// Deepest directory that is emptied; the initramfs is far flatter, and a loop
+/// cannot occur, but the stack is ours to mind.
+const MAX_DEPTH: u32 = 64;
+
+/// Which step of switch_root failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwitchError {
+    /// What was being done.
+    pub step: &'static str,
+    /// To what.
+    pub path: String,
+    /// The kernel's error.
+    pub errno: Errno,
+}
+
+impl fmt::Display for SwitchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "switch_root: cannot {} {}: {}", self.step, self.path, self.errno)
+    }
+}
+
+impl core::error::Error for SwitchError {}
+
+/// Moves the kernel's file systems into `root`, empties the initramfs, and
+/// makes `root` the root of this process. What follows is exec.
+///
+/// A file system whose mount point the root lacks is left behind and detached,
+/// except `/dev`, `/proc`, `/sys` and `/run` on a writable root, where the
+/// mount point is made.
+///
+/// # Errors
+/// The step that failed. After a failure the initramfs may be empty already:
+/// only the steps before `enter` can be repeated.
+pub fn switch_root(root: &str) -> Result<(), SwitchError> {
+    let fail = |step, path: &str, errno| SwitchError { step, path: path.to_string(), errno };
+    // Held before / changes: afterwards no path leads there.
+    let old = open_dir(rustix::fs::CWD, "/").map_err(|errno| fail("open", "/", errno))?;
+    for from in MOVED {
+        let to = format!("{root}{from}");
+        let _ = rustix::fs::mkdir(to.as_str(), Mode::from_raw_mode(0o755));
+        if mount_move(from, to.as_str()).is_err() {
+            let _ = unmount(from, UnmountFlags::DETACH);
+        }
+    }
+    chdir(root).map_err(|errno| fail("enter", root, errno))?;
+    let device = fstat(&old).map_err(|errno| fail("stat", "/", errno))?.st_dev;
+    let new = fstat(&open_dir(rustix::fs::CWD, ".").map_err(|errno| fail("open", root, errno))?)
+        .map_err(|errno| fail("stat", root, errno))?
+        .st_dev;
+    mount_move(".", "/").map_err(|errno| fail("move to / from", root, errno))?;
+    chroot(".").map_err(|errno| fail("chroot to", root, errno))?;
+    chdir("/").map_err(|errno| fail("enter", "/", errno))?;
+    // Memory that nobody can reach any more; the new root is another file system.
+    if new != device {
+        empty(old.as_fd(), device, 0);
+    }
+    Ok(())
+}
+
+fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    openat(
+        at,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// Removes everything below `directory` that is on the same file system.
+fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32) {
+    if depth > MAX_DEPTH {
+        return;
+    }
+    let Ok(entries) = Dir::read_from(directory) else { return };
+    for entry in entries.flatten() {
+        let name = CString::from(entry.file_name());
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let is_dir = match entry.file_type() {
+            FileType::Directory => true,
+            FileType::Unknown => statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+            _ => false,
+        };
+        if !is_dir {
+            let _ = unlinkat(directory, &name, AtFlags::empty());
+            continue;
+        }
+        let Some(child) = name.to_str().ok().and_then(|name| open_dir(directory, name).ok()) else {
+            continue;
+        };
+        if fstat(&child).is_ok_and(|stat| stat.st_dev == device) {
+            empty(child.as_fd(), device, depth + 1);
+            let _ = unlinkat(directory, &name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emptying_stays_inside() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("keep"), "x").unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(inside.path().join("a/b/c")).unwrap();
+        std::fs::write(inside.path().join("a/b/file"), "x").unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("a/link")).unwrap();
+
+        let directory = open_dir(rustix::fs::CWD, inside.path().to_str().unwrap()).unwrap();
+        let device = fstat(&directory).unwrap().st_dev;
+        empty(directory.as_fd(), device, 0);
+
+        assert_eq!(std::fs::read_dir(inside.path()).unwrap().count(), 0);
+        assert!(outside.path().join("keep").exists());
+    }
+}

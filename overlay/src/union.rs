@@ -1,0 +1,119 @@
+//! Layers under one writable root: overlayfs
+//! (`Documentation/filesystems/overlayfs.rst`).
+
+use alloc::ffi::CString;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+
+/// A mount's option text is one page, its end included.
+const MAX_OPTIONS: usize = 4095;
+
+/// Why the layers could not be stacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnionError {
+    /// The option text would not fit into the page that mount(2) takes.
+    TooManyLayers {
+        /// How many there are.
+        layers: usize,
+    },
+    /// The kernel refused.
+    Mount {
+        /// Its error number.
+        errno: Errno,
+        /// The options it was given.
+        options: String,
+    },
+}
+
+impl fmt::Display for UnionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyLayers { layers } => {
+                write!(f, "{layers} layers: their paths do not fit into one overlay mount")
+            }
+            Self::Mount { errno, options } => {
+                write!(f, "overlay cannot be mounted: {errno} (options {options})")?;
+                if *errno == Errno::NODEV {
+                    f.write_str("; the overlay module is not in this image")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl core::error::Error for UnionError {}
+
+/// Text for `lowerdir=`: the top layer first, special characters escaped.
+#[must_use]
+pub fn lower_dirs(bottom_first: &[String]) -> String {
+    let mut text = String::new();
+    for layer in bottom_first.iter().rev() {
+        if !text.is_empty() {
+            text.push(':');
+        }
+        escape(&mut text, layer);
+    }
+    text
+}
+
+/// overlayfs splits at `:` and `,`, and unescapes backslashes.
+fn escape(text: &mut String, path: &str) {
+    for c in path.chars() {
+        if matches!(c, '\\' | ':' | ',') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+}
+
+/// Mounts `bottom_first` at `target`, writable when there is an upper
+/// directory. `upper` is `(upperdir, workdir)`; both must exist, on one file system.
+///
+/// # Errors
+/// When the layers are too many, or the kernel refuses.
+pub fn mount_overlay(
+    bottom_first: &[String],
+    upper: Option<(&str, &str)>,
+    more: &[String],
+    target: &str,
+) -> Result<(), UnionError> {
+    let mut options = String::from("lowerdir=");
+    options.push_str(&lower_dirs(bottom_first));
+    if let Some((upper, work)) = upper {
+        options.push_str(",upperdir=");
+        escape(&mut options, upper);
+        options.push_str(",workdir=");
+        escape(&mut options, work);
+    }
+    for option in more {
+        options.push(',');
+        options.push_str(option);
+    }
+    if options.len() > MAX_OPTIONS {
+        return Err(UnionError::TooManyLayers { layers: bottom_first.len() });
+    }
+    let fail = |errno| UnionError::Mount { errno, options: options.to_string() };
+    let data = CString::new(options.as_str()).map_err(|_| fail(Errno::INVAL))?;
+    let flags = if upper.is_some() { MountFlags::NOATIME } else { MountFlags::RDONLY };
+    mount("overlay", target, "overlay", flags, Some(data.as_c_str())).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_layer_is_on_top() {
+        let layers = ["/a".to_string(), "/b".to_string()];
+        assert_eq!(lower_dirs(&layers), "/b:/a");
+    }
+
+    #[test]
+    fn odd_names_stay_one_layer() {
+        assert_eq!(lower_dirs(&["/a:b,c\\d".to_string()]), "/a\\:b\\,c\\\\d");
+    }
+}

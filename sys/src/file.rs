@@ -1,0 +1,78 @@
+//! Small files and directories, read and written whole.
+
+use alloc::vec::Vec;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, read};
+
+/// Makes a directory and its parents; one that is there is fine.
+///
+/// # Errors
+/// The kernel's, from mkdir(2).
+pub fn make_dir(path: &str, mode: u32) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(mode);
+    let mut end = 0;
+    loop {
+        let next = path.get(end + 1..).and_then(|rest| rest.find('/'));
+        end = next.map_or(path.len(), |at| end + 1 + at);
+        match rustix::fs::mkdir(path.get(..end).unwrap_or(path), mode) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // A read-only parent that exists answers so before EEXIST.
+            Err(Errno::ROFS) if end < path.len() => {}
+            Err(errno) => return Err(errno),
+        }
+        if end >= path.len() {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes a file, replacing what it held.
+///
+/// # Errors
+/// The kernel's, from openat(2) or write(2).
+pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::io::write(&file, rest) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(length) => rest = rest.get(length..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole file of at most `most` bytes; what lies behind is left out.
+///
+/// # Errors
+/// The kernel's, from openat(2) or read(2).
+pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // A file in memory says how long it is; one in /proc says 0.
+    let said =
+        rustix::fs::fstat(&file).map_or(0, |stat| usize::try_from(stat.st_size).unwrap_or(0));
+    let mut bytes = alloc::vec![0; said.saturating_add(1).clamp(2048, most.max(1))];
+    let mut length = 0;
+    loop {
+        let room = bytes.get_mut(length..).unwrap_or_default();
+        if room.is_empty() {
+            if length >= most {
+                break;
+            }
+            bytes.resize(length.saturating_mul(2).min(most), 0);
+            continue;
+        }
+        match read(&file, room) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}

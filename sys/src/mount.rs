@@ -1,0 +1,157 @@
+//! Mounting by the file-descriptor API of Linux 5.2, with the kernel's own words
+//! when it fails (`fsopen(2)`, "error messages" of `Documentation/filesystems/mount_api.rst`).
+//!
+//! rustix has the calls; this adds the one thing that mount(2) cannot do: say why.
+
+use alloc::string::String;
+use core::fmt;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::CWD;
+use rustix::io::{Errno, read};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+/// Longest log kept; the kernel keeps eight messages at most.
+const MAX_LOG: usize = 1024;
+
+/// Why a mount failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountError {
+    /// The kernel's error number.
+    pub errno: Errno,
+    /// What the file system said of it; often empty.
+    pub log: String,
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.log.is_empty() {
+            write!(f, "{}", self.errno)
+        } else {
+            write!(f, "{} ({})", self.log, self.errno)
+        }
+    }
+}
+
+impl core::error::Error for MountError {}
+
+impl From<Errno> for MountError {
+    fn from(errno: Errno) -> Self {
+        Self { errno, log: String::new() }
+    }
+}
+
+/// A file system being configured.
+#[derive(Debug)]
+pub struct FsContext {
+    fd: OwnedFd,
+}
+
+impl FsContext {
+    /// Starts on a file system of this type.
+    ///
+    /// # Errors
+    /// `ENODEV` when the kernel does not know the type; its driver may be a
+    /// module that is not loaded.
+    pub fn open(fs_type: &str) -> Result<Self, MountError> {
+        Ok(Self { fd: fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)? })
+    }
+
+    /// Sets `key=value`; a `value` of `None` sets a flag.
+    ///
+    /// # Errors
+    /// The kernel's, when the file system refuses the option. A value is at
+    /// most 255 bytes long.
+    pub fn set(&self, key: &str, value: Option<&str>) -> Result<(), MountError> {
+        match value {
+            Some(value) => fsconfig_set_string(&self.fd, key, value),
+            None => fsconfig_set_flag(&self.fd, key),
+        }
+        .map_err(|errno| self.explain(errno))
+    }
+
+    /// Sets every option of a comma-separated list.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_all(&self, options: &str) -> Result<(), MountError> {
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some((key, value)) => self.set(key, Some(value))?,
+                None => self.set(option, None)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts it at `target`.
+    ///
+    /// # Errors
+    /// The kernel's, from making the superblock or from attaching it.
+    pub fn mount(&self, target: &str, attributes: MountAttrFlags) -> Result<(), MountError> {
+        fsconfig_create(&self.fd).map_err(|errno| self.explain(errno))?;
+        let mount = fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .map_err(|errno| self.explain(errno))?;
+        attach(mount.as_fd(), target)?;
+        Ok(())
+    }
+
+    fn explain(&self, errno: Errno) -> MountError {
+        let mut log = String::new();
+        let mut message = [0; 256];
+        while let Ok(length @ 1..) = read(&self.fd, &mut message) {
+            let text = message.get(..length).unwrap_or_default();
+            // "e message": the letter is the severity.
+            let text = String::from_utf8_lossy(text.get(2..).unwrap_or_default());
+            if !log.is_empty() {
+                log.push_str("; ");
+            }
+            log.push_str(text.trim());
+            if log.len() > MAX_LOG {
+                break;
+            }
+        }
+        MountError { errno, log }
+    }
+}
+
+/// Puts a mount that is not attached yet at `target`.
+///
+/// # Errors
+/// The kernel's, from move_mount(2).
+pub fn attach(mount: BorrowedFd<'_>, target: &str) -> Result<(), Errno> {
+    move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Mounts a file system of a known type on a device in one go.
+///
+/// # Errors
+/// As [`FsContext::mount`].
+pub fn mount_device(
+    device: &str,
+    fs_type: &str,
+    target: &str,
+    read_only: bool,
+    options: &str,
+) -> Result<(), MountError> {
+    let context = FsContext::open(fs_type)?;
+    context.set("source", Some(device))?;
+    let mut attributes = MountAttrFlags::empty();
+    if read_only {
+        context.set("ro", None)?;
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    context.set_all(options)?;
+    context.mount(target, attributes)
+}
+
+/// Takes a mount away at once; what still uses it keeps it until it lets go.
+///
+/// # Errors
+/// The kernel's, from umount2(2).
+pub fn detach(target: &str) -> Result<(), Errno> {
+    rustix::mount::unmount(target, UnmountFlags::DETACH)
+}
