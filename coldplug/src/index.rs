@@ -308,6 +308,22 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
+    /// An index of no modules: what a kernel with everything built in needs.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            release: "",
+            modules: &[],
+            names: &[],
+            ids: &[],
+            exact: &[],
+            groups: &[],
+            globs: &[],
+            builtin: &[],
+            strings: &[],
+        }
+    }
+
     /// Reads an index.
     ///
     /// # Errors
