@@ -1,0 +1,831 @@
+//! The client's state machine (RFC 2131 4.4), made for booting.
+//!
+//! It is told the time and the frames that came in, and says which frames to
+//! send and when to call again. Differences from a long-running client, each on
+//! purpose:
+//!
+//! - it never stops asking, and never waits longer than [`MAX_PAUSE`] between two
+//!   questions, so a server that comes up late is heard soon;
+//! - the broadcast flag alternates: some servers and relays answer only with it,
+//!   some only without;
+//! - rapid commit (RFC 4039) is offered, which saves a round trip where it is known;
+//! - an offer that lacks what the boot needs is kept for [`GRACE`] in case a better
+//!   one comes; otherwise the first acceptable one wins;
+//! - a plain BOOTP answer is taken when no DHCP server speaks up within that time.
+
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+use super::message::{Incoming, Kind, Outgoing, read, write};
+use super::options::{REQUESTED, code};
+use crate::clock::Instant;
+use crate::lease::Lease;
+
+/// The longest pause between two questions.
+pub const MAX_PAUSE: Duration = Duration::from_secs(4);
+/// How long an offer that lacks something is kept before it is taken after all.
+pub const GRACE: Duration = Duration::from_secs(2);
+/// How often an offer is asked for before looking for another.
+const MAX_REQUESTS: u32 = 3;
+/// The longest silence between two remarks that nobody answers.
+const MAX_REMARK_PAUSE: Duration = Duration::from_secs(30);
+/// What we say we are when the line does not say (option 60).
+pub const DEFAULT_VENDOR_CLASS: &str = "Linux bellwether";
+/// The largest message we take, in option 57: an Ethernet frame's worth.
+const MAX_MESSAGE_SIZE: u16 = 1472;
+
+/// What the client says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Hardware address of the link.
+    pub mac: [u8; 6],
+    /// Option 61, type byte included; empty for Ethernet and the hardware address,
+    /// which is what PXE ROMs send, so that their lease is found again.
+    pub client_id: Vec<u8>,
+    /// Option 60.
+    pub vendor_class: String,
+    /// Option 12, when the line names the host.
+    pub hostname: Option<String>,
+    /// Option 50: the address we would like.
+    pub requested: Option<Ipv4Addr>,
+}
+
+impl Identity {
+    /// A client with nothing but a hardware address.
+    pub fn new(mac: [u8; 6]) -> Self {
+        Identity {
+            mac,
+            client_id: Vec::new(),
+            vendor_class: DEFAULT_VENDOR_CLASS.to_owned(),
+            hostname: None,
+            requested: None,
+        }
+    }
+}
+
+/// What the boot needs of a lease beside the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// A root path (option 17).
+    pub root_path: bool,
+    /// Somebody to boot from who is not just the DHCP server itself.
+    pub boot_server: bool,
+}
+
+impl Needs {
+    /// What of it a lease lacks, in words.
+    fn missing(self, lease: &Lease) -> Option<&'static str> {
+        if self.root_path && lease.root_path.is_empty() {
+            return Some("no root path");
+        }
+        let server = lease.next_server.is_some()
+            || !lease.server_name.is_empty()
+            || !lease.tftp_servers.is_empty();
+        (self.boot_server && !server).then_some("no boot server")
+    }
+}
+
+/// What happened, for the console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The first question went out.
+    Asking,
+    /// Nobody answered so far.
+    NoAnswer {
+        /// Questions asked.
+        tries: u32,
+        /// Since the first of them.
+        waited: Duration,
+    },
+    /// An offer is kept in case a better one comes.
+    Kept {
+        /// Who offers.
+        server: Ipv4Addr,
+        /// What the offer lacks.
+        missing: &'static str,
+    },
+    /// An answer is not used.
+    Ignored {
+        /// Who sent it.
+        server: Ipv4Addr,
+        /// Why.
+        why: &'static str,
+    },
+    /// The server does not let us have the address.
+    Refused {
+        /// Who.
+        server: Ipv4Addr,
+        /// Its words, may be empty.
+        message: String,
+    },
+    /// The server offered an address and then did not confirm it.
+    Unconfirmed {
+        /// Who.
+        server: Ipv4Addr,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Asking => f.write_str("asking DHCP"),
+            Event::NoAnswer { tries, waited } => {
+                write!(f, "no answer from DHCP yet, asked {tries} times in {} s", waited.as_secs())
+            }
+            Event::Kept { server, missing } => {
+                write!(f, "offer from {server} has {missing}, waiting for a better one")
+            }
+            Event::Ignored { server, why } => write!(f, "answer from {server} ignored: {why}"),
+            Event::Refused { server, message } if message.is_empty() => {
+                write!(f, "{server} refused the address, asking anew")
+            }
+            Event::Refused { server, message } => {
+                write!(f, "{server} refused the address ({message}), asking anew")
+            }
+            Event::Unconfirmed { server } => {
+                write!(f, "{server} offered an address and did not confirm it, asking anew")
+            }
+        }
+    }
+}
+
+/// What one step brings.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Frames to send, in order.
+    pub frames: Vec<Vec<u8>>,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// The lease, once: the exchange is over.
+    pub lease: Option<Box<Lease>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Asking everybody; perhaps with an offer in hand that is not quite right.
+    Selecting { kept: Option<(Box<Incoming>, Instant)> },
+    /// Asking one server for what it offered.
+    Requesting { offer: Box<Incoming>, tries: u32 },
+    /// Done.
+    Bound,
+}
+
+/// A DHCP client for one link.
+#[derive(Debug)]
+pub struct Client {
+    identity: Identity,
+    needs: Needs,
+    state: State,
+    transaction: u32,
+    /// When the first question went out.
+    began: Option<Instant>,
+    /// When the next frame goes out unless an answer comes.
+    next: Instant,
+    /// Questions asked, requests included.
+    tries: u32,
+    /// Position in the pauses of 1, 2, 4, 4… seconds.
+    pauses: u32,
+    refusals: u32,
+    /// The address that the last request of this transaction was for.
+    asked_for: Option<Ipv4Addr>,
+    next_remark: Duration,
+    random: u32,
+}
+
+impl Client {
+    /// A client that has not asked yet; `seed` makes its transaction id.
+    pub fn new(identity: Identity, needs: Needs, seed: u32) -> Client {
+        Client {
+            identity,
+            needs,
+            state: State::Selecting { kept: None },
+            transaction: seed,
+            began: None,
+            next: Instant::ZERO,
+            tries: 0,
+            pauses: 0,
+            refusals: 0,
+            asked_for: None,
+            next_remark: Duration::from_secs(3),
+            random: seed | 1,
+        }
+    }
+
+    /// When [`Client::step`] wants to be called again; `None` when it is done.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Selecting { kept: Some((_, until)) } => Some(*until),
+            State::Bound => None,
+            _ => Some(self.next),
+        }
+    }
+
+    /// Questions asked so far.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Since when it has been asking.
+    pub fn began(&self) -> Option<Instant> {
+        self.began
+    }
+
+    /// Asks again at once, for example after the carrier was lost and found.
+    pub fn restart(&mut self, now: Instant) {
+        if !matches!(self.state, State::Bound) {
+            self.state = State::Selecting { kept: None };
+            self.pauses = 0;
+            self.next = now;
+        }
+    }
+
+    /// Takes a frame, or the passing of time, and says what to do.
+    pub fn step(&mut self, now: Instant, frame: Option<&[u8]>) -> Output {
+        let mut output = Output::default();
+        if let Some(answer) = frame.and_then(|frame| read(frame, self.identity.mac)) {
+            self.hear(now, answer, &mut output);
+        }
+        self.act(now, &mut output);
+        output
+    }
+
+    /// Deals with an answer.
+    fn hear(&mut self, now: Instant, answer: Incoming, output: &mut Output) {
+        let ignored = |why| Event::Ignored { server: answer.server, why };
+        if answer.transaction != self.transaction || self.began.is_none() {
+            // Somebody's old exchange; too common for a word on the console.
+            return;
+        }
+        if answer.kind != Kind::Nak && !acceptable(answer.lease.address) {
+            // A proxyDHCP server, or a broken one.
+            output.events.push(ignored("it offers no address"));
+            return;
+        }
+        match core::mem::replace(&mut self.state, State::Bound) {
+            State::Bound => {}
+            State::Selecting { kept } => match answer.kind {
+                // Rapid commit, or a confirmation that comes late.
+                Kind::Ack if answer.rapid || self.asked_for == Some(answer.lease.address) => {
+                    output.lease = Some(Box::new(answer.lease));
+                }
+                Kind::Offer | Kind::Bootp => {
+                    self.state = self.consider(now, kept, answer, output);
+                }
+                _ => self.state = State::Selecting { kept },
+            },
+            State::Requesting { offer, tries } => match answer.kind {
+                Kind::Ack if answer.lease.address == offer.lease.address => {
+                    output.lease = Some(Box::new(answer.lease));
+                }
+                Kind::Nak if answer.server == offer.server => {
+                    output
+                        .events
+                        .push(Event::Refused { server: answer.server, message: answer.message });
+                    self.begin_again(now);
+                }
+                kind => {
+                    if answer.server != offer.server {
+                        output.events.push(ignored(match kind {
+                            Kind::Nak => "a refusal from a server that was not asked",
+                            _ => "another server's offer was taken",
+                        }));
+                    }
+                    self.state = State::Requesting { offer, tries };
+                }
+            },
+        }
+    }
+
+    /// Takes an offer, keeps it, or drops it.
+    fn consider(
+        &mut self,
+        now: Instant,
+        kept: Option<(Box<Incoming>, Instant)>,
+        answer: Incoming,
+        output: &mut Output,
+    ) -> State {
+        let missing = match answer.kind {
+            Kind::Bootp => Some("no lease, being BOOTP"),
+            _ => self.needs.missing(&answer.lease),
+        };
+        let Some(missing) = missing else {
+            if let Some((old, _)) = kept {
+                let why = "another server's offer has more of what is needed";
+                output.events.push(Event::Ignored { server: old.server, why });
+            }
+            self.next = now;
+            return State::Requesting { offer: Box::new(answer), tries: 0 };
+        };
+        match kept {
+            None => {
+                output.events.push(Event::Kept { server: answer.server, missing });
+                let until = now.after(GRACE);
+                State::Selecting { kept: Some((Box::new(answer), until)) }
+            }
+            // DHCP before BOOTP, otherwise the first.
+            Some((old, until)) if old.kind == Kind::Bootp && answer.kind == Kind::Offer => {
+                output.events.push(Event::Kept { server: answer.server, missing });
+                State::Selecting { kept: Some((Box::new(answer), until)) }
+            }
+            Some(kept) => State::Selecting { kept: Some(kept) },
+        }
+    }
+
+    /// Back to asking everybody, after a pause that grows with refusals.
+    fn begin_again(&mut self, now: Instant) {
+        let pause = match self.refusals {
+            0 => Duration::ZERO,
+            count => pause_before(count),
+        };
+        self.refusals = self.refusals.saturating_add(1);
+        self.identity.requested = None;
+        self.asked_for = None;
+        self.transaction = self.draw();
+        self.state = State::Selecting { kept: None };
+        self.pauses = 0;
+        self.next = now.after(pause);
+    }
+
+    /// Does what is due at `now`.
+    fn act(&mut self, now: Instant, output: &mut Output) {
+        if output.lease.is_some() {
+            self.state = State::Bound;
+            return;
+        }
+        if let State::Selecting { kept } = &mut self.state
+            && kept.as_ref().is_some_and(|(_, until)| *until <= now)
+            && let Some((offer, _)) = kept.take()
+        {
+            if offer.kind == Kind::Bootp {
+                output.lease = Some(Box::new(offer.lease));
+                self.state = State::Bound;
+                return;
+            }
+            self.next = now;
+            self.state = State::Requesting { offer, tries: 0 };
+        }
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let began = *self.began.get_or_insert(now);
+        if let State::Requesting { offer, tries } = &self.state
+            && *tries >= MAX_REQUESTS
+        {
+            output.events.push(Event::Unconfirmed { server: offer.server });
+            self.state = State::Selecting { kept: None };
+            self.pauses = 0;
+        }
+        let waited = now.since(began);
+        if self.tries == 0 {
+            output.events.push(Event::Asking);
+        } else if waited >= self.next_remark && matches!(self.state, State::Selecting { .. }) {
+            output.events.push(Event::NoAnswer { tries: self.tries, waited });
+            self.next_remark =
+                waited.saturating_add(waited.clamp(Duration::from_secs(3), MAX_REMARK_PAUSE));
+        }
+        output.frames.push(self.question(waited));
+        self.tries = self.tries.saturating_add(1);
+        let nth = match &mut self.state {
+            State::Requesting { offer, tries } => {
+                self.asked_for = Some(offer.lease.address);
+                *tries = tries.saturating_add(1);
+                *tries
+            }
+            _ => {
+                self.pauses = self.pauses.saturating_add(1);
+                self.pauses
+            }
+        };
+        let jitter = Duration::from_millis(u64::from(self.draw() % 256));
+        self.next = now.after(pause_before(nth).saturating_add(jitter));
+    }
+
+    /// The frame that the present state sends.
+    fn question(&self, waited: Duration) -> Vec<u8> {
+        let mac = self.identity.mac;
+        let [a, b, c, d, e, f] = mac;
+        let default_id = [1, a, b, c, d, e, f];
+        let client_id = match self.identity.client_id.as_slice() {
+            [] => &default_id[..],
+            id => id,
+        };
+        let max_size = MAX_MESSAGE_SIZE.to_be_bytes();
+        let (kind, address, server) = match &self.state {
+            State::Requesting { offer, .. } => {
+                (Kind::Request, Some(offer.lease.address), Some(offer.server))
+            }
+            _ => (Kind::Discover, self.identity.requested, None),
+        };
+        let address = address.map(|address| address.octets());
+        let server = server.map(|server| server.octets());
+        let mut options: Vec<(u8, &[u8])> = alloc::vec![(code::CLIENT_ID, client_id)];
+        if let Some(address) = &address {
+            options.push((code::REQUESTED_ADDRESS, address));
+        }
+        if let Some(server) = &server {
+            options.push((code::SERVER_ID, server));
+        }
+        options.push((code::PARAMETERS, &REQUESTED));
+        options.push((code::MAX_SIZE, &max_size));
+        if !self.identity.vendor_class.is_empty() {
+            options.push((code::VENDOR_CLASS, self.identity.vendor_class.as_bytes()));
+        }
+        if let Some(hostname) = &self.identity.hostname {
+            options.push((code::HOST_NAME, hostname.as_bytes()));
+        }
+        if kind == Kind::Discover {
+            options.push((code::RAPID_COMMIT, &[]));
+        }
+        write(&Outgoing {
+            kind,
+            mac,
+            transaction: self.transaction,
+            seconds: u16::try_from(waited.as_secs()).unwrap_or(u16::MAX),
+            broadcast: self.tries.is_multiple_of(2),
+            options: &options,
+        })
+    }
+
+    /// The next number of a xorshift generator: good enough to spread clients in time.
+    fn draw(&mut self) -> u32 {
+        let mut x = self.random;
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.random = x;
+        x
+    }
+}
+
+/// The pause after the `nth` question: 1, 2, 4, 4… seconds.
+fn pause_before(nth: u32) -> Duration {
+    let seconds = 1u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).min(MAX_PAUSE)
+}
+
+/// An address that a host can have.
+fn acceptable(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::{MAC, answer};
+    use super::*;
+    use proptest::prelude::*;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
+    const MASK: (u8, &[u8]) = (1, &[255, 255, 255, 0]);
+    const ROOT: (u8, &[u8]) = (17, b"10.0.0.9:/srv/live");
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    fn client(needs: Needs) -> Client {
+        Client::new(Identity::new(MAC), needs, 77)
+    }
+
+    /// The transaction id of a frame that was sent.
+    fn transaction(frame: &[u8]) -> u32 {
+        u32::from_be_bytes(frame[46..50].try_into().unwrap())
+    }
+
+    fn broadcast_flag(frame: &[u8]) -> bool {
+        frame[52] & 0x80 != 0
+    }
+
+    /// Value of an option of a frame that was sent.
+    fn option(frame: &[u8], wanted: u8) -> Option<Vec<u8>> {
+        let mut options = super::super::options::Options::default();
+        options.collect(&frame[14 + 20 + 8 + 240..]);
+        options.get(wanted).map(<[u8]>::to_vec)
+    }
+
+    /// Answers to a frame at a time, each with its delay.
+    type Server<'a> = &'a mut dyn FnMut(&[u8], u64) -> Vec<(u64, Vec<u8>)>;
+
+    /// Runs a client against `reply` (frame, time → answers with their delay) and
+    /// tells when it was done, with what, and what it said.
+    fn simulate(
+        mut client: Client,
+        limit: u64,
+        reply: Server<'_>,
+    ) -> (Option<(u64, Box<Lease>)>, Vec<Event>) {
+        let mut now = 0;
+        let mut events = Vec::new();
+        let mut wire: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut input: Option<Vec<u8>> = None;
+        while now <= limit {
+            let output = client.step(at(now), input.as_deref());
+            events.extend(output.events);
+            if let Some(lease) = output.lease {
+                assert_eq!(client.deadline(), None);
+                return (Some((now, lease)), events);
+            }
+            for frame in output.frames {
+                wire.extend(
+                    reply(&frame, now).into_iter().map(|(delay, answer)| (now + delay, answer)),
+                );
+            }
+            wire.sort_by_key(|(time, _)| *time);
+            let timer = client.deadline().unwrap().millis();
+            if wire.first().is_some_and(|(time, _)| *time <= timer) {
+                let (time, answer) = wire.remove(0);
+                now = time.max(now);
+                input = Some(answer);
+            } else {
+                assert!(timer > now, "a deadline that has passed would spin");
+                now = timer;
+                input = None;
+            }
+        }
+        (None, events)
+    }
+
+    /// A well-behaved server.
+    fn serve(frame: &[u8], server: Ipv4Addr, options: &[(u8, &[u8])]) -> Vec<u8> {
+        let kind = match option(frame, 53).as_deref() {
+            Some([1]) => 2,
+            Some([3]) => 5,
+            other => panic!("{other:?}"),
+        };
+        answer(Some(kind), transaction(frame), server, OURS, options)
+    }
+
+    #[test]
+    fn four_messages_make_a_lease() {
+        let mut asked = Vec::new();
+        let (done, events) = simulate(client(Needs::default()), 1000, &mut |frame, _| {
+            asked.push(frame.to_vec());
+            vec![(5, serve(frame, SERVER, &[MASK]))]
+        });
+        let (time, lease) = done.unwrap();
+        assert_eq!(time, 10);
+        assert_eq!(lease.address, OURS);
+        assert_eq!(lease.prefix, Some(24));
+        assert_eq!(lease.server, SERVER);
+        assert_eq!(events, [Event::Asking]);
+        assert_eq!(asked.len(), 2);
+        assert_eq!(option(&asked[0], 61).unwrap(), [&[1][..], &MAC].concat());
+        assert_eq!(option(&asked[0], 50), None);
+        assert_eq!(option(&asked[1], 50).unwrap(), OURS.octets());
+        assert_eq!(option(&asked[1], 54).unwrap(), SERVER.octets());
+        assert_eq!(option(&asked[1], 80), None);
+    }
+
+    #[test]
+    fn rapid_commit_takes_two() {
+        let mut asked = 0;
+        let (done, _) = simulate(client(Needs::default()), 1000, &mut |frame, _| {
+            asked += 1;
+            vec![(5, answer(Some(5), transaction(frame), SERVER, OURS, &[MASK, (80, &[])]))]
+        });
+        assert_eq!((done.unwrap().0, asked), (5, 1));
+    }
+
+    #[test]
+    fn an_unasked_confirmation_is_not_believed() {
+        let (done, _) = simulate(client(Needs::default()), 3000, &mut |frame, _| {
+            vec![(5, answer(Some(5), transaction(frame), SERVER, OURS, &[MASK]))]
+        });
+        assert_eq!(done, None);
+    }
+
+    #[test]
+    fn a_silent_server_is_asked_for_ever_and_heard_within_the_cap() {
+        let mut asked = Vec::new();
+        let (done, events) = simulate(client(Needs::default()), 60_000, &mut |frame, now| {
+            asked.push((now, broadcast_flag(frame)));
+            if now < 20_000 { Vec::new() } else { vec![(1, serve(frame, SERVER, &[MASK]))] }
+        });
+        let (time, _) = done.unwrap();
+        assert!((20_000..24_600).contains(&time), "{time}");
+        let pauses: Vec<u64> = asked.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!((1000..1256).contains(&pauses[0]) && (2000..2256).contains(&pauses[1]));
+        assert!(pauses.iter().all(|pause| *pause <= 4256));
+        assert!(asked[0].1 && !asked[1].1 && asked[2].1, "the broadcast flag alternates");
+        let remarks: Vec<_> =
+            events.iter().filter(|event| matches!(event, Event::NoAnswer { .. })).collect();
+        assert!((3..=5).contains(&remarks.len()), "{events:?}");
+        assert_eq!(
+            remarks[0].to_string(),
+            "no answer from DHCP yet, asked 2 times in 3 s",
+            "{events:?}"
+        );
+    }
+
+    #[test]
+    fn a_refusal_starts_anew_with_another_transaction() {
+        let mut refused = 0;
+        let mut ids = Vec::new();
+        let (done, events) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            ids.push(transaction(frame));
+            if option(frame, 53).as_deref() == Some(&[3]) && refused < 3 {
+                refused += 1;
+                let message: (u8, &[u8]) = (56, b"address in use");
+                return vec![(
+                    2,
+                    answer(Some(6), transaction(frame), SERVER, Ipv4Addr::UNSPECIFIED, &[message]),
+                )];
+            }
+            vec![(2, serve(frame, SERVER, &[MASK]))]
+        });
+        // 0 s, 1 s, 2 s pauses
+        assert!((3000..4000).contains(&done.unwrap().0));
+        assert_eq!(refused, 3);
+        ids.dedup();
+        assert_eq!(ids.len(), 4);
+        assert!(events.iter().any(|event| event.to_string()
+            == "10.0.0.1 refused the address (address in use), asking anew"));
+    }
+
+    #[test]
+    fn a_refusal_from_a_stranger_changes_nothing() {
+        let (done, events) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            let mut answers = vec![(4, serve(frame, SERVER, &[MASK]))];
+            if option(frame, 53).as_deref() == Some(&[3]) {
+                let nak = answer(Some(6), transaction(frame), OTHER, Ipv4Addr::UNSPECIFIED, &[]);
+                answers.push((1, nak));
+            }
+            answers
+        });
+        assert_eq!(done.unwrap().0, 8);
+        assert!(matches!(events[1], Event::Ignored { server: OTHER, .. }), "{events:?}");
+    }
+
+    #[test]
+    fn the_first_good_offer_wins_and_others_are_noted() {
+        let (done, events) =
+            simulate(client(Needs::default()), 60_000, &mut |frame, _| match option(frame, 53)
+                .as_deref()
+            {
+                Some([1]) => vec![
+                    (3, serve(frame, SERVER, &[MASK])),
+                    (4, serve(frame, OTHER, &[MASK])),
+                    (4, serve(frame, SERVER, &[MASK])),
+                ],
+                _ => vec![(5, serve(frame, SERVER, &[MASK])), (5, serve(frame, SERVER, &[MASK]))],
+            });
+        assert_eq!(done.unwrap().1.server, SERVER);
+        assert_eq!(
+            events[1..],
+            [Event::Ignored { server: OTHER, why: "another server's offer was taken" }]
+        );
+    }
+
+    #[test]
+    fn an_offer_with_the_root_path_beats_an_earlier_one_without() {
+        let needs = Needs { root_path: true, boot_server: false };
+        let (done, events) =
+            simulate(client(needs), 60_000, &mut |frame, _| match option(frame, 53).as_deref() {
+                Some([1]) => vec![
+                    (3, serve(frame, OTHER, &[MASK])),
+                    (900, serve(frame, SERVER, &[MASK, ROOT])),
+                ],
+                _ => vec![(5, serve(frame, SERVER, &[MASK, ROOT]))],
+            });
+        let (time, lease) = done.unwrap();
+        assert_eq!((time, lease.server), (905, SERVER));
+        assert_eq!(lease.root_path, "10.0.0.9:/srv/live");
+        assert!(matches!(events[1], Event::Kept { server: OTHER, .. }), "{events:?}");
+    }
+
+    #[test]
+    fn an_offer_without_it_is_taken_after_a_while() {
+        let needs = Needs { root_path: true, boot_server: false };
+        let (done, _) = simulate(client(needs), 60_000, &mut |frame, _| {
+            vec![(3, serve(frame, OTHER, &[MASK]))]
+        });
+        assert_eq!(done.unwrap().0, 3 + 2000 + 3);
+    }
+
+    #[test]
+    fn bootp_is_taken_when_no_dhcp_server_speaks() {
+        let bootp = |frame: &[u8]| answer(None, transaction(frame), OTHER, OURS, &[MASK]);
+        let (done, _) =
+            simulate(client(Needs::default()), 60_000, &mut |frame, _| vec![(3, bootp(frame))]);
+        let (time, lease) = done.unwrap();
+        assert_eq!((time, lease.bootp, lease.server), (2003, true, OTHER));
+        let (done, _) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            vec![(3, bootp(frame)), (50, serve(frame, SERVER, &[MASK]))]
+        });
+        assert_eq!(done.unwrap().1.server, SERVER);
+    }
+
+    #[test]
+    fn proxies_without_an_address_are_no_offers() {
+        let (done, events) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            let proxy = answer(Some(2), transaction(frame), OTHER, Ipv4Addr::UNSPECIFIED, &[MASK]);
+            vec![(1, proxy), (5, serve(frame, SERVER, &[MASK]))]
+        });
+        assert_eq!(done.unwrap().1.server, SERVER);
+        assert!(events.iter().any(|event| matches!(event, Event::Ignored { server: OTHER, .. })));
+    }
+
+    #[test]
+    fn a_server_that_offers_and_falls_silent_does_not_hold_us() {
+        let (done, events) =
+            simulate(client(Needs::default()), 60_000, &mut |frame, now| match option(frame, 53)
+                .as_deref()
+            {
+                Some([3]) if now < 12_000 => Vec::new(),
+                _ => vec![(1, serve(frame, SERVER, &[MASK]))],
+            });
+        // Three requests, 1 + 2 + 4 s; then another round.
+        assert!((14_000..17_000).contains(&done.unwrap().0), "{events:?}");
+        assert_eq!(
+            events.iter().filter(|event| **event == Event::Unconfirmed { server: SERVER }).count(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_confirmation_that_comes_late_counts() {
+        let (done, events) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            match option(frame, 53).as_deref() {
+                Some([3]) => vec![(7500, serve(frame, SERVER, &[MASK]))],
+                // The offer is not repeated, so only the late confirmation can end it.
+                _ if frame[51] < 3 => vec![(1, serve(frame, SERVER, &[MASK]))],
+                _ => Vec::new(),
+            }
+        });
+        assert!((7500..7700).contains(&done.unwrap().0), "{events:?}");
+        assert!(events.contains(&Event::Unconfirmed { server: SERVER }));
+    }
+
+    #[test]
+    fn lost_and_late_answers_are_survived() {
+        // Every second frame is lost, answers take 1.5 s: longer than the first pause.
+        let mut count = 0;
+        let (done, _) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            count += 1;
+            if count % 2 == 0 {
+                return Vec::new();
+            }
+            vec![(1500, serve(frame, SERVER, &[MASK]))]
+        });
+        assert!(done.unwrap().0 < 10_000);
+    }
+
+    #[test]
+    fn a_restart_asks_at_once() {
+        let mut client = client(Needs::default());
+        assert_eq!(client.step(at(0), None).frames.len(), 1);
+        assert_eq!(client.step(at(10), None).frames.len(), 0);
+        client.restart(at(20));
+        assert_eq!(client.step(at(20), None).frames.len(), 1);
+    }
+
+    #[test]
+    fn the_line_shapes_the_question() {
+        let mut identity = Identity::new(MAC);
+        identity.client_id = vec![0, b'a', b'b'];
+        identity.vendor_class = "anaconda".to_owned();
+        identity.hostname = Some("pc7".to_owned());
+        identity.requested = Some(OURS);
+        let frame = Client::new(identity, Needs::default(), 1).step(at(0), None).frames.remove(0);
+        assert_eq!(option(&frame, 61).unwrap(), b"\0ab");
+        assert_eq!(option(&frame, 60).unwrap(), b"anaconda");
+        assert_eq!(option(&frame, 12).unwrap(), b"pc7");
+        assert_eq!(option(&frame, 50).unwrap(), OURS.octets());
+        assert!(option(&frame, 55).unwrap().contains(&121));
+    }
+
+    proptest! {
+        /// Whatever arrives, and whenever: no panic, no spinning, still asking.
+        #[test]
+        fn garbage_never_stops_it(
+            frames in proptest::collection::vec(
+                (0u64..3000, 0u8..8, proptest::collection::vec(any::<u8>(), 0..80)), 0..40)
+        ) {
+            let mut client = client(Needs { root_path: true, boot_server: true });
+            let mut now = 0;
+            client.step(at(0), None);
+            for (pause, kind, options) in frames {
+                now += pause;
+                let mut frame = answer(Some(kind), 77, SERVER, OURS, &[]);
+                let place = frame.len().min(14 + 20 + 8 + 240 + 9);
+                for (to, from) in frame[place..].iter_mut().zip(options) {
+                    *to = from;
+                }
+                let output = client.step(at(now), Some(&frame));
+                if output.lease.is_some() {
+                    prop_assert_eq!(client.deadline(), None);
+                    break;
+                }
+                prop_assert!(client.deadline().is_some_and(|deadline| deadline > at(now)));
+            }
+        }
+    }
+}

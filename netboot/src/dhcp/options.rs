@@ -1,0 +1,129 @@
+//! DHCP options of one message (RFC 2132), split options joined (RFC 3396).
+
+use alloc::vec::Vec;
+
+/// Option codes.
+pub mod code {
+    #![allow(missing_docs)]
+    pub const SUBNET_MASK: u8 = 1;
+    pub const ROUTER: u8 = 3;
+    pub const DNS: u8 = 6;
+    pub const HOST_NAME: u8 = 12;
+    pub const DOMAIN_NAME: u8 = 15;
+    pub const ROOT_PATH: u8 = 17;
+    pub const MTU: u8 = 26;
+    pub const BROADCAST: u8 = 28;
+    pub const STATIC_ROUTES: u8 = 33;
+    pub const NIS_DOMAIN: u8 = 40;
+    pub const NTP: u8 = 42;
+    pub const VENDOR: u8 = 43;
+    pub const REQUESTED_ADDRESS: u8 = 50;
+    pub const LEASE_TIME: u8 = 51;
+    pub const OVERLOAD: u8 = 52;
+    pub const MESSAGE_TYPE: u8 = 53;
+    pub const SERVER_ID: u8 = 54;
+    pub const PARAMETERS: u8 = 55;
+    pub const MESSAGE: u8 = 56;
+    pub const MAX_SIZE: u8 = 57;
+    pub const VENDOR_CLASS: u8 = 60;
+    pub const CLIENT_ID: u8 = 61;
+    pub const TFTP_SERVER_NAME: u8 = 66;
+    pub const BOOT_FILE: u8 = 67;
+    pub const RAPID_COMMIT: u8 = 80;
+    pub const SEARCH: u8 = 119;
+    pub const CLASSLESS_ROUTES: u8 = 121;
+    pub const TFTP_SERVERS: u8 = 150;
+    pub const CLASSLESS_ROUTES_MS: u8 = 249;
+}
+
+/// What we ask servers for, in the order of importance: a short answer is cut at its end.
+pub const REQUESTED: [u8; 19] = [
+    code::SUBNET_MASK,
+    // RFC 3442: before the router option.
+    code::CLASSLESS_ROUTES,
+    code::ROUTER,
+    code::ROOT_PATH,
+    code::DNS,
+    code::MTU,
+    code::HOST_NAME,
+    code::DOMAIN_NAME,
+    code::SEARCH,
+    code::NTP,
+    code::BROADCAST,
+    code::STATIC_ROUTES,
+    code::TFTP_SERVER_NAME,
+    code::BOOT_FILE,
+    code::TFTP_SERVERS,
+    code::VENDOR,
+    code::NIS_DOMAIN,
+    code::LEASE_TIME,
+    code::SERVER_ID,
+];
+
+/// The options of one message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    items: Vec<(u8, Vec<u8>)>,
+}
+
+impl Options {
+    /// Adds the options of one area; parts of an option seen before are joined to it.
+    ///
+    /// Reading stops at the end mark or at the first option that does not fit; what
+    /// came before it counts.
+    pub fn collect(&mut self, area: &[u8]) {
+        let mut rest = area;
+        while let Some((&option, tail)) = rest.split_first() {
+            match option {
+                0 => rest = tail,
+                255 => return,
+                _ => {
+                    let Some((&length, tail)) = tail.split_first() else { return };
+                    let Some((value, tail)) = tail.split_at_checked(usize::from(length)) else {
+                        return;
+                    };
+                    self.add(option, value);
+                    rest = tail;
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, option: u8, value: &[u8]) {
+        match self.items.iter_mut().find(|(known, _)| *known == option) {
+            Some((_, joined)) => joined.extend_from_slice(value),
+            None => self.items.push((option, value.to_vec())),
+        }
+    }
+
+    /// The value of an option.
+    pub fn get(&self, option: u8) -> Option<&[u8]> {
+        self.items.iter().find(|(known, _)| *known == option).map(|(_, value)| value.as_slice())
+    }
+
+    /// Option 52: bit 0 says that `file` holds options, bit 1 that `sname` does.
+    pub fn overload(&self) -> u8 {
+        match self.get(code::OVERLOAD) {
+            Some([value]) => *value & 3,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_options_are_joined_and_cut_ones_dropped() {
+        let mut options = Options::default();
+        options.collect(&[17, 2, b'/', b'a', 0, 0, 3, 4, 10, 0, 0, 1, 17, 1, b'b', 6, 8, 1, 2]);
+        assert_eq!(options.get(17), Some(&b"/ab"[..]));
+        assert_eq!(options.get(3), Some(&[10, 0, 0, 1][..]));
+        assert_eq!(options.get(6), None);
+        options.collect(&[255, 6, 1, 1]);
+        assert_eq!(options.get(6), None);
+        options.collect(&[17]);
+        assert_eq!(options.overload(), 0);
+    }
+}
