@@ -1,0 +1,229 @@
+//! Reading an initramfs as the kernel does: cpio archives behind each other,
+//! each plain or compressed, with zero bytes between them.
+//!
+//! Distributions ship early microcode as a plain archive and the rest
+//! compressed behind it; `mkinitramfs` and `dracut` make up to four segments.
+//! Later files replace earlier ones.
+//!
+//! The whole is bounded: see [`Limits`].
+
+use crate::compress::{self, Codec};
+use crate::newc::{Entry, NewcError, Reader};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::{fmt, io};
+
+/// How much an initramfs may unpack to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes, over all segments.
+    pub bytes: usize,
+    /// Number of segments.
+    pub segments: usize,
+}
+
+impl Default for Limits {
+    /// 4 GiB in 64 segments: several times the largest live medium's initrd.
+    fn default() -> Self {
+        Self { bytes: 4 << 30, segments: 64 }
+    }
+}
+
+/// Why bytes are not an initramfs.
+#[derive(Debug)]
+pub enum InitrdError {
+    /// A segment does not unpack.
+    Unpack {
+        /// Offset of the segment in the file.
+        offset: usize,
+        /// Its compression.
+        codec: Codec,
+        /// What the codec says.
+        source: io::Error,
+    },
+    /// A compression that is known by name only.
+    Foreign {
+        /// Offset of the segment in the file.
+        offset: usize,
+        /// Its name.
+        name: &'static str,
+    },
+    /// Neither cpio nor a known compression.
+    Unknown {
+        /// Offset in the file.
+        offset: usize,
+    },
+    /// A damaged archive.
+    Cpio {
+        /// Offset of the segment in the file.
+        offset: usize,
+        /// What is wrong in it; its offset counts from the segment's start,
+        /// after decompression.
+        source: NewcError,
+    },
+    /// More segments than allowed.
+    Segments,
+    /// Nothing but zeros, or nothing at all.
+    Empty,
+}
+
+impl fmt::Display for InitrdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unpack { offset, codec, source } => {
+                write!(f, "the {codec} data at byte {offset} does not unpack: {source}")
+            }
+            Self::Foreign { offset, name } => {
+                write!(
+                    f,
+                    "the data at byte {offset} is compressed with {name}, which is not read; "
+                )?;
+                write!(f, "repack it with zstd, gzip, xz or lz4")
+            }
+            Self::Unknown { offset: 0 } => write!(f, "this is neither cpio nor compressed cpio"),
+            Self::Unknown { offset } => {
+                write!(f, "what follows at byte {offset} is neither cpio nor compressed cpio")
+            }
+            Self::Cpio { offset: 0, source } => write!(f, "{source}"),
+            Self::Cpio { offset, source } => write!(f, "segment at byte {offset}: {source}"),
+            Self::Segments => write!(f, "it has more segments than any initramfs"),
+            Self::Empty => write!(f, "it is empty"),
+        }
+    }
+}
+
+impl std::error::Error for InitrdError {}
+
+/// One segment: an archive, or several that were compressed together.
+#[derive(Debug, Clone)]
+pub struct Segment<'a> {
+    /// Offset in the file.
+    pub offset: usize,
+    /// How it is compressed.
+    pub codec: Codec,
+    /// Bytes it takes in the file, without padding.
+    pub packed: usize,
+    data: Cow<'a, [u8]>,
+    archives: Vec<usize>,
+}
+
+impl Segment<'_> {
+    /// Bytes it unpacks to.
+    #[must_use]
+    pub fn unpacked(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Its entries in order. They were checked when it was opened.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.archives
+            .iter()
+            .flat_map(|at| Reader::new(self.data.get(*at..).unwrap_or_default()))
+            .map_while(Result::ok)
+    }
+}
+
+/// A whole initramfs.
+#[derive(Debug, Clone)]
+pub struct Initrd<'a> {
+    segments: Vec<Segment<'a>>,
+}
+
+impl<'a> Initrd<'a> {
+    /// Unpacks and checks every segment.
+    ///
+    /// # Errors
+    /// [`InitrdError`] names the offset of what cannot be read.
+    pub fn open(bytes: &'a [u8], limits: Limits) -> Result<Self, InitrdError> {
+        let mut segments: Vec<Segment<'a>> = Vec::new();
+        let mut left = limits.bytes;
+        let mut at = 0;
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let Some(zeros) = rest.iter().position(|b| *b != 0) else { break };
+            at += zeros;
+            let rest = bytes.get(at..).unwrap_or_default();
+            if segments.len() >= limits.segments {
+                return Err(InitrdError::Segments);
+            }
+            let segment = if rest.starts_with(b"07070") {
+                let used =
+                    check(rest).map_err(|source| InitrdError::Cpio { offset: at, source })?;
+                let data = rest.get(..used).unwrap_or_default();
+                Segment {
+                    offset: at,
+                    codec: Codec::None,
+                    packed: used,
+                    data: Cow::Borrowed(data),
+                    archives: vec![0],
+                }
+            } else if let Some(codec) = Codec::detect(rest) {
+                let (data, packed) = compress::decompress(codec, rest, left)
+                    .map_err(|source| InitrdError::Unpack { offset: at, codec, source })?;
+                left = left.saturating_sub(data.len());
+                let archives =
+                    archives(&data).map_err(|source| InitrdError::Cpio { offset: at, source })?;
+                Segment { offset: at, codec, packed, data: Cow::Owned(data), archives }
+            } else if let Some(name) = Codec::foreign(rest) {
+                return Err(InitrdError::Foreign { offset: at, name });
+            } else {
+                return Err(InitrdError::Unknown { offset: at });
+            };
+            at += segment.packed.max(1);
+            segments.push(segment);
+        }
+        if segments.is_empty() { Err(InitrdError::Empty) } else { Ok(Self { segments }) }
+    }
+
+    /// The segments in order.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment<'a>] {
+        &self.segments
+    }
+
+    /// What the kernel ends up with, by path: of entries with the same path
+    /// the last one counts, and every name of a hard-linked file carries its
+    /// content. Paths stand as written: symbolic links to directories are not
+    /// followed.
+    #[must_use]
+    pub fn tree(&self) -> BTreeMap<&str, Entry<'_>> {
+        let mut tree = BTreeMap::new();
+        for segment in &self.segments {
+            let mut content: BTreeMap<u32, &[u8]> = BTreeMap::new();
+            for entry in segment.entries().filter(|e| e.nlink > 1 && e.is_file()) {
+                if !entry.data.is_empty() {
+                    content.insert(entry.ino, entry.data);
+                }
+            }
+            for mut entry in segment.entries() {
+                if entry.is_file() && entry.nlink > 1 && entry.data.is_empty() {
+                    entry.data = content.get(&entry.ino).copied().unwrap_or_default();
+                }
+                if !entry.path().is_empty() {
+                    tree.insert(entry.path(), entry);
+                }
+            }
+        }
+        tree
+    }
+}
+
+/// Checks one archive; gives its length.
+fn check(bytes: &[u8]) -> Result<usize, NewcError> {
+    let mut reader = Reader::new(bytes);
+    reader.by_ref().try_for_each(|entry| entry.map(drop))?;
+    Ok(reader.consumed())
+}
+
+/// Checks the archives of a decompressed segment; gives where they start.
+fn archives(bytes: &[u8]) -> Result<Vec<usize>, NewcError> {
+    let mut starts = Vec::new();
+    let mut at = 0;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some(zeros) = rest.iter().position(|b| *b != 0) else { return Ok(starts) };
+        at += zeros;
+        starts.push(at);
+        at += check(bytes.get(at..).unwrap_or_default())?.max(1);
+    }
+}
