@@ -34,7 +34,8 @@ struct State {
 
 impl Console {
     /// Reads `source` to its end in a thread, into memory and into `transcript`;
-    /// every byte goes to `tap` as it came, for a terminal.
+    /// where each line gets the seconds since the start; every byte goes to `tap` as
+    /// it came, for a terminal.
     pub fn follow(
         mut source: impl Read + Send + 'static,
         transcript: &Path,
@@ -49,6 +50,8 @@ impl Console {
             .spawn(move || {
                 let mut buffer = [0u8; 4096];
                 let mut plain = Plain::default();
+                let start = Instant::now();
+                let mut new_line = true;
                 while let Ok(count @ 1..) = source.read(&mut buffer) {
                     let raw = buffer.get(..count).unwrap_or_default();
                     if let Some(tap) = &mut tap {
@@ -57,7 +60,12 @@ impl Console {
                     }
                     let text = plain.feed(raw);
                     // A full disk must not look like a silent machine.
-                    let _ = file.write_all(text.as_bytes());
+                    for piece in text.split_inclusive('\n') {
+                        if std::mem::replace(&mut new_line, piece.ends_with('\n')) {
+                            let _ = write!(file, "{:7.2} ", start.elapsed().as_secs_f32());
+                        }
+                        let _ = file.write_all(piece.as_bytes());
+                    }
                     reader.lock().text.push_str(&text);
                     reader.shared.news.notify_all();
                 }

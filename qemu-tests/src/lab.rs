@@ -141,7 +141,9 @@ fn start_capture(namespace: &Namespace, directory: &Path) -> Result<Daemon> {
 }
 
 /// Runs one scenario in a lab of its own. When it fails (by an error or a panic),
-/// consoles, server logs and configurations are kept under `lab/captures/NAME`.
+/// consoles, server logs and configurations are kept under `lab/captures/NAME`;
+/// with `BELLWETHER_KEEP` in the environment always, and with `BELLWETHER_PCAP`
+/// everything that went over the wire as well.
 ///
 /// # Panics
 /// When the scenario fails: this is the body of a `#[test]`.
@@ -160,8 +162,10 @@ pub fn scenario(name: &str, story: impl FnOnce(&Lab) -> Result<()>) {
     match outcome {
         Ok(()) => {
             eprintln!("lab: {name}: passed in {seconds:.1} s");
-            // What a success leaves is of no use; a leftover does no harm.
-            let _ = fs::remove_dir_all(&kept);
+            // What a success leaves is rarely of use; a leftover does no harm.
+            if std::env::var_os("BELLWETHER_KEEP").is_none() {
+                let _ = fs::remove_dir_all(&kept);
+            }
         }
         Err(error) => panic!("{name} failed after {seconds:.1} s: {error}\nsee {}", kept.display()),
     }
