@@ -2,10 +2,157 @@
 //!
 //! The only crate that reads the command line. Pure: it takes text and returns
 //! data, does no I/O, and never panics on any input.
+//!
+//! A line goes [`token`] → `detect` → the dialect's grammar (a table of words and a
+//! function that builds the plan) → our own `bw.` words → checks that need the whole
+//! plan → an account of what became of each word. [`parse`] cannot fail: a line that
+//! cannot work gives a plan with fatal warnings ([`BootPlan::can_work`]), because the
+//! one who has to show what is wrong is the one who runs the plan.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+mod base;
+pub mod bootif;
+mod bw;
+mod casper;
+mod detect;
+pub mod ip;
+mod kernel;
+mod live_boot;
+mod net;
+pub mod nfsroot;
+mod own;
 pub mod plan;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod token;
+pub mod value;
+
+use alloc::string::ToString;
 
 pub use plan::BootPlan;
+use plan::Dialect;
+pub use source::is_network;
+use table::{Draft, Grammar};
+
+/// What an image was built with and the machine is, as far as it changes the meaning
+/// of words.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// Machine name as `uname -m` has it: `x86_64`, `aarch64`.
+    pub arch: &'a str,
+    /// Words that come before the line's own and are overridden by them: an image's
+    /// built-in defaults, dracut's `/etc/cmdline.d`, one string each.
+    pub defaults: &'a [&'a str],
+    /// UUID that the medium must have (`/conf/uuid.conf` of casper and live-boot); may be empty.
+    pub medium_uuid: &'a str,
+    /// `layerfs-path` of casper's `/conf/conf.d/default-layer.conf`; may be empty.
+    pub layerfs_path: &'a str,
+    /// Whether https can be spoken before the root is up.
+    pub tls: bool,
+}
+
+impl Default for Context<'_> {
+    fn default() -> Self {
+        Context { arch: "x86_64", defaults: &[], medium_uuid: "", layerfs_path: "", tls: false }
+    }
+}
+
+/// Every dialect, in the order of the documentation.
+pub(crate) static GRAMMARS: [&Grammar; 4] =
+    [&kernel::GRAMMAR, &casper::GRAMMAR, &live_boot::GRAMMAR, &bw::GRAMMAR];
+
+/// Turns a command line into a plan.
+///
+/// Never fails and never panics: what is wrong with the line stands in
+/// [`BootPlan::warnings`], and the plan is what can be made of the rest.
+#[must_use]
+pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
+    let own = token::split(line);
+    let mut words = token::Line { open_quote: own.open_quote, cut: own.cut, ..Default::default() };
+    let mut default_dialect = None;
+    for defaults in context.defaults {
+        let split = token::split(defaults);
+        default_dialect = default_dialect.or_else(|| detect::detect(&split.words));
+        words.words.extend(split.words);
+        words.init_args.extend(split.init_args);
+    }
+    let forced = own
+        .words
+        .iter()
+        .chain(&words.words)
+        .rev()
+        .find(|t| t.name == "bw.dialect")
+        .and_then(|t| t.value)
+        .unwrap_or_default();
+    let dialect = detect::named(forced)
+        .or_else(|| detect::detect(&own.words))
+        .or(default_dialect)
+        .unwrap_or(Dialect::Bellwether);
+    let mut grammar: &'static Grammar = &bw::GRAMMAR;
+    for candidate in GRAMMARS {
+        if candidate.dialect == dialect {
+            grammar = candidate;
+        }
+    }
+    if grammar.first_wins {
+        words.words.splice(0..0, own.words);
+    } else {
+        words.words.extend(own.words);
+    }
+    words.words.truncate(token::MAX_WORDS);
+    words.init_args.extend(own.init_args);
+    let (open_quote, cut) = (words.open_quote, words.cut);
+    let quoted = words.words.iter().find(|t| t.quoted_blank).map(token::Token::text);
+
+    let mut draft = Draft::new(context, grammar, words);
+    if cut {
+        draft.warn("", "the line is longer than 64 KiB or 4096 words and was cut", "");
+    }
+    if open_quote {
+        draft.warn("", "a double quote is never closed; it swallows the rest of the line", "");
+    }
+    if let Some(word) = quoted.filter(|_| grammar.splits_quotes) {
+        draft.warn(&word, "holds a quoted blank, which the live system's own scripts split at", "");
+    }
+    if !forced.is_empty() && detect::named(forced).is_none() {
+        draft.warn(
+            &Draft::word("bw.dialect", forced),
+            "names no dialect and was left out",
+            &GRAMMARS.map(|g| g.name).join(", "),
+        );
+    }
+    base::unfilled(&mut draft);
+    let mut plan = (grammar.build)(&mut draft);
+    own::apply(&mut draft, &mut plan);
+    source::check(&mut draft, &mut plan);
+    plan.words = draft.account();
+    plan.warnings = draft.warnings;
+    plan
+}
+
+/// Name of a dialect, as `bw.dialect=` takes it.
+#[must_use]
+pub fn dialect_name(dialect: Dialect) -> &'static str {
+    GRAMMARS.iter().find(|g| g.dialect == dialect).map_or("bw", |g| g.name)
+}
+
+impl BootPlan {
+    /// Whether the boot can succeed as far as the line alone tells.
+    #[must_use]
+    pub fn can_work(&self) -> bool {
+        !self.warnings.iter().any(|warning| warning.fatal)
+    }
+}
+
+/// Runs everything once on arbitrary bytes; for fuzzers.
+pub fn fuzz(data: &[u8]) {
+    let line = alloc::string::String::from_utf8_lossy(data);
+    let plan = parse(&line, &Context::default());
+    assert!(plan.words.len() <= token::MAX_WORDS);
+    assert!(plan.warnings.len() <= table::MAX_WARNINGS);
+    let _ = plan.words.len().to_string();
+}

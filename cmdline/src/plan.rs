@@ -358,7 +358,8 @@ pub enum Server {
 pub struct NfsSource {
     /// Server.
     pub server: Server,
-    /// Exported path; `%s` stands for the host name, or our address without one.
+    /// Exported path; `%s` stands for the host name, or our address without one,
+    /// `{mac}` for the boot link's address with dashes.
     /// `None`: DHCP's root path (option 17) gives server and path.
     pub path: Option<String>,
     /// Protocol versions in the order they are tried.
@@ -773,7 +774,7 @@ pub enum Then {
 pub enum CloneMethod {
     /// KA, with the session's name.
     Ka {
-        /// Session.
+        /// Session; empty for the names that KA itself uses.
         session: String,
     },
     /// Dolly.

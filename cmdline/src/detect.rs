@@ -1,0 +1,118 @@
+//! Which dialect a line is written in.
+//!
+//! `bw.dialect=` decides when it is there, then `boot=`, which initramfs-tools takes
+//! as the name of a script, then words that only one dialect has, in the order of
+//! the table. What an image was built for decides when the line itself says
+//! nothing.
+
+use crate::plan::Dialect;
+use crate::token::Token;
+use crate::{GRAMMARS, value};
+
+/// Words that give a dialect away: a name (with `*`), whether a value is needed,
+/// and the dialect. Earlier lines win.
+const MARKS: &[(&str, bool, Dialect)] = &[
+    ("automatic", true, Dialect::Stage1),
+    ("kamethod", false, Dialect::Stage1),
+    ("dollymethod", false, Dialect::Stage1),
+    ("dollyCmethod", false, Dialect::Stage1),
+    ("layerfs-path", true, Dialect::Casper),
+    ("iso-url", true, Dialect::Casper),
+    ("ltsp.image", true, Dialect::Ltsp),
+    ("live-media*", false, Dialect::LiveBoot),
+    ("findiso", true, Dialect::LiveBoot),
+    ("fromiso", true, Dialect::LiveBoot),
+    ("fetch", true, Dialect::LiveBoot),
+    ("httpfs", true, Dialect::LiveBoot),
+    ("rd.live.*", false, Dialect::Dracut),
+    ("netroot", true, Dialect::Dracut),
+    ("rd.overlay*", false, Dialect::Dracut),
+    ("archisobasedir", true, Dialect::Archiso),
+    ("archisolabel", true, Dialect::Archiso),
+    ("archisodevice", true, Dialect::Archiso),
+    ("archisosearch*", true, Dialect::Archiso),
+    ("archiso_*", true, Dialect::Archiso),
+    ("img_dev", true, Dialect::Archiso),
+    ("alpine_repo", true, Dialect::Alpine),
+    ("alpine_dev", true, Dialect::Alpine),
+    ("modloop", true, Dialect::Alpine),
+    ("apkovl", true, Dialect::Alpine),
+    ("knoppix_dir", true, Dialect::Knoppix),
+    ("knoppix_name", true, Dialect::Knoppix),
+    ("nfsdir", true, Dialect::Knoppix),
+    ("fromhd", true, Dialect::Knoppix),
+    ("tce", true, Dialect::TinyCore),
+    ("waitusb", true, Dialect::TinyCore),
+    ("nfsmount", true, Dialect::TinyCore),
+    ("httplist", true, Dialect::TinyCore),
+    ("tftplist", true, Dialect::TinyCore),
+    ("from", true, Dialect::Slax),
+    ("perch*", false, Dialect::Slax),
+    ("iso-scan/filename", true, Dialect::Casper),
+    ("rd.*", false, Dialect::Dracut),
+];
+
+/// The dialect with this name.
+pub(crate) fn named(name: &str) -> Option<Dialect> {
+    let alias = match name {
+        "live" | "liveboot" | "debian" => "live-boot",
+        "ubuntu" => "casper",
+        "dmsquash-live" | "livenet" | "fedora" => "dracut",
+        "arch" => "archiso",
+        "mandriva" | "mageia" => "stage1",
+        "tinycore" | "tc" => "tiny-core",
+        "bellwether" => "bw",
+        other => other,
+    };
+    GRAMMARS.iter().find(|g| g.name == alias).map(|g| g.dialect)
+}
+
+/// The dialect of these words, `None` when nothing gives one away.
+pub(crate) fn detect(words: &[Token<'_>]) -> Option<Dialect> {
+    let value_of = |name: &str| {
+        words.iter().rev().find(|t| t.name == name).and_then(|t| t.value).unwrap_or_default()
+    };
+    match value_of("boot") {
+        "casper" => return Some(Dialect::Casper),
+        "live" => return Some(Dialect::LiveBoot),
+        _ => {}
+    }
+    let root = value_of("root");
+    let has = |name: &str| words.iter().any(|t| t.name == name);
+    if has("rescue") && root == "/dev/ram3" {
+        return Some(Dialect::Stage1);
+    }
+    let dracut_root = [
+        "live:",
+        "http:",
+        "https:",
+        "ftp:",
+        "tftp:",
+        "nfs:",
+        "nfs4:",
+        "nbd:",
+        "cifs:",
+        "iscsi:",
+        "virtiofs:",
+        "torrent:",
+    ];
+    if dracut_root.iter().any(|p| root.starts_with(p)) || matches!(root, "dhcp" | "dhcp6") {
+        return Some(Dialect::Dracut);
+    }
+    if value::suffix(value_of("url")).as_deref() == Some("iso") {
+        return Some(Dialect::Casper);
+    }
+    for (pattern, needs_value, dialect) in MARKS {
+        let found = words.iter().any(|t| {
+            crate::table::covers(pattern, t.name)
+                && (!needs_value || t.value.is_some_and(|v| !v.is_empty()))
+        });
+        if found {
+            return Some(*dialect);
+        }
+    }
+    if !root.is_empty() || !value_of("nfsroot").is_empty() {
+        return Some(Dialect::Kernel);
+    }
+    None
+}

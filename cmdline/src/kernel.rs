@@ -1,0 +1,262 @@
+//! The kernel's own root words, as initramfs-tools and klibc understand them too:
+//! `root=/dev/nfs nfsroot= ip=`, `root=DEVICE`, `loop=`; and cloud-initramfs-tools'
+//! `overlayroot=`.
+//!
+//! Kernel documentation: `admin-guide/nfs/nfsroot.rst`. Differences on purpose: a
+//! network root without `ip=` gets DHCP (the kernel documents that and does
+//! nothing), and v3 is tried first instead of v2.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+
+use crate::ip::Form;
+use crate::plan::{
+    BootPlan, Content, DeviceSelector, Dialect, NfsSource, PersistPlan, Retry, Seconds, Source,
+    UnionKind, UnionPlan, Upper, Writable,
+};
+use crate::table::{Draft, Grammar, words};
+use crate::{base, net, nfsroot, own, value};
+
+words! { KERNEL, KERNEL_DOCS:
+    "nfsroot" OptText Keep "[SERVER:]DIRECTORY[,OPTIONS]; what is missing comes from DHCP, then from /tftpboot/%s.";
+    "nfsopts" Text Local "Further NFS options.";
+    "overlayroot" Text Keep "tmpfs, a device, device:dev=…, or disabled: the root stays read-only under an overlay.";
+    "overlayroot_cfgdisk" Text Idle "Configuration disks are not read.";
+    "rd.systemd.pull" Text Keep "OPTIONS:NAME:URL fetches a root as systemd 257 does; root= then names it.";
+    "roothash" Text Keep "dm-verity root hash of the root image.";
+    "boot" Text Soft "The script that mounts the root; nfs and local are these words, casper and live other dialects.";
+}
+
+pub(crate) static GRAMMAR: Grammar = Grammar {
+    dialect: Dialect::Kernel,
+    name: "kernel",
+    tables: &[own::OWN, KERNEL, net::NET, base::BASE],
+    pass: "usrhash mount.usr mount.usrfstype mount.usrflags",
+    first_wins: false,
+    splits_quotes: false,
+    build,
+};
+
+/// What `root=` with a device means; shared with the dialects that allow a plain root.
+pub(crate) fn device_root(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
+    match value::device(root) {
+        Some(device) => plan.root.sources = alloc::vec![Source::Device(device)],
+        None if root.starts_with("/") => {
+            d.fatal(&Draft::word("root", root), "is no device", "root=/dev/sda1, LABEL=…, UUID=…");
+        }
+        None => {
+            d.fatal(
+                &Draft::word("root", root),
+                "is no root that is known",
+                "root=/dev/nfs, root=/dev/sda1, root=LABEL=…, root=UUID=…",
+            );
+        }
+    }
+    plan.root.content = Content::Tree {
+        subdir: String::new(),
+        fstype: d.text("rootfstype").unwrap_or_default(),
+        flags: d.text("rootflags").unwrap_or_default(),
+    };
+    wait(d, plan);
+}
+
+/// `rootdelay=`, `roottimeout=`, `rootwait`: how long a device is waited for.
+pub(crate) fn wait(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    // initramfs-tools waits 30 s and only longer when asked to.
+    let asked = d.get_any(&["rootdelay", "roottimeout"]).and_then(|(_, v)| value::number(v));
+    let mut attempts = asked.unwrap_or(30).max(30);
+    if let Some(seconds) = d.get("rootwait") {
+        attempts = value::number(seconds).filter(|n| *n > 0).unwrap_or(0);
+    }
+    plan.root.retry = base::rounds(attempts, 1);
+}
+
+/// The NFS source of `nfsroot=`; `read_write` unless the options say otherwise.
+pub(crate) fn nfs(d: &mut Draft<'_>) -> Option<NfsSource> {
+    let text = d.get("nfsroot").unwrap_or_default();
+    match nfsroot::parse(text) {
+        Ok(source) => Some(source),
+        Err(why) => {
+            d.fatal(&Draft::word("nfsroot", text), why, "nfsroot=10.0.0.1:/srv/live");
+            None
+        }
+    }
+}
+
+/// As the kernel does it: 5 s between rounds, growing to 30.
+pub(crate) const NFS_RETRY: Retry =
+    Retry { attempts: 6, pause: Seconds(5), max_pause: Seconds(30) };
+
+fn build(d: &mut Draft<'_>) -> BootPlan {
+    let mut plan = base::plan(d);
+    let root = d.get("root").unwrap_or_default();
+    let boot_nfs = d.get("boot") == Some("nfs");
+    let has_nfsroot = d.peek("nfsroot").is_some();
+    if root == "/dev/nfs" || root == "nfs" || boot_nfs || (has_nfsroot && root.is_empty()) {
+        if root.is_empty() && !boot_nfs {
+            d.warn(
+                "nfsroot",
+                "is taken as the root, although root=/dev/nfs is missing",
+                "root=/dev/nfs",
+            );
+        }
+        let read_write = base::read_write(d);
+        if let Some(mut source) = nfs(d) {
+            source.read_write |= read_write;
+            if let Some(options) = d.get("nfsopts") {
+                nfsroot::apply_options(&mut source, options);
+            }
+            plan.writable = Writable::AsIs { read_write: source.read_write };
+            plan.root.sources = alloc::vec![Source::Nfs(source)];
+        }
+        plan.root.retry = NFS_RETRY;
+    } else if !root.is_empty() {
+        if let Some(url) = d.get("rd.systemd.pull") {
+            pull(d, &mut plan, url);
+        } else {
+            device_root(d, &mut plan, root);
+        }
+    }
+    if let Some(path) = d.get("loop") {
+        let inner = d.text("loopfstype").unwrap_or_default();
+        let flags = d.text("loopflags").unwrap_or_default();
+        let sources = core::mem::take(&mut plan.root.sources);
+        plan.root.sources = sources
+            .into_iter()
+            .map(|on| Source::File { on: Box::new(on), path: value::absolute(path) })
+            .collect();
+        plan.root.content = Content::Tree { subdir: String::new(), fstype: inner, flags };
+    }
+    roothash(d, &mut plan);
+    overlayroot(d, &mut plan);
+    let ip = net::read_ip(d, Form::Kernel);
+    let unused =
+        ip.as_ref().is_some_and(|ip| ip.method == crate::ip::Method::Off && ip.client.is_none());
+    if crate::source::needs_network(&plan)
+        || own::names_root(d) && ip.is_some()
+        || ip.is_some() && !unused
+    {
+        plan.network = Some(net::plan(d, ip, net::Extra::default()));
+    }
+    plan
+}
+
+/// `roothash=HEX` of systemd: the root image is held to it.
+pub(crate) fn roothash(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    let Some(hash) = d.get("roothash") else { return };
+    if hash.len() >= 32 && hash.len() <= 128 && hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        plan.root.integrity.push(crate::plan::Integrity::Verity {
+            image: String::new(),
+            root_hash: hash.to_ascii_lowercase(),
+            on_corruption: crate::plan::OnCorruption::Error,
+        });
+    } else {
+        d.fatal(&Draft::word("roothash", hash), "is no root hash", "");
+    }
+}
+
+/// `rd.systemd.pull=OPTIONS:NAME:URL` (systemd-import-generator).
+pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
+    use crate::plan::{Payload, UrlSource};
+    let mut pieces = text.splitn(3, ':');
+    let (options, _name, url) = (
+        pieces.next().unwrap_or_default(),
+        pieces.next().unwrap_or_default(),
+        pieces.next().unwrap_or_default(),
+    );
+    let word = Draft::word("rd.systemd.pull", text);
+    match crate::source::fetchable(url) {
+        Ok(_) => {
+            let mut payload = Payload::Sniff;
+            for option in options.split(',') {
+                match option {
+                    "tar" => payload = Payload::Archive,
+                    "raw" => payload = Payload::Image,
+                    "verify=signature" | "verify=checksum" => d.warn(
+                        &word,
+                        "asks for a check against files beside the image, which is not made",
+                        "bw.digest=sha256:… holds the image to a digest",
+                    ),
+                    "bootorigin" => {
+                        d.warn(&word, "asks for the UEFI HTTP boot origin, which is not read", "")
+                    }
+                    _ => {}
+                }
+            }
+            plan.root.sources = alloc::vec![Source::Url(UrlSource {
+                url: String::from(url),
+                payload,
+                proxy: None
+            })];
+            plan.root.retry = Retry { attempts: 10, pause: Seconds(1), max_pause: Seconds(30) };
+            let volatile = own::overlay("");
+            plan.writable = Writable::Union(volatile);
+        }
+        Err(why) => d.fatal(&word, why, "rd.systemd.pull=raw,blockdev:root:http://SERVER/root.raw"),
+    }
+}
+
+/// cloud-initramfs-tools' `overlayroot=`.
+pub(crate) fn overlayroot(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    let Some(text) = d.get("overlayroot") else { return };
+    let (kind, options) = text.split_once(':').unwrap_or((text, ""));
+    let mut device = kind.strip_prefix("/dev/").map(|_| kind);
+    let mut flags: Option<&str> = None;
+    let mut dir = "/overlay";
+    let word = Draft::word("overlayroot", text);
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("dev", value) => device = Some(value),
+            ("dir", value) => dir = value,
+            ("fstype", value) => flags = Some(value),
+            (
+                "driver" | "debug" | "timeout" | "swap" | "recurse" | "mkfs" | "mapname" | "pass",
+                _,
+            ) => {}
+            _ => d.warn(&word, "holds an option that overlayroot does not know", ""),
+        }
+    }
+    let upper = match (kind, device) {
+        ("disabled" | "", _) => return,
+        ("crypt", _) => {
+            // It formats the device when it is no LUKS volume; that is never done from a word.
+            d.fatal(
+                &word,
+                "wants an encrypted overlay, which is not made before the root is up",
+                "overlayroot=tmpfs, or overlayroot=device:dev=…",
+            );
+            return;
+        }
+        (_, Some(device)) if kind == "device" || kind.starts_with("/dev/") => {
+            let selector = value::device(device);
+            if selector.is_none() {
+                d.fatal(&word, "names no device", "overlayroot=device:dev=/dev/sdb1");
+            }
+            let path = value::inside(dir).map(|dir| value::absolute(&dir));
+            Upper::Persistent(PersistPlan {
+                device: selector,
+                path,
+                directory: true,
+                filesystem: true,
+                required: true,
+                fstype: String::from(flags.unwrap_or_default()),
+                ..PersistPlan::default()
+            })
+        }
+        ("tmpfs", _) => Upper::Tmpfs { size: String::new() },
+        _ => {
+            d.warn(&word, "is not known; an overlay in memory is used", "overlayroot=tmpfs");
+            Upper::Tmpfs { size: String::new() }
+        }
+    };
+    plan.writable = Writable::Union(UnionPlan {
+        kind: UnionKind::Overlay,
+        upper,
+        options: alloc::vec::Vec::new(),
+    });
+}
+
+/// Whether `root=` names a block device.
+pub(crate) fn is_device(root: &str) -> Option<DeviceSelector> {
+    value::device(root)
+}

@@ -1,0 +1,378 @@
+//! Bellwether's own words. They begin with `bw.`, are the same in every dialect, and
+//! override what the dialect says.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::plan::{
+    BootPlan, Bytes, CloneMethod, ClonePlan, Content, DeviceSelector, ImagePick, ImageRule,
+    Integrity, OnCorruption, OnFailure, Payload, PersistPlan, Seconds, SnapshotPlan, SnapshotStore,
+    Source, Then, UnionKind, UnionPlan, Upper, UrlSource, Writable,
+};
+use crate::table::{Draft, text, words};
+use crate::{nfsroot, value};
+
+words! { OWN, OWN_DOCS:
+    "bw.dialect" Text Soft "Read the line in this dialect, whatever it looks like.";
+    "bw.root" Text Keep "The root's source: nfs:SERVER:/PATH, a URL, nbd:SERVER[:PORT]/EXPORT, a device, LABEL=…, cdrom, or any. Further files on it follow as ,file=PATH, each inside the one before.";
+    "bw.image" Text Keep "This file on the source holds the root; once more for a file inside it.";
+    "bw.layers" Text Keep "Image files on the source that are stacked, bottom first.";
+    "bw.overlay" OptText Keep "Make the root writable in memory: bw.overlay, bw.overlay=512M, or none.";
+    "bw.persist" Text Keep "Keep changes: LABEL=…, /dev/…, or nfs:SERVER:/PATH, where {mac} stands for this machine's address; ,path=FILE names a file or directory there.";
+    "bw.snapshot" Text Keep "Make an image writable by a device-mapper snapshot: ram:SIZE or sparse:SIZE, or a device; ,chunk=SECTORS and ,persistent may follow.";
+    "bw.medium" Text Keep "Move the medium to this directory of the root.";
+    "bw.digest" Text Keep "sha256:HEX, sha512:HEX or blake3:HEX of the file that is fetched or of the image.";
+    "bw.verity" Text Keep "dm-verity root hash of the image, or IMAGE:HASH.";
+    "bw.clone" Text Keep "Receive a copy of a disk: ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
+    "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to.";
+    "bw.timeout" Number Keep "Seconds for the whole boot until it counts as failed.";
+    "bw.fail" Text Keep "After a failure: menu[:SECONDS], reboot[:SECONDS] or halt.";
+    "bw.debug" Switch Soft "Everything on the console.";
+}
+
+/// Whether a word of ours says where the root is.
+pub(crate) fn names_root(d: &Draft<'_>) -> bool {
+    d.peek("bw.root").is_some()
+}
+
+/// Applies our own words to a finished plan.
+pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    if let Some(root) = d.get("bw.root") {
+        match source(root) {
+            Ok(source) => plan.root.sources = alloc::vec![source],
+            Err(why) => {
+                d.fatal(&Draft::word("bw.root", root), why, "bw.root=nfs:10.0.0.1:/srv/live")
+            }
+        }
+    }
+    images(d, plan);
+    writable(d, plan);
+    if let Some(dir) = d.get("bw.medium") {
+        plan.handoff.medium_at = Some(value::absolute(dir));
+    }
+    integrity(d, plan);
+    clone(d, plan);
+    if let Some(seconds) = d.number("bw.timeout") {
+        plan.failure.deadline = Some(Seconds(seconds)).filter(|s| s.0 > 0);
+    }
+    if let Some(word) = d.get("bw.fail") {
+        let (what, seconds) = word.split_once(':').unwrap_or((word, ""));
+        let seconds = if seconds.is_empty() { Some(30) } else { value::number(seconds) };
+        match (what, seconds) {
+            ("menu", Some(n)) => {
+                plan.failure.then = OnFailure::Menu { retry_after: Seconds(n.max(1)) }
+            }
+            ("reboot", Some(n)) => plan.failure.then = OnFailure::Reboot(Seconds(n)),
+            ("halt", _) => plan.failure.then = OnFailure::Halt,
+            _ => d.warn(
+                &Draft::word("bw.fail", word),
+                "is neither menu, reboot nor halt with a number of seconds",
+                "bw.fail=reboot:30",
+            ),
+        }
+    }
+}
+
+/// Reads `bw.root=`.
+fn source(text: &str) -> Result<Source, &'static str> {
+    let mut pieces = text.split(",file=");
+    let mut source = place(pieces.next().unwrap_or_default())?;
+    for path in pieces {
+        let path = value::inside(path)
+            .filter(|p| !p.is_empty())
+            .ok_or("a file path is empty or holds `..`")?;
+        source = Source::File { on: Box::new(source), path: value::absolute(&path) };
+    }
+    Ok(source)
+}
+
+fn place(text: &str) -> Result<Source, &'static str> {
+    if text == "cdrom" {
+        return Ok(Source::Scan(crate::source::scan(true, false)));
+    }
+    if text == "any" {
+        return Ok(Source::Scan(crate::source::scan(true, true)));
+    }
+    if text == "initramfs" {
+        return Ok(Source::Initramfs(String::from("/")));
+    }
+    if text.starts_with("nfs://") || text.starts_with("nfs4://") {
+        return nfsroot::from_url(text).map(Source::Nfs);
+    }
+    if let Some(rest) = text.strip_prefix("nfs:") {
+        return nfsroot::parse(rest).map(Source::Nfs);
+    }
+    if let Some(rest) = text.strip_prefix("nfs4:") {
+        let mut source = nfsroot::parse(rest)?;
+        nfsroot::force_v4(&mut source);
+        return Ok(Source::Nfs(source));
+    }
+    if let Some(rest) = text.strip_prefix("nbd:") {
+        let (server, export) = rest.split_once('/').unwrap_or((rest, ""));
+        return crate::source::nbd(server, export).map(Source::Nbd);
+    }
+    if let Some(tag) = text.strip_prefix("virtiofs:").filter(|t| !t.is_empty()) {
+        return Ok(Source::VirtioFs(tag.to_string()));
+    }
+    if let Some(tag) = text.strip_prefix("9p:").filter(|t| !t.is_empty()) {
+        return Ok(Source::NineP(tag.to_string()));
+    }
+    if text.contains("://") {
+        crate::source::fetchable(text)?;
+        return Ok(Source::Url(UrlSource {
+            url: text.to_string(),
+            payload: Payload::Sniff,
+            proxy: None,
+        }));
+    }
+    value::device(text).map(Source::Device).ok_or("names no source that is known")
+}
+
+fn images(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    let layers = d.list("bw.layers");
+    if !layers.is_empty() {
+        let mut names = Vec::new();
+        for layer in &layers {
+            match value::inside(layer).filter(|l| !l.is_empty()) {
+                Some(layer) => names.push(value::absolute(&layer)),
+                None => d.fatal(&Draft::word("bw.layers", layer), "is no path on the medium", ""),
+            }
+        }
+        plan.root.content = Content::Images(ImageRule {
+            dirs: alloc::vec![String::new()],
+            pick: ImagePick::Named(names),
+            nested: Vec::new(),
+        });
+    }
+    for path in d.all("bw.image") {
+        let Some(path) = value::inside(path).filter(|p| !p.is_empty()) else {
+            d.fatal(&Draft::word("bw.image", path), "is no path on the medium", "");
+            continue;
+        };
+        let sources = core::mem::take(&mut plan.root.sources);
+        plan.root.sources = sources
+            .into_iter()
+            .map(|on| Source::File { on: Box::new(on), path: value::absolute(&path) })
+            .collect();
+        if !matches!(plan.root.content, Content::Tree { .. }) && layers.is_empty() {
+            plan.root.content = Content::Tree {
+                subdir: String::new(),
+                fstype: String::new(),
+                flags: String::new(),
+            };
+        }
+    }
+}
+
+/// An overlay in memory.
+pub(crate) fn overlay(size: &str) -> UnionPlan {
+    UnionPlan {
+        kind: UnionKind::Overlay,
+        upper: Upper::Tmpfs { size: size.to_string() },
+        options: Vec::new(),
+    }
+}
+
+fn writable(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    if let Some(value) = d.get("bw.overlay") {
+        if matches!(value, "none" | "no" | "off" | "0") {
+            plan.writable = Writable::AsIs { read_write: crate::base::read_write(d) };
+        } else if value.is_empty() || value::is_tmpfs_size(value) {
+            plan.writable = Writable::Union(overlay(value));
+        } else {
+            d.warn(&Draft::word("bw.overlay", value), "is not a size like 512M or 75%", "");
+            plan.writable = Writable::Union(overlay(""));
+        }
+    }
+    if let Some(value) = d.get("bw.snapshot") {
+        match snapshot(value) {
+            Ok(snapshot) => plan.writable = Writable::DmSnapshot(snapshot),
+            Err(why) => d.fatal(
+                &Draft::word("bw.snapshot", value),
+                why,
+                "bw.snapshot=ram:64M,chunk=8 or bw.snapshot=LABEL=changes,persistent",
+            ),
+        }
+    }
+    if let Some(value) = d.get("bw.persist") {
+        match persist(value) {
+            Ok(persist) => {
+                plan.writable = Writable::Union(UnionPlan {
+                    kind: UnionKind::Overlay,
+                    upper: Upper::Persistent(persist),
+                    options: Vec::new(),
+                });
+            }
+            Err(why) => d.warn(
+                &Draft::word("bw.persist", value),
+                why,
+                "bw.persist=LABEL=changes or bw.persist=nfs:SERVER:/PATH/{mac}",
+            ),
+        }
+    }
+}
+
+fn snapshot(text: &str) -> Result<SnapshotPlan, &'static str> {
+    let mut items = text.split(',');
+    let store = items.next().unwrap_or_default();
+    let mut persistent = false;
+    let mut chunk_sectors = 8;
+    for item in items {
+        if item == "persistent" {
+            persistent = true;
+        } else if let Some(n) = item.strip_prefix("chunk=") {
+            // dm-snapshot: a power of two; one sector is allowed, as the seed's recipe has it.
+            chunk_sectors = value::number(n)
+                .filter(|n| n.is_power_of_two() && *n <= 1 << 20)
+                .ok_or("the chunk is not a power of two")?;
+        } else {
+            return Err("only chunk=N and persistent may follow the store");
+        }
+    }
+    let size = |t: &str| -> Result<Bytes, &'static str> {
+        value::bytes(t, 1 << 20)
+            .filter(|b| b.0 >= 1 << 16)
+            .ok_or("the store needs a size of at least 64K")
+    };
+    let store = if let Some(t) = store.strip_prefix("ram:") {
+        SnapshotStore::RamDisk(size(t)?)
+    } else if let Some(t) = store.strip_prefix("sparse:") {
+        SnapshotStore::SparseFile(size(t)?)
+    } else {
+        let device = value::device(store)
+            .ok_or("the store is neither ram:SIZE, sparse:SIZE nor a device")?;
+        SnapshotStore::Persistent(PersistPlan {
+            device: Some(device),
+            required: true,
+            ..PersistPlan::default()
+        })
+    };
+    if persistent && !matches!(store, SnapshotStore::Persistent(_)) {
+        return Err("a store in memory cannot persist");
+    }
+    Ok(SnapshotPlan { store, persistent, chunk_sectors })
+}
+
+fn persist(text: &str) -> Result<PersistPlan, &'static str> {
+    let mut plan =
+        PersistPlan { filesystem: true, directory: true, file: true, ..PersistPlan::default() };
+    let (place, path) = match text.split_once(",path=") {
+        Some((place, path)) => (place, Some(path)),
+        None => (text, None),
+    };
+    if let Some(path) = path {
+        let path = value::inside(path)
+            .filter(|p| !p.is_empty())
+            .ok_or("the path is empty or holds `..`")?;
+        plan.path = Some(value::absolute(&path));
+    }
+    match self::place(place)? {
+        Source::Device(DeviceSelector::Label(label)) => plan.labels.push(label),
+        Source::Device(device) => plan.device = Some(device),
+        Source::Nfs(mut nfs) => {
+            nfs.read_write = true;
+            plan.network = Some(Source::Nfs(nfs));
+        }
+        network @ Source::Nbd(_) => plan.network = Some(network),
+        _ => return Err("changes are kept on a device, over NFS or over NBD"),
+    }
+    Ok(plan)
+}
+
+fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    let is_hex =
+        |hex: &str, len: usize| hex.len() == len && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    for word in d.all("bw.digest") {
+        let (algorithm, hex) = word.split_once(':').unwrap_or(("sha256", word));
+        let length = match algorithm {
+            "sha256" | "blake3" => 64,
+            "sha512" => 128,
+            _ => 0,
+        };
+        if length > 0 && is_hex(hex, length) {
+            plan.root.integrity.push(Integrity::Digest {
+                algorithm: algorithm.to_string(),
+                hex: hex.to_ascii_lowercase(),
+            });
+        } else {
+            // A check that was asked for and cannot be made must not pass silently.
+            d.fatal(
+                &Draft::word("bw.digest", word),
+                "is no digest",
+                "bw.digest=sha256:64-HEX-DIGITS",
+            );
+        }
+    }
+    for word in d.all("bw.verity") {
+        let (image, hash) = word.rsplit_once(':').unwrap_or(("", word));
+        if hash.len() >= 32 && hash.len() <= 128 && is_hex(hash, hash.len()) && hash.len() % 2 == 0
+        {
+            plan.root.integrity.push(Integrity::Verity {
+                image: image.to_string(),
+                root_hash: hash.to_ascii_lowercase(),
+                on_corruption: OnCorruption::Error,
+            });
+        } else {
+            d.fatal(&Draft::word("bw.verity", word), "is no root hash", "bw.verity=64-HEX-DIGITS");
+        }
+    }
+}
+
+/// Seconds that a clone receiver waits for its sender, and tries, as the methods'
+/// documents say.
+pub(crate) fn clone_defaults(method: &CloneMethod) -> (Seconds, u32) {
+    match method {
+        CloneMethod::Ka { .. } => (Seconds(120), 5),
+        CloneMethod::Dolly | CloneMethod::DollyPlus => (Seconds(300), 3),
+        CloneMethod::Udpcast { .. } => (Seconds(300), 3),
+    }
+}
+
+fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    if let Some(word) = d.get("bw.clone") {
+        let (name, rest) = word.split_once(':').unwrap_or((word, ""));
+        let method = match name {
+            "ka" => Some(CloneMethod::Ka { session: String::from(rest) }),
+            "dolly" if rest.is_empty() => Some(CloneMethod::Dolly),
+            "dollyplus" if rest.is_empty() => Some(CloneMethod::DollyPlus),
+            "udpcast" if rest.is_empty() => Some(CloneMethod::Udpcast { portbase: 9000 }),
+            // udpcast uses the port and the one above; the lower one is even.
+            "udpcast" => rest
+                .parse()
+                .ok()
+                .filter(|p: &u16| *p > 0 && p % 2 == 0)
+                .map(|portbase| CloneMethod::Udpcast { portbase }),
+            _ => None,
+        };
+        match method {
+            Some(method) => {
+                let (timeout, tries) = clone_defaults(&method);
+                plan.handoff.then = Then::Clone(ClonePlan { method, target: None, timeout, tries });
+            }
+            None => d.fatal(
+                &Draft::word("bw.clone", word),
+                "names no clone method",
+                "ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
+            ),
+        }
+    }
+    if let Then::Clone(clone) = &mut plan.handoff.then {
+        if let Some(disk) = d.get("bw.disk") {
+            clone.target = value::device(disk).or_else(|| value::device(&text(&["/dev/", disk])));
+            if clone.target.is_none() {
+                d.fatal(&Draft::word("bw.disk", disk), "names no disk", "bw.disk=/dev/sda");
+            }
+        }
+        // The receiver is in /init: no root is needed for it.
+        plan.root.sources.clear();
+        match &mut plan.network {
+            Some(network) => network.required = true,
+            None => {
+                let ip = crate::net::read_ip(d, crate::ip::Form::Kernel);
+                let extra = crate::net::Extra { required: true, ..Default::default() };
+                plan.network = Some(crate::net::plan(d, ip, extra));
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Sources that several dialects name, and the checks that hold for every plan.
+
+use alloc::string::{String, ToString};
+
+use crate::plan::{
+    Addressing, BootPlan, Content, ImagePick, ImageRule, NbdSource, PersistPlan, ScanRule, Server,
+    Source, Then, Upper, Writable,
+};
+use crate::table::{Draft, text};
+use crate::value;
+
+/// A scan of optical drives, disks, or both, in no particular order.
+pub(crate) fn scan(optical: bool, disks: bool) -> ScanRule {
+    ScanRule { optical, disks, removable_only: false, removable_first: false, marker: None }
+}
+
+/// A network block device from `server[:port]` and an export's name.
+pub(crate) fn nbd(server: &str, export: &str) -> Result<NbdSource, &'static str> {
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) if !server.ends_with(']') => {
+            (host, port.parse().map_err(|_| "the port is not a number")?)
+        }
+        _ => (server, 10809),
+    };
+    Ok(NbdSource {
+        server: value::server(host).ok_or("the server is not a name or an address")?,
+        port,
+        export: export.to_string(),
+        connections: 1,
+    })
+}
+
+/// A URL with a scheme that we fetch.
+pub(crate) fn fetchable(text: &str) -> Result<value::Url<'_>, &'static str> {
+    let url = value::url(text)?;
+    match url.scheme {
+        "http" | "https" | "ftp" | "tftp" => {}
+        _ => return Err("only http, https, ftp and tftp are fetched"),
+    }
+    if url.path.len() < 2 {
+        return Err("the URL names no file");
+    }
+    Ok(url)
+}
+
+/// A rule of one or more directories.
+pub(crate) fn rule(dirs: &[&str], pick: ImagePick, nested: &[&str]) -> ImageRule {
+    ImageRule {
+        dirs: dirs.iter().map(ToString::to_string).collect(),
+        pick,
+        nested: nested.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The whole file system of the source.
+pub(crate) fn tree() -> Content {
+    Content::Tree { subdir: String::new(), fstype: String::new(), flags: String::new() }
+}
+
+/// Whether a source comes over the network.
+#[must_use]
+pub fn is_network(source: &Source) -> bool {
+    match source {
+        Source::Nfs(_)
+        | Source::Cifs(_)
+        | Source::Url(_)
+        | Source::Nbd(_)
+        | Source::NvmeTcp(_)
+        | Source::PxeFileList { .. }
+        | Source::Stage2(_) => true,
+        Source::File { on, .. } | Source::Partition { on, .. } => is_network(on),
+        Source::NineP(_)
+        | Source::VirtioFs(_)
+        | Source::Device(_)
+        | Source::Scan(_)
+        | Source::Initramfs(_) => false,
+    }
+}
+
+/// Where a plan keeps changes, if it does.
+pub(crate) fn persist(writable: &Writable) -> Option<&PersistPlan> {
+    let union = match writable {
+        Writable::Union(union)
+        | Writable::ByImage { union, .. }
+        | Writable::Directories { union, .. } => union,
+        Writable::AsIs { .. } | Writable::DmSnapshot(_) => return None,
+    };
+    match &union.upper {
+        Upper::Persistent(persist) => Some(persist),
+        Upper::Tmpfs { .. } => None,
+    }
+}
+
+fn server_of(source: &Source) -> Option<&Server> {
+    match source {
+        Source::Nfs(s) => Some(&s.server),
+        Source::Cifs(s) => Some(&s.server),
+        Source::Nbd(s) => Some(&s.server),
+        Source::NvmeTcp(s) => Some(&s.server),
+        Source::PxeFileList { server, .. } => Some(server),
+        Source::File { on, .. } | Source::Partition { on, .. } => server_of(on),
+        _ => None,
+    }
+}
+
+/// The host that a source names, as written; empty for the boot server.
+fn host_of(source: &Source) -> Option<String> {
+    match source {
+        Source::Url(s) => value::url(&s.url).ok().map(|url| url.host.to_string()),
+        Source::File { on, .. } | Source::Partition { on, .. } => host_of(on),
+        _ => server_of(source).map(|server| match server {
+            Server::Host(host) => host.clone(),
+            Server::Boot => String::new(),
+        }),
+    }
+}
+
+fn nfs_without_path(source: &Source) -> bool {
+    match source {
+        Source::Nfs(s) => s.path.is_none(),
+        Source::File { on, .. } | Source::Partition { on, .. } => nfs_without_path(on),
+        _ => false,
+    }
+}
+
+fn uses_tls(source: &Source) -> Option<&str> {
+    match source {
+        Source::Url(s) if s.url.starts_with("https:") => Some(&s.url),
+        Source::File { on, .. } | Source::Partition { on, .. } => uses_tls(on),
+        _ => None,
+    }
+}
+
+/// Whether anything in the plan cannot be had without a network.
+pub(crate) fn needs_network(plan: &BootPlan) -> bool {
+    matches!(plan.handoff.then, Then::Clone(_))
+        || plan.root.sources.iter().any(is_network)
+        || persist(&plan.writable).and_then(|p| p.network.as_ref()).is_some_and(is_network)
+}
+
+/// Checks that need the whole plan: what cannot work is said before it is tried.
+pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    if needs_network(plan) {
+        match &mut plan.network {
+            Some(network) => network.required = true,
+            None => {
+                let ip = crate::net::read_ip(d, crate::ip::Form::Kernel);
+                let extra = crate::net::Extra { required: true, ..Default::default() };
+                plan.network = Some(crate::net::plan(d, ip, extra));
+            }
+        }
+    }
+    let cloning = matches!(plan.handoff.then, Then::Clone(_));
+    if plan.root.sources.is_empty() && !cloning && !d.warnings.iter().any(|w| w.fatal) {
+        d.fatal(
+            "",
+            "the line does not say where the root is",
+            "root=/dev/nfs nfsroot=SERVER:/PATH ip=dhcp, boot=live, boot=casper, or bw.root=…",
+        );
+    }
+    if !d.cx.tls {
+        let all_tls = !plan.root.sources.is_empty()
+            && plan.root.sources.iter().all(|s| uses_tls(s).is_some());
+        if let Some(url) = plan.root.sources.iter().find_map(uses_tls) {
+            let message = "https needs TLS, which is not spoken before the root is up";
+            let hint =
+                "serve it by http:// and add bw.digest=sha256:… to know that it is the right file";
+            let url = url.to_string();
+            if all_tls { d.fatal(&url, message, hint) } else { d.warn(&url, message, hint) }
+        }
+    }
+    let Some(network) = plan.network.as_ref().filter(|network| network.required) else { return };
+    let by_dhcp = matches!(network.addressing, Addressing::Dhcp(_));
+    let no_boot_server = !by_dhcp && network.boot_server.is_none();
+    let no_dns = !by_dhcp && network.dns.is_empty();
+    let mut dead = 0;
+    for source in &plan.root.sources {
+        if !is_network(source) {
+            continue;
+        }
+        let host = host_of(source);
+        if no_boot_server && host.as_deref() == Some("") {
+            dead += 1;
+        } else if !by_dhcp && nfs_without_path(source) {
+            dead += 1;
+            d.warn(
+                "",
+                "the NFS path would come from DHCP, and the line turns DHCP off",
+                "nfsroot=SERVER:/PATH",
+            );
+        } else if no_dns
+            && let Some(host) =
+                host.filter(|h| !h.is_empty() && !h.starts_with('[') && value::address(h).is_none())
+        {
+            d.warn(
+                &host,
+                "is a name, and with a fixed address the line gives no name server to ask",
+                "write its address, or put a name server in field 8 of ip=",
+            );
+        }
+    }
+    if dead > 0 && dead == plan.root.sources.len() {
+        d.fatal(
+            "",
+            "no server is named, and without DHCP nobody else can name one",
+            "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp",
+        );
+    }
+    if let Addressing::Static(address) = &network.addressing
+        && let Some(server) = plan.root.sources.iter().find_map(|s| host_of(s)?.parse().ok())
+        && address.gateway.is_none()
+        && !same_subnet(address.address, server, address.prefix)
+    {
+        d.warn(
+            &text(&[&server.to_string()]),
+            "lies outside the subnet of the fixed address, and there is no gateway",
+            "put the gateway in field 3 of ip=",
+        );
+    }
+}
+
+fn same_subnet(a: core::net::Ipv4Addr, b: core::net::Ipv4Addr, prefix: u8) -> bool {
+    let shift = 32 - u32::from(prefix.min(32));
+    (a.to_bits() ^ b.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+}

@@ -1,0 +1,497 @@
+//! The words of the dialects as data, and the bookkeeping of what became of each
+//! word of a line.
+//!
+//! A dialect is a [`Grammar`]: tables of [`Spec`]s and one function that builds the
+//! plan. That function asks a [`Draft`] for words by name; asking is what marks a
+//! word as used. Whatever a table knows and nobody asked for had no effect, and is
+//! reported without the dialect having to think of it: `nfsroot=` beside
+//! `netboot=url`, a persistence label without `persistence`.
+//!
+//! The tables' descriptions stand in constants of their own that only host tools
+//! refer to, so that the linker leaves them out of /init.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::plan::{BootPlan, Dialect, Fate, Warning, Word};
+use crate::token::{Line, Token};
+use crate::{Context, value};
+
+/// What a word's value looks like. Words whose value does not fit are left out with
+/// a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Stands alone.
+    Flag,
+    /// Alone, or with a yes or no.
+    Switch,
+    /// Needs a value.
+    Text,
+    /// May have a value.
+    OptText,
+    /// A number that fits in 32 bits.
+    Number,
+    /// A tmpfs size: `256M`, `75%`.
+    Size,
+    /// A URL.
+    Url,
+}
+
+/// What is done with a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// The dialect reads it.
+    Keep,
+    /// The dialect reads it; the name is too common to call it foreign elsewhere.
+    Local,
+    /// The dialect may read it; the kernel reads it too, so that nothing is said
+    /// when the dialect does not.
+    Soft,
+    /// A setting that the live system's own scripts read from the layout's state files.
+    Setting,
+    /// For the kernel or the live system.
+    Pass,
+    /// Known, and without effect here; the description says why.
+    Idle,
+}
+
+/// One word of a dialect. A name that ends in `*` stands for all words that begin so.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// Name.
+    pub name: &'static str,
+    /// Shape of the value.
+    pub shape: Shape,
+    /// What is done with it.
+    pub act: Act,
+}
+
+/// Makes a table of words and, beside it, the table of their descriptions.
+macro_rules! words {
+    ($words:ident, $docs:ident: $($name:literal $shape:ident $act:ident $doc:literal;)*) => {
+        /// The words of this module.
+        pub(crate) static $words: &[$crate::table::Spec] = &[$($crate::table::Spec {
+            name: $name,
+            shape: $crate::table::Shape::$shape,
+            act: $crate::table::Act::$act,
+        }),*];
+        /// What each of them does, in the same order.
+        pub(crate) const $docs: &[&str] = &[$($doc),*];
+    };
+}
+pub(crate) use words;
+
+/// A dialect: how its words are found and how they become a plan.
+#[derive(Debug)]
+pub(crate) struct Grammar {
+    pub dialect: Dialect,
+    /// As `bw.dialect=` and `explain` write it.
+    pub name: &'static str,
+    /// In order of precedence.
+    pub tables: &'static [&'static [Spec]],
+    /// Further words for the live system, separated by blanks; `*` at the end as in [`Spec`].
+    pub pass: &'static str,
+    /// The first of several equal words wins, not the last.
+    pub first_wins: bool,
+    /// The dialect's own scripts split words at blanks inside quotes.
+    pub splits_quotes: bool,
+    pub build: fn(&mut Draft<'_>) -> BootPlan,
+}
+
+impl Grammar {
+    pub fn find(&self, name: &str) -> Option<&'static Spec> {
+        self.tables.iter().find_map(|table| table.iter().find(|spec| covers(spec.name, name)))
+    }
+}
+
+/// Whether a name of a table (perhaps with `*`) is this word's.
+pub(crate) fn covers(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(stem) => name.starts_with(stem),
+        None => pattern == name,
+    }
+}
+
+/// Whether a blank-separated list of names covers this word.
+pub(crate) fn listed(list: &str, name: &str) -> bool {
+    !name.is_empty() && list.split_ascii_whitespace().any(|pattern| covers(pattern, name))
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub token: Token<'a>,
+    spec: Option<&'static Spec>,
+    fate: Option<Fate>,
+}
+
+/// A line being turned into a plan.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    pub cx: &'a Context<'a>,
+    pub grammar: &'static Grammar,
+    words: Vec<Entry<'a>>,
+    pub init_args: Vec<Token<'a>>,
+    pub warnings: Vec<Warning>,
+}
+
+/// Puts pieces together; cheaper in code than `format!`.
+pub(crate) fn text(pieces: &[&str]) -> String {
+    pieces.concat()
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(cx: &'a Context<'a>, grammar: &'static Grammar, line: Line<'a>) -> Self {
+        let mut draft = Draft {
+            cx,
+            grammar,
+            words: Vec::with_capacity(line.words.len()),
+            init_args: line.init_args,
+            warnings: Vec::new(),
+        };
+        for token in line.words {
+            let spec = grammar.find(token.name);
+            let mut entry = Entry { token, spec, fate: None };
+            if let Some(spec) = spec
+                && let Some(expected) = misfit(spec, &token, grammar.first_wins)
+            {
+                // Words that the kernel or the live system reads as well are theirs to judge.
+                entry.fate = Some(Fate::Ignored);
+                if !matches!(spec.act, Act::Pass | Act::Setting | Act::Idle) {
+                    draft.warn(&token.text(), expected, "");
+                }
+            }
+            draft.words.push(entry);
+        }
+        draft
+    }
+
+    /// The value of the word that wins; empty for a word without one. Marks it as
+    /// used and the others of the name as overridden.
+    pub fn get(&mut self, name: &str) -> Option<&'a str> {
+        self.get_any(&[name]).map(|(_, value)| value)
+    }
+
+    /// The same for words that mean the same: the one that wins among all of them,
+    /// with its name.
+    pub fn get_any(&mut self, names: &[&str]) -> Option<(&'a str, &'a str)> {
+        #[cfg(test)]
+        for name in names {
+            assert!(self.grammar.find(name).is_some(), "{name} is in no table");
+        }
+        let mut candidates = (0..self.words.len()).filter(|at| {
+            self.words.get(*at).is_some_and(|entry| {
+                names.contains(&entry.token.name) && entry.fate != Some(Fate::Ignored)
+            })
+        });
+        let found =
+            if self.grammar.first_wins { candidates.next() } else { candidates.next_back() };
+        let winner = found?;
+        for (at, entry) in self.words.iter_mut().enumerate() {
+            if names.contains(&entry.token.name) && entry.fate != Some(Fate::Ignored) {
+                entry.fate = Some(if at == winner { Fate::Used } else { Fate::Overridden });
+            }
+        }
+        let entry = self.words.get(winner)?;
+        Some((entry.token.name, entry.token.value.unwrap_or_default()))
+    }
+
+    /// Every value of the name in order; all of them are used.
+    pub fn all(&mut self, name: &str) -> Vec<&'a str> {
+        self.all_any(&[name]).into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// Every word of these names in order, with its name.
+    pub fn all_any(&mut self, names: &[&str]) -> Vec<(&'a str, &'a str)> {
+        #[cfg(test)]
+        for name in names {
+            assert!(self.grammar.find(name).is_some(), "{name} is in no table");
+        }
+        let mut result = Vec::new();
+        for entry in &mut self.words {
+            if names.contains(&entry.token.name) && entry.fate != Some(Fate::Ignored) {
+                entry.fate = Some(Fate::Used);
+                result.push((entry.token.name, entry.token.value.unwrap_or_default()));
+            }
+        }
+        result
+    }
+
+    /// Whether the word is there at all.
+    pub fn has(&mut self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Whether the word is there, without counting as a use.
+    pub fn peek(&self, name: &str) -> Option<&'a str> {
+        self.words
+            .iter()
+            .rev()
+            .find(|e| e.token.name == name && e.fate != Some(Fate::Ignored))
+            .map(|e| e.token.value.unwrap_or_default())
+    }
+
+    /// A yes-or-no word; `None` when it is absent.
+    pub fn switch(&mut self, name: &str) -> Option<bool> {
+        let value = self.get(name)?;
+        value::switch(Some(value))
+    }
+
+    /// A word with a number.
+    pub fn number(&mut self, name: &str) -> Option<u32> {
+        self.get(name).and_then(value::number)
+    }
+
+    /// A word with a list of items between commas; all words of the name add up.
+    pub fn list(&mut self, name: &str) -> Vec<String> {
+        self.all(name).into_iter().flat_map(value::list).collect()
+    }
+
+    /// A text that is not empty.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        self.get(name).filter(|value| !value.is_empty()).map(ToString::to_string)
+    }
+
+    /// All words, for what goes by more than names.
+    pub fn tokens(&self) -> impl Iterator<Item = Token<'a>> + '_ {
+        self.words.iter().map(|entry| entry.token)
+    }
+
+    /// Marks words that were recognised by more than their names.
+    pub fn mark(&mut self, fate: Fate, is: impl Fn(&Token<'a>) -> bool) {
+        for entry in &mut self.words {
+            if is(&entry.token) {
+                entry.fate = Some(fate);
+            }
+        }
+    }
+
+    pub fn warn(&mut self, word: &str, message: &str, hint: &str) {
+        self.push(word, message, hint, false);
+    }
+
+    pub fn fatal(&mut self, word: &str, message: &str, hint: &str) {
+        self.push(word, message, hint, true);
+    }
+
+    fn push(&mut self, word: &str, message: &str, hint: &str, fatal: bool) {
+        let warning = Warning {
+            word: word.to_string(),
+            message: message.to_string(),
+            hint: hint.to_string(),
+            fatal,
+        };
+        if self.warnings.len() < MAX_WARNINGS && !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// `name=value`, for warnings.
+    pub fn word(name: &str, value: &str) -> String {
+        text(&[name, "=", value])
+    }
+
+    /// Settings for the layout's state files, in the order of the line.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let mut result: Vec<(String, String)> = Vec::new();
+        for entry in &self.words {
+            if entry.spec.is_some_and(|spec| spec.act == Act::Setting)
+                && let Some(value) = entry.token.value
+            {
+                result.retain(|(name, _)| name != entry.token.name);
+                result.push((entry.token.name.to_string(), value.to_string()));
+            }
+        }
+        result
+    }
+
+    /// What became of every word, and the warnings that follow from it.
+    pub fn account(&mut self) -> Vec<Word> {
+        let mut result = Vec::with_capacity(self.words.len());
+        let words = core::mem::take(&mut self.words);
+        for entry in &words {
+            let fate = entry.fate.unwrap_or_else(|| match entry.spec.map(|spec| spec.act) {
+                Some(Act::Pass | Act::Setting | Act::Soft) => Fate::PassedOn,
+                Some(Act::Idle) => {
+                    self.warn(&entry.token.text(), "is known and has no effect in Bellwether", "");
+                    Fate::Ignored
+                }
+                Some(Act::Keep | Act::Local) => {
+                    self.warn(
+                        &entry.token.text(),
+                        "has no effect together with the rest of the line",
+                        "",
+                    );
+                    Fate::Ignored
+                }
+                None => self.stranger(&entry.token),
+            });
+            result.push(Word { text: entry.token.text(), fate });
+        }
+        self.words = words;
+        result
+    }
+
+    /// A word that no table of the dialect holds.
+    fn stranger(&mut self, token: &Token<'_>) -> Fate {
+        let name = token.name;
+        if listed(self.grammar.pass, name) || listed(crate::base::KERNEL_WORDS, name) {
+            return Fate::PassedOn;
+        }
+        let mine = self.grammar.dialect;
+        let foreign = crate::GRAMMARS.iter().find(|g| {
+            g.dialect != mine
+                && g.tables
+                    .iter()
+                    .flat_map(|t| t.iter())
+                    .any(|spec| matches!(spec.act, Act::Keep) && covers(spec.name, name))
+        });
+        if let Some(grammar) = foreign {
+            self.warn(
+                &token.text(),
+                &text(&[
+                    "is a word of ",
+                    grammar.name,
+                    ", and this line is read as ",
+                    self.grammar.name,
+                ]),
+                &text(&["bw.dialect=", grammar.name, " reads the line that way"]),
+            );
+            return Fate::Foreign(grammar.dialect);
+        }
+        if crate::GRAMMARS.iter().any(|g| listed(g.pass, name) || g.find(name).is_some()) {
+            return Fate::PassedOn;
+        }
+        if let Some(near) = self.nearest(name) {
+            self.warn(&token.text(), "is not known", &text(&["did you mean ", near, "?"]));
+        }
+        Fate::Unknown
+    }
+
+    /// The known word that this one is most likely a misspelling of.
+    fn nearest(&self, name: &str) -> Option<&'static str> {
+        let specs = self.grammar.tables.iter().flat_map(|t| t.iter()).map(|spec| spec.name);
+        let passed = self.grammar.pass.split_ascii_whitespace();
+        let mut best: Option<(usize, &'static str)> = None;
+        for known in specs.chain(passed) {
+            if let Some(distance) = near(name, known)
+                && best.is_none_or(|(least, _)| distance < least)
+            {
+                best = Some((distance, known));
+            }
+        }
+        best.map(|(_, known)| known)
+    }
+}
+
+/// Most warnings of one plan; a line of garbage need not fill memory with them.
+pub(crate) const MAX_WARNINGS: usize = 256;
+
+/// What a word should have looked like, when it does not.
+fn misfit(spec: &Spec, token: &Token<'_>, by_name_only: bool) -> Option<&'static str> {
+    let value = token.value;
+    let given = value.filter(|v| !v.is_empty());
+    match spec.shape {
+        Shape::Flag => (!by_name_only
+            && given.is_some_and(|v| value::switch(Some(v)) != Some(true)))
+        .then_some("stands alone and takes no value; it was left out"),
+        Shape::Switch => {
+            value::switch(value).is_none().then_some("is neither yes nor no; it was left out")
+        }
+        Shape::Text => given.is_none().then_some("has no value; it was left out"),
+        Shape::OptText => None,
+        Shape::Number => given
+            .is_none_or(|v| value::number(v).is_none())
+            .then_some("is not a number; it was left out"),
+        Shape::Size => given
+            .is_none_or(|v| !value::is_tmpfs_size(v))
+            .then_some("is not a size like 512M or 75%; it was left out"),
+        Shape::Url => match given.map(value::url) {
+            Some(Ok(_)) => None,
+            Some(Err(why)) => Some(why),
+            None => Some("has no value; it was left out"),
+        },
+    }
+}
+
+/// The distance of a misspelling from what was plausibly meant, `None` when it is
+/// too far: two edits (swapped neighbours count as one), one in short words, and the
+/// same first letter. Case and `_` for `-` cost nothing.
+fn near(name: &str, known: &str) -> Option<usize> {
+    if known.ends_with('*') {
+        return None;
+    }
+    let fold = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    let (a, b) = (name.as_bytes(), known.as_bytes());
+    let limit = if a.len().min(b.len()) < 6 { 1 } else { 2 };
+    if a.len() < 4 || b.len() < 4 || a.len() > 40 || a.len().abs_diff(b.len()) > limit {
+        return None;
+    }
+    // Three rows of the usual table (optimal string alignment).
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    let mut last_a = None;
+    for (i, x) in a.iter().map(|x| fold(*x)).enumerate() {
+        let mut row = Vec::with_capacity(b.len() + 1);
+        row.push(i + 1);
+        let mut last_b = None;
+        for (j, y) in b.iter().map(|y| fold(*y)).enumerate() {
+            let at = |row: &Vec<usize>, n: usize| row.get(n).copied().unwrap_or(usize::MAX / 2);
+            let change = at(&above, j) + usize::from(x != y);
+            let mut least = change.min(at(&above, j + 1) + 1).min(at(&row, j) + 1);
+            if last_a == Some(y) && last_b == Some(x) && j > 0 {
+                least = least.min(at(&before, j - 1) + 1);
+            }
+            row.push(least);
+            last_b = Some(y);
+        }
+        before = core::mem::replace(&mut above, row);
+        last_a = Some(x);
+    }
+    let distance = above.last().copied()?;
+    let same_start = a.first().map(|x| fold(*x)) == b.first().map(|x| fold(*x));
+    let swapped_start = a.first() == b.get(1) && a.get(1) == b.first();
+    (distance <= limit && (same_start || swapped_start)).then_some(distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspellings_that_are_plausible() {
+        assert_eq!(near("netbot", "netboot"), Some(1));
+        assert_eq!(near("nfsrooot", "nfsroot"), Some(1));
+        assert_eq!(near("nfsorot", "nfsroot"), Some(1));
+        assert_eq!(near("NFSROOT", "nfsroot"), Some(0));
+        assert_eq!(near("live_media", "live-media"), Some(0));
+        assert_eq!(near("persistant", "persistent"), Some(1));
+        assert_eq!(near("toram", "todisk"), None);
+        assert_eq!(near("ro", "rw"), None);
+        assert_eq!(near("text", "test"), Some(1));
+        assert_eq!(near("test", "rest"), None);
+        assert_eq!(near("ünfug", "nfsroot"), None);
+    }
+
+    #[test]
+    fn families_cover_what_begins_so() {
+        assert!(covers("keyboard-*", "keyboard-layouts"));
+        assert!(!covers("keyboard-*", "keyboard"));
+        assert!(listed("a b* c", "bee") && !listed("a b* c", "d"));
+    }
+
+    #[test]
+    fn no_table_names_a_word_twice() {
+        for grammar in crate::GRAMMARS {
+            for table in grammar.tables {
+                for (at, spec) in table.iter().enumerate() {
+                    assert!(
+                        !table.iter().skip(at + 1).any(|other| other.name == spec.name),
+                        "{} twice in {}",
+                        spec.name,
+                        grammar.name
+                    );
+                }
+            }
+        }
+    }
+}

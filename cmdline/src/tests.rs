@@ -1,0 +1,227 @@
+//! Whole lines to whole plans; the lines are those of the distributions' documents.
+
+use std::string::String;
+use std::vec::Vec;
+
+use super::*;
+use plan::*;
+use proptest::prelude::*;
+
+fn read(line: &str) -> BootPlan {
+    parse(line, &Context::default())
+}
+
+fn nfs(server: &str, path: &str) -> Source {
+    Source::Nfs(NfsSource {
+        server: Server::Host(server.into()),
+        path: Some(path.into()),
+        versions: nfsroot::DEFAULT_VERSIONS.to_vec(),
+        options: Vec::new(),
+        read_write: false,
+    })
+}
+
+fn fate(plan: &BootPlan, word: &str) -> Fate {
+    plan.words.iter().find(|w| w.text == word).unwrap_or_else(|| panic!("no {word}")).fate
+}
+
+fn words_about(plan: &BootPlan) -> Vec<&str> {
+    plan.warnings.iter().map(|w| w.word.as_str()).collect()
+}
+
+#[test]
+fn debian_live_over_pxe() {
+    let plan = read(
+        "initrd=live/initrd.img boot=live components netboot=nfs nfsroot=192.168.1.10:/srv/debian-live \
+         ip=192.168.1.77:192.168.1.10:192.168.1.1:255.255.255.0 BOOTIF=01-52-54-00-12-34-56 quiet splash",
+    );
+    assert_eq!(plan.dialect, Dialect::LiveBoot);
+    assert_eq!(plan.root.sources, [nfs("192.168.1.10", "/srv/debian-live")]);
+    let network = plan.network.as_ref().unwrap();
+    assert!(network.required);
+    assert_eq!(network.links, LinkChoice::Mac(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
+    assert!(matches!(&network.addressing, Addressing::Static(a) if a.prefix == 24));
+    let Content::Images(rule) = &plan.root.content else { panic!() };
+    assert_eq!(rule.dirs, ["live"]);
+    assert!(
+        matches!(&rule.pick, ImagePick::Suffixes { module_list, per_mac: true, .. } if module_list == &["filesystem.module"])
+    );
+    assert!(
+        matches!(&plan.writable, Writable::Union(u) if u.upper == Upper::Tmpfs { size: String::new() })
+    );
+    assert_eq!(plan.warnings, []);
+    assert!(plan.can_work() && plan.log.quiet);
+    assert_eq!(plan.handoff.args, Vec::<String>::new());
+    for word in ["components", "splash", "initrd=live/initrd.img"] {
+        assert_eq!(fate(&plan, word), Fate::PassedOn, "{word}");
+    }
+}
+
+#[test]
+fn casper_over_nfs_and_by_url() {
+    let plan =
+        read("boot=casper netboot=nfs nfsroot=10.0.0.5:/srv/ubuntu ip=dhcp --- quiet splash");
+    assert_eq!(plan.dialect, Dialect::Casper);
+    assert_eq!(plan.root.sources, [nfs("10.0.0.5", "/srv/ubuntu")]);
+    assert!(matches!(plan.network.as_ref().unwrap().addressing, Addressing::Dhcp(_)));
+    assert_eq!(plan.warnings, []);
+
+    // 18.04's line: no ip= at all.
+    let plan = read("boot=casper netboot=nfs nfsroot=10.0.0.5:/srv/ubuntu");
+    assert!(plan.network.as_ref().unwrap().required);
+    assert!(plan.can_work());
+
+    let plan = read("ip=dhcp url=http://10.0.0.5/ubuntu-22.04.iso boot=casper");
+    assert!(matches!(&plan.root.sources[..], [Source::Url(u)] if u.payload == Payload::Medium));
+    let plan = read("ip=dhcp boot=casper netboot=url url=http://10.0.0.5/filesystem.squashfs");
+    assert!(matches!(&plan.root.sources[..], [Source::Url(u)] if u.payload == Payload::Image));
+    assert!(matches!(plan.root.content, Content::Either(_)));
+    // A preseed URL is the installer's.
+    let plan = read("boot=casper url=http://10.0.0.5/preseed.cfg");
+    assert!(matches!(plan.root.sources[..], [Source::Scan(_)]));
+}
+
+#[test]
+fn casper_layers_and_persistence() {
+    let plan = read("boot=casper layerfs-path=minimal.standard.live.squashfs persistent");
+    let Content::Images(rule) = &plan.root.content else { panic!() };
+    assert_eq!(
+        rule.pick,
+        ImagePick::Named(
+            ["minimal.squashfs", "minimal.standard.squashfs", "minimal.standard.live.squashfs"]
+                .map(String::from)
+                .to_vec()
+        )
+    );
+    let Writable::Union(union) = &plan.writable else { panic!() };
+    assert!(
+        matches!(&union.upper, Upper::Persistent(p) if p.labels == ["writable", "casper-rw"] && p.file)
+    );
+}
+
+#[test]
+fn the_kernels_nfs_root() {
+    let plan = read("root=/dev/nfs nfsroot=10.0.0.1:/srv/root,vers=3,tcp rw ip=dhcp");
+    assert_eq!(plan.dialect, Dialect::Kernel);
+    let [Source::Nfs(source)] = &plan.root.sources[..] else { panic!() };
+    assert_eq!((source.versions.as_slice(), source.read_write), (&[NfsVersion::V3][..], true));
+    assert_eq!(source.options, ["tcp"]);
+    assert_eq!(plan.writable, Writable::AsIs { read_write: true });
+    assert!(matches!(plan.root.content, Content::Tree { .. }));
+    // Everything from DHCP; the kernel's documents promise it without ip=.
+    let plan = read("root=/dev/nfs");
+    assert!(matches!(&plan.root.sources[..], [Source::Nfs(s)] if s.server == Server::Boot));
+    assert!(plan.network.unwrap().required);
+    // The overlay that a school wants over one exported tree.
+    let plan = read("root=/dev/nfs nfsroot=10.0.0.1:/srv/root ip=dhcp bw.overlay=512M");
+    assert!(
+        matches!(&plan.writable, Writable::Union(u) if u.upper == Upper::Tmpfs { size: "512M".into() })
+    );
+    let plan = read("root=UUID=0a1b rootfstype=ext4 rootflags=noatime ro overlayroot=tmpfs");
+    assert_eq!(plan.root.sources, [Source::Device(DeviceSelector::Uuid("0a1b".into()))]);
+    assert!(matches!(plan.writable, Writable::Union(_)));
+    assert!(plan.network.is_none());
+}
+
+#[test]
+fn lines_that_cannot_work_say_so() {
+    for line in [
+        "",
+        "quiet",
+        "root=/dev/nfs nfsroot=/srv ip=10.0.0.2:::255.255.255.0::eth0:off",
+        "root=/dev/nfs ip=10.0.0.2::10.0.0.1:255.255.255.0::eth0:off",
+        "boot=casper netboot=url",
+        "boot=live fetch=http//x",
+        "boot=live iscsi=10.0.0.1;iqn.x",
+        "boot=live fetch=https://host.example/live.squashfs",
+        "root=nonsense",
+    ] {
+        assert!(!read(line).can_work(), "{line}");
+    }
+}
+
+#[test]
+fn what_was_likely_meant_is_named() {
+    let plan = read("boot=casper netbot=nfs nfsroot=10.0.0.1:/x ip=dhcp");
+    assert!(plan.warnings.iter().any(|w| w.word == "netbot=nfs" && w.hint.contains("netboot")));
+    assert_eq!(fate(&plan, "netbot=nfs"), Fate::Unknown);
+    let plan = read("boot=live persistent live-media=/dev/sdb1");
+    assert_eq!(fate(&plan, "persistent"), Fate::Foreign(Dialect::Casper));
+    let plan = read("boot=casper netboot=url url=http://h/x.iso nfsroot=10.0.0.1:/x ip=dhcp");
+    assert_eq!(fate(&plan, "nfsroot=10.0.0.1:/x"), Fate::Ignored);
+    assert!(words_about(&plan).contains(&"nfsroot=10.0.0.1:/x"));
+    let plan = read("boot=casper netboot=nfs nfsroot=a:/1 nfsroot=b:/2 ip=dhcp");
+    assert_eq!(fate(&plan, "nfsroot=a:/1"), Fate::Overridden);
+    let plan = read("boot=casper netboot=nfs nfsroot=${next-server}:/x ip=dhcp");
+    assert!(!plan.can_work() && plan.warnings.iter().any(|w| w.message.contains("variable")));
+}
+
+#[test]
+fn drivers_failure_and_init() {
+    let plan = read(
+        "root=/dev/sda1 blacklist=nouveau,snd-hda-intel modprobe.blacklist=floppy brd.rd_size=65536 \
+         loop.max_part=9 usb-storage.quirks=1:2:u panic=20 single wibble init=/bin/sh -- -x y=z",
+    );
+    assert_eq!(plan.drivers.blacklist, ["nouveau", "snd_hda_intel", "floppy"]);
+    assert!(plan.drivers.options.iter().any(|o| o.module == "brd" && o.option == "rd_size=65536"));
+    assert_eq!(plan.failure.then, OnFailure::Reboot(Seconds(20)));
+    assert_eq!(plan.handoff.init.as_deref(), Some("/bin/sh"));
+    assert_eq!(plan.handoff.args, ["single", "wibble", "-x", "y=z"]);
+    assert_eq!(read("root=/dev/sda1 panic=0").failure.then, OnFailure::Halt);
+    assert_eq!(read("root=/dev/sda1 panic=-1").failure.then, OnFailure::Reboot(Seconds(0)));
+    assert!(matches!(read("root=/dev/sda1 panic=x").failure.then, OnFailure::Menu { .. }));
+}
+
+#[test]
+fn iso_files_on_disks() {
+    let plan = read("boot=live findiso=/isos/debian.iso");
+    assert!(
+        matches!(&plan.root.sources[..], [Source::File { on, path }] if matches!(**on, Source::Scan(_)) && path == "/isos/debian.iso")
+    );
+    let plan = read("boot=live fromiso=/dev/sda1/isos/debian.iso");
+    assert!(matches!(&plan.root.sources[..], [Source::File { on, path }]
+        if **on == Source::Device(DeviceSelector::Path("/dev/sda1".into())) && path == "/isos/debian.iso"));
+    let plan = read("boot=live fromiso=/dev/disk/by-label/X/d.iso");
+    assert!(matches!(&plan.root.sources[..], [Source::File { on, path }]
+        if **on == Source::Device(DeviceSelector::Label("X".into())) && path == "/d.iso"));
+    let plan = read("boot=casper iso-scan/filename=/ubuntu.iso");
+    assert!(matches!(&plan.root.sources[..], [Source::File { .. }]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn any_bytes(data in proptest::collection::vec(any::<u8>(), 0..400)) { fuzz(&data); }
+
+    /// Known words with values of every kind, in every dialect.
+    #[test]
+    fn known_words_with_any_values(
+        which in 0..GRAMMARS.len(),
+        picks in proptest::collection::vec((any::<u16>(), prop_oneof![
+            Just(None),
+            "[0-9a-z:/.,=\\[\\]%${}-]{0,24}".prop_map(Some),
+            Just(Some("http://10.0.0.1/x.iso".to_string())),
+            Just(Some("10.0.0.1:/srv/x,vers=4".to_string())),
+            Just(Some("4294967296".to_string())),
+            Just(Some("LABEL=x,path=/y".to_string())),
+        ]), 0..12),
+    ) {
+        let grammar = GRAMMARS[which];
+        let specs: Vec<_> = grammar.tables.iter().flat_map(|t| t.iter()).collect();
+        let mut line = format!("bw.dialect={}", grammar.name);
+        for (pick, value) in picks {
+            let name = specs[usize::from(pick) % specs.len()].name.replace('*', "x");
+            if name == "bw.dialect" { continue }
+            line.push(' ');
+            line.push_str(&name);
+            if let Some(value) = value { line.push('='); line.push_str(&value); }
+        }
+        let plan = read(&line);
+        prop_assert_eq!(plan.dialect, grammar.dialect);
+        prop_assert!(!plan.words.iter().any(|w| w.fate == Fate::Unknown), "{}", line);
+        if plan.can_work() && plan.root.sources.iter().any(is_network) {
+            prop_assert!(plan.network.as_ref().is_some_and(|n| n.required));
+        }
+        fuzz(line.as_bytes());
+    }
+}
