@@ -6,6 +6,9 @@
 rt::main!(start);
 
 fn start(process: rt::Process) -> ! {
-    let _ = process;
-    panic!("end")
+    let name = process.args().next().map(core::ffi::CStr::to_bytes).unwrap_or_default();
+    if name.ends_with(b"/modprobe") {
+        sys::process::exit(init::modprobe::run(process.args().skip(1)));
+    }
+    init::boot::run(process)
 }

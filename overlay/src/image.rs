@@ -48,17 +48,22 @@ pub enum Why {
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.image)?;
-        match &self.why {
-            Why::Open(errno) => write!(f, "cannot be read: {errno}"),
-            Why::Unknown => f.write_str("is no image of a known format"),
-            Why::NotAFileSystem(format) => write!(f, "is {format}, not a file system"),
-            Why::CutShort { format, has, needs } => write!(
+        write!(f, "{}: {}", self.image, self.why)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(errno) => write!(f, "cannot be read: {errno}"),
+            Self::Unknown => f.write_str("is no image of a known format"),
+            Self::NotAFileSystem(format) => write!(f, "is {format}, not a file system"),
+            Self::CutShort { format, has, needs } => write!(
                 f,
                 "is cut short: this {format} needs {needs} bytes and {has} are there; copy it again"
             ),
-            Why::Loop(errno) => write!(f, "no loop device: {errno}"),
-            Why::Mount(format, error) => write!(f, "{format} cannot be mounted: {error}"),
+            Self::Loop(errno) => write!(f, "no loop device: {errno}"),
+            Self::Mount(format, error) => write!(f, "{format} cannot be mounted: {error}"),
         }
     }
 }

@@ -1,0 +1,138 @@
+//! The story: command line → plan → drivers → network → source → layers → handoff.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use cmdline::BootPlan;
+use cmdline::plan::{Content, Source, Writable};
+use coldplug::index::Class;
+
+use crate::failure::{self, Next};
+use crate::layers::{self, ROOT, modules_for};
+use crate::log::{Level, Log};
+use crate::machine::Machine;
+use crate::network::Network;
+use crate::trace::Failure;
+use crate::{early, handoff, layout, source};
+
+/// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
+const MAX_LINE: usize = 64 << 10;
+
+/// Everything PID 1 does. Never returns: it becomes the real init, or reboots.
+pub fn run(process: rt::Process) -> ! {
+    let log = early::mounts();
+    let line = read_line();
+    let plan = cmdline::parse(&line, &cmdline::Context::default());
+    let env: Vec<&CStr> = process.env().collect();
+    let mut machine = prepare(log, &plan, &line);
+    let mut network = Network::default();
+    loop {
+        let failed = attempt(&mut machine, &mut network, &plan, &env);
+        match failure::handle(&mut machine, &plan, &line, &failed) {
+            Next::Retry => machine.log.info("trying again"),
+        }
+    }
+}
+
+fn read_line() -> String {
+    let bytes = sys::file::read_file("/proc/cmdline", MAX_LINE).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim().to_string()
+}
+
+/// Sets the tone, and starts on the drivers.
+fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
+    if plan.log.debug {
+        log.threshold = Level::Detail;
+    } else if plan.log.quiet {
+        log.threshold = Level::Warning;
+    }
+    log.detail(&format!("command line: {line}"));
+    for warning in &plan.warnings {
+        let separator = if warning.word.is_empty() { "" } else { ": " };
+        log.warn(&format!("{}{separator}{} {}", warning.word, warning.message, warning.hint));
+    }
+    let mut machine = Machine::new(log, &plan.drivers, classes(plan));
+    for module in &plan.drivers.force {
+        if !machine.require(module) {
+            machine
+                .log
+                .warn(&format!("{module}: the line asks for this driver, and it cannot be loaded"));
+        }
+    }
+    machine.coldplug();
+    // While the hardware is being probed.
+    for module in modules_for(&plan.writable) {
+        machine.require(module);
+    }
+    for fs_type in likely_types(plan) {
+        machine.require(&format!("fs-{fs_type}"));
+    }
+    machine
+}
+
+/// One try at the whole boot; what it set up is taken down when it fails.
+fn attempt(
+    machine: &mut Machine,
+    network: &mut Network,
+    plan: &BootPlan,
+    env: &[&CStr],
+) -> Failure {
+    let layout = layout::of(plan.handoff.layout);
+    if let Some(wanted) = &plan.network
+        && let Err(failed) = network.up(machine, wanted)
+        && wanted.required
+    {
+        return failed;
+    }
+    let (target, read_write) = match &plan.writable {
+        Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
+        _ => (layers::tree_target(layout), false),
+    };
+    let found = match source::find(machine, network, plan, layout, &target, read_write) {
+        Ok(found) => found,
+        Err(failed) => {
+            layers::undo(None, layout);
+            return failed;
+        }
+    };
+    let failed = match layers::stack(machine, &found, &plan.writable, layout) {
+        Ok(()) => handoff::hand_over(machine, network, plan, &found, layout, env),
+        Err(failed) => failed,
+    };
+    layers::undo(Some(&found), layout);
+    failed
+}
+
+/// Which classes of drivers the plan can need at all. Keyboards come along: a
+/// failure screen without keys is half a screen.
+fn classes(plan: &BootPlan) -> Class {
+    let mut classes = Class::BUS.union(Class::INPUT);
+    if plan.network.is_some() {
+        classes = classes.union(Class::NET);
+    }
+    if plan.root.sources.iter().any(needs_disks) || plan.network.is_none() {
+        classes = classes.union(Class::STORAGE);
+    }
+    classes
+}
+
+fn needs_disks(source: &Source) -> bool {
+    match source {
+        Source::Device(_) | Source::Scan(_) => true,
+        Source::File { on, .. } | Source::Partition { on, .. } => needs_disks(on),
+        _ => false,
+    }
+}
+
+/// File systems that this plan will meet for certain, or nearly so.
+fn likely_types(plan: &BootPlan) -> &'static [&'static str] {
+    match (&plan.root.content, plan.root.sources.first()) {
+        (Content::Images(_) | Content::Either(_), Some(Source::Scan(_) | Source::Device(_))) => {
+            &["iso9660", "squashfs"]
+        }
+        (Content::Images(_) | Content::Either(_), _) => &["squashfs"],
+        _ => &[],
+    }
+}

@@ -1,0 +1,198 @@
+//! Block devices: which are candidates, in which order, and what is on them.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cmdline::plan::{DeviceSelector, ScanRule};
+use overlay::probe::{Superblock, probe};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, pread};
+
+/// Names that are never somebody's medium: what we or the kernel made up.
+const NOT_MEDIA: &[&str] = &["loop", "ram", "zram", "fd", "dm-", "mtdblock"];
+
+/// A block device of a scan.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// Lower goes first.
+    rank: u8,
+    /// The disk it is, or is a partition of.
+    disk: String,
+    /// Partitions go before their disk.
+    whole: bool,
+    /// Its name below `/dev`.
+    pub name: String,
+    /// Optical or removable: worth a look before the bus has settled.
+    pub eager: bool,
+}
+
+impl Candidate {
+    /// Its node.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/dev/{}", self.name)
+    }
+}
+
+/// The devices that a rule looks at, in its order.
+pub fn candidates<'a>(names: impl Iterator<Item = &'a str>, rule: &ScanRule) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = names
+        .filter(|name| !NOT_MEDIA.iter().any(|prefix| name.starts_with(prefix)))
+        .filter_map(|name| {
+            let optical = name.starts_with("sr");
+            let disk = disk_of(name);
+            let removable = optical || is_removable(&disk);
+            let wanted = if optical { rule.optical } else { rule.disks };
+            if !wanted || (rule.removable_only && !removable) {
+                return None;
+            }
+            Some(Candidate {
+                rank: u8::from(rule.removable_first && !removable),
+                whole: disk == *name,
+                disk,
+                name: name.to_string(),
+                eager: removable,
+            })
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The disk that a partition belongs to, itself for a disk.
+fn disk_of(name: &str) -> String {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    if stem.len() == name.len() {
+        return name.to_string();
+    }
+    let partition = format!("/sys/class/block/{}/partition", name.replace('/', "!"));
+    if sys::file::read_file(&partition, 16).is_err() {
+        return name.to_string();
+    }
+    // nvme0n1p2, mmcblk0p1: a p stands between two numbers.
+    match stem.strip_suffix('p') {
+        Some(disk) if disk.ends_with(|c: char| c.is_ascii_digit()) => disk.to_string(),
+        _ => stem.to_string(),
+    }
+}
+
+fn is_removable(disk: &str) -> bool {
+    let path = format!("/sys/class/block/{}/removable", disk.replace('/', "!"));
+    sys::file::read_file(&path, 16).is_ok_and(|text| text.starts_with(b"1"))
+}
+
+/// Looks at a device's first sectors.
+///
+/// # Errors
+/// The kernel's, when it cannot be opened or not even its start can be read.
+pub fn inspect(path: &str) -> Result<Option<Superblock>, Errno> {
+    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let mut failed = None;
+    let found = probe(&mut |at, buffer| match pread(&device, &mut *buffer, at) {
+        Ok(length) => length,
+        Err(errno) => {
+            // Only the very first sector must be readable.
+            if at == 0 {
+                failed = Some(errno);
+            }
+            0
+        }
+    });
+    match failed {
+        Some(errno) if found.is_none() => Err(errno),
+        _ => Ok(found),
+    }
+}
+
+/// The form of a selector that is looked up, not opened: udev's link names mean
+/// the property they are named after, and there is no udev here.
+#[must_use]
+pub fn without_udev(selector: &DeviceSelector) -> DeviceSelector {
+    let DeviceSelector::Path(path) = selector else { return selector.clone() };
+    let Some((kind, name)) =
+        path.strip_prefix("/dev/disk/by-").and_then(|rest| rest.split_once('/'))
+    else {
+        return selector.clone();
+    };
+    let name = udev_unescape(name);
+    match kind {
+        "label" => DeviceSelector::Label(name),
+        "uuid" => DeviceSelector::Uuid(name),
+        "partuuid" => DeviceSelector::PartUuid(name),
+        "partlabel" => DeviceSelector::PartLabel(name),
+        _ => selector.clone(),
+    }
+}
+
+/// udev writes blanks and slashes of labels as `\x20` and the like.
+fn udev_unescape(name: &str) -> String {
+    let mut text = String::new();
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once("\\x") {
+        text.push_str(before);
+        match after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                text.push(char::from(byte));
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                text.push_str("\\x");
+                rest = after;
+            }
+        }
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Whether a superblock is the one that a selector names. Partition properties
+/// are not in a superblock and never match here.
+#[must_use]
+pub fn matches(selector: &DeviceSelector, found: &Superblock) -> bool {
+    match selector {
+        DeviceSelector::Label(label) => found.label == *label,
+        DeviceSelector::Uuid(uuid) => found.uuid.eq_ignore_ascii_case(uuid),
+        _ => false,
+    }
+}
+
+/// A selector as people write it.
+#[must_use]
+pub fn name_of(selector: &DeviceSelector) -> String {
+    match selector {
+        DeviceSelector::Path(path) => path.clone(),
+        DeviceSelector::Label(label) => format!("LABEL={label}"),
+        DeviceSelector::Uuid(uuid) => format!("UUID={uuid}"),
+        DeviceSelector::PartUuid(uuid) => format!("PARTUUID={uuid}"),
+        DeviceSelector::PartLabel(label) => format!("PARTLABEL={label}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn udev_names_are_properties() {
+        let path = DeviceSelector::Path("/dev/disk/by-label/My\\x20Disk".to_string());
+        assert_eq!(without_udev(&path), DeviceSelector::Label("My Disk".to_string()));
+        let path = DeviceSelector::Path("/dev/sda1".to_string());
+        assert_eq!(without_udev(&path), path);
+    }
+
+    #[test]
+    fn made_up_devices_are_no_candidates() {
+        let rule = ScanRule {
+            optical: true,
+            disks: true,
+            removable_only: false,
+            removable_first: true,
+            marker: None,
+        };
+        let names = ["loop0", "ram1", "sr0", "zram0", "nosuchdisk"];
+        let found = candidates(names.into_iter(), &rule);
+        let names: Vec<&str> = found.iter().map(|candidate| candidate.name.as_str()).collect();
+        assert_eq!(names, ["sr0", "nosuchdisk"]);
+    }
+}

@@ -1,0 +1,116 @@
+//! When a step fails: one screen that says what was tried and what to change,
+//! then what the line asked for. Never a silent hang.
+
+use alloc::format;
+use alloc::string::String;
+
+use cmdline::BootPlan;
+use cmdline::plan::OnFailure;
+use rustix::fd::AsFd;
+use rustix::system::{RebootCommand, reboot};
+use sys::file::{make_dir, write_file};
+
+use crate::log::{Level, now_ms};
+use crate::machine::Machine;
+use crate::trace::Failure;
+
+/// What to do after the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try the boot again.
+    Retry,
+}
+
+/// Shows the screen, waits as the plan says, and tells what comes next. Reboots
+/// and power-offs happen in here.
+pub fn handle(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) -> Next {
+    show(machine, plan, line, failure);
+    let (text, wait) = match plan.failure.then {
+        OnFailure::Reboot(after) => ("rebooting", Some(after.0)),
+        OnFailure::Menu { retry_after } => ("trying again", Some(retry_after.0.max(5))),
+        OnFailure::Halt => ("staying here, as panic=0 says", None),
+    };
+    let keys = "keys: r retry now, b reboot, o power off, l log";
+    match wait {
+        Some(seconds) => machine.log.say(Level::Verdict, &format!("{text} in {seconds} s; {keys}")),
+        None => machine.log.say(Level::Verdict, &format!("{text}; {keys}")),
+    }
+    let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));
+    loop {
+        match wait_key(machine, deadline) {
+            Some(b'r') => return Next::Retry,
+            Some(b'b') => restart(machine, RebootCommand::Restart),
+            Some(b'o') => restart(machine, RebootCommand::PowerOff),
+            Some(b'l') => {
+                let record = machine.log.record();
+                for line in record.lines() {
+                    machine.log.print(line);
+                }
+            }
+            Some(_) => {}
+            None => match plan.failure.then {
+                OnFailure::Reboot(_) => restart(machine, RebootCommand::Restart),
+                _ => return Next::Retry,
+            },
+        }
+    }
+}
+
+/// The screen: plan, step, candidates, remedy.
+fn show(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) {
+    let log = &mut machine.log;
+    log.say(Level::Verdict, &format!("FAILED: could not {}", failure.step));
+    log.say(Level::Verdict, &format!("  line:   {line}"));
+    log.say(Level::Verdict, &format!("  read as {:?}", plan.dialect));
+    for tried in &failure.tried {
+        log.say(Level::Verdict, &format!("  tried:  {}: {}", tried.what, tried.why));
+    }
+    if !failure.remedy.is_empty() {
+        log.say(Level::Verdict, &format!("  remedy: {}", failure.remedy));
+    }
+    for warning in &plan.warnings {
+        let mut text = String::from("  note:   ");
+        if !warning.word.is_empty() {
+            text.push_str(&warning.word);
+            text.push_str(": ");
+        }
+        text.push_str(&warning.message);
+        if !warning.hint.is_empty() {
+            text.push_str("; ");
+            text.push_str(&warning.hint);
+        }
+        log.say(Level::Verdict, &text);
+    }
+    let _ = make_dir("/run/bellwether", 0o755);
+    let _ = write_file("/run/bellwether/log", log.record().as_bytes(), 0o644);
+}
+
+/// Waits for a key on the console, or for the deadline; drivers go on meanwhile.
+fn wait_key(machine: &mut Machine, deadline: Option<u64>) -> Option<u8> {
+    loop {
+        if deadline.is_some_and(|deadline| now_ms() >= deadline) {
+            return None;
+        }
+        let console = machine.log.console().and_then(|console| rustix::io::dup(console).ok());
+        match console {
+            Some(console) => {
+                machine.wait(&[console.as_fd()], deadline);
+                let mut key = [0];
+                let ready = rustix::io::ioctl_fionread(&console).is_ok_and(|waiting| waiting > 0);
+                if ready && rustix::io::read(&console, &mut key) == Ok(1) {
+                    return key.first().copied();
+                }
+            }
+            None => machine.wait(&[], deadline),
+        }
+    }
+}
+
+fn restart(machine: &mut Machine, command: RebootCommand) {
+    let what = if command == RebootCommand::PowerOff { "powering off" } else { "rebooting" };
+    machine.log.say(Level::Verdict, what);
+    rustix::fs::sync();
+    if let Err(errno) = reboot(command) {
+        machine.log.warn(&format!("the kernel refuses: {errno}"));
+    }
+}

@@ -1,0 +1,269 @@
+//! The last step before the real init: what the live system expects to find is
+//! put where its dialect looks for it, and PID 1 becomes that system's.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use cmdline::BootPlan;
+use cmdline::plan::{Dialect, Writable};
+use overlay::switch::switch_root;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{mount_bind_recursive, mount_move};
+use sys::file::{make_dir, write_file};
+
+use crate::layers::ROOT;
+use crate::layout::Layout;
+use crate::log::Level;
+use crate::machine::Machine;
+use crate::network::Network;
+use crate::source::{Found, Root};
+use crate::trace::Failure;
+
+/// Where the kernel and every distribution keep the real init.
+const INITS: &[&str] =
+    &["/sbin/init", "/usr/lib/systemd/systemd", "/etc/init", "/bin/init", "/bin/sh"];
+
+/// Where our own record goes.
+const STATE: &str = "/run/bellwether";
+
+/// Puts everything in its place and starts the real init; returns only on failure.
+pub fn hand_over(
+    machine: &mut Machine,
+    network: &Network,
+    plan: &BootPlan,
+    found: &Found,
+    layout: Layout,
+    env: &[&CStr],
+) -> Failure {
+    let init = match find_init(plan.handoff.init.as_deref()) {
+        Ok(init) => init,
+        Err(failure) => return failure,
+    };
+    place_medium(machine, found, layout);
+    let writable = !matches!(plan.writable, Writable::AsIs { read_write: false });
+    write_state(machine, network, plan, writable);
+    let line = format!(
+        "ready in {}: {} on {}, handing over to {init}",
+        machine.log.elapsed(),
+        found.origin,
+        root_kind(plan),
+    );
+    machine.log.say(Level::Verdict, &line);
+    let _ = make_dir(STATE, 0o755);
+    let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
+    if let Err(error) = switch_root(ROOT) {
+        return Failure::new("switch to the new root", ROOT, error);
+    }
+    let path = CString::new(init.as_str()).unwrap_or_default();
+    let args: Vec<CString> = core::iter::once(init.as_str())
+        .chain(plan.handoff.args.iter().map(String::as_str))
+        .filter_map(|arg| CString::new(arg).ok())
+        .collect();
+    let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
+    let errno = sys::process::exec(&path, &args, env);
+    Failure::new("start the real init", &init, errno)
+}
+
+/// The first init that is there and may be executed.
+fn find_init(wanted: Option<&str>) -> Result<String, Failure> {
+    let mut tried = Failure {
+        step: "find the real init".to_string(),
+        tried: Vec::new(),
+        remedy: String::new(),
+    };
+    for path in wanted.into_iter().chain(INITS.iter().copied()) {
+        match inside_root(path) {
+            Ok(()) => return Ok(path.to_string()),
+            Err(errno) => tried
+                .tried
+                .push(crate::trace::Tried { what: path.to_string(), why: errno.to_string() }),
+        }
+    }
+    tried.remedy =
+        "the root that was found has no init: is it the right image? (init=PATH names another)"
+            .to_string();
+    Err(tried)
+}
+
+/// Whether a path leads to something executable, links followed as they will
+/// be once the new root is `/`.
+fn inside_root(path: &str) -> Result<(), Errno> {
+    let root = open_root()?;
+    let relative = path.trim_start_matches('/');
+    let file = openat2(
+        &root,
+        relative,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    )?;
+    let stat = rustix::fs::fstat(&file)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        return Err(Errno::ISDIR);
+    }
+    if stat.st_mode & 0o111 == 0 {
+        return Err(Errno::ACCESS);
+    }
+    Ok(())
+}
+
+/// Moves and links what the dialect wants to see inside the root.
+fn place_medium(machine: &mut Machine, found: &Found, layout: Layout) {
+    if let (Some(medium), true) = (&found.medium, !layout.medium_in_root.is_empty()) {
+        let target = format!("{ROOT}{}", layout.medium_in_root);
+        let _ = make_dir(&target, 0o755);
+        if let Err(errno) = mount_move(medium.as_str(), target.as_str()) {
+            machine
+                .log
+                .warn(&format!("the medium cannot be shown at {}: {errno}", layout.medium_in_root));
+        }
+        if !layout.medium_link.is_empty() {
+            let link = format!("{ROOT}{}", layout.medium_link);
+            if let Some((parent, _)) = link.rsplit_once('/') {
+                let _ = make_dir(parent, 0o755);
+            }
+            let _ = rustix::fs::symlink(layout.medium_in_root, link.as_str());
+        }
+    }
+    if let (Root::Layers(layers), false) = (&found.root, layout.lowest_in_root.is_empty())
+        && let Some(lowest) = layers.first()
+        && !lowest.is_dir
+    {
+        let target = format!("{ROOT}{}", layout.lowest_in_root);
+        let _ = make_dir(&target, 0o755);
+        let _ = mount_move(format!("{}/{}", layout.images, lowest.name).as_str(), target.as_str());
+    }
+    let (from, to) = layout.alias;
+    if !from.is_empty() {
+        let target = format!("{ROOT}{to}");
+        let _ = make_dir(&target, 0o755);
+        let _ = mount_bind_recursive(from, target.as_str());
+    }
+}
+
+fn write_state(machine: &mut Machine, network: &Network, plan: &BootPlan, writable: bool) {
+    let mut put = |path: &str, text: &str| {
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            let _ = make_dir(parent, 0o755);
+        }
+        if let Err(errno) = write_file(path, text.as_bytes(), 0o644) {
+            machine.log.warn(&format!("{path} cannot be written: {errno}"));
+        }
+    };
+    for (path, text) in network.state_files() {
+        put(&path, &text);
+    }
+    if !writable {
+        return;
+    }
+    let mut files = network.root_files(plan, &|path| link_in_root(path));
+    if !plan.handoff.keep_fstab
+        && let Some(text) = fstab(plan.handoff.layout, in_root("/etc/fstab").as_deref())
+    {
+        files.push(("/etc/fstab".to_string(), text));
+    }
+    for (path, text) in files {
+        if let Err(errno) = replace(&path, &text) {
+            machine.log.warn(&format!("{path} of the new root cannot be written: {errno}"));
+        }
+    }
+}
+
+fn open_root() -> Result<rustix::fd::OwnedFd, Errno> {
+    rustix::fs::open(ROOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Puts a file in the new root in place of whatever is there. Links on the way
+/// are followed inside the root only; the file itself is never written through one.
+fn replace(path: &str, text: &str) -> Result<(), Errno> {
+    let (parent, name) = path.trim_start_matches('/').rsplit_once('/').ok_or(Errno::INVAL)?;
+    let directory = openat2(
+        open_root()?,
+        parent,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    )?;
+    match unlinkat(&directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&directory, name, flags, Mode::from_raw_mode(0o644))?;
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        let length = rustix::io::write(&file, rest)?;
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Where a link in the new root points; `None` when it is no link.
+fn link_in_root(path: &str) -> Option<String> {
+    let link = readlinkat(open_root().ok()?, path.trim_start_matches('/'), Vec::new()).ok()?;
+    link.into_string().ok()
+}
+
+/// The text of a file in the new root; links are not followed out of it.
+fn in_root(path: &str) -> Option<String> {
+    let root = open_root().ok()?;
+    let file = openat2(
+        &root,
+        path.trim_start_matches('/'),
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    )
+    .ok()?;
+    let mut bytes = alloc::vec![0; 16 << 10];
+    let length = rustix::io::read(&file, bytes.as_mut_slice()).ok()?;
+    bytes.truncate(length);
+    String::from_utf8(bytes).ok()
+}
+
+/// An fstab that agrees with the root that is mounted; `None` leaves the
+/// image's own alone.
+fn fstab(layout: Dialect, old: Option<&str>) -> Option<String> {
+    if !matches!(layout, Dialect::LiveBoot | Dialect::Casper) {
+        return None;
+    }
+    let mut text = String::new();
+    // The image was somebody's disk: its devices do not exist here.
+    for line in old.unwrap_or_default().lines() {
+        let target = line.split_whitespace().nth(1).unwrap_or_default();
+        if line.trim_start().starts_with('#') || !matches!(target, "/" | "/tmp" | "") {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text.push_str("overlay / overlay rw 0 0\ntmpfs /tmp tmpfs nosuid,nodev 0 0\n");
+    Some(text)
+}
+
+fn root_kind(plan: &BootPlan) -> &'static str {
+    match &plan.writable {
+        Writable::AsIs { read_write: true } => "a read-write root",
+        Writable::AsIs { read_write: false } => "a read-only root",
+        Writable::DmSnapshot(_) => "a snapshot",
+        _ => "overlay",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fstab_keeps_what_is_not_the_root() {
+        let old = "# mine\nUUID=1 / ext4 defaults 0 1\nUUID=2 /home ext4 nofail 0 2\n";
+        let text = fstab(Dialect::LiveBoot, Some(old)).unwrap();
+        assert!(text.contains("# mine") && text.contains("/home"));
+        assert!(!text.contains("UUID=1"));
+        assert!(text.contains("overlay / overlay"));
+        assert_eq!(fstab(Dialect::Kernel, Some(old)), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! Which images on a medium are layers of the root, and in which order.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cmdline::plan::{ImagePick, ImageRule, Mac};
+use coldplug::sysfs::names;
+
+/// One layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// File name, which names its mount point too.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// A directory that is a layer as it stands.
+    pub is_dir: bool,
+}
+
+/// Most layers that one root may have: overlayfs's own limit is 500.
+const MAX_LAYERS: usize = 500;
+
+/// Longest list of layers read.
+const MAX_LIST: usize = 64 << 10;
+
+/// Finds the layers on a medium, bottom first.
+///
+/// # Errors
+/// What is missing, in words for the failure screen.
+pub fn pick(rule: &ImageRule, medium: &str, mac: Option<Mac>) -> Result<Vec<Layer>, String> {
+    let mut why = String::new();
+    for dir in &rule.dirs {
+        let place = format!("{medium}/{}", dir.trim_matches('/'));
+        let place = place.trim_end_matches('/');
+        match pick_in(&rule.pick, medium, place, mac) {
+            Ok(layers) => return Ok(layers),
+            Err(reason) => {
+                if !why.is_empty() {
+                    why.push_str("; ");
+                }
+                why.push_str(&reason.replace(medium, ""));
+            }
+        }
+    }
+    Err(why)
+}
+
+fn pick_in(
+    pick: &ImagePick,
+    medium: &str,
+    place: &str,
+    mac: Option<Mac>,
+) -> Result<Vec<Layer>, String> {
+    match pick {
+        ImagePick::Named(files) => {
+            files.iter().map(|file| layer(&resolve(medium, place, file))).collect()
+        }
+        ImagePick::FirstOf(files) => {
+            let found = files.iter().find_map(|file| layer(&resolve(medium, place, file)).ok());
+            found
+                .map(|layer| Vec::from([layer]))
+                .ok_or_else(|| format!("none of {} in {place}", files.join(", ")))
+        }
+        ImagePick::Suffixes { groups, skip, module_list, per_mac } => {
+            if let Some(list) =
+                module_list.iter().find_map(|list| read_list(&format!("{place}/{list}")))
+            {
+                return list.iter().map(|file| layer(&resolve(medium, place, file))).collect();
+            }
+            let own = mac.filter(|_| *per_mac).map(|mac| {
+                let digits: String = mac.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{place}/{digits}")
+            });
+            let layers = by_suffix(groups, skip, place, own.as_deref());
+            if layers.is_empty() {
+                let suffixes: Vec<String> = groups
+                    .iter()
+                    .flatten()
+                    .map(|suffix| format!("*.{}", suffix.trim_start_matches('.')))
+                    .collect();
+                return Err(format!("no {} in {place}", suffixes.join(", ")));
+            }
+            if layers.len() > MAX_LAYERS {
+                return Err(format!("{} images in {place}, more than {MAX_LAYERS}", layers.len()));
+            }
+            Ok(layers)
+        }
+    }
+}
+
+/// A list of layers; blank lines and comments do not count.
+fn read_list(path: &str) -> Option<Vec<String>> {
+    let text = sys::file::read_file(path, MAX_LIST).ok()?;
+    let text = String::from_utf8(text).ok()?;
+    let words = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default())
+        .flat_map(str::split_whitespace);
+    Some(words.take(MAX_LAYERS).map(ToString::to_string).collect())
+}
+
+/// Group by group; inside a group by full path, so that a machine's own
+/// directory sorts in with the rest as live-boot does.
+fn by_suffix(
+    groups: &[Vec<String>],
+    skip: &[String],
+    place: &str,
+    own: Option<&str>,
+) -> Vec<Layer> {
+    let mut files: Vec<String> = Vec::new();
+    for dir in [Some(place), own].into_iter().flatten() {
+        files.extend(names(dir).unwrap_or_default().iter().map(|name| format!("{dir}/{name}")));
+    }
+    files.sort_unstable();
+    let mut layers = Vec::new();
+    for group in groups {
+        for file in &files {
+            let name = file.rsplit('/').next().unwrap_or_default();
+            let suits = group.iter().any(|suffix| {
+                name.strip_suffix(suffix.trim_start_matches('.'))
+                    .is_some_and(|stem| stem.ends_with('.') && stem.len() > 1)
+            });
+            if suits && !skip.iter().any(|skipped| skipped == name) {
+                layers.extend(layer(file));
+            }
+        }
+    }
+    layers
+}
+
+/// A path inside the directory of images; an absolute one counts from the
+/// medium. `..` goes nowhere: the list comes from the medium or the line.
+fn resolve(medium: &str, place: &str, file: &str) -> String {
+    let base = if file.starts_with('/') { medium } else { place };
+    let parts: Vec<&str> =
+        file.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect();
+    format!("{base}/{}", parts.join("/"))
+}
+
+fn layer(path: &str) -> Result<Layer, String> {
+    let stat = rustix::fs::stat(path).map_err(|errno| format!("{path}: {errno}"))?;
+    let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+    let name = path.rsplit('/').next().unwrap_or(path).to_string();
+    Ok(Layer { name, path: path.to_string(), is_dir })
+}
+
+/// Whether a mounted file system is a system's root rather than a medium.
+#[must_use]
+pub fn looks_like_root(tree: &str) -> bool {
+    ["usr", "etc"].iter().all(|dir| {
+        rustix::fs::access(format!("{tree}/{dir}").as_str(), rustix::fs::Access::EXISTS).is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn medium(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        dir
+    }
+
+    fn suffixes(groups: &[&[&str]]) -> ImagePick {
+        ImagePick::Suffixes {
+            groups: groups.iter().map(|g| g.iter().map(ToString::to_string).collect()).collect(),
+            skip: vec!["server.squashfs".to_string()],
+            module_list: vec!["filesystem.module".to_string()],
+            per_mac: true,
+        }
+    }
+
+    fn names_of(layers: &[Layer]) -> Vec<&str> {
+        layers.iter().map(|layer| layer.name.as_str()).collect()
+    }
+
+    fn pick_from(dir: &tempfile::TempDir, pick_rule: ImagePick) -> Result<Vec<Layer>, String> {
+        let rule = ImageRule { dirs: vec!["live".to_string()], pick: pick_rule, nested: vec![] };
+        pick(&rule, dir.path().to_str().unwrap(), Some(Mac([0x52, 0x54, 0, 0, 0, 1])))
+    }
+
+    #[test]
+    fn groups_stack_in_order_and_skips_are_skipped() {
+        let dir = medium(&[
+            "live/b.squashfs",
+            "live/a.squashfs",
+            "live/z.ext2",
+            "live/server.squashfs",
+            "live/x.txt",
+        ]);
+        let layers = pick_from(&dir, suffixes(&[&["ext2"], &["squashfs"]])).unwrap();
+        assert_eq!(names_of(&layers), ["z.ext2", "a.squashfs", "b.squashfs"]);
+    }
+
+    #[test]
+    fn a_machine_has_layers_of_its_own() {
+        let dir = medium(&["live/b.squashfs", "live/525400000001/a.squashfs"]);
+        let layers = pick_from(&dir, suffixes(&[&["squashfs"]])).unwrap();
+        assert_eq!(names_of(&layers), ["a.squashfs", "b.squashfs"]);
+    }
+
+    #[test]
+    fn a_module_list_wins_and_cannot_leave_the_medium() {
+        let dir = medium(&["live/b.squashfs", "live/a.squashfs"]);
+        std::fs::write(
+            dir.path().join("live/filesystem.module"),
+            "b.squashfs\n../a.squashfs # top\n",
+        )
+        .unwrap();
+        let layers = pick_from(&dir, suffixes(&[&["squashfs"]])).unwrap();
+        assert_eq!(names_of(&layers), ["b.squashfs", "a.squashfs"]);
+        assert!(layers.iter().all(|layer| !layer.path.contains("..")));
+    }
+
+    #[test]
+    fn an_empty_medium_says_what_is_missing() {
+        let dir = medium(&["live/readme"]);
+        assert_eq!(
+            pick_from(&dir, suffixes(&[&["squashfs"]])).unwrap_err(),
+            "no *.squashfs in /live"
+        );
+    }
+}

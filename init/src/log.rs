@@ -1,0 +1,149 @@
+//! What PID 1 says: on the console, in the kernel's log, and in a record that
+//! outlives it in `/run/bellwether`.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::write;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Lines kept for the record; a boot that says more has lost its beginning,
+/// not its end.
+const MAX_LINES: usize = 2000;
+
+/// Milliseconds since PID 1 started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Millis(pub u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.0)
+    }
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever looks for a fault afterwards; on the console only with `debug`.
+    Detail,
+    /// What is being done; not on a `quiet` console.
+    Info,
+    /// Something is not as it should be; always shown.
+    Warning,
+    /// Always shown: the end of the boot, good or bad.
+    Verdict,
+}
+
+/// The console, the kernel's log and the record.
+#[derive(Debug)]
+pub struct Log {
+    console: Option<OwnedFd>,
+    kmsg: Option<OwnedFd>,
+    started: u64,
+    /// The lowest level that the console shows.
+    pub threshold: Level,
+    lines: VecDeque<String>,
+}
+
+impl Log {
+    /// Opens what there is of console and kernel log; `/dev` must be mounted.
+    #[must_use]
+    pub fn open() -> Self {
+        let device = |path: &str| {
+            open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
+        };
+        // Without this the kernel keeps ten lines of ours in five seconds.
+        let _ = sys::file::write_file("/proc/sys/kernel/printk_devkmsg", b"on\n", 0o644);
+        Self {
+            console: device("/dev/console"),
+            kmsg: open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok(),
+            started: now_ms(),
+            threshold: Level::Info,
+            lines: VecDeque::new(),
+        }
+    }
+
+    /// Time since PID 1 started.
+    #[must_use]
+    pub fn elapsed(&self) -> Millis {
+        Millis(now_ms().saturating_sub(self.started))
+    }
+
+    /// The console, for a menu or a shell.
+    #[must_use]
+    pub fn console(&self) -> Option<&OwnedFd> {
+        self.console.as_ref()
+    }
+
+    /// Says one line; control characters from outside are made harmless.
+    pub fn say(&mut self, level: Level, text: &str) {
+        let text = printable(text);
+        if let Some(kmsg) = &self.kmsg {
+            // Priority 7 keeps it off the console, which gets its own copy.
+            let _ = write(kmsg, format!("<7>bellwether: {text}\n").as_bytes());
+        }
+        if level >= self.threshold
+            && let Some(console) = &self.console
+        {
+            let _ = write(console, format!("bellwether: {text}\r\n").as_bytes());
+        }
+        if self.lines.len() >= MAX_LINES {
+            self.lines.pop_front();
+        }
+        let mark = if level >= Level::Warning { "!" } else { " " };
+        self.lines.push_back(format!("{:>7}{mark} {text}", self.elapsed().0));
+    }
+
+    /// Shows a line on the console only, as it is.
+    pub fn print(&self, text: &str) {
+        if let Some(console) = &self.console {
+            let _ = write(console, format!("{text}\r\n").as_bytes());
+        }
+    }
+
+    /// Says what is being done.
+    pub fn info(&mut self, text: &str) {
+        self.say(Level::Info, text);
+    }
+
+    /// Says what a fault finder may want.
+    pub fn detail(&mut self, text: &str) {
+        self.say(Level::Detail, text);
+    }
+
+    /// Says what is not as it should be.
+    pub fn warn(&mut self, text: &str) {
+        self.say(Level::Warning, text);
+    }
+
+    /// The whole record, one line each: milliseconds, `!` for warnings, text.
+    #[must_use]
+    pub fn record(&self) -> String {
+        let mut record = String::new();
+        for line in &self.lines {
+            record.push_str(line);
+            record.push('\n');
+        }
+        record
+    }
+}
+
+/// Text from outside must not move the cursor or start a new line of ours.
+fn printable(text: &str) -> String {
+    if text.chars().all(|c| !c.is_control()) {
+        return text.to_string();
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Milliseconds since boot.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000)
+}

@@ -1,0 +1,217 @@
+//! The machine under us: its drivers, its block devices, and waiting for
+//! something to happen.
+//!
+//! One poll for everything: uevents, drivers that finish loading, whatever a
+//! step brings along. Nothing here sleeps.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cmdline::plan::DriverPlan;
+use coldplug::index::{Class, Index};
+use coldplug::load::{Event, Loader, Policy};
+use coldplug::{sysfs, uevent};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd};
+
+use crate::log::{Log, now_ms};
+
+/// Where the image keeps the index of its modules.
+const INDEX: &str = "/lib/bellwether/modules.idx";
+
+/// Largest index read: that of a whole distribution kernel is under 2 MiB.
+const MAX_INDEX: usize = 16 << 20;
+
+/// How long the bus must be silent before devices count as settled. Disks may
+/// announce themselves long after their driver is loaded; a step that must
+/// choose between devices waits this long after the last one came.
+const QUIET_MS: u64 = 150;
+
+/// The machine under us.
+#[derive(Debug)]
+pub struct Machine {
+    /// What we say.
+    pub log: Log,
+    drivers: Loader<'static>,
+    uevents: Option<uevent::Socket>,
+    blocks: BTreeSet<String>,
+    /// Grows whenever a block device comes, changes or goes.
+    pub block_changes: u64,
+    /// Grows whenever a network link comes or goes.
+    pub link_changes: u64,
+    last_event: u64,
+}
+
+impl Machine {
+    /// Reads the index and gets ready to load; loads nothing yet.
+    #[must_use]
+    pub fn new(mut log: Log, plan: &DriverPlan, classes: Class) -> Self {
+        let policy = Policy {
+            classes,
+            blacklist: plan.blacklist.clone(),
+            options: plan
+                .options
+                .iter()
+                .map(|option| (option.module.clone(), option.option.clone()))
+                .collect(),
+        };
+        let index = read_index(&mut log);
+        let uevents = uevent::Socket::open()
+            .map_err(|errno| log.warn(&format!("no uevents, devices may go unseen: {errno}")))
+            .ok();
+        Self {
+            log,
+            drivers: Loader::new(index, policy),
+            uevents,
+            blocks: BTreeSet::new(),
+            block_changes: 0,
+            link_changes: 0,
+            last_event: now_ms(),
+        }
+    }
+
+    /// Starts the drivers of every device that is there; those that come later
+    /// follow by themselves while [`Self::wait`] runs.
+    pub fn coldplug(&mut self) {
+        let drivers = &mut self.drivers;
+        if let Err(errno) = sysfs::each_modalias(&mut |modalias| drivers.device(modalias)) {
+            self.log.warn(&format!("cannot walk /sys/bus: {errno}; only built-in drivers serve"));
+        }
+        self.find_blocks();
+        self.settle_events();
+    }
+
+    /// Loads a module that the plan needs and waits for it. What the kernel has
+    /// built in is fine; a failure is a warning, because the step that needs it
+    /// will say what it could not do.
+    pub fn require(&mut self, module: &str) -> bool {
+        let result = self.drivers.require(module);
+        self.say_driver_events();
+        match result {
+            Ok(()) => true,
+            Err(error) => {
+                self.log.detail(&error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Names of the block devices that are there (`sda`, `sda1`, `sr0`), sorted.
+    pub fn blocks(&self) -> impl Iterator<Item = &str> {
+        self.blocks.iter().map(String::as_str)
+    }
+
+    /// Whether no driver is being loaded and the bus has been silent a while.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        !self.drivers.busy() && now_ms() >= self.quiet_at()
+    }
+
+    /// When, in milliseconds since boot, the silence will have lasted long enough.
+    #[must_use]
+    pub fn quiet_at(&self) -> u64 {
+        self.last_event.saturating_add(QUIET_MS)
+    }
+
+    /// Waits until something happens or `deadline` (milliseconds since boot)
+    /// has come, and deals with uevents and drivers. `extra` are descriptors
+    /// that a step waits for; whether they are readable is for it to find out.
+    pub fn wait(&mut self, extra: &[BorrowedFd<'_>], deadline: Option<u64>) {
+        let left = deadline.map(|deadline| deadline.saturating_sub(now_ms()));
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left / 1000).unwrap_or(i64::MAX),
+            // Rounded up: waking before the deadline would only poll again.
+            tv_nsec: i64::try_from(left % 1000 * 1_000_000).unwrap_or(0),
+        });
+        {
+            let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(extra.len() + 10);
+            let all = self.drivers.fds().chain(self.uevents.as_ref().map(AsFd::as_fd));
+            for fd in all.chain(extra.iter().copied()) {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            }
+            let _ = poll(&mut fds, timeout.as_ref());
+        }
+        self.settle_events();
+        self.drivers.on_ready();
+        self.say_driver_events();
+    }
+
+    /// Takes in what the kernel has announced so far.
+    fn settle_events(&mut self) {
+        let Some(uevents) = &mut self.uevents else { return };
+        let drivers = &mut self.drivers;
+        let blocks = &mut self.blocks;
+        let (mut seen, mut block_changes, mut link_changes) = (false, 0, 0);
+        let lost = uevents.receive(&mut |event| {
+            seen = true;
+            if event.action == "add" && !event.modalias.is_empty() {
+                drivers.device(event.modalias);
+            }
+            match event.subsystem {
+                "block" if !event.devname.is_empty() => {
+                    block_changes += 1;
+                    if event.action == "remove" {
+                        blocks.remove(event.devname);
+                    } else {
+                        blocks.insert(event.devname.to_string());
+                    }
+                }
+                "net" => link_changes += 1,
+                _ => {}
+            }
+        });
+        self.block_changes += block_changes;
+        self.link_changes += link_changes;
+        if seen {
+            self.last_event = now_ms();
+        }
+        if lost {
+            self.log.warn(
+                "the kernel announced more devices than could be heard; walking the buses again",
+            );
+            let drivers = &mut self.drivers;
+            let _ = sysfs::each_modalias(&mut |modalias| drivers.device(modalias));
+            self.find_blocks();
+        }
+        self.say_driver_events();
+    }
+
+    fn find_blocks(&mut self) {
+        for name in sysfs::names("/sys/class/block").unwrap_or_default() {
+            // A slash in a device's name is a ! in sysfs.
+            if self.blocks.insert(name.replace('!', "/")) {
+                self.block_changes += 1;
+            }
+        }
+    }
+
+    fn say_driver_events(&mut self) {
+        for event in self.drivers.take_events() {
+            match event {
+                Event::Loaded(name) => self.log.detail(&format!("driver {name}")),
+                // A driver that finds nothing to drive is no news.
+                Event::Failed(error)
+                    if error.reason == coldplug::load::Reason::Kernel(rustix::io::Errno::NODEV) =>
+                {
+                    self.log.detail(&error.to_string());
+                }
+                Event::Failed(error) => self.log.warn(&error.to_string()),
+            }
+        }
+    }
+}
+
+/// The index, or an empty one with a word why: a kernel with everything built
+/// in needs none.
+fn read_index(log: &mut Log) -> Index<'static> {
+    match sys::file::read_file(INDEX, MAX_INDEX) {
+        Ok(bytes) => match Index::parse(bytes.leak()) {
+            Ok(index) => return index,
+            Err(error) => log.warn(&format!("{INDEX}: {error}; only built-in drivers serve")),
+        },
+        Err(errno) => log.warn(&format!("{INDEX}: {errno}; only built-in drivers serve")),
+    }
+    Index::empty()
+}

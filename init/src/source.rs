@@ -1,0 +1,524 @@
+//! Finding the root: every source of the plan, in its order, round after round,
+//! until one holds what the plan asks for.
+//!
+//! A source is a way to things that might do: one export, one file, or every
+//! disk there is. Each thing is offered to an examiner, which takes it or says
+//! why not; the reasons are the failure screen.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cmdline::plan::{Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Source};
+use overlay::image;
+use overlay::probe::Superblock;
+use sys::file::make_dir;
+use sys::mount::{FsContext, detach, mount_device};
+
+use crate::device::{self, candidates, name_of, without_udev};
+use crate::images::{self, Layer};
+use crate::layout::Layout;
+use crate::log::now_ms;
+use crate::machine::Machine;
+use crate::network::Network;
+use crate::trace::{Failure, Reasons};
+
+/// What a source offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Offer {
+    /// A file system, mounted at this path.
+    Tree(String),
+    /// A device or file with something in it.
+    Blob(String),
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where from, for people.
+    pub origin: String,
+    /// What it is.
+    pub root: Root,
+    /// The mount point of the medium, when there is one.
+    pub medium: Option<String>,
+}
+
+/// What will become the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// A mounted file system, as it is.
+    Tree(String),
+    /// Images on the medium, bottom first.
+    Layers(Vec<Layer>),
+}
+
+/// A search for the root.
+struct Search<'m> {
+    machine: &'m mut Machine,
+    network: &'m mut Network,
+    plan: &'m RootPlan,
+    layout: Layout,
+    dialect: Dialect,
+    /// Where a tree that is itself the root is mounted.
+    tree_target: String,
+    read_write: bool,
+    reasons: Reasons,
+    /// Devices that were looked at since they last changed.
+    looked_at: BTreeSet<String>,
+}
+
+/// Takes an offer, or says why not. The text is where the offer came from.
+type Examine<'e> = dyn FnMut(&mut Search<'_>, Offer, &str) -> Option<Found> + 'e;
+
+/// Finds the root.
+///
+/// # Errors
+/// Everything that was tried, when no source holds it after the plan's rounds.
+pub fn find(
+    machine: &mut Machine,
+    network: &mut Network,
+    plan: &cmdline::BootPlan,
+    layout: Layout,
+    tree_target: &str,
+    read_write: bool,
+) -> Result<Found, Failure> {
+    let mut search = Search {
+        machine,
+        network,
+        plan: &plan.root,
+        layout,
+        dialect: plan.handoff.layout,
+        tree_target: tree_target.to_string(),
+        read_write,
+        reasons: Reasons::default(),
+        looked_at: BTreeSet::new(),
+    };
+    search.run()
+}
+
+impl Search<'_> {
+    fn run(&mut self) -> Result<Found, Failure> {
+        let plan = self.plan;
+        let retry = plan.retry;
+        let mut pause = u64::from(retry.pause.0.max(1)) * 1000;
+        let longest = u64::from(retry.max_pause.0.max(retry.pause.0).max(1)) * 1000;
+        let mut round = 1;
+        loop {
+            for source in &plan.sources {
+                if let Some(found) = self
+                    .offers(source, 0, &mut |search, offer, origin| search.examine(offer, origin))
+                {
+                    return Ok(found);
+                }
+            }
+            if retry.attempts != 0 && round >= retry.attempts {
+                break;
+            }
+            if round == 1 {
+                self.machine.log.info(&waiting_for(&plan.sources));
+            }
+            let changes = self.machine.block_changes;
+            let deadline = now_ms().saturating_add(pause);
+            // Something new ends the pause without using up a round.
+            while self.machine.block_changes == changes && now_ms() < deadline {
+                let quiet = (!self.machine.settled()).then(|| self.machine.quiet_at());
+                let wake =
+                    quiet.filter(|quiet| *quiet > now_ms()).map_or(deadline, |q| q.min(deadline));
+                let settled_before = self.machine.settled();
+                self.machine.wait(&[], Some(wake));
+                if !settled_before && self.machine.settled() {
+                    break;
+                }
+            }
+            if now_ms() >= deadline {
+                round += 1;
+                self.looked_at.clear();
+                pause = (pause * 2).min(longest);
+            }
+        }
+        let reasons = core::mem::take(&mut self.reasons).into_list();
+        let remedy = if reasons.is_empty() {
+            "no block device appeared at all: is the driver of the disk controller in this image? (build with a larger profile)"
+        } else {
+            ""
+        };
+        Err(Failure {
+            step: format!("find the root ({})", waiting_for(&plan.sources)),
+            tried: reasons,
+            remedy: remedy.to_string(),
+        })
+    }
+
+    /// Notes why something did not do, and says so once.
+    fn refuse(&mut self, what: &str, why: &str) {
+        if self.reasons.note(what, why) {
+            self.machine.log.detail(&format!("{what}: {why}"));
+        }
+    }
+
+    /// The same for what the line names: then it is worth a line on the console.
+    fn refuse_loudly(&mut self, what: &str, why: &str) {
+        if self.reasons.note(what, why) {
+            self.machine.log.warn(&format!("{what}: {why}"));
+        }
+    }
+
+    /// Offers everything that a source leads to, until the examiner takes one.
+    fn offers(
+        &mut self,
+        source: &Source,
+        depth: usize,
+        examiner: &mut Examine<'_>,
+    ) -> Option<Found> {
+        match source {
+            Source::Device(selector) => self.offer_device(selector, examiner),
+            Source::Scan(rule) => self.offer_scan(rule, examiner),
+            Source::File { on, path } => self.offer_file(on, path, depth, examiner),
+            Source::Initramfs(path) => {
+                if rustix::fs::access(path.as_str(), rustix::fs::Access::EXISTS).is_err() {
+                    self.refuse_loudly(path, "is not in the initramfs");
+                    return None;
+                }
+                examiner(self, Offer::Blob(path.clone()), path)
+            }
+            Source::Nfs(nfs) => {
+                let target = self.target(depth);
+                match self.network.mount_nfs(self.machine, nfs, &target) {
+                    Ok(origin) => self.offer_tree(target, &origin, examiner),
+                    Err((what, why)) => {
+                        self.refuse_loudly(&what, &why);
+                        None
+                    }
+                }
+            }
+            Source::NineP(tag) => self.offer_tag(
+                "9p",
+                tag,
+                "trans=virtio,version=9p2000.L,msize=262144",
+                depth,
+                examiner,
+            ),
+            Source::VirtioFs(tag) => self.offer_tag("virtiofs", tag, "", depth, examiner),
+            other => {
+                self.refuse_loudly(
+                    &describe(other),
+                    "this build of /init cannot use this kind of source yet",
+                );
+                None
+            }
+        }
+    }
+
+    /// Where something that is mounted on the way to the root goes: the medium
+    /// itself, or, deeper, what holds the medium's file.
+    fn target(&self, depth: usize) -> String {
+        match (depth, &self.plan.content) {
+            (0, Content::Tree { .. }) => self.tree_target.clone(),
+            (0, _) => self.layout.medium.to_string(),
+            (1, _) => self.layout.container.to_string(),
+            _ => format!("{}-{depth}", self.layout.container),
+        }
+    }
+
+    fn offer_tree(
+        &mut self,
+        target: String,
+        origin: &str,
+        examiner: &mut Examine<'_>,
+    ) -> Option<Found> {
+        let taken = examiner(self, Offer::Tree(target.clone()), origin);
+        if taken.is_none() {
+            let _ = detach(&target);
+        }
+        taken
+    }
+
+    fn offer_tag(
+        &mut self,
+        fs_type: &str,
+        tag: &str,
+        options: &str,
+        depth: usize,
+        examiner: &mut Examine<'_>,
+    ) -> Option<Found> {
+        let origin = format!("{fs_type} tag {tag}");
+        self.machine.require(&format!("fs-{fs_type}"));
+        if fs_type == "9p" {
+            self.machine.require("9pnet_virtio");
+        }
+        let target = self.target(depth);
+        let mounted = make_dir(&target, 0o755).map_err(Into::into).and_then(|()| {
+            let context = FsContext::open(fs_type)?;
+            context.set("source", Some(tag))?;
+            context.set_all(options)?;
+            context.mount(&target, rustix::mount::MountAttrFlags::empty())
+        });
+        match mounted {
+            Ok(()) => self.offer_tree(target, &origin, examiner),
+            Err(error) => {
+                self.refuse_loudly(&origin, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn offer_device(
+        &mut self,
+        selector: &DeviceSelector,
+        examiner: &mut Examine<'_>,
+    ) -> Option<Found> {
+        let wanted = without_udev(selector);
+        let what = name_of(selector);
+        if let DeviceSelector::Path(path) = &wanted {
+            return match device::inspect(path) {
+                Ok(_) => examiner(self, Offer::Blob(path.clone()), path),
+                Err(rustix::io::Errno::NOENT) => {
+                    self.refuse(&what, "there is no such device");
+                    None
+                }
+                Err(errno) => {
+                    self.refuse(&what, &format!("cannot be read: {errno}"));
+                    None
+                }
+            };
+        }
+        let names: Vec<String> = self.machine.blocks().map(ToString::to_string).collect();
+        let mut seen: Vec<String> = Vec::new();
+        for name in names {
+            let path = format!("/dev/{name}");
+            let Ok(Some(found)) = device::inspect(&path) else { continue };
+            if device::matches(&wanted, &found) {
+                return examiner(self, Offer::Blob(path.clone()), &path);
+            }
+            if !found.label.is_empty() {
+                seen.push(format!("{name} is {}", found.label));
+            }
+        }
+        let why = if seen.is_empty() {
+            "no device has it".to_string()
+        } else {
+            format!("no device has it ({})", seen.join(", "))
+        };
+        self.refuse(&what, &why);
+        None
+    }
+
+    fn offer_scan(&mut self, rule: &ScanRule, examiner: &mut Examine<'_>) -> Option<Found> {
+        let settled = self.machine.settled();
+        let devices = candidates(self.machine.blocks(), rule);
+        for candidate in devices {
+            // A fixed disk waits until every removable one had its chance.
+            if !(settled || candidate.eager) || self.looked_at.contains(&candidate.name) {
+                continue;
+            }
+            self.looked_at.insert(candidate.name.clone());
+            let path = candidate.path();
+            match device::inspect(&path) {
+                Ok(Some(found)) if found.format.fs_type().is_some() => {
+                    if !self.has_marker_uuid(rule, &found) {
+                        continue;
+                    }
+                    if let Some(taken) = examiner(self, Offer::Blob(path.clone()), &path) {
+                        return Some(taken);
+                    }
+                }
+                Ok(Some(found)) => self.refuse(&path, &format!("is {}", found.format)),
+                Ok(None) => self.refuse(&path, "has no known file system"),
+                Err(errno) => self.refuse(&path, &format!("cannot be read: {errno}")),
+            }
+        }
+        None
+    }
+
+    /// Whether a superblock rules a device out already; marker files are looked
+    /// for once it is mounted.
+    fn has_marker_uuid(&self, _rule: &ScanRule, _found: &Superblock) -> bool {
+        true
+    }
+
+    fn offer_file(
+        &mut self,
+        on: &Source,
+        path: &str,
+        depth: usize,
+        examiner: &mut Examine<'_>,
+    ) -> Option<Found> {
+        let path = path.to_string();
+        let holder = self.target(depth + 1);
+        let mut inner: Box<Examine<'_>> = Box::new(|search, offer, origin| {
+            let tree = match offer {
+                Offer::Tree(tree) => tree,
+                Offer::Blob(blob) => match search.mount_blob(&blob, &holder, true) {
+                    Ok(()) => holder.clone(),
+                    Err(why) => {
+                        search.refuse(origin, &why);
+                        return None;
+                    }
+                },
+            };
+            let file = format!("{tree}/{}", path.trim_start_matches('/'));
+            let origin = format!("{path} on {origin}");
+            if rustix::fs::access(file.as_str(), rustix::fs::Access::READ_OK).is_ok() {
+                if let Some(found) = examiner(search, Offer::Blob(file), &origin) {
+                    return Some(found);
+                }
+            } else {
+                search.refuse(&origin, "is not there");
+            }
+            if tree == holder {
+                let _ = detach(&holder);
+            }
+            None
+        });
+        self.offers(on, depth + 1, &mut *inner)
+    }
+
+    /// Mounts a device or image file.
+    fn mount_blob(&mut self, blob: &str, target: &str, read_only: bool) -> Result<(), String> {
+        make_dir(target, 0o755).map_err(|errno| format!("{target}: {errno}"))?;
+        if let Some(name) = blob.strip_prefix("/dev/") {
+            let found =
+                device::inspect(blob).map_err(|errno| format!("cannot be read: {errno}"))?;
+            let found = found.ok_or("has no known file system")?;
+            let fs_type = found.format.fs_type().ok_or_else(|| format!("is {}", found.format))?;
+            self.machine.require(&format!("fs-{fs_type}"));
+            let read_only = read_only || found.format.read_only();
+            self.machine.log.detail(&format!("mounting {name} ({fs_type}) at {target}"));
+            return mount_device(blob, fs_type, target, read_only, "")
+                .map_err(|error| format!("{fs_type} cannot be mounted: {error}"));
+        }
+        let found = image::inspect(blob).map_err(|error| error.to_string())?;
+        self.machine.require("loop");
+        if let Some(fs_type) = found.format.fs_type() {
+            self.machine.require(&format!("fs-{fs_type}"));
+        }
+        self.machine.log.detail(&format!("mounting {blob} ({}) at {target}", found.format));
+        let read_only = read_only || found.format.read_only();
+        image::mount(blob, &found, target, read_only).map_err(|error| error.to_string())
+    }
+
+    /// Takes an offer if it holds what the plan asks for.
+    fn examine(&mut self, offer: Offer, origin: &str) -> Option<Found> {
+        match &self.plan.content {
+            Content::Tree { subdir, .. } => {
+                let tree = match offer {
+                    Offer::Tree(tree) => tree,
+                    Offer::Blob(blob) => {
+                        let target = self.tree_target.clone();
+                        if let Err(why) = self.mount_blob(&blob, &target, !self.read_write) {
+                            self.refuse(origin, &why);
+                            return None;
+                        }
+                        target
+                    }
+                };
+                let root = match subdir.trim_matches('/') {
+                    "" => tree,
+                    subdir => format!("{tree}/{subdir}"),
+                };
+                Some(Found { origin: origin.to_string(), root: Root::Tree(root), medium: None })
+            }
+            Content::Images(rule) | Content::Either(rule) => {
+                let rule = rule.clone();
+                let bare = matches!(self.plan.content, Content::Either(_))
+                    || self.dialect == Dialect::Casper;
+                let (medium, ours) = match offer {
+                    Offer::Tree(tree) => (tree, false),
+                    Offer::Blob(blob) => {
+                        let target = self.layout.medium.to_string();
+                        if let Err(why) = self.mount_blob(&blob, &target, true) {
+                            self.refuse(origin, &why);
+                            return None;
+                        }
+                        (target, true)
+                    }
+                };
+                let mac = self.network.mac();
+                match self.check_marker(&medium).and_then(|()| images::pick(&rule, &medium, mac)) {
+                    Ok(layers) => {
+                        return Some(Found {
+                            origin: origin.to_string(),
+                            root: Root::Layers(layers),
+                            medium: Some(medium),
+                        });
+                    }
+                    // The device is itself the image of a root.
+                    Err(_) if ours && bare && images::looks_like_root(&medium) => {
+                        return Some(Found {
+                            origin: origin.to_string(),
+                            root: Root::Tree(medium),
+                            medium: None,
+                        });
+                    }
+                    Err(why) => self.refuse(origin, &why),
+                }
+                if ours {
+                    let _ = detach(&medium);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the medium carries what proves that it is the right one.
+    fn check_marker(&self, medium: &str) -> Result<(), String> {
+        for source in &self.plan.sources {
+            let Source::Scan(ScanRule { marker: Some(marker), .. }) = source else { continue };
+            match marker {
+                Marker::Path(path) => {
+                    let file = format!("{medium}/{}", path.trim_start_matches('/'));
+                    if rustix::fs::access(file.as_str(), rustix::fs::Access::EXISTS).is_err() {
+                        return Err(format!("has no {path}"));
+                    }
+                }
+                Marker::DiskUuid { prefix, uuid } => {
+                    let disk = format!("{medium}/.disk");
+                    let holds =
+                        coldplug::sysfs::names(&disk).unwrap_or_default().iter().any(|name| {
+                            name.starts_with(prefix.as_str())
+                                && sys::file::read_file(&format!("{disk}/{name}"), 4096).is_ok_and(
+                                    |text| String::from_utf8_lossy(&text).contains(uuid.as_str()),
+                                )
+                        });
+                    if !holds {
+                        return Err(format!("is another medium: no .disk/{prefix}* holds {uuid}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sources in one line, for people.
+fn waiting_for(sources: &[Source]) -> String {
+    let names: Vec<String> = sources.iter().map(describe).collect();
+    format!("looking on {}", names.join(", then "))
+}
+
+/// One source, for people.
+#[must_use]
+pub fn describe(source: &Source) -> String {
+    match source {
+        Source::Nfs(nfs) => crate::network::describe_nfs(nfs),
+        Source::Cifs(cifs) => format!("CIFS share {}", cifs.share),
+        Source::Url(url) => url.url.clone(),
+        Source::Nbd(nbd) => format!("NBD export {:?}", nbd.export),
+        Source::NvmeTcp(nvme) => format!("NVMe/TCP {}", nvme.nqn),
+        Source::NineP(tag) => format!("9p tag {tag}"),
+        Source::VirtioFs(tag) => format!("virtiofs tag {tag}"),
+        Source::Device(selector) => name_of(selector),
+        Source::Scan(rule) => match (rule.optical, rule.removable_only) {
+            (_, true) => "removable disks".to_string(),
+            (true, _) => "optical drives and disks".to_string(),
+            (false, _) => "disks".to_string(),
+        },
+        Source::File { on, path } => format!("{path} on {}", describe(on)),
+        Source::Partition { on, number } => format!("partition {number} of {}", describe(on)),
+        Source::Initramfs(path) => format!("{path} in the initramfs"),
+        Source::PxeFileList { port, .. } => format!("the boot server's file list, port {port}"),
+        Source::Stage2(_) => "a clone sender".to_string(),
+    }
+}
