@@ -1,5 +1,7 @@
 //! Archives: written, read back, and held against GNU cpio.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 use cpio_builder::compress::{Codec, compress};
 use cpio_builder::initrd::{Initrd, InitrdError, Limits};
 use cpio_builder::newc::{Archive, ArchiveError, NewcError, Node, Reader};

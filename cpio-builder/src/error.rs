@@ -1,0 +1,165 @@
+//! What can go wrong on the way to an image, in the user's words.
+
+use crate::initrd::InitrdError;
+use crate::modinfo::ModinfoError;
+use crate::newc::ArchiveError;
+use std::path::PathBuf;
+use std::{fmt, io};
+
+/// An image, or a part of it, could not be made.
+#[derive(Debug)]
+pub enum Error {
+    /// A file could not be read.
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no kernel module tree where one was expected.
+    NoModules {
+        /// The directory or file that was searched.
+        path: PathBuf,
+    },
+    /// There are several kernels' trees.
+    ManyKernels {
+        /// The directory or file that was searched.
+        path: PathBuf,
+        /// The releases found.
+        releases: Vec<String>,
+    },
+    /// The wanted kernel is not among those found.
+    NoSuchKernel {
+        /// The directory or file that was searched.
+        path: PathBuf,
+        /// The release asked for.
+        wanted: String,
+        /// The releases found.
+        releases: Vec<String>,
+    },
+    /// A module file cannot be understood.
+    Module {
+        /// Path in the module tree.
+        path: String,
+        /// What is wrong.
+        source: ModinfoError,
+    },
+    /// A compressed file does not unpack.
+    Unpack {
+        /// The file.
+        path: String,
+        /// What the codec said.
+        source: io::Error,
+    },
+    /// A module that was asked for by name is not there.
+    NoSuchModule {
+        /// Its name.
+        name: String,
+        /// The kernel it was looked for in.
+        release: String,
+    },
+    /// Modules and `/init` are for different processors.
+    Machine {
+        /// What the modules are for.
+        modules: String,
+        /// What `/init` is for.
+        init: String,
+    },
+    /// The file given as `/init` is not a program for the kernel to start.
+    Init {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An initramfs cannot be read.
+    Initrd {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: InitrdError,
+    },
+    /// A package or file system image cannot be read.
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Something cannot be put into the archive.
+    Archive(ArchiveError),
+    /// The index would overflow its numbers.
+    Index(String),
+    /// Compressing failed.
+    Compress(io::Error),
+    /// `SOURCE_DATE_EPOCH` is not a number of seconds that cpio can hold.
+    Epoch(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Self::Write { path, source } if source.kind() == io::ErrorKind::StorageFull => write!(
+                f,
+                "cannot write {}: the disk is full; free some space or give -o another place",
+                path.display()
+            ),
+            Self::Write { path, source } => write!(f, "cannot write {}: {source}", path.display()),
+            Self::NoModules { path } => write!(
+                f,
+                "no kernel modules in {}; give a /lib/modules/VERSION directory, a kernel .deb, \
+                 an initrd or a squashfs",
+                path.display()
+            ),
+            Self::ManyKernels { path, releases } => write!(
+                f,
+                "{} has modules of several kernels; choose one with --release: {}",
+                path.display(),
+                releases.join(", ")
+            ),
+            Self::NoSuchKernel { path, wanted, releases } => write!(
+                f,
+                "{} has no modules of kernel {wanted}; there are: {}",
+                path.display(),
+                releases.join(", ")
+            ),
+            Self::Module { path, source } => write!(f, "module {path} {source}"),
+            Self::Unpack { path, source } => write!(f, "{path} does not unpack: {source}"),
+            Self::NoSuchModule { name, release } => {
+                write!(f, "kernel {release} has no module '{name}', neither loadable nor built in")
+            }
+            Self::Machine { modules, init } => write!(
+                f,
+                "the modules are for {modules}, /init is for {init}; build both for the same machine"
+            ),
+            Self::Init { path, why } => write!(f, "{} cannot be /init: {why}", path.display()),
+            Self::Initrd { path, source } => {
+                write!(f, "cannot read {} as an initramfs: {source}", path.display())
+            }
+            Self::Container { path, why } => write!(f, "cannot read {}: {why}", path.display()),
+            Self::Archive(e) => write!(f, "{e}"),
+            Self::Index(why) => write!(f, "module index: {why}"),
+            Self::Compress(e) => write!(f, "compression failed: {e}"),
+            Self::Epoch(value) => write!(
+                f,
+                "SOURCE_DATE_EPOCH is '{value}', but must be seconds since 1970, below 2^32"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ArchiveError> for Error {
+    fn from(e: ArchiveError) -> Self {
+        Self::Archive(e)
+    }
+}

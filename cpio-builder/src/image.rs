@@ -1,0 +1,330 @@
+//! Images: `/init`, the modules a profile asks for, their index, and the few
+//! directories and nodes that the kernel wants before `/init` runs.
+//!
+//! The same [`ImageSpec`] gives the same bytes, on any day and in any
+//! directory.
+
+use crate::compress::{self, Codec};
+use crate::error::Error;
+use crate::index::{Builder, ModuleEntry};
+use crate::modinfo::{machine, machine_name};
+use crate::newc::{Archive, Node};
+use crate::profile::{self, Profile};
+use crate::tree::{self, KernelTree, ModprobeConf};
+use coldplug::index::{Class, Compression};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the index lies in an image.
+pub const INDEX_PATH: &str = "lib/bellwether/modules.idx";
+
+/// What goes into an image.
+#[derive(Debug)]
+pub struct ImageSpec {
+    /// The program for `/init`, if the image shall have one.
+    pub init: Option<Vec<u8>>,
+    /// Where `/init` came from, for messages.
+    pub init_origin: PathBuf,
+    /// The kernel's modules.
+    pub tree: KernelTree,
+    /// Which of them.
+    pub profile: Profile,
+    /// Further modules, by name or alias.
+    pub add: Vec<String>,
+    /// What modprobe.d says.
+    pub conf: ModprobeConf,
+    /// Directories searched for firmware, first match counts.
+    pub firmware: Vec<PathBuf>,
+    /// Further files.
+    pub include: Vec<Include>,
+    /// Firmware directory with `intel-ucode` and `amd-ucode`, for an early
+    /// microcode archive in front.
+    pub microcode: Option<PathBuf>,
+    /// Compression of the main archive.
+    pub codec: Codec,
+    /// Every file's time, seconds since 1970.
+    pub mtime: u32,
+}
+
+/// A file to include.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Include {
+    /// Where it is now. A directory is taken with all that is below.
+    pub from: PathBuf,
+    /// Path in the image, without the leading `/`.
+    pub to: String,
+}
+
+impl Include {
+    /// From `FILE[:DEST]`; without a destination the file keeps its path.
+    /// Nothing if the file part is empty or the path leads out of the image.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (from, to) = text.split_once(':').unwrap_or((text, ""));
+        let named = to.trim_start_matches('/');
+        let to = match (to.is_empty(), to.ends_with('/')) {
+            (true, _) => from.trim_start_matches("./").trim_matches('/').to_owned(),
+            // A directory to put it into.
+            (false, true) => format!("{named}{}", from.trim_end_matches('/').rsplit('/').next()?),
+            (false, false) => named.to_owned(),
+        };
+        let plain = |part: &str| !matches!(part, "" | "." | "..");
+        (!from.is_empty() && to.split('/').all(plain)).then(|| Self { from: from.into(), to })
+    }
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The image.
+    pub bytes: Vec<u8>,
+    /// Kernel release.
+    pub release: String,
+    /// Names of the modules in it, sorted.
+    pub modules: Vec<String>,
+    /// How many of them drive wired network devices.
+    pub net_drivers: usize,
+    /// How many of them drive storage devices.
+    pub storage_drivers: usize,
+    /// Bytes of the archive before compression.
+    pub unpacked: usize,
+    /// Bytes of the index.
+    pub index: usize,
+    /// Firmware files put in.
+    pub firmware: Vec<String>,
+    /// Firmware files that modules name, but that were not found.
+    pub missing_firmware: Vec<String>,
+    /// Modules that need something which is neither a module nor built in.
+    pub unresolved: Vec<String>,
+}
+
+/// Makes an image.
+///
+/// # Errors
+/// See [`Error`]. Missing firmware and unresolved needs are not errors: they
+/// are in the report.
+pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
+    let tree = &spec.tree;
+    let mut report = Report { release: tree.release.clone(), ..Report::default() };
+    let mut archive = Archive::new();
+    for dir in ["dev", "proc", "sys", "run", "tmp", "etc", "sbin"] {
+        archive.add(dir, if dir == "tmp" { 0o1777 } else { 0o755 }, Node::Dir)?;
+    }
+    archive.add("dev/console", 0o600, Node::Char { major: 5, minor: 1 })?;
+    archive.add("dev/null", 0o666, Node::Char { major: 1, minor: 3 })?;
+    if let Some(init) = &spec.init {
+        check_init(init, &spec.init_origin, tree.machine)?;
+        archive.add("init", 0o755, Node::File(init.clone()))?;
+        // The kernel runs /sbin/modprobe when it wants a module.
+        archive.add("sbin/modprobe", 0o777, Node::Symlink("/init".into()))?;
+    }
+    let about = format!(
+        "NAME=Bellwether\nID=bellwether\nVERSION_ID={}\nPRETTY_NAME=\"Bellwether {} ({})\"\n",
+        env!("CARGO_PKG_VERSION"),
+        env!("CARGO_PKG_VERSION"),
+        tree.release
+    );
+    archive.add("etc/initrd-release", 0o644, Node::File(about.into_bytes()))?;
+
+    let mut chosen = spec.profile.select(tree);
+    for name in &spec.add {
+        let found = tree.resolve(name).ok_or_else(|| Error::NoSuchModule {
+            name: name.clone(),
+            release: tree.release.clone(),
+        })?;
+        chosen.extend(found);
+    }
+    let mut missing = BTreeSet::new();
+    let chosen = tree.with_needs(chosen, &mut missing);
+    report.unresolved = missing.into_iter().collect();
+
+    let mut firmware: BTreeSet<String> = BTreeSet::new();
+    let place = |path: &str| format!("lib/modules/{}/{path}", tree.release);
+    for n in &chosen {
+        let Some(module) = tree.modules.get(*n) else { continue };
+        let data = tree.read(module)?;
+        let fail = |source| Error::Module { path: module.path.clone(), source };
+        firmware.extend(tree::firmware(&data).map_err(fail)?);
+        let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
+        archive.add(&place(&format!("{stem}.ko")), 0o644, Node::File(data))?;
+        report.modules.push(module.name.clone());
+        if profile::is_driver(module) {
+            let class = profile::class(module);
+            report.net_drivers += usize::from(class.intersects(Class::NET));
+            report.storage_drivers += usize::from(class.intersects(Class::STORAGE));
+        }
+    }
+    report.modules.sort_unstable();
+    for name in firmware {
+        match find_firmware(&spec.firmware, &tree.release, &name)? {
+            Some((path, data)) => {
+                archive.add(&format!("lib/firmware/{path}"), 0o644, Node::File(data))?;
+                report.firmware.push(path);
+            }
+            None => report.missing_firmware.push(name),
+        }
+    }
+
+    let index = index(tree, &chosen, &spec.conf, &|module| {
+        let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
+        (place(&format!("{stem}.ko")), Compression::None)
+    })?;
+    report.index = index.len();
+    archive.add(INDEX_PATH, 0o644, Node::File(index))?;
+    for include in &spec.include {
+        add_tree(&mut archive, &include.from, &include.to)?;
+    }
+
+    let main = archive.write(spec.mtime)?;
+    report.unpacked = main.len();
+    if let Some(dir) = &spec.microcode {
+        report.bytes = microcode(dir, spec.mtime)?;
+    }
+    report.bytes.extend(compress::compress(spec.codec, &main).map_err(Error::Compress)?);
+    // Boot loaders place the next file directly behind this one.
+    report.bytes.resize(report.bytes.len().next_multiple_of(4), 0);
+    Ok(report)
+}
+
+/// Makes the index of the chosen modules. `place` tells each one's path and
+/// compression in the image.
+///
+/// # Errors
+/// The index outgrows its format.
+pub fn index(
+    tree: &KernelTree,
+    chosen: &BTreeSet<usize>,
+    conf: &ModprobeConf,
+    place: &dyn Fn(&tree::KernelModule) -> (String, Compression),
+) -> Result<Vec<u8>, Error> {
+    let ids: BTreeMap<usize, usize> = chosen.iter().enumerate().map(|(id, n)| (*n, id)).collect();
+    let here = |list: Vec<usize>| list.iter().filter_map(|n| ids.get(n).copied()).collect();
+    let soft = |names: &[String]| {
+        here(names.iter().filter_map(|name| tree.resolve(name)).flatten().collect())
+    };
+    let mut unresolved = BTreeSet::new();
+    let modules = chosen.iter().filter_map(|n| {
+        let module = tree.modules.get(*n)?;
+        let (path, compression) = place(module);
+        Some(ModuleEntry {
+            name: module.name.clone(),
+            path,
+            class: profile::class(module),
+            compression,
+            blacklisted: conf.blacklist.contains(&module.name),
+            options: conf.options.get(&module.name).cloned().unwrap_or_default(),
+            aliases: module.aliases.clone(),
+            deps: here(tree.closure(*n, &mut unresolved)),
+            soft_pre: soft(&module.soft_pre),
+            soft_post: soft(&module.soft_post),
+        })
+    });
+    let modules = modules.collect();
+    let builtin = tree.builtin.iter().cloned().collect();
+    Builder { release: tree.release.clone(), modules, builtin }.build()
+}
+
+/// Checks that a program can be PID 1 beside these modules. `modules` is
+/// their ELF machine, 0 if unknown.
+///
+/// # Errors
+/// Not an ELF program, or one for another machine.
+pub fn check_init(init: &[u8], origin: &Path, modules: u16) -> Result<(), Error> {
+    let found =
+        machine(init).map_err(|e| Error::Init { path: origin.into(), why: format!("it {e}") })?;
+    if modules != 0 && modules != found {
+        return Err(Error::Machine { modules: machine_name(modules), init: machine_name(found) });
+    }
+    Ok(())
+}
+
+/// Finds a firmware file, plain or compressed as kernels take it, where the
+/// kernel would look: in `updates/RELEASE`, `updates`, `RELEASE`, then plain.
+fn find_firmware(
+    dirs: &[PathBuf],
+    release: &str,
+    name: &str,
+) -> Result<Option<(String, Vec<u8>)>, Error> {
+    // A module's word is not to lead out of the directory.
+    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Ok(None);
+    }
+    let places =
+        [format!("updates/{release}/"), "updates/".into(), format!("{release}/"), "".into()];
+    for dir in dirs {
+        for (place, end) in places.iter().flat_map(|p| ["", ".xz", ".zst"].map(|end| (p, end))) {
+            let path = dir.join(format!("{place}{name}{end}"));
+            match fs::read(&path) {
+                Ok(data) => return Ok(Some((format!("{name}{end}"), data))),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::Read { path, source }),
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Adds a file, or a directory with all below it, following no links.
+fn add_tree(archive: &mut Archive, from: &Path, to: &str) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let fail = |source| Error::Read { path: from.into(), source };
+    let meta = fs::symlink_metadata(from).map_err(fail)?;
+    let mode = meta.permissions().mode();
+    if meta.is_dir() {
+        archive.add(to, mode, Node::Dir)?;
+        for entry in fs::read_dir(from).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                let path = from.join(name);
+                Error::Read { path, source: std::io::Error::other("its name is not UTF-8") }
+            })?;
+            add_tree(archive, &entry.path(), &format!("{to}/{name}"))?;
+        }
+    } else if meta.is_symlink() {
+        let target = fs::read_link(from).map_err(fail)?;
+        archive.add(to, 0o777, Node::Symlink(target.to_string_lossy().into_owned()))?;
+    } else if meta.is_file() {
+        archive.add(to, mode, Node::File(fs::read(from).map_err(fail)?))?;
+    } else {
+        return Err(fail(std::io::Error::other("not a file, directory or symbolic link")));
+    }
+    Ok(())
+}
+
+/// The uncompressed archive with processor microcode, which the kernel reads
+/// before it can decompress anything (Documentation/arch/x86/microcode.rst).
+fn microcode(dir: &Path, mtime: u32) -> Result<Vec<u8>, Error> {
+    let mut archive = Archive::new();
+    for (from, to) in [("intel-ucode", "GenuineIntel"), ("amd-ucode", "AuthenticAMD")] {
+        let path = dir.join(from);
+        let fail = |source| Error::Read { path: path.clone(), source };
+        let mut files = match fs::read_dir(&path) {
+            Ok(entries) => entries.flatten().map(|e| e.path()).collect::<Vec<_>>(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(fail(e)),
+        };
+        // Signatures (.asc) and read-me files lie beside AMD's .bin files.
+        files.retain(|f| from == "intel-ucode" || f.extension().is_some_and(|e| e == "bin"));
+        files.sort_unstable();
+        let mut data = Vec::new();
+        for file in &files {
+            data.extend(fs::read(file).map_err(fail)?);
+        }
+        archive.add(&format!("kernel/x86/microcode/{to}.bin"), 0o644, Node::File(data))?;
+    }
+    if archive.is_empty() {
+        let source = std::io::Error::other("it has neither intel-ucode nor amd-ucode");
+        return Err(Error::Read { path: dir.into(), source });
+    }
+    Ok(archive.write(mtime)?)
+}
+
+/// Every file's time: `SOURCE_DATE_EPOCH` if given, else 1. (0 confuses tools
+/// that take it for "no time".)
+///
+/// # Errors
+/// The text is not a number that fits.
+pub fn mtime_from_epoch(epoch: Option<&str>) -> Result<u32, Error> {
+    epoch.map_or(Ok(1), |text| text.trim().parse().map_err(|_| Error::Epoch(text.into())))
+}

@@ -1,0 +1,446 @@
+//! Which modules go into an image, and what each is for: tables.
+
+use crate::tree::{KernelModule, KernelTree};
+use coldplug::index::Class;
+use std::collections::BTreeSet;
+
+/// A choice of modules. What a kernel lacks or has built in is passed over:
+/// one table serves all kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    /// The word on the command line.
+    pub name: &'static str,
+    /// What it is for, one line.
+    pub about: &'static str,
+    /// Whole directories below `kernel/`.
+    dirs: &'static [&'static str],
+    /// Directories and files taken out of `dirs` again.
+    without: &'static [&'static str],
+    /// Modules or aliases by name.
+    names: &'static [&'static [&'static str]],
+}
+
+/// All profiles, smallest first.
+pub const PROFILES: [Profile; 3] = [VIRT, NET, ALL];
+
+impl Profile {
+    /// From the word on the command line.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        PROFILES.into_iter().find(|profile| profile.name == name)
+    }
+
+    /// The modules it names in a kernel, without what they need.
+    #[must_use]
+    pub fn select(&self, tree: &KernelTree) -> BTreeSet<usize> {
+        let under = |place: &str, list: &[&str]| list.iter().any(|dir| place.starts_with(dir));
+        let in_dirs = |module: &KernelModule| {
+            under(module.place(), self.dirs) && !under(module.place(), self.without)
+        };
+        let modules = tree.modules.iter().enumerate();
+        let mut chosen: BTreeSet<usize> =
+            modules.filter(|(_, m)| in_dirs(m)).map(|(n, _)| n).collect();
+        let names = self.names.iter().flat_map(|list| list.iter());
+        chosen.extend(names.filter_map(|name| tree.resolve(name)).flatten());
+        chosen
+    }
+}
+
+/// Guests of QEMU/KVM, Hyper-V, VMware and Xen that boot a live system.
+const VIRT: Profile = Profile {
+    name: "virt",
+    about: "virtual machines booting a live system from NFS, an ISO or a disk",
+    dirs: &[],
+    without: &[],
+    names: &[
+        &[
+            "virtio_pci",
+            "virtio_mmio",
+            "virtio_net",
+            "virtio_blk",
+            "virtio_scsi",
+            "hv_vmbus",
+            "hv_netvsc",
+            "hv_storvsc",
+            "hyperv_keyboard",
+            "pci_hyperv",
+            "vmxnet3",
+            "vmw_pvscsi",
+            "xen_netfront",
+            "xen_blkfront",
+            "e1000",
+            "e1000e",
+            "8139cp",
+            "ne2k_pci",
+            "pcnet32",
+            "ata_piix",
+            "ata_generic",
+            "ahci",
+            "nvme",
+            "sd_mod",
+            "sr_mod",
+            "mptspi",
+            "sym53c8xx",
+            "sdhci_pci",
+            "mmc_block",
+            "xhci_pci",
+            "ehci_pci",
+            "uhci_hcd",
+            "usb_storage",
+            "uas",
+            "usbhid",
+            "hid_generic",
+        ],
+        LIVE_FS,
+    ],
+};
+
+/// File systems of a live boot and what stands below and beside them.
+const LIVE_FS: &[&str] = &[
+    "loop",
+    "squashfs",
+    "overlay",
+    "isofs",
+    "ext4",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859-1",
+    "nls_utf8",
+    "nfs",
+    "nfsv3",
+    "nfsv4",
+    "9p",
+    "9pnet_virtio",
+    "af_packet",
+    "ipv6",
+    "crc32c_intel",
+    "crc32c_generic",
+    "crc32c",
+];
+
+/// Any machine with a wired network, or a disk.
+const NET: Profile = Profile {
+    name: "net",
+    about: "any machine: all wired network and storage drivers, network and live file systems",
+    dirs: &[
+        "drivers/net/ethernet/",
+        "drivers/net/usb/",
+        "drivers/net/phy/",
+        "drivers/net/mdio/",
+        "drivers/net/pcs/",
+        "drivers/net/hyperv/",
+        "drivers/net/vmxnet3/",
+        "drivers/net/fjes/",
+        "drivers/net/fddi/",
+        "drivers/net/hippi/",
+        "drivers/ata/",
+        "drivers/scsi/",
+        "drivers/message/",
+        "drivers/nvme/host/",
+        "drivers/block/",
+        "drivers/cdrom/",
+        "drivers/mmc/",
+        "drivers/memstick/",
+        "drivers/ufs/",
+        "drivers/usb/host/",
+        "drivers/usb/storage/",
+        "drivers/firewire/",
+        "drivers/virtio/",
+        "drivers/hv/",
+        "drivers/misc/cardreader/",
+        "drivers/nvdimm/",
+        "fs/nls/",
+        "drivers/pci/controller/",
+        "drivers/phy/",
+        "drivers/pinctrl/",
+    ],
+    without: &[
+        // Modems that speak Ethernet frames only after a call was set up.
+        "drivers/net/usb/hso",
+        "drivers/net/usb/sierra_net",
+        "drivers/net/usb/qmi_wwan",
+        "drivers/net/usb/cdc_mbim",
+        "drivers/net/usb/huawei_cdc_ncm",
+        "drivers/net/usb/cdc-phonet",
+        // The host's side of a virtual disk or card, and test devices.
+        "drivers/block/xen-blkback",
+        "drivers/block/null_blk",
+        "drivers/scsi/scsi_debug",
+        "drivers/scsi/xen-scsiback",
+        "drivers/block/ublk_drv",
+        "drivers/net/phy/dp83640",
+        // Stores made of other stores, which no boot reads first.
+        "drivers/block/drbd",
+        "drivers/block/zram",
+        "drivers/block/rbd",
+        "drivers/block/rnbd",
+        "drivers/block/pktcdvd",
+        "drivers/hv/hv_balloon",
+        "drivers/hv/hv_utils",
+        "drivers/virtio/virtio_balloon",
+        "drivers/virtio/virtio_mem",
+        "drivers/firewire/firewire-net",
+        "drivers/firewire/nosy",
+        "drivers/message/fusion/mptlan",
+        "drivers/message/fusion/mptctl",
+    ],
+    names: &[
+        VIRT_NAMES_IN_NET,
+        LIVE_FS,
+        &[
+            "thunderbolt",
+            "thunderbolt_net",
+            "tg3",
+            "8021q",
+            "bonding",
+            "macvlan",
+            "usbhid",
+            "hid_generic",
+            "hid_apple",
+            "hid_microsoft",
+            "hid_logitech_dj",
+            "hid_logitech_hidpp",
+            "hid_hyperv",
+            "atkbd",
+            "i8042",
+            "udf",
+            "exfat",
+            "ntfs3",
+            "xfs",
+            "btrfs",
+            "f2fs",
+            "erofs",
+            "hfsplus",
+            "cifs",
+            "nfsv2",
+            "rpcsec_gss_krb5",
+            "fuse",
+            "virtiofs",
+            "cachefiles",
+            "efivarfs",
+            "configfs",
+            "dm_mod",
+            "dm_snapshot",
+            "dm_verity",
+            "dm_crypt",
+            "dm_mirror",
+            "dm_zero",
+            "raid0",
+            "raid1",
+            "raid10",
+            "raid456",
+            "i2c_hid_acpi",
+            "iscsi_tcp",
+            "tls",
+            "crypto-sha256",
+            "crypto-sha512",
+            "crypto-sha1",
+            "crypto-md5",
+            "crypto-md4",
+            "crypto-hmac",
+            "crypto-cmac",
+            "crypto-aes",
+            "crypto-ecb",
+            "crypto-cbc",
+            "crypto-ctr",
+            "crypto-cts",
+            "crypto-xts",
+            "crypto-gcm",
+            "crypto-ccm",
+            "crypto-arc4",
+            "crypto-des",
+            "crypto-crc32c",
+            "crypto-crc32",
+            "crypto-xxhash64",
+            "crypto-blake2b-256",
+            "crypto-crct10dif",
+        ],
+    ],
+};
+
+const VIRT_NAMES_IN_NET: &[&str] = &[
+    "virtio_net",
+    "xen_netfront",
+    "xen_pcifront",
+    "net_failover",
+    "hyperv_keyboard",
+    "pci_hyperv",
+    "vmd",
+];
+
+/// Everything.
+const ALL: Profile = Profile {
+    name: "all",
+    about: "every module of the kernel",
+    dirs: &[""],
+    without: &[],
+    names: &[],
+};
+
+/// Class by directory below `kernel/`; the longest that fits counts.
+const CLASS_BY_DIR: &[(&str, Class)] = &[
+    ("arch/x86/crypto/", Class::LIB),
+    ("arch/arm64/crypto/", Class::LIB),
+    ("block/", Class::STORAGE),
+    ("crypto/", Class::LIB),
+    ("drivers/ata/", Class::STORAGE),
+    ("drivers/bcma/", Class::BUS),
+    ("drivers/block/", Class::STORAGE),
+    ("drivers/block/aoe/", Class::FS),
+    ("drivers/block/loop", Class::FS),
+    ("drivers/block/nbd", Class::FS),
+    ("drivers/block/zram/", Class::FS),
+    ("drivers/bus/", Class::BUS),
+    ("drivers/cdrom/", Class::STORAGE),
+    ("drivers/crypto/", Class::LIB),
+    ("drivers/dax/", Class::STORAGE),
+    ("drivers/firewire/", Class::BUS),
+    ("drivers/firewire/firewire-net", Class::NET),
+    ("drivers/firewire/firewire-sbp2", Class::STORAGE),
+    ("drivers/gpio/", Class::BUS),
+    ("drivers/hid/", Class::INPUT),
+    ("drivers/hv/hv_vmbus", Class::BUS),
+    ("drivers/i2c/", Class::BUS),
+    ("drivers/input/", Class::INPUT),
+    ("drivers/md/", Class::FS),
+    ("drivers/memstick/", Class::STORAGE),
+    ("drivers/message/", Class::STORAGE),
+    ("drivers/mfd/", Class::BUS),
+    ("drivers/misc/cardreader/", Class::STORAGE),
+    ("drivers/mmc/", Class::STORAGE),
+    ("drivers/net/", Class::NET),
+    ("drivers/nvdimm/", Class::STORAGE),
+    ("drivers/nvme/", Class::STORAGE),
+    ("drivers/pci/", Class::BUS),
+    ("drivers/pcmcia/", Class::BUS),
+    ("drivers/phy/", Class::BUS),
+    ("drivers/pinctrl/", Class::BUS),
+    ("drivers/scsi/", Class::STORAGE),
+    ("drivers/ssb/", Class::BUS),
+    ("drivers/thunderbolt/", Class::BUS),
+    ("drivers/ufs/", Class::STORAGE),
+    ("drivers/usb/core/", Class::BUS),
+    ("drivers/usb/host/", Class::BUS),
+    ("drivers/usb/storage/", Class::STORAGE),
+    ("drivers/virtio/", Class::BUS),
+    ("drivers/virtio/virtio_input", Class::INPUT),
+    ("drivers/virtio/virtio_balloon", Class::OTHER),
+    ("drivers/virtio/virtio_mem", Class::OTHER),
+    ("drivers/xen/xen-privcmd", Class::OTHER),
+    ("fs/", Class::FS),
+    ("lib/", Class::LIB),
+    ("net/", Class::NET),
+    ("net/9p/", Class::FS),
+    ("net/dns_resolver/", Class::FS),
+    ("net/sunrpc/", Class::FS),
+];
+
+/// Class by the start of an alias, for modules whose directory says nothing
+/// (out-of-tree drivers under `updates/` and `extra/`).
+const CLASS_BY_ALIAS: &[(&str, Class)] = &[
+    ("fs_", Class::FS),
+    ("crypto_", Class::LIB),
+    ("hid:", Class::INPUT),
+    ("input:", Class::INPUT),
+    ("scsi:", Class::STORAGE),
+    ("virtio:d00000001", Class::NET),
+    ("virtio:d00000002", Class::STORAGE),
+    ("virtio:d00000008", Class::STORAGE),
+    ("vmbus:635161f83edfc546913ff2d2f965ed0e", Class::NET),
+    ("xen:vif", Class::NET),
+    ("xen:vbd", Class::STORAGE),
+];
+
+/// Class by a PCI base class in an alias: `…bc02…`.
+const CLASS_BY_PCI: &[(&str, Class)] = &[
+    ("bc01", Class::STORAGE),
+    ("bc02", Class::NET),
+    ("bc06", Class::BUS),
+    ("bc0Csc03", Class::BUS),
+];
+
+/// What a module is for.
+#[must_use]
+pub fn class(module: &KernelModule) -> Class {
+    let place = module.place();
+    let by_dir = CLASS_BY_DIR.iter().filter(|(dir, _)| place.starts_with(dir));
+    if let Some((_, class)) = by_dir.max_by_key(|(dir, _)| dir.len()) {
+        return *class;
+    }
+    let mut class = Class::default();
+    for alias in &module.aliases {
+        let starts = CLASS_BY_ALIAS.iter().filter(|(start, _)| alias.starts_with(start));
+        let pci = alias.starts_with("pci:");
+        let bases = CLASS_BY_PCI.iter().filter(|(base, _)| pci && alias.contains(base));
+        class = starts.chain(bases).fold(class, |all, (_, one)| all.union(*one));
+    }
+    if class == Class::default() { Class::OTHER } else { class }
+}
+
+/// Whether a module drives devices, rather than helping others that do.
+#[must_use]
+pub fn is_driver(module: &KernelModule) -> bool {
+    const BUSES: &[&str] = &[
+        "pci:",
+        "usb:",
+        "virtio:",
+        "vmbus:",
+        "xen:",
+        "acpi",
+        "platform:",
+        "pcmcia:",
+        "scsi:",
+        "eisa:",
+        "pnp:",
+        "sdio:",
+        "ieee1394:",
+        "nvme",
+        "of:",
+        "mmc:",
+        "tbsvc:",
+    ];
+    module.aliases.iter().any(|alias| BUSES.iter().any(|bus| alias.starts_with(bus)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coldplug::index::Compression;
+
+    fn module(path: &str, aliases: &[&str]) -> KernelModule {
+        KernelModule {
+            name: "m".into(),
+            path: path.into(),
+            compression: Compression::None,
+            depends: vec![],
+            aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
+            soft_pre: vec![],
+            soft_post: vec![],
+            weak: vec![],
+        }
+    }
+
+    #[test]
+    fn classes_follow_the_tables() {
+        for (path, aliases, expected) in [
+            ("kernel/drivers/net/ethernet/intel/e1000/e1000.ko", &[][..], Class::NET),
+            ("kernel/drivers/block/virtio_blk.ko.xz", &[], Class::STORAGE),
+            ("kernel/drivers/block/loop.ko", &[], Class::FS),
+            ("kernel/drivers/virtio/virtio_pci.ko", &[], Class::BUS),
+            ("kernel/drivers/virtio/virtio_input.ko", &[], Class::INPUT),
+            ("kernel/sound/pci/ac97.ko", &[], Class::OTHER),
+            ("updates/dkms/r8125.ko", &["pci:v000010ECd00008125sv*sd*bc02sc00i*"], Class::NET),
+            ("extra/x.ko", &["fs_x"], Class::FS),
+            ("extra/y.ko", &[], Class::OTHER),
+        ] {
+            assert_eq!(class(&module(path, aliases)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn profiles_are_found_by_name() {
+        assert_eq!(Profile::from_name("virt"), Some(VIRT));
+        assert_eq!(Profile::from_name("Virt"), None);
+    }
+}

@@ -1,0 +1,595 @@
+//! A kernel's module tree: which modules there are, what they need, what they
+//! serve.
+//!
+//! The tree may be a directory or lie inside an initramfs or a package. What
+//! `depmod` wrote is used when it is there, because then compressed modules
+//! need not be unpacked to be understood. What it did not write, or when it
+//! never ran (a kernel package just unpacked), comes from each module's
+//! `.modinfo`: depmod is not needed.
+//!
+//! Not read: `modules.symbols` (dependencies are already names) and the
+//! binary `.bin` tries (private to kmod).
+
+use crate::compress::{self, Codec};
+use crate::error::Error;
+use crate::modinfo::{self, Modinfo, ModinfoError};
+use coldplug::index::{Compression, fnmatch, normalise_name, normalise_pattern};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The most that one module may unpack to. The largest in Debian's kernels
+/// is 24 MiB.
+const MODULE_MAX: usize = 512 << 20;
+
+/// Where the files of a tree are; paths count from its `modules.dep`.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A directory.
+    Dir(PathBuf),
+    /// Files in memory.
+    Memory(BTreeMap<String, Vec<u8>>),
+}
+
+impl Source {
+    /// Paths of all regular files, sorted.
+    fn list(&self) -> Result<Vec<String>, Error> {
+        match self {
+            Self::Memory(files) => Ok(files.keys().cloned().collect()),
+            Self::Dir(root) => {
+                let mut found = Vec::new();
+                let mut todo = vec![String::new()];
+                while let Some(dir) = todo.pop() {
+                    let path = root.join(&dir);
+                    let fail = |source| Error::Read { path: path.clone(), source };
+                    for entry in fs::read_dir(&path).map_err(fail)? {
+                        let entry = entry.map_err(fail)?;
+                        let Ok(name) = entry.file_name().into_string() else { continue };
+                        let name = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+                        // Not following `build` and `source` into kernel headers.
+                        let kind = entry.file_type().map_err(fail)?;
+                        if kind.is_dir() {
+                            todo.push(name);
+                        } else if kind.is_file() || name.contains(".ko") {
+                            found.push(name);
+                        }
+                    }
+                }
+                found.sort_unstable();
+                Ok(found)
+            }
+        }
+    }
+
+    /// Reads a whole file.
+    fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Memory(files) => files.get(path).cloned().ok_or_else(|| Error::Read {
+                path: path.into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            }),
+            Self::Dir(root) => {
+                let path = root.join(path);
+                fs::read(&path).map_err(|source| Error::Read { path, source })
+            }
+        }
+    }
+
+    /// Reads a text file; nothing if it is not there.
+    fn text(&self, path: &str) -> Result<Option<String>, Error> {
+        match self.read(path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads a module's `.modinfo`, touching as little of the file as it can.
+    fn modinfo(&self, path: &str, how: Compression) -> Result<Modinfo, Error> {
+        let fail = |source| Error::Module { path: path.into(), source };
+        match self {
+            Self::Dir(root) if how == Compression::None => {
+                let file = fs::File::open(root.join(path)).map_err(|e| fail(e.into()))?;
+                modinfo::read(&file).map_err(fail)
+            }
+            Self::Memory(files) if how == Compression::None => {
+                modinfo::read(files.get(path).map_or(&[][..], Vec::as_slice)).map_err(fail)
+            }
+            _ => modinfo::read(unpack(path, how, self.read(path)?)?.as_slice()).map_err(fail),
+        }
+    }
+}
+
+/// Decompresses a module file.
+fn unpack(path: &str, how: Compression, data: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let codec = match how {
+        Compression::None => return Ok(data),
+        Compression::Gzip => Codec::Gzip,
+        Compression::Xz => Codec::Xz,
+        Compression::Zstd => Codec::Zstd,
+    };
+    let out = compress::decompress(codec, &data, MODULE_MAX);
+    out.map(|(data, _)| data).map_err(|source| Error::Unpack { path: path.into(), source })
+}
+
+/// One module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelModule {
+    /// Normalised name.
+    pub name: String,
+    /// Path in the tree, as `kernel/fs/nfs/nfs.ko.xz`.
+    pub path: String,
+    /// How its file is compressed.
+    pub compression: Compression,
+    /// Names of modules it needs; at least the direct ones.
+    pub depends: Vec<String>,
+    /// Alias patterns, normalised.
+    pub aliases: Vec<String>,
+    /// Names or aliases to load before it if possible.
+    pub soft_pre: Vec<String>,
+    /// Names or aliases to load after it if possible.
+    pub soft_post: Vec<String>,
+    /// Names or aliases that it may ask for when running.
+    pub weak: Vec<String>,
+}
+
+impl KernelModule {
+    /// Path below `kernel/`, or the whole path for modules from elsewhere.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.path.strip_prefix("kernel/").unwrap_or(&self.path)
+    }
+}
+
+/// All modules of one kernel.
+#[derive(Debug, Clone)]
+pub struct KernelTree {
+    /// Kernel release, as in `uname -r`.
+    pub release: String,
+    /// ELF machine of the modules; 0 if there are none.
+    pub machine: u16,
+    /// The modules in the order of `modules.order`, those it lacks behind.
+    pub modules: Vec<KernelModule>,
+    /// Normalised names of what is built into the kernel.
+    pub builtin: BTreeSet<String>,
+    /// Normalised alias patterns of what is built in, with the name.
+    pub builtin_aliases: Vec<(String, String)>,
+    by_name: BTreeMap<String, usize>,
+    source: Source,
+}
+
+/// Splits a module's file name off its path and its compression.
+fn module_file(path: &str) -> Option<(&str, Compression)> {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let kinds = [
+        (".ko", Compression::None),
+        (".ko.gz", Compression::Gzip),
+        (".ko.xz", Compression::Xz),
+        (".ko.zst", Compression::Zstd),
+    ];
+    kinds.iter().find_map(|(end, how)| Some((file.strip_suffix(end)?, *how)))
+}
+
+/// The part of a path before `.ko`: what `modules.order` and a compressed
+/// file have in common.
+fn stem(path: &str) -> &str {
+    path.rsplit_once(".ko").map_or(path, |(stem, _)| stem)
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// Splits `pre: a b post: c`.
+fn softdep(text: &str, pre: &mut Vec<String>, post: &mut Vec<String>) {
+    let mut after = false;
+    for word in text.split_ascii_whitespace() {
+        match word {
+            "pre:" => after = false,
+            "post:" => after = true,
+            word if after => post.push(word.into()),
+            word => pre.push(word.into()),
+        }
+    }
+}
+
+impl KernelTree {
+    /// Reads a tree. `release` is what its directory is called; the modules'
+    /// own word for it counts more.
+    ///
+    /// # Errors
+    /// The tree cannot be read, or a module in it is damaged. No module at
+    /// all is an error only when `modules.builtin` is missing too: then this
+    /// is not a module tree.
+    pub fn load(source: Source, release: &str) -> Result<Self, Error> {
+        let origin = match &source {
+            Source::Dir(path) => path.clone(),
+            Source::Memory(_) => PathBuf::from(format!("lib/modules/{release}")),
+        };
+        let files = source.list()?;
+        let dep = source.text("modules.dep")?;
+        let alias = source.text("modules.alias")?;
+        let soft = source.text("modules.softdep")?;
+        let builtin_text = source.text("modules.builtin")?;
+
+        // What depmod says, by path and by name. Only together do its files
+        // tell all about a module.
+        let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut softdeps: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+        let mut weakdeps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        if let (Some(dep), Some(alias), Some(soft)) = (&dep, &alias, &soft) {
+            for (path, needs) in dep.lines().filter_map(|line| line.split_once(':')) {
+                let name = |path| module_file(path).map(|(name, _)| normalise_name(name));
+                said.insert(path, needs.split_ascii_whitespace().filter_map(name).collect());
+            }
+            for line in alias.lines().filter_map(|l| l.strip_prefix("alias ")) {
+                if let Some((pattern, name)) = line.trim().rsplit_once(' ') {
+                    let list = aliases.entry(normalise_name(name)).or_default();
+                    list.push(normalise_pattern(pattern.trim()));
+                }
+            }
+            for line in soft.lines().filter_map(|l| l.strip_prefix("softdep ")) {
+                if let Some((name, rest)) = line.split_once(' ') {
+                    let (pre, post) = softdeps.entry(normalise_name(name)).or_default();
+                    softdep(rest, pre, post);
+                }
+            }
+            let weak = source.text("modules.weakdep")?.unwrap_or_default();
+            for line in weak.lines().filter_map(|l| l.strip_prefix("weakdep ")) {
+                if let Some((name, rest)) = line.split_once(' ') {
+                    weakdeps.entry(normalise_name(name)).or_default().extend(words(rest));
+                }
+            }
+        }
+
+        let mut chosen: BTreeMap<String, (&str, Compression)> = BTreeMap::new();
+        for path in &files {
+            let Some((name, how)) = module_file(path) else { continue };
+            let name = normalise_name(name);
+            // Of two files with one name depmod's choice counts, then its
+            // default search order: updates before the rest.
+            let rank = |path: &str| (said.contains_key(path), path.starts_with("updates/"));
+            match chosen.get(&name) {
+                Some((there, _)) if rank(there) >= rank(path) => {}
+                _ => drop(chosen.insert(name, (path, how))),
+            }
+        }
+        if chosen.is_empty() && builtin_text.is_none() {
+            return Err(Error::NoModules { path: origin });
+        }
+
+        let mut tree = Self {
+            release: release.to_owned(),
+            machine: 0,
+            modules: Vec::with_capacity(chosen.len()),
+            builtin: BTreeSet::new(),
+            builtin_aliases: Vec::new(),
+            by_name: BTreeMap::new(),
+            source,
+        };
+        for line in builtin_text.unwrap_or_default().lines() {
+            tree.builtin.extend(module_file(line.trim()).map(|(name, _)| normalise_name(name)));
+        }
+        if let Ok(bytes) = tree.source.read("modules.builtin.modinfo") {
+            for pair in bytes.split(|b| *b == 0).filter_map(|p| std::str::from_utf8(p).ok()) {
+                if let Some((key, pattern)) = pair.split_once('=')
+                    && let Some(name) = key.strip_suffix(".alias")
+                {
+                    tree.builtin_aliases.push((normalise_pattern(pattern), normalise_name(name)));
+                }
+            }
+        }
+
+        for (name, (path, compression)) in chosen {
+            let mut module = KernelModule {
+                depends: Vec::new(),
+                aliases: aliases.remove(&name).unwrap_or_default(),
+                soft_pre: Vec::new(),
+                soft_post: Vec::new(),
+                weak: weakdeps.remove(&name).unwrap_or_default(),
+                path: path.to_owned(),
+                compression,
+                name,
+            };
+            if let Some(depends) = said.get(path) {
+                module.depends.clone_from(depends);
+                (module.soft_pre, module.soft_post) =
+                    softdeps.remove(&module.name).unwrap_or_default();
+            } else {
+                let info = tree.source.modinfo(path, compression)?;
+                tree.learn(&info);
+                let list = |key| info.values(key).flat_map(|v| v.split([',', ' ']));
+                let named = |key| list(key).filter(|n| !n.is_empty());
+                module.depends = named("depends").map(normalise_name).collect();
+                module.aliases = info.values("alias").map(normalise_pattern).collect();
+                module.weak = named("weakdep").map(str::to_owned).collect();
+                for text in info.values("softdep") {
+                    softdep(text, &mut module.soft_pre, &mut module.soft_post);
+                }
+            }
+            tree.modules.push(module);
+        }
+
+        let order = tree.source.text("modules.order")?.unwrap_or_default();
+        let rank: BTreeMap<&str, usize> =
+            order.lines().enumerate().map(|(n, path)| (stem(path.trim()), n)).collect();
+        tree.modules.sort_by_cached_key(|m| {
+            (rank.get(stem(&m.path)).copied().unwrap_or(usize::MAX), m.path.clone())
+        });
+        let names = tree.modules.iter().enumerate();
+        tree.by_name = names.map(|(n, m)| (m.name.clone(), n)).collect();
+        if tree.machine == 0
+            && let Some(module) = tree.modules.first()
+        {
+            let info = tree.source.modinfo(&module.path, module.compression)?;
+            tree.learn(&info);
+        }
+        Ok(tree)
+    }
+
+    /// Takes machine and release from the first module that is looked into.
+    fn learn(&mut self, info: &Modinfo) {
+        if self.machine == 0 {
+            self.machine = info.machine;
+            let vermagic = info.values("vermagic").next();
+            if let Some(release) = vermagic.and_then(|v| v.split_ascii_whitespace().next()) {
+                release.clone_into(&mut self.release);
+            }
+        }
+    }
+
+    /// Number of the module with this name; '-' and '_' are the same.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<usize> {
+        self.by_name.get(&normalise_name(name)).copied()
+    }
+
+    /// Modules that a name or alias stands for, as `modprobe` would take it.
+    /// `None` if nobody knows it; an empty list if it is built in.
+    #[must_use]
+    pub fn resolve(&self, name: &str) -> Option<Vec<usize>> {
+        let name = normalise_name(name);
+        if let Some(n) = self.by_name.get(&name) {
+            return Some(vec![*n]);
+        }
+        if self.builtin.contains(&name) {
+            return Some(Vec::new());
+        }
+        let fits = |pattern: &String| fnmatch(pattern.as_bytes(), name.as_bytes());
+        let claims =
+            |(n, module): (usize, &KernelModule)| module.aliases.iter().any(fits).then_some(n);
+        let found: Vec<usize> = self.modules.iter().enumerate().filter_map(claims).collect();
+        let known = !found.is_empty() || self.builtin_aliases.iter().any(|(p, _)| fits(p));
+        known.then_some(found)
+    }
+
+    /// The modules' direct needs as numbers. Needs that are neither modules
+    /// nor built in go to `missing`.
+    fn needs(&self, module: &KernelModule, missing: &mut BTreeSet<String>) -> Vec<usize> {
+        let mut found = Vec::new();
+        for need in &module.depends {
+            match self.by_name.get(need) {
+                Some(n) => found.push(*n),
+                None if self.builtin.contains(need) => {}
+                None => drop(missing.insert(format!("{} needs {need}", module.name))),
+            }
+        }
+        found
+    }
+
+    /// Everything a module needs, in load order, without itself. Cycles,
+    /// which depmod would refuse, are cut where they close.
+    #[must_use]
+    pub fn closure(&self, module: usize, missing: &mut BTreeSet<String>) -> Vec<usize> {
+        let mut order = Vec::new();
+        let mut seen = BTreeSet::from([module]);
+        // (module, its needs not yet visited)
+        let mut stack: Vec<(usize, Vec<usize>)> = Vec::new();
+        let mut needs = |n: usize| {
+            let mut list = self.modules.get(n).map(|m| self.needs(m, missing)).unwrap_or_default();
+            list.reverse();
+            list
+        };
+        stack.push((module, needs(module)));
+        while let Some((n, todo)) = stack.last_mut() {
+            match todo.pop() {
+                Some(next) if seen.insert(next) => {
+                    let list = needs(next);
+                    stack.push((next, list));
+                }
+                Some(_) => {}
+                None => {
+                    if *n != module {
+                        order.push(*n);
+                    }
+                    stack.pop();
+                }
+            }
+        }
+        order
+    }
+
+    /// The given modules and everything they need or may want: hard, soft and
+    /// weak dependencies of all of them.
+    #[must_use]
+    pub fn with_needs(
+        &self,
+        modules: impl IntoIterator<Item = usize>,
+        missing: &mut BTreeSet<String>,
+    ) -> BTreeSet<usize> {
+        let mut all = BTreeSet::new();
+        let mut todo: Vec<usize> = modules.into_iter().collect();
+        while let Some(n) = todo.pop() {
+            let Some(module) = self.modules.get(n) else { continue };
+            if !all.insert(n) {
+                continue;
+            }
+            todo.extend(self.needs(module, missing));
+            let soft = module.soft_pre.iter().chain(&module.soft_post).chain(&module.weak);
+            todo.extend(soft.filter_map(|name| self.resolve(name)).flatten());
+        }
+        all
+    }
+
+    /// Reads a module, decompressed; a signature at its end stays.
+    ///
+    /// # Errors
+    /// Reading or unpacking fails.
+    pub fn read(&self, module: &KernelModule) -> Result<Vec<u8>, Error> {
+        unpack(&module.path, module.compression, self.source.read(&module.path)?)
+    }
+
+    /// The directory it was read from, if it was one.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Dir(path) => Some(path),
+            Source::Memory(_) => None,
+        }
+    }
+}
+
+/// Names of the firmware files that a module may ask for.
+///
+/// # Errors
+/// The module is damaged.
+pub fn firmware(data: &[u8]) -> Result<Vec<String>, ModinfoError> {
+    Ok(modinfo::read(data)?.values("firmware").map(str::to_owned).collect())
+}
+
+/// Finds the `lib/modules/VERSION` directory that a path means: itself, or
+/// the one below it. `release` chooses among several.
+///
+/// # Errors
+/// None, several, or not the one asked for.
+pub fn find_dir(path: &Path, release: Option<&str>) -> Result<PathBuf, Error> {
+    let is_tree = |dir: &Path| {
+        ["modules.order", "modules.dep", "modules.builtin", "kernel"]
+            .iter()
+            .any(|name| dir.join(name).exists())
+    };
+    let meta = fs::metadata(path).and_then(|_| fs::read_dir(path));
+    meta.map_err(|source| Error::Read { path: path.into(), source })?;
+    if is_tree(path) {
+        return Ok(path.into());
+    }
+    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for place in ["", "lib/modules", "usr/lib/modules"] {
+        let Ok(dir) = fs::read_dir(path.join(place)) else { continue };
+        for entry in dir.flatten().filter(|entry| is_tree(&entry.path())) {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            found.entry(name).or_insert_with(|| entry.path());
+        }
+    }
+    choose(path, found, release)
+}
+
+/// Chooses among several kernels' trees.
+///
+/// # Errors
+/// None, several, or not the one asked for.
+pub fn choose<T>(
+    path: &Path,
+    mut found: BTreeMap<String, T>,
+    release: Option<&str>,
+) -> Result<T, Error> {
+    let releases: Vec<String> = found.keys().cloned().collect();
+    if releases.is_empty() {
+        return Err(Error::NoModules { path: path.into() });
+    }
+    match release {
+        Some(wanted) => found.remove(wanted).ok_or_else(|| Error::NoSuchKernel {
+            path: path.into(),
+            wanted: wanted.into(),
+            releases,
+        }),
+        None if releases.len() > 1 => Err(Error::ManyKernels { path: path.into(), releases }),
+        None => found.pop_first().map(|(_, t)| t).ok_or(Error::NoModules { path: path.into() }),
+    }
+}
+
+/// What `modprobe.d` files say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModprobeConf {
+    /// Normalised names of blacklisted modules.
+    pub blacklist: BTreeSet<String>,
+    /// Parameters by normalised name.
+    pub options: BTreeMap<String, String>,
+    /// Normalised alias patterns, with the name they stand for.
+    pub aliases: Vec<(String, String)>,
+    /// `softdep` lines: name, pre, post.
+    pub softdeps: Vec<(String, Vec<String>, Vec<String>)>,
+}
+
+impl ModprobeConf {
+    /// Adds a file's content, `modprobe.d(5)`. `install` and `remove` lines
+    /// run programs that an initramfs does not have; they are left out.
+    pub fn parse(&mut self, text: &str) {
+        let text = text.replace("\\\n", " ");
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+            let Some((word, rest)) = line.split_once([' ', '\t']) else { continue };
+            let (name, rest) = rest.trim().split_once([' ', '\t']).unwrap_or((rest.trim(), ""));
+            match word {
+                "blacklist" => drop(self.blacklist.insert(normalise_name(name))),
+                "options" => {
+                    let options = self.options.entry(normalise_name(name)).or_default();
+                    for option in rest.split_ascii_whitespace() {
+                        if !options.is_empty() {
+                            options.push(' ');
+                        }
+                        options.push_str(option);
+                    }
+                }
+                "alias" => {
+                    let alias = (normalise_pattern(name), normalise_name(rest.trim()));
+                    self.aliases.push(alias);
+                }
+                "softdep" => {
+                    let (mut pre, mut post) = (Vec::new(), Vec::new());
+                    softdep(rest, &mut pre, &mut post);
+                    self.softdeps.push((normalise_name(name), pre, post));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads a `modprobe.d` directory's `.conf` files in order, or one file.
+    ///
+    /// # Errors
+    /// Something cannot be read.
+    pub fn read(&mut self, path: &Path) -> Result<(), Error> {
+        let fail = |source| Error::Read { path: path.into(), source };
+        if !fs::metadata(path).map_err(fail)?.is_dir() {
+            self.parse(&fs::read_to_string(path).map_err(fail)?);
+            return Ok(());
+        }
+        let entries = fs::read_dir(path).map_err(fail)?.flatten().map(|e| e.path());
+        let mut files: Vec<_> =
+            entries.filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
+        files.sort_unstable();
+        files.iter().try_for_each(|file| self.read(file))
+    }
+
+    /// Applies aliases and soft dependencies to a tree.
+    pub fn apply(&self, tree: &mut KernelTree) {
+        for (pattern, name) in &self.aliases {
+            if let Some(n) = tree.by_name(name)
+                && let Some(module) = tree.modules.get_mut(n)
+            {
+                module.aliases.push(pattern.clone());
+            }
+        }
+        for (name, pre, post) in &self.softdeps {
+            if let Some(n) = tree.by_name(name)
+                && let Some(module) = tree.modules.get_mut(n)
+            {
+                module.soft_pre.extend_from_slice(pre);
+                module.soft_post.extend_from_slice(post);
+            }
+        }
+    }
+}
