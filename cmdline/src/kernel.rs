@@ -11,8 +11,8 @@ use alloc::string::String;
 
 use crate::ip::Form;
 use crate::plan::{
-    BootPlan, Content, DeviceSelector, Dialect, NfsSource, PersistPlan, Retry, Seconds, Source,
-    UnionKind, UnionPlan, Upper, Writable,
+    BootPlan, Content, Dialect, NfsSource, PersistPlan, Retry, Seconds, Source, UnionKind,
+    UnionPlan, Upper, Writable,
 };
 use crate::table::{Draft, Grammar, words};
 use crate::{base, net, nfsroot, own, value};
@@ -254,9 +254,4 @@ pub(crate) fn overlayroot(d: &mut Draft<'_>, plan: &mut BootPlan) {
         upper,
         options: alloc::vec::Vec::new(),
     });
-}
-
-/// Whether `root=` names a block device.
-pub(crate) fn is_device(root: &str) -> Option<DeviceSelector> {
-    value::device(root)
 }

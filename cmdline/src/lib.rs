@@ -18,12 +18,14 @@ mod bw;
 mod casper;
 mod detect;
 pub mod ip;
+pub mod json;
 mod kernel;
 mod live_boot;
 mod net;
 pub mod nfsroot;
 mod own;
 pub mod plan;
+pub mod plan_json;
 mod source;
 mod table;
 #[cfg(test)]

@@ -341,7 +341,7 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
             "udpcast" => rest
                 .parse()
                 .ok()
-                .filter(|p: &u16| *p > 0 && p % 2 == 0)
+                .filter(|p: &u16| *p > 0 && p.is_multiple_of(2))
                 .map(|portbase| CloneMethod::Udpcast { portbase }),
             _ => None,
         };

@@ -605,6 +605,7 @@ pub enum OnCorruption {
 
 /// How the root becomes writable.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a plan holds one of it")]
 pub enum Writable {
     /// As the source is; `rw` or `ro` of the line.
     AsIs {
@@ -655,6 +656,7 @@ pub enum UnionKind {
 
 /// The writable upper layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a plan holds one of it")]
 pub enum Upper {
     /// Memory; the size is a tmpfs `size=` value, empty for the default (50%).
     Tmpfs {
@@ -722,6 +724,7 @@ pub struct SnapshotPlan {
 
 /// Where a snapshot keeps changed chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a plan holds one of it")]
 pub enum SnapshotStore {
     /// A RAM disk (`brd`) of this size.
     RamDisk(Bytes),

@@ -121,7 +121,8 @@ pub fn server(value: &str) -> Option<Server> {
 /// `/dev/disk/by-label/x`.
 #[must_use]
 pub fn device(value: &str) -> Option<DeviceSelector> {
-    let tags: [(&str, fn(String) -> DeviceSelector); 9] = [
+    type Make = fn(String) -> DeviceSelector;
+    let tags: [(&str, Make); 9] = [
         ("LABEL=", DeviceSelector::Label),
         ("CDLABEL=", DeviceSelector::Label),
         ("UUID=", DeviceSelector::Uuid),

@@ -1,0 +1,528 @@
+//! [`BootPlan`] as JSON. Keys are the fields' names; a choice is an object with its
+//! kind under `"kind"`. Keys are only ever added.
+
+use alloc::string::{String, ToString};
+
+use crate::json::Json;
+use crate::plan::{
+    Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Fate, Handoff, ImagePick,
+    ImageRule, Integrity, LinkChoice, Mac, Marker, NetworkPlan, OnCorruption, OnFailure, Payload,
+    PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
+    UnionPlan, Upper, Writable,
+};
+use crate::{dialect_name, nfsroot};
+
+impl BootPlan {
+    /// The plan as one JSON document, a line per part.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut j = Json::new();
+        j.object();
+        j.newline().key("dialect").string(dialect_name(self.dialect));
+        j.newline().key("can_work").bool(self.can_work());
+        j.newline().key("log").object();
+        j.key("quiet").bool(self.log.quiet).key("debug").bool(self.log.debug).end_object();
+        j.newline().key("drivers").object();
+        j.key("blacklist").strings(&self.drivers.blacklist);
+        j.key("force").strings(&self.drivers.force);
+        j.key("options").array();
+        for option in &self.drivers.options {
+            j.object().key("module").string(&option.module);
+            j.key("option").string(&option.option).end_object();
+        }
+        j.end_array().end_object();
+        j.newline().key("network");
+        match &self.network {
+            Some(plan) => network(&mut j, plan),
+            None => {
+                j.null();
+            }
+        }
+        j.newline().key("root");
+        root(&mut j, &self.root);
+        j.newline().key("writable");
+        writable(&mut j, &self.writable);
+        j.newline().key("handoff");
+        handoff(&mut j, &self.handoff);
+        j.newline().key("failure").object().key("then");
+        match self.failure.then {
+            OnFailure::Menu { retry_after } => {
+                kind(&mut j, "menu")
+                    .key("retry_after")
+                    .number(u64::from(retry_after.0))
+                    .end_object();
+            }
+            OnFailure::Reboot(after) => {
+                kind(&mut j, "reboot").key("after").number(u64::from(after.0)).end_object();
+            }
+            OnFailure::Halt => {
+                kind(&mut j, "halt").end_object();
+            }
+        }
+        j.key("deadline");
+        match self.failure.deadline {
+            Some(seconds) => j.number(u64::from(seconds.0)),
+            None => j.null(),
+        };
+        j.key("breakpoints").strings(&self.failure.breakpoints);
+        j.key("shell").bool(self.failure.shell).end_object();
+        j.newline().key("words").array();
+        for word in &self.words {
+            j.newline().object().key("word").string(&word.text);
+            j.key("fate").string(fate_name(word.fate));
+            if let Fate::Foreign(dialect) = word.fate {
+                j.key("dialect").string(dialect_name(dialect));
+            }
+            j.end_object();
+        }
+        j.end_array();
+        j.newline().key("warnings").array();
+        for warning in &self.warnings {
+            j.newline().object().key("word").string(&warning.word);
+            j.key("message").string(&warning.message).key("hint").string(&warning.hint);
+            j.key("fatal").bool(warning.fatal).end_object();
+        }
+        j.end_array().end_object();
+        let mut text = j.finish();
+        text.push('\n');
+        text
+    }
+}
+
+/// `"used"`, `"overridden"`, …
+#[must_use]
+pub fn fate_name(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Used => "used",
+        Fate::Overridden => "overridden",
+        Fate::PassedOn => "passed on",
+        Fate::Ignored => "ignored",
+        Fate::Foreign(_) => "foreign",
+        Fate::Unknown => "unknown",
+    }
+}
+
+fn kind<'j>(j: &'j mut Json, name: &str) -> &'j mut Json {
+    j.object().key("kind").string(name)
+}
+
+fn server(j: &mut Json, server: &Server) {
+    j.key("server");
+    match server {
+        Server::Host(host) => j.string(host),
+        // Whatever DHCP calls the boot server.
+        Server::Boot => j.null(),
+    };
+}
+
+fn maybe_number(j: &mut Json, key: &str, number: Option<u64>) {
+    j.key(key);
+    match number {
+        Some(number) => j.number(number),
+        None => j.null(),
+    };
+}
+
+/// `52:54:00:12:34:56`
+#[must_use]
+pub fn mac_text(mac: Mac) -> String {
+    let mut text = String::new();
+    for byte in mac.0 {
+        if !text.is_empty() {
+            text.push(':');
+        }
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
+    }
+    text
+}
+
+fn network(j: &mut Json, plan: &NetworkPlan) {
+    let addresses = |j: &mut Json, list: &[core::net::Ipv4Addr]| {
+        j.array();
+        for address in list {
+            j.string(&address.to_string());
+        }
+        j.end_array();
+    };
+    j.object().key("required").bool(plan.required).key("links");
+    match &plan.links {
+        LinkChoice::Race => kind(j, "race").end_object(),
+        LinkChoice::Named(names) => kind(j, "named").key("names").strings(names).end_object(),
+        LinkChoice::Mac(mac) => kind(j, "mac").key("mac").string(&mac_text(*mac)).end_object(),
+    };
+    j.key("addressing");
+    match &plan.addressing {
+        Addressing::Dhcp(request) => {
+            kind(j, "dhcp").key("requested");
+            j.maybe(request.requested.map(|a| a.to_string()).as_deref());
+            j.key("client_id");
+            match &request.client_id {
+                Some((id_type, bytes)) => {
+                    let mut hex = String::new();
+                    for byte in bytes {
+                        for digit in [byte >> 4, byte & 15] {
+                            hex.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+                        }
+                    }
+                    j.object().key("type").number(u64::from(*id_type));
+                    j.key("hex").string(&hex).end_object();
+                }
+                None => {
+                    j.null();
+                }
+            }
+            j.key("vendor_class").maybe(request.vendor_class.as_deref()).end_object();
+        }
+        Addressing::Static(address) => {
+            kind(j, "static").key("address").string(&address.address.to_string());
+            j.key("prefix").number(u64::from(address.prefix)).key("gateway");
+            j.maybe(address.gateway.map(|a| a.to_string()).as_deref()).end_object();
+        }
+        Addressing::Existing => {
+            kind(j, "existing").end_object();
+        }
+    }
+    j.key("names").array();
+    for name in &plan.names {
+        j.object().key("name").string(&name.name).key("mac").string(&mac_text(name.mac));
+        j.end_object();
+    }
+    j.end_array().key("vlan");
+    match &plan.vlan {
+        Some(vlan) => {
+            j.object().key("name").string(&vlan.name).key("link").string(&vlan.link);
+            j.key("id").number(u64::from(vlan.id)).end_object();
+        }
+        None => {
+            j.null();
+        }
+    }
+    j.key("hostname").maybe(plan.hostname.as_deref()).key("dns");
+    addresses(j, &plan.dns);
+    j.key("ntp");
+    addresses(j, &plan.ntp);
+    j.key("routes").array();
+    for route in &plan.routes {
+        j.object().key("destination").string(&route.destination.to_string());
+        j.key("prefix").number(u64::from(route.prefix)).key("gateway");
+        j.maybe(route.gateway.map(|a| a.to_string()).as_deref()).end_object();
+    }
+    j.end_array();
+    maybe_number(j, "mtu", plan.mtu.map(u64::from));
+    j.key("peer_dns").bool(plan.peer_dns).key("boot_server");
+    j.maybe(plan.boot_server.map(|a| a.to_string()).as_deref());
+    j.key("link_timeout").number(u64::from(plan.link_timeout.0));
+    j.key("carrier_timeout").number(u64::from(plan.carrier_timeout.0));
+    j.key("dhcp_timeout").number(u64::from(plan.dhcp_timeout.0)).end_object();
+}
+
+fn root(j: &mut Json, plan: &RootPlan) {
+    j.object().key("sources").array();
+    for item in &plan.sources {
+        source(j, item);
+    }
+    j.end_array().key("content");
+    match &plan.content {
+        Content::Tree { subdir, fstype, flags } => {
+            kind(j, "tree").key("subdir").string(subdir).key("fstype").string(fstype);
+            j.key("flags").string(flags).end_object();
+        }
+        Content::Images(rule) => image_rule(j, "images", rule),
+        Content::Either(rule) => image_rule(j, "either", rule),
+    }
+    j.key("retry").object().key("attempts").number(u64::from(plan.retry.attempts));
+    j.key("pause").number(u64::from(plan.retry.pause.0));
+    j.key("max_pause").number(u64::from(plan.retry.max_pause.0)).end_object().key("to_ram");
+    match &plan.to_ram {
+        ToRam::No => kind(j, "no"),
+        ToRam::Medium => kind(j, "medium"),
+        ToRam::Image(image) => kind(j, "image").key("image").maybe(image.as_deref()),
+        ToRam::Auto { below, spare } => {
+            kind(j, "auto").key("below").number(below.0).key("spare").number(spare.0)
+        }
+    }
+    .end_object()
+    .key("integrity")
+    .array();
+    for item in &plan.integrity {
+        match item {
+            Integrity::Digest { algorithm, hex } => {
+                kind(j, "digest").key("algorithm").string(algorithm).key("hex").string(hex)
+            }
+            Integrity::Verity { image, root_hash, on_corruption } => kind(j, "verity")
+                .key("image")
+                .string(image)
+                .key("root_hash")
+                .string(root_hash)
+                .key("on_corruption")
+                .string(match on_corruption {
+                    OnCorruption::Error => "error",
+                    OnCorruption::Ignore => "ignore",
+                    OnCorruption::Restart => "restart",
+                    OnCorruption::Panic => "panic",
+                }),
+            Integrity::EmbeddedMd5 => kind(j, "embedded_md5"),
+            Integrity::MediumSums(files) => kind(j, "medium_sums").key("files").strings(files),
+        }
+        .end_object();
+    }
+    j.end_array().key("protect").strings(&plan.protect).end_object();
+}
+
+fn source(j: &mut Json, item: &Source) {
+    match item {
+        Source::Nfs(s) => {
+            kind(j, "nfs");
+            server(j, &s.server);
+            j.key("path").maybe(s.path.as_deref()).key("versions").array();
+            for version in &s.versions {
+                j.string(nfsroot::version_name(*version));
+            }
+            j.end_array().key("options").strings(&s.options);
+            j.key("read_write").bool(s.read_write);
+        }
+        Source::Cifs(s) => {
+            kind(j, "cifs");
+            server(j, &s.server);
+            j.key("share").string(&s.share).key("options").strings(&s.options);
+            j.key("read_write").bool(s.read_write);
+        }
+        Source::Url(s) => {
+            kind(j, "url").key("url").string(&s.url).key("payload").string(match s.payload {
+                Payload::Medium => "medium",
+                Payload::Image => "image",
+                Payload::Archive => "archive",
+                Payload::Sniff => "sniff",
+            });
+            j.key("proxy").maybe(s.proxy.as_deref());
+        }
+        Source::Nbd(s) => {
+            kind(j, "nbd");
+            server(j, &s.server);
+            j.key("port").number(u64::from(s.port)).key("export").string(&s.export);
+            j.key("connections").number(u64::from(s.connections));
+        }
+        Source::NvmeTcp(s) => {
+            kind(j, "nvme_tcp");
+            server(j, &s.server);
+            j.key("port").number(u64::from(s.port)).key("nqn").string(&s.nqn);
+            j.key("host_nqn").maybe(s.host_nqn.as_deref());
+        }
+        Source::NineP(tag) => {
+            kind(j, "9p").key("tag").string(tag);
+        }
+        Source::VirtioFs(tag) => {
+            kind(j, "virtiofs").key("tag").string(tag);
+        }
+        Source::Device(selector) => {
+            kind(j, "device").key("device");
+            device(j, selector);
+        }
+        Source::Scan(rule) => {
+            kind(j, "scan").key("optical").bool(rule.optical).key("disks").bool(rule.disks);
+            j.key("removable_only").bool(rule.removable_only);
+            j.key("removable_first").bool(rule.removable_first).key("marker");
+            match &rule.marker {
+                None => j.null(),
+                Some(Marker::Path(path)) => kind(j, "path").key("path").string(path).end_object(),
+                Some(Marker::DiskUuid { prefix, uuid }) => kind(j, "disk_uuid")
+                    .key("prefix")
+                    .string(prefix)
+                    .key("uuid")
+                    .string(uuid)
+                    .end_object(),
+            };
+        }
+        Source::File { on, path } => {
+            kind(j, "file").key("path").string(path).key("on");
+            source(j, on);
+        }
+        Source::Partition { on, number } => {
+            kind(j, "partition").key("number").number(u64::from(*number)).key("on");
+            source(j, on);
+        }
+        Source::Initramfs(path) => {
+            kind(j, "initramfs").key("path").string(path);
+        }
+        Source::PxeFileList { server: from, port } => {
+            kind(j, "pxe_file_list");
+            server(j, from);
+            j.key("port").number(u64::from(*port));
+        }
+        Source::Stage2(method) => {
+            kind(j, "stage2").key("method");
+            clone_method(j, method);
+        }
+    }
+    j.end_object();
+}
+
+fn clone_method(j: &mut Json, method: &CloneMethod) {
+    match method {
+        CloneMethod::Ka { session } => kind(j, "ka").key("session").string(session),
+        CloneMethod::Dolly => kind(j, "dolly"),
+        CloneMethod::DollyPlus => kind(j, "dollyplus"),
+        CloneMethod::Udpcast { portbase } => {
+            kind(j, "udpcast").key("portbase").number(u64::from(*portbase))
+        }
+    }
+    .end_object();
+}
+
+fn device(j: &mut Json, selector: &DeviceSelector) {
+    let (key, value) = match selector {
+        DeviceSelector::Path(value) => ("path", value),
+        DeviceSelector::Label(value) => ("label", value),
+        DeviceSelector::Uuid(value) => ("uuid", value),
+        DeviceSelector::PartUuid(value) => ("partuuid", value),
+        DeviceSelector::PartLabel(value) => ("partlabel", value),
+    };
+    j.object().key(key).string(value).end_object();
+}
+
+fn image_rule(j: &mut Json, name: &str, rule: &ImageRule) {
+    kind(j, name).key("dirs").strings(&rule.dirs).key("pick");
+    match &rule.pick {
+        ImagePick::Named(names) => kind(j, "named").key("names").strings(names),
+        ImagePick::FirstOf(names) => kind(j, "first_of").key("names").strings(names),
+        ImagePick::Suffixes { groups, skip, module_list, per_mac } => {
+            kind(j, "suffixes").key("groups").array();
+            for group in groups {
+                j.strings(group);
+            }
+            j.end_array().key("skip").strings(skip).key("module_list").strings(module_list);
+            j.key("per_mac").bool(*per_mac)
+        }
+    }
+    .end_object()
+    .key("nested")
+    .strings(&rule.nested)
+    .end_object();
+}
+
+fn writable(j: &mut Json, writable: &Writable) {
+    match writable {
+        Writable::AsIs { read_write } => {
+            kind(j, "as_is").key("read_write").bool(*read_write);
+        }
+        Writable::Union(plan) => {
+            kind(j, "union").key("union");
+            union(j, plan);
+        }
+        Writable::DmSnapshot(plan) => {
+            kind(j, "dm_snapshot").key("snapshot");
+            snapshot(j, plan);
+        }
+        Writable::ByImage { union: plan, snapshot: over } => {
+            kind(j, "by_image").key("union");
+            union(j, plan);
+            j.key("snapshot");
+            snapshot(j, over);
+        }
+        Writable::Directories { union: plan, dirs } => {
+            kind(j, "directories").key("dirs").strings(dirs).key("union");
+            union(j, plan);
+        }
+    }
+    j.end_object();
+}
+
+fn union(j: &mut Json, plan: &UnionPlan) {
+    j.object().key("file_system").string(match plan.kind {
+        UnionKind::Overlay => "overlay",
+        UnionKind::Aufs => "aufs",
+    });
+    j.key("upper");
+    match &plan.upper {
+        Upper::Tmpfs { size } => {
+            kind(j, "tmpfs").key("size").string(size).end_object();
+        }
+        Upper::Persistent(plan) => persist(j, plan),
+    }
+    j.key("options").strings(&plan.options).end_object();
+}
+
+fn snapshot(j: &mut Json, plan: &SnapshotPlan) {
+    j.object().key("store");
+    match &plan.store {
+        SnapshotStore::RamDisk(size) => {
+            kind(j, "ram_disk").key("size").number(size.0).end_object();
+        }
+        SnapshotStore::SparseFile(size) => {
+            kind(j, "sparse_file").key("size").number(size.0).end_object();
+        }
+        SnapshotStore::Persistent(plan) => persist(j, plan),
+    }
+    j.key("persistent").bool(plan.persistent);
+    j.key("chunk_sectors").number(u64::from(plan.chunk_sectors)).end_object();
+}
+
+fn persist(j: &mut Json, plan: &PersistPlan) {
+    kind(j, "persistent").key("labels").strings(&plan.labels);
+    j.key("home_labels").strings(&plan.home_labels).key("device");
+    match &plan.device {
+        Some(selector) => device(j, selector),
+        None => {
+            j.null();
+        }
+    }
+    j.key("network");
+    match &plan.network {
+        Some(item) => source(j, item),
+        None => {
+            j.null();
+        }
+    }
+    j.key("path").maybe(plan.path.as_deref());
+    for (key, value) in [
+        ("filesystem", plan.filesystem),
+        ("file", plan.file),
+        ("directory", plan.directory),
+        ("read_only", plan.read_only),
+        ("conf", plan.conf),
+        ("luks", plan.luks),
+        ("removable_only", plan.removable_only),
+        ("reset", plan.reset),
+        ("required", plan.required),
+        ("silent", plan.silent),
+    ] {
+        j.key(key).bool(value);
+    }
+    j.key("fstype").string(&plan.fstype).key("flags").string(&plan.flags);
+    maybe_number(j, "create", plan.create.map(|size| size.0));
+    j.end_object();
+}
+
+fn handoff(j: &mut Json, plan: &Handoff) {
+    j.object().key("layout").string(dialect_name(plan.layout));
+    j.key("init").maybe(plan.init.as_deref()).key("args").strings(&plan.args);
+    j.key("keep_fstab").bool(plan.keep_fstab).key("keep_network").bool(plan.keep_network);
+    j.key("resolv_conf").bool(plan.resolv_conf).key("settings").object();
+    for (name, value) in &plan.settings {
+        j.key(name).string(value);
+    }
+    j.end_object().key("show_layers").bool(plan.show_layers);
+    j.key("medium_at").maybe(plan.medium_at.as_deref()).key("swap").strings(&plan.swap);
+    j.key("then");
+    match &plan.then {
+        Then::SwitchRoot => {
+            kind(j, "switch_root");
+        }
+        Then::Clone(plan) => {
+            kind(j, "clone").key("method");
+            clone_method(j, &plan.method);
+            j.key("target");
+            match &plan.target {
+                Some(selector) => device(j, selector),
+                None => {
+                    j.null();
+                }
+            }
+            j.key("timeout").number(u64::from(plan.timeout.0));
+            j.key("tries").number(u64::from(plan.tries));
+        }
+    }
+    j.end_object().end_object();
+}
