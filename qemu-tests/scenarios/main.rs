@@ -2,4 +2,10 @@
 //!
 //! `cargo test -p qemu-tests --features machines --test scenarios -- --test-threads=2`
 
+mod failures;
+mod handoff;
+mod late;
+mod nfs;
+mod nics;
 mod peer;
+mod pxe;

@@ -29,7 +29,7 @@ use crate::machine::{MachineBuilder, Nic};
 use crate::net::Namespace;
 use crate::servers::{Dnsmasq, NfsBuilder};
 use crate::shell::Daemon;
-use crate::{Error, Result, packages, workspace};
+use crate::{Error, Result, packages, shell, workspace};
 
 /// The server's address on the main network.
 pub const SERVER: &str = "10.77.0.1";
@@ -83,6 +83,11 @@ impl Lab {
         Dnsmasq::new(&self.namespace, &self.directory)
     }
 
+    /// A dnsmasq with files of its own, for another network of this lab.
+    pub fn server_of(&self, network: &str) -> Dnsmasq<'_> {
+        Dnsmasq::new(&self.namespace, &self.directory.join(network))
+    }
+
     /// An NFS server.
     pub fn nfs(&self) -> NfsBuilder<'_> {
         NfsBuilder::new(&self.namespace, &self.directory)
@@ -117,9 +122,46 @@ impl Lab {
     /// # Errors
     /// As [`Lab::client`].
     pub fn bare_client(&self, append: &str) -> Result<MachineBuilder<'_>> {
-        let kernel = self.assets.kernel(Flavour::Cloud)?;
-        let initrd = self.assets.our_initrd(&kernel, Profile::Virt)?;
+        self.client_of(Flavour::Cloud, Profile::Virt, append)
+    }
+
+    /// Another kernel, other modules, without a card.
+    ///
+    /// # Errors
+    /// As [`Lab::client`].
+    pub fn client_of(
+        &self,
+        flavour: Flavour,
+        profile: Profile,
+        append: &str,
+    ) -> Result<MachineBuilder<'_>> {
+        let kernel = self.assets.kernel(flavour)?;
+        let initrd = self.assets.our_initrd(&kernel, profile)?;
         Ok(self.machine().kernel(&kernel.image, &initrd, append))
+    }
+
+    /// A copy of the live system as a tree, to be written to.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it cannot be copied.
+    pub fn writable_root(&self) -> Result<PathBuf> {
+        let copy = self.directory.join("root");
+        let (from, to) = (self.assets.live_root()?, copy.to_string_lossy());
+        shell::sh(&["cp", "-a", "--reflink=auto", &from.to_string_lossy(), &to])?;
+        Ok(copy)
+    }
+
+    /// The live tree with its image cut in the middle.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it cannot be copied.
+    pub fn truncated_live_tree(&self) -> Result<PathBuf> {
+        let live = self.scratch("truncated/live")?;
+        let image = live.join("filesystem.squashfs").to_string_lossy().into_owned();
+        let whole = self.assets.squashfs()?;
+        shell::sh(&["cp", &whole.to_string_lossy(), &image])?;
+        shell::sh(&["truncate", "--size=1M", &image])?;
+        Ok(self.directory.join("truncated"))
     }
 
     /// A directory of this lab's own, for a server to serve.

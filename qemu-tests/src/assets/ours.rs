@@ -1,7 +1,8 @@
 //! The initramfs under test: our `/init`, packed by `cpio-builder`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Assets, Kernel};
 use crate::{Error, Result, shell, workspace};
@@ -38,31 +39,47 @@ impl Assets {
     }
 
     /// Our initramfs for `kernel`, built from the workspace as it is now: never
-    /// cached, the sources are the recipe.
+    /// taken from an earlier run, the sources are the recipe.
     ///
     /// # Errors
     /// [`Error::Command`] when something does not build.
     pub fn our_initrd(&self, kernel: &Kernel, profile: Profile) -> Result<PathBuf> {
+        let name = format!("bellwether-{}-{}", kernel.version, profile.word());
+        let initrd = self.cache.join(format!("{name}-{}.img", std::process::id()));
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        if built.contains(&initrd) {
+            return Ok(initrd);
+        }
         let init = self.our_init()?;
-        let name = format!("bellwether-{}-{}.img", kernel.version, profile.word());
-        let initrd = self.cache.join(&name);
-        let draft = self.cache.join(format!("{name}.{}.{}", std::process::id(), thread_name()));
         let mut build = cargo("run");
         build.args(["-p", "bellwether", "--", "build", "--profile", profile.word()]);
         build.arg("--modules").arg(&kernel.modules).arg("--init").arg(init);
-        shell::run(build.arg("-o").arg(&draft))?;
-        // Two scenarios may build the same at once: the last rename wins.
-        std::fs::rename(&draft, &initrd).map_err(Error::at("rename", &draft))?;
+        shell::run(build.arg("-o").arg(&initrd))?;
+        built.push(initrd.clone());
+        self.forget(&name, &initrd)?;
         Ok(initrd)
     }
+
+    /// Removes the initramfs that earlier processes left.
+    fn forget(&self, name: &str, except: &Path) -> Result<()> {
+        let entries = std::fs::read_dir(&self.cache).map_err(Error::at("list", &self.cache))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let owner = stem.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+            let lives = |pid: &str| Path::new("/proc").join(pid).exists();
+            if path != except && owner.is_some_and(|pid| !lives(pid)) {
+                std::fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
 }
+
+/// What this process has built: its scenarios share it.
+static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn cargo(verb: &str) -> std::process::Command {
     let mut cargo = shell::command("cargo");
     cargo.args([verb, "--quiet"]).current_dir(workspace::root()).stdin(Stdio::null());
     cargo
-}
-
-fn thread_name() -> String {
-    std::thread::current().name().unwrap_or("main").replace([':', '/'], "-")
 }

@@ -35,8 +35,8 @@ impl Peer {
             Peer::DracutNet => (
                 "initrd-dracut-net",
                 "dracut,dracut-live,dracut-network,dracut-squash,dbus,systemd-sysv,udev,iproute2,\
-                 kmod,isc-dhcp-client,iputils-arping,nfs-common,curl",
-                "dracut --no-hostonly --add 'dmsquash-live livenet nfs' --kver $VERSION /boot/initrd",
+                 kmod,procps,isc-dhcp-client,iputils-arping,nfs-common,curl",
+                "dracut --no-hostonly --add 'dmsquash-live livenet nfs network-legacy' --kver $VERSION /boot/initrd",
             ),
         }
     }

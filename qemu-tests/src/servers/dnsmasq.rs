@@ -72,11 +72,11 @@ impl<'lab> Dnsmasq<'lab> {
     /// # Errors
     /// [`Error::Command`] when dnsmasq does not start.
     pub fn start(&mut self) -> Result<()> {
+        let tftp = self.directory.join("tftp");
+        std::fs::create_dir_all(&tftp).map_err(Error::at("make", &tftp))?;
         let config = self.directory.join("dnsmasq.conf");
         std::fs::write(&config, self.lines.join("\n") + "\n")
             .map_err(Error::at("write", &config))?;
-        let tftp = self.directory.join("tftp");
-        std::fs::create_dir_all(&tftp).map_err(Error::at("make", &tftp))?;
         let log = self.directory.join("dnsmasq.log");
         let before = started(&log);
         let mut command = self.namespace.command("dnsmasq");
