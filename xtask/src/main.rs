@@ -1,12 +1,15 @@
 //! What people and CI type: `cargo xtask …` and `cargo demo`.
 
 mod bench;
+mod demo;
+mod sizes;
+mod test;
 
 use std::process::ExitCode;
 
 use argh::FromArgs;
 
-/// Bellwether's own tools: tests, benches, the demo.
+/// Bellwether's own tools. For instance: cargo xtask test --quick
 #[derive(FromArgs, Debug)]
 struct Xtask {
     #[argh(subcommand)]
@@ -16,13 +19,19 @@ struct Xtask {
 #[derive(FromArgs, Debug)]
 #[argh(subcommand)]
 enum Task {
+    Demo(demo::Demo),
+    Test(test::Test),
     Bench(bench::Bench),
+    Sizes(sizes::Sizes),
 }
 
 fn main() -> ExitCode {
     let Xtask { task } = argh::from_env();
     let outcome = match task {
+        Task::Demo(task) => task.run(),
+        Task::Test(task) => task.run(),
         Task::Bench(task) => task.run(),
+        Task::Sizes(task) => task.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,98 @@
+//! `cargo xtask sizes`: what a boot loader has to load, against the budget.
+
+use std::path::Path;
+
+use argh::FromArgs;
+use qemu_tests::assets::{Assets, Flavour, Profile};
+use qemu_tests::{Error, Result};
+
+/// Size of /init and of each initramfs, against the budget.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "sizes")]
+pub struct Sizes {}
+
+/// 400 KB for PID 1, 2.0 MB for a virtual machine's initramfs.
+const INIT_BUDGET: u64 = 400_000;
+const VIRT_BUDGET: u64 = 2_000_000;
+const NET_BUDGET: u64 = 12_000_000;
+
+impl Sizes {
+    /// Builds everything, prints the table; an error when something is too big or
+    /// `/init` is not a static program.
+    pub fn run(self) -> Result<()> {
+        let assets = Assets::open()?;
+        let init = assets.our_init()?;
+        require_static(&init)?;
+        let cloud = assets.kernel(Flavour::Cloud)?;
+        let stock = assets.kernel(Flavour::Stock)?;
+        let files = [
+            ("/init", init, INIT_BUDGET),
+            ("virt, cloud kernel", assets.our_initrd(&cloud, Profile::Virt)?, VIRT_BUDGET),
+            ("net, stock kernel", assets.our_initrd(&stock, Profile::Net)?, NET_BUDGET),
+        ];
+        let mut over = Vec::new();
+        println!("{:<22}{:>12}{:>12}", "", "bytes", "budget");
+        for (name, file, budget) in files {
+            let size = std::fs::metadata(&file).map_err(Error::at("stat", &file))?.len();
+            println!("{name:<22}{size:>12}{budget:>12}");
+            if size > budget {
+                over.push(name);
+            }
+        }
+        if over.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Input(format!("over budget: {}", over.join(", "))))
+    }
+}
+
+/// A dynamic program would ask the kernel for an interpreter that an initramfs
+/// does not have.
+fn require_static(file: &Path) -> Result<()> {
+    let elf = std::fs::read(file).map_err(Error::at("read", file))?;
+    match interpreter(&elf) {
+        Some(false) => Ok(()),
+        Some(true) => Err(Error::Input(format!("{} asks for an interpreter", file.display()))),
+        None => Err(Error::Input(format!("{} is not a 64-bit ELF program", file.display()))),
+    }
+}
+
+/// Whether an ELF64 little-endian program has a PT_INTERP segment; nothing for
+/// other files. See elf(5).
+fn interpreter(elf: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    let bytes = |at: usize, len: usize| elf.get(at..at.checked_add(len)?);
+    if bytes(0, 6)? != [0x7f, b'E', b'L', b'F', 2, 1] {
+        return None;
+    }
+    let word = |at| Some(u16::from_le_bytes(bytes(at, 2)?.try_into().ok()?));
+    let table = usize::try_from(u64::from_le_bytes(bytes(32, 8)?.try_into().ok()?)).ok()?;
+    let (size, count) = (usize::from(word(54)?), usize::from(word(56)?));
+    for index in 0..count {
+        let at = table.checked_add(index.checked_mul(size)?)?;
+        if u32::from_le_bytes(bytes(at, 4)?.try_into().ok()?) == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interpreter;
+
+    #[test]
+    fn tells_dynamic_programs_from_others() {
+        let this = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(interpreter(&this), Some(true));
+        let mut program = vec![0u8; 64 + 56];
+        program[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
+        program[32] = 64;
+        program[54] = 56;
+        program[56] = 1;
+        assert_eq!(interpreter(&program), Some(false));
+        assert_eq!(interpreter(&program[..70]), Some(false));
+        assert_eq!(interpreter(&program[..66]), None);
+        assert_eq!(interpreter(b"#!/bin/sh"), None);
+    }
+}

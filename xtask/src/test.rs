@@ -1,0 +1,113 @@
+//! `cargo xtask test`: everything that must hold before a change is kept.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use argh::FromArgs;
+use qemu_tests::{Error, Result, packages, workspace};
+
+use crate::sizes::Sizes;
+
+/// All checks and tests.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "test")]
+pub struct Test {
+    /// without machines: no root, no packages, minutes less
+    #[argh(switch)]
+    quick: bool,
+}
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const QUICK: &[Step] = &[
+    ("rustfmt", || cargo(&["fmt", "--all", "--check"])),
+    ("clippy", || {
+        cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    }),
+    ("clippy, scenarios", || {
+        let features = "qemu-tests/machines";
+        let words = ["clippy", "--quiet", "-p", "qemu-tests", "--all-targets", "--features"];
+        cargo(&[&words[..], &[features, "--", "-D", "warnings"]].concat())
+    }),
+    ("unit tests", || cargo(&["test", "--quiet", "--workspace"])),
+    ("no libc in /init", no_libc_in_init),
+];
+
+const MACHINES: &[Step] = &[
+    ("packages", packages::ensure),
+    ("sizes", || Sizes {}.run()),
+    ("scenarios", || {
+        let words = ["test", "--quiet", "-p", "qemu-tests", "--features", "machines"];
+        cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=2"]].concat())
+    }),
+];
+
+impl Test {
+    /// Runs every step, also after a failure, and prints a summary.
+    pub fn run(self) -> Result<()> {
+        let machines = if self.quick { &[] } else { MACHINES };
+        let mut failed = 0;
+        let mut summary = Vec::new();
+        for (name, step) in QUICK.iter().chain(machines) {
+            println!("== {name}");
+            let start = Instant::now();
+            let outcome = step();
+            if let Err(error) = &outcome {
+                eprintln!("{name}: {error}");
+                failed += 1;
+            }
+            summary.push((name, outcome.is_ok(), start.elapsed()));
+        }
+        println!("\n== summary");
+        for (name, passed, took) in &summary {
+            let verdict = if *passed { "ok" } else { "FAILED" };
+            println!("{verdict:<8}{:>7.1} s  {name}", took.as_secs_f32());
+        }
+        let total: Duration = summary.iter().map(|(_, _, took)| *took).sum();
+        println!("{:>15.1} s", total.as_secs_f32());
+        match failed {
+            0 => Ok(()),
+            n => Err(Error::Input(format!("{n} of {} steps failed", summary.len()))),
+        }
+    }
+}
+
+/// Runs cargo with its output on the terminal.
+fn cargo(words: &[&str]) -> Result<()> {
+    let status = Command::new("cargo")
+        .args(words)
+        .current_dir(workspace::root())
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .status()
+        .map_err(Error::io("start cargo"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let command = format!("cargo {}", words.join(" "));
+    Err(Error::Command { command, status: status.to_string(), output: String::new() })
+}
+
+/// libc links into a program without a C runtime and crashes it at run time, so it
+/// must not be in the tree at all: asking for it by name has to find nothing.
+fn no_libc_in_init() -> Result<()> {
+    let tree = Command::new("cargo")
+        .args(["tree", "-p", "init", "-e", "normal", "--features", "freestanding"])
+        .args(["--target", "x86_64-unknown-linux-gnu", "--prefix", "none", "--format", "{p}"])
+        .current_dir(workspace::root())
+        .output()
+        .map_err(Error::io("start cargo"))?;
+    let text = String::from_utf8_lossy(&tree.stdout);
+    if !tree.status.success() || !text.contains("rustix ") {
+        return Err(Error::Input(format!(
+            "cargo tree does not show init's dependencies:\n{}",
+            String::from_utf8_lossy(&tree.stderr)
+        )));
+    }
+    match text.lines().find(|line| line.starts_with("libc ")) {
+        None => Ok(()),
+        Some(line) => Err(Error::Input(format!(
+            "{line} is in init's tree: see `cargo tree -p init -e normal --features \
+             freestanding -i libc`"
+        ))),
+    }
+}
