@@ -26,6 +26,7 @@ pub mod nfsroot;
 mod own;
 pub mod plan;
 pub mod plan_json;
+pub mod render;
 mod source;
 mod table;
 #[cfg(test)]

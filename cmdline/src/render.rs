@@ -1,0 +1,622 @@
+//! [`BootPlan`] for people: the failure screen's "this is what was tried" and
+//! `bellwether explain`.
+//!
+//! One part a line, continued lines indented, no line breaks inside a sentence. The
+//! wording says what will happen, in the order in which it happens.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::plan::{
+    Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Fate, ImagePick, ImageRule,
+    Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload, PersistPlan, Retry, Server,
+    SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind, UnionPlan, Upper, Warning,
+    Writable,
+};
+use crate::plan_json::{fate_name, mac_text};
+use crate::table::text;
+use crate::{dialect_name, nfsroot};
+
+/// Column at which the text of each part begins.
+const INDENT: &str = "            ";
+
+fn part(out: &mut String, title: &str, lines: &[String]) {
+    for (n, line) in lines.iter().enumerate() {
+        if n == 0 {
+            out.push_str(title);
+            out.push_str(INDENT.get(title.len()..).unwrap_or(" "));
+        } else {
+            out.push_str(INDENT);
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+}
+
+impl BootPlan {
+    /// The steps, without words and warnings.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        part(&mut out, "dialect", &[dialect_name(self.dialect).to_string()]);
+        part(&mut out, "drivers", &drivers(self));
+        part(&mut out, "network", &network(self));
+        part(&mut out, "root", &root(self));
+        part(&mut out, "writable", &writable(&self.writable));
+        part(&mut out, "handoff", &handoff(self));
+        part(&mut out, "on failure", &failure(self));
+        out
+    }
+
+    /// Each word and what became of it, one a line.
+    #[must_use]
+    pub fn words_text(&self, describe: fn(&BootPlan, &str) -> Option<&'static str>) -> String {
+        let mut out = String::new();
+        for word in &self.words {
+            let mut fate = fate_name(word.fate).to_string();
+            if let Fate::Foreign(dialect) = word.fate {
+                fate = text(&["of ", dialect_name(dialect)]);
+            }
+            while fate.len() < 11 {
+                fate.push(' ');
+            }
+            let doc = describe(self, &word.text).map(|doc| text(&["  ", doc])).unwrap_or_default();
+            out.push_str(&text(&["  ", &fate, " ", &word.text, "\n"]));
+            if !doc.is_empty() {
+                out.push_str(&text(&["              ", doc.trim_start(), "\n"]));
+            }
+        }
+        out
+    }
+
+    /// Warnings, fatal ones first, one a line.
+    #[must_use]
+    pub fn warnings_text(&self) -> String {
+        let mut out = String::new();
+        for fatal in [true, false] {
+            for warning in self.warnings.iter().filter(|w| w.fatal == fatal) {
+                out.push_str(if fatal { "error: " } else { "warning: " });
+                out.push_str(&warning_text(warning));
+                out.push('\n');
+            }
+        }
+        out
+    }
+}
+
+/// `word: message (hint)`.
+#[must_use]
+pub fn warning_text(warning: &Warning) -> String {
+    let mut out = String::new();
+    if !warning.word.is_empty() {
+        out.push_str(&warning.word);
+        out.push(' ');
+    }
+    out.push_str(&warning.message);
+    if !warning.hint.is_empty() {
+        out.push_str(" (");
+        out.push_str(&warning.hint);
+        out.push(')');
+    }
+    out
+}
+
+fn seconds(n: u32) -> String {
+    text(&[&n.to_string(), " s"])
+}
+
+fn size(bytes: u64) -> String {
+    for (shift, unit) in [(30, " GiB"), (20, " MiB"), (10, " KiB")] {
+        if bytes >= 1 << shift && bytes & ((1 << shift) - 1) == 0 {
+            return text(&[&(bytes >> shift).to_string(), unit]);
+        }
+    }
+    text(&[&bytes.to_string(), " bytes"])
+}
+
+fn drivers(plan: &BootPlan) -> Vec<String> {
+    let drivers = &plan.drivers;
+    let mut lines = alloc::vec![String::from("what the hardware and the plan ask for")];
+    if !drivers.force.is_empty() {
+        lines.push(text(&["loaded first: ", &drivers.force.join(", ")]));
+    }
+    if !drivers.blacklist.is_empty() {
+        lines.push(text(&["never by themselves: ", &drivers.blacklist.join(", ")]));
+    }
+    if !drivers.options.is_empty() {
+        let options: Vec<String> =
+            drivers.options.iter().map(|o| text(&[&o.module, " ", &o.option])).collect();
+        lines.push(text(&["options: ", &options.join(", ")]));
+    }
+    lines
+}
+
+fn network(plan: &BootPlan) -> Vec<String> {
+    let Some(network) = &plan.network else {
+        return alloc::vec![String::from("none: nothing here needs one")];
+    };
+    let mut lines = alloc::vec![text(&[
+        &addressing(network),
+        " on ",
+        &links(&network.links),
+        if network.required { "" } else { "; nothing waits for it" },
+    ])];
+    for name in &network.names {
+        lines.push(text(&["the link with ", &mac_text(name.mac), " is called ", &name.name]));
+    }
+    if let Some(vlan) = &network.vlan {
+        lines.push(text(&["VLAN ", &vlan.id.to_string(), " as ", &vlan.name, " on ", &vlan.link]));
+    }
+    let addresses = |list: &[core::net::Ipv4Addr]| {
+        list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    if !network.dns.is_empty() {
+        lines.push(text(&["name servers ", &addresses(&network.dns)]));
+    }
+    if !network.peer_dns {
+        lines.push(String::from("name servers of DHCP are not used"));
+    }
+    if !network.ntp.is_empty() {
+        lines.push(text(&["time servers ", &addresses(&network.ntp)]));
+    }
+    for route in &network.routes {
+        let via = route.gateway.map(|g| text(&[" by ", &g.to_string()])).unwrap_or_default();
+        lines.push(text(&[
+            "route to ",
+            &route.destination.to_string(),
+            "/",
+            &route.prefix.to_string(),
+            &via,
+        ]));
+    }
+    if let Some(server) = network.boot_server {
+        lines.push(text(&["boot server ", &server.to_string()]));
+    }
+    if let Some(hostname) = &network.hostname {
+        lines.push(text(&["host name ", hostname]));
+    }
+    if let Some(mtu) = network.mtu {
+        lines.push(text(&["MTU ", &mtu.to_string()]));
+    }
+    let mut wait = text(&[
+        "waits ",
+        &seconds(network.link_timeout.0),
+        " for a link, ",
+        &seconds(network.carrier_timeout.0),
+        " for a carrier",
+    ]);
+    if matches!(network.addressing, Addressing::Dhcp(_)) {
+        wait.push_str(&text(&[", ", &seconds(network.dhcp_timeout.0), " for DHCP"]));
+    }
+    lines.push(wait);
+    lines
+}
+
+fn addressing(network: &NetworkPlan) -> String {
+    match &network.addressing {
+        Addressing::Dhcp(request) => {
+            let mut out = String::from("DHCP");
+            if let Some(address) = request.requested {
+                out.push_str(&text(&[" for ", &address.to_string()]));
+            }
+            if request.client_id.is_some() {
+                out.push_str(" with a client identifier");
+            }
+            if let Some(class) = &request.vendor_class {
+                out.push_str(&text(&[" as ", class]));
+            }
+            out
+        }
+        Addressing::Static(address) => {
+            let gateway = address.gateway.map_or_else(
+                || String::from(" without a gateway"),
+                |g| text(&[", gateway ", &g.to_string(), ","]),
+            );
+            text(&[&address.address.to_string(), "/", &address.prefix.to_string(), &gateway])
+        }
+        Addressing::Existing => String::from("as it is configured already"),
+    }
+}
+
+fn links(choice: &LinkChoice) -> String {
+    match choice {
+        LinkChoice::Race => String::from("every wired link at once, the first with an answer wins"),
+        LinkChoice::Named(names) => names.join(", "),
+        LinkChoice::Mac(mac) => text(&["the link with ", &mac_text(*mac)]),
+    }
+}
+
+fn root(plan: &BootPlan) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (n, item) in plan.root.sources.iter().enumerate() {
+        let line = source(item);
+        lines.push(if n == 0 { line } else { text(&["or ", &line]) });
+    }
+    if lines.is_empty() {
+        lines.push(String::from(match plan.handoff.then {
+            Then::Clone(_) => "none: a disk is received, nothing is booted",
+            Then::SwitchRoot => "nothing says where it is",
+        }));
+        return lines;
+    }
+    lines.push(match &plan.root.content {
+        Content::Tree { subdir, fstype, flags } => {
+            let mut out = String::from(if subdir.is_empty() {
+                "the file system there is the root"
+            } else {
+                "the directory "
+            });
+            if !subdir.is_empty() {
+                out.push_str(&text(&[subdir, " there is the root"]));
+            }
+            if !fstype.is_empty() {
+                out.push_str(&text(&[", ", fstype]));
+            }
+            if !flags.is_empty() {
+                out.push_str(&text(&[", mounted with ", flags]));
+            }
+            out
+        }
+        Content::Images(rule) => images(rule),
+        Content::Either(rule) => text(&["an image of the root, or a medium: ", &images(rule)]),
+    });
+    for item in &plan.root.integrity {
+        lines.push(integrity(item));
+    }
+    match &plan.root.to_ram {
+        ToRam::No => {}
+        ToRam::Medium => lines.push(String::from("copied to memory whole, if it fits")),
+        ToRam::Image(None) => {
+            lines.push(String::from("its images are copied to memory, if they fit"))
+        }
+        ToRam::Image(Some(image)) => {
+            lines.push(text(&["of it ", image, " is copied to memory, if it fits"]));
+        }
+        ToRam::Auto { below, spare } => lines.push(text(&[
+            "copied to memory if smaller than ",
+            &size(below.0),
+            " and ",
+            &size(spare.0),
+            " stay free",
+        ])),
+    }
+    if !plan.root.protect.is_empty() {
+        lines.push(text(&["set read-only first: ", &plan.root.protect.join(", ")]));
+    }
+    lines.push(retry(plan.root.retry));
+    lines
+}
+
+fn retry(retry: Retry) -> String {
+    let pause = if retry.pause == retry.max_pause {
+        seconds(retry.pause.0)
+    } else {
+        text(&[&retry.pause.0.to_string(), " to ", &seconds(retry.max_pause.0)])
+    };
+    match retry.attempts {
+        0 => text(&["tried for ever, ", &pause, " apart"]),
+        1 => String::from("tried once"),
+        n => text(&["tried ", &n.to_string(), " times, ", &pause, " apart"]),
+    }
+}
+
+fn server(server: &Server) -> &str {
+    match server {
+        Server::Host(host) => host,
+        Server::Boot => "the boot server",
+    }
+}
+
+/// A source in a few words, for messages too.
+#[must_use]
+pub fn source(item: &Source) -> String {
+    match item {
+        Source::Nfs(s) => {
+            let path = s.path.as_deref().unwrap_or("the path that DHCP names");
+            let versions: Vec<&str> =
+                s.versions.iter().map(|v| nfsroot::version_name(*v)).collect();
+            let options = if s.options.is_empty() {
+                String::new()
+            } else {
+                text(&[", options ", &s.options.join(",")])
+            };
+            let mode = if s.read_write { ", read-write" } else { "" };
+            text(&[
+                "NFS ",
+                server(&s.server),
+                ":",
+                path,
+                ", version ",
+                &versions.join(" or "),
+                mode,
+                &options,
+            ])
+        }
+        Source::Cifs(s) => text(&["CIFS //", server(&s.server), "/", &s.share]),
+        Source::Url(s) => {
+            let what = match s.payload {
+                Payload::Medium => "the medium ",
+                Payload::Image => "the root image ",
+                Payload::Archive => "the archive ",
+                Payload::Sniff => "",
+            };
+            let proxy = s.proxy.as_ref().map(|p| text(&[" through ", p])).unwrap_or_default();
+            text(&[what, &s.url, ", fetched to memory", &proxy])
+        }
+        Source::Nbd(s) => text(&[
+            "NBD export ",
+            &s.export,
+            " of ",
+            server(&s.server),
+            " port ",
+            &s.port.to_string(),
+        ]),
+        Source::NvmeTcp(s) => {
+            text(&["NVMe/TCP ", &s.nqn, " of ", server(&s.server), " port ", &s.port.to_string()])
+        }
+        Source::NineP(tag) => text(&["9p ", tag]),
+        Source::VirtioFs(tag) => text(&["virtiofs ", tag]),
+        Source::Device(selector) => device(selector),
+        Source::Scan(rule) => {
+            let mut out = String::from(match (rule.optical, rule.disks) {
+                (true, true) if rule.removable_only => "any removable drive",
+                (true, true) => "any drive",
+                (true, false) => "any optical drive",
+                _ => "any disk",
+            });
+            if rule.removable_first && !rule.removable_only {
+                out.push_str(", removable ones first");
+            }
+            match &rule.marker {
+                None => {}
+                Some(Marker::Path(path)) => out.push_str(&text(&[" that holds ", path])),
+                Some(Marker::DiskUuid { uuid, .. }) => {
+                    out.push_str(&text(&[" with the UUID ", uuid]))
+                }
+            }
+            out
+        }
+        Source::File { on, path } => text(&["the file ", path, " on ", &source(on)]),
+        Source::Partition { on, number } => {
+            text(&["partition ", &number.to_string(), " of ", &source(on)])
+        }
+        Source::Initramfs(path) if path == "/" => String::from("the initramfs itself"),
+        Source::Initramfs(path) => text(&[path, " in the initramfs"]),
+        Source::PxeFileList { server: from, port } => {
+            text(&["the files of PXEFILELIST on ", server(from), " port ", &port.to_string()])
+        }
+        Source::Stage2(method) => text(&["a second stage received by ", &clone_method(method)]),
+    }
+}
+
+fn clone_method(method: &CloneMethod) -> String {
+    match method {
+        CloneMethod::Ka { session } if session.is_empty() => String::from("KA"),
+        CloneMethod::Ka { session } => text(&["KA session ", session]),
+        CloneMethod::Dolly => String::from("Dolly"),
+        CloneMethod::DollyPlus => String::from("Dolly+"),
+        CloneMethod::Udpcast { portbase } => text(&["udpcast port ", &portbase.to_string()]),
+    }
+}
+
+/// A device in a few words, for messages too.
+#[must_use]
+pub fn device(selector: &DeviceSelector) -> String {
+    match selector {
+        DeviceSelector::Path(path) => path.clone(),
+        DeviceSelector::Label(label) => text(&["the device labelled ", label]),
+        DeviceSelector::Uuid(uuid) => text(&["the device with UUID ", uuid]),
+        DeviceSelector::PartUuid(uuid) => text(&["the partition with UUID ", uuid]),
+        DeviceSelector::PartLabel(name) => text(&["the partition named ", name]),
+    }
+}
+
+fn images(rule: &ImageRule) -> String {
+    let dirs =
+        rule.dirs.iter().map(|d| if d.is_empty() { "/" } else { d.as_str() }).collect::<Vec<_>>();
+    let mut out = match &rule.pick {
+        ImagePick::Named(names) if names.len() == 1 => names.join(""),
+        ImagePick::Named(names) => text(&[&names.join(" under ")]),
+        ImagePick::FirstOf(names) => names.join(" or "),
+        ImagePick::Suffixes { groups, module_list, .. } => {
+            let groups: Vec<String> = groups
+                .iter()
+                .map(|group| group.iter().map(|s| text(&["*", s])).collect::<Vec<_>>().join(" "))
+                .collect();
+            let mut out =
+                text(&["all of ", &groups.join(", then "), ", sorted, later ones on top"]);
+            if !module_list.is_empty() {
+                out.push_str(&text(&[", or what ", &module_list.join(" or "), " lists"]));
+            }
+            out
+        }
+    };
+    out.push_str(&text(&[" in ", &dirs.join(" or ")]));
+    if !rule.nested.is_empty() {
+        out.push_str(&text(&["; inside it ", &rule.nested.join(" or ")]));
+    }
+    out
+}
+
+fn integrity(item: &Integrity) -> String {
+    match item {
+        Integrity::Digest { algorithm, hex } => text(&["must have the ", algorithm, " ", hex]),
+        Integrity::Verity { image, root_hash, .. } => text(&[
+            "read through dm-verity",
+            if image.is_empty() { "" } else { " for " },
+            image,
+            ", root hash ",
+            root_hash,
+        ]),
+        Integrity::EmbeddedMd5 => String::from("must match the MD5 inside the ISO"),
+        Integrity::MediumSums(files) => text(&["must match ", &files.join(" or ")]),
+    }
+}
+
+fn writable(writable: &Writable) -> Vec<String> {
+    let mut lines = Vec::new();
+    match writable {
+        Writable::AsIs { read_write: true } => {
+            lines.push(String::from("the root itself is mounted read-write"))
+        }
+        Writable::AsIs { read_write: false } => {
+            lines.push(String::from("no: the root is mounted read-only"))
+        }
+        Writable::Union(plan) => lines.push(union(plan)),
+        Writable::DmSnapshot(plan) => lines.push(snapshot(plan)),
+        Writable::ByImage { union: plan, snapshot: over } => {
+            lines.push(text(&["a file system inside an image: ", &snapshot(over)]));
+            lines.push(text(&["a tree: ", &union(plan)]));
+        }
+        Writable::Directories { union: plan, dirs } if dirs.is_empty() => {
+            let _ = plan;
+            lines.push(String::from("no"));
+        }
+        Writable::Directories { union: plan, dirs } => {
+            lines.push(text(&["only ", &dirs.join(", ")]));
+            lines.push(union(plan));
+        }
+    }
+    lines
+}
+
+fn union(plan: &UnionPlan) -> String {
+    let kind = match plan.kind {
+        UnionKind::Overlay => "overlay, ",
+        UnionKind::Aufs => "aufs, ",
+    };
+    match &plan.upper {
+        Upper::Tmpfs { size } if size.is_empty() => {
+            text(&[kind, "changes in memory, at most half of it"])
+        }
+        Upper::Tmpfs { size } => text(&[kind, "changes in memory, at most ", size]),
+        Upper::Persistent(plan) => text(&[kind, "changes kept on ", &persist(plan)]),
+    }
+}
+
+fn persist(plan: &PersistPlan) -> String {
+    let mut places = Vec::new();
+    if let Some(item) = &plan.network {
+        places.push(source(item));
+    }
+    if let Some(selector) = &plan.device {
+        places.push(device(selector));
+    }
+    if !plan.labels.is_empty() {
+        places.push(text(&["what is labelled ", &plan.labels.join(" or ")]));
+    }
+    if places.is_empty() {
+        places.push(String::from("the medium"));
+    }
+    let mut out = places.join(" or ");
+    if let Some(path) = &plan.path {
+        out.push_str(&text(&[", ", path]));
+    }
+    for (is, what) in [
+        (plan.conf, ", as its persistence.conf says"),
+        (plan.luks, ", LUKS too"),
+        (plan.removable_only, ", removable only"),
+        (plan.read_only, ", read-only under this session's changes"),
+        (plan.reset, ", emptied first"),
+        (plan.required, ", without which the boot fails"),
+        (plan.silent, ", if there is one"),
+    ] {
+        if is {
+            out.push_str(what);
+        }
+    }
+    if let Some(bytes) = plan.create {
+        out.push_str(&text(&[", made with ", &size(bytes.0), " when missing"]));
+    }
+    if !plan.required && !plan.silent {
+        out.push_str("; in memory when it is not found");
+    }
+    out
+}
+
+fn snapshot(plan: &SnapshotPlan) -> String {
+    let store = match &plan.store {
+        SnapshotStore::RamDisk(bytes) => text(&["a RAM disk of ", &size(bytes.0)]),
+        SnapshotStore::SparseFile(bytes) => {
+            text(&["a sparse file of ", &size(bytes.0), " in memory"])
+        }
+        SnapshotStore::Persistent(plan) => persist(plan),
+    };
+    text(&[
+        "device-mapper snapshot, changes in ",
+        &store,
+        ", chunks of ",
+        &size(u64::from(plan.chunk_sectors) * 512),
+        if plan.persistent { ", kept" } else { "" },
+    ])
+}
+
+fn handoff(plan: &BootPlan) -> Vec<String> {
+    let handoff = &plan.handoff;
+    if let Then::Clone(clone) = &handoff.then {
+        let target = clone
+            .target
+            .as_ref()
+            .map_or_else(|| String::from("the disk that the sender names"), device);
+        return alloc::vec![
+            text(&["RECEIVES A COPY by ", &clone_method(&clone.method), " onto ", &target]),
+            text(&[
+                "waits ",
+                &seconds(clone.timeout.0),
+                " for the sender, ",
+                &clone.tries.to_string(),
+                " times, then reboots",
+            ]),
+        ];
+    }
+    let mut line = handoff.init.clone().unwrap_or_else(|| String::from("/sbin/init"));
+    for arg in &handoff.args {
+        line.push(' ');
+        line.push_str(arg);
+    }
+    let mut lines =
+        alloc::vec![text(&[&line, ", files as ", dialect_name(handoff.layout), " leaves them"])];
+    let mut extras = Vec::new();
+    for (is, what) in [
+        (handoff.keep_fstab, "fstab is left alone"),
+        (handoff.keep_network, "network files are left alone"),
+        (!handoff.resolv_conf, "resolv.conf is not copied"),
+        (handoff.show_layers, "layers stay visible"),
+    ] {
+        if is {
+            extras.push(what);
+        }
+    }
+    if !extras.is_empty() {
+        lines.push(extras.join(", "));
+    }
+    if let Some(dir) = &handoff.medium_at {
+        lines.push(text(&["the medium is moved to ", dir]));
+    }
+    if !handoff.swap.is_empty() {
+        lines.push(text(&["swap partitions on ", &handoff.swap.join(", "), " go into fstab"]));
+    }
+    for (name, value) in &handoff.settings {
+        lines.push(text(&["setting ", name, if value.is_empty() { "" } else { " = " }, value]));
+    }
+    lines
+}
+
+fn failure(plan: &BootPlan) -> Vec<String> {
+    let failure = &plan.failure;
+    let mut lines = alloc::vec![match failure.then {
+        OnFailure::Menu { retry_after } => {
+            text(&["a menu; tried again by itself after ", &seconds(retry_after.0)])
+        }
+        OnFailure::Reboot(after) if after.0 == 0 => String::from("reboot at once"),
+        OnFailure::Reboot(after) => text(&["reboot after ", &seconds(after.0)]),
+        OnFailure::Halt => String::from("stays on the failure screen"),
+    }];
+    if let Some(deadline) = failure.deadline {
+        lines.push(text(&["the whole boot counts as failed after ", &seconds(deadline.0)]));
+    }
+    if !failure.breakpoints.is_empty() {
+        lines.push(text(&["stops for the menu at ", &failure.breakpoints.join(", ")]));
+    }
+    lines
+}
