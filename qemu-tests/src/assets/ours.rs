@@ -52,7 +52,8 @@ impl Assets {
         }
         let init = self.our_init()?;
         let mut build = cargo("run");
-        build.args(["-p", "bellwether", "--", "build", "--profile", profile.word()]);
+        // Compressing in an unoptimised program takes longer than building this one.
+        build.args(["--release", "-p", "bellwether", "--", "build", "--profile", profile.word()]);
         build.arg("--modules").arg(&kernel.modules).arg("--init").arg(init);
         shell::run(build.arg("-o").arg(&initrd))?;
         built.push(initrd.clone());
