@@ -1,2 +1,45 @@
-//! bellwether
-fn main() {}
+//! The host command. What a subcommand does is in the module of its name.
+
+mod args;
+mod build;
+mod list;
+mod output;
+
+use std::process::ExitCode;
+
+/// How a command ended badly. The exit codes are part of the contract with
+/// scripts: 0 done, 1 failed, 2 wrong usage.
+#[derive(Debug)]
+enum Failure {
+    /// It was asked for something that makes no sense.
+    Usage(String),
+    /// It could not be done.
+    Failed(String),
+}
+
+impl From<cpio_builder::error::Error> for Failure {
+    fn from(e: cpio_builder::error::Error) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(early) => return early.end(),
+    };
+    let done = match command {
+        args::Command::Build(what) => build::run(&what),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(why)) => {
+            eprintln!("bellwether: {why}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(why)) => {
+            eprintln!("bellwether: {why}");
+            ExitCode::from(2)
+        }
+    }
+}

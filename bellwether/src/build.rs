@@ -1,0 +1,146 @@
+//! `bellwether build`: an initramfs from a kernel's modules.
+
+use crate::args::Build;
+use crate::output::{json_list, json_string, size, write_file};
+use crate::{Failure, list};
+use cpio_builder::compress::Codec;
+use cpio_builder::error::Error;
+use cpio_builder::image::{self, ImageSpec, Report};
+use cpio_builder::profile::Profile;
+use cpio_builder::tree::{self, KernelTree, ModprobeConf, Source};
+use std::path::{Path, PathBuf};
+
+/// Runs the subcommand.
+pub fn run(what: &Build) -> Result<(), Failure> {
+    if let Some(path) = &what.list {
+        return list::run(path, what.json);
+    }
+    let usage = |text: &str| Failure::Usage(format!("{text}; see 'bellwether build --help'"));
+    let Some(modules) = &what.modules else {
+        return Err(usage("--modules says where the kernel's modules are, and is missing"));
+    };
+    let Some(output) = &what.output else {
+        return Err(usage("-o says where to write the image, and is missing"));
+    };
+    let (init, init_origin) = find_init(what.init.as_deref())?;
+    let tree = load_tree(modules, what.release.as_deref())?;
+    let mut conf = ModprobeConf::default();
+    what.modprobe.iter().try_for_each(|path| conf.read(path))?;
+    let mut spec = ImageSpec {
+        init: Some(init),
+        init_origin,
+        firmware: firmware_dirs(what, &tree),
+        tree,
+        profile: what.profile.or_else(|| Profile::from_name("virt")).ok_or_else(|| usage(""))?,
+        add: what.add.clone(),
+        conf,
+        include: what.include.clone(),
+        microcode: what.microcode.clone(),
+        codec: what.compress.unwrap_or(Codec::Zstd),
+        mtime: image::mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?,
+    };
+    spec.conf.apply(&mut spec.tree);
+    let report = image::build(&spec)?;
+    write_file(output, &report.bytes)?;
+    tell(&report, &spec, output, what.json);
+    Ok(())
+}
+
+/// The program for `/init`: the one given, or the one beside this command.
+fn find_init(given: Option<&Path>) -> Result<(Vec<u8>, PathBuf), Failure> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()
+            .ok()
+            .map(|exe| exe.with_file_name("init"))
+            .filter(|path| path.is_file())
+            .ok_or_else(|| {
+                Failure::Failed("no /init lies beside this command; give one with --init".into())
+            })?,
+    };
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok((bytes, path)),
+        Err(source) => Err(Error::Read { path, source }.into()),
+    }
+}
+
+/// Reads the module tree that a path means.
+fn load_tree(path: &Path, release: Option<&str>) -> Result<KernelTree, Failure> {
+    let dir = tree::find_dir(path, release)?;
+    let name = std::fs::canonicalize(&dir)
+        .ok()
+        .and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+        .unwrap_or_default();
+    Ok(KernelTree::load(Source::Dir(dir), &name)?)
+}
+
+/// Where to look for firmware: as told, else `lib/firmware` beside the
+/// `lib/modules` that the modules come from.
+fn firmware_dirs(what: &Build, tree: &KernelTree) -> Vec<PathBuf> {
+    if !what.firmware.is_empty() {
+        return what.firmware.clone();
+    }
+    let beside = tree.dir().map(|dir| dir.join("../../firmware"));
+    beside.into_iter().filter(|dir| dir.is_dir()).collect()
+}
+
+fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
+    if json {
+        println!(
+            "{{\"output\":{},\"bytes\":{},\"unpacked\":{},\"index\":{},\"release\":{},\
+             \"profile\":\"{}\",\"compression\":\"{}\",\"net_drivers\":{},\"storage_drivers\":{},\
+             \"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{}}}",
+            json_string(&output.to_string_lossy()),
+            report.bytes.len(),
+            report.unpacked,
+            report.index,
+            json_string(&report.release),
+            spec.profile.name,
+            spec.codec,
+            report.net_drivers,
+            report.storage_drivers,
+            json_list(&report.modules),
+            json_list(&report.firmware),
+            json_list(&report.missing_firmware),
+            json_list(&report.unresolved),
+        );
+        return;
+    }
+    // Standard output may be carrying the image.
+    eprintln!(
+        "{}: {} ({} unpacked), kernel {}, profile {}: {} modules, {} of them network drivers, \
+         {} storage drivers",
+        output.display(),
+        size(report.bytes.len()),
+        size(report.unpacked),
+        report.release,
+        spec.profile.name,
+        report.modules.len(),
+        report.net_drivers,
+        report.storage_drivers
+    );
+    for need in &report.unresolved {
+        eprintln!("warning: {need}, which this kernel does not have");
+    }
+    if !report.missing_firmware.is_empty() {
+        let where_to = if spec.firmware.is_empty() {
+            "no firmware directory was found; give one with --firmware"
+        } else {
+            "not in the firmware directory"
+        };
+        eprintln!(
+            "warning: {} firmware files that modules may ask for are missing ({where_to}): {}",
+            report.missing_firmware.len(),
+            abridged(&report.missing_firmware, 8)
+        );
+    }
+}
+
+/// The first few of many names; `--json` has them all.
+fn abridged(names: &[String], most: usize) -> String {
+    let shown: Vec<&str> = names.iter().take(most).map(String::as_str).collect();
+    let more = names.len().saturating_sub(most);
+    let rest =
+        if more > 0 { format!(", and {more} more (--json lists all)") } else { String::new() };
+    shown.join(", ") + &rest
+}

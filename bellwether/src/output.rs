@@ -1,0 +1,94 @@
+//! Writing results: whole files or none, and JSON without a library.
+
+use crate::Failure;
+use cpio_builder::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Writes a file so that its name never stands for half of it: into a
+/// neighbour first, which is then renamed. `-` is standard output.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let fail = |source| Failure::from(Error::Write { path: path.into(), source });
+    if path.as_os_str() == "-" {
+        return std::io::stdout().write_all(bytes).map_err(fail);
+    }
+    // Not replacing devices and pipes, such as /dev/null.
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return fs::write(path, bytes).map_err(fail);
+    }
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let Some(name) = name else {
+        return Err(fail(std::io::ErrorKind::IsADirectory.into()));
+    };
+    let draft = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let written = fs::File::create(&draft)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&draft, path));
+    written.map_err(|e| {
+        let _ = fs::remove_file(&draft);
+        fail(e)
+    })
+}
+
+/// A text as a JSON string.
+pub fn json_string(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if u32::from(c) < 0x20 => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Texts as a JSON array.
+pub fn json_list(texts: &[String]) -> String {
+    let items: Vec<String> = texts.iter().map(|t| json_string(t)).collect();
+    format!("[{}]", items.join(","))
+}
+
+/// A size as people read it: two digits, powers of ten.
+pub fn size(bytes: usize) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{}.{} kB", bytes / 1000, bytes % 1000 / 100),
+        _ => format!("{}.{:02} MB", bytes / 1_000_000, bytes % 1_000_000 / 10_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_half_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("out");
+        write_file(&file, b"first").unwrap();
+        write_file(&file, b"second").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"second");
+        assert!(write_file(&dir.path().join("no/such"), b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // Always full, so writing to it fails as a full disk does.
+        match write_file(Path::new("/dev/full"), b"x") {
+            Err(Failure::Failed(text)) => assert!(text.contains("the disk is full"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn json_and_sizes() {
+        assert_eq!(json_list(&["a\"b\\\n".into(), "c".into()]), r#"["a\"b\\\u000a","c"]"#);
+        assert_eq!(size(999), "999 bytes");
+        assert_eq!(size(12_345), "12.3 kB");
+        assert_eq!(size(1_987_654), "1.98 MB");
+    }
+}
