@@ -9,5 +9,10 @@
 extern crate alloc;
 
 pub mod clock;
+pub mod config;
 pub mod dhcp;
+pub mod errno;
 pub mod lease;
+pub mod network;
+pub mod race;
+pub mod state;

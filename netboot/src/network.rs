@@ -1,0 +1,466 @@
+//! The network comes up: [`crate::race`] with sockets.
+//!
+//! Made to live in an event loop: poll [`Network::fds`] until
+//! [`Network::deadline`], call [`Network::on_ready`], print
+//! [`Network::take_events`]. [`Network::run`] is that loop for callers that have
+//! nothing else to do.
+
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
+
+use cmdline::plan::{Addressing, NetworkPlan};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use sys::netlink::{FLAG_LOOPBACK, Link, Monitor, News, Route};
+use sys::packet::{ETHERTYPE_IPV4, PacketSocket, udp_port_filter};
+
+use crate::clock::{Instant, poll_timeout, random};
+use crate::config::{Config, Pnp, Protocol, parse_pnp};
+use crate::dhcp::client::{MAX_PAUSE, Needs};
+use crate::errno::Shown;
+use crate::lease::Lease;
+use crate::race::{Action, Event, How, Race, Report, What, Winner};
+
+/// The largest frame that is read: DHCP answers are smaller.
+const FRAME: usize = 2048;
+/// Frames read from one link before the others get their turn.
+const BURST: usize = 32;
+const DHCP_CLIENT_PORT: u16 = 68;
+
+/// The network could not be started at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error(pub sys::netlink::Error);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (is CONFIG_NET in this kernel?)", self.0)
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// A configured network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkUp {
+    /// Device name.
+    pub device: String,
+    /// Interface index.
+    pub index: u32,
+    /// Hardware address.
+    pub mac: Option<[u8; 6]>,
+    /// What was set.
+    pub config: Config,
+    /// The lease, when DHCP gave one.
+    pub lease: Option<Box<Lease>>,
+    /// The boot server that the line or the kernel knows.
+    pub known_boot_server: Option<Ipv4Addr>,
+    /// When it was set.
+    pub since: Instant,
+}
+
+impl NetworkUp {
+    /// The server to boot from where a source names none: field 2 of `ip=`, next
+    /// server, TFTP server name, TFTP servers, the DHCP server itself. An
+    /// address or a name.
+    pub fn boot_server(&self) -> Option<String> {
+        match (self.known_boot_server, &self.lease) {
+            (Some(server), _) => Some(format!("{server}")),
+            (None, Some(lease)) => Some(lease.boot_server()),
+            (None, None) => None,
+        }
+    }
+
+    /// DHCP's root path (option 17); empty without one.
+    pub fn root_path(&self) -> &str {
+        self.lease.as_ref().map_or("", |lease| &lease.root_path)
+    }
+}
+
+impl fmt::Display for NetworkUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &self.config;
+        write!(f, "{}: {}/{}", self.device, config.address, config.prefix)?;
+        match config.gateway {
+            Some(gateway) => write!(f, " by {gateway}")?,
+            None => f.write_str(" without a gateway")?,
+        }
+        for (at, server) in config.dns.iter().enumerate() {
+            f.write_str(if at == 0 { ", DNS " } else { " " })?;
+            write!(f, "{server}")?;
+        }
+        match config.protocol {
+            Protocol::Static => f.write_str(", from the line")?,
+            Protocol::Existing => f.write_str(", as found")?,
+            Protocol::Dhcp | Protocol::Bootp => {}
+        }
+        match &self.lease {
+            Some(lease) => write!(f, ", from {}", lease.server),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the network stands.
+#[derive(Debug)]
+pub enum Progress {
+    /// Nothing decided yet.
+    Pending,
+    /// Nothing came of it within the plan's times. The race goes on: polling
+    /// further may still bring [`Progress::Done`].
+    RoundOver(Report),
+    /// The network is up. Nothing more happens.
+    Done(Box<NetworkUp>),
+}
+
+/// The network on its way up.
+#[derive(Debug)]
+pub struct Network {
+    race: Race,
+    needs: Needs,
+    monitor: Monitor,
+    route: Route,
+    sockets: Vec<(u32, PacketSocket)>,
+    buffer: Vec<u8>,
+    events: Vec<Event>,
+    done: bool,
+    /// The configuration failed; a new race starts then.
+    again_at: Option<Instant>,
+}
+
+impl Network {
+    /// Looks at the links and sets up those that may boot.
+    ///
+    /// # Errors
+    /// When the kernel has no netlink.
+    pub fn start(plan: NetworkPlan, needs: Needs) -> Result<Network, Error> {
+        let now = Instant::now();
+        let seed = random(boot_salt());
+        let mut network = Network {
+            race: Race::new(plan, needs, now, seed),
+            needs,
+            monitor: Monitor::open().map_err(Error)?,
+            route: Route::open().map_err(Error)?,
+            sockets: Vec::new(),
+            buffer: vec![0; FRAME],
+            events: Vec::new(),
+            done: false,
+            again_at: None,
+        };
+        network.look(now).map_err(Error)?;
+        network.carry_out(now);
+        Ok(network)
+    }
+
+    /// What to poll for input.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.monitor.as_fd()];
+        fds.extend(self.sockets.iter().map(|(_, socket)| socket.as_fd()));
+        fds
+    }
+
+    /// When to call [`Network::on_ready`] although nothing came in.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.done { None } else { self.again_at.or(self.race.deadline()) }
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.append(&mut self.race.take_events());
+        core::mem::take(&mut self.events)
+    }
+
+    /// Every driver has been loaded: see [`Race::settled`].
+    pub fn settled(&mut self) {
+        let now = Instant::now();
+        self.race.settled(now);
+        self.carry_out(now);
+    }
+
+    /// What was tried so far, for a failure screen.
+    pub fn report(&self, reason: &str) -> Report {
+        self.race.report(Instant::now(), reason)
+    }
+
+    /// Does what can be done now.
+    pub fn on_ready(&mut self, now: Instant) -> Progress {
+        if self.done {
+            return Progress::Pending;
+        }
+        if let Some(moment) = self.again_at {
+            if now < moment {
+                let _ = self.monitor.read();
+                return Progress::Pending;
+            }
+            self.again_at = None;
+            let plan = self.race.plan().clone();
+            self.race = Race::new(plan, self.needs, now, random(boot_salt()));
+            self.relook(now);
+        }
+        match self.monitor.read() {
+            Ok(news) => {
+                for item in news {
+                    self.tell(now, item);
+                }
+            }
+            Err(error) => self.remark(format!("{error}")),
+        }
+        self.hear(now);
+        self.race.tick(now);
+        self.carry_out(now);
+        if let Some(winner) = self.race.take_winner() {
+            return self.configure(now, winner);
+        }
+        match self.race.take_round_over() {
+            Some(report) => Progress::RoundOver(report),
+            None => Progress::Pending,
+        }
+    }
+
+    /// Polls until the network is up, or until `limit` or `rounds` rounds (0 for any
+    /// number) have passed. `each` is called with every event as it happens.
+    ///
+    /// # Errors
+    /// The last round's report.
+    pub fn run(
+        &mut self,
+        limit: Option<Instant>,
+        rounds: u32,
+        each: &mut dyn FnMut(&Event),
+    ) -> Result<Box<NetworkUp>, Report> {
+        let mut last = None;
+        loop {
+            let now = Instant::now();
+            let progress = self.on_ready(now);
+            self.take_events().iter().for_each(&mut *each);
+            match progress {
+                Progress::Done(up) => return Ok(up),
+                Progress::RoundOver(report) => {
+                    if rounds > 0 && self.race.rounds() >= rounds {
+                        return Err(report);
+                    }
+                    last = Some(report);
+                }
+                Progress::Pending => {}
+            }
+            if limit.is_some_and(|limit| limit <= now) {
+                return Err(last.unwrap_or_else(|| self.report("the time is up")));
+            }
+            let deadline = match (self.deadline(), limit) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            let timeout = poll_timeout(deadline, now);
+            let mut fds: Vec<PollFd<'_>> = self
+                .fds()
+                .into_iter()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
+            // An interrupted poll is followed by another look, which is what is wanted.
+            let _ = poll(&mut fds, timeout.as_ref());
+        }
+    }
+
+    /// Tells the race everything that exists.
+    fn look(&mut self, now: Instant) -> Result<(), sys::netlink::Error> {
+        let mut links = self.route.links()?;
+        for link in &mut links {
+            classify(link);
+            // Everything that talks to itself expects it, and nobody else sets it up.
+            if link.flags & FLAG_LOOPBACK != 0 && !link.is_up() {
+                let _ = self.route.set_up(link.index, true);
+            }
+        }
+        let addresses = self.route.addresses()?;
+        self.race.snapshot(now, links, addresses);
+        Ok(())
+    }
+
+    fn relook(&mut self, now: Instant) {
+        if let Err(error) = self.look(now) {
+            self.remark(format!("{error}"));
+        }
+    }
+
+    fn tell(&mut self, now: Instant, mut news: News) {
+        match &mut news {
+            News::Lost => self.relook(now),
+            News::Link(link) => {
+                classify(link);
+                self.race.news(now, news);
+            }
+            _ => self.race.news(now, news),
+        }
+    }
+
+    /// Reads what came in on every link.
+    fn hear(&mut self, now: Instant) {
+        for (index, socket) in &self.sockets {
+            for _ in 0..BURST {
+                match socket.receive(&mut self.buffer) {
+                    Ok(Some(frame)) => self.race.frame(now, *index, frame),
+                    // A link that goes down says so once; the monitor tells the rest.
+                    Ok(None) | Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Does what the race asks for, until it asks for nothing more.
+    fn carry_out(&mut self, now: Instant) {
+        for _ in 0..16 {
+            let actions = self.race.take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                let (index, result) = self.do_one(action);
+                if let Err(why) = result {
+                    self.race.failed(now, index, why);
+                }
+            }
+            // A listener that has just opened may send at once.
+            self.race.tick(now);
+        }
+    }
+
+    fn do_one(&mut self, action: Action) -> (u32, Result<(), String>) {
+        let said = |error: sys::netlink::Error| format!("{error}");
+        match action {
+            Action::SetUp(index) => (index, self.route.set_up(index, true).map_err(said)),
+            Action::SetDown(index) => (index, self.route.set_up(index, false).map_err(said)),
+            Action::Rename(index, name) => (index, self.route.rename(index, &name).map_err(said)),
+            Action::AddVlan(index) => (index, self.add_vlan(index)),
+            Action::Listen(index) => (index, self.listen(index)),
+            Action::Silence(index) => {
+                self.sockets.retain(|(known, _)| *known != index);
+                (index, Ok(()))
+            }
+            Action::Send(index, frame) => {
+                let socket = self.sockets.iter().find(|(known, _)| *known == index);
+                let result = match socket {
+                    Some((_, socket)) => socket.send(&frame),
+                    None => Ok(()),
+                };
+                (index, result.map_err(|errno| format!("cannot send: {}", Shown(errno))))
+            }
+        }
+    }
+
+    fn listen(&mut self, index: u32) -> Result<(), String> {
+        match PacketSocket::open(index, ETHERTYPE_IPV4, &udp_port_filter(DHCP_CLIENT_PORT)) {
+            Ok(socket) => {
+                self.sockets.retain(|(known, _)| *known != index);
+                self.sockets.push((index, socket));
+                Ok(())
+            }
+            Err(Errno::AFNOSUPPORT) => {
+                Err("no packet sockets in this kernel: the module af_packet is missing".to_owned())
+            }
+            Err(errno) => Err(format!("cannot open a packet socket: {}", Shown(errno))),
+        }
+    }
+
+    fn add_vlan(&mut self, index: u32) -> Result<(), String> {
+        let Some(vlan) = self.race.plan().vlan.clone() else { return Ok(()) };
+        match self.route.add_vlan(index, &vlan.name, vlan.id) {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno == Errno::EXIST => Ok(()),
+            Err(error) if error.errno == Errno::OPNOTSUPP => {
+                Err(format!("{error}: no VLANs in this kernel, the module 8021q is missing"))
+            }
+            Err(error) => Err(format!("{error}")),
+        }
+    }
+
+    fn remark(&mut self, text: String) {
+        self.events.push(Event { device: String::new(), what: What::Note(text) });
+    }
+
+    /// Gives the winner its address.
+    fn configure(&mut self, now: Instant, winner: Winner) -> Progress {
+        let plan = self.race.plan().clone();
+        let device = winner.link.name.clone();
+        let index = winner.link.index;
+        let mut known_boot_server = plan.boot_server;
+        let mut lease = None;
+        let config = match (winner.how, &plan.addressing) {
+            (How::Lease(found), _) => {
+                let config = Config::from_lease(&found, &plan);
+                lease = Some(found);
+                config
+            }
+            (How::Static, Addressing::Static(address)) => Config::from_static(address, &plan),
+            (How::Existing(address), _) => {
+                let pnp = read_pnp();
+                known_boot_server = known_boot_server.or(pnp.boot_server);
+                let routes = self.route.routes().unwrap_or_default();
+                Config::from_existing(&address, &routes, &pnp, &plan)
+            }
+            (How::Static, _) => return Progress::Pending,
+        };
+        let remarks = match config.apply(&mut self.route, index) {
+            Ok(remarks) => remarks,
+            Err(error) => {
+                self.again_at = Some(now.after(MAX_PAUSE));
+                self.sockets.clear();
+                let reason = format!("{device} cannot be configured: {error}");
+                return Progress::RoundOver(self.race.report(now, &reason));
+            }
+        };
+        for text in config.notes.iter().chain(&remarks) {
+            self.events.push(Event { device: device.clone(), what: What::Note(text.clone()) });
+        }
+        self.sockets.clear();
+        self.done = true;
+        Progress::Done(Box::new(NetworkUp {
+            device,
+            index,
+            mac: winner.link.mac,
+            config,
+            lease,
+            known_boot_server,
+            since: now,
+        }))
+    }
+}
+
+/// Something that differs from boot to boot, for when there is no randomness yet.
+fn boot_salt() -> u32 {
+    Instant::now().millis() as u32
+}
+
+/// Notes in [`Link::kind`] what sysfs knows about hardware: `wlan`, `wwan`, ….
+///
+/// Without sysfs a link stays what netlink says.
+fn classify(link: &mut Link) {
+    if !link.kind.is_empty() || link.name.contains(['/', '\0']) {
+        return;
+    }
+    let path = format!("/sys/class/net/{}/uevent", link.name);
+    let mut buffer = [0u8; 256];
+    let text = read_small(&path, &mut buffer);
+    let kind = text.lines().find_map(|line| line.strip_prefix("DEVTYPE="));
+    if let Some(kind) = kind {
+        link.kind = kind.to_owned();
+    }
+}
+
+/// The start of a small file; empty when it cannot be read.
+fn read_small<'a>(path: &str, buffer: &'a mut [u8]) -> &'a str {
+    let Ok(fd) = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return "" };
+    let length = rustix::io::read(&fd, &mut *buffer).unwrap_or(0);
+    core::str::from_utf8(buffer.get(..length).unwrap_or_default()).unwrap_or("")
+}
+
+fn read_pnp() -> Pnp {
+    let mut buffer = [0u8; 1024];
+    parse_pnp(read_small("/proc/net/pnp", &mut buffer))
+}
