@@ -13,9 +13,8 @@ use crate::failure::{self, Next};
 use crate::layers::{self, ROOT, modules_for};
 use crate::log::{Level, Log};
 use crate::machine::Machine;
-use crate::network::Network;
 use crate::trace::Failure;
-use crate::{early, handoff, layout, source};
+use crate::{early, handoff, layout, network, source};
 
 /// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
 const MAX_LINE: usize = 64 << 10;
@@ -27,9 +26,8 @@ pub fn run(process: rt::Process) -> ! {
     let plan = cmdline::parse(&line, &cmdline::Context::default());
     let env: Vec<&CStr> = process.env().collect();
     let mut machine = prepare(log, &plan, &line);
-    let mut network = Network::default();
     loop {
-        let failed = attempt(&mut machine, &mut network, &plan, &env);
+        let failed = attempt(&mut machine, &plan, &env);
         match failure::handle(&mut machine, &plan, &line, &failed) {
             Next::Retry => machine.log.info("trying again"),
         }
@@ -73,24 +71,16 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
 }
 
 /// One try at the whole boot; what it set up is taken down when it fails.
-fn attempt(
-    machine: &mut Machine,
-    network: &mut Network,
-    plan: &BootPlan,
-    env: &[&CStr],
-) -> Failure {
+fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
     let layout = layout::of(plan.handoff.layout);
-    if let Some(wanted) = &plan.network
-        && let Err(failed) = network.up(machine, wanted)
-        && wanted.required
-    {
+    if let Err(failed) = network::bring_up(machine, plan) {
         return failed;
     }
     let (target, read_write) = match &plan.writable {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
     };
-    let found = match source::find(machine, network, plan, layout, &target, read_write) {
+    let found = match source::find(machine, plan, layout, &target, read_write) {
         Ok(found) => found,
         Err(failed) => {
             layers::undo(None, layout);
@@ -98,7 +88,7 @@ fn attempt(
         }
     };
     let failed = match layers::stack(machine, &found, &plan.writable, layout) {
-        Ok(()) => handoff::hand_over(machine, network, plan, &found, layout, env),
+        Ok(()) => handoff::hand_over(machine, plan, &found, layout, env),
         Err(failed) => failed,
     };
     layers::undo(Some(&found), layout);

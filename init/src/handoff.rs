@@ -19,7 +19,7 @@ use crate::layers::ROOT;
 use crate::layout::Layout;
 use crate::log::Level;
 use crate::machine::Machine;
-use crate::network::Network;
+use crate::network;
 use crate::source::{Found, Root};
 use crate::trace::Failure;
 
@@ -33,7 +33,6 @@ const STATE: &str = "/run/bellwether";
 /// Puts everything in its place and starts the real init; returns only on failure.
 pub fn hand_over(
     machine: &mut Machine,
-    network: &Network,
     plan: &BootPlan,
     found: &Found,
     layout: Layout,
@@ -45,7 +44,7 @@ pub fn hand_over(
     };
     place_medium(machine, found, layout);
     let writable = !matches!(plan.writable, Writable::AsIs { read_write: false });
-    write_state(machine, network, plan, writable);
+    write_state(machine, plan, writable);
     let line = format!(
         "ready in {}: {} on {}, handing over to {init}",
         machine.log.elapsed(),
@@ -145,7 +144,9 @@ fn place_medium(machine: &mut Machine, found: &Found, layout: Layout) {
     }
 }
 
-fn write_state(machine: &mut Machine, network: &Network, plan: &BootPlan, writable: bool) {
+fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
+    let mut files = Vec::from([(format!("{STATE}/plan.json"), plan.to_json())]);
+    files.extend(network::state_files(&machine.network, plan));
     let mut put = |path: &str, text: &str| {
         if let Some((parent, _)) = path.rsplit_once('/') {
             let _ = make_dir(parent, 0o755);
@@ -154,13 +155,13 @@ fn write_state(machine: &mut Machine, network: &Network, plan: &BootPlan, writab
             machine.log.warn(&format!("{path} cannot be written: {errno}"));
         }
     };
-    for (path, text) in network.state_files() {
-        put(&path, &text);
+    for (path, text) in &files {
+        put(path, text);
     }
     if !writable {
         return;
     }
-    let mut files = network.root_files(plan, &|path| link_in_root(path));
+    let mut files = network::root_files(&machine.network, plan, &|path| link_in_root(path));
     if !plan.handoff.keep_fstab
         && let Some(text) = fstab(plan.handoff.layout, in_root("/etc/fstab").as_deref())
     {

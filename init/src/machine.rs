@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 
 use crate::log::{Log, now_ms};
+use crate::network::Network;
 
 /// Where the image keeps the index of its modules.
 const INDEX: &str = "/lib/bellwether/modules.idx";
@@ -34,13 +35,13 @@ const QUIET_MS: u64 = 150;
 pub struct Machine {
     /// What we say.
     pub log: Log,
+    /// The network, which comes up inside [`Self::wait`].
+    pub network: Network,
     drivers: Loader<'static>,
     uevents: Option<uevent::Socket>,
     blocks: BTreeSet<String>,
     /// Grows whenever a block device comes, changes or goes.
     pub block_changes: u64,
-    /// Grows whenever a network link comes or goes.
-    pub link_changes: u64,
     last_event: u64,
 }
 
@@ -63,11 +64,11 @@ impl Machine {
             .ok();
         Self {
             log,
+            network: Network::default(),
             drivers: Loader::new(index, policy),
             uevents,
             blocks: BTreeSet::new(),
             block_changes: 0,
-            link_changes: 0,
             last_event: now_ms(),
         }
     }
@@ -119,6 +120,9 @@ impl Machine {
     /// has come, and deals with uevents and drivers. `extra` are descriptors
     /// that a step waits for; whether they are readable is for it to find out.
     pub fn wait(&mut self, extra: &[BorrowedFd<'_>], deadline: Option<u64>) {
+        // A settled bus is something that happens, too: the network waits for it.
+        let quiet = (!self.settled() && !self.drivers.busy()).then(|| self.quiet_at());
+        let deadline = [deadline, self.network.deadline(), quiet].into_iter().flatten().min();
         let left = deadline.map(|deadline| deadline.saturating_sub(now_ms()));
         let timeout = left.map(|left| Timespec {
             tv_sec: i64::try_from(left / 1000).unwrap_or(i64::MAX),
@@ -128,7 +132,7 @@ impl Machine {
         {
             let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(extra.len() + 10);
             let all = self.drivers.fds().chain(self.uevents.as_ref().map(AsFd::as_fd));
-            for fd in all.chain(extra.iter().copied()) {
+            for fd in all.chain(self.network.fds()).chain(extra.iter().copied()) {
                 fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             }
             let _ = poll(&mut fds, timeout.as_ref());
@@ -136,6 +140,8 @@ impl Machine {
         self.settle_events();
         self.drivers.on_ready();
         self.say_driver_events();
+        let settled = self.settled();
+        self.network.on_ready(&mut self.log, settled);
     }
 
     /// Takes in what the kernel has announced so far.
@@ -143,27 +149,22 @@ impl Machine {
         let Some(uevents) = &mut self.uevents else { return };
         let drivers = &mut self.drivers;
         let blocks = &mut self.blocks;
-        let (mut seen, mut block_changes, mut link_changes) = (false, 0, 0);
+        let (mut seen, mut block_changes) = (false, 0);
         let lost = uevents.receive(&mut |event| {
             seen = true;
             if event.action == "add" && !event.modalias.is_empty() {
                 drivers.device(event.modalias);
             }
-            match event.subsystem {
-                "block" if !event.devname.is_empty() => {
-                    block_changes += 1;
-                    if event.action == "remove" {
-                        blocks.remove(event.devname);
-                    } else {
-                        blocks.insert(event.devname.to_string());
-                    }
+            if event.subsystem == "block" && !event.devname.is_empty() {
+                block_changes += 1;
+                if event.action == "remove" {
+                    blocks.remove(event.devname);
+                } else {
+                    blocks.insert(event.devname.to_string());
                 }
-                "net" => link_changes += 1,
-                _ => {}
             }
         });
         self.block_changes += block_changes;
-        self.link_changes += link_changes;
         if seen {
             self.last_event = now_ms();
         }

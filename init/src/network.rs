@@ -1,65 +1,278 @@
-//! The network step: `netboot` brings it up, this module lends it the machine's
-//! event loop and keeps what it learnt.
+//! The network step: `netboot` brings it up inside the machine's event loop;
+//! this module waits for it when the plan needs it, and tells the live system.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Mac, NetworkPlan, NfsSource, Server};
+use cmdline::plan::{Dialect, Mac, NetworkPlan, NfsSource, Server, Source};
+use netboot::clock::Instant;
+use netboot::dhcp::client::Needs;
+use netboot::network::{self, NetworkUp, Progress};
+use netboot::race::Report;
+use netboot::state;
+use rustix::fd::BorrowedFd;
 
+use crate::log::{Level, Log};
 use crate::machine::Machine;
-use crate::trace::Failure;
+use crate::trace::{Failure, Tried};
 
-/// The network as it is, or is going to be.
+/// Rounds of the race before the step counts as failed; the race itself goes
+/// on, so that the next try of the boot finds what answered meanwhile.
+const ROUNDS: u32 = 3;
+
+/// The network, from nothing to up.
 #[derive(Debug, Default)]
-pub struct Network {}
+pub struct Network {
+    race: Option<network::Network>,
+    up: Option<NetworkUp>,
+    report: Option<Report>,
+    rounds: u32,
+    told_settled: bool,
+}
 
 impl Network {
-    /// Brings the network up as planned.
-    ///
-    /// # Errors
-    /// Why no link could be used, link by link.
-    pub fn up(&mut self, machine: &mut Machine, plan: &NetworkPlan) -> Result<(), Failure> {
-        let _ = (machine, plan);
-        Err(Failure::new("bring up the network", "network", "not connected yet"))
+    /// What is known once it is up.
+    #[must_use]
+    pub fn up(&self) -> Option<&NetworkUp> {
+        self.up.as_ref()
     }
 
     /// The boot link's address.
     #[must_use]
     pub fn mac(&self) -> Option<Mac> {
-        None
+        self.up.as_ref().and_then(|up| up.mac).map(Mac)
     }
 
-    /// Mounts an export; returns where from, or what was tried and why it failed.
+    /// Descriptors to poll.
+    #[must_use]
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.race.as_ref().map(network::Network::fds).unwrap_or_default()
+    }
+
+    /// When it wants to be called although nothing came in, in milliseconds since boot.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        self.race.as_ref().and_then(network::Network::deadline).map(Instant::millis)
+    }
+
+    /// Takes in what happened, and says it.
+    pub fn on_ready(&mut self, log: &mut Log, drivers_settled: bool) {
+        let Some(race) = &mut self.race else { return };
+        if drivers_settled && !self.told_settled {
+            self.told_settled = true;
+            race.settled();
+        }
+        let progress = race.on_ready(Instant::now());
+        for event in race.take_events() {
+            let level = if event.what.is_warning() { Level::Warning } else { Level::Info };
+            log.say(level, &event.to_string());
+        }
+        match progress {
+            Progress::Pending => {}
+            Progress::RoundOver(report) => {
+                self.rounds += 1;
+                log.warn(&format!("no network yet: {}", report.reason));
+                self.report = Some(report);
+            }
+            Progress::Done(up) => {
+                log.info(&up.to_string());
+                if !up.config.hostname.is_empty() {
+                    let _ = rustix::system::sethostname(up.config.hostname.as_bytes());
+                }
+                // Our own resolver and /init's children read it.
+                let _ = sys::file::make_dir("/etc", 0o755);
+                let _ = sys::file::write_file(
+                    "/etc/resolv.conf",
+                    state::resolv_conf(&up).as_bytes(),
+                    0o644,
+                );
+                self.up = Some(*up);
+                self.race = None;
+            }
+        }
+    }
+
+    /// Begins to bring the network up; [`Machine::wait`] carries it on.
     ///
     /// # Errors
-    /// As the summary says.
-    pub fn mount_nfs(
-        &mut self,
-        machine: &mut Machine,
-        source: &NfsSource,
-        target: &str,
-    ) -> Result<String, (String, String)> {
-        let _ = (machine, target);
-        Err((describe_nfs(source), "no network".to_string()))
+    /// When the kernel has no network at all.
+    fn start(&mut self, plan: &NetworkPlan, needs: Needs) -> Result<(), Failure> {
+        if self.up.is_some() || self.race.is_some() {
+            return Ok(());
+        }
+        let race = network::Network::start(plan.clone(), needs)
+            .map_err(|error| Failure::new("bring up the network", "the kernel", error))?;
+        self.race = Some(race);
+        Ok(())
     }
+}
 
-    /// State files under `/run`.
-    #[must_use]
-    pub fn state_files(&self) -> Vec<(String, String)> {
-        Vec::new()
+/// Brings the network up as planned; when the plan does not require it, only
+/// starts it and lets it come up beside the other steps.
+///
+/// # Errors
+/// What was tried on every link, when none could be used in the plan's time.
+pub fn bring_up(machine: &mut Machine, plan: &BootPlan) -> Result<(), Failure> {
+    let Some(wanted) = &plan.network else { return Ok(()) };
+    machine.require("af_packet");
+    if wanted.vlan.is_some() {
+        machine.require("8021q");
     }
+    let started = machine.network.start(wanted, needs(plan));
+    if !wanted.required {
+        return Ok(());
+    }
+    started?;
+    let rounds = machine.network.rounds;
+    while machine.network.up.is_none() {
+        if machine.network.rounds >= rounds.saturating_add(ROUNDS) {
+            return Err(failure(&machine.network));
+        }
+        machine.wait(&[], None);
+    }
+    Ok(())
+}
 
-    /// Files for the new root.
-    #[must_use]
-    pub fn root_files(
-        &self,
-        plan: &BootPlan,
-        link: &dyn Fn(&str) -> Option<String>,
-    ) -> Vec<(String, String)> {
-        let _ = (plan, link);
-        Vec::new()
+/// What the boot needs of a lease beside the address.
+fn needs(plan: &BootPlan) -> Needs {
+    let mut needs = Needs::default();
+    for source in &plan.root.sources {
+        if let Source::Nfs(nfs) = source {
+            needs.root_path |= nfs.path.is_none();
+            needs.boot_server |= nfs.path.is_some() && nfs.server == Server::Boot;
+        }
     }
+    needs
+}
+
+fn failure(network: &Network) -> Failure {
+    let Some(report) = &network.report else {
+        return Failure::new("bring up the network", "network", "nothing was tried");
+    };
+    let mut tried: Vec<Tried> = report
+        .links
+        .iter()
+        .map(|link| Tried { what: link.device.clone(), why: link.outcome.clone() })
+        .collect();
+    if tried.is_empty() {
+        tried.push(Tried { what: "network".to_string(), why: report.reason.clone() });
+    }
+    let remedy = if report.links.is_empty() {
+        "no network card has a driver here: build the image with a larger profile"
+    } else {
+        "check the cable, the switch port and the DHCP server; ip= sets an address by hand"
+    };
+    Failure { step: "bring up the network".to_string(), tried, remedy: remedy.to_string() }
+}
+
+/// Mounts an export at `target`; returns where from.
+///
+/// # Errors
+/// What was tried, and why it failed.
+pub fn mount_nfs(
+    machine: &mut Machine,
+    source: &NfsSource,
+    target: &str,
+) -> Result<String, (String, String)> {
+    let _ = (machine, target);
+    Err((describe_nfs(source), "not connected yet".to_string()))
+}
+
+/// State files below `/run`, as `(path, text)`.
+#[must_use]
+pub fn state_files(network: &Network, plan: &BootPlan) -> Vec<(String, String)> {
+    let Some(up) = &network.up else { return Vec::new() };
+    let mut files = Vec::from([
+        (format!("/run/net-{}.conf", up.device), state::net_conf(up)),
+        ("/run/bellwether/network.json".to_string(), state::json(up)),
+    ]);
+    // The root hangs on this link: whoever manages networks must not touch it.
+    if plan.network.as_ref().is_some_and(|network| network.required)
+        && let Some(mac) = up.mac
+    {
+        let mac = netboot::race::MacText(mac);
+        files.push((
+            format!("/run/systemd/network/05-bellwether-{}.network", up.device),
+            format!("[Match]\nMACAddress={mac}\n\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n"),
+        ));
+        files.push((
+            "/run/NetworkManager/conf.d/90-bellwether.conf".to_string(),
+            format!("[keyfile]\nunmanaged-devices=mac:{mac}\n"),
+        ));
+    }
+    let servers: Vec<String> = up.config.dns.iter().map(ToString::to_string).collect();
+    if !servers.is_empty() {
+        let mut text = format!("[Resolve]\nDNS={}\n", servers.join(" "));
+        let domains = if up.config.search.is_empty() {
+            up.config.domain.clone()
+        } else {
+            up.config.search.join(" ")
+        };
+        if !domains.is_empty() {
+            text.push_str(&format!("Domains={domains}\n"));
+        }
+        files.push(("/run/systemd/resolved.conf.d/90-bellwether.conf".to_string(), text));
+    }
+    if plan.handoff.layout == Dialect::Casper && !plan.handoff.keep_network {
+        files.push((format!("/run/netplan/{}.yaml", up.device), netplan(up)));
+    }
+    files
+}
+
+/// Files of the new root's `/etc`, as `(path, text)`. `link` reads links there.
+#[must_use]
+pub fn root_files(
+    network: &Network,
+    plan: &BootPlan,
+    link: &dyn Fn(&str) -> Option<String>,
+) -> Vec<(String, String)> {
+    let Some(up) = &network.up else { return Vec::new() };
+    let mut files = Vec::new();
+    let resolv = state::resolv_conf(up);
+    // systemd-resolved's own link stays: it is told the servers by its own file.
+    let managed = link("/etc/resolv.conf").is_some_and(|to| to.contains("systemd/resolve"));
+    if plan.handoff.resolv_conf && !resolv.is_empty() && !managed {
+        files.push(("/etc/resolv.conf".to_string(), resolv));
+    }
+    if !up.config.hostname.is_empty() && !plan.handoff.keep_network {
+        files.push(("/etc/hostname".to_string(), format!("{}\n", up.config.hostname)));
+        files
+            .push(("/etc/hosts".to_string(), state::hosts(&up.config.hostname, &up.config.domain)));
+    }
+    if plan.handoff.layout == Dialect::LiveBoot && !plan.handoff.keep_network {
+        let text = format!(
+            "auto lo\niface lo inet loopback\n\n# The root came over this link: it must stay as it is.\niface {} inet manual\n",
+            up.device
+        );
+        files.push(("/etc/network/interfaces".to_string(), text));
+    }
+    files
+}
+
+/// What Ubuntu's initramfs leaves for netplan: a link that must not be let go.
+fn netplan(up: &NetworkUp) -> String {
+    let mut text = format!(
+        "network:\n  version: 2\n  renderer: networkd\n  ethernets:\n    {}:\n      critical: true\n      dhcp-identifier: mac\n",
+        up.device
+    );
+    if up.lease.is_some() {
+        text.push_str("      dhcp4: true\n");
+        return text;
+    }
+    text.push_str(&format!("      addresses: [\"{}/{}\"]\n", up.config.address, up.config.prefix));
+    if let Some(gateway) = up.config.gateway {
+        text.push_str(&format!("      gateway4: {gateway}\n"));
+    }
+    let servers: Vec<String> = up.config.dns.iter().map(ToString::to_string).collect();
+    if !servers.is_empty() {
+        text.push_str(&format!(
+            "      nameservers:\n        addresses: [{}]\n",
+            servers.join(", ")
+        ));
+    }
+    text
 }
 
 /// An export, for people.
@@ -67,7 +280,7 @@ impl Network {
 pub fn describe_nfs(source: &NfsSource) -> String {
     let server = match &source.server {
         Server::Host(host) => host.as_str(),
-        Server::Boot => "boot server",
+        Server::Boot => "the boot server",
     };
-    alloc::format!("NFS {server}:{}", source.path.as_deref().unwrap_or("(root path of DHCP)"))
+    format!("NFS {server}:{}", source.path.as_deref().unwrap_or("(root path of DHCP)"))
 }

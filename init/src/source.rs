@@ -22,7 +22,7 @@ use crate::images::{self, Layer};
 use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
-use crate::network::Network;
+use crate::network;
 use crate::trace::{Failure, Reasons};
 
 /// What a source offers.
@@ -57,7 +57,6 @@ pub enum Root {
 /// A search for the root.
 struct Search<'m> {
     machine: &'m mut Machine,
-    network: &'m mut Network,
     plan: &'m RootPlan,
     layout: Layout,
     dialect: Dialect,
@@ -78,7 +77,6 @@ type Examine<'e> = dyn FnMut(&mut Search<'_>, Offer, &str) -> Option<Found> + 'e
 /// Everything that was tried, when no source holds it after the plan's rounds.
 pub fn find(
     machine: &mut Machine,
-    network: &mut Network,
     plan: &cmdline::BootPlan,
     layout: Layout,
     tree_target: &str,
@@ -86,7 +84,6 @@ pub fn find(
 ) -> Result<Found, Failure> {
     let mut search = Search {
         machine,
-        network,
         plan: &plan.root,
         layout,
         dialect: plan.handoff.layout,
@@ -123,11 +120,8 @@ impl Search<'_> {
             let deadline = now_ms().saturating_add(pause);
             // Something new ends the pause without using up a round.
             while self.machine.block_changes == changes && now_ms() < deadline {
-                let quiet = (!self.machine.settled()).then(|| self.machine.quiet_at());
-                let wake =
-                    quiet.filter(|quiet| *quiet > now_ms()).map_or(deadline, |q| q.min(deadline));
                 let settled_before = self.machine.settled();
-                self.machine.wait(&[], Some(wake));
+                self.machine.wait(&[], Some(deadline));
                 if !settled_before && self.machine.settled() {
                     break;
                 }
@@ -185,7 +179,7 @@ impl Search<'_> {
             }
             Source::Nfs(nfs) => {
                 let target = self.target(depth);
-                match self.network.mount_nfs(self.machine, nfs, &target) {
+                match network::mount_nfs(self.machine, nfs, &target) {
                     Ok(origin) => self.offer_tree(target, &origin, examiner),
                     Err((what, why)) => {
                         self.refuse_loudly(&what, &why);
@@ -435,7 +429,7 @@ impl Search<'_> {
                         (target, true)
                     }
                 };
-                let mac = self.network.mac();
+                let mac = self.machine.network.mac();
                 match self.check_marker(&medium).and_then(|()| images::pick(&rule, &medium, mac)) {
                     Ok(layers) => {
                         return Some(Found {
@@ -502,7 +496,7 @@ fn waiting_for(sources: &[Source]) -> String {
 #[must_use]
 pub fn describe(source: &Source) -> String {
     match source {
-        Source::Nfs(nfs) => crate::network::describe_nfs(nfs),
+        Source::Nfs(nfs) => network::describe_nfs(nfs),
         Source::Cifs(cifs) => format!("CIFS share {}", cifs.share),
         Source::Url(url) => url.url.clone(),
         Source::Nbd(nbd) => format!("NBD export {:?}", nbd.export),
