@@ -12,25 +12,33 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+mod alpine;
+mod archiso;
 mod base;
 pub mod bootif;
 mod bw;
 mod casper;
 mod detect;
+mod dracut;
 pub mod ip;
 pub mod json;
 mod kernel;
+mod knoppix;
 mod live_boot;
+mod ltsp;
 mod net;
 pub mod nfsroot;
 mod own;
 pub mod plan;
 pub mod plan_json;
 pub mod render;
+mod slax;
 mod source;
+mod stage1;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tiny_core;
 pub mod token;
 pub mod value;
 
@@ -65,8 +73,20 @@ impl Default for Context<'_> {
 }
 
 /// Every dialect, in the order of the documentation.
-pub(crate) static GRAMMARS: [&Grammar; 4] =
-    [&kernel::GRAMMAR, &casper::GRAMMAR, &live_boot::GRAMMAR, &bw::GRAMMAR];
+pub(crate) static GRAMMARS: [&Grammar; 12] = [
+    &kernel::GRAMMAR,
+    &casper::GRAMMAR,
+    &live_boot::GRAMMAR,
+    &dracut::GRAMMAR,
+    &archiso::GRAMMAR,
+    &stage1::GRAMMAR,
+    &slax::GRAMMAR,
+    &ltsp::GRAMMAR,
+    &alpine::GRAMMAR,
+    &tiny_core::GRAMMAR,
+    &knoppix::GRAMMAR,
+    &bw::GRAMMAR,
+];
 
 /// Turns a command line into a plan.
 ///

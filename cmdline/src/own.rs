@@ -15,7 +15,7 @@ use crate::{nfsroot, value};
 
 words! { OWN, OWN_DOCS:
     "bw.dialect" Text Soft "Read the line in this dialect, whatever it looks like.";
-    "bw.root" Text Keep "The root's source: nfs:SERVER:/PATH, a URL, nbd:SERVER[:PORT]/EXPORT, a device, LABEL=…, cdrom, or any. Further files on it follow as ,file=PATH, each inside the one before.";
+    "bw.root" Text Keep "The root's source: nfs:SERVER:/PATH, a URL, nbd:SERVER[:PORT]/EXPORT, nvme:SERVER[:PORT]/NQN, cifs://[USER[:PASSWORD]@]SERVER/SHARE, virtiofs:TAG, 9p:TAG, a device, LABEL=…, cdrom, any, or initramfs. Further files on it follow as ,file=PATH, each inside the one before.";
     "bw.image" Text Keep "This file on the source holds the root; once more for a file inside it.";
     "bw.layers" Text Keep "Image files on the source that are stacked, bottom first.";
     "bw.overlay" OptText Keep "Make the root writable in memory: bw.overlay, bw.overlay=512M, or none.";
@@ -111,6 +111,13 @@ fn place(text: &str) -> Result<Source, &'static str> {
     if let Some(rest) = text.strip_prefix("nbd:") {
         let (server, export) = rest.split_once('/').unwrap_or((rest, ""));
         return crate::source::nbd(server, export).map(Source::Nbd);
+    }
+    if let Some(rest) = text.strip_prefix("nvme:") {
+        let (server, nqn) = rest.split_once('/').unwrap_or((rest, ""));
+        return crate::source::nvme(server, nqn).map(Source::NvmeTcp);
+    }
+    if let Some(rest) = text.strip_prefix("cifs://").or(text.strip_prefix("smb://")) {
+        return crate::source::cifs(rest).map(Source::Cifs);
     }
     if let Some(tag) = text.strip_prefix("virtiofs:").filter(|t| !t.is_empty()) {
         return Ok(Source::VirtioFs(tag.to_string()));
@@ -251,7 +258,7 @@ fn snapshot(text: &str) -> Result<SnapshotPlan, &'static str> {
     if persistent && !matches!(store, SnapshotStore::Persistent(_)) {
         return Err("a store in memory cannot persist");
     }
-    Ok(SnapshotPlan { store, persistent, chunk_sectors })
+    Ok(SnapshotPlan { store, fallback: Bytes(512 << 20), persistent, chunk_sectors })
 }
 
 fn persist(text: &str) -> Result<PersistPlan, &'static str> {

@@ -271,8 +271,14 @@ pub struct RootPlan {
     pub content: Content,
     /// Rounds over the sources before the step fails.
     pub retry: Retry,
+    /// How long one try of a source may take before it counts as failed; `None`
+    /// for what the protocol itself says.
+    pub attempt_timeout: Option<Seconds>,
     /// Copy to RAM before use.
     pub to_ram: ToRam,
+    /// Further directories, relative to the one that [`ImageRule::dirs`] found, whose
+    /// files are sorted in with its own (Slax's `modules`).
+    pub extra_dirs: Vec<String>,
     /// Digests and checksums to hold.
     pub integrity: Vec<Integrity>,
     /// Block devices set read-only before anything is mounted, as `/dev/` paths
@@ -716,6 +722,9 @@ pub struct PersistPlan {
 pub struct SnapshotPlan {
     /// Where changed chunks go.
     pub store: SnapshotStore,
+    /// Size of the sparse file in memory that takes the place of a persistent store
+    /// that is not found.
+    pub fallback: Bytes,
     /// Keep the store's contents across boots (`P`), or not (`N`).
     pub persistent: bool,
     /// Chunk size in 512-byte sectors.

@@ -234,7 +234,9 @@ fn root(j: &mut Json, plan: &RootPlan) {
     }
     j.key("retry").object().key("attempts").number(u64::from(plan.retry.attempts));
     j.key("pause").number(u64::from(plan.retry.pause.0));
-    j.key("max_pause").number(u64::from(plan.retry.max_pause.0)).end_object().key("to_ram");
+    j.key("max_pause").number(u64::from(plan.retry.max_pause.0)).end_object();
+    maybe_number(j, "attempt_timeout", plan.attempt_timeout.map(|s| u64::from(s.0)));
+    j.key("to_ram");
     match &plan.to_ram {
         ToRam::No => kind(j, "no"),
         ToRam::Medium => kind(j, "medium"),
@@ -268,7 +270,8 @@ fn root(j: &mut Json, plan: &RootPlan) {
         }
         .end_object();
     }
-    j.end_array().key("protect").strings(&plan.protect).end_object();
+    j.end_array().key("extra_dirs").strings(&plan.extra_dirs);
+    j.key("protect").strings(&plan.protect).end_object();
 }
 
 fn source(j: &mut Json, item: &Source) {
@@ -455,7 +458,7 @@ fn snapshot(j: &mut Json, plan: &SnapshotPlan) {
         }
         SnapshotStore::Persistent(plan) => persist(j, plan),
     }
-    j.key("persistent").bool(plan.persistent);
+    j.key("fallback").number(plan.fallback.0).key("persistent").bool(plan.persistent);
     j.key("chunk_sectors").number(u64::from(plan.chunk_sectors)).end_object();
 }
 

@@ -138,7 +138,14 @@ fn network(plan: &BootPlan) -> Vec<String> {
     let mut lines = alloc::vec![text(&[
         &addressing(network),
         " on ",
-        &links(&network.links),
+        &match (&network.links, &network.addressing) {
+            (LinkChoice::Race, Addressing::Dhcp(_)) => {
+                String::from("every wired link at once, the first with an answer wins")
+            }
+            (LinkChoice::Race, _) => String::from("the first wired link with a carrier"),
+            (LinkChoice::Named(names), _) => names.join(", "),
+            (LinkChoice::Mac(mac), _) => text(&["the link with ", &mac_text(*mac)]),
+        },
         if network.required { "" } else { "; nothing waits for it" },
     ])];
     for name in &network.names {
@@ -218,14 +225,6 @@ fn addressing(network: &NetworkPlan) -> String {
     }
 }
 
-fn links(choice: &LinkChoice) -> String {
-    match choice {
-        LinkChoice::Race => String::from("every wired link at once, the first with an answer wins"),
-        LinkChoice::Named(names) => names.join(", "),
-        LinkChoice::Mac(mac) => text(&["the link with ", &mac_text(*mac)]),
-    }
-}
-
 fn root(plan: &BootPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for (n, item) in plan.root.sources.iter().enumerate() {
@@ -260,6 +259,9 @@ fn root(plan: &BootPlan) -> Vec<String> {
         Content::Images(rule) => images(rule),
         Content::Either(rule) => text(&["an image of the root, or a medium: ", &images(rule)]),
     });
+    if !plan.root.extra_dirs.is_empty() {
+        lines.push(text(&["and those in its ", &plan.root.extra_dirs.join(", ")]));
+    }
     for item in &plan.root.integrity {
         lines.push(integrity(item));
     }
@@ -283,7 +285,11 @@ fn root(plan: &BootPlan) -> Vec<String> {
     if !plan.root.protect.is_empty() {
         lines.push(text(&["set read-only first: ", &plan.root.protect.join(", ")]));
     }
-    lines.push(retry(plan.root.retry));
+    let mut rounds = retry(plan.root.retry);
+    if let Some(timeout) = plan.root.attempt_timeout {
+        rounds.push_str(&text(&[", each for at most ", &seconds(timeout.0)]));
+    }
+    lines.push(rounds);
     lines
 }
 
@@ -540,7 +546,9 @@ fn snapshot(plan: &SnapshotPlan) -> String {
         SnapshotStore::SparseFile(bytes) => {
             text(&["a sparse file of ", &size(bytes.0), " in memory"])
         }
-        SnapshotStore::Persistent(plan) => persist(plan),
+        SnapshotStore::Persistent(place) => {
+            text(&[&persist(place), ", else in a sparse file of ", &size(plan.fallback.0)])
+        }
     };
     text(&[
         "device-mapper snapshot, changes in ",

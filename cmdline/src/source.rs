@@ -1,10 +1,11 @@
 //! Sources that several dialects name, and the checks that hold for every plan.
 
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use crate::plan::{
-    Addressing, BootPlan, Content, ImagePick, ImageRule, NbdSource, PersistPlan, ScanRule, Server,
-    Source, Then, Upper, Writable,
+    Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NvmeTcpSource,
+    PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
 };
 use crate::table::{Draft, text};
 use crate::value;
@@ -16,18 +17,64 @@ pub(crate) fn scan(optical: bool, disks: bool) -> ScanRule {
 
 /// A network block device from `server[:port]` and an export's name.
 pub(crate) fn nbd(server: &str, export: &str) -> Result<NbdSource, &'static str> {
-    let (host, port) = match server.rsplit_once(':') {
-        Some((host, port)) if !server.ends_with(']') => {
-            (host, port.parse().map_err(|_| "the port is not a number")?)
-        }
-        _ => (server, 10809),
-    };
+    let (host, port) = split_port(server, 10809)?;
     Ok(NbdSource {
         server: value::server(host).ok_or("the server is not a name or an address")?,
         port,
         export: export.to_string(),
         connections: 1,
     })
+}
+
+/// NVMe over TCP from `server[:port]` and the subsystem's name; without a name the
+/// server's discovery service is asked.
+pub(crate) fn nvme(server: &str, nqn: &str) -> Result<NvmeTcpSource, &'static str> {
+    let discovery = nqn.is_empty();
+    let (host, port) = split_port(server, if discovery { 8009 } else { 4420 })?;
+    if !discovery && !(nqn.starts_with("nqn.") && nqn.len() <= 223) {
+        return Err("the subsystem's name does not begin with nqn.");
+    }
+    Ok(NvmeTcpSource {
+        server: value::server(host).ok_or("the server is not a name or an address")?,
+        port,
+        nqn: String::from(if discovery { "nqn.2014-08.org.nvmexpress.discovery" } else { nqn }),
+        host_nqn: None,
+    })
+}
+
+/// A CIFS share from `[user[:password]@]server/share`.
+pub(crate) fn cifs(rest: &str) -> Result<CifsSource, &'static str> {
+    let (login, place) = match rest.rsplit_once('@') {
+        Some((login, place)) => (Some(login), place),
+        None => (None, rest),
+    };
+    let (host, share) = place.split_once('/').unwrap_or((place, ""));
+    if share.is_empty() {
+        return Err("the share is missing");
+    }
+    let mut options = Vec::new();
+    if let Some(login) = login {
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        options.push(text(&["user=", user]));
+        options.push(text(&["password=", password]));
+    } else {
+        options.push(String::from("guest"));
+    }
+    Ok(CifsSource {
+        server: value::server(host).ok_or("the server is not a name or an address")?,
+        share: String::from(share.trim_matches('/')),
+        options,
+        read_write: false,
+    })
+}
+
+fn split_port(server: &str, default: u16) -> Result<(&str, u16), &'static str> {
+    match server.rsplit_once(':') {
+        Some((host, port)) if !server.ends_with(']') => {
+            Ok((host, port.parse().map_err(|_| "the port is not a number")?))
+        }
+        _ => Ok((server, default)),
+    }
 }
 
 /// A URL with a scheme that we fetch.
