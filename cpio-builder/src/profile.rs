@@ -5,19 +5,21 @@ use coldplug::index::Class;
 use std::collections::BTreeSet;
 
 /// A choice of modules. What a kernel lacks or has built in is passed over:
-/// one table serves all kernels.
+/// one table serves all kernels. The lists are words between white space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
     /// The word on the command line.
     pub name: &'static str,
     /// What it is for, one line.
     pub about: &'static str,
-    /// Whole directories below `kernel/`.
-    dirs: &'static [&'static str],
-    /// Directories and files taken out of `dirs` again.
-    without: &'static [&'static str],
+    /// Whole directories below `kernel/`, or starts of file names there.
+    places: &'static str,
+    /// What is taken out of `places` again.
+    without: &'static str,
     /// Modules or aliases by name.
-    names: &'static [&'static [&'static str]],
+    names: &'static str,
+    /// Further lists of names, shared by profiles.
+    also: &'static [&'static str],
 }
 
 /// All profiles, smallest first.
@@ -33,14 +35,17 @@ impl Profile {
     /// The modules it names in a kernel, without what they need.
     #[must_use]
     pub fn select(&self, tree: &KernelTree) -> BTreeSet<usize> {
-        let under = |place: &str, list: &[&str]| list.iter().any(|dir| place.starts_with(dir));
-        let in_dirs = |module: &KernelModule| {
-            under(module.place(), self.dirs) && !under(module.place(), self.without)
+        let under = |place: &str, list: &str| {
+            list.split_ascii_whitespace().any(|start| start == "/" || place.starts_with(start))
+        };
+        let placed = |module: &KernelModule| {
+            under(module.place(), self.places) && !under(module.place(), self.without)
         };
         let modules = tree.modules.iter().enumerate();
         let mut chosen: BTreeSet<usize> =
-            modules.filter(|(_, m)| in_dirs(m)).map(|(n, _)| n).collect();
-        let names = self.names.iter().flat_map(|list| list.iter());
+            modules.filter(|(_, m)| placed(m)).map(|(n, _)| n).collect();
+        let lists = std::iter::once(&self.names).chain(self.also);
+        let names = lists.flat_map(|list| list.split_ascii_whitespace());
         chosen.extend(names.filter_map(|name| tree.resolve(name)).flatten());
         chosen
     }
@@ -50,232 +55,79 @@ impl Profile {
 const VIRT: Profile = Profile {
     name: "virt",
     about: "virtual machines booting a live system from NFS, an ISO or a disk",
-    dirs: &[],
-    without: &[],
-    names: &[
-        &[
-            "virtio_pci",
-            "virtio_mmio",
-            "virtio_net",
-            "virtio_blk",
-            "virtio_scsi",
-            "hv_vmbus",
-            "hv_netvsc",
-            "hv_storvsc",
-            "hyperv_keyboard",
-            "pci_hyperv",
-            "vmxnet3",
-            "vmw_pvscsi",
-            "xen_netfront",
-            "xen_blkfront",
-            "e1000",
-            "e1000e",
-            "8139cp",
-            "ne2k_pci",
-            "pcnet32",
-            "ata_piix",
-            "ata_generic",
-            "ahci",
-            "nvme",
-            "sd_mod",
-            "sr_mod",
-            "mptspi",
-            "sym53c8xx",
-            "sdhci_pci",
-            "mmc_block",
-            "xhci_pci",
-            "ehci_pci",
-            "uhci_hcd",
-            "usb_storage",
-            "uas",
-            "usbhid",
-            "hid_generic",
-        ],
-        LIVE_FS,
-    ],
+    places: "",
+    without: "",
+    names: "
+        virtio_pci virtio_mmio virtio_net virtio_blk virtio_scsi
+        hv_vmbus hv_netvsc hv_storvsc hyperv_keyboard pci_hyperv
+        vmxnet3 vmw_pvscsi xen_netfront xen_blkfront
+        e1000 e1000e 8139cp ne2k_pci pcnet32
+        ata_piix ata_generic ahci nvme sd_mod sr_mod mptspi sym53c8xx sdhci_pci mmc_block
+        xhci_pci ehci_pci uhci_hcd usb_storage uas",
+    also: &[LIVE],
 };
 
 /// File systems of a live boot and what stands below and beside them.
-const LIVE_FS: &[&str] = &[
-    "loop",
-    "squashfs",
-    "overlay",
-    "isofs",
-    "ext4",
-    "vfat",
-    "nls_cp437",
-    "nls_ascii",
-    "nls_iso8859-1",
-    "nls_utf8",
-    "nfs",
-    "nfsv3",
-    "nfsv4",
-    "9p",
-    "9pnet_virtio",
-    "af_packet",
-    "ipv6",
-    "crc32c_intel",
-    "crc32c_generic",
-    "crc32c",
-];
+const LIVE: &str = "
+    loop squashfs overlay isofs ext4 vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8
+    nfs nfsv3 nfsv4 9p 9pnet_virtio af_packet ipv6
+    crc32c_intel crc32c_generic crc32c";
 
-/// Any machine with a wired network, or a disk.
+/// Any machine with a wired network, and the disks that such machines have.
+/// Without storage that is itself a network of another kind (Fibre Channel,
+/// iSCSI offload): a machine whose root comes over Ethernet does not need it,
+/// and those drivers weigh more than all others in `drivers/scsi`.
 const NET: Profile = Profile {
     name: "net",
     about: "any machine: all wired network and storage drivers, network and live file systems",
-    dirs: &[
-        "drivers/net/ethernet/",
-        "drivers/net/usb/",
-        "drivers/net/phy/",
-        "drivers/net/mdio/",
-        "drivers/net/pcs/",
-        "drivers/net/hyperv/",
-        "drivers/net/vmxnet3/",
-        "drivers/net/fjes/",
-        "drivers/net/fddi/",
-        "drivers/net/hippi/",
-        "drivers/ata/",
-        "drivers/scsi/",
-        "drivers/message/",
-        "drivers/nvme/host/",
-        "drivers/block/",
-        "drivers/cdrom/",
-        "drivers/mmc/",
-        "drivers/memstick/",
-        "drivers/ufs/",
-        "drivers/usb/host/",
-        "drivers/usb/storage/",
-        "drivers/firewire/",
-        "drivers/virtio/",
-        "drivers/hv/",
-        "drivers/misc/cardreader/",
-        "drivers/nvdimm/",
-        "fs/nls/",
-        "drivers/pci/controller/",
-        "drivers/phy/",
-        "drivers/pinctrl/",
-    ],
-    without: &[
-        // Modems that speak Ethernet frames only after a call was set up.
-        "drivers/net/usb/hso",
-        "drivers/net/usb/sierra_net",
-        "drivers/net/usb/qmi_wwan",
-        "drivers/net/usb/cdc_mbim",
-        "drivers/net/usb/huawei_cdc_ncm",
-        "drivers/net/usb/cdc-phonet",
-        // The host's side of a virtual disk or card, and test devices.
-        "drivers/block/xen-blkback",
-        "drivers/block/null_blk",
-        "drivers/scsi/scsi_debug",
-        "drivers/scsi/xen-scsiback",
-        "drivers/block/ublk_drv",
-        "drivers/net/phy/dp83640",
-        // Stores made of other stores, which no boot reads first.
-        "drivers/block/drbd",
-        "drivers/block/zram",
-        "drivers/block/rbd",
-        "drivers/block/rnbd",
-        "drivers/block/pktcdvd",
-        "drivers/hv/hv_balloon",
-        "drivers/hv/hv_utils",
-        "drivers/virtio/virtio_balloon",
-        "drivers/virtio/virtio_mem",
-        "drivers/firewire/firewire-net",
-        "drivers/firewire/nosy",
-        "drivers/message/fusion/mptlan",
-        "drivers/message/fusion/mptctl",
-    ],
-    names: &[
-        VIRT_NAMES_IN_NET,
-        LIVE_FS,
-        &[
-            "thunderbolt",
-            "thunderbolt_net",
-            "tg3",
-            "8021q",
-            "bonding",
-            "macvlan",
-            "usbhid",
-            "hid_generic",
-            "hid_apple",
-            "hid_microsoft",
-            "hid_logitech_dj",
-            "hid_logitech_hidpp",
-            "hid_hyperv",
-            "atkbd",
-            "i8042",
-            "udf",
-            "exfat",
-            "ntfs3",
-            "xfs",
-            "btrfs",
-            "f2fs",
-            "erofs",
-            "hfsplus",
-            "cifs",
-            "nfsv2",
-            "rpcsec_gss_krb5",
-            "fuse",
-            "virtiofs",
-            "cachefiles",
-            "efivarfs",
-            "configfs",
-            "dm_mod",
-            "dm_snapshot",
-            "dm_verity",
-            "dm_crypt",
-            "dm_mirror",
-            "dm_zero",
-            "raid0",
-            "raid1",
-            "raid10",
-            "raid456",
-            "i2c_hid_acpi",
-            "iscsi_tcp",
-            "tls",
-            "crypto-sha256",
-            "crypto-sha512",
-            "crypto-sha1",
-            "crypto-md5",
-            "crypto-md4",
-            "crypto-hmac",
-            "crypto-cmac",
-            "crypto-aes",
-            "crypto-ecb",
-            "crypto-cbc",
-            "crypto-ctr",
-            "crypto-cts",
-            "crypto-xts",
-            "crypto-gcm",
-            "crypto-ccm",
-            "crypto-arc4",
-            "crypto-des",
-            "crypto-crc32c",
-            "crypto-crc32",
-            "crypto-xxhash64",
-            "crypto-blake2b-256",
-            "crypto-crct10dif",
-        ],
-    ],
-};
+    places: "
+        drivers/net/ethernet/ drivers/net/usb/ drivers/net/phy/ drivers/net/mdio/
+        drivers/net/pcs/ drivers/net/hyperv/ drivers/net/vmxnet3/ drivers/net/fjes/
+        drivers/net/fddi/ drivers/net/hippi/
+        drivers/ata/ drivers/scsi/ drivers/message/ drivers/nvme/host/
+        drivers/block/ drivers/cdrom/ drivers/mmc/ drivers/memstick/ drivers/ufs/
+        drivers/usb/host/ drivers/usb/storage/ drivers/firewire/ drivers/virtio/
+        drivers/hv/ drivers/misc/cardreader/ drivers/phy/ drivers/pinctrl/",
+    without: "
+        drivers/scsi/lpfc/ drivers/scsi/qla2xxx/ drivers/scsi/qla4xxx/ drivers/scsi/bfa/
+        drivers/scsi/libfc/ drivers/scsi/fcoe/ drivers/scsi/fnic/ drivers/scsi/snic/
+        drivers/scsi/bnx2fc/ drivers/scsi/bnx2i/ drivers/scsi/qedf/ drivers/scsi/qedi/
+        drivers/scsi/csiostor/ drivers/scsi/cxgbi/ drivers/scsi/be2iscsi/
+        drivers/nvme/host/nvme-rdma drivers/nvme/host/nvme-fc
 
-const VIRT_NAMES_IN_NET: &[&str] = &[
-    "virtio_net",
-    "xen_netfront",
-    "xen_pcifront",
-    "net_failover",
-    "hyperv_keyboard",
-    "pci_hyperv",
-    "vmd",
-];
+        drivers/net/usb/hso drivers/net/usb/sierra_net drivers/net/usb/qmi_wwan
+        drivers/net/usb/cdc_mbim drivers/net/usb/huawei_cdc_ncm drivers/net/usb/cdc-phonet
+
+        drivers/block/xen-blkback drivers/scsi/xen-scsiback drivers/block/null_blk
+        drivers/scsi/scsi_debug drivers/block/ublk_drv
+
+        drivers/block/drbd drivers/block/zram drivers/block/rbd drivers/block/rnbd
+        drivers/block/pktcdvd drivers/hv/hv_balloon drivers/hv/hv_utils
+        drivers/virtio/virtio_balloon drivers/virtio/virtio_mem drivers/firewire/firewire-net
+        drivers/firewire/nosy drivers/message/fusion/mptlan drivers/message/fusion/mptctl
+        drivers/net/phy/dp83640 drivers/scsi/ch. drivers/scsi/st. drivers/scsi/ses.",
+    names: "
+        virtio_net xen_netfront xen_pcifront hyperv_keyboard pci_hyperv vmd
+        thunderbolt_net 8021q bonding
+        usbhid hid_generic hid_apple hid_microsoft hid_hyperv atkbd i8042
+        udf exfat ntfs3 erofs cifs nfsv2 rpcsec_gss_krb5 virtiofs efivarfs
+        nls_iso8859-15 nls_cp850 nls_cp852 nls_cp1250 nls_cp1251 nls_cp932 nls_cp936
+        dm_mod dm_snapshot dm_verity dm_crypt dm_zero dm_mirror
+        tls libcrc32c
+        crypto-sha256 crypto-sha512 crypto-sha1 crypto-md5 crypto-md4 crypto-hmac crypto-cmac
+        crypto-aes crypto-ecb crypto-cbc crypto-ctr crypto-cts crypto-xts crypto-gcm crypto-ccm
+        crypto-arc4 crypto-des crypto-crc32 crypto-xxhash64",
+    also: &[LIVE],
+};
 
 /// Everything.
 const ALL: Profile = Profile {
     name: "all",
     about: "every module of the kernel",
-    dirs: &[""],
-    without: &[],
-    names: &[],
+    places: "/",
+    without: "",
+    names: "",
+    also: &[],
 };
 
 /// Class by directory below `kernel/`; the longest that fits counts.
