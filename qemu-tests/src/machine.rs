@@ -335,12 +335,22 @@ impl Machine {
     }
 
     /// Waits for the login prompt and logs in as root, into a shell that prints
-    /// nothing but what commands print.
+    /// nothing but what commands print. Our init's failure screen ends the wait.
     ///
     /// # Errors
     /// As [`Machine::expect`].
     pub fn login(&mut self, limit: Duration) -> Result<()> {
-        self.expect("login:", limit)?;
+        const FAILED: &str = "bellwether: FAILED:";
+        if self.expect_any(&["login:", FAILED], limit)?.0 == 1 {
+            let reason = self.expect("\n", Duration::from_secs(5))?;
+            // The rest of the screen belongs to the report.
+            thread::sleep(Duration::from_secs(1));
+            return Err(Error::Machine {
+                waiting: "login prompt".into(),
+                instead: format!("{FAILED}{}", reason.trim_end()),
+                tail: shell::last_lines(&self.transcript(), 40),
+            });
+        }
         self.send_line("root")?;
         self.expect("root@", limit)?;
         // The words are split so that their echo is not taken for their output.
