@@ -2,9 +2,11 @@
 //!
 //! The namespace is anonymous and lives as long as one sleeping process, which the
 //! kernel kills when the test process dies: nothing has a name that could collide
-//! and nothing can be left behind, not even by `kill -9`. A mount namespace goes
-//! with it, with empty `/run` and `/var/lib/nfs`, so that servers with fixed state
-//! paths run in two labs at once. There is no route out.
+//! and nothing can be left behind, not even by `kill -9`. That process is the first
+//! of a process namespace, so everything started in the lab goes with it; servers
+//! that change their user lose the parent-death signal. A mount namespace has
+//! empty `/run` and `/var/lib/nfs`, so that servers with fixed state paths run in
+//! two labs at once. There is no route out.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,17 +18,22 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Namespace {
     holder: Child,
+    /// The first process inside, as the host numbers it.
+    inside: u32,
 }
 
 /// What the namespace's first process does before it sleeps.
 const SETTLE: &str = "
 set -e
+# The host's /proc still: this shell's number outside.
+read -r pid rest </proc/self/stat
+mount -t proc proc /proc
 mount -t tmpfs -o mode=755 lab /run
 mkdir -p /var/lib/nfs /run/lock
 mount -t tmpfs -o mode=755 lab /var/lib/nfs
 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 || true
 ip link set lo up
-echo ready
+echo ready $pid
 exec sleep infinity
 ";
 
@@ -41,7 +48,17 @@ impl Namespace {
         }
         let mut unshare = shell::command("setpriv");
         unshare.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--mount"]);
-        unshare.args(["--propagation", "private", "--", "sh", "-c", SETTLE]);
+        unshare.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-c",
+            SETTLE,
+        ]);
         unshare.stdout(Stdio::piped());
         let mut holder = unshare.spawn().map_err(Error::io("start unshare"))?;
         let mut line = String::new();
@@ -49,8 +66,9 @@ impl Namespace {
             let read = BufReader::new(stdout).read_line(&mut line);
             read.map_err(Error::io("read from unshare"))?;
         }
-        let namespace = Namespace { holder };
-        if line.trim() != "ready" {
+        let inside = line.trim().strip_prefix("ready ").and_then(|pid| pid.parse().ok());
+        let namespace = Namespace { holder, inside: inside.unwrap_or_default() };
+        if inside.is_none() {
             return Err(Error::Input(
                 "this system does not let the lab make a network namespace: see the messages \
                  above"
@@ -63,8 +81,18 @@ impl Namespace {
     /// A command that runs inside and dies with this process.
     pub fn command(&self, program: &str) -> Command {
         let mut command = shell::command("nsenter");
-        command.arg(format!("--target={}", self.holder.id()));
-        command.args(["--net", "--mount", "--", "setpriv", "--pdeathsig", "KILL", "--", program]);
+        command.arg(format!("--target={}", self.inside));
+        command.args([
+            "--net",
+            "--mount",
+            "--pid",
+            "--",
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "--",
+            program,
+        ]);
         command
     }
 
