@@ -21,11 +21,11 @@ words! { ALPINE, ALPINE_DOCS:
     "aoe" Text Local "AoE is not spoken.";
     "aoe_iflist" Text Idle "AoE is not spoken.";
     "aoe_mtu" Text Idle "AoE is not spoken.";
-    "alpine_repo" Text Keep "Where packages are; diskless mode.";
-    "alpine_dev" Text Keep "Where packages are; diskless mode.";
-    "apkovl" Text Keep "The machine's settings; diskless mode.";
-    "modloop" Text Keep "Image with the modules; diskless mode.";
-    "pkgs" Text Local "Further packages; diskless mode.";
+    "alpine_repo" Text Idle "Where packages are; diskless mode.";
+    "alpine_dev" Text Idle "Where packages are; diskless mode.";
+    "apkovl" Text Idle "The machine's settings; diskless mode.";
+    "modloop" Text Idle "Image with the modules; diskless mode.";
+    "pkgs" Text Idle "Further packages; diskless mode.";
     "keep_apk_new" Flag Pass "For apk.";
     "usrflags" Text Idle "A separate /usr is left to the live system.";
     "debug_init" Flag Soft "Everything on the console.";
@@ -34,7 +34,7 @@ words! { ALPINE, ALPINE_DOCS:
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Alpine,
     name: "alpine",
-    tables: &[own::OWN, ALPINE, net::NET, base::BASE],
+    tables: &[&own::OWN, &ALPINE, &net::NET, &base::BASE],
     pass: "ssh_key chart splash dasd zfcp s390x_net tinycloud ds wireguard autodetect_serial autoraid zfcp cryptroot cryptdm \
         cryptheader cryptoffset cryptdiscards cryptkey BOOT_IMAGE usbdelay rootfstype",
     first_wins: false,
@@ -62,9 +62,6 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     } else if !root.is_empty() {
         kernel::device_root(d, &mut plan, root);
     } else if !own::names_root(d) {
-        for name in ["alpine_repo", "alpine_dev", "apkovl", "modloop", "pkgs"] {
-            let _ = d.get(name);
-        }
         d.fatal(
             "",
             "this is Alpine's diskless mode, which builds its root from packages; Bellwether boots images and trees",

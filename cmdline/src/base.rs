@@ -35,14 +35,14 @@ words! { BASE, BASE_DOCS:
     "break" OptText Keep "Stop for the console menu at this point (premount when no point is named).";
     "nofail" Flag Pass "For the live system.";
     "drop_capabilities" Text Idle "Left to the live system's init.";
-    "resume" Text Soft "Where the machine was suspended to; never resumed from by a live boot.";
+    "resume" Text Pass "Where the machine was suspended to; never resumed from by a live boot.";
     "noresume" Flag Pass "No resuming; never done anyway.";
     "netconsole" Text Pass "Kernel messages over UDP; the netconsole module reads it.";
     "fastboot" Flag Pass "For the live system's fsck.";
     "forcefsck" Flag Pass "For the live system's fsck.";
     "fsckfix" Flag Pass "For the live system's fsck.";
     "fsck.*" Text Pass "For the live system's fsck.";
-    "initramfs.runsize" Text Soft "Size of the tmpfs on /run.";
+    "initramfs.runsize" Text Pass "Size of /run in initramfs-tools; here it takes what it needs.";
     "initramfs.clear" Flag Pass "Clears the screen of initramfs-tools; without effect.";
     "ubi.mtd" Text Pass "The ubi module reads it.";
     "loop" Text Soft "The root is this file on the file system that root= names.";

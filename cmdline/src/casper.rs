@@ -22,7 +22,7 @@ words! { CASPER, CASPER_DOCS:
     "netboot" OptText Keep "nfs, cifs or url: the medium comes over the network.";
     "nfsroot" OptText Keep "SERVER:PATH of the medium, //SERVER/SHARE for CIFS; auto or absent takes DHCP's root path.";
     "nfsopts" Text Keep "Further mount options (read by casper until 18.04).";
-    "url" Text Keep "URL of an ISO or squashfs; implies netboot=url when it ends in .iso, .squashfs or another image's suffix. Otherwise it is the installer's preseed URL.";
+    "url" Text Soft "URL of an ISO or squashfs; implies netboot=url when it ends in .iso, .squashfs or another image's suffix. Otherwise it is the installer's preseed URL.";
     "iso-url" Text Keep "URL of an ISO (22.10 and later).";
     "live-media" Text Keep "This device (or directory of the initramfs) is looked at first, without a check of its UUID.";
     "bootfrom" Text Local "Old name of live-media=.";
@@ -55,7 +55,7 @@ const PASS: &str = "noprompt noeject locale debian-installer/* keyboard-configur
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Casper,
     name: "casper",
-    tables: &[own::OWN, CASPER, net::NET, base::BASE],
+    tables: &[&own::OWN, &CASPER, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,
     splits_quotes: true,

@@ -37,6 +37,8 @@ const MARKS: &[(&str, bool, Dialect)] = &[
     ("alpine_dev", true, Dialect::Alpine),
     ("modloop", true, Dialect::Alpine),
     ("apkovl", true, Dialect::Alpine),
+    ("overlaytmpfs*", false, Dialect::Alpine),
+    ("modules", true, Dialect::Alpine),
     ("knoppix_dir", true, Dialect::Knoppix),
     ("knoppix_name", true, Dialect::Knoppix),
     ("nfsdir", true, Dialect::Knoppix),
@@ -111,7 +113,10 @@ pub(crate) fn detect(words: &[Token<'_>]) -> Option<Dialect> {
             return Some(*dialect);
         }
     }
-    if !root.is_empty() || !value_of("nfsroot").is_empty() {
+    if !root.is_empty()
+        || !value_of("nfsroot").is_empty()
+        || matches!(value_of("boot"), "nfs" | "local")
+    {
         return Some(Dialect::Kernel);
     }
     None

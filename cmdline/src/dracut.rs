@@ -95,7 +95,7 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.driver.blacklist" Text Keep "Modules that no device may pull in.";
     "rd.driver.pre" Text Keep "Modules loaded before the devices are walked.";
     "rd.driver.post" Text Keep "Modules loaded as well.";
-    "boot" Text Soft "A script of initramfs-tools; not dracut's.";
+    "boot" Text Pass "A script of initramfs-tools; not dracut's.";
 }
 
 /// Words of dracut modules for what a live root does not have, and of the live system.
@@ -107,7 +107,7 @@ const PASS: &str = "rd.luks* rd.lvm* rd.md* rd.dm* rd.auto rd.hostonly rd.fips* 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Dracut,
     name: "dracut",
-    tables: &[own::OWN, DRACUT, net::NET, base::BASE],
+    tables: &[&own::OWN, &DRACUT, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,
     splits_quotes: false,

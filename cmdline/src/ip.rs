@@ -333,6 +333,7 @@ pub fn slax(text: &str) -> Option<Ip> {
     }
     // Slax takes both as name servers as well.
     ip.dns = ip.gateway.iter().chain(ip.server.iter()).copied().collect();
+    ip.dns.dedup();
     Some(ip)
 }
 

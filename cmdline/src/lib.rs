@@ -19,6 +19,7 @@ pub mod bootif;
 mod bw;
 mod casper;
 mod detect;
+pub mod docs;
 mod dracut;
 pub mod ip;
 pub mod json;
@@ -149,6 +150,9 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
         );
     }
     base::unfilled(&mut draft);
+    draft.mark(plan::Fate::Used, |t| {
+        t.value.and_then(detect::named) == Some(dialect) && matches!(t.name, "boot" | "bw.dialect")
+    });
     let mut plan = (grammar.build)(&mut draft);
     own::apply(&mut draft, &mut plan);
     source::check(&mut draft, &mut plan);

@@ -22,7 +22,7 @@ words! { LTSP, LTSP_DOCS:
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Ltsp,
     name: "ltsp",
-    tables: &[own::OWN, LTSP, net::NET, base::BASE],
+    tables: &[&own::OWN, &LTSP, &net::NET, &base::BASE],
     pass: "ltsp.* loop.max_part menu srv_name",
     first_wins: false,
     splits_quotes: true,

@@ -25,6 +25,8 @@ words! { OWN, OWN_DOCS:
     "bw.digest" Text Keep "sha256:HEX, sha512:HEX or blake3:HEX of the file that is fetched or of the image.";
     "bw.verity" Text Keep "dm-verity root hash of the image, or IMAGE:HASH.";
     "bw.clone" Text Keep "Receive a copy of a disk: ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
+    "bw.clone.timeout" Number Keep "Seconds to wait for the sender of a copy.";
+    "bw.clone.tries" Number Keep "How often to wait for it before the machine reboots.";
     "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to.";
     "bw.timeout" Number Keep "Seconds for the whole boot until it counts as failed.";
     "bw.fail" Text Keep "After a failure: menu[:SECONDS], reboot[:SECONDS] or halt.";
@@ -370,6 +372,12 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
             if clone.target.is_none() {
                 d.fatal(&Draft::word("bw.disk", disk), "names no disk", "bw.disk=/dev/sda");
             }
+        }
+        if let Some(seconds) = d.number("bw.clone.timeout") {
+            clone.timeout = Seconds(seconds.max(1));
+        }
+        if let Some(tries) = d.number("bw.clone.tries") {
+            clone.tries = tries.max(1);
         }
         // The receiver is in /init: no root is needed for it.
         plan.root.sources.clear();

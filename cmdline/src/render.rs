@@ -8,9 +8,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::plan::{
-    Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Fate, ImagePick, ImageRule,
-    Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload, PersistPlan, Retry, Server,
-    SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind, UnionPlan, Upper, Warning,
+    Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Dialect, Fate, ImagePick,
+    ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload, PersistPlan, Retry,
+    Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind, UnionPlan, Upper, Warning,
     Writable,
 };
 use crate::plan_json::{fate_name, mac_text};
@@ -42,7 +42,9 @@ impl BootPlan {
         part(&mut out, "drivers", &drivers(self));
         part(&mut out, "network", &network(self));
         part(&mut out, "root", &root(self));
-        part(&mut out, "writable", &writable(&self.writable));
+        if matches!(self.handoff.then, Then::SwitchRoot) {
+            part(&mut out, "writable", &writable(&self.writable));
+        }
         part(&mut out, "handoff", &handoff(self));
         part(&mut out, "on failure", &failure(self));
         out
@@ -582,8 +584,10 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
         line.push(' ');
         line.push_str(arg);
     }
-    let mut lines =
-        alloc::vec![text(&[&line, ", files as ", dialect_name(handoff.layout), " leaves them"])];
+    if !matches!(handoff.layout, Dialect::Kernel | Dialect::Bellwether) {
+        line.push_str(&text(&[", files as ", dialect_name(handoff.layout), " leaves them"]));
+    }
+    let mut lines = alloc::vec![line];
     let mut extras = Vec::new();
     for (is, what) in [
         (handoff.keep_fstab, "fstab is left alone"),

@@ -23,8 +23,8 @@ words! { SLAX, SLAX_DOCS:
     "perchsize" Text Keep "Size of the file for changes on FAT and NTFS.";
     "perchmode" Text Idle "The kind of file is chosen by the file system.";
     "toram" Flag Local "Copy the medium to memory.";
-    "load" Text Local "Every bundle is loaded.";
-    "noload" Text Local "Every bundle is loaded.";
+    "load" Text Idle "Every bundle is loaded.";
+    "noload" Text Idle "Every bundle is loaded.";
     "automount" Flag Pass "For the live system.";
     "cache" Text Idle "Nothing is read by FUSE.";
 }
@@ -32,7 +32,7 @@ words! { SLAX, SLAX_DOCS:
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Slax,
     name: "slax",
-    tables: &[own::OWN, SLAX, net::NET, base::BASE],
+    tables: &[&own::OWN, &SLAX, &net::NET, &base::BASE],
     pass: "text slax.flags apparmor nosound noagp lang autoexec guiexec probeusb",
     first_wins: false,
     splits_quotes: true,
@@ -91,11 +91,6 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     };
     plan.root.content = Content::Images(source::rule(&[&dir], pick, &[]));
     plan.root.extra_dirs = alloc::vec!["modules".to_string()];
-    for name in ["load", "noload"] {
-        if let Some(value) = d.get(name) {
-            d.warn(&Draft::word(name, value), "is not looked at: every bundle is loaded", "");
-        }
-    }
     if d.has("toram") {
         plan.root.to_ram = ToRam::Medium;
     }

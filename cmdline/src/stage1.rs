@@ -37,7 +37,7 @@ words! { STAGE1, STAGE1_DOCS:
     "debugstage1" OptText Soft "Everything on the console.";
     "keepshell" OptText Idle "The failure menu offers a shell.";
     "nettest" OptText Idle "For stage1's own tests.";
-    "root" Text Soft "/dev/ram3 dates from ramdisks and is ignored.";
+    "root" Text Pass "/dev/ram3 dates from ramdisks and is ignored.";
 }
 
 /// Read by the installer or by the rescue system.
@@ -75,7 +75,7 @@ const SUFFIXES: [&str; 3] = [".sqfs", ".clp", ".cpio.xz"];
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Stage1,
     name: "stage1",
-    tables: &[own::OWN, STAGE1, net::NET, base::BASE],
+    tables: &[&own::OWN, &STAGE1, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: true,
     splits_quotes: true,
@@ -144,7 +144,10 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     }
     match clone {
         Some(method) => {
-            let (timeout, tries) = own::clone_defaults(&method);
+            let (mut timeout, tries) = own::clone_defaults(&method);
+            if let Some(seconds) = answers.get("dolly_timeout").and_then(value::number) {
+                timeout = Seconds(seconds.max(1));
+            }
             plan.handoff.then = Then::Clone(ClonePlan { method, target: None, timeout, tries });
             // stage1 gives up by rebooting, which asks the boot server again.
             reboot(d, &mut plan);

@@ -70,7 +70,7 @@ pub struct Spec {
 macro_rules! words {
     ($words:ident, $docs:ident: $($name:literal $shape:ident $act:ident $doc:literal;)*) => {
         /// The words of this module.
-        pub(crate) static $words: &[$crate::table::Spec] = &[$($crate::table::Spec {
+        pub(crate) static $words: [$crate::table::Spec; [$($name),*].len()] = [$($crate::table::Spec {
             name: $name,
             shape: $crate::table::Shape::$shape,
             act: $crate::table::Act::$act,

@@ -18,14 +18,14 @@ words! { TINY_CORE, TINY_CORE_DOCS:
     "aoe" Text Pass "Attached by the live system.";
     "tftplist" Text Pass "Extensions fetched by the live system.";
     "httplist" Text Pass "Extensions fetched by the live system.";
-    "embed" Flag Local "Stay in the initramfs; done anyway.";
-    "root" Text Soft "Never another root.";
+    "embed" Flag Pass "Stay in the initramfs; done anyway.";
+    "root" Text Pass "Never another root.";
 }
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::TinyCore,
     name: "tiny-core",
-    tables: &[own::OWN, TINY_CORE, base::BASE, net::NET],
+    tables: &[&own::OWN, &TINY_CORE, &base::BASE, &net::NET],
     pass: "restore home opt tcvd nodhcp base norestore noutc host user syslog multivt cron lst tz \
         kmap desktop icons noicons noautologin superuser secure protect pretce xvesa xsetup text \
         blacklist noswap nozswap laptop mydata bkg showapps settime tcw* safebackup swapfile ntpserver",
@@ -36,7 +36,6 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
 
 fn build(d: &mut Draft<'_>) -> BootPlan {
     let mut plan = base::plan(d);
-    let _ = d.get("embed");
     plan.root.sources = alloc::vec![Source::Initramfs("/".into())];
     plan.writable = Writable::AsIs { read_write: true };
     plan.root.retry = base::rounds(1, 0);

@@ -1,0 +1,390 @@
+//! The documentation of the words, generated from the tables that the dialects work
+//! by. For host tools: /init refers to nothing in here, and the linker leaves it out.
+//!
+//! [`CASES`] are command lines with what their plans must say; the tests hold the
+//! dialects to them, and the tables name one for each word.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::plan::{BootPlan, Dialect, Fate};
+use crate::table::{Act, Grammar, Shape, Spec, covers};
+use crate::{
+    GRAMMARS, alpine, archiso, base, casper, dracut, kernel, knoppix, live_boot, ltsp, net, own,
+    slax, stage1, tiny_core, token,
+};
+
+/// A table with what stands around it.
+struct Table {
+    title: &'static str,
+    intro: &'static str,
+    /// The dialect whose own words these are; `None` for shared ones.
+    dialect: Option<Dialect>,
+    words: &'static [Spec],
+    docs: &'static [&'static str],
+}
+
+fn tables_of() -> [Table; 14] {
+    let table = |title, intro, dialect, words, docs| Table { title, intro, dialect, words, docs };
+    [
+        table(
+            "Bellwether's own words",
+            "In every dialect, and stronger than what the dialect says.",
+            Some(Dialect::Bellwether),
+            &own::OWN,
+            own::OWN_DOCS,
+        ),
+        table(
+            "Shared words",
+            "The kernel's and initramfs-tools' words, in every dialect that has no other meaning for them.",
+            None,
+            &base::BASE,
+            base::BASE_DOCS,
+        ),
+        table(
+            "Network",
+            "In every dialect that has no other meaning for them.",
+            None,
+            &net::NET,
+            net::NET_DOCS,
+        ),
+        table(
+            "kernel",
+            "`root=/dev/nfs nfsroot=… ip=…`, `root=DEVICE`, and what initramfs-tools and cloud-initramfs-tools add.",
+            Some(Dialect::Kernel),
+            &kernel::KERNEL,
+            kernel::KERNEL_DOCS,
+        ),
+        table(
+            "casper",
+            "Ubuntu and its flavours: `boot=casper`.",
+            Some(Dialect::Casper),
+            &casper::CASPER,
+            casper::CASPER_DOCS,
+        ),
+        table(
+            "live-boot",
+            "Debian live and its derivatives: `boot=live`.",
+            Some(Dialect::LiveBoot),
+            &live_boot::LIVE,
+            live_boot::LIVE_DOCS,
+        ),
+        table(
+            "dracut",
+            "Fedora, openSUSE and others: `root=live:…`.",
+            Some(Dialect::Dracut),
+            &dracut::DRACUT,
+            dracut::DRACUT_DOCS,
+        ),
+        table(
+            "archiso",
+            "Arch Linux and its derivatives: `archisobasedir=…`.",
+            Some(Dialect::Archiso),
+            &archiso::ARCHISO,
+            archiso::ARCHISO_DOCS,
+        ),
+        table(
+            "stage1",
+            "Mandriva, Mageia, IGGI: `automatic=…`, `rescue`, `kamethod`.",
+            Some(Dialect::Stage1),
+            &stage1::STAGE1,
+            stage1::STAGE1_DOCS,
+        ),
+        table(
+            "slax",
+            "Slax and linux-live: `from=…`.",
+            Some(Dialect::Slax),
+            &slax::SLAX,
+            slax::SLAX_DOCS,
+        ),
+        table(
+            "ltsp",
+            "LTSP image chains: `ltsp.image=…`.",
+            Some(Dialect::Ltsp),
+            &ltsp::LTSP,
+            ltsp::LTSP_DOCS,
+        ),
+        table(
+            "alpine",
+            "Alpine's mkinitfs.",
+            Some(Dialect::Alpine),
+            &alpine::ALPINE,
+            alpine::ALPINE_DOCS,
+        ),
+        table(
+            "tiny-core",
+            "Tiny Core.",
+            Some(Dialect::TinyCore),
+            &tiny_core::TINY_CORE,
+            tiny_core::TINY_CORE_DOCS,
+        ),
+        table(
+            "knoppix",
+            "Knoppix.",
+            Some(Dialect::Knoppix),
+            &knoppix::KNOPPIX,
+            knoppix::KNOPPIX_DOCS,
+        ),
+    ]
+}
+
+/// A command line and what its plan must say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// The line.
+    pub line: &'static str,
+    /// Pieces of [`BootPlan::to_text`] and [`BootPlan::warnings_text`].
+    pub expected: Vec<&'static str>,
+}
+
+/// The cases: a line at the margin, its expected pieces indented below it, `#` for
+/// remarks.
+const CASES: &str = include_str!("cases.txt");
+
+/// Every case.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for line in CASES.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        match line.strip_prefix("  ") {
+            Some(piece) => {
+                if let Some(case) = cases.last_mut() {
+                    case.expected.push(piece.trim());
+                }
+            }
+            None => cases.push(Case { line, expected: Vec::new() }),
+        }
+    }
+    cases
+}
+
+/// What a word of a plan means, in one line.
+#[must_use]
+pub fn describe(plan: &BootPlan, word: &str) -> Option<&'static str> {
+    let name = word.split_once('=').map_or(word, |(name, _)| name);
+    let grammar = GRAMMARS.iter().find(|g| g.dialect == plan.dialect)?;
+    for words in grammar.tables {
+        if let Some(at) = words.iter().position(|spec| covers(spec.name, name)) {
+            let tables = tables_of();
+            let table = tables.iter().find(|t| core::ptr::eq(t.words, *words))?;
+            return table.docs.get(at).copied();
+        }
+    }
+    None
+}
+
+fn shape(spec: &Spec) -> &'static str {
+    match spec.shape {
+        Shape::Flag => "",
+        Shape::Switch => "`[=0\\|1]`",
+        Shape::Text => "`=…`",
+        Shape::OptText => "`[=…]`",
+        Shape::Number => "`=N`",
+        Shape::Size => "`=SIZE`",
+        Shape::Url => "`=URL`",
+    }
+}
+
+fn effect(spec: &Spec) -> &'static str {
+    match spec.act {
+        Act::Keep | Act::Local | Act::Soft => "yes",
+        Act::Setting => "set for the live system",
+        Act::Pass => "passed on",
+        Act::Idle => "no",
+    }
+}
+
+/// Markdown: a section for each table, and the words that are only passed on.
+#[must_use]
+pub fn tables() -> String {
+    let cases = cases();
+    let mut out = String::new();
+    for table in tables_of() {
+        out.push_str(&["## ", table.title, "\n\n", table.intro, "\n\n"].concat());
+        out.push_str("| word | value | acts | what it does | held to by |\n| --- | --- | --- | --- | --- |\n");
+        for (spec, doc) in table.words.iter().zip(table.docs) {
+            let example = example(&cases, table.dialect, spec.name).unwrap_or_default();
+            let example = if example.is_empty() {
+                String::new()
+            } else {
+                ["`", &cell(example), "`"].concat()
+            };
+            let row = [
+                "| `",
+                spec.name,
+                "` | ",
+                shape(spec),
+                " | ",
+                effect(spec),
+                " | ",
+                &cell(doc),
+                " | ",
+                &example,
+                " |\n",
+            ];
+            out.push_str(&row.concat());
+        }
+        out.push('\n');
+        let grammar = table.dialect.and_then(|d| GRAMMARS.iter().find(|g| g.dialect == d));
+        if let Some(grammar) = grammar.filter(|g| !g.pass.is_empty()) {
+            passed(&mut out, grammar);
+        }
+    }
+    out
+}
+
+fn passed(out: &mut String, grammar: &Grammar) {
+    let words: Vec<String> =
+        grammar.pass.split_ascii_whitespace().map(|word| ["`", word, "`"].concat()).collect();
+    out.push_str("Passed on to the live system: ");
+    out.push_str(&words.join(", "));
+    out.push_str(".\n\n");
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+/// The shortest case of the dialect in which the word shapes the plan.
+fn example(cases: &[Case], dialect: Option<Dialect>, name: &str) -> Option<&'static str> {
+    let mut best: Option<&'static str> = None;
+    for case in cases {
+        let line = token::split(case.line);
+        if !line.words.iter().any(|token| covers(name, token.name)) {
+            continue;
+        }
+        let plan = crate::parse(case.line, &crate::Context::default());
+        if dialect.is_some_and(|d| d != plan.dialect && d != Dialect::Bellwether) {
+            continue;
+        }
+        let lives = plan.words.iter().any(|word| {
+            let word_name = word.text.split_once('=').map_or(word.text.as_str(), |(n, _)| n);
+            covers(name, word_name) && !matches!(word.fate, Fate::Overridden | Fate::Unknown)
+        });
+        if lives && best.is_none_or(|b| case.line.len() < b.len()) {
+            best = Some(case.line);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Context, parse};
+
+    #[test]
+    fn every_table_is_documented_word_by_word() {
+        for table in tables_of() {
+            assert_eq!(table.words.len(), table.docs.len(), "{}", table.title);
+            for (spec, doc) in table.words.iter().zip(table.docs) {
+                assert!(doc.ends_with('.') && doc.len() > 5, "{}: {doc}", spec.name);
+            }
+        }
+        for grammar in GRAMMARS {
+            for words in grammar.tables {
+                assert!(
+                    tables_of().iter().any(|t| core::ptr::eq(t.words, *words)),
+                    "{}",
+                    grammar.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn cases_hold() {
+        let cases = cases();
+        assert!(cases.len() > 60);
+        let mut wrong = Vec::new();
+        for case in cases {
+            assert!(!case.expected.is_empty(), "nothing is expected of {}", case.line);
+            let plan = parse(case.line, &Context::default());
+            let text = plan.to_text() + &plan.warnings_text();
+            for piece in case.expected {
+                let (absent, piece) = piece.strip_prefix('!').map_or((false, piece), |p| (true, p));
+                if text.contains(piece) == absent {
+                    wrong.push(format!(
+                        "{}\n  wants {piece:?} {}\n{text}",
+                        case.line,
+                        if absent { "absent" } else { "" }
+                    ));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    /// A plan without the account of its words.
+    fn bare(line: &str) -> String {
+        let plan = parse(line, &Context::default());
+        let fatal = plan.warnings.iter().any(|w| w.fatal);
+        let plan = BootPlan { words: Vec::new(), warnings: Vec::new(), ..plan };
+        format!("{fatal} {plan:?}")
+    }
+
+    /// Every word that a table says has an effect has one: some case's plan changes
+    /// when the word is taken out of the line. Every word without effect is named in
+    /// a warning of some case, unless it is simply passed on.
+    #[test]
+    fn every_word_acts_in_some_case() {
+        let cases = cases();
+        let mut idle = Vec::new();
+        for table in tables_of() {
+            for spec in table.words {
+                let acts = cases.iter().any(|case| {
+                    let plan = parse(case.line, &Context::default());
+                    let own_table =
+                        table.dialect.is_none_or(|d| d == plan.dialect || d == Dialect::Bellwether);
+                    let line = token::split(case.line);
+                    let mine = |name: &str| covers(spec.name, name);
+                    if !own_table || !line.words.iter().any(|t| mine(t.name)) {
+                        return false;
+                    }
+                    match spec.act {
+                        Act::Keep | Act::Local | Act::Soft | Act::Setting => {
+                            let mut rest: Vec<String> = line
+                                .words
+                                .iter()
+                                .filter(|t| !mine(t.name))
+                                .map(|t| t.text())
+                                .collect();
+                            // The dialect stays what it was.
+                            if !matches!(spec.name, "bw.dialect" | "boot") {
+                                rest.push(format!(
+                                    "bw.dialect={}",
+                                    crate::dialect_name(plan.dialect)
+                                ));
+                            }
+                            let refused = plan
+                                .warnings
+                                .iter()
+                                .any(|w| w.fatal && mine(w.word.split('=').next().unwrap_or("")));
+                            refused || bare(case.line) != bare(&rest.join(" "))
+                        }
+                        Act::Idle => plan
+                            .warnings
+                            .iter()
+                            .any(|w| mine(w.word.split('=').next().unwrap_or(""))),
+                        Act::Pass => true,
+                    }
+                });
+                // What the live system reads needs no case.
+                if !acts && spec.act != Act::Pass {
+                    idle.push(format!("{} of {}", spec.name, table.title));
+                }
+            }
+        }
+        assert!(idle.is_empty(), "no case shows what these do: {idle:#?}");
+    }
+
+    #[test]
+    fn the_tables_are_markdown() {
+        let text = tables();
+        for line in text.lines().filter(|l| l.starts_with('|')) {
+            let cells = line.replace("\\|", "").matches('|').count();
+            assert_eq!(cells, 6, "{line}");
+        }
+        assert!(text.contains("| `netboot` |") && text.contains("| `bw.root` |"));
+    }
+}
