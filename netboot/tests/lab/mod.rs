@@ -160,9 +160,63 @@ impl Lab {
         result.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionRefused, |_| true)
     }
 
+    /// Starts NFS-Ganesha (and rpcbind) and returns when it listens; `protocols` as
+    /// its configuration has them, `exports` as pairs of pseudo path and directory.
+    pub fn ganesha(&self, protocols: &str, port: u16, exports: &[(&str, &Path)]) -> Server {
+        let mut text = format!(
+            "NFS_CORE_PARAM {{ Protocols = {protocols}; NFS_Port = {port}; MNT_Port = {mount}; \
+             Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; \
+             mount_path_pseudo = true; }}\n\
+             NFSv4 {{ Graceless = true; RecoveryBackend = fs; }}\n\
+             EXPORT_DEFAULTS {{ SecType = sys; Squash = No_Root_Squash; Access_Type = RO; }}\n",
+            mount = port + 1
+        );
+        for (id, (pseudo, path)) in (1..).zip(exports) {
+            text.push_str(&format!(
+                "EXPORT {{ Export_Id = {id}; Path = {}; Pseudo = {pseudo}; Transports = TCP; \
+                 FSAL {{ Name = VFS; }} }}\n",
+                path.display()
+            ));
+        }
+        let config = self.dir.join("ganesha.conf");
+        std::fs::write(&config, text).unwrap();
+        // `ip netns exec` gave it mounts of its own already.
+        let script = format!(
+            "mount -t tmpfs none /run && mount -t tmpfs none /var/lib/nfs && \
+             mkdir -p /run/ganesha /run/rpcbind /var/lib/nfs/ganesha && rpcbind -w; \
+             exec ganesha.nfsd -F -N EVENT -p /run/ganesha.pid -L {log} -f {config}",
+            log = self.dir.join("ganesha.log").display(),
+            config = config.display()
+        );
+        let server = self.serve("sh", &["-c", &script]);
+        self.wait_for(&format!(":{port} "));
+        server
+    }
+
+    /// Waits until something in the server's namespace listens at an address that
+    /// contains this text.
+    pub fn wait_for(&self, address: &str) {
+        for _ in 0..500 {
+            if self.at('s', "ss -Hltun").1.contains(address) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("nothing listens at {address}");
+    }
+
     /// Runs code in the client's namespace.
     pub fn in_client<T: Send>(&self, code: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}c", self.name)).unwrap();
+        self.within('c', code)
+    }
+
+    /// Runs code in the server's namespace.
+    pub fn in_server<T: Send>(&self, code: impl FnOnce() -> T + Send) -> T {
+        self.within('s', code)
+    }
+
+    fn within<T: Send>(&self, side: char, code: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}{side}", self.name)).unwrap();
         std::thread::scope(|scope| {
             scope
                 .spawn(move || {
@@ -178,6 +232,11 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // What a server left behind: rpcbind puts itself into the background.
+        let (_, left) = run(&format!("ip netns pids {}s", self.name));
+        for pid in left.split_ascii_whitespace() {
+            run(&format!("kill {pid}"));
+        }
         run(&format!("ip netns del {name}s; ip netns del {name}c", name = self.name));
         if !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.dir);

@@ -1,0 +1,530 @@
+//! NFS roots: from what the plan says to a mounted directory.
+//!
+//! [`locate`] works out server and path (the line, DHCP's root path, `%s`);
+//! [`options`] writes the kernel's mount options; [`probe`] asks the server what
+//! is wrong before the kernel is asked; [`mount`] tries the plan's versions in
+//! order and keeps the reason of each failure.
+//!
+//! The order of versions is the plan's: the kernel and klibc took 3 before 4, and
+//! paths that are right for one are often wrong for the other (version 4 counts
+//! from the export with `fsid=0`), so the line's own order is what its writer
+//! tested. The probe makes a wrong first guess cost milliseconds.
+
+pub mod options;
+pub mod probe;
+pub mod rpc;
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+use cmdline::plan::{NfsSource, NfsVersion, Server};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process};
+use sys::mount::{FsContext, MountError};
+use sys::process::{Child, Exit, fork};
+
+use crate::clock::{Instant, poll_timeout};
+use crate::errno::Shown;
+use crate::network::NetworkUp;
+use options::{OptionError, Options};
+use probe::{Failure, Ports, Target};
+
+/// Where an export is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Address or name of the server.
+    pub host: String,
+    /// Exported directory, with a leading slash.
+    pub path: String,
+    /// Mount options: DHCP's first, then the line's, which win.
+    pub options: Vec<String>,
+    /// Versions in the order they are tried.
+    pub versions: Vec<NfsVersion>,
+    /// Mounted read-write.
+    pub read_write: bool,
+}
+
+/// Why there is nothing to mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocateError {
+    /// Neither the line nor DHCP names a server.
+    NoServer,
+    /// Neither the line nor DHCP (option 17) names a directory.
+    NoPath,
+    /// DHCP's root path is not one of NFS.
+    NotNfs(String),
+}
+
+impl fmt::Display for LocateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LocateError::NoServer => f.write_str(
+                "no NFS server: write nfsroot=SERVER:/PATH, or let DHCP name one (next-server, option 66)",
+            ),
+            LocateError::NoPath => f.write_str(
+                "no directory to mount: write nfsroot=SERVER:/PATH, or let DHCP give a root path (option 17)",
+            ),
+            LocateError::NotNfs(path) => write!(f, "DHCP's root path {path:?} is not one of NFS"),
+        }
+    }
+}
+
+impl core::error::Error for LocateError {}
+
+/// DHCP's root path, or an `nfsroot=` value, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RootPath {
+    /// Server, when it names one.
+    pub host: Option<String>,
+    /// Directory.
+    pub path: String,
+    /// Options, in order.
+    pub options: Vec<String>,
+    /// It asks for version 4.
+    pub v4: bool,
+}
+
+/// Reads `[SERVER:]/PATH[,OPTIONS]`, dracut's `nfs[4]:[SERVER:]/PATH[:OPTIONS]` and
+/// `nfs://SERVER/PATH`; `None` for a scheme that is not NFS.
+pub fn parse_root_path(text: &str) -> Option<RootPath> {
+    let mut root = RootPath::default();
+    let rest = if let Some(rest) = text.strip_prefix("nfs://") {
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        root.host = (!host.is_empty()).then(|| host.to_owned());
+        root.path = format!("/{path}");
+        return Some(root);
+    } else if let Some(rest) = text.strip_prefix("nfs4:") {
+        root.v4 = true;
+        rest
+    } else {
+        text.strip_prefix("nfs:").unwrap_or(text)
+    };
+    if text.contains("://") {
+        return None;
+    }
+    let (rest, options) = rest.split_once(',').unwrap_or((rest, ""));
+    let split = match rest.split_once(":/") {
+        Some((host, path)) if !host.contains('/') => {
+            root.host = (!host.is_empty()).then(|| host.to_owned());
+            path
+        }
+        _ if rest.starts_with('/') => rest.get(1..)?,
+        // iscsi:…, nbd:…, a bare word: not for us.
+        _ => return None,
+    };
+    // dracut's options come after a colon.
+    let (path, after_colon) = split.split_once(':').unwrap_or((split, ""));
+    root.path = format!("/{path}");
+    root.options = options
+        .split(',')
+        .chain(after_colon.split(','))
+        .filter(|option| !option.is_empty())
+        .map(ToOwned::to_owned)
+        .collect();
+    Some(root)
+}
+
+/// Works out where the plan's export is, with what the network brought.
+///
+/// # Errors
+/// When a server or a path is missing.
+pub fn locate(source: &NfsSource, up: Option<&NetworkUp>) -> Result<Location, LocateError> {
+    let offered = match up.map(NetworkUp::root_path) {
+        None | Some("") => None,
+        Some(text) => match parse_root_path(text) {
+            Some(root) => Some(root),
+            None if source.path.is_none() => return Err(LocateError::NotNfs(text.to_owned())),
+            None => None,
+        },
+    };
+    let mut options = Vec::new();
+    let mut versions = source.versions.clone();
+    let mut offered_host = None;
+    let path = match (&source.path, offered) {
+        (Some(path), _) => path.clone(),
+        (None, Some(root)) => {
+            options = root.options;
+            offered_host = root.host;
+            if root.v4 {
+                versions = vec![NfsVersion::V4_2, NfsVersion::V4_1, NfsVersion::V4];
+            }
+            root.path
+        }
+        (None, None) => return Err(LocateError::NoPath),
+    };
+    options.extend(source.options.iter().cloned());
+    let host = match &source.server {
+        Server::Host(host) if !host.is_empty() => Some(host.clone()),
+        _ => offered_host.or_else(|| up.and_then(NetworkUp::boot_server)),
+    };
+    Ok(Location {
+        host: host.ok_or(LocateError::NoServer)?,
+        path: substitute(&path, up),
+        options,
+        versions,
+        read_write: source.read_write,
+    })
+}
+
+/// Puts the host name, or our address without one, in the place of `%s`.
+fn substitute(path: &str, up: Option<&NetworkUp>) -> String {
+    let Some(up) = up else { return path.to_owned() };
+    if !path.contains("%s") {
+        return path.to_owned();
+    }
+    let name = match up.config.hostname.as_str() {
+        "" => format!("{}", up.config.address),
+        name => name.to_owned(),
+    };
+    path.replacen("%s", &name, 1)
+}
+
+/// Why one attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The server told.
+    Server(Failure),
+    /// An option cannot be used.
+    Option(OptionError),
+    /// The kernel refused.
+    Kernel(MountError),
+    /// The kernel did not come to an end.
+    Stuck(Duration),
+}
+
+impl Reason {
+    /// Whether waiting may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Reason::Server(failure) => failure.is_transient(),
+            Reason::Option(_) => false,
+            Reason::Kernel(error) => !matches!(
+                error.errno,
+                Errno::NODEV | Errno::INVAL | Errno::PROTONOSUPPORT | Errno::PERM | Errno::ACCESS
+            ),
+            Reason::Stuck(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Server(failure) => write!(f, "{failure}"),
+            Reason::Option(error) => write!(f, "{error}"),
+            Reason::Stuck(limit) => {
+                write!(f, "the kernel did not finish mounting within {} s", limit.as_secs())
+            }
+            Reason::Kernel(error) => {
+                let hint = match error.errno {
+                    Errno::NODEV => {
+                        "this kernel has no NFS: the modules nfs, nfsv3 or nfsv4 are missing"
+                    }
+                    Errno::PROTONOSUPPORT => {
+                        "the server or this kernel does not have this version (modules nfsv3, nfsv4)"
+                    }
+                    Errno::INVAL => "the kernel does not take these options",
+                    Errno::NOENT => "the server has no such directory",
+                    Errno::ACCESS | Errno::PERM => "the server does not let this machine have it",
+                    Errno::TIMEDOUT => "the server does not answer",
+                    _ => "",
+                };
+                write!(f, "{}", Shown(error.errno))?;
+                if !error.log.is_empty() {
+                    write!(f, ", the kernel says: {}", error.log)?;
+                }
+                if !hint.is_empty() {
+                    write!(f, "; {hint}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// What was tried.
+    pub version: NfsVersion,
+    /// What came of it.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NFS {}: {}", options::version_text(self.version), self.reason)
+    }
+}
+
+/// A mounted export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// With this version.
+    pub version: NfsVersion,
+    /// What `/proc/mounts` would call the device.
+    pub source: String,
+    /// The options that were given to the kernel.
+    pub options: Options,
+    /// Failed attempts before it.
+    pub failed: Vec<Attempt>,
+}
+
+/// Time limits of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For the questions to the server.
+    pub probe: Duration,
+    /// For the kernel's mount call.
+    pub mount: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { probe: Duration::from_secs(4), mount: Duration::from_secs(30) }
+    }
+}
+
+/// Mounts an export at `target`, trying the location's versions in order.
+///
+/// `address` is the server's, `ours` the address we have. Blocks for the sum of
+/// the limits at most for every version; a server that cannot be reached is asked
+/// once only.
+///
+/// # Errors
+/// Every attempt with its reason; never empty.
+pub fn mount(
+    location: &Location,
+    address: Ipv4Addr,
+    ours: Ipv4Addr,
+    target: &str,
+    limits: Limits,
+) -> Result<Mounted, Vec<Attempt>> {
+    let mut failed: Vec<Attempt> = Vec::new();
+    let mut versions = location.versions.clone();
+    if versions.is_empty() {
+        versions.push(NfsVersion::V3);
+    }
+    // The minor versions of 4 are the same server at the same port.
+    let mut probed_4: Option<Result<Ports, Failure>> = None;
+    for version in versions {
+        let outcome = attempt(location, address, ours, target, limits, version, &mut probed_4);
+        match outcome {
+            Ok((source, options)) => return Ok(Mounted { version, source, options, failed }),
+            Err(reason) => failed.push(Attempt { version, reason }),
+        }
+    }
+    Err(failed)
+}
+
+fn attempt(
+    location: &Location,
+    address: Ipv4Addr,
+    ours: Ipv4Addr,
+    target: &str,
+    limits: Limits,
+    version: NfsVersion,
+    probed_4: &mut Option<Result<Ports, Failure>>,
+) -> Result<(String, Options), Reason> {
+    let given = options::read(&location.options).map_err(Reason::Option)?;
+    let what = Target {
+        address,
+        path: &location.path,
+        version,
+        nfs_port: given.nfs_port,
+        mount_port: given.mount_port,
+    };
+    let ports = if given.udp {
+        // Our questions go by TCP, which such a server may not have.
+        None
+    } else if matches!(version, NfsVersion::V2 | NfsVersion::V3) {
+        Some(probe::probe(&what, limits.probe).map_err(Reason::Server)?)
+    } else {
+        let known = probed_4.get_or_insert_with(|| probe::probe(&what, limits.probe));
+        Some(known.clone().map_err(Reason::Server)?)
+    };
+    let options = options::build(&given, version, address, ours, ports, location.read_write);
+    let source = format!("{}:{}", location.host, location.path);
+    mount_in_child(&source, &options, target, limits.mount)?;
+    Ok((source, options))
+}
+
+/// Mounts in a child process, because the call may never return: then the child
+/// is ended and we go on.
+fn mount_in_child(
+    source: &str,
+    options: &Options,
+    target: &str,
+    limit: Duration,
+) -> Result<(), Reason> {
+    let kernel = |errno: Errno| Reason::Kernel(MountError::from(errno));
+    // Without the driver there is no need to try.
+    drop(FsContext::open("nfs").map_err(Reason::Kernel)?);
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(kernel)?;
+    let child = fork(|| {
+        let Err(error) = mount_now(source, options, target) else { return 0 };
+        // The pipe takes more than a log; a lost word is no tragedy.
+        let _ = rustix::io::write(&writer, error.log.as_bytes());
+        // Error numbers end at 133.
+        match error.errno.raw_os_error() {
+            code @ 1..=254 => code,
+            _ => 255,
+        }
+    })
+    .map_err(kernel)?;
+    match wait_for(&child, limit) {
+        Some(Exit::Status(0)) => Ok(()),
+        Some(Exit::Status(code)) => {
+            let log = read_log(&reader);
+            Err(Reason::Kernel(MountError { errno: Errno::from_raw_os_error(code), log }))
+        }
+        Some(Exit::Signal(_)) => Err(kernel(Errno::INTR)),
+        None => {
+            if let Some(pid) = Pid::from_raw(child.pid()) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            Err(Reason::Stuck(limit))
+        }
+    }
+}
+
+fn wait_for(child: &Child, limit: Duration) -> Option<Exit> {
+    let deadline = Instant::now().after(limit);
+    loop {
+        if let Ok(Some(exit)) = child.try_wait() {
+            return Some(exit);
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return None;
+        }
+        let mut fds = [PollFd::from_borrowed_fd(child.as_fd(), PollFlags::IN)];
+        let _ = poll(&mut fds, poll_timeout(Some(deadline), now).as_ref());
+    }
+}
+
+fn read_log(reader: &OwnedFd) -> String {
+    let mut buffer = [0u8; 1024];
+    let length = rustix::io::read(reader, &mut buffer).unwrap_or(0);
+    String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned()
+}
+
+fn mount_now(source: &str, options: &Options, target: &str) -> Result<(), MountError> {
+    let context = FsContext::open("nfs")?;
+    context.set("source", Some(source))?;
+    for (key, value) in options.entries() {
+        context.set(key, value)?;
+    }
+    let mut attributes = MountAttrFlags::empty();
+    if options.read_only {
+        context.set("ro", None)?;
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    context.mount(target, attributes | options.attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Instant;
+    use crate::config::Config;
+    use crate::config::tests::{lease, plan};
+    use alloc::boxed::Box;
+    use proptest::prelude::*;
+
+    fn up(options: &[u8]) -> NetworkUp {
+        let lease = lease(options);
+        NetworkUp {
+            device: "eth0".into(),
+            index: 2,
+            mac: None,
+            config: Config::from_lease(&lease, &plan()),
+            lease: Some(Box::new(lease)),
+            known_boot_server: None,
+            since: Instant::ZERO,
+        }
+    }
+
+    fn source(server: Server, path: Option<&str>) -> NfsSource {
+        NfsSource {
+            server,
+            path: path.map(ToOwned::to_owned),
+            versions: vec![NfsVersion::V3],
+            options: vec!["rsize=8192".into()],
+            read_write: false,
+        }
+    }
+
+    #[test]
+    fn root_paths_of_all_peers() {
+        let root = |text: &str| parse_root_path(text);
+        let plain = |host: Option<&str>, path: &str| RootPath {
+            host: host.map(ToOwned::to_owned),
+            path: path.to_owned(),
+            ..RootPath::default()
+        };
+        assert_eq!(root("10.0.0.1:/srv/live"), Some(plain(Some("10.0.0.1"), "/srv/live")));
+        assert_eq!(root("/srv/live"), Some(plain(None, "/srv/live")));
+        assert_eq!(root("nfs:10.0.0.1:/srv"), Some(plain(Some("10.0.0.1"), "/srv")));
+        assert_eq!(root("nfs:/srv"), Some(plain(None, "/srv")));
+        assert_eq!(root("nfs://files/srv"), Some(plain(Some("files"), "/srv")));
+        let options = root("10.0.0.1:/srv,vers=3,tcp").unwrap();
+        assert_eq!(options.options, ["vers=3", "tcp"]);
+        let dracut = root("nfs4:files:/srv:ro,nolock").unwrap();
+        assert_eq!((dracut.v4, dracut.host.as_deref()), (true, Some("files")));
+        assert_eq!((dracut.path.as_str(), dracut.options.len()), ("/srv", 2));
+        assert_eq!(root("iscsi:10.0.0.1:::1:iqn.x"), None);
+        assert_eq!(root("http://x/y"), None);
+        assert_eq!(root("word"), None);
+    }
+
+    #[test]
+    fn dhcp_fills_what_the_line_leaves_open() {
+        let up = up(b"\x11\x17files:/srv/%s,timeo=600\x0c\x03pc1");
+        let location = locate(&source(Server::Boot, None), Some(&up)).unwrap();
+        assert_eq!(location.host, "files");
+        assert_eq!(location.path, "/srv/pc1");
+        assert_eq!(location.options, ["timeo=600", "rsize=8192"]);
+        let line = locate(&source(Server::Host("10.0.0.7".into()), Some("/x")), Some(&up)).unwrap();
+        assert_eq!((line.host.as_str(), line.path.as_str()), ("10.0.0.7", "/x"));
+        assert_eq!(line.options, ["rsize=8192"]);
+        let boot = locate(&source(Server::Boot, Some("/x/%s")), Some(&up)).unwrap();
+        assert_eq!((boot.host.as_str(), boot.path.as_str()), ("10.0.0.1", "/x/pc1"));
+    }
+
+    #[test]
+    fn without_a_name_the_address_stands_for_it() {
+        let up = up(b"\x11\x0c/tftpboot/%s");
+        let location = locate(&source(Server::Boot, None), Some(&up)).unwrap();
+        assert_eq!(location.path, "/tftpboot/10.0.0.5");
+    }
+
+    #[test]
+    fn nothing_to_mount_says_what_to_write() {
+        let none = locate(&source(Server::Boot, None), Some(&up(&[]))).unwrap_err();
+        assert!(none.to_string().contains("nfsroot=SERVER:/PATH"));
+        let server = locate(&source(Server::Boot, Some("/x")), None).unwrap_err();
+        assert_eq!(server, LocateError::NoServer);
+        let iscsi = locate(&source(Server::Boot, None), Some(&up(b"\x11\x08iscsi:ab")));
+        assert_eq!(iscsi, Err(LocateError::NotNfs("iscsi:ab".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_root_path(text: String) {
+            if let Some(root) = parse_root_path(&text) {
+                prop_assert!(root.path.starts_with('/'));
+            }
+        }
+    }
+}
