@@ -24,6 +24,8 @@ struct Arguments {
 pub enum Command {
     /// Make an initramfs, or look into one.
     Build(Build),
+    /// Say what a command line will do.
+    Explain(crate::explain::Explain),
 }
 
 /// Make an initramfs from a kernel's modules, or list what is in one.
@@ -37,7 +39,7 @@ pub enum Command {
     example = "An image for virtual machines, from the running kernel's modules:\n  \
                bellwether build --modules /lib/modules/$(uname -r) -o initrd.img",
     example = "An image for any machine, from a Debian kernel package:\n  \
-               bellwether build --modules linux-image-amd64.deb --profile net -o initrd.img",
+               bellwether build --modules linux-image-6.1.0-13-amd64_6.1.55-1_amd64.deb --profile net -o initrd.img",
     example = "The small archive to put behind a distribution's own initrd:\n  \
                bellwether build --append-only --modules /boot/initrd.img -o bellwether.img\n  \
                cat /boot/initrd.img bellwether.img > combined.img",
@@ -196,7 +198,7 @@ mod tests {
             &["build", "--profile", "net", "--modules", "/m", "-o", "x"][..],
             &["build", "--profile=net", "--modules=/m", "--output=x"],
         ] {
-            let Command::Build(build) = given(args).unwrap();
+            let Command::Build(build) = given(args).unwrap() else { panic!("{args:?}") };
             assert_eq!(build.profile.unwrap().name, "net");
             assert_eq!(build.modules.unwrap(), PathBuf::from("/m"));
             assert_eq!(build.output.unwrap(), PathBuf::from("x"));

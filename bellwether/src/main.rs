@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod explain;
 mod list;
 mod output;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         args::Command::Build(what) => build::run(&what),
+        args::Command::Explain(what) => return explain::run(&what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -181,7 +181,6 @@ fn shape(spec: &Spec) -> &'static str {
         Shape::OptText => "`[=…]`",
         Shape::Number => "`=N`",
         Shape::Size => "`=SIZE`",
-        Shape::Url => "`=URL`",
     }
 }
 

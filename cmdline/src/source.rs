@@ -31,7 +31,7 @@ pub(crate) fn nbd(server: &str, export: &str) -> Result<NbdSource, &'static str>
 pub(crate) fn nvme(server: &str, nqn: &str) -> Result<NvmeTcpSource, &'static str> {
     let discovery = nqn.is_empty();
     let (host, port) = split_port(server, if discovery { 8009 } else { 4420 })?;
-    if !discovery && !(nqn.starts_with("nqn.") && nqn.len() <= 223) {
+    if !discovery && (!nqn.starts_with("nqn.") || nqn.len() > 223) {
         return Err("the subsystem's name does not begin with nqn.");
     }
     Ok(NvmeTcpSource {

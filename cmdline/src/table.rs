@@ -33,8 +33,6 @@ pub enum Shape {
     Number,
     /// A tmpfs size: `256M`, `75%`.
     Size,
-    /// A URL.
-    Url,
 }
 
 /// What is done with a word.
@@ -405,11 +403,6 @@ fn misfit(spec: &Spec, token: &Token<'_>, by_name_only: bool) -> Option<&'static
         Shape::Size => given
             .is_none_or(|v| !value::is_tmpfs_size(v))
             .then_some("is not a size like 512M or 75%; it was left out"),
-        Shape::Url => match given.map(value::url) {
-            Some(Ok(_)) => None,
-            Some(Err(why)) => Some(why),
-            None => Some("has no value; it was left out"),
-        },
     }
 }
 

@@ -1,0 +1,148 @@
+//! `bellwether explain`: what a kernel command line will do, before a machine is
+//! switched on for it.
+//!
+//! The plan is made by the same code that /init runs; here it is only printed.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use argh::{ArgsInfo, FromArgs};
+use cmdline::{BootPlan, Context, docs};
+
+/// Longest line that is read from standard input.
+const MAX_INPUT: u64 = 1 << 20;
+
+/// Say what a kernel command line will do, and what is wrong with it.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "explain",
+    example = "What the line of a PXE menu means:\n  \
+               bellwether explain 'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live ip=dhcp'",
+    example = "The line that this machine was booted with:\n  \
+               bellwether explain - < /proc/cmdline",
+    note = "Exit status: 0 the line makes a plan, 1 it would fail at boot, 2 wrong usage.",
+    note = "--name=value is taken as --name value."
+)]
+pub struct Explain {
+    /// print the plan as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// say what each word means
+    #[argh(switch, short = 'w')]
+    pub words: bool,
+
+    /// machine that it is for, as uname -m has it; by default this one
+    #[argh(option, arg_name = "name")]
+    pub arch: Option<String>,
+
+    /// words that the image has built in, weaker than the line's own
+    #[argh(option, arg_name = "words")]
+    pub defaults: Vec<String>,
+
+    /// the command line; '-' reads it from standard input
+    #[argh(positional, arg_name = "command line")]
+    pub line: Vec<String>,
+}
+
+/// Prints the plan.
+///
+/// The exit status is 0 when the line makes a plan, 1 when the boot would fail, 2
+/// when there is no line.
+pub fn run(args: &Explain) -> ExitCode {
+    let line = match args.line.as_slice() {
+        [] => {
+            eprintln!("bellwether: no command line to explain; put it in quotes after 'explain'");
+            return ExitCode::from(2);
+        }
+        [dash] if dash == "-" => {
+            let mut text = Vec::new();
+            if let Err(why) = std::io::stdin().take(MAX_INPUT).read_to_end(&mut text) {
+                eprintln!("bellwether: standard input: {why}");
+                return ExitCode::from(2);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        }
+        words => words.join(" "),
+    };
+    let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
+    let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+    let context = Context { arch, defaults: &defaults, ..Context::default() };
+    let plan = cmdline::parse(&line, &context);
+    let text = if args.json { plan.to_json() } else { report(&plan, args.words) };
+    // A closed pipe is the reader's choice.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if plan.can_work() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// The plan for people: steps, words, warnings, verdict.
+fn report(plan: &BootPlan, meanings: bool) -> String {
+    let describe: fn(&BootPlan, &str) -> Option<&'static str> =
+        if meanings { docs::describe } else { |_, _| None };
+    let mut out = plan.to_text();
+    out.push_str("\nwords\n");
+    out.push_str(&plan.words_text(describe));
+    let warnings = plan.warnings_text();
+    if !warnings.is_empty() {
+        out.push('\n');
+        out.push_str(&warnings);
+    }
+    if !plan.can_work() {
+        out.push_str("\nThis line would fail at boot.\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(line: &str) -> BootPlan {
+        cmdline::parse(line, &Context::default())
+    }
+
+    #[test]
+    fn the_report_names_everything_that_matters() {
+        let text =
+            report(&plan("boot=casper netbot=nfs nfsroot=10.0.0.1:/srv ip=dhcp quiet"), true);
+        for piece in [
+            "dialect     casper",
+            "network     DHCP",
+            "NFS 10.0.0.1:/srv",
+            "writable    overlay",
+            "on failure  a menu",
+            "used        quiet",
+            "Only warnings and errors on the console.",
+            "did you mean netboot?",
+        ] {
+            assert!(text.contains(piece), "{piece:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("would fail"));
+    }
+
+    #[test]
+    fn a_line_that_cannot_work_ends_badly() {
+        let text = report(&plan("boot=casper netboot=url"), false);
+        assert!(
+            text.contains("error: netboot=url needs a URL") && text.contains("would fail at boot")
+        );
+        let args = |line: &[&str]| Explain {
+            line: line.iter().map(ToString::to_string).collect(),
+            ..Explain::default()
+        };
+        // ExitCode has no comparison; its Debug text is all that there is.
+        let code = |line: &[&str]| format!("{:?}", run(&args(line)));
+        assert_eq!(code(&["root=/dev/sda1"]), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(&["quiet"]), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(code(&[]), format!("{:?}", ExitCode::from(2)));
+    }
+
+    #[test]
+    fn json_is_whole() {
+        let text = plan("root=/dev/sda1 x=\"a\\b\"").to_json();
+        assert!(text.starts_with('{') && text.ends_with("}\n"));
+        assert!(text.contains(r#""can_work":true"#));
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+    }
+}
