@@ -16,6 +16,7 @@ use core::fmt;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::process::setpriority_process;
 use rustix::system::finit_module;
 use sys::process::{Child, Exit, fork};
 
@@ -182,10 +183,10 @@ impl<'a> Loader<'a> {
         self.start_workers();
     }
 
-    /// Whether the image has modules of this class at all.
+    /// Whether the image has a module of this name.
     #[must_use]
-    pub fn has_class(&self, class: Class) -> bool {
-        self.index.ids().any(|id| self.index.module(id).class().intersects(class))
+    pub fn has(&self, name: &str) -> bool {
+        self.index.by_name(name).is_some()
     }
 
     /// Whether anything is still being loaded.
@@ -240,10 +241,14 @@ impl<'a> Loader<'a> {
             }
             let forked = if module.class().intersects(SLOW) {
                 let this = &*self;
-                fork(|| match this.insert(id) {
-                    Ok(()) => 0,
-                    Err(Reason::Open(errno) | Reason::Kernel(errno)) => errno.raw_os_error(),
-                    Err(_) => Errno::INVAL.raw_os_error(),
+                fork(|| {
+                    // Probing may take its time; whoever waits for it must not.
+                    let _ = setpriority_process(None, 0);
+                    match this.insert(id) {
+                        Ok(()) => 0,
+                        Err(Reason::Open(errno) | Reason::Kernel(errno)) => errno.raw_os_error(),
+                        Err(_) => Errno::INVAL.raw_os_error(),
+                    }
                 })
                 .ok()
             } else {

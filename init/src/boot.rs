@@ -14,14 +14,19 @@ use crate::layers::{self, ROOT, modules_for};
 use crate::log::{Level, Log};
 use crate::machine::Machine;
 use crate::trace::Failure;
-use crate::{early, handoff, layout, network, source};
+use crate::{early, handoff, layout, machine, network, source};
 
 /// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
 const MAX_LINE: usize = 64 << 10;
 
+/// The kernel hashes every signed module that it loads, with whatever SHA-256
+/// it has at that moment: a fast one pays for itself from the second module on.
+const FAST_HASH: &str = if cfg!(target_arch = "aarch64") { "sha256_ce" } else { "sha256_ssse3" };
+
 /// Everything PID 1 does. Never returns: it becomes the real init, or reboots.
 pub fn run(process: rt::Process) -> ! {
     let log = early::mounts();
+    machine::set_urgent(true);
     let line = read_line();
     let plan = cmdline::parse(&line, &cmdline::Context::default());
     let env: Vec<&CStr> = process.env().collect();
@@ -52,12 +57,18 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
         log.warn(&format!("{}{separator}{} {}", warning.word, warning.message, warning.hint));
     }
     let mut machine = Machine::new(log, &plan.drivers, classes(plan));
+    if machine.has(FAST_HASH) {
+        machine.require(FAST_HASH);
+    }
     for module in &plan.drivers.force {
         if !machine.require(module) {
             machine
                 .log
                 .warn(&format!("{module}: the line asks for this driver, and it cannot be loaded"));
         }
+    }
+    for module in likely_drivers(plan) {
+        machine.require(module);
     }
     machine.coldplug();
     // While the hardware is being probed.
@@ -113,6 +124,15 @@ fn needs_disks(source: &Source) -> bool {
         Source::Device(_) | Source::Scan(_) => true,
         Source::File { on, .. } | Source::Partition { on, .. } => needs_disks(on),
         _ => false,
+    }
+}
+
+/// Drivers that this plan will want for certain: in place before the controllers
+/// are probed, they take their devices the moment these are found.
+fn likely_drivers(plan: &BootPlan) -> &'static [&'static str] {
+    match plan.root.sources.first() {
+        Some(Source::Scan(rule)) if rule.optical => &["sr_mod"],
+        _ => &[],
     }
 }
 

@@ -52,6 +52,7 @@ pub fn hand_over(
         root_kind(plan),
     );
     machine.log.say(Level::Verdict, &line);
+    machine.back_to_normal();
     let _ = make_dir(STATE, 0o755);
     let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
     if let Err(error) = switch_root(ROOT) {

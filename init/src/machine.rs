@@ -30,6 +30,14 @@ const MAX_INDEX: usize = 16 << 20;
 /// choose between devices waits this long after the last one came.
 const QUIET_MS: u64 = 150;
 
+/// SCSI hosts are scanned in the context of the driver that found them, and each
+/// disk is there the moment it answers; in the kernel's background scan none is
+/// there before the last address of the bus was asked.
+const SCAN: &[(&str, &str)] = &[("scsi_mod", "scan=sync")];
+
+/// The scan's kernel default, which the live system gets back.
+const SCAN_AFTER: (&str, &[u8]) = ("/sys/module/scsi_mod/parameters/scan", b"async");
+
 /// The machine under us.
 #[derive(Debug)]
 pub struct Machine {
@@ -49,14 +57,13 @@ impl Machine {
     /// Reads the index and gets ready to load; loads nothing yet.
     #[must_use]
     pub fn new(mut log: Log, plan: &DriverPlan, classes: Class) -> Self {
+        let ours = SCAN.iter().map(|(module, option)| (module.to_string(), option.to_string()));
+        let lines = plan.options.iter().map(|line| (line.module.clone(), line.option.clone()));
         let policy = Policy {
             classes,
             blacklist: plan.blacklist.clone(),
-            options: plan
-                .options
-                .iter()
-                .map(|option| (option.module.clone(), option.option.clone()))
-                .collect(),
+            // The line's come last and win.
+            options: ours.chain(lines).collect(),
         };
         let index = read_index(&mut log);
         let uevents = uevent::Socket::open()
@@ -99,9 +106,22 @@ impl Machine {
         }
     }
 
+    /// Whether the image has a module of this name.
+    #[must_use]
+    pub fn has(&self, module: &str) -> bool {
+        self.drivers.has(module)
+    }
+
     /// Names of the block devices that are there (`sda`, `sda1`, `sr0`), sorted.
     pub fn blocks(&self) -> impl Iterator<Item = &str> {
         self.blocks.iter().map(String::as_str)
+    }
+
+    /// Undoes what was set for the boot alone, before the real init takes over.
+    pub fn back_to_normal(&mut self) {
+        let (path, value) = SCAN_AFTER;
+        let _ = sys::file::write_file(path, value, 0);
+        set_urgent(false);
     }
 
     /// Whether no driver is being loaded and the bus has been silent a while.
@@ -202,6 +222,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// Puts this process before the kernel's own probing, so that the rest of a bus
+/// is searched while the root that was found on it starts; or back.
+pub fn set_urgent(urgent: bool) {
+    let _ = rustix::process::setpriority_process(None, if urgent { -20 } else { 0 });
 }
 
 /// The index, or an empty one with a word why: a kernel with everything built

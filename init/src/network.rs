@@ -4,13 +4,17 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use core::time::Duration;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Dialect, Mac, NetworkPlan, NfsSource, Server, Source};
+use cmdline::plan::{Dialect, Mac, NetworkPlan, NfsSource, NfsVersion, Server, Source};
 use netboot::clock::Instant;
 use netboot::dhcp::client::Needs;
 use netboot::network::{self, NetworkUp, Progress};
+use netboot::nfs;
 use netboot::race::Report;
+use netboot::resolve::Resolver;
 use netboot::state;
 use rustix::fd::BorrowedFd;
 
@@ -21,6 +25,9 @@ use crate::trace::{Failure, Tried};
 /// Rounds of the race before the step counts as failed; the race itself goes
 /// on, so that the next try of the boot finds what answered meanwhile.
 const ROUNDS: u32 = 3;
+
+/// How long a name may take to resolve before the round goes on without it.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The network, from nothing to up.
 #[derive(Debug, Default)]
@@ -176,8 +183,45 @@ pub fn mount_nfs(
     source: &NfsSource,
     target: &str,
 ) -> Result<String, (String, String)> {
-    let _ = (machine, target);
-    Err((describe_nfs(source), "not connected yet".to_string()))
+    let fail = |why: &dyn ToString| (describe_nfs(source), why.to_string());
+    let up = machine.network.up.clone();
+    let location = nfs::locate(source, up.as_ref()).map_err(|error| fail(&error))?;
+    let up = up.ok_or_else(|| fail(&"the network is not up"))?;
+    let server = resolve(&up, &location.host).map_err(|why| fail(&why))?;
+    for version in &location.versions {
+        machine.require(match version {
+            NfsVersion::V2 => "nfsv2",
+            NfsVersion::V3 => "nfsv3",
+            _ => "nfsv4",
+        });
+    }
+    let name = format!("NFS {}:{}", location.host, location.path);
+    machine.log.info(&format!("mounting {name}"));
+    sys::file::make_dir(target, 0o755).map_err(|errno| fail(&errno))?;
+    match nfs::mount(&location, server, up.config.address, target, nfs::Limits::default()) {
+        Ok(mounted) => {
+            for attempt in &mounted.failed {
+                machine.log.info(&attempt.to_string());
+            }
+            machine.log.detail(&format!("{name}: {}", mounted.options));
+            Ok(name)
+        }
+        Err(attempts) => {
+            let reasons: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+            Err((name, reasons.join("; ")))
+        }
+    }
+}
+
+/// The address of a server that the line or DHCP names.
+fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, String> {
+    if let Ok(address) = host.parse() {
+        return Ok(address);
+    }
+    let hosts = sys::file::read_file("/etc/hosts", 64 << 10).unwrap_or_default();
+    Resolver::new(&up.config)
+        .resolve(host, &String::from_utf8_lossy(&hosts), RESOLVE_LIMIT)
+        .map_err(|error| error.to_string())
 }
 
 /// State files below `/run`, as `(path, text)`.

@@ -102,6 +102,7 @@ impl Search<'_> {
         let mut pause = u64::from(retry.pause.0.max(1)) * 1000;
         let longest = u64::from(retry.max_pause.0.max(retry.pause.0).max(1)) * 1000;
         let mut round = 1;
+        let mut announced = false;
         loop {
             for source in &plan.sources {
                 if let Some(found) = self
@@ -113,7 +114,8 @@ impl Search<'_> {
             if retry.attempts != 0 && round >= retry.attempts {
                 break;
             }
-            if round == 1 {
+            if !announced {
+                announced = true;
                 self.machine.log.info(&waiting_for(&plan.sources));
             }
             let changes = self.machine.block_changes;

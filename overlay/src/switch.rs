@@ -68,7 +68,14 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     chroot(".").map_err(|errno| fail("chroot to", root, errno))?;
     chdir("/").map_err(|errno| fail("enter", "/", errno))?;
     // Memory that nobody can reach any more; the new root is another file system.
-    if new != device {
+    // A child frees it, so that the real init need not wait.
+    if new != device
+        && sys::process::fork(|| {
+            empty(old.as_fd(), device, 0);
+            0
+        })
+        .is_err()
+    {
         empty(old.as_fd(), device, 0);
     }
     Ok(())
