@@ -21,6 +21,8 @@ struct Arguments {
 /// What to do.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
+// One of them exists, once.
+#[allow(clippy::large_enum_variant)]
 pub enum Command {
     /// Make an initramfs, or look into one.
     Build(Build),

@@ -7,7 +7,8 @@ use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
 use cpio_builder::image::{self, ImageSpec, Report};
 use cpio_builder::profile::Profile;
-use cpio_builder::tree::{self, KernelTree, ModprobeConf, Source};
+use cpio_builder::source::{self, Kind};
+use cpio_builder::tree::KernelTree;
 use std::path::{Path, PathBuf};
 
 /// Runs the subcommand.
@@ -23,23 +24,30 @@ pub fn run(what: &Build) -> Result<(), Failure> {
         return Err(usage("-o says where to write the image, and is missing"));
     };
     let (init, init_origin) = find_init(what.init.as_deref())?;
-    let tree = load_tree(modules, what.release.as_deref())?;
-    let mut conf = ModprobeConf::default();
-    what.modprobe.iter().try_for_each(|path| conf.read(path))?;
-    let mut spec = ImageSpec {
+    let mut kernel = source::open(modules, what.release.as_deref())?;
+    let append_to = match kernel.kind {
+        Kind::Initrd { links } if what.append_only => Some(links),
+        _ if what.append_only => {
+            return Err(usage("--append-only needs the initrd to append to as --modules"));
+        }
+        _ => None,
+    };
+    what.modprobe.iter().try_for_each(|path| kernel.conf.read(path))?;
+    kernel.conf.apply(&mut kernel.tree);
+    let spec = ImageSpec {
         init: Some(init),
         init_origin,
-        firmware: firmware_dirs(what, &tree),
-        tree,
+        firmware: firmware_dirs(what, &kernel.tree),
+        tree: kernel.tree,
         profile: what.profile.or_else(|| Profile::from_name("virt")).ok_or_else(|| usage(""))?,
         add: what.add.clone(),
-        conf,
+        conf: kernel.conf,
         include: what.include.clone(),
         microcode: what.microcode.clone(),
         codec: what.compress.unwrap_or(Codec::Zstd),
         mtime: image::mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?,
+        append_to,
     };
-    spec.conf.apply(&mut spec.tree);
     let report = image::build(&spec)?;
     write_file(output, &report.bytes)?;
     tell(&report, &spec, output, what.json);
@@ -64,16 +72,6 @@ fn find_init(given: Option<&Path>) -> Result<(Vec<u8>, PathBuf), Failure> {
     }
 }
 
-/// Reads the module tree that a path means.
-fn load_tree(path: &Path, release: Option<&str>) -> Result<KernelTree, Failure> {
-    let dir = tree::find_dir(path, release)?;
-    let name = std::fs::canonicalize(&dir)
-        .ok()
-        .and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
-        .unwrap_or_default();
-    Ok(KernelTree::load(Source::Dir(dir), &name)?)
-}
-
 /// Where to look for firmware: as told, else `lib/firmware` beside the
 /// `lib/modules` that the modules come from.
 fn firmware_dirs(what: &Build, tree: &KernelTree) -> Vec<PathBuf> {
@@ -89,7 +87,8 @@ fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
         println!(
             "{{\"output\":{},\"bytes\":{},\"unpacked\":{},\"index\":{},\"release\":{},\
              \"profile\":\"{}\",\"compression\":\"{}\",\"net_drivers\":{},\"storage_drivers\":{},\
-             \"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{}}}",
+             \"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{},\
+             \"lacking\":{}}}",
             json_string(&output.to_string_lossy()),
             report.bytes.len(),
             report.unpacked,
@@ -103,22 +102,33 @@ fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
             json_list(&report.firmware),
             json_list(&report.missing_firmware),
             json_list(&report.unresolved),
+            json_list(&report.lacking),
         );
         return;
     }
     // Standard output may be carrying the image.
     eprintln!(
-        "{}: {} ({} unpacked), kernel {}, profile {}: {} modules, {} of them network drivers, \
-         {} storage drivers",
+        "{}: {} ({} unpacked), kernel {}, {}: {} modules, among them {} network drivers and {} \
+         storage drivers",
         output.display(),
         size(report.bytes.len()),
         size(report.unpacked),
         report.release,
-        spec.profile.name,
+        match spec.append_to {
+            Some(_) => "index of the initrd".to_owned(),
+            None => format!("profile {}", spec.profile.name),
+        },
         report.modules.len(),
         report.net_drivers,
         report.storage_drivers
     );
+    if !report.lacking.is_empty() {
+        eprintln!(
+            "warning: a live boot needs {}, which is neither in {} nor built into the kernel",
+            report.lacking.join(", "),
+            if spec.append_to.is_some() { "that initrd" } else { "the image" }
+        );
+    }
     for need in &report.unresolved {
         eprintln!("warning: {need}, which this kernel does not have");
     }

@@ -12,7 +12,7 @@
 //! - bzip2, LZMA-alone and LZO are recognised to be named, not read.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 /// A way to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +183,21 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u
         Codec::Lz4 => lz4_legacy(&mut rest, limit)?,
     };
     Ok((out, bytes.len() - rest.len()))
+}
+
+/// Unpacks one stream while it is read. LZ4's legacy frame, which has no end,
+/// is not among what it reads.
+///
+/// # Errors
+/// The start of the stream is damaged, or the codec is not read this way.
+pub fn reader<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
+    Ok(match codec {
+        Codec::None => Box::new(from),
+        Codec::Gzip => Box::new(flate2::bufread::GzDecoder::new(from)),
+        Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, true, 1 << 18)),
+        Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?),
+        Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
+    })
 }
 
 fn bounded(from: impl Read, limit: usize) -> io::Result<Vec<u8>> {

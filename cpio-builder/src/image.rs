@@ -10,7 +10,8 @@ use crate::index::{Builder, ModuleEntry};
 use crate::modinfo::{machine, machine_name};
 use crate::newc::{Archive, Node};
 use crate::profile::{self, Profile};
-use crate::tree::{self, KernelTree, ModprobeConf};
+use crate::source::Source;
+use crate::tree::{self, KernelModule, KernelTree, ModprobeConf};
 use coldplug::index::{Class, Compression};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -45,6 +46,9 @@ pub struct ImageSpec {
     pub codec: Codec,
     /// Every file's time, seconds since 1970.
     pub mtime: u32,
+    /// Make only what has to stand behind the initramfs that the modules are
+    /// in: `/init` and the index. These are the symbolic links in it.
+    pub append_to: Option<BTreeSet<String>>,
 }
 
 /// A file to include.
@@ -97,6 +101,8 @@ pub struct Report {
     pub missing_firmware: Vec<String>,
     /// Modules that need something which is neither a module nor built in.
     pub unresolved: Vec<String>,
+    /// What a live boot needs, but this kernel with these modules lacks.
+    pub lacking: Vec<String>,
 }
 
 /// Makes an image.
@@ -108,72 +114,25 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
     let tree = &spec.tree;
     let mut report = Report { release: tree.release.clone(), ..Report::default() };
     let mut archive = Archive::new();
-    for dir in ["dev", "proc", "sys", "run", "tmp", "etc", "sbin"] {
-        archive.add(dir, if dir == "tmp" { 0o1777 } else { 0o755 }, Node::Dir)?;
-    }
-    archive.add("dev/console", 0o600, Node::Char { major: 5, minor: 1 })?;
-    archive.add("dev/null", 0o666, Node::Char { major: 1, minor: 3 })?;
     if let Some(init) = &spec.init {
         check_init(init, &spec.init_origin, tree.machine)?;
         archive.add("init", 0o755, Node::File(init.clone()))?;
-        // The kernel runs /sbin/modprobe when it wants a module.
-        archive.add("sbin/modprobe", 0o777, Node::Symlink("/init".into()))?;
     }
-    let about = format!(
-        "NAME=Bellwether\nID=bellwether\nVERSION_ID={}\nPRETTY_NAME=\"Bellwether {} ({})\"\n",
-        env!("CARGO_PKG_VERSION"),
-        env!("CARGO_PKG_VERSION"),
-        tree.release
-    );
-    archive.add("etc/initrd-release", 0o644, Node::File(about.into_bytes()))?;
-
-    let mut chosen = spec.profile.select(tree);
-    for name in &spec.add {
-        let found = tree.resolve(name).ok_or_else(|| Error::NoSuchModule {
-            name: name.clone(),
-            release: tree.release.clone(),
-        })?;
-        chosen.extend(found);
-    }
-    let mut missing = BTreeSet::new();
-    let chosen = tree.with_needs(chosen, &mut missing);
-    report.unresolved = missing.into_iter().collect();
-
-    let mut firmware: BTreeSet<String> = BTreeSet::new();
-    let place = |path: &str| format!("lib/modules/{}/{path}", tree.release);
-    for n in &chosen {
-        let Some(module) = tree.modules.get(*n) else { continue };
-        let data = tree.read(module)?;
-        let fail = |source| Error::Module { path: module.path.clone(), source };
-        firmware.extend(tree::firmware(&data).map_err(fail)?);
-        let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
-        archive.add(&place(&format!("{stem}.ko")), 0o644, Node::File(data))?;
-        report.modules.push(module.name.clone());
-        if profile::is_driver(module) {
-            let class = profile::class(module);
-            report.net_drivers += usize::from(class.intersects(Class::NET));
-            report.storage_drivers += usize::from(class.intersects(Class::STORAGE));
-        }
-    }
-    report.modules.sort_unstable();
-    for name in firmware {
-        match find_firmware(&spec.firmware, &tree.release, &name)? {
-            Some((path, data)) => {
-                archive.add(&format!("lib/firmware/{path}"), 0o644, Node::File(data))?;
-                report.firmware.push(path);
-            }
-            None => report.missing_firmware.push(name),
-        }
-    }
-
-    let index = index(tree, &chosen, &spec.conf, &|module| {
-        let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
-        (place(&format!("{stem}.ko")), Compression::None)
-    })?;
+    let chosen = choose(spec, &mut report)?;
+    let index = if spec.append_to.is_some() {
+        index(tree, &chosen, &spec.conf, &|m| (tree.within(&m.path), m.compression))?
+    } else {
+        base(spec, &mut archive)?;
+        add_modules(spec, &chosen, &mut archive, &mut report)?;
+        index(tree, &chosen, &spec.conf, &|m| (place(tree, m), Compression::None))?
+    };
     report.index = index.len();
     archive.add(INDEX_PATH, 0o644, Node::File(index))?;
     for include in &spec.include {
         add_tree(&mut archive, &include.from, &include.to)?;
+    }
+    for link in spec.append_to.iter().flatten() {
+        archive.forget_dir(link);
     }
 
     let main = archive.write(spec.mtime)?;
@@ -187,6 +146,95 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// The directories, nodes and files that every image has.
+fn base(spec: &ImageSpec, archive: &mut Archive) -> Result<(), Error> {
+    for dir in ["dev", "proc", "sys", "run", "tmp", "etc", "sbin"] {
+        archive.add(dir, if dir == "tmp" { 0o1777 } else { 0o755 }, Node::Dir)?;
+    }
+    archive.add("dev/console", 0o600, Node::Char { major: 5, minor: 1 })?;
+    archive.add("dev/null", 0o666, Node::Char { major: 1, minor: 3 })?;
+    if spec.init.is_some() {
+        // The kernel runs /sbin/modprobe when it wants a module.
+        archive.add("sbin/modprobe", 0o777, Node::Symlink("/init".into()))?;
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let about = format!(
+        "NAME=Bellwether\nID=bellwether\nVERSION_ID={version}\n\
+         PRETTY_NAME=\"Bellwether {version} ({})\"\n",
+        spec.tree.release
+    );
+    archive.add("etc/initrd-release", 0o644, Node::File(about.into_bytes()))?;
+    Ok(())
+}
+
+/// The modules that the image will have: the profile's and the added ones
+/// with all they need; for an initramfs to append to, those in it.
+fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Error> {
+    let tree = &spec.tree;
+    let mut chosen = match spec.append_to {
+        Some(_) => (0..tree.modules.len()).collect(),
+        None => spec.profile.select(tree),
+    };
+    for name in &spec.add {
+        let found = tree.resolve(name).ok_or_else(|| Error::NoSuchModule {
+            name: name.clone(),
+            release: tree.release.clone(),
+        })?;
+        chosen.extend(found);
+    }
+    let mut missing = BTreeSet::new();
+    let chosen = tree.with_needs(chosen, &mut missing);
+    report.unresolved = missing.into_iter().collect();
+    for module in chosen.iter().filter_map(|n| tree.modules.get(*n)) {
+        report.modules.push(module.name.clone());
+        if profile::is_driver(module) {
+            let class = profile::class(module);
+            report.net_drivers += usize::from(class.intersects(Class::NET));
+            report.storage_drivers += usize::from(class.intersects(Class::STORAGE));
+        }
+    }
+    report.modules.sort_unstable();
+    let has = |name: &str| {
+        tree.resolve(name).is_some_and(|found| found.iter().all(|n| chosen.contains(n)))
+    };
+    let lacking = profile::ESSENTIAL.into_iter().filter(|name| !has(name));
+    report.lacking = lacking.map(str::to_owned).collect();
+    Ok(chosen)
+}
+
+/// Where a module goes: as in the kernel's tree, but decompressed.
+fn place(tree: &KernelTree, module: &KernelModule) -> String {
+    let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
+    format!("lib/modules/{}/{stem}.ko", tree.release)
+}
+
+/// Puts in the modules and the firmware that they name.
+fn add_modules(
+    spec: &ImageSpec,
+    chosen: &BTreeSet<usize>,
+    archive: &mut Archive,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let tree = &spec.tree;
+    let mut firmware: BTreeSet<String> = BTreeSet::new();
+    for module in chosen.iter().filter_map(|n| tree.modules.get(*n)) {
+        let data = tree.read(module)?;
+        let fail = |source| Error::Module { path: module.path.clone(), source };
+        firmware.extend(tree::firmware(&data).map_err(fail)?);
+        archive.add(&place(tree, module), 0o644, Node::File(data))?;
+    }
+    for name in firmware {
+        match find_firmware(spec, &name)? {
+            Some((path, data)) => {
+                archive.add(&format!("lib/firmware/{path}"), 0o644, Node::File(data))?;
+                report.firmware.push(path);
+            }
+            None => report.missing_firmware.push(name),
+        }
+    }
+    Ok(())
+}
+
 /// Makes the index of the chosen modules. `place` tells each one's path and
 /// compression in the image.
 ///
@@ -196,7 +244,7 @@ pub fn index(
     tree: &KernelTree,
     chosen: &BTreeSet<usize>,
     conf: &ModprobeConf,
-    place: &dyn Fn(&tree::KernelModule) -> (String, Compression),
+    place: &dyn Fn(&KernelModule) -> (String, Compression),
 ) -> Result<Vec<u8>, Error> {
     let ids: BTreeMap<usize, usize> = chosen.iter().enumerate().map(|(id, n)| (*n, id)).collect();
     let here = |list: Vec<usize>| list.iter().filter_map(|n| ids.get(n).copied()).collect();
@@ -241,25 +289,24 @@ pub fn check_init(init: &[u8], origin: &Path, modules: u16) -> Result<(), Error>
 
 /// Finds a firmware file, plain or compressed as kernels take it, where the
 /// kernel would look: in `updates/RELEASE`, `updates`, `RELEASE`, then plain.
-fn find_firmware(
-    dirs: &[PathBuf],
-    release: &str,
-    name: &str,
-) -> Result<Option<(String, Vec<u8>)>, Error> {
+fn find_firmware(spec: &ImageSpec, name: &str) -> Result<Option<(String, Vec<u8>)>, Error> {
     // A module's word is not to lead out of the directory.
     if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Ok(None);
     }
+    let release = &spec.tree.release;
     let places =
         [format!("updates/{release}/"), "updates/".into(), format!("{release}/"), "".into()];
-    for dir in dirs {
-        for (place, end) in places.iter().flat_map(|p| ["", ".xz", ".zst"].map(|end| (p, end))) {
-            let path = dir.join(format!("{place}{name}{end}"));
-            match fs::read(&path) {
-                Ok(data) => return Ok(Some((format!("{name}{end}"), data))),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(Error::Read { path, source }),
+    for (place, end) in places.iter().flat_map(|p| ["", ".xz", ".zst"].map(|end| (p, end))) {
+        let found = |data| Ok(Some((format!("{name}{end}"), data)));
+        let path = format!("{place}{name}{end}");
+        for dir in &spec.firmware {
+            if let Some(data) = Source::Dir(dir.clone()).read_if_any(&path)? {
+                return found(data);
             }
+        }
+        if let Some(data) = spec.tree.firmware(&path)? {
+            return found(data);
         }
     }
     Ok(None)

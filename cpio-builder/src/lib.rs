@@ -12,4 +12,5 @@ pub mod initrd;
 pub mod modinfo;
 pub mod newc;
 pub mod profile;
+pub mod source;
 pub mod tree;

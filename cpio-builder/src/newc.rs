@@ -169,24 +169,12 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds an entry without making its parents: for an archive that will be
-    /// unpacked over another one, where making `lib` would replace a `lib`
-    /// that is a symbolic link.
-    ///
-    /// # Errors
-    /// As [`add`](Self::add).
-    pub fn add_alone(
-        &mut self,
-        path: &str,
-        permissions: u32,
-        node: Node,
-    ) -> Result<(), ArchiveError> {
-        let mut single = Self::new();
-        single.add(path, permissions, node)?;
-        let Some((path, entry)) = single.entries.pop_last() else { return Ok(()) };
-        match self.entries.insert(path.clone(), entry) {
-            None => Ok(()),
-            Some(_) => Err(ArchiveError::Twice(path)),
+    /// Takes a directory entry out again, leaving what is below. For an archive
+    /// that will be unpacked over another one, in which the directory is a
+    /// symbolic link: the kernel would replace the link.
+    pub fn forget_dir(&mut self, path: &str) {
+        if self.entries.get(path).is_some_and(|(_, node)| *node == Node::Dir) {
+            self.entries.remove(path);
         }
     }
 

@@ -73,6 +73,9 @@ const LIVE: &str = "
     nfs nfsv3 nfsv4 9p 9pnet_virtio af_packet ipv6
     crc32c_intel crc32c_generic crc32c";
 
+/// Without these there is no live system, wherever its image comes from.
+pub const ESSENTIAL: [&str; 3] = ["loop", "squashfs", "overlay"];
+
 /// Any machine with a wired network, and the disks that such machines have.
 /// Without storage that is itself a network of another kind (Fibre Channel,
 /// iSCSI offload): a machine whose root comes over Ethernet does not need it,

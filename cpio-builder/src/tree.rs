@@ -13,6 +13,7 @@
 use crate::compress::{self, Codec};
 use crate::error::Error;
 use crate::modinfo::{self, Modinfo, ModinfoError};
+use crate::source::Source;
 use coldplug::index::{Compression, fnmatch, normalise_name, normalise_pattern};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,86 +22,6 @@ use std::path::{Path, PathBuf};
 /// The most that one module may unpack to. The largest in Debian's kernels
 /// is 24 MiB.
 const MODULE_MAX: usize = 512 << 20;
-
-/// Where the files of a tree are; paths count from its `modules.dep`.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A directory.
-    Dir(PathBuf),
-    /// Files in memory.
-    Memory(BTreeMap<String, Vec<u8>>),
-}
-
-impl Source {
-    /// Paths of all regular files, sorted.
-    fn list(&self) -> Result<Vec<String>, Error> {
-        match self {
-            Self::Memory(files) => Ok(files.keys().cloned().collect()),
-            Self::Dir(root) => {
-                let mut found = Vec::new();
-                let mut todo = vec![String::new()];
-                while let Some(dir) = todo.pop() {
-                    let path = root.join(&dir);
-                    let fail = |source| Error::Read { path: path.clone(), source };
-                    for entry in fs::read_dir(&path).map_err(fail)? {
-                        let entry = entry.map_err(fail)?;
-                        let Ok(name) = entry.file_name().into_string() else { continue };
-                        let name = if dir.is_empty() { name } else { format!("{dir}/{name}") };
-                        // Not following `build` and `source` into kernel headers.
-                        let kind = entry.file_type().map_err(fail)?;
-                        if kind.is_dir() {
-                            todo.push(name);
-                        } else if kind.is_file() || name.contains(".ko") {
-                            found.push(name);
-                        }
-                    }
-                }
-                found.sort_unstable();
-                Ok(found)
-            }
-        }
-    }
-
-    /// Reads a whole file.
-    fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
-        match self {
-            Self::Memory(files) => files.get(path).cloned().ok_or_else(|| Error::Read {
-                path: path.into(),
-                source: std::io::ErrorKind::NotFound.into(),
-            }),
-            Self::Dir(root) => {
-                let path = root.join(path);
-                fs::read(&path).map_err(|source| Error::Read { path, source })
-            }
-        }
-    }
-
-    /// Reads a text file; nothing if it is not there.
-    fn text(&self, path: &str) -> Result<Option<String>, Error> {
-        match self.read(path) {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Reads a module's `.modinfo`, touching as little of the file as it can.
-    fn modinfo(&self, path: &str, how: Compression) -> Result<Modinfo, Error> {
-        let fail = |source| Error::Module { path: path.into(), source };
-        match self {
-            Self::Dir(root) if how == Compression::None => {
-                let file = fs::File::open(root.join(path)).map_err(|e| fail(e.into()))?;
-                modinfo::read(&file).map_err(fail)
-            }
-            Self::Memory(files) if how == Compression::None => {
-                modinfo::read(files.get(path).map_or(&[][..], Vec::as_slice)).map_err(fail)
-            }
-            _ => modinfo::read(unpack(path, how, self.read(path)?)?.as_slice()).map_err(fail),
-        }
-    }
-}
 
 /// Decompresses a module file.
 fn unpack(path: &str, how: Compression, data: Vec<u8>) -> Result<Vec<u8>, Error> {
@@ -157,6 +78,7 @@ pub struct KernelTree {
     /// Normalised alias patterns of what is built in, with the name.
     pub builtin_aliases: Vec<(String, String)>,
     by_name: BTreeMap<String, usize>,
+    base: String,
     source: Source,
 }
 
@@ -178,6 +100,11 @@ fn stem(path: &str) -> &str {
     path.rsplit_once(".ko").map_or(path, |(stem, _)| stem)
 }
 
+/// A path in a directory that may be the root.
+fn below(base: &str, path: &str) -> String {
+    if base.is_empty() { path.to_owned() } else { format!("{base}/{path}") }
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
 }
@@ -196,23 +123,29 @@ fn softdep(text: &str, pre: &mut Vec<String>, post: &mut Vec<String>) {
 }
 
 impl KernelTree {
-    /// Reads a tree. `release` is what its directory is called; the modules'
-    /// own word for it counts more.
+    /// Reads the tree at `base` of a source. The release is what its
+    /// directory is called, unless the modules say otherwise.
     ///
     /// # Errors
     /// The tree cannot be read, or a module in it is damaged. No module at
     /// all is an error only when `modules.builtin` is missing too: then this
     /// is not a module tree.
-    pub fn load(source: Source, release: &str) -> Result<Self, Error> {
+    pub fn load(source: Source, base: &str) -> Result<Self, Error> {
         let origin = match &source {
-            Source::Dir(path) => path.clone(),
-            Source::Memory(_) => PathBuf::from(format!("lib/modules/{release}")),
+            Source::Dir(root) => root.join(base),
+            _ => base.into(),
         };
-        let files = source.list()?;
-        let dep = source.text("modules.dep")?;
-        let alias = source.text("modules.alias")?;
-        let soft = source.text("modules.softdep")?;
-        let builtin_text = source.text("modules.builtin")?;
+        let release = origin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = source.list(base)?;
+        let text = |name: &str| -> Result<Option<String>, Error> {
+            let bytes = source.read_if_any(&below(base, name))?;
+            Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        };
+        let dep = text("modules.dep")?;
+        let alias = text("modules.alias")?;
+        let soft = text("modules.softdep")?;
+        let builtin_text = text("modules.builtin")?;
+        let order = text("modules.order")?.unwrap_or_default();
 
         // What depmod says, by path and by name. Only together do its files
         // tell all about a module.
@@ -237,7 +170,7 @@ impl KernelTree {
                     softdep(rest, pre, post);
                 }
             }
-            let weak = source.text("modules.weakdep")?.unwrap_or_default();
+            let weak = text("modules.weakdep")?.unwrap_or_default();
             for line in weak.lines().filter_map(|l| l.strip_prefix("weakdep ")) {
                 if let Some((name, rest)) = line.split_once(' ') {
                     weakdeps.entry(normalise_name(name)).or_default().extend(words(rest));
@@ -262,18 +195,19 @@ impl KernelTree {
         }
 
         let mut tree = Self {
-            release: release.to_owned(),
+            release,
             machine: 0,
             modules: Vec::with_capacity(chosen.len()),
             builtin: BTreeSet::new(),
             builtin_aliases: Vec::new(),
             by_name: BTreeMap::new(),
+            base: base.to_owned(),
             source,
         };
         for line in builtin_text.unwrap_or_default().lines() {
             tree.builtin.extend(module_file(line.trim()).map(|(name, _)| normalise_name(name)));
         }
-        if let Ok(bytes) = tree.source.read("modules.builtin.modinfo") {
+        if let Some(bytes) = tree.source.read_if_any(&below(base, "modules.builtin.modinfo"))? {
             for pair in bytes.split(|b| *b == 0).filter_map(|p| std::str::from_utf8(p).ok()) {
                 if let Some((key, pattern)) = pair.split_once('=')
                     && let Some(name) = key.strip_suffix(".alias")
@@ -299,7 +233,7 @@ impl KernelTree {
                 (module.soft_pre, module.soft_post) =
                     softdeps.remove(&module.name).unwrap_or_default();
             } else {
-                let info = tree.source.modinfo(path, compression)?;
+                let info = tree.modinfo(path, compression)?;
                 tree.learn(&info);
                 let list = |key| info.values(key).flat_map(|v| v.split([',', ' ']));
                 let named = |key| list(key).filter(|n| !n.is_empty());
@@ -313,7 +247,6 @@ impl KernelTree {
             tree.modules.push(module);
         }
 
-        let order = tree.source.text("modules.order")?.unwrap_or_default();
         let rank: BTreeMap<&str, usize> =
             order.lines().enumerate().map(|(n, path)| (stem(path.trim()), n)).collect();
         tree.modules.sort_by_cached_key(|m| {
@@ -324,7 +257,7 @@ impl KernelTree {
         if tree.machine == 0
             && let Some(module) = tree.modules.first()
         {
-            let info = tree.source.modinfo(&module.path, module.compression)?;
+            let info = tree.modinfo(&module.path, module.compression)?;
             tree.learn(&info);
         }
         Ok(tree)
@@ -439,15 +372,44 @@ impl KernelTree {
     /// # Errors
     /// Reading or unpacking fails.
     pub fn read(&self, module: &KernelModule) -> Result<Vec<u8>, Error> {
-        unpack(&module.path, module.compression, self.source.read(&module.path)?)
+        unpack(&module.path, module.compression, self.source.read(&self.within(&module.path))?)
+    }
+
+    /// Path of one of its files in the source.
+    #[must_use]
+    pub fn within(&self, path: &str) -> String {
+        below(&self.base, path)
+    }
+
+    /// Reads a module's `.modinfo`.
+    fn modinfo(&self, path: &str, how: Compression) -> Result<Modinfo, Error> {
+        let place = self.within(path);
+        if how == Compression::None {
+            return self.source.modinfo(&place);
+        }
+        let data = unpack(path, how, self.source.read(&place)?)?;
+        modinfo::read(data.as_slice()).map_err(|source| Error::Module { path: place, source })
     }
 
     /// The directory it was read from, if it was one.
     #[must_use]
-    pub fn dir(&self) -> Option<&Path> {
+    pub fn dir(&self) -> Option<PathBuf> {
         match &self.source {
-            Source::Dir(path) => Some(path),
-            Source::Memory(_) => None,
+            Source::Dir(root) => Some(root.join(&self.base)),
+            _ => None,
+        }
+    }
+
+    /// Reads a firmware file from beside the modules of a package or image:
+    /// `lib/firmware` where they are in `lib/modules`. Nothing for a
+    /// directory.
+    ///
+    /// # Errors
+    /// It is there, but cannot be read.
+    pub fn firmware(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match (&self.source, self.base.rsplit_once("modules/")) {
+            (Source::Dir(_), _) | (_, None) => Ok(None),
+            (source, Some((lib, _))) => source.read_if_any(&format!("{lib}firmware/{name}")),
         }
     }
 }
@@ -458,57 +420,6 @@ impl KernelTree {
 /// The module is damaged.
 pub fn firmware(data: &[u8]) -> Result<Vec<String>, ModinfoError> {
     Ok(modinfo::read(data)?.values("firmware").map(str::to_owned).collect())
-}
-
-/// Finds the `lib/modules/VERSION` directory that a path means: itself, or
-/// the one below it. `release` chooses among several.
-///
-/// # Errors
-/// None, several, or not the one asked for.
-pub fn find_dir(path: &Path, release: Option<&str>) -> Result<PathBuf, Error> {
-    let is_tree = |dir: &Path| {
-        ["modules.order", "modules.dep", "modules.builtin", "kernel"]
-            .iter()
-            .any(|name| dir.join(name).exists())
-    };
-    let meta = fs::metadata(path).and_then(|_| fs::read_dir(path));
-    meta.map_err(|source| Error::Read { path: path.into(), source })?;
-    if is_tree(path) {
-        return Ok(path.into());
-    }
-    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for place in ["", "lib/modules", "usr/lib/modules"] {
-        let Ok(dir) = fs::read_dir(path.join(place)) else { continue };
-        for entry in dir.flatten().filter(|entry| is_tree(&entry.path())) {
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            found.entry(name).or_insert_with(|| entry.path());
-        }
-    }
-    choose(path, found, release)
-}
-
-/// Chooses among several kernels' trees.
-///
-/// # Errors
-/// None, several, or not the one asked for.
-pub fn choose<T>(
-    path: &Path,
-    mut found: BTreeMap<String, T>,
-    release: Option<&str>,
-) -> Result<T, Error> {
-    let releases: Vec<String> = found.keys().cloned().collect();
-    if releases.is_empty() {
-        return Err(Error::NoModules { path: path.into() });
-    }
-    match release {
-        Some(wanted) => found.remove(wanted).ok_or_else(|| Error::NoSuchKernel {
-            path: path.into(),
-            wanted: wanted.into(),
-            releases,
-        }),
-        None if releases.len() > 1 => Err(Error::ManyKernels { path: path.into(), releases }),
-        None => found.pop_first().map(|(_, t)| t).ok_or(Error::NoModules { path: path.into() }),
-    }
 }
 
 /// What `modprobe.d` files say.
