@@ -54,20 +54,28 @@ pub fn run(what: &Build) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The program for `/init`: the one given, or the one beside this command.
+/// The `/init` of the same sources, in release builds.
+#[cfg(embedded_init)]
+const EMBEDDED: Option<&[u8]> = Some(include_bytes!(env!("BELLWETHER_INIT")));
+#[cfg(not(embedded_init))]
+const EMBEDDED: Option<&[u8]> = None;
+
+/// The program for `/init`: the one given, the one inside this command, or
+/// the one beside it.
 fn find_init(given: Option<&Path>) -> Result<(Vec<u8>, PathBuf), Failure> {
-    let path = match given {
-        Some(path) => path.to_owned(),
-        None => std::env::current_exe()
-            .ok()
-            .map(|exe| exe.with_file_name("init"))
-            .filter(|path| path.is_file())
-            .ok_or_else(|| {
-                Failure::Failed("no /init lies beside this command; give one with --init".into())
-            })?,
+    let exe = std::env::current_exe().unwrap_or_default();
+    let path = match (given, EMBEDDED) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(init)) => return Ok((init.to_vec(), exe)),
+        (None, None) => exe.with_file_name("init"),
     };
     match std::fs::read(&path) {
         Ok(bytes) => Ok((bytes, path)),
+        Err(e) if given.is_none() => Err(Failure::Failed(format!(
+            "no /init in or beside this command ({}: {e}); give one with --init, or build the \
+             command with --release, which puts it in",
+            path.display()
+        ))),
         Err(source) => Err(Error::Read { path, source }.into()),
     }
 }

@@ -238,6 +238,19 @@ pub struct Kernel {
 /// It cannot be read, has no modules, or has several kernels' without one
 /// being chosen.
 pub fn open(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
+    let kernel = open_any(path, release)?;
+    match release {
+        // A directory may be one kernel's tree, but not the wanted one's.
+        Some(wanted) if wanted != kernel.tree.release => Err(Error::NoSuchKernel {
+            path: path.into(),
+            wanted: wanted.into(),
+            releases: vec![kernel.tree.release],
+        }),
+        _ => Ok(kernel),
+    }
+}
+
+fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
     let fail = |source| Error::Read { path: path.into(), source };
     if fs::metadata(path).map_err(fail)?.is_dir() {
         return open_dir(path, release);

@@ -1,0 +1,77 @@
+//! Puts the `/init` program into the host command, so that one
+//! `cargo build --release` gives a command that can make images.
+//!
+//! Only in release builds: whoever works on the sources gives `--init`, and
+//! is spared a second, slow build on every change. The nested cargo has its
+//! own target directory, so that the two do not wait for each other.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Folders whose content ends up in `/init`.
+const ROOMS: [&str; 7] = ["rt", "sys", "cmdline", "coldplug", "netboot", "overlay", "init"];
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(embedded_init)");
+    println!("cargo::rerun-if-changed=build.rs");
+    let var = |name| std::env::var(name).unwrap_or_default();
+    let arch = var("CARGO_CFG_TARGET_ARCH");
+    let linux = var("CARGO_CFG_TARGET_OS") == "linux";
+    if var("PROFILE") != "release" || !linux || !["x86_64", "aarch64"].contains(&arch.as_str()) {
+        return;
+    }
+    let workspace = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("..");
+    for room in ROOMS {
+        for part in ["src", "Cargo.toml", "build.rs"] {
+            let path = workspace.join(room).join(part);
+            if path.exists() {
+                println!("cargo::rerun-if-changed={}", path.display());
+            }
+        }
+    }
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={}", workspace.join(file).display());
+    }
+    let target_dir = Path::new(&var("OUT_DIR")).join("init-target");
+    let (host, target) = (var("HOST"), var("TARGET"));
+    match build(&workspace, &target_dir, (host != target).then_some(&target)) {
+        Ok(init) => {
+            println!("cargo::rustc-env=BELLWETHER_INIT={}", init.display());
+            println!("cargo::rustc-cfg=embedded_init");
+        }
+        Err(why) => println!("cargo::error=building /init: {why}"),
+    }
+}
+
+fn build(workspace: &Path, target_dir: &Path, cross: Option<&String>) -> Result<PathBuf, String> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--package", "init", "--profile", "init", "--features", "freestanding"]);
+    cargo.arg("--manifest-path").arg(workspace.join("Cargo.toml"));
+    cargo.arg("--target-dir").arg(target_dir);
+    let mut out = target_dir.to_owned();
+    if let Some(target) = cross {
+        cargo.arg("--target").arg(target);
+        out.push(target);
+    }
+    // What the outer cargo set for this build is not for the nested one:
+    // clippy's wrapper would check instead of build, host flags would reach
+    // the freestanding link.
+    for name in [
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+    ] {
+        cargo.env_remove(name);
+    }
+    let done = cargo.output().map_err(|e| format!("cargo does not start: {e}"))?;
+    if !done.status.success() {
+        let text = String::from_utf8_lossy(&done.stderr);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("error")).collect();
+        return Err(lines.join("; "));
+    }
+    let init = out.join("init/init");
+    init.exists().then_some(init).ok_or_else(|| "cargo made no init".into())
+}
