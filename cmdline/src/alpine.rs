@@ -42,31 +42,28 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
     build,
 };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.log.debug |= d.has("debug_init");
     for module in d.list("modules") {
         plan.drivers.force.push(module.replace('-', "_"));
     }
     if let Some(arguments) = d.get("init_args") {
-        plan.handoff.args.extend(arguments.split_whitespace().map(ToString::to_string));
+        for argument in arguments.split_ascii_whitespace() {
+            plan.handoff.args.push(argument.to_string());
+        }
     }
     let root = d.get("root").unwrap_or_default();
     if let Some(server) = d.get("nbd") {
         match source::nbd(server, "") {
             Ok(nbd) => plan.root.sources.push(Source::Nbd(nbd)),
-            Err(why) => d.fatal(&Draft::word("nbd", server), why, "nbd=10.0.0.1:10809"),
+            Err(why) => d.fatal_word("nbd", server, &(why, "nbd=10.0.0.1:10809")),
         }
     } else if let Some(target) = d.get("aoe") {
-        d.fatal(&Draft::word("aoe", target), "AoE is not spoken", "nbd=SERVER");
+        d.fatal_word("aoe", target, &("AoE is not spoken", "nbd=SERVER"));
     } else if !root.is_empty() {
-        kernel::device_root(d, &mut plan, root);
+        kernel::device_root(d, plan, root);
     } else if !own::names_root(d) {
-        d.fatal(
-            "",
-            "this is Alpine's diskless mode, which builds its root from packages; Bellwether boots images and trees",
-            "root=… of an installed Alpine, or bw.root=… with an image of it",
-        );
+        d.fatal("", &("this is Alpine's diskless mode, which builds its root from packages; Bellwether boots images and trees", "root=… of an installed Alpine, or bw.root=… with an image of it"));
     }
     if d.switch("overlaytmpfs") == Some(true) {
         let flags = d.get("overlaytmpfsflags").unwrap_or_default();
@@ -79,8 +76,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         });
     }
     let ip = net::read_ip(d, Form::Kernel);
-    if ip.is_some() || source::needs_network(&plan) {
+    if ip.is_some() || source::needs_network(plan) {
         plan.network = Some(net::plan(d, ip, net::Extra::default()));
     }
-    plan
 }

@@ -15,7 +15,7 @@ use crate::plan::{
     Seconds, SnapshotPlan, SnapshotStore, Source, ToRam, UnionKind, UnionPlan, Upper, UrlSource,
     Writable,
 };
-use crate::table::{Draft, Grammar, text, words};
+use crate::table::{Draft, Grammar, strings, text, words};
 use crate::{base, net, nfsroot, own, source, value};
 
 words! { ARCHISO, ARCHISO_DOCS:
@@ -73,38 +73,36 @@ fn yes(value: Option<&str>) -> bool {
     value.is_some_and(|v| value::switch(Some(v)) == Some(true))
 }
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let arch = d.get("arch").unwrap_or(d.cx.arch).to_string();
     let base_dir = d.get("archisobasedir").unwrap_or("arch");
     let dir = value::inside(&text(&[base_dir, "/", &arch])).unwrap_or_else(|| {
-        d.warn(
-            &Draft::word("archisobasedir", base_dir),
-            "leads out of the medium",
-            "archisobasedir=arch",
+        d.warn_word(
+            "archisobasedir",
+            base_dir,
+            &("leads out of the medium", "archisobasedir=arch"),
         );
         text(&["arch/", &arch])
     });
     let label = d.text("archisolabel");
-    let pick = ImagePick::FirstOf(IMAGES.map(ToString::to_string).to_vec());
+    let pick = ImagePick::FirstOf(strings(&IMAGES));
     plan.root.content = Content::Images(source::rule(&[&dir], pick, &["airootfs.img"]));
     let seconds = d.number("rootdelay").filter(|n| *n > 0).unwrap_or(30);
     plan.root.retry = base::rounds(seconds, 1);
-    let network = network_sources(d, &mut plan, &dir);
+    let network = network_sources(d, plan, &dir);
     if !network {
-        local(d, &mut plan, label.as_deref());
+        local(d, plan, label.as_deref());
     }
     plan.root.to_ram = to_ram(d, network);
-    integrity(d, &mut plan, &dir);
+    integrity(d, plan, &dir);
     plan.writable = writable(d, label.as_deref(), &arch);
     let ip = net::read_ip(d, Form::Kernel);
-    if ip.is_some() || source::needs_network(&plan) {
+    if ip.is_some() || source::needs_network(plan) {
         plan.network = Some(net::plan(d, ip, net::Extra::default()));
     }
     if d.get("copy_resolvconf").is_some_and(|v| value::switch(Some(v)) == Some(false)) {
         plan.handoff.resolv_conf = false;
     }
-    plan
 }
 
 /// The boot server stands in a value as `${pxeserver}`; an empty host means it.
@@ -124,10 +122,10 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) -> bool {
                     proxy: None,
                 })),
                 Err(why) => {
-                    d.fatal(
-                        &Draft::word("archiso_http_srv", &base),
-                        why,
-                        "archiso_http_srv=http://SERVER/",
+                    d.fatal_word(
+                        "archiso_http_srv",
+                        &base,
+                        &(why, "archiso_http_srv=http://SERVER/"),
                     );
                     return true;
                 }
@@ -149,11 +147,7 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) -> bool {
                 plan.root.sources.push(Source::Nfs(nfs));
             }
             Err(why) => {
-                d.fatal(
-                    &Draft::word("archiso_nfs_srv", place),
-                    why,
-                    "archiso_nfs_srv=SERVER:/PATH",
-                );
+                d.fatal_word("archiso_nfs_srv", place, &(why, "archiso_nfs_srv=SERVER:/PATH"));
             }
         }
         return true;
@@ -162,7 +156,7 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) -> bool {
         let export = d.get("archiso_nbd_name").unwrap_or("archiso");
         match source::nbd(&pxeserver(server), export) {
             Ok(nbd) => plan.root.sources.push(Source::Nbd(nbd)),
-            Err(why) => d.fatal(&Draft::word("archiso_nbd_srv", server), why, ""),
+            Err(why) => d.fatal_word("archiso_nbd_srv", server, &(why, "")),
         }
         return true;
     }
@@ -186,11 +180,11 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan, label: Option<&str>) {
                 });
                 return;
             }
-            (None, _) => d.fatal(&Draft::word(name, text), "names no device", "img_dev=/dev/sda1"),
-            (_, None) => d.fatal(
-                &Draft::word(name, text),
-                "needs img_loop= with the path of the ISO",
-                "img_loop=/arch.iso",
+            (None, _) => d.fatal_word(name, text, &("names no device", "img_dev=/dev/sda1")),
+            (_, None) => d.fatal_word(
+                name,
+                text,
+                &("needs img_loop= with the path of the ISO", "img_loop=/arch.iso"),
             ),
         }
         return;
@@ -198,11 +192,9 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan, label: Option<&str>) {
     if let Some(text) = d.get("archisodevice") {
         match value::device(text) {
             Some(device) => plan.root.sources.push(Source::Device(device)),
-            None => d.fatal(
-                &Draft::word("archisodevice", text),
-                "names no device",
-                "archisodevice=/dev/sdb1",
-            ),
+            None => {
+                d.fatal_word("archisodevice", text, &("names no device", "archisodevice=/dev/sdb1"))
+            }
         }
         return;
     }
@@ -235,7 +227,7 @@ fn to_ram(d: &mut Draft<'_>, network: bool) -> ToRam {
             Some(true) => ToRam::Image(None),
             Some(false) => ToRam::No,
             None => {
-                d.warn(&Draft::word("copytoram", value), "is neither y, n nor auto", "");
+                d.warn_word("copytoram", value, &("is neither y, n nor auto", ""));
                 ToRam::No
             }
         },
@@ -248,12 +240,15 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) {
         plan.root.integrity.push(Integrity::MediumSums(alloc::vec![file]));
     }
     let pinned = d.peek("bw.digest").is_some() || d.peek("bw.verity").is_some();
-    for name in ["verify", "cms_verify"] {
+    for name in &["verify", "cms_verify"] {
         if yes(d.get(name)) && !pinned {
-            d.fatal(
-                &Draft::word(name, "y"),
-                "asks for a signature check, which is not made before the root is up",
-                "checksum=y finds damage; bw.digest=sha512:… finds forgery",
+            d.fatal_word(
+                name,
+                "y",
+                &(
+                    "asks for a signature check, which is not made before the root is up",
+                    "checksum=y finds damage; bw.digest=sha512:… finds forgery",
+                ),
             );
         }
     }
@@ -264,7 +259,7 @@ fn writable(d: &mut Draft<'_>, label: Option<&str>, arch: &str) -> Writable {
     let size = if size.is_empty() || value::is_tmpfs_size(size) {
         size
     } else {
-        d.warn(&Draft::word("cow_spacesize", size), "is not a size like 512M or 75%", "");
+        d.warn_word("cow_spacesize", size, &("is not a size like 512M or 75%", ""));
         ""
     };
     let fallback = value::bytes(size, 1).unwrap_or(Bytes(4 << 30));
@@ -275,7 +270,7 @@ fn writable(d: &mut Draft<'_>, label: Option<&str>, arch: &str) -> Writable {
             value::device(text)
         };
         if device.is_none() {
-            d.warn(&Draft::word(name, text), "names no device; changes stay in memory", "");
+            d.warn_word(name, text, &("names no device; changes stay in memory", ""));
         }
         device
     });
@@ -284,13 +279,14 @@ fn writable(d: &mut Draft<'_>, label: Option<&str>, arch: &str) -> Writable {
         Some(device) => {
             let default = text(&["persistent_", label.unwrap_or_default(), "/", arch]);
             let dir = d.get("cow_directory").unwrap_or(&default);
-            let plan = PersistPlan {
-                device: Some(device),
-                path: value::inside(dir).map(|dir| value::absolute(&dir)),
-                filesystem: true,
-                directory: true,
-                flags: d.text("cow_flags").filter(|f| f != "defaults").unwrap_or_default(),
-                ..PersistPlan::default()
+            let plan = {
+                let mut persist = PersistPlan::new();
+                persist.device = Some(device);
+                persist.path = value::inside(dir).map(|dir| value::absolute(&dir));
+                persist.filesystem = true;
+                persist.directory = true;
+                persist.flags = d.text("cow_flags").filter(|f| f != "defaults").unwrap_or_default();
+                persist
             };
             let kept = d.get("cow_persistent").is_none_or(|v| v != "N");
             (Upper::Persistent(plan.clone()), SnapshotStore::Persistent(plan), kept)

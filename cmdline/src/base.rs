@@ -136,7 +136,7 @@ fn module_name(name: &str) -> String {
 
 fn drivers(d: &mut Draft<'_>) -> DriverPlan {
     let mut plan = DriverPlan::default();
-    for name in ["blacklist", "modprobe.blacklist", "module_blacklist"] {
+    for name in &["blacklist", "modprobe.blacklist", "module_blacklist"] {
         for module in d.list(name) {
             let module = module_name(&module);
             if !plan.blacklist.contains(&module) {
@@ -175,10 +175,13 @@ fn failure(d: &mut Draft<'_>) -> FailurePlan {
             Ok(n) => OnFailure::Reboot(Seconds(u32::try_from(n).unwrap_or(u32::MAX))),
             Err(_) => {
                 // initramfs-tools stops for ever here, which nobody means by a typo.
-                d.warn(
-                    &Draft::word("panic", value),
-                    "is not a number of seconds; the failure menu is used",
-                    "panic=30 reboots after 30 seconds",
+                d.warn_word(
+                    "panic",
+                    value,
+                    &(
+                        "is not a number of seconds; the failure menu is used",
+                        "panic=30 reboots after 30 seconds",
+                    ),
                 );
                 then
             }
@@ -245,8 +248,10 @@ pub(crate) fn unfilled(d: &mut Draft<'_>) {
         if value.contains("${") && !archiso {
             d.warn(
                 &token.text(),
-                "holds a variable that the boot loader did not fill in",
-                "check the loader's script: the variable is unset or misspelt there",
+                &(
+                    "holds a variable that the boot loader did not fill in",
+                    "check the loader's script: the variable is unset or misspelt there",
+                ),
             );
         }
     }

@@ -16,10 +16,8 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
     build,
 };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some(ip) = net::read_ip(d, Form::Kernel) {
         plan.network = Some(net::plan(d, Some(ip), net::Extra::default()));
     }
-    plan
 }

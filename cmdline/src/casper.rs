@@ -14,7 +14,7 @@ use crate::plan::{
     BootPlan, CifsSource, Content, Dialect, ImagePick, Marker, Payload, PersistPlan, Retry,
     Seconds, Source, ToRam, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
-use crate::table::{Draft, Grammar, text, words};
+use crate::table::{Draft, Grammar, strings, text, words};
 use crate::{base, net, nfsroot, own, source, value};
 
 words! { CASPER, CASPER_DOCS:
@@ -66,22 +66,20 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
 pub(crate) const FETCH_RETRY: Retry =
     Retry { attempts: 10, pause: Seconds(1), max_pause: Seconds(10) };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.root.retry = base::rounds(60, 1);
     let content = content(d);
     plan.root.content = content.clone();
-    match sources(d, &mut plan) {
+    match sources(d, plan) {
         Some(sources) => plan.root.sources = sources,
-        None => local(d, &mut plan),
+        None => local(d, plan),
     }
     if d.has("toram") {
         plan.root.to_ram = ToRam::Medium;
     }
     plan.writable = writable(d);
     plan.handoff.show_layers = d.has("showmounts") | d.has("show-cow");
-    network(d, &mut plan);
-    plan
+    network(d, plan);
 }
 
 fn content(d: &mut Draft<'_>) -> Content {
@@ -91,7 +89,7 @@ fn content(d: &mut Draft<'_>) -> Content {
         Some(names) => ImagePick::Named(names),
         None => ImagePick::Suffixes {
             groups: [".ext2", ".squashfs", ".dir"].map(|s| alloc::vec![s.to_string()]).to_vec(),
-            skip: ["ltsp.squashfs", "server.squashfs"].map(ToString::to_string).to_vec(),
+            skip: strings(&["ltsp.squashfs", "server.squashfs"]),
             module_list: Vec::new(),
             per_mac: false,
         },
@@ -103,11 +101,7 @@ fn content(d: &mut Draft<'_>) -> Content {
 pub(crate) fn image_dir(d: &mut Draft<'_>, default: &str) -> String {
     let Some(dir) = d.get("live-media-path") else { return default.to_string() };
     value::inside(dir).unwrap_or_else(|| {
-        d.warn(
-            &Draft::word("live-media-path", dir),
-            "leads out of the medium and was left out",
-            "",
-        );
+        d.warn_word("live-media-path", dir, &("leads out of the medium and was left out", ""));
         default.to_string()
     })
 }
@@ -145,8 +139,7 @@ fn sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> Option<Vec<Source>> {
         None if d.peek("nfsroot").is_some() => {
             d.warn(
                 "nfsroot",
-                "is taken as netboot=nfs, which casper itself would want to see",
-                "netboot=nfs",
+                &("is taken as netboot=nfs, which casper itself would want to see", "netboot=nfs"),
             );
             "nfs"
         }
@@ -156,7 +149,7 @@ fn sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> Option<Vec<Source>> {
         let (name, url) = if d.peek("iso-url").is_some() || d.peek("url").is_some() {
             d.get_any(&["iso-url", "url"])?
         } else {
-            d.fatal("netboot=url", "needs a URL", "url=http://SERVER/PATH.iso");
+            d.fatal("netboot=url", &("needs a URL", "url=http://SERVER/PATH.iso"));
             return Some(Vec::new());
         };
         plan.root.retry = FETCH_RETRY;
@@ -176,7 +169,7 @@ fn sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> Option<Vec<Source>> {
                 alloc::vec![Source::Url(UrlSource { url: url.to_string(), payload, proxy })]
             }
             Err(why) => {
-                d.fatal(&Draft::word(name, url), why, "url=http://SERVER/PATH.iso");
+                d.fatal_word(name, url, &(why, "url=http://SERVER/PATH.iso"));
                 Vec::new()
             }
         });
@@ -194,11 +187,7 @@ pub(crate) fn share(d: &mut Draft<'_>, root: &str, opts: &str, netboot: &str) ->
         let (host, share) = share.split_once('/').unwrap_or((share, ""));
         let server = value::server(host).filter(|_| !host.is_empty() && !share.is_empty());
         let Some(server) = server else {
-            d.fatal(
-                &Draft::word("nfsroot", root),
-                "is not //SERVER/SHARE",
-                "nfsroot=//10.0.0.1/live",
-            );
+            d.fatal_word("nfsroot", root, &("is not //SERVER/SHARE", "nfsroot=//10.0.0.1/live"));
             return Vec::new();
         };
         let mut options = value::list(opts);
@@ -213,10 +202,13 @@ pub(crate) fn share(d: &mut Draft<'_>, root: &str, opts: &str, netboot: &str) ->
         })];
     }
     if netboot == "cifs" {
-        d.warn(
-            &Draft::word("nfsroot", root),
-            "is an NFS path, although netboot=cifs; it is mounted by NFS",
-            "nfsroot=//SERVER/SHARE for CIFS",
+        d.warn_word(
+            "nfsroot",
+            root,
+            &(
+                "is an NFS path, although netboot=cifs; it is mounted by NFS",
+                "nfsroot=//SERVER/SHARE for CIFS",
+            ),
         );
     }
     match nfsroot::parse(root) {
@@ -227,7 +219,7 @@ pub(crate) fn share(d: &mut Draft<'_>, root: &str, opts: &str, netboot: &str) ->
             alloc::vec![Source::Nfs(nfs)]
         }
         Err(why) => {
-            d.fatal(&Draft::word("nfsroot", root), why, "nfsroot=10.0.0.1:/srv/live");
+            d.fatal_word("nfsroot", root, &(why, "nfsroot=10.0.0.1:/srv/live"));
             Vec::new()
         }
     }
@@ -249,10 +241,10 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some((name, media)) = d.get_any(&["live-media", "bootfrom"]) {
         match live_media(media) {
             Some(source) => sources.push(source),
-            None => d.warn(
-                &Draft::word(name, media),
-                "is neither a device nor a directory",
-                "live-media=/dev/sdb1",
+            None => d.warn_word(
+                name,
+                media,
+                &("is neither a device nor a directory", "live-media=/dev/sdb1"),
             ),
         }
     }
@@ -317,11 +309,7 @@ pub(crate) fn iso_file(d: &mut Draft<'_>, name: &str, path: &str) -> Vec<Source>
             }]
         }
         None => {
-            d.fatal(
-                &Draft::word(name, path),
-                "is no path of a file",
-                "a path like /images/live.iso",
-            );
+            d.fatal_word(name, path, &("is no path of a file", "a path like /images/live.iso"));
             Vec::new()
         }
     }
@@ -335,14 +323,14 @@ fn writable(d: &mut Draft<'_>) -> Writable {
     let upper = if on {
         let path =
             d.text("persistent-path").and_then(|p| value::inside(&p)).map(|p| value::absolute(&p));
-        let names = |names: [&str; 2]| names.map(ToString::to_string).to_vec();
-        Upper::Persistent(PersistPlan {
-            labels: names(["writable", "casper-rw"]),
-            home_labels: alloc::vec!["home-rw".to_string()],
-            path,
-            filesystem: true,
-            file: true,
-            ..PersistPlan::default()
+        Upper::Persistent({
+            let mut persist = PersistPlan::new();
+            persist.labels = strings(&["writable", "casper-rw"]);
+            persist.home_labels = alloc::vec!["home-rw".to_string()];
+            persist.path = path;
+            persist.filesystem = true;
+            persist.file = true;
+            persist
         })
     } else {
         Upper::Tmpfs { size: String::new() }
@@ -356,11 +344,7 @@ pub(crate) fn union_kind(d: &mut Draft<'_>) -> UnionKind {
         None | Some("overlay" | "overlayfs") => UnionKind::Overlay,
         Some("aufs") => UnionKind::Aufs,
         Some(other) => {
-            d.warn(
-                &Draft::word("union", other),
-                "is neither overlay nor aufs; overlay is used",
-                "",
-            );
+            d.warn_word("union", other, &("is neither overlay nor aufs; overlay is used", ""));
             UnionKind::Overlay
         }
     }

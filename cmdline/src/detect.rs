@@ -84,7 +84,7 @@ pub(crate) fn detect(words: &[Token<'_>]) -> Option<Dialect> {
     if has("rescue") && root == "/dev/ram3" {
         return Some(Dialect::Stage1);
     }
-    let dracut_root = [
+    let dracut_root = &[
         "live:",
         "http:",
         "https:",

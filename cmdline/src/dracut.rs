@@ -17,7 +17,7 @@ use crate::plan::{
     Payload, PersistPlan, Retry, Route, Seconds, SnapshotPlan, SnapshotStore, Source, ToRam,
     UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
-use crate::table::{Draft, Grammar, text, words};
+use crate::table::{Draft, Grammar, strings, text, words};
 use crate::{base, casper, kernel, net, nfsroot, own, source, value};
 
 words! { DRACUT, DRACUT_DOCS:
@@ -121,15 +121,14 @@ const LIVENET_RETRY: Retry = Retry { attempts: 100, pause: Seconds(5), max_pause
 /// written counts.
 const SNAPSHOT_MIB: u64 = 32768;
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.log.debug |= d.switch("rd.debug") == Some(true) || d.switch("rd.live.debug") == Some(true);
     plan.root.retry = base::rounds(d.number("rd.retry").filter(|n| *n > 0).unwrap_or(180), 1);
-    drivers(d, &mut plan);
-    failure(d, &mut plan);
+    drivers(d, plan);
+    failure(d, plan);
 
-    let live = root(d, &mut plan);
-    kernel::roothash(d, &mut plan);
+    let live = root(d, plan);
+    kernel::roothash(d, plan);
     if live {
         if d.switch("rd.live.ram") == Some(true) {
             plan.root.to_ram = ToRam::Image(None);
@@ -138,16 +137,15 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
             plan.root.integrity.push(Integrity::EmbeddedMd5);
         }
     }
-    writable(d, &mut plan, live);
-    network(d, &mut plan);
-    plan
+    writable(d, plan, live);
+    network(d, plan);
 }
 
 fn drivers(d: &mut Draft<'_>, plan: &mut BootPlan) {
     for module in d.list("rd.driver.blacklist") {
         plan.drivers.blacklist.push(module.replace('-', "_"));
     }
-    for name in ["rd.driver.pre", "rd.driver.post"] {
+    for name in &["rd.driver.pre", "rd.driver.post"] {
         for module in d.list(name) {
             plan.drivers.force.push(module.replace('-', "_"));
         }
@@ -170,7 +168,7 @@ fn failure(d: &mut Draft<'_>, plan: &mut BootPlan) {
         Some("reboot") => plan.failure.then = OnFailure::Reboot(Seconds(0)),
         Some("halt" | "poweroff") => plan.failure.then = OnFailure::Halt,
         Some(other) => {
-            d.warn(&Draft::word("rd.emergency", other), "is neither reboot, poweroff nor halt", "");
+            d.warn_word("rd.emergency", other, &("is neither reboot, poweroff nor halt", ""));
         }
     }
 }
@@ -180,7 +178,7 @@ fn live_rule(d: &mut Draft<'_>) -> crate::plan::ImageRule {
     let dir = d.get("rd.live.dir").unwrap_or("LiveOS");
     let image = d.get("rd.live.squashimg").unwrap_or("squashfs.img");
     let dir = value::inside(dir).unwrap_or_else(|| "LiveOS".to_string());
-    let names = [image, "rootfs.img", "ext3fs.img"].map(ToString::to_string).to_vec();
+    let names = strings(&[image, "rootfs.img", "ext3fs.img"]);
     source::rule(&[&dir], ImagePick::FirstOf(names), &["LiveOS/rootfs.img", "LiveOS/ext3fs.img"])
 }
 
@@ -216,8 +214,10 @@ fn root(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
     if root.is_empty() && nvmf.is_none() {
         d.fatal(
             "",
-            "dracut's words are there, but root= is missing",
-            "root=live:LABEL=…, root=live:http://…",
+            &(
+                "dracut's words are there, but root= is missing",
+                "root=live:LABEL=…, root=live:http://…",
+            ),
         );
         return false;
     }
@@ -238,7 +238,7 @@ fn root(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
             plan.root.sources = alloc::vec![source];
         }
         Ok(None) => kernel::device_root(d, plan, root),
-        Err(why) => d.fatal(&word, why, "root=live:…, root=nfs:SERVER:/PATH, root=LABEL=…"),
+        Err(why) => d.fatal(&word, &(why, "root=live:…, root=nfs:SERVER:/PATH, root=LABEL=…")),
     }
     plan.writable = Writable::AsIs { read_write };
     false
@@ -318,11 +318,7 @@ fn nbd(plan: &mut BootPlan, rest: &str) -> Result<Source, &'static str> {
 fn nvme(d: &mut Draft<'_>, name: &str, text: &str) -> Result<Option<Source>, &'static str> {
     let mut fields = text.split(',');
     if fields.next() != Some("tcp") {
-        d.fatal(
-            &Draft::word(name, text),
-            "only NVMe over TCP is spoken",
-            "rd.nvmf.discover=tcp,ADDRESS",
-        );
+        d.fatal_word(name, text, &("only NVMe over TCP is spoken", "rd.nvmf.discover=tcp,ADDRESS"));
         return Err("only NVMe over TCP is spoken");
     }
     let mut server = fields.next().unwrap_or_default().to_string();
@@ -370,7 +366,7 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
     };
     match found {
         Ok(source) => plan.root.sources = alloc::vec![source],
-        Err(why) => d.fatal(&word, why, "root=live:LABEL=…, root=live:http://SERVER/live.iso"),
+        Err(why) => d.fatal(&word, &(why, "root=live:LABEL=…, root=live:http://SERVER/live.iso")),
     }
 }
 
@@ -396,10 +392,13 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
         .get_any(&["rd.overlay", "rd.overlayfs", "rd.live.overlay", "rd.live.overlay.overlayfs"])
         .map_or((None, ""), |(name, value)| (Some(name), value));
     if let Some(word) = d.get("rd.overlay.crypt") {
-        d.fatal(
-            &Draft::word("rd.overlay.crypt", word),
-            "wants an encrypted overlay, which is not made before the root is up",
-            "rd.overlay=LABEL=…",
+        d.fatal_word(
+            "rd.overlay.crypt",
+            word,
+            &(
+                "wants an encrypted overlay, which is not made before the root is up",
+                "rd.overlay=LABEL=…",
+            ),
         );
     }
     if value == "none" || (name.is_some() && value::switch(Some(value)) == Some(false)) {
@@ -419,13 +418,14 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
         .is_some_and(|(_, v)| value::switch(Some(v)) == Some(true));
     let default_path =
         text(&["/", d.get("rd.live.dir").unwrap_or("LiveOS"), "/overlay-{label}-{uuid}"]);
-    let mut persist = PersistPlan {
-        filesystem: true,
-        file: true,
-        directory: true,
-        read_only,
-        reset,
-        ..PersistPlan::default()
+    let mut persist = {
+        let mut persist = PersistPlan::new();
+        persist.filesystem = true;
+        persist.file = true;
+        persist.directory = true;
+        persist.read_only = read_only;
+        persist.reset = reset;
+        persist
     };
     let memory_only = value.strip_prefix("tmpfs").map(|rest| {
         // tmpfs:size=1G,nr_inodes=…: only the size is ours.
@@ -459,10 +459,10 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
                 Upper::Persistent(persist)
             }
             None => {
-                d.warn(
-                    &Draft::word(name.unwrap_or("rd.overlay"), value),
-                    "names no device; changes stay in memory",
-                    "rd.overlay=LABEL=changes:/path",
+                d.warn_word(
+                    name.unwrap_or("rd.overlay"),
+                    value,
+                    &("names no device; changes stay in memory", "rd.overlay=LABEL=changes:/path"),
                 );
                 Upper::Tmpfs { size: String::new() }
             }
@@ -526,8 +526,10 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
             let word = Draft::word("ip", text);
             d.warn(
                 &word,
-                "is left to the live system; one link is enough to boot",
-                "bootdev= chooses another",
+                &(
+                    "is left to the live system; one link is enough to boot",
+                    "bootdev= chooses another",
+                ),
             );
         }
     }
@@ -561,18 +563,19 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
     for text in d.all("nameserver") {
         match value::address(text) {
             Some(dns) => network.dns.push(dns),
-            None => {
-                d.warn(&Draft::word("nameserver", text), "is no IPv4 address and was left out", "")
-            }
+            None => d.warn_word("nameserver", text, &("is no IPv4 address and was left out", "")),
         }
     }
     for text in d.all("rd.route") {
         match route(text) {
             Some(route) => network.routes.push(route),
-            None => d.warn(
-                &Draft::word("rd.route", text),
-                "is not NETWORK/PREFIX:GATEWAY and was left out",
-                "rd.route=10.1.0.0/16:10.0.0.1",
+            None => d.warn_word(
+                "rd.route",
+                text,
+                &(
+                    "is not NETWORK/PREFIX:GATEWAY and was left out",
+                    "rd.route=10.1.0.0/16:10.0.0.1",
+                ),
             ),
         }
     }
@@ -609,7 +612,7 @@ fn anaconda(d: &mut Draft<'_>, ip: &mut Ip) {
         ip.mtu = mtu.parse().ok();
     }
     if ip.prefix.is_none() {
-        d.warn("ip", "has an address without a netmask; the one of its class is used", "");
+        d.warn("ip", &("has an address without a netmask; the one of its class is used", ""));
     }
 }
 
@@ -622,7 +625,7 @@ fn link_names(d: &mut Draft<'_>) -> Vec<LinkName> {
         });
         match parsed {
             Some(name) => names.push(name),
-            None => d.warn(&Draft::word("ifname", text), "is not NAME:MAC and was left out", ""),
+            None => d.warn_word("ifname", text, &("is not NAME:MAC and was left out", "")),
         }
     }
     names
@@ -636,16 +639,12 @@ fn ports(d: &mut Draft<'_>, device: Option<&str>) -> Vec<String> {
         let list = value::list(fields.next().unwrap_or_default());
         let (master, list) = match (name, master.is_empty(), list.is_empty()) {
             ("bridge", true, _) => ("br0", alloc::vec!["eth0".to_string()]),
-            (_, true, _) => ("bond0", ["eth0", "eth1"].map(ToString::to_string).to_vec()),
-            (_, _, true) => (master, ["eth0", "eth1"].map(ToString::to_string).to_vec()),
+            (_, true, _) => ("bond0", strings(&["eth0", "eth1"])),
+            (_, _, true) => (master, strings(&["eth0", "eth1"])),
             (_, _, false) => (master, list),
         };
         if device.is_none() || device == Some(master) {
-            d.warn(
-                &Draft::word(name, text),
-                "is not put together before the root is up; its ports are tried one beside the other",
-                "a switch that insists on LACP needs a port outside the group",
-            );
+            d.warn_word(name, text, &("is not put together before the root is up; its ports are tried one beside the other", "a switch that insists on LACP needs a port outside the group"));
             return list;
         }
     }

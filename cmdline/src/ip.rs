@@ -72,6 +72,12 @@ pub struct Ip {
 }
 
 impl Ip {
+    /// Nothing said yet.
+    #[inline(never)]
+    fn new() -> Self {
+        Ip::default()
+    }
+
     fn remark(&mut self, text: &'static str) {
         if !self.remarks.contains(&text) {
             self.remarks.push(text);
@@ -179,6 +185,10 @@ pub fn is_device_name(text: &str) -> bool {
         && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'))
 }
 
+fn is_method(text: &str) -> bool {
+    Ip::new().method(text)
+}
+
 /// The next field and the rest: colons separate, brackets protect IPv6 addresses.
 fn fields(value: &str) -> Vec<&str> {
     let mut result = Vec::new();
@@ -203,7 +213,7 @@ fn fields(value: &str) -> Vec<&str> {
 /// in the result; only a word of which nothing at all makes sense is `None`.
 #[must_use]
 pub fn parse(text: &str, form: Form) -> Option<Ip> {
-    let mut ip = Ip::default();
+    let mut ip = Ip::new();
     let all = fields(text);
     let field = |n: usize| all.get(n).copied().unwrap_or_default();
     if all.len() == 1 {
@@ -258,7 +268,14 @@ pub fn parse(text: &str, form: Form) -> Option<Ip> {
         }
         Form::Dracut => ip.trailing(&all, 7),
     }
-    let empty = Ip { remarks: Vec::new(), ..ip.clone() } == Ip::default();
+    let empty = ip.client.is_none()
+        && ip.server.is_none()
+        && ip.gateway.is_none()
+        && ip.prefix.is_none()
+        && ip.hostname.is_none()
+        && ip.device.is_none()
+        && ip.method == Method::Unsaid
+        && ip.dns.is_empty();
     if empty && ip.remarks.len() > before {
         return None;
     }
@@ -272,7 +289,7 @@ fn is_device_method(all: &[&str]) -> bool {
         && !first.starts_with('[')
         && value::address(first).is_none()
         && !second.is_empty()
-        && Ip::default().method(second)
+        && is_method(second)
 }
 
 impl Ip {
@@ -318,7 +335,7 @@ pub fn slax(text: &str) -> Option<Ip> {
     if all.len() < 4 {
         return parse(text, Form::Kernel);
     }
-    let mut ip = Ip::default();
+    let mut ip = Ip::new();
     ip.client = ip.address(field(0));
     ip.server = ip.address(field(1));
     ip.gateway = ip.address(field(2));
@@ -332,8 +349,8 @@ pub fn slax(text: &str) -> Option<Ip> {
         }
     }
     // Slax takes both as name servers as well.
-    ip.dns = ip.gateway.iter().chain(ip.server.iter()).copied().collect();
-    ip.dns.dedup();
+    ip.dns.extend(ip.gateway);
+    ip.dns.extend(ip.server.filter(|server| Some(*server) != ip.gateway));
     Some(ip)
 }
 
@@ -360,7 +377,7 @@ pub fn live_boot(text: &str) -> Option<Vec<LiveBootIp>> {
     for item in text.split(',') {
         let mut fields = item.split(':');
         let device = fields.next().filter(|d| is_device_name(d) && value::address(d).is_none())?;
-        if Ip::default().method(device) {
+        if is_method(device) {
             return None;
         }
         let mut next = || match fields.next() {

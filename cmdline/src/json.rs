@@ -34,6 +34,7 @@ impl Json {
         self.comma = true;
     }
 
+    #[inline(never)]
     fn open(&mut self, bracket: char) -> &mut Self {
         self.item();
         self.out.push(bracket);
@@ -41,6 +42,7 @@ impl Json {
         self
     }
 
+    #[inline(never)]
     fn close(&mut self, bracket: char) -> &mut Self {
         self.out.push(bracket);
         self.comma = true;
@@ -68,6 +70,7 @@ impl Json {
     }
 
     /// The key of the value that follows.
+    #[inline(never)]
     pub fn key(&mut self, key: &str) -> &mut Self {
         self.item();
         self.quoted(key);
@@ -77,6 +80,7 @@ impl Json {
     }
 
     /// A string.
+    #[inline(never)]
     pub fn string(&mut self, text: &str) -> &mut Self {
         self.item();
         self.quoted(text);
@@ -84,6 +88,7 @@ impl Json {
     }
 
     /// A number.
+    #[inline(never)]
     pub fn number(&mut self, number: u64) -> &mut Self {
         self.item();
         self.out.push_str(&number.to_string());
@@ -91,6 +96,7 @@ impl Json {
     }
 
     /// `true` or `false`.
+    #[inline(never)]
     pub fn bool(&mut self, value: bool) -> &mut Self {
         self.item();
         self.out.push_str(if value { "true" } else { "false" });
@@ -98,6 +104,7 @@ impl Json {
     }
 
     /// `null`
+    #[inline(never)]
     pub fn null(&mut self) -> &mut Self {
         self.item();
         self.out.push_str("null");
@@ -114,6 +121,7 @@ impl Json {
     }
 
     /// A string or `null`.
+    #[inline(never)]
     pub fn maybe(&mut self, text: Option<&str>) -> &mut Self {
         match text {
             Some(text) => self.string(text),
@@ -121,7 +129,38 @@ impl Json {
         }
     }
 
+    /// A key and its string.
+    #[inline(never)]
+    pub fn field(&mut self, key: &str, text: &str) -> &mut Self {
+        self.key(key).string(text)
+    }
+
+    /// A key and `true` or `false`.
+    #[inline(never)]
+    pub fn flag(&mut self, key: &str, value: bool) -> &mut Self {
+        self.key(key).bool(value)
+    }
+
+    /// A key and its number.
+    #[inline(never)]
+    pub fn count(&mut self, key: &str, number: u64) -> &mut Self {
+        self.key(key).number(number)
+    }
+
+    /// A key and a string or `null`.
+    #[inline(never)]
+    pub fn maybe_field(&mut self, key: &str, text: Option<&str>) -> &mut Self {
+        self.key(key).maybe(text)
+    }
+
+    /// A key and an array of strings.
+    #[inline(never)]
+    pub fn list(&mut self, key: &str, items: &[String]) -> &mut Self {
+        self.key(key).strings(items)
+    }
+
     /// Starts a new line; between items only.
+    #[inline(never)]
     pub fn newline(&mut self) -> &mut Self {
         if self.comma {
             self.out.push(',');
@@ -131,6 +170,7 @@ impl Json {
         self
     }
 
+    #[inline(never)]
     fn quoted(&mut self, text: &str) {
         self.out.push('"');
         for c in text.chars() {

@@ -14,7 +14,7 @@ use crate::plan::{
     BootPlan, Content, Dialect, NfsSource, PersistPlan, Retry, Seconds, Source, UnionKind,
     UnionPlan, Upper, Writable,
 };
-use crate::table::{Draft, Grammar, words};
+use crate::table::{Draft, Grammar, listed, words};
 use crate::{base, net, nfsroot, own, value};
 
 words! { KERNEL, KERNEL_DOCS:
@@ -42,13 +42,16 @@ pub(crate) fn device_root(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
     match value::device(root) {
         Some(device) => plan.root.sources = alloc::vec![Source::Device(device)],
         None if root.starts_with("/") => {
-            d.fatal(&Draft::word("root", root), "is no device", "root=/dev/sda1, LABEL=…, UUID=…");
+            d.fatal_word("root", root, &("is no device", "root=/dev/sda1, LABEL=…, UUID=…"));
         }
         None => {
-            d.fatal(
-                &Draft::word("root", root),
-                "is no root that is known",
-                "root=/dev/nfs, root=/dev/sda1, root=LABEL=…, root=UUID=…",
+            d.fatal_word(
+                "root",
+                root,
+                &(
+                    "is no root that is known",
+                    "root=/dev/nfs, root=/dev/sda1, root=LABEL=…, root=UUID=…",
+                ),
             );
         }
     }
@@ -77,7 +80,7 @@ pub(crate) fn nfs(d: &mut Draft<'_>) -> Option<NfsSource> {
     match nfsroot::parse(text) {
         Ok(source) => Some(source),
         Err(why) => {
-            d.fatal(&Draft::word("nfsroot", text), why, "nfsroot=10.0.0.1:/srv/live");
+            d.fatal_word("nfsroot", text, &(why, "nfsroot=10.0.0.1:/srv/live"));
             None
         }
     }
@@ -87,8 +90,7 @@ pub(crate) fn nfs(d: &mut Draft<'_>) -> Option<NfsSource> {
 pub(crate) const NFS_RETRY: Retry =
     Retry { attempts: 6, pause: Seconds(5), max_pause: Seconds(30) };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let root = d.get("root").unwrap_or_default();
     let boot_nfs = d.get("boot") == Some("nfs");
     let has_nfsroot = d.peek("nfsroot").is_some();
@@ -96,8 +98,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         if root.is_empty() && !boot_nfs {
             d.warn(
                 "nfsroot",
-                "is taken as the root, although root=/dev/nfs is missing",
-                "root=/dev/nfs",
+                &("is taken as the root, although root=/dev/nfs is missing", "root=/dev/nfs"),
             );
         }
         let read_write = base::read_write(d);
@@ -112,9 +113,9 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         plan.root.retry = NFS_RETRY;
     } else if !root.is_empty() {
         if let Some(url) = d.get("rd.systemd.pull") {
-            pull(d, &mut plan, url);
+            pull(d, plan, url);
         } else {
-            device_root(d, &mut plan, root);
+            device_root(d, plan, root);
         }
     }
     if let Some(path) = d.get("loop") {
@@ -127,18 +128,17 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
             .collect();
         plan.root.content = Content::Tree { subdir: String::new(), fstype: inner, flags };
     }
-    roothash(d, &mut plan);
-    overlayroot(d, &mut plan);
+    roothash(d, plan);
+    overlayroot(d, plan);
     let ip = net::read_ip(d, Form::Kernel);
     let unused =
         ip.as_ref().is_some_and(|ip| ip.method == crate::ip::Method::Off && ip.client.is_none());
-    if crate::source::needs_network(&plan)
+    if crate::source::needs_network(plan)
         || own::names_root(d) && ip.is_some()
         || ip.is_some() && !unused
     {
         plan.network = Some(net::plan(d, ip, net::Extra::default()));
     }
-    plan
 }
 
 /// `roothash=HEX` of systemd: the root image is held to it.
@@ -151,7 +151,7 @@ pub(crate) fn roothash(d: &mut Draft<'_>, plan: &mut BootPlan) {
             on_corruption: crate::plan::OnCorruption::Error,
         });
     } else {
-        d.fatal(&Draft::word("roothash", hash), "is no root hash", "");
+        d.fatal_word("roothash", hash, &("is no root hash", ""));
     }
 }
 
@@ -174,12 +174,15 @@ pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
                     "raw" => payload = Payload::Image,
                     "verify=signature" | "verify=checksum" => d.warn(
                         &word,
-                        "asks for a check against files beside the image, which is not made",
-                        "bw.digest=sha256:… holds the image to a digest",
+                        &(
+                            "asks for a check against files beside the image, which is not made",
+                            "bw.digest=sha256:… holds the image to a digest",
+                        ),
                     ),
-                    "bootorigin" => {
-                        d.warn(&word, "asks for the UEFI HTTP boot origin, which is not read", "")
-                    }
+                    "bootorigin" => d.warn(
+                        &word,
+                        &("asks for the UEFI HTTP boot origin, which is not read", ""),
+                    ),
                     _ => {}
                 }
             }
@@ -192,7 +195,9 @@ pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
             let volatile = own::overlay("");
             plan.writable = Writable::Union(volatile);
         }
-        Err(why) => d.fatal(&word, why, "rd.systemd.pull=raw,blockdev:root:http://SERVER/root.raw"),
+        Err(why) => {
+            d.fatal(&word, &(why, "rd.systemd.pull=raw,blockdev:root:http://SERVER/root.raw"))
+        }
     }
 }
 
@@ -209,11 +214,8 @@ pub(crate) fn overlayroot(d: &mut Draft<'_>, plan: &mut BootPlan) {
             ("dev", value) => device = Some(value),
             ("dir", value) => dir = value,
             ("fstype", value) => flags = Some(value),
-            (
-                "driver" | "debug" | "timeout" | "swap" | "recurse" | "mkfs" | "mapname" | "pass",
-                _,
-            ) => {}
-            _ => d.warn(&word, "holds an option that overlayroot does not know", ""),
+            (key, _) if listed("driver debug timeout swap recurse mkfs mapname pass", key) => {}
+            _ => d.warn(&word, &("holds an option that overlayroot does not know", "")),
         }
     }
     let upper = match (kind, device) {
@@ -222,30 +224,33 @@ pub(crate) fn overlayroot(d: &mut Draft<'_>, plan: &mut BootPlan) {
             // It formats the device when it is no LUKS volume; that is never done from a word.
             d.fatal(
                 &word,
-                "wants an encrypted overlay, which is not made before the root is up",
-                "overlayroot=tmpfs, or overlayroot=device:dev=…",
+                &(
+                    "wants an encrypted overlay, which is not made before the root is up",
+                    "overlayroot=tmpfs, or overlayroot=device:dev=…",
+                ),
             );
             return;
         }
         (_, Some(device)) if kind == "device" || kind.starts_with("/dev/") => {
             let selector = value::device(device);
             if selector.is_none() {
-                d.fatal(&word, "names no device", "overlayroot=device:dev=/dev/sdb1");
+                d.fatal(&word, &("names no device", "overlayroot=device:dev=/dev/sdb1"));
             }
             let path = value::inside(dir).map(|dir| value::absolute(&dir));
-            Upper::Persistent(PersistPlan {
-                device: selector,
-                path,
-                directory: true,
-                filesystem: true,
-                required: true,
-                fstype: String::from(flags.unwrap_or_default()),
-                ..PersistPlan::default()
+            Upper::Persistent({
+                let mut persist = PersistPlan::new();
+                persist.device = selector;
+                persist.path = path;
+                persist.directory = true;
+                persist.filesystem = true;
+                persist.required = true;
+                persist.fstype = String::from(flags.unwrap_or_default());
+                persist
             })
         }
         ("tmpfs", _) => Upper::Tmpfs { size: String::new() },
         _ => {
-            d.warn(&word, "is not known; an overlay in memory is used", "overlayroot=tmpfs");
+            d.warn(&word, &("is not known; an overlay in memory is used", "overlayroot=tmpfs"));
             Upper::Tmpfs { size: String::new() }
         }
     };

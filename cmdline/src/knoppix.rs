@@ -35,8 +35,7 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
     build,
 };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.root.retry = base::rounds(60, 1);
     let dir = d.get("knoppix_dir").and_then(value::inside).filter(|p| !p.is_empty());
     let dir = dir.unwrap_or_else(|| "KNOPPIX".to_string());
@@ -46,7 +45,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     if let Some(place) = d.get("nfsdir") {
         match nfsroot::parse(place) {
             Ok(nfs) => plan.root.sources.push(Source::Nfs(nfs)),
-            Err(why) => d.fatal(&Draft::word("nfsdir", place), why, "nfsdir=10.0.0.1:/knoppix"),
+            Err(why) => d.fatal_word("nfsdir", place, &(why, "nfsdir=10.0.0.1:/knoppix")),
         }
     } else if let Some((name, place)) = d.get_any(&["bootfrom", "fromhd"]) {
         let found = if place.is_empty() {
@@ -61,11 +60,9 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         };
         match found {
             Some(source) => plan.root.sources.push(source),
-            None => d.fatal(
-                &Draft::word(name, place),
-                "names no device",
-                "bootfrom=/dev/sda1/knoppix.iso",
-            ),
+            None => {
+                d.fatal_word(name, place, &("names no device", "bootfrom=/dev/sda1/knoppix.iso"))
+            }
         }
     } else {
         let mut rule = source::scan(true, true);
@@ -79,13 +76,14 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         Upper::Tmpfs { size: String::new() }
     } else {
         // Found on the medium, it is used without being asked for.
-        Upper::Persistent(PersistPlan {
-            labels: alloc::vec!["KNOPPIX-DATA".to_string()],
-            path: Some(text(&["/", &dir, "/knoppix-data.img"])),
-            filesystem: true,
-            file: true,
-            silent: true,
-            ..PersistPlan::default()
+        Upper::Persistent({
+            let mut persist = PersistPlan::new();
+            persist.labels = alloc::vec!["KNOPPIX-DATA".to_string()];
+            persist.path = Some(text(&["/", &dir, "/knoppix-data.img"]));
+            persist.filesystem = true;
+            persist.file = true;
+            persist.silent = true;
+            persist
         })
     };
     plan.writable = Writable::Union(UnionPlan {
@@ -94,8 +92,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         options: alloc::vec::Vec::new(),
     });
     let ip = net::read_ip(d, Form::Kernel);
-    if ip.is_some() || source::needs_network(&plan) {
+    if ip.is_some() || source::needs_network(plan) {
         plan.network = Some(net::plan(d, ip, net::Extra::default()));
     }
-    plan
 }

@@ -122,11 +122,10 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
             grammar = candidate;
         }
     }
-    if grammar.first_wins {
-        words.words.splice(0..0, own.words);
-    } else {
-        words.words.extend(own.words);
-    }
+    let (mut first, second) =
+        if grammar.first_wins { (own.words, words.words) } else { (words.words, own.words) };
+    first.extend(second);
+    words.words = first;
     words.words.truncate(token::MAX_WORDS);
     words.init_args.extend(own.init_args);
     let (open_quote, cut) = (words.open_quote, words.cut);
@@ -134,26 +133,30 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
 
     let mut draft = Draft::new(context, grammar, words);
     if cut {
-        draft.warn("", "the line is longer than 64 KiB or 4096 words and was cut", "");
+        draft.warn("", &("the line is longer than 64 KiB or 4096 words and was cut", ""));
     }
     if open_quote {
-        draft.warn("", "a double quote is never closed; it swallows the rest of the line", "");
+        draft.warn("", &("a double quote is never closed; it swallows the rest of the line", ""));
     }
     if let Some(word) = quoted.filter(|_| grammar.splits_quotes) {
-        draft.warn(&word, "holds a quoted blank, which the live system's own scripts split at", "");
+        draft.warn(
+            &word,
+            &("holds a quoted blank, which the live system's own scripts split at", ""),
+        );
     }
     if !forced.is_empty() && detect::named(forced).is_none() {
-        draft.warn(
-            &Draft::word("bw.dialect", forced),
-            "names no dialect and was left out",
-            &GRAMMARS.map(|g| g.name).join(", "),
+        draft.warn_word(
+            "bw.dialect",
+            forced,
+            &("names no dialect and was left out", &GRAMMARS.map(|g| g.name).join(", ")),
         );
     }
     base::unfilled(&mut draft);
     draft.mark(plan::Fate::Used, |t| {
         t.value.and_then(detect::named) == Some(dialect) && matches!(t.name, "boot" | "bw.dialect")
     });
-    let mut plan = (grammar.build)(&mut draft);
+    let mut plan = base::plan(&mut draft);
+    (grammar.build)(&mut draft, &mut plan);
     own::apply(&mut draft, &mut plan);
     source::check(&mut draft, &mut plan);
     plan.words = draft.account();

@@ -15,7 +15,7 @@ use crate::plan::{
     BootPlan, Content, Dialect, ImagePick, Integrity, Marker, OnCorruption, Payload, PersistPlan,
     Seconds, Source, ToRam, UnionPlan, Upper, UrlSource, Writable,
 };
-use crate::table::{Draft, Grammar, text, words};
+use crate::table::{Draft, Grammar, strings, text, words};
 use crate::{base, kernel, net, nfsroot, own, source, value};
 
 words! { LIVE, LIVE_DOCS:
@@ -104,12 +104,7 @@ const EXPOSED: [&str; 7] =
 /// Devices of `read-only` and `swap` without a value.
 const DISKS: [&str; 2] = ["/dev/sd*", "/dev/vd*"];
 
-fn strings(items: &[&str]) -> Vec<String> {
-    items.iter().map(ToString::to_string).collect()
-}
-
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.log.debug |= d.has("live-boot.debug");
     plan.root.retry = base::rounds(60, 1);
     let module = d.get("module").unwrap_or("filesystem");
@@ -128,8 +123,8 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
         &[],
     );
     plan.root.content = Content::Images(rule.clone());
-    if !network_sources(d, &mut plan) {
-        local(d, &mut plan);
+    if !network_sources(d, plan) {
+        local(d, plan);
     }
     match d.get("toram") {
         Some("") => plan.root.to_ram = ToRam::Medium,
@@ -142,9 +137,9 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     if let Some(devices) = d.get("swap") {
         plan.handoff.swap = devices_of(devices);
     }
-    integrity(d, &mut plan);
-    writable(d, &mut plan);
-    network(d, &mut plan);
+    integrity(d, plan);
+    writable(d, plan);
+    network(d, plan);
     let skip = d.has("skipconfig");
     plan.handoff.keep_fstab = d.has("nofstab") | skip;
     plan.handoff.keep_network |= d.has("nonetworking") | skip;
@@ -153,7 +148,6 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
             plan.handoff.settings.push((word.to_string(), String::new()));
         }
     }
-    plan
 }
 
 fn devices_of(value: &str) -> Vec<String> {
@@ -169,8 +163,7 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
         if name != "fetch" {
             d.warn(
                 &word,
-                "is fetched to memory, not mounted",
-                "netboot=nfs needs no copy in memory",
+                &("is fetched to memory, not mounted", "netboot=nfs needs no copy in memory"),
             );
         }
         plan.root.retry = casper::FETCH_RETRY;
@@ -194,15 +187,15 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
                     proxy: None
                 })];
             }
-            Err(why) => d.fatal(&word, why, "fetch=http://SERVER/filesystem.squashfs"),
+            Err(why) => d.fatal(&word, &(why, "fetch=http://SERVER/filesystem.squashfs")),
         }
         return true;
     }
     if let Some(target) = d.get("iscsi") {
-        d.fatal(
-            &Draft::word("iscsi", target),
-            "iSCSI is not spoken",
-            "netboot=nfs, fetch=, or bw.root=nbd:…",
+        d.fatal_word(
+            "iscsi",
+            target,
+            &("iSCSI is not spoken", "netboot=nfs, fetch=, or bw.root=nbd:…"),
         );
         return true;
     }
@@ -215,8 +208,10 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
         None if d.peek("nfsroot").is_some() => {
             d.warn(
                 "nfsroot",
-                "is taken as netboot=nfs, which live-boot itself would want to see",
-                "netboot=nfs",
+                &(
+                    "is taken as netboot=nfs, which live-boot itself would want to see",
+                    "netboot=nfs",
+                ),
             );
             "nfs"
         }
@@ -237,7 +232,7 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if d.has("plainroot") {
         let root = d.get("root").unwrap_or_default();
         if root.is_empty() {
-            d.fatal("plainroot", "needs root= with a device", "root=/dev/sda1 plainroot");
+            d.fatal("plainroot", &("needs root= with a device", "root=/dev/sda1 plainroot"));
         } else {
             kernel::device_root(d, plan, root);
         }
@@ -258,10 +253,10 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some((name, path)) = d.get_any(&["fromiso", "isofrom"]) {
         match device_file(path) {
             Some(source) => plan.root.sources = alloc::vec![source],
-            None => d.fatal(
-                &Draft::word(name, path),
-                "is not DEVICE/PATH of a file",
-                "fromiso=/dev/sda1/live.iso",
+            None => d.fatal_word(
+                name,
+                path,
+                &("is not DEVICE/PATH of a file", "fromiso=/dev/sda1/live.iso"),
             ),
         }
         return;
@@ -271,10 +266,10 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan) {
             "removable" | "removable-usb" => rule.removable_only = true,
             _ => match live_media(media) {
                 Some(source) => plan.root.sources.push(source),
-                None => d.warn(
-                    &Draft::word(name, media),
-                    "is neither a device, a directory nor removable",
-                    "live-media=/dev/sdb1",
+                None => d.warn_word(
+                    name,
+                    media,
+                    &("is neither a device, a directory nor removable", "live-media=/dev/sdb1"),
                 ),
             },
         }
@@ -292,10 +287,11 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
         if list.is_empty() {
             list = strings(&["sha512", "sha384", "sha256", "sha224", "sha1", "md5"]);
         }
-        let files = list
-            .iter()
-            .flat_map(|a| [text(&[&a.to_ascii_uppercase(), "SUMS"]), text(&[a, "sum.txt"])])
-            .collect();
+        let mut files = Vec::new();
+        for algorithm in &list {
+            files.push(text(&[&algorithm.to_ascii_uppercase(), "SUMS"]));
+            files.push(text(&[algorithm, "sum.txt"]));
+        }
         plan.root.integrity.push(Integrity::MediumSums(files));
     }
     let on_corruption = match d.peek("dm-verity-oncorruption") {
@@ -319,18 +315,20 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
                     on_corruption,
                 });
             }
-            None => d.fatal(
-                &Draft::word("dm-verity-root-hash", &item),
-                "is not IMAGE:HASH",
-                "dm-verity-root-hash=filesystem.squashfs:64-HEX-DIGITS",
+            None => d.fatal_word(
+                "dm-verity-root-hash",
+                &item,
+                &("is not IMAGE:HASH", "dm-verity-root-hash=filesystem.squashfs:64-HEX-DIGITS"),
             ),
         }
     }
     if d.has("dm-verity-enforce-roothash-signature") {
         d.fatal(
             "dm-verity-enforce-roothash-signature",
-            "signatures of root hashes are not checked before the root is up",
-            "put the root hash itself on the line: dm-verity-root-hash=IMAGE:HASH",
+            &(
+                "signatures of root hashes are not checked before the root is up",
+                "put the root hash itself on the line: dm-verity-root-hash=IMAGE:HASH",
+            ),
         );
     }
 }
@@ -343,16 +341,17 @@ fn persistence(d: &mut Draft<'_>) -> Option<PersistPlan> {
             Ok(mut nfs) if nfs.path.is_some() && !off => {
                 nfs.path = nfs.path.map(|p| p.replace("client_mac_address", "{mac}"));
                 nfs.read_write = !read_only;
-                return Some(PersistPlan {
-                    network: Some(Source::Nfs(nfs)),
-                    directory: true,
-                    read_only,
-                    reset: d.has("persistence-remove"),
-                    ..PersistPlan::default()
+                return Some({
+                    let mut persist = PersistPlan::new();
+                    persist.network = Some(Source::Nfs(nfs));
+                    persist.directory = true;
+                    persist.read_only = read_only;
+                    persist.reset = d.has("persistence-remove");
+                    persist
                 });
             }
             Ok(_) => {}
-            Err(why) => d.warn(&Draft::word("nfsoverlay", place), why, "nfsoverlay=SERVER:/PATH"),
+            Err(why) => d.warn_word("nfsoverlay", place, &(why, "nfsoverlay=SERVER:/PATH")),
         }
     }
     if !d.has("persistence") || off {
@@ -368,10 +367,10 @@ fn persistence(d: &mut Draft<'_>) -> Option<PersistPlan> {
     }
     for kind in &kinds {
         if !matches!(kind.as_str(), "filesystem" | "file" | "directory") {
-            d.warn(
-                &Draft::word("persistence-storage", kind),
-                "is none of filesystem, file and directory",
-                "",
+            d.warn_word(
+                "persistence-storage",
+                kind,
+                &("is none of filesystem, file and directory", ""),
             );
         }
     }
@@ -383,24 +382,21 @@ fn persistence(d: &mut Draft<'_>) -> Option<PersistPlan> {
     if let Some(other) = media
         && !matches!(other, "removable" | "removable-usb")
     {
-        d.warn(
-            &Draft::word("persistence-media", other),
-            "is neither removable nor removable-usb",
-            "",
-        );
+        d.warn_word("persistence-media", other, &("is neither removable nor removable-usb", ""));
     }
-    Some(PersistPlan {
-        labels,
-        path,
-        filesystem: has("filesystem"),
-        file: has("file"),
-        directory: has("directory"),
-        read_only: d.has("persistence-read-only"),
-        conf: true,
-        luks: encryption.iter().any(|e| e == "luks"),
-        removable_only: media.is_some_and(|m| m.starts_with("removable")),
-        reset: d.has("persistence-remove"),
-        ..PersistPlan::default()
+    Some({
+        let mut persist = PersistPlan::new();
+        persist.labels = labels;
+        persist.path = path;
+        persist.filesystem = has("filesystem");
+        persist.file = has("file");
+        persist.directory = has("directory");
+        persist.read_only = d.has("persistence-read-only");
+        persist.conf = true;
+        persist.luks = encryption.iter().any(|e| e == "luks");
+        persist.removable_only = media.is_some_and(|m| m.starts_with("removable"));
+        persist.reset = d.has("persistence-remove");
+        persist
     })
 }
 
@@ -456,11 +452,9 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
         for item in value::list(text) {
             match value::address(&item) {
                 Some(dns) => network.dns.push(dns),
-                None => d.warn(
-                    &Draft::word("dns", &item),
-                    "is no address and was left out",
-                    "dns=10.0.0.53",
-                ),
+                None => {
+                    d.warn_word("dns", &item, &("is no address and was left out", "dns=10.0.0.53"))
+                }
             }
         }
     }

@@ -29,8 +29,7 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
     build,
 };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let root = d.get("root").unwrap_or_default();
     plan.root.retry = kernel::NFS_RETRY;
     let mut current = if root == "/dev/nfs" || root.is_empty() {
@@ -41,11 +40,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     } else {
         let device = value::device(root);
         if device.is_none() {
-            d.fatal(
-                &Draft::word("root", root),
-                "is neither /dev/nfs nor a device",
-                "root=/dev/nfs",
-            );
+            d.fatal_word("root", root, &("is neither /dev/nfs nor a device", "root=/dev/nfs"));
         }
         device.map(Source::Device)
     };
@@ -75,10 +70,10 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
             }
         }
         let Some(path) = value::inside(path).filter(|p| !p.is_empty()) else {
-            d.fatal(
-                &Draft::word("ltsp.image", path),
-                "is no path of an image",
-                "ltsp.image=images/x86_64.img",
+            d.fatal_word(
+                "ltsp.image",
+                path,
+                &("is no path of an image", "ltsp.image=images/x86_64.img"),
             );
             continue;
         };
@@ -102,8 +97,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     }
     plan.writable = Writable::Union(own::overlay(""));
     let ip = net::read_ip(d, Form::Kernel);
-    if ip.is_some() || source::needs_network(&plan) {
+    if ip.is_some() || source::needs_network(plan) {
         plan.network = Some(net::plan(d, ip, net::Extra::default()));
     }
-    plan
 }

@@ -46,15 +46,17 @@ pub(crate) fn checked(d: &mut Draft<'_>, name: &str, text: &str, ip: Option<Ip>)
     match ip {
         Some(ip) => {
             for remark in &ip.remarks {
-                d.warn(&word, remark, "");
+                d.warn(&word, &(remark, ""));
             }
             Some(ip)
         }
         None => {
             d.warn(
                 &word,
-                "makes no sense as an address setting; DHCP is used",
-                "ip=dhcp, or ip=ADDRESS::GATEWAY:NETMASK::DEVICE:off",
+                &(
+                    "makes no sense as an address setting; DHCP is used",
+                    "ip=dhcp, or ip=ADDRESS::GATEWAY:NETMASK::DEVICE:off",
+                ),
             );
             None
         }
@@ -67,10 +69,10 @@ pub(crate) fn plan(d: &mut Draft<'_>, ip: Option<Ip>, extra: Extra) -> NetworkPl
     let boot_mac = d.get_any(&["BOOTIF", "hwaddr"]).and_then(|(name, text)| {
         let mac = bootif::parse(text);
         if mac.is_none() {
-            d.warn(
-                &Draft::word(name, text),
-                "is no Ethernet address; every link is tried",
-                "BOOTIF=01-52-54-00-12-34-56",
+            d.warn_word(
+                name,
+                text,
+                &("is no Ethernet address; every link is tried", "BOOTIF=01-52-54-00-12-34-56"),
             );
         }
         mac
@@ -144,10 +146,13 @@ fn vlan(d: &mut Draft<'_>) -> Option<Vlan> {
         })
     });
     if parsed.is_none() {
-        d.warn(
-            &Draft::word("vlan", text),
-            "is not NAME:LINK with a number from 1 to 4094 at the end of the name",
-            "vlan=eth0.5:eth0",
+        d.warn_word(
+            "vlan",
+            text,
+            &(
+                "is not NAME:LINK with a number from 1 to 4094 at the end of the name",
+                "vlan=eth0.5:eth0",
+            ),
         );
     }
     parsed

@@ -43,9 +43,7 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some(root) = d.get("bw.root") {
         match source(root) {
             Ok(source) => plan.root.sources = alloc::vec![source],
-            Err(why) => {
-                d.fatal(&Draft::word("bw.root", root), why, "bw.root=nfs:10.0.0.1:/srv/live")
-            }
+            Err(why) => d.fatal_word("bw.root", root, &(why, "bw.root=nfs:10.0.0.1:/srv/live")),
         }
     }
     images(d, plan);
@@ -67,10 +65,10 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
             }
             ("reboot", Some(n)) => plan.failure.then = OnFailure::Reboot(Seconds(n)),
             ("halt", _) => plan.failure.then = OnFailure::Halt,
-            _ => d.warn(
-                &Draft::word("bw.fail", word),
-                "is neither menu, reboot nor halt with a number of seconds",
-                "bw.fail=reboot:30",
+            _ => d.warn_word(
+                "bw.fail",
+                word,
+                &("is neither menu, reboot nor halt with a number of seconds", "bw.fail=reboot:30"),
             ),
         }
     }
@@ -145,7 +143,7 @@ fn images(d: &mut Draft<'_>, plan: &mut BootPlan) {
         for layer in &layers {
             match value::inside(layer).filter(|l| !l.is_empty()) {
                 Some(layer) => names.push(value::absolute(&layer)),
-                None => d.fatal(&Draft::word("bw.layers", layer), "is no path on the medium", ""),
+                None => d.fatal_word("bw.layers", layer, &("is no path on the medium", "")),
             }
         }
         plan.root.content = Content::Images(ImageRule {
@@ -156,7 +154,7 @@ fn images(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     for path in d.all("bw.image") {
         let Some(path) = value::inside(path).filter(|p| !p.is_empty()) else {
-            d.fatal(&Draft::word("bw.image", path), "is no path on the medium", "");
+            d.fatal_word("bw.image", path, &("is no path on the medium", ""));
             continue;
         };
         let sources = core::mem::take(&mut plan.root.sources);
@@ -190,17 +188,17 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan) {
         } else if value.is_empty() || value::is_tmpfs_size(value) {
             plan.writable = Writable::Union(overlay(value));
         } else {
-            d.warn(&Draft::word("bw.overlay", value), "is not a size like 512M or 75%", "");
+            d.warn_word("bw.overlay", value, &("is not a size like 512M or 75%", ""));
             plan.writable = Writable::Union(overlay(""));
         }
     }
     if let Some(value) = d.get("bw.snapshot") {
         match snapshot(value) {
             Ok(snapshot) => plan.writable = Writable::DmSnapshot(snapshot),
-            Err(why) => d.fatal(
-                &Draft::word("bw.snapshot", value),
-                why,
-                "bw.snapshot=ram:64M,chunk=8 or bw.snapshot=LABEL=changes,persistent",
+            Err(why) => d.fatal_word(
+                "bw.snapshot",
+                value,
+                &(why, "bw.snapshot=ram:64M,chunk=8 or bw.snapshot=LABEL=changes,persistent"),
             ),
         }
     }
@@ -213,10 +211,10 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan) {
                     options: Vec::new(),
                 });
             }
-            Err(why) => d.warn(
-                &Draft::word("bw.persist", value),
-                why,
-                "bw.persist=LABEL=changes or bw.persist=nfs:SERVER:/PATH/{mac}",
+            Err(why) => d.warn_word(
+                "bw.persist",
+                value,
+                &(why, "bw.persist=LABEL=changes or bw.persist=nfs:SERVER:/PATH/{mac}"),
             ),
         }
     }
@@ -251,10 +249,11 @@ fn snapshot(text: &str) -> Result<SnapshotPlan, &'static str> {
     } else {
         let device = value::device(store)
             .ok_or("the store is neither ram:SIZE, sparse:SIZE nor a device")?;
-        SnapshotStore::Persistent(PersistPlan {
-            device: Some(device),
-            required: true,
-            ..PersistPlan::default()
+        SnapshotStore::Persistent({
+            let mut persist = PersistPlan::new();
+            persist.device = Some(device);
+            persist.required = true;
+            persist
         })
     };
     if persistent && !matches!(store, SnapshotStore::Persistent(_)) {
@@ -264,8 +263,13 @@ fn snapshot(text: &str) -> Result<SnapshotPlan, &'static str> {
 }
 
 fn persist(text: &str) -> Result<PersistPlan, &'static str> {
-    let mut plan =
-        PersistPlan { filesystem: true, directory: true, file: true, ..PersistPlan::default() };
+    let mut plan = {
+        let mut persist = PersistPlan::new();
+        persist.filesystem = true;
+        persist.directory = true;
+        persist.file = true;
+        persist
+    };
     let (place, path) = match text.split_once(",path=") {
         Some((place, path)) => (place, Some(path)),
         None => (text, None),
@@ -306,11 +310,7 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
             });
         } else {
             // A check that was asked for and cannot be made must not pass silently.
-            d.fatal(
-                &Draft::word("bw.digest", word),
-                "is no digest",
-                "bw.digest=sha256:64-HEX-DIGITS",
-            );
+            d.fatal_word("bw.digest", word, &("is no digest", "bw.digest=sha256:64-HEX-DIGITS"));
         }
     }
     for word in d.all("bw.verity") {
@@ -323,7 +323,7 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 on_corruption: OnCorruption::Error,
             });
         } else {
-            d.fatal(&Draft::word("bw.verity", word), "is no root hash", "bw.verity=64-HEX-DIGITS");
+            d.fatal_word("bw.verity", word, &("is no root hash", "bw.verity=64-HEX-DIGITS"));
         }
     }
 }
@@ -359,10 +359,10 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 let (timeout, tries) = clone_defaults(&method);
                 plan.handoff.then = Then::Clone(ClonePlan { method, target: None, timeout, tries });
             }
-            None => d.fatal(
-                &Draft::word("bw.clone", word),
-                "names no clone method",
-                "ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
+            None => d.fatal_word(
+                "bw.clone",
+                word,
+                &("names no clone method", "ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]"),
             ),
         }
     }
@@ -370,7 +370,7 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
         if let Some(disk) = d.get("bw.disk") {
             clone.target = value::device(disk).or_else(|| value::device(&text(&["/dev/", disk])));
             if clone.target.is_none() {
-                d.fatal(&Draft::word("bw.disk", disk), "names no disk", "bw.disk=/dev/sda");
+                d.fatal_word("bw.disk", disk, &("names no disk", "bw.disk=/dev/sda"));
             }
         }
         if let Some(seconds) = d.number("bw.clone.timeout") {

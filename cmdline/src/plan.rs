@@ -717,6 +717,15 @@ pub struct PersistPlan {
     pub create: Option<Bytes>,
 }
 
+impl PersistPlan {
+    /// A plan that looks nowhere yet.
+    #[inline(never)]
+    #[must_use]
+    pub fn new() -> Self {
+        PersistPlan::default()
+    }
+}
+
 /// A device-mapper snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPlan {

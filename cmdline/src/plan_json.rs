@@ -18,17 +18,17 @@ impl BootPlan {
     pub fn to_json(&self) -> String {
         let mut j = Json::new();
         j.object();
-        j.newline().key("dialect").string(dialect_name(self.dialect));
-        j.newline().key("can_work").bool(self.can_work());
+        j.newline().field("dialect", dialect_name(self.dialect));
+        j.newline().flag("can_work", self.can_work());
         j.newline().key("log").object();
-        j.key("quiet").bool(self.log.quiet).key("debug").bool(self.log.debug).end_object();
+        j.flag("quiet", self.log.quiet).flag("debug", self.log.debug).end_object();
         j.newline().key("drivers").object();
-        j.key("blacklist").strings(&self.drivers.blacklist);
-        j.key("force").strings(&self.drivers.force);
+        j.list("blacklist", &self.drivers.blacklist);
+        j.list("force", &self.drivers.force);
         j.key("options").array();
         for option in &self.drivers.options {
-            j.object().key("module").string(&option.module);
-            j.key("option").string(&option.option).end_object();
+            j.object().field("module", &option.module);
+            j.field("option", &option.option).end_object();
         }
         j.end_array().end_object();
         j.newline().key("network");
@@ -47,13 +47,10 @@ impl BootPlan {
         j.newline().key("failure").object().key("then");
         match self.failure.then {
             OnFailure::Menu { retry_after } => {
-                kind(&mut j, "menu")
-                    .key("retry_after")
-                    .number(u64::from(retry_after.0))
-                    .end_object();
+                kind(&mut j, "menu").count("retry_after", u64::from(retry_after.0)).end_object();
             }
             OnFailure::Reboot(after) => {
-                kind(&mut j, "reboot").key("after").number(u64::from(after.0)).end_object();
+                kind(&mut j, "reboot").count("after", u64::from(after.0)).end_object();
             }
             OnFailure::Halt => {
                 kind(&mut j, "halt").end_object();
@@ -64,23 +61,23 @@ impl BootPlan {
             Some(seconds) => j.number(u64::from(seconds.0)),
             None => j.null(),
         };
-        j.key("breakpoints").strings(&self.failure.breakpoints);
-        j.key("shell").bool(self.failure.shell).end_object();
+        j.list("breakpoints", &self.failure.breakpoints);
+        j.flag("shell", self.failure.shell).end_object();
         j.newline().key("words").array();
         for word in &self.words {
-            j.newline().object().key("word").string(&word.text);
-            j.key("fate").string(fate_name(word.fate));
+            j.newline().object().field("word", &word.text);
+            j.field("fate", fate_name(word.fate));
             if let Fate::Foreign(dialect) = word.fate {
-                j.key("dialect").string(dialect_name(dialect));
+                j.field("dialect", dialect_name(dialect));
             }
             j.end_object();
         }
         j.end_array();
         j.newline().key("warnings").array();
         for warning in &self.warnings {
-            j.newline().object().key("word").string(&warning.word);
-            j.key("message").string(&warning.message).key("hint").string(&warning.hint);
-            j.key("fatal").bool(warning.fatal).end_object();
+            j.newline().object().field("word", &warning.word);
+            j.field("message", &warning.message).field("hint", &warning.hint);
+            j.flag("fatal", warning.fatal).end_object();
         }
         j.end_array().end_object();
         let mut text = j.finish();
@@ -103,7 +100,7 @@ pub fn fate_name(fate: Fate) -> &'static str {
 }
 
 fn kind<'j>(j: &'j mut Json, name: &str) -> &'j mut Json {
-    j.object().key("kind").string(name)
+    j.object().field("kind", name)
 }
 
 fn server(j: &mut Json, server: &Server) {
@@ -146,11 +143,11 @@ fn network(j: &mut Json, plan: &NetworkPlan) {
         }
         j.end_array();
     };
-    j.object().key("required").bool(plan.required).key("links");
+    j.object().flag("required", plan.required).key("links");
     match &plan.links {
         LinkChoice::Race => kind(j, "race").end_object(),
-        LinkChoice::Named(names) => kind(j, "named").key("names").strings(names).end_object(),
-        LinkChoice::Mac(mac) => kind(j, "mac").key("mac").string(&mac_text(*mac)).end_object(),
+        LinkChoice::Named(names) => kind(j, "named").list("names", names).end_object(),
+        LinkChoice::Mac(mac) => kind(j, "mac").field("mac", &mac_text(*mac)).end_object(),
     };
     j.key("addressing");
     match &plan.addressing {
@@ -166,18 +163,18 @@ fn network(j: &mut Json, plan: &NetworkPlan) {
                             hex.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
                         }
                     }
-                    j.object().key("type").number(u64::from(*id_type));
-                    j.key("hex").string(&hex).end_object();
+                    j.object().count("type", u64::from(*id_type));
+                    j.field("hex", &hex).end_object();
                 }
                 None => {
                     j.null();
                 }
             }
-            j.key("vendor_class").maybe(request.vendor_class.as_deref()).end_object();
+            j.maybe_field("vendor_class", request.vendor_class.as_deref()).end_object();
         }
         Addressing::Static(address) => {
-            kind(j, "static").key("address").string(&address.address.to_string());
-            j.key("prefix").number(u64::from(address.prefix)).key("gateway");
+            kind(j, "static").field("address", &address.address.to_string());
+            j.count("prefix", u64::from(address.prefix)).key("gateway");
             j.maybe(address.gateway.map(|a| a.to_string()).as_deref()).end_object();
         }
         Addressing::Existing => {
@@ -186,36 +183,36 @@ fn network(j: &mut Json, plan: &NetworkPlan) {
     }
     j.key("names").array();
     for name in &plan.names {
-        j.object().key("name").string(&name.name).key("mac").string(&mac_text(name.mac));
+        j.object().field("name", &name.name).field("mac", &mac_text(name.mac));
         j.end_object();
     }
     j.end_array().key("vlan");
     match &plan.vlan {
         Some(vlan) => {
-            j.object().key("name").string(&vlan.name).key("link").string(&vlan.link);
-            j.key("id").number(u64::from(vlan.id)).end_object();
+            j.object().field("name", &vlan.name).field("link", &vlan.link);
+            j.count("id", u64::from(vlan.id)).end_object();
         }
         None => {
             j.null();
         }
     }
-    j.key("hostname").maybe(plan.hostname.as_deref()).key("dns");
+    j.maybe_field("hostname", plan.hostname.as_deref()).key("dns");
     addresses(j, &plan.dns);
     j.key("ntp");
     addresses(j, &plan.ntp);
     j.key("routes").array();
     for route in &plan.routes {
-        j.object().key("destination").string(&route.destination.to_string());
-        j.key("prefix").number(u64::from(route.prefix)).key("gateway");
+        j.object().field("destination", &route.destination.to_string());
+        j.count("prefix", u64::from(route.prefix)).key("gateway");
         j.maybe(route.gateway.map(|a| a.to_string()).as_deref()).end_object();
     }
     j.end_array();
     maybe_number(j, "mtu", plan.mtu.map(u64::from));
-    j.key("peer_dns").bool(plan.peer_dns).key("boot_server");
+    j.flag("peer_dns", plan.peer_dns).key("boot_server");
     j.maybe(plan.boot_server.map(|a| a.to_string()).as_deref());
-    j.key("link_timeout").number(u64::from(plan.link_timeout.0));
-    j.key("carrier_timeout").number(u64::from(plan.carrier_timeout.0));
-    j.key("dhcp_timeout").number(u64::from(plan.dhcp_timeout.0)).end_object();
+    j.count("link_timeout", u64::from(plan.link_timeout.0));
+    j.count("carrier_timeout", u64::from(plan.carrier_timeout.0));
+    j.count("dhcp_timeout", u64::from(plan.dhcp_timeout.0)).end_object();
 }
 
 fn root(j: &mut Json, plan: &RootPlan) {
@@ -226,23 +223,23 @@ fn root(j: &mut Json, plan: &RootPlan) {
     j.end_array().key("content");
     match &plan.content {
         Content::Tree { subdir, fstype, flags } => {
-            kind(j, "tree").key("subdir").string(subdir).key("fstype").string(fstype);
-            j.key("flags").string(flags).end_object();
+            kind(j, "tree").field("subdir", subdir).field("fstype", fstype);
+            j.field("flags", flags).end_object();
         }
         Content::Images(rule) => image_rule(j, "images", rule),
         Content::Either(rule) => image_rule(j, "either", rule),
     }
-    j.key("retry").object().key("attempts").number(u64::from(plan.retry.attempts));
-    j.key("pause").number(u64::from(plan.retry.pause.0));
-    j.key("max_pause").number(u64::from(plan.retry.max_pause.0)).end_object();
+    j.key("retry").object().count("attempts", u64::from(plan.retry.attempts));
+    j.count("pause", u64::from(plan.retry.pause.0));
+    j.count("max_pause", u64::from(plan.retry.max_pause.0)).end_object();
     maybe_number(j, "attempt_timeout", plan.attempt_timeout.map(|s| u64::from(s.0)));
     j.key("to_ram");
     match &plan.to_ram {
         ToRam::No => kind(j, "no"),
         ToRam::Medium => kind(j, "medium"),
-        ToRam::Image(image) => kind(j, "image").key("image").maybe(image.as_deref()),
+        ToRam::Image(image) => kind(j, "image").maybe_field("image", image.as_deref()),
         ToRam::Auto { below, spare } => {
-            kind(j, "auto").key("below").number(below.0).key("spare").number(spare.0)
+            kind(j, "auto").count("below", below.0).count("spare", spare.0)
         }
     }
     .end_object()
@@ -251,27 +248,26 @@ fn root(j: &mut Json, plan: &RootPlan) {
     for item in &plan.integrity {
         match item {
             Integrity::Digest { algorithm, hex } => {
-                kind(j, "digest").key("algorithm").string(algorithm).key("hex").string(hex)
+                kind(j, "digest").field("algorithm", algorithm).field("hex", hex)
             }
-            Integrity::Verity { image, root_hash, on_corruption } => kind(j, "verity")
-                .key("image")
-                .string(image)
-                .key("root_hash")
-                .string(root_hash)
-                .key("on_corruption")
-                .string(match on_corruption {
-                    OnCorruption::Error => "error",
-                    OnCorruption::Ignore => "ignore",
-                    OnCorruption::Restart => "restart",
-                    OnCorruption::Panic => "panic",
-                }),
+            Integrity::Verity { image, root_hash, on_corruption } => {
+                kind(j, "verity").field("image", image).field("root_hash", root_hash).field(
+                    "on_corruption",
+                    match on_corruption {
+                        OnCorruption::Error => "error",
+                        OnCorruption::Ignore => "ignore",
+                        OnCorruption::Restart => "restart",
+                        OnCorruption::Panic => "panic",
+                    },
+                )
+            }
             Integrity::EmbeddedMd5 => kind(j, "embedded_md5"),
-            Integrity::MediumSums(files) => kind(j, "medium_sums").key("files").strings(files),
+            Integrity::MediumSums(files) => kind(j, "medium_sums").list("files", files),
         }
         .end_object();
     }
-    j.end_array().key("extra_dirs").strings(&plan.extra_dirs);
-    j.key("protect").strings(&plan.protect).end_object();
+    j.end_array().list("extra_dirs", &plan.extra_dirs);
+    j.list("protect", &plan.protect).end_object();
 }
 
 fn source(j: &mut Json, item: &Source) {
@@ -279,80 +275,80 @@ fn source(j: &mut Json, item: &Source) {
         Source::Nfs(s) => {
             kind(j, "nfs");
             server(j, &s.server);
-            j.key("path").maybe(s.path.as_deref()).key("versions").array();
+            j.maybe_field("path", s.path.as_deref()).key("versions").array();
             for version in &s.versions {
                 j.string(nfsroot::version_name(*version));
             }
-            j.end_array().key("options").strings(&s.options);
-            j.key("read_write").bool(s.read_write);
+            j.end_array().list("options", &s.options);
+            j.flag("read_write", s.read_write);
         }
         Source::Cifs(s) => {
             kind(j, "cifs");
             server(j, &s.server);
-            j.key("share").string(&s.share).key("options").strings(&s.options);
-            j.key("read_write").bool(s.read_write);
+            j.field("share", &s.share).list("options", &s.options);
+            j.flag("read_write", s.read_write);
         }
         Source::Url(s) => {
-            kind(j, "url").key("url").string(&s.url).key("payload").string(match s.payload {
-                Payload::Medium => "medium",
-                Payload::Image => "image",
-                Payload::Archive => "archive",
-                Payload::Sniff => "sniff",
-            });
-            j.key("proxy").maybe(s.proxy.as_deref());
+            kind(j, "url").field("url", &s.url).field(
+                "payload",
+                match s.payload {
+                    Payload::Medium => "medium",
+                    Payload::Image => "image",
+                    Payload::Archive => "archive",
+                    Payload::Sniff => "sniff",
+                },
+            );
+            j.maybe_field("proxy", s.proxy.as_deref());
         }
         Source::Nbd(s) => {
             kind(j, "nbd");
             server(j, &s.server);
-            j.key("port").number(u64::from(s.port)).key("export").string(&s.export);
-            j.key("connections").number(u64::from(s.connections));
+            j.count("port", u64::from(s.port)).field("export", &s.export);
+            j.count("connections", u64::from(s.connections));
         }
         Source::NvmeTcp(s) => {
             kind(j, "nvme_tcp");
             server(j, &s.server);
-            j.key("port").number(u64::from(s.port)).key("nqn").string(&s.nqn);
-            j.key("host_nqn").maybe(s.host_nqn.as_deref());
+            j.count("port", u64::from(s.port)).field("nqn", &s.nqn);
+            j.maybe_field("host_nqn", s.host_nqn.as_deref());
         }
         Source::NineP(tag) => {
-            kind(j, "9p").key("tag").string(tag);
+            kind(j, "9p").field("tag", tag);
         }
         Source::VirtioFs(tag) => {
-            kind(j, "virtiofs").key("tag").string(tag);
+            kind(j, "virtiofs").field("tag", tag);
         }
         Source::Device(selector) => {
             kind(j, "device").key("device");
             device(j, selector);
         }
         Source::Scan(rule) => {
-            kind(j, "scan").key("optical").bool(rule.optical).key("disks").bool(rule.disks);
-            j.key("removable_only").bool(rule.removable_only);
-            j.key("removable_first").bool(rule.removable_first).key("marker");
+            kind(j, "scan").flag("optical", rule.optical).flag("disks", rule.disks);
+            j.flag("removable_only", rule.removable_only);
+            j.flag("removable_first", rule.removable_first).key("marker");
             match &rule.marker {
                 None => j.null(),
-                Some(Marker::Path(path)) => kind(j, "path").key("path").string(path).end_object(),
-                Some(Marker::DiskUuid { prefix, uuid }) => kind(j, "disk_uuid")
-                    .key("prefix")
-                    .string(prefix)
-                    .key("uuid")
-                    .string(uuid)
-                    .end_object(),
+                Some(Marker::Path(path)) => kind(j, "path").field("path", path).end_object(),
+                Some(Marker::DiskUuid { prefix, uuid }) => {
+                    kind(j, "disk_uuid").field("prefix", prefix).field("uuid", uuid).end_object()
+                }
             };
         }
         Source::File { on, path } => {
-            kind(j, "file").key("path").string(path).key("on");
+            kind(j, "file").field("path", path).key("on");
             source(j, on);
         }
         Source::Partition { on, number } => {
-            kind(j, "partition").key("number").number(u64::from(*number)).key("on");
+            kind(j, "partition").count("number", u64::from(*number)).key("on");
             source(j, on);
         }
         Source::Initramfs(path) => {
-            kind(j, "initramfs").key("path").string(path);
+            kind(j, "initramfs").field("path", path);
         }
         Source::PxeFileList { server: from, port } => {
             kind(j, "pxe_file_list");
             server(j, from);
-            j.key("port").number(u64::from(*port));
+            j.count("port", u64::from(*port));
         }
         Source::Stage2(method) => {
             kind(j, "stage2").key("method");
@@ -364,11 +360,11 @@ fn source(j: &mut Json, item: &Source) {
 
 fn clone_method(j: &mut Json, method: &CloneMethod) {
     match method {
-        CloneMethod::Ka { session } => kind(j, "ka").key("session").string(session),
+        CloneMethod::Ka { session } => kind(j, "ka").field("session", session),
         CloneMethod::Dolly => kind(j, "dolly"),
         CloneMethod::DollyPlus => kind(j, "dollyplus"),
         CloneMethod::Udpcast { portbase } => {
-            kind(j, "udpcast").key("portbase").number(u64::from(*portbase))
+            kind(j, "udpcast").count("portbase", u64::from(*portbase))
         }
     }
     .end_object();
@@ -382,33 +378,32 @@ fn device(j: &mut Json, selector: &DeviceSelector) {
         DeviceSelector::PartUuid(value) => ("partuuid", value),
         DeviceSelector::PartLabel(value) => ("partlabel", value),
     };
-    j.object().key(key).string(value).end_object();
+    j.object().field(key, value).end_object();
 }
 
 fn image_rule(j: &mut Json, name: &str, rule: &ImageRule) {
-    kind(j, name).key("dirs").strings(&rule.dirs).key("pick");
+    kind(j, name).list("dirs", &rule.dirs).key("pick");
     match &rule.pick {
-        ImagePick::Named(names) => kind(j, "named").key("names").strings(names),
-        ImagePick::FirstOf(names) => kind(j, "first_of").key("names").strings(names),
+        ImagePick::Named(names) => kind(j, "named").list("names", names),
+        ImagePick::FirstOf(names) => kind(j, "first_of").list("names", names),
         ImagePick::Suffixes { groups, skip, module_list, per_mac } => {
             kind(j, "suffixes").key("groups").array();
             for group in groups {
                 j.strings(group);
             }
-            j.end_array().key("skip").strings(skip).key("module_list").strings(module_list);
-            j.key("per_mac").bool(*per_mac)
+            j.end_array().list("skip", skip).list("module_list", module_list);
+            j.flag("per_mac", *per_mac)
         }
     }
     .end_object()
-    .key("nested")
-    .strings(&rule.nested)
+    .list("nested", &rule.nested)
     .end_object();
 }
 
 fn writable(j: &mut Json, writable: &Writable) {
     match writable {
         Writable::AsIs { read_write } => {
-            kind(j, "as_is").key("read_write").bool(*read_write);
+            kind(j, "as_is").flag("read_write", *read_write);
         }
         Writable::Union(plan) => {
             kind(j, "union").key("union");
@@ -425,7 +420,7 @@ fn writable(j: &mut Json, writable: &Writable) {
             snapshot(j, over);
         }
         Writable::Directories { union: plan, dirs } => {
-            kind(j, "directories").key("dirs").strings(dirs).key("union");
+            kind(j, "directories").list("dirs", dirs).key("union");
             union(j, plan);
         }
     }
@@ -433,38 +428,41 @@ fn writable(j: &mut Json, writable: &Writable) {
 }
 
 fn union(j: &mut Json, plan: &UnionPlan) {
-    j.object().key("file_system").string(match plan.kind {
-        UnionKind::Overlay => "overlay",
-        UnionKind::Aufs => "aufs",
-    });
+    j.object().field(
+        "file_system",
+        match plan.kind {
+            UnionKind::Overlay => "overlay",
+            UnionKind::Aufs => "aufs",
+        },
+    );
     j.key("upper");
     match &plan.upper {
         Upper::Tmpfs { size } => {
-            kind(j, "tmpfs").key("size").string(size).end_object();
+            kind(j, "tmpfs").field("size", size).end_object();
         }
         Upper::Persistent(plan) => persist(j, plan),
     }
-    j.key("options").strings(&plan.options).end_object();
+    j.list("options", &plan.options).end_object();
 }
 
 fn snapshot(j: &mut Json, plan: &SnapshotPlan) {
     j.object().key("store");
     match &plan.store {
         SnapshotStore::RamDisk(size) => {
-            kind(j, "ram_disk").key("size").number(size.0).end_object();
+            kind(j, "ram_disk").count("size", size.0).end_object();
         }
         SnapshotStore::SparseFile(size) => {
-            kind(j, "sparse_file").key("size").number(size.0).end_object();
+            kind(j, "sparse_file").count("size", size.0).end_object();
         }
         SnapshotStore::Persistent(plan) => persist(j, plan),
     }
-    j.key("fallback").number(plan.fallback.0).key("persistent").bool(plan.persistent);
-    j.key("chunk_sectors").number(u64::from(plan.chunk_sectors)).end_object();
+    j.count("fallback", plan.fallback.0).flag("persistent", plan.persistent);
+    j.count("chunk_sectors", u64::from(plan.chunk_sectors)).end_object();
 }
 
 fn persist(j: &mut Json, plan: &PersistPlan) {
-    kind(j, "persistent").key("labels").strings(&plan.labels);
-    j.key("home_labels").strings(&plan.home_labels).key("device");
+    kind(j, "persistent").list("labels", &plan.labels);
+    j.list("home_labels", &plan.home_labels).key("device");
     match &plan.device {
         Some(selector) => device(j, selector),
         None => {
@@ -478,7 +476,7 @@ fn persist(j: &mut Json, plan: &PersistPlan) {
             j.null();
         }
     }
-    j.key("path").maybe(plan.path.as_deref());
+    j.maybe_field("path", plan.path.as_deref());
     for (key, value) in [
         ("filesystem", plan.filesystem),
         ("file", plan.file),
@@ -491,23 +489,23 @@ fn persist(j: &mut Json, plan: &PersistPlan) {
         ("required", plan.required),
         ("silent", plan.silent),
     ] {
-        j.key(key).bool(value);
+        j.flag(key, value);
     }
-    j.key("fstype").string(&plan.fstype).key("flags").string(&plan.flags);
+    j.field("fstype", &plan.fstype).field("flags", &plan.flags);
     maybe_number(j, "create", plan.create.map(|size| size.0));
     j.end_object();
 }
 
 fn handoff(j: &mut Json, plan: &Handoff) {
-    j.object().key("layout").string(dialect_name(plan.layout));
-    j.key("init").maybe(plan.init.as_deref()).key("args").strings(&plan.args);
-    j.key("keep_fstab").bool(plan.keep_fstab).key("keep_network").bool(plan.keep_network);
-    j.key("resolv_conf").bool(plan.resolv_conf).key("settings").object();
+    j.object().field("layout", dialect_name(plan.layout));
+    j.maybe_field("init", plan.init.as_deref()).list("args", &plan.args);
+    j.flag("keep_fstab", plan.keep_fstab).flag("keep_network", plan.keep_network);
+    j.flag("resolv_conf", plan.resolv_conf).key("settings").object();
     for (name, value) in &plan.settings {
-        j.key(name).string(value);
+        j.field(name, value);
     }
-    j.end_object().key("show_layers").bool(plan.show_layers);
-    j.key("medium_at").maybe(plan.medium_at.as_deref()).key("swap").strings(&plan.swap);
+    j.end_object().flag("show_layers", plan.show_layers);
+    j.maybe_field("medium_at", plan.medium_at.as_deref()).list("swap", &plan.swap);
     j.key("then");
     match &plan.then {
         Then::SwitchRoot => {
@@ -523,8 +521,8 @@ fn handoff(j: &mut Json, plan: &Handoff) {
                     j.null();
                 }
             }
-            j.key("timeout").number(u64::from(plan.timeout.0));
-            j.key("tries").number(u64::from(plan.tries));
+            j.count("timeout", u64::from(plan.timeout.0));
+            j.count("tries", u64::from(plan.tries));
         }
     }
     j.end_object().end_object();

@@ -42,8 +42,7 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
 /// Slax's HTTP port.
 const PORT: u16 = 7529;
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.root.retry = base::rounds(45, 1);
     let mut dir = "slax".to_string();
     let mut rule = source::scan(true, true);
@@ -52,12 +51,12 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     let scan = Source::Scan(rule);
     let found = if from.is_empty() || from == "ask" {
         if from == "ask" {
-            d.warn("from=ask", "nobody is asked; every drive is looked at", "");
+            d.warn("from=ask", &("nobody is asked; every drive is looked at", ""));
         }
         scan
     } else if from.contains("://") {
         if let Err(why) = source::fetchable(from) {
-            d.fatal(&Draft::word("from", from), why, "from=http://SERVER/slax.iso");
+            d.fatal_word("from", from, &(why, "from=http://SERVER/slax.iso"));
         }
         Source::Url(UrlSource { url: from.to_string(), payload: Payload::Medium, proxy: None })
     } else if value::suffix(from).as_deref() == Some("iso") {
@@ -77,9 +76,7 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     } else {
         match value::inside(from).filter(|b| !b.is_empty()) {
             Some(below) => dir = below,
-            None => {
-                d.warn(&Draft::word("from", from), "names no directory; slax is used", "from=slax")
-            }
+            None => d.warn_word("from", from, &("names no directory; slax is used", "from=slax")),
         }
         scan
     };
@@ -102,7 +99,6 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     }
     plan.root.sources.push(found);
     plan.writable = writable(d, &dir);
-    plan
 }
 
 fn writable(d: &mut Draft<'_>, dir: &str) -> Writable {
@@ -111,28 +107,25 @@ fn writable(d: &mut Draft<'_>, dir: &str) -> Writable {
     let create = d.get("perchsize").and_then(|size| {
         let bytes = value::bytes(size, 1 << 20);
         if bytes.is_none() {
-            d.warn(&Draft::word("perchsize", size), "is not a size like 16GB", "");
+            d.warn_word("perchsize", size, &("is not a size like 16GB", ""));
         }
         bytes
     });
     let upper = if perch || place.is_some() {
-        let mut persist = PersistPlan {
-            path: Some(text(&["/", dir, "/changes"])),
-            directory: true,
-            file: true,
-            filesystem: true,
+        let mut persist = {
+            let mut persist = PersistPlan::new();
             // Slax makes the file itself where the file system has no Unix owners.
-            create: create.or(Some(Bytes(16_000 << 20))),
-            ..PersistPlan::default()
+            persist.path = Some(text(&["/", dir, "/changes"]));
+            persist.directory = true;
+            persist.file = true;
+            persist.filesystem = true;
+            persist.create = create.or(Some(Bytes(16_000 << 20)));
+            persist
         };
         match place {
             None | Some("resume") => {}
             Some(asked @ ("ask" | "new")) => {
-                d.warn(
-                    &Draft::word("perchdir", asked),
-                    "the last session is resumed",
-                    "perchdir=NUMBER",
-                );
+                d.warn_word("perchdir", asked, &("the last session is resumed", "perchdir=NUMBER"));
             }
             Some(number) if value::number(number).is_some() => {
                 persist.path = Some(text(&["/", dir, "/changes/", number]));
@@ -143,10 +136,13 @@ fn writable(d: &mut Draft<'_>, dir: &str) -> Writable {
                 persist.device = value::device(&text(&["/dev/", device]));
                 match (&persist.device, value::inside(below)) {
                     (Some(_), Some(below)) => persist.path = Some(value::absolute(&below)),
-                    _ => d.warn(
-                        &Draft::word("perchdir", path),
-                        "is neither a session nor DEVICE/DIRECTORY",
-                        "perchdir=/dev/sdb1/changes",
+                    _ => d.warn_word(
+                        "perchdir",
+                        path,
+                        &(
+                            "is neither a session nor DEVICE/DIRECTORY",
+                            "perchdir=/dev/sdb1/changes",
+                        ),
                     ),
                 }
             }

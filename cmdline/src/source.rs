@@ -7,7 +7,7 @@ use crate::plan::{
     Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NvmeTcpSource,
     PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
 };
-use crate::table::{Draft, text};
+use crate::table::{Draft, strings, text};
 use crate::value;
 
 /// A scan of optical drives, disks, or both, in no particular order.
@@ -92,11 +92,7 @@ pub(crate) fn fetchable(text: &str) -> Result<value::Url<'_>, &'static str> {
 
 /// A rule of one or more directories.
 pub(crate) fn rule(dirs: &[&str], pick: ImagePick, nested: &[&str]) -> ImageRule {
-    ImageRule {
-        dirs: dirs.iter().map(ToString::to_string).collect(),
-        pick,
-        nested: nested.iter().map(ToString::to_string).collect(),
-    }
+    ImageRule { dirs: strings(dirs), pick, nested: strings(nested) }
 }
 
 /// The whole file system of the source.
@@ -201,8 +197,10 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if plan.root.sources.is_empty() && !cloning && !d.warnings.iter().any(|w| w.fatal) {
         d.fatal(
             "",
-            "the line does not say where the root is",
-            "root=/dev/nfs nfsroot=SERVER:/PATH ip=dhcp, boot=live, boot=casper, or bw.root=…",
+            &(
+                "the line does not say where the root is",
+                "root=/dev/nfs nfsroot=SERVER:/PATH ip=dhcp, boot=live, boot=casper, or bw.root=…",
+            ),
         );
     }
     if !d.cx.tls {
@@ -213,7 +211,7 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
             let hint =
                 "serve it by http:// and add bw.digest=sha256:… to know that it is the right file";
             let url = url.to_string();
-            if all_tls { d.fatal(&url, message, hint) } else { d.warn(&url, message, hint) }
+            if all_tls { d.fatal(&url, &(message, hint)) } else { d.warn(&url, &(message, hint)) }
         }
     }
     let Some(network) = plan.network.as_ref().filter(|network| network.required) else { return };
@@ -232,8 +230,10 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
             dead += 1;
             d.warn(
                 "",
-                "the NFS path would come from DHCP, and the line turns DHCP off",
-                "nfsroot=SERVER:/PATH",
+                &(
+                    "the NFS path would come from DHCP, and the line turns DHCP off",
+                    "nfsroot=SERVER:/PATH",
+                ),
             );
         } else if no_dns
             && let Some(host) =
@@ -241,16 +241,20 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         {
             d.warn(
                 &host,
-                "is a name, and with a fixed address the line gives no name server to ask",
-                "write its address, or put a name server in field 8 of ip=",
+                &(
+                    "is a name, and with a fixed address the line gives no name server to ask",
+                    "write its address, or put a name server in field 8 of ip=",
+                ),
             );
         }
     }
     if dead > 0 && dead == plan.root.sources.len() {
         d.fatal(
             "",
-            "no server is named, and without DHCP nobody else can name one",
-            "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp",
+            &(
+                "no server is named, and without DHCP nobody else can name one",
+                "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp",
+            ),
         );
     }
     if let Addressing::Static(address) = &network.addressing
@@ -260,8 +264,10 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
     {
         d.warn(
             &text(&[&server.to_string()]),
-            "lies outside the subnet of the fixed address, and there is no gateway",
-            "put the gateway in field 3 of ip=",
+            &(
+                "lies outside the subnet of the fixed address, and there is no gateway",
+                "put the gateway in field 3 of ip=",
+            ),
         );
     }
 }

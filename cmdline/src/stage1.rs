@@ -97,15 +97,13 @@ impl<'a> Answers<'a> {
                 Some((name, _)) if answers.iter().any(|(known, _)| known == name) => {
                     d.warn(
                         entry,
-                        "comes after another answer to the same question, which counts",
-                        "",
+                        &("comes after another answer to the same question, which counts", ""),
                     );
                 }
                 Some((name, _)) => answers.push((name, value)),
                 None => d.warn(
                     entry,
-                    "is no question that automatic= answers",
-                    "method:nfs,network:dhcp,…",
+                    &("is no question that automatic= answers", "method:nfs,network:dhcp,…"),
                 ),
             }
         }
@@ -120,8 +118,7 @@ impl<'a> Answers<'a> {
     }
 }
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.log.debug |= d.has("debugstage1");
     let answers = Answers::read(d);
     let clone = clone_method(d);
@@ -138,8 +135,10 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
     if d.get("automatic").is_none() && clone.is_none() {
         d.fatal(
             "",
-            "stage1 would ask every question, and nobody is asked here",
-            "automatic=method:nfs,interface:auto,network:dhcp,server:SERVER,directory:/PATH",
+            &(
+                "stage1 would ask every question, and nobody is asked here",
+                "automatic=method:nfs,interface:auto,network:dhcp,server:SERVER,directory:/PATH",
+            ),
         );
     }
     match clone {
@@ -150,20 +149,15 @@ fn build(d: &mut Draft<'_>) -> BootPlan {
             }
             plan.handoff.then = Then::Clone(ClonePlan { method, target: None, timeout, tries });
             // stage1 gives up by rebooting, which asks the boot server again.
-            reboot(d, &mut plan);
+            reboot(d, plan);
             if let Some(asked) = answers.get("method").filter(|m| !matches!(*m, "ka" | "dolly")) {
-                d.warn(
-                    &text(&["method:", asked]),
-                    "names where a second stage comes from, which receiving a copy does not need",
-                    "",
-                );
+                d.warn(&text(&["method:", asked]), &("names where a second stage comes from, which receiving a copy does not need", ""));
             }
         }
-        None => method(d, &mut plan, &answers, rescue),
+        None => method(d, plan, &answers, rescue),
     }
-    settings(&mut plan, &answers);
-    network(d, &mut plan, &answers);
-    plan
+    settings(plan, &answers);
+    network(d, plan, &answers);
 }
 
 fn reboot(d: &mut Draft<'_>, plan: &mut BootPlan) {
@@ -183,7 +177,7 @@ fn clone_method(d: &mut Draft<'_>) -> Option<CloneMethod> {
     ] {
         if d.has(word) {
             if found.is_some() {
-                d.warn(word, "comes beside another way to receive a copy, which counts", "");
+                d.warn(word, &("comes beside another way to receive a copy, which counts", ""));
             } else {
                 found = Some(method);
             }
@@ -226,14 +220,13 @@ fn method(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>, rescue:
             if server.is_empty() || directory.is_empty() {
                 d.fatal(
                     "method:nfs",
-                    "needs a server and a directory",
-                    "server:10.0.0.1,directory:/srv/cd",
+                    &("needs a server and a directory", "server:10.0.0.1,directory:/srv/cd"),
                 );
                 return;
             }
             match nfsroot::parse(&text(&[server, ":", &value::absolute(directory)])) {
                 Ok(nfs) => plan.root.sources = nfs_sources(nfs, directory),
-                Err(why) => d.fatal(&word("server", server), why, ""),
+                Err(why) => d.fatal(&word("server", server), &(why, "")),
             }
         }
         Some(scheme @ ("http" | "ftp")) => fetch(d, plan, answers, scheme, directory, rescue),
@@ -259,11 +252,10 @@ fn method(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>, rescue:
         }
         Some(other) => d.fatal(
             &word("method", other),
-            "is no method",
-            "nfs, http, ftp, cdrom, disk, ka or dolly",
+            &("is no method", "nfs, http, ftp, cdrom, disk, ka or dolly"),
         ),
         None if d.peek("automatic").is_some() => {
-            d.fatal("automatic", "names no method", "automatic=method:nfs,…");
+            d.fatal("automatic", &("names no method", "automatic=method:nfs,…"));
         }
         None => {}
     }
@@ -294,7 +286,7 @@ fn fetch(
 ) {
     let server = answers.get("server").unwrap_or_default();
     if server.is_empty() {
-        d.fatal(&text(&["method:", scheme]), "needs a server", "server:10.0.0.1,directory:/cd");
+        d.fatal(&text(&["method:", scheme]), &("needs a server", "server:10.0.0.1,directory:/cd"));
         return;
     }
     let mut base_url = text(&[scheme, "://"]);
@@ -320,7 +312,7 @@ fn fetch(
     };
     for url in images {
         if let Err(why) = source::fetchable(&url) {
-            d.fatal(&url, why, "server:10.0.0.1,directory:/cd");
+            d.fatal(&url, &(why, "server:10.0.0.1,directory:/cd"));
             return;
         }
         let payload = if is_iso(&url) { Payload::Medium } else { Payload::Image };
@@ -339,7 +331,10 @@ fn disk(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>, directory
             match value::device(&path) {
                 Some(device) => Source::Device(device),
                 None => {
-                    d.fatal(&text(&["partition:", name]), "names no partition", "partition:sda1");
+                    d.fatal(
+                        &text(&["partition:", name]),
+                        &("names no partition", "partition:sda1"),
+                    );
                     return;
                 }
             }
@@ -368,7 +363,7 @@ fn disk(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>, directory
 
 /// What stage1 leaves in the environment and in `/tmp/env`.
 fn settings(plan: &mut BootPlan, answers: &Answers<'_>) {
-    for (name, key) in [
+    for (name, key) in &[
         ("METHOD", "method"),
         ("HOST", "server"),
         ("PREFIX", "directory"),
@@ -400,16 +395,15 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>) {
             if ip.client.is_none() {
                 d.fatal(
                     "network:static",
-                    "needs an address",
-                    "network:static,ip:10.0.0.5,netmask:255.255.255.0",
+                    &("needs an address", "network:static,ip:10.0.0.5,netmask:255.255.255.0"),
                 );
             }
         }
         Some("adsl") => {
-            d.fatal("network:adsl", "PPPoE is not spoken", "network:dhcp behind a router");
+            d.fatal("network:adsl", &("PPPoE is not spoken", "network:dhcp behind a router"));
         }
         Some(other) => {
-            d.warn(&text(&["network:", other]), "is neither dhcp nor static; DHCP is asked", "")
+            d.warn(&text(&["network:", other]), &("is neither dhcp nor static; DHCP is asked", ""))
         }
     }
     // `dns` equal to `ip` means none.
@@ -427,7 +421,7 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>) {
         None | Some("auto" | "wired") => Vec::new(),
         Some(device) if crate::ip::is_device_name(device) => alloc::vec![device.to_string()],
         Some(other) => {
-            d.warn(&text(&["interface:", other]), "is no device name; every link is tried", "");
+            d.warn(&text(&["interface:", other]), &("is no device name; every link is tried", ""));
             Vec::new()
         }
     };

@@ -93,7 +93,7 @@ pub(crate) struct Grammar {
     pub first_wins: bool,
     /// The dialect's own scripts split words at blanks inside quotes.
     pub splits_quotes: bool,
-    pub build: fn(&mut Draft<'_>) -> BootPlan,
+    pub build: fn(&mut Draft<'_>, &mut BootPlan),
 }
 
 impl Grammar {
@@ -133,8 +133,15 @@ pub(crate) struct Draft<'a> {
 }
 
 /// Puts pieces together; cheaper in code than `format!`.
+#[inline(never)]
 pub(crate) fn text(pieces: &[&str]) -> String {
     pieces.concat()
+}
+
+/// Owned copies of fixed texts.
+#[inline(never)]
+pub(crate) fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }
 
 impl<'a> Draft<'a> {
@@ -155,7 +162,7 @@ impl<'a> Draft<'a> {
                 // Words that the kernel or the live system reads as well are theirs to judge.
                 entry.fate = Some(Fate::Ignored);
                 if !matches!(spec.act, Act::Pass | Act::Setting | Act::Idle) {
-                    draft.warn(&token.text(), expected, "");
+                    draft.warn(&token.text(), &(expected, ""));
                 }
             }
             draft.words.push(entry);
@@ -165,12 +172,14 @@ impl<'a> Draft<'a> {
 
     /// The value of the word that wins; empty for a word without one. Marks it as
     /// used and the others of the name as overridden.
+    #[inline(never)]
     pub fn get(&mut self, name: &str) -> Option<&'a str> {
         self.get_any(&[name]).map(|(_, value)| value)
     }
 
     /// The same for words that mean the same: the one that wins among all of them,
     /// with its name.
+    #[inline(never)]
     pub fn get_any(&mut self, names: &[&str]) -> Option<(&'a str, &'a str)> {
         #[cfg(test)]
         for name in names {
@@ -194,11 +203,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Every value of the name in order; all of them are used.
+    #[inline(never)]
     pub fn all(&mut self, name: &str) -> Vec<&'a str> {
         self.all_any(&[name]).into_iter().map(|(_, value)| value).collect()
     }
 
     /// Every word of these names in order, with its name.
+    #[inline(never)]
     pub fn all_any(&mut self, names: &[&str]) -> Vec<(&'a str, &'a str)> {
         #[cfg(test)]
         for name in names {
@@ -215,11 +226,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether the word is there at all.
+    #[inline(never)]
     pub fn has(&mut self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
     /// Whether the word is there, without counting as a use.
+    #[inline(never)]
     pub fn peek(&self, name: &str) -> Option<&'a str> {
         self.words
             .iter()
@@ -229,22 +242,26 @@ impl<'a> Draft<'a> {
     }
 
     /// A yes-or-no word; `None` when it is absent.
+    #[inline(never)]
     pub fn switch(&mut self, name: &str) -> Option<bool> {
         let value = self.get(name)?;
         value::switch(Some(value))
     }
 
     /// A word with a number.
+    #[inline(never)]
     pub fn number(&mut self, name: &str) -> Option<u32> {
         self.get(name).and_then(value::number)
     }
 
     /// A word with a list of items between commas; all words of the name add up.
+    #[inline(never)]
     pub fn list(&mut self, name: &str) -> Vec<String> {
         self.all(name).into_iter().flat_map(value::list).collect()
     }
 
     /// A text that is not empty.
+    #[inline(never)]
     pub fn text(&mut self, name: &str) -> Option<String> {
         self.get(name).filter(|value| !value.is_empty()).map(ToString::to_string)
     }
@@ -263,19 +280,36 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub fn warn(&mut self, word: &str, message: &str, hint: &str) {
-        self.push(word, message, hint, false);
+    /// Warns about a word as written; the note is what is wrong and what to write.
+    #[inline(never)]
+    pub fn warn(&mut self, word: &str, note: &(&str, &str)) {
+        self.push(word, note, false);
     }
 
-    pub fn fatal(&mut self, word: &str, message: &str, hint: &str) {
-        self.push(word, message, hint, true);
+    /// The same about `name=value`.
+    #[inline(never)]
+    pub fn warn_word(&mut self, name: &str, value: &str, note: &(&str, &str)) {
+        self.push(&Self::word(name, value), note, false);
     }
 
-    fn push(&mut self, word: &str, message: &str, hint: &str, fatal: bool) {
+    /// A warning about a line that cannot work.
+    #[inline(never)]
+    pub fn fatal(&mut self, word: &str, note: &(&str, &str)) {
+        self.push(word, note, true);
+    }
+
+    /// The same about `name=value`.
+    #[inline(never)]
+    pub fn fatal_word(&mut self, name: &str, value: &str, note: &(&str, &str)) {
+        self.push(&Self::word(name, value), note, true);
+    }
+
+    #[inline(never)]
+    fn push(&mut self, word: &str, (message, hint): &(&str, &str), fatal: bool) {
         let warning = Warning {
             word: word.to_string(),
-            message: message.to_string(),
-            hint: hint.to_string(),
+            message: (*message).to_string(),
+            hint: (*hint).to_string(),
             fatal,
         };
         if self.warnings.len() < MAX_WARNINGS && !self.warnings.contains(&warning) {
@@ -284,6 +318,7 @@ impl<'a> Draft<'a> {
     }
 
     /// `name=value`, for warnings.
+    #[inline(never)]
     pub fn word(name: &str, value: &str) -> String {
         text(&[name, "=", value])
     }
@@ -310,14 +345,16 @@ impl<'a> Draft<'a> {
             let fate = entry.fate.unwrap_or_else(|| match entry.spec.map(|spec| spec.act) {
                 Some(Act::Pass | Act::Setting | Act::Soft) => Fate::PassedOn,
                 Some(Act::Idle) => {
-                    self.warn(&entry.token.text(), "is known and has no effect in Bellwether", "");
+                    self.warn(
+                        &entry.token.text(),
+                        &("is known and has no effect in Bellwether", ""),
+                    );
                     Fate::Ignored
                 }
                 Some(Act::Keep | Act::Local) => {
                     self.warn(
                         &entry.token.text(),
-                        "has no effect together with the rest of the line",
-                        "",
+                        &("has no effect together with the rest of the line", ""),
                     );
                     Fate::Ignored
                 }
@@ -346,13 +383,15 @@ impl<'a> Draft<'a> {
         if let Some(grammar) = foreign {
             self.warn(
                 &token.text(),
-                &text(&[
-                    "is a word of ",
-                    grammar.name,
-                    ", and this line is read as ",
-                    self.grammar.name,
-                ]),
-                &text(&["bw.dialect=", grammar.name, " reads the line that way"]),
+                &(
+                    &text(&[
+                        "is a word of ",
+                        grammar.name,
+                        ", and this line is read as ",
+                        self.grammar.name,
+                    ]),
+                    &text(&["bw.dialect=", grammar.name, " reads the line that way"]),
+                ),
             );
             return Fate::Foreign(grammar.dialect);
         }
@@ -360,7 +399,7 @@ impl<'a> Draft<'a> {
             return Fate::PassedOn;
         }
         if let Some(near) = self.nearest(name) {
-            self.warn(&token.text(), "is not known", &text(&["did you mean ", near, "?"]));
+            self.warn(&token.text(), &("is not known", &text(&["did you mean ", near, "?"])));
         }
         Fate::Unknown
     }

@@ -34,10 +34,8 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
     build,
 };
 
-fn build(d: &mut Draft<'_>) -> BootPlan {
-    let mut plan = base::plan(d);
+fn build(_: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.root.sources = alloc::vec![Source::Initramfs("/".into())];
     plan.writable = Writable::AsIs { read_write: true };
     plan.root.retry = base::rounds(1, 0);
-    plan
 }

@@ -14,20 +14,28 @@ pub const MAX_URL: usize = 4096;
 
 /// `1 0 yes no y n on off true false`, in any case; a word without a value is on.
 #[must_use]
+#[inline(never)]
 pub fn switch(value: Option<&str>) -> Option<bool> {
     let Some(value) = value else { return Some(true) };
-    let is = |words: &[&str]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
-    if value.is_empty() || is(&["1", "y", "yes", "on", "true"]) {
-        Some(true)
-    } else if is(&["0", "n", "no", "off", "false"]) {
-        Some(false)
-    } else {
-        None
-    }
+    const WORDS: &[(&str, bool)] = &[
+        ("", true),
+        ("1", true),
+        ("y", true),
+        ("yes", true),
+        ("on", true),
+        ("true", true),
+        ("0", false),
+        ("n", false),
+        ("no", false),
+        ("off", false),
+        ("false", false),
+    ];
+    WORDS.iter().find(|(word, _)| value.eq_ignore_ascii_case(word)).map(|(_, is)| *is)
 }
 
 /// A decimal number that fits in 32 bits.
 #[must_use]
+#[inline(never)]
 pub fn number(value: &str) -> Option<u32> {
     value.parse().ok()
 }
@@ -35,6 +43,7 @@ pub fn number(value: &str) -> Option<u32> {
 /// `512`, `64K`, `256M`, `4G`, `1T`, with an optional `B` or `iB`; 1024-based.
 /// A bare number counts in `unit`s.
 #[must_use]
+#[inline(never)]
 pub fn bytes(value: &str, unit: u64) -> Option<Bytes> {
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let suffix = value.get(digits.len()..)?;
@@ -52,6 +61,7 @@ pub fn bytes(value: &str, unit: u64) -> Option<Bytes> {
 
 /// Whether tmpfs would take this as `size=`: `256M`, `75%`, `1073741824`.
 #[must_use]
+#[inline(never)]
 pub fn is_tmpfs_size(value: &str) -> bool {
     match value.strip_suffix('%') {
         Some(percent) => number(percent).is_some_and(|n| (1..=100).contains(&n)),
@@ -61,18 +71,27 @@ pub fn is_tmpfs_size(value: &str) -> bool {
 
 /// Items between commas, empty ones left out.
 #[must_use]
+#[inline(never)]
 pub fn list(value: &str) -> Vec<String> {
-    value.split(',').filter(|item| !item.is_empty()).map(ToString::to_string).collect()
+    let mut items = Vec::new();
+    for item in value.split(',') {
+        if !item.is_empty() {
+            items.push(item.to_string());
+        }
+    }
+    items
 }
 
 /// An IPv4 address that is not `0.0.0.0`.
 #[must_use]
+#[inline(never)]
 pub fn address(value: &str) -> Option<Ipv4Addr> {
     value.parse::<Ipv4Addr>().ok().filter(|a| !a.is_unspecified())
 }
 
 /// `255.255.255.0`, `24` or `/24` as a prefix length.
 #[must_use]
+#[inline(never)]
 pub fn prefix(value: &str) -> Option<u8> {
     let value = value.strip_prefix('/').unwrap_or(value);
     if let Ok(mask) = value.parse::<Ipv4Addr>() {
@@ -96,6 +115,7 @@ pub fn class_prefix(address: Ipv4Addr) -> u8 {
 /// Whether this can be a host name or an address: letters, digits, `.`, `-`, `_`,
 /// and `:` inside brackets.
 #[must_use]
+#[inline(never)]
 pub fn is_host(value: &str) -> bool {
     if let Some(v6) = value.strip_prefix('[').and_then(|v| v.strip_suffix(']')) {
         return v6.parse::<core::net::Ipv6Addr>().is_ok();
@@ -108,6 +128,7 @@ pub fn is_host(value: &str) -> bool {
 
 /// A host as a [`Server`]; empty for the boot server.
 #[must_use]
+#[inline(never)]
 pub fn server(value: &str) -> Option<Server> {
     if value.is_empty() {
         Some(Server::Boot)
@@ -120,9 +141,10 @@ pub fn server(value: &str) -> Option<Server> {
 /// `8:1`, `LABEL=x`, `UUID=x`, `PARTUUID=x`, `PARTLABEL=x`, `CDLABEL=x`,
 /// `/dev/disk/by-label/x`.
 #[must_use]
+#[inline(never)]
 pub fn device(value: &str) -> Option<DeviceSelector> {
     type Make = fn(String) -> DeviceSelector;
-    let tags: [(&str, Make); 9] = [
+    const TAGS: &[(&str, Make)] = &[
         ("LABEL=", DeviceSelector::Label),
         ("CDLABEL=", DeviceSelector::Label),
         ("UUID=", DeviceSelector::Uuid),
@@ -133,7 +155,7 @@ pub fn device(value: &str) -> Option<DeviceSelector> {
         ("/dev/disk/by-partuuid/", DeviceSelector::PartUuid),
         ("/dev/disk/by-partlabel/", DeviceSelector::PartLabel),
     ];
-    for (tag, make) in tags {
+    for (tag, make) in TAGS {
         if let Some(rest) = value.strip_prefix(tag) {
             let name = unescape(rest);
             return (!name.is_empty()).then(|| make(name));
@@ -195,6 +217,7 @@ pub struct Url<'a> {
 ///
 /// # Errors
 /// What is wrong with it, in the user's words.
+#[inline(never)]
 pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
     if value.len() > MAX_URL {
         return Err("the URL is longer than 4096 characters");
@@ -231,6 +254,7 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
 
 /// The last suffix of a path or URL without query, in lower case, `None` without one.
 #[must_use]
+#[inline(never)]
 pub fn suffix(path: &str) -> Option<String> {
     let path = path.split(['?', '#']).next().unwrap_or(path);
     let name = path.rsplit('/').next().unwrap_or(path);
@@ -240,6 +264,7 @@ pub fn suffix(path: &str) -> Option<String> {
 
 /// `/a/b` from `a/b`, `/a/b`, `//a/b/`; `/` from nothing.
 #[must_use]
+#[inline(never)]
 pub fn absolute(path: &str) -> String {
     let mut result = String::from("/");
     result.push_str(path.trim_matches('/'));
@@ -248,6 +273,7 @@ pub fn absolute(path: &str) -> String {
 
 /// `dir/name` with one slash between.
 #[must_use]
+#[inline(never)]
 pub fn join(dir: &str, name: &str) -> String {
     let mut result = String::from(dir.trim_end_matches('/'));
     if !result.is_empty() || dir.starts_with('/') {
@@ -259,6 +285,7 @@ pub fn join(dir: &str, name: &str) -> String {
 
 /// A path of the medium that a rule names: relative, without `.` and `..`.
 #[must_use]
+#[inline(never)]
 pub fn inside(path: &str) -> Option<String> {
     let mut result = String::new();
     for part in path.split('/') {
