@@ -491,7 +491,7 @@ impl<'a> Index<'a> {
                 }
             }
         }
-        hits.sort_unstable();
+        sys::sort::sort(&mut hits);
         hits.dedup();
         hits.into_iter().for_each(found);
     }

@@ -54,7 +54,7 @@ pub fn names(path: &str) -> Result<Vec<String>, Errno> {
             names.push(String::from(name));
         }
     }
-    names.sort_unstable();
+    sys::sort::sort(&mut names);
     Ok(names)
 }
 

@@ -56,7 +56,7 @@ pub fn candidates<'a>(names: impl Iterator<Item = &'a str>, rule: &ScanRule) -> 
             })
         })
         .collect();
-    found.sort_unstable();
+    sys::sort::sort(&mut found);
     found
 }
 

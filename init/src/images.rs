@@ -112,7 +112,7 @@ fn by_suffix(
     for dir in [Some(place), own].into_iter().flatten() {
         files.extend(names(dir).unwrap_or_default().iter().map(|name| format!("{dir}/{name}")));
     }
-    files.sort_unstable();
+    sys::sort::sort(&mut files);
     let mut layers = Vec::new();
     for group in groups {
         for file in &files {

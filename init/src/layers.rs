@@ -64,9 +64,9 @@ pub fn stack(
         Writable::Union(union) | Writable::ByImage { union, .. } => {
             stack_union(machine, &layers, union, layout)
         }
-        other => Err(Failure::new(
+        _ => Err(Failure::new(
             "make the root writable",
-            &format!("{other:?}"),
+            "the root",
             "this build of /init cannot do this yet; use an overlay",
         )),
     }

@@ -4,7 +4,6 @@
 //! One poll for everything: uevents, drivers that finish loading, whatever a
 //! step brings along. Nothing here sleeps.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -47,7 +46,8 @@ pub struct Machine {
     pub network: Network,
     drivers: Loader<'static>,
     uevents: Option<uevent::Socket>,
-    blocks: BTreeSet<String>,
+    /// Sorted.
+    blocks: Vec<String>,
     /// Grows whenever a block device comes, changes or goes.
     pub block_changes: u64,
     last_event: u64,
@@ -74,7 +74,7 @@ impl Machine {
             network: Network::default(),
             drivers: Loader::new(index, policy),
             uevents,
-            blocks: BTreeSet::new(),
+            blocks: Vec::new(),
             block_changes: 0,
             last_event: now_ms(),
         }
@@ -178,9 +178,9 @@ impl Machine {
             if event.subsystem == "block" && !event.devname.is_empty() {
                 block_changes += 1;
                 if event.action == "remove" {
-                    blocks.remove(event.devname);
+                    blocks.retain(|name| name != event.devname);
                 } else {
-                    blocks.insert(event.devname.to_string());
+                    add(blocks, event.devname);
                 }
             }
         });
@@ -202,7 +202,7 @@ impl Machine {
     fn find_blocks(&mut self) {
         for name in sysfs::names("/sys/class/block").unwrap_or_default() {
             // A slash in a device's name is a ! in sysfs.
-            if self.blocks.insert(name.replace('!', "/")) {
+            if add(&mut self.blocks, &name.replace('!', "/")) {
                 self.block_changes += 1;
             }
         }
@@ -228,6 +228,17 @@ impl Machine {
 /// is searched while the root that was found on it starts; or back.
 pub fn set_urgent(urgent: bool) {
     let _ = rustix::process::setpriority_process(None, if urgent { -20 } else { 0 });
+}
+
+/// Adds a name to a sorted list; returns whether it is new.
+fn add(names: &mut Vec<String>, name: &str) -> bool {
+    match names.binary_search_by(|known| known.as_str().cmp(name)) {
+        Ok(_) => false,
+        Err(at) => {
+            names.insert(at, name.to_string());
+            true
+        }
+    }
 }
 
 /// The index, or an empty one with a word why: a kernel with everything built

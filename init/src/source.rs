@@ -6,7 +6,6 @@
 //! why not; the reasons are the failure screen.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -65,7 +64,7 @@ struct Search<'m> {
     read_write: bool,
     reasons: Reasons,
     /// Devices that were looked at since they last changed.
-    looked_at: BTreeSet<String>,
+    looked_at: Vec<String>,
 }
 
 /// Takes an offer, or says why not. The text is where the offer came from.
@@ -90,7 +89,7 @@ pub fn find(
         tree_target: tree_target.to_string(),
         read_write,
         reasons: Reasons::default(),
-        looked_at: BTreeSet::new(),
+        looked_at: Vec::new(),
     };
     search.run()
 }
@@ -309,7 +308,7 @@ impl Search<'_> {
             if !(settled || candidate.eager) || self.looked_at.contains(&candidate.name) {
                 continue;
             }
-            self.looked_at.insert(candidate.name.clone());
+            self.looked_at.push(candidate.name.clone());
             let path = candidate.path();
             match device::inspect(&path) {
                 Ok(Some(found)) if found.format.fs_type().is_some() => {
@@ -501,7 +500,7 @@ pub fn describe(source: &Source) -> String {
         Source::Nfs(nfs) => network::describe_nfs(nfs),
         Source::Cifs(cifs) => format!("CIFS share {}", cifs.share),
         Source::Url(url) => url.url.clone(),
-        Source::Nbd(nbd) => format!("NBD export {:?}", nbd.export),
+        Source::Nbd(nbd) => format!("NBD export {}", nbd.export),
         Source::NvmeTcp(nvme) => format!("NVMe/TCP {}", nvme.nqn),
         Source::NineP(tag) => format!("9p tag {tag}"),
         Source::VirtioFs(tag) => format!("virtiofs tag {tag}"),

@@ -16,3 +16,4 @@ pub mod netlink;
 pub mod packet;
 pub mod process;
 mod raw;
+pub mod sort;
