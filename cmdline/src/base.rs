@@ -71,6 +71,7 @@ pub(crate) const KERNEL_WORDS: &str = "BOOT_IMAGE initrd rdinit console earlycon
     MBVERSION MBSERIAL MBASSET BIOSVENDOR BIOSVERSION BOOT_OS inst.* ds cloud-config-url \
     ipv6.disable nfsrootdebug ip6 hostname domain autofs timezone kernel.* sysctl.* vconsole.* \
     earlycon printk no_timer_check noreplace-smp tsx irqpoll pnpbios raid nompx kvm* \
+    vsyscall slab_nomerge slub_debug iomem page_poison lockdown randomize_kstack_offset debugfs \
     carrier_timeout rd.luks.* luks.* rd.lvm* rd.md* rd.dm* rd.plymouth";
 
 /// Words that init itself takes as arguments (`init(8)`, `systemd(1)`).
@@ -80,6 +81,9 @@ const INIT_ARGS: &str = "single s S emergency rescue 1 2 3 4 5 -b -s -a auto";
 const NOT_MODULES: &str = "systemd. rd. bw. udev. net. fsck. luks. inst. live-config. live. \
     nbd. ltsp. bootchart. plymouth. vconsole. locale. sysctl. kernel. cgroup. random. printk. initramfs. mount. modprobe. loop. \
     debian-installer. netcfg. live-boot. dolly. ubi. BOOT.";
+
+/// Most modules, options or arguments that are taken from one line.
+const MAX_ITEMS: usize = 512;
 
 /// Pause before the failure menu tries again.
 pub(crate) const MENU_RETRY: Seconds = Seconds(30);
@@ -139,7 +143,7 @@ fn drivers(d: &mut Draft<'_>) -> DriverPlan {
     for name in &["blacklist", "modprobe.blacklist", "module_blacklist"] {
         for module in d.list(name) {
             let module = module_name(&module);
-            if !plan.blacklist.contains(&module) {
+            if plan.blacklist.len() < MAX_ITEMS && !plan.blacklist.contains(&module) {
                 plan.blacklist.push(module);
             }
         }
@@ -153,7 +157,7 @@ fn drivers(d: &mut Draft<'_>) -> DriverPlan {
             && module.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
             && d.grammar.find(token.name).is_none()
             && !listed(d.grammar.pass, token.name);
-        if is_option && plan.options.len() < 256 {
+        if is_option && plan.options.len() < MAX_ITEMS {
             let mut option = String::from(param);
             if let Some(value) = token.value {
                 option.push('=');
@@ -218,7 +222,7 @@ fn handoff(d: &mut Draft<'_>) -> Handoff {
         if for_init {
             d.mark(Fate::PassedOn, |t| t == token);
         }
-        if (for_init || unknown) && !args.contains(&token.text()) {
+        if (for_init || unknown) && args.len() < MAX_ITEMS && !args.contains(&token.text()) {
             args.push(token.text());
         }
     }

@@ -85,6 +85,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
 fn content(d: &mut Draft<'_>) -> Content {
     let dir = image_dir(d, "casper");
     let layerfs = d.get("layerfs-path").or(Some(d.cx.layerfs_path)).filter(|p| !p.is_empty());
+    let layerfs = layerfs.filter(|path| path.len() <= 1024);
     let pick = match layerfs.map(layers) {
         Some(names) => ImagePick::Named(names),
         None => ImagePick::Suffixes {

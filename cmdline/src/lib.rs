@@ -43,8 +43,6 @@ mod tiny_core;
 pub mod token;
 pub mod value;
 
-use alloc::string::ToString;
-
 pub use plan::BootPlan;
 use plan::Dialect;
 pub use source::is_network;
@@ -179,10 +177,22 @@ impl BootPlan {
 }
 
 /// Runs everything once on arbitrary bytes; for fuzzers.
+///
+/// # Panics
+/// When a promise of this crate does not hold, so that the fuzzer sees it.
 pub fn fuzz(data: &[u8]) {
     let line = alloc::string::String::from_utf8_lossy(data);
     let plan = parse(&line, &Context::default());
     assert!(plan.words.len() <= token::MAX_WORDS);
     assert!(plan.warnings.len() <= table::MAX_WARNINGS);
-    let _ = plan.words.len().to_string();
+    let written = plan.to_json().len() + plan.to_text().len() + plan.warnings_text().len();
+    let words = plan.words_text(docs::describe).len();
+    // A line is said a few times over at most, never multiplied.
+    assert!(written + words <= 64 * (line.len() + 4096), "{} bytes", written + words);
+    for text in [line.as_ref(), line.split_once('=').map_or("", |(_, value)| value)] {
+        let _ = (bootif::parse(text), ip::slax(text), ip::live_boot(text));
+        let _ = (ip::parse(text, ip::Form::Kernel), ip::parse(text, ip::Form::Dracut));
+        let _ = (nfsroot::parse(text), nfsroot::dracut(text), nfsroot::from_url(text));
+        let _ = (value::url(text).is_ok(), value::device(text), value::bytes(text, 1));
+    }
 }

@@ -82,7 +82,7 @@ words! { LIVE, LIVE_DOCS:
 const PASS: &str = "noeject noprompt components nocomponents user-fullname user-default-groups locales locale \
     keyboard-* timezone utc hooks live-config live-config.* config xorg-* sudo noroot noautologin nottyautologin \
     nox11autologin x-session-manager desktop desktop-conf quiet splash live-snapshot live-getty \
-    memtest noswap skipconfig systemd-show findpreseed toram-eject";
+    memtest noswap ocs_* ocs-* bootid netscript ssh services skipconfig systemd-show findpreseed toram-eject";
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::LiveBoot,

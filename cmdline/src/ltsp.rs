@@ -69,20 +69,16 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 }
             }
         }
-        let Some(path) = value::inside(path).filter(|p| !p.is_empty()) else {
-            d.fatal_word(
-                "ltsp.image",
-                path,
-                &("is no path of an image", "ltsp.image=images/x86_64.img"),
-            );
-            continue;
-        };
-        current = current
-            .map(|on| Source::File { on: Box::new(on), path: value::absolute(&path) })
-            .map(|on| match partition {
-                Some(number) => Source::Partition { on: Box::new(on), number },
-                None => on,
-            });
+        let Some(on) = current.take() else { break };
+        match source::file_on(on, path) {
+            Ok(file) => {
+                current = Some(match partition {
+                    Some(number) => Source::Partition { on: Box::new(file), number },
+                    None => file,
+                });
+            }
+            Err(why) => d.fatal_word("ltsp.image", path, &(why, "ltsp.image=images/x86_64.img")),
+        }
     }
     plan.root.sources.extend(current);
     plan.root.content =

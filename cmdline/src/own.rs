@@ -1,7 +1,6 @@
 //! Bellwether's own words. They begin with `bw.`, are the same in every dialect, and
 //! override what the dialect says.
 
-use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -79,10 +78,7 @@ fn source(text: &str) -> Result<Source, &'static str> {
     let mut pieces = text.split(",file=");
     let mut source = place(pieces.next().unwrap_or_default())?;
     for path in pieces {
-        let path = value::inside(path)
-            .filter(|p| !p.is_empty())
-            .ok_or("a file path is empty or holds `..`")?;
-        source = Source::File { on: Box::new(source), path: value::absolute(&path) };
+        source = crate::source::file_on(source, path)?;
     }
     Ok(source)
 }
@@ -153,15 +149,12 @@ fn images(d: &mut Draft<'_>, plan: &mut BootPlan) {
         });
     }
     for path in d.all("bw.image") {
-        let Some(path) = value::inside(path).filter(|p| !p.is_empty()) else {
-            d.fatal_word("bw.image", path, &("is no path on the medium", ""));
-            continue;
-        };
-        let sources = core::mem::take(&mut plan.root.sources);
-        plan.root.sources = sources
-            .into_iter()
-            .map(|on| Source::File { on: Box::new(on), path: value::absolute(&path) })
-            .collect();
+        for on in core::mem::take(&mut plan.root.sources) {
+            match crate::source::file_on(on, path) {
+                Ok(source) => plan.root.sources.push(source),
+                Err(why) => d.fatal_word("bw.image", path, &(why, "")),
+            }
+        }
         if !matches!(plan.root.content, Content::Tree { .. }) && layers.is_empty() {
             plan.root.content = Content::Tree {
                 subdir: String::new(),

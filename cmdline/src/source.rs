@@ -1,5 +1,6 @@
 //! Sources that several dialects name, and the checks that hold for every plan.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -93,6 +94,28 @@ pub(crate) fn fetchable(text: &str) -> Result<value::Url<'_>, &'static str> {
 /// A rule of one or more directories.
 pub(crate) fn rule(dirs: &[&str], pick: ImagePick, nested: &[&str]) -> ImageRule {
     ImageRule { dirs: strings(dirs), pick, nested: strings(nested) }
+}
+
+/// Deepest nesting of files in files.
+const MAX_DEPTH: usize = 16;
+
+/// A file on a source's file system.
+///
+/// # Errors
+/// A path that leads nowhere, or files nested deeper than anyone means.
+pub(crate) fn file_on(on: Source, path: &str) -> Result<Source, &'static str> {
+    let path = value::inside(path).filter(|p| !p.is_empty());
+    let path = path.ok_or("a path is empty or holds `..`")?;
+    let mut depth = 0;
+    let mut inner = &on;
+    while let Source::File { on, .. } | Source::Partition { on, .. } = inner {
+        depth += 1;
+        inner = on;
+    }
+    if depth >= MAX_DEPTH {
+        return Err("there are more than 16 files inside each other");
+    }
+    Ok(Source::File { on: Box::new(on), path: value::absolute(&path) })
 }
 
 /// The whole file system of the source.

@@ -454,8 +454,22 @@ fn near(name: &str, known: &str) -> Option<usize> {
     }
     let fold = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
     let (a, b) = (name.as_bytes(), known.as_bytes());
-    let limit = if a.len().min(b.len()) < 6 { 1 } else { 2 };
-    if a.len() < 4 || b.len() < 4 || a.len() > 40 || a.len().abs_diff(b.len()) > limit {
+    // In capitals only the case is ever wrong: `bootid` is no `BOOTIF`.
+    let limit = if known.bytes().any(|b| b.is_ascii_uppercase()) {
+        0
+    } else if a.len().min(b.len()) < 7 {
+        1
+    } else {
+        2
+    };
+    let same_start = a.first().map(|x| fold(*x)) == b.first().map(|x| fold(*x));
+    let swapped_start = a.first() == b.get(1) && a.get(1) == b.first();
+    if a.len() < 4
+        || b.len() < 4
+        || a.len() > 40
+        || a.len().abs_diff(b.len()) > limit
+        || !(same_start || swapped_start)
+    {
         return None;
     }
     // Three rows of the usual table (optimal string alignment).
@@ -480,9 +494,7 @@ fn near(name: &str, known: &str) -> Option<usize> {
         last_a = Some(x);
     }
     let distance = above.last().copied()?;
-    let same_start = a.first().map(|x| fold(*x)) == b.first().map(|x| fold(*x));
-    let swapped_start = a.first() == b.get(1) && a.get(1) == b.first();
-    (distance <= limit && (same_start || swapped_start)).then_some(distance)
+    (distance <= limit).then_some(distance)
 }
 
 #[cfg(test)]
@@ -499,6 +511,8 @@ mod tests {
         assert_eq!(near("persistant", "persistent"), Some(1));
         assert_eq!(near("toram", "todisk"), None);
         assert_eq!(near("ro", "rw"), None);
+        assert_eq!(near("bootif", "BOOTIF"), Some(0));
+        assert_eq!(near("bootid", "BOOTIF"), None);
         assert_eq!(near("text", "test"), Some(1));
         assert_eq!(near("test", "rest"), None);
         assert_eq!(near("ünfug", "nfsroot"), None);

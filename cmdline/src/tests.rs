@@ -188,6 +188,42 @@ fn iso_files_on_disks() {
     assert!(matches!(&plan.root.sources[..], [Source::File { .. }]));
 }
 
+/// Lines that are as long as a line can be, of the pieces that nest, repeat or are
+/// compared with each other.
+#[test]
+fn hostile_lines_stay_small_and_quick() {
+    let start = std::time::Instant::now();
+    let repeated = |head: &str, piece: &str| {
+        let mut line = String::from(head);
+        while line.len() + piece.len() < token::MAX_LINE {
+            line.push_str(piece);
+        }
+        line
+    };
+    for (head, piece) in [
+        ("root=/dev/sda1 ", "bw.image=a "),
+        ("bw.root=/dev/sda1", ",file=a"),
+        ("root=/dev/nfs nfsroot=a:/b ltsp.image=a", ",,a"),
+        ("root=/dev/nfs nfsroot=a:/b ltsp.image=a", ",partition=1,,a"),
+        ("boot=casper layerfs-path=a", ".a"),
+        ("boot=live blacklist=", "a,b,c,"),
+        ("boot=live ", "netbot nfsrot "),
+        ("root=/dev/sda1 ", "abcdefgh.x=1 "),
+        ("root=dhcp ", "ip=eth0:dhcp "),
+        ("root=dhcp ", "nameserver=10.0.0.1 rd.route=10.0.0.0/8: "),
+        ("automatic=", "method:nfs,"),
+        ("boot=live ip=", "eth0:10.0.0.1,"),
+        ("archisobasedir=", "a/"),
+        ("boot=live ", "x=${y} "),
+        ("", "\"a=b c\" "),
+        ("root=iscsi:", ":"),
+    ] {
+        fuzz(repeated(head, piece).as_bytes());
+    }
+    // Unoptimised, on a busy machine; what is guarded against takes minutes.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
