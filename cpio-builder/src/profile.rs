@@ -67,11 +67,13 @@ const VIRT: Profile = Profile {
     also: &[LIVE],
 };
 
-/// File systems of a live boot and what stands below and beside them.
+/// File systems of a live boot and what stands below and beside them; and the
+/// fast SHA-256 that the kernel checks module signatures with, once it is loaded.
 const LIVE: &str = "
     loop squashfs overlay isofs ext4 vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8
     nfs nfsv3 nfsv4 9p 9pnet_virtio af_packet ipv6
-    crc32c_intel crc32c_generic crc32c";
+    crc32c_intel crc32c_generic crc32c
+    sha256_ssse3 sha256_ce";
 
 /// Without these there is no live system, wherever its image comes from.
 pub const ESSENTIAL: [&str; 3] = ["loop", "squashfs", "overlay"];
