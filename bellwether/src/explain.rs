@@ -3,13 +3,15 @@
 //!
 //! The plan is made by the same code that /init runs; here it is only printed.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
 use cmdline::{BootPlan, Context, docs};
 
-/// Longest line that is read from standard input.
+/// Most that is read from a file.
 const MAX_INPUT: u64 = 1 << 20;
 
 /// Say what a kernel command line will do, and what is wrong with it.
@@ -20,7 +22,7 @@ const MAX_INPUT: u64 = 1 << 20;
     example = "What the line of a PXE menu means:\n  \
                bellwether explain 'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live ip=dhcp'",
     example = "The line that this machine was booted with:\n  \
-               bellwether explain - < /proc/cmdline",
+               bellwether explain --file /proc/cmdline",
     note = "Exit status: 0 the line makes a plan, 1 it would fail at boot, 2 wrong usage.",
     note = "--name=value is taken as --name value."
 )]
@@ -41,7 +43,11 @@ pub struct Explain {
     #[argh(option, arg_name = "words")]
     pub defaults: Vec<String>,
 
-    /// the command line; '-' reads it from standard input
+    /// read the line from this file; '-' is standard input
+    #[argh(option, arg_name = "file")]
+    pub file: Option<PathBuf>,
+
+    /// the command line, best in quotes
     #[argh(positional, arg_name = "command line")]
     pub line: Vec<String>,
 }
@@ -49,22 +55,16 @@ pub struct Explain {
 /// Prints the plan.
 ///
 /// The exit status is 0 when the line makes a plan, 1 when the boot would fail, 2
-/// when there is no line.
+/// when there is no line to read.
 pub fn run(args: &Explain) -> ExitCode {
-    let line = match args.line.as_slice() {
-        [] => {
-            eprintln!("bellwether: no command line to explain; put it in quotes after 'explain'");
-            return ExitCode::from(2);
-        }
-        [dash] if dash == "-" => {
-            let mut text = Vec::new();
-            if let Err(why) = std::io::stdin().take(MAX_INPUT).read_to_end(&mut text) {
-                eprintln!("bellwether: standard input: {why}");
-                return ExitCode::from(2);
-            }
-            String::from_utf8_lossy(&text).into_owned()
-        }
-        words => words.join(" "),
+    let line = match (&args.file, args.line.as_slice()) {
+        (None, []) => return usage("no command line to explain; put it in quotes after 'explain'"),
+        (None, words) => words.join(" "),
+        (Some(_), [_, ..]) => return usage("--file and a command line together"),
+        (Some(file), []) => match read(file) {
+            Ok(line) => line,
+            Err(why) => return usage(&format!("{}: {why}", file.display())),
+        },
     };
     let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
     let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
@@ -72,8 +72,23 @@ pub fn run(args: &Explain) -> ExitCode {
     let plan = cmdline::parse(&line, &context);
     let text = if args.json { plan.to_json() } else { report(&plan, args.words) };
     // A closed pipe is the reader's choice.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(text.as_bytes());
     if plan.can_work() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("bellwether: {why}");
+    ExitCode::from(2)
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if file.as_os_str() == "-" {
+        io::stdin().take(MAX_INPUT).read_to_end(&mut bytes)?;
+    } else {
+        File::open(file)?.take(MAX_INPUT).read_to_end(&mut bytes)?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The plan for people: steps, words, warnings, verdict.
@@ -136,6 +151,11 @@ mod tests {
         assert_eq!(code(&["root=/dev/sda1"]), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(&["quiet"]), format!("{:?}", ExitCode::from(1)));
         assert_eq!(code(&[]), format!("{:?}", ExitCode::from(2)));
+        let from = |file: &str| Explain { file: Some(file.into()), ..Explain::default() };
+        let code = |file: &str| format!("{:?}", run(&from(file)));
+        assert_eq!(code("/no/such/file"), format!("{:?}", ExitCode::from(2)));
+        // An empty line says nothing about a root.
+        assert_eq!(code("/dev/null"), format!("{:?}", ExitCode::from(1)));
     }
 
     #[test]
