@@ -45,6 +45,7 @@ pub fn run(what: &Build) -> Result<(), Failure> {
         include: what.include.clone(),
         microcode: what.microcode.clone(),
         codec: what.compress.unwrap_or(Codec::Zstd),
+        strip: what.strip,
         mtime: image::mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?,
         append_to,
     };

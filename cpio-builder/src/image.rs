@@ -11,6 +11,7 @@ use crate::modinfo::{machine, machine_name};
 use crate::newc::{Archive, Node};
 use crate::profile::{self, Profile};
 use crate::source::Source;
+use crate::strip;
 use crate::tree::{self, KernelModule, KernelTree, ModprobeConf};
 use coldplug::index::{Class, Compression};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,9 @@ pub struct ImageSpec {
     pub microcode: Option<PathBuf>,
     /// Compression of the main archive.
     pub codec: Codec,
+    /// Make modules smaller at the price of their signatures, see
+    /// [`strip`](crate::strip).
+    pub strip: bool,
     /// Every file's time, seconds since 1970.
     pub mtime: u32,
     /// Make only what has to stand behind the initramfs that the modules are
@@ -218,9 +222,14 @@ fn add_modules(
     let tree = &spec.tree;
     let mut firmware: BTreeSet<String> = BTreeSet::new();
     for module in chosen.iter().filter_map(|n| tree.modules.get(*n)) {
-        let data = tree.read(module)?;
+        let mut data = tree.read(module)?;
         let fail = |source| Error::Module { path: module.path.clone(), source };
         firmware.extend(tree::firmware(&data).map_err(fail)?);
+        if spec.strip
+            && let Some(smaller) = strip::strip(&data)
+        {
+            data = smaller;
+        }
         archive.add(&place(tree, module), 0o644, Node::File(data))?;
     }
     for name in firmware {

@@ -13,4 +13,5 @@ pub mod modinfo;
 pub mod newc;
 pub mod profile;
 pub mod source;
+pub mod strip;
 pub mod tree;

@@ -59,7 +59,7 @@ const VIRT: Profile = Profile {
     without: "",
     names: "
         virtio_pci virtio_mmio virtio_net virtio_blk virtio_scsi
-        hv_vmbus hv_netvsc hv_storvsc hyperv_keyboard pci_hyperv
+        hv_vmbus hv_netvsc hv_storvsc hyperv_keyboard
         vmxnet3 vmw_pvscsi xen_netfront xen_blkfront
         e1000 e1000e 8139cp ne2k_pci pcnet32
         ata_piix ata_generic ahci nvme sd_mod sr_mod mptspi sym53c8xx sdhci_pci mmc_block

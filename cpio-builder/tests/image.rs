@@ -29,6 +29,7 @@ fn spec(path: &Path, profile: &str) -> Result<ImageSpec, Error> {
         include: vec![],
         microcode: None,
         codec: Codec::Zstd,
+        strip: false,
         mtime: 1,
         append_to: match kernel.kind {
             Kind::Initrd { links } => Some(links),
