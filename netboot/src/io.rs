@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
-    socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, recvfrom,
+    send, sendto, socket_with, sockopt,
 };
 
 use crate::clock::{Instant, poll_timeout};
@@ -32,6 +32,18 @@ fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Instant) -> Result<(), Er
 
 fn open(kind: SocketType) -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
+/// Does nothing for a while.
+pub fn pause(span: core::time::Duration) {
+    let deadline = Instant::now().after(span);
+    loop {
+        let now = Instant::now();
+        if now >= deadline {
+            return;
+        }
+        let _ = poll(&mut [], poll_timeout(Some(deadline), now).as_ref());
+    }
 }
 
 /// A TCP connection.
@@ -123,6 +135,56 @@ impl From<Tcp> for OwnedFd {
 impl AsFd for Tcp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// A UDP socket that talks to whoever answers.
+#[derive(Debug)]
+pub struct FreeUdp {
+    fd: OwnedFd,
+}
+
+impl FreeUdp {
+    /// A socket on any port.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> Result<FreeUdp, Errno> {
+        let fd = open(SocketType::DGRAM)?;
+        bind(&fd, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
+        Ok(FreeUdp { fd })
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn send_to(&self, bytes: &[u8], to: SocketAddrV4) -> Result<(), Errno> {
+        sendto(&self.fd, bytes, SendFlags::NOSIGNAL, &to).map(|_| ())
+    }
+
+    /// Receives one datagram and tells where it came from; datagrams from nowhere
+    /// have the unspecified address.
+    ///
+    /// # Errors
+    /// The kernel's; `ETIMEDOUT` at the deadline.
+    pub fn receive_from(
+        &self,
+        buffer: &mut [u8],
+        deadline: Instant,
+    ) -> Result<(usize, SocketAddrV4), Errno> {
+        loop {
+            match recvfrom(&self.fd, &mut *buffer, RecvFlags::empty()) {
+                Ok((length, _, from)) => {
+                    let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+                    let from = from.and_then(|from| SocketAddrV4::try_from(from).ok());
+                    return Ok((length, from.unwrap_or(nowhere)));
+                }
+                Err(Errno::AGAIN) => wait(self.fd.as_fd(), PollFlags::IN, deadline)?,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod dhcp;
 pub mod errno;
+pub mod fetch;
 pub mod io;
 pub mod lease;
 pub mod network;

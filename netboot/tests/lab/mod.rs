@@ -193,6 +193,17 @@ impl Lab {
         server
     }
 
+    /// Ends every process of this name in the server's namespace, hard.
+    pub fn kill(&self, program: &str) {
+        let (_, pids) = run(&format!("ip netns pids {}s", self.name));
+        for pid in pids.split_ascii_whitespace() {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.trim() == program {
+                run(&format!("kill -9 {pid}"));
+            }
+        }
+    }
+
     /// Waits until something in the server's namespace listens at an address that
     /// contains this text.
     pub fn wait_for(&self, address: &str) {

@@ -1,0 +1,331 @@
+//! FTP (RFC 959), the part that fetches a file: passive mode (RFC 2428 `EPSV`, or
+//! `PASV`), binary, restart (RFC 3659 `REST`, `SIZE`).
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{Ipv4Addr, SocketAddrV4};
+
+use rustix::io::Errno;
+
+use super::url::Url;
+use crate::clock::Instant;
+use crate::io::Tcp;
+
+/// The longest reply, all its lines together.
+const MAX_REPLY: usize = 16 * 1024;
+
+/// Why a file does not come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FtpError {
+    /// Not FTP.
+    Malformed,
+    /// The server refuses: code and words.
+    Refused(u16, String),
+    /// The connection failed.
+    Io(Errno),
+    /// The connection ended in the middle.
+    CutShort,
+}
+
+impl fmt::Display for FtpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FtpError::Malformed => f.write_str("malformed answer; not an FTP server?"),
+            FtpError::Refused(code, text) => write!(f, "the server says: {code} {text}"),
+            FtpError::Io(errno) => write!(f, "{}", crate::errno::Shown(*errno)),
+            FtpError::CutShort => f.write_str("the connection ended in the middle"),
+        }
+    }
+}
+
+impl FtpError {
+    /// Whether asking again is of no use: refusals of the 5xx kind.
+    pub fn is_final(&self) -> bool {
+        matches!(self, FtpError::Malformed | FtpError::Refused(500..600, _))
+    }
+}
+
+/// One reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Three digits.
+    pub code: u16,
+    /// The text of its last line.
+    pub text: String,
+}
+
+/// Puts replies together; several lines make one when the first has a hyphen.
+#[derive(Debug, Default)]
+pub struct Replies {
+    pending: Vec<u8>,
+    open: Option<u16>,
+}
+
+impl Replies {
+    /// Takes bytes of the control connection.
+    ///
+    /// # Errors
+    /// When they are not FTP.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), FtpError> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() > MAX_REPLY { Err(FtpError::Malformed) } else { Ok(()) }
+    }
+
+    /// The next whole reply, when there is one.
+    ///
+    /// # Errors
+    /// When the bytes are not FTP.
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, FtpError> {
+        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+            let rest = self.pending.split_off(end.saturating_add(1));
+            let line = core::mem::replace(&mut self.pending, rest);
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end();
+            let code = line.get(..3).and_then(|code| code.parse::<u16>().ok());
+            let code = code.filter(|code| (100..600).contains(code));
+            let mark = line.as_bytes().get(3).copied();
+            match (self.open, code, mark) {
+                (None, Some(code), Some(b'-')) => self.open = Some(code),
+                (None, Some(code), Some(b' ') | None) => {
+                    return Ok(Some(reply(code, line)));
+                }
+                (Some(open), Some(code), Some(b' ') | None) if open == code => {
+                    self.open = None;
+                    return Ok(Some(reply(code, line)));
+                }
+                (Some(_), ..) => {}
+                (None, ..) => return Err(FtpError::Malformed),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn reply(code: u16, line: &str) -> Reply {
+    let text = line.get(4..).unwrap_or_default();
+    Reply { code, text: text.chars().filter(|c| !c.is_control()).take(200).collect() }
+}
+
+/// The port in `Entering Extended Passive Mode (|||PORT|)`.
+pub fn parse_epsv(text: &str) -> Option<u16> {
+    let inner = text.split_once('(')?.1.split_once(')')?.0;
+    let mark = inner.chars().next()?;
+    let mut fields = inner.split(mark);
+    let port = fields.nth(3)?.parse::<u16>().ok()?;
+    (port != 0).then_some(port)
+}
+
+/// The port in `Entering Passive Mode (a,b,c,d,HIGH,LOW)`. The address is not
+/// used: behind a translator it is wrong, from a bad server it is an attack.
+pub fn parse_pasv(text: &str) -> Option<u16> {
+    let start = text.find(|c: char| c.is_ascii_digit())?;
+    let digits = text.get(start..)?;
+    let end = digits.find(|c: char| !c.is_ascii_digit() && c != ',').unwrap_or(digits.len());
+    let mut numbers = digits.get(..end)?.split(',').map(|field| field.parse::<u8>().ok());
+    let high = numbers.nth(4)??;
+    let low = numbers.next()??;
+    let port = u16::from_be_bytes([high, low]);
+    (port != 0).then_some(port)
+}
+
+/// A file coming in.
+#[derive(Debug)]
+pub struct Stream {
+    control: Tcp,
+    replies: Replies,
+    data: Tcp,
+    /// The control connection has confirmed the end.
+    confirmed: bool,
+    /// Size of the whole file, when the server tells.
+    pub size: Option<u64>,
+    /// Where in the file the data begin.
+    pub start: u64,
+}
+
+impl Stream {
+    /// Logs in and asks for a file from byte `from` on; from the start when the
+    /// server cannot restart.
+    ///
+    /// # Errors
+    /// The server's refusal, or the connection's failure.
+    pub fn open(
+        url: &Url,
+        server: Ipv4Addr,
+        from: u64,
+        deadline: Instant,
+    ) -> Result<Stream, FtpError> {
+        let peer = SocketAddrV4::new(server, url.port);
+        let tcp = Tcp::connect(peer, false, deadline).map_err(FtpError::Io)?;
+        let mut control = Control { tcp, replies: Replies::default(), deadline };
+        let greeting = control.reply()?;
+        if greeting.code != 220 {
+            return Err(refused(greeting));
+        }
+        let user = url.user.as_deref().unwrap_or("anonymous");
+        let mut answer = control.ask("USER", user)?;
+        if answer.code == 331 {
+            let password = url.password.as_deref().unwrap_or("bellwether@");
+            answer = control.ask("PASS", password)?;
+        }
+        if !matches!(answer.code, 230 | 202) {
+            return Err(refused(answer));
+        }
+        let answer = control.ask("TYPE", "I")?;
+        if answer.code != 200 {
+            return Err(refused(answer));
+        }
+        // RFC 1738: relative to where the login put us; some lines mean from the root.
+        let path = url.file();
+        let relative = path.strip_prefix('/').unwrap_or(&path).to_owned();
+        let mut names = Vec::new();
+        for name in [relative, path] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let mut last = FtpError::Malformed;
+        for name in names {
+            let size = control.ask("SIZE", &name)?;
+            let size = if size.code == 213 { size.text.trim().parse().ok() } else { None };
+            let port = control.passive()?;
+            let mut start = 0;
+            if from > 0 && control.ask("REST", &format!("{from}"))?.code == 350 {
+                start = from;
+            }
+            let data = Tcp::connect(SocketAddrV4::new(server, port), false, deadline)
+                .map_err(FtpError::Io)?;
+            let answer = control.ask("RETR", &name)?;
+            match answer.code {
+                125 | 150 => {
+                    let Control { tcp: control, replies, .. } = control;
+                    return Ok(Stream { control, replies, data, confirmed: false, size, start });
+                }
+                _ => last = refused(answer),
+            }
+        }
+        Err(last)
+    }
+
+    /// Reads more of the file; 0 at its end, when the server has confirmed it.
+    ///
+    /// # Errors
+    /// When the connection fails or ends too early.
+    pub fn read(&mut self, out: &mut [u8], deadline: Instant) -> Result<usize, FtpError> {
+        let length = self.data.read(out, deadline).map_err(FtpError::Io)?;
+        if length > 0 || self.confirmed {
+            return Ok(length);
+        }
+        match read_reply(&self.control, &mut self.replies, deadline)? {
+            Reply { code: 226 | 250, .. } => {
+                self.confirmed = true;
+                Ok(0)
+            }
+            // 426 and the like: the server gave up in the middle.
+            _ => Err(FtpError::CutShort),
+        }
+    }
+}
+
+fn refused(reply: Reply) -> FtpError {
+    FtpError::Refused(reply.code, reply.text)
+}
+
+struct Control {
+    tcp: Tcp,
+    replies: Replies,
+    deadline: Instant,
+}
+
+impl Control {
+    fn reply(&mut self) -> Result<Reply, FtpError> {
+        read_reply(&self.tcp, &mut self.replies, self.deadline)
+    }
+
+    fn ask(&mut self, command: &str, argument: &str) -> Result<Reply, FtpError> {
+        // Arguments hold no control characters: URLs drop them when decoded.
+        let line = format!("{command} {argument}\r\n");
+        self.send(&line)?;
+        self.reply()
+    }
+
+    fn send(&mut self, line: &str) -> Result<(), FtpError> {
+        self.tcp.write_all(line.as_bytes(), self.deadline).map_err(FtpError::Io)
+    }
+
+    fn passive(&mut self) -> Result<u16, FtpError> {
+        self.send("EPSV\r\n")?;
+        let answer = self.reply()?;
+        if answer.code == 229
+            && let Some(port) = parse_epsv(&answer.text)
+        {
+            return Ok(port);
+        }
+        self.send("PASV\r\n")?;
+        let answer = self.reply()?;
+        match parse_pasv(&answer.text) {
+            Some(port) if answer.code == 227 => Ok(port),
+            _ => Err(refused(answer)),
+        }
+    }
+}
+
+fn read_reply(tcp: &Tcp, replies: &mut Replies, deadline: Instant) -> Result<Reply, FtpError> {
+    let mut buffer = [0u8; 1024];
+    loop {
+        if let Some(reply) = replies.next_reply()? {
+            return Ok(reply);
+        }
+        match tcp.read(&mut buffer, deadline).map_err(FtpError::Io)? {
+            0 => return Err(FtpError::CutShort),
+            length => replies.push(buffer.get(..length).unwrap_or_default())?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn replies_of_several_lines() {
+        let mut replies = Replies::default();
+        let text = b"220-Welcome\r\n220-to\r\n 220 not yet\r\n220 here\r\n331 Password\r\n23";
+        let mut got = Vec::new();
+        for byte in text {
+            replies.push(&[*byte]).unwrap();
+            got.extend(replies.next_reply().unwrap());
+        }
+        let got: Vec<_> = got.iter().map(|reply| (reply.code, reply.text.as_str())).collect();
+        assert_eq!(got, [(220, "here"), (331, "Password")]);
+        let mut bad = Replies::default();
+        bad.push(b"HTTP/1.1 400\r\n").unwrap();
+        assert_eq!(bad.next_reply(), Err(FtpError::Malformed));
+        assert!(Replies::default().push(&[b'x'; MAX_REPLY + 1]).is_err());
+    }
+
+    #[test]
+    fn passive_ports() {
+        assert_eq!(parse_epsv("Entering Extended Passive Mode (|||40123|)"), Some(40123));
+        assert_eq!(parse_epsv("x (!!!7!)"), Some(7));
+        assert_eq!(parse_epsv("x (|||99999|)"), None);
+        assert_eq!(parse_pasv("Entering Passive Mode (10,0,0,1,156,64)."), Some(40000));
+        assert_eq!(parse_pasv("=10,0,0,1,156,64"), Some(40000));
+        assert_eq!(parse_pasv("Entering Passive Mode (10,0,0,1,256,64)."), None);
+        assert_eq!(parse_pasv("nothing"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), text: String) {
+            let mut replies = Replies::default();
+            let _ = replies.push(&bytes);
+            while let Ok(Some(_)) = replies.next_reply() {}
+            let _ = parse_epsv(&text);
+            let _ = parse_pasv(&text);
+        }
+    }
+}

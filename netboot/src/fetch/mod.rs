@@ -1,0 +1,475 @@
+//! Files by URL: HTTP, FTP and TFTP, read as one stream that survives a cut cable.
+//!
+//! [`Download::read`] gives the file's bytes in order. When the connection breaks
+//! it is made again and the file goes on where it stopped, by HTTP ranges and FTP
+//! restarts; a server that can do neither sends the start again, which is thrown
+//! away. Only [`Options::patience`] without a single new byte ends it. A file that
+//! changed on the server meanwhile is an error: half of each is no file.
+//!
+//! The end of the stream is reported only when the whole file is here; checking
+//! its digest is the caller's.
+
+pub mod ftp;
+pub mod http;
+pub mod tftp;
+pub mod url;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::SocketAddrV4;
+use core::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::clock::Instant;
+use crate::errno::Shown;
+use crate::io::{FreeUdp, Tcp, pause};
+use crate::resolve::{self, Resolver};
+use ftp::FtpError;
+use http::HttpError;
+use tftp::{TftpError, Transfer};
+use url::{Scheme, Url, UrlError};
+
+/// Redirections followed for one request.
+const MAX_REDIRECTS: u32 = 10;
+/// Pauses between attempts grow to this.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A connection without a byte for this long is made anew.
+const STALL: Duration = Duration::from_secs(15);
+
+/// How a file is fetched.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who knows the servers' names.
+    pub resolver: Resolver,
+    /// Text of a hosts file.
+    pub hosts: String,
+    /// `http://host:port` of a proxy for HTTP.
+    pub proxy: Option<String>,
+    /// The server of URLs that name none.
+    pub boot_server: Option<String>,
+    /// How long without a single byte before giving up.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            resolver: Resolver::default(),
+            hosts: String::new(),
+            proxy: None,
+            boot_server: None,
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a file does not come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchError {
+    /// The URL, or one it redirects to, cannot be used.
+    Url(UrlError),
+    /// The URL names no server, and there is no boot server.
+    NoServer,
+    /// The server's name has no address.
+    Resolve(resolve::Error),
+    /// No connection.
+    Connect(SocketAddrV4, Errno),
+    /// HTTP.
+    Http(HttpError),
+    /// The web server refuses: status code.
+    Status(u16),
+    /// Redirections without end.
+    Redirects,
+    /// FTP.
+    Ftp(FtpError),
+    /// TFTP.
+    Tftp(TftpError),
+    /// The file on the server is another one than before.
+    Changed,
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FetchError::Url(error) => write!(f, "{error}"),
+            FetchError::NoServer => {
+                f.write_str("the URL names no server and DHCP gave no boot server")
+            }
+            FetchError::Resolve(error) => write!(f, "{error}"),
+            FetchError::Connect(peer, errno) => write!(f, "{peer}: {}", Shown(*errno)),
+            FetchError::Http(error) => write!(f, "{error}"),
+            FetchError::Status(code) => {
+                let meaning = match code {
+                    401 | 407 => ", a password is needed (http://USER:PASSWORD@…)",
+                    403 => ", access denied",
+                    404 | 410 => ", no such file",
+                    500..600 => ", an error of the server's own",
+                    _ => "",
+                };
+                write!(f, "the web server answers {code}{meaning}")
+            }
+            FetchError::Redirects => {
+                write!(f, "more than {MAX_REDIRECTS} redirections, probably in a circle")
+            }
+            FetchError::Ftp(error) => write!(f, "{error}"),
+            FetchError::Tftp(error) => write!(f, "{error}"),
+            FetchError::Changed => {
+                f.write_str("the file changed on the server while it was being fetched")
+            }
+        }
+    }
+}
+
+impl core::error::Error for FetchError {}
+
+impl FetchError {
+    /// Whether asking again is of no use.
+    pub fn is_final(&self) -> bool {
+        match self {
+            FetchError::Url(_)
+            | FetchError::NoServer
+            | FetchError::Redirects
+            | FetchError::Changed => true,
+            FetchError::Resolve(error) => !matches!(error, resolve::Error::Failed { .. }),
+            FetchError::Connect(..) => false,
+            FetchError::Http(error) => {
+                matches!(error, HttpError::Encoded(_) | HttpError::Malformed(_))
+            }
+            // 408, 425 and 429 ask for patience.
+            FetchError::Status(code) => {
+                (400..500).contains(code) && !matches!(code, 408 | 425 | 429)
+            }
+            FetchError::Ftp(error) => error.is_final(),
+            FetchError::Tftp(error) => error.is_final(),
+        }
+    }
+}
+
+/// A connection that brings the file.
+#[derive(Debug)]
+enum Connection {
+    Http(http::Stream),
+    Ftp(ftp::Stream),
+    Tftp(TftpStream),
+}
+
+/// A file being fetched.
+#[derive(Debug)]
+pub struct Download {
+    url: Url,
+    options: Options,
+    connection: Option<Connection>,
+    /// Bytes handed out.
+    position: u64,
+    /// Bytes that the connection has still to bring before those are new.
+    skip: u64,
+    total: Option<u64>,
+    validator: Option<String>,
+    /// Since when no byte came.
+    stalled: Instant,
+    attempts: u32,
+    notes: Vec<String>,
+    done: bool,
+}
+
+impl Download {
+    /// Prepares to fetch a file; nothing is asked of the network yet.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn new(url: &str, options: Options) -> Result<Download, FetchError> {
+        let mut url = Url::parse(url).map_err(FetchError::Url)?;
+        if url.host.is_empty() {
+            url.host = options.boot_server.clone().ok_or(FetchError::NoServer)?;
+        }
+        Ok(Download {
+            url,
+            options,
+            connection: None,
+            position: 0,
+            skip: 0,
+            total: None,
+            validator: None,
+            stalled: Instant::now(),
+            attempts: 0,
+            notes: Vec::new(),
+            done: false,
+        })
+    }
+
+    /// Size of the file, once the server told it.
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// Bytes read so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// What happened on the way, for the console: redirections, broken connections.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.notes)
+    }
+
+    /// Connects, so that [`Download::total`] is known, without reading.
+    ///
+    /// # Errors
+    /// As [`Download::read`].
+    pub fn open(&mut self) -> Result<(), FetchError> {
+        if self.attempts == 0 {
+            self.stalled = Instant::now();
+        }
+        while self.connection.is_none() && !self.done {
+            self.attempts = self.attempts.saturating_add(1);
+            if let Err(error) = self.connect() {
+                self.bear(error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next bytes; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// When the file cannot be had, or nothing came for [`Options::patience`].
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, FetchError> {
+        loop {
+            if self.done || out.is_empty() {
+                return Ok(0);
+            }
+            self.open()?;
+            match self.receive(out) {
+                Ok(0) if self.total.is_none_or(|total| total == self.position) => {
+                    self.done = true;
+                    self.connection = None;
+                }
+                Ok(0) => self.bear(FetchError::Http(HttpError::CutShort))?,
+                Ok(length) => {
+                    self.stalled = Instant::now();
+                    self.attempts = 1;
+                    let length = self.drop_known(out, length);
+                    if length > 0 {
+                        self.position = self.position.saturating_add(length as u64);
+                        return Ok(length);
+                    }
+                }
+                Err(error) => self.bear(error)?,
+            }
+        }
+    }
+
+    /// Removes bytes that were handed out before; gives how many are left.
+    fn drop_known(&mut self, out: &mut [u8], length: usize) -> usize {
+        if self.skip == 0 {
+            return length;
+        }
+        let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(length);
+        self.skip = self.skip.saturating_sub(known as u64);
+        out.copy_within(known..length, 0);
+        length.saturating_sub(known)
+    }
+
+    /// A failure: fatal, or a reason to wait and try again.
+    fn bear(&mut self, error: FetchError) -> Result<(), FetchError> {
+        self.connection = None;
+        let now = Instant::now();
+        if error.is_final() || now >= self.stalled.after(self.options.patience) {
+            return Err(error);
+        }
+        if self.attempts <= 1 {
+            let position = self.position;
+            self.notes.push(format!("{}: {error}; going on at byte {position}", self.url));
+        }
+        let shift = self.attempts.min(8);
+        let span = Duration::from_millis(100u64.checked_shl(shift).unwrap_or(u64::MAX));
+        pause(span.min(MAX_PAUSE));
+        self.attempts = self.attempts.max(1);
+        Ok(())
+    }
+
+    /// Makes a connection that goes on at the present position, or before it.
+    fn connect(&mut self) -> Result<(), FetchError> {
+        let limit = STALL.min(self.options.patience);
+        let deadline = Instant::now().after(limit);
+        match self.url.scheme {
+            Scheme::Http => self.connect_http(deadline),
+            Scheme::Ftp => {
+                let server = self.address(&self.url.host, self.url.port)?;
+                let stream = ftp::Stream::open(&self.url, *server.ip(), self.position, deadline)
+                    .map_err(FetchError::Ftp)?;
+                self.settle(stream.size, stream.start)?;
+                self.connection = Some(Connection::Ftp(stream));
+                Ok(())
+            }
+            Scheme::Tftp => {
+                let server = self.address(&self.url.host, self.url.port)?;
+                let file = self.url.file();
+                let name = file.strip_prefix('/').unwrap_or(&file);
+                let stream = TftpStream::open(name, server)?;
+                self.settle(stream.transfer.size(), 0)?;
+                self.connection = Some(Connection::Tftp(stream));
+                Ok(())
+            }
+        }
+    }
+
+    fn connect_http(&mut self, deadline: Instant) -> Result<(), FetchError> {
+        for _ in 0..=MAX_REDIRECTS {
+            let proxy = match &self.options.proxy {
+                Some(proxy) => Some(Url::parse(proxy).map_err(FetchError::Url)?),
+                None => None,
+            };
+            let via = proxy.as_ref().unwrap_or(&self.url);
+            let peer = self.address(&via.host, via.port)?;
+            let tcp = Tcp::connect(peer, false, deadline)
+                .map_err(|errno| FetchError::Connect(peer, errno))?;
+            let validator = self.validator.as_deref();
+            let request = http::request(&self.url, self.position, validator, proxy.is_some());
+            let (head, stream) =
+                http::Stream::open(tcp, &request, deadline).map_err(FetchError::Http)?;
+            match head.status {
+                200 | 206 => {
+                    http::check_encoding(&head, &self.url).map_err(FetchError::Http)?;
+                    let (start, total) = match (head.status, head.range) {
+                        (206, Some((first, total))) if first <= self.position => (first, total),
+                        (206, _) => return Err(FetchError::Http(HttpError::WrongRange)),
+                        _ => (0, if head.chunked { None } else { head.length }),
+                    };
+                    if head.status == 200 && self.position > 0 && self.validator != head.validator {
+                        // Sent from the start, and not the same any more.
+                        return Err(FetchError::Changed);
+                    }
+                    self.settle(total, start)?;
+                    self.validator = head.validator;
+                    self.connection = Some(Connection::Http(stream));
+                    return Ok(());
+                }
+                301 | 302 | 303 | 307 | 308 => {
+                    let Some(location) = &head.location else {
+                        return Err(FetchError::Http(HttpError::Malformed("redirection")));
+                    };
+                    let mut next = self.url.join(location).map_err(FetchError::Url)?;
+                    if next.scheme != Scheme::Http {
+                        let scheme = UrlError::Scheme(format!("{next}"));
+                        return Err(FetchError::Url(scheme));
+                    }
+                    if next.host == self.url.host && next.user.is_none() {
+                        next.user.clone_from(&self.url.user);
+                        next.password.clone_from(&self.url.password);
+                    }
+                    self.notes.push(format!("{} is at {next}", self.url));
+                    self.url = next;
+                }
+                code => return Err(FetchError::Status(code)),
+            }
+        }
+        Err(FetchError::Redirects)
+    }
+
+    /// Notes where a connection begins and how long the file is.
+    fn settle(&mut self, total: Option<u64>, start: u64) -> Result<(), FetchError> {
+        if let (Some(known), Some(total)) = (self.total, total)
+            && known != total
+        {
+            return Err(FetchError::Changed);
+        }
+        self.total = self.total.or(total);
+        self.skip = self.position.saturating_sub(start);
+        Ok(())
+    }
+
+    fn address(&self, host: &str, port: u16) -> Result<SocketAddrV4, FetchError> {
+        let limit = Duration::from_secs(10).min(self.options.patience);
+        let resolver = &self.options.resolver;
+        let address =
+            resolver.resolve(host, &self.options.hosts, limit).map_err(FetchError::Resolve)?;
+        Ok(SocketAddrV4::new(address, port))
+    }
+
+    fn receive(&mut self, out: &mut [u8]) -> Result<usize, FetchError> {
+        let deadline = Instant::now().after(STALL.min(self.options.patience));
+        match &mut self.connection {
+            Some(Connection::Http(stream)) => stream.read(out, deadline).map_err(FetchError::Http),
+            Some(Connection::Ftp(stream)) => stream.read(out, deadline).map_err(FetchError::Ftp),
+            Some(Connection::Tftp(stream)) => stream.read(out),
+            None => Ok(0),
+        }
+    }
+}
+
+/// A TFTP transfer with its socket.
+#[derive(Debug)]
+struct TftpStream {
+    socket: FreeUdp,
+    server: SocketAddrV4,
+    transfer: Transfer,
+    /// Data that came and were not read yet.
+    ready: Vec<u8>,
+    taken: usize,
+    buffer: Vec<u8>,
+}
+
+impl TftpStream {
+    /// Asks for the file and waits for the server's first word.
+    fn open(name: &str, server: SocketAddrV4) -> Result<TftpStream, FetchError> {
+        let transfer = Transfer::new(name, Instant::now()).map_err(FetchError::Tftp)?;
+        let socket = FreeUdp::open().map_err(|errno| FetchError::Connect(server, errno))?;
+        let mut stream = TftpStream {
+            socket,
+            server,
+            transfer,
+            ready: Vec::new(),
+            taken: 0,
+            buffer: vec![0; 2048],
+        };
+        while stream.transfer.port().is_none() && !stream.transfer.is_done() {
+            stream.turn()?;
+        }
+        Ok(stream)
+    }
+
+    /// Waits for one datagram, or for the time to repeat ours.
+    fn turn(&mut self) -> Result<(), FetchError> {
+        let failed = |errno| FetchError::Connect(self.server, errno);
+        let received = self.socket.receive_from(&mut self.buffer, self.transfer.deadline());
+        let datagram = match received {
+            Ok((length, from)) if from.ip() == self.server.ip() => {
+                Some((from.port(), self.buffer.get(..length).unwrap_or_default()))
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::TIMEDOUT) => None,
+            Err(errno) => return Err(failed(errno)),
+        };
+        let output = self.transfer.step(Instant::now(), datagram).map_err(FetchError::Tftp)?;
+        if let Some(datagram) = output.send {
+            let port = self.transfer.port().unwrap_or(self.server.port());
+            let to = SocketAddrV4::new(*self.server.ip(), port);
+            self.socket.send_to(&datagram, to).map_err(failed)?;
+        }
+        self.ready.extend_from_slice(&output.data);
+        Ok(())
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, FetchError> {
+        while self.taken >= self.ready.len() {
+            self.ready.clear();
+            self.taken = 0;
+            if self.transfer.is_done() {
+                return Ok(0);
+            }
+            self.turn()?;
+        }
+        let left = self.ready.get(self.taken..).unwrap_or_default();
+        let length = left.len().min(out.len());
+        for (to, byte) in out.iter_mut().zip(left) {
+            *to = *byte;
+        }
+        self.taken = self.taken.saturating_add(length);
+        Ok(length)
+    }
+}
