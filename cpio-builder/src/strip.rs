@@ -258,7 +258,7 @@ mod tests {
         let orc_rela = [rela(0, 2, 2, 0), rela(4, 4, 2, 0)].concat();
         // Name, type, content, sh_link, sh_info, alignment.
         let sections = [
-            (".text", 1, vec![0x90; 16], 0, 0, 16),
+            (".text", 1, vec![0x90; 16], 0u32, 0u32, 16u64),
             (".rela.text", SHT_RELA, text_rela, 7, 1, 8),
             (".BTF", 1, vec![7; 100], 0, 0, 1),
             (".orc_unwind_ip", 1, vec![1; 8], 0, 0, 4),
