@@ -7,7 +7,11 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+pub mod digest;
+pub mod dm;
 pub mod image;
+pub mod partition;
 pub mod probe;
 pub mod switch;
 pub mod union;
+pub mod verity;

@@ -9,6 +9,8 @@
 extern crate alloc;
 
 mod arch;
+pub mod blockdev;
+pub mod dm;
 pub mod file;
 pub mod loopdev;
 pub mod mount;

@@ -1,0 +1,282 @@
+//! Partition tables: GPT (UEFI 2.10, chapter 5) and MBR with its extended
+//! partitions, as far as a boot needs them: where each partition is, and the
+//! names that people give it.
+//!
+//! Reads only. Checksums are not verified: the kernel has made its devices by
+//! the same table, and a wrong one finds nothing worse than no file system. A
+//! hybrid MBR beside a GPT does not count.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::probe::ReadAt;
+
+/// Most partitions that are looked at.
+const MAX_PARTITIONS: usize = 256;
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its number as the kernel counts, from 1.
+    pub number: u32,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub length: u64,
+    /// GPT's unique UUID in lower case, or `SERIAL-NN` of an MBR.
+    pub uuid: String,
+    /// GPT's name; empty on an MBR.
+    pub name: String,
+}
+
+/// Reads a disk's table; empty when it has none.
+///
+/// `sector` is the size of the disk's logical sectors, 512 or 4096.
+#[must_use]
+pub fn read(source: ReadAt<'_>, sector: u64) -> Vec<Partition> {
+    let mut boot = [0; 512];
+    if source(0, &mut boot) < boot.len() || boot.get(510..) != Some(&[0x55, 0xaa]) {
+        return Vec::new();
+    }
+    let entries = mbr_entries(&boot);
+    if entries.iter().any(|entry| entry.kind == 0xee) {
+        return gpt(source, sector);
+    }
+    mbr(source, sector, &boot, &entries)
+}
+
+struct Entry {
+    kind: u8,
+    start: u64,
+    sectors: u64,
+}
+
+fn mbr_entries(boot: &[u8; 512]) -> Vec<Entry> {
+    let table = boot.get(446..510).unwrap_or_default();
+    let entry = |raw: &[u8; 16]| Entry {
+        kind: raw.get(4).copied().unwrap_or(0),
+        start: u64::from(u32_at(raw, 8)),
+        sectors: u64::from(u32_at(raw, 12)),
+    };
+    table.as_chunks::<16>().0.iter().map(entry).collect()
+}
+
+fn is_extended(kind: u8) -> bool {
+    matches!(kind, 0x05 | 0x0f | 0x85)
+}
+
+fn mbr(source: ReadAt<'_>, sector: u64, boot: &[u8; 512], entries: &[Entry]) -> Vec<Partition> {
+    let serial = u32_at(boot, 440);
+    let mut found = Vec::new();
+    let mut add = |number: u32, start: u64, sectors: u64| {
+        let bytes = (start.checked_mul(sector), sectors.checked_mul(sector));
+        if let (Some(start), Some(length)) = bytes
+            && sectors > 0
+        {
+            let uuid = format!("{serial:08x}-{number:02x}");
+            found.push(Partition { number, start, length, uuid, name: String::new() });
+        }
+    };
+    for (number, entry) in (1..).zip(entries) {
+        if entry.kind != 0 && !is_extended(entry.kind) {
+            add(number, entry.start, entry.sectors);
+        }
+    }
+    let Some(extended) = entries.iter().find(|entry| is_extended(entry.kind)) else {
+        return found;
+    };
+    // A chain of boot records: each holds one partition, counted from itself,
+    // and the next record, counted from the first.
+    let mut at = extended.start;
+    for number in 5..MAX_PARTITIONS as u32 {
+        let mut record = [0; 512];
+        let Some(byte) = at.checked_mul(sector) else { break };
+        if source(byte, &mut record) < record.len() || record.get(510..) != Some(&[0x55, 0xaa]) {
+            break;
+        }
+        let links = mbr_entries(&record);
+        if let Some(entry) = links.iter().find(|entry| entry.kind != 0 && !is_extended(entry.kind))
+        {
+            add(number, at.saturating_add(entry.start), entry.sectors);
+        }
+        let next = links.iter().find(|entry| is_extended(entry.kind));
+        match next.map(|entry| extended.start.saturating_add(entry.start)) {
+            // Forward only: a chain that leads back would never end.
+            Some(next) if next > at => at = next,
+            _ => break,
+        }
+    }
+    found
+}
+
+fn gpt(source: ReadAt<'_>, sector: u64) -> Vec<Partition> {
+    let mut header = [0; 92];
+    let (read, signature) = (source(sector, &mut header), header.get(..8));
+    if read < header.len() || signature != Some(b"EFI PART") {
+        return Vec::new();
+    }
+    let table = u64_at(&header, 72);
+    let count = (u32_at(&header, 80) as usize).min(MAX_PARTITIONS);
+    let size = u64::from(u32_at(&header, 84));
+    if !(128..=4096).contains(&size) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (number, index) in (1..).zip(0..count as u64) {
+        let mut entry = [0; 128];
+        let Some(at) = table.checked_mul(sector).and_then(|at| at.checked_add(index * size)) else {
+            break;
+        };
+        if source(at, &mut entry) < entry.len() {
+            break;
+        }
+        if entry.iter().take(16).all(|byte| *byte == 0) {
+            continue;
+        }
+        let (first, last) = (u64_at(&entry, 32), u64_at(&entry, 40));
+        let start = first.checked_mul(sector);
+        let length = last
+            .checked_sub(first)
+            .and_then(|sectors| sectors.checked_add(1))
+            .and_then(|sectors| sectors.checked_mul(sector));
+        if let (Some(start), Some(length)) = (start, length) {
+            let name = utf16(entry.get(56..).unwrap_or_default());
+            found.push(Partition { number, start, length, uuid: guid(&entry), name });
+        }
+    }
+    found
+}
+
+/// A GUID's first three fields are little-endian numbers, the rest bytes.
+fn guid(entry: &[u8; 128]) -> String {
+    let rest: String = entry.iter().skip(26).take(6).map(|byte| format!("{byte:02x}")).collect();
+    let middle: String = entry.iter().skip(24).take(2).map(|byte| format!("{byte:02x}")).collect();
+    let second = u32_at(entry, 20);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{middle}-{rest}",
+        u32_at(entry, 16),
+        second & 0xffff,
+        second >> 16
+    )
+}
+
+fn utf16(field: &[u8]) -> String {
+    let units = field.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
+    char::decode_utf16(units.take_while(|unit| *unit != 0))
+        .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_bytes(bytes: &[u8]) -> Vec<Partition> {
+        read(
+            &mut |at, buffer| {
+                let rest =
+                    usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+                let length = rest.len().min(buffer.len());
+                buffer[..length].copy_from_slice(&rest[..length]);
+                length
+            },
+            512,
+        )
+    }
+
+    fn entry(disk: &mut [u8], at: usize, slot: usize, kind: u8, start: u32, sectors: u32) {
+        let at = at + 446 + slot * 16;
+        disk[at + 4] = kind;
+        disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+
+    fn signed(disk: &mut [u8], at: usize) {
+        disk[at + 510..at + 512].copy_from_slice(&[0x55, 0xaa]);
+    }
+
+    fn mbr_disk() -> Vec<u8> {
+        let mut disk = vec![0; 512 * 100];
+        disk[440..444].copy_from_slice(&0x12ab_34cd_u32.to_le_bytes());
+        entry(&mut disk, 0, 0, 0x83, 8, 8);
+        entry(&mut disk, 0, 1, 0x05, 20, 60);
+        signed(&mut disk, 0);
+        entry(&mut disk, 20 * 512, 0, 0x83, 2, 10);
+        entry(&mut disk, 20 * 512, 1, 0x05, 30, 10);
+        signed(&mut disk, 20 * 512);
+        entry(&mut disk, 50 * 512, 0, 0x82, 1, 5);
+        signed(&mut disk, 50 * 512);
+        disk
+    }
+
+    fn gpt_disk() -> Vec<u8> {
+        let mut disk = vec![0; 512 * 64];
+        entry(&mut disk, 0, 0, 0xee, 1, 63);
+        signed(&mut disk, 0);
+        disk[512..520].copy_from_slice(b"EFI PART");
+        disk[512 + 72..512 + 80].copy_from_slice(&2_u64.to_le_bytes());
+        disk[512 + 80..512 + 84].copy_from_slice(&128_u32.to_le_bytes());
+        disk[512 + 84..512 + 88].copy_from_slice(&128_u32.to_le_bytes());
+        let at = 1024 + 128;
+        disk[at..at + 16].copy_from_slice(&[7; 16]);
+        let uuid: Vec<u8> = (0..16).collect();
+        disk[at + 16..at + 32].copy_from_slice(&uuid);
+        disk[at + 32..at + 40].copy_from_slice(&40_u64.to_le_bytes());
+        disk[at + 40..at + 48].copy_from_slice(&49_u64.to_le_bytes());
+        for (place, unit) in "persistence".encode_utf16().enumerate() {
+            let at = at + 56 + place * 2;
+            disk[at..at + 2].copy_from_slice(&unit.to_le_bytes());
+        }
+        disk
+    }
+
+    #[test]
+    fn an_mbr_with_logical_partitions() {
+        let found = read_bytes(&mbr_disk());
+        let places: Vec<_> =
+            found.iter().map(|p| (p.number, p.start / 512, p.length / 512)).collect();
+        assert_eq!(places, [(1, 8, 8), (5, 22, 10), (6, 51, 5)]);
+        assert_eq!(found[0].uuid, "12ab34cd-01");
+        assert_eq!(found[2].uuid, "12ab34cd-06");
+    }
+
+    #[test]
+    fn a_gpt_keeps_its_numbers() {
+        let found = read_bytes(&gpt_disk());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].number, found[0].start, found[0].length), (2, 40 * 512, 5120));
+        assert_eq!(found[0].uuid, "03020100-0504-0706-0809-0a0b0c0d0e0f");
+        assert_eq!(found[0].name, "persistence");
+    }
+
+    #[test]
+    fn a_chain_that_leads_back_ends() {
+        let mut disk = mbr_disk();
+        entry(&mut disk, 50 * 512, 1, 0x05, 0, 10);
+        assert_eq!(read_bytes(&disk).len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(at in 0_usize..6000, junk: Vec<u8>, gpt: bool, cut in 0_usize..52000) {
+            let mut disk = if gpt { gpt_disk() } else { mbr_disk() };
+            for (slot, byte) in disk.iter_mut().skip(at).zip(junk) {
+                *slot = byte;
+            }
+            signed(&mut disk, 0);
+            let _ = read_bytes(&disk);
+            disk.truncate(cut);
+            let _ = read_bytes(&disk);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Block devices: how long, and whether they may be written (`linux/fs.h`).
+
+use linux_raw_sys::general::__NR_ioctl;
+use linux_raw_sys::ioctl::{BLKGETSIZE64, BLKROSET};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use crate::raw::syscall;
+
+/// Length of a block device in bytes.
+///
+/// # Errors
+/// The kernel's, from open(2) or ioctl(2); `ENOTTY` for what is no block device.
+pub fn length(path: &str) -> Result<u64, Errno> {
+    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    length_of(device.as_fd())
+}
+
+/// As [`length`], of an open device.
+///
+/// # Errors
+/// The kernel's, from ioctl(2).
+pub fn length_of(device: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut bytes: u64 = 0;
+    // SAFETY: the kernel writes one u64 behind the pointer.
+    unsafe {
+        syscall(
+            __NR_ioctl,
+            &[device.as_raw_fd() as usize, BLKGETSIZE64 as usize, &raw mut bytes as usize],
+        )?;
+    }
+    Ok(bytes)
+}
+
+/// Makes a block device refuse writes, or accept them again.
+///
+/// # Errors
+/// The kernel's, from open(2) or ioctl(2).
+pub fn set_read_only(path: &str, read_only: bool) -> Result<(), Errno> {
+    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let value = i32::from(read_only);
+    // SAFETY: the kernel reads one int behind the pointer.
+    unsafe {
+        syscall(
+            __NR_ioctl,
+            &[device.as_raw_fd() as usize, BLKROSET as usize, &raw const value as usize],
+        )?;
+    }
+    Ok(())
+}
