@@ -28,6 +28,8 @@ pub enum Command {
     Build(Build),
     /// Say what a command line will do.
     Explain(crate::explain::Explain),
+    /// Write man pages and shell completions.
+    Docs(crate::docs::Docs),
 }
 
 /// Make an initramfs from a kernel's modules, or list what is in one.
@@ -117,6 +119,11 @@ pub struct Build {
     /// where to write the image; '-' is standard output
     #[argh(option, short = 'o', long = "output", arg_name = "file")]
     pub output: Option<PathBuf>,
+}
+
+/// All commands and their options, for man pages and completions.
+pub fn info() -> argh::CommandInfoWithArgs {
+    Arguments::get_args_info()
 }
 
 fn profile(text: &str) -> Result<Profile, String> {

@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod docs;
 mod explain;
 mod list;
 mod output;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         args::Command::Build(what) => build::run(&what),
+        args::Command::Docs(what) => docs::run(&what),
         args::Command::Explain(what) => return explain::run(&what),
     };
     match done {
