@@ -14,6 +14,7 @@ use core::net::Ipv4Addr;
 use cmdline::plan::{NetworkPlan, Route, StaticAddress};
 use sys::netlink;
 
+use crate::errno::Netlink;
 use crate::lease::{Lease, classful_prefix, is_host_name, prefix_mask, same_network};
 
 /// How an address was found.
@@ -160,7 +161,7 @@ impl Config {
                     self.domain = String::from(domain);
                 }
             } else {
-                self.notes.push(format!("{hostname:?} is not a host name, left out"));
+                self.notes.push(format!("\"{hostname}\" is not a host name, left out"));
             }
         }
         // The line's own routes replace DHCP's to the same place.
@@ -193,7 +194,7 @@ impl Config {
         if let Some(mtu) = self.mtu
             && let Err(error) = route.set_mtu(index, u32::from(mtu))
         {
-            notes.push(format!("{error}"));
+            notes.push(format!("{}", Netlink(&error)));
         }
         if self.protocol != Protocol::Existing {
             route.set_up(index, true)?;
@@ -209,7 +210,7 @@ impl Config {
                 metric: 0,
             });
             if let Err(error) = result {
-                notes.push(format!("{error}"));
+                notes.push(format!("{}", Netlink(&error)));
             }
         }
         Ok(notes)
@@ -236,7 +237,7 @@ fn order_routes(address: Ipv4Addr, prefix: u8, routes: Vec<Route>) -> Vec<Route>
             ordered.push(route);
         }
     };
-    let (mut via, direct): (Vec<Route>, Vec<Route>) =
+    let (via, direct): (Vec<Route>, Vec<Route>) =
         routes.into_iter().partition(|route| route.gateway.is_some());
     for mut route in direct {
         route.destination = network_of(route);
@@ -245,8 +246,11 @@ fn order_routes(address: Ipv4Addr, prefix: u8, routes: Vec<Route>) -> Vec<Route>
             push(route, &mut ordered);
         }
     }
-    via.sort_by_key(|route| core::cmp::Reverse(route.prefix));
-    for mut route in via {
+    // Longest prefix first; equal ones in the server's order.
+    let by_prefix = (0..=32)
+        .rev()
+        .flat_map(|prefix| via.iter().copied().filter(move |route| route.prefix == prefix));
+    for mut route in by_prefix {
         route.destination = network_of(route);
         let Some(gateway) = route.gateway else { continue };
         if gateway == address {

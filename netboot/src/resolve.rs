@@ -82,7 +82,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::NotAName(name) => write!(f, "{name:?} is neither an address nor a host name"),
+            Error::NotAName(name) => write!(f, "\"{name}\" is neither an address nor a host name"),
             Error::NoServers(name) => write!(
                 f,
                 "cannot look up {name}: no name server is known (DHCP option 6, or ip=…:DNS); \

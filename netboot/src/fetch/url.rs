@@ -65,13 +65,13 @@ impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UrlError::Scheme(url) => {
-                write!(f, "{url:?}: expected http://, ftp:// or tftp://")
+                write!(f, "\"{url}\": expected http://, ftp:// or tftp://")
             }
             UrlError::Encrypted(url) => write!(
                 f,
-                "{url:?}: https is not possible here; use http:// and pin the file by its digest"
+                "\"{url}\": https is not possible here; use http:// and pin the file by its digest"
             ),
-            UrlError::Host(url) => write!(f, "{url:?}: no usable server name or port"),
+            UrlError::Host(url) => write!(f, "\"{url}\": no usable server name or port"),
             UrlError::Length => write!(f, "a URL is longer than {MAX_URL} bytes"),
         }
     }

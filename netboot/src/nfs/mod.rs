@@ -74,7 +74,7 @@ impl fmt::Display for LocateError {
             LocateError::NoPath => f.write_str(
                 "no directory to mount: write nfsroot=SERVER:/PATH, or let DHCP give a root path (option 17)",
             ),
-            LocateError::NotNfs(path) => write!(f, "DHCP's root path {path:?} is not one of NFS"),
+            LocateError::NotNfs(path) => write!(f, "DHCP's root path \"{path}\" is not one of NFS"),
         }
     }
 }

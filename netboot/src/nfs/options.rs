@@ -38,14 +38,14 @@ impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OptionError::Shape(option) => {
-                write!(f, "{option:?} is not an NFS option (expected WORD or WORD=VALUE)")
+                write!(f, "\"{option}\" is not an NFS option (expected WORD or WORD=VALUE)")
             }
             OptionError::Forbidden(option) => write!(
                 f,
-                "the NFS option {option:?} is set by us from the server's name; leave it out"
+                "the NFS option \"{option}\" is set by us from the server's name; leave it out"
             ),
             OptionError::Number(option) => {
-                write!(f, "{option:?}: expected a port from 1 to 65535")
+                write!(f, "\"{option}\": expected a port from 1 to 65535")
             }
             OptionError::Count => write!(f, "more than {MAX_OPTIONS} NFS options"),
         }
