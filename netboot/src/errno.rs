@@ -8,6 +8,20 @@ use rustix::io::Errno;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown(pub Errno);
 
+/// A refused netlink request with the error in words.
+#[derive(Debug, Clone, Copy)]
+pub struct Netlink<'a>(pub &'a sys::netlink::Error);
+
+impl fmt::Display for Netlink<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.0.request, Shown(self.0.errno))?;
+        match &self.0.message {
+            Some(message) => write!(f, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The errors that networks and mounts meet; others show their number.
 const KNOWN: [(Errno, &str, &str); 36] = [
     (Errno::PERM, "EPERM", "not permitted"),

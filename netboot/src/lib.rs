@@ -3,7 +3,20 @@
 //!
 //! It executes a [`cmdline::plan::NetworkPlan`] and knows no dialects. Protocols
 //! are state machines that are told the time and the bytes that came in; sockets
-//! are at the edge, in small pieces, and everything that waits can be polled.
+//! are at the edge, in small pieces.
+//!
+//! | step | module |
+//! | --- | --- |
+//! | links raced for an address | [`network`] over [`race`], [`dhcp`], [`lease`] |
+//! | what the interface gets | [`config`] |
+//! | what the live system is told | [`state`] |
+//! | names to addresses | [`resolve`] |
+//! | NFS roots | [`nfs`] |
+//! | files by HTTP, FTP, TFTP | [`fetch`] |
+//! | network block devices | [`nbd`] |
+//!
+//! [`network`] is polled by its caller; the later steps, which have nothing to run
+//! beside, block, each for a time that its caller sets.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
@@ -15,6 +28,7 @@ pub mod errno;
 pub mod fetch;
 pub mod io;
 pub mod lease;
+pub mod nbd;
 pub mod network;
 pub mod nfs;
 pub mod race;

@@ -594,7 +594,7 @@ impl Race {
         match link.kind.as_str() {
             "" | "veth" | "dsa" | "gadget" => {}
             "wlan" => return Role::Unfit("wireless"),
-            _ => return Role::Unfit("virtual"),
+            _ => return Role::Unfit("not a wired network card"),
         }
         match &self.plan.links {
             LinkChoice::Mac(mac) if link.mac != Some(mac.0) && !self.mac_given_up => Role::Reserve,

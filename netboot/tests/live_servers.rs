@@ -188,3 +188,64 @@ fn names_are_looked_up() {
     look(&dead, "files.lab.example").unwrap_err();
     assert!(began.elapsed() < LIMIT + Duration::from_secs(1));
 }
+
+#[test]
+fn nbd_server_is_negotiated_with() {
+    if !std::path::Path::new("/usr/bin/nbd-server").exists() {
+        eprintln!("skipped: nbd-server is not installed");
+        return;
+    }
+    let Some(lab) = client_of("nbd") else { return skip() };
+    let image = lab.dir().join("image");
+    let mut bytes = vec![0u8; 1 << 20];
+    bytes[512..520].copy_from_slice(b"sector 1");
+    std::fs::write(&image, &bytes).unwrap();
+    let config = lab.dir().join("nbd.conf");
+    std::fs::write(
+        &config,
+        format!(
+            "[generic]\nlistenaddr = 10.77.0.1\nport = 10809\nallowlist = true\n\
+             [live]\nexportname = {}\nreadonly = true\nmulticonn = true\n",
+            image.display()
+        ),
+    )
+    .unwrap();
+    let _server = lab.serve("nbd-server", &["-C", config.to_str().unwrap()]);
+    lab.wait_for("10.77.0.1:10809 ");
+    let connected =
+        lab.in_client(|| netboot::nbd::connect(SERVER, 10809, "live", 3, LIMIT)).unwrap();
+    println!("{connected:?}");
+    assert_eq!(connected.export.size, 1 << 20);
+    assert_ne!(connected.export.flags & netboot::nbd::FLAG_READ_ONLY, 0);
+    let multi = connected.export.flags & netboot::nbd::FLAG_MULTI != 0;
+    assert_eq!(connected.sockets.len(), if multi { 3 } else { 1 });
+
+    // The connection is where the kernel would take it over: read a sector.
+    let socket = &connected.sockets[0];
+    let mut request = b"\x25\x60\x95\x13\0\0\0\0handle!!".to_vec();
+    request.extend(512u64.to_be_bytes());
+    request.extend(8u32.to_be_bytes());
+    rustix::io::write(socket, &request).unwrap();
+    let mut answer = Vec::new();
+    let mut buffer = [0u8; 64];
+    while answer.len() < 24 {
+        match rustix::io::read(socket, &mut buffer) {
+            Ok(length) => answer.extend_from_slice(&buffer[..length]),
+            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(Duration::from_millis(5)),
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+    assert_eq!(answer, b"\x67\x44\x66\x98\0\0\0\0handle!!sector 1");
+
+    let error =
+        lab.in_client(|| netboot::nbd::connect(SERVER, 10809, "nothing", 1, LIMIT)).unwrap_err();
+    println!("{error}");
+    assert!(error.to_string().contains("it has \"live\""), "{error}");
+    match lab.in_client(|| netboot::nbd::attach(&connected)) {
+        Ok(device) => println!("attached as {device}"),
+        Err(error) => {
+            println!("{error}");
+            assert!(error.to_string().contains("is the module nbd loaded?"), "{error}");
+        }
+    }
+}

@@ -25,7 +25,8 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
+    socket_with,
 };
 
 /// Link flag: administratively up (`IFF_UP`).
@@ -395,6 +396,7 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
 /// A request being written.
+#[derive(Default)]
 struct Request {
     bytes: Vec<u8>,
 }
@@ -459,30 +461,31 @@ fn text_attribute(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn open_socket(groups: u32, flags: SocketFlags, what: &str) -> Result<OwnedFd, Error> {
-    // Protocol 0 of this family is NETLINK_ROUTE.
-    let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
+/// Opens a socket; no protocol is protocol 0, NETLINK_ROUTE.
+fn open_socket(
+    protocol: Option<Protocol>,
+    groups: u32,
+    flags: SocketFlags,
+    what: &str,
+) -> Result<OwnedFd, Error> {
+    let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
         .map_err(|errno| Error::new(what, errno))?;
     bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(|errno| Error::new(what, errno))?;
     Ok(fd)
 }
 
-/// A conversation with the kernel about links, addresses and routes.
-///
-/// Every call sends one request and reads its answer; the kernel has it ready
-/// when the request returns, so nothing here waits for the outside world.
+/// Requests and their answers on one socket.
 #[derive(Debug)]
-pub struct Route {
+struct Conversation {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-impl Route {
-    /// Opens the socket.
-    pub fn open() -> Result<Route, Error> {
+impl Conversation {
+    fn open(protocol: Option<Protocol>) -> Result<Conversation, Error> {
         let what = "open a netlink socket";
-        let fd = open_socket(0, SocketFlags::CLOEXEC, what)?;
+        let fd = open_socket(protocol, 0, SocketFlags::CLOEXEC, what)?;
         // Never reached unless the kernel loses an answer; then an error beats a hang.
         set_socket_timeout(&fd, Timeout::Recv, Some(Duration::from_secs(5)))
             .map_err(|errno| Error::new(what, errno))?;
@@ -493,7 +496,7 @@ impl Route {
             nl::NETLINK_EXT_ACK,
             &1u32.to_ne_bytes(),
         );
-        Ok(Route { fd, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Conversation { fd, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
     /// Sends a request and hands every answer to `each` until the kernel is done.
@@ -539,9 +542,26 @@ impl Route {
             }
         }
     }
+}
+
+/// A conversation with the kernel about links, addresses and routes.
+///
+/// Every call sends one request and reads its answer; the kernel has it ready
+/// when the request returns, so nothing here waits for the outside world.
+#[derive(Debug)]
+pub struct Route(Conversation);
+
+impl Route {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// `EAFNOSUPPORT` when the kernel has no network.
+    pub fn open() -> Result<Route, Error> {
+        Conversation::open(None).map(Route)
+    }
 
     fn change(&mut self, what: &str, request: Request) -> Result<(), Error> {
-        self.ask(what, request, &mut |_| ())
+        self.0.ask(what, request, &mut |_| ())
     }
 
     /// Every link, loopback included.
@@ -549,7 +569,7 @@ impl Route {
         let request =
             Request::new(nl::RTM_GETLINK as u16, nl::NLM_F_DUMP).raw(&link_header(0, 0, 0));
         let mut links = Vec::new();
-        self.ask("list the network devices", request, &mut |message| {
+        self.0.ask("list the network devices", request, &mut |message| {
             if links.len() < MAX_ITEMS {
                 links.extend(parse_link(message.payload));
             }
@@ -562,7 +582,7 @@ impl Route {
         let request =
             Request::new(nl::RTM_GETADDR as u16, nl::NLM_F_DUMP).raw(&address_header(0, 0, 0));
         let mut addresses = Vec::new();
-        self.ask("list the addresses", request, &mut |message| {
+        self.0.ask("list the addresses", request, &mut |message| {
             if addresses.len() < MAX_ITEMS {
                 addresses.extend(parse_address(message.payload));
             }
@@ -576,7 +596,7 @@ impl Route {
         put(&mut header, 0, &[AF_INET as u8]);
         let request = Request::new(nl::RTM_GETROUTE as u16, nl::NLM_F_DUMP).raw(&header);
         let mut routes = Vec::new();
-        self.ask("list the routes", request, &mut |message| {
+        self.0.ask("list the routes", request, &mut |message| {
             if routes.len() < MAX_ITEMS {
                 routes.extend(parse_route(message.payload));
             }
@@ -710,6 +730,99 @@ impl Route {
     }
 }
 
+/// Generic netlink: requests to a family that is known by its name.
+#[derive(Debug)]
+pub struct Generic {
+    conversation: Conversation,
+    name: String,
+    family: u16,
+}
+
+/// `GENL_ID_CTRL`, the family that knows the others.
+const FAMILY_CONTROL: u16 = 16;
+const CONTROL_GET_FAMILY: u8 = 3;
+const CONTROL_FAMILY_ID: u16 = 1;
+const CONTROL_FAMILY_NAME: u16 = 2;
+
+impl Generic {
+    /// Finds a family.
+    ///
+    /// # Errors
+    /// `ENOENT` when the kernel does not have it; its module may not be loaded.
+    pub fn open(name: &str) -> Result<Generic, Error> {
+        let mut conversation = Conversation::open(Some(rustix::net::netlink::GENERIC))?;
+        let request = Request::new(FAMILY_CONTROL, nl::NLM_F_ACK)
+            .raw(&[CONTROL_GET_FAMILY, 1, 0, 0])
+            .attribute(CONTROL_FAMILY_NAME, &text_attribute(name));
+        let what = format!("find the kernel's {name} interface");
+        let mut family = None;
+        conversation.ask(&what, request, &mut |message| {
+            for (kind, value) in attributes(message.payload.get(4..).unwrap_or_default()) {
+                if kind == CONTROL_FAMILY_ID {
+                    family = read_u16(value, 0);
+                }
+            }
+        })?;
+        let family = family.ok_or_else(|| Error::new(&what, Errno::NOENT))?;
+        Ok(Generic { conversation, name: name.to_owned(), family })
+    }
+
+    /// Sends one command and gives the attributes of the answers.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn command(
+        &mut self,
+        command: u8,
+        version: u8,
+        arguments: &Arguments,
+    ) -> Result<Vec<(u16, Vec<u8>)>, Error> {
+        let request = Request::new(self.family, nl::NLM_F_ACK)
+            .raw(&[command, version, 0, 0])
+            .raw(&arguments.0.bytes);
+        let what = format!("make a request to {}", self.name);
+        let mut answers = Vec::new();
+        self.conversation.ask(&what, request, &mut |message| {
+            for (kind, value) in attributes(message.payload.get(4..).unwrap_or_default()) {
+                if answers.len() < MAX_ITEMS {
+                    answers.push((kind, value.to_vec()));
+                }
+            }
+        })?;
+        Ok(answers)
+    }
+}
+
+/// Attributes of a generic netlink command, in the order they are added.
+#[derive(Default)]
+pub struct Arguments(Request);
+
+impl fmt::Debug for Arguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(attributes(&self.0.bytes)).finish()
+    }
+}
+
+impl Arguments {
+    /// Adds a 32-bit number.
+    #[must_use]
+    pub fn u32(self, kind: u16, value: u32) -> Arguments {
+        Arguments(self.0.attribute(kind, &value.to_ne_bytes()))
+    }
+
+    /// Adds a 64-bit number.
+    #[must_use]
+    pub fn u64(self, kind: u16, value: u64) -> Arguments {
+        Arguments(self.0.attribute(kind, &value.to_ne_bytes()))
+    }
+
+    /// Adds attributes inside an attribute.
+    #[must_use]
+    pub fn nested(self, kind: u16, inner: &Arguments) -> Arguments {
+        Arguments(self.0.attribute(kind | NESTED, &inner.0.bytes))
+    }
+}
+
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 const SOL_NETLINK: u32 = 270;
@@ -727,6 +840,7 @@ impl Monitor {
     /// Opens a non-blocking socket that hears about links and IPv4 addresses.
     pub fn open() -> Result<Monitor, Error> {
         let fd = open_socket(
+            None,
             nl::RTMGRP_LINK | nl::RTMGRP_IPV4_IFADDR,
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             "listen for network devices",

@@ -105,7 +105,9 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether waiting may help: a server that is starting looks like this.
+    /// Whether waiting may help: a server that is starting looks like this. A
+    /// refused access is not among them, although a server that has not read its
+    /// exports yet refuses, too: it is a wrong path far more often.
     pub fn is_transient(&self) -> bool {
         match self {
             Failure::Unreachable { .. } | Failure::NotRegistered(_) => true,

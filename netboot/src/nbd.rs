@@ -1,0 +1,577 @@
+//! Network block devices: the fixed newstyle negotiation, and giving the
+//! connections to the kernel.
+//!
+//! Follows the protocol description of the NBD project (`doc/proto.md`):
+//! `NBD_OPT_GO`, with `NBD_OPT_EXPORT_NAME` for servers that do not know it, and
+//! `NBD_OPT_LIST` to say which exports there are when the wanted one is not. The
+//! kernel side is the generic netlink interface `nbd` (`linux/nbd-netlink.h`,
+//! Linux 4.12), which needs no process that stays behind.
+//!
+//! Not done: TLS, the old style, reconnecting after the connection was lost (the
+//! kernel waits for [`DEAD_SECONDS`] and then fails reads and writes).
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
+
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::io::Errno;
+use sys::netlink::{Arguments, Generic};
+
+use crate::clock::Instant;
+use crate::errno::{Netlink, Shown};
+use crate::io::Tcp;
+
+/// Where servers listen.
+pub const PORT: u16 = 10809;
+/// How long the kernel waits for a server that fell silent.
+pub const DEAD_SECONDS: u64 = 300;
+/// Longer option replies are a mistake.
+const MAX_REPLY: usize = 64 * 1024;
+/// Export names are at most this long (`doc/proto.md`).
+const MAX_NAME: usize = 4096;
+const MAX_EXPORTS: usize = 64;
+/// More connections than these only cost memory.
+const MAX_CONNECTIONS: u8 = 16;
+
+const MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
+const MAGIC_OPTION: u64 = u64::from_be_bytes(*b"IHAVEOPT");
+const MAGIC_OLD: u64 = 0x0000_4202_8186_1253;
+const MAGIC_REPLY: u64 = 0x0003_e889_0455_65a9;
+const SERVER_FIXED: u16 = 1;
+const SERVER_NO_ZEROES: u16 = 2;
+const OPTION_EXPORT_NAME: u32 = 1;
+const OPTION_LIST: u32 = 3;
+const OPTION_GO: u32 = 7;
+const REPLY_ACK: u32 = 1;
+const REPLY_SERVER: u32 = 2;
+const REPLY_INFO: u32 = 3;
+const REPLY_ERROR: u32 = 1 << 31;
+const ERROR_UNSUPPORTED: u32 = REPLY_ERROR + 1;
+const INFO_EXPORT: u16 = 0;
+const INFO_BLOCK_SIZE: u16 = 3;
+/// Transmission flag: the export is read-only.
+pub const FLAG_READ_ONLY: u16 = 1 << 1;
+/// Transmission flag: several connections see the same data.
+pub const FLAG_MULTI: u16 = 1 << 8;
+
+/// Why there is no device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NbdError {
+    /// What answers is no NBD server.
+    NotNbd,
+    /// The server speaks the old style only.
+    OldStyle,
+    /// The export's name is too long.
+    Name,
+    /// The server does not have the export, or not for us.
+    Refused {
+        /// What was asked for.
+        export: String,
+        /// The server's number, without its error bit.
+        code: u32,
+        /// Its words.
+        message: String,
+        /// What it has, as far as it tells.
+        exports: Vec<String>,
+    },
+    /// The connection failed.
+    Io(SocketAddrV4, Errno),
+    /// The kernel refused.
+    Kernel(sys::netlink::Error),
+}
+
+impl NbdError {
+    /// Whether waiting may help: a server that is starting looks like this.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, NbdError::Io(..) | NbdError::Refused { code: 6 | 7, .. })
+    }
+}
+
+impl fmt::Display for NbdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NbdError::NotNbd => f.write_str("what answers there is no NBD server"),
+            NbdError::OldStyle => f.write_str(
+                "the NBD server speaks the old style of before 2011; one export a port is not supported",
+            ),
+            NbdError::Name => write!(f, "the export's name is longer than {MAX_NAME} bytes"),
+            NbdError::Refused { export, code, message, exports } => {
+                let meaning = match code {
+                    2 => "the server does not let this machine have it",
+                    5 => "the server demands TLS, which is not possible here",
+                    6 => "there is no such export",
+                    7 => "the server is shutting down",
+                    _ => "the server refuses",
+                };
+                write!(f, "export {export:?}: {meaning}")?;
+                if !message.is_empty() {
+                    write!(f, " ({message})")?;
+                }
+                for (at, export) in exports.iter().enumerate() {
+                    write!(f, "{}{export:?}", if at == 0 { "; it has " } else { ", " })?;
+                }
+                Ok(())
+            }
+            NbdError::Io(peer, errno) => write!(f, "{peer}: {}", Shown(*errno)),
+            NbdError::Kernel(error) => {
+                write!(f, "{}", Netlink(error))?;
+                match error.errno {
+                    Errno::NOENT => f.write_str("; is the module nbd loaded?"),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl core::error::Error for NbdError {}
+
+/// What a server says of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Export {
+    /// Bytes.
+    pub size: u64,
+    /// Transmission flags.
+    pub flags: u16,
+    /// Smallest and preferred block in bytes, when the server tells.
+    pub blocks: Option<(u32, u32)>,
+}
+
+/// How far a negotiation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Greeting,
+    /// Waiting for replies to an option.
+    Option(u32),
+    /// Waiting for the answer to `NBD_OPT_EXPORT_NAME`, which has no reply header.
+    ExportName,
+    Done,
+}
+
+/// A negotiation: bytes in, bytes out.
+#[derive(Debug)]
+pub struct Negotiation {
+    export: String,
+    stage: Stage,
+    no_zeroes: bool,
+    listing: bool,
+    input: Vec<u8>,
+    found: Export,
+    exports: Vec<String>,
+}
+
+impl Negotiation {
+    /// Asks for an export; its name may be empty, for the server's default.
+    ///
+    /// # Errors
+    /// When the name is too long.
+    pub fn new(export: &str) -> Result<Negotiation, NbdError> {
+        if export.len() > MAX_NAME {
+            return Err(NbdError::Name);
+        }
+        Ok(Negotiation {
+            export: export.to_owned(),
+            stage: Stage::Greeting,
+            no_zeroes: false,
+            listing: false,
+            input: Vec::new(),
+            found: Export::default(),
+            exports: Vec::new(),
+        })
+    }
+
+    /// Asks which exports there are.
+    pub fn list() -> Negotiation {
+        Negotiation {
+            export: String::new(),
+            stage: Stage::Greeting,
+            no_zeroes: false,
+            listing: true,
+            input: Vec::new(),
+            found: Export::default(),
+            exports: Vec::new(),
+        }
+    }
+
+    /// The export, once the server granted it: the connection then speaks the
+    /// transmission protocol.
+    pub fn export(&self) -> Option<Export> {
+        (self.stage == Stage::Done && !self.listing).then_some(self.found)
+    }
+
+    /// Whether the negotiation has come to its end.
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Names of exports that the server listed.
+    pub fn exports(&self) -> &[String] {
+        &self.exports
+    }
+
+    /// Takes bytes from the server; gives bytes to send.
+    ///
+    /// # Errors
+    /// When the server is none, or refuses.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, NbdError> {
+        self.input.extend_from_slice(bytes);
+        let mut out = Vec::new();
+        while self.stage != Stage::Done {
+            let Some((used, answer)) = self.turn()? else { break };
+            self.input.drain(..used.min(self.input.len()));
+            out.extend(answer);
+        }
+        Ok(out)
+    }
+
+    /// Deals with one message; gives its length and what to answer.
+    fn turn(&mut self) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
+        match self.stage {
+            Stage::Done => Ok(None),
+            Stage::Greeting => self.greeting(),
+            Stage::ExportName => {
+                let zeroes = if self.no_zeroes { 0 } else { 124 };
+                let length = 10usize.saturating_add(zeroes);
+                if self.input.len() < length {
+                    return Ok(None);
+                }
+                let (Some(size), Some(flags)) =
+                    (read_u64(&self.input, 0), read_u16(&self.input, 8))
+                else {
+                    return Ok(None);
+                };
+                self.found.size = size;
+                self.found.flags = flags;
+                self.stage = Stage::Done;
+                Ok(Some((length, Vec::new())))
+            }
+            Stage::Option(option) => self.reply(option),
+        }
+    }
+
+    fn greeting(&mut self) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
+        // Tell a web server from a slow one by its first byte already.
+        let start = MAGIC.to_be_bytes();
+        if !self.input.iter().zip(start).all(|(got, wanted)| *got == wanted) {
+            return Err(NbdError::NotNbd);
+        }
+        let Some(magic) = read_u64(&self.input, 8) else { return Ok(None) };
+        match magic {
+            MAGIC_OPTION => {}
+            MAGIC_OLD => return Err(NbdError::OldStyle),
+            _ => return Err(NbdError::NotNbd),
+        }
+        let Some(flags) = read_u16(&self.input, 16) else { return Ok(None) };
+        if flags & SERVER_FIXED == 0 {
+            return Err(NbdError::OldStyle);
+        }
+        self.no_zeroes = flags & SERVER_NO_ZEROES != 0;
+        // The client's flags have the same numbers.
+        let answer = u32::from(flags & (SERVER_FIXED | SERVER_NO_ZEROES));
+        let mut out = answer.to_be_bytes().to_vec();
+        if self.listing {
+            out.extend(option(OPTION_LIST, &[]));
+            self.stage = Stage::Option(OPTION_LIST);
+        } else {
+            let mut data = length_of(&self.export).to_vec();
+            data.extend_from_slice(self.export.as_bytes());
+            // One information request.
+            data.extend_from_slice(&1u16.to_be_bytes());
+            data.extend_from_slice(&INFO_BLOCK_SIZE.to_be_bytes());
+            out.extend(option(OPTION_GO, &data));
+            self.stage = Stage::Option(OPTION_GO);
+        }
+        Ok(Some((18, out)))
+    }
+
+    /// A reply to an option.
+    fn reply(&mut self, asked: u32) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
+        let header = (
+            read_u64(&self.input, 0),
+            read_u32(&self.input, 8),
+            read_u32(&self.input, 12),
+            read_u32(&self.input, 16),
+        );
+        let (Some(magic), Some(option_asked), Some(kind), Some(length)) = header else {
+            return Ok(None);
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if magic != MAGIC_REPLY || option_asked != asked || length > MAX_REPLY {
+            return Err(NbdError::NotNbd);
+        }
+        let end = length.saturating_add(20);
+        let Some(data) = self.input.get(20..end) else { return Ok(None) };
+        let data = data.to_vec();
+        let mut out = Vec::new();
+        match kind {
+            REPLY_ACK => self.stage = Stage::Done,
+            REPLY_INFO => self.info(&data),
+            REPLY_SERVER if self.listing => {
+                let name = read_u32(&data, 0)
+                    .and_then(|length| usize::try_from(length).ok())
+                    .and_then(|length| data.get(4..length.checked_add(4)?))
+                    .unwrap_or_default();
+                if self.exports.len() < MAX_EXPORTS {
+                    self.exports.push(printable(name));
+                }
+            }
+            ERROR_UNSUPPORTED if asked == OPTION_GO => {
+                out = option(OPTION_EXPORT_NAME, self.export.as_bytes());
+                self.stage = Stage::ExportName;
+            }
+            error if error & REPLY_ERROR != 0 => {
+                return Err(NbdError::Refused {
+                    export: self.export.clone(),
+                    code: error & !REPLY_ERROR,
+                    message: printable(&data),
+                    exports: Vec::new(),
+                });
+            }
+            _ => {}
+        }
+        Ok(Some((end, out)))
+    }
+
+    fn info(&mut self, data: &[u8]) {
+        match read_u16(data, 0) {
+            Some(INFO_EXPORT) => {
+                if let (Some(size), Some(flags)) = (read_u64(data, 2), read_u16(data, 10)) {
+                    self.found.size = size;
+                    self.found.flags = flags;
+                }
+            }
+            Some(INFO_BLOCK_SIZE) => {
+                self.found.blocks = read_u32(data, 2).zip(read_u32(data, 6));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn length_of(text: &str) -> [u8; 4] {
+    u32::try_from(text.len()).unwrap_or(0).to_be_bytes()
+}
+
+fn option(kind: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = MAGIC_OPTION.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&u32::try_from(data.len()).unwrap_or(0).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Negotiates on a connection until the end.
+fn negotiate(
+    peer: SocketAddrV4,
+    mut negotiation: Negotiation,
+    deadline: Instant,
+) -> Result<(Tcp, Negotiation), NbdError> {
+    let io = |errno| NbdError::Io(peer, errno);
+    let tcp = Tcp::connect(peer, false, deadline).map_err(io)?;
+    let mut buffer = [0u8; 4096];
+    while !negotiation.is_done() {
+        let length = tcp.read(&mut buffer, deadline).map_err(io)?;
+        if length == 0 {
+            return Err(io(Errno::CONNRESET));
+        }
+        let answer = negotiation.push(buffer.get(..length).unwrap_or_default())?;
+        tcp.write_all(&answer, deadline).map_err(io)?;
+    }
+    Ok((tcp, negotiation))
+}
+
+/// Connections to an export, ready for the kernel.
+#[derive(Debug)]
+pub struct Connected {
+    /// What the server says of it.
+    pub export: Export,
+    /// The connections, at least one.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Connects to an export, several times when the server allows it.
+///
+/// Blocks for `limit` at most.
+///
+/// # Errors
+/// When there is no server, or it does not have the export.
+pub fn connect(
+    server: Ipv4Addr,
+    port: u16,
+    export: &str,
+    connections: u8,
+    limit: Duration,
+) -> Result<Connected, NbdError> {
+    let peer = SocketAddrV4::new(server, port);
+    let deadline = Instant::now().after(limit);
+    let mut connected = Connected { export: Export::default(), sockets: Vec::new() };
+    for _ in 0..connections.clamp(1, MAX_CONNECTIONS) {
+        let negotiated = negotiate(peer, Negotiation::new(export)?, deadline);
+        let (tcp, negotiation) = negotiated.map_err(|error| explain(peer, error, deadline))?;
+        connected.export = negotiation.export().unwrap_or_default();
+        connected.sockets.push(OwnedFd::from(tcp));
+        if connected.export.flags & FLAG_MULTI == 0 {
+            break;
+        }
+    }
+    Ok(connected)
+}
+
+/// Adds to a refusal what the server has.
+fn explain(peer: SocketAddrV4, error: NbdError, deadline: Instant) -> NbdError {
+    let NbdError::Refused { export, code, message, .. } = error else { return error };
+    let exports = match negotiate(peer, Negotiation::list(), deadline) {
+        Ok((_, negotiation)) => negotiation.exports().to_vec(),
+        Err(_) => Vec::new(),
+    };
+    NbdError::Refused { export, code, message, exports }
+}
+
+/// Gives the connections to the kernel; the device's name, such as `nbd0`.
+///
+/// The sockets are the kernel's afterwards: they may be closed here.
+///
+/// # Errors
+/// The kernel's; `ENOENT` without the driver.
+pub fn attach(connected: &Connected) -> Result<String, NbdError> {
+    const CONNECT: u8 = 1;
+    const INDEX: u16 = 1;
+    const SIZE: u16 = 2;
+    const BLOCK_SIZE: u16 = 3;
+    const TIMEOUT: u16 = 4;
+    const SERVER_FLAGS: u16 = 5;
+    const SOCKETS: u16 = 7;
+    const DEAD_TIMEOUT: u16 = 8;
+    const ITEM: u16 = 1;
+    const ITEM_FD: u16 = 1;
+    let mut kernel = Generic::open("nbd").map_err(NbdError::Kernel)?;
+    let mut sockets = Arguments::default();
+    for socket in &connected.sockets {
+        let fd = u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX);
+        sockets = sockets.nested(ITEM, &Arguments::default().u32(ITEM_FD, fd));
+    }
+    // The kernel takes 512 to a page; smaller ones of the server are fine with it.
+    let block = connected.export.blocks.map_or(512, |(smallest, _)| smallest.clamp(512, 4096));
+    let arguments = Arguments::default()
+        .u64(SIZE, connected.export.size)
+        .u64(BLOCK_SIZE, u64::from(block))
+        // A request is given up after this, and then the connection, too.
+        .u64(TIMEOUT, DEAD_SECONDS)
+        .u64(DEAD_TIMEOUT, DEAD_SECONDS)
+        .u64(SERVER_FLAGS, u64::from(connected.export.flags))
+        .nested(SOCKETS, &sockets);
+    let answers = kernel.command(CONNECT, 1, &arguments).map_err(NbdError::Kernel)?;
+    let index = answers
+        .iter()
+        .find(|(kind, _)| *kind == INDEX)
+        .and_then(|(_, value)| value.first_chunk::<4>())
+        .map_or(0, |raw| u32::from_ne_bytes(*raw));
+    Ok(format!("nbd{index}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HELLO: &[u8] = b"NBDMAGICIHAVEOPT\x00\x03";
+
+    fn reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
+        [
+            &MAGIC_REPLY.to_be_bytes()[..],
+            &option.to_be_bytes(),
+            &kind.to_be_bytes(),
+            &(data.len() as u32).to_be_bytes(),
+            data,
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn go() {
+        let mut nbd = Negotiation::new("live").unwrap();
+        let out = nbd.push(HELLO).unwrap();
+        assert_eq!(out, b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x0c\0\0\0\x04live\0\x01\0\x03");
+        let mut answers = reply(7, 3, b"\0\0\0\0\0\0\0\x10\0\0\x01\x03");
+        answers.extend(reply(7, 3, b"\0\x03\0\0\x02\0\0\0\x10\0\0\x10\0\0"));
+        answers.extend(reply(7, 1, b""));
+        for byte in &answers {
+            assert_eq!(nbd.export(), None);
+            assert_eq!(nbd.push(&[*byte]).unwrap(), b"");
+        }
+        assert_eq!(
+            nbd.export(),
+            Some(Export { size: 0x10_0000, flags: 0x103, blocks: Some((512, 4096)) })
+        );
+    }
+
+    #[test]
+    fn servers_that_do_not_know_go() {
+        let mut nbd = Negotiation::new("live").unwrap();
+        nbd.push(b"NBDMAGICIHAVEOPT\x00\x01").unwrap();
+        let out = nbd.push(&reply(7, ERROR_UNSUPPORTED, b"")).unwrap();
+        assert_eq!(out, b"IHAVEOPT\0\0\0\x01\0\0\0\x04live");
+        nbd.push(b"\0\0\0\0\0\0\x10\0\0\x02").unwrap();
+        assert_eq!(nbd.export(), None, "the zeroes are to come");
+        nbd.push(&[0; 124]).unwrap();
+        assert_eq!(nbd.export(), Some(Export { size: 4096, flags: 2, blocks: None }));
+    }
+
+    #[test]
+    fn what_is_no_server_and_what_refuses() {
+        let push = |bytes: &[u8]| Negotiation::new("x").unwrap().push(bytes);
+        assert_eq!(push(b"HTTP"), Err(NbdError::NotNbd));
+        assert_eq!(push(b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53"), Err(NbdError::OldStyle));
+        assert_eq!(push(b"NBDMAGICIHAVEOPT\x00\x00"), Err(NbdError::OldStyle));
+        let mut nbd = Negotiation::new("x").unwrap();
+        nbd.push(HELLO).unwrap();
+        let error = nbd.push(&reply(7, REPLY_ERROR + 6, b"nope\n")).unwrap_err();
+        assert_eq!(error.to_string(), "export \"x\": there is no such export (nope)");
+        assert!(Negotiation::new(&"x".repeat(5000)).is_err());
+    }
+
+    #[test]
+    fn exports_are_listed() {
+        let mut nbd = Negotiation::list();
+        assert_eq!(nbd.push(HELLO).unwrap(), b"\0\0\0\x03IHAVEOPT\0\0\0\x03\0\0\0\0");
+        nbd.push(&reply(3, 2, b"\0\0\0\x04livemore")).unwrap();
+        nbd.push(&reply(3, 2, b"\0\0\xff\xffbad")).unwrap();
+        nbd.push(&reply(3, 1, b"")).unwrap();
+        assert_eq!(nbd.exports(), ["live", ""]);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..40) {
+            let _ = Negotiation::list().push(&bytes);
+            let mut nbd = Negotiation::new("x").unwrap();
+            let _ = nbd.push(HELLO);
+            let mut answer = reply(7, 3, b"\0\0\0\0\0\0\0\x10\0\0\x01\x03");
+            answer.truncate(cut);
+            answer.extend(&bytes);
+            let _ = nbd.push(&answer);
+        }
+    }
+}
