@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::setpriority_process;
 use rustix::system::finit_module;
+use sys::errno::Shown;
 use sys::process::{Child, Exit, fork};
 
 use crate::index::{Class, Compression, Index, ModuleId, normalise_name};
@@ -80,7 +81,7 @@ impl fmt::Display for LoadError {
             Reason::NotInImage => f.write_str(
                 "not in this image and not built into the kernel; build the image with a larger profile",
             ),
-            Reason::Open(errno) => write!(f, "cannot open its file: {errno}"),
+            Reason::Open(errno) => write!(f, "cannot open its file: {}", Shown(errno)),
             Reason::Kernel(Errno::NOEXEC) => {
                 f.write_str("the kernel refuses its format; image and kernel do not belong together")
             }
@@ -88,7 +89,7 @@ impl fmt::Display for LoadError {
                 f.write_str("the kernel refuses its signature (Secure Boot)")
             }
             Reason::Kernel(Errno::NODEV) => f.write_str("found no hardware for itself"),
-            Reason::Kernel(errno) => write!(f, "the kernel refuses it: {errno}"),
+            Reason::Kernel(errno) => write!(f, "the kernel refuses it: {}", Shown(errno)),
             Reason::Killed(signal) => write!(f, "killed by signal {signal} while loading"),
         }
     }

@@ -14,7 +14,6 @@ use core::net::Ipv4Addr;
 use cmdline::plan::{NetworkPlan, Route, StaticAddress};
 use sys::netlink;
 
-use crate::errno::Netlink;
 use crate::lease::{Lease, classful_prefix, is_host_name, prefix_mask, same_network};
 
 /// How an address was found.
@@ -194,7 +193,7 @@ impl Config {
         if let Some(mtu) = self.mtu
             && let Err(error) = route.set_mtu(index, u32::from(mtu))
         {
-            notes.push(format!("{}", Netlink(&error)));
+            notes.push(format!("{}", &error));
         }
         if self.protocol != Protocol::Existing {
             route.set_up(index, true)?;
@@ -210,7 +209,7 @@ impl Config {
                 metric: 0,
             });
             if let Err(error) = result {
-                notes.push(format!("{}", Netlink(&error)));
+                notes.push(format!("{}", &error));
             }
         }
         Ok(notes)

@@ -24,7 +24,6 @@ extern crate alloc;
 pub mod clock;
 pub mod config;
 pub mod dhcp;
-pub mod errno;
 pub mod fetch;
 pub mod io;
 pub mod lease;

@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use sys::netlink::{Arguments, Generic};
 
 use crate::clock::Instant;
-use crate::errno::{Netlink, Shown};
 use crate::io::Tcp;
+use sys::errno::Shown;
 
 /// Where servers listen.
 pub const PORT: u16 = 10809;
@@ -119,7 +119,7 @@ impl fmt::Display for NbdError {
             }
             NbdError::Io(peer, errno) => write!(f, "{peer}: {}", Shown(*errno)),
             NbdError::Kernel(error) => {
-                write!(f, "{}", Netlink(error))?;
+                write!(f, "{}", error)?;
                 match error.errno {
                     Errno::NOENT => f.write_str("; is the module nbd loaded?"),
                     _ => Ok(()),

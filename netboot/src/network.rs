@@ -25,9 +25,9 @@ use sys::packet::{ETHERTYPE_IPV4, PacketSocket, udp_port_filter};
 use crate::clock::{Instant, poll_timeout, random};
 use crate::config::{Config, Pnp, Protocol, parse_pnp};
 use crate::dhcp::client::{MAX_PAUSE, Needs};
-use crate::errno::{Netlink, Shown};
 use crate::lease::Lease;
 use crate::race::{Action, Event, How, Race, Report, What, Winner};
+use sys::errno::Shown;
 
 /// The largest frame that is read: DHCP answers are smaller.
 const FRAME: usize = 2048;
@@ -41,7 +41,7 @@ pub struct Error(pub sys::netlink::Error);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (is CONFIG_NET in this kernel?)", Netlink(&self.0))
+        write!(f, "{} (is CONFIG_NET in this kernel?)", &self.0)
     }
 }
 
@@ -210,7 +210,7 @@ impl Network {
                     self.tell(now, item);
                 }
             }
-            Err(error) => self.remark(format!("{}", Netlink(&error))),
+            Err(error) => self.remark(format!("{}", &error)),
         }
         self.hear(now);
         self.race.tick(now);
@@ -285,7 +285,7 @@ impl Network {
 
     fn relook(&mut self, now: Instant) {
         if let Err(error) = self.look(now) {
-            self.remark(format!("{}", Netlink(&error)));
+            self.remark(format!("{}", &error));
         }
     }
 
@@ -332,7 +332,7 @@ impl Network {
     }
 
     fn do_one(&mut self, action: Action) -> (u32, Result<(), String>) {
-        let said = |error: sys::netlink::Error| format!("{}", Netlink(&error));
+        let said = |error: sys::netlink::Error| format!("{}", &error);
         match action {
             Action::SetUp(index) => (index, self.route.set_up(index, true).map_err(said)),
             Action::SetDown(index) => (index, self.route.set_up(index, false).map_err(said)),
@@ -373,11 +373,10 @@ impl Network {
         match self.route.add_vlan(index, &vlan.name, vlan.id) {
             Ok(()) => Ok(()),
             Err(error) if error.errno == Errno::EXIST => Ok(()),
-            Err(error) if error.errno == Errno::OPNOTSUPP => Err(format!(
-                "{}: no VLANs in this kernel, the module 8021q is missing",
-                Netlink(&error)
-            )),
-            Err(error) => Err(format!("{}", Netlink(&error))),
+            Err(error) if error.errno == Errno::OPNOTSUPP => {
+                Err(format!("{}: no VLANs in this kernel, the module 8021q is missing", &error))
+            }
+            Err(error) => Err(format!("{}", &error)),
         }
     }
 
@@ -412,7 +411,7 @@ impl Network {
             Err(error) => {
                 self.again_at = Some(now.after(MAX_PAUSE));
                 self.sockets.clear();
-                let reason = format!("{device} cannot be configured: {}", Netlink(&error));
+                let reason = format!("{device} cannot be configured: {}", &error);
                 return Progress::RoundOver(self.race.report(now, &reason));
             }
         };

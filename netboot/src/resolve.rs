@@ -15,9 +15,9 @@ use core::time::Duration;
 use rustix::io::Errno;
 
 use crate::clock::{Instant, random};
-use crate::errno::Shown;
 use crate::io::Udp;
 use crate::lease::{is_domain_name, parse_name};
+use sys::errno::Shown;
 
 const PORT: u16 = 53;
 const HEADER: usize = 12;

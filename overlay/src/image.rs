@@ -8,6 +8,7 @@ use core::fmt;
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags, fstat, open};
 use rustix::io::{Errno, pread};
+use sys::errno::Shown;
 use sys::loopdev::{self, Loop};
 use sys::mount::{MountError, mount_device};
 
@@ -55,14 +56,14 @@ impl fmt::Display for ImageError {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open(errno) => write!(f, "cannot be read: {errno}"),
+            Self::Open(errno) => write!(f, "cannot be read: {}", Shown(*errno)),
             Self::Unknown => f.write_str("is no image of a known format"),
             Self::NotAFileSystem(format) => write!(f, "is {format}, not a file system"),
             Self::CutShort { format, has, needs } => write!(
                 f,
                 "is cut short: this {format} needs {needs} bytes and {has} are there; copy it again"
             ),
-            Self::Loop(errno) => write!(f, "no loop device: {errno}"),
+            Self::Loop(errno) => write!(f, "no loop device: {}", Shown(*errno)),
             Self::Mount(format, error) => write!(f, "{format} cannot be mounted: {error}"),
         }
     }

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod dm;
 pub mod image;
 pub mod partition;
+pub mod persistence_conf;
 pub mod probe;
 pub mod switch;
 pub mod union;

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat, un
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_move, unmount};
 use rustix::process::{chdir, chroot};
+use sys::errno::Shown;
 
 /// What moves into the new root, in this order.
 const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
@@ -32,7 +33,7 @@ pub struct SwitchError {
 
 impl fmt::Display for SwitchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "switch_root: cannot {} {}: {}", self.step, self.path, self.errno)
+        write!(f, "switch_root: cannot {} {}: {}", self.step, self.path, Shown(self.errno))
     }
 }
 
@@ -71,13 +72,25 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     // A child frees it, so that the real init need not wait.
     if new != device
         && sys::process::fork(|| {
-            empty(old.as_fd(), device, 0);
+            empty(old.as_fd(), device, 0, &[]);
             0
         })
         .is_err()
     {
-        empty(old.as_fd(), device, 0);
+        empty(old.as_fd(), device, 0, &[]);
     }
+    Ok(())
+}
+
+/// Removes everything below a directory, except the named entries at its top.
+/// Other file systems that are mounted below are left alone.
+///
+/// # Errors
+/// The kernel's, when the directory cannot be opened.
+pub fn remove_below(path: &str, except: &[&str]) -> Result<(), Errno> {
+    let directory = open_dir(rustix::fs::CWD, path)?;
+    let device = fstat(&directory)?.st_dev;
+    empty(directory.as_fd(), device, 0, except);
     Ok(())
 }
 
@@ -90,15 +103,17 @@ fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Removes everything below `directory` that is on the same file system.
-fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32) {
+/// Removes everything below `directory` that is on the same file system, except
+/// entries of these names.
+fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32, except: &[&str]) {
     if depth > MAX_DEPTH {
         return;
     }
     let Ok(entries) = Dir::read_from(directory) else { return };
     for entry in entries.flatten() {
         let name = CString::from(entry.file_name());
-        if matches!(name.to_bytes(), b"." | b"..") {
+        let kept = except.iter().any(|kept| kept.as_bytes() == name.to_bytes());
+        if kept || matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
         let is_dir = match entry.file_type() {
@@ -115,7 +130,7 @@ fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32) {
             continue;
         };
         if fstat(&child).is_ok_and(|stat| stat.st_dev == device) {
-            empty(child.as_fd(), device, depth + 1);
+            empty(child.as_fd(), device, depth + 1, &[]);
             let _ = unlinkat(directory, &name, AtFlags::REMOVEDIR);
         }
     }
@@ -136,7 +151,7 @@ mod tests {
 
         let directory = open_dir(rustix::fs::CWD, inside.path().to_str().unwrap()).unwrap();
         let device = fstat(&directory).unwrap().st_dev;
-        empty(directory.as_fd(), device, 0);
+        empty(directory.as_fd(), device, 0, &[]);
 
         assert_eq!(std::fs::read_dir(inside.path()).unwrap().count(), 0);
         assert!(outside.path().join("keep").exists());

@@ -7,6 +7,7 @@ use core::fmt;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
+use sys::errno::Shown;
 
 /// A mount's option text is one page, its end included.
 const MAX_OPTIONS: usize = 4095;
@@ -35,7 +36,7 @@ impl fmt::Display for UnionError {
                 write!(f, "{layers} layers: their paths do not fit into one overlay mount")
             }
             Self::Mount { errno, options } => {
-                write!(f, "overlay cannot be mounted: {errno} (options {options})")?;
+                write!(f, "overlay cannot be mounted: {} (options {options})", Shown(*errno))?;
                 if *errno == Errno::NODEV {
                     f.write_str("; the overlay module is not in this image")?;
                 }
@@ -100,6 +101,36 @@ pub fn mount_overlay(
     let data = CString::new(options.as_str()).map_err(|_| fail(Errno::INVAL))?;
     let flags = if upper.is_some() { MountFlags::NOATIME } else { MountFlags::RDONLY };
     mount("overlay", target, "overlay", flags, Some(data.as_c_str())).map_err(fail)
+}
+
+/// Mounts `bottom_first` at `target` with aufs (`aufs(5)`), writable in `upper`.
+///
+/// # Errors
+/// As [`mount_overlay`]; `ENODEV` when the kernel has no aufs, which is usual.
+pub fn mount_aufs(
+    bottom_first: &[String],
+    upper: &str,
+    more: &[String],
+    target: &str,
+) -> Result<(), UnionError> {
+    let mut options = String::from("noxino,br:");
+    escape(&mut options, upper);
+    options.push_str("=rw");
+    for layer in bottom_first.iter().rev() {
+        options.push(':');
+        escape(&mut options, layer);
+        options.push_str("=rr+wh");
+    }
+    for option in more {
+        options.push(',');
+        options.push_str(option);
+    }
+    if options.len() > MAX_OPTIONS {
+        return Err(UnionError::TooManyLayers { layers: bottom_first.len() });
+    }
+    let fail = |errno| UnionError::Mount { errno, options: options.to_string() };
+    let data = CString::new(options.as_str()).map_err(|_| fail(Errno::INVAL))?;
+    mount("aufs", target, "aufs", MountFlags::NOATIME, Some(data.as_c_str())).map_err(fail)
 }
 
 #[cfg(test)]

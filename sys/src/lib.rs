@@ -11,6 +11,7 @@ extern crate alloc;
 mod arch;
 pub mod blockdev;
 pub mod dm;
+pub mod errno;
 pub mod file;
 pub mod loopdev;
 pub mod mount;

@@ -6,6 +6,7 @@
 use alloc::string::String;
 use core::fmt;
 
+use crate::errno::Shown;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::CWD;
 use rustix::io::{Errno, read};
@@ -29,9 +30,9 @@ pub struct MountError {
 impl fmt::Display for MountError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.log.is_empty() {
-            write!(f, "{}", self.errno)
+            write!(f, "{}", Shown(self.errno))
         } else {
-            write!(f, "{} ({})", self.log, self.errno)
+            write!(f, "{}: {}", self.log, Shown(self.errno))
         }
     }
 }

@@ -152,9 +152,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: errno {}", self.request, self.errno.raw_os_error())?;
+        write!(f, "cannot {}: {}", self.request, crate::errno::Shown(self.errno))?;
         match &self.message {
-            Some(message) => write!(f, " ({message})"),
+            Some(message) => write!(f, ": {message}"),
             None => Ok(()),
         }
     }

@@ -35,7 +35,7 @@ impl fmt::Display for FtpError {
         match self {
             FtpError::Malformed => f.write_str("malformed answer; not an FTP server?"),
             FtpError::Refused(code, text) => write!(f, "the server says: {code} {text}"),
-            FtpError::Io(errno) => write!(f, "{}", crate::errno::Shown(*errno)),
+            FtpError::Io(errno) => write!(f, "{}", sys::errno::Shown(*errno)),
             FtpError::CutShort => f.write_str("the connection ended in the middle"),
         }
     }

@@ -48,7 +48,7 @@ impl fmt::Display for HttpError {
             }
             HttpError::WrongRange => f.write_str("the server sent another part of the file"),
             HttpError::CutShort => f.write_str("the connection ended in the middle"),
-            HttpError::Io(errno) => write!(f, "{}", crate::errno::Shown(*errno)),
+            HttpError::Io(errno) => write!(f, "{}", sys::errno::Shown(*errno)),
         }
     }
 }

@@ -34,10 +34,10 @@ use sys::mount::{FsContext, MountError};
 use sys::process::{Child, Exit, fork};
 
 use crate::clock::{Instant, poll_timeout};
-use crate::errno::Shown;
 use crate::network::NetworkUp;
 use options::{OptionError, Options};
 use probe::{Failure, Ports, Target};
+use sys::errno::Shown;
 
 /// Where an export is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,8 +21,8 @@ use rustix::io::Errno;
 
 use super::rpc::{Call, Decoder, Encoder, Records, Refusal, parse_reply};
 use crate::clock::{Instant, random};
-use crate::errno::Shown;
 use crate::io::Tcp;
+use sys::errno::Shown;
 
 const PORTMAPPER: u16 = 111;
 /// Where NFS is when nobody says otherwise.

@@ -4,25 +4,11 @@ use core::fmt;
 
 use rustix::io::Errno;
 
-/// An error number that shows its name and meaning.
+/// An error number that shows its meaning and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown(pub Errno);
 
-/// A refused netlink request with the error in words.
-#[derive(Debug, Clone, Copy)]
-pub struct Netlink<'a>(pub &'a sys::netlink::Error);
-
-impl fmt::Display for Netlink<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.0.request, Shown(self.0.errno))?;
-        match &self.0.message {
-            Some(message) => write!(f, ": {message}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The errors that networks and mounts meet; others show their number.
+/// The errors that a boot meets; others show their number.
 const KNOWN: [(Errno, &str, &str); 36] = [
     (Errno::PERM, "EPERM", "not permitted"),
     (Errno::NOENT, "ENOENT", "no such file or directory"),
