@@ -1,0 +1,900 @@
+//! The sending end.
+//!
+//! The caller gives packets, stream bytes and the time to [`Sender::step`],
+//! and takes packets from [`Sender::transmit`] one at a time for as long as
+//! its socket has room: that is the flow control, and the reason why nothing
+//! queues up here. Memory is two slices and what makes the next one.
+
+use super::wire::{Capabilities, HelloKind, ToReceiver, ToSender, Verdict};
+use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, NAME, fec};
+use crate::Error;
+use crate::digest::{Digest, Meter};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+/// How much redundancy goes with a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redundancy {
+    /// Stripes that a slice's blocks are dealt to: a burst of this many lost
+    /// blocks costs each stripe one.
+    pub stripes: u16,
+    /// Redundant blocks per stripe.
+    pub redundancy: u16,
+    /// Data blocks per stripe.
+    pub stripe_size: u16,
+}
+
+impl Redundancy {
+    const fn fits(self) -> bool {
+        self.stripes >= 1
+            && self.redundancy >= 1
+            && self.redundancy as usize <= fec::MAX
+            && self.stripe_size >= 1
+            && self.stripe_size as usize <= fec::MAX
+            && self.stripes as usize * self.stripe_size as usize <= MAX_SLICE_BLOCKS
+    }
+}
+
+/// What the user wants of a sender. The defaults are those of `udp-sender` on
+/// a full-duplex link.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Bytes of a block: a multiple of four, at most 1456.
+    pub block_size: u16,
+    /// Blocks of a slice, to begin with.
+    pub slice_blocks: u16,
+    /// Send a slice while the one before is being acknowledged. If not, the
+    /// slices grow while nothing is lost, and shrink when something is.
+    pub full_duplex: bool,
+    /// Send data to the only receiver's own address when there is one only.
+    pub point_to_point: bool,
+    /// There is no way back: send, and hope.
+    pub asynchronous: bool,
+    /// Redundant blocks.
+    pub fec: Option<Redundancy>,
+    /// Machines may join when the stream runs; they get the rest of it.
+    pub streaming: bool,
+    /// Where data goes, if not to a single receiver.
+    pub group: Ipv4Addr,
+    /// Begin when this many receivers are there.
+    pub min_receivers: u16,
+    /// But not before this long after the first came.
+    pub min_wait: Duration,
+    /// Begin this long after the first came, however many there are.
+    pub max_wait: Option<Duration>,
+    /// Give up when nothing has begun after this long.
+    pub start_timeout: Option<Duration>,
+    /// Begin after this many HELLOs, receivers or not.
+    pub autostart: Option<u32>,
+    /// Repeat HELLO this often before the start.
+    pub hello_interval: Option<Duration>,
+    /// Rounds of asking before a silent receiver is dropped.
+    pub retries_until_drop: u32,
+    /// Bits per second at most, headers not counted.
+    pub max_bitrate: Option<u64>,
+    /// Compare digests with those receivers that can.
+    pub verify: bool,
+}
+
+impl Config {
+    /// The defaults, for data to `group`.
+    #[must_use]
+    pub const fn new(group: Ipv4Addr) -> Self {
+        Self {
+            block_size: MAX_BLOCK_SIZE as u16,
+            slice_blocks: 112,
+            full_duplex: true,
+            point_to_point: true,
+            asynchronous: false,
+            fec: None,
+            streaming: false,
+            group,
+            min_receivers: 0,
+            min_wait: Duration::ZERO,
+            max_wait: None,
+            start_timeout: None,
+            autostart: None,
+            hello_interval: None,
+            retries_until_drop: 200,
+            max_bitrate: None,
+            verify: true,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram came.
+    Packet {
+        /// From this address.
+        from: Ipv4Addr,
+        /// With this content.
+        bytes: &'a [u8],
+    },
+    /// The stream's next bytes, at most [`Sender::wants`].
+    Data(&'a [u8]),
+    /// The source has nothing right now: send what is there.
+    Flush,
+    /// The stream ends.
+    End,
+    /// Somebody said go.
+    Start,
+    /// Time has passed.
+    Tick,
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// To everybody on the network: broadcast or the rendezvous address.
+    Everybody,
+    /// To the transfer's data address.
+    Group(Ipv4Addr),
+    /// To one machine.
+    Machine(Ipv4Addr),
+}
+
+/// How it stands with a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Takes part.
+    Receiving,
+    /// Has confirmed the whole stream; whether the bytes are right is not
+    /// known.
+    Acknowledged,
+    /// Has stored all of it, and the digests are equal.
+    Verified,
+    /// Has received something else.
+    Mismatch,
+    /// Could not store it.
+    StoreFailed,
+    /// Has left before the end.
+    Left,
+    /// Was dropped because it did not answer.
+    Dropped,
+}
+
+/// A receiver, as the sender knows it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// How it stands.
+    pub standing: Standing,
+    /// Bytes that it was late for, when it joined a running stream.
+    pub missed: u64,
+    verify: bool,
+}
+
+/// Something to tell the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A receiver has come.
+    Joined(Ipv4Addr),
+    /// The transfer begins.
+    Started {
+        /// With so many receivers.
+        receivers: usize,
+        /// Where data goes.
+        to: Ipv4Addr,
+    },
+    /// A receiver was lost.
+    Lost(Ipv4Addr, Standing),
+    /// All is over; [`Sender::machines`] has the results.
+    Finished(Digest),
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum State {
+    Gathering,
+    Running,
+    Verifying,
+    Finished,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Sending data blocks of `to_send` from `next` on, then redundancy from
+    /// `next_fec` on, then the question.
+    Sending { next: usize, next_fec: usize },
+    /// The question was put.
+    Asked { at: Duration },
+}
+
+#[derive(Debug)]
+struct Slice {
+    number: u32,
+    data: Vec<u8>,
+    phase: Phase,
+    round: u32,
+    to_send: Bits,
+    ready: Bits,
+    answered: Bits,
+    missing: Bits,
+    lossy: bool,
+    invited: bool,
+}
+
+/// The sending end's state machine.
+#[derive(Debug)]
+pub struct Sender {
+    config: Config,
+    state: State,
+    started_at: Duration,
+    machines: Vec<Machine>,
+    first_came: Option<Duration>,
+    hellos: u32,
+    next_hello: Option<Duration>,
+    go: bool,
+    control: VecDeque<(To, Vec<u8>)>,
+    events: VecDeque<Event>,
+    pending: Vec<u8>,
+    spare: Vec<Vec<u8>>,
+    flush: bool,
+    ended: bool,
+    end_cut: bool,
+    next_slice: u32,
+    window: VecDeque<Slice>,
+    slice_blocks: usize,
+    group: Ipv4Addr,
+    wait: Duration,
+    next_send: Duration,
+    meter: Meter,
+    acknowledged: u64,
+    resent: u64,
+    verify_next: Duration,
+    verify_heard: Duration,
+    verify_sent: u32,
+}
+
+/// How long a verifying receiver may be silent.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(20);
+const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
+/// Unsent replies at most: a flood of requests must not fill the memory.
+const MAX_REPLIES: usize = 1100;
+
+impl Sender {
+    /// A sender that begins to gather receivers at `now`.
+    ///
+    /// # Errors
+    /// When the configuration cannot be carried out.
+    pub fn new(config: Config, now: Duration) -> Result<Self, Error> {
+        let unfit = |what, why| Err(Error::Unfit { what, why });
+        let size = usize::from(config.block_size);
+        if size == 0 || size > MAX_BLOCK_SIZE || !size.is_multiple_of(4) {
+            return unfit("the block size", "must be a multiple of 4 up to 1456");
+        }
+        if config.slice_blocks == 0 || usize::from(config.slice_blocks) > MAX_SLICE_BLOCKS {
+            return unfit("the slice size", "must be 1 to 1024 blocks");
+        }
+        if config.fec.is_some_and(|f| !f.fits()) {
+            return unfit(
+                "the FEC parameters",
+                "stripes × stripe size must be at most 1024, redundancy and stripe size at most 128",
+            );
+        }
+        if config.asynchronous && config.streaming {
+            return unfit("streaming", "needs a way back, which asynchronous mode has not");
+        }
+        let slice_blocks = match config.fec {
+            Some(f) => usize::from(f.stripes) * usize::from(f.stripe_size),
+            None if config.asynchronous => MAX_SLICE_BLOCKS,
+            None => config.slice_blocks.into(),
+        };
+        // Autostart without repetition would never come to its number.
+        let interval = config
+            .autostart
+            .and(Some(Duration::from_secs(1)))
+            .filter(|_| config.hello_interval.is_none());
+        let mut sender = Self {
+            state: State::Gathering,
+            started_at: now,
+            machines: Vec::new(),
+            first_came: None,
+            hellos: 0,
+            next_hello: Some(now),
+            go: false,
+            control: VecDeque::new(),
+            events: VecDeque::new(),
+            pending: Vec::new(),
+            spare: Vec::new(),
+            flush: false,
+            ended: false,
+            end_cut: false,
+            next_slice: 0,
+            window: VecDeque::new(),
+            slice_blocks,
+            group: config.group,
+            wait: Duration::from_millis(10),
+            next_send: now,
+            meter: Meter::default(),
+            acknowledged: 0,
+            resent: 0,
+            verify_next: now,
+            verify_heard: now,
+            verify_sent: 0,
+            config,
+        };
+        if interval.is_some() {
+            sender.config.hello_interval = interval;
+        }
+        Ok(sender)
+    }
+
+    /// Tells the sender what happened.
+    ///
+    /// # Errors
+    /// When the transfer cannot begin or go on.
+    pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
+        match input {
+            Input::Packet { from, bytes } => {
+                if let Some(packet) = ToSender::parse(bytes) {
+                    self.packet(from, &packet, now);
+                }
+            }
+            Input::Data(bytes) => {
+                let room = self.wants();
+                let bytes = bytes.get(..room).unwrap_or(bytes);
+                self.meter.update(bytes);
+                self.pending.extend_from_slice(bytes);
+            }
+            Input::Flush => self.flush = true,
+            Input::End => self.ended = true,
+            Input::Start => self.go = true,
+            Input::Tick => {}
+        }
+        self.advance(now)
+    }
+
+    /// How many bytes of the stream can be taken now.
+    #[must_use]
+    pub fn wants(&self) -> usize {
+        if self.ended || self.state != State::Running {
+            return 0;
+        }
+        self.slice_bytes().saturating_sub(self.pending.len())
+    }
+
+    /// The next packet, written over `out`, and where it goes; nothing when
+    /// there is nothing to send now.
+    pub fn transmit(&mut self, now: Duration, out: &mut Vec<u8>) -> Option<To> {
+        out.clear();
+        if let Some((to, packet)) = self.control.pop_front() {
+            out.extend_from_slice(&packet);
+            return Some(to);
+        }
+        if self.config.max_bitrate.is_some() && self.next_send > now {
+            return None;
+        }
+        let to = self.data(now, out)?;
+        if let Some(rate) = self.config.max_bitrate.filter(|r| *r > 0) {
+            let cost = (out.len() as u64).saturating_mul(8_000_000_000) / rate;
+            // Late by up to 5 ms may be made up; more would be a burst.
+            let floor = now.saturating_sub(Duration::from_millis(5));
+            self.next_send = self.next_send.max(floor) + Duration::from_nanos(cost);
+        }
+        Some(to)
+    }
+
+    /// The next thing to tell the user.
+    pub fn event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let mut all: [Option<Duration>; 6] = [None; 6];
+        let [hello, start, min, max, wait, verify] = &mut all;
+        match self.state {
+            State::Gathering => {
+                *hello = self.next_hello;
+                *start = self.config.start_timeout.map(|t| self.started_at + t);
+                *min = self.first_came.map(|t| t + self.config.min_wait);
+                *max = self.first_came.zip(self.config.max_wait).map(|(t, w)| t + w);
+            }
+            State::Running => {
+                *wait = self
+                    .window
+                    .iter()
+                    .filter_map(|s| match s.phase {
+                        Phase::Asked { at } => Some(at + self.patience(s.round)),
+                        Phase::Sending { .. } => self.config.max_bitrate.map(|_| self.next_send),
+                    })
+                    .min();
+            }
+            State::Verifying => *verify = Some(self.verify_next),
+            State::Finished => {}
+        }
+        all.into_iter().flatten().min()
+    }
+
+    /// All machines that ever took part, and how it stands with them.
+    #[must_use]
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
+    /// Bytes that every receiver has.
+    #[must_use]
+    pub const fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Blocks that had to be sent again.
+    #[must_use]
+    pub const fn resent(&self) -> u64 {
+        self.resent
+    }
+
+    /// Whether all is over.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.state == State::Finished
+    }
+
+    fn slice_bytes(&self) -> usize {
+        self.slice_blocks * usize::from(self.config.block_size)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut all = Capabilities::NEW_GENERATION | Capabilities::BIG_ENDIAN;
+        if self.config.asynchronous {
+            all |= Capabilities::ASYNC;
+        }
+        if self.config.verify {
+            all |= Capabilities::VERIFY;
+        }
+        Capabilities(all)
+    }
+
+    /// How long answers may take: a little more than they do on average, and
+    /// much more once that has failed often.
+    fn patience(&self, round: u32) -> Duration {
+        let base = self.wait + self.wait / 10;
+        if round > 10 { base + Duration::from_secs(1) } else { base }
+    }
+
+    fn reply(&mut self, to: To, packet: &ToReceiver<'_>) {
+        if self.control.len() < MAX_REPLIES {
+            let mut out = Vec::new();
+            packet.write(&mut out);
+            self.control.push_back((to, out));
+        }
+    }
+
+    fn hello(&mut self, kind: HelloKind) {
+        let packet = ToReceiver::Hello {
+            kind,
+            capabilities: self.capabilities(),
+            group: self.config.group,
+            block_size: self.config.block_size,
+        };
+        self.reply(To::Everybody, &packet);
+    }
+
+    fn active(&self) -> impl Iterator<Item = (usize, &Machine)> {
+        self.machines.iter().enumerate().filter(|(_, m)| m.standing == Standing::Receiving)
+    }
+
+    fn packet(&mut self, from: Ipv4Addr, packet: &ToSender, now: Duration) {
+        let known = self.machines.iter().position(|m| m.address == from);
+        match packet {
+            ToSender::ConnectReq { capabilities, .. } => {
+                if !self.config.asynchronous {
+                    self.connect(from, known, *capabilities, now);
+                }
+            }
+            ToSender::Go => self.go = true,
+            ToSender::Disconnect => {
+                if let Some(machine) = known.and_then(|i| self.machines.get_mut(i))
+                    && machine.standing == Standing::Receiving
+                {
+                    machine.standing = Standing::Left;
+                    self.events.push_back(Event::Lost(from, Standing::Left));
+                } else if let Some(machine) = known.and_then(|i| self.machines.get_mut(i)) {
+                    machine.verify = false;
+                }
+            }
+            ToSender::Ok { slice } => {
+                if let Some(client) = known {
+                    self.answer(client, *slice, None, now);
+                }
+            }
+            ToSender::Retransmit { slice, round, have } => {
+                if let Some(client) = known {
+                    self.answer(client, *slice, Some((*round, have)), now);
+                }
+            }
+            ToSender::Verdict { verdict, digest } => {
+                let ours = self.meter.digest();
+                let right = *digest == ours;
+                if *verdict != Verdict::Pending && known.is_some() && self.state != State::Running {
+                    let packet = ToReceiver::Digest { digest: ours, heard: true };
+                    self.reply(To::Machine(from), &packet);
+                }
+                if let Some(machine) = known.and_then(|i| self.machines.get_mut(i))
+                    && self.state == State::Verifying
+                    && machine.standing == Standing::Acknowledged
+                {
+                    self.verify_heard = now;
+                    machine.standing = match verdict {
+                        Verdict::Pending => Standing::Acknowledged,
+                        Verdict::Verified if right => Standing::Verified,
+                        Verdict::Verified | Verdict::Mismatch => Standing::Mismatch,
+                        Verdict::StoreFailed => Standing::StoreFailed,
+                    };
+                }
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        from: Ipv4Addr,
+        known: Option<usize>,
+        capabilities: Capabilities,
+        now: Duration,
+    ) {
+        let open = self.state == State::Gathering
+            || (self.config.streaming && self.state == State::Running && !self.end_cut);
+        let client = match known {
+            Some(i) => {
+                if self.state == State::Gathering
+                    && let Some(m) = self.machines.get_mut(i)
+                {
+                    m.standing = Standing::Receiving;
+                }
+                i
+            }
+            None if !open => return,
+            None if self.machines.len() >= 1024 => usize::MAX,
+            None => {
+                let client = self.machines.len();
+                // What is in flight was not meant for a late joiner.
+                self.window.iter_mut().for_each(|s| s.ready.set(client));
+                let missed = self.window.iter().map(|s| s.data.len() as u64).sum::<u64>();
+                self.machines.push(Machine {
+                    address: from,
+                    standing: Standing::Receiving,
+                    missed: self.acknowledged + missed,
+                    verify: capabilities.has(Capabilities::VERIFY) && self.config.verify,
+                });
+                self.first_came.get_or_insert(now);
+                self.events.push_back(Event::Joined(from));
+                client
+            }
+        };
+        let packet = ToReceiver::ConnectReply {
+            client: i32::try_from(client).unwrap_or(-1),
+            block_size: self.config.block_size,
+            capabilities: self.capabilities(),
+            group: if self.state == State::Gathering { self.config.group } else { self.group },
+        };
+        self.reply(To::Machine(from), &packet);
+    }
+
+    fn answer(
+        &mut self,
+        client: usize,
+        number: u32,
+        lack: Option<([u8; 4], &Bits)>,
+        now: Duration,
+    ) {
+        let Some(slice) = self.window.iter_mut().find(|s| s.number == number) else { return };
+        if slice.ready.get(client) {
+            return;
+        }
+        let first = !slice.answered.get(client);
+        match lack {
+            None => slice.ready.set(client),
+            Some((round, have)) => {
+                if u32::from_be_bytes(round) != slice.round {
+                    // The answer to a question already put again: patience was
+                    // too short.
+                    self.wait = (self.wait + self.wait / 4).min(Duration::from_secs(1));
+                    return;
+                }
+                let blocks = slice.data.len().div_ceil(self.config.block_size.into());
+                slice.missing.union(&have.missing(blocks));
+                slice.lossy = true;
+            }
+        }
+        slice.answered.set(client);
+        if let Phase::Asked { at } = slice.phase
+            && first
+        {
+            let took = now.saturating_sub(at);
+            self.wait = (self.wait * 7 + took * 2) / 8;
+            self.wait = self.wait.clamp(Duration::from_millis(2), Duration::from_secs(1));
+        }
+    }
+
+    fn advance(&mut self, now: Duration) -> Result<(), Error> {
+        if self.state == State::Gathering {
+            self.gather(now)?;
+        }
+        if self.state == State::Running {
+            self.questions(now);
+            self.cut();
+            self.maybe_over(now)?;
+        }
+        if self.state == State::Verifying {
+            self.verify(now);
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, now: Duration) -> Result<(), Error> {
+        if self.next_hello.is_some_and(|t| t <= now) {
+            self.hello(HelloKind::Usual);
+            self.hellos += 1;
+            self.next_hello = self.config.hello_interval.map(|i| now + i);
+        }
+        let receivers = self.active().count();
+        let since_first = self.first_came.map(|t| now.saturating_sub(t));
+        let enough = self.config.min_receivers > 0
+            && receivers >= usize::from(self.config.min_receivers)
+            && since_first.is_some_and(|t| t >= self.config.min_wait);
+        let waited = receivers > 0
+            && self.config.max_wait.is_some_and(|w| since_first.is_some_and(|t| t >= w));
+        let auto = self.config.autostart.is_some_and(|n| self.hellos > n);
+        let alone = self.config.asynchronous || self.config.streaming;
+        if (self.go && (receivers > 0 || alone))
+            || enough
+            || waited
+            || (auto && (receivers > 0 || alone))
+        {
+            self.start(now);
+        } else if let Some(limit) = self.config.start_timeout
+            && now.saturating_sub(self.started_at) >= limit
+        {
+            return Err(Error::Stalled {
+                protocol: NAME,
+                waiting_for: "enough receivers",
+                waited: limit,
+            });
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, now: Duration) {
+        self.state = State::Running;
+        let receivers = self.active().count();
+        let only = self.active().next().map(|(_, m)| m.address);
+        if let Some(only) = only
+            && receivers == 1
+            && self.config.point_to_point
+            && !self.config.asynchronous
+            && !self.config.streaming
+        {
+            self.group = only;
+        }
+        self.next_send = now;
+        self.events.push_back(Event::Started { receivers, to: self.group });
+    }
+
+    /// Asks again where the time for answers is over, and closes slices that
+    /// all have.
+    fn questions(&mut self, now: Duration) {
+        let active: Vec<usize> = self.active().map(|(i, _)| i).collect();
+        let mut drop: Option<Bits> = None;
+        for i in 0..self.window.len() {
+            let Some(slice) = self.window.get(i) else { break };
+            let Phase::Asked { at } = slice.phase else { continue };
+            if self.config.asynchronous || active.iter().all(|c| slice.ready.get(*c)) {
+                continue;
+            }
+            let all = active.iter().all(|c| slice.answered.get(*c) || slice.ready.get(*c));
+            let late = now.saturating_sub(at) >= self.patience(slice.round);
+            if !(all || late) {
+                continue;
+            }
+            let Some(slice) = self.window.get_mut(i) else { break };
+            if !all {
+                self.wait = (self.wait + self.wait / 8).min(Duration::from_secs(1));
+            }
+            if slice.round >= self.config.retries_until_drop {
+                drop = Some(slice.ready.clone());
+            }
+            slice.round += 1;
+            slice.answered = slice.ready.clone();
+            slice.to_send = core::mem::take(&mut slice.missing);
+            self.resent += slice.to_send.count() as u64;
+            slice.phase = Phase::Sending { next: 0, next_fec: usize::MAX };
+        }
+        if let Some(ready) = drop {
+            for (i, machine) in self.machines.iter_mut().enumerate() {
+                if machine.standing == Standing::Receiving && !ready.get(i) {
+                    machine.standing = Standing::Dropped;
+                    self.events.push_back(Event::Lost(machine.address, Standing::Dropped));
+                }
+            }
+        }
+        let active: Vec<usize> = self.active().map(|(i, _)| i).collect();
+        while let Some(slice) = self.window.front()
+            && matches!(slice.phase, Phase::Asked { .. })
+            && (self.config.asynchronous || active.iter().all(|c| slice.ready.get(*c)))
+        {
+            let Some(mut slice) = self.window.pop_front() else { break };
+            self.acknowledged += slice.data.len() as u64;
+            if !self.config.full_duplex && self.config.fec.is_none() && !self.config.asynchronous {
+                let blocks = self.slice_blocks;
+                self.slice_blocks = if slice.lossy {
+                    (blocks / 2).max(32)
+                } else {
+                    (blocks + blocks / 4).min(MAX_SLICE_BLOCKS)
+                };
+            }
+            slice.data.clear();
+            self.spare.push(slice.data);
+        }
+    }
+
+    /// Makes the next slice when there is room for it.
+    fn cut(&mut self) {
+        let room = if self.config.full_duplex { 2 } else { 1 };
+        while self.window.len() < room && !self.end_cut {
+            // Half duplex may have shrunk the slice below what is there.
+            let length = self.pending.len().min(self.slice_bytes());
+            let full = length == self.slice_bytes();
+            if !(full || self.ended || (self.flush && length > 0)) {
+                break;
+            }
+            let block = usize::from(self.config.block_size);
+            let length = if length > block { length - length % block } else { length };
+            let mut rest = self.spare.pop().unwrap_or_default();
+            rest.clear();
+            rest.extend_from_slice(self.pending.get(length..).unwrap_or_default());
+            let mut data = core::mem::replace(&mut self.pending, rest);
+            data.truncate(length);
+            if length == 0 {
+                self.end_cut = true;
+            }
+            self.flush = false;
+            let blocks = length.div_ceil(block);
+            self.window.push_back(Slice {
+                number: self.next_slice,
+                phase: Phase::Sending { next: 0, next_fec: 0 },
+                round: 0,
+                to_send: Bits::first(blocks),
+                ready: Bits::default(),
+                answered: Bits::default(),
+                missing: Bits::default(),
+                lossy: false,
+                invited: !self.config.streaming,
+                data,
+            });
+            self.next_slice = self.next_slice.wrapping_add(1);
+        }
+    }
+
+    fn maybe_over(&mut self, now: Duration) -> Result<(), Error> {
+        if self.active().next().is_none() && !self.config.asynchronous && !self.config.streaming {
+            return Err(Error::Gone {
+                protocol: NAME,
+                peer: "the last receiver".into(),
+                when: "before the end; nobody has a whole copy",
+            });
+        }
+        if self.end_cut && self.window.is_empty() && self.control.is_empty() {
+            for machine in &mut self.machines {
+                if machine.standing == Standing::Receiving {
+                    machine.standing = Standing::Acknowledged;
+                }
+            }
+            self.state = State::Verifying;
+            self.verify_next = now;
+            self.verify_heard = now;
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self, now: Duration) {
+        let digest = self.meter.digest();
+        let open: Vec<Ipv4Addr> = self
+            .machines
+            .iter()
+            .filter(|m| m.verify && m.missed == 0 && m.standing == Standing::Acknowledged)
+            .map(|m| m.address)
+            .collect();
+        // Without a way back: say it a few times to everybody.
+        let blind = self.config.asynchronous && self.config.verify && self.verify_sent < 5;
+        if self.control.is_empty()
+            && ((open.is_empty() && !blind)
+                || now.saturating_sub(self.verify_heard) >= VERIFY_PATIENCE)
+        {
+            self.state = State::Finished;
+            self.events.push_back(Event::Finished(digest));
+            return;
+        }
+        if now >= self.verify_next {
+            self.verify_next = now + VERIFY_INTERVAL;
+            self.verify_sent += 1;
+            let packet = ToReceiver::Digest { digest, heard: false };
+            if blind {
+                self.reply(To::Group(self.group), &packet);
+            }
+            for address in open {
+                self.reply(To::Machine(address), &packet);
+            }
+        }
+    }
+
+    /// Blocks, redundancy and questions, the oldest slice first.
+    fn data(&mut self, now: Duration, out: &mut Vec<u8>) -> Option<To> {
+        if self.state != State::Running {
+            return None;
+        }
+        let block_size = usize::from(self.config.block_size);
+        let group = To::Group(self.group);
+        let mut invite = false;
+        let mut sent = false;
+        for slice in &mut self.window {
+            let Phase::Sending { next, next_fec } = &mut slice.phase else { continue };
+            let bytes = slice.data.len() as u32;
+            let blocks = slice.data.len().div_ceil(block_size);
+            if !slice.invited && *next + 50 >= blocks {
+                slice.invited = true;
+                invite = true;
+            }
+            if let Some(block) = slice.to_send.next(*next) {
+                *next = block + 1;
+                let payload = slice.data.chunks(block_size).nth(block).unwrap_or_default();
+                ToReceiver::Data { slice: slice.number, block: block as u16, bytes, payload }
+                    .write(out);
+                sent = true;
+                break;
+            }
+            if let Some(f) = self.config.fec {
+                let stripes = usize::from(f.stripes);
+                let count = stripes * usize::from(f.redundancy);
+                // Stripes without data have no redundancy; but one packet at
+                // least must say that this is the end.
+                let used = stripes.min(blocks.max(1));
+                while *next_fec < count && *next_fec % stripes >= used {
+                    *next_fec += 1;
+                }
+                if *next_fec < count {
+                    let (stripe, row) = (*next_fec % stripes, *next_fec / stripes);
+                    let columns = slice.data.chunks(block_size).skip(stripe).step_by(stripes);
+                    let mut payload = [0; MAX_BLOCK_SIZE];
+                    let payload = payload.get_mut(..block_size).unwrap_or_default();
+                    fec::encode(row, columns, payload);
+                    let block = *next_fec as u16;
+                    *next_fec += 1;
+                    ToReceiver::Fec {
+                        stripes: f.stripes,
+                        slice: slice.number,
+                        block,
+                        bytes,
+                        payload,
+                    }
+                    .write(out);
+                    sent = true;
+                    break;
+                }
+            }
+            slice.phase = Phase::Asked { at: now };
+            if self.config.asynchronous && !(bytes == 0 && self.config.fec.is_none()) {
+                continue;
+            }
+            ToReceiver::ReqAck {
+                slice: slice.number,
+                bytes,
+                round: slice.round.to_be_bytes(),
+                ready: slice.ready.clone(),
+            }
+            .write(out);
+            sent = true;
+            break;
+        }
+        if invite {
+            self.hello(HelloKind::Streaming);
+        }
+        sent.then_some(group)
+    }
+}

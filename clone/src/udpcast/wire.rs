@@ -1,0 +1,503 @@
+//! udpcast's packets. All numbers are big-endian; opcodes are 16 bits.
+//!
+//! Old quirks that are kept: HELLO goes out as 0x0500, and the round of a
+//! RETRANSMIT is echoed as four opaque bytes, because real peers do not agree
+//! on its byte order.
+
+use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS};
+use crate::digest::Digest;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+/// What an end can do, announced in HELLO, CONNECT_REQ and CONNECT_REPLY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities(pub u32);
+
+impl Capabilities {
+    /// The current generation; every peer has it.
+    pub const NEW_GENERATION: u32 = 0x01;
+    /// Understands FEC packets.
+    pub const FEC: u32 = 0x04;
+    /// Numbers are big-endian; every peer has it.
+    pub const BIG_ENDIAN: u32 = 0x08;
+    /// There is no way back: receivers must not answer.
+    pub const ASYNC: u32 = 0x20;
+    /// Ours: will compare digests at the end. Old peers test single bits and
+    /// do not see it.
+    pub const VERIFY: u32 = 0x4257_0000;
+
+    /// Whether all bits of `what` are there.
+    #[must_use]
+    pub const fn has(self, what: u32) -> bool {
+        self.0 & what == what
+    }
+}
+
+/// Which of the three HELLOs it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HelloKind {
+    /// What all senders send.
+    Usual,
+    /// Opcode 10, as [`HelloKind::Usual`].
+    New,
+    /// The stream has begun, and may still be joined.
+    Streaming,
+}
+
+/// How far a receiver has come in comparing digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Still storing.
+    Pending,
+    /// Stored, and the digests are equal.
+    Verified,
+    /// The digests differ.
+    Mismatch,
+    /// Could not be stored.
+    StoreFailed,
+}
+
+/// A packet to a sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToSender {
+    /// The receiver has all of a slice.
+    Ok {
+        /// The slice's number.
+        slice: u32,
+    },
+    /// The receiver lacks some of a slice.
+    Retransmit {
+        /// The slice's number.
+        slice: u32,
+        /// The REQACK's round, byte for byte.
+        round: [u8; 4],
+        /// The blocks that are there.
+        have: Bits,
+    },
+    /// Somebody at a receiver wants the transfer to begin.
+    Go,
+    /// A receiver wants to take part.
+    ConnectReq {
+        /// What it can do.
+        capabilities: Capabilities,
+        /// The size of its socket's buffer.
+        receive_buffer: u32,
+    },
+    /// A receiver leaves.
+    Disconnect,
+    /// Ours: a receiver's answer to [`ToReceiver::Digest`].
+    Verdict {
+        /// The answer.
+        verdict: Verdict,
+        /// What it stored.
+        digest: Digest,
+    },
+}
+
+/// A packet to receivers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToReceiver<'a> {
+    /// A sender is there.
+    Hello {
+        /// Which HELLO.
+        kind: HelloKind,
+        /// What it can do.
+        capabilities: Capabilities,
+        /// Where data will go.
+        group: Ipv4Addr,
+        /// Bytes of a block.
+        block_size: u16,
+    },
+    /// A receiver was accepted, or not.
+    ConnectReply {
+        /// Its number; negative when there is no room.
+        client: i32,
+        /// Bytes of a block.
+        block_size: u16,
+        /// What the sender can do.
+        capabilities: Capabilities,
+        /// Where data will go.
+        group: Ipv4Addr,
+    },
+    /// A block.
+    Data {
+        /// The slice's number.
+        slice: u32,
+        /// The block's number in the slice.
+        block: u16,
+        /// The slice's length.
+        bytes: u32,
+        /// The block.
+        payload: &'a [u8],
+    },
+    /// A block of redundancy.
+    Fec {
+        /// How many stripes the slice's blocks are dealt to.
+        stripes: u16,
+        /// The slice's number.
+        slice: u32,
+        /// The redundant block's number.
+        block: u16,
+        /// The slice's length.
+        bytes: u32,
+        /// The block.
+        payload: &'a [u8],
+    },
+    /// Who has this slice?
+    ReqAck {
+        /// The slice's number.
+        slice: u32,
+        /// The slice's length; 0 is the end of the stream.
+        bytes: u32,
+        /// The round, to be echoed byte for byte.
+        round: [u8; 4],
+        /// Those that have said so already.
+        ready: Bits,
+    },
+    /// Ours: the stream's length and digest; answered by a verdict.
+    Digest {
+        /// The stream's.
+        digest: Digest,
+        /// The verdict has come: no more of them is needed.
+        heard: bool,
+    },
+}
+
+const OK: u16 = 0;
+const RETRANSMIT: u16 = 1;
+const GO: u16 = 2;
+const CONNECT_REQ: u16 = 3;
+const DISCONNECT: u16 = 4;
+const REQACK: u16 = 6;
+const CONNECT_REPLY: u16 = 7;
+const DATA: u16 = 8;
+const FEC: u16 = 9;
+const HELLO_NEW: u16 = 10;
+const HELLO_STREAMING: u16 = 11;
+const HELLO: u16 = 0x0500;
+// Ours; "BW" and the next number.
+const DIGEST: u16 = 0x4257;
+const VERDICT: u16 = 0x4258;
+
+/// Length of the header of DATA and FEC.
+pub const DATA_HEADER: usize = 16;
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_be_bytes)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+    fn digest(&mut self) -> Option<Digest> {
+        Some(Digest { bytes: self.take().map(u64::from_be_bytes)?, blake3: self.take()? })
+    }
+    fn group(&mut self) -> Option<Ipv4Addr> {
+        // Sixteen bytes, the last twelve of them left-overs.
+        let [a, b, c, d, ..] = self.take::<16>()?;
+        Some(Ipv4Addr::new(a, b, c, d))
+    }
+}
+
+impl ToSender {
+    /// Reads a packet; nothing if it is not one, or one for a receiver.
+    #[must_use]
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        let mut r = Reader(packet);
+        let opcode = r.u16()?;
+        let reserved = r.u16()?;
+        Some(match opcode {
+            OK => Self::Ok { slice: r.u32()? },
+            RETRANSMIT => Self::Retransmit {
+                slice: r.u32()?,
+                round: r.take()?,
+                have: Bits::from_bytes(r.take()?),
+            },
+            GO => Self::Go,
+            CONNECT_REQ => {
+                Self::ConnectReq { capabilities: Capabilities(r.u32()?), receive_buffer: r.u32()? }
+            }
+            DISCONNECT => Self::Disconnect,
+            VERDICT => Self::Verdict {
+                verdict: match reserved {
+                    0 => Verdict::Pending,
+                    1 => Verdict::Verified,
+                    2 => Verdict::Mismatch,
+                    3 => Verdict::StoreFailed,
+                    _ => return None,
+                },
+                digest: r.digest()?,
+            },
+            _ => return None,
+        })
+    }
+
+    /// Writes the packet behind what is in `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let head = |out: &mut Vec<u8>, opcode: u16, reserved: u16| {
+            out.extend_from_slice(&opcode.to_be_bytes());
+            out.extend_from_slice(&reserved.to_be_bytes());
+        };
+        match self {
+            Self::Ok { slice } => {
+                head(out, OK, 0);
+                out.extend_from_slice(&slice.to_be_bytes());
+            }
+            Self::Retransmit { slice, round, have } => {
+                head(out, RETRANSMIT, 0);
+                out.extend_from_slice(&slice.to_be_bytes());
+                out.extend_from_slice(round);
+                out.extend_from_slice(have.as_bytes());
+            }
+            Self::Go => head(out, GO, 0),
+            Self::ConnectReq { capabilities, receive_buffer } => {
+                head(out, CONNECT_REQ, 0);
+                out.extend_from_slice(&capabilities.0.to_be_bytes());
+                out.extend_from_slice(&receive_buffer.to_be_bytes());
+            }
+            Self::Disconnect => head(out, DISCONNECT, 0),
+            Self::Verdict { verdict, digest } => {
+                let verdict = match verdict {
+                    Verdict::Pending => 0,
+                    Verdict::Verified => 1,
+                    Verdict::Mismatch => 2,
+                    Verdict::StoreFailed => 3,
+                };
+                head(out, VERDICT, verdict);
+                out.extend_from_slice(&digest.bytes.to_be_bytes());
+                out.extend_from_slice(&digest.blake3);
+            }
+        }
+    }
+}
+
+impl<'a> ToReceiver<'a> {
+    /// Reads a packet; nothing if it is not one, one for a sender, or one with
+    /// numbers that no sender has: a slice of more than 1024 blocks, a block
+    /// beyond its slice, a block size of nought or too much.
+    #[must_use]
+    pub fn parse(packet: &'a [u8]) -> Option<Self> {
+        let mut r = Reader(packet);
+        let opcode = r.u16()?;
+        let reserved = r.u16()?;
+        let block_size_ok = |n: u16| n > 0 && usize::from(n) <= MAX_BLOCK_SIZE;
+        let slice_ok = |bytes: u32| bytes as usize <= MAX_SLICE_BLOCKS * MAX_BLOCK_SIZE;
+        Some(match opcode {
+            HELLO | HELLO_NEW | HELLO_STREAMING => {
+                let capabilities = Capabilities(r.u32()?);
+                let group = r.group()?;
+                let block_size = r.u16().filter(|n| block_size_ok(*n))?;
+                let kind = match opcode {
+                    HELLO => HelloKind::Usual,
+                    HELLO_NEW => HelloKind::New,
+                    _ => HelloKind::Streaming,
+                };
+                Self::Hello { kind, capabilities, group, block_size }
+            }
+            CONNECT_REPLY => Self::ConnectReply {
+                client: r.take().map(i32::from_be_bytes)?,
+                block_size: u16::try_from(r.u32()?).ok().filter(|n| block_size_ok(*n))?,
+                capabilities: Capabilities(r.u32()?),
+                group: r.group()?,
+            },
+            DATA | FEC => {
+                let slice = r.u32()?;
+                let block = r.u16()?;
+                r.u16()?;
+                let bytes = r.u32().filter(|n| slice_ok(*n))?;
+                if opcode == DATA && usize::from(block) >= MAX_SLICE_BLOCKS {
+                    return None;
+                }
+                if opcode == DATA {
+                    Self::Data { slice, block, bytes, payload: r.0 }
+                } else {
+                    let stripes = reserved;
+                    if stripes == 0 || usize::from(stripes) > MAX_SLICE_BLOCKS {
+                        return None;
+                    }
+                    Self::Fec { stripes, slice, block, bytes, payload: r.0 }
+                }
+            }
+            REQACK => Self::ReqAck {
+                slice: r.u32()?,
+                bytes: r.u32().filter(|n| slice_ok(*n))?,
+                round: r.take()?,
+                ready: Bits::from_bytes(r.take()?),
+            },
+            DIGEST => Self::Digest { digest: r.digest()?, heard: reserved == 1 },
+            _ => return None,
+        })
+    }
+
+    /// Writes the packet behind what is in `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let head = |out: &mut Vec<u8>, opcode: u16, reserved: u16| {
+            out.extend_from_slice(&opcode.to_be_bytes());
+            out.extend_from_slice(&reserved.to_be_bytes());
+        };
+        let group = |out: &mut Vec<u8>, group: &Ipv4Addr| {
+            out.extend_from_slice(&group.octets());
+            out.extend_from_slice(&[0; 12]);
+        };
+        match self {
+            Self::Hello { kind, capabilities, group: address, block_size } => {
+                let opcode = match kind {
+                    HelloKind::Usual => HELLO,
+                    HelloKind::New => HELLO_NEW,
+                    HelloKind::Streaming => HELLO_STREAMING,
+                };
+                head(out, opcode, 0);
+                out.extend_from_slice(&capabilities.0.to_be_bytes());
+                group(out, address);
+                out.extend_from_slice(&block_size.to_be_bytes());
+                out.extend_from_slice(&[0, 0]);
+            }
+            Self::ConnectReply { client, block_size, capabilities, group: address } => {
+                head(out, CONNECT_REPLY, 0);
+                out.extend_from_slice(&client.to_be_bytes());
+                out.extend_from_slice(&u32::from(*block_size).to_be_bytes());
+                out.extend_from_slice(&capabilities.0.to_be_bytes());
+                group(out, address);
+            }
+            Self::Data { slice, block, bytes, payload } => {
+                head(out, DATA, 0);
+                out.extend_from_slice(&slice.to_be_bytes());
+                out.extend_from_slice(&block.to_be_bytes());
+                out.extend_from_slice(&[0, 0]);
+                out.extend_from_slice(&bytes.to_be_bytes());
+                out.extend_from_slice(payload);
+            }
+            Self::Fec { stripes, slice, block, bytes, payload } => {
+                head(out, FEC, *stripes);
+                out.extend_from_slice(&slice.to_be_bytes());
+                out.extend_from_slice(&block.to_be_bytes());
+                out.extend_from_slice(&[0, 0]);
+                out.extend_from_slice(&bytes.to_be_bytes());
+                out.extend_from_slice(payload);
+            }
+            Self::ReqAck { slice, bytes, round, ready } => {
+                head(out, REQACK, 0);
+                out.extend_from_slice(&slice.to_be_bytes());
+                out.extend_from_slice(&bytes.to_be_bytes());
+                out.extend_from_slice(round);
+                out.extend_from_slice(ready.as_bytes());
+            }
+            Self::Digest { digest, heard } => {
+                head(out, DIGEST, (*heard).into());
+                out.extend_from_slice(&digest.bytes.to_be_bytes());
+                out.extend_from_slice(&digest.blake3);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+        digits.chunks(2).map(|p| (p[0] * 16 + p[1]) as u8).collect()
+    }
+
+    fn written(packet: &ToReceiver<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        packet.write(&mut out);
+        out
+    }
+
+    // Packets of a recorded run of the Debian programs.
+    #[test]
+    fn recorded_hello() {
+        let bytes = hex("0500 0000 00000009 ea4d0001 000000000000000000000000 05b0 0000");
+        assert_eq!(bytes.len(), 28);
+        let packet = ToReceiver::parse(&bytes).unwrap();
+        assert_eq!(
+            packet,
+            ToReceiver::Hello {
+                kind: HelloKind::Usual,
+                capabilities: Capabilities(9),
+                group: Ipv4Addr::new(234, 77, 0, 1),
+                block_size: 1456
+            }
+        );
+        assert_eq!(written(&packet), bytes);
+    }
+
+    #[test]
+    fn recorded_connect() {
+        let bytes = hex("0003 0000 00000009 00034000");
+        let packet = ToSender::parse(&bytes).unwrap();
+        assert_eq!(
+            packet,
+            ToSender::ConnectReq { capabilities: Capabilities(9), receive_buffer: 212_992 }
+        );
+        let mut out = Vec::new();
+        packet.write(&mut out);
+        assert_eq!(out, bytes);
+        let reply = hex("0007 0000 00000000 000005b0 00000009 ea4d0001 000000000000000000000000");
+        let packet = ToReceiver::parse(&reply).unwrap();
+        assert!(matches!(packet, ToReceiver::ConnectReply { client: 0, block_size: 1456, .. }));
+        assert_eq!(written(&packet), reply);
+    }
+
+    #[test]
+    fn recorded_slice() {
+        let mut data = hex("0008 0000 00000000 0000 0000 00027d00");
+        data.resize(16 + 1456, 7);
+        let packet = ToReceiver::parse(&data).unwrap();
+        assert!(
+            matches!(packet, ToReceiver::Data { slice: 0, block: 0, bytes: 163_072, payload } if payload.len() == 1456)
+        );
+        assert_eq!(written(&packet), data);
+        let mut ask = hex("0006 0000 00000005 000149e0 00000001 02");
+        ask.resize(144, 0);
+        let packet = ToReceiver::parse(&ask).unwrap();
+        assert!(
+            matches!(&packet, ToReceiver::ReqAck { slice: 5, bytes: 84_448, round: [0, 0, 0, 1], ready } if ready.get(1) && ready.count() == 1)
+        );
+        assert_eq!(written(&packet), ask);
+        assert_eq!(ToSender::parse(&hex("0000 0000 00000007")), Some(ToSender::Ok { slice: 7 }));
+        assert_eq!(ToSender::parse(&hex("0004 0000")), Some(ToSender::Disconnect));
+    }
+
+    #[test]
+    fn impossible_numbers_are_not_packets() {
+        // A slice of 2 GiB, a negative one, block 1024, block size 0 and 65535.
+        for text in [
+            "0008 0000 00000000 0000 0000 7fffffff 00",
+            "0008 0000 00000000 0000 0000 ffffffff 00",
+            "0008 0000 00000000 0400 0000 00000100 00",
+            "0500 0000 00000009 ea4d0001 000000000000000000000000 0000 0000",
+            "0500 0000 00000009 ea4d0001 000000000000000000000000 ffff 0000",
+            "0009 0000 00000000 0000 0000 00000100 00",
+        ] {
+            assert_eq!(ToReceiver::parse(&hex(text)), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_survived_and_packets_come_back(bytes in proptest::collection::vec(any::<u8>(), 0..200), op in 0u8..12) {
+            let mut packet = bytes;
+            if packet.len() > 2 { packet[0] = 0; packet[1] = op; }
+            if let Some(p) = ToSender::parse(&packet) {
+                let mut out = Vec::new();
+                p.write(&mut out);
+                prop_assert_eq!(ToSender::parse(&out), Some(p));
+            }
+            if let Some(p) = ToReceiver::parse(&packet) {
+                let out = written(&p);
+                prop_assert_eq!(ToReceiver::parse(&out), Some(p));
+            }
+        }
+    }
+}
