@@ -184,6 +184,11 @@ impl<'a> Loader<'a> {
         self.start_workers();
     }
 
+    /// Adds options for a module, before those that are there: these win.
+    pub fn add_options(&mut self, module: &str, options: &str) {
+        self.policy.options.insert(0, (module.to_string(), options.to_string()));
+    }
+
     /// Whether the image has a module of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

@@ -91,18 +91,18 @@ fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
     };
-    let found = match source::find(machine, plan, layout, &target, read_write) {
+    let mut found = match source::find(machine, plan, layout, &target, read_write) {
         Ok(found) => found,
         Err(failed) => {
-            layers::undo(None, layout);
+            layers::undo(machine);
             return failed;
         }
     };
-    let failed = match layers::stack(machine, &found, &plan.writable, layout) {
-        Ok(()) => handoff::hand_over(machine, plan, &found, layout, env),
+    let failed = match layers::stack(machine, plan, &mut found, layout) {
+        Ok(ready) => handoff::hand_over(machine, plan, &found, &ready, layout, env),
         Err(failed) => failed,
     };
-    layers::undo(Some(&found), layout);
+    layers::undo(machine);
     failed
 }
 
@@ -113,7 +113,8 @@ fn classes(plan: &BootPlan) -> Class {
     if plan.network.is_some() {
         classes = classes.union(Class::NET);
     }
-    if plan.root.sources.iter().any(needs_disks) || plan.network.is_none() {
+    let disks = plan.root.sources.iter().any(needs_disks) || layers::keeps_on_disk(&plan.writable);
+    if disks || plan.network.is_none() {
         classes = classes.union(Class::STORAGE);
     }
     classes

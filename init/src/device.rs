@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{DeviceSelector, ScanRule};
+use overlay::partition::{self, Partition};
 use overlay::probe::{Superblock, probe};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
@@ -144,6 +145,147 @@ fn udev_unescape(name: &str) -> String {
     }
     text.push_str(rest);
     text
+}
+
+/// The node of what a selector names, among these devices.
+///
+/// # Errors
+/// Why none of them is it, with what was seen instead.
+pub fn resolve(selector: &DeviceSelector, names: &[String]) -> Result<String, String> {
+    match selector {
+        DeviceSelector::Path(path) => by_path(path),
+        DeviceSelector::PartUuid(_) | DeviceSelector::PartLabel(_) => by_partition(selector, names),
+        DeviceSelector::Label(_) | DeviceSelector::Uuid(_) => {
+            let mut seen: Vec<String> = Vec::new();
+            for name in names {
+                let path = format!("/dev/{name}");
+                let Ok(Some(found)) = inspect(&path) else { continue };
+                if matches(selector, &found) {
+                    return Ok(path);
+                }
+                let what = match selector {
+                    DeviceSelector::Label(_) => found.label,
+                    _ => found.uuid,
+                };
+                if !what.is_empty() && seen.len() < 16 {
+                    seen.push(format!("{name} is {what}"));
+                }
+            }
+            Err(nobody(selector, &seen))
+        }
+    }
+}
+
+fn nobody(selector: &DeviceSelector, seen: &[String]) -> String {
+    let name = name_of(selector);
+    if seen.is_empty() {
+        format!("no device has {name}")
+    } else {
+        format!("no device has {name} ({})", seen.join(", "))
+    }
+}
+
+/// A path, or the kernel's `major:minor`.
+fn by_path(path: &str) -> Result<String, String> {
+    let numbers = path.split_once(':').filter(|(major, minor)| {
+        [major, minor]
+            .iter()
+            .all(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit()))
+    });
+    let path = match numbers {
+        None => path.to_string(),
+        Some(_) => {
+            let uevent = sys::file::read_file(&format!("/sys/dev/block/{path}/uevent"), 4096);
+            let text = uevent.map_err(|_| format!("there is no device {path}"))?;
+            let name = property(&String::from_utf8_lossy(&text), "DEVNAME");
+            format!("/dev/{}", name.ok_or_else(|| format!("device {path} has no name"))?)
+        }
+    };
+    match rustix::fs::stat(path.as_str()) {
+        Ok(_) => Ok(path),
+        Err(_) => Err(format!("there is no device {path}")),
+    }
+}
+
+/// A line of a uevent file.
+fn property(uevent: &str, key: &str) -> Option<String> {
+    let value = uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    value.map(ToString::to_string)
+}
+
+/// The GPT name of a partition, as the kernel read it; `None` without one.
+#[must_use]
+pub fn partition_name(name: &str) -> Option<String> {
+    let path = format!("/sys/class/block/{}/uevent", name.replace('/', "!"));
+    let text = sys::file::read_file(&path, 4096).ok()?;
+    property(&String::from_utf8_lossy(&text), "PARTNAME")
+}
+
+/// The partitions of a disk or of an image, by its own table.
+///
+/// # Errors
+/// The kernel's, when it cannot be opened.
+pub fn partitions(path: &str) -> Result<Vec<Partition>, Errno> {
+    let disk = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let name = path.strip_prefix("/dev/").unwrap_or_default().replace('/', "!");
+    let size =
+        sys::file::read_file(&format!("/sys/class/block/{name}/queue/logical_block_size"), 16);
+    let size = size.ok().and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
+    Ok(partition::read(
+        &mut |at, buffer| pread(&disk, &mut *buffer, at).unwrap_or(0),
+        // Optical discs carry tables that were written for disks.
+        size.filter(|size| *size == 4096).unwrap_or(512),
+    ))
+}
+
+fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, String> {
+    let mut seen = Vec::new();
+    for disk in names.iter().filter(|name| disk_of(name) == **name) {
+        for found in partitions(&format!("/dev/{disk}")).unwrap_or_default() {
+            let (is_it, what) = match selector {
+                DeviceSelector::PartUuid(uuid) => {
+                    (found.uuid.eq_ignore_ascii_case(uuid), &found.uuid)
+                }
+                DeviceSelector::PartLabel(name) => (found.name == *name, &found.name),
+                _ => return Err(nobody(selector, &[])),
+            };
+            if is_it {
+                return partition_node(disk, found.number).ok_or_else(|| {
+                    format!(
+                        "{} is partition {} of {disk}, and the kernel has no device for it",
+                        name_of(selector),
+                        found.number
+                    )
+                });
+            }
+            if !what.is_empty() && seen.len() < 16 {
+                seen.push(format!("{disk} partition {} is {what}", found.number));
+            }
+        }
+    }
+    Err(nobody(selector, &seen))
+}
+
+/// The kernel's device for a partition of a disk.
+#[must_use]
+pub fn partition_node(disk: &str, number: u32) -> Option<String> {
+    let joint = if disk.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+    let path = format!("/dev/{disk}{joint}{number}");
+    rustix::fs::stat(path.as_str()).ok().map(|_| path)
+}
+
+/// Devices that may hold somebody's volume: partitions before whole disks.
+#[must_use]
+pub fn volumes(names: &[String], removable_only: bool) -> Vec<String> {
+    let rule = ScanRule {
+        optical: false,
+        disks: true,
+        removable_only,
+        removable_first: true,
+        marker: None,
+    };
+    let found = candidates(names.iter().map(String::as_str), &rule);
+    found.into_iter().map(|candidate| candidate.name).collect()
 }
 
 /// Whether a superblock is the one that a selector names. Partition properties

@@ -3,6 +3,7 @@
 use rustix::fs::{Mode, mkdir, symlink};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
+use sys::errno::Shown;
 
 use crate::log::Log;
 
@@ -56,7 +57,7 @@ pub fn mounts() -> Log {
     }
     let mut log = Log::open();
     for (target, errno) in failed.into_iter().flatten() {
-        log.warn(&alloc::format!("{target} cannot be mounted: {errno}"));
+        log.warn(&alloc::format!("{target} cannot be mounted: {errno}", errno = Shown(errno)));
     }
     log
 }

@@ -8,6 +8,7 @@ use cmdline::BootPlan;
 use cmdline::plan::OnFailure;
 use rustix::fd::AsFd;
 use rustix::system::{RebootCommand, reboot};
+use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 
 use crate::log::{Level, now_ms};
@@ -111,6 +112,6 @@ fn restart(machine: &mut Machine, command: RebootCommand) {
     machine.log.say(Level::Verdict, what);
     rustix::fs::sync();
     if let Err(errno) = reboot(command) {
-        machine.log.warn(&format!("the kernel refuses: {errno}"));
+        machine.log.warn(&format!("the kernel refuses: {}", Shown(errno)));
     }
 }

@@ -13,15 +13,16 @@ use overlay::switch::switch_root;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{mount_bind_recursive, mount_move};
+use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 
-use crate::layers::ROOT;
+use crate::layers::{ROOT, Ready};
 use crate::layout::Layout;
 use crate::log::Level;
 use crate::machine::Machine;
-use crate::network;
 use crate::source::{Found, Root};
 use crate::trace::Failure;
+use crate::{network, watch};
 
 /// Where the kernel and every distribution keep the real init.
 const INITS: &[&str] =
@@ -35,6 +36,7 @@ pub fn hand_over(
     machine: &mut Machine,
     plan: &BootPlan,
     found: &Found,
+    ready: &Ready,
     layout: Layout,
     env: &[&CStr],
 ) -> Failure {
@@ -42,16 +44,24 @@ pub fn hand_over(
         Ok(init) => init,
         Err(failure) => return failure,
     };
-    place_medium(machine, found, layout);
+    place_medium(machine, plan, found, layout);
     let writable = !matches!(plan.writable, Writable::AsIs { read_write: false });
     write_state(machine, plan, writable);
     let line = format!(
         "ready in {}: {} on {}, handing over to {init}",
         machine.log.elapsed(),
         found.origin,
-        root_kind(plan),
+        ready.kind,
     );
     machine.log.say(Level::Verdict, &line);
+    if let Some(snapshot) = ready.snapshot
+        && let Err(errno) = watch::start(snapshot)
+    {
+        machine.log.warn(&format!(
+            "nobody will warn before the store of changes is full: {}",
+            Shown(errno)
+        ));
+    }
     machine.back_to_normal();
     let _ = make_dir(STATE, 0o755);
     let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
@@ -65,7 +75,7 @@ pub fn hand_over(
         .collect();
     let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
     let errno = sys::process::exec(&path, &args, env);
-    Failure::new("start the real init", &init, errno)
+    Failure::new("start the real init", &init, Shown(errno))
 }
 
 /// The first init that is there and may be executed.
@@ -78,9 +88,10 @@ fn find_init(wanted: Option<&str>) -> Result<String, Failure> {
     for path in wanted.into_iter().chain(INITS.iter().copied()) {
         match inside_root(path) {
             Ok(()) => return Ok(path.to_string()),
-            Err(errno) => tried
-                .tried
-                .push(crate::trace::Tried { what: path.to_string(), why: errno.to_string() }),
+            Err(errno) => tried.tried.push(crate::trace::Tried {
+                what: path.to_string(),
+                why: Shown(errno).to_string(),
+            }),
         }
     }
     tried.remedy =
@@ -112,16 +123,18 @@ fn inside_root(path: &str) -> Result<(), Errno> {
 }
 
 /// Moves and links what the dialect wants to see inside the root.
-fn place_medium(machine: &mut Machine, found: &Found, layout: Layout) {
-    if let (Some(medium), true) = (&found.medium, !layout.medium_in_root.is_empty()) {
-        let target = format!("{ROOT}{}", layout.medium_in_root);
+fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: Layout) {
+    let place = plan.handoff.medium_at.as_deref().unwrap_or(layout.medium_in_root);
+    if let (Some(medium), true) = (&found.medium, !place.is_empty()) {
+        let target = format!("{ROOT}{place}");
         let _ = make_dir(&target, 0o755);
         if let Err(errno) = mount_move(medium.as_str(), target.as_str()) {
-            machine
-                .log
-                .warn(&format!("the medium cannot be shown at {}: {errno}", layout.medium_in_root));
+            machine.log.warn(&format!(
+                "the medium cannot be shown at {place}: {errno}",
+                errno = Shown(errno)
+            ));
         }
-        if !layout.medium_link.is_empty() {
+        if !layout.medium_link.is_empty() && place == layout.medium_in_root {
             let link = format!("{ROOT}{}", layout.medium_link);
             if let Some((parent, _)) = link.rsplit_once('/') {
                 let _ = make_dir(parent, 0o755);
@@ -153,7 +166,7 @@ fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
             let _ = make_dir(parent, 0o755);
         }
         if let Err(errno) = write_file(path, text.as_bytes(), 0o644) {
-            machine.log.warn(&format!("{path} cannot be written: {errno}"));
+            machine.log.warn(&format!("{path} cannot be written: {errno}", errno = Shown(errno)));
         }
     };
     for (path, text) in &files {
@@ -170,7 +183,10 @@ fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
     }
     for (path, text) in files {
         if let Err(errno) = replace(&path, &text) {
-            machine.log.warn(&format!("{path} of the new root cannot be written: {errno}"));
+            machine.log.warn(&format!(
+                "{path} of the new root cannot be written: {errno}",
+                errno = Shown(errno)
+            ));
         }
     }
 }
@@ -244,15 +260,6 @@ fn fstab(layout: Dialect, old: Option<&str>) -> Option<String> {
     }
     text.push_str("overlay / overlay rw 0 0\ntmpfs /tmp tmpfs nosuid,nodev 0 0\n");
     Some(text)
-}
-
-fn root_kind(plan: &BootPlan) -> &'static str {
-    match &plan.writable {
-        Writable::AsIs { read_write: true } => "a read-write root",
-        Writable::AsIs { read_write: false } => "a read-only root",
-        Writable::DmSnapshot(_) => "a snapshot",
-        _ => "overlay",
-    }
 }
 
 #[cfg(test)]

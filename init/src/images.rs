@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use cmdline::plan::{ImagePick, ImageRule, Mac};
 use coldplug::sysfs::names;
+use sys::errno::Shown;
 
 /// One layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +140,8 @@ fn resolve(medium: &str, place: &str, file: &str) -> String {
 }
 
 fn layer(path: &str) -> Result<Layer, String> {
-    let stat = rustix::fs::stat(path).map_err(|errno| format!("{path}: {errno}"))?;
+    let stat =
+        rustix::fs::stat(path).map_err(|errno| format!("{path}: {errno}", errno = Shown(errno)))?;
     let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
     let name = path.rsplit('/').next().unwrap_or(path).to_string();
     Ok(Layer { name, path: path.to_string(), is_dir })

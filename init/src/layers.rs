@@ -1,152 +1,443 @@
-//! From what was found to a root at [`ROOT`]: images mounted, stacked, made writable.
+//! From what was found to a root at [`ROOT`]: checked, copied to memory if
+//! asked, mounted, stacked, made writable.
 
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use cmdline::plan::{UnionKind, UnionPlan, Upper, Writable};
-use overlay::image;
-use overlay::union::mount_overlay;
+use cmdline::BootPlan;
+use cmdline::plan::{
+    Content, Integrity, PersistPlan, SnapshotPlan, SnapshotStore, UnionKind, UnionPlan, Upper,
+    Writable,
+};
+use overlay::union::{mount_aufs, mount_overlay};
+use rustix::fs::{Access, access};
 use rustix::mount::{MountFlags, mount, mount_bind_recursive};
+use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::detach;
 
+use crate::block::{self, MountWith};
 use crate::images::Layer;
 use crate::layout::Layout;
 use crate::machine::Machine;
+use crate::persist::{self, Kept};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
+use crate::{copy, integrity, snapshot, to_ram, verity};
 
 /// Where the new root is put together.
 pub const ROOT: &str = "/sysroot";
+
+/// Longest table of mounts that is read.
+const MAX_MOUNTS: usize = 256 << 10;
+
+/// A root that is ready to be handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// What kind it is, for people.
+    pub kind: &'static str,
+    /// The snapshot that it stands on, whose store must be watched.
+    pub snapshot: Option<&'static str>,
+}
 
 /// Modules worth loading while the source is still being looked for.
 #[must_use]
 pub fn modules_for(writable: &Writable) -> &'static [&'static str] {
     match writable {
         Writable::AsIs { .. } => &[],
+        Writable::DmSnapshot(_) => &["loop", "dm_mod", "dm_snapshot"],
         _ => &["loop", "overlay"],
     }
 }
 
-/// Makes a writable root of what was found.
-///
-/// # Errors
-/// The layer or the union that could not be mounted.
-pub fn stack(
-    machine: &mut Machine,
-    found: &Found,
-    writable: &Writable,
-    layout: Layout,
-) -> Result<(), Failure> {
-    make_dir(ROOT, 0o755).map_err(|errno| Failure::new("make the root", ROOT, errno))?;
-    let layers: Vec<String> = match &found.root {
-        Root::Tree(tree) => Vec::from([tree.clone()]),
-        Root::Layers(layers) => {
-            let mut mounted = Vec::new();
-            for layer in layers {
-                mounted.push(mount_layer(machine, layer, layout)?);
-            }
-            mounted
-        }
+/// Whether changes are kept on a local disk, so that its driver is needed.
+#[must_use]
+pub fn keeps_on_disk(writable: &Writable) -> bool {
+    let local = |persist: &PersistPlan| persist.network.is_none();
+    let union = |plan: &UnionPlan| match &plan.upper {
+        Upper::Persistent(persist) => local(persist),
+        Upper::Tmpfs { .. } => false,
+    };
+    let store = |plan: &SnapshotPlan| match &plan.store {
+        SnapshotStore::Persistent(persist) => local(persist),
+        _ => false,
     };
     match writable {
-        Writable::AsIs { .. } => match layers.as_slice() {
+        Writable::AsIs { .. } => false,
+        Writable::Union(plan) | Writable::Directories { union: plan, .. } => union(plan),
+        Writable::DmSnapshot(plan) => store(plan),
+        Writable::ByImage { union: plan, snapshot } => union(plan) || store(snapshot),
+    }
+}
+
+/// Makes a root of what was found.
+///
+/// # Errors
+/// The check, the layer or the union that failed.
+pub fn stack(
+    machine: &mut Machine,
+    plan: &BootPlan,
+    found: &mut Found,
+    layout: Layout,
+) -> Result<Ready, Failure> {
+    make_dir(ROOT, 0o755).map_err(|errno| Failure::new("make the root", ROOT, Shown(errno)))?;
+    let root = &plan.root;
+    integrity::check_medium(machine, &root.integrity, found)?;
+    to_ram::copy(machine, &root.to_ram, found, layout)?;
+    integrity::check_images(machine, &root.integrity, found)?;
+    let mut stack = Stack { machine, plan, found, layout, mounted: Vec::new() };
+    let ready = stack.build();
+    // Whatever was to be mounted from them is mounted now.
+    machine.held.clear();
+    ready
+}
+
+struct Stack<'s> {
+    machine: &'s mut Machine,
+    plan: &'s BootPlan,
+    found: &'s Found,
+    layout: Layout,
+    /// Mount points of images so far.
+    mounted: Vec<String>,
+}
+
+/// An image before it is mounted: its name, and the file or device.
+type Image = (String, String);
+
+impl Stack<'_> {
+    fn build(&mut self) -> Result<Ready, Failure> {
+        let snapshot = match &self.plan.writable {
+            Writable::DmSnapshot(plan) => Some((plan, true)),
+            Writable::ByImage { snapshot, .. } => Some((snapshot, false)),
+            _ => None,
+        };
+        let (mut trees, inner) = self.trees(snapshot.is_some())?;
+        if let Some((plan, forced)) = snapshot {
+            match inner {
+                Some((name, image)) => return self.snapshot(plan, &name, &image),
+                None if forced => {
+                    return Err(Failure::new(
+                        "make the root writable by a snapshot",
+                        &self.found.origin,
+                        "is a directory tree or a read-only file system: a snapshot needs the image of one that can be written (ext4, xfs, …)",
+                    )
+                    .remedy("use an overlay: bw.overlay"));
+                }
+                None => {}
+            }
+        }
+        match &self.plan.writable {
+            Writable::AsIs { read_write } => {
+                self.as_is(&trees)?;
+                let kind = if *read_write { "a read-write root" } else { "a read-only root" };
+                Ok(Ready { kind, snapshot: None })
+            }
+            Writable::Directories { union, dirs } => {
+                self.as_is(&trees)?;
+                self.directories(union, dirs)?;
+                Ok(Ready { kind: "a read-only root", snapshot: None })
+            }
+            Writable::Union(union) | Writable::ByImage { union, .. } => {
+                self.union(&mut trees, union)
+            }
+            // Dealt with above.
+            Writable::DmSnapshot(_) => Ok(Ready { kind: "a snapshot", snapshot: None }),
+        }
+    }
+
+    /// The mounted trees, bottom first; or, when a snapshot is wanted, the one
+    /// image that it can be made of, which is not mounted.
+    fn trees(&mut self, for_snapshot: bool) -> Result<(Vec<String>, Option<Image>), Failure> {
+        let images: Vec<Image> = match &self.found.root {
+            Root::Tree(tree) => {
+                self.check_verity(&[])?;
+                return Ok((Vec::from([tree.clone()]), None));
+            }
+            Root::Blob(path) => {
+                let name = path.rsplit('/').next().unwrap_or(path).to_string();
+                Vec::from([(name, path.clone())])
+            }
+            Root::Layers(layers) => {
+                layers.iter().map(|layer| (layer.name.clone(), layer.path.clone())).collect()
+            }
+        };
+        let dirs: Vec<bool> = match &self.found.root {
+            Root::Layers(layers) => layers.iter().map(|layer: &Layer| layer.is_dir).collect(),
+            _ => Vec::from([false]),
+        };
+        let names: Vec<&str> = images.iter().map(|(name, _)| name.as_str()).collect();
+        self.check_verity(&names)?;
+        let only = images.len() == 1;
+        let mut trees = Vec::new();
+        for (number, ((name, path), is_dir)) in images.into_iter().zip(dirs).enumerate() {
+            if is_dir {
+                trees.push(path);
+                continue;
+            }
+            let integrity = &self.plan.root.integrity;
+            let verified = verity::device(self.machine, integrity, &path, &name, number)?;
+            let path = verified.unwrap_or(path);
+            if only && for_snapshot && writable_format(&path) {
+                return Ok((Vec::new(), Some((name, path))));
+            }
+            let tree = self.mount_image(&name, &path)?;
+            match self.nested(&tree) {
+                Some(inner) if only => {
+                    let name = inner.rsplit('/').next().unwrap_or(&inner).to_string();
+                    if for_snapshot && writable_format(&inner) {
+                        return Ok((Vec::new(), Some((name, inner))));
+                    }
+                    trees.push(self.mount_image(&name, &inner)?);
+                }
+                _ => trees.push(tree),
+            }
+        }
+        Ok((trees, None))
+    }
+
+    fn check_verity(&self, names: &[&str]) -> Result<(), Failure> {
+        let integrity: &[Integrity] = &self.plan.root.integrity;
+        verity::check_names(integrity, names)
+    }
+
+    /// The image inside an image that the dialect knows, if it is there.
+    fn nested(&self, tree: &str) -> Option<String> {
+        let (Content::Images(rule) | Content::Either(rule)) = &self.plan.root.content else {
+            return None;
+        };
+        let paths =
+            rule.nested.iter().map(|path| format!("{tree}/{}", path.trim_start_matches('/')));
+        paths.into_iter().find(|path| access(path.as_str(), Access::READ_OK).is_ok())
+    }
+
+    /// What the line says about mounting the root itself.
+    fn root_options(&self) -> MountWith<'_> {
+        match &self.plan.root.content {
+            Content::Tree { fstype, flags, .. } => {
+                MountWith { fstype, flags, read_only: self.read_only() }
+            }
+            _ => MountWith { read_only: self.read_only(), ..Default::default() },
+        }
+    }
+
+    fn read_only(&self) -> bool {
+        !matches!(self.plan.writable, Writable::AsIs { read_write: true })
+    }
+
+    fn mount_image(&mut self, name: &str, path: &str) -> Result<String, Failure> {
+        let mut target = format!("{}/{name}", self.layout.images);
+        // A machine's own directory may hold an image of the same name.
+        while self.mounted.contains(&target) {
+            target.push('+');
+        }
+        let with = self.root_options();
+        let (fstype, flags) = (with.fstype.to_string(), with.flags.to_string());
+        let with = MountWith { fstype: &fstype, flags: &flags, read_only: with.read_only };
+        block::mount(self.machine, path, &target, with)
+            .map_err(|why| Failure::new("mount the image", path, why))?;
+        self.mounted.push(target.clone());
+        Ok(target)
+    }
+
+    fn snapshot(&mut self, plan: &SnapshotPlan, name: &str, image: &str) -> Result<Ready, Failure> {
+        let with = self.root_options();
+        let (fstype, flags) = (with.fstype.to_string(), with.flags.to_string());
+        let with = MountWith { fstype: &fstype, flags: &flags, read_only: false };
+        let dialect = self.plan.handoff.layout;
+        let context = snapshot::Context { found: self.found, layout: self.layout, dialect };
+        let snapshot = snapshot::mount_root(self.machine, plan, (name, image), with, &context)?;
+        Ok(Ready { kind: "a snapshot", snapshot: Some(snapshot) })
+    }
+
+    /// Trees at the root as they are; several are stacked read-only.
+    fn as_is(&mut self, trees: &[String]) -> Result<(), Failure> {
+        match trees {
             [tree] if tree == ROOT => Ok(()),
             [tree] => mount_bind_recursive(tree.as_str(), ROOT)
-                .map_err(|errno| Failure::new("put the root in place", tree, errno)),
+                .map_err(|errno| Failure::new("put the root in place", tree, Shown(errno))),
             several => {
-                machine.require("overlay");
+                self.machine.require("overlay");
                 mount_overlay(several, None, &[], ROOT)
                     .map_err(|error| Failure::new("stack the layers", "overlay", error))
             }
-        },
-        Writable::Union(union) | Writable::ByImage { union, .. } => {
-            stack_union(machine, &layers, union, layout)
         }
-        _ => Err(Failure::new(
-            "make the root writable",
-            "the root",
-            "this build of /init cannot do this yet; use an overlay",
-        )),
+    }
+
+    /// A union of everything, its upper layer in memory or where changes are kept.
+    fn union(&mut self, trees: &mut Vec<String>, plan: &UnionPlan) -> Result<Ready, Failure> {
+        let mut kept = None;
+        if let Upper::Persistent(persist) = &plan.upper {
+            kept = self.kept(persist, trees)?;
+            let root = kept.as_ref().and_then(|kept| kept.root.clone());
+            match root {
+                // Under an upper layer in memory: this session's changes go there.
+                Some((upper, _)) if persist.read_only => trees.push(upper),
+                Some((upper, work)) => match self.mount_union(trees, plan, &upper, &work, ROOT) {
+                    Ok(()) => return Ok(self.place(kept, "an overlay that is kept")),
+                    Err(failed) if persist.required => return Err(failed),
+                    Err(failed) => {
+                        let why = failed.tried.first().map(|tried| tried.why.clone());
+                        self.not_kept(&why.unwrap_or_default());
+                        kept = None;
+                    }
+                },
+                None => {}
+            }
+        }
+        let size = match &plan.upper {
+            Upper::Tmpfs { size } => size.as_str(),
+            Upper::Persistent(_) => "",
+        };
+        self.mount_upper(size)?;
+        let upper = format!("{}/{}", self.layout.upper, self.layout.upper_dir);
+        let work = format!("{}/{}", self.layout.upper, self.layout.work_dir);
+        for dir in [&upper, &work] {
+            make_dir(dir, 0o755)
+                .map_err(|errno| Failure::new("make the root writable", dir, Shown(errno)))?;
+        }
+        self.mount_union(trees, plan, &upper, &work, ROOT)?;
+        Ok(self.place(kept, "overlay"))
+    }
+
+    /// Puts single directories that are kept in their places.
+    fn place(&mut self, kept: Option<Kept>, kind: &'static str) -> Ready {
+        if let Some(kept) = &kept {
+            kept.place(self.machine);
+            self.machine.log.info(&kept.describe());
+        }
+        Ready { kind, snapshot: None }
+    }
+
+    /// What keeps changes; `None`, with a word why, when they go to memory instead.
+    fn kept(&mut self, plan: &PersistPlan, trees: &[String]) -> Result<Option<Kept>, Failure> {
+        let dialect = self.plan.handoff.layout;
+        match persist::find(self.machine, plan, self.found, trees, self.layout, dialect) {
+            Ok(kept) => Ok(Some(kept)),
+            Err(why) if plan.required => {
+                Err(Failure::new("find what changes are kept on", "persistence", why))
+            }
+            Err(why) => {
+                if plan.silent {
+                    self.machine.log.detail(&why);
+                } else {
+                    self.not_kept(&why);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn not_kept(&mut self, why: &str) {
+        self.machine.log.warn(&format!("{why}; changes stay in memory and are lost at power-off"));
+    }
+
+    fn mount_upper(&mut self, size: &str) -> Result<(), Failure> {
+        let upper = self.layout.upper;
+        let fail =
+            |errno: rustix::io::Errno| Failure::new("make the root writable", upper, Shown(errno));
+        make_dir(upper, 0o755).map_err(fail)?;
+        let mut options = String::from("mode=0755");
+        if !size.is_empty() {
+            options.push_str(",size=");
+            options.push_str(size);
+        }
+        let data = CString::new(options).unwrap_or_default();
+        mount("tmpfs", upper, "tmpfs", MountFlags::NOATIME, Some(data.as_c_str())).map_err(fail)
+    }
+
+    fn mount_union(
+        &mut self,
+        trees: &[String],
+        plan: &UnionPlan,
+        upper: &str,
+        work: &str,
+        target: &str,
+    ) -> Result<(), Failure> {
+        let fail = |error| Failure::new("make the root writable", "the union", error);
+        if plan.kind == UnionKind::Aufs {
+            if self.machine.require("fs-aufs") {
+                return mount_aufs(trees, upper, &plan.options, target).map_err(fail);
+            }
+            self.machine.log.warn("aufs is not in this kernel; using overlayfs");
+        }
+        self.machine.require("overlay");
+        // Options for aufs mean nothing to overlayfs.
+        let options: &[String] = if plan.kind == UnionKind::Overlay { &plan.options } else { &[] };
+        mount_overlay(trees, Some((upper, work)), options, target).map_err(fail)
+    }
+
+    /// A union over each of these directories of a read-only root.
+    fn directories(&mut self, plan: &UnionPlan, dirs: &[String]) -> Result<(), Failure> {
+        let size = match &plan.upper {
+            Upper::Tmpfs { size } => size.clone(),
+            Upper::Persistent(persist) => {
+                if !persist.silent {
+                    self.not_kept("single directories of a read-only root are not kept");
+                }
+                String::new()
+            }
+        };
+        self.mount_upper(&size)?;
+        for (number, dir) in dirs.iter().enumerate() {
+            let target = format!("{ROOT}/{}", dir.trim_start_matches('/'));
+            let is_dir = rustix::fs::lstat(target.as_str())
+                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
+            // Links (/var/run) lead to another of them, or to /run.
+            if !is_dir {
+                continue;
+            }
+            let upper = format!("{}/{}/{number}", self.layout.upper, self.layout.upper_dir);
+            let work = format!("{}/{}/{number}", self.layout.upper, self.layout.work_dir);
+            for made in [&upper, &work] {
+                make_dir(made, 0o755)
+                    .map_err(|errno| Failure::new("make the root writable", made, Shown(errno)))?;
+            }
+            copy::like(&target, &upper);
+            self.mount_union(&[target.clone()], plan, &upper, &work, &target)?;
+        }
+        Ok(())
     }
 }
 
-fn mount_layer(machine: &mut Machine, layer: &Layer, layout: Layout) -> Result<String, Failure> {
-    if layer.is_dir {
-        return Ok(layer.path.clone());
-    }
-    let target = format!("{}/{}", layout.images, layer.name);
-    let fail = |why: String| Failure::new("mount the layers", &layer.path, why);
-    make_dir(&target, 0o755).map_err(|errno| fail(errno.to_string()))?;
-    let found = image::inspect(&layer.path).map_err(|error| fail(error.why.to_string()))?;
-    machine.require("loop");
-    if let Some(fs_type) = found.format.fs_type() {
-        machine.require(&format!("fs-{fs_type}"));
-    }
-    machine.log.detail(&format!("mounting {} ({}) at {target}", layer.path, found.format));
-    image::mount(&layer.path, &found, &target, true)
-        .map_err(|error| fail(error.why.to_string()))?;
-    Ok(target)
-}
-
-fn stack_union(
-    machine: &mut Machine,
-    layers: &[String],
-    plan: &UnionPlan,
-    layout: Layout,
-) -> Result<(), Failure> {
-    let fail = |what: &str, why: &dyn ToString| {
-        Failure::new("make the root writable", what, why.to_string())
-    };
-    let size = match &plan.upper {
-        Upper::Tmpfs { size } => size.as_str(),
-        Upper::Persistent(_) => {
-            machine.log.warn(
-                "this build of /init cannot keep changes yet: they will be lost at power-off",
-            );
-            ""
-        }
-    };
-    if plan.kind == UnionKind::Aufs {
-        machine.log.warn("aufs is not in this kernel; using overlayfs");
-    }
-    machine.require("overlay");
-    make_dir(layout.upper, 0o755).map_err(|errno| fail(layout.upper, &errno))?;
-    let mut options = String::from("mode=0755");
-    if !size.is_empty() {
-        options.push_str(",size=");
-        options.push_str(size);
-    }
-    let data = alloc::ffi::CString::new(options).unwrap_or_default();
-    mount("tmpfs", layout.upper, "tmpfs", MountFlags::NOATIME, Some(data.as_c_str()))
-        .map_err(|errno| fail(layout.upper, &errno))?;
-    let upper = format!("{}/{}", layout.upper, layout.upper_dir);
-    let work = format!("{}/{}", layout.upper, layout.work_dir);
-    for dir in [&upper, &work] {
-        make_dir(dir, 0o755).map_err(|errno| fail(dir, &errno))?;
-    }
-    mount_overlay(layers, Some((&upper, &work)), &plan.options, ROOT)
-        .map_err(|error| fail("overlay", &error))
+fn writable_format(path: &str) -> bool {
+    block::inspect(path).is_ok_and(|found| !found.format.read_only())
 }
 
 /// Takes everything down again after a failed try, latest first, so that the
-/// next try starts clean. What is not mounted is no error.
-pub fn undo(found: Option<&Found>, layout: Layout) {
-    let _ = detach(ROOT);
-    let _ = detach(layout.upper);
-    if let Some(Found { root: Root::Layers(layers), .. }) = found {
-        for layer in layers.iter().rev() {
-            let _ = detach(&format!("{}/{}", layout.images, layer.name));
-        }
+/// next try starts clean: all that was mounted below `/run` and at the root.
+pub fn undo(machine: &mut Machine) {
+    machine.held.clear();
+    let text = sys::file::read_file("/proc/self/mounts", MAX_MOUNTS).unwrap_or_default();
+    for target in ours(&String::from_utf8_lossy(&text)).iter().rev() {
+        let _ = detach(target);
     }
-    let _ = detach(&tree_target(layout));
-    let _ = detach(layout.medium);
-    let _ = detach(layout.container);
+    block::remove_all();
+}
+
+fn ours(mounts: &str) -> Vec<String> {
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    targets
+        .map(|target| target.replace("\\040", " "))
+        .filter(|target| target.starts_with("/run/") || target.starts_with(ROOT))
+        .collect()
 }
 
 /// Where a tree is mounted that an overlay will lie on.
 #[must_use]
 pub fn tree_target(layout: Layout) -> String {
     format!("{}/root", layout.images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_boot_mounted_is_taken_down() {
+        let mounts = "proc /proc proc rw 0 0\ntmpfs /run tmpfs rw 0 0\n\
+                      /dev/sr0 /run/live/medium iso9660 ro 0 0\noverlay /sysroot overlay rw 0 0\n";
+        assert_eq!(ours(mounts), ["/run/live/medium", "/sysroot"]);
+    }
 }

@@ -14,6 +14,8 @@ use coldplug::load::{Event, Loader, Policy};
 use coldplug::{sysfs, uevent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
+use sys::errno::Shown;
+use sys::loopdev::Loop;
 
 use crate::log::{Log, now_ms};
 use crate::network::Network;
@@ -48,6 +50,8 @@ pub struct Machine {
     uevents: Option<uevent::Socket>,
     /// Sorted.
     blocks: Vec<String>,
+    /// Loop devices that something is to be mounted from.
+    pub held: Vec<Loop>,
     /// Grows whenever a block device comes, changes or goes.
     pub block_changes: u64,
     last_event: u64,
@@ -67,11 +71,14 @@ impl Machine {
         };
         let index = read_index(&mut log);
         let uevents = uevent::Socket::open()
-            .map_err(|errno| log.warn(&format!("no uevents, devices may go unseen: {errno}")))
+            .map_err(|errno| {
+                log.warn(&format!("no uevents, devices may go unseen: {}", Shown(errno)))
+            })
             .ok();
         Self {
             log,
             network: Network::default(),
+            held: Vec::new(),
             drivers: Loader::new(index, policy),
             uevents,
             blocks: Vec::new(),
@@ -85,7 +92,10 @@ impl Machine {
     pub fn coldplug(&mut self) {
         let drivers = &mut self.drivers;
         if let Err(errno) = sysfs::each_modalias(&mut |modalias| drivers.device(modalias)) {
-            self.log.warn(&format!("cannot walk /sys/bus: {errno}; only built-in drivers serve"));
+            self.log.warn(&format!(
+                "cannot walk /sys/bus: {}; only built-in drivers serve",
+                Shown(errno)
+            ));
         }
         self.find_blocks();
         self.settle_events();
@@ -104,6 +114,11 @@ impl Machine {
                 false
             }
         }
+    }
+
+    /// Adds options for a module that is not loaded yet; those of the line win.
+    pub fn module_options(&mut self, module: &str, options: &str) {
+        self.drivers.add_options(module, options);
     }
 
     /// Whether the image has a module of this name.
@@ -249,7 +264,8 @@ fn read_index(log: &mut Log) -> Index<'static> {
             Ok(index) => return index,
             Err(error) => log.warn(&format!("{INDEX}: {error}; only built-in drivers serve")),
         },
-        Err(errno) => log.warn(&format!("{INDEX}: {errno}; only built-in drivers serve")),
+        Err(errno) => log
+            .warn(&format!("{INDEX}: {errno}; only built-in drivers serve", errno = Shown(errno))),
     }
     Index::empty()
 }

@@ -10,19 +10,23 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use cmdline::plan::{Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Source};
+use cmdline::plan::{
+    Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Source, ToRam, Writable,
+};
 use overlay::image;
 use overlay::probe::Superblock;
+use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::{FsContext, detach, mount_device};
 
+use crate::block;
 use crate::device::{self, candidates, name_of, without_udev};
 use crate::images::{self, Layer};
 use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
-use crate::network;
 use crate::trace::{Failure, Reasons};
+use crate::{fetch, network};
 
 /// What a source offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Found {
     pub root: Root,
     /// The mount point of the medium, when there is one.
     pub medium: Option<String>,
+    /// The device or file that the medium is on, when it is on one.
+    pub medium_blob: Option<String>,
 }
 
 /// What will become the root.
@@ -49,6 +55,8 @@ pub struct Found {
 pub enum Root {
     /// A mounted file system, as it is.
     Tree(String),
+    /// A device or an image file that holds it and is not mounted yet.
+    Blob(String),
     /// Images on the medium, bottom first.
     Layers(Vec<Layer>),
 }
@@ -62,6 +70,8 @@ struct Search<'m> {
     /// Where a tree that is itself the root is mounted.
     tree_target: String,
     read_write: bool,
+    /// The root is made of an image that must not be mounted first.
+    unmounted: bool,
     reasons: Reasons,
     /// Devices that were looked at since they last changed.
     looked_at: Vec<String>,
@@ -88,6 +98,7 @@ pub fn find(
         dialect: plan.handoff.layout,
         tree_target: tree_target.to_string(),
         read_write,
+        unmounted: wants_image(plan),
         reasons: Reasons::default(),
         looked_at: Vec::new(),
     };
@@ -171,6 +182,7 @@ impl Search<'_> {
             Source::Device(selector) => self.offer_device(selector, examiner),
             Source::Scan(rule) => self.offer_scan(rule, examiner),
             Source::File { on, path } => self.offer_file(on, path, depth, examiner),
+            Source::Partition { on, number } => self.offer_partition(on, *number, depth, examiner),
             Source::Initramfs(path) => {
                 if rustix::fs::access(path.as_str(), rustix::fs::Access::EXISTS).is_err() {
                     self.refuse_loudly(path, "is not in the initramfs");
@@ -188,6 +200,19 @@ impl Search<'_> {
                     }
                 }
             }
+            Source::Url(url) => match fetch::fetch(self.machine, url) {
+                Ok(path) => {
+                    let taken = examiner(self, Offer::Blob(path), &url.url);
+                    if taken.is_none() {
+                        fetch::drop_all();
+                    }
+                    taken
+                }
+                Err(why) => {
+                    self.refuse_loudly(&url.url, &why);
+                    None
+                }
+            },
             Source::NineP(tag) => self.offer_tag(
                 "9p",
                 tag,
@@ -266,38 +291,84 @@ impl Search<'_> {
     ) -> Option<Found> {
         let wanted = without_udev(selector);
         let what = name_of(selector);
-        if let DeviceSelector::Path(path) = &wanted {
-            return match device::inspect(path) {
-                Ok(_) => examiner(self, Offer::Blob(path.clone()), path),
-                Err(rustix::io::Errno::NOENT) => {
-                    self.refuse(&what, "there is no such device");
-                    None
-                }
-                Err(errno) => {
-                    self.refuse(&what, &format!("cannot be read: {errno}"));
-                    None
-                }
-            };
-        }
         let names: Vec<String> = self.machine.blocks().map(ToString::to_string).collect();
-        let mut seen: Vec<String> = Vec::new();
-        for name in names {
-            let path = format!("/dev/{name}");
-            let Ok(Some(found)) = device::inspect(&path) else { continue };
-            if device::matches(&wanted, &found) {
-                return examiner(self, Offer::Blob(path.clone()), &path);
+        let path = match device::resolve(&wanted, &names) {
+            Ok(path) => path,
+            Err(why) => {
+                self.refuse(&what, &why);
+                return None;
             }
-            if !found.label.is_empty() {
-                seen.push(format!("{name} is {}", found.label));
+        };
+        match device::inspect(&path) {
+            Ok(_) => examiner(self, Offer::Blob(path.clone()), &path),
+            Err(errno) => {
+                self.refuse(&what, &format!("cannot be read: {}", Shown(errno)));
+                None
             }
         }
-        let why = if seen.is_empty() {
-            "no device has it".to_string()
-        } else {
-            format!("no device has it ({})", seen.join(", "))
+    }
+
+    /// A partition of a disk, or of the image of one.
+    fn offer_partition(
+        &mut self,
+        on: &Source,
+        number: u32,
+        depth: usize,
+        examiner: &mut Examine<'_>,
+    ) -> Option<Found> {
+        let mut inner: Box<Examine<'_>> = Box::new(|search, offer, origin| {
+            let origin = format!("partition {number} of {origin}");
+            let Offer::Blob(disk) = offer else {
+                search.refuse(&origin, "is no disk, but a directory");
+                return None;
+            };
+            match search.partition(&disk, number) {
+                Ok(path) => examiner(search, Offer::Blob(path), &origin),
+                Err(why) => {
+                    search.refuse(&origin, &why);
+                    None
+                }
+            }
+        });
+        self.offers(on, depth, &mut *inner)
+    }
+
+    /// The device of a partition: the kernel's own, or a loop device where the
+    /// kernel makes none (image files, optical discs).
+    fn partition(&mut self, disk: &str, number: u32) -> Result<String, String> {
+        if let Some(node) =
+            disk.strip_prefix("/dev/").and_then(|name| device::partition_node(name, number))
+        {
+            return Ok(node);
+        }
+        let partitions = device::partitions(disk)
+            .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+        let Some(found) = partitions.iter().find(|partition| partition.number == number) else {
+            let numbers: Vec<String> =
+                partitions.iter().map(|partition| partition.number.to_string()).collect();
+            return Err(match numbers.as_slice() {
+                [] => "has no partition table".to_string(),
+                _ => format!("is not in its table (there are {})", numbers.join(", ")),
+            });
         };
-        self.refuse(&what, &why);
-        None
+        self.machine.require("loop");
+        let file = rustix::fs::open(
+            disk,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+        let options = sys::loopdev::Options {
+            offset: found.start,
+            size_limit: found.length,
+            read_only: true,
+            ..Default::default()
+        };
+        let device = sys::loopdev::attach(rustix::fd::AsFd::as_fd(&file), options)
+            .map_err(|errno| format!("no loop device: {}", Shown(errno)))?;
+        let path = format!("/dev/loop{}", device.number);
+        self.machine.held.push(device);
+        Ok(path)
     }
 
     fn offer_scan(&mut self, rule: &ScanRule, examiner: &mut Examine<'_>) -> Option<Found> {
@@ -321,7 +392,7 @@ impl Search<'_> {
                 }
                 Ok(Some(found)) => self.refuse(&path, &format!("is {}", found.format)),
                 Ok(None) => self.refuse(&path, "has no known file system"),
-                Err(errno) => self.refuse(&path, &format!("cannot be read: {errno}")),
+                Err(errno) => self.refuse(&path, &format!("cannot be read: {}", Shown(errno))),
             }
         }
         None
@@ -343,10 +414,14 @@ impl Search<'_> {
         let path = path.to_string();
         let holder = self.target(depth + 1);
         let mut inner: Box<Examine<'_>> = Box::new(|search, offer, origin| {
+            let mut holds = None;
             let tree = match offer {
                 Offer::Tree(tree) => tree,
                 Offer::Blob(blob) => match search.mount_blob(&blob, &holder, true) {
-                    Ok(()) => holder.clone(),
+                    Ok(()) => {
+                        holds = Some(blob);
+                        holder.clone()
+                    }
                     Err(why) => {
                         search.refuse(origin, &why);
                         return None;
@@ -356,7 +431,12 @@ impl Search<'_> {
             let file = format!("{tree}/{}", path.trim_start_matches('/'));
             let origin = format!("{path} on {origin}");
             if rustix::fs::access(file.as_str(), rustix::fs::Access::READ_OK).is_ok() {
-                if let Some(found) = examiner(search, Offer::Blob(file), &origin) {
+                if let Some(mut found) = examiner(search, Offer::Blob(file), &origin) {
+                    // What holds the root's image is the medium.
+                    if found.medium.is_none() {
+                        found.medium = Some(tree);
+                        found.medium_blob = holds;
+                    }
                     return Some(found);
                 }
             } else {
@@ -372,10 +452,11 @@ impl Search<'_> {
 
     /// Mounts a device or image file.
     fn mount_blob(&mut self, blob: &str, target: &str, read_only: bool) -> Result<(), String> {
-        make_dir(target, 0o755).map_err(|errno| format!("{target}: {errno}"))?;
+        make_dir(target, 0o755)
+            .map_err(|errno| format!("{target}: {errno}", errno = Shown(errno)))?;
         if let Some(name) = blob.strip_prefix("/dev/") {
-            let found =
-                device::inspect(blob).map_err(|errno| format!("cannot be read: {errno}"))?;
+            let found = device::inspect(blob)
+                .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
             let found = found.ok_or("has no known file system")?;
             let fs_type = found.format.fs_type().ok_or_else(|| format!("is {}", found.format))?;
             self.machine.require(&format!("fs-{fs_type}"));
@@ -398,6 +479,24 @@ impl Search<'_> {
     fn examine(&mut self, offer: Offer, origin: &str) -> Option<Found> {
         match &self.plan.content {
             Content::Tree { subdir, .. } => {
+                if let (Offer::Blob(blob), true) = (&offer, self.unmounted && subdir.is_empty()) {
+                    return match block::inspect(blob) {
+                        Ok(found) if found.format.fs_type().is_some() => Some(Found {
+                            origin: origin.to_string(),
+                            root: Root::Blob(blob.clone()),
+                            medium: None,
+                            medium_blob: None,
+                        }),
+                        Ok(found) => {
+                            self.refuse(origin, &format!("is {}, not a file system", found.format));
+                            None
+                        }
+                        Err(why) => {
+                            self.refuse(origin, &why);
+                            None
+                        }
+                    };
+                }
                 let tree = match offer {
                     Offer::Tree(tree) => tree,
                     Offer::Blob(blob) => {
@@ -413,12 +512,18 @@ impl Search<'_> {
                     "" => tree,
                     subdir => format!("{tree}/{subdir}"),
                 };
-                Some(Found { origin: origin.to_string(), root: Root::Tree(root), medium: None })
+                Some(Found {
+                    origin: origin.to_string(),
+                    root: Root::Tree(root),
+                    medium: None,
+                    medium_blob: None,
+                })
             }
             Content::Images(rule) | Content::Either(rule) => {
                 let rule = rule.clone();
                 let bare = matches!(self.plan.content, Content::Either(_))
                     || self.dialect == Dialect::Casper;
+                let mut on = None;
                 let (medium, ours) = match offer {
                     Offer::Tree(tree) => (tree, false),
                     Offer::Blob(blob) => {
@@ -427,6 +532,7 @@ impl Search<'_> {
                             self.refuse(origin, &why);
                             return None;
                         }
+                        on = Some(blob);
                         (target, true)
                     }
                 };
@@ -437,6 +543,7 @@ impl Search<'_> {
                             origin: origin.to_string(),
                             root: Root::Layers(layers),
                             medium: Some(medium),
+                            medium_blob: on,
                         });
                     }
                     // The device is itself the image of a root.
@@ -445,6 +552,7 @@ impl Search<'_> {
                             origin: origin.to_string(),
                             root: Root::Tree(medium),
                             medium: None,
+                            medium_blob: None,
                         });
                     }
                     Err(why) => self.refuse(origin, &why),
@@ -485,6 +593,13 @@ impl Search<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether something is to be done with the root's image before it is mounted.
+fn wants_image(plan: &cmdline::BootPlan) -> bool {
+    matches!(plan.writable, Writable::DmSnapshot(_) | Writable::ByImage { .. })
+        || plan.root.to_ram != ToRam::No
+        || !plan.root.integrity.is_empty()
 }
 
 /// The sources in one line, for people.

@@ -1,0 +1,208 @@
+//! Images as block devices: a file through a loop device, a device as it is,
+//! and device-mapper on top of either.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use sys::errno::Shown;
+
+use overlay::image;
+use overlay::probe::{Format, Superblock};
+use sys::dm::{Control, Target};
+use sys::loopdev::Loop;
+use sys::mount::mount_device;
+
+use crate::device;
+use crate::machine::Machine;
+use crate::trace::Failure;
+
+/// Every device-mapper device that a boot may make: taken down before a retry.
+const NAMES: &[&str] = &["live-rw", "arch_airootfs", "bellwether-root"];
+
+/// The start of the names of verified images.
+pub const VERIFIED: &str = "bellwether-verity-";
+
+/// Most verified images of one root.
+pub const MAX_VERIFIED: usize = 64;
+
+/// A block device, with the loop device behind it as long as nobody else holds that.
+#[derive(Debug)]
+pub struct Block {
+    /// Its node.
+    pub path: String,
+    held: Option<Loop>,
+}
+
+impl Block {
+    /// A device as it is.
+    #[must_use]
+    pub fn device(path: &str) -> Self {
+        Self { path: path.to_string(), held: None }
+    }
+
+    /// A device, or a file through a loop device.
+    ///
+    /// # Errors
+    /// Why no loop device could be had, in words.
+    pub fn open(machine: &mut Machine, path: &str, read_only: bool) -> Result<Self, String> {
+        if path.starts_with("/dev/") {
+            return Ok(Self::device(path));
+        }
+        machine.require("loop");
+        let held = image::attach(path, read_only)
+            .map_err(|errno| format!("no loop device: {}", Shown(errno)))?;
+        Ok(Self { path: format!("/dev/loop{}", held.number), held: Some(held) })
+    }
+
+    /// Bytes.
+    ///
+    /// # Errors
+    /// The kernel's, in words.
+    pub fn length(&self) -> Result<u64, String> {
+        sys::blockdev::length(&self.path)
+            .map_err(|errno| format!("its length cannot be read: {}", Shown(errno)))
+    }
+
+    /// Whether a loop device stands between.
+    #[must_use]
+    pub fn is_loop(&self) -> bool {
+        self.held.is_some()
+    }
+}
+
+/// What is on a device or in a file.
+///
+/// # Errors
+/// When it cannot be read, is nothing known, or ends too early.
+pub fn inspect(path: &str) -> Result<Superblock, String> {
+    if !path.starts_with("/dev/") {
+        return image::inspect(path).map_err(|error| error.why.to_string());
+    }
+    match device::inspect(path) {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err("has no known file system".to_string()),
+        Err(errno) => Err(format!("cannot be read: {}", Shown(errno))),
+    }
+}
+
+/// Options that a line gives for a mount.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountWith<'a> {
+    /// The type that the line names; what is found there counts when it is empty.
+    pub fstype: &'a str,
+    /// Mount options, separated by commas.
+    pub flags: &'a str,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+/// Mounts a device or an image file.
+///
+/// # Errors
+/// Why not, in words.
+pub fn mount(
+    machine: &mut Machine,
+    path: &str,
+    target: &str,
+    with: MountWith<'_>,
+) -> Result<Format, String> {
+    sys::file::make_dir(target, 0o755).map_err(|errno| format!("{target}: {errno}"))?;
+    let found = inspect(path)?;
+    let known = found.format.fs_type().ok_or_else(|| not_mountable(found.format))?;
+    let fs_type = match with.fstype {
+        "" | "auto" => known,
+        named => named,
+    };
+    machine.require(&format!("fs-{fs_type}"));
+    let read_only = with.read_only || found.format.read_only();
+    let flags = generic_flags(with.flags);
+    machine.log.detail(&format!("mounting {path} ({fs_type}) at {target}"));
+    let block = Block::open(machine, path, read_only)?;
+    mount_device(&block.path, fs_type, target, read_only, &flags)
+        .map_err(|error| format!("{fs_type} cannot be mounted: {error}"))?;
+    Ok(found.format)
+}
+
+fn not_mountable(format: Format) -> String {
+    format!("is {format}, not a file system")
+}
+
+/// What mount(8) understands and no file system does is left out.
+fn generic_flags(flags: &str) -> String {
+    const GENERIC: &[&str] =
+        &["defaults", "rw", "ro", "auto", "noauto", "loop", "noatime", "relatime", "nofail"];
+    let mut text = String::new();
+    for flag in flags.split(',').filter(|flag| !flag.is_empty() && !GENERIC.contains(flag)) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(flag);
+    }
+    text
+}
+
+/// Loads device-mapper and one of its targets.
+///
+/// # Errors
+/// What is missing, with what to do about it.
+pub fn require_dm(machine: &mut Machine, step: &str, target: &str) -> Result<Control, Failure> {
+    let module = format!("dm_{target}");
+    for module in ["dm_mod", &module] {
+        if !machine.require(module) {
+            let name = module.replace('_', "-");
+            return Err(Failure::new(
+                step,
+                &format!("module {name}"),
+                "is not in this image, and the kernel does not have it built in",
+            )
+            .remedy(&format!(
+                "build the image with it: bellwether build --add {name}, or a larger profile"
+            )));
+        }
+    }
+    Control::open().map_err(|errno| Failure::new(step, sys::dm::CONTROL, errno))
+}
+
+/// Makes a device-mapper device, with the link that udev would make.
+///
+/// # Errors
+/// The kernel's, in words.
+pub fn make_dm(
+    control: &Control,
+    name: &str,
+    table: &[Target],
+    read_only: bool,
+) -> Result<String, String> {
+    // What a try before this one left behind.
+    let _ = control.remove(name, false);
+    let device = control.set_up(name, table, read_only).map_err(|errno| {
+        format!("device-mapper refuses the table: {} (the kernel's log says more)", Shown(errno))
+    })?;
+    let link = format!("/dev/mapper/{name}");
+    let _ = rustix::fs::unlink(link.as_str());
+    let _ = rustix::fs::symlink(format!("../dm-{}", device.number).as_str(), link.as_str());
+    Ok(format!("/dev/dm-{}", device.number))
+}
+
+/// Takes down what [`make_dm`] made in a try that failed.
+pub fn remove_all() {
+    let Ok(control) = Control::open() else { return };
+    for name in NAMES {
+        let _ = control.remove(name, true);
+    }
+    for index in 0..MAX_VERIFIED {
+        if control.remove(&format!("{VERIFIED}{index}"), true).is_err() {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_mount_8_are_not_the_file_system_s() {
+        assert_eq!(generic_flags("defaults,noatime,data=journal,rw"), "data=journal");
+        assert_eq!(generic_flags(""), "");
+    }
+}

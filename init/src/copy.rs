@@ -1,0 +1,324 @@
+//! Files and trees copied, with a word on the console while it takes long.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat,
+    fstat, mkdirat, mknodat, open, openat, readlinkat, statat, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use crate::log::{Log, now_ms};
+use crate::memory::Size;
+
+/// Bytes moved by one call: large enough that calls do not count, small enough
+/// that progress is seen.
+const CHUNK: usize = 4 << 20;
+
+/// Deepest tree that is copied.
+const MAX_DEPTH: u32 = 128;
+
+/// Time between two lines of progress.
+const EVERY_MS: u64 = 2000;
+
+/// What failed, on which path.
+pub type CopyError = (String, Errno);
+
+/// Says how far a long work is, now and then.
+#[derive(Debug)]
+pub struct Progress {
+    what: String,
+    total: u64,
+    done: u64,
+    started: u64,
+    next: u64,
+}
+
+impl Progress {
+    /// Work of `total` bytes begins; `what` as in "copying WHAT".
+    #[must_use]
+    pub fn new(what: &str, total: u64) -> Self {
+        let now = now_ms();
+        Self { what: what.to_string(), total, done: 0, started: now, next: now + EVERY_MS }
+    }
+
+    /// So many bytes more are done.
+    pub fn add(&mut self, log: &mut Log, bytes: u64) {
+        self.done = self.done.saturating_add(bytes);
+        let now = now_ms();
+        if now < self.next {
+            return;
+        }
+        self.next = now + EVERY_MS;
+        let elapsed = now.saturating_sub(self.started).max(1);
+        let rate = self.done.saturating_mul(1000) / elapsed;
+        let left = self.total.saturating_sub(self.done) / rate.max(1);
+        let percent = self.done.saturating_mul(100).checked_div(self.total).unwrap_or(0).min(100);
+        log.info(&format!(
+            "{}: {} of {} ({percent} %), {}/s, {left} s left",
+            self.what,
+            Size(self.done),
+            Size(self.total),
+            Size(rate),
+        ));
+    }
+
+    /// What was done, and how fast, for the last line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let elapsed = now_ms().saturating_sub(self.started).max(1);
+        let rate = self.done.saturating_mul(1000) / elapsed;
+        format!(
+            "{} in {}.{} s ({}/s)",
+            Size(self.done),
+            elapsed / 1000,
+            elapsed % 1000 / 100,
+            Size(rate)
+        )
+    }
+}
+
+/// Copies a file's contents; the target is made, or replaced.
+///
+/// # Errors
+/// The path that failed and the kernel's error.
+pub fn file(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
+    let source = open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| (from.to_string(), errno))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let target =
+        open(to, flags, Mode::from_raw_mode(0o644)).map_err(|errno| (to.to_string(), errno))?;
+    contents(log, source.as_fd(), target.as_fd(), progress)
+        .map_err(|errno| (from.to_string(), errno))
+}
+
+/// Moves all bytes inside the kernel.
+fn contents(
+    log: &mut Log,
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    progress: &mut Progress,
+) -> Result<(), Errno> {
+    loop {
+        match rustix::fs::sendfile(target, source, None, CHUNK) {
+            Ok(0) => return Ok(()),
+            Ok(length) => progress.add(log, length as u64),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Bytes of all regular files of a tree, of its file system only.
+#[must_use]
+pub fn tree_size(path: &str) -> u64 {
+    let Ok(root) = open_dir(rustix::fs::CWD, path) else { return 0 };
+    let Ok(stat) = fstat(&root) else { return 0 };
+    size_below(root.as_fd(), stat.st_dev, 0)
+}
+
+fn size_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
+    let mut total: u64 = 0;
+    for (name, stat) in entries(directory) {
+        // Every entry costs a page of memory, too.
+        total = total.saturating_add(4096);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                total = total.saturating_add(size.next_multiple_of(4096));
+            }
+            FileType::Directory if stat.st_dev == device && depth < MAX_DEPTH => {
+                if let Ok(child) = open_dir(directory, &name) {
+                    total = total.saturating_add(size_below(child.as_fd(), device, depth + 1));
+                }
+            }
+            _ => {}
+        }
+    }
+    total
+}
+
+/// Copies what is below one directory to another that exists: owners, modes,
+/// times, links and devices as they are. Stays on one file system; extended
+/// attributes and hard links are not kept.
+///
+/// # Errors
+/// The path that failed, below `from`, and the kernel's error.
+pub fn tree(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
+    let fail = |path: &str| {
+        let path = path.to_string();
+        move |errno| (path, errno)
+    };
+    let source = open_dir(rustix::fs::CWD, from).map_err(fail(from))?;
+    let target = open_dir(rustix::fs::CWD, to).map_err(fail(to))?;
+    let device = fstat(&source).map_err(fail(from))?.st_dev;
+    let mut walk = Walk { log, progress, device };
+    walk.copy_below(source.as_fd(), target.as_fd(), from, 0)
+}
+
+/// Gives one directory the owner and the mode of another; what cannot be is left.
+pub fn like(from: &str, to: &str) {
+    let Ok(stat) = rustix::fs::stat(from) else { return };
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    let _ = rustix::fs::chown(to, Some(uid), Some(gid));
+    let _ = rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777));
+}
+
+struct Walk<'w> {
+    log: &'w mut Log,
+    progress: &'w mut Progress,
+    device: u64,
+}
+
+impl Walk<'_> {
+    fn copy_below(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        path: &str,
+        depth: u32,
+    ) -> Result<(), CopyError> {
+        for (name, stat) in entries(source) {
+            let path = format!("{path}/{name}");
+            self.copy_entry(source, target, &name, &stat, &path, depth)
+                .map_err(|(deeper, errno)| (deeper.unwrap_or(path), errno))?;
+        }
+        Ok(())
+    }
+
+    fn copy_entry(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        name: &str,
+        stat: &Stat,
+        path: &str,
+        depth: u32,
+    ) -> Result<(), (Option<String>, Errno)> {
+        let here = |errno: Errno| (None, errno);
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::Directory => {
+                match mkdirat(target, name, mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(here(errno)),
+                }
+                if stat.st_dev == self.device {
+                    if depth >= MAX_DEPTH {
+                        return Err(here(Errno::NAMETOOLONG));
+                    }
+                    let from = open_dir(source, name).map_err(here)?;
+                    let to = open_dir(target, name).map_err(here)?;
+                    self.copy_below(from.as_fd(), to.as_fd(), path, depth + 1)
+                        .map_err(|(path, errno)| (Some(path), errno))?;
+                }
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let from = openat(source, name, flags, Mode::empty()).map_err(here)?;
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let to = openat(target, name, flags, mode).map_err(here)?;
+                contents(self.log, from.as_fd(), to.as_fd(), self.progress).map_err(here)?;
+            }
+            FileType::Symlink => {
+                let link = readlinkat(source, name, Vec::new()).map_err(here)?;
+                symlinkat(link.as_c_str(), target, name).map_err(here)?;
+            }
+            _ => mknodat(target, name, kind, mode, stat.st_rdev).map_err(here)?,
+        }
+        // What a file system cannot keep (vfat has no owners) is no failure.
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        let _ = chownat(target, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+        if kind != FileType::Symlink {
+            let _ = chmodat(target, name, mode, AtFlags::empty());
+        }
+        let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: nsec.cast_signed() };
+        let times = Timestamps {
+            last_access: time(stat.st_atime, stat.st_atime_nsec),
+            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+        };
+        let _ = utimensat(target, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+        Ok(())
+    }
+}
+
+fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Names that are text, with what they are; sorted, so that every run is alike.
+fn entries(directory: BorrowedFd<'_>) -> Vec<(String, Stat)> {
+    let Ok(list) = Dir::read_from(directory) else { return Vec::new() };
+    let mut found: Vec<(String, Stat)> = list
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().to_str().ok()?;
+            if matches!(name, "." | "..") {
+                return None;
+            }
+            let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((name.to_string(), stat))
+        })
+        .collect();
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn a_tree_arrives_as_it_was() {
+        let from = tempfile::tempdir().unwrap();
+        let to = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(from.path().join("a/b")).unwrap();
+        std::fs::write(from.path().join("a/b/file"), vec![7; 100_000]).unwrap();
+        std::fs::set_permissions(
+            from.path().join("a/b/file"),
+            std::fs::Permissions::from_mode(0o4751),
+        )
+        .unwrap();
+        symlink("b/file", from.path().join("a/link")).unwrap();
+        let from_path = from.path().to_str().unwrap();
+        assert!(tree_size(from_path) >= 100_000);
+
+        let mut log = Log::open();
+        let mut progress = Progress::new("copying", 100_000);
+        tree(&mut log, from_path, to.path().to_str().unwrap(), &mut progress).unwrap();
+
+        let old = std::fs::metadata(from.path().join("a/b/file")).unwrap();
+        let new = std::fs::metadata(to.path().join("a/link")).unwrap();
+        assert_eq!((old.len(), old.mode(), old.mtime()), (new.len(), new.mode(), new.mtime()));
+        assert_eq!(progress.done, 100_000);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let from = tempfile::tempdir().unwrap();
+        let to = tempfile::tempdir().unwrap();
+        std::fs::create_dir(from.path().join("d")).unwrap();
+        std::fs::write(from.path().join("d/x"), "new").unwrap();
+        std::fs::create_dir(to.path().join("d")).unwrap();
+        std::fs::write(to.path().join("d/x"), "old").unwrap();
+        let mut log = Log::open();
+        let error = tree(
+            &mut log,
+            from.path().to_str().unwrap(),
+            to.path().to_str().unwrap(),
+            &mut Progress::new("copying", 0),
+        )
+        .unwrap_err();
+        assert!(error.0.ends_with("/d/x"), "{error:?}");
+        assert_eq!(error.1, Errno::EXIST);
+    }
+}

@@ -1,0 +1,204 @@
+//! Copying to memory (`toram`, `copytoram`, `rd.live.ram`): asked first whether
+//! it fits, and never a reason to fail when it does not: the medium is still
+//! there, and the boot goes on from it with a warning.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cmdline::plan::ToRam;
+use rustix::mount::{MountFlags, mount, mount_move};
+use sys::file::make_dir;
+use sys::mount::detach;
+
+use crate::copy::{self, Progress};
+use crate::layout::Layout;
+use crate::machine::Machine;
+use crate::memory::{self, Size};
+use crate::source::{Found, Root};
+use crate::trace::Failure;
+
+/// Where copies of images are kept; below `/run`, so it reaches the live system.
+pub const RAM: &str = "/run/bellwether/ram";
+
+/// What the rest of the boot and the first programs need beside the copy.
+const SPARE: u64 = 96 << 20;
+
+/// Files that belong to an image and go where it goes.
+const COMPANIONS: &[&str] = &["verity", "roothash"];
+
+/// Copies what the plan says, and lets go of the medium.
+///
+/// # Errors
+/// A file that could not be read or written.
+pub fn copy(
+    machine: &mut Machine,
+    plan: &ToRam,
+    found: &mut Found,
+    layout: Layout,
+) -> Result<(), Failure> {
+    let only = match plan {
+        ToRam::No => return Ok(()),
+        ToRam::Medium => return copy_medium(machine, found, layout),
+        ToRam::Image(name) => name.as_deref(),
+        ToRam::Auto { below, spare } => {
+            let size: u64 = images(found, None).iter().map(|(path, _)| size_of(path)).sum();
+            let left = memory::available().saturating_sub(size);
+            // Reading an optical disc twice costs more than it saves.
+            let optical =
+                found.medium_blob.as_deref().is_some_and(|blob| blob.starts_with("/dev/sr"));
+            if optical || size >= below.0 || left < spare.0 {
+                let why = if optical { "the medium is an optical disc" } else { "it is too large" };
+                machine.log.detail(&format!("the image stays on the medium: {why}"));
+                return Ok(());
+            }
+            None
+        }
+    };
+    copy_images(machine, only, found, layout)
+}
+
+/// The images that a root is made of, with the name that a copy gets.
+fn images(found: &Found, only: Option<&str>) -> Vec<(String, String)> {
+    let name_of = |path: &str| path.rsplit('/').next().unwrap_or(path).to_string();
+    match &found.root {
+        Root::Tree(_) => Vec::new(),
+        Root::Blob(path) => Vec::from([(path.clone(), name_of(path))]),
+        Root::Layers(layers) => {
+            let named = |name: &str| only.is_none_or(|only| name_of(only) == name);
+            let files = layers.iter().filter(|layer| !layer.is_dir && named(&layer.name));
+            files.map(|layer| (layer.path.clone(), layer.name.clone())).collect()
+        }
+    }
+}
+
+fn size_of(path: &str) -> u64 {
+    if path.starts_with("/dev/") {
+        return sys::blockdev::length(path).unwrap_or(u64::MAX);
+    }
+    rustix::fs::stat(path).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// Whether so much fits; says what is wrong when it does not.
+fn fits(machine: &mut Machine, what: &str, size: u64) -> bool {
+    let available = memory::available();
+    let fits = size.saturating_add(size / 20).saturating_add(SPARE) <= available;
+    if !fits {
+        machine.log.warn(&format!(
+            "{what} is not copied to memory: it has {}, and of {} available memory {} must stay free; going on from the medium, which must stay in place",
+            Size(size),
+            Size(available),
+            Size(SPARE),
+        ));
+    }
+    fits
+}
+
+fn mount_tmpfs(target: &str, size: u64) -> Result<(), Failure> {
+    let fail = |errno: rustix::io::Errno| Failure::new("make room in memory", target, errno);
+    make_dir(target, 0o755).map_err(fail)?;
+    let options =
+        format!("mode=0755,size={}", size.saturating_add(size / 20).saturating_add(1 << 20));
+    let options = CString::new(options).unwrap_or_default();
+    mount("tmpfs", target, "tmpfs", MountFlags::NOATIME, Some(options.as_c_str())).map_err(fail)
+}
+
+fn copy_medium(machine: &mut Machine, found: &mut Found, layout: Layout) -> Result<(), Failure> {
+    let Some(medium) = found.medium.clone() else {
+        return copy_images(machine, None, found, layout);
+    };
+    let size = copy::tree_size(&medium);
+    if !fits(machine, "the medium", size) {
+        return Ok(());
+    }
+    machine.log.info(&format!("copying the medium to memory, {}", Size(size)));
+    mount_tmpfs(RAM, size)?;
+    let mut progress = Progress::new("copying the medium", size);
+    if let Err((path, errno)) = copy::tree(&mut machine.log, &medium, RAM, &mut progress) {
+        let _ = detach(RAM);
+        return Err(Failure::new("copy the medium to memory", &path, errno));
+    }
+    release(machine, found, layout, &progress);
+    if let Err(errno) = mount_move(RAM, medium.as_str()) {
+        return Err(Failure::new("put the copy in the medium's place", &medium, errno));
+    }
+    found.medium = Some(medium);
+    Ok(())
+}
+
+fn copy_images(
+    machine: &mut Machine,
+    only: Option<&str>,
+    found: &mut Found,
+    layout: Layout,
+) -> Result<(), Failure> {
+    let mut wanted = images(found, only);
+    if let (Some(name), true) = (only, wanted.is_empty()) {
+        machine
+            .log
+            .warn(&format!("{name} is not one of the images; all of them are copied to memory"));
+        wanted = images(found, None);
+    }
+    if wanted.is_empty() {
+        machine.log.warn("nothing is copied to memory: the root is a directory tree, not an image");
+        return Ok(());
+    }
+    let all = wanted.len() == images(found, None).len();
+    let size = wanted.iter().map(|(path, _)| size_of(path)).sum();
+    if !fits(machine, "the image", size) {
+        return Ok(());
+    }
+    let companions: Vec<(String, String)> = wanted
+        .iter()
+        .filter(|(path, _)| !path.starts_with("/dev/"))
+        .flat_map(|(path, name)| {
+            COMPANIONS.iter().map(move |more| (format!("{path}.{more}"), format!("{name}.{more}")))
+        })
+        .filter(|(path, _)| rustix::fs::access(path.as_str(), rustix::fs::Access::READ_OK).is_ok())
+        .collect();
+    let more: u64 = companions.iter().map(|(path, _)| size_of(path)).sum();
+    machine.log.info(&format!("copying {} image(s) to memory, {}", wanted.len(), Size(size)));
+    mount_tmpfs(RAM, size.saturating_add(more))?;
+    let mut progress = Progress::new("copying to memory", size);
+    for (path, name) in wanted.iter().chain(&companions) {
+        let target = format!("{RAM}/{name}");
+        if let Err((path, errno)) = copy::file(&mut machine.log, path, &target, &mut progress) {
+            let _ = detach(RAM);
+            return Err(Failure::new("copy the image to memory", &path, errno));
+        }
+    }
+    match &mut found.root {
+        Root::Blob(path) => {
+            *path = format!("{RAM}/{}", path.rsplit('/').next().unwrap_or_default());
+        }
+        Root::Layers(layers) => {
+            for layer in layers {
+                if wanted.iter().any(|(path, _)| *path == layer.path) {
+                    layer.path = format!("{RAM}/{}", layer.name);
+                }
+            }
+        }
+        Root::Tree(_) => {}
+    }
+    // Directories and images that stay behind still need the medium.
+    let directories = match &found.root {
+        Root::Layers(layers) => layers.iter().any(|layer| layer.is_dir),
+        _ => false,
+    };
+    if all && !directories {
+        release(machine, found, layout, &progress);
+    }
+    Ok(())
+}
+
+/// Lets go of the medium and of what holds it.
+fn release(machine: &mut Machine, found: &mut Found, layout: Layout, progress: &Progress) {
+    if let Some(medium) = found.medium.take() {
+        let _ = detach(&medium);
+    }
+    let _ = detach(layout.container);
+    found.medium_blob = None;
+    machine.held.clear();
+    machine.log.info(&format!("copied {}; the medium may be removed", progress.summary()));
+}

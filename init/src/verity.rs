@@ -1,0 +1,218 @@
+//! dm-verity: images whose every block is checked as it is read.
+//!
+//! The hash tree is beside the image (`IMAGE.verity`) or behind its end in the
+//! same file; the root hash is on the line, or beside the image
+//! (`IMAGE.roothash`), where it finds damage but no forgery.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use sys::errno::Shown;
+
+use cmdline::plan::{Integrity, OnCorruption};
+use overlay::dm;
+use overlay::verity::{self, Header};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::pread;
+
+use crate::block::{self, Block};
+use crate::machine::Machine;
+use crate::trace::Failure;
+
+/// A root hash is at most that of SHA-512, in hexadecimal.
+const MAX_HASH: usize = 256;
+
+/// Where a tree may begin in the image's own file: behind the file system, at
+/// the next of these boundaries.
+const ALIGNMENTS: &[u64] = &[4096, 512, 1 << 20];
+
+/// What is wanted for one image.
+struct Wanted {
+    root_hash: String,
+    on_corruption: OnCorruption,
+    from_line: bool,
+}
+
+/// Whether the line has a root hash for every image or none at all.
+///
+/// # Errors
+/// A hash for an image that is not there.
+pub fn check_names(plan: &[Integrity], images: &[&str]) -> Result<(), Failure> {
+    for integrity in plan {
+        let Integrity::Verity { image, .. } = integrity else { continue };
+        let known = if image.is_empty() {
+            images.len() == 1
+        } else {
+            images.iter().any(|name| same_image(image, name))
+        };
+        if !known {
+            let what = if image.is_empty() { "the root hash" } else { image };
+            return Err(Failure::new(
+                "check the image by dm-verity",
+                what,
+                format!("names none of the images ({})", images.join(", ")),
+            )
+            .remedy("write IMAGE:HASH with one of these names"));
+        }
+    }
+    Ok(())
+}
+
+fn same_image(wanted: &str, name: &str) -> bool {
+    wanted == name || name.split_once('.').is_some_and(|(stem, _)| stem == wanted)
+}
+
+/// The verified device for an image; `None` when nobody asked for one.
+///
+/// # Errors
+/// When the line asks for it and it cannot be made.
+pub fn device(
+    machine: &mut Machine,
+    plan: &[Integrity],
+    image: &str,
+    name: &str,
+    number: usize,
+) -> Result<Option<String>, Failure> {
+    const STEP: &str = "check the image by dm-verity";
+    let Some(wanted) = wanted(plan, image, name) else { return Ok(None) };
+    let fail = |what: &str, why: String| Failure::new(STEP, what, why);
+    let made = (|| {
+        if number >= block::MAX_VERIFIED {
+            return Err(fail(name, format!("more than {} images", block::MAX_VERIFIED)));
+        }
+        let (tree, at, header) = find_tree(image).map_err(|why| fail(image, why))?;
+        let control = block::require_dm(machine, STEP, "verity")?;
+        machine.require(&format!("crypto-{}", header.algorithm));
+        let data = Block::open(machine, image, true).map_err(|why| fail(image, why))?;
+        let separate = match &tree {
+            Some(tree) => Some(Block::open(machine, tree, true).map_err(|why| fail(tree, why))?),
+            None => None,
+        };
+        let hashes = separate.as_ref().unwrap_or(&data);
+        let option = match wanted.on_corruption {
+            OnCorruption::Error => None,
+            OnCorruption::Ignore => Some("ignore_corruption"),
+            OnCorruption::Restart => Some("restart_on_corruption"),
+            OnCorruption::Panic => Some("panic_on_corruption"),
+        };
+        let options: Vec<&str> = option.into_iter().collect();
+        let hash_block = u64::from(header.hash_block);
+        let table = dm::verity(&dm::Verity {
+            data: &data.path,
+            hashes: &hashes.path,
+            version: header.version,
+            data_block: header.data_block,
+            hash_block: header.hash_block,
+            blocks: header.blocks,
+            // The first block behind the header.
+            hash_start: (at + verity::LENGTH as u64).div_ceil(hash_block),
+            algorithm: &header.algorithm,
+            root_hash: &wanted.root_hash,
+            salt: &header.salt,
+            options: &options,
+        });
+        block::make_dm(&control, &format!("{}{number}", block::VERIFIED), &table, true)
+            .map_err(|why| fail(image, why))
+    })();
+    match made {
+        Ok(device) => {
+            let whose = if wanted.from_line { "the line" } else { "the medium" };
+            machine.log.info(&format!("{name} is verified by the root hash of {whose}"));
+            Ok(Some(device))
+        }
+        Err(failed) if wanted.from_line => Err(failed),
+        Err(failed) => {
+            let why = failed.tried.first().map(|tried| format!("{}: {}", tried.what, tried.why));
+            machine.log.warn(&format!(
+                "{name} has a root hash beside it and is used unverified: {}",
+                why.unwrap_or_default()
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn wanted(plan: &[Integrity], image: &str, name: &str) -> Option<Wanted> {
+    let on_line = plan.iter().find_map(|integrity| match integrity {
+        Integrity::Verity { image, root_hash, on_corruption }
+            if image.is_empty() || same_image(image, name) =>
+        {
+            Some(Wanted {
+                root_hash: root_hash.clone(),
+                on_corruption: *on_corruption,
+                from_line: true,
+            })
+        }
+        _ => None,
+    });
+    if on_line.is_some() || image.starts_with("/dev/") {
+        return on_line;
+    }
+    let text = sys::file::read_file(&format!("{image}.roothash"), MAX_HASH).ok()?;
+    let root_hash = core::str::from_utf8(&text).ok()?.trim().to_ascii_lowercase();
+    let sound = root_hash.len() >= 32
+        && root_hash.len() % 2 == 0
+        && root_hash.bytes().all(|c| c.is_ascii_hexdigit());
+    sound.then_some(Wanted { root_hash, on_corruption: OnCorruption::Error, from_line: false })
+}
+
+/// The tree's file when it is one of its own, where its header begins, and the header.
+fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), String> {
+    let beside = format!("{image}.verity");
+    if rustix::fs::access(beside.as_str(), rustix::fs::Access::READ_OK).is_ok() {
+        let header = header_at(&beside, 0).map_err(|why| format!("{beside} {why}"))?;
+        return Ok((Some(beside), 0, header));
+    }
+    let size = block::inspect(image)?.size.unwrap_or(0);
+    for alignment in ALIGNMENTS {
+        let at = size.next_multiple_of(*alignment);
+        if let Ok(header) = header_at(image, at) {
+            return Ok((None, at, header));
+        }
+    }
+    let name = beside.rsplit('/').next().unwrap_or_default();
+    Err(format!("has no hash tree: neither {name} beside it nor one behind its end"))
+}
+
+fn header_at(path: &str, at: u64) -> Result<Header, String> {
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+    let mut bytes = [0; verity::LENGTH];
+    let length = pread(&file, &mut bytes, at)
+        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+    verity::parse(bytes.get(..length).unwrap_or_default()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_line(image: &str) -> Vec<Integrity> {
+        Vec::from([Integrity::Verity {
+            image: image.to_string(),
+            root_hash: "ab".repeat(32),
+            on_corruption: OnCorruption::Error,
+        }])
+    }
+
+    #[test]
+    fn a_hash_for_no_image_is_a_mistake() {
+        assert!(check_names(&on_line(""), &["filesystem.squashfs"]).is_ok());
+        assert!(check_names(&on_line(""), &["a.squashfs", "b.squashfs"]).is_err());
+        assert!(check_names(&on_line("a.squashfs"), &["a.squashfs", "b.squashfs"]).is_ok());
+        assert!(check_names(&on_line("filesystem"), &["filesystem.squashfs"]).is_ok());
+        assert!(check_names(&on_line("c"), &["a.squashfs"]).is_err());
+    }
+
+    #[test]
+    fn a_hash_beside_the_image_counts_when_it_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("a.squashfs");
+        let image = image.to_str().unwrap();
+        assert!(wanted(&[], image, "a.squashfs").is_none());
+        std::fs::write(format!("{image}.roothash"), "not a hash\n").unwrap();
+        assert!(wanted(&[], image, "a.squashfs").is_none());
+        std::fs::write(format!("{image}.roothash"), "AB".repeat(32) + "\n").unwrap();
+        assert_eq!(wanted(&[], image, "a.squashfs").unwrap().root_hash, "ab".repeat(32));
+    }
+}
