@@ -64,15 +64,55 @@ pub struct Spec {
     pub act: Act,
 }
 
+/// A table of words as one text: a line a word, its name and a letter each for
+/// [`Shape`] and [`Act`]. A third of the size of an array of [`Spec`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Words(pub &'static str);
+
+impl Words {
+    /// The words in the order of the table.
+    pub fn iter(self) -> impl Iterator<Item = Spec> {
+        self.0.lines().filter_map(|line| {
+            let (name, codes) = line.split_once('\t')?;
+            let mut codes = codes.bytes();
+            let shape = match codes.next()? {
+                b'f' => Shape::Flag,
+                b'b' => Shape::Switch,
+                b't' => Shape::Text,
+                b'o' => Shape::OptText,
+                b'n' => Shape::Number,
+                _ => Shape::Size,
+            };
+            let act = match codes.next()? {
+                b'k' => Act::Keep,
+                b'l' => Act::Local,
+                b's' => Act::Soft,
+                b'w' => Act::Setting,
+                b'p' => Act::Pass,
+                _ => Act::Idle,
+            };
+            Some(Spec { name, shape, act })
+        })
+    }
+}
+
+/// The letter of a [`Shape`] or an [`Act`] in [`Words`].
+#[rustfmt::skip]
+macro_rules! code {
+    (Flag) => { "f" }; (Switch) => { "b" }; (Text) => { "t" };
+    (OptText) => { "o" }; (Number) => { "n" }; (Size) => { "z" };
+    (Keep) => { "k" }; (Local) => { "l" }; (Soft) => { "s" };
+    (Setting) => { "w" }; (Pass) => { "p" }; (Idle) => { "i" };
+}
+pub(crate) use code;
+
 /// Makes a table of words and, beside it, the table of their descriptions.
 macro_rules! words {
     ($words:ident, $docs:ident: $($name:literal $shape:ident $act:ident $doc:literal;)*) => {
         /// The words of this module.
-        pub(crate) static $words: [$crate::table::Spec; [$($name),*].len()] = [$($crate::table::Spec {
-            name: $name,
-            shape: $crate::table::Shape::$shape,
-            act: $crate::table::Act::$act,
-        }),*];
+        pub(crate) static $words: $crate::table::Words = $crate::table::Words(concat!(
+            $($name, "\t", $crate::table::code!($shape), $crate::table::code!($act), "\n"),*
+        ));
         /// What each of them does, in the same order.
         pub(crate) const $docs: &[&str] = &[$($doc),*];
     };
@@ -86,7 +126,7 @@ pub(crate) struct Grammar {
     /// As `bw.dialect=` and `explain` write it.
     pub name: &'static str,
     /// In order of precedence.
-    pub tables: &'static [&'static [Spec]],
+    pub tables: &'static [&'static Words],
     /// Further words for the live system, separated by blanks; `*` at the end as in [`Spec`].
     pub pass: &'static str,
     /// The first of several equal words wins, not the last.
@@ -97,7 +137,7 @@ pub(crate) struct Grammar {
 }
 
 impl Grammar {
-    pub fn find(&self, name: &str) -> Option<&'static Spec> {
+    pub fn find(&self, name: &str) -> Option<Spec> {
         self.tables.iter().find_map(|table| table.iter().find(|spec| covers(spec.name, name)))
     }
 }
@@ -118,7 +158,7 @@ pub(crate) fn listed(list: &str, name: &str) -> bool {
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub token: Token<'a>,
-    spec: Option<&'static Spec>,
+    spec: Option<Spec>,
     fate: Option<Fate>,
 }
 
@@ -156,7 +196,7 @@ impl<'a> Draft<'a> {
         for token in line.words {
             let spec = grammar.find(token.name);
             let mut entry = Entry { token, spec, fate: None };
-            if let Some(spec) = spec
+            if let Some(spec) = &spec
                 && let Some(expected) = misfit(spec, &token, grammar.first_wins)
             {
                 // Words that the kernel or the live system reads as well are theirs to judge.
