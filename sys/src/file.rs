@@ -55,7 +55,7 @@ pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
     // A file in memory says how long it is; one in /proc says 0.
     let said =
         rustix::fs::fstat(&file).map_or(0, |stat| usize::try_from(stat.st_size).unwrap_or(0));
-    let mut bytes = alloc::vec![0; said.saturating_add(1).clamp(2048, most.max(1))];
+    let mut bytes = alloc::vec![0; said.saturating_add(1).max(2048).min(most.max(1))];
     let mut length = 0;
     loop {
         let room = bytes.get_mut(length..).unwrap_or_default();
@@ -75,4 +75,18 @@ pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
     }
     bytes.truncate(length);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_limit_cuts_and_does_not_fail() {
+        let limit = 16;
+        let bytes = read_file("/proc/self/status", limit).unwrap();
+        assert_eq!(bytes.len(), limit);
+        assert!(bytes.starts_with(b"Name:"));
+        assert_eq!(read_file("/proc/self/status", 0).unwrap().len(), 1);
+    }
 }
