@@ -11,6 +11,8 @@ use alloc::vec::Vec;
 use core::fmt::{Display, Write};
 use core::net::Ipv4Addr;
 
+use cmdline::json::Json;
+
 use crate::config::Protocol;
 use crate::lease::prefix_mask;
 use crate::network::NetworkUp;
@@ -151,115 +153,50 @@ pub fn hosts(hostname: &str, domain: &str) -> String {
 /// The network as one JSON object, for `/run/bellwether`.
 pub fn json(up: &NetworkUp) -> String {
     let config = &up.config;
-    let mut object = Object::new();
-    object.text("device", &up.device);
+    let mut out = Json::new();
+    let text = |value: &dyn Display| format!("{value}");
+    let addresses = |list: &[Ipv4Addr]| list.iter().map(|a| text(a)).collect::<Vec<_>>();
+    out.object().key("device").string(&up.device);
     if let Some(mac) = up.mac {
-        object.text("mac", &MacText(mac));
+        out.key("mac").string(&text(&MacText(mac)));
     }
-    let protocol = match config.protocol {
+    out.key("protocol").string(match config.protocol {
         Protocol::Dhcp => "dhcp",
         Protocol::Bootp => "bootp",
         Protocol::Static => "static",
         Protocol::Existing => "existing",
-    };
-    object.text("protocol", &protocol);
-    object.text("address", &config.address);
-    object.number("prefix", u64::from(config.prefix));
+    });
+    out.key("address").string(&text(&config.address));
+    out.key("prefix").number(u64::from(config.prefix));
     if let Some(gateway) = config.gateway {
-        object.text("gateway", &gateway);
+        out.key("gateway").string(&text(&gateway));
     }
     if let Some(mtu) = config.mtu {
-        object.number("mtu", u64::from(mtu));
+        out.key("mtu").number(u64::from(mtu));
     }
-    object.list("dns", config.dns.iter().map(|server| format!("{server}")));
-    object.text("domain", &config.domain);
-    object.list("search", config.search.iter().cloned());
-    object.text("hostname", &config.hostname);
-    object.list("ntp", config.ntp.iter().map(|server| format!("{server}")));
-    object.list(
-        "routes",
-        config.routes.iter().map(|route| match route.gateway {
-            Some(gateway) => format!("{}/{} via {gateway}", route.destination, route.prefix),
-            None => format!("{}/{}", route.destination, route.prefix),
-        }),
-    );
-    if let Some(server) = up.boot_server() {
-        object.text("boot_server", &server);
+    out.key("dns").strings(&addresses(&config.dns));
+    out.key("domain").string(&config.domain);
+    out.key("search").strings(&config.search);
+    out.key("hostname").string(&config.hostname);
+    out.key("ntp").strings(&addresses(&config.ntp));
+    out.key("routes").array();
+    for route in &config.routes {
+        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        out.string(&format!("{}/{}{via}", route.destination, route.prefix));
     }
+    out.end_array();
+    out.key("boot_server").maybe(up.boot_server().as_deref());
     if let Some(lease) = &up.lease {
-        object.text("dhcp_server", &lease.server);
-        object.text("root_path", &lease.root_path);
-        object.text("boot_file", &lease.boot_file);
+        out.key("dhcp_server").string(&text(&lease.server));
+        out.key("root_path").string(&lease.root_path);
+        out.key("boot_file").string(&lease.boot_file);
         if let Some(seconds) = lease.lease_seconds {
-            object.number("lease_seconds", u64::from(seconds));
+            out.key("lease_seconds").number(u64::from(seconds));
         }
     }
-    object.number("since_ms", up.since.millis());
-    object.list("notes", config.notes.iter().cloned());
-    object.close()
-}
-
-/// A JSON object being written.
-struct Object(String);
-
-impl Object {
-    fn new() -> Object {
-        Object(String::from("{"))
-    }
-
-    fn key(&mut self, key: &str) {
-        if self.0.len() > 1 {
-            self.0.push(',');
-        }
-        self.string(key);
-        self.0.push(':');
-    }
-
-    /// A JSON string, RFC 8259.
-    fn string(&mut self, text: &str) {
-        self.0.push('"');
-        for character in text.chars() {
-            match character {
-                '"' | '\\' => {
-                    self.0.push('\\');
-                    self.0.push(character);
-                }
-                control if control.is_control() => {
-                    let _ = write!(self.0, "\\u{:04x}", u32::from(control));
-                }
-                other => self.0.push(other),
-            }
-        }
-        self.0.push('"');
-    }
-
-    fn text(&mut self, key: &str, value: &dyn Display) {
-        self.key(key);
-        let value = format!("{value}");
-        self.string(&value);
-    }
-
-    fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
-        let _ = write!(self.0, "{value}");
-    }
-
-    fn list(&mut self, key: &str, values: impl Iterator<Item = String>) {
-        self.key(key);
-        self.0.push('[');
-        for (at, value) in values.enumerate() {
-            if at > 0 {
-                self.0.push(',');
-            }
-            self.string(&value);
-        }
-        self.0.push(']');
-    }
-
-    fn close(mut self) -> String {
-        self.0.push('}');
-        self.0
-    }
+    out.key("since_ms").number(up.since.millis());
+    out.key("notes").strings(&config.notes).end_object();
+    out.finish()
 }
 
 #[cfg(test)]
