@@ -46,9 +46,9 @@ pub fn strip(module: &[u8]) -> Option<Vec<u8>> {
     for header in table.chunks_exact(SECTION) {
         sections.push(Section::read(module, header)?);
     }
-    let names = sections.get(usize::from(u16_at(header, 0x3e)?))?.data.clone();
-    drop_sections(&mut sections, &names)?;
-    shrink_symbols(&mut sections)?;
+    let names_at = usize::from(u16_at(header, 0x3e)?);
+    drop_sections(&mut sections, names_at)?;
+    shrink_symbols(&mut sections, names_at)?;
     Some(write(header, &sections))
 }
 
@@ -98,7 +98,8 @@ impl Section {
 }
 
 /// Empties the dropped sections and the relocations that apply to them.
-fn drop_sections(sections: &mut [Section], names: &[u8]) -> Option<()> {
+fn drop_sections(sections: &mut [Section], names_at: usize) -> Option<()> {
+    let names = sections.get(names_at).filter(|s| s.kind() == SHT_STRTAB)?.data.clone();
     let dropped = |section: &Section| {
         let at = u32_at(&section.header, 0).unwrap_or_default() as usize;
         let name = names.get(at..).and_then(|n| n.split(|b| *b == 0).next());
@@ -115,20 +116,27 @@ fn drop_sections(sections: &mut [Section], names: &[u8]) -> Option<()> {
             _ => {}
         }
     }
+    if *gone.get(names_at)? {
+        return None;
+    }
     for (section, _) in sections.iter_mut().zip(gone).filter(|(_, gone)| *gone) {
         *section = Section { header: [0; SECTION], data: Vec::new() };
     }
     Some(())
 }
 
-/// Drops local symbols that nothing refers to, with their names.
-fn shrink_symbols(sections: &mut [Section]) -> Option<()> {
+/// Drops local symbols that nothing refers to, with their names. Those of the
+/// sections, which LLVM may keep in the same table, must stay.
+fn shrink_symbols(sections: &mut [Section], section_names: usize) -> Option<()> {
     let mut tables = sections.iter().enumerate().filter(|(_, s)| s.kind() == SHT_SYMTAB);
     let Some((table, symtab)) = tables.next() else { return Some(()) };
     if tables.next().is_some() {
         return None;
     }
     let (strtab, locals) = (symtab.link(), symtab.info());
+    if strtab == section_names {
+        return None;
+    }
     let old_names = sections.get(strtab).filter(|s| s.kind() == SHT_STRTAB)?.data.clone();
     let old = symtab.data.clone();
     let count = old.len() / SYMBOL;
@@ -344,6 +352,24 @@ mod tests {
         assert_eq!(strip(&program), None);
         let module = module();
         assert_eq!(strip(&module[..module.len() - 200]), None);
+    }
+
+    #[test]
+    fn a_module_never_loses_the_names_of_its_sections() {
+        let original = module();
+        let table = u64_at(&original, 0x28).unwrap() as usize;
+        // The table of symbol names is that of section names too, as LLVM makes it.
+        let mut shared = original.clone();
+        shared[0x3e] = 8;
+        assert_eq!(strip(&shared), None);
+        // The table of section names is of no type at all.
+        let mut untyped = original.clone();
+        untyped[table + 9 * SECTION + 4] = 0;
+        assert_eq!(strip(&untyped), None);
+        // It has the name of a section that is dropped.
+        let mut misnamed = original;
+        misnamed.copy_within(table + 3 * SECTION..table + 3 * SECTION + 4, table + 9 * SECTION);
+        assert_eq!(strip(&misnamed), None);
     }
 
     proptest! {
