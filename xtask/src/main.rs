@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod sizes;
 mod test;
 
@@ -22,6 +23,7 @@ enum Task {
     Demo(demo::Demo),
     Test(test::Test),
     Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
     Sizes(sizes::Sizes),
 }
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Task::Demo(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::Bench(task) => task.run(),
+        Task::Fuzz(task) => task.run(),
         Task::Sizes(task) => task.run(),
     };
     match outcome {

@@ -31,6 +31,7 @@ const QUICK: &[Step] = &[
     }),
     ("unit tests", || cargo(&["test", "--quiet", "--workspace"])),
     ("no libc in /init", no_libc_in_init),
+    ("fuzz targets", crate::fuzz::check),
 ];
 
 const MACHINES: &[Step] = &[

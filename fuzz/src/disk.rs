@@ -1,0 +1,76 @@
+//! What stands on disks, and the lists of digests on media.
+
+use overlay::{digest, dm, partition, probe, verity};
+
+/// Offsets that the probe looks at.
+const BLOCKS: [u64; 7] = [0, 512, 1024, 3072, 4096, 32768, 65536];
+
+/// A device that is empty but for the input: its first byte chooses the block
+/// where the rest stands.
+pub fn superblock(data: &[u8]) {
+    let Some((choice, rest)) = data.split_first() else { return };
+    let at = BLOCKS[usize::from(*choice) % BLOCKS.len()];
+    let found = probe::probe(&mut |offset, buffer| {
+        let end = at + rest.len() as u64;
+        let length = buffer.len().min(end.saturating_sub(offset) as usize);
+        for (byte, offset) in buffer[..length].iter_mut().zip(offset..) {
+            let inside = offset.checked_sub(at).and_then(|at| rest.get(at as usize));
+            *byte = inside.copied().unwrap_or(0);
+        }
+        length
+    });
+    if let Some(found) = found {
+        for text in [&found.label, &found.uuid] {
+            assert!(text.len() <= 4096);
+        }
+        let _ = (found.format.to_string(), found.format.fs_type(), found.format.read_only());
+    }
+}
+
+/// A disk's first sectors, of both sizes of sectors.
+pub fn partition_table(data: &[u8]) {
+    for sector in [512, 4096] {
+        let mut reads = 0;
+        let found = partition::read(
+            &mut |offset, buffer| {
+                reads += 1;
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
+                let length = buffer.len().min(data.len() - start);
+                buffer[..length].copy_from_slice(&data[start..start + length]);
+                length
+            },
+            sector,
+        );
+        assert!(found.len() <= 256 && reads <= 1024, "{} partitions, {reads} reads", found.len());
+        for partition in found {
+            let _ = partition.start.checked_add(partition.length);
+        }
+    }
+}
+
+/// A verity header. What it says becomes a line of words for the kernel.
+pub fn verity_header(data: &[u8]) {
+    match verity::parse(data) {
+        Ok(header) => {
+            assert!(!header.algorithm.contains(char::is_whitespace));
+            assert!(header.blocks.checked_mul(u64::from(header.data_block)).is_some());
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// `md5sum.txt`, the note of implantisomd5, the status of a snapshot.
+pub fn checksum_files(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for sum in digest::parse_sums(&text) {
+        assert!(!sum.path.starts_with('/'), "{} leaves the medium", sum.path);
+        assert!(sum.path.split('/').all(|part| part != ".."), "{} leaves the medium", sum.path);
+        assert!(sum.hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    }
+    let length = data.first().map_or(0, |byte| u64::from(*byte) << 20);
+    if let Some(embedded) = digest::parse_embedded(data, length) {
+        assert!(embedded.length <= length);
+    }
+    let fill = dm::snapshot_fill(&text);
+    assert!(fill.is_none_or(|fill| fill.percent() <= 100));
+}

@@ -1,0 +1,53 @@
+//! Archives, modules and configuration of others, as the host tools read them.
+
+use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::modinfo;
+use cpio_builder::newc::Reader;
+use cpio_builder::strip::strip;
+use cpio_builder::tree::{ModprobeConf, firmware};
+
+/// A whole initramfs: archives, packed or not, behind each other.
+pub fn initrd(data: &[u8]) {
+    let limits = Limits { bytes: 1 << 20, segments: 16 };
+    match Initrd::open(data, limits) {
+        Ok(initrd) => {
+            let unpacked = initrd.segments().iter().filter(|segment| segment.packed < data.len());
+            assert!(unpacked.map(|segment| segment.unpacked()).sum::<usize>() <= 2 << 20);
+            for (path, entry) in initrd.tree() {
+                assert!(!path.is_empty() && !path.starts_with('/'));
+                let _ = (entry.mode_text(), entry.symlink());
+            }
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// One archive.
+pub fn newc(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    for entry in reader.by_ref() {
+        match entry {
+            Ok(entry) => drop(entry.mode_text()),
+            Err(error) => return drop(error.to_string()),
+        }
+    }
+    assert!(reader.consumed() <= data.len());
+}
+
+/// A module: what modinfo finds, and the smaller module that says the same.
+pub fn kernel_module(data: &[u8]) {
+    let before = modinfo::read(data);
+    let _ = (modinfo::machine(data), firmware(data));
+    if let (Some(smaller), Ok(before)) = (strip(data), before) {
+        let after = modinfo::read(smaller.as_slice()).expect("the smaller module can be read");
+        for key in ["name", "depends", "alias", "vermagic"] {
+            assert!(before.values(key).eq(after.values(key)), "{key} is not the same");
+        }
+    }
+}
+
+/// A file of modprobe.d(5).
+pub fn modprobe_conf(data: &[u8]) {
+    let mut conf = ModprobeConf::default();
+    conf.parse(&String::from_utf8_lossy(data));
+}
