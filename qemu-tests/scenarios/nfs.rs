@@ -2,7 +2,7 @@
 
 use qemu_tests::{scenario, secs};
 
-const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
+const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live init=/bin/sh";
 
 #[test]
 fn version_3() {
@@ -10,7 +10,7 @@ fn version_3() {
         let _dhcp = lab.dhcp().serve()?;
         let _nfs = lab.nfs().export("/srv/live", &lab.assets().live_tree()?).v3_only().start()?;
         let mut machine = lab.client(LIVE)?.start()?;
-        machine.login(secs(120))?;
+        machine.shell(secs(120))?;
         assert_eq!(machine.run("findmnt -no FSTYPE /")?.trim(), "overlay");
         assert!(machine.run("cat /proc/mounts")?.contains("vers=3"));
         Ok(())
@@ -23,7 +23,7 @@ fn version_4() {
         let _dhcp = lab.dhcp().serve()?;
         let _nfs = lab.nfs().export("/srv/live", &lab.assets().live_tree()?).v4_only().start()?;
         let mut machine = lab.client(LIVE)?.start()?;
-        machine.login(secs(120))?;
+        machine.shell(secs(120))?;
         assert_eq!(machine.run("findmnt -no FSTYPE /")?.trim(), "overlay");
         assert!(machine.run("cat /proc/mounts")?.contains("vers=4"));
         Ok(())
@@ -37,7 +37,7 @@ fn another_port() {
         let tree = lab.assets().live_tree()?;
         let _nfs = lab.nfs().export("/srv/live", &tree).v4_only().port(20490).start()?;
         let mut machine = lab.client(&format!("{LIVE} nfsopts=vers=4,port=20490"))?.start()?;
-        machine.login(secs(120))?;
+        machine.shell(secs(120))?;
         assert!(machine.run("cat /proc/mounts")?.contains("port=20490"));
         Ok(())
     });
@@ -57,7 +57,9 @@ fn plain_tree_read_write() {
         machine.run("echo from the client >/root/proof; sync")?;
         let proof = std::fs::read_to_string(tree.join("root/proof"));
         assert_eq!(proof.unwrap_or_default(), "from the client\n");
-        Ok(())
+        // The root itself is on the network that is being shut down.
+        machine.send_line("systemctl poweroff")?;
+        machine.wait_off(secs(60))
     });
 }
 
@@ -68,7 +70,7 @@ fn casper_layout() {
         let _nfs = lab.nfs().export("/srv/casper", &lab.assets().casper_tree()?).start()?;
         let line = "boot=casper netboot=nfs nfsroot=10.77.0.1:/srv/casper";
         let mut machine = lab.client(line)?.start()?;
-        machine.login(secs(120))?;
+        machine.login(secs(180))?;
         assert_eq!(machine.run("findmnt -no FSTYPE /")?.trim(), "overlay");
         // Where casper's scripts and installers look for the medium.
         machine.run("test -e /cdrom/casper/filesystem.squashfs")?;
@@ -83,7 +85,7 @@ fn live_boot_layout_with_two_layers() {
         let _dhcp = lab.dhcp().serve()?;
         let _nfs = lab.nfs().export("/srv/live", &lab.assets().layered_tree()?).start()?;
         let mut machine = lab.client(LIVE)?.start()?;
-        machine.login(secs(120))?;
+        machine.shell(secs(120))?;
         assert_eq!(machine.run("cat /etc/lab-layer")?.trim(), "extra", "the upper layer wins");
         assert_eq!(machine.run("cat /etc/lab-base")?.trim(), "base");
         assert_eq!(machine.run("cat /etc/lab-extra")?.trim(), "extra");

@@ -24,10 +24,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::assets::{Assets, Flavour, Profile};
+use crate::assets::{self, Assets, Flavour, Profile};
 use crate::machine::{MachineBuilder, Nic};
 use crate::net::Namespace;
-use crate::servers::{Dnsmasq, NfsBuilder};
+use crate::servers::{Dnsmasq, NfsBuilder, Rogue};
 use crate::shell::Daemon;
 use crate::{Error, Result, packages, shell, workspace};
 
@@ -86,6 +86,15 @@ impl Lab {
     /// A dnsmasq with files of its own, for another network of this lab.
     pub fn server_of(&self, network: &str) -> Dnsmasq<'_> {
         Dnsmasq::new(&self.namespace, &self.directory.join(network))
+    }
+
+    /// A DHCP server for the main network whose answers `garble` may spoil, see
+    /// [`Rogue`].
+    ///
+    /// # Errors
+    /// As [`Rogue::start`].
+    pub fn rogue_dhcp(&self, garble: fn(&mut Vec<u8>)) -> Result<Rogue> {
+        Rogue::start(&self.namespace, "lan", garble)
     }
 
     /// An NFS server.
@@ -164,6 +173,18 @@ impl Lab {
         Ok(self.directory.join("truncated"))
     }
 
+    /// `initrd` with the index of its modules cut in the middle.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is not one of ours.
+    pub fn with_cut_index(&self, initrd: &Path) -> Result<PathBuf> {
+        let cut = self.directory.join("cut-index.img");
+        assets::replace(initrd, "lib/bellwether/modules.idx", &cut, |index| {
+            index.get(..index.len() / 2).unwrap_or_default().to_vec()
+        })?;
+        Ok(cut)
+    }
+
     /// A directory of this lab's own, for a server to serve.
     ///
     /// # Errors
@@ -196,20 +217,23 @@ pub fn scenario(name: &str, story: impl FnOnce(&Lab) -> Result<()>) {
     let outcome = Lab::new(&kept).and_then(|lab| {
         // The lab is not used after a panic, only taken down.
         catch_unwind(AssertUnwindSafe(|| story(&lab))).unwrap_or_else(|panic| {
-            eprintln!("lab: {name} failed; see {}", kept.display());
+            crate::say(format_args!("{name}: failed, see {}", kept.display()));
             resume_unwind(panic)
         })
     });
     let seconds = start.elapsed().as_secs_f32();
     match outcome {
         Ok(()) => {
-            eprintln!("lab: {name}: passed in {seconds:.1} s");
+            crate::say(format_args!("{name}: passed in {seconds:.1} s"));
             // What a success leaves is rarely of use; a leftover does no harm.
             if std::env::var_os("BELLWETHER_KEEP").is_none() {
                 let _ = fs::remove_dir_all(&kept);
             }
         }
-        Err(error) => panic!("{name} failed after {seconds:.1} s: {error}\nsee {}", kept.display()),
+        Err(error) => {
+            crate::say(format_args!("{name}: failed after {seconds:.1} s"));
+            panic!("{name} failed after {seconds:.1} s: {error}\nsee {}", kept.display())
+        }
     }
 }
 

@@ -26,9 +26,19 @@ pub mod servers;
 mod shell;
 pub mod workspace;
 
+use std::fmt;
+use std::io::{Write, stderr};
+
 pub use error::Error;
 pub use lab::{Lab, scenario, secs};
 pub use machine::{Machine, Nic};
 
 /// What everything in the lab returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says what is going on. Not by `eprintln!`, which cargo's test harness keeps to
+/// itself: the first run builds for minutes, and must not look dead.
+pub(crate) fn say(what: impl fmt::Display) {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(stderr().lock(), "lab: {what}");
+}

@@ -340,23 +340,45 @@ impl Machine {
     /// # Errors
     /// As [`Machine::expect`].
     pub fn login(&mut self, limit: Duration) -> Result<()> {
-        const FAILED: &str = "bellwether: FAILED:";
-        if self.expect_any(&["login:", FAILED], limit)?.0 == 1 {
-            let reason = self.expect("\n", Duration::from_secs(5))?;
-            // The rest of the screen belongs to the report.
-            thread::sleep(Duration::from_secs(1));
-            return Err(Error::Machine {
-                waiting: "login prompt".into(),
-                instead: format!("{FAILED}{}", reason.trim_end()),
-                tail: shell::last_lines(&self.transcript(), 40),
-            });
-        }
+        self.wait_unless_failed("login:", limit)?;
         self.send_line("root")?;
         self.expect("root@", limit)?;
+        self.quiet_shell()
+    }
+
+    /// Waits for the shell that is the live system's first program (`init=/bin/sh`):
+    /// the root as our init left it, without the minute of a whole system's start.
+    ///
+    /// # Errors
+    /// As [`Machine::login`].
+    pub fn shell(&mut self, limit: Duration) -> Result<()> {
+        self.wait_unless_failed("bellwether: ready in", limit)?;
+        self.expect("# ", Duration::from_secs(60))?;
+        self.quiet_shell()
+    }
+
+    /// From a prompt to a shell that prints nothing but what commands print.
+    fn quiet_shell(&mut self) -> Result<()> {
         // The words are split so that their echo is not taken for their output.
         self.send_line("dmesg -n 1; stty -echo; PS1= PS2= exec sh")?;
         self.send_line("echo shell is'' ready")?;
-        self.expect("shell is ready\n", Duration::from_secs(30)).map(drop)
+        self.expect("shell is ready\n", Duration::from_secs(60)).map(drop)
+    }
+
+    /// Waits for `wanted`; our init's failure screen ends the wait.
+    fn wait_unless_failed(&self, wanted: &str, limit: Duration) -> Result<()> {
+        const FAILED: &str = "bellwether: FAILED:";
+        if self.expect_any(&[wanted, FAILED], limit)?.0 == 0 {
+            return Ok(());
+        }
+        let reason = self.expect("\n", Duration::from_secs(5))?;
+        // The rest of the screen belongs to the report.
+        thread::sleep(Duration::from_secs(1));
+        Err(Error::Machine {
+            waiting: format!("{wanted:?}"),
+            instead: format!("{FAILED}{}", reason.trim_end()),
+            tail: shell::last_lines(&self.transcript(), 40),
+        })
     }
 
     /// Runs a shell command on a machine that is logged in; returns its output.

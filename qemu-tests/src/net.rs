@@ -8,8 +8,13 @@
 //! empty `/run` and `/var/lib/nfs`, so that servers with fixed state paths run in
 //! two labs at once. There is no route out.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::shell::{self, kill_group};
 use crate::{Error, Result};
@@ -104,6 +109,23 @@ impl Namespace {
         let (program, args) =
             words.split_first().ok_or_else(|| Error::Input("an empty command".into()))?;
         shell::run(self.command(program).args(args))
+    }
+
+    /// A UDP socket inside, for a server that is part of the lab itself.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the address is taken.
+    pub fn udp(&self, address: &str) -> Result<UdpSocket> {
+        let path = format!("/proc/{}/ns/net", self.inside);
+        let bind = || -> io::Result<UdpSocket> {
+            setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
+            UdpSocket::bind(address)
+        };
+        // The thread enters the network and ends; its socket stays there.
+        let bound = thread::scope(|scope| scope.spawn(bind).join());
+        bound
+            .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+            .map_err(Error::io(format!("listen on {address} in the lab")))
     }
 
     /// Adds a bridge; `address` is `A.B.C.D/LEN`.

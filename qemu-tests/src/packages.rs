@@ -55,7 +55,7 @@ pub fn ensure() -> Result<()> {
         let remedy = format!("apt-get update && {install} {}", missing.join(" "));
         return Err(Error::Packages { remedy });
     }
-    eprintln!("lab: installing {}", missing.join(" "));
+    crate::say(format_args!("installing {}", missing.join(" ")));
     apt(&["update"])?;
     let mut words: Vec<&str> = install.split(' ').skip(1).collect();
     words.extend(missing);

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 pub use kernel::{Flavour, Kernel};
-pub use ours::Profile;
+pub use ours::{Profile, replace};
 pub use peers::Peer;
 
 use crate::{Error, Result, shell, workspace};
@@ -54,7 +54,7 @@ impl Assets {
         if entry.exists() {
             return Ok(entry);
         }
-        eprintln!("lab: building {name}");
+        crate::say(format_args!("building {name}"));
         let draft = self.cache.join(format!("{name}.draft"));
         if draft.exists() {
             // A draft of a run that was killed; nothing is mounted in it.

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
+use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::newc::{Archive, Node};
+
 use super::{Assets, Kernel};
 use crate::{Error, Result, shell, workspace};
 
@@ -74,6 +77,34 @@ impl Assets {
         }
         Ok(())
     }
+}
+
+/// Writes `initrd` to `to` with one file changed: kernels unpack archives behind
+/// each other, and the later file wins.
+///
+/// # Errors
+/// [`Error::Input`] when it cannot be read or has no such file.
+pub fn replace(
+    initrd: &Path,
+    path: &str,
+    to: &Path,
+    change: impl FnOnce(&[u8]) -> Vec<u8>,
+) -> Result<()> {
+    let mut bytes = std::fs::read(initrd).map_err(Error::at("read", initrd))?;
+    let input = |why: &dyn std::fmt::Display| {
+        Error::Input(format!("{path} of {}: {why}", initrd.display()))
+    };
+    let changed = {
+        let initrd = Initrd::open(&bytes, Limits::default()).map_err(|error| input(&error))?;
+        let tree = initrd.tree();
+        change(tree.get(path).ok_or_else(|| input(&"no such file"))?.data)
+    };
+    let mut archive = Archive::new();
+    archive.add(path, 0o644, Node::File(changed)).map_err(|error| input(&error))?;
+    // The kernel looks for the next archive at multiples of four.
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(archive.write(0).map_err(|error| input(&error))?);
+    std::fs::write(to, bytes).map_err(Error::at("write", to))
 }
 
 /// What this process has built: its scenarios share it.

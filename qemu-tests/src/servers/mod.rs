@@ -4,7 +4,9 @@
 mod dnsmasq;
 mod nfs;
 mod pxe;
+mod rogue;
 
 pub use dnsmasq::Dnsmasq;
 pub use nfs::{Nfs, NfsBuilder};
 pub use pxe::write_pxelinux;
+pub use rogue::Rogue;
