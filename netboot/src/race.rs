@@ -428,7 +428,12 @@ impl Race {
             since.after(Duration::from_secs(u64::from(seconds.0.max(1))))
         };
         if self.first_question.is_some() && self.runners.iter().any(|runner| runner.carrier) {
-            (limit(self.first_question, self.plan.dhcp_timeout), "no DHCP server answered")
+            let ignored = |runner: &Runner| runner.client.as_ref()?.ignored();
+            let reason = match self.runners.iter().any(|runner| ignored(runner).is_some()) {
+                true => "no DHCP server gave an answer of use",
+                false => "no DHCP server answered",
+            };
+            (limit(self.first_question, self.plan.dhcp_timeout), reason)
         } else if self.first_candidate.is_some() {
             let reason = "no network device that may be used has a carrier";
             (limit(self.first_candidate, self.plan.carrier_timeout), reason)
@@ -461,6 +466,9 @@ impl Race {
                     let waited = client.began().map_or(0, |began| now.since(began).as_secs());
                     let mut text =
                         format!("asked DHCP {} times in {waited} s, no lease", client.tries());
+                    if let Some((server, why)) = client.ignored() {
+                        text.push_str(&format!("; answer from {server} ignored: {why}"));
+                    }
                     if let Some(failure) = &runner.failure {
                         text.push_str("; ");
                         text.push_str(failure);

@@ -21,7 +21,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-use super::message::{Incoming, Kind, Outgoing, read, write};
+use super::message::{Incoming, Kind, Outgoing, read, unreadable, write};
 use super::options::{REQUESTED, code};
 use crate::clock::Instant;
 use crate::lease::Lease;
@@ -193,6 +193,7 @@ pub struct Client {
     refusals: u32,
     /// The address that the last request of this transaction was for.
     asked_for: Option<Ipv4Addr>,
+    ignored: Option<(Ipv4Addr, &'static str)>,
     next_remark: Duration,
     random: u32,
 }
@@ -211,6 +212,7 @@ impl Client {
             pauses: 0,
             refusals: 0,
             asked_for: None,
+            ignored: None,
             next_remark: Duration::from_secs(3),
             random: seed | 1,
         }
@@ -247,23 +249,39 @@ impl Client {
     /// Takes a frame, or the passing of time, and says what to do.
     pub fn step(&mut self, now: Instant, frame: Option<&[u8]>) -> Output {
         let mut output = Output::default();
-        if let Some(answer) = frame.and_then(|frame| read(frame, self.identity.mac)) {
-            self.hear(now, answer, &mut output);
+        if let Some(frame) = frame {
+            let mac = self.identity.mac;
+            if let Some(answer) = read(frame, mac) {
+                self.hear(now, answer, &mut output);
+            } else if let Some(server) = unreadable(frame, mac, self.transaction) {
+                self.ignore(server, "it is cut short, or no DHCP", &mut output);
+            }
         }
         self.act(now, &mut output);
         output
     }
 
+    /// The last answer that was of no use: who sent it, and why.
+    pub fn ignored(&self) -> Option<(Ipv4Addr, &'static str)> {
+        self.ignored
+    }
+
+    /// Leaves an answer out, and says so unless that was the last thing said of it.
+    fn ignore(&mut self, server: Ipv4Addr, why: &'static str, output: &mut Output) {
+        if self.ignored.replace((server, why)) != Some((server, why)) {
+            output.events.push(Event::Ignored { server, why });
+        }
+    }
+
     /// Deals with an answer.
     fn hear(&mut self, now: Instant, answer: Incoming, output: &mut Output) {
-        let ignored = |why| Event::Ignored { server: answer.server, why };
         if answer.transaction != self.transaction || self.began.is_none() {
             // Somebody's old exchange; too common for a word on the console.
             return;
         }
         if answer.kind != Kind::Nak && !acceptable(answer.lease.address) {
             // A proxyDHCP server, or a broken one.
-            output.events.push(ignored("it offers no address"));
+            self.ignore(answer.server, "it offers no address", output);
             return;
         }
         match core::mem::replace(&mut self.state, State::Bound) {
@@ -290,10 +308,11 @@ impl Client {
                 }
                 kind => {
                     if answer.server != offer.server {
-                        output.events.push(ignored(match kind {
+                        let why = match kind {
                             Kind::Nak => "a refusal from a server that was not asked",
                             _ => "another server's offer was taken",
-                        }));
+                        };
+                        self.ignore(answer.server, why, output);
                     }
                     self.state = State::Requesting { offer, tries };
                 }
@@ -478,7 +497,7 @@ fn acceptable(address: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::tests::{MAC, answer};
+    use super::super::message::tests::{MAC, answer, wrap};
     use super::*;
     use proptest::prelude::*;
 
@@ -731,6 +750,21 @@ mod tests {
         });
         assert_eq!(done.unwrap().1.server, SERVER);
         assert!(events.iter().any(|event| matches!(event, Event::Ignored { server: OTHER, .. })));
+    }
+
+    #[test]
+    fn an_unreadable_answer_is_named_once() {
+        let (done, events) = simulate(client(Needs::default()), 30_000, &mut |frame, now| {
+            if now > 10_000 {
+                return vec![(1, serve(frame, SERVER, &[MASK]))];
+            }
+            let whole = serve(frame, OTHER, &[MASK]);
+            let bootp = whole.get(42..42 + 239).unwrap();
+            vec![(1, wrap(bootp, OTHER))]
+        });
+        assert_eq!(done.unwrap().1.server, SERVER);
+        let ignored = events.iter().filter(|event| matches!(event, Event::Ignored { .. }));
+        assert_eq!(ignored.count(), 1, "{events:?}");
     }
 
     #[test]

@@ -158,11 +158,27 @@ pub struct Incoming {
 /// The UDP checksum is not looked at: frames from a virtual machine on the same
 /// host are handed over before anybody filled it in.
 pub fn read(frame: &[u8], mac: [u8; 6]) -> Option<Incoming> {
+    let (bytes, sender) = datagram(frame)?;
+    read_bootp(bytes, mac, sender)
+}
+
+/// The sender of a frame that answers us and that [`read`] cannot read.
+pub fn unreadable(frame: &[u8], mac: [u8; 6], transaction: u32) -> Option<Ipv4Addr> {
+    let (bytes, sender) = datagram(frame)?;
+    let ours = bytes.first() == Some(&2)
+        && bytes.get(4..8)? == transaction.to_be_bytes()
+        && bytes.get(28..34)? == mac;
+    (ours && read_bootp(bytes, mac, sender).is_none()).then_some(sender)
+}
+
+/// What a frame carries from a DHCP server's port to a client's, and who sent it.
+fn datagram(frame: &[u8]) -> Option<(&[u8], Ipv4Addr)> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     if ethernet.ethertype() != EthernetProtocol::Ipv4 {
         return None;
     }
-    let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+    let bytes = ethernet.payload();
+    let ip = Ipv4Packet::new_checked(bytes).ok()?;
     if ip.version() != 4
         || !ip.verify_checksum()
         || ip.more_frags()
@@ -175,7 +191,7 @@ pub fn read(frame: &[u8], mac: [u8; 6]) -> Option<Incoming> {
     if udp.src_port() != SERVER_PORT || udp.dst_port() != CLIENT_PORT {
         return None;
     }
-    read_bootp(udp.payload(), mac, ip.src_addr())
+    Some((udp.payload(), ip.src_addr()))
 }
 
 /// Reads the BOOTP message of a UDP datagram from `sender`.
