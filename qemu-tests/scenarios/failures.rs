@@ -4,6 +4,11 @@ use qemu_tests::assets::{Flavour, Profile};
 use qemu_tests::{Nic, scenario, secs};
 
 const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
+
+/// A line that gives up on the network after seconds instead of minutes.
+const IMPATIENT: &str = "root=live:nfs://10.77.0.1/srv/live/live/filesystem.squashfs ip=dhcp \
+                         rd.net.timeout.iflink=5 rd.net.timeout.dhcp=5";
+
 const FAILED: &str = "bellwether: FAILED:";
 
 #[test]
@@ -60,7 +65,7 @@ fn truncated_index_is_named() {
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
         let whole = lab.assets().our_initrd(&kernel, Profile::Virt)?;
         let initrd = lab.with_cut_index(&whole)?;
-        let client = lab.machine().nic(Nic::virtio()).kernel(&kernel.image, &initrd, LIVE);
+        let client = lab.machine().nic(Nic::virtio()).kernel(&kernel.image, &initrd, IMPATIENT);
         let mut machine = client.start()?;
         machine.expect("/lib/bellwether/modules.idx: ", secs(120))?;
         machine.expect(FAILED, secs(120))?;
@@ -100,7 +105,7 @@ fn garbage_options_are_named_and_left_out() {
 fn garbage_answers_are_named() {
     scenario("failure-garbage-answers", |lab| {
         let _dhcp = lab.rogue_dhcp(|answer| answer.truncate(238))?;
-        let machine = lab.client(&format!("{LIVE} panic=5"))?.start()?;
+        let machine = lab.client(&format!("{IMPATIENT} panic=5"))?.start()?;
         machine.expect(FAILED, secs(180))?;
         let said = machine.expect("rebooting in", secs(5))?;
         assert!(said.contains("10.77.0.1"), "the server is not named:\n{said}");
