@@ -6,8 +6,9 @@ use alloc::string::String;
 
 use cmdline::BootPlan;
 use cmdline::plan::OnFailure;
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::system::{RebootCommand, reboot};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 
@@ -37,6 +38,7 @@ pub fn handle(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Fail
         None => machine.log.say(Level::Verdict, &format!("{text}; {keys}")),
     }
     let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));
+    let _keys = SingleKeys::of(machine.log.console());
     loop {
         match wait_key(machine, deadline) {
             Some(b'r') => return Next::Retry,
@@ -54,6 +56,30 @@ pub fn handle(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Fail
                 _ => return Next::Retry,
             },
         }
+    }
+}
+
+/// The console passes each key on, without waiting for Enter, while this lives.
+struct SingleKeys {
+    console: OwnedFd,
+    before: Termios,
+}
+
+impl SingleKeys {
+    /// Nothing when there is no console, or it is no terminal.
+    fn of(console: Option<&OwnedFd>) -> Option<Self> {
+        let console = rustix::io::dup(console?).ok()?;
+        let before = tcgetattr(&console).ok()?;
+        let mut single = before.clone();
+        single.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        tcsetattr(&console, OptionalActions::Now, &single).ok()?;
+        Some(Self { console, before })
+    }
+}
+
+impl Drop for SingleKeys {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.console, OptionalActions::Now, &self.before);
     }
 }
 
