@@ -8,14 +8,14 @@
 //! Does not: set up thread-local storage (nothing here uses any), handle
 //! signals, run destructors at exit.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![allow(unsafe_code)]
 
 #[cfg(feature = "freestanding")]
 mod alloc;
 #[cfg(feature = "freestanding")]
 mod arch;
-#[cfg(feature = "freestanding")]
+#[cfg(any(test, feature = "freestanding"))]
 mod mem;
 #[cfg(feature = "freestanding")]
 mod panic;

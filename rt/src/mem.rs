@@ -18,7 +18,7 @@ fn keep() {
 
 /// # Safety
 /// As C's `memcpy`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     let mut at = 0;
     // SAFETY: `at` stays within `len`, which the caller vouches for on both sides.
@@ -46,11 +46,12 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8
 
 /// # Safety
 /// As C's `memmove`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= len {
-        // SAFETY: copying upwards never reads what it has already overwritten.
-        return unsafe { memcpy_upwards(to, from, len) };
+        // SAFETY: going up, with `to` below `from`, each block is read before the
+        // bytes it came from are overwritten.
+        return unsafe { memcpy(to, from, len) };
     }
     let mut at = len;
     // SAFETY: `at` stays within `len`; going down, each word is read before the
@@ -71,32 +72,9 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u
     to
 }
 
-/// Like [`memcpy`], one word at a time, so that an overlap from above is safe.
-///
-/// # Safety
-/// As C's `memmove` with `to` below `from` or no overlap.
-unsafe fn memcpy_upwards(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
-    let mut at = 0;
-    // SAFETY: `at` stays within `len`.
-    unsafe {
-        while at + WORD <= len {
-            keep();
-            let word = from.add(at).cast::<Word>().read_unaligned();
-            to.add(at).cast::<Word>().write_unaligned(word);
-            at += WORD;
-        }
-        while at < len {
-            keep();
-            *to.add(at) = *from.add(at);
-            at += 1;
-        }
-    }
-    to
-}
-
 /// # Safety
 /// As C's `memset`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn memset(to: *mut u8, byte: c_int, len: usize) -> *mut u8 {
     let byte = byte as u8;
     let word = Word::from_ne_bytes([byte; WORD]);
@@ -119,7 +97,7 @@ unsafe extern "C" fn memset(to: *mut u8, byte: c_int, len: usize) -> *mut u8 {
 
 /// # Safety
 /// As C's `memcmp`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> c_int {
     let mut at = 0;
     // SAFETY: `at` stays within `len`.
@@ -148,7 +126,7 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> c_int {
 
 /// # Safety
 /// As BSD's `bcmp`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> c_int {
     // SAFETY: the same contract.
     unsafe { memcmp(a, b, len) }
@@ -156,7 +134,7 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> c_int {
 
 /// # Safety
 /// As C's `strlen`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 unsafe extern "C" fn strlen(string: *const u8) -> usize {
     let mut len = 0;
     // SAFETY: the caller vouches for a NUL, and we stop at it.
@@ -167,4 +145,62 @@ unsafe extern "C" fn strlen(string: *const u8) -> usize {
         }
     }
     len
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: usize = 160;
+
+    fn pattern() -> [u8; SIZE] {
+        core::array::from_fn(|at| (at * 7 + 3) as u8)
+    }
+
+    #[test]
+    fn memmove_handles_every_overlap() {
+        for (from, to) in [(0, 1), (1, 0), (0, 9), (9, 0), (3, 40), (40, 3), (20, 20), (64, 31)] {
+            for len in 0..=(SIZE - 64) {
+                let mut ours = pattern();
+                let mut expected = pattern();
+                expected.copy_within(from..from + len, to);
+                let base = ours.as_mut_ptr();
+                // SAFETY: both ranges lie inside the array.
+                unsafe { memmove(base.add(to), base.add(from), len) };
+                assert_eq!(ours, expected, "from {from} to {to}, {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn memset_and_strlen_stop_where_they_should() {
+        for len in 0..100 {
+            let mut bytes = [0xee_u8; SIZE];
+            // SAFETY: `len` is less than the array.
+            unsafe { memset(bytes.as_mut_ptr().add(5), 0x1_23, len) };
+            assert!(bytes[5..5 + len].iter().all(|byte| *byte == 0x23));
+            assert!(bytes[..5].iter().chain(&bytes[5 + len..]).all(|byte| *byte == 0xee));
+            bytes[len] = 0;
+            let nul = bytes.iter().position(|byte| *byte == 0).unwrap();
+            // SAFETY: a NUL was just written.
+            assert_eq!(unsafe { strlen(bytes.as_ptr()) }, nul);
+        }
+    }
+
+    #[test]
+    fn memcmp_orders_like_bytes() {
+        let a = pattern();
+        for at in 0..SIZE {
+            let mut b = a;
+            b[at] = b[at].wrapping_add(1);
+            for len in [at, at + 1, SIZE] {
+                let expected = a[..len].cmp(&b[..len]) as c_int;
+                // SAFETY: both arrays are longer than `len`.
+                let ours = unsafe { memcmp(a.as_ptr(), b.as_ptr(), len) };
+                // SAFETY: the same.
+                assert_eq!(unsafe { bcmp(a.as_ptr(), b.as_ptr(), len) } == 0, ours == 0);
+                assert_eq!(ours.signum(), expected, "difference at {at}, {len} bytes");
+            }
+        }
+    }
 }
