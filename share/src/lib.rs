@@ -1,0 +1,4 @@
+//! Serves live media, as they are, to machines that boot from the network.
+
+pub mod error;
+pub mod tree;

@@ -1,0 +1,498 @@
+//! A read-only file tree, the same whether it comes from an image or a directory.
+//!
+//! The whole directory is read once, bounded; contents stay where they are and
+//! are read by position. Every node has a number that is the same after a restart
+//! ([`FileId`]), so that what a client holds on to stays valid.
+//!
+//! Not done: noticing that a directory changes while it is shared (files that
+//! appear later are not seen; ones that vanish give an error when read).
+
+use crate::error::Error;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The most files and directories that a medium may have.
+pub const MAX_NODES: usize = 2_000_000;
+/// The deepest directory.
+pub const MAX_DEPTH: usize = 128;
+/// Targets of symbolic links are at most as long as the kernel's paths.
+pub const MAX_LINK: usize = 4096;
+
+/// Random access to an image.
+pub trait ReadAt: Send + Sync {
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::UnexpectedEof`] behind the end.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn length(&self) -> io::Result<u64>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        use std::io::{Seek, SeekFrom};
+        let meta = self.metadata()?;
+        if meta.is_file() {
+            return Ok(meta.len());
+        }
+        // A drive says 0 in its metadata.
+        let mut file = self;
+        file.seek(SeekFrom::End(0))
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = usize::try_from(offset).ok().and_then(|from| self.get(from..));
+        let bytes = from.and_then(|rest| rest.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+}
+
+/// A node's number, unique in its tree and the same after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(pub u64);
+
+/// Where a node is in its tree. Only valid for the tree it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct At(u32);
+
+/// A piece of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Byte offset in the image.
+    pub start: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory; its children sorted by name.
+    Directory(Vec<At>),
+    /// A file in the image.
+    Extents(Vec<Extent>),
+    /// A file below the directory that is shared.
+    Path(PathBuf),
+    /// A symbolic link's target.
+    Link(Vec<u8>),
+    /// A device, pipe or socket; nothing is said about it but that it is there.
+    Special,
+}
+
+/// A file, directory or link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its number.
+    pub id: FileId,
+    /// Name in its directory; empty for the root.
+    pub name: Vec<u8>,
+    /// Permission bits, without the type.
+    pub permissions: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last change, seconds since 1970.
+    pub mtime: i64,
+    /// Bytes, for files and links.
+    pub size: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// A file tree. See the module.
+pub struct Tree {
+    /// Hash of what the tree was read from; tells one medium from another.
+    pub identity: u64,
+    nodes: Vec<Node>,
+    parents: Vec<At>,
+    by_id: HashMap<FileId, At>,
+    image: Option<Arc<dyn ReadAt>>,
+}
+
+impl std::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tree")
+            .field("identity", &self.identity)
+            .field("nodes", &self.nodes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// FNV-1a: the same on every machine and in every version, which the standard
+/// library's hashers do not promise.
+pub fn hash(parts: &[&[u8]]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.iter().chain(&[0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A tree being read.
+pub(crate) struct Builder {
+    nodes: Vec<Node>,
+    parents: Vec<At>,
+}
+
+impl Builder {
+    pub(crate) fn new(root: Node) -> Self {
+        Self { nodes: vec![root], parents: vec![At(0)] }
+    }
+
+    /// Adds a node to a directory. Gives nothing when there are too many.
+    pub(crate) fn add(&mut self, parent: At, node: Node) -> Option<At> {
+        let at = At(u32::try_from(self.nodes.len()).ok().filter(|n| *n < MAX_NODES as u32)?);
+        self.nodes.push(node);
+        self.parents.push(parent);
+        match self.nodes.get_mut(parent.0 as usize).map(|node| &mut node.kind) {
+            Some(Kind::Directory(children)) => children.push(at),
+            _ => return None,
+        }
+        Some(at)
+    }
+
+    pub(crate) fn finish(mut self, identity: u64, image: Option<Arc<dyn ReadAt>>) -> Tree {
+        let order: HashMap<At, Vec<u8>> = (0u32..)
+            .zip(&self.nodes)
+            .map(|(n, node)| (At(n), node.name.clone()))
+            .collect();
+        for node in &mut self.nodes {
+            if let Kind::Directory(children) = &mut node.kind {
+                children.sort_by(|a, b| order.get(a).cmp(&order.get(b)));
+                // Of two with one name the first counts; clients could not tell them apart.
+                children.dedup_by(|a, b| order.get(a) == order.get(b));
+            }
+        }
+        let mut by_id = HashMap::with_capacity(self.nodes.len());
+        for (n, node) in (0u32..).zip(&self.nodes) {
+            by_id.entry(node.id).or_insert(At(n));
+        }
+        Tree { identity, nodes: self.nodes, parents: self.parents, by_id, image }
+    }
+}
+
+impl Tree {
+    /// The root directory.
+    pub const ROOT: At = At(0);
+
+    /// Reads a directory and all below it, on one file system and across others.
+    /// Symbolic links stay links.
+    ///
+    /// # Errors
+    /// It cannot be read, or has more than [`MAX_NODES`] entries.
+    pub fn of_directory(path: &Path) -> Result<Self, Error> {
+        let path = path.canonicalize().map_err(Error::read(path))?;
+        let meta = path.metadata().map_err(Error::read(&path))?;
+        let identity = hash(&[
+            path.as_os_str().as_encoded_bytes(),
+            &meta.dev().to_be_bytes(),
+            &meta.ino().to_be_bytes(),
+        ]);
+        let mut builder = Builder::new(node_of(&meta, &path, Vec::new())?);
+        let mut todo = vec![(Self::ROOT, path, 0usize)];
+        while let Some((at, dir, depth)) = todo.pop() {
+            for entry in dir.read_dir().map_err(Error::read(&dir))? {
+                let entry = entry.map_err(Error::read(&dir))?;
+                let path = entry.path();
+                let meta = path.symlink_metadata().map_err(Error::read(&path))?;
+                let name = entry.file_name().as_encoded_bytes().to_vec();
+                let child = builder.add(at, node_of(&meta, &path, name)?);
+                let child = child.ok_or_else(|| Error::Medium {
+                    why: format!("more than {MAX_NODES} files: share a smaller directory"),
+                })?;
+                if meta.is_dir() && depth < MAX_DEPTH {
+                    todo.push((child, path, depth + 1));
+                }
+            }
+        }
+        Ok(builder.finish(identity, None))
+    }
+
+    /// A node. Every [`At`] of this tree has one.
+    pub fn node(&self, at: At) -> Option<&Node> {
+        self.nodes.get(at.0 as usize)
+    }
+
+    /// The node with this number.
+    pub fn find(&self, id: FileId) -> Option<At> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The directory that a node is in; the root is in itself.
+    pub fn parent(&self, at: At) -> At {
+        self.parents.get(at.0 as usize).copied().unwrap_or(Self::ROOT)
+    }
+
+    /// The children of a directory, sorted by name; nothing for others.
+    pub fn children(&self, at: At) -> &[At] {
+        match self.node(at).map(|node| &node.kind) {
+            Some(Kind::Directory(children)) => children,
+            _ => &[],
+        }
+    }
+
+    /// The child of this name; `.` and `..` count.
+    pub fn lookup(&self, at: At, name: &[u8]) -> Option<At> {
+        match name {
+            b"." => Some(at),
+            b".." => Some(self.parent(at)),
+            _ => {
+                let children = self.children(at);
+                let name_of = |at: &At| self.node(*at).map_or(&[][..], |node| &node.name);
+                let found = children.binary_search_by(|at| name_of(at).cmp(name)).ok()?;
+                children.get(found).copied()
+            }
+        }
+    }
+
+    /// Follows a path from the root, symbolic links inside the tree included. A
+    /// path that leads out of the tree stays at the root, as `/..` does.
+    pub fn walk(&self, path: &str) -> Option<At> {
+        let mut todo: Vec<Vec<u8>> = split(path.as_bytes());
+        let mut at = Self::ROOT;
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            let next = self.lookup(at, &name)?;
+            match self.node(next).map(|node| &node.kind) {
+                Some(Kind::Link(target)) => {
+                    links += 1;
+                    if links > 40 || todo.len() > MAX_LINK {
+                        return None;
+                    }
+                    if target.starts_with(b"/") {
+                        at = Self::ROOT;
+                    }
+                    todo.extend(split(target));
+                }
+                _ => at = next,
+            }
+        }
+        Some(at)
+    }
+
+    /// The file at a path, with its size.
+    pub fn file(&self, path: &str) -> Option<(At, u64)> {
+        let at = self.walk(path)?;
+        let node = self.node(at)?;
+        matches!(node.kind, Kind::Extents(_) | Kind::Path(_)).then_some((at, node.size))
+    }
+
+    /// The child of a directory whose name is this but for case, as boot loaders
+    /// look for files on ISO 9660.
+    pub fn walk_ignoring_case(&self, path: &str) -> Option<At> {
+        self.walk(path).or_else(|| {
+            split(path.as_bytes()).into_iter().rev().try_fold(Self::ROOT, |at, name| {
+                self.children(at).iter().copied().find(|child| {
+                    self.node(*child).is_some_and(|node| node.name.eq_ignore_ascii_case(&name))
+                })
+            })
+        })
+    }
+
+    /// The path of a node, from the root, with a leading `/`.
+    pub fn path(&self, at: At) -> String {
+        let mut parts = Vec::new();
+        let mut at = at;
+        while at != Self::ROOT && parts.len() <= MAX_DEPTH * 2 {
+            let name = self.node(at).map(|node| String::from_utf8_lossy(&node.name));
+            parts.push(name.unwrap_or_default());
+            at = self.parent(at);
+        }
+        parts.reverse();
+        format!("/{}", parts.join("/"))
+    }
+
+    /// Reads a file from `offset` on; gives how many bytes were read, fewer than
+    /// asked for only at the end of the file.
+    ///
+    /// # Errors
+    /// Not a file, or the system's: the medium was pulled, or the image is cut short.
+    pub fn read_at(&self, at: At, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let node = self.node(at).ok_or(io::ErrorKind::NotFound)?;
+        let wanted = node.size.saturating_sub(offset).min(buffer.len() as u64);
+        let buffer = buffer.get_mut(..usize::try_from(wanted).unwrap_or(0)).unwrap_or_default();
+        match (&node.kind, &self.image) {
+            (Kind::Extents(extents), Some(image)) => {
+                read_extents(image.as_ref(), extents, offset, buffer)?;
+                Ok(buffer.len())
+            }
+            (Kind::Path(path), _) => read_file(path, offset, buffer),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Reads a whole file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Tree::read_at`], or it is larger.
+    pub fn read_all(&self, at: At, limit: u64) -> io::Result<Vec<u8>> {
+        let size = self.node(at).map_or(0, |node| node.size);
+        if size > limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?];
+        let read = self.read_at(at, 0, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there is nothing but the root.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.len() <= 1
+    }
+}
+
+/// The parts of a path, last first.
+fn split(path: &[u8]) -> Vec<Vec<u8>> {
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+    parts.rev().map(<[u8]>::to_vec).collect()
+}
+
+fn node_of(meta: &std::fs::Metadata, path: &Path, name: Vec<u8>) -> Result<Node, Error> {
+    let kind = if meta.is_dir() {
+        Kind::Directory(Vec::new())
+    } else if meta.is_symlink() {
+        let target = path.read_link().map_err(Error::read(path))?;
+        Kind::Link(target.as_os_str().as_encoded_bytes().to_vec())
+    } else if meta.is_file() {
+        Kind::Path(path.to_owned())
+    } else {
+        Kind::Special
+    };
+    Ok(Node {
+        // Inode numbers of several file systems below one directory may meet.
+        id: FileId(meta.ino() ^ meta.dev().rotate_left(40)),
+        name,
+        permissions: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        mtime: meta.mtime(),
+        size: if meta.is_dir() { 4096 } else { meta.len() },
+        kind,
+    })
+}
+
+fn read_extents(
+    image: &dyn ReadAt,
+    extents: &[Extent],
+    offset: u64,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    let mut skip = offset;
+    let mut rest = buffer;
+    for extent in extents {
+        if skip >= extent.length {
+            skip -= extent.length;
+            continue;
+        }
+        let here = (extent.length - skip).min(rest.len() as u64);
+        let (part, tail) = rest
+            .split_at_mut_checked(usize::try_from(here).unwrap_or(usize::MAX))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        image.read_exact_at(part, extent.start.saturating_add(skip))?;
+        rest = tail;
+        skip = 0;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn read_file(path: &Path, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // A file that became a link since it was listed may lead anywhere.
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("live/sub")).unwrap();
+        std::fs::write(dir.path().join("live/a"), b"hello").unwrap();
+        std::fs::write(dir.path().join("live/sub/b"), b"").unwrap();
+        std::os::unix::fs::symlink("live", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("../../../../etc/passwd", dir.path().join("live/out")).unwrap();
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_directory_as_a_tree() {
+        let dir = sample();
+        let tree = Tree::of_directory(dir.path()).unwrap();
+        let again = Tree::of_directory(dir.path()).unwrap();
+        assert_eq!(tree.identity, again.identity);
+        let (a, size) = tree.file("/live/a").unwrap();
+        assert_eq!(size, 5);
+        assert_eq!(tree.path(a), "/live/a");
+        assert_eq!(again.find(tree.node(a).unwrap().id).map(|at| again.path(at)).unwrap(), "/live/a");
+        assert_eq!(tree.file("//link//a"), Some((a, 5)));
+        assert_eq!(tree.file("/LIVE/A"), None);
+        assert_eq!(tree.walk_ignoring_case("/LIVE/A"), Some(a));
+        let mut buffer = [0; 9];
+        assert_eq!(tree.read_at(a, 1, &mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"ello");
+        assert_eq!(tree.read_at(a, 9, &mut buffer).unwrap(), 0);
+        assert!(tree.read_at(Tree::ROOT, 0, &mut buffer).is_err());
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        let dir = sample();
+        let tree = Tree::of_directory(dir.path()).unwrap();
+        assert_eq!(tree.walk("/live/out"), None);
+        assert_eq!(tree.walk("/../.."), Some(Tree::ROOT));
+        assert_eq!(tree.walk("/../../etc/passwd"), None);
+        assert_eq!(tree.walk("/loop"), None);
+    }
+
+    #[test]
+    fn extents_are_one_file() {
+        let image: Vec<u8> = (0..100).collect();
+        let extents = [Extent { start: 10, length: 4 }, Extent { start: 50, length: 3 }];
+        let mut buffer = [0; 5];
+        read_extents(&image, &extents, 2, &mut buffer).unwrap();
+        assert_eq!(buffer, [12, 13, 50, 51, 52]);
+        assert!(read_extents(&image, &extents, 3, &mut buffer).is_err());
+    }
+}
