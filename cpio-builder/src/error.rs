@@ -93,6 +93,22 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// A program or file of the system that is needed is not installed.
+    NoTool {
+        /// The program, or what the file is for.
+        what: String,
+        /// Debian package that has it.
+        package: &'static str,
+    },
+    /// A program failed.
+    Tool {
+        /// Its name.
+        program: &'static str,
+        /// What it said.
+        why: String,
+    },
+    /// What was asked for cannot be.
+    Media(String),
     /// Something cannot be put into the archive.
     Archive(ArchiveError),
     /// The index would overflow its numbers.
@@ -145,6 +161,11 @@ impl fmt::Display for Error {
                 write!(f, "cannot read {} as an initramfs: {source}", path.display())
             }
             Self::Container { path, why } => write!(f, "cannot read {}: {why}", path.display()),
+            Self::NoTool { what, package } => {
+                write!(f, "{what} is not installed; on Debian: apt install {package}")
+            }
+            Self::Tool { program, why } => write!(f, "{program}: {why}"),
+            Self::Media(why) => write!(f, "{why}"),
             Self::Archive(e) => write!(f, "{e}"),
             Self::Index(why) => write!(f, "module index: {why}"),
             Self::Compress(e) => write!(f, "compression failed: {e}"),

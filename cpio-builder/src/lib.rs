@@ -4,14 +4,20 @@
 //! [`image::build`] makes an image from an [`image::ImageSpec`];
 //! [`initrd::Initrd`] reads anyone's.
 
+pub mod cloop;
 pub mod compress;
 pub mod error;
+pub mod fsimage;
 pub mod image;
 pub mod index;
 pub mod initrd;
+pub mod iso;
+pub mod menu;
 pub mod modinfo;
 pub mod newc;
 pub mod profile;
 pub mod source;
 pub mod strip;
+pub mod tools;
 pub mod tree;
+pub mod verity;

@@ -1,0 +1,888 @@
+//! Boot menus: one description, read from and written as the configuration of
+//! SYSLINUX (isolinux, pxelinux), GRUB and iPXE.
+//!
+//! Reading takes what these menus say about Linux entries: kernel, initrd,
+//! command line. It follows the SYSLINUX wiki's "Config" page and the GRUB
+//! manual's "Shell-like scripting", and is no interpreter: both branches of a
+//! GRUB `if` count, functions are not called, `.c32` programs, chain loading
+//! and local boot are passed over. What a file includes is asked of the
+//! caller. Input, entries and depth are bounded.
+//!
+//! Writing gives files without anything but the entries, a default and a time.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+/// Most bytes of one configuration file.
+pub const FILE_MAX: usize = 1 << 20;
+/// Most entries of a menu.
+pub const ENTRIES_MAX: usize = 1024;
+/// Most files that one menu is made of.
+const FILES_MAX: usize = 64;
+/// Most that a GRUB line may grow to by its variables.
+const LINE_MAX: usize = 64 << 10;
+
+/// A boot menu.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Menu {
+    /// Heading; may be empty.
+    pub title: String,
+    /// Seconds until the default starts; `None` waits for ever.
+    pub timeout: Option<u32>,
+    /// Position of the entry that starts by itself.
+    pub default: usize,
+    /// The entries in order.
+    pub entries: Vec<Entry>,
+}
+
+/// One way to boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Short name, without white space.
+    pub id: String,
+    /// What people read.
+    pub title: String,
+    /// Path of the kernel, as the boot loader is told.
+    pub kernel: String,
+    /// Paths of the initramfs files, in order.
+    pub initrd: Vec<String>,
+    /// The kernel's command line.
+    pub append: String,
+}
+
+/// Which boot loader a configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// isolinux, pxelinux, extlinux.
+    Syslinux,
+    /// GRUB 2.
+    Grub,
+}
+
+/// Why a menu cannot be written or read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MenuError {
+    /// There is nothing to start.
+    Empty,
+    /// More entries or files than any menu has.
+    TooMany,
+    /// A text would break its line.
+    Text {
+        /// The text.
+        text: String,
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for MenuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "it has no entry that starts a Linux kernel"),
+            Self::TooMany => {
+                write!(f, "it has more than {ENTRIES_MAX} entries or {FILES_MAX} files")
+            }
+            Self::Text { text, what } => {
+                write!(f, "{what} '{}' does not fit a menu", text.escape_debug())
+            }
+        }
+    }
+}
+
+impl std::error::Error for MenuError {}
+
+/// Gives the text of a file that a menu includes, if there is one.
+pub type Load<'l> = &'l mut dyn FnMut(&str) -> Option<String>;
+
+impl Menu {
+    /// Reads a configuration. Without entries it is an empty menu.
+    ///
+    /// # Errors
+    /// [`MenuError::TooMany`].
+    pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Result<Self, MenuError> {
+        match dialect {
+            Dialect::Syslinux => Syslinux::default().read(text, load),
+            Dialect::Grub => Grub::default().read(text, load),
+        }
+    }
+
+    /// Tells the boot loader from the words that only it has.
+    #[must_use]
+    pub fn guess(text: &str) -> Option<Dialect> {
+        let first = |line: &str| {
+            let word = line.split_whitespace().next()?.to_ascii_lowercase();
+            match word.as_str() {
+                "menuentry" | "submenu" | "set" | "insmod" | "search" | "if" | "linux16"
+                | "linuxefi" | "configfile" | "function" => Some(Dialect::Grub),
+                "label" | "append" | "prompt" | "ui" | "kernel" | "say" | "ipappend"
+                | "sysappend" | "localboot" | "include" => Some(Dialect::Syslinux),
+                _ => None,
+            }
+        };
+        text.lines().find_map(first)
+    }
+
+    /// Checks that every text fits the one line that it gets.
+    ///
+    /// # Errors
+    /// The text that does not.
+    pub fn check(&self) -> Result<(), MenuError> {
+        if self.entries.is_empty() {
+            return Err(MenuError::Empty);
+        }
+        if self.entries.len() > ENTRIES_MAX {
+            return Err(MenuError::TooMany);
+        }
+        let fits = |text: &str, what, word: bool| {
+            let bad =
+                text.chars().any(|c| c.is_control() || (word && (c.is_whitespace() || c == ',')));
+            match bad || (word && text.is_empty()) {
+                true => Err(MenuError::Text { text: text.into(), what }),
+                false => Ok(()),
+            }
+        };
+        fits(&self.title, "the heading", false)?;
+        for entry in &self.entries {
+            fits(&entry.id, "the label", true)?;
+            fits(&entry.title, "the title", false)?;
+            fits(&entry.kernel, "the kernel's path", true)?;
+            entry.initrd.iter().try_for_each(|path| fits(path, "the initrd's path", true))?;
+            fits(&entry.append, "the command line", false)?;
+        }
+        Ok(())
+    }
+
+    /// As isolinux and pxelinux read it. Over a network (`from_network`) the
+    /// card that was booted from is told to the kernel, as `BOOTIF=`.
+    ///
+    /// # Errors
+    /// See [`Menu::check`].
+    pub fn to_syslinux(&self, from_network: bool) -> Result<String, MenuError> {
+        self.check()?;
+        let mut out = String::from("SERIAL 0 115200\n");
+        if self.entries.len() > 1 {
+            out.push_str("UI menu.c32\n");
+        }
+        if !self.title.is_empty() {
+            let _ = writeln!(out, "MENU TITLE {}", self.title);
+        }
+        let _ = writeln!(out, "PROMPT 0");
+        // Tenths of seconds; 0 would be for ever, so at once is 1.
+        let tenths = self.timeout.map_or(0, |s| s.saturating_mul(10).max(1));
+        let _ = writeln!(out, "TIMEOUT {tenths}");
+        if let Some(entry) = self.entries.get(self.default) {
+            let _ = writeln!(out, "DEFAULT {}", entry.id);
+        }
+        for entry in &self.entries {
+            let _ = write!(out, "\nLABEL {}\n", entry.id);
+            if !entry.title.is_empty() {
+                let _ = writeln!(out, "  MENU LABEL {}", entry.title);
+            }
+            let _ = writeln!(out, "  KERNEL {}", entry.kernel);
+            if !entry.initrd.is_empty() {
+                let _ = writeln!(out, "  INITRD {}", entry.initrd.join(","));
+            }
+            // A lone - keeps a global APPEND away.
+            let append = if entry.append.is_empty() { "-" } else { &entry.append };
+            let _ = writeln!(out, "  APPEND {append}");
+            if from_network {
+                let _ = writeln!(out, "  IPAPPEND 2");
+            }
+        }
+        Ok(out)
+    }
+
+    /// As GRUB reads it. Paths stay as they are: absolute ones count from the
+    /// device that GRUB has as `$root`.
+    ///
+    /// # Errors
+    /// See [`Menu::check`].
+    pub fn to_grub(&self, from_network: bool) -> Result<String, MenuError> {
+        self.check()?;
+        let mut out = String::from(
+            "if serial --unit=0 --speed=115200; then\n  terminal_input console serial\n  \
+             terminal_output console serial\nfi\n",
+        );
+        let _ = writeln!(out, "set default={}", self.default);
+        let _ = match self.timeout {
+            Some(seconds) => writeln!(out, "set timeout={seconds}"),
+            None => writeln!(out, "set timeout=-1"),
+        };
+        for entry in &self.entries {
+            let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
+            let _ = write!(
+                out,
+                "\nmenuentry {} --id {} {{\n  linux {}",
+                grub_word(title),
+                grub_word(&entry.id),
+                grub_word(&entry.kernel)
+            );
+            if from_network {
+                out.push_str(" BOOTIF=01-$net_default_mac");
+            }
+            for word in kernel_words(&entry.append) {
+                let _ = write!(out, " {}", grub_word(&word));
+            }
+            out.push('\n');
+            if !entry.initrd.is_empty() {
+                let paths: Vec<String> = entry.initrd.iter().map(|p| grub_word(p)).collect();
+                let _ = writeln!(out, "  initrd {}", paths.join(" "));
+            }
+            out.push_str("}\n");
+        }
+        Ok(out)
+    }
+
+    /// As an iPXE script. Paths are taken as relative to the script's own.
+    ///
+    /// # Errors
+    /// See [`Menu::check`]; `${` in a command line would be iPXE's.
+    pub fn to_ipxe(&self) -> Result<String, MenuError> {
+        self.check()?;
+        for entry in &self.entries {
+            for (text, what) in [(&entry.append, "the command line"), (&entry.title, "the title")] {
+                if text.contains("${") || text.contains("||") || text.contains("&&") {
+                    return Err(MenuError::Text { text: text.clone(), what });
+                }
+            }
+        }
+        let mut out = String::from("#!ipxe\n");
+        if self.entries.len() > 1 {
+            let _ = writeln!(out, "menu {}", self.title);
+            for entry in &self.entries {
+                let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
+                let _ = writeln!(out, "item {} {title}", entry.id);
+            }
+            let default = self.entries.get(self.default).map_or("", |e| e.id.as_str());
+            // Milliseconds; 0 is for ever.
+            let wait = self.timeout.map_or(0, |s| s.saturating_mul(1000).max(1));
+            let _ = writeln!(
+                out,
+                "choose --default {default} --timeout {wait} target && goto ${{target}}"
+            );
+        }
+        for entry in &self.entries {
+            let _ = write!(out, "\n:{}\nkernel {}", entry.id, entry.kernel);
+            // UEFI's stub takes the files from iPXE only under these names.
+            for path in &entry.initrd {
+                let _ = write!(out, " initrd={}", path.rsplit('/').next().unwrap_or(path));
+            }
+            let _ = writeln!(out, " BOOTIF=01-${{netX/mac:hexhyp}} {}", entry.append);
+            for path in &entry.initrd {
+                let _ = writeln!(out, "initrd {path}");
+            }
+            out.push_str("boot\n");
+        }
+        Ok(out)
+    }
+}
+
+/// Splits a kernel command line at spaces outside double quotes, and takes
+/// the quotes off: GRUB puts them back around words with spaces.
+fn kernel_words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+/// A word as GRUB's shell takes it literally.
+fn grub_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%[]".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// State of reading SYSLINUX files.
+#[derive(Default)]
+struct Syslinux {
+    menu: Menu,
+    default: Option<String>,
+    append: String,
+    entry: Option<SyslinuxEntry>,
+    files: usize,
+    in_text: bool,
+}
+
+#[derive(Default)]
+struct SyslinuxEntry {
+    entry: Entry,
+    append: Option<String>,
+    foreign: bool,
+    default: bool,
+}
+
+impl Syslinux {
+    fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
+        self.file(text, load, 0)?;
+        self.end_entry()?;
+        if let Some(default) = &self.default {
+            let found = self.menu.entries.iter().position(|e| e.id.eq_ignore_ascii_case(default));
+            self.menu.default = found.unwrap_or(self.menu.default);
+        }
+        Ok(self.menu)
+    }
+
+    fn file(&mut self, text: &str, load: Load<'_>, depth: usize) -> Result<(), MenuError> {
+        self.files += 1;
+        if self.files > FILES_MAX {
+            return Err(MenuError::TooMany);
+        }
+        for line in text
+            .get(..text.floor_char_boundary(FILE_MAX))
+            .unwrap_or_default()
+            .lines()
+            .map(str::trim)
+        {
+            let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            let rest = rest.trim();
+            let word = word.to_ascii_lowercase();
+            if self.in_text {
+                self.in_text = word != "endtext";
+                continue;
+            }
+            let (word, rest) = match (word.as_str(), rest.split_once(char::is_whitespace)) {
+                ("menu", Some((sub, rest))) => {
+                    (format!("menu {}", sub.to_ascii_lowercase()), rest.trim())
+                }
+                ("menu", None) => (format!("menu {}", rest.to_ascii_lowercase()), ""),
+                _ => (word, rest),
+            };
+            if matches!(word.as_str(), "include" | "menu include") {
+                // MENU INCLUDE may have a tag behind the name.
+                let name = rest.split_whitespace().next().unwrap_or_default();
+                if depth < 8
+                    && let Some(more) = load(name)
+                {
+                    self.file(&more, load, depth + 1)?;
+                }
+                continue;
+            }
+            self.line(&word, rest)?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, word: &str, rest: &str) -> Result<(), MenuError> {
+        match (word, &mut self.entry) {
+            ("text", _) => self.in_text = rest.eq_ignore_ascii_case("help"),
+            ("label", _) => {
+                self.end_entry()?;
+                let entry = Entry { id: rest.to_owned(), ..Entry::default() };
+                self.entry = Some(SyslinuxEntry { entry, ..SyslinuxEntry::default() });
+            }
+            ("menu begin" | "menu end", _) => self.end_entry()?,
+            ("menu title", None) => self.menu.title = unmarked(rest),
+            ("timeout", _) => {
+                let tenths: u32 = rest.parse().unwrap_or(0);
+                self.menu.timeout = (tenths > 0).then(|| tenths / 10);
+            }
+            ("default" | "ontimeout", _) => {
+                let first = rest.split_whitespace().next().unwrap_or_default();
+                // DEFAULT may also name the menu program.
+                if !first.to_ascii_lowercase().ends_with(".c32") {
+                    self.default = Some(first.to_owned());
+                }
+            }
+            ("append", None) => self.append = rest.to_owned(),
+            ("append", Some(at)) => at.append = Some(rest.to_owned()),
+            ("menu label", Some(at)) => at.entry.title = unmarked(rest),
+            ("menu default", Some(at)) => at.default = true,
+            ("linux", Some(at)) => at.kernel(rest, true),
+            ("kernel", Some(at)) => at.kernel(rest, false),
+            ("initrd", Some(at)) => at.entry.initrd = paths(rest),
+            (
+                "localboot" | "com32" | "boot" | "bss" | "pxe" | "fdimage" | "comboot" | "config",
+                Some(at),
+            ) => {
+                at.foreign = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_entry(&mut self) -> Result<(), MenuError> {
+        let Some(SyslinuxEntry { mut entry, append, foreign, default }) = self.entry.take() else {
+            return Ok(());
+        };
+        if foreign || entry.kernel.is_empty() {
+            return Ok(());
+        }
+        if self.menu.entries.len() >= ENTRIES_MAX {
+            return Err(MenuError::TooMany);
+        }
+        let append = append.unwrap_or_else(|| self.append.clone());
+        let mut kept: Vec<&str> = Vec::new();
+        for word in append.split_whitespace().filter(|word| *word != "-") {
+            // It is the boot loader that reads this one; the kernel gets it
+            // too and does not care.
+            match word.strip_prefix("initrd=") {
+                Some(list) => entry.initrd = paths(list),
+                None => kept.push(word),
+            }
+        }
+        entry.append = kept.join(" ");
+        if default {
+            self.menu.default = self.menu.entries.len();
+            self.default = None;
+        }
+        self.menu.entries.push(entry);
+        Ok(())
+    }
+}
+
+impl SyslinuxEntry {
+    fn kernel(&mut self, path: &str, surely: bool) {
+        let path = path.split_whitespace().next().unwrap_or_default();
+        let lower = path.to_ascii_lowercase();
+        let other = [".c32", ".0", ".bin", ".bss", ".bs", ".img", ".com", ".cbt", ".efi"];
+        self.foreign = !surely && other.iter().any(|end| lower.ends_with(end));
+        path.clone_into(&mut self.entry.kernel);
+    }
+}
+
+/// A label without the mark of its shortcut key: `^Live` is shown as "Live".
+fn unmarked(text: &str) -> String {
+    text.replacen('^', "", 1)
+}
+
+fn paths(list: &str) -> Vec<String> {
+    list.split([',', ' ']).filter(|p| !p.is_empty()).map(str::to_owned).collect()
+}
+
+/// State of reading GRUB files.
+#[derive(Default)]
+struct Grub {
+    menu: Menu,
+    variables: BTreeMap<String, String>,
+    entry: Option<Entry>,
+    files: usize,
+    /// Blocks that are open.
+    depth: usize,
+    /// Position in `menu.entries` of each item of the first level.
+    items: Vec<usize>,
+}
+
+impl Grub {
+    fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
+        self.file(text, load, 0)?;
+        self.end_entry()?;
+        if let Some(default) = self.variables.get("default") {
+            let by_name = |e: &Entry| e.id == *default || e.title == *default;
+            let by_number = || self.items.get(default.parse::<usize>().ok()?).copied();
+            let found = self.menu.entries.iter().position(by_name).or_else(by_number);
+            self.menu.default = found.filter(|n| *n < self.menu.entries.len()).unwrap_or(0);
+        }
+        let timeout = self.variables.get("timeout").and_then(|t| t.parse::<i64>().ok());
+        self.menu.timeout = timeout.and_then(|t| u32::try_from(t).ok());
+        Ok(self.menu)
+    }
+
+    fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
+        self.files += 1;
+        if self.files > FILES_MAX {
+            return Err(MenuError::TooMany);
+        }
+        let mut chars =
+            text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default().chars().peekable();
+        while chars.peek().is_some() {
+            let (words, opens) = self.command(&mut chars);
+            let depth = self.depth;
+            self.depth += usize::from(opens);
+            let mut words = words.iter().map(String::as_str);
+            let Some(mut first) = words.next() else { continue };
+            // What stands before a command on its line.
+            while matches!(first, "if" | "then" | "else" | "elif" | "{" | "}" | "do" | "fi" | "!") {
+                if first == "}" {
+                    self.end_entry()?;
+                    self.depth = self.depth.saturating_sub(1);
+                }
+                match words.next() {
+                    Some(word) => first = word,
+                    None => break,
+                }
+            }
+            match first {
+                "source" | "configfile" | "." | "extract_entries_source" if nesting < 8 => {
+                    if let Some(more) = words.next().and_then(&mut *load) {
+                        self.file(&more, load, nesting + 1)?;
+                    }
+                }
+                first => self.run(first, depth, &mut words)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn run<'w>(
+        &mut self,
+        first: &'w str,
+        depth: usize,
+        words: &mut dyn Iterator<Item = &'w str>,
+    ) -> Result<(), MenuError> {
+        match first {
+            "menuentry" | "submenu" => {
+                self.end_entry()?;
+                if depth == 0 && self.items.len() < ENTRIES_MAX {
+                    self.items.push(self.menu.entries.len());
+                }
+                let title = words.next().unwrap_or_default().to_owned();
+                let mut id = String::new();
+                while let Some(word) = words.next() {
+                    match word.strip_prefix("--id=") {
+                        Some(given) => given.clone_into(&mut id),
+                        None if word == "--id" => {
+                            words.next().unwrap_or_default().clone_into(&mut id)
+                        }
+                        None => {}
+                    }
+                }
+                if first == "menuentry" {
+                    if id.is_empty() {
+                        id = format!("entry{}", self.menu.entries.len() + 1);
+                    }
+                    self.entry = Some(Entry { id, title, ..Entry::default() });
+                }
+            }
+            "linux" | "linuxefi" | "linux16" => {
+                let kernel = words.next().unwrap_or_default().to_owned();
+                // GRUB quotes words with spaces for the kernel.
+                let quoted = |w: &str| {
+                    if w.contains(char::is_whitespace) { format!("\"{w}\"") } else { w.to_owned() }
+                };
+                let append: Vec<String> = words.map(quoted).collect();
+                if let Some(entry) = &mut self.entry {
+                    entry.kernel = kernel;
+                    entry.append = append.join(" ");
+                }
+            }
+            "initrd" | "initrdefi" | "initrd16" => {
+                if let Some(entry) = &mut self.entry {
+                    entry.initrd = words.map(str::to_owned).collect();
+                }
+            }
+            "set" => {
+                if let Some((name, value)) = words.next().and_then(|w| w.split_once('='))
+                    && (self.variables.len() < ENTRIES_MAX || self.variables.contains_key(name))
+                {
+                    self.variables.insert(name.to_owned(), value.to_owned());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_entry(&mut self) -> Result<(), MenuError> {
+        let Some(entry) = self.entry.take().filter(|e| !e.kernel.is_empty()) else { return Ok(()) };
+        if self.menu.entries.len() >= ENTRIES_MAX {
+            return Err(MenuError::TooMany);
+        }
+        self.menu.entries.push(entry);
+        Ok(())
+    }
+
+    /// The words up to the end of a command: a line's end, `;`, or a brace;
+    /// and whether that opens a block. A closing brace is a command.
+    fn command(&self, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> (Vec<String>, bool) {
+        let mut words = Vec::new();
+        let mut word: Option<String> = None;
+        let mut size = 0;
+        let mut opens = false;
+        while let Some(c) = chars.peek().copied() {
+            if c == '}' && word.is_none() && !words.is_empty() {
+                break;
+            }
+            chars.next();
+            match c {
+                '}' if word.is_none() => {
+                    words.push("}".to_owned());
+                    break;
+                }
+                '\n' | ';' => break,
+                '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
+                '{' if word.is_none() => {
+                    opens = true;
+                    break;
+                }
+                c if c.is_whitespace() => words.extend(word.take()),
+                '\'' => {
+                    let word = word.get_or_insert_default();
+                    word.extend(std::iter::from_fn(|| chars.next().filter(|c| *c != '\'')));
+                }
+                '"' => {
+                    let word = word.get_or_insert_default();
+                    while let Some(c) = chars.next().filter(|c| *c != '"') {
+                        match c {
+                            '\\' => match chars.next() {
+                                Some(c @ ('"' | '\\' | '$')) => word.push(c),
+                                Some('\n') | None => {}
+                                Some(c) => word.extend(['\\', c]),
+                            },
+                            '$' => size += self.expand(chars, word, size),
+                            c => word.push(c),
+                        }
+                    }
+                }
+                '\\' => match chars.next() {
+                    Some('\n') | None => {}
+                    Some(c) => word.get_or_insert_default().push(c),
+                },
+                '$' => {
+                    // Unquoted, an empty variable is no word, and one with
+                    // spaces is several.
+                    let mut value = String::new();
+                    size += self.expand(chars, &mut value, size);
+                    let mut parts = value.split_whitespace();
+                    if let Some(part) = parts.next() {
+                        word.get_or_insert_default().push_str(part);
+                    }
+                    for part in parts {
+                        words.extend(word.replace(part.to_owned()));
+                    }
+                }
+                c => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        (words, opens)
+    }
+
+    /// Puts in a variable's value; gives its length.
+    fn expand(
+        &self,
+        chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+        to: &mut String,
+        size: usize,
+    ) -> usize {
+        let braced = chars.next_if_eq(&'{').is_some();
+        let mut name = String::new();
+        let part = |c: &char| {
+            c.is_ascii_alphanumeric() || *c == '_' || (braced && *c != '}' && *c != '\n')
+        };
+        while let Some(c) = chars.next_if(part) {
+            name.push(c);
+        }
+        if braced {
+            chars.next_if_eq(&'}');
+        }
+        let value = self.variables.get(&name).map_or("", String::as_str);
+        if size + value.len() > LINE_MAX {
+            return 0;
+        }
+        to.push_str(value);
+        value.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    const ISOLINUX: &str = "\
+UI vesamenu.c32
+include stdmenu.cfg
+menu title ^Welcome
+default live
+timeout 50
+append quiet
+label live
+  menu label ^Live system
+  menu default
+  linux /live/vmlinuz
+  initrd /live/initrd.img
+  append boot=live components
+  text help
+  label not-one
+  endtext
+label plain
+  kernel /live/vmlinuz
+label none
+  kernel /live/vmlinuz
+  append -
+label old
+  KERNEL /casper/vmlinuz
+  APPEND  file=/cdrom/preseed.seed boot=casper initrd=/casper/a.gz,/casper/b.gz quiet --
+label memtest
+  kernel /install/mt86plus.bin
+label hd
+  localboot 0x80
+";
+
+    #[test]
+    fn isolinux_entries() {
+        let mut asked = Vec::new();
+        let menu = Menu::read(Dialect::Syslinux, ISOLINUX, &mut |name| {
+            asked.push(name.to_owned());
+            Some("menu background splash.png\nlabel extra\nlinux /x\n".into())
+        });
+        let menu = menu.unwrap();
+        assert_eq!(asked, ["stdmenu.cfg"]);
+        assert_eq!(menu.timeout, Some(5));
+        assert_eq!(menu.title, "");
+        let ids: Vec<&str> = menu.entries.iter().map(|e| e.id.as_str()).collect();
+        assert_eq!(ids, ["extra", "live", "plain", "none", "old"]);
+        let live = &menu.entries[menu.default];
+        assert_eq!((live.id.as_str(), live.title.as_str()), ("live", "Live system"));
+        assert_eq!(live.append, "boot=live components");
+        assert_eq!(menu.entries[2].append, "");
+        assert_eq!(menu.entries[3].append, "");
+        let old = &menu.entries[4];
+        assert_eq!(old.initrd, ["/casper/a.gz", "/casper/b.gz"]);
+        assert_eq!(old.append, "file=/cdrom/preseed.seed boot=casper quiet --");
+    }
+
+    #[test]
+    fn a_global_append_is_for_labels_without_one() {
+        let text = "append quiet splash\nlabel a\nkernel k\nlabel b\nkernel k\nappend -\n";
+        let menu = Menu::read(Dialect::Syslinux, text, &mut none).unwrap();
+        assert_eq!(menu.entries[0].append, "quiet splash");
+        assert_eq!(menu.entries[1].append, "");
+    }
+
+    const GRUB: &str = r#"
+if loadfont $prefix/font.pf2 ; then
+  set gfxmode=800x600
+fi
+set default="3"
+set timeout=30
+set extra="a=1 b=2"
+source /boot/grub/config.cfg
+menuentry "Live system (amd64)" --hotkey=l --id live {
+	linux	/live/vmlinuz-6.1 boot=live $extra "${extra}" file=\$x 'c=$d' $nothing findiso=${iso_path} # comment
+	initrd	/live/initrd.img /more.img
+}
+submenu 'Advanced ...' {
+  menuentry 'It'\''s safe' { linuxefi /casper/vmlinuz boot=casper \
+     nomodeset ---; initrdefi /casper/initrd }
+  menuentry 'Firmware' { fwsetup }
+}
+menuentry memtest { linux16 }
+menuentry last { set gfxpayload=keep
+  linux /v root=LABEL="a b"
+}
+"#;
+
+    #[test]
+    fn grub_entries() {
+        let menu = Menu::read(Dialect::Grub, GRUB, &mut none).unwrap();
+        assert_eq!((menu.timeout, menu.default), (Some(30), 2));
+        let [live, safe, last] = menu.entries.as_slice() else { panic!("{menu:#?}") };
+        assert_eq!((live.id.as_str(), live.title.as_str()), ("live", "Live system (amd64)"));
+        assert_eq!(live.append, "boot=live a=1 b=2 \"a=1 b=2\" file=$x c=$d findiso=");
+        assert_eq!(live.initrd, ["/live/initrd.img", "/more.img"]);
+        assert_eq!(safe.title, "It's safe");
+        assert_eq!(safe.append, "boot=casper nomodeset ---");
+        assert_eq!(safe.initrd, ["/casper/initrd"]);
+        assert_eq!(last.append, "\"root=LABEL=a b\"");
+    }
+
+    #[test]
+    fn variables_and_includes_do_not_explode() {
+        let mut text = String::from("set a=xxxxxxxxxxxxxxxx\n");
+        for _ in 0..200 {
+            text.push_str("set a=\"$a$a\"\n");
+        }
+        text.push_str("menuentry a { linux /k $a }\n");
+        let menu = Menu::read(Dialect::Grub, &text, &mut none).unwrap();
+        assert!(menu.entries[0].append.len() <= LINE_MAX);
+        for (dialect, text) in
+            [(Dialect::Grub, "source x\nsource x\n"), (Dialect::Syslinux, "include x\ninclude x\n")]
+        {
+            let all = Menu::read(dialect, text, &mut |_| Some(text.into()));
+            assert_eq!(all, Err(MenuError::TooMany));
+        }
+    }
+
+    #[test]
+    fn which_loader() {
+        assert_eq!(Menu::guess(ISOLINUX), Some(Dialect::Syslinux));
+        assert_eq!(Menu::guess(GRUB), Some(Dialect::Grub));
+        assert_eq!(Menu::guess("\0\0"), None);
+    }
+
+    #[test]
+    fn ipxe_scripts() {
+        let mut menu = Menu {
+            timeout: Some(3),
+            entries: vec![Entry {
+                id: "live".into(),
+                kernel: "vmlinuz".into(),
+                initrd: vec!["sub/initrd.img".into()],
+                append: "boot=live".into(),
+                ..Entry::default()
+            }],
+            ..Menu::default()
+        };
+        let text = menu.to_ipxe().unwrap();
+        assert!(text.contains("kernel vmlinuz initrd=initrd.img BOOTIF=01-${netX/mac:hexhyp} boot=live\ninitrd sub/initrd.img\nboot\n"), "{text}");
+        menu.entries[0].append = "x=${y}".into();
+        assert!(menu.to_ipxe().is_err());
+        menu.entries[0].append = "a\nb".into();
+        assert!(menu.to_syslinux(false).unwrap_err().to_string().contains("'a\\nb' does not fit"));
+        assert_eq!(Menu::default().to_grub(false), Err(MenuError::Empty));
+    }
+
+    prop_compose! {
+        fn entry()(
+            kernel in "/[a-z0-9.-]{1,12}[a-z]",
+            initrd in prop::collection::vec("/[a-z0-9.$'-]{1,12}", 0..3),
+            append in prop::collection::vec("[a-z0-9.=:/$;{}'#,&|<>!*-]{0,12}[a-z0-9]", 0..5),
+            title in "[A-Za-z(][A-Za-z0-9 ()'$#{}.-]{0,20}[a-z)]",
+        ) -> Entry {
+            Entry { id: String::new(), title, kernel, initrd, append: append.join(" ") }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            entries in prop::collection::vec(entry(), 1..5),
+            timeout in prop::option::of(1u32..1000),
+            default in 0usize..5,
+        ) {
+            let mut menu = Menu { title: "Some menu".into(), timeout, default: default % entries.len(), entries };
+            for (n, entry) in menu.entries.iter_mut().enumerate() {
+                entry.id = format!("entry{n}");
+                // SYSLINUX would read these itself.
+                entry.append = entry.append.replace("initrd=", "x=");
+            }
+            let read = Menu::read(Dialect::Syslinux, &menu.to_syslinux(true).unwrap(), &mut none);
+            prop_assert_eq!(read.as_ref(), Ok(&menu));
+            menu.title.clear();
+            let read = Menu::read(Dialect::Grub, &menu.to_grub(false).unwrap(), &mut none);
+            prop_assert_eq!(read.as_ref(), Ok(&menu));
+        }
+
+        #[test]
+        fn garbage_is_survived(text in any::<String>(), more in "[a-z{}$\"'\\\\\n ;=#]{0,200}") {
+            for text in [&text, &more, &format!("{GRUB}{more}{GRUB}"), &format!("{ISOLINUX}{more}")] {
+                for dialect in [Dialect::Grub, Dialect::Syslinux] {
+                    let _ = Menu::read(dialect, text, &mut |name| (name.len() > 3).then(|| more.clone()));
+                }
+            }
+        }
+    }
+}

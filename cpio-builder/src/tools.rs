@@ -1,0 +1,297 @@
+//! Programs that do the writing of file systems and media, and files that
+//! appear whole or not at all.
+
+use crate::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A program of the system, and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tool {
+    /// Name of the program.
+    pub program: &'static str,
+    /// Debian package that has it.
+    pub package: &'static str,
+}
+
+macro_rules! tools {
+    ($($name:ident $program:literal in $package:literal),* $(,)?) => {
+        $(#[doc = concat!("`", $program, "`.")]
+        pub const $name: Tool = Tool { program: $program, package: $package };)*
+    };
+}
+
+tools! {
+    XORRISO "xorriso" in "xorriso",
+    MKSQUASHFS "mksquashfs" in "squashfs-tools",
+    MKFS_EROFS "mkfs.erofs" in "erofs-utils",
+    MKE2FS "mke2fs" in "e2fsprogs",
+    DEBUGFS "debugfs" in "e2fsprogs",
+    MFORMAT "mformat" in "mtools",
+    MMD "mmd" in "mtools",
+    MCOPY "mcopy" in "mtools",
+}
+
+impl Tool {
+    /// Where it is: in `PATH`, or where programs for administrators are.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn find(&self) -> Result<PathBuf, Error> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+        let found = std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(self.program));
+        let missing = || Error::NoTool { what: self.program.into(), package: self.package };
+        found.into_iter().find(|file| file.is_file()).ok_or_else(missing)
+    }
+
+    /// A run of it, to be filled with words.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn command(&self) -> Result<Run, Error> {
+        let mut command = Command::new(self.find()?);
+        // Messages are read, and times are not to depend on where it runs.
+        command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC0").stdin(Stdio::null());
+        Ok(Run { command, program: self.program })
+    }
+}
+
+/// A run of a program.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    program: &'static str,
+}
+
+impl Run {
+    /// Adds words.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(words);
+        self
+    }
+
+    /// Adds a word.
+    #[must_use]
+    pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
+        self.command.arg(word);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in a directory.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Runs it to its end; gives what it wrote to standard output.
+    ///
+    /// # Errors
+    /// It does not start, or fails: then its last words are in the error.
+    pub fn run(self) -> Result<Vec<u8>, Error> {
+        self.feed(|_| Ok(()))
+    }
+
+    /// Runs it with something to read.
+    ///
+    /// # Errors
+    /// As [`Run::run`], or `write` fails for another reason than that the
+    /// program does not want more.
+    pub fn feed(
+        mut self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send,
+    ) -> Result<Vec<u8>, Error> {
+        let fail = |why: String| Error::Tool { program: self.program, why };
+        let command =
+            self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| fail(format!("does not start: {e}")))?;
+        let input = child.stdin.take();
+        let (fed, done) = std::thread::scope(|scope| {
+            let feeder = scope.spawn(move || input.map_or(Ok(()), |mut input| write(&mut input)));
+            let done = child.wait_with_output();
+            (feeder.join(), done)
+        });
+        let done = done.map_err(|e| fail(e.to_string()))?;
+        if !done.status.success() {
+            let text = String::from_utf8_lossy(&done.stderr).into_owned()
+                + &String::from_utf8_lossy(&done.stdout);
+            return Err(fail(last_words(&text)));
+        }
+        match fed {
+            Ok(Err(e)) if e.kind() != io::ErrorKind::BrokenPipe => Err(fail(e.to_string())),
+            Err(_) => Err(fail("feeding it failed".into())),
+            _ => Ok(done.stdout),
+        }
+    }
+}
+
+/// What a program said last, in one line.
+fn last_words(text: &str) -> String {
+    if text.contains("No space left on device") {
+        return "the disk is full; free some space or give -o another place".into();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let blamed = lines.iter().filter(|l| {
+        let l = l.to_ascii_lowercase();
+        ["fatal", "failure", "error", "cannot", "could not", "failed"].iter().any(|w| l.contains(w))
+    });
+    let blamed: Vec<&str> = blamed.copied().take(3).collect();
+    match (blamed.is_empty(), lines.last()) {
+        (false, _) => blamed.join("; "),
+        (true, Some(last)) => (*last).to_owned(),
+        (true, None) => "it said nothing".into(),
+    }
+}
+
+/// A file being made under another name, which gets its own when it is whole.
+/// Dropped before that, it leaves nothing.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    to: PathBuf,
+    kept: bool,
+}
+
+impl Draft {
+    /// A draft of `to`, in the same directory.
+    ///
+    /// # Errors
+    /// The path names no file, or its directory is not there.
+    pub fn new(to: &Path) -> Result<Self, Error> {
+        let fail = |kind: io::ErrorKind| Error::Write { path: to.into(), source: kind.into() };
+        let name = to.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory))?;
+        let mut draft = OsString::from(".");
+        draft.push(name);
+        draft.push(format!(".{}.part", std::process::id()));
+        if to.is_dir() {
+            return Err(fail(io::ErrorKind::IsADirectory));
+        }
+        if to.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
+            return Err(fail(io::ErrorKind::NotFound));
+        }
+        Ok(Self { path: to.with_file_name(draft), to: to.into(), kept: false })
+    }
+
+    /// Where the work goes on.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Creates it empty, open for reading and writing.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn create(&self) -> Result<File, Error> {
+        let file =
+            File::options().read(true).write(true).create(true).truncate(true).open(&self.path);
+        file.map_err(|source| Error::Write { path: self.to.clone(), source })
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// It cannot be written to the disk, or renamed.
+    pub fn keep(mut self) -> Result<(), Error> {
+        let synced = File::open(&self.path).and_then(|file| file.sync_all());
+        let done = synced.and_then(|()| fs::rename(&self.path, &self.to));
+        done.map_err(|source| Error::Write { path: self.to.clone(), source })?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A directory for what is needed while a file is made; gone with it.
+#[derive(Debug)]
+pub struct Workplace(PathBuf);
+
+impl Workplace {
+    /// A new directory beside `near`, where there is room for what `near` will hold.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new(near: &Path) -> Result<Self, Error> {
+        use std::os::unix::fs::DirBuilderExt;
+        let name = near.file_name().unwrap_or_default().to_string_lossy();
+        let dir = near.with_file_name(format!(".{name}.{}.work", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|source| Error::Write { path: dir.clone(), source })?;
+        Ok(Self(dir))
+    }
+
+    /// A path in it.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let told = Tool { program: "no-such-program", package: "nothing" }.find().unwrap_err();
+        assert_eq!(
+            told.to_string(),
+            "no-such-program is not installed; on Debian: apt install nothing"
+        );
+    }
+
+    #[test]
+    fn programs_are_fed_and_blamed() {
+        let cat = Tool { program: "cat", package: "coreutils" };
+        assert_eq!(cat.command().unwrap().feed(|to| to.write_all(b"abc")).unwrap(), b"abc");
+        let told = cat.command().unwrap().arg("/no/such").run().unwrap_err().to_string();
+        assert!(told.starts_with("cat: ") && told.contains("/no/such"), "{told}");
+        // More than a pipe holds, to a program that does not read.
+        let quiet = Tool { program: "true", package: "coreutils" };
+        assert_eq!(quiet.command().unwrap().feed(|to| to.write_all(&[0; 1 << 20])).unwrap(), b"");
+    }
+
+    #[test]
+    fn drafts() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("file");
+        let draft = Draft::new(&to).unwrap();
+        draft.create().unwrap().write_all(b"x").unwrap();
+        drop(draft);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let draft = Draft::new(&to).unwrap();
+        draft.create().unwrap();
+        draft.keep().unwrap();
+        assert!(to.exists());
+        assert!(Draft::new(dir.path()).is_err() && Draft::new(Path::new("/no/such/x")).is_err());
+        let work = Workplace::new(&to).unwrap();
+        fs::write(work.join("a"), "b").unwrap();
+        drop(work);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
