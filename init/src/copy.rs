@@ -159,6 +159,13 @@ pub fn tree(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Res
     walk.copy_below(source.as_fd(), target.as_fd(), from, 0)
 }
 
+/// Names in a directory, dot files included, sorted; none when it cannot be read.
+#[must_use]
+pub fn names(path: &str) -> Vec<String> {
+    let Ok(directory) = open_dir(rustix::fs::CWD, path) else { return Vec::new() };
+    entries(directory.as_fd()).into_iter().map(|(name, _)| name).collect()
+}
+
 /// Gives one directory the owner and the mode of another; what cannot be is left.
 pub fn like(from: &str, to: &str) {
     let Ok(stat) = rustix::fs::stat(from) else { return };

@@ -54,6 +54,7 @@ pub fn hand_over(
         ready.kind,
     );
     machine.log.say(Level::Verdict, &line);
+    machine.back_to_normal();
     if let Some(snapshot) = ready.snapshot
         && let Err(errno) = watch::start(snapshot)
     {
@@ -62,7 +63,6 @@ pub fn hand_over(
             Shown(errno)
         ));
     }
-    machine.back_to_normal();
     let _ = make_dir(STATE, 0o755);
     let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
     if let Err(error) = switch_root(ROOT) {

@@ -249,7 +249,7 @@ fn adopt(machine: &mut Machine, root: &str, upper: &str) {
     if access(upper, Access::EXISTS).is_ok() || make_dir(upper, 0o755).is_err() {
         return;
     }
-    for name in coldplug::sysfs::names(root).unwrap_or_default() {
+    for name in copy::names(root) {
         if NOT_ROOT.contains(&name.as_str()) || name.starts_with("install-logs-") {
             continue;
         }
@@ -358,7 +358,7 @@ fn link_below(source: &str, target: &str, depth: u32) {
     if depth > 32 {
         return;
     }
-    for name in coldplug::sysfs::names(source).unwrap_or_default() {
+    for name in copy::names(source) {
         let (from, to) = (format!("{source}/{name}"), format!("{target}/{name}"));
         let is_dir = rustix::fs::lstat(from.as_str())
             .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
@@ -780,11 +780,14 @@ mod tests {
         let source = tempfile::tempdir().unwrap();
         let target = tempfile::tempdir().unwrap();
         std::fs::create_dir(source.path().join("d")).unwrap();
+        std::fs::create_dir(source.path().join(".ssh")).unwrap();
+        std::fs::write(source.path().join(".ssh/.k"), "dot").unwrap();
         std::fs::write(source.path().join("d/key"), "secret").unwrap();
         std::fs::create_dir(target.path().join("d")).unwrap();
         std::fs::write(target.path().join("d/key"), "image's").unwrap();
         link_below(source.path().to_str().unwrap(), target.path().to_str().unwrap(), 0);
         assert_eq!(std::fs::read_to_string(target.path().join("d/key")).unwrap(), "secret");
+        assert_eq!(std::fs::read_to_string(target.path().join(".ssh/.k")).unwrap(), "dot");
         assert!(target.path().join("d").symlink_metadata().unwrap().is_dir());
     }
 }
