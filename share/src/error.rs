@@ -53,8 +53,6 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
-    /// The archive with `/init` cannot be made.
-    Archive(cpio_builder::error::Error),
 }
 
 impl fmt::Display for Error {
@@ -81,18 +79,11 @@ impl fmt::Display for Error {
                 }
             }
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
-            Self::Archive(source) => write!(f, "{source}"),
         }
     }
 }
 
 impl std::error::Error for Error {}
-
-impl From<cpio_builder::error::Error> for Error {
-    fn from(e: cpio_builder::error::Error) -> Self {
-        Self::Archive(e)
-    }
-}
 
 impl Error {
     /// For `map_err` on reading `path`.

@@ -172,10 +172,8 @@ impl Builder {
     }
 
     pub(crate) fn finish(mut self, identity: u64, image: Option<Arc<dyn ReadAt>>) -> Tree {
-        let order: HashMap<At, Vec<u8>> = (0u32..)
-            .zip(&self.nodes)
-            .map(|(n, node)| (At(n), node.name.clone()))
-            .collect();
+        let order: HashMap<At, Vec<u8>> =
+            (0u32..).zip(&self.nodes).map(|(n, node)| (At(n), node.name.clone())).collect();
         for node in &mut self.nodes {
             if let Kind::Directory(children) = &mut node.kind {
                 children.sort_by(|a, b| order.get(a).cmp(&order.get(b)));
@@ -465,7 +463,10 @@ mod tests {
         let (a, size) = tree.file("/live/a").unwrap();
         assert_eq!(size, 5);
         assert_eq!(tree.path(a), "/live/a");
-        assert_eq!(again.find(tree.node(a).unwrap().id).map(|at| again.path(at)).unwrap(), "/live/a");
+        assert_eq!(
+            again.find(tree.node(a).unwrap().id).map(|at| again.path(at)).unwrap(),
+            "/live/a"
+        );
         assert_eq!(tree.file("//link//a"), Some((a, 5)));
         assert_eq!(tree.file("/LIVE/A"), None);
         assert_eq!(tree.walk_ignoring_case("/LIVE/A"), Some(a));
