@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod clone;
 mod docs;
 mod explain;
 mod list;
@@ -26,14 +27,15 @@ impl From<cpio_builder::error::Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    let command = match args::parse(std::env::args_os()) {
-        Ok(command) => command,
-        Err(early) => return early.end(),
-    };
-    let done = match command {
-        args::Command::Build(what) => build::run(&what),
-        args::Command::Docs(what) => docs::run(&what),
-        args::Command::Explain(what) => return explain::run(&what),
+    let given: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let done = match clone::called(&given) {
+        Some(done) => done,
+        None => match args::parse(given) {
+            Err(early) => return early.end(),
+            Ok(args::Command::Build(what)) => build::run(&what),
+            Ok(args::Command::Docs(what)) => docs::run(&what),
+            Ok(args::Command::Explain(what)) => return explain::run(&what),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

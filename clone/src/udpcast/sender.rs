@@ -214,6 +214,8 @@ struct Slice {
     ready: Bits,
     answered: Bits,
     missing: Bits,
+    /// Those that have said anything about this slice: they know it is there.
+    seen: Bits,
     lossy: bool,
     invited: bool,
 }
@@ -430,6 +432,21 @@ impl Sender {
         self.resent
     }
 
+    /// Whether it waits for receivers.
+    #[must_use]
+    pub fn gathering(&self) -> bool {
+        self.state == State::Gathering
+    }
+
+    /// Whether [`Sender::transmit`] has something to send at `now`.
+    #[must_use]
+    pub fn transmit_waits(&self, now: Duration) -> bool {
+        !self.control.is_empty()
+            || (self.state == State::Running
+                && (self.config.max_bitrate.is_none() || self.next_send <= now)
+                && self.window.iter().any(|s| matches!(s.phase, Phase::Sending { .. })))
+    }
+
     /// Whether all is over.
     #[must_use]
     pub fn finished(&self) -> bool {
@@ -585,6 +602,7 @@ impl Sender {
         now: Duration,
     ) {
         let Some(slice) = self.window.iter_mut().find(|s| s.number == number) else { return };
+        slice.seen.set(client);
         if slice.ready.get(client) {
             return;
         }
@@ -734,10 +752,19 @@ impl Sender {
         }
     }
 
+    /// Whether every old program knows of the newest slice. Old receivers leave
+    /// when they see a slice after one of which they saw nothing, as when all
+    /// of it was lost; ours ask for it.
+    fn known_to_all(&self) -> bool {
+        self.window.back().is_none_or(|slice| {
+            self.active().all(|(i, m)| m.verify || slice.seen.get(i) || slice.ready.get(i))
+        })
+    }
+
     /// Makes the next slice when there is room for it.
     fn cut(&mut self) {
         let room = if self.config.full_duplex { 2 } else { 1 };
-        while self.window.len() < room && !self.end_cut {
+        while self.window.len() < room && !self.end_cut && self.known_to_all() {
             // Half duplex may have shrunk the slice below what is there.
             let length = self.pending.len().min(self.slice_bytes());
             let full = length == self.slice_bytes();
@@ -764,6 +791,7 @@ impl Sender {
                 ready: Bits::default(),
                 answered: Bits::default(),
                 missing: Bits::default(),
+                seen: Bits::default(),
                 lossy: false,
                 invited: !self.config.streaming,
                 data,

@@ -1,0 +1,238 @@
+//! Options as the old programs take them: getopt's long and short forms,
+//! joined or apart, long names shortened where that is unambiguous. One table
+//! a program is the grammar and the help text.
+
+use crate::Failure;
+
+/// One option.
+#[derive(Debug)]
+pub struct Flag {
+    /// Long name, without dashes; may be empty.
+    pub long: &'static str,
+    /// Short name.
+    pub short: Option<char>,
+    /// What its argument is called, if it takes one.
+    pub takes: Option<&'static str>,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+/// Shorthand for the tables.
+pub const fn flag(
+    long: &'static str,
+    short: Option<char>,
+    takes: Option<&'static str>,
+    help: &'static str,
+) -> Flag {
+    Flag { long, short, takes, help }
+}
+
+/// A program's grammar.
+#[derive(Debug)]
+pub struct Program {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, in a sentence.
+    pub about: &'static str,
+    /// Its options.
+    pub flags: &'static [Flag],
+    /// What follows the options.
+    pub rest: &'static str,
+    /// A command line that works.
+    pub example: &'static str,
+}
+
+/// What was given.
+#[derive(Debug, Default)]
+pub struct Given {
+    values: Vec<(&'static Flag, String)>,
+    /// What is not an option.
+    pub rest: Vec<String>,
+}
+
+impl Given {
+    fn named(&self, name: &str) -> impl DoubleEndedIterator<Item = &str> {
+        self.values.iter().filter(move |(f, _)| is(f, name)).map(|(_, v)| v.as_str())
+    }
+
+    /// Whether the option was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.named(name).next().is_some()
+    }
+
+    /// The option's last argument.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.named(name).next_back()
+    }
+
+    /// All of the option's arguments.
+    pub fn all(&self, name: &str) -> Vec<String> {
+        self.named(name).map(str::to_owned).collect()
+    }
+
+    /// The option's last argument as a number or anything else that parses.
+    pub fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        self.get(name)
+            .map(|v| {
+                v.parse().map_err(|_| Failure::Usage(format!("--{name}: '{v}' does not make sense")))
+            })
+            .transpose()
+    }
+}
+
+fn is(flag: &Flag, name: &str) -> bool {
+    flag.long == name || (name.len() == 1 && flag.short == name.chars().next())
+}
+
+impl Program {
+    /// Reads the arguments. Nothing when help was asked for, and given.
+    pub fn parse(&'static self, args: &[String]) -> Result<Option<Given>, Failure> {
+        let mut given = Given::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if arg == "--" {
+                given.rest.extend(args.by_ref().cloned());
+            } else if let Some(long) = arg.strip_prefix("--") {
+                let (name, value) = match long.split_once('=') {
+                    Some((name, value)) => (name, Some(value.to_owned())),
+                    None => (long, None),
+                };
+                if name == "help" {
+                    self.help();
+                    return Ok(None);
+                }
+                let flag = self.long(name)?;
+                let value = match (flag.takes, value) {
+                    (None, None) => String::new(),
+                    (None, Some(_)) => return self.usage(&format!("--{name} takes no argument")),
+                    (Some(_), Some(value)) => value,
+                    (Some(what), None) => match args.next() {
+                        Some(value) => value.clone(),
+                        None => return self.usage(&format!("--{name} needs {what}")),
+                    },
+                };
+                given.values.push((flag, value));
+            } else if let Some(shorts) = arg.strip_prefix('-').filter(|s| !s.is_empty()) {
+                let mut shorts = shorts.chars();
+                while let Some(c) = shorts.next() {
+                    let Some(flag) = self.flags.iter().find(|f| f.short == Some(c)) else {
+                        if c == 'h' || c == '?' {
+                            self.help();
+                            return Ok(None);
+                        }
+                        return self.usage(&format!("there is no option -{c}"));
+                    };
+                    let mut value = String::new();
+                    if let Some(what) = flag.takes {
+                        value = shorts.as_str().to_owned();
+                        shorts = "".chars();
+                        if value.is_empty() {
+                            match args.next() {
+                                Some(next) => value.clone_from(next),
+                                None => return self.usage(&format!("-{c} needs {what}")),
+                            }
+                        }
+                    }
+                    given.values.push((flag, value));
+                }
+            } else {
+                given.rest.push(arg.clone());
+            }
+        }
+        Ok(Some(given))
+    }
+
+    fn long(&'static self, name: &str) -> Result<&'static Flag, Failure> {
+        if let Some(flag) = self.flags.iter().find(|f| f.long == name) {
+            return Ok(flag);
+        }
+        let near: Vec<_> =
+            self.flags.iter().filter(|f| !name.is_empty() && f.long.starts_with(name)).collect();
+        match near.as_slice() {
+            [one] => Ok(one),
+            [] => self.usage(&format!("there is no option --{name}")),
+            _ => self.usage(&format!("--{name} is ambiguous")),
+        }
+    }
+
+    fn usage<T>(&self, why: &str) -> Result<T, Failure> {
+        Err(Failure::Usage(format!("{}: {why}; --help lists what there is", self.name)))
+    }
+
+    fn help(&self) {
+        println!("Usage: {} [options] {}\n\n{}\n\nOptions:", self.name, self.rest, self.about);
+        for f in self.flags {
+            let mut left = f.short.map_or("    ".to_owned(), |c| {
+                format!("-{c}{}", if f.long.is_empty() { "  " } else { ", " })
+            });
+            if !f.long.is_empty() {
+                left += "--";
+                left += f.long;
+            }
+            if let Some(what) = f.takes {
+                left = format!("{left} {what}");
+            }
+            println!("  {left:<34} {}", f.help);
+        }
+        println!("      {:<30} this text\n\nExample:\n  {}", "--help", self.example);
+        println!("\nExit status: 0 done, 1 failed, 2 wrong usage.");
+    }
+}
+
+/// A number of bits per second or bytes with k, m or g behind it, each
+/// `factor` times the one before.
+pub fn scaled(text: &str, factor: u64) -> Result<u64, Failure> {
+    let wrong = || Failure::Usage(format!("'{text}' is no number, or one with k, m or g behind it"));
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let n: u64 = digits.parse().map_err(|_| wrong())?;
+    let power = match text.get(digits.len()..).unwrap_or_default() {
+        "" => 0,
+        "k" | "K" => 1,
+        "m" | "M" => 2,
+        "g" | "G" => 3,
+        _ => return Err(wrong()),
+    };
+    (0..power).try_fold(n, |n, _| n.checked_mul(factor)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static P: Program = Program {
+        name: "p",
+        about: "",
+        rest: "",
+        example: "",
+        flags: &[
+            flag("file", Some('f'), Some("FILE"), ""),
+            flag("fec", None, Some("X"), ""),
+            flag("verbose", Some('v'), None, ""),
+        ],
+    };
+
+    fn given(args: &[&str]) -> Result<Given, Failure> {
+        P.parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).map(Option::unwrap)
+    }
+
+    #[test]
+    fn getopt_as_people_type_it() {
+        let g = given(&["-vfdolly.cfg", "--fec=8x8", "rest", "--verb", "--", "-x"]).unwrap();
+        assert_eq!(g.get("file"), Some("dolly.cfg"));
+        assert_eq!(g.get("f"), Some("dolly.cfg"));
+        assert_eq!(g.get("fec"), Some("8x8"));
+        assert!(g.has("verbose"));
+        assert_eq!(g.rest, ["rest", "-x"]);
+        assert!(given(&["--f", "x"]).is_err(), "ambiguous");
+        assert!(given(&["--nothing"]).is_err());
+        assert!(given(&["-f"]).is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(scaled("10m", 1000).unwrap(), 10_000_000);
+        assert_eq!(scaled("2k", 1024).unwrap(), 2048);
+        assert!(scaled("99999999999999g", 1024).is_err());
+        assert!(scaled("x", 1).is_err());
+    }
+}

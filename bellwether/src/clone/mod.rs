@@ -1,0 +1,73 @@
+//! Golden node and receivers: the cloning programs under one roof, and under
+//! their old names when a link of that name points here.
+
+mod flags;
+mod net;
+mod progress;
+mod store;
+mod udp;
+
+use crate::Failure;
+use flags::{Given, Program};
+use std::ffi::OsString;
+use std::path::Path;
+
+type Run = fn(&Given) -> Result<(), Failure>;
+
+/// All programs: names, grammar, what runs.
+static PROGRAMS: &[(&[&str], &Program, Run)] = &[
+    (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
+    (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
+];
+
+/// Runs the program that was called by its old name, or as `bellwether clone
+/// NAME`; nothing when it was neither.
+pub fn called(args: &[OsString]) -> Option<Result<(), Failure>> {
+    let own = Path::new(args.first()?).file_name()?.to_str()?;
+    let text = |args: &[OsString]| -> Result<Vec<String>, Failure> {
+        args.iter()
+            .map(|a| {
+                a.clone()
+                    .into_string()
+                    .map_err(|a| Failure::Usage(format!("{} is not UTF-8", a.display())))
+            })
+            .collect()
+    };
+    if let Some(program) = PROGRAMS.iter().find(|p| p.0.first() == Some(&own)) {
+        return Some(text(args.get(1..)?).and_then(|args| run(program, &args)));
+    }
+    if args.get(1)? != "clone" {
+        return None;
+    }
+    Some(text(args.get(2..)?).and_then(|args| {
+        let Some((name, rest)) = args.split_first() else { return Err(Failure::Usage(list())) };
+        if name == "--help" || name == "help" || name == "-h" {
+            println!("{}", list());
+            return Ok(());
+        }
+        match PROGRAMS.iter().find(|p| p.0.contains(&name.as_str())) {
+            Some(program) => run(program, rest),
+            None => Err(Failure::Usage(format!("there is no clone command '{name}'\n{}", list()))),
+        }
+    }))
+}
+
+fn run(program: &(&[&str], &'static Program, Run), args: &[String]) -> Result<(), Failure> {
+    match program.1.parse(args)? {
+        Some(given) => {
+            if let Some(extra) = given.rest.first().filter(|_| program.1.rest.is_empty()) {
+                return Err(Failure::Usage(format!("{}: '{extra}' is too much", program.1.name)));
+            }
+            (program.2)(&given)
+        }
+        None => Ok(()),
+    }
+}
+
+fn list() -> String {
+    let mut text = "bellwether clone COMMAND [options]; COMMAND --help tells more:".to_owned();
+    for (_, program, _) in PROGRAMS {
+        text += &format!("\n  {:<14} {}", program.name, program.about);
+    }
+    text
+}

@@ -1,0 +1,370 @@
+//! Where received bytes go, and where sent ones come from.
+//!
+//! A target is opened before anything is announced, so that a disk in use, a
+//! read-only one or a missing one is known by name before the others wait for
+//! this machine. Writing is done beside receiving, with a bounded queue.
+
+use clone::digest::{Digest, Meter};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::Failure;
+
+/// Where bytes go.
+#[derive(Debug)]
+pub struct Target {
+    out: File,
+    name: String,
+    path: Option<PathBuf>,
+    /// Reads as noughts where nothing was written: blocks of noughts need not
+    /// be written.
+    clean: bool,
+    /// Must reach the disk before "done".
+    sync: bool,
+    child: Option<Child>,
+}
+
+/// How to open a target.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct How<'a> {
+    /// A shell command between the stream and the target.
+    pub pipe: Option<&'a str>,
+    /// Write synchronously, or not; by default devices are.
+    pub sync: Option<bool>,
+    /// The target must be there already.
+    pub existing: bool,
+    /// The target must not be there yet.
+    pub new: bool,
+}
+
+impl Target {
+    /// Opens `path`, or standard output without one.
+    pub fn open(path: Option<&Path>, how: How<'_>) -> Result<Self, Failure> {
+        let Some(path) = path.filter(|p| *p != Path::new("-")) else {
+            let out = File::from(std::os::fd::OwnedFd::from(
+                std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map_err(|e| {
+                    Failure::Failed(format!("cannot write to standard output: {e}"))
+                })?,
+            ));
+            let mut target = Self {
+                out,
+                name: "standard output".to_owned(),
+                path: None,
+                clean: false,
+                sync: false,
+                child: None,
+            };
+            target.pipe(how.pipe)?;
+            return Ok(target);
+        };
+        let name = path.display().to_string();
+        let failed = |why: &str| Failure::Failed(format!("{name}: {why}"));
+        let kind = std::fs::metadata(path).map(|m| m.file_type()).ok();
+        let block = kind.is_some_and(|k| k.is_block_device());
+        let regular = kind.is_none_or(|k| k.is_file());
+        let mut options = OpenOptions::new();
+        options.write(true);
+        if block {
+            // The kernel then refuses a disk that is mounted or otherwise held.
+            options.custom_flags(nix::libc::O_EXCL);
+        } else if regular && !how.existing {
+            if how.new {
+                options.create_new(true);
+            } else {
+                options.create(true).truncate(true);
+            }
+            options.mode(0o600);
+        }
+        let out = options.open(path).map_err(|e| match e.raw_os_error() {
+            Some(nix::libc::EBUSY) => failed("is in use; unmount it, or name another target"),
+            Some(nix::libc::EROFS | nix::libc::EACCES | nix::libc::EPERM) => {
+                failed(&format!("cannot be written to: {e}"))
+            }
+            Some(nix::libc::ENOENT) => {
+                failed("does not exist; this protocol writes to what is there already")
+            }
+            _ => failed(&e.to_string()),
+        })?;
+        let empty = out.metadata().is_ok_and(|m| m.is_file() && m.len() == 0);
+        let mut target = Self {
+            out,
+            name,
+            path: Some(path.to_owned()),
+            clean: empty,
+            sync: how.sync.unwrap_or(block),
+            child: None,
+        };
+        target.pipe(how.pipe)?;
+        Ok(target)
+    }
+
+    fn pipe(&mut self, command: Option<&str>) -> Result<(), Failure> {
+        let Some(command) = command else { return Ok(()) };
+        let failed = |e: io::Error| Failure::Failed(format!("cannot run '{command}': {e}"));
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", command])
+            .stdin(Stdio::piped())
+            .stdout(self.out.try_clone().map_err(failed)?)
+            .spawn()
+            .map_err(failed)?;
+        let Some(stdin) = child.stdin.take() else {
+            return Err(failed(io::Error::other("no pipe to it")));
+        };
+        self.out = File::from(std::os::fd::OwnedFd::from(stdin));
+        self.name = format!("'{command}'");
+        self.path = None;
+        self.clean = false;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.clean {
+            return self.out.write_all(bytes);
+        }
+        // Runs of whole pages of noughts become holes.
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (page, _) = rest.split_at(rest.len().min(4096));
+            let zero = page.len() == 4096 && page.iter().all(|b| *b == 0);
+            let run = rest
+                .chunks(4096)
+                .take_while(|p| (p.len() == 4096 && p.iter().all(|b| *b == 0)) == zero)
+                .map(<[u8]>::len)
+                .sum::<usize>();
+            let (now, later) = rest.split_at(run);
+            if zero {
+                self.out.seek(SeekFrom::Current(run as i64))?;
+            } else {
+                self.out.write_all(now)?;
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Ends writing: holes at the end get their length, commands are waited
+    /// for, disks are synced.
+    fn close(mut self) -> io::Result<()> {
+        if self.clean {
+            let end = self.out.stream_position()?;
+            self.out.set_len(end)?;
+        }
+        if let Some(mut child) = self.child.take() {
+            drop(self.out);
+            let status = child.wait()?;
+            if !status.success() {
+                return Err(io::Error::other(format!("{} failed: {status}", self.name)));
+            }
+            return Ok(());
+        }
+        if self.sync {
+            self.out.sync_data()?;
+        } else if self.path.is_some() {
+            // Write errors that are only found now still count.
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads back what was stored, past the page cache where that is possible.
+pub fn read_back(path: &Path, digest: Digest) -> Result<(), Failure> {
+    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
+    let mut file = File::open(path).map_err(|e| failed(format!("cannot be read back: {e}")))?;
+    file.sync_all().map_err(|e| failed(format!("cannot be synced: {e}")))?;
+    let _ = nix::fcntl::posix_fadvise(
+        &file,
+        0,
+        0,
+        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+    );
+    let mut meter = Meter::default();
+    let mut buffer = vec![0; 1 << 20];
+    let mut left = digest.bytes;
+    while left > 0 {
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n = file
+            .read(buffer.get_mut(..want).unwrap_or_default())
+            .map_err(|e| failed(format!("cannot be read back: {e}")))?;
+        if n == 0 {
+            break;
+        }
+        meter.update(buffer.get(..n).unwrap_or_default());
+        left -= n as u64;
+    }
+    if meter.digest() != digest {
+        return Err(failed("does not hold what was written; the disk is bad".to_owned()));
+    }
+    Ok(())
+}
+
+/// A target written by a thread of its own.
+#[derive(Debug)]
+pub struct Writer {
+    queue: Option<SyncSender<Vec<u8>>>,
+    spent: Receiver<Vec<u8>>,
+    worker: Option<JoinHandle<io::Result<()>>>,
+    name: String,
+    failed: Option<String>,
+}
+
+impl Writer {
+    /// Starts writing to `target`, with at most `depth` buffers waiting.
+    pub fn start(mut target: Target, depth: usize) -> Self {
+        let (queue, work) = sync_channel::<Vec<u8>>(depth);
+        let (done, spent) = sync_channel(depth + 2);
+        let name = target.name().to_owned();
+        let worker = std::thread::spawn(move || {
+            for bytes in work {
+                target.write(&bytes)?;
+                let _ = done.try_send(bytes);
+            }
+            target.close()
+        });
+        Self { queue: Some(queue), spent, worker: Some(worker), name, failed: None }
+    }
+
+    /// A buffer to fill, perhaps with old content.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.spent.try_recv().unwrap_or_default()
+    }
+
+    /// Hands over a buffer; gives it back when the queue is full.
+    pub fn try_write(&mut self, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, String> {
+        let Some(queue) = &self.queue else { return Err(self.why()) };
+        match queue.try_send(bytes) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(bytes)) => Ok(Some(bytes)),
+            Err(TrySendError::Disconnected(_)) => Err(self.finish().err().unwrap_or_default()),
+        }
+    }
+
+    /// Hands over a buffer, waiting for room.
+    pub fn write(&mut self, bytes: Vec<u8>) -> Result<(), String> {
+        let Some(queue) = &self.queue else { return Err(self.why()) };
+        match queue.send(bytes) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.finish().err().unwrap_or_default()),
+        }
+    }
+
+    fn why(&self) -> String {
+        self.failed.clone().unwrap_or_else(|| format!("{}: closed", self.name))
+    }
+
+    /// Waits until all is stored.
+    pub fn finish(&mut self) -> Result<(), String> {
+        self.queue = None;
+        let Some(worker) = self.worker.take() else {
+            return self.failed.clone().map_or(Ok(()), Err);
+        };
+        let result = match worker.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::StorageFull => {
+                Err(format!("{}: is too small for what is sent", self.name))
+            }
+            Ok(Err(e)) => Err(format!("{}: {e}", self.name)),
+            Err(_) => Err(format!("{}: the writer has crashed", self.name)),
+        };
+        self.failed = result.clone().err();
+        result
+    }
+
+    /// Whether all is stored, without waiting; [`Writer::finish`] then tells.
+    pub fn idle(&self) -> bool {
+        self.worker.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// No more will come.
+    pub fn end(&mut self) {
+        self.queue = None;
+    }
+}
+
+/// Where bytes come from.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    /// Its name in messages.
+    pub name: String,
+    /// Its length, where that is known.
+    pub length: Option<u64>,
+    child: Option<Child>,
+}
+
+impl Source {
+    /// Opens `path`, or standard input without one, through `pipe` if given.
+    pub fn open(path: Option<&Path>, pipe: Option<&str>) -> Result<Self, Failure> {
+        let path = path.filter(|p| *p != Path::new("-"));
+        let name = path.map_or("standard input".to_owned(), |p| p.display().to_string());
+        let failed = |e: io::Error| Failure::Failed(format!("{name}: cannot be read: {e}"));
+        let mut file = match path {
+            Some(path) => File::open(path).map_err(failed)?,
+            None => File::from(std::os::fd::OwnedFd::from(
+                std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned().map_err(failed)?,
+            )),
+        };
+        let mut length = path.and_then(|_| {
+            let end = file.seek(SeekFrom::End(0)).ok()?;
+            file.seek(SeekFrom::Start(0)).ok()?;
+            Some(end)
+        });
+        let mut child = None;
+        if let Some(command) = pipe {
+            let mut running = Command::new("/bin/sh")
+                .args(["-c", command])
+                .stdin(file)
+                .stdout(Stdio::piped())
+                .spawn()
+                .map_err(failed)?;
+            let Some(out) = running.stdout.take() else {
+                return Err(Failure::Failed(format!("'{command}': no pipe from it")));
+            };
+            file = File::from(std::os::fd::OwnedFd::from(out));
+            child = Some(running);
+            length = None;
+        }
+        Ok(Self { file, name, length, child })
+    }
+
+    /// The next bytes; 0 at the end.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+        loop {
+            match self.file.read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Failure::Failed(format!("{}: {e}", self.name))),
+                Ok(0) => {
+                    if let Some(mut child) = self.child.take() {
+                        let status = child
+                            .wait()
+                            .map_err(|e| Failure::Failed(format!("{}: {e}", self.name)))?;
+                        if !status.success() {
+                            return Err(Failure::Failed(format!(
+                                "the command on {} failed: {status}",
+                                self.name
+                            )));
+                        }
+                    }
+                    return Ok(0);
+                }
+                Ok(n) => return Ok(n),
+            }
+        }
+    }
+
+    /// To wait for.
+    pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.file)
+    }
+}
