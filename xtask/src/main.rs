@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod docs;
 mod fuzz;
 mod sizes;
 mod test;
@@ -21,6 +22,7 @@ struct Xtask {
 #[argh(subcommand)]
 enum Task {
     Demo(demo::Demo),
+    Docs(docs::Docs),
     Test(test::Test),
     Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let Xtask { task } = argh::from_env();
     let outcome = match task {
         Task::Demo(task) => task.run(),
+        Task::Docs(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::Bench(task) => task.run(),
         Task::Fuzz(task) => task.run(),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use argh::FromArgs;
 use qemu_tests::{Error, Result, packages, workspace};
 
-use crate::sizes::Sizes;
+use crate::docs::Docs;
+use crate::sizes::{self, Sizes};
 
 /// All checks and tests.
 #[derive(FromArgs, Debug)]
@@ -29,8 +30,15 @@ const QUICK: &[Step] = &[
         let words = ["clippy", "--quiet", "-p", "qemu-tests", "--all-targets", "--features"];
         cargo(&[&words[..], &[features, "--", "-D", "warnings"]].concat())
     }),
+    ("clippy, /init itself", || {
+        let words = ["clippy", "--quiet", "-p", "init", "--bin", "init", "--profile", "init"];
+        cargo(&[&words[..], &["--features", "freestanding", "--", "-D", "warnings"]].concat())
+    }),
+    ("documentation", || cargo(&["doc", "--quiet", "--workspace", "--no-deps"])),
+    ("generated pages", || Docs { check: true }.run()),
     ("unit tests", || cargo(&["test", "--quiet", "--workspace"])),
     ("no libc in /init", no_libc_in_init),
+    ("/init small and static", sizes::check_init),
     ("fuzz targets", crate::fuzz::check),
 ];
 
@@ -38,7 +46,7 @@ const MACHINES: &[Step] = &[
     ("packages", packages::ensure),
     ("sizes", || Sizes {}.run()),
     ("scenarios", || {
-        let words = ["test", "--quiet", "-p", "qemu-tests", "--features", "machines"];
+        let words = ["test", "-p", "qemu-tests", "--features", "machines"];
         cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=2"]].concat())
     }),
 ];
@@ -66,6 +74,7 @@ impl Test {
         }
         let total: Duration = summary.iter().map(|(_, _, took)| *took).sum();
         println!("{:>15.1} s", total.as_secs_f32());
+        println!("{} passed, {failed} failed", summary.len() - failed);
         match failed {
             0 => Ok(()),
             n => Err(Error::Input(format!("{n} of {} steps failed", summary.len()))),
@@ -78,7 +87,7 @@ fn cargo(words: &[&str]) -> Result<()> {
     let status = Command::new("cargo")
         .args(words)
         .current_dir(workspace::root())
-        .env("RUSTDOCFLAGS", "-D warnings")
+        .env("RUSTDOCFLAGS", "-D warnings -D missing_docs")
         .status()
         .map_err(Error::io("start cargo"))?;
     if status.success() {

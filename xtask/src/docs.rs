@@ -1,0 +1,50 @@
+//! `cargo xtask docs`: the pages that are made from the code, so that they cannot
+//! say anything else.
+
+use argh::FromArgs;
+use qemu_tests::{Error, Result, workspace};
+
+/// Write the documentation that is made from the code.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "docs")]
+pub struct Docs {
+    /// write nothing, fail when a page is not what the code would make
+    #[argh(switch)]
+    pub check: bool,
+}
+
+/// A page's path from the workspace's root, and what makes it.
+type Page = (&'static str, fn() -> String);
+
+const PAGES: &[Page] = &[("docs/command-line.md", command_line)];
+
+impl Docs {
+    /// Writes or checks every page.
+    pub fn run(self) -> Result<()> {
+        for (name, make) in PAGES {
+            let path = workspace::root().join(name);
+            let (new, old) = (make(), std::fs::read_to_string(&path).unwrap_or_default());
+            if new == old {
+                continue;
+            }
+            if self.check {
+                return Err(Error::Input(format!("{name} is out of date: run cargo xtask docs")));
+            }
+            if let Some(dir) = path.parent() {
+                std::fs::create_dir_all(dir).map_err(Error::at("make", dir))?;
+            }
+            std::fs::write(&path, new).map_err(Error::at("write", &path))?;
+            println!("{name}");
+        }
+        Ok(())
+    }
+}
+
+fn command_line() -> String {
+    let intro = "<!-- Made by `cargo xtask docs` from the tables that /init reads lines by. -->\n\
+                 # The kernel command line\n\n\
+                 Every word that Bellwether knows, by the dialect whose word it is. The dialect \
+                 of a line follows from its words; `bw.dialect=` names one. \
+                 `bellwether explain 'LINE'` says what a line will do.\n\n";
+    format!("{intro}{}\n", cmdline::docs::tables().trim_end())
+}
