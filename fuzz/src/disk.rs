@@ -1,6 +1,6 @@
 //! What stands on disks, and the lists of digests on media.
 
-use overlay::{digest, dm, partition, probe, verity};
+use overlay::{digest, dm, partition, persistence_conf, probe, verity};
 
 /// Offsets that the probe looks at.
 const BLOCKS: [u64; 7] = [0, 512, 1024, 3072, 4096, 32768, 65536];
@@ -73,4 +73,17 @@ pub fn checksum_files(data: &[u8]) {
     }
     let fill = dm::snapshot_fill(&text);
     assert!(fill.is_none_or(|fill| fill.percent() <= 100));
+}
+
+/// `persistence.conf` of a volume: nothing in it may lead out of the volume or
+/// out of the root.
+pub fn persistence_conf(data: &[u8]) {
+    let (entries, _) = persistence_conf::parse(&String::from_utf8_lossy(data));
+    assert!(entries.len() <= 4096);
+    for entry in entries {
+        assert!(entry.dir.starts_with('/') && !entry.source.starts_with('/'), "{entry:?}");
+        for path in [&entry.dir, &entry.source] {
+            assert!(path.split('/').all(|part| part != ".."), "{entry:?} leads upwards");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //!
 //! Without libFuzzer this is an ordinary library whose tests replay the corpus.
 
+mod copy;
 mod disk;
 mod image;
 mod kernel;
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     target("dns-answer", network::dns_answer),
     target("nfs-reply", network::nfs_reply),
     target("nfs-options", network::nfs_options),
+    target("nbd-negotiation", network::nbd_negotiation),
     target("http-response", network::http_response),
     target("ftp-replies", network::ftp_replies),
     target("tftp-transfer", network::tftp_transfer),
@@ -46,6 +48,9 @@ pub const TARGETS: &[Target] = &[
     target("partition-table", disk::partition_table),
     target("verity-header", disk::verity_header),
     target("checksum-files", disk::checksum_files),
+    target("persistence-conf", disk::persistence_conf),
+    target("udpcast-packet", copy::udpcast_packet),
+    target("udpcast-receiver", copy::udpcast_receiver),
     target("initrd", image::initrd),
     target("newc", image::newc),
     target("kernel-module", image::kernel_module),

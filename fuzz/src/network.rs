@@ -10,6 +10,7 @@ use netboot::fetch::http::{Body, parse_head};
 use netboot::fetch::tftp::Transfer;
 use netboot::fetch::{ftp, url::Url};
 use netboot::lease::{is_domain_name, is_host_name};
+use netboot::nbd::Negotiation;
 use netboot::nfs::rpc::Records;
 use netboot::nfs::{self, options};
 use netboot::race::{Action, Race};
@@ -195,6 +196,21 @@ pub fn nfs_options(data: &[u8]) {
                 assert!(!text.contains([',', ' ', '\n', '\0']), "{built}");
             }
         }
+    }
+}
+
+/// A server's side of an NBD negotiation, in pieces.
+pub fn nbd_negotiation(data: &[u8]) {
+    let negotiations = [Negotiation::new("live"), Ok(Negotiation::list())];
+    for mut nbd in negotiations.into_iter().flatten() {
+        let mut sent = 0;
+        for piece in data.chunks(9) {
+            let Ok(answer) = nbd.push(piece) else { break };
+            sent += answer.len();
+        }
+        assert!(sent <= 4096 + 64 * data.len(), "{sent} bytes in answer to {}", data.len());
+        assert!(nbd.exports().len() <= data.len());
+        assert!(nbd.export().is_none() || nbd.is_done());
     }
 }
 
