@@ -2,4 +2,6 @@
 
 pub mod error;
 pub mod iso;
+pub mod nfs;
 pub mod tree;
+pub mod xdr;
