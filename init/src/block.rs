@@ -105,7 +105,7 @@ pub fn mount(
     target: &str,
     with: MountWith<'_>,
 ) -> Result<Format, String> {
-    sys::file::make_dir(target, 0o755).map_err(|errno| format!("{target}: {errno}"))?;
+    sys::file::make_dir(target, 0o755).map_err(|errno| format!("{target}: {}", Shown(errno)))?;
     let found = inspect(path)?;
     let known = found.format.fs_type().ok_or_else(|| not_mountable(found.format))?;
     let fs_type = match with.fstype {

@@ -5,6 +5,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use sys::errno::Shown;
 
 use cmdline::plan::Integrity;
 use overlay::digest::{self, Algorithm, Hasher};
@@ -98,7 +99,7 @@ pub fn check_images(
             let name = image.rsplit('/').next().unwrap_or(image);
             machine.log.info(&format!("checking {name} ({algorithm})"));
             let hex = hash_file(machine, image, algorithm, None)
-                .map_err(|errno| Failure::new(STEP, image, errno))?;
+                .map_err(|errno| Failure::new(STEP, image, Shown(errno)))?;
             if wanted.iter().any(|(other, digest)| *other == algorithm && *digest == hex) {
                 machine.log.info(&format!("{name} has the digest that the line asks for"));
                 seen.clear();
@@ -146,7 +147,7 @@ fn check_sums(machine: &mut Machine, lists: &[String], found: &Found) -> Result<
         {
             Ok(hex) if hex == sum.hex => continue,
             Ok(_) => "is not what it was".to_string(),
-            Err(errno) => errno.to_string(),
+            Err(errno) => Shown(errno).to_string(),
         };
         if bad.len() < MAX_BAD {
             bad.push(Tried { what: sum.path.clone(), why });
@@ -170,7 +171,7 @@ fn check_embedded(machine: &mut Machine, found: &Found) -> Result<(), Failure> {
     };
     let fail = |why: String| Failure::new(STEP, blob, why);
     let open_blob = || open(blob.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let device = open_blob().map_err(|errno| fail(errno.to_string()))?;
+    let device = open_blob().map_err(|errno| fail(Shown(errno).to_string()))?;
     let mut descriptor = [0; 2048];
     let mut filled = 0;
     while let Some(room) = descriptor.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -178,7 +179,7 @@ fn check_embedded(machine: &mut Machine, found: &Found) -> Result<(), Failure> {
             Ok(0) => break,
             Ok(length) => filled += length,
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(fail(errno.to_string())),
+            Err(errno) => return Err(fail(Shown(errno).to_string())),
         }
     }
     let sectors = descriptor.get(80..).and_then(|rest| rest.first_chunk()).copied();
@@ -200,7 +201,9 @@ fn check_embedded(machine: &mut Machine, found: &Found) -> Result<(), Failure> {
             Ok(0) => return Err(fail(format!("ends after {at} bytes of {}", wanted.length))),
             Ok(length) => length,
             Err(Errno::INTR) => continue,
-            Err(errno) => return Err(fail(format!("cannot be read at byte {at}: {errno}"))),
+            Err(errno) => {
+                return Err(fail(format!("cannot be read at byte {at}: {}", Shown(errno))));
+            }
         };
         blank_note(room.get_mut(..length).unwrap_or_default(), at);
         hasher.update(room.get(..length).unwrap_or_default());

@@ -153,7 +153,8 @@ fn ram_disk(machine: &mut Machine, size: Bytes) -> Result<Block, String> {
     if !machine.require("brd") {
         return Err("there is no RAM disk: the module brd is not in this image".to_string());
     }
-    let length = sys::blockdev::length(DISK).map_err(|errno| format!("{DISK}: {errno}"))?;
+    let length =
+        sys::blockdev::length(DISK).map_err(|errno| format!("{DISK}: {}", Shown(errno)))?;
     if length < size.0 {
         return Err(format!(
             "{DISK} has {} and {} are asked for (the kernel's ramdisk_size= sets it)",
@@ -176,7 +177,7 @@ fn sparse_file(machine: &mut Machine, size: Bytes, layout: Layout) -> Result<Sto
             Size(size.0),
         ));
     }
-    let fail = |errno: rustix::io::Errno| Failure::new(STEP, layout.upper, errno);
+    let fail = |errno: rustix::io::Errno| Failure::new(STEP, layout.upper, Shown(errno));
     make_dir(layout.upper, 0o755).map_err(fail)?;
     let options = format!("mode=0755,size={}", length.saturating_add(1 << 20));
     let options = CString::new(options).unwrap_or_default();
@@ -222,7 +223,7 @@ fn lasting(
                 if let Some((parent, _)) = path.rsplit_once('/') {
                     let _ = make_dir(parent, 0o755);
                 }
-                make_store(&path, length).map_err(|errno| format!("{path}: {errno}"))?;
+                make_store(&path, length).map_err(|errno| format!("{path}: {}", Shown(errno)))?;
                 machine.log.info(&format!("made {path} for changes, {}", Size(length)));
             }
             (Block::open(machine, &path, false)?, path)

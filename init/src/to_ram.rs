@@ -6,6 +6,7 @@ use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use sys::errno::Shown;
 
 use cmdline::plan::ToRam;
 use rustix::mount::{MountFlags, mount, mount_move};
@@ -96,7 +97,7 @@ fn fits(machine: &mut Machine, what: &str, size: u64) -> bool {
 }
 
 fn mount_tmpfs(target: &str, size: u64) -> Result<(), Failure> {
-    let fail = |errno: rustix::io::Errno| Failure::new("make room in memory", target, errno);
+    let fail = |errno: rustix::io::Errno| Failure::new("make room in memory", target, Shown(errno));
     make_dir(target, 0o755).map_err(fail)?;
     let options =
         format!("mode=0755,size={}", size.saturating_add(size / 20).saturating_add(1 << 20));
@@ -117,11 +118,11 @@ fn copy_medium(machine: &mut Machine, found: &mut Found, layout: Layout) -> Resu
     let mut progress = Progress::new("copying the medium", size);
     if let Err((path, errno)) = copy::tree(&mut machine.log, &medium, RAM, &mut progress) {
         let _ = detach(RAM);
-        return Err(Failure::new("copy the medium to memory", &path, errno));
+        return Err(Failure::new("copy the medium to memory", &path, Shown(errno)));
     }
     release(machine, found, layout, &progress);
     if let Err(errno) = mount_move(RAM, medium.as_str()) {
-        return Err(Failure::new("put the copy in the medium's place", &medium, errno));
+        return Err(Failure::new("put the copy in the medium's place", &medium, Shown(errno)));
     }
     found.medium = Some(medium);
     Ok(())
@@ -165,7 +166,7 @@ fn copy_images(
         let target = format!("{RAM}/{name}");
         if let Err((path, errno)) = copy::file(&mut machine.log, path, &target, &mut progress) {
             let _ = detach(RAM);
-            return Err(Failure::new("copy the image to memory", &path, errno));
+            return Err(Failure::new("copy the image to memory", &path, Shown(errno)));
         }
     }
     match &mut found.root {

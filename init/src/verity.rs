@@ -111,8 +111,17 @@ pub fn device(
             salt: &header.salt,
             options: &options,
         });
-        block::make_dm(&control, &format!("{}{number}", block::VERIFIED), &table, true)
-            .map_err(|why| fail(image, why))
+        let made = format!("{}{number}", block::VERIFIED);
+        let device =
+            block::make_dm(&control, &made, &table, true).map_err(|why| fail(image, why))?;
+        // The root hash is first looked at when the first block is read.
+        if first_block(&device).is_err() {
+            let _ = control.remove(&made, true);
+            return Err(fail(image, "does not match its root hash".to_string()).remedy(
+                "the image or its hash tree is damaged, changed, or another one than the root hash is of",
+            ));
+        }
+        Ok(device)
     })();
     match made {
         Ok(device) => {
@@ -172,6 +181,11 @@ fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), String> {
     }
     let name = beside.rsplit('/').next().unwrap_or_default();
     Err(format!("has no hash tree: neither {name} beside it nor one behind its end"))
+}
+
+fn first_block(device: &str) -> Result<(), rustix::io::Errno> {
+    let device = open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    pread(&device, &mut [0; 512], 0).map(drop)
 }
 
 fn header_at(path: &str, at: u64) -> Result<Header, String> {
