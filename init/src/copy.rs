@@ -166,14 +166,6 @@ pub fn names(path: &str) -> Vec<String> {
     entries(directory.as_fd()).into_iter().map(|(name, _)| name).collect()
 }
 
-/// Gives one directory the owner and the mode of another; what cannot be is left.
-pub fn like(from: &str, to: &str) {
-    let Ok(stat) = rustix::fs::stat(from) else { return };
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    let _ = rustix::fs::chown(to, Some(uid), Some(gid));
-    let _ = rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777));
-}
-
 struct Walk<'w> {
     log: &'w mut Log,
     progress: &'w mut Progress,

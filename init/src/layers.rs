@@ -12,7 +12,7 @@ use cmdline::plan::{
     Writable,
 };
 use overlay::union::{mount_aufs, mount_overlay};
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, Gid, Mode, Uid, access};
 use rustix::mount::{MountFlags, mount, mount_bind_recursive};
 use sys::errno::Shown;
 use sys::file::make_dir;
@@ -25,7 +25,7 @@ use crate::machine::Machine;
 use crate::persist::{self, Kept};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
-use crate::{copy, integrity, snapshot, to_ram, verity};
+use crate::{integrity, snapshot, to_ram, verity};
 
 /// Where the new root is put together.
 pub const ROOT: &str = "/sysroot";
@@ -394,11 +394,19 @@ impl Stack<'_> {
                 make_dir(made, 0o755)
                     .map_err(|errno| Failure::new("make the root writable", made, Shown(errno)))?;
             }
-            copy::like(&target, &upper);
-            self.mount_union(&[target.clone()], plan, &upper, &work, &target)?;
+            like(&target, &upper);
+            self.mount_union(core::slice::from_ref(&target), plan, &upper, &work, &target)?;
         }
         Ok(())
     }
+}
+
+/// Gives one directory the owner and the mode of another; what cannot be is left.
+pub fn like(from: &str, to: &str) {
+    let Ok(stat) = rustix::fs::stat(from) else { return };
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    let _ = rustix::fs::chown(to, Some(uid), Some(gid));
+    let _ = rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777));
 }
 
 fn writable_format(path: &str) -> bool {

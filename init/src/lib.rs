@@ -1,32 +1,49 @@
 //! PID 1 of the initramfs: executes a [`cmdline::BootPlan`].
 //!
-//! Read [`boot`] first; it is the whole story, one module a step.
+//! Read [`boot`] first; it is the whole story, one module a step. Without the
+//! feature `full`, [`lean`] stands in for the steps that few boots take.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
 pub mod block;
 pub mod boot;
-pub mod copy;
 pub mod device;
 pub mod early;
 pub mod failure;
-pub mod fetch;
 pub mod handoff;
 pub mod images;
-pub mod integrity;
 pub mod layers;
 pub mod layout;
 pub mod log;
 pub mod machine;
-pub mod memory;
 pub mod modprobe;
 pub mod network;
-pub mod persist;
-pub mod snapshot;
 pub mod source;
-pub mod to_ram;
-pub mod tool;
 pub mod trace;
+
+#[cfg(feature = "full")]
+pub mod copy;
+#[cfg(feature = "full")]
+pub mod fetch;
+#[cfg(feature = "full")]
+pub mod integrity;
+#[cfg(feature = "full")]
+pub mod memory;
+#[cfg(feature = "full")]
+pub mod persist;
+#[cfg(feature = "full")]
+pub mod snapshot;
+#[cfg(feature = "full")]
+pub mod to_ram;
+#[cfg(feature = "full")]
+pub mod tool;
+#[cfg(feature = "full")]
 pub mod verity;
+#[cfg(feature = "full")]
 pub mod watch;
+
+#[cfg(not(feature = "full"))]
+pub mod lean;
+#[cfg(not(feature = "full"))]
+pub use lean::{fetch, integrity, persist, snapshot, to_ram, verity, watch};

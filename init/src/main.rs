@@ -10,6 +10,7 @@ fn start(process: rt::Process) -> ! {
     if name.ends_with(b"/modprobe") {
         sys::process::exit(init::modprobe::run(process.args().skip(1)));
     }
+    #[cfg(feature = "full")]
     if name == init::watch::NAME.to_bytes() {
         sys::process::exit(init::watch::run(process.args().skip(1)));
     }

@@ -22,7 +22,7 @@ use sys::mount::detach;
 use crate::block::{self, MountWith};
 use crate::copy::{self, Progress};
 use crate::device::{self, without_udev};
-use crate::layers::ROOT;
+use crate::layers::{ROOT, like};
 use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
@@ -309,7 +309,7 @@ fn place_entry(
             make_dir(&target, 0o755).map_err(shown)?;
             if fresh && !read_only {
                 let mut progress = Progress::new(&format!("filling {}", entry.dir), 0);
-                copy::like(&target, &source);
+                like(&target, &source);
                 copy::tree(&mut machine.log, &target, &source, &mut progress)
                     .map_err(|(path, errno)| format!("{path}: {}", Shown(errno)))?;
             }
@@ -321,8 +321,8 @@ fn place_entry(
             for dir in [&upper, &work] {
                 make_dir(dir, 0o755).map_err(shown)?;
             }
-            copy::like(&target, &upper);
-            mount_overlay(&[target.clone()], Some((&upper, &work)), &[], &target)
+            like(&target, &upper);
+            mount_overlay(core::slice::from_ref(&target), Some((&upper, &work)), &[], &target)
                 .map_err(|error| error.to_string())
         }
         How::Link => {

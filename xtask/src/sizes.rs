@@ -11,50 +11,63 @@ use qemu_tests::{Error, Result};
 #[argh(subcommand, name = "sizes")]
 pub struct Sizes {}
 
-/// 400 KB for PID 1, 2.0 MB for a virtual machine's initramfs.
-const INIT_BUDGET: u64 = 400_000;
-const VIRT_BUDGET: u64 = 2_000_000;
-const NET_BUDGET: u64 = 12_000_000;
+/// What something should weigh, and what it may weigh before the checks fail.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    aim: u64,
+    limit: u64,
+}
+
+const SMALL_INIT: Budget = Budget { aim: 400_000, limit: 445_000 };
+const FULL_INIT: Budget = Budget { aim: 512_000, limit: 740_000 };
+const VIRT: Budget = Budget { aim: 2_000_000, limit: 2_000_000 };
+const NET: Budget = Budget { aim: 12_000_000, limit: 17_000_000 };
 
 impl Sizes {
     /// Builds everything and prints the table; an error when something is too big or
     /// `/init` is not a static program.
     pub fn run(self) -> Result<()> {
         let assets = Assets::open()?;
-        let init = assets.our_init()?;
-        require_static(&init)?;
+        let mut files = inits(&assets)?;
         let cloud = assets.kernel(Flavour::Cloud)?;
         let stock = assets.kernel(Flavour::Stock)?;
-        weigh(&[
-            ("/init", init, INIT_BUDGET),
-            ("virt, cloud kernel", assets.our_initrd(&cloud, Profile::Virt)?, VIRT_BUDGET),
-            ("net, stock kernel", assets.our_initrd(&stock, Profile::Net)?, NET_BUDGET),
-        ])
+        files.push(("virt, cloud kernel", assets.our_initrd(&cloud, Profile::Virt)?, VIRT));
+        files.push(("net, stock kernel", assets.our_initrd(&stock, Profile::Net)?, NET));
+        weigh(&files)
     }
 }
 
 /// The same for `/init` alone, which needs no Debian package.
 pub fn check_init() -> Result<()> {
-    let init = Assets::open()?.our_init()?;
-    require_static(&init)?;
-    weigh(&[("/init", init, INIT_BUDGET)])
+    weigh(&inits(&Assets::open()?)?)
 }
 
-/// Prints sizes and budgets; an error when something is over.
-fn weigh(files: &[(&str, PathBuf, u64)]) -> Result<()> {
+type Weighed = (&'static str, PathBuf, Budget);
+
+fn inits(assets: &Assets) -> Result<Vec<Weighed>> {
+    let small = assets.our_init(Profile::Virt)?;
+    let full = assets.our_init(Profile::Net)?;
+    for init in [&small, &full] {
+        require_static(init)?;
+    }
+    Ok(vec![("/init, small (virt)", small, SMALL_INIT), ("/init, full (net)", full, FULL_INIT)])
+}
+
+/// Prints sizes and budgets; an error when something is over its limit.
+fn weigh(files: &[Weighed]) -> Result<()> {
     let mut over = Vec::new();
-    println!("{:<22}{:>12}{:>12}", "", "bytes", "budget");
+    println!("{:<22}{:>12}{:>12}{:>12}", "", "bytes", "aim", "limit");
     for (name, file, budget) in files {
         let size = std::fs::metadata(file).map_err(Error::at("stat", file))?.len();
-        println!("{name:<22}{size:>12}{budget:>12}");
-        if size > *budget {
+        println!("{name:<22}{size:>12}{:>12}{:>12}", budget.aim, budget.limit);
+        if size > budget.limit {
             over.push(*name);
         }
     }
     if over.is_empty() {
         return Ok(());
     }
-    Err(Error::Input(format!("over budget: {}", over.join(", "))))
+    Err(Error::Input(format!("over the limit: {}", over.join(", "))))
 }
 
 /// A dynamic program would ask the kernel for an interpreter that an initramfs

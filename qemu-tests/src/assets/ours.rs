@@ -30,15 +30,22 @@ impl Profile {
 }
 
 impl Assets {
-    /// Our `/init`, built from the workspace as it is now.
+    /// Our `/init` for an image of this profile, built from the workspace as it
+    /// is now: the small one for `virt`, the full one elsewhere.
     ///
     /// # Errors
     /// [`Error::Command`] when it does not build.
-    pub fn our_init(&self) -> Result<PathBuf> {
+    pub fn our_init(&self, profile: Profile) -> Result<PathBuf> {
+        let small = matches!(profile, Profile::Virt);
+        let place = if small { "init-small" } else { "init-full" };
+        let place = workspace::target().join(place);
         let mut cargo = cargo("build");
         cargo.args(["-p", "init", "--profile", "init", "--features", "freestanding"]);
-        shell::run(&mut cargo)?;
-        Ok(workspace::target().join("init/init"))
+        if small {
+            cargo.arg("--no-default-features");
+        }
+        shell::run(cargo.arg("--target-dir").arg(&place))?;
+        Ok(place.join("init/init"))
     }
 
     /// Our initramfs for `kernel`, built from the workspace as it is now: never
@@ -53,7 +60,7 @@ impl Assets {
         if built.contains(&initrd) {
             return Ok(initrd);
         }
-        let init = self.our_init()?;
+        let init = self.our_init(profile)?;
         let mut build = cargo("run");
         // Compressing in an unoptimised program takes longer than building this one.
         build.args(["--release", "-p", "bellwether", "--", "build", "--profile", profile.word()]);

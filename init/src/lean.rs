@@ -1,0 +1,205 @@
+//! The small `/init`: what it says of the steps that it was built without.
+//!
+//! A virtual machine or a thin client that boots over NFS or from an ISO never
+//! copies to RAM, keeps changes on disks or downloads; leaving those steps out
+//! makes `/init` a third smaller. Each module here has the face of the one that
+//! it stands in for, and refuses in words: a check that the line asks for is
+//! never skipped, a wish that can be done without is given up with a warning.
+
+use alloc::string::{String, ToString};
+
+/// What is wrong, and what to do.
+const WHY: &str =
+    "is not in this small /init; build the image with `--profile net`, which carries the full one";
+
+/// Instead of [`crate::fetch`] of the full `/init`.
+pub mod fetch {
+    use super::{String, ToString, WHY};
+    use crate::machine::Machine;
+    use cmdline::plan::UrlSource;
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, String> {
+        Err(["fetching by URL ", WHY].concat().to_string())
+    }
+
+    /// There is nothing to drop.
+    pub fn drop_all() {}
+}
+
+/// Instead of checks of digests and media.
+pub mod integrity {
+    use super::WHY;
+    use crate::machine::Machine;
+    use crate::source::Found;
+    use crate::trace::Failure;
+    use cmdline::plan::Integrity;
+
+    /// Refuses what it cannot check.
+    ///
+    /// # Errors
+    /// When the plan asks for any check at all.
+    pub fn check_medium(_: &mut Machine, plan: &[Integrity], _: &Found) -> Result<(), Failure> {
+        if plan.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new("check the image as the line asks", "checking", WHY))
+    }
+
+    /// Whatever there was to check was refused by [`check_medium`].
+    ///
+    /// # Errors
+    /// Never.
+    pub fn check_images(_: &mut Machine, _: &[Integrity], _: &Found) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Instead of dm-verity; a root hash of the line was refused by [`integrity`].
+pub mod verity {
+    use crate::machine::Machine;
+    use crate::trace::Failure;
+    use cmdline::plan::Integrity;
+
+    /// Nothing to check.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn check_names(_: &[Integrity], _: &[&str]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// No verified device.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn device(
+        _: &mut Machine,
+        _: &[Integrity],
+        _: &str,
+        _: &str,
+        _: usize,
+    ) -> Result<Option<super::String>, Failure> {
+        Ok(None)
+    }
+}
+
+/// Instead of copying to RAM.
+pub mod to_ram {
+    use super::WHY;
+    use crate::layout::Layout;
+    use crate::machine::Machine;
+    use crate::source::Found;
+    use crate::trace::Failure;
+    use cmdline::plan::ToRam;
+
+    /// Goes on from the medium, and says so when the line asked for a copy.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn copy(
+        machine: &mut Machine,
+        plan: &ToRam,
+        _: &mut Found,
+        _: Layout,
+    ) -> Result<(), Failure> {
+        if matches!(plan, ToRam::Medium | ToRam::Image(_)) {
+            machine.log.warn(&["going on without a copy in memory: copying ", WHY].concat());
+        }
+        Ok(())
+    }
+}
+
+/// Instead of keeping changes.
+pub mod persist {
+    use super::{String, WHY};
+    use crate::layout::Layout;
+    use crate::machine::Machine;
+    use crate::source::Found;
+    use cmdline::plan::{Dialect, PersistPlan};
+
+    /// Never made.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Kept {
+        /// The upper and work directories of the root.
+        pub root: Option<(String, String)>,
+    }
+
+    impl Kept {
+        /// Never called.
+        pub fn place(&self, _: &mut Machine) {}
+
+        /// Never called.
+        #[must_use]
+        pub fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    /// Refuses; the caller goes on in memory, or fails when that must not be.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn find(
+        _: &mut Machine,
+        _: &PersistPlan,
+        _: &Found,
+        _: &[String],
+        _: Layout,
+        _: Dialect,
+    ) -> Result<Kept, String> {
+        Err(["keeping changes ", WHY].concat())
+    }
+}
+
+/// Instead of snapshots.
+pub mod snapshot {
+    use super::WHY;
+    use crate::block::MountWith;
+    use crate::layout::Layout;
+    use crate::machine::Machine;
+    use crate::source::Found;
+    use crate::trace::Failure;
+    use cmdline::plan::{Dialect, SnapshotPlan};
+
+    /// What a snapshot needs to know of the boot around it.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Context<'c> {
+        /// What was found.
+        pub found: &'c Found,
+        /// Where things are mounted.
+        pub layout: Layout,
+        /// Whose live system it is for.
+        pub dialect: Dialect,
+    }
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn mount_root(
+        _: &mut Machine,
+        _: &SnapshotPlan,
+        (_, image): (&str, &str),
+        _: MountWith<'_>,
+        _: &Context<'_>,
+    ) -> Result<&'static str, Failure> {
+        Err(Failure::new("make the root writable", image, ["a snapshot ", WHY].concat()))
+    }
+}
+
+/// Instead of watching a snapshot's store.
+pub mod watch {
+    use rustix::io::Errno;
+
+    /// Never called: there are no snapshots.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn start(_: &str) -> Result<(), Errno> {
+        Ok(())
+    }
+}
