@@ -32,20 +32,33 @@ fn main() {
     for file in ["Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", workspace.join(file).display());
     }
-    let target_dir = Path::new(&var("OUT_DIR")).join("init-target");
     let (host, target) = (var("HOST"), var("TARGET"));
-    match build(&workspace, &target_dir, (host != target).then_some(&target)) {
-        Ok(init) => {
-            println!("cargo::rustc-env=BELLWETHER_INIT={}", init.display());
-            println!("cargo::rustc-cfg=embedded_init");
+    let cross = (host != target).then_some(&target);
+    for (name, small) in [("BELLWETHER_INIT", false), ("BELLWETHER_INIT_SMALL", true)] {
+        let place = if small { "init-small" } else { "init-full" };
+        let target_dir = Path::new(&var("OUT_DIR")).join(place);
+        match build(&workspace, &target_dir, cross, small) {
+            Ok(init) => println!("cargo::rustc-env={name}={}", init.display()),
+            Err(why) => {
+                println!("cargo::error=building /init: {why}");
+                return;
+            }
         }
-        Err(why) => println!("cargo::error=building /init: {why}"),
     }
+    println!("cargo::rustc-cfg=embedded_init");
 }
 
-fn build(workspace: &Path, target_dir: &Path, cross: Option<&String>) -> Result<PathBuf, String> {
+fn build(
+    workspace: &Path,
+    target_dir: &Path,
+    cross: Option<&String>,
+    small: bool,
+) -> Result<PathBuf, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--package", "init", "--profile", "init", "--features", "freestanding"]);
+    if small {
+        cargo.arg("--no-default-features");
+    }
     cargo.arg("--manifest-path").arg(workspace.join("Cargo.toml"));
     cargo.arg("--target-dir").arg(target_dir);
     let mut out = target_dir.to_owned();
