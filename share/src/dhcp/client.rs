@@ -1,0 +1,195 @@
+//! What kind of client asks, and which file it needs.
+//!
+//! The numbers are IANA's "Processor Architecture Types"; 7 and 9 are both used for
+//! 64-bit UEFI on PCs (RFC 4578 and its errata).
+
+use super::message::{Message, code};
+use std::net::Ipv4Addr;
+
+/// Firmware and processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Arch {
+    Bios,
+    UefiX64,
+    UefiIa32,
+    UefiArm64,
+    UefiArm32,
+    UefiRiscv64,
+    /// A number that we have no loader for.
+    Other(u16),
+}
+
+/// Number, what it is, whether it boots by HTTP.
+const ARCHES: [(u16, Arch, bool); 12] = [
+    (0, Arch::Bios, false),
+    (6, Arch::UefiIa32, false),
+    (7, Arch::UefiX64, false),
+    (9, Arch::UefiX64, false),
+    (10, Arch::UefiArm32, false),
+    (11, Arch::UefiArm64, false),
+    (15, Arch::UefiIa32, true),
+    (16, Arch::UefiX64, true),
+    (18, Arch::UefiArm32, true),
+    (19, Arch::UefiArm64, true),
+    (27, Arch::UefiRiscv64, false),
+    (28, Arch::UefiRiscv64, true),
+];
+
+impl std::fmt::Display for Arch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bios => "BIOS",
+            Self::UefiX64 => "UEFI x86-64",
+            Self::UefiIa32 => "UEFI ia32",
+            Self::UefiArm64 => "UEFI arm64",
+            Self::UefiArm32 => "UEFI arm",
+            Self::UefiRiscv64 => "UEFI riscv64",
+            Self::Other(number) => return write!(f, "architecture {number}"),
+        })
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The firmware's PXE.
+    Pxe,
+    /// UEFI's HTTP boot.
+    Http,
+    /// iPXE, which takes scripts.
+    Ipxe {
+        /// It can fetch by HTTP and start a Linux kernel; cut-down builds cannot.
+        able: bool,
+    },
+}
+
+/// A network-booting client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Who asks.
+    pub program: Program,
+    /// On what.
+    pub arch: Arch,
+}
+
+impl Client {
+    /// Tells from its options what a client is; nothing for one that does not boot
+    /// from the network.
+    pub fn of(message: &Message) -> Option<Self> {
+        let get = |option| message.options.get(option).unwrap_or_default();
+        let class = get(code::VENDOR_CLASS);
+        let http = class.starts_with(b"HTTPClient");
+        let ipxe = get(code::USER_CLASS).windows(4).any(|w| w == b"iPXE");
+        if !http && !ipxe && !class.starts_with(b"PXEClient") {
+            return None;
+        }
+        let number = match get(code::CLIENT_ARCH) {
+            [high, low, ..] => u16::from_be_bytes([*high, *low]),
+            // RFC 4578 wants it; ROMs from before are BIOS.
+            _ => 0,
+        };
+        let known = ARCHES.iter().find(|(n, ..)| *n == number);
+        let arch = known.map_or(Arch::Other(number), |(_, arch, _)| *arch);
+        let program = if ipxe {
+            let features = get(code::IPXE);
+            let has = |feature| suboption(features, feature) == Some(&[1]);
+            // HTTP, and bzImage or EFI. A build too old to list them has to try.
+            Program::Ipxe { able: features.is_empty() || has(0x13) && (has(0x18) || has(0x24)) }
+        } else if http || known.is_some_and(|(_, _, http)| *http) {
+            Program::Http
+        } else {
+            Program::Pxe
+        };
+        Some(Self { program, arch })
+    }
+
+    /// What it is told to load; nothing when we have nothing for it.
+    pub fn file(&self, loaders: &Loaders) -> Option<String> {
+        let url = |path: &str| format!("http://{}{path}", loaders.http);
+        if let (Program::Ipxe { able: true }, Some(script)) = (self.program, &loaders.script) {
+            return Some(url(script));
+        }
+        let path = loaders.files.iter().find(|(arch, _)| *arch == self.arch).map(|(_, p)| p)?;
+        Some(match self.program {
+            Program::Http => url(&format!("/{path}")),
+            _ => path.clone(),
+        })
+    }
+}
+
+/// What there is to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaders {
+    /// TFTP paths of boot loaders, without a leading `/`; by HTTP they are the same.
+    pub files: Vec<(Arch, String)>,
+    /// Path of the iPXE script on the HTTP server.
+    pub script: Option<String>,
+    /// The HTTP server.
+    pub http: std::net::SocketAddrV4,
+    /// The TFTP server.
+    pub tftp: Ipv4Addr,
+}
+
+/// A suboption of an encapsulated option.
+fn suboption(mut area: &[u8], wanted: u8) -> Option<&[u8]> {
+    while let Some((&code, rest)) = area.split_first() {
+        if code == 0 {
+            area = rest;
+            continue;
+        }
+        let (&length, rest) = rest.split_first()?;
+        let (value, rest) = rest.split_at_checked(usize::from(length))?;
+        if code == wanted {
+            return Some(value);
+        }
+        area = rest;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::{Type, tests::asked};
+    use super::*;
+
+    fn client(options: &[(u8, &[u8])]) -> Option<(Client, Option<String>)> {
+        let loaders = Loaders {
+            files: vec![(Arch::Bios, "pxelinux.0".into()), (Arch::UefiX64, "shimx64.efi".into())],
+            script: Some("/boot.ipxe".into()),
+            http: "10.0.0.1:8080".parse().unwrap(),
+            tftp: Ipv4Addr::new(10, 0, 0, 1),
+        };
+        let client = Client::of(&asked(Type::Discover, options))?;
+        Some((client, client.file(&loaders)))
+    }
+
+    #[test]
+    fn every_kind_gets_its_file() {
+        let pxe = |n: u8| client(&[(60, b"PXEClient:Arch:xxxxx"), (93, &[0, n])]).unwrap();
+        assert_eq!(pxe(0).1.as_deref(), Some("pxelinux.0"));
+        assert_eq!(pxe(7).1.as_deref(), Some("shimx64.efi"));
+        assert_eq!(pxe(9).1.as_deref(), Some("shimx64.efi"));
+        assert_eq!(pxe(11).1, None);
+        assert_eq!(pxe(99).0.arch, Arch::Other(99));
+        let http = client(&[(60, b"HTTPClient:Arch:00016"), (93, &[0, 16])]).unwrap();
+        assert_eq!(http.1.as_deref(), Some("http://10.0.0.1:8080/shimx64.efi"));
+        assert_eq!(client(&[(60, b"PXEClient")]).unwrap().0.arch, Arch::Bios);
+        assert_eq!(client(&[(60, b"MSFT 5.0")]), None);
+        assert_eq!(client(&[]), None);
+    }
+
+    #[test]
+    fn ipxe_gets_a_script_and_so_no_loop() {
+        let able = [0x13, 1, 1, 0, 0x18, 1, 1];
+        let ipxe = |features: &[u8]| {
+            client(&[(60, b"PXEClient"), (93, &[0, 0]), (77, b"iPXE"), (175, features)]).unwrap().1
+        };
+        assert_eq!(ipxe(&able).as_deref(), Some("http://10.0.0.1:8080/boot.ipxe"));
+        assert_eq!(ipxe(&[0x13, 1, 1]).as_deref(), Some("pxelinux.0"));
+        assert_eq!(ipxe(&[0x13]).as_deref(), Some("pxelinux.0"));
+        // RFC 3004: each class with its length in front.
+        let user_class = client(&[(60, b"PXEClient"), (77, b"\x04iPXE")]).unwrap();
+        assert_eq!(user_class.1.as_deref(), Some("http://10.0.0.1:8080/boot.ipxe"));
+    }
+}

@@ -1,0 +1,267 @@
+//! DHCP messages as they are in a UDP datagram.
+
+use netboot::dhcp::options::Options;
+use std::net::Ipv4Addr;
+
+/// Options behind this many bytes of header and magic number.
+const HEADER: usize = 240;
+const MAGIC: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
+/// Shorter ones are dropped by relays and ROMs of the BOOTP age (RFC 1542 2.1).
+const MIN_LENGTH: usize = 300;
+
+/// Message types (option 53).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Type {
+    Discover = 1,
+    Offer = 2,
+    Request = 3,
+    Decline = 4,
+    Ack = 5,
+    Nak = 6,
+    Release = 7,
+    Inform = 8,
+}
+
+impl Type {
+    fn of(number: u8) -> Option<Self> {
+        const ALL: [Type; 8] = [
+            Type::Discover,
+            Type::Offer,
+            Type::Request,
+            Type::Decline,
+            Type::Ack,
+            Type::Nak,
+            Type::Release,
+            Type::Inform,
+        ];
+        ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// Further option codes, for servers.
+pub mod code {
+    #![allow(missing_docs)]
+    pub use netboot::dhcp::options::code::*;
+    pub const RENEWAL: u8 = 58;
+    pub const REBINDING: u8 = 59;
+    pub const USER_CLASS: u8 = 77;
+    pub const CLIENT_ARCH: u8 = 93;
+    pub const CLIENT_UUID: u8 = 97;
+    pub const IPXE: u8 = 175;
+}
+
+/// A hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::str::FromStr for Mac {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(())?;
+            *byte = u8::from_str_radix(part, 16).map_err(drop)?;
+        }
+        if parts.next().is_none() { Ok(Self(bytes)) } else { Err(()) }
+    }
+}
+
+/// A client's message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// What it is.
+    pub kind: Type,
+    /// Transaction id.
+    pub transaction: u32,
+    /// The client's seconds field, echoed.
+    pub seconds: u16,
+    /// The client's flags, echoed.
+    pub flags: u16,
+    /// The address that it has.
+    pub own: Ipv4Addr,
+    /// The relay that passed it on; unspecified for none.
+    pub relay: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Options.
+    pub options: Options,
+}
+
+impl Message {
+    /// Reads a client's message on Ethernet; nothing when it is none.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let field = |at: usize| Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?));
+        let &[op, hardware, length, _, ..] = bytes else { return None };
+        if (op, hardware, length) != (1, 1, 6) || bytes.get(236..HEADER)? != MAGIC {
+            return None;
+        }
+        let mut options = Options::default();
+        options.collect(bytes.get(HEADER..)?);
+        Some(Self {
+            kind: match options.get(code::MESSAGE_TYPE) {
+                Some([kind]) => Type::of(*kind)?,
+                _ => return None,
+            },
+            transaction: u32::from_be_bytes(*bytes.get(4..)?.first_chunk()?),
+            seconds: u16::from_be_bytes(*bytes.get(8..)?.first_chunk()?),
+            flags: u16::from_be_bytes(*bytes.get(10..)?.first_chunk()?),
+            own: field(12)?,
+            relay: field(24)?,
+            mac: Mac(*bytes.get(28..)?.first_chunk()?),
+            options,
+        })
+    }
+
+    /// An option that is one address.
+    pub fn address(&self, option: u8) -> Option<Ipv4Addr> {
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(self.options.get(option)?).ok()?))
+    }
+}
+
+/// A message being written.
+#[derive(Debug, Clone, Default)]
+pub struct Writer {
+    /// Options in order.
+    pub options: Vec<(u8, Vec<u8>)>,
+    /// The address that the client gets.
+    pub yours: Option<Ipv4Addr>,
+    /// The server that it gets the file from.
+    pub next_server: Option<Ipv4Addr>,
+    /// The file; one of more than 127 bytes goes into an option.
+    pub file: String,
+}
+
+impl Writer {
+    /// Adds an option.
+    pub fn add(&mut self, option: u8, value: &[u8]) -> &mut Self {
+        self.options.push((option, value.to_vec()));
+        self
+    }
+
+    /// A server's answer to a client's message.
+    pub fn answer(&self, to: &Message, kind: Type) -> Vec<u8> {
+        self.write(2, kind, to.transaction, to.seconds, to.flags, to.own, to.mac)
+    }
+
+    /// A client's question, to find other servers with. The answer is to be broadcast.
+    pub fn question(&self, mac: Mac, transaction: u32) -> Vec<u8> {
+        self.write(1, Type::Discover, transaction, 0, 0x8000, Ipv4Addr::UNSPECIFIED, mac)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one header, used here only")]
+    fn write(
+        &self,
+        op: u8,
+        kind: Type,
+        transaction: u32,
+        seconds: u16,
+        flags: u16,
+        own: Ipv4Addr,
+        mac: Mac,
+    ) -> Vec<u8> {
+        let address = |address: Option<Ipv4Addr>| address.map_or([0; 4], |a| a.octets());
+        let mut out = vec![op, 1, 6, 0];
+        out.extend(transaction.to_be_bytes());
+        out.extend(seconds.to_be_bytes());
+        out.extend(flags.to_be_bytes());
+        out.extend(own.octets());
+        out.extend(address(self.yours));
+        out.extend(address(self.next_server));
+        out.extend([0; 4]);
+        out.extend(mac.0);
+        out.resize(108, 0);
+        let short = self.file.len() < 128;
+        if short {
+            out.extend(self.file.as_bytes());
+        }
+        out.resize(236, 0);
+        out.extend(MAGIC);
+        let mut option = |code: u8, value: &[u8]| {
+            // RFC 3396: what is longer goes into several.
+            for part in value.chunks(255) {
+                out.push(code);
+                out.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+                out.extend(part);
+            }
+        };
+        option(code::MESSAGE_TYPE, &[kind as u8]);
+        for (code, value) in &self.options {
+            option(*code, value);
+        }
+        if !short {
+            option(code::BOOT_FILE, self.file.as_bytes());
+        }
+        out.push(255);
+        out.resize(out.len().max(MIN_LENGTH), 0);
+        out
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A client's message with these options.
+    pub fn asked(kind: Type, options: &[(u8, &[u8])]) -> Message {
+        let mut writer = Writer::default();
+        for (code, value) in options {
+            writer.add(*code, value);
+        }
+        let mac = Mac([0x52, 0x54, 0, 1, 2, 3]);
+        let bytes = writer.write(1, kind, 7, 1, 0, Ipv4Addr::UNSPECIFIED, mac);
+        Message::read(&bytes).unwrap()
+    }
+
+    #[test]
+    fn a_question_reads_as_it_was_written() {
+        let message = asked(Type::Discover, &[(60, b"PXEClient:Arch:00000"), (93, &[0, 7])]);
+        assert_eq!(message.kind, Type::Discover);
+        assert_eq!(message.mac.to_string(), "52:54:00:01:02:03");
+        assert_eq!(message.options.get(93), Some(&[0, 7][..]));
+    }
+
+    #[test]
+    fn answers_are_read_by_our_own_client() {
+        let message = asked(Type::Discover, &[]);
+        let mut writer = Writer {
+            yours: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            next_server: Some(Ipv4Addr::new(10, 0, 0, 1)),
+            file: "pxelinux.0".into(),
+            ..Writer::default()
+        };
+        writer.add(code::SERVER_ID, &[10, 0, 0, 1]).add(code::SUBNET_MASK, &[255, 255, 255, 0]);
+        writer.add(code::ROOT_PATH, "x".repeat(300).as_bytes());
+        let bytes = writer.answer(&message, Type::Offer);
+        let server = Ipv4Addr::new(10, 0, 0, 1);
+        let read = netboot::dhcp::message::read_bootp(&bytes, message.mac.0, server).unwrap();
+        assert_eq!(read.lease.boot_file, "pxelinux.0");
+        assert_eq!(read.lease.root_path.len(), 300);
+        assert_eq!(read.transaction, 7);
+        let long = Writer { file: "y".repeat(200), ..writer }.answer(&message, Type::Offer);
+        let read = netboot::dhcp::message::read_bootp(&long, message.mac.0, server).unwrap();
+        assert_eq!(read.lease.boot_file.len(), 200);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = Message::read(&bytes);
+            if bytes.len() > 240 {
+                bytes[..3].copy_from_slice(&[1, 1, 6]);
+                bytes[236..240].copy_from_slice(&MAGIC);
+                let _ = Message::read(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The answer to a client's message.
+//!
+//! Beside another server ("proxy") only machines that boot from the network are
+//! answered, and get no address: BIOS with the option that says "load just this",
+//! UEFI with nothing but our name, after which it asks on port 4011. That is what
+//! firmware of both kinds was found to follow. Alone ("full") everybody is answered,
+//! because the live system asks again after the ROM did.
+
+use super::client::{Arch, Client, Loaders, Program};
+use super::lease::Leases;
+use super::message::{Mac, Message, Type, Writer, code};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// The port of PXE boot servers.
+pub const PXE_PORT: u16 = 4011;
+const CLIENT_PORT: u16 = 68;
+
+/// What a full server gives with an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Length of the prefix.
+    pub prefix: u8,
+    /// Default gateway.
+    pub router: Option<Ipv4Addr>,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Seconds.
+    pub lease: u32,
+}
+
+/// A server on one network.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Our address there.
+    pub own: Ipv4Addr,
+    /// What there is to load.
+    pub loaders: Loaders,
+    /// Addresses, when they are given by us.
+    pub full: Option<(Network, Leases)>,
+}
+
+/// What became of a message, for those who watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// A machine that boots from the network was told what to load.
+    Boot {
+        /// What it is.
+        client: Client,
+        /// What it was told to load.
+        file: String,
+    },
+    /// There is nothing for a machine of this kind.
+    NoLoader(Client),
+    /// An address was given.
+    Address(Ipv4Addr),
+    /// All addresses are taken.
+    Exhausted,
+    /// A client took another server's address, though we give addresses as well.
+    OtherServer(Ipv4Addr),
+    /// Nothing that anybody needs to know.
+    Quiet,
+}
+
+/// An answer and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// A UDP datagram's content.
+    pub bytes: Vec<u8>,
+    /// To whom; broadcast for a client that has no address yet.
+    pub to: SocketAddrV4,
+}
+
+/// Where a message came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The port that it came to: 67 or [`PXE_PORT`].
+    pub port: u16,
+    /// The sender.
+    pub from: SocketAddrV4,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+impl Server {
+    /// Answers a message.
+    pub fn handle(&mut self, message: &Message, arrival: &Arrival) -> (Option<Reply>, Seen) {
+        // What a relay passes on is of another network, which we know nothing about.
+        if !message.relay.is_unspecified() {
+            return (None, Seen::Quiet);
+        }
+        let client = Client::of(message);
+        if arrival.port == PXE_PORT {
+            return match (message.kind, client) {
+                (Type::Request | Type::Inform, Some(client)) => {
+                    let (writer, seen) = self.boot_server(message, &client);
+                    (writer.map(|w| reply(&w, message, Type::Ack, arrival)), seen)
+                }
+                _ => (None, Seen::Quiet),
+            };
+        }
+        match &self.full {
+            None => self.beside(message, client, arrival),
+            Some(_) => self.alone(message, client, arrival),
+        }
+    }
+
+    /// Beside another server.
+    fn beside(
+        &mut self,
+        message: &Message,
+        client: Option<Client>,
+        arrival: &Arrival,
+    ) -> (Option<Reply>, Seen) {
+        let Some(client) = client else { return (None, Seen::Quiet) };
+        match message.kind {
+            Type::Discover => {
+                let (writer, seen) = self.proxy_offer(message, &client);
+                (writer.map(|w| reply(&w, message, Type::Offer, arrival)), seen)
+            }
+            // Some firmware asks here again instead of on 4011.
+            Type::Request if message.address(code::SERVER_ID) == Some(self.own) => {
+                let (writer, seen) = self.boot_server(message, &client);
+                (writer.map(|w| reply(&w, message, Type::Ack, arrival)), seen)
+            }
+            _ => (None, Seen::Quiet),
+        }
+    }
+
+    fn proxy_offer(&self, message: &Message, client: &Client) -> (Option<Writer>, Seen) {
+        let Some(file) = client.file(&self.loaders) else {
+            return (None, Seen::NoLoader(*client));
+        };
+        let mut writer = self.pxe(message, client);
+        if client.program == Program::Pxe && client.arch != Arch::Bios {
+            // Its question on 4011 will be seen.
+            return (Some(writer), Seen::Quiet);
+        }
+        if client.program != Program::Http {
+            // PXE_DISCOVERY_CONTROL: no discovery, no menu, just the file.
+            writer.add(code::VENDOR, &[6, 1, 8, 255]);
+        }
+        writer.file.clone_from(&file);
+        (Some(writer), Seen::Boot { client: *client, file })
+    }
+
+    /// The answer of a PXE boot server: the file.
+    fn boot_server(&self, message: &Message, client: &Client) -> (Option<Writer>, Seen) {
+        let Some(file) = client.file(&self.loaders) else {
+            return (None, Seen::NoLoader(*client));
+        };
+        let mut writer = self.pxe(message, client);
+        writer.file.clone_from(&file);
+        (Some(writer), Seen::Boot { client: *client, file })
+    }
+
+    /// What every PXE answer without an address has.
+    fn pxe(&self, message: &Message, client: &Client) -> Writer {
+        let mut writer = Writer { next_server: Some(self.loaders.tftp), ..Writer::default() };
+        writer.add(code::SERVER_ID, &self.own.octets());
+        writer.add(code::VENDOR_CLASS, vendor_class(client));
+        // Intel's ROMs leave it out themselves; others want to see theirs again.
+        if let Some(uuid) = message.options.get(code::CLIENT_UUID) {
+            writer.add(code::CLIENT_UUID, uuid);
+        }
+        writer
+    }
+
+    /// Without another server.
+    fn alone(
+        &mut self,
+        message: &Message,
+        client: Option<Client>,
+        arrival: &Arrival,
+    ) -> (Option<Reply>, Seen) {
+        let own = self.own;
+        let now = arrival.now;
+        let Some((network, leases)) = &mut self.full else { return (None, Seen::Quiet) };
+        let wanted = message.address(code::REQUESTED_ADDRESS);
+        match message.kind {
+            Type::Discover => {
+                let Some(address) = leases.offer(message.mac, wanted, now) else {
+                    return (None, Seen::Exhausted);
+                };
+                let (writer, seen) = self.with_address(message, client, Some(address));
+                (Some(reply(&writer, message, Type::Offer, arrival)), seen)
+            }
+            Type::Request => {
+                let server = message.address(code::SERVER_ID);
+                if let Some(other) = server.filter(|server| *server != own) {
+                    leases.release(message.mac, None, now);
+                    return (None, Seen::OtherServer(other));
+                }
+                let asked = wanted.unwrap_or(message.own);
+                if leases.take(message.mac, asked, network.lease, now) {
+                    let (writer, _) = self.with_address(message, client, Some(asked));
+                    let answer = reply(&writer, message, Type::Ack, arrival);
+                    return (Some(answer), Seen::Address(asked));
+                }
+                let mut writer = Writer::default();
+                writer.add(code::SERVER_ID, &own.octets());
+                writer.add(code::MESSAGE, b"that address is not to be had");
+                // It may believe in an address of another network: broadcast.
+                let mut refused = reply(&writer, message, Type::Nak, arrival);
+                refused.to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+                (Some(refused), Seen::Quiet)
+            }
+            Type::Inform => {
+                let (writer, _) = self.with_address(message, client, None);
+                (Some(reply(&writer, message, Type::Ack, arrival)), Seen::Quiet)
+            }
+            Type::Decline => {
+                leases.release(message.mac, wanted, now);
+                (None, Seen::Quiet)
+            }
+            Type::Release => {
+                leases.release(message.mac, None, now);
+                (None, Seen::Quiet)
+            }
+            Type::Offer | Type::Ack | Type::Nak => (None, Seen::Quiet),
+        }
+    }
+
+    /// An answer with an address and, for machines that boot, what to load.
+    fn with_address(
+        &self,
+        message: &Message,
+        client: Option<Client>,
+        address: Option<Ipv4Addr>,
+    ) -> (Writer, Seen) {
+        let mut writer = Writer { yours: address, ..Writer::default() };
+        writer.add(code::SERVER_ID, &self.own.octets());
+        if let Some((network, _)) = &self.full {
+            let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix)).unwrap_or(0);
+            if address.is_some() {
+                writer.add(code::LEASE_TIME, &network.lease.to_be_bytes());
+                writer.add(code::RENEWAL, &(network.lease / 2).to_be_bytes());
+                writer.add(code::REBINDING, &(network.lease / 8 * 7).to_be_bytes());
+            }
+            writer.add(code::SUBNET_MASK, &mask.to_be_bytes());
+            writer.add(code::BROADCAST, &(u32::from(self.own) | !mask).to_be_bytes());
+            if let Some(router) = network.router {
+                writer.add(code::ROUTER, &router.octets());
+            }
+            if !network.dns.is_empty() {
+                let dns: Vec<u8> = network.dns.iter().flat_map(|a| a.octets()).collect();
+                writer.add(code::DNS, &dns);
+            }
+        }
+        let Some(client) = client else { return (writer, Seen::Quiet) };
+        let Some(file) = client.file(&self.loaders) else {
+            return (writer, Seen::NoLoader(client));
+        };
+        writer.next_server = Some(self.loaders.tftp);
+        writer.file.clone_from(&file);
+        match client.program {
+            // UEFI takes a URL only from one who says that it is one.
+            Program::Http => drop(writer.add(code::VENDOR_CLASS, vendor_class(&client))),
+            // Do not wait for a proxy: we are all there is.
+            Program::Ipxe { .. } => drop(writer.add(code::IPXE, &[0xb0, 1, 1])),
+            Program::Pxe => {}
+        }
+        let wanted = message.options.get(code::PARAMETERS).unwrap_or_default();
+        if wanted.contains(&code::TFTP_SERVER_NAME) {
+            let server = self.loaders.tftp.to_string();
+            writer.add(code::TFTP_SERVER_NAME, server.as_bytes());
+        }
+        if wanted.contains(&code::BOOT_FILE) && file.len() < 128 {
+            writer.add(code::BOOT_FILE, file.as_bytes());
+        }
+        (writer, Seen::Boot { client, file })
+    }
+
+    /// What a client has from us now.
+    pub fn address_of(&self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
+        self.full.as_ref().and_then(|(_, leases)| leases.of(mac, now))
+    }
+}
+
+fn vendor_class(client: &Client) -> &'static [u8] {
+    if client.program == Program::Http { b"HTTPClient" } else { b"PXEClient" }
+}
+
+fn reply(writer: &Writer, message: &Message, kind: Type, arrival: &Arrival) -> Reply {
+    let to = if arrival.port == PXE_PORT && !arrival.from.ip().is_unspecified() {
+        arrival.from
+    } else if !message.own.is_unspecified() {
+        SocketAddrV4::new(message.own, CLIENT_PORT)
+    } else {
+        SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT)
+    };
+    Reply { bytes: writer.answer(message, kind), to }
+}
+
+/// Answers one datagram in each of the two ways; for fuzzers.
+pub fn fuzz(data: &[u8]) {
+    let Some(message) = Message::read(data) else { return };
+    let own = Ipv4Addr::new(10, 0, 0, 1);
+    let loaders = Loaders {
+        files: vec![(Arch::Bios, "pxelinux.0".into())],
+        script: None,
+        http: SocketAddrV4::new(own, 80),
+        tftp: own,
+    };
+    let range = (Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 9));
+    let leases = Leases::new(range.0, range.1, &Default::default());
+    let network = Network { prefix: 24, router: None, dns: Vec::new(), lease: 60 };
+    for full in [None, Some((network, leases))] {
+        let mut server = Server { own, loaders: loaders.clone(), full };
+        for port in [67, PXE_PORT] {
+            let arrival = Arrival { port, from: SocketAddrV4::new(own, 68), now: 5 };
+            let _ = server.handle(&message, &arrival);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::asked;
+    use super::*;
+    use netboot::dhcp::message::{Incoming, Kind, read_bootp};
+    use proptest::prelude::*;
+
+    const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    fn server(full: bool) -> Server {
+        let leases =
+            Leases::new(Ipv4Addr::new(10, 0, 0, 100), Ipv4Addr::new(10, 0, 0, 101), &[].into());
+        let network = Network {
+            prefix: 24,
+            router: Some(Ipv4Addr::new(10, 0, 0, 254)),
+            dns: vec![OWN],
+            lease: 3600,
+        };
+        Server {
+            own: OWN,
+            loaders: Loaders {
+                files: vec![(Arch::Bios, "pxelinux.0".into()), (Arch::UefiX64, "grub.efi".into())],
+                script: Some("/boot.ipxe".into()),
+                http: SocketAddrV4::new(OWN, 8080),
+                tftp: OWN,
+            },
+            full: full.then_some((network, leases)),
+        }
+    }
+
+    fn at(port: u16) -> Arrival {
+        let from = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 77), 68);
+        Arrival { port, from, now: 1000 }
+    }
+
+    fn understood(reply: Option<Reply>, message: &Message) -> Incoming {
+        read_bootp(&reply.unwrap().bytes, message.mac.0, OWN).unwrap()
+    }
+
+    const BIOS: [(u8, &[u8]); 2] = [(60, b"PXEClient:Arch:00000:UNDI:002001"), (93, &[0, 0])];
+    const UEFI: [(u8, &[u8]); 2] = [(60, b"PXEClient:Arch:00007:UNDI:003001"), (93, &[0, 7])];
+
+    #[test]
+    fn beside_another_server_bios_is_told_at_once() {
+        let message = asked(Type::Discover, &BIOS);
+        let (reply, seen) = server(false).handle(&message, &at(67));
+        let bytes = reply.clone().unwrap().bytes;
+        assert!(bytes.windows(6).any(|w| w == [43, 4, 6, 1, 8, 255]));
+        assert!(bytes.windows(11).any(|w| w == b"\x3c\x09PXEClient"));
+        let read = understood(reply, &message);
+        assert_eq!(read.kind, Kind::Offer);
+        assert!(read.lease.address.is_unspecified());
+        assert_eq!(read.lease.boot_file, "pxelinux.0");
+        assert!(matches!(seen, Seen::Boot { file, .. } if file == "pxelinux.0"));
+    }
+
+    #[test]
+    fn beside_another_server_uefi_asks_twice() {
+        let mut server = server(false);
+        let message = asked(Type::Discover, &UEFI);
+        let reply = server.handle(&message, &at(67)).0;
+        assert!(!reply.clone().unwrap().bytes.windows(3).any(|w| w == [43, 4, 6]));
+        assert_eq!(understood(reply, &message).lease.boot_file, "");
+        let message = asked(Type::Request, &UEFI);
+        let (reply, _) = server.handle(&message, &at(PXE_PORT));
+        assert_eq!(reply.clone().unwrap().to, at(0).from);
+        assert_eq!(understood(reply, &message).lease.boot_file, "grub.efi");
+    }
+
+    #[test]
+    fn beside_another_server_others_are_left_alone() {
+        let mut server = server(false);
+        let dhcpcd: [(u8, &[u8]); 1] = [(60, b"dhcpcd")];
+        for options in [&[][..], &dhcpcd] {
+            for kind in [Type::Discover, Type::Request, Type::Inform, Type::Release] {
+                assert_eq!(server.handle(&asked(kind, options), &at(67)).0, None);
+                assert_eq!(server.handle(&asked(kind, options), &at(PXE_PORT)).0, None);
+            }
+        }
+        // A request to the other server.
+        let mut options = BIOS.to_vec();
+        options.push((54, &[10, 0, 0, 254]));
+        assert_eq!(server.handle(&asked(Type::Request, &options), &at(67)).0, None);
+        let arm = [(60, &b"PXEClient"[..]), (93, &[0, 11])];
+        let (reply, seen) = server.handle(&asked(Type::Discover, &arm), &at(67));
+        assert!(reply.is_none() && matches!(seen, Seen::NoLoader(_)));
+    }
+
+    #[test]
+    fn alone_it_gives_addresses() {
+        let mut server = server(true);
+        let message = asked(Type::Discover, &BIOS);
+        let (reply, _) = server.handle(&message, &at(67));
+        assert!(reply.as_ref().unwrap().to.ip().is_broadcast());
+        let offer = understood(reply, &message);
+        assert_eq!(offer.lease.address, Ipv4Addr::new(10, 0, 0, 100));
+        assert_eq!(offer.lease.boot_file, "pxelinux.0");
+        let take = |server: &mut Server, address: &[u8], from: &[u8]| {
+            let message = asked(Type::Request, &[(50, address), (54, from)]);
+            let (reply, seen) = server.handle(&message, &at(67));
+            (reply.map(|reply| understood(Some(reply), &message).kind), seen)
+        };
+        let own = [10, 0, 0, 1];
+        assert_eq!(take(&mut server, &[10, 0, 0, 9], &own).0, Some(Kind::Nak));
+        let (kind, seen) = take(&mut server, &[10, 0, 0, 100], &own);
+        assert_eq!(kind, Some(Kind::Ack));
+        assert_eq!(seen, Seen::Address(Ipv4Addr::new(10, 0, 0, 100)));
+        let other = take(&mut server, &[10, 0, 0, 100], &[10, 0, 0, 2]);
+        assert_eq!(other, (None, Seen::OtherServer(Ipv4Addr::new(10, 0, 0, 2))));
+        // A machine that does not boot from us gets an address and no file.
+        let message = asked(Type::Discover, &[]);
+        let plain = understood(server.handle(&message, &at(67)).0, &message);
+        assert_eq!(plain.lease.boot_file, "");
+        assert!(!plain.lease.address.is_unspecified());
+    }
+
+    #[test]
+    fn http_boot_and_ipxe() {
+        for full in [false, true] {
+            let message = asked(Type::Discover, &[(60, b"HTTPClient"), (93, &[0, 16])]);
+            let reply = server(full).handle(&message, &at(67)).0.unwrap();
+            assert!(reply.bytes.windows(12).any(|w| w == b"\x3c\x0aHTTPClient"));
+            let read = understood(Some(reply), &message);
+            assert_eq!(read.lease.boot_file, "http://10.0.0.1:8080/grub.efi");
+            let message = asked(Type::Discover, &[(60, b"PXEClient"), (77, b"iPXE")]);
+            let read = understood(server(full).handle(&message, &at(67)).0, &message);
+            assert_eq!(read.lease.boot_file, "http://10.0.0.1:8080/boot.ipxe");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(
+            kind in 1u8..9, mut options in proptest::collection::vec(any::<u8>(), 0..300)
+        ) {
+            let mut bytes = vec![0; 240];
+            bytes[..3].copy_from_slice(&[1, 1, 6]);
+            bytes[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+            bytes.extend([53, 1, kind]);
+            bytes.append(&mut options);
+            fuzz(&bytes);
+        }
+    }
+}
