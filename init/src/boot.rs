@@ -9,6 +9,7 @@ use cmdline::BootPlan;
 use cmdline::plan::{Content, Source, Writable};
 use coldplug::index::Class;
 
+use crate::baked::Baked;
 use crate::failure::{self, Next};
 use crate::layers::{self, ROOT, modules_for};
 use crate::log::{Level, Log};
@@ -23,12 +24,24 @@ const MAX_LINE: usize = 64 << 10;
 /// it has at that moment: a fast one pays for itself from the second module on.
 const FAST_HASH: &str = if cfg!(target_arch = "aarch64") { "sha256_ce" } else { "sha256_ssse3" };
 
+/// As `uname -m` has it.
+const ARCH: &str = if cfg!(target_arch = "aarch64") { "aarch64" } else { "x86_64" };
+
 /// Everything PID 1 does. Never returns: it becomes the real init, or reboots.
 pub fn run(process: rt::Process) -> ! {
     let log = early::mounts();
     machine::set_urgent(true);
     let line = read_line();
-    let plan = cmdline::parse(&line, &cmdline::Context::default());
+    let baked = Baked::read();
+    let defaults: Vec<&str> = baked.defaults.iter().map(String::as_str).collect();
+    let context = cmdline::Context {
+        arch: ARCH,
+        defaults: &defaults,
+        medium_uuid: &baked.medium_uuid,
+        layerfs_path: &baked.layerfs_path,
+        tls: false,
+    };
+    let plan = cmdline::parse(&line, &context);
     let env: Vec<&CStr> = process.env().collect();
     let mut machine = prepare(log, &plan, &line);
     loop {
@@ -70,6 +83,7 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
     for module in likely_drivers(plan) {
         machine.require(module);
     }
+    machine.step("drivers");
     machine.coldplug();
     // While the hardware is being probed.
     for module in modules_for(&plan.writable) {
@@ -84,6 +98,7 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
 /// One try at the whole boot; what it set up is taken down when it fails.
 fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
     let layout = layout::of(plan.handoff.layout);
+    machine.step("network");
     if let Err(failed) = network::bring_up(machine, plan) {
         return failed;
     }
@@ -91,6 +106,7 @@ fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
     };
+    machine.step("source");
     let mut found = match source::find(machine, plan, layout, &target, read_write) {
         Ok(found) => found,
         Err(failed) => {
@@ -98,8 +114,12 @@ fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
             return failed;
         }
     };
+    machine.step("layers");
     let failed = match layers::stack(machine, plan, &mut found, layout) {
-        Ok(ready) => handoff::hand_over(machine, plan, &found, &ready, layout, env),
+        Ok(ready) => {
+            machine.step("handoff");
+            handoff::hand_over(machine, plan, &found, &ready, layout, env)
+        }
         Err(failed) => failed,
     };
     layers::undo(machine);

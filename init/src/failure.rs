@@ -110,6 +110,8 @@ fn show(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) {
     }
     let _ = make_dir("/run/bellwether", 0o755);
     let _ = write_file("/run/bellwether/log", log.record().as_bytes(), 0o644);
+    let trace = machine.trace.to_json(machine.log.elapsed().0, Some(failure));
+    let _ = write_file("/run/bellwether/trace.json", trace.as_bytes(), 0o644);
 }
 
 /// Waits for a key on the console, or for the deadline; drivers go on meanwhile.

@@ -45,7 +45,10 @@ pub fn hand_over(
         Err(failure) => return failure,
     };
     place_medium(machine, plan, found, layout);
-    let writable = !matches!(plan.writable, Writable::AsIs { read_write: false });
+    let writable = !matches!(
+        plan.writable,
+        Writable::AsIs { read_write: false } | Writable::Directories { .. }
+    );
     write_state(machine, plan, writable);
     let line = format!(
         "ready in {}: {} on {}, handing over to {init}",
@@ -159,7 +162,11 @@ fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: L
 }
 
 fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
-    let mut files = Vec::from([(format!("{STATE}/plan.json"), plan.to_json())]);
+    let trace = machine.trace.to_json(machine.log.elapsed().0, None);
+    let mut files = Vec::from([
+        (format!("{STATE}/plan.json"), plan.to_json()),
+        (format!("{STATE}/trace.json"), trace),
+    ]);
     files.extend(network::state_files(&machine.network, plan));
     let mut put = |path: &str, text: &str| {
         if let Some((parent, _)) = path.rsplit_once('/') {

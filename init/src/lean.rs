@@ -30,6 +30,29 @@ pub mod fetch {
     pub fn drop_all() {}
 }
 
+/// Instead of [`crate::remote`] of the full `/init`.
+pub mod remote {
+    use super::{String, WHY};
+    use crate::machine::Machine;
+    use cmdline::plan::{CifsSource, NbdSource};
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, String> {
+        Err(["a network block device ", WHY].concat())
+    }
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn cifs(_: &mut Machine, _: &CifsSource, _: &str) -> Result<(), String> {
+        Err(["a CIFS share ", WHY].concat())
+    }
+}
+
 /// Instead of checks of digests and media.
 pub mod integrity {
     use super::WHY;

@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+pub mod baked;
 pub mod block;
 pub mod boot;
 pub mod device;
@@ -33,6 +34,8 @@ pub mod memory;
 #[cfg(feature = "full")]
 pub mod persist;
 #[cfg(feature = "full")]
+pub mod remote;
+#[cfg(feature = "full")]
 pub mod snapshot;
 #[cfg(feature = "full")]
 pub mod to_ram;
@@ -46,4 +49,4 @@ pub mod watch;
 #[cfg(not(feature = "full"))]
 pub mod lean;
 #[cfg(not(feature = "full"))]
-pub use lean::{fetch, integrity, persist, snapshot, to_ram, verity, watch};
+pub use lean::{fetch, integrity, persist, remote, snapshot, to_ram, verity, watch};

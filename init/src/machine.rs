@@ -19,6 +19,7 @@ use sys::loopdev::Loop;
 
 use crate::log::{Log, now_ms};
 use crate::network::Network;
+use crate::trace::Trace;
 
 /// Where the image keeps the index of its modules.
 const INDEX: &str = "/lib/bellwether/modules.idx";
@@ -46,6 +47,8 @@ pub struct Machine {
     pub log: Log,
     /// The network, which comes up inside [`Self::wait`].
     pub network: Network,
+    /// What happened, for the record.
+    pub trace: Trace,
     drivers: Loader<'static>,
     uevents: Option<uevent::Socket>,
     /// Sorted.
@@ -78,6 +81,7 @@ impl Machine {
         Self {
             log,
             network: Network::default(),
+            trace: Trace::default(),
             held: Vec::new(),
             drivers: Loader::new(index, policy),
             uevents,
@@ -130,6 +134,12 @@ impl Machine {
     /// Names of the block devices that are there (`sda`, `sda1`, `sr0`), sorted.
     pub fn blocks(&self) -> impl Iterator<Item = &str> {
         self.blocks.iter().map(String::as_str)
+    }
+
+    /// A step of the boot begins.
+    pub fn step(&mut self, name: &'static str) {
+        let at = self.log.elapsed().0;
+        self.trace.step(name, at);
     }
 
     /// Undoes what was set for the boot alone, before the real init takes over.

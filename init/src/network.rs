@@ -213,6 +213,29 @@ pub fn mount_nfs(
     }
 }
 
+/// The address of a source's server.
+///
+/// # Errors
+/// When there is no network, nobody to ask, or no such name.
+pub fn server(machine: &Machine, server: &Server) -> Result<Ipv4Addr, String> {
+    let up = machine.network.up().ok_or("the network is not up")?;
+    match server {
+        Server::Host(host) => resolve(up, host),
+        Server::Boot => {
+            resolve(up, &up.boot_server().ok_or("neither the line nor DHCP names a server")?)
+        }
+    }
+}
+
+/// A source's server, for people.
+#[must_use]
+pub fn name_of(server: &Server) -> &str {
+    match server {
+        Server::Host(host) => host,
+        Server::Boot => "the boot server",
+    }
+}
+
 /// The address of a server that the line or DHCP names.
 fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, String> {
     if let Ok(address) = host.parse() {
@@ -322,9 +345,6 @@ fn netplan(up: &NetworkUp) -> String {
 /// An export, for people.
 #[must_use]
 pub fn describe_nfs(source: &NfsSource) -> String {
-    let server = match &source.server {
-        Server::Host(host) => host.as_str(),
-        Server::Boot => "the boot server",
-    };
+    let server = name_of(&source.server);
     format!("NFS {server}:{}", source.path.as_deref().unwrap_or("(root path of DHCP)"))
 }

@@ -26,7 +26,7 @@ use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::trace::{Failure, Reasons};
-use crate::{fetch, network};
+use crate::{fetch, network, remote};
 
 /// What a source offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +159,7 @@ impl Search<'_> {
 
     /// Notes why something did not do, and says so once.
     fn refuse(&mut self, what: &str, why: &str) {
+        self.machine.trace.tried(what, why);
         if self.reasons.note(what, why) {
             self.machine.log.detail(&format!("{what}: {why}"));
         }
@@ -166,6 +167,7 @@ impl Search<'_> {
 
     /// The same for what the line names: then it is worth a line on the console.
     fn refuse_loudly(&mut self, what: &str, why: &str) {
+        self.machine.trace.tried(what, why);
         if self.reasons.note(what, why) {
             self.machine.log.warn(&format!("{what}: {why}"));
         }
@@ -213,6 +215,26 @@ impl Search<'_> {
                     None
                 }
             },
+            Source::Nbd(nbd) => match remote::nbd(self.machine, nbd) {
+                Ok(device) => {
+                    let origin = format!("{} ({device})", describe(source));
+                    examiner(self, Offer::Blob(device), &origin)
+                }
+                Err(why) => {
+                    self.refuse_loudly(&describe(source), &why);
+                    None
+                }
+            },
+            Source::Cifs(cifs) => {
+                let target = self.target(depth);
+                match remote::cifs(self.machine, cifs, &target) {
+                    Ok(()) => self.offer_tree(target, &describe(source), examiner),
+                    Err(why) => {
+                        self.refuse_loudly(&describe(source), &why);
+                        None
+                    }
+                }
+            }
             Source::NineP(tag) => self.offer_tag(
                 "9p",
                 tag,
@@ -613,9 +635,13 @@ fn waiting_for(sources: &[Source]) -> String {
 pub fn describe(source: &Source) -> String {
     match source {
         Source::Nfs(nfs) => network::describe_nfs(nfs),
-        Source::Cifs(cifs) => format!("CIFS share {}", cifs.share),
+        Source::Cifs(cifs) => {
+            format!("CIFS share //{}/{}", network::name_of(&cifs.server), cifs.share)
+        }
         Source::Url(url) => url.url.clone(),
-        Source::Nbd(nbd) => format!("NBD export {}", nbd.export),
+        Source::Nbd(nbd) => {
+            format!("NBD {}:{}/{}", network::name_of(&nbd.server), nbd.port, nbd.export)
+        }
         Source::NvmeTcp(nvme) => format!("NVMe/TCP {}", nvme.nqn),
         Source::NineP(tag) => format!("9p tag {tag}"),
         Source::VirtioFs(tag) => format!("virtiofs tag {tag}"),

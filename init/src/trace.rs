@@ -4,6 +4,8 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use cmdline::json::Json;
+
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
@@ -37,6 +39,60 @@ impl Failure {
         self.remedy = remedy.to_string();
         self
     }
+}
+
+/// What happened and when, for the record of a boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    steps: Vec<(&'static str, u64)>,
+    tried: Reasons,
+}
+
+/// A boot that is tried again for days keeps the record of its latest tries.
+const MAX_STEPS: usize = 256;
+
+impl Trace {
+    /// A step begins, so many milliseconds after the start.
+    pub fn step(&mut self, name: &'static str, at: u64) {
+        if self.steps.len() >= MAX_STEPS {
+            self.steps.remove(0);
+        }
+        self.steps.push((name, at));
+    }
+
+    /// Something did not do.
+    pub fn tried(&mut self, what: &str, why: &str) {
+        self.tried.note(what, why);
+    }
+
+    /// The record as JSON; `failure` is how the boot ended, if it did.
+    #[must_use]
+    pub fn to_json(&self, elapsed: u64, failure: Option<&Failure>) -> String {
+        let mut out = Json::new();
+        out.object().key("elapsed_ms").number(elapsed);
+        out.key("steps").array();
+        for (name, at) in &self.steps {
+            out.object().key("step").string(name).key("at_ms").number(*at).end_object();
+        }
+        out.end_array();
+        out.key("tried");
+        list(&mut out, &self.tried.list);
+        if let Some(failure) = failure {
+            out.key("failed").object().key("step").string(&failure.step).key("tried");
+            list(&mut out, &failure.tried);
+            out.key("remedy").string(&failure.remedy).end_object();
+        }
+        out.end_object();
+        out.finish()
+    }
+}
+
+fn list(out: &mut Json, tried: &[Tried]) {
+    out.array();
+    for one in tried {
+        out.object().key("what").string(&one.what).key("why").string(&one.why).end_object();
+    }
+    out.end_array();
 }
 
 /// Reasons collected over several rounds: a thing's latest reason replaces its
@@ -75,6 +131,18 @@ impl Reasons {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_record_names_steps_tries_and_the_end() {
+        let mut trace = Trace::default();
+        trace.step("network", 12);
+        trace.tried("10.0.0.1", "said \"no\"");
+        let failure = Failure::new("find the root", "sr0", "no medium");
+        assert_eq!(
+            trace.to_json(90, Some(&failure)),
+            r#"{"elapsed_ms":90,"steps":[{"step":"network","at_ms":12}],"tried":[{"what":"10.0.0.1","why":"said \"no\""}],"failed":{"step":"find the root","tried":[{"what":"sr0","why":"no medium"}],"remedy":""}}"#
+        );
+    }
 
     #[test]
     fn the_latest_reason_counts() {
