@@ -1,6 +1,8 @@
 //! Archives, modules and configuration of others, as the host tools read them.
 
+use cpio_builder::cloop::unpack_bytes;
 use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::menu::{Dialect, Menu};
 use cpio_builder::modinfo;
 use cpio_builder::newc::Reader;
 use cpio_builder::strip::strip;
@@ -50,4 +52,33 @@ pub fn kernel_module(data: &[u8]) {
 pub fn modprobe_conf(data: &[u8]) {
     let mut conf = ModprobeConf::default();
     conf.parse(&String::from_utf8_lossy(data));
+}
+
+/// An image in compressed blocks.
+pub fn cloop(data: &[u8]) {
+    match unpack_bytes(data, 1 << 20) {
+        Ok(image) => assert!(image.len() <= 1 << 20),
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// A boot loader's configuration that includes itself. What is written again must
+/// have the same entries, one a line.
+pub fn boot_menu(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = Menu::guess(&text);
+    for dialect in [Dialect::Syslinux, Dialect::Grub] {
+        let mut loads = 0;
+        let menu = Menu::read(dialect, &text, &mut |_| {
+            loads += 1;
+            assert!(loads <= 64, "includes without end");
+            Some(text.clone().into_owned())
+        });
+        let Ok(menu) = menu else { continue };
+        let _ = (menu.to_ipxe(), menu.to_grub(true));
+        let Ok(written) = menu.to_syslinux(false) else { continue };
+        let again = Menu::read(Dialect::Syslinux, &written, &mut |_| None);
+        let again = again.expect("what was written can be read");
+        assert_eq!(again.entries.len(), menu.entries.len(), "{written}");
+    }
 }
