@@ -1,13 +1,15 @@
 //! The command line's grammar. Help texts, man pages and completions all come
 //! from these definitions.
 
+use crate::trial::Bus;
 use argh::{ArgsInfo, FromArgs};
 use cpio_builder::compress::Codec;
+use cpio_builder::fsimage::Format;
 use cpio_builder::image::Include;
 use cpio_builder::profile::Profile;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Boots live systems over the network or from disks: makes the images, and
@@ -28,6 +30,14 @@ pub enum Command {
     Build(Build),
     /// Say what a command line will do.
     Explain(crate::explain::Explain),
+    /// Boot something in QEMU.
+    Try(Try),
+    /// Make a live ISO.
+    Iso(Iso),
+    /// Make a file system image.
+    Image(Image),
+    /// Fill a directory for a TFTP server.
+    Pxe(Pxe),
     /// Write man pages and shell completions.
     Docs(crate::docs::Docs),
 }
@@ -119,6 +129,334 @@ pub struct Build {
     /// where to write the image; '-' is standard output
     #[argh(option, short = 'o', long = "output", arg_name = "file")]
     pub output: Option<PathBuf>,
+}
+
+/// Boot an ISO, a disk image, a kernel or a PXE tree in QEMU, as a client would
+/// be booted.
+///
+/// The serial console is on this terminal; Ctrl-A X switches the machine off. It
+/// ends with the machine: a reboot is an end, too. Kernel lines of media need
+/// console=ttyS0 to be seen here; or use --window.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "try",
+    example = "A live ISO, on a machine with UEFI:\n  bellwether try --uefi live.iso",
+    example = "The same on a USB stick, with a disk beside it:\n  \
+               bellwether try --bus usb --disk 10G live.iso",
+    example = "A network boot, from a directory made by 'bellwether pxe':\n  \
+               bellwether try --pxe /srv/tftp",
+    example = "A kernel with its initramfs and line:\n  \
+               bellwether try --kernel vmlinuz --initrd initrd.img --append 'boot=live'",
+    note = "Exit status: 0 the machine was switched off, 1 failed, 2 wrong usage.",
+    note = "--name=value is taken as --name value."
+)]
+pub struct Try {
+    /// boot this kernel, without firmware
+    #[argh(option, arg_name = "file")]
+    pub kernel: Option<PathBuf>,
+
+    /// with this initramfs
+    #[argh(option, arg_name = "file")]
+    pub initrd: Option<PathBuf>,
+
+    /// and this command line; console=ttyS0 is put in front
+    #[argh(option, arg_name = "words")]
+    pub append: Option<String>,
+
+    /// boot from the network: QEMU hands out this directory by TFTP
+    #[argh(option, arg_name = "dir")]
+    pub pxe: Option<PathBuf>,
+
+    /// firmware is UEFI instead of BIOS
+    #[argh(switch)]
+    pub uefi: bool,
+
+    /// a disk more: an image, which will be written, or the size of an empty
+    /// one as 10G; may be repeated
+    #[argh(option, arg_name = "file|size")]
+    pub disk: Vec<String>,
+
+    /// how media and disks are attached: virtio (the default), sata, usb or nvme
+    #[argh(option, arg_name = "bus", from_str_fn(bus))]
+    pub bus: Option<Bus>,
+
+    /// memory in MiB; 1024
+    #[argh(option, arg_name = "mib")]
+    pub memory: Option<u32>,
+
+    /// keep what the machine writes to the disk image that it boots from;
+    /// otherwise it is thrown away
+    #[argh(switch)]
+    pub write: bool,
+
+    /// bridge of this host that the card is on, instead of a network of its own
+    #[argh(option, arg_name = "name")]
+    pub bridge: Option<String>,
+
+    /// show the screen in a window
+    #[argh(switch)]
+    pub window: bool,
+
+    /// emulate the processor, even where KVM works
+    #[argh(switch)]
+    pub emulate: bool,
+
+    /// further words for QEMU; may be repeated
+    #[argh(option, arg_name = "words")]
+    pub qemu: Vec<String>,
+
+    /// print QEMU's command line instead of running it
+    #[argh(switch)]
+    pub dry_run: bool,
+
+    /// an ISO or a disk image
+    #[argh(positional, arg_name = "medium")]
+    pub medium: Option<PathBuf>,
+}
+
+/// Make a live ISO that boots by BIOS and UEFI, from optical drives and sticks.
+///
+/// It is laid out for the words of live-boot: live/filesystem.squashfs,
+/// live/vmlinuz, live/initrd.img. The same input gives the same bytes; file times
+/// are SOURCE_DATE_EPOCH if that is set.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "iso",
+    example = "From a root directory with a kernel in it:\n  bellwether iso --root /srv/root -o live.iso",
+    example = "From a squashfs, a kernel, and the modules to make an initramfs from:\n  \
+               bellwether iso --root filesystem.squashfs --kernel vmlinuz --modules \
+               linux-image.deb --append 'boot=live console=ttyS0' -o live.iso",
+    example = "With a second menu entry:\n  \
+               bellwether iso --root /srv/root --entry 'To memory=toram' -o live.iso",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+    note = "--name=value is taken as --name value."
+)]
+pub struct Iso {
+    /// the live system's root: a directory, or a squashfs, erofs or ext2 image
+    #[argh(option, arg_name = "path")]
+    pub root: Option<PathBuf>,
+
+    /// the kernel; by default the one in the root's /boot
+    #[argh(option, arg_name = "file")]
+    pub kernel: Option<PathBuf>,
+
+    /// an initramfs; may be repeated, then they are loaded in this order. By
+    /// default one is made
+    #[argh(option, arg_name = "file")]
+    pub initrd: Vec<PathBuf>,
+
+    /// where to take the modules from to make an initramfs, as in
+    /// 'bellwether build'; by default the root directory
+    #[argh(option, arg_name = "path")]
+    pub modules: Option<PathBuf>,
+
+    /// which modules: virt, net or all
+    #[argh(option, arg_name = "name", from_str_fn(profile))]
+    pub profile: Option<Profile>,
+
+    /// the program to be /init; by default the one made with this command
+    #[argh(option, arg_name = "file")]
+    pub init: Option<PathBuf>,
+
+    /// the kernel's command line; boot=live
+    #[argh(option, arg_name = "words")]
+    pub append: Option<String>,
+
+    /// a further menu entry: its title, and words behind --append's; may be
+    /// repeated
+    #[argh(option, arg_name = "title=words", from_str_fn(entry))]
+    pub entry: Vec<(String, String)>,
+
+    /// title of the first entry and of the menu
+    #[argh(option, arg_name = "text")]
+    pub title: Option<String>,
+
+    /// seconds until the first entry starts by itself
+    #[argh(option, arg_name = "seconds")]
+    pub timeout: Option<u32>,
+
+    /// have the root checked by dm-verity as it is read
+    #[argh(switch)]
+    pub verity: bool,
+
+    /// a further file or directory, and where on the medium to put it; may be
+    /// repeated
+    #[argh(option, arg_name = "file[:dest]", from_str_fn(include))]
+    pub include: Vec<Include>,
+
+    /// name of the volume; BELLWETHER
+    #[argh(option, arg_name = "name")]
+    pub label: Option<String>,
+
+    /// where to write the ISO
+    #[argh(option, short = 'o', long = "output", arg_name = "file")]
+    pub output: Option<PathBuf>,
+}
+
+/// Fill a directory that a TFTP server hands out: boot loaders for BIOS and UEFI,
+/// menus for pxelinux, GRUB and iPXE, kernel and initramfs.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "pxe",
+    example = "For a live system that an NFS server has:\n  \
+               bellwether pxe --kernel vmlinuz --modules linux-image.deb --append \
+               'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live' /srv/tftp",
+    example = "For a live ISO, with its own kernel and initramfs, which is mounted and exported:\n  \
+               bellwether pxe --iso live.iso --append \
+               'boot=casper netboot=nfs nfsroot=10.0.0.1:/mnt/iso' /srv/tftp",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+    note = "--name=value is taken as --name value."
+)]
+pub struct Pxe {
+    /// take kernel and initramfs from this ISO
+    #[argh(option, arg_name = "file")]
+    pub iso: Option<PathBuf>,
+
+    /// the kernel
+    #[argh(option, arg_name = "file")]
+    pub kernel: Option<PathBuf>,
+
+    /// an initramfs; may be repeated, then they are loaded in this order
+    #[argh(option, arg_name = "file")]
+    pub initrd: Vec<PathBuf>,
+
+    /// where to take the modules from to make an initramfs, as in
+    /// 'bellwether build'
+    #[argh(option, arg_name = "path")]
+    pub modules: Option<PathBuf>,
+
+    /// which modules: virt, net or all
+    #[argh(option, arg_name = "name", from_str_fn(profile))]
+    pub profile: Option<Profile>,
+
+    /// the program to be /init; by default the one made with this command
+    #[argh(option, arg_name = "file")]
+    pub init: Option<PathBuf>,
+
+    /// the kernel's command line
+    #[argh(option, arg_name = "words")]
+    pub append: Option<String>,
+
+    /// a further menu entry: its title, and words behind --append's; may be
+    /// repeated
+    #[argh(option, arg_name = "title=words", from_str_fn(entry))]
+    pub entry: Vec<(String, String)>,
+
+    /// title of the first entry and of the menu
+    #[argh(option, arg_name = "text")]
+    pub title: Option<String>,
+
+    /// seconds until the first entry starts by itself
+    #[argh(option, arg_name = "seconds")]
+    pub timeout: Option<u32>,
+
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// the directory
+    #[argh(positional, arg_name = "dir")]
+    pub dir: PathBuf,
+}
+
+/// What `iso` and `pxe` have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot<'a> {
+    pub root: Option<&'a Path>,
+    pub kernel: Option<&'a Path>,
+    pub initrd: &'a [PathBuf],
+    pub modules: Option<&'a Path>,
+    pub profile: Option<Profile>,
+    pub init: Option<&'a Path>,
+    pub append: Option<&'a str>,
+    pub entries: &'a [(String, String)],
+    pub title: Option<&'a str>,
+    pub timeout: Option<u32>,
+}
+
+/// Make a file system image from a directory, an initramfs, an ISO or a cloop
+/// image.
+///
+/// Owners and device nodes of an initramfs need no root rights; those of an ISO or
+/// a cloop image do.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "image",
+    example = "The root of a live system, with a dm-verity tree beside it:\n  \
+               bellwether image --verity /srv/root -o filesystem.squashfs",
+    example = "An ext2 root of 40 MiB from an initramfs:\n  \
+               bellwether image --size 40M isolinux/initrd.img -o initrd-ext2",
+    example = "What is in Mandriva's rescue.clp, as ext2:\n  \
+               bellwether image rescue.clp -o stage2.img",
+    example = "A stage 2 where automatic= looks for it:\n  \
+               bellwether image --stage2 /srv/mirror /srv/rescue-root",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+    note = "--name=value is taken as --name value."
+)]
+pub struct Image {
+    /// squashfs, erofs, ext2, clp (cloop) or iso; by default as the file's name
+    /// ends
+    #[argh(option, arg_name = "format", from_str_fn(format))]
+    pub format: Option<Format>,
+
+    /// size of an ext2 image, as 40M; by default what it needs
+    #[argh(option, arg_name = "bytes", from_str_fn(bytes))]
+    pub size: Option<u64>,
+
+    /// make a dm-verity hash tree beside it, and print the root hash
+    #[argh(switch)]
+    pub verity: bool,
+
+    /// directory of an installation tree; the image becomes
+    /// install/stage2/rescue.sqfs or rescue.clp in it
+    #[argh(option, arg_name = "dir")]
+    pub stage2: Option<PathBuf>,
+
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// where to write the image
+    #[argh(option, short = 'o', long = "output", arg_name = "file")]
+    pub output: Option<PathBuf>,
+
+    /// what to make it from
+    #[argh(positional, arg_name = "from")]
+    pub from: PathBuf,
+}
+
+fn bus(text: &str) -> Result<Bus, String> {
+    let found = Bus::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, bus)| bus);
+    found.ok_or_else(|| format!("no bus '{text}': virtio, sata, usb or nvme"))
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    Format::from_name(text)
+        .ok_or_else(|| format!("no format '{text}': squashfs, erofs, ext2, clp or iso"))
+}
+
+fn entry(text: &str) -> Result<(String, String), String> {
+    let split = text.split_once('=').filter(|(title, _)| !title.trim().is_empty());
+    let (title, words) = split.ok_or_else(|| format!("'{text}' is not TITLE=WORDS"))?;
+    Ok((title.trim().to_owned(), words.trim().to_owned()))
+}
+
+/// A number of bytes: `40M` and the like, in powers of 1024.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no size such as 512K, 40M or 10G");
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (text.get(..text.len() - 1), 10),
+        Some(b'm' | b'M') => (text.get(..text.len() - 1), 20),
+        Some(b'g' | b'G') => (text.get(..text.len() - 1), 30),
+        Some(b't' | b'T') => (text.get(..text.len() - 1), 40),
+        _ => (Some(text), 0),
+    };
+    let number: u64 = digits.unwrap_or_default().parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).filter(|n| *n > 0).ok_or_else(wrong)
 }
 
 /// All commands and their options, for man pages and completions.
@@ -227,6 +565,10 @@ mod tests {
             (&["build", "--profile", "big"][..], "no profile 'big'"),
             (&["build", "--compress=rar"], "no compression 'rar'"),
             (&["build", "--include", "a:../b"], "not FILE or FILE:DEST"),
+            (&["try", "--bus", "isa"], "no bus 'isa'"),
+            (&["image", "--format", "zip"], "no format 'zip'"),
+            (&["image", "--size", "0x", "a"], "no size such as"),
+            (&["iso", "--entry", "x"], "not TITLE=WORDS"),
             (&["bild"], "bild"),
             (&[], "build"),
         ] {
@@ -234,6 +576,15 @@ mod tests {
                 Err(Early::Usage(text)) => assert!(text.contains(word), "{text}"),
                 other => panic!("{args:?}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("40M"), Ok(40 << 20));
+        assert_eq!(bytes("512"), Ok(512));
+        for wrong in ["", "M", "0", "-1K", "99999999999T", "1.5G"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 

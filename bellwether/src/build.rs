@@ -16,14 +16,28 @@ pub fn run(what: &Build) -> Result<(), Failure> {
     if let Some(path) = &what.list {
         return list::run(path, what.json);
     }
-    let usage = |text: &str| Failure::Usage(format!("{text}; see 'bellwether build --help'"));
-    let Some(modules) = &what.modules else {
-        return Err(usage("--modules says where the kernel's modules are, and is missing"));
-    };
     let Some(output) = &what.output else {
         return Err(usage("-o says where to write the image, and is missing"));
     };
-    let (init, init_origin) = find_init(what.init.as_deref())?;
+    let (spec, report) = image(what)?;
+    write_file(output, &report.bytes)?;
+    tell(&report, &spec, output, what.json);
+    Ok(())
+}
+
+fn usage(text: &str) -> Failure {
+    Failure::Usage(format!("{text}; see 'bellwether build --help'"))
+}
+
+/// Makes the image, without writing it anywhere.
+pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
+    let Some(modules) = &what.modules else {
+        return Err(usage("--modules says where the kernel's modules are, and is missing"));
+    };
+    let profile = what.profile.or_else(|| Profile::from_name("virt")).ok_or_else(|| usage(""))?;
+    // An archive behind a distribution's initrd must do whatever its line says.
+    let small = profile.name == "virt" && !what.append_only;
+    let (init, init_origin) = find_init(what.init.as_deref(), small)?;
     let mut kernel = source::open(modules, what.release.as_deref())?;
     let append_to = match kernel.kind {
         Kind::Initrd { links } if what.append_only => Some(links),
@@ -39,7 +53,7 @@ pub fn run(what: &Build) -> Result<(), Failure> {
         init_origin,
         firmware: firmware_dirs(what, &kernel.tree),
         tree: kernel.tree,
-        profile: what.profile.or_else(|| Profile::from_name("virt")).ok_or_else(|| usage(""))?,
+        profile,
         add: what.add.clone(),
         conf: kernel.conf,
         include: what.include.clone(),
@@ -50,24 +64,27 @@ pub fn run(what: &Build) -> Result<(), Failure> {
         append_to,
     };
     let report = image::build(&spec)?;
-    write_file(output, &report.bytes)?;
-    tell(&report, &spec, output, what.json);
-    Ok(())
+    Ok((spec, report))
 }
 
 /// The `/init` of the same sources, in release builds.
+/// The full `/init` and the small one, which few machines but virtual ones want.
 #[cfg(embedded_init)]
-const EMBEDDED: Option<&[u8]> = Some(include_bytes!(env!("BELLWETHER_INIT")));
+const EMBEDDED: Option<[&[u8]; 2]> =
+    Some([include_bytes!(env!("BELLWETHER_INIT")), include_bytes!(env!("BELLWETHER_INIT_SMALL"))]);
 #[cfg(not(embedded_init))]
-const EMBEDDED: Option<&[u8]> = None;
+const EMBEDDED: Option<[&[u8]; 2]> = None;
 
 /// The program for `/init`: the one given, the one inside this command, or
 /// the one beside it.
-fn find_init(given: Option<&Path>) -> Result<(Vec<u8>, PathBuf), Failure> {
+fn find_init(given: Option<&Path>, small: bool) -> Result<(Vec<u8>, PathBuf), Failure> {
     let exe = std::env::current_exe().unwrap_or_default();
     let path = match (given, EMBEDDED) {
         (Some(path), _) => path.to_owned(),
-        (None, Some(init)) => return Ok((init.to_vec(), exe)),
+        (None, Some([full, tiny])) => {
+            let init = if small { tiny } else { full };
+            return Ok((init.to_vec(), exe));
+        }
         (None, None) => exe.with_file_name("init"),
     };
     match std::fs::read(&path) {
@@ -91,7 +108,8 @@ fn firmware_dirs(what: &Build, tree: &KernelTree) -> Vec<PathBuf> {
     beside.into_iter().filter(|dir| dir.is_dir()).collect()
 }
 
-fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
+/// Says what came out.
+pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
     if json {
         println!(
             "{{\"output\":{},\"bytes\":{},\"unpacked\":{},\"index\":{},\"release\":{},\

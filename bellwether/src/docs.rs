@@ -4,9 +4,11 @@
 use crate::Failure;
 use crate::args;
 use crate::output::write_file;
+use crate::trial::Bus;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
+use cpio_builder::fsimage::Format;
 use cpio_builder::profile::PROFILES;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -53,6 +55,8 @@ pub fn run(what: &Docs) -> Result<(), Failure> {
 fn values(flag: &str) -> Vec<&'static str> {
     match flag {
         "--profile" => PROFILES.iter().map(|p| p.name).collect(),
+        "--format" => Format::ALL.iter().map(|f| f.name()).collect(),
+        "--bus" => Bus::ALL.iter().map(|(name, _)| *name).collect(),
         "--compress" => Codec::ALL.iter().map(|c| c.name()).collect(),
         _ => Vec::new(),
     }

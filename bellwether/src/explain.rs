@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::Failure;
+use crate::output::{json_list, json_string};
 use argh::{ArgsInfo, FromArgs};
 use cmdline::{BootPlan, Context, docs};
 
@@ -23,6 +25,9 @@ const MAX_INPUT: u64 = 1 << 20;
                bellwether explain 'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live ip=dhcp'",
     example = "The line that this machine was booted with:\n  \
                bellwether explain --file /proc/cmdline",
+    example = "Every entry of an ISO's boot menu, or of one file of a menu:\n  \
+               bellwether explain --from live.iso\n  \
+               bellwether explain --from /srv/tftp/pxelinux.cfg/default",
     note = "Exit status: 0 the line makes a plan, 1 it would fail at boot, 2 wrong usage.",
     note = "--name=value is taken as --name value."
 )]
@@ -47,6 +52,11 @@ pub struct Explain {
     #[argh(option, arg_name = "file")]
     pub file: Option<PathBuf>,
 
+    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, or an ISO
+    /// with its menus
+    #[argh(option, arg_name = "file")]
+    pub from: Option<PathBuf>,
+
     /// the command line, best in quotes
     #[argh(positional, arg_name = "command line")]
     pub line: Vec<String>,
@@ -57,6 +67,12 @@ pub struct Explain {
 /// The exit status is 0 when the line makes a plan, 1 when the boot would fail, 2
 /// when there is no line to read.
 pub fn run(args: &Explain) -> ExitCode {
+    if let Some(from) = &args.from {
+        return match (&args.file, args.line.as_slice()) {
+            (None, []) => menus(args, from),
+            _ => usage("--from, --file and a command line are different things to explain"),
+        };
+    }
     let line = match (&args.file, args.line.as_slice()) {
         (None, []) => return usage("no command line to explain; put it in quotes after 'explain'"),
         (None, words) => words.join(" "),
@@ -74,6 +90,58 @@ pub fn run(args: &Explain) -> ExitCode {
     // A closed pipe is the reader's choice.
     let _ = io::stdout().write_all(text.as_bytes());
     if plan.can_work() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// Explains the entries of menus; the exit status is 1 when one would fail.
+fn menus(args: &Explain, from: &Path) -> ExitCode {
+    let menus = match crate::menus::read(from) {
+        Ok(menus) => menus,
+        Err(Failure::Failed(why) | Failure::Usage(why)) => {
+            eprintln!("bellwether: {why}");
+            return ExitCode::from(1);
+        }
+    };
+    let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
+    let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+    let context = Context { arch, defaults: &defaults, ..Context::default() };
+    let mut texts = Vec::new();
+    let mut all_work = true;
+    for (name, menu) in &menus {
+        for (n, entry) in menu.entries.iter().enumerate() {
+            let plan = cmdline::parse(&entry.append, &context);
+            all_work &= plan.can_work();
+            let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
+            texts.push(if args.json {
+                format!(
+                    "{{\"menu\":{},\"title\":{},\"default\":{},\"kernel\":{},\"initrd\":{},\
+                     \"append\":{},\"plan\":{}}}",
+                    json_string(name),
+                    json_string(title),
+                    n == menu.default,
+                    json_string(&entry.kernel),
+                    json_list(&entry.initrd),
+                    json_string(&entry.append),
+                    plan.to_json().trim_end()
+                )
+            } else {
+                format!(
+                    "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n\n{}",
+                    if n == menu.default { ", the default" } else { "" },
+                    entry.kernel,
+                    entry.initrd.join(" "),
+                    entry.append,
+                    report(&plan, args.words)
+                )
+            });
+        }
+    }
+    let text = match args.json {
+        true => format!("[{}]\n", texts.join(",")),
+        false => texts.join("\n"),
+    };
+    // A closed pipe is the reader's choice.
+    let _ = io::stdout().write_all(text.as_bytes());
+    if all_work { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn usage(why: &str) -> ExitCode {

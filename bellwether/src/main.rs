@@ -5,8 +5,12 @@ mod build;
 mod clone;
 mod docs;
 mod explain;
+mod imaging;
 mod list;
+mod medium;
+mod menus;
 mod output;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -34,6 +38,10 @@ fn main() -> ExitCode {
             Err(early) => return early.end(),
             Ok(args::Command::Build(what)) => build::run(&what),
             Ok(args::Command::Docs(what)) => docs::run(&what),
+            Ok(args::Command::Iso(what)) => medium::iso(&what),
+            Ok(args::Command::Pxe(what)) => medium::pxe(&what),
+            Ok(args::Command::Image(what)) => imaging::run(&what),
+            Ok(args::Command::Try(what)) => trial::run(&what),
             Ok(args::Command::Explain(what)) => return explain::run(&what),
         },
     };

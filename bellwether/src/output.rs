@@ -4,8 +4,9 @@ use crate::Failure;
 use cpio_builder::error::Error;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Writes a file so that its name never stands for half of it: into a
 /// neighbour first, which is then renamed. `-` is standard output.
@@ -30,6 +31,73 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let _ = fs::remove_file(&draft);
         fail(e)
     })
+}
+
+/// Tells how far a long piece of work is: on a terminal in one line that
+/// changes, elsewhere in a line now and then. Nothing within the first second.
+#[derive(Debug)]
+pub struct Progress {
+    unit: &'static str,
+    what: String,
+    start: Instant,
+    told: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    /// For work counted in `unit`; `bytes` are shown as sizes.
+    pub fn new(unit: &'static str) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { unit, what: String::new(), start: Instant::now(), told: None, terminal }
+    }
+
+    /// `done` of `all` is done of `what`; `all` is 0 when nobody knows.
+    pub fn tell(&mut self, what: &str, done: u64, all: u64) {
+        let now = Instant::now();
+        if self.what != what {
+            self.what = what.to_owned();
+            (self.start, self.told) = (now, None);
+        }
+        let pause = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
+        let due = self.told.map_or(self.start + Duration::from_secs(1), |told| told + pause);
+        if now >= due {
+            self.told = Some(now);
+            let line = progress_line(what, self.unit, done, all, now - self.start);
+            let _ = match self.terminal {
+                true => write!(std::io::stderr(), "\r\x1b[K{line}"),
+                false => writeln!(std::io::stderr(), "{line}"),
+            };
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.terminal && self.told.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// How far, how fast, how long still.
+fn progress_line(what: &str, unit: &str, done: u64, all: u64, spent: Duration) -> String {
+    let count = |n: u64| match unit {
+        "bytes" => size(usize::try_from(n).unwrap_or(usize::MAX)),
+        _ => format!("{n} {unit}"),
+    };
+    let millis = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX).max(1);
+    let rate = done.saturating_mul(1000) / millis;
+    if all == 0 || done == 0 || rate == 0 {
+        return format!("{what}: {} s", millis / 1000);
+    }
+    let left = all.saturating_sub(done) / rate;
+    let percent = done.saturating_mul(100) / all;
+    format!(
+        "{what}: {percent} %, {} of {}, {}/s, {left} s left",
+        count(done),
+        count(all),
+        count(rate)
+    )
 }
 
 /// A text as a JSON string.
@@ -82,6 +150,16 @@ mod tests {
             Err(Failure::Failed(text)) => assert!(text.contains("the disk is full"), "{text}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn progress() {
+        let line = |done, all| progress_line("hashing", "bytes", done, all, Duration::from_secs(2));
+        assert_eq!(
+            line(50_000_000, 200_000_000),
+            "hashing: 25 %, 50.00 MB of 200.00 MB, 25.00 MB/s, 6 s left"
+        );
+        assert_eq!(line(0, 0), "hashing: 2 s");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod image;
 pub mod index;
 pub mod initrd;
 pub mod iso;
+pub mod media;
 pub mod menu;
 pub mod modinfo;
 pub mod newc;

@@ -1,0 +1,183 @@
+//! Boot menus that already exist: in a file, or on an ISO.
+
+use crate::Failure;
+use cpio_builder::error::Error;
+use cpio_builder::iso::{Iso, IsoError};
+use cpio_builder::menu::{Dialect, FILE_MAX, Menu};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Where media have their menus; of each loader the first that starts a
+/// kernel counts.
+const PLACES: &[(Dialect, &[&str])] = &[
+    (
+        Dialect::Syslinux,
+        &[
+            "isolinux/isolinux.cfg",
+            "boot/isolinux/isolinux.cfg",
+            "boot/x86_64/loader/isolinux.cfg",
+            "syslinux/syslinux.cfg",
+            "boot/syslinux/syslinux.cfg",
+            "isolinux.cfg",
+            "syslinux.cfg",
+        ],
+    ),
+    (
+        Dialect::Grub,
+        &[
+            "boot/grub/grub.cfg",
+            "boot/grub2/grub.cfg",
+            "EFI/BOOT/grub.cfg",
+            "grub/grub.cfg",
+            "boot/grub/loopback.cfg",
+        ],
+    ),
+];
+
+/// A path as a boot loader writes it, on the medium: `($root)/live/vmlinuz`
+/// is `live/vmlinuz`.
+pub fn on_medium(path: &str) -> &str {
+    let path = match path.strip_prefix('(') {
+        Some(rest) => rest.split_once(')').map_or(path, |(_, path)| path),
+        None => path,
+    };
+    path.trim_start_matches('/')
+}
+
+/// Reads the menus of a file or an ISO, with the name of each one's file.
+///
+/// # Errors
+/// It cannot be read, or starts no kernel.
+pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
+    let fail = |source| Failure::from(Error::Read { path: path.into(), source });
+    let bad = |why: String| Failure::from(Error::Container { path: path.into(), why });
+    let file = File::open(path).map_err(fail)?;
+    if file.metadata().map_err(fail)?.is_dir() {
+        return Err(Failure::Failed(format!(
+            "{} is a directory; give the menu's file in it, or an ISO",
+            path.display()
+        )));
+    }
+    match Iso::open(file) {
+        Ok(iso) => {
+            let menus = on_iso(&iso).map_err(bad)?;
+            if menus.is_empty() {
+                return Err(bad("no boot menu that starts a Linux kernel was found on it".into()));
+            }
+            Ok(menus)
+        }
+        Err(IsoError::NotIso) => {
+            let mut bytes = Vec::new();
+            File::open(path)
+                .and_then(|f| f.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes))
+                .map_err(fail)?;
+            if bytes.len() > FILE_MAX {
+                return Err(bad("neither an ISO nor a boot menu: it is larger than 1 MiB".into()));
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let by_name = if name.starts_with("grub") || name == "loopback.cfg" {
+                Some(Dialect::Grub)
+            } else {
+                None
+            };
+            let dialect = by_name.or_else(|| Menu::guess(&text));
+            let dialect = dialect
+                .ok_or_else(|| bad("neither an ISO nor a menu of SYSLINUX or GRUB".into()))?;
+            let menu = Menu::read(dialect, &text, &mut |name| beside(path, name))
+                .map_err(|e| bad(e.to_string()))?;
+            if menu.entries.is_empty() {
+                return Err(bad("the menu has no entry that starts a Linux kernel".into()));
+            }
+            Ok(vec![(path.display().to_string(), menu)])
+        }
+        Err(e) => Err(bad(e.to_string())),
+    }
+}
+
+/// A file that a menu includes: beside it, or below a directory above it, as
+/// the path in the menu counts from the medium's root.
+fn beside(path: &Path, name: &str) -> Option<String> {
+    let name = on_medium(name);
+    if name.is_empty() || name.split('/').any(|part| part == "..") {
+        return None;
+    }
+    let read = |file: PathBuf| {
+        let mut text = Vec::new();
+        let read = File::open(file).and_then(|f| f.take(FILE_MAX as u64).read_to_end(&mut text));
+        read.ok().map(|_| String::from_utf8_lossy(&text).into_owned())
+    };
+    let absolute = std::path::absolute(path).ok()?;
+    absolute.ancestors().skip(1).take(4).find_map(|dir| read(dir.join(name)))
+}
+
+fn on_iso(iso: &Iso<File>) -> Result<Vec<(String, Menu)>, String> {
+    let text = |path: &str| match iso.read_path(path, FILE_MAX as u64) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(IsoError::NotFound(_) | IsoError::Kind(_) | IsoError::TooBig(_)) => Ok(None),
+        Err(e) => Err(e.to_string()),
+    };
+    let mut menus = Vec::new();
+    for (dialect, places) in PLACES {
+        for place in *places {
+            let Some(found) = text(place)? else { continue };
+            let dir = place.rsplit_once('/').map_or("", |(dir, _)| dir);
+            let mut load = |name: &str| {
+                let name = on_medium(name);
+                let beside = text(&format!("{dir}/{name}")).ok().flatten();
+                beside.or_else(|| text(name).ok().flatten())
+            };
+            let menu =
+                Menu::read(*dialect, &found, &mut load).map_err(|e| format!("{place}: {e}"))?;
+            if !menu.entries.is_empty() {
+                menus.push(((*place).to_owned(), menu));
+                break;
+            }
+        }
+    }
+    Ok(menus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn paths_of_boot_loaders() {
+        for (path, there) in
+            [("/live/v", "live/v"), ("(loop)/casper/v", "casper/v"), ("v", "v"), ("()/x", "x")]
+        {
+            assert_eq!(on_medium(path), there);
+        }
+    }
+
+    #[test]
+    fn a_menu_in_several_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let isolinux = dir.path().join("isolinux");
+        fs::create_dir(&isolinux).unwrap();
+        fs::write(
+            isolinux.join("isolinux.cfg"),
+            "include menu.cfg\ninclude /isolinux/live.cfg\ninclude ../x\n",
+        )
+        .unwrap();
+        fs::write(isolinux.join("menu.cfg"), "menu title x\n").unwrap();
+        fs::write(isolinux.join("live.cfg"), "label live\nlinux /live/v\nappend boot=live\n")
+            .unwrap();
+        let menus = read(&isolinux.join("isolinux.cfg")).unwrap();
+        assert_eq!(menus[0].1.entries[0].append, "boot=live");
+        for (name, text, word) in [
+            ("empty", "", "neither an ISO nor a menu"),
+            ("none.cfg", "label x\nlocalboot 0\n", "no entry that starts"),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+            match read(&dir.path().join(name)) {
+                Err(Failure::Failed(told)) => assert!(told.contains(word), "{told}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(read(dir.path()).is_err());
+    }
+}
