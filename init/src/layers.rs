@@ -25,7 +25,7 @@ use crate::machine::Machine;
 use crate::persist::{self, Kept};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
-use crate::{integrity, snapshot, to_ram, verity};
+use crate::{expand, integrity, snapshot, to_ram, verity};
 
 /// Where the new root is put together.
 pub const ROOT: &str = "/sysroot";
@@ -176,6 +176,9 @@ impl Stack<'_> {
                 trees.push(path);
                 continue;
             }
+            let path = expand::expanded(self.machine, &path)
+                .map_err(|why| Failure::new("expand the image", &path, why))?
+                .unwrap_or(path);
             let integrity = &self.plan.root.integrity;
             let verified = verity::device(self.machine, integrity, &path, &name, number)?;
             let path = verified.unwrap_or(path);

@@ -53,6 +53,26 @@ pub mod remote {
     }
 }
 
+/// Instead of [`crate::expand`] of the full `/init`.
+pub mod expand {
+    use super::{String, WHY};
+    use crate::block;
+    use crate::machine::Machine;
+
+    /// Refuses what is compressed, and leaves alone what is not.
+    ///
+    /// # Errors
+    /// For compressed images and cloop.
+    pub fn expanded(_: &mut Machine, path: &str) -> Result<Option<String>, String> {
+        match block::inspect(path) {
+            Ok(found) if overlay::expand::is_compressed(found.format) => {
+                Err(["is compressed, and expanding it ", WHY].concat())
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Instead of checks of digests and media.
 pub mod integrity {
     use super::WHY;

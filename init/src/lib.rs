@@ -26,6 +26,8 @@ pub mod trace;
 #[cfg(feature = "full")]
 pub mod copy;
 #[cfg(feature = "full")]
+pub mod expand;
+#[cfg(feature = "full")]
 pub mod fetch;
 #[cfg(feature = "full")]
 pub mod integrity;
@@ -49,4 +51,4 @@ pub mod watch;
 #[cfg(not(feature = "full"))]
 pub mod lean;
 #[cfg(not(feature = "full"))]
-pub use lean::{fetch, integrity, persist, remote, snapshot, to_ram, verity, watch};
+pub use lean::{expand, fetch, integrity, persist, remote, snapshot, to_ram, verity, watch};

@@ -458,12 +458,11 @@ impl<'h> Hunt<'h> {
         loop {
             let names: Vec<String> = self.machine.blocks().map(ToString::to_string).collect();
             // Its node may be there a moment before the disk answers.
-            let answering = device::resolve(&wanted, &names).and_then(|path| {
-                match device::inspect(&path) {
+            let answering =
+                device::resolve(&wanted, &names).and_then(|path| match device::inspect(&path) {
                     Ok(_) => Ok(path),
                     Err(errno) => Err(format!("{path} cannot be read: {}", Shown(errno))),
-                }
-            });
+                });
             match answering {
                 Ok(path) => return Ok(path),
                 Err(why) if self.machine.settled() || now_ms() >= deadline => return Err(why),

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use cmdline::plan::{
     Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Source, ToRam, Writable,
 };
+use overlay::expand::is_compressed;
 use overlay::image;
 use overlay::probe::Superblock;
 use sys::errno::Shown;
@@ -21,6 +22,7 @@ use sys::mount::{FsContext, detach, mount_device};
 
 use crate::block;
 use crate::device::{self, candidates, name_of, without_udev};
+use crate::expand;
 use crate::images::{self, Layer};
 use crate::layout::Layout;
 use crate::log::now_ms;
@@ -344,6 +346,7 @@ impl Search<'_> {
                 search.refuse(&origin, "is no disk, but a directory");
                 return None;
             };
+            let disk = search.expanded(disk, &origin)?;
             match search.partition(&disk, number) {
                 Ok(path) => examiner(search, Offer::Blob(path), &origin),
                 Err(why) => {
@@ -439,12 +442,15 @@ impl Search<'_> {
             let mut holds = None;
             let tree = match offer {
                 Offer::Tree(tree) => tree,
-                Offer::Blob(blob) => match search.mount_blob(&blob, &holder, true) {
-                    Ok(()) => {
+                Offer::Blob(blob) => match search
+                    .expanded(blob, origin)
+                    .map(|blob| (search.mount_blob(&blob, &holder, true), blob))?
+                {
+                    (Ok(()), blob) => {
                         holds = Some(blob);
                         holder.clone()
                     }
-                    Err(why) => {
+                    (Err(why), _) => {
                         search.refuse(origin, &why);
                         return None;
                     }
@@ -497,18 +503,40 @@ impl Search<'_> {
         image::mount(blob, &found, target, read_only).map_err(|error| error.to_string())
     }
 
+    /// The expanded form of a device or file that is compressed, itself otherwise.
+    fn expanded(&mut self, blob: String, origin: &str) -> Option<String> {
+        match expand::expanded(self.machine, &blob) {
+            Ok(None) => Some(blob),
+            Ok(expanded) => expanded,
+            Err(why) => {
+                self.refuse(origin, &why);
+                None
+            }
+        }
+    }
+
     /// Takes an offer if it holds what the plan asks for.
     fn examine(&mut self, offer: Offer, origin: &str) -> Option<Found> {
+        let offer = match (offer, &self.plan.content) {
+            // Its digest is that of the file as it is: checked first, expanded then.
+            (Offer::Blob(blob), Content::Tree { .. }) if self.unmounted => Offer::Blob(blob),
+            (Offer::Blob(blob), _) => Offer::Blob(self.expanded(blob, origin)?),
+            (tree, _) => tree,
+        };
         match &self.plan.content {
             Content::Tree { subdir, .. } => {
                 if let (Offer::Blob(blob), true) = (&offer, self.unmounted && subdir.is_empty()) {
                     return match block::inspect(blob) {
-                        Ok(found) if found.format.fs_type().is_some() => Some(Found {
-                            origin: origin.to_string(),
-                            root: Root::Blob(blob.clone()),
-                            medium: None,
-                            medium_blob: None,
-                        }),
+                        Ok(found)
+                            if found.format.fs_type().is_some() || is_compressed(found.format) =>
+                        {
+                            Some(Found {
+                                origin: origin.to_string(),
+                                root: Root::Blob(blob.clone()),
+                                medium: None,
+                                medium_blob: None,
+                            })
+                        }
                         Ok(found) => {
                             self.refuse(origin, &format!("is {}, not a file system", found.format));
                             None

@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod digest;
 pub mod dm;
+pub mod expand;
 pub mod image;
 pub mod partition;
 pub mod persistence_conf;

@@ -1,0 +1,147 @@
+//! Compressed images and cloop, expanded into memory: the kernel mounts neither.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use overlay::expand::{expand, is_compressed};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, read, write};
+use rustix::mount::{MountFlags, mount};
+use sys::errno::Shown;
+use sys::file::make_dir;
+use sys::mount::detach;
+
+use crate::block;
+use crate::copy::Progress;
+use crate::machine::Machine;
+use crate::memory::{self, Size};
+
+/// Where expanded images are kept, each on a tmpfs of its own.
+const PLACE: &str = "/run/bellwether/expanded";
+
+/// Memory that an expanded image must leave for the system that runs from it.
+const SPARE: u64 = 64 << 20;
+
+/// Images inside images.
+const MAX_DEPTH: usize = 4;
+
+/// Expands a device or file as often as it is compressed; `None` when it is not.
+///
+/// # Errors
+/// Why not, in words.
+pub fn expanded(machine: &mut Machine, path: &str) -> Result<Option<String>, String> {
+    let mut result: Option<String> = None;
+    for _ in 0..MAX_DEPTH {
+        let from = result.as_deref().unwrap_or(path);
+        // What is nothing known is somebody else's to refuse.
+        let Ok(found) = block::inspect(from) else { return Ok(result) };
+        if !is_compressed(found.format) {
+            return Ok(result);
+        }
+        let to = one(machine, from, found.format)?;
+        if let Some(between) = result.replace(to) {
+            let _ = detach(between.rsplit_once('/').map_or(PLACE, |(place, _)| place));
+        }
+    }
+    Err(format!("is compressed more than {MAX_DEPTH} times over"))
+}
+
+fn one(
+    machine: &mut Machine,
+    from: &str,
+    format: overlay::probe::Format,
+) -> Result<String, String> {
+    let name = from.rsplit('/').next().unwrap_or("image");
+    let source = open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+    let packed = if from.starts_with("/dev/") {
+        sys::blockdev::length(from).unwrap_or(0)
+    } else {
+        rustix::fs::fstat(&source).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    };
+    let available = memory::available();
+    let room = available.saturating_sub(SPARE);
+    if room <= packed {
+        return Err(format!(
+            "is {format} and must be expanded into memory: it has {}, and {} are available of which {} must stay free",
+            Size(packed),
+            Size(available),
+            Size(SPARE),
+        ));
+    }
+    let mut number = 0;
+    let place = loop {
+        let place = format!("{PLACE}/{number}");
+        if rustix::fs::access(place.as_str(), rustix::fs::Access::EXISTS).is_err() {
+            break place;
+        }
+        number += 1;
+    };
+    let cannot = |errno: Errno| format!("{place}: {}", Shown(errno));
+    make_dir(&place, 0o755).map_err(cannot)?;
+    let options = CString::new(format!("mode=0755,size={room}")).unwrap_or_default();
+    mount("tmpfs", place.as_str(), "tmpfs", MountFlags::NOATIME, Some(options.as_c_str()))
+        .map_err(cannot)?;
+    let target = format!("{place}/{}", without_suffix(name));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = open(target.as_str(), flags, Mode::from_raw_mode(0o444)).map_err(cannot)?;
+    machine.log.info(&format!("expanding {name} ({format}, {}) into memory", Size(packed)));
+    let mut progress = Progress::new(&format!("expanding {name}"), packed);
+    let log = &mut machine.log;
+    let result = expand(
+        format,
+        &mut |room| loop {
+            match read(&source, &mut *room) {
+                Ok(length) => {
+                    progress.add(log, length as u64);
+                    return Ok(length);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        },
+        &mut |bytes| {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                match write(&file, rest) {
+                    Ok(0) => return Err(Errno::IO),
+                    Ok(length) => rest = rest.get(length..).unwrap_or_default(),
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Ok(())
+        },
+    );
+    drop(file);
+    match result {
+        Ok(length) => {
+            machine.log.info(&format!("expanded {name} to {}", Size(length)));
+            Ok(target)
+        }
+        Err(error) => {
+            let _ = detach(&place);
+            Err(error.to_string())
+        }
+    }
+}
+
+/// A name for what comes out.
+fn without_suffix(name: &str) -> &str {
+    let stem = [".gz", ".xz", ".zst", ".clp", ".cloop"].iter().find_map(|s| name.strip_suffix(s));
+    stem.filter(|stem| !stem.is_empty()).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_out_loses_the_suffix() {
+        assert_eq!(without_suffix("disk.img.xz"), "disk.img");
+        assert_eq!(without_suffix("rescue.clp"), "rescue");
+        assert_eq!(without_suffix(".gz"), ".gz");
+        assert_eq!(without_suffix("KNOPPIX"), "KNOPPIX");
+    }
+}
