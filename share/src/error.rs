@@ -46,6 +46,8 @@ pub enum Error {
         /// Why none of them does.
         why: String,
     },
+    /// The archive with `/init` cannot be made.
+    Archive(cpio_builder::error::Error),
     /// Something else that the system refused.
     System {
         /// What was being done.
@@ -78,12 +80,19 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            Self::Archive(source) => write!(f, "{source}"),
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }
 }
 
 impl std::error::Error for Error {}
+
+impl From<cpio_builder::error::Error> for Error {
+    fn from(e: cpio_builder::error::Error) -> Self {
+        Self::Archive(e)
+    }
+}
 
 impl Error {
     /// For `map_err` on reading `path`.

@@ -1,9 +1,14 @@
 //! Serves live media, as they are, to machines that boot from the network.
 
+pub mod archive;
 pub mod dhcp;
 pub mod error;
+pub mod event;
+pub mod files;
 pub mod http;
 pub mod iso;
+pub mod medium;
+pub mod net;
 pub mod nfs;
 pub mod tftp;
 pub mod tree;

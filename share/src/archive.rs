@@ -1,0 +1,330 @@
+//! The archive that goes behind a medium's own initramfs: our `/init`, the index of
+//! the modules that are there, and those that are not, from the medium's squashfs.
+//!
+//! The kernel unpacks both one after the other, and files of the second replace
+//! those of the first (Documentation/filesystems/ramfs-rootfs-initramfs.rst).
+
+use crate::error::Error;
+use crate::tree::{At, Tree};
+use backhand::{FilesystemReader, InnerNode};
+use coldplug::index::Compression;
+use cpio_builder::compress::{self, Codec};
+use cpio_builder::error::Error as BuildError;
+use cpio_builder::image::{INDEX_PATH, index};
+use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::newc::{Archive, Node};
+use cpio_builder::profile::{ESSENTIAL, Profile};
+use cpio_builder::source::Source;
+use cpio_builder::tree::{KernelModule, KernelTree, ModprobeConf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The largest initramfs that is read.
+pub const MAX_INITRD: u64 = 2 << 30;
+/// The largest module file.
+const MAX_MODULE: u64 = 128 << 20;
+/// All modules taken from a squashfs.
+const MAX_MODULES: u64 = 2 << 30;
+
+/// Below `kernel/`, what a network boot may need of a squashfs.
+const PLACES: [&str; 17] = [
+    "drivers/net/ethernet/",
+    "drivers/net/phy/",
+    "drivers/net/mdio/",
+    "drivers/net/pcs/",
+    "drivers/net/usb/",
+    "drivers/net/hyperv/",
+    "drivers/net/vmxnet3/",
+    "drivers/net/",
+    "drivers/virtio/",
+    "drivers/hv/",
+    "drivers/block/loop",
+    "drivers/block/virtio",
+    "fs/",
+    "net/",
+    "lib/",
+    "crypto/",
+    "arch/",
+];
+/// What of these it surely does not need.
+const NOT: [&str; 6] = [
+    "drivers/net/wireless/",
+    "drivers/net/can/",
+    "drivers/net/wwan/",
+    "net/mac80211/",
+    "net/bluetooth/",
+    "net/wireless/",
+];
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The archive.
+    pub bytes: Vec<u8>,
+    /// Kernel release; empty when the initramfs has no modules.
+    pub release: String,
+    /// Modules in the initramfs.
+    pub there: usize,
+    /// Modules that were added.
+    pub added: usize,
+    /// What a live boot needs and neither has.
+    pub lacking: Vec<String>,
+}
+
+/// Makes the archive for an initramfs. `squashfs` are images in `tree` that may have
+/// the same kernel's modules.
+///
+/// # Errors
+/// The initramfs is not one, `/init` is not for its machine, or a module is damaged.
+pub fn make(
+    tree: &Arc<Tree>,
+    initrd: &[u8],
+    squashfs: &[String],
+    init: &[u8],
+) -> Result<Made, Error> {
+    let origin = Path::new("initrd");
+    let opened = Initrd::open(initrd, Limits::default())
+        .map_err(|source| BuildError::Initrd { path: origin.into(), source })?;
+    let entries = opened.tree();
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut conf = ModprobeConf::default();
+    let mut links = BTreeSet::new();
+    for (path, entry) in &entries {
+        if entry.symlink().is_some() {
+            links.insert((*path).to_owned());
+        }
+        let plain = path.strip_prefix("usr/").unwrap_or(path);
+        if !entry.is_file() {
+            continue;
+        }
+        if plain.starts_with("lib/modules/") {
+            files.insert((*path).to_owned(), entry.data.to_vec());
+        } else if plain.ends_with(".conf")
+            && ["lib/modprobe.d/", "etc/modprobe.d/"].iter().any(|dir| plain.starts_with(dir))
+        {
+            conf.parse(&String::from_utf8_lossy(entry.data));
+        }
+    }
+    let base = bases(files.keys());
+    let base = match base.len() {
+        0 => None,
+        1 => base.into_iter().next(),
+        _ => {
+            return Err(BuildError::ManyKernels {
+                path: origin.into(),
+                releases: base.into_iter().collect(),
+            }
+            .into());
+        }
+    };
+    let there: BTreeSet<String> = files.keys().cloned().collect();
+    // An initramfs without modules is for a kernel that has everything built in, or
+    // the first of several: then there is nothing to look for.
+    let Some(base) = base else {
+        return only_init(init, &links);
+    };
+    let release = base.rsplit('/').next().unwrap_or_default().to_owned();
+    for path in squashfs {
+        let Some((at, _)) = tree.file(path) else { continue };
+        if add_missing(tree, at, &release, &base, &mut files)? {
+            break;
+        }
+    }
+    let mut kernel = KernelTree::load(Source::memory(files), &base)?;
+    conf.apply(&mut kernel);
+    cpio_builder::image::check_init(init, Path::new("/init"), kernel.machine)?;
+    let is_there = |module: &KernelModule| there.contains(&kernel.within(&module.path));
+    let mut chosen: BTreeSet<usize> =
+        (0..).zip(&kernel.modules).filter(|(_, module)| is_there(module)).map(|(n, _)| n).collect();
+    if let Some(profile) = Profile::from_name("net") {
+        chosen.extend(profile.select(&kernel));
+    }
+    let chosen = kernel.with_needs(chosen, &mut BTreeSet::new());
+    let place = |module: &KernelModule| {
+        if is_there(module) {
+            return (kernel.within(&module.path), module.compression);
+        }
+        let stem = module.path.rsplit_once(".ko").map_or(module.path.as_str(), |(stem, _)| stem);
+
+        (format!("{base}/{stem}.ko"), Compression::None)
+    };
+    let mut archive = Archive::new();
+    let add = |archive: &mut Archive, path: &str, mode, bytes| {
+        archive.add(path, mode, Node::File(bytes)).map_err(BuildError::from)
+    };
+    add(&mut archive, "init", 0o755, init.to_vec())?;
+    add(&mut archive, INDEX_PATH, 0o644, index(&kernel, &chosen, &conf, &place)?)?;
+    let mut added = 0;
+    for module in chosen.iter().filter_map(|n| kernel.modules.get(*n)) {
+        if !is_there(module) {
+            add(&mut archive, &place(module).0, 0o644, kernel.read(module)?)?;
+            added += 1;
+        }
+    }
+    let has = |name: &str| {
+        kernel.resolve(name).is_some_and(|found| found.iter().all(|n| chosen.contains(n)))
+    };
+    let needed = ESSENTIAL.into_iter().chain(["nfsv3"]);
+    let lacking = needed.filter(|name| !has(name)).map(str::to_owned).collect();
+    finish(archive, &links).map(|bytes| Made {
+        bytes,
+        release,
+        there: chosen.len() - added,
+        added,
+        lacking,
+    })
+}
+
+fn only_init(init: &[u8], links: &BTreeSet<String>) -> Result<Made, Error> {
+    cpio_builder::image::check_init(init, Path::new("/init"), 0)?;
+    let mut archive = Archive::new();
+    archive.add("init", 0o755, Node::File(init.to_vec())).map_err(BuildError::from)?;
+    finish(archive, links).map(|bytes| Made {
+        bytes,
+        release: String::new(),
+        there: 0,
+        added: 0,
+        lacking: Vec::new(),
+    })
+}
+
+fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Error> {
+    // A directory in this archive would replace a link of that name in the first.
+    for link in links {
+        archive.forget_dir(link);
+    }
+    let bytes = archive.write(0).map_err(BuildError::from)?;
+    let mut bytes = compress::compress(Codec::Zstd, &bytes).map_err(BuildError::Compress)?;
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    Ok(bytes)
+}
+
+/// The `lib/modules/RELEASE` directories among paths.
+fn bases<'p>(paths: impl Iterator<Item = &'p String>) -> BTreeSet<String> {
+    let base = |path: &String| {
+        let (lib, rest) = path.split_once("lib/modules/")?;
+        let release = rest.split_once('/')?.0;
+        (matches!(lib, "" | "usr/")).then(|| format!("{lib}lib/modules/{release}"))
+    };
+    paths.filter_map(base).collect()
+}
+
+/// Puts into `files` the modules of a squashfs for `release` that are not there yet;
+/// false when it has none for it.
+fn add_missing(
+    tree: &Arc<Tree>,
+    at: At,
+    release: &str,
+    base: &str,
+    files: &mut BTreeMap<String, Vec<u8>>,
+) -> Result<bool, Error> {
+    let reader = BufReader::new(Cursor::new(tree.clone(), at));
+    // A layer in another format, or a damaged one: clients will be told by the kernel.
+    let Ok(image) = FilesystemReader::from_reader(reader) else { return Ok(false) };
+    let known: BTreeSet<String> =
+        files.keys().filter_map(|path| module_name(path)).map(str::to_owned).collect();
+    let mut left = MAX_MODULES;
+    let mut found = false;
+    for node in image.files() {
+        let Some(path) = node.fullpath.to_str() else { continue };
+        let path = path.trim_start_matches('/');
+        let path = path.strip_prefix("usr/").unwrap_or(path);
+        let below = path.strip_prefix("lib/modules/").and_then(|p| p.strip_prefix(release));
+        let Some(below) = below.and_then(|p| p.strip_prefix('/')) else { continue };
+        let InnerNode::File(file) = &node.inner else { continue };
+        found = true;
+        // depmod's files of the initramfs tell about its own modules only; without
+        // any, what modules say themselves counts.
+        let Some(name) = module_name(below) else { continue };
+        let Some(inside) = below.strip_prefix("kernel/") else { continue };
+        let fits = |list: &[&str]| list.iter().any(|place| inside.starts_with(place));
+        if known.contains(name) || !fits(&PLACES) || fits(&NOT) {
+            continue;
+        }
+        let fail = |source| Error::System { doing: "read a module from the squashfs", source };
+        let mut bytes = Vec::new();
+        let reader = image.file(file).reader_checked();
+        let reader = reader.map_err(|e| fail(io::Error::other(e.to_string())))?;
+        reader.take(MAX_MODULE).read_to_end(&mut bytes).map_err(fail)?;
+        left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| fail(io::ErrorKind::FileTooLarge.into()))?;
+        files.insert(format!("{base}/{below}"), bytes);
+    }
+    if found {
+        for name in ["modules.dep", "modules.alias", "modules.softdep"] {
+            files.remove(&format!("{base}/{name}"));
+        }
+    }
+    Ok(found)
+}
+
+/// A module's file name up to `.ko`.
+fn module_name(path: &str) -> Option<&str> {
+    let file = path.rsplit('/').next()?;
+    file.find(".ko").and_then(|at| file.get(..at))
+}
+
+/// A file of a tree as a stream.
+struct Cursor {
+    tree: Arc<Tree>,
+    at: At,
+    position: u64,
+}
+
+impl Cursor {
+    fn new(tree: Arc<Tree>, at: At) -> Self {
+        Self { tree, at, position: 0 }
+    }
+}
+
+impl Read for Cursor {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.tree.read_at(self.at, self.position, buffer)?;
+        self.position = self.position.saturating_add(read as u64);
+        Ok(read)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let size = self.tree.node(self.at).map_or(0, |node| node.size);
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => size.checked_add_signed(by),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_modules_are() {
+        let paths = ["usr/lib/modules/6.1/kernel/a.ko".to_owned(), "x/lib/modules/5/b.ko".into()];
+        assert_eq!(bases(paths.iter()), ["usr/lib/modules/6.1".to_owned()].into());
+        assert_eq!(module_name("kernel/a/b-c.ko.xz"), Some("b-c"));
+        assert_eq!(module_name("modules.dep"), None);
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let tree = Arc::new(Tree::of_directory(tempfile::tempdir().unwrap().path()).unwrap());
+        assert!(make(&tree, b"no initrd", &[], b"").is_err());
+        let mut archive = Archive::new();
+        archive.add("bin", 0o755, Node::Dir).unwrap();
+        let initrd = archive.write(0).unwrap();
+        assert!(make(&tree, &initrd, &[], b"no program").is_err());
+        let mut own = std::fs::read("/proc/self/exe").unwrap();
+        own.truncate(4096);
+        let made = make(&tree, &initrd, &[], &own).unwrap();
+        let opened = Initrd::open(&made.bytes, Limits::default()).unwrap();
+        assert!(opened.tree().contains_key("init"));
+    }
+}

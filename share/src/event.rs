@@ -1,0 +1,295 @@
+//! What happens while sharing, as data: the console, the JSON stream and every other
+//! view are made from these.
+
+use crate::dhcp::message::Mac;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// How far a client is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// It asked by DHCP and was told what to load.
+    Asked {
+        /// What it is: "BIOS", "UEFI x86-64", "iPXE on BIOS".
+        what: String,
+        /// What it was told to load.
+        file: String,
+    },
+    /// It fetched a boot loader.
+    Loader(String),
+    /// It fetched the menu.
+    Menu,
+    /// It fetches the kernel.
+    Kernel,
+    /// It fetches the initramfs.
+    Initrd,
+    /// It mounted the medium.
+    Mounted(String),
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked { what, file } => write!(f, "{what}, is told to load {file}"),
+            Self::Loader(file) => write!(f, "loads {file}"),
+            Self::Menu => f.write_str("has the boot menu"),
+            Self::Kernel => f.write_str("loads the kernel"),
+            Self::Initrd => f.write_str("loads the initramfs"),
+            Self::Mounted(path) => write!(f, "mounted {path}"),
+        }
+    }
+}
+
+impl Stage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Asked { .. } => "asked",
+            Self::Loader(_) => "loader",
+            Self::Menu => "menu",
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::Mounted(_) => "mounted",
+        }
+    }
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A step of starting, done.
+    Ready {
+        /// Which service, or "medium", "network".
+        what: &'static str,
+        /// In words.
+        text: String,
+    },
+    /// A client got further.
+    Client {
+        /// Its hardware address when known, else its address.
+        who: String,
+        /// How far.
+        stage: Stage,
+    },
+    /// A client got an address from us.
+    Address {
+        /// Its hardware address.
+        who: String,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// Something that the person should know and that does not end sharing.
+    Warning(String),
+    /// The medium does not give its data any more.
+    Broken(String),
+    /// Sharing ends.
+    Stopped {
+        /// Clients seen.
+        clients: usize,
+        /// Bytes sent to them.
+        bytes: u64,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready { text, .. } => f.write_str(text),
+            Self::Client { who, stage } => write!(f, "{who}: {stage}"),
+            Self::Address { who, address } => write!(f, "{who}: has the address {address}"),
+            Self::Warning(text) => write!(f, "warning: {text}"),
+            Self::Broken(text) => {
+                write!(f, "the medium cannot be read any more, clients will hang: {text}")
+            }
+            Self::Stopped { clients, bytes } => {
+                write!(f, "stopped; {clients} clients were served {} MB", bytes / 1_000_000)
+            }
+        }
+    }
+}
+
+/// A text as a JSON string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+impl Event {
+    /// One line of JSON.
+    pub fn to_json(&self) -> String {
+        let fields: Vec<(&str, String)> = match self {
+            Self::Ready { what, text } => {
+                vec![("event", quoted("ready")), ("what", quoted(what)), ("text", quoted(text))]
+            }
+            Self::Client { who, stage } => vec![
+                ("event", quoted("client")),
+                ("client", quoted(who)),
+                ("stage", quoted(stage.name())),
+                ("text", quoted(&stage.to_string())),
+            ],
+            Self::Address { who, address } => vec![
+                ("event", quoted("address")),
+                ("client", quoted(who)),
+                ("address", quoted(&address.to_string())),
+            ],
+            Self::Warning(text) => vec![("event", quoted("warning")), ("text", quoted(text))],
+            Self::Broken(text) => vec![("event", quoted("broken")), ("text", quoted(text))],
+            Self::Stopped { clients, bytes } => vec![
+                ("event", quoted("stopped")),
+                ("clients", clients.to_string()),
+                ("bytes", bytes.to_string()),
+            ],
+        };
+        let fields: Vec<String> = fields.iter().map(|(n, v)| format!("\"{n}\":{v}")).collect();
+        format!("{{{}}}", fields.join(","))
+    }
+}
+
+/// What is known about one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// Its last stage.
+    pub stage: Option<Stage>,
+    /// When that was.
+    pub since: Instant,
+    /// Bytes sent to it.
+    pub bytes: u64,
+}
+
+/// Clients that are remembered; forged ones push the oldest out.
+const MAX_CLIENTS: usize = 4096;
+/// The same stage again after this many seconds is news: the machine booted again.
+const AGAIN: u64 = 20;
+
+/// Everything known about clients, and who is told.
+pub struct Watch {
+    tell: Box<dyn Fn(&Event) + Send + Sync>,
+    clients: Mutex<BTreeMap<String, Client>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// `tell` hears every event, from several threads.
+    pub fn new(tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self { tell: Box::new(tell), clients: Mutex::default() }
+    }
+
+    /// Something happened.
+    pub fn tell(&self, event: &Event) {
+        (self.tell)(event);
+    }
+
+    /// A client got to a stage; told when that is news.
+    pub fn reached(&self, who: &str, stage: Stage) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = entry(&mut clients, who);
+        let same = client.stage.as_ref() == Some(&stage);
+        if same && client.since.elapsed().as_secs() < AGAIN {
+            return;
+        }
+        client.stage = Some(stage.clone());
+        client.since = Instant::now();
+        drop(clients);
+        self.tell(&Event::Client { who: who.to_owned(), stage });
+    }
+
+    /// Bytes were sent to a client.
+    pub fn sent(&self, who: &str, bytes: u64) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = entry(&mut clients, who);
+        client.bytes = client.bytes.saturating_add(bytes);
+    }
+
+    /// A copy of what is known.
+    pub fn clients(&self) -> BTreeMap<String, Client> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn entry<'c>(clients: &'c mut BTreeMap<String, Client>, who: &str) -> &'c mut Client {
+    if clients.len() >= MAX_CLIENTS
+        && !clients.contains_key(who)
+        && let Some(oldest) = clients.iter().min_by_key(|(_, c)| c.since).map(|(w, _)| w.clone())
+    {
+        clients.remove(&oldest);
+    }
+    let new = || Client { stage: None, since: Instant::now(), bytes: 0 };
+    clients.entry(who.to_owned()).or_insert_with(new)
+}
+
+/// The name of the client at an address: its hardware address, when the kernel
+/// knows it.
+pub fn name_of(address: Ipv4Addr) -> String {
+    let table = std::fs::read_to_string("/proc/net/arp").unwrap_or_default();
+    neighbour(&table, address).map_or_else(|| address.to_string(), |mac| mac.to_string())
+}
+
+/// Looks an address up in the kernel's table of neighbours.
+pub(crate) fn neighbour(table: &str, address: Ipv4Addr) -> Option<Mac> {
+    let address = address.to_string();
+    table.lines().skip(1).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let found = words.next()? == address;
+        let (_, flags, mac) = (words.next()?, words.next()?, words.next()?);
+        let complete = u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()? & 2 != 0;
+        if found && complete { mac.parse().ok() } else { None }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn only_news_is_told() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let copy = told.clone();
+        let watch = Watch::new(move |event| copy.lock().unwrap().push(event.to_string()));
+        watch.reached("a", Stage::Kernel);
+        watch.reached("a", Stage::Kernel);
+        watch.reached("a", Stage::Initrd);
+        watch.reached("b", Stage::Kernel);
+        watch.sent("a", 5);
+        assert_eq!(
+            *told.lock().unwrap(),
+            ["a: loads the kernel", "a: loads the initramfs", "b: loads the kernel"]
+        );
+        assert_eq!(watch.clients()["a"].bytes, 5);
+        for n in 0..2 * MAX_CLIENTS {
+            watch.sent(&n.to_string(), 1);
+        }
+        assert_eq!(watch.clients().len(), MAX_CLIENTS);
+    }
+
+    #[test]
+    fn json_lines() {
+        let event = Event::Warning("a \"b\"\n".into());
+        assert_eq!(event.to_json(), r#"{"event":"warning","text":"a \"b\"\u000a"}"#);
+    }
+
+    #[test]
+    fn neighbours() {
+        let table = "IP address  HW type  Flags  HW address  Mask  Device\n\
+                     10.0.0.7  0x1  0x2  52:54:00:01:02:03  *  lan\n\
+                     10.0.0.8  0x1  0x0  00:00:00:00:00:00  *  lan\n";
+        let mac = neighbour(table, Ipv4Addr::new(10, 0, 0, 7)).unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:01:02:03");
+        assert_eq!(neighbour(table, Ipv4Addr::new(10, 0, 0, 8)), None);
+    }
+}

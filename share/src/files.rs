@@ -1,0 +1,178 @@
+//! What HTTP and TFTP serve, under one set of paths: boot loaders, menus and our
+//! archive from memory, kernels, initramfs and media where they lie.
+
+use crate::event::Stage;
+use crate::nfs::Export;
+use crate::tree::{At, ReadAt, Tree};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// Where the bytes of a file are.
+#[derive(Clone)]
+pub enum Content {
+    /// In memory.
+    Memory(Arc<[u8]>),
+    /// In a medium.
+    Tree(Arc<Tree>, At),
+    /// A whole image.
+    Image(Arc<dyn ReadAt>),
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Memory(_) => "Memory",
+            Self::Tree(..) => "Tree",
+            Self::Image(_) => "Image",
+        })
+    }
+}
+
+/// A file.
+#[derive(Clone)]
+pub struct File {
+    /// Where its bytes are.
+    pub content: Content,
+    /// How many.
+    pub length: u64,
+    /// Tells its content from others' under the same path.
+    pub tag: String,
+    /// How far a client is that fetches it.
+    pub stage: Option<Stage>,
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File").field("length", &self.length).field("tag", &self.tag).finish()
+    }
+}
+
+impl File {
+    /// A file in memory.
+    pub fn memory(bytes: Vec<u8>) -> Self {
+        Self {
+            length: bytes.len() as u64,
+            tag: format!("{:x}", crate::tree::hash(&[&bytes])),
+            content: Content::Memory(bytes.into()),
+            stage: None,
+        }
+    }
+
+    /// A file of a medium; nothing for what is no file.
+    pub fn in_tree(tree: &Arc<Tree>, path: &str) -> Option<Self> {
+        let (at, length) = tree.file(path)?;
+        let id = tree.node(at)?.id.0;
+        Some(Self {
+            content: Content::Tree(tree.clone(), at),
+            length,
+            tag: format!("{:x}-{id:x}-{length:x}", tree.identity),
+            stage: None,
+        })
+    }
+
+    /// A whole image.
+    pub fn image(image: Arc<dyn ReadAt>, length: u64, identity: u64) -> Self {
+        Self {
+            content: Content::Image(image),
+            length,
+            tag: format!("{identity:x}-{length:x}"),
+            stage: None,
+        }
+    }
+
+    /// The same, fetched at a stage.
+    #[must_use]
+    pub fn at(mut self, stage: Stage) -> Self {
+        self.stage = Some(stage);
+        self
+    }
+
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// The system's, or there are not that many bytes.
+    pub fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match &self.content {
+            Content::Memory(bytes) => {
+                let from = usize::try_from(offset).ok().and_then(|from| bytes.get(from..));
+                let bytes = from.and_then(|rest| rest.get(..buffer.len()));
+                buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+            Content::Tree(tree, at) => match tree.read_at(*at, offset, buffer)? {
+                read if read == buffer.len() => Ok(()),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            },
+            Content::Image(image) => image.read_exact_at(buffer, offset),
+        }
+    }
+}
+
+/// Every file there is.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    named: BTreeMap<String, File>,
+    exports: Vec<Export>,
+}
+
+impl Files {
+    /// Adds a file under a path with a leading `/`; one that is there already goes.
+    pub fn add(&mut self, path: &str, file: File) {
+        self.named.insert(path.to_owned(), file);
+    }
+
+    /// Adds everything in a medium, below its path.
+    pub fn add_tree(&mut self, export: Export) {
+        self.exports.push(export);
+    }
+
+    /// The file at a plain path.
+    pub fn find(&self, path: &str) -> Option<File> {
+        if let Some(file) = self.named.get(path) {
+            return Some(file.clone());
+        }
+        self.exports.iter().find_map(|export| {
+            let rest = path.strip_prefix(&export.path)?;
+            rest.starts_with('/').then(|| File::in_tree(&export.tree, rest))?
+        })
+    }
+
+    /// The file that a TFTP client means: loaders write paths with and without a
+    /// leading slash, and some with backslashes.
+    pub fn find_loosely(&self, name: &str) -> Option<File> {
+        let path = crate::http::path(&format!("/{}", name.replace('\\', "/").replace('%', "%25")))?;
+        self.find(&path)
+    }
+
+    /// Every path that is in memory or stands for itself.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_set_of_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("live")).unwrap();
+        std::fs::write(dir.path().join("live/a b"), b"hello").unwrap();
+        let tree = Arc::new(Tree::of_directory(dir.path()).unwrap());
+        let mut files = Files::default();
+        files.add_tree(Export { path: "/debian".into(), tree });
+        files.add("/pxelinux.0", File::memory(b"loader".to_vec()));
+        assert_eq!(files.find_loosely("pxelinux.0").unwrap().length, 6);
+        assert_eq!(files.find_loosely("\\pxelinux.0").unwrap().length, 6);
+        let found = files.find("/debian/live/a b").unwrap();
+        let mut buffer = [0; 4];
+        found.read_exact_at(1, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"ello");
+        assert!(found.read_exact_at(2, &mut buffer).is_err());
+        assert!(files.find("/debianlive/a b").is_none());
+        assert!(files.find("/debian/live").is_none());
+        assert!(files.find_loosely("debian/../../etc/passwd").is_none());
+    }
+}

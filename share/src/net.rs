@@ -1,0 +1,288 @@
+//! The host's network: which interface to share on, who else answers there, which
+//! addresses are in use, who has a port.
+
+use crate::dhcp::message::{Mac, Writer, code};
+use crate::error::Error;
+use crate::event::neighbour;
+use netboot::dhcp::message::read_bootp;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
+    sockopt,
+};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// An interface with an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// The default route's gateway, when it goes here.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// Chooses the interface to share on: the named one, or the one with the default
+/// route, or the only one.
+///
+/// # Errors
+/// There is none, or several and no reason to prefer one; names the candidates.
+pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
+    let all = interfaces()?;
+    let names = || all.iter().map(|i| format!("{} ({})", i.name, i.address)).collect::<Vec<_>>();
+    if let Some(wanted) = wanted {
+        return all.iter().find(|i| i.name == wanted).cloned().ok_or_else(|| Error::Interface {
+            why: format!(
+                "{wanted} is no interface that is up and has an IPv4 address; there are: {}",
+                names().join(", ")
+            ),
+        });
+    }
+    if let Some(interface) = all.iter().find(|i| i.gateway.is_some()) {
+        return Ok(interface.clone());
+    }
+    match all.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::Interface {
+            why: "no network interface is up and has an IPv4 address; for a cable between two \
+                  machines give it one: ip address add 192.168.77.1/24 dev NAME"
+                .into(),
+        }),
+        _ => Err(Error::Interface {
+            why: format!("choose an interface with --interface: {}", names().join(", ")),
+        }),
+    }
+}
+
+fn interfaces() -> Result<Vec<Interface>, Error> {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let list = nix::ifaddrs::getifaddrs()
+        .map_err(|e| Error::system("list network interfaces")(e.into()))?;
+    let mut found: Vec<Interface> = Vec::new();
+    for item in list {
+        let usable = item.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST)
+            && !item.flags.intersects(InterfaceFlags::IFF_LOOPBACK);
+        let address = item.address.as_ref().and_then(|a| a.as_sockaddr_in()).map(SockaddrIn::ip);
+        let mask = item.netmask.as_ref().and_then(|a| a.as_sockaddr_in()).map(SockaddrIn::ip);
+        // The first address of an interface counts.
+        if let (true, Some(address), Some(mask)) = (usable, address, mask)
+            && !found.iter().any(|i| i.name == item.interface_name)
+        {
+            let gateway = gateway(&routes, &item.interface_name);
+            let prefix = u8::try_from(u32::from(mask).leading_ones()).unwrap_or(32);
+            found.push(Interface { name: item.interface_name, address, prefix, gateway });
+        }
+    }
+    Ok(found)
+}
+
+/// The gateway of the default route over an interface.
+fn gateway(routes: &str, interface: &str) -> Option<Ipv4Addr> {
+    routes.lines().skip(1).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (name, to, gateway) = (words.next()?, words.next()?, words.next()?);
+        let address = u32::from_str_radix(gateway, 16).ok()?;
+        // In the order of the machine's bytes.
+        let address = Ipv4Addr::from(address.to_ne_bytes());
+        (name == interface && to == "00000000" && !address.is_unspecified()).then_some(address)
+    })
+}
+
+/// Name servers of this machine that others can reach, too.
+pub fn name_servers() -> Vec<Ipv4Addr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let servers = servers.filter_map(|rest| rest.trim().parse::<Ipv4Addr>().ok());
+    servers.filter(|address| !address.is_loopback()).take(3).collect()
+}
+
+/// A UDP socket on one interface only, for messages to everybody.
+///
+/// # Errors
+/// [`Error::Port`].
+pub fn broadcast_socket(
+    interface: &str,
+    port: u16,
+    service: &'static str,
+) -> Result<UdpSocket, Error> {
+    let at = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    let make = || -> nix::Result<OwnedFd> {
+        let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        // Another server may have the same port on another interface.
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        setsockopt(&fd, sockopt::Broadcast, &true)?;
+        setsockopt(&fd, sockopt::BindToDevice, &OsString::from(interface))?;
+        bind(fd.as_raw_fd(), &SockaddrIn::from(at))?;
+        Ok(fd)
+    };
+    make().map(UdpSocket::from).map_err(|e| taken(service, at, "udp", e.into()))
+}
+
+/// A UDP socket on one address.
+///
+/// # Errors
+/// [`Error::Port`].
+pub fn udp(at: SocketAddrV4, service: &'static str) -> Result<UdpSocket, Error> {
+    UdpSocket::bind(at).map_err(|e| taken(service, at, "udp", e))
+}
+
+/// A listening TCP socket; another port when this one is taken and `or_any`.
+///
+/// # Errors
+/// [`Error::Port`].
+pub fn tcp(at: SocketAddrV4, service: &'static str, or_any: bool) -> Result<TcpListener, Error> {
+    let listening = |at: SocketAddrV4| -> io::Result<TcpListener> {
+        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // A restart must not wait for the old connections' last packets.
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        bind(fd.as_raw_fd(), &SockaddrIn::from(at))?;
+        listen(&fd, Backlog::new(128)?)?;
+        Ok(fd.into())
+    };
+    match listening(at) {
+        Err(e) if or_any && e.kind() == io::ErrorKind::AddrInUse => {
+            let any = SocketAddrV4::new(*at.ip(), 0);
+            listening(any).map_err(|e| taken(service, any, "tcp", e))
+        }
+        other => other.map_err(|e| taken(service, at, "tcp", e)),
+    }
+}
+
+fn taken(service: &'static str, at: SocketAddrV4, kind: &str, source: io::Error) -> Error {
+    let busy = source.kind() == io::ErrorKind::AddrInUse;
+    let holder = if busy { holder(kind, at.port()) } else { None };
+    Error::Port { service, at, holder, source }
+}
+
+/// The program that has a port.
+pub fn holder(kind: &str, port: u16) -> Option<String> {
+    let table = fs::read_to_string(format!("/proc/net/{kind}")).ok()?;
+    let wanted = format!(":{port:04X}");
+    let inodes: BTreeSet<String> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let local = words.nth(1)?;
+            // sl, local, remote, state, queues, timer, retransmits, uid, timeout, inode.
+            let state_to_inode = words.nth(7)?;
+            local.ends_with(&wanted).then(|| format!("socket:[{state_to_inode}]"))
+        })
+        .collect();
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        // "self" is there, too.
+        let number = process.file_name();
+        if !number.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        let Ok(open) = fs::read_dir(process.path().join("fd")) else { continue };
+        let has = |fd: fs::DirEntry| {
+            fs::read_link(fd.path()).is_ok_and(|to| inodes.contains(&*to.to_string_lossy()))
+        };
+        if open.flatten().any(has) {
+            let name = fs::read_to_string(process.path().join("comm")).ok()?;
+            return Some(format!("{} (process {})", name.trim(), number.to_string_lossy()));
+        }
+    }
+    None
+}
+
+/// Asks whether somebody gives addresses here. Waits three seconds at most, and
+/// returns as soon as one has answered.
+///
+/// # Errors
+/// The port of DHCP clients cannot be had.
+pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
+    let doing = || Error::system("look for a DHCP server");
+    let socket = broadcast_socket(&interface.name, 68, "the search for a DHCP server")?;
+    // A made-up address: our own lease is nobody's business here.
+    let random = fs::File::open("/dev/urandom").and_then(|mut file| {
+        let mut bytes = [0; 9];
+        io::Read::read_exact(&mut file, &mut bytes).map(|()| bytes)
+    });
+    let [a, b, c, d, e, transaction @ ..] = random.map_err(doing())?;
+    let mac = Mac([2, a, b, c, d, e]);
+    let [f, g, h, i] = transaction;
+    let transaction = u32::from_be_bytes([f, g, h, i]);
+    let mut question = Writer::default();
+    question.add(code::PARAMETERS, &[code::SUBNET_MASK, code::ROUTER]);
+    let question = question.question(mac, transaction);
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut next = Instant::now();
+    let mut buffer = [0; 2048];
+    loop {
+        let now = Instant::now();
+        if now >= end {
+            return Ok(None);
+        }
+        if now >= next {
+            next = now + Duration::from_secs(1);
+            socket.send_to(&question, (Ipv4Addr::BROADCAST, 67)).map_err(doing())?;
+        }
+        let wait = next.min(end).saturating_duration_since(Instant::now());
+        socket.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).map_err(doing())?;
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let std::net::IpAddr::V4(sender) = from.ip() else { continue };
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if let Some(answer) = read_bootp(bytes, mac.0, sender)
+            && answer.transaction == transaction
+            // A proxy like ourselves gives no addresses.
+            && !answer.lease.address.is_unspecified()
+        {
+            return Ok(Some(answer.server));
+        }
+    }
+}
+
+/// Addresses between two that somebody has: the kernel asks by ARP for whom we send
+/// an empty datagram to, and knows a second later.
+pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeSet<Ipv4Addr> {
+    let Ok(socket) = UdpSocket::bind((interface.address, 0)) else { return BTreeSet::new() };
+    let range = || (u32::from(first)..=u32::from(last)).map(Ipv4Addr::from).take(1024);
+    for address in range() {
+        // The port of "discard": whoever listens throws it away.
+        let _ = socket.send_to(&[], (address, 9));
+    }
+    std::thread::sleep(Duration::from_millis(1000));
+    let table = fs::read_to_string("/proc/net/arp").unwrap_or_default();
+    range().filter(|address| neighbour(&table, *address).is_some()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways() {
+        let table = "Iface Destination Gateway Flags\n\
+                     eth0 0000A8C0 00000000 0001\neth0 00000000 0100A8C0 0003\n";
+        let expected =
+            if cfg!(target_endian = "little") { [192, 168, 0, 1] } else { [1, 0, 168, 192] };
+        assert_eq!(gateway(table, "eth0"), Some(Ipv4Addr::from(expected)));
+        assert_eq!(gateway(table, "eth1"), None);
+    }
+
+    #[test]
+    fn who_has_a_port() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let who = holder("udp", port).unwrap();
+        assert!(who.contains(&format!("process {}", std::process::id())), "{who}");
+        let at = format!("127.0.0.1:{port}").parse().unwrap();
+        let error = udp(at, "TFTP").unwrap_err().to_string();
+        assert!(error.contains("has that port"), "{error}");
+        let listener = tcp("127.0.0.1:0".parse().unwrap(), "HTTP", false).unwrap();
+        let std::net::SocketAddr::V4(at) = listener.local_addr().unwrap() else { panic!() };
+        assert!(tcp(at, "HTTP", false).is_err());
+        assert_ne!(tcp(at, "HTTP", true).unwrap().local_addr().unwrap().port(), at.port());
+    }
+}
