@@ -178,7 +178,8 @@ impl Menu {
             if !entry.title.is_empty() {
                 let _ = writeln!(out, "  MENU LABEL {}", entry.title);
             }
-            let _ = writeln!(out, "  KERNEL {}", entry.kernel);
+            // KERNEL would guess by the name's ending what kind of program it is.
+            let _ = writeln!(out, "  LINUX {}", entry.kernel);
             if !entry.initrd.is_empty() {
                 let _ = writeln!(out, "  INITRD {}", entry.initrd.join(","));
             }
@@ -752,6 +753,15 @@ label hd
         let old = &menu.entries[4];
         assert_eq!(old.initrd, ["/casper/a.gz", "/casper/b.gz"]);
         assert_eq!(old.append, "file=/cdrom/preseed.seed boot=casper quiet --");
+    }
+
+    #[test]
+    fn a_kernel_with_the_name_of_another_program_stays_a_kernel() {
+        let entry = Entry { id: "a".into(), kernel: "linux.img".into(), ..Entry::default() };
+        let menu = Menu { entries: vec![entry], ..Menu::default() };
+        let written = menu.to_syslinux(false).unwrap();
+        let read = Menu::read(Dialect::Syslinux, &written, &mut |_| None).unwrap();
+        assert_eq!(read.entries, menu.entries);
     }
 
     #[test]
