@@ -57,7 +57,6 @@ const PASS: &str = "mirror script accessibility driver nvidia nouveau xdriver i9
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Archiso,
-    name: "archiso",
     tables: &[&own::OWN, &ARCHISO, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,

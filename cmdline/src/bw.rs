@@ -8,7 +8,6 @@ use crate::{base, net, own};
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Bellwether,
-    name: "bw",
     tables: &[&own::OWN, &net::NET, &base::BASE],
     pass: "",
     first_wins: false,

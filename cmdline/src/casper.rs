@@ -54,7 +54,6 @@ const PASS: &str = "noprompt noeject locale debian-installer/* keyboard-configur
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Casper,
-    name: "casper",
     tables: &[&own::OWN, &CASPER, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,

@@ -7,7 +7,7 @@
 
 use crate::plan::Dialect;
 use crate::token::Token;
-use crate::{GRAMMARS, value};
+use crate::value;
 
 /// Words that give a dialect away: a name (with `*`), whether a value is needed,
 /// and the dialect. Earlier lines win.
@@ -66,7 +66,7 @@ pub(crate) fn named(name: &str) -> Option<Dialect> {
         "bellwether" => "bw",
         other => other,
     };
-    GRAMMARS.iter().find(|g| g.name == alias).map(|g| g.dialect)
+    Dialect::ALL.into_iter().find(|dialect| dialect.name() == alias)
 }
 
 /// The dialect of these words, `None` when nothing gives one away.

@@ -285,7 +285,7 @@ mod tests {
                 assert!(
                     tables_of().iter().any(|t| core::ptr::eq(t.words, *words)),
                     "{}",
-                    grammar.name
+                    grammar.dialect.name()
                 );
             }
         }
@@ -350,10 +350,7 @@ mod tests {
                                 .collect();
                             // The dialect stays what it was.
                             if !matches!(spec.name, "bw.dialect" | "boot") {
-                                rest.push(format!(
-                                    "bw.dialect={}",
-                                    crate::dialect_name(plan.dialect)
-                                ));
+                                rest.push(format!("bw.dialect={}", plan.dialect.name()));
                             }
                             let refused = plan
                                 .warnings

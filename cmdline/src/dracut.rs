@@ -106,7 +106,6 @@ const PASS: &str = "rd.luks* rd.lvm* rd.md* rd.dm* rd.auto rd.hostonly rd.fips* 
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Dracut,
-    name: "dracut",
     tables: &[&own::OWN, &DRACUT, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,

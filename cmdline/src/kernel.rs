@@ -29,7 +29,6 @@ words! { KERNEL, KERNEL_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Kernel,
-    name: "kernel",
     tables: &[&own::OWN, &KERNEL, &net::NET, &base::BASE],
     pass: "usrhash mount.usr mount.usrfstype mount.usrflags",
     first_wins: false,

@@ -25,7 +25,6 @@ words! { KNOPPIX, KNOPPIX_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Knoppix,
-    name: "knoppix",
     tables: &[&own::OWN, &KNOPPIX, &net::NET, &base::BASE],
     pass: "home myconfig secure lang nodhcp desktop screen depth xmodule xserver xvrefresh xhrefresh wheelmouse \
         nowheelmouse noswap noeject noprompt testcd splash dma no* blind brltty sound tz utc gmt \

@@ -12,20 +12,25 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+#[cfg(feature = "all")]
 mod alpine;
+#[cfg(feature = "all")]
 mod archiso;
 mod base;
 pub mod bootif;
 mod bw;
 mod casper;
 mod detect;
+#[cfg(feature = "all")]
 pub mod docs;
 mod dracut;
 pub mod ip;
 pub mod json;
 mod kernel;
+#[cfg(feature = "all")]
 mod knoppix;
 mod live_boot;
+#[cfg(feature = "all")]
 mod ltsp;
 mod net;
 pub mod nfsroot;
@@ -33,12 +38,16 @@ mod own;
 pub mod plan;
 pub mod plan_json;
 pub mod render;
+#[cfg(feature = "all")]
 mod slax;
 mod source;
+#[cfg(feature = "all")]
 mod stage1;
 mod table;
 #[cfg(test)]
+#[cfg(feature = "all")]
 mod tests;
+#[cfg(feature = "all")]
 mod tiny_core;
 pub mod token;
 pub mod value;
@@ -71,18 +80,25 @@ impl Default for Context<'_> {
     }
 }
 
-/// Every dialect, in the order of the documentation.
-pub(crate) static GRAMMARS: [&Grammar; 12] = [
+/// The dialects that this build reads, in the order of the documentation.
+pub(crate) static GRAMMARS: &[&Grammar] = &[
     &kernel::GRAMMAR,
     &casper::GRAMMAR,
     &live_boot::GRAMMAR,
     &dracut::GRAMMAR,
+    #[cfg(feature = "all")]
     &archiso::GRAMMAR,
+    #[cfg(feature = "all")]
     &stage1::GRAMMAR,
+    #[cfg(feature = "all")]
     &slax::GRAMMAR,
+    #[cfg(feature = "all")]
     &ltsp::GRAMMAR,
+    #[cfg(feature = "all")]
     &alpine::GRAMMAR,
+    #[cfg(feature = "all")]
     &tiny_core::GRAMMAR,
+    #[cfg(feature = "all")]
     &knoppix::GRAMMAR,
     &bw::GRAMMAR,
 ];
@@ -115,7 +131,7 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
         .or(default_dialect)
         .unwrap_or(Dialect::Bellwether);
     let mut grammar: &'static Grammar = &bw::GRAMMAR;
-    for candidate in GRAMMARS {
+    for candidate in GRAMMARS.iter().copied() {
         if candidate.dialect == dialect {
             grammar = candidate;
         }
@@ -146,7 +162,20 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
         draft.warn_word(
             "bw.dialect",
             forced,
-            &("names no dialect and was left out", &GRAMMARS.map(|g| g.name).join(", ")),
+            &("names no dialect and was left out", &Dialect::ALL.map(Dialect::name).join(", ")),
+        );
+    }
+    if grammar.dialect != dialect {
+        draft.fatal(
+            "",
+            &(
+                &table::text(&[
+                    "is in words of ",
+                    dialect.name(),
+                    ", which this small /init does not read",
+                ]),
+                "build the image with --profile net, which carries the full one",
+            ),
         );
     }
     base::unfilled(&mut draft);
@@ -162,12 +191,6 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
     plan
 }
 
-/// Name of a dialect, as `bw.dialect=` takes it.
-#[must_use]
-pub fn dialect_name(dialect: Dialect) -> &'static str {
-    GRAMMARS.iter().find(|g| g.dialect == dialect).map_or("bw", |g| g.name)
-}
-
 impl BootPlan {
     /// Whether the boot can succeed as far as the line alone tells.
     #[must_use]
@@ -180,6 +203,7 @@ impl BootPlan {
 ///
 /// # Panics
 /// When a promise of this crate does not hold, so that the fuzzer sees it.
+#[cfg(feature = "all")]
 pub fn fuzz(data: &[u8]) {
     let line = alloc::string::String::from_utf8_lossy(data);
     let plan = parse(&line, &Context::default());

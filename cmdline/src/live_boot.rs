@@ -86,7 +86,6 @@ const PASS: &str = "noeject noprompt components nocomponents user-fullname user-
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::LiveBoot,
-    name: "live-boot",
     tables: &[&own::OWN, &LIVE, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,

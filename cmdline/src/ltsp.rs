@@ -21,7 +21,6 @@ words! { LTSP, LTSP_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Ltsp,
-    name: "ltsp",
     tables: &[&own::OWN, &LTSP, &net::NET, &base::BASE],
     pass: "ltsp.* loop.max_part menu srv_name",
     first_wins: false,

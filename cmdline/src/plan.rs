@@ -50,6 +50,43 @@ pub enum Dialect {
     Bellwether,
 }
 
+impl Dialect {
+    /// Every dialect, in the order of the documentation.
+    pub const ALL: [Self; 12] = [
+        Self::Kernel,
+        Self::Casper,
+        Self::LiveBoot,
+        Self::Dracut,
+        Self::Archiso,
+        Self::Stage1,
+        Self::Slax,
+        Self::Ltsp,
+        Self::Alpine,
+        Self::TinyCore,
+        Self::Knoppix,
+        Self::Bellwether,
+    ];
+
+    /// Its name, as `bw.dialect=` takes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Casper => "casper",
+            Self::LiveBoot => "live-boot",
+            Self::Dracut => "dracut",
+            Self::Archiso => "archiso",
+            Self::Stage1 => "stage1",
+            Self::Slax => "slax",
+            Self::Ltsp => "ltsp",
+            Self::Alpine => "alpine",
+            Self::TinyCore => "tiny-core",
+            Self::Knoppix => "knoppix",
+            Self::Bellwether => "bw",
+        }
+    }
+}
+
 /// What will be done with this boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootPlan {

@@ -4,13 +4,13 @@
 use alloc::string::{String, ToString};
 
 use crate::json::Json;
+use crate::nfsroot;
 use crate::plan::{
     Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Fate, Handoff, ImagePick,
     ImageRule, Integrity, LinkChoice, Mac, Marker, NetworkPlan, OnCorruption, OnFailure, Payload,
     PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
     UnionPlan, Upper, Writable,
 };
-use crate::{dialect_name, nfsroot};
 
 impl BootPlan {
     /// The plan as one JSON document, a line per part.
@@ -18,7 +18,7 @@ impl BootPlan {
     pub fn to_json(&self) -> String {
         let mut j = Json::new();
         j.object();
-        j.newline().field("dialect", dialect_name(self.dialect));
+        j.newline().field("dialect", self.dialect.name());
         j.newline().flag("can_work", self.can_work());
         j.newline().key("log").object();
         j.flag("quiet", self.log.quiet).flag("debug", self.log.debug).end_object();
@@ -68,7 +68,7 @@ impl BootPlan {
             j.newline().object().field("word", &word.text);
             j.field("fate", fate_name(word.fate));
             if let Fate::Foreign(dialect) = word.fate {
-                j.field("dialect", dialect_name(dialect));
+                j.field("dialect", dialect.name());
             }
             j.end_object();
         }
@@ -497,7 +497,7 @@ fn persist(j: &mut Json, plan: &PersistPlan) {
 }
 
 fn handoff(j: &mut Json, plan: &Handoff) {
-    j.object().field("layout", dialect_name(plan.layout));
+    j.object().field("layout", plan.layout.name());
     j.maybe_field("init", plan.init.as_deref()).list("args", &plan.args);
     j.flag("keep_fstab", plan.keep_fstab).flag("keep_network", plan.keep_network);
     j.flag("resolv_conf", plan.resolv_conf).key("settings").object();

@@ -7,6 +7,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::nfsroot;
 use crate::plan::{
     Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Dialect, Fate, ImagePick,
     ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload, PersistPlan, Retry,
@@ -15,7 +16,6 @@ use crate::plan::{
 };
 use crate::plan_json::{fate_name, mac_text};
 use crate::table::text;
-use crate::{dialect_name, nfsroot};
 
 /// Column at which the text of each part begins.
 const INDENT: &str = "            ";
@@ -38,7 +38,7 @@ impl BootPlan {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut out = String::new();
-        part(&mut out, "dialect", &[dialect_name(self.dialect).to_string()]);
+        part(&mut out, "dialect", &[self.dialect.name().to_string()]);
         part(&mut out, "drivers", &drivers(self));
         part(&mut out, "network", &network(self));
         part(&mut out, "root", &root(self));
@@ -57,7 +57,7 @@ impl BootPlan {
         for word in &self.words {
             let mut fate = fate_name(word.fate).to_string();
             if let Fate::Foreign(dialect) = word.fate {
-                fate = text(&["of ", dialect_name(dialect)]);
+                fate = text(&["of ", dialect.name()]);
             }
             while fate.len() < 11 {
                 fate.push(' ');
@@ -585,7 +585,7 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
         line.push_str(arg);
     }
     if !matches!(handoff.layout, Dialect::Kernel | Dialect::Bellwether) {
-        line.push_str(&text(&[", files as ", dialect_name(handoff.layout), " leaves them"]));
+        line.push_str(&text(&[", files as ", handoff.layout.name(), " leaves them"]));
     }
     let mut lines = alloc::vec![line];
     let mut extras = Vec::new();

@@ -31,7 +31,6 @@ words! { SLAX, SLAX_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Slax,
-    name: "slax",
     tables: &[&own::OWN, &SLAX, &net::NET, &base::BASE],
     pass: "text slax.flags apparmor nosound noagp lang autoexec guiexec probeusb",
     first_wins: false,

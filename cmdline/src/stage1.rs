@@ -74,7 +74,6 @@ const SUFFIXES: [&str; 3] = [".sqfs", ".clp", ".cpio.xz"];
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Stage1,
-    name: "stage1",
     tables: &[&own::OWN, &STAGE1, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: true,

@@ -114,6 +114,7 @@ macro_rules! words {
             $($name, "\t", $crate::table::code!($shape), $crate::table::code!($act), "\n"),*
         ));
         /// What each of them does, in the same order.
+        #[cfg(feature = "all")]
         pub(crate) const $docs: &[&str] = &[$($doc),*];
     };
 }
@@ -123,8 +124,6 @@ pub(crate) use words;
 #[derive(Debug)]
 pub(crate) struct Grammar {
     pub dialect: Dialect,
-    /// As `bw.dialect=` and `explain` write it.
-    pub name: &'static str,
     /// In order of precedence.
     pub tables: &'static [&'static Words],
     /// Further words for the live system, separated by blanks; `*` at the end as in [`Spec`].
@@ -426,11 +425,11 @@ impl<'a> Draft<'a> {
                 &(
                     &text(&[
                         "is a word of ",
-                        grammar.name,
+                        grammar.dialect.name(),
                         ", and this line is read as ",
-                        self.grammar.name,
+                        self.grammar.dialect.name(),
                     ]),
-                    &text(&["bw.dialect=", grammar.name, " reads the line that way"]),
+                    &text(&["bw.dialect=", grammar.dialect.name(), " reads the line that way"]),
                 ),
             );
             return Fate::Foreign(grammar.dialect);
@@ -574,7 +573,7 @@ mod tests {
                         !table.iter().skip(at + 1).any(|other| other.name == spec.name),
                         "{} twice in {}",
                         spec.name,
-                        grammar.name
+                        grammar.dialect.name()
                     );
                 }
             }

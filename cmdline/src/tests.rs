@@ -244,7 +244,7 @@ proptest! {
     ) {
         let grammar = GRAMMARS[which];
         let specs: Vec<_> = grammar.tables.iter().flat_map(|t| t.iter()).collect();
-        let mut line = format!("bw.dialect={}", grammar.name);
+        let mut line = format!("bw.dialect={}", grammar.dialect.name());
         for (pick, value) in picks {
             let name = specs[usize::from(pick) % specs.len()].name.replace('*', "x");
             if name == "bw.dialect" { continue }

@@ -24,7 +24,6 @@ words! { TINY_CORE, TINY_CORE_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::TinyCore,
-    name: "tiny-core",
     tables: &[&own::OWN, &TINY_CORE, &base::BASE, &net::NET],
     pass: "restore home opt tcvd nodhcp base norestore noutc host user syslog multivt cron lst tz \
         kmap desktop icons noicons noautologin superuser secure protect pretce xvesa xsetup text \

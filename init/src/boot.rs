@@ -97,6 +97,10 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
 
 /// One try at the whole boot; what it set up is taken down when it fails.
 fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
+    if let Some(fatal) = plan.warnings.iter().find(|warning| warning.fatal) {
+        let what = if fatal.word.is_empty() { "the line" } else { &fatal.word };
+        return Failure::new("make a plan of the line", what, &fatal.message).remedy(&fatal.hint);
+    }
     let layout = layout::of(plan.handoff.layout);
     machine.step("network");
     if let Err(failed) = network::bring_up(machine, plan) {

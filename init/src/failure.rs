@@ -88,7 +88,7 @@ fn show(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) {
     let log = &mut machine.log;
     log.say(Level::Verdict, &format!("FAILED: could not {}", failure.step));
     log.say(Level::Verdict, &format!("  line:   {line}"));
-    log.say(Level::Verdict, &format!("  read as {}", cmdline::dialect_name(plan.dialect)));
+    log.say(Level::Verdict, &format!("  read as {}", plan.dialect.name()));
     for tried in &failure.tried {
         log.say(Level::Verdict, &format!("  tried:  {}: {}", tried.what, tried.why));
     }
