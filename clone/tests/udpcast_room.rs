@@ -370,7 +370,14 @@ fn a_streaming_sender_is_joined_late() {
     let data = payload(30_000_000);
     let c = sender::Config { streaming: true, ..config(1) };
     let room = run(c, &[Kind::Good, Kind::Late(300)], &data, 0, 2, Duration::from_secs(100));
-    assert!(room.nodes[0].got == data, "{:?}", room.nodes[0].end);
+    assert!(
+        room.nodes[0].got == data,
+        "{:?} {:?} {} {:?}",
+        room.nodes[0].end,
+        room.now,
+        room.nodes[0].got.len(),
+        room.sender.as_ref().map(|s| s.machines().to_vec())
+    );
     let late = &room.nodes[1];
     assert!(!late.got.is_empty() && late.got.len() < data.len());
     assert!(data.ends_with(&late.got));

@@ -74,7 +74,8 @@ impl Given {
     pub fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
         self.get(name)
             .map(|v| {
-                v.parse().map_err(|_| Failure::Usage(format!("--{name}: '{v}' does not make sense")))
+                v.parse()
+                    .map_err(|_| Failure::Usage(format!("--{name}: '{v}' does not make sense")))
             })
             .transpose()
     }
@@ -182,7 +183,8 @@ impl Program {
 /// A number of bits per second or bytes with k, m or g behind it, each
 /// `factor` times the one before.
 pub fn scaled(text: &str, factor: u64) -> Result<u64, Failure> {
-    let wrong = || Failure::Usage(format!("'{text}' is no number, or one with k, m or g behind it"));
+    let wrong =
+        || Failure::Usage(format!("'{text}' is no number, or one with k, m or g behind it"));
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let n: u64 = digits.parse().map_err(|_| wrong())?;
     let power = match text.get(digits.len()..).unwrap_or_default() {

@@ -38,7 +38,9 @@ pub fn interface(wanted: Option<&str>) -> Result<Interface, Failure> {
         names.push(one.interface_name);
     }
     Err(Failure::Failed(match wanted {
-        Some(w) => format!("there is no interface {w} with an IPv4 address; there is {}", names.join(", ")),
+        Some(w) => {
+            format!("there is no interface {w} with an IPv4 address; there is {}", names.join(", "))
+        }
         None => "no network interface is up and has an IPv4 address".to_owned(),
     }))
 }

@@ -54,7 +54,8 @@ impl Progress {
         let mut line = format!("{} {}", bytes(done), rate(done, took));
         if let Some(total) = total.filter(|t| *t > 0) {
             let percent = done as f64 * 100.0 / total as f64;
-            let left = took.as_secs_f64() * (total.saturating_sub(done)) as f64 / done.max(1) as f64;
+            let left =
+                took.as_secs_f64() * (total.saturating_sub(done)) as f64 / done.max(1) as f64;
             line += &format!(", {percent:.0} %, {left:.0} s left");
         }
         line += &extra();

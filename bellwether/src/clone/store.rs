@@ -183,12 +183,8 @@ pub fn read_back(path: &Path, digest: Digest) -> Result<(), Failure> {
     let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
     let mut file = File::open(path).map_err(|e| failed(format!("cannot be read back: {e}")))?;
     file.sync_all().map_err(|e| failed(format!("cannot be synced: {e}")))?;
-    let _ = nix::fcntl::posix_fadvise(
-        &file,
-        0,
-        0,
-        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-    );
+    let _ =
+        nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     let mut meter = Meter::default();
     let mut buffer = vec![0; 1 << 20];
     let mut left = digest.bytes;

@@ -16,7 +16,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const PORT: Flag = flag("portbase", Some('P'), Some("PORT"), "even port; the next is used too [9000]");
+const PORT: Flag =
+    flag("portbase", Some('P'), Some("PORT"), "even port; the next is used too [9000]");
 const INTERFACE: Flag =
     flag("interface", Some('i'), Some("NAME"), "network interface, by name or address");
 const TTL: Flag = flag("ttl", Some('t'), Some("N"), "how many routers multicast may cross [1]");
@@ -26,9 +27,12 @@ const RENDEZVOUS: Flag = flag(
     Some("IP"),
     "where the ends find each other [broadcast; 224.0.0.1 with --ttl]",
 );
-const FILE: Flag = flag("file", Some('f'), Some("FILE"), "file or device [standard input or output]");
-const PIPE: Flag = flag("pipe", Some('p'), Some("COMMAND"), "shell command between file and network");
-const START: Flag = flag("start-timeout", None, Some("S"), "give up if nothing begins in so many seconds");
+const FILE: Flag =
+    flag("file", Some('f'), Some("FILE"), "file or device [standard input or output]");
+const PIPE: Flag =
+    flag("pipe", Some('p'), Some("COMMAND"), "shell command between file and network");
+const START: Flag =
+    flag("start-timeout", Some('s'), Some("S"), "give up if nothing begins in so many seconds");
 const NOKBD: Flag = flag("nokbd", Some('k'), None, "no key starts the transfer");
 const QUIET: Flag = flag("no-progress", Some('q'), None, "show no progress");
 const LOG: Flag = flag("log", Some('l'), Some("FILE"), "accepted; messages go to standard error");
@@ -55,7 +59,12 @@ pub static SENDER: Program = Program {
         flag("blocksize", Some('b'), Some("N"), "bytes of a block, up to 1456 [1456]"),
         flag("full-duplex", Some('d'), None, "two slices in flight [yes]"),
         flag("half-duplex", None, None, "one slice in flight, of changing size"),
-        flag("pointopoint", Some('1'), None, "data to the only receiver's address [if there is one]"),
+        flag(
+            "pointopoint",
+            Some('1'),
+            None,
+            "data to the only receiver's address [if there is one]",
+        ),
         flag("nopointopoint", Some('2'), None, "multicast also to a single receiver"),
         flag("broadcast", None, None, "broadcast instead of multicast"),
         flag("async", Some('a'), None, "no way back: send with --fec and --max-bitrate, and hope"),
@@ -66,12 +75,17 @@ pub static SENDER: Program = Program {
         flag("min-slice-size", None, Some("N"), "accepted"),
         flag("max-slice-size", None, Some("N"), "accepted"),
         flag("rexmit-hello-interval", Some('H'), Some("MS"), "call for receivers this often"),
-        flag("autostart", Some('S'), Some("N"), "begin after N calls"),
+        flag("autostart", None, Some("N"), "begin after N calls"),
         flag("min-receivers", Some('C'), Some("N"), "begin when so many are there"),
         flag("min-clients", None, Some("N"), "another word for --min-receivers"),
         flag("min-wait", Some('W'), Some("S"), "but not before so many seconds"),
         flag("max-wait", Some('w'), Some("S"), "and after so many with those that are there"),
-        flag("retries-until-drop", Some('R'), Some("N"), "rounds before a silent machine is dropped [200]"),
+        flag(
+            "retries-until-drop",
+            Some('R'),
+            Some("N"),
+            "rounds before a silent machine is dropped [200]",
+        ),
         flag("streaming", Some('Z'), None, "machines may join later, and get the rest"),
         flag("no-verify", None, None, "compare no digests at the end"),
     ],
@@ -94,15 +108,35 @@ pub static RECEIVER: Program = Program {
         NOKBD,
         QUIET,
         LOG,
+        flag("passive", Some('d'), None, "say nothing; for senders with --async"),
+        flag("rcvbuf", Some('b'), Some("BYTES"), "accepted; the buffer is as large as allowed"),
         flag("mcast-all-addr", None, Some("IP"), "another word for --mcast-rdv-address"),
         flag("receive-timeout", None, Some("S"), "give up when nothing comes for so long [300]"),
-        flag("exit-wait", Some('w'), Some("MS"), "stay this long for a sender that missed an answer [500]"),
-        flag("nosync", None, None, "do not wait for the disk [files]"),
-        flag("sync", None, None, "wait for the disk [devices]"),
+        flag(
+            "exit-wait",
+            Some('w'),
+            Some("MS"),
+            "stay this long for a sender that missed an answer [500]",
+        ),
+        flag("nosync", Some('n'), None, "do not wait for the disk [files]"),
+        flag("sync", Some('y'), None, "wait for the disk [devices]"),
         flag("verify", None, None, "read back what was written"),
         flag("no-verify", None, None, "compare no digests with the sender"),
     ],
 };
+
+/// Joins a multicast group; again is no error.
+fn listen(net: &Net, group: Ipv4Addr) -> Result<(), Failure> {
+    if !group.is_multicast() {
+        return Ok(());
+    }
+    match net.socket.join_multicast_v4(&group, &net.interface.address) {
+        Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+            Err(Failure::Failed(format!("cannot listen to {group}: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
 
 fn seconds(given: &Given, name: &str) -> Result<Option<Duration>, Failure> {
     Ok(given.parsed::<u64>(name)?.filter(|s| *s > 0).map(Duration::from_secs))
@@ -203,11 +237,16 @@ fn wait(
 }
 
 fn soft(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
-        || e.raw_os_error() == Some(nix::libc::ENOBUFS)
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused
+    ) || e.raw_os_error() == Some(nix::libc::ENOBUFS)
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Option<(usize, SocketAddrV4)>, Failure> {
+fn receive(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> Result<Option<(usize, SocketAddrV4)>, Failure> {
     match socket.recv_from(buffer) {
         Ok((n, SocketAddr::V4(from))) => Ok(Some((n, from))),
         Ok(_) => Ok(None),
@@ -248,20 +287,24 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         max_wait: seconds(given, "max-wait")?,
         start_timeout: seconds(given, "start-timeout")?,
         autostart: given.parsed("autostart")?,
-        hello_interval: given.parsed("rexmit-hello-interval")?.map(Duration::from_millis),
+        hello_interval: Some(Duration::from_millis(
+            given.parsed("rexmit-hello-interval")?.filter(|ms| *ms > 0).unwrap_or(500),
+        )),
         retries_until_drop: given.parsed("retries-until-drop")?.unwrap_or(200),
         max_bitrate: given.get("max-bitrate").map(|r| scaled(r, 1000)).transpose()?,
         verify: !given.has("no-verify"),
         ..sender::Config::new(group)
     };
-    let unattended = min_receivers.is_some() || config.max_wait.is_some() || config.autostart.is_some();
+    let unattended =
+        min_receivers.is_some() || config.max_wait.is_some() || config.autostart.is_some();
     // Standard input may be what is sent; only a terminal has keys.
     let keys = !given.has("nokbd")
         && given.get("file").is_some_and(|f| f != "-")
         && io::IsTerminal::is_terminal(&io::stdin());
     if !keys && !unattended {
         return Err(Failure::Usage(
-            "nothing would start the transfer: give --min-receivers, --max-wait or --autostart".to_owned(),
+            "nothing would start the transfer: give --min-receivers, --max-wait or --autostart"
+                .to_owned(),
         ));
     }
     let clock = Instant::now();
@@ -292,7 +335,8 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         let want = core.wants();
         let mut source_quiet = false;
         if want > 0 && !ended {
-            let ready = source.length.is_some() || wait(&net.socket, false, Some(source.fd()), Some(Duration::ZERO))?;
+            let ready = source.length.is_some()
+                || wait(&net.socket, false, Some(source.fd()), Some(Duration::ZERO))?;
             if ready {
                 let n = source.read(buffer.get_mut(..want).unwrap_or_default())?;
                 ended = n == 0;
@@ -326,7 +370,10 @@ pub fn send(given: &Given) -> Result<(), Failure> {
             };
             match net.socket.send_to(&packet, address) {
                 Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock
+                        || e.raw_os_error() == Some(nix::libc::ENOBUFS) =>
+                {
                     unsent = Some(to);
                     full = true;
                     break;
@@ -343,16 +390,31 @@ pub fn send(given: &Given) -> Result<(), Failure> {
                     eprintln!("udp-sender: begins with {receivers} receivers, data to {to}");
                     progress = Progress::new(given.has("no-progress"));
                 }
-                sender::Event::Lost(ip, how) => eprintln!("udp-sender: {ip} was lost ({})", words(how)),
+                sender::Event::Lost(ip, how) => {
+                    eprintln!("udp-sender: {ip} was lost ({})", words(how))
+                }
                 sender::Event::Finished(d) => digest = Some(d),
             }
         }
-        progress.show(core.acknowledged(), source.length, || format!(", {} blocks again", core.resent()));
-        if unsent.is_some() || core.transmit_waits(clock.elapsed()) || (want > 0 && !source_quiet && !ended) {
+        progress.show(core.acknowledged(), source.length, || {
+            format!(", {} blocks again", core.resent())
+        });
+        if unsent.is_some()
+            || core.transmit_waits(clock.elapsed())
+            || (want > 0 && !source_quiet && !ended)
+        {
             if full {
-                wait(&net.socket, true, None, core.deadline().map(|d| d.saturating_sub(clock.elapsed())))?;
+                wait(
+                    &net.socket,
+                    true,
+                    None,
+                    core.deadline().map(|d| d.saturating_sub(clock.elapsed())),
+                )?;
             }
             continue;
+        }
+        if core.finished() {
+            break;
         }
         let mut limit = core.deadline().map(|d| d.saturating_sub(clock.elapsed()));
         if source_quiet {
@@ -365,11 +427,14 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         if ready && keys && core.gathering() {
             let mut line = String::new();
             let _ = stdin.read_line(&mut line);
-            core.step(sender::Input::Start, clock.elapsed()).map_err(|e| report_failure(&core, e))?;
+            core.step(sender::Input::Start, clock.elapsed())
+                .map_err(|e| report_failure(&core, e))?;
         }
     }
     progress.end();
-    let Some(digest) = digest else { return Err(Failure::Failed("the transfer has no end".to_owned())) };
+    let Some(digest) = digest else {
+        return Err(Failure::Failed("the transfer has no end".to_owned()));
+    };
     table(&core, digest, progress.elapsed())
 }
 
@@ -421,7 +486,10 @@ fn table(core: &Sender, digest: Digest, took: Duration) -> Result<(), Failure> {
         eprintln!("  nobody answered: whether anybody has a copy is not known");
     }
     if bad > 0 {
-        return Err(Failure::Failed(format!("{bad} of {} machines have no good copy", core.machines().len())));
+        return Err(Failure::Failed(format!(
+            "{bad} of {} machines have no good copy",
+            core.machines().len()
+        )));
     }
     Ok(())
 }
@@ -445,9 +513,11 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
         receive_buffer: 1 << 20,
         start_timeout: seconds(given, "start-timeout")?,
         receive_timeout: seconds(given, "receive-timeout")?.or(Some(Duration::from_secs(300))),
-        linger: given.parsed("exit-wait")?.map_or(Duration::from_millis(500), Duration::from_millis),
+        linger: given
+            .parsed("exit-wait")?
+            .map_or(Duration::from_millis(500), Duration::from_millis),
         verify: !given.has("no-verify"),
-        passive: false,
+        passive: given.has("passive"),
     };
     let clock = Instant::now();
     let mut core = Receiver::new(config, clock.elapsed());
@@ -472,7 +542,8 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
                 continue;
             }
             let bytes = incoming.get(..n).unwrap_or_default();
-            stepped = core.step(receiver::Input::Packet { from: *from.ip(), bytes }, clock.elapsed());
+            stepped =
+                core.step(receiver::Input::Packet { from: *from.ip(), bytes }, clock.elapsed());
             if stepped.is_err() {
                 break;
             }
@@ -485,7 +556,9 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
             loop {
                 let next = match waiting.take() {
                     Some(bytes) => Some(bytes),
-                    None => core.take(&mut buffer).then(|| std::mem::replace(&mut buffer, writer.buffer())),
+                    None => core
+                        .take(&mut buffer)
+                        .then(|| std::mem::replace(&mut buffer, writer.buffer())),
                 };
                 let Some(bytes) = next else { break };
                 match writer.try_write(bytes) {
@@ -504,14 +577,12 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
         while let Some(event) = core.event() {
             match event {
                 receiver::Event::Connected { sender, group, client } => {
-                    if group.is_multicast()
-                        && let Err(e) = net.socket.join_multicast_v4(&group, &net.interface.address)
-                    {
-                        return Err(Failure::Failed(format!("cannot listen to {group}: {e}")));
-                    }
-                    let number = client.map_or("no way back".to_owned(), |c| format!("receiver {c}"));
+                    listen(&net, group)?;
+                    let number =
+                        client.map_or("no way back".to_owned(), |c| format!("receiver {c}"));
                     eprintln!("udp-receiver: found sender {sender}, {number}");
                 }
+                receiver::Event::Listen(group) => listen(&net, group)?,
                 receiver::Event::TooLate(sender) => eprintln!(
                     "udp-receiver: {sender} sends already, and takes no more receivers; waiting for the next time"
                 ),
@@ -552,14 +623,18 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
             let input = receiver::Input::Stored(how.as_ref().map(|()| ()).map_err(String::as_str));
             stepped = stepped.and(core.step(input, clock.elapsed()));
         }
-        while core.transmit(&mut packet).map(|to| match to {
-            receiver::To::Everybody => net.everybody,
-            receiver::To::Sender(ip) => SocketAddrV4::new(ip, base + 1),
-        }).is_some_and(|to| {
-            // What is lost here is asked for again, as on the wire.
-            let _ = net.socket.send_to(&packet, to);
-            true
-        }) {}
+        while core
+            .transmit(&mut packet)
+            .map(|to| match to {
+                receiver::To::Everybody => net.everybody,
+                receiver::To::Sender(ip) => SocketAddrV4::new(ip, base + 1),
+            })
+            .is_some_and(|to| {
+                // What is lost here is asked for again, as on the wire.
+                let _ = net.socket.send_to(&packet, to);
+                true
+            })
+        {}
         while let Some(event) = core.event() {
             if let receiver::Event::Finished { digest, verified } = event {
                 end = Some((digest, verified));

@@ -5,7 +5,7 @@
 //! filling the memory. Memory is four slices.
 
 use super::wire::{Capabilities, HelloKind, ToReceiver, ToSender, Verdict};
-use super::{Bits, MAX_SLICE_BLOCKS, NAME, fec};
+use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, NAME, fec};
 use crate::Error;
 use crate::digest::{Digest, Meter};
 use alloc::collections::VecDeque;
@@ -83,6 +83,8 @@ pub enum Event {
         /// Our number; nothing when the sender wants no answers.
         client: Option<u16>,
     },
+    /// A sender is there; it may send to this address before it answers.
+    Listen(Ipv4Addr),
     /// A transfer runs, but it began without us and cannot be joined.
     TooLate(Ipv4Addr),
     /// Data flows.
@@ -146,8 +148,11 @@ pub struct Receiver {
     begun: bool,
     too_late: bool,
     block_size: usize,
+    /// What the HELLO said, in case that is all we hear before data.
+    hello_block_size: usize,
+    /// Takes part although the sender's reply was lost.
+    adopted: bool,
     next_connect: Option<Duration>,
-    connect_all: bool,
     last_heard: Duration,
     next: u32,
     slots: VecDeque<Slice>,
@@ -168,7 +173,6 @@ impl Receiver {
         Self {
             passive: config.passive,
             next_connect: (!config.passive).then_some(now),
-            connect_all: true,
             state: State::Seeking,
             sender: None,
             client: None,
@@ -177,6 +181,8 @@ impl Receiver {
             begun: false,
             too_late: false,
             block_size: 0,
+            hello_block_size: MAX_BLOCK_SIZE,
+            adopted: false,
             last_heard: now,
             next: 0,
             slots: VecDeque::new(),
@@ -295,7 +301,7 @@ impl Receiver {
 
     /// Leaves the transfer: what is left to transmit tells the sender.
     pub fn leave(&mut self) {
-        if self.client.is_some() {
+        if self.client.is_some() || self.adopted {
             self.say(ToSender::Disconnect);
         }
         self.state = State::Finished;
@@ -338,20 +344,10 @@ impl Receiver {
                     });
                 }
                 if self.next_connect.is_some_and(|t| t <= now) {
-                    match self.sender {
-                        Some(sender) => {
-                            self.request(To::Sender(sender));
-                            self.next_connect = Some(now + CONNECT_INTERVAL);
-                        }
-                        None if self.connect_all => {
-                            self.request(To::Everybody);
-                            // Once is what old receivers do, and a sender that
-                            // starts later says hello by itself.
-                            self.connect_all = false;
-                            self.next_connect = None;
-                        }
-                        None => self.next_connect = None,
-                    }
+                    // Old receivers ask once; on networks that lose packets that
+                    // is not enough.
+                    self.request(self.sender.map_or(To::Everybody, To::Sender));
+                    self.next_connect = Some(now + CONNECT_INTERVAL);
                 }
             }
             State::Receiving => {
@@ -460,17 +456,17 @@ impl Receiver {
                 }
             }
             ToReceiver::Data { slice, block, bytes, payload } => {
-                if self.accepts(from, now) {
+                if self.accepts(from, *slice, now) {
                     self.block(*slice, *block, *bytes, payload)?;
                 }
             }
             ToReceiver::Fec { stripes, slice, block, bytes, payload } => {
-                if self.accepts(from, now) {
+                if self.accepts(from, *slice, now) {
                     self.redundant(*slice, *stripes, *block, *bytes, payload)?;
                 }
             }
             ToReceiver::ReqAck { slice, bytes, round, ready } => {
-                if self.accepts(from, now) {
+                if self.accepts(from, *slice, now) {
                     self.question(*slice, *bytes, *round, ready)?;
                 }
             }
@@ -514,6 +510,9 @@ impl Receiver {
             return;
         }
         self.sender = Some(from);
+        self.hello_block_size = block_size.into();
+        self.sender_verifies = capabilities.has(Capabilities::VERIFY);
+        self.events.push_back(Event::Listen(group));
         self.request(To::Sender(from));
         self.next_connect = Some(now + CONNECT_INTERVAL);
     }
@@ -540,8 +539,21 @@ impl Receiver {
     }
 
     /// Whether a data packet from `from` is ours.
-    fn accepts(&mut self, from: Ipv4Addr, now: Duration) -> bool {
-        let registered = self.block_size != 0 && (self.passive || self.client.is_some());
+    fn accepts(&mut self, from: Ipv4Addr, slice: u32, now: Duration) -> bool {
+        // Our request may have been heard and the reply lost: at the stream's
+        // beginning it does no harm to take part.
+        if self.state == State::Seeking
+            && self.sender == Some(from)
+            && !self.passive
+            && self.client.is_none()
+            && slice <= 1
+        {
+            self.adopted = true;
+            self.block_size = self.hello_block_size;
+            self.next_connect = None;
+        }
+        let registered =
+            self.block_size != 0 && (self.passive || self.adopted || self.client.is_some());
         if !registered || self.sender != Some(from) {
             if self.state == State::Seeking && !self.too_late && !self.streaming {
                 self.too_late = true;
@@ -573,6 +585,9 @@ impl Receiver {
         if !self.begun {
             self.begun = true;
             self.state = State::Receiving;
+            // A sender that has accepted us and is far on is one that may be
+            // joined late, even if we missed its saying so.
+            self.streaming |= number > 1 && self.client.is_some();
             let late = number != 0;
             // Losing the beginning is told from coming late by being asked for
             // it; only a stream that allows it may be joined late.

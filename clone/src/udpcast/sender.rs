@@ -96,7 +96,7 @@ impl Config {
             max_wait: None,
             start_timeout: None,
             autostart: None,
-            hello_interval: None,
+            hello_interval: Some(Duration::from_millis(500)),
             retries_until_drop: 200,
             max_bitrate: None,
             verify: true,
@@ -167,6 +167,8 @@ pub struct Machine {
     /// Bytes that it was late for, when it joined a running stream.
     pub missed: u64,
     verify: bool,
+    /// Has said anything about any slice.
+    heard: bool,
 }
 
 /// Something to tell the user.
@@ -286,12 +288,7 @@ impl Sender {
             None if config.asynchronous => MAX_SLICE_BLOCKS,
             None => config.slice_blocks.into(),
         };
-        // Autostart without repetition would never come to its number.
-        let interval = config
-            .autostart
-            .and(Some(Duration::from_secs(1)))
-            .filter(|_| config.hello_interval.is_none());
-        let mut sender = Self {
+        Ok(Self {
             state: State::Gathering,
             started_at: now,
             machines: Vec::new(),
@@ -319,11 +316,7 @@ impl Sender {
             verify_heard: now,
             verify_sent: 0,
             config,
-        };
-        if interval.is_some() {
-            sender.config.hello_interval = interval;
-        }
-        Ok(sender)
+        })
     }
 
     /// Tells the sender what happened.
@@ -468,11 +461,12 @@ impl Sender {
         Capabilities(all)
     }
 
-    /// How long answers may take: a little more than they do on average, and
-    /// much more once that has failed often.
+    /// How long answers may take: twice what they do on average, and more and
+    /// more once that has failed often, up to a second.
     fn patience(&self, round: u32) -> Duration {
-        let base = self.wait + self.wait / 10;
-        if round > 10 { base + Duration::from_secs(1) } else { base }
+        let base = self.wait * 2 + Duration::from_millis(1);
+        let doublings = round.saturating_sub(10) / 4;
+        base.saturating_mul(1 << doublings.min(16)).min(Duration::from_secs(1))
     }
 
     fn reply(&mut self, to: To, packet: &ToReceiver<'_>) {
@@ -579,6 +573,7 @@ impl Sender {
                     standing: Standing::Receiving,
                     missed: self.acknowledged + missed,
                     verify: capabilities.has(Capabilities::VERIFY) && self.config.verify,
+                    heard: false,
                 });
                 self.first_came.get_or_insert(now);
                 self.events.push_back(Event::Joined(from));
@@ -601,6 +596,9 @@ impl Sender {
         lack: Option<([u8; 4], &Bits)>,
         now: Duration,
     ) {
+        if let Some(machine) = self.machines.get_mut(client) {
+            machine.heard = true;
+        }
         let Some(slice) = self.window.iter_mut().find(|s| s.number == number) else { return };
         slice.seen.set(client);
         if slice.ready.get(client) {
@@ -626,8 +624,8 @@ impl Sender {
             && first
         {
             let took = now.saturating_sub(at);
-            self.wait = (self.wait * 7 + took * 2) / 8;
-            self.wait = self.wait.clamp(Duration::from_millis(2), Duration::from_secs(1));
+            self.wait = (self.wait * 7 + took) / 8;
+            self.wait = self.wait.clamp(Duration::from_micros(500), Duration::from_secs(1));
         }
     }
 
@@ -700,6 +698,7 @@ impl Sender {
     fn questions(&mut self, now: Duration) {
         let active: Vec<usize> = self.active().map(|(i, _)| i).collect();
         let mut drop: Option<Bits> = None;
+        let mut again = false;
         for i in 0..self.window.len() {
             let Some(slice) = self.window.get(i) else { break };
             let Phase::Asked { at } = slice.phase else { continue };
@@ -712,17 +711,20 @@ impl Sender {
                 continue;
             }
             let Some(slice) = self.window.get_mut(i) else { break };
-            if !all {
-                self.wait = (self.wait + self.wait / 8).min(Duration::from_secs(1));
-            }
             if slice.round >= self.config.retries_until_drop {
                 drop = Some(slice.ready.clone());
             }
             slice.round += 1;
+            again = true;
             slice.answered = slice.ready.clone();
             slice.to_send = core::mem::take(&mut slice.missing);
             self.resent += slice.to_send.count() as u64;
             slice.phase = Phase::Sending { next: 0, next_fec: usize::MAX };
+        }
+        // A reply to a request may have been lost: machines that wait for one
+        // ask again when they hear this.
+        if again && self.active().any(|(_, m)| !m.heard) {
+            self.hello(HelloKind::Usual);
         }
         if let Some(ready) = drop {
             for (i, machine) in self.machines.iter_mut().enumerate() {
