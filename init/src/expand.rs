@@ -4,9 +4,10 @@ use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use overlay::expand::{expand, is_compressed};
+use overlay::expand::{ExpandError, expand, is_compressed};
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, pwrite, read};
 use rustix::mount::{MountFlags, mount};
 use sys::errno::Shown;
 use sys::file::make_dir;
@@ -22,6 +23,9 @@ const PLACE: &str = "/run/bellwether/expanded";
 
 /// Memory that an expanded image must leave for the system that runs from it.
 const SPARE: u64 = 64 << 20;
+
+/// Bytes of a page of memory.
+const PAGE: usize = 4096;
 
 /// Images inside images.
 const MAX_DEPTH: usize = 4;
@@ -89,6 +93,7 @@ fn one(
     machine.log.info(&format!("expanding {name} ({format}, {}) into memory", Size(packed)));
     let mut progress = Progress::new(&format!("expanding {name}"), packed);
     let log = &mut machine.log;
+    let mut written = 0;
     let result = expand(
         format,
         &mut |room| loop {
@@ -102,18 +107,16 @@ fn one(
             }
         },
         &mut |bytes| {
-            let mut rest = bytes;
-            while !rest.is_empty() {
-                match write(&file, rest) {
-                    Ok(0) => return Err(Errno::IO),
-                    Ok(length) => rest = rest.get(length..).unwrap_or_default(),
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(errno),
-                }
-            }
+            put(&file, bytes, written)?;
+            written += bytes.len() as u64;
             Ok(())
         },
     );
+    // What was left out at the end counts, too.
+    let result = result.and_then(|length| {
+        rustix::fs::ftruncate(&file, length).map_err(ExpandError::Write)?;
+        Ok(length)
+    });
     drop(file);
     match result {
         Ok(length) => {
@@ -127,6 +130,32 @@ fn one(
     }
 }
 
+/// Writes what comes next, but for pages of zeroes: a hole takes no memory, and
+/// file systems in images are full of them.
+fn put(file: &OwnedFd, bytes: &[u8], at: u64) -> Result<(), Errno> {
+    let (mut rest, mut at) = (bytes, at);
+    while !rest.is_empty() {
+        let to_page = PAGE - usize::try_from(at % PAGE as u64).unwrap_or(0);
+        let (piece, later) = rest.split_at_checked(to_page).unwrap_or((rest, &[]));
+        let mut left = if piece.iter().all(|byte| *byte == 0) { &[] } else { piece };
+        let mut place = at;
+        while !left.is_empty() {
+            match pwrite(file, left, place) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(length) => {
+                    left = left.get(length..).unwrap_or_default();
+                    place += length as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        at += piece.len() as u64;
+        rest = later;
+    }
+    Ok(())
+}
+
 /// A name for what comes out.
 fn without_suffix(name: &str) -> &str {
     let stem = [".gz", ".xz", ".zst", ".clp", ".cloop"].iter().find_map(|s| name.strip_suffix(s));
@@ -136,6 +165,25 @@ fn without_suffix(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeroes_are_holes_and_nothing_else_is() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let mut data = vec![0; 1 << 20];
+        data[70_000..70_100].fill(7);
+        data[500_000] = 1;
+        let file = OwnedFd::from(std::fs::File::create(&path).unwrap());
+        let mut at = 0;
+        for piece in data.chunks(1000) {
+            put(&file, piece, at).unwrap();
+            at += piece.len() as u64;
+        }
+        rustix::fs::ftruncate(&file, at).unwrap();
+        assert!(std::fs::read(&path).unwrap() == data);
+        assert!(std::fs::metadata(&path).unwrap().blocks() * 512 < 100_000);
+    }
 
     #[test]
     fn what_comes_out_loses_the_suffix() {

@@ -342,26 +342,47 @@ fn zstd(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
         decoder.reset(&mut rest).map_err(damaged)?;
         let header = held.len() - rest.len();
         held.drain(..header);
+        // One block at a time: thousands of small ones may hold gigabytes.
         loop {
             ended = ended || top_up(input, &mut held)?;
-            let (read, written) = decoder.decode_from_to(&held, &mut room).map_err(damaged)?;
+            let next = zstd_next(&held).ok_or(ExpandError::CutShort)?;
+            let (read, written) = decoder.decode_from_to(next, &mut room).map_err(damaged)?;
+            output.put(room.get(..written).unwrap_or_default())?;
             // The decoder counts a checksum that is not there.
             if read > held.len() {
                 return Err(ExpandError::CutShort);
             }
             held.drain(..read);
-            output.put(room.get(..written).unwrap_or_default())?;
-            if written > 0 || read > 0 {
-                continue;
+            // What it holds back for later blocks comes out with the last.
+            while decoder.can_collect() > 0 {
+                let (_, written) = decoder.decode_from_to(&[], &mut room).map_err(damaged)?;
+                if written == 0 {
+                    break;
+                }
+                output.put(room.get(..written).unwrap_or_default())?;
             }
-            if decoder.is_finished() {
+            if decoder.is_finished() && decoder.can_collect() == 0 {
                 break;
             }
-            if ended {
+            if read == 0 {
                 return Err(ExpandError::CutShort);
             }
         }
     }
+}
+
+/// The block that comes next, with its header (RFC 8878, 3.1.1.2) and, when it
+/// is the last, the checksum that may follow.
+fn zstd_next(held: &[u8]) -> Option<&[u8]> {
+    const CHECKSUM: usize = 4;
+    let [a, b, c] = held.first_chunk().copied()?;
+    let header = u32::from_le_bytes([a, b, c, 0]);
+    // A block of one byte repeated holds just that byte.
+    let content = if header >> 1 & 3 == 1 { 1 } else { (header >> 3) as usize };
+    let whole = 3 + content;
+    let last = header & 1 == 1;
+    held.get(..if last { held.len().min(whole + CHECKSUM) } else { whole })
+        .filter(|block| block.len() >= whole)
 }
 
 fn damaged(why: impl fmt::Display) -> ExpandError {
@@ -541,6 +562,31 @@ mod tests {
                 assert!(run(format, &bytes, step).unwrap() == sample(), "{format} by {step}");
             }
         }
+    }
+
+    #[test]
+    fn a_checksum_and_many_small_blocks() {
+        let zeroes = vec![0; 64 << 20];
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.include_checksum(true).unwrap();
+        std::io::Write::write_all(&mut encoder, &zeroes).unwrap();
+        let bytes = encoder.finish().unwrap();
+        let (mut rest, mut total) = (bytes.as_slice(), 0);
+        let written = expand(
+            Format::Zstd,
+            &mut |room| {
+                let length = rest.len().min(room.len()).min(100);
+                room[..length].copy_from_slice(&rest[..length]);
+                rest = &rest[length..];
+                Ok(length)
+            },
+            &mut |bytes| {
+                assert!(bytes.iter().all(|byte| *byte == 0));
+                total += bytes.len();
+                Ok(())
+            },
+        );
+        assert_eq!((written, total), (Ok(64 << 20), 64 << 20));
     }
 
     #[test]
