@@ -2,6 +2,8 @@
 
 use cpio_builder::iso::Iso;
 use cpio_builder::modinfo::ReadAt;
+use overlay::expand::{expand, is_compressed};
+use overlay::probe::Format;
 use overlay::{digest, dm, partition, persistence_conf, probe, verity};
 
 /// Offsets that the probe looks at.
@@ -114,6 +116,34 @@ pub fn iso_image(data: &[u8]) {
                 let bytes = iso.read(&node, 1 << 16).unwrap_or_default();
                 assert!(bytes.len() as u64 <= node.len());
             }
+        }
+    }
+}
+
+/// A compressed image, expanded as `/init` does it, into little room.
+pub fn compressed_image(data: &[u8]) {
+    const ROOM: usize = 1 << 20;
+    for format in [Format::Gzip, Format::Xz, Format::Zstd, Format::Cloop] {
+        assert!(is_compressed(format));
+        let (mut rest, mut expanded) = (data, 0);
+        let written = expand(
+            format,
+            &mut |buffer| {
+                // Networks deliver in pieces.
+                let length = buffer.len().min(rest.len()).min(1000);
+                let (now, later) = rest.split_at(length);
+                buffer[..length].copy_from_slice(now);
+                rest = later;
+                Ok(length)
+            },
+            &mut |bytes| {
+                expanded += bytes.len();
+                if expanded > ROOM { Err(rustix::io::Errno::NOSPC) } else { Ok(()) }
+            },
+        );
+        match written {
+            Ok(written) => assert_eq!(written, expanded as u64),
+            Err(error) => drop(error.to_string()),
         }
     }
 }

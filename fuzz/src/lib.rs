@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     target("persistence-conf", disk::persistence_conf),
     target("udpcast-packet", copy::udpcast_packet),
     target("udpcast-receiver", copy::udpcast_receiver),
+    target("compressed-image", disk::compressed_image),
     target("iso-image", disk::iso_image),
     target("cloop", image::cloop),
     target("boot-menu", image::boot_menu),
