@@ -99,8 +99,13 @@ impl Input {
             return Ok(Self::Iso(path.into()));
         }
         let mut whole = BufReader::new(File::open(path).map_err(fail)?);
-        if cloop::Header::read(&mut whole).is_ok() {
-            return Ok(Self::Cloop(path.into()));
+        match cloop::Header::read(&mut whole) {
+            Ok(_) => return Ok(Self::Cloop(path.into())),
+            // A script is nothing else that is taken here.
+            Err(e) if head.starts_with(b"#!") => {
+                return Err(Error::Container { path: path.into(), why: e.to_string() });
+            }
+            Err(_) => {}
         }
         fs::read(path).map(Self::Initrd).map_err(fail)
     }
@@ -199,10 +204,14 @@ fn of_iso(
     told: Told<'_>,
 ) -> Result<(), Error> {
     told("taking the files out of the ISO", 0, 0);
+    // xorriso takes a medium without a root for an empty one.
+    let file = File::open(iso).map_err(|source| Error::Read { path: from.into(), source })?;
+    crate::iso::Iso::open(file)
+        .map_err(|e| Error::Container { path: from.into(), why: e.to_string() })?;
     let tree = work.join("tree");
     let run = XORRISO
         .command()?
-        .args(["-abort_on", "FAILURE", "-osirrox", "on:auto_chmod_off", "-indev"])
+        .args(["-abort_on", "FAILURE", "-osirrox", "device_files:auto_chmod_off", "-indev"])
         .arg(iso);
     run.args(["-extract", "/"]).arg(&tree).run()?;
     make(spec, from, &Input::Dir(tree), draft, told)

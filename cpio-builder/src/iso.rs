@@ -160,6 +160,9 @@ impl<F: ReadAt> Iso<F> {
             let extent = (u64::from(u32_at(record, 2)) * SECTOR, u64::from(u32_at(record, 10)));
             Node { name: String::new(), is_dir: true, extents: vec![extent] }
         };
+        if root_of(&primary).is_empty() {
+            return Err(IsoError::Damaged("it has no root directory"));
+        }
         let mut iso = Self { root: root_of(&primary), names: Names::Plain, label, file };
         if let Some(skip) = iso.rock_ridge()? {
             iso.names = Names::RockRidge(skip);
