@@ -1,0 +1,529 @@
+//! The sockets: DHCP, TFTP, HTTP and NFS, each a thread that listens and threads for
+//! its clients, all bounded in number, memory and patience.
+//!
+//! Nothing is left behind when the process ends, however it ends: no mounts, no
+//! loop devices, no files but the list of leases.
+
+use crate::dhcp::client::{Client, Program};
+use crate::dhcp::message::Message;
+use crate::dhcp::server::{Arrival, PXE_PORT, Seen, Server as Dhcp};
+use crate::error::Error;
+use crate::event::{Event, Stage, Watch, name_of};
+use crate::files::{File, Files};
+use crate::http::{self, Head};
+use crate::nfs::{self, Server as Nfs};
+use crate::tftp::{self, Code, Packet, Send, Transfer};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// Connections and transfers at a time, of each protocol.
+const MAX_CLIENTS: usize = 512;
+/// What a thread for a client may need of a stack.
+const STACK: usize = 256 << 10;
+/// A client that takes nothing for so long is gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of a file that are read at once.
+const CHUNK: usize = 128 << 10;
+/// Everything but the content of a READ.
+const REPLY_SLACK: usize = 4096;
+
+/// Slots for clients of one protocol.
+#[derive(Debug, Clone, Default)]
+struct Slots(Arc<AtomicUsize>);
+
+/// A slot that is taken.
+struct Slot(Slots);
+
+impl Slots {
+    fn take(&self) -> Option<Slot> {
+        let slot = Slot(self.clone());
+        (self.0.fetch_add(1, Ordering::Relaxed) < MAX_CLIENTS).then_some(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn spawn(
+    name: &'static str,
+    run: impl FnOnce() + std::marker::Send + 'static,
+) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run);
+    thread.map(drop).map_err(Error::system("start a thread"))
+}
+
+fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Some(address),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+/// Serves DHCP on both ports. `keep` is where the leases go.
+///
+/// # Errors
+/// No thread can be started.
+pub fn dhcp(
+    server: Dhcp,
+    sockets: [UdpSocket; 2],
+    watch: &Arc<Watch>,
+    keep: Option<PathBuf>,
+) -> Result<(), Error> {
+    let server = Arc::new(Mutex::new(server));
+    for (socket, port) in sockets.into_iter().zip([67, PXE_PORT]) {
+        let (server, watch, keep) = (server.clone(), watch.clone(), keep.clone());
+        spawn("dhcp", move || dhcp_loop(&server, &socket, port, &watch, keep.as_deref()))?;
+    }
+    Ok(())
+}
+
+fn dhcp_loop(
+    server: &Mutex<Dhcp>,
+    socket: &UdpSocket,
+    port: u16,
+    watch: &Watch,
+    keep: Option<&std::path::Path>,
+) {
+    let mut buffer = [0; 4096];
+    let mut others = std::collections::BTreeSet::new();
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        let Some(from) = v4(from) else { continue };
+        let Some(message) = Message::read(buffer.get(..length).unwrap_or_default()) else {
+            continue;
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let arrival = Arrival { port, from, now: now.map_or(0, |now| now.as_secs()) };
+        let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reply, seen) = server.handle(&message, &arrival);
+        let leases = match (&seen, keep, &server.full) {
+            (Seen::Address(_), Some(path), Some((_, leases))) => Some((path, leases.to_text())),
+            _ => None,
+        };
+        drop(server);
+        if let Some(reply) = reply
+            && let Err(e) = socket.send_to(&reply.bytes, reply.to)
+        {
+            watch.tell(&Event::Warning(format!("a DHCP answer to {} was not sent: {e}", reply.to)));
+        }
+        if let Some((path, text)) = leases
+            && let Err(e) = std::fs::write(path, text)
+        {
+            watch.tell(&Event::Warning(format!("cannot keep leases in {}: {e}", path.display())));
+        }
+        let who = message.mac.to_string();
+        match seen {
+            Seen::Boot { client, file } => {
+                watch.reached(&who, Stage::Asked { what: describe(&client), file });
+            }
+            Seen::NoLoader(client) => {
+                let text =
+                    format!("{who} is {}: there is no boot loader for it", describe(&client));
+                watch.tell(&Event::Warning(text));
+            }
+            Seen::Address(address) => watch.tell(&Event::Address { who, address }),
+            Seen::Exhausted => watch.tell(&Event::Warning(format!(
+                "{who} asks for an address and all are taken; --range can give more"
+            ))),
+            Seen::OtherServer(other) => {
+                // Once for each server.
+                if others.len() < 16 && others.insert(other) {
+                    watch.tell(&Event::Warning(format!(
+                        "{other} gives addresses on this network as well; stop it, or share \
+                         with --dhcp proxy"
+                    )));
+                }
+            }
+            Seen::Quiet => {}
+        }
+    }
+}
+
+fn describe(client: &Client) -> String {
+    match client.program {
+        Program::Pxe => client.arch.to_string(),
+        Program::Http => format!("{} by HTTP", client.arch),
+        Program::Ipxe { .. } => format!("iPXE on {}", client.arch),
+    }
+}
+
+/// Serves TFTP.
+///
+/// # Errors
+/// No thread can be started.
+pub fn tftp(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<(), Error> {
+    let own = socket.local_addr().map_err(Error::system("read a socket's address"))?.ip();
+    spawn("tftp", move || {
+        let slots = Slots::default();
+        let mut buffer = [0; 1024];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            let refuse = |code, text: &str| {
+                let _ = socket.send_to(&tftp::error(code, text), from);
+            };
+            let request = match tftp::read(buffer.get(..length).unwrap_or_default()) {
+                Some(Packet::Read(request)) => request,
+                Some(Packet::Other) => {
+                    refuse(Code::AccessViolation, "nothing can be written here");
+                    continue;
+                }
+                Some(_) => continue,
+                None => {
+                    refuse(Code::IllegalOperation, "not understood");
+                    continue;
+                }
+            };
+            let Some(file) = files.find_loosely(&request.file) else {
+                refuse(Code::NotFound, "no such file");
+                continue;
+            };
+            // A client without a slot asks again.
+            let (Some(slot), Some(client)) = (slots.take(), v4(from)) else { continue };
+            let watch = watch.clone();
+            let done = spawn("tftp client", move || {
+                let _slot = slot;
+                // The client has gone; it says so or not.
+                let _ = tftp_client(own, client, &request, &file, &watch);
+            });
+            if let Err(e) = done {
+                watch_failure(&e);
+            }
+        }
+    })
+}
+
+fn watch_failure(error: &Error) {
+    eprintln!("bellwether: {error}");
+}
+
+fn tftp_client(
+    own: IpAddr,
+    client: SocketAddrV4,
+    request: &tftp::Request,
+    file: &File,
+    watch: &Watch,
+) -> io::Result<()> {
+    // RFC 1350 section 4: a port of its own for each transfer.
+    let socket = UdpSocket::bind((own, 0))?;
+    socket.connect(client)?;
+    let who = name_of(*client.ip());
+    if let Some(stage) = &file.stage {
+        watch.reached(&who, stage.clone());
+    }
+    let mut transfer = Transfer::new(request, file.length);
+    socket.set_read_timeout(Some(Duration::from_millis(transfer.patience)))?;
+    let mut next = transfer.send();
+    let mut silent = 0;
+    let mut packet = Vec::with_capacity(2048);
+    let mut buffer = [0; 1024];
+    loop {
+        match next {
+            Send::Options(options) => drop(socket.send(&options)?),
+            Send::Blocks(blocks) => {
+                for block in blocks {
+                    let (head, offset, length) = transfer.data(block);
+                    packet.clear();
+                    packet.extend_from_slice(&head);
+                    packet.resize(4 + length, 0);
+                    let data = packet.get_mut(4..).unwrap_or_default();
+                    if let Err(e) = file.read_exact_at(offset, data) {
+                        socket.send(&tftp::error(Code::NotDefined, "the medium cannot be read"))?;
+                        watch.tell(&Event::Broken(e.to_string()));
+                        return Err(e);
+                    }
+                    socket.send(&packet)?;
+                }
+            }
+            Send::Nothing => {}
+            Send::Done => break,
+        }
+        next = match socket.recv(&mut buffer) {
+            Ok(length) => match tftp::read(buffer.get(..length).unwrap_or_default()) {
+                Some(Packet::Ack(number)) => {
+                    let before = transfer.done();
+                    let next = transfer.acknowledged(number);
+                    if transfer.done() > before {
+                        silent = 0;
+                    }
+                    next
+                }
+                Some(Packet::Error { .. }) => break,
+                _ => Send::Nothing,
+            },
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                silent += 1;
+                if silent >= tftp::MAX_TRIES {
+                    break;
+                }
+                transfer.send()
+            }
+            Err(e) => return Err(e),
+        };
+    }
+    watch.sent(&who, transfer.done());
+    Ok(())
+}
+
+/// Serves connections of a TCP listener, each in a thread.
+fn accept(
+    name: &'static str,
+    listener: TcpListener,
+    serve: impl Fn(TcpStream, Ipv4Addr) -> io::Result<()> + Clone + std::marker::Send + 'static,
+) -> Result<(), Error> {
+    spawn(name, move || {
+        let slots = Slots::default();
+        loop {
+            let Ok((stream, from)) = listener.accept() else {
+                // Out of descriptors, for example: others may end meanwhile.
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            // Without a slot the connection ends here, and the client tries again.
+            let (Some(slot), Some(from)) = (slots.take(), v4(from)) else { continue };
+            let serve = serve.clone();
+            let done = spawn(name, move || {
+                let _slot = slot;
+                let settled = stream
+                    .set_nodelay(true)
+                    .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
+                    .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+                // A client that went away is no news.
+                let _ = settled.and_then(|()| serve(stream, *from.ip()));
+            });
+            if let Err(e) = done {
+                watch_failure(&e);
+            }
+        }
+    })
+}
+
+/// Serves HTTP.
+///
+/// # Errors
+/// No thread can be started.
+pub fn http(files: Arc<Files>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
+    accept("http", listener, move |stream, from| http_client(stream, from, &files, &watch))
+}
+
+fn http_client(
+    mut stream: TcpStream,
+    from: Ipv4Addr,
+    files: &Files,
+    watch: &Watch,
+) -> io::Result<()> {
+    let mut input: Vec<u8> = Vec::new();
+    let mut buffer = vec![0; CHUNK];
+    // The name costs a look into a table: once a connection.
+    let who = name_of(from);
+    loop {
+        let (request, used) = loop {
+            match http::read(&input) {
+                Head::Whole(request, used) => break (request, used),
+                Head::Bad(status) => return stream.write_all(http::refuse(status).as_bytes()),
+                Head::Partial => {}
+            }
+            let mut more = [0; 4096];
+            match stream.read(&mut more)? {
+                0 => return Ok(()),
+                length => input.extend_from_slice(more.get(..length).unwrap_or_default()),
+            }
+        };
+        input.drain(..used.min(input.len()));
+        let Some(file) = files.find(&request.path) else {
+            return stream.write_all(http::refuse(404).as_bytes());
+        };
+        if let Some(stage) = file.stage.clone().filter(|_| !request.head) {
+            watch.reached(&who, stage);
+        }
+        let answer = http::answer(&request, file.length, &file.tag);
+        stream.write_all(answer.head.as_bytes())?;
+        let mut at = answer.body.start;
+        while at < answer.body.end {
+            let length = usize::try_from(answer.body.end - at).unwrap_or(CHUNK).min(CHUNK);
+            let part = buffer.get_mut(..length).unwrap_or_default();
+            if let Err(e) = file.read_exact_at(at, part) {
+                // Closing early tells the client that this is not all.
+                watch.tell(&Event::Broken(e.to_string()));
+                return Err(e);
+            }
+            stream.write_all(part)?;
+            at += length as u64;
+            watch.sent(&who, length as u64);
+        }
+        if request.close {
+            return Ok(());
+        }
+    }
+}
+
+/// Serves NFS and its mount protocol.
+///
+/// # Errors
+/// No thread can be started.
+pub fn nfs(server: Arc<Nfs>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
+    accept("nfs", listener, move |stream, from| nfs_client(stream, from, &server, &watch))
+}
+
+fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) -> io::Result<()> {
+    // A mounted client may say nothing for days, and may vanish without a word.
+    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
+    let who = name_of(from);
+    let mut input = io::BufReader::with_capacity(16 << 10, &stream);
+    let mut record = Vec::new();
+    let mut reply = Vec::new();
+    while nfs::read_record(&mut input, &mut record)? {
+        reply.clear();
+        reply.extend([0; 4]);
+        let Some(seen) = server.handle(&record, &mut reply) else { return Ok(()) };
+        let length = u32::try_from(reply.len().saturating_sub(4)).unwrap_or(0);
+        if let Some(mark) = reply.first_chunk_mut() {
+            *mark = (length | 0x8000_0000).to_be_bytes();
+        }
+        (&stream).write_all(&reply)?;
+        match seen {
+            nfs::Seen::Read(bytes) => watch.sent(&who, bytes),
+            nfs::Seen::Mount { path, done: true } => watch.reached(&who, Stage::Mounted(path)),
+            nfs::Seen::Mount { path, done: false } => {
+                watch.tell(&Event::Warning(format!("{who} wants {path}, which is not shared")));
+            }
+            nfs::Seen::Broken(what) => watch.tell(&Event::Broken(what)),
+            nfs::Seen::Unmount | nfs::Seen::Other => {}
+        }
+        // One large read does not make every later one cost as much memory.
+        if reply.capacity() > CHUNK + REPLY_SLACK && reply.len() <= CHUNK {
+            reply.shrink_to(CHUNK + REPLY_SLACK);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nfs::Export;
+    use crate::tree::Tree;
+
+    fn files() -> (tempfile::TempDir, Arc<Files>) {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).flat_map(u32::to_be_bytes).collect();
+        std::fs::write(dir.path().join("big"), bytes).unwrap();
+        let tree = Arc::new(Tree::of_directory(dir.path()).unwrap());
+        let mut files = Files::default();
+        files.add_tree(Export { path: "/m".into(), tree });
+        (dir, Arc::new(files))
+    }
+
+    fn watch() -> Arc<Watch> {
+        Arc::new(Watch::new(|_| ()))
+    }
+
+    #[test]
+    fn http_serves_parts_on_one_connection() {
+        let (dir, files) = files();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        http(files, listener, watch()).unwrap();
+        let whole = std::fs::read(dir.path().join("big")).unwrap();
+        let mut stream = TcpStream::connect(at).unwrap();
+        for (from, to) in [(0, 9), (1_000_000, 1_199_999)] {
+            let ask = format!("GET /m/big HTTP/1.1\r\nHost: x\r\nRange: bytes={from}-{to}\r\n\r\n");
+            stream.write_all(ask.as_bytes()).unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            assert!(head.starts_with(b"HTTP/1.1 206 "));
+            let mut body = vec![0; to - from + 1];
+            stream.read_exact(&mut body).unwrap();
+            assert_eq!(body, whole[from..=to]);
+        }
+        stream.write_all(b"GET /nothing HTTP/1.1\r\n\r\n").unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.starts_with("HTTP/1.1 404 "));
+    }
+
+    #[test]
+    fn tftp_serves_whole_files() {
+        let (dir, files) = files();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        tftp(files, socket, watch()).unwrap();
+        let whole = std::fs::read(dir.path().join("big")).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send_to(b"\0\x01m/big\0octet\0blksize\x001000\0windowsize\x008\0", at).unwrap();
+        let mut buffer = [0; 2000];
+        let (length, port) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"\0\x06blksize\x001000\0windowsize\x008\0");
+        client.send_to(&[0, 4, 0, 0], port).unwrap();
+        let mut got: Vec<u8> = Vec::new();
+        let mut block = 0u16;
+        loop {
+            let (length, _) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..2], [0, 3]);
+            if buffer[2..4] != (block.wrapping_add(1)).to_be_bytes() {
+                continue;
+            }
+            block = block.wrapping_add(1);
+            got.extend(&buffer[4..length]);
+            let last = length < 1004;
+            if last || block % 8 == 0 {
+                let [high, low] = block.to_be_bytes();
+                client.send_to(&[0, 4, high, low], port).unwrap();
+            }
+            if last {
+                break;
+            }
+        }
+        assert_eq!(got, whole);
+        client.send_to(b"\0\x01m/../big\0octet\0", at).unwrap();
+        let (length, _) = client.recv_from(&mut buffer).unwrap();
+        assert!(buffer[..length].starts_with(&[0, 5, 0, 1]));
+    }
+
+    #[test]
+    fn nfs_over_a_connection() {
+        let (_dir, files) = files();
+        drop(files);
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Arc::new(Tree::of_directory(dir.path()).unwrap());
+        let server = Nfs { exports: vec![Export { path: "/m".into(), tree }], port: 1 };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        nfs(Arc::new(server), listener, watch()).unwrap();
+        let mut stream = TcpStream::connect(at).unwrap();
+        let call = netboot::nfs::rpc::Call {
+            xid: 5,
+            program: 100_003,
+            version: 3,
+            procedure: 0,
+            arguments: &[],
+            root: true,
+        };
+        for _ in 0..3 {
+            stream.write_all(&call.to_record()).unwrap();
+            let mut reply = [0; 28];
+            stream.read_exact(&mut reply).unwrap();
+            assert_eq!(reply[..8], [0x80, 0, 0, 24, 0, 0, 0, 5]);
+        }
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(stream.read(&mut [0; 10]).unwrap_or(0), 0);
+    }
+}

@@ -1,0 +1,404 @@
+//! Sharing from the beginning to the end: media in, services up, and what a person
+//! has to know in between.
+
+use crate::archive::{self, MAX_INITRD};
+use crate::dhcp::client::Loaders;
+use crate::dhcp::lease::{Leases, range};
+use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
+use crate::error::Error;
+use crate::event::{Event, Stage, Watch};
+use crate::files::{File, Files};
+use crate::medium::{self, Medium, Place};
+use crate::net::{self, Interface};
+use crate::nfs::{Export, Server as Nfs};
+use crate::{loaders, serve};
+use cpio_builder::menu::{Entry, Menu};
+use nix::sys::signal::{SigSet, Signal};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What is done about DHCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DhcpMode {
+    /// Look whether somebody gives addresses, and do the other thing.
+    #[default]
+    Auto,
+    /// Tell machines what to boot and give no addresses.
+    Proxy,
+    /// Give addresses, too.
+    Full,
+    /// Nothing: another server tells machines what to boot.
+    Off,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Images, drives and directories.
+    pub media: Vec<PathBuf>,
+    /// The interface to share on.
+    pub interface: Option<String>,
+    /// What is done about DHCP.
+    pub dhcp: DhcpMode,
+    /// Addresses to give, ends included.
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Kernel to boot instead of the medium's.
+    pub kernel: Option<PathBuf>,
+    /// Initramfs instead of the medium's.
+    pub initrd: Option<PathBuf>,
+    /// Words for every kernel.
+    pub append: String,
+    /// Our `/init`; without one, the media's own has to do it.
+    pub init: Option<Vec<u8>>,
+    /// Firmware that is iPXE itself is given a boot loader, too.
+    pub no_ipxe: bool,
+    /// Where leases are kept.
+    pub state: PathBuf,
+}
+
+/// Where a medium is served, and what it boots.
+struct Prepared {
+    medium: Medium,
+    menu: Menu,
+}
+
+/// Shares until the process is told to end (SIGINT or SIGTERM).
+///
+/// # Errors
+/// [`Error`], before anything is served.
+pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
+    // Before there are threads: they all inherit it.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|e| Error::system("block signals")(e.into()))?;
+    let interface = net::choose(options.interface.as_deref())?;
+    let own = interface.address;
+
+    // Ports first: what cannot be served need not be prepared.
+    let nfs_listener = net::tcp(SocketAddrV4::new(own, 2049), "NFS", true)?;
+    let http_listener = net::tcp(SocketAddrV4::new(own, 8080), "HTTP", true)?;
+    let tftp_socket = net::udp(SocketAddrV4::new(own, 69), "TFTP")?;
+    let port = |listener: &std::net::TcpListener| {
+        listener.local_addr().map(|at| at.port()).map_err(Error::system("read a socket's address"))
+    };
+    let (nfs_port, http_port) = (port(&nfs_listener)?, port(&http_listener)?);
+    let dhcp = match options.dhcp {
+        DhcpMode::Off => None,
+        _ => Some([
+            net::broadcast_socket(&interface.name, 67, "DHCP")?,
+            net::broadcast_socket(&interface.name, PXE_PORT, "PXE")?,
+        ]),
+    };
+
+    let mut files = Files::default();
+    let mut exports: Vec<Export> = Vec::new();
+    let mut entries = Vec::new();
+    let several = options.media.len() > 1;
+    let mut title = String::new();
+    for path in &options.media {
+        let mut medium = Medium::open(path)?;
+        while exports.iter().any(|e| e.path == format!("/{}", medium.name)) {
+            medium.name.push_str("-2");
+        }
+        let mut prepared = prepare(medium, options, (own, nfs_port), &mut files, watch)?;
+        let medium = &prepared.medium;
+        let export = Export { path: format!("/{}", medium.name), tree: medium.tree.clone() };
+        files.add_tree(export.clone());
+        if let Some((image, length)) = &medium.image {
+            let file = File::image(image.clone(), *length, medium.tree.identity);
+            files.add(&format!("/{}.iso", medium.name), file);
+        }
+        if several {
+            for entry in &mut prepared.menu.entries {
+                entry.title = format!("{}: {}", medium.title, entry.title);
+            }
+        }
+        title.clone_from(&medium.title);
+        entries.append(&mut prepared.menu.entries);
+        exports.push(export);
+    }
+    for (n, entry) in entries.iter_mut().enumerate() {
+        // Labels of several media may be the same, and one may have a space.
+        entry.id = format!("e{n}");
+    }
+    let menu = Menu {
+        title: if several { "Bellwether".into() } else { title },
+        // One medium starts by itself, with a moment to reach for a key.
+        timeout: if several { None } else { Some(3) },
+        default: 0,
+        entries,
+    };
+    let found = loaders::add(&mut files);
+    for text in &found.missing {
+        watch.tell(&Event::Warning(text.clone()));
+    }
+    loaders::add_menu(&menu, &mut files)
+        .map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
+
+    let loaders = Loaders {
+        files: found.loaders,
+        script: (!options.no_ipxe).then(|| "/boot.ipxe".to_owned()),
+        http: SocketAddrV4::new(own, http_port),
+        tftp: own,
+    };
+    if let Some(sockets) = dhcp {
+        let keep = options.state.join(format!("leases-{}", interface.name));
+        let full = addresses(options, &interface, &keep, watch)?;
+        let keep = full.is_some().then_some(keep);
+        serve::dhcp(Dhcp { own, loaders, full }, sockets, watch, keep)?;
+    } else {
+        ready(watch, "network", format!("DHCP is yours: next-server {own}, file pxelinux.0"));
+    }
+    let files = Arc::new(files);
+    serve::tftp(files.clone(), tftp_socket, watch.clone())?;
+    serve::http(files, http_listener, watch.clone())?;
+    let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
+    serve::nfs(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
+    ready(
+        watch,
+        "services",
+        format!(
+            "serving {} by NFS, http://{own}:{http_port}/, tftp://{own}/ on {}",
+            mounts.join(", "),
+            interface.name
+        ),
+    );
+    for entry in &menu.entries {
+        ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));
+    }
+    ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
+
+    signals.wait().map_err(|e| Error::system("wait for a signal")(e.into()))?;
+    let clients = watch.clients();
+    let bytes = clients.values().map(|client| client.bytes).sum();
+    watch.tell(&Event::Stopped { clients: clients.len(), bytes });
+    Ok(())
+}
+
+fn ready(watch: &Watch, what: &'static str, text: String) {
+    watch.tell(&Event::Ready { what, text });
+}
+
+/// Makes a medium's entries ones that boot over the network, and puts what they load
+/// into the files that are served.
+fn prepare(
+    medium: Medium,
+    options: &Options,
+    (server, port): (Ipv4Addr, u16),
+    files: &mut Files,
+    watch: &Watch,
+) -> Result<Prepared, Error> {
+    for text in &medium.warnings {
+        watch.tell(&Event::Warning(text.clone()));
+    }
+    let (base, name) = (format!("/boot/{}", medium.name), &medium.name);
+    let mut menu = medium.menu.clone();
+    if let (Some(kernel), Some(initrd)) = (&options.kernel, &options.initrd) {
+        let read =
+            |path: &PathBuf| std::fs::read(path).map(File::memory).map_err(Error::read(path));
+        files.add(&format!("{base}/vmlinuz"), read(kernel)?.at(Stage::Kernel));
+        files.add(&format!("{base}/initrd"), read(initrd)?.at(Stage::Initrd));
+        let append = menu.entries.get(menu.default).map(|e| e.append.clone()).unwrap_or_default();
+        let entry = Entry {
+            id: "live".into(),
+            title: medium.title.clone(),
+            kernel: String::new(),
+            initrd: vec![String::new()],
+            append,
+        };
+        menu = Menu { entries: vec![entry], ..Menu::default() };
+    }
+    if menu.entries.is_empty() {
+        return Err(Error::Medium {
+            why: format!(
+                "{name} has no boot menu that starts a Linux kernel and no kernel in a usual \
+                 place; give one with --kernel and --initrd"
+            ),
+        });
+    }
+    let place = Place { server, port, path: format!("/{name}") };
+    let squashfs = medium.squashfs();
+    // Entries with the same initramfs share its archive.
+    let mut archives: BTreeMap<Vec<String>, Option<String>> = BTreeMap::new();
+    let mut kept = Vec::new();
+    for (n, mut entry) in menu.entries.into_iter().enumerate() {
+        entry.append = medium::line(medium.layout, &entry.append, &place, &options.append);
+        let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
+        if !plan.can_work() {
+            watch.tell(&Event::Warning(format!(
+                "entry \"{}\" would fail and is left out: {}",
+                entry.title,
+                plan.warnings_text().replace('\n', "; ")
+            )));
+            continue;
+        }
+        let given = entry.kernel.is_empty();
+        let sources = entry.initrd.clone();
+        if given {
+            entry.kernel = format!("{base}/vmlinuz");
+            entry.initrd = vec![format!("{base}/initrd")];
+        } else {
+            let mut publish = |path: &str, to: String, stage| -> Option<String> {
+                files.add(&to, File::in_tree(&medium.tree, path)?.at(stage));
+                Some(to)
+            };
+            let kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel);
+            let initrd: Option<Vec<String>> = (0..)
+                .zip(&sources)
+                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
+                .collect();
+            let (Some(kernel), Some(initrd)) = (kernel, initrd) else { continue };
+            (entry.kernel, entry.initrd) = (kernel, initrd);
+        }
+        if let Some(init) = &options.init {
+            let archive = match archives.get(&sources) {
+                Some(known) => known.clone(),
+                None => {
+                    let to = format!("{base}/bellwether{}.img", archives.len());
+                    let initrd = read_initrd(&medium, options, given, &sources)?;
+                    let made = archive::make(&medium.tree, &initrd, &squashfs, init)?;
+                    tell_archive(watch, &made);
+                    files.add(&to, File::memory(made.bytes));
+                    archives.insert(sources, Some(to.clone()));
+                    Some(to)
+                }
+            };
+            entry.initrd.extend(archive);
+        }
+        kept.push(entry);
+    }
+    if kept.is_empty() {
+        return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
+    }
+    let default = menu.default.min(kept.len().saturating_sub(1));
+    // The default first: it is the one that starts.
+    let first = kept.remove(default);
+    kept.insert(0, first);
+    ready(
+        watch,
+        "medium",
+        format!(
+            "{name}: \"{}\", {}, {} files, {} boot {}",
+            medium.title,
+            medium.layout,
+            medium.tree.len(),
+            kept.len(),
+            if kept.len() == 1 { "entry" } else { "entries" }
+        ),
+    );
+    Ok(Prepared { menu: Menu { entries: kept, ..Menu::default() }, medium })
+}
+
+/// The bytes of an entry's initramfs files behind each other.
+fn read_initrd(
+    medium: &Medium,
+    options: &Options,
+    given: bool,
+    sources: &[String],
+) -> Result<Vec<u8>, Error> {
+    if let (true, Some(path)) = (given, &options.initrd) {
+        return std::fs::read(path).map_err(Error::read(path));
+    }
+    let mut bytes = Vec::new();
+    for path in sources {
+        let Some((at, _)) = medium.tree.file(path) else { continue };
+        let part = medium.tree.read_all(at, MAX_INITRD).map_err(Error::read(path))?;
+        bytes.extend(part);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    Ok(bytes)
+}
+
+fn tell_archive(watch: &Watch, made: &archive::Made) {
+    let size = made.bytes.len() / 1000;
+    ready(
+        watch,
+        "archive",
+        format!(
+            "kernel {}: {} modules in its initramfs, {} added from the medium; {size} kB behind it",
+            if made.release.is_empty() { "without modules" } else { &made.release },
+            made.there,
+            made.added
+        ),
+    );
+    if !made.lacking.is_empty() {
+        watch.tell(&Event::Warning(format!(
+            "the kernel lacks {} and has it neither in its initramfs nor on the medium, unless it \
+             is built in: clients may not find their root",
+            made.lacking.join(", ")
+        )));
+    }
+}
+
+/// Whether addresses are given, and which.
+fn addresses(
+    options: &Options,
+    interface: &Interface,
+    keep: &std::path::Path,
+    watch: &Watch,
+) -> Result<Option<(Network, Leases)>, Error> {
+    let own = interface.address;
+    let mode = match options.dhcp {
+        DhcpMode::Auto => match net::find_dhcp(interface)? {
+            Some(other) => {
+                ready(
+                    watch,
+                    "network",
+                    format!(
+                        "{other} gives addresses on {}: beside it (proxy DHCP)",
+                        interface.name
+                    ),
+                );
+                DhcpMode::Proxy
+            }
+            None => DhcpMode::Full,
+        },
+        mode => mode,
+    };
+    if mode != DhcpMode::Full {
+        return Ok(None);
+    }
+    let avoid: Vec<Ipv4Addr> = interface.gateway.into_iter().collect();
+    let chosen = options.range.or_else(|| range(own, interface.prefix, &avoid));
+    let Some((first, last)) = chosen else {
+        return Err(Error::Interface {
+            why: format!(
+                "the network {own}/{} has no room for a range of addresses; give one with --range",
+                interface.prefix
+            ),
+        });
+    };
+    let used = net::in_use(interface, first, last);
+    let mut leases = Leases::new(first, last, &used);
+    if let Some(dir) = keep.parent() {
+        std::fs::create_dir_all(dir).map_err(Error::write(dir))?;
+    }
+    match std::fs::read_to_string(keep) {
+        Ok(text) => leases.remember(&text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::read(keep)(e)),
+    }
+    ready(
+        watch,
+        "network",
+        format!(
+            "nobody gives addresses on {}: giving {first} to {last}{}",
+            interface.name,
+            match used.len() {
+                0 => String::new(),
+                n => format!(" without {n} that are in use"),
+            }
+        ),
+    );
+    let network = Network {
+        prefix: interface.prefix,
+        router: interface.gateway,
+        dns: net::name_servers(),
+        lease: 4 * 3600,
+    };
+    Ok(Some((network, leases)))
+}
