@@ -77,6 +77,8 @@ struct Search<'m> {
     reasons: Reasons,
     /// Devices that were looked at since they last changed.
     looked_at: Vec<String>,
+    /// Compressed things that could not be expanded.
+    spoiled: Vec<String>,
 }
 
 /// Takes an offer, or says why not. The text is where the offer came from.
@@ -103,6 +105,7 @@ pub fn find(
         unmounted: wants_image(plan),
         reasons: Reasons::default(),
         looked_at: Vec::new(),
+        spoiled: Vec::new(),
     };
     search.run()
 }
@@ -505,11 +508,16 @@ impl Search<'_> {
 
     /// The expanded form of a device or file that is compressed, itself otherwise.
     fn expanded(&mut self, blob: String, origin: &str) -> Option<String> {
+        // What took a minute to find out is not tried again in every round.
+        if self.spoiled.iter().any(|spoiled| spoiled == origin) {
+            return None;
+        }
         match expand::expanded(self.machine, &blob) {
             Ok(None) => Some(blob),
             Ok(expanded) => expanded,
             Err(why) => {
-                self.refuse(origin, &why);
+                self.spoiled.push(origin.to_string());
+                self.refuse_loudly(origin, &why);
                 None
             }
         }
