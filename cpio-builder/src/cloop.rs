@@ -180,7 +180,7 @@ pub fn pack(
     to: &mut (impl Write + Seek),
     told: &mut dyn FnMut(u32, u32),
 ) -> Result<(), CloopError> {
-    if block_size == 0 || block_size > BLOCK_MAX || block_size % 512 != 0 {
+    if block_size == 0 || block_size > BLOCK_MAX || !block_size.is_multiple_of(512) {
         return Err(CloopError::NotCloop("the block size must be a multiple of 512 up to 1 MiB"));
     }
     let blocks = u32::try_from(len.div_ceil(u64::from(block_size))).unwrap_or(u32::MAX);

@@ -392,7 +392,7 @@ impl Syslinux {
             ("menu title", None) => self.menu.title = unmarked(rest),
             ("timeout", _) => {
                 let tenths: u32 = rest.parse().unwrap_or(0);
-                self.menu.timeout = (tenths > 0).then(|| tenths / 10);
+                self.menu.timeout = (tenths > 0).then_some(tenths / 10);
             }
             ("default" | "ontimeout", _) => {
                 let first = rest.split_whitespace().next().unwrap_or_default();
