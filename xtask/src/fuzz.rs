@@ -101,16 +101,16 @@ impl Fuzz {
 /// the corpus, without libFuzzer.
 pub fn check() -> Result<()> {
     cargo(&["fmt", "--check"], &workspace::target(), "")?;
-    let clippy = ["clippy", "--quiet", "--locked", "--all-targets", "--", "-D", "warnings"];
+    let clippy = ["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"];
     cargo(&clippy, &workspace::target(), "")?;
-    cargo(&["test", "--quiet", "--locked"], &workspace::target(), "")
+    cargo(&["test", "--quiet"], &workspace::target(), "")
 }
 
 /// Compiles the fuzzer; gives its path.
 fn build() -> Result<PathBuf> {
     let host = host()?;
     // A named target keeps the flags away from build scripts and proc-macros.
-    let words = ["build", "--quiet", "--locked", "--release", "--features", "libfuzzer"];
+    let words = ["build", "--quiet", "--release", "--features", "libfuzzer"];
     cargo(&[&words[..], &["--target", &host]].concat(), &home(), COVERAGE)?;
     Ok(home().join(host).join("release/fuzz"))
 }
