@@ -196,7 +196,11 @@ pub fn holder(kind: &str, port: u16) -> Option<String> {
     None
 }
 
-/// Asks whether somebody gives addresses here. Waits three seconds at most, and
+/// How long an answer may take: dnsmasq looks for three seconds whether the address
+/// that it is going to offer answers a ping.
+const DHCP_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Asks whether somebody gives addresses here. Waits six seconds at most, and
 /// returns as soon as one has answered.
 ///
 /// # Errors
@@ -216,7 +220,7 @@ pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
     let mut question = Writer::default();
     question.add(code::PARAMETERS, &[code::SUBNET_MASK, code::ROUTER]);
     let question = question.question(mac, transaction);
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + DHCP_PATIENCE;
     let mut next = Instant::now();
     let mut buffer = [0; 2048];
     loop {
@@ -225,7 +229,7 @@ pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
             return Ok(None);
         }
         if now >= next {
-            next = now + Duration::from_secs(1);
+            next = now + Duration::from_secs(2);
             socket.send_to(&question, (Ipv4Addr::BROADCAST, 67)).map_err(doing())?;
         }
         let wait = next.min(end).saturating_duration_since(Instant::now());

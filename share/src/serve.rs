@@ -78,6 +78,15 @@ pub fn dhcp(
     keep: Option<PathBuf>,
 ) -> Result<(), Error> {
     let server = Arc::new(Mutex::new(server));
+    // What came while everything was prepared is old, and our own search for other
+    // servers is among it.
+    for socket in &sockets {
+        let drained = socket.set_nonblocking(true).and_then(|()| {
+            while socket.recv(&mut [0; 16]).is_ok() {}
+            socket.set_nonblocking(false)
+        });
+        drained.map_err(Error::system("empty a socket"))?;
+    }
     for (socket, port) in sockets.into_iter().zip([67, PXE_PORT]) {
         let (server, watch, keep) = (server.clone(), watch.clone(), keep.clone());
         spawn("dhcp", move || dhcp_loop(&server, &socket, port, &watch, keep.as_deref()))?;

@@ -94,6 +94,12 @@ pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
         ]),
     };
 
+    // It waits for seconds, and preparing takes seconds: both at once.
+    let search = {
+        let (interface, auto) = (interface.clone(), options.dhcp == DhcpMode::Auto);
+        std::thread::spawn(move || if auto { net::find_dhcp(&interface) } else { Ok(None) })
+    };
+
     let mut files = Files::default();
     let mut exports: Vec<Export> = Vec::new();
     let mut entries = Vec::new();
@@ -147,7 +153,8 @@ pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
     };
     if let Some(sockets) = dhcp {
         let keep = options.state.join(format!("leases-{}", interface.name));
-        let full = addresses(options, &interface, &keep, watch)?;
+        let other = search.join().unwrap_or(Ok(None))?;
+        let full = addresses(options, &interface, other, &keep, watch)?;
         let keep = full.is_some().then_some(keep);
         serve::dhcp(Dhcp { own, loaders, full }, sockets, watch, keep)?;
     } else {
@@ -338,12 +345,13 @@ fn tell_archive(watch: &Watch, made: &archive::Made) {
 fn addresses(
     options: &Options,
     interface: &Interface,
+    other: Option<Ipv4Addr>,
     keep: &std::path::Path,
     watch: &Watch,
 ) -> Result<Option<(Network, Leases)>, Error> {
     let own = interface.address;
     let mode = match options.dhcp {
-        DhcpMode::Auto => match net::find_dhcp(interface)? {
+        DhcpMode::Auto => match other {
             Some(other) => {
                 ready(
                     watch,
