@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
     sockopt,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -247,10 +247,10 @@ pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
     }
 }
 
-/// Addresses between two that somebody has: the kernel asks by ARP for whom we send
+/// Addresses between two that somebody has, and who: the kernel asks by ARP for whom we send
 /// an empty datagram to, and knows a second later.
-pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeSet<Ipv4Addr> {
-    let Ok(socket) = UdpSocket::bind((interface.address, 0)) else { return BTreeSet::new() };
+pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeMap<Ipv4Addr, Mac> {
+    let Ok(socket) = UdpSocket::bind((interface.address, 0)) else { return BTreeMap::new() };
     let range = || (u32::from(first)..=u32::from(last)).map(Ipv4Addr::from).take(1024);
     for address in range() {
         // The port of "discard": whoever listens throws it away.
@@ -258,7 +258,7 @@ pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeSe
     }
     std::thread::sleep(Duration::from_millis(1000));
     let table = fs::read_to_string("/proc/net/arp").unwrap_or_default();
-    range().filter(|address| neighbour(&table, *address).is_some()).collect()
+    range().filter_map(|address| Some((address, neighbour(&table, address)?))).collect()
 }
 
 #[cfg(test)]

@@ -32,14 +32,16 @@ pub struct Leases {
     first: u32,
     last: u32,
     by_mac: BTreeMap<Mac, Lease>,
-    /// Addresses that somebody else uses, and until when.
-    avoided: BTreeMap<Ipv4Addr, u64>,
+    /// Addresses that somebody uses without having them from us: until when they are
+    /// left alone, and whose they are when that is known.
+    avoided: BTreeMap<Ipv4Addr, (u64, Option<Mac>)>,
 }
 
 impl Leases {
-    /// An empty range, ends included. `used` is never given out.
-    pub fn new(first: Ipv4Addr, last: Ipv4Addr, used: &BTreeSet<Ipv4Addr>) -> Self {
-        let avoided = used.iter().map(|address| (*address, u64::MAX)).collect();
+    /// An empty range, ends included. An address of `used` is given to nobody but
+    /// the one that was found on it: that may be a client from before a restart.
+    pub fn new(first: Ipv4Addr, last: Ipv4Addr, used: &BTreeMap<Ipv4Addr, Mac>) -> Self {
+        let avoided = used.iter().map(|(at, mac)| (*at, (u64::MAX, Some(*mac)))).collect();
         Self { first: first.into(), last: last.into(), by_mac: BTreeMap::new(), avoided }
     }
 
@@ -47,10 +49,15 @@ impl Leases {
         (self.first..=self.last).contains(&u32::from(address))
     }
 
+    fn avoids(&self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
+        let avoided = self.avoided.get(&address);
+        avoided.is_some_and(|(until, holder)| *until > now && *holder != Some(mac))
+    }
+
     /// Whether an address may be given to `mac`.
     fn free_for(&self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         self.holds(address)
-            && self.avoided.get(&address).is_none_or(|until| *until <= now)
+            && !self.avoids(mac, address, now)
             && !self.by_mac.iter().any(|(other, lease)| {
                 *other != mac && lease.address == address && lease.until > now
             })
@@ -66,9 +73,8 @@ impl Leases {
             .filter(|(other, lease)| **other != mac && lease.until > now)
             .map(|(_, lease)| lease.address)
             .collect();
-        let free = |address: &Ipv4Addr| {
-            !taken.contains(address) && self.avoided.get(address).is_none_or(|until| *until <= now)
-        };
+        let free =
+            |address: &Ipv4Addr| !taken.contains(address) && !self.avoids(mac, *address, now);
         let known = had.map(|lease| lease.address).into_iter().chain(wanted);
         let mut known = known.filter(|address| self.holds(*address)).filter(|a| free(a));
         let mut fresh = (self.first..=self.last).map(Ipv4Addr::from).filter(free);
@@ -102,7 +108,7 @@ impl Leases {
         // Only the client's own address: anybody can say that any is used.
         let own = self.by_mac.get(&mac).map(|lease| lease.address);
         if let Some(address) = used.filter(|address| own == Some(*address)) {
-            self.avoided.insert(address, now.saturating_add(DECLINED));
+            self.avoided.insert(address, (now.saturating_add(DECLINED), None));
             self.by_mac.remove(&mac);
         } else if let Some(lease) = self.by_mac.get_mut(&mac) {
             // The address stays remembered.
@@ -185,7 +191,7 @@ mod tests {
     }
 
     fn leases(first: u8, last: u8) -> Leases {
-        Leases::new(ip(first), ip(last), &[ip(11)].into())
+        Leases::new(ip(first), ip(last), &[(ip(11), mac(99))].into())
     }
 
     #[test]
@@ -202,6 +208,14 @@ mod tests {
         assert_eq!(leases.of(mac(1), 3), None);
         assert_eq!(leases.offer(mac(3), None, 4), Some(ip(13)));
         assert_eq!(leases.offer(mac(1), None, 4), Some(ip(10)));
+    }
+
+    #[test]
+    fn who_is_on_an_address_may_keep_it() {
+        let mut leases = leases(10, 20);
+        assert!(!leases.take(mac(1), ip(11), 100, 0));
+        assert_eq!(leases.offer(mac(99), None, 0), Some(ip(10)));
+        assert!(leases.take(mac(99), ip(11), 100, 0));
     }
 
     #[test]
