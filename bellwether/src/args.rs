@@ -30,6 +30,8 @@ pub enum Command {
     Build(Build),
     /// Say what a command line will do.
     Explain(crate::explain::Explain),
+    /// Serve live media to machines that boot from the network.
+    Share(crate::share::Share),
     /// Boot something in QEMU.
     Try(Try),
     /// Make a live ISO.

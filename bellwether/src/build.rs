@@ -77,7 +77,7 @@ const EMBEDDED: Option<[&[u8]; 2]> = None;
 
 /// The program for `/init`: the one given, the one inside this command, or
 /// the one beside it.
-fn find_init(given: Option<&Path>, small: bool) -> Result<(Vec<u8>, PathBuf), Failure> {
+pub fn find_init(given: Option<&Path>, small: bool) -> Result<(Vec<u8>, PathBuf), Failure> {
     let exe = std::env::current_exe().unwrap_or_default();
     let path = match (given, EMBEDDED) {
         (Some(path), _) => path.to_owned(),

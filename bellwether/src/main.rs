@@ -10,6 +10,7 @@ mod list;
 mod medium;
 mod menus;
 mod output;
+mod share;
 mod trial;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
             Ok(args::Command::Iso(what)) => medium::iso(&what),
             Ok(args::Command::Pxe(what)) => medium::pxe(&what),
             Ok(args::Command::Image(what)) => imaging::run(&what),
+            Ok(args::Command::Share(what)) => share::run(&what),
             Ok(args::Command::Try(what)) => trial::run(&what),
             Ok(args::Command::Explain(what)) => return explain::run(&what),
         },

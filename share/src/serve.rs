@@ -493,7 +493,7 @@ mod tests {
             block = block.wrapping_add(1);
             got.extend(&buffer[4..length]);
             let last = length < 1004;
-            if last || block % 8 == 0 {
+            if last || block.is_multiple_of(8) {
                 let [high, low] = block.to_be_bytes();
                 client.send_to(&[0, 4, high, low], port).unwrap();
             }

@@ -1,0 +1,181 @@
+//! `bellwether share`: a live medium for every machine that boots from the network.
+
+use crate::Failure;
+use crate::build;
+use ::share::error::Error;
+use ::share::event::{Event, Watch};
+use ::share::session::{self, DhcpMode, Options};
+use argh::{ArgsInfo, FromArgs};
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where leases are kept over restarts.
+const STATE: &str = "/var/lib/bellwether";
+
+/// Places where running live systems have their medium mounted.
+const MOUNTED: [&str; 6] = [
+    "/run/live/medium",
+    "/lib/live/mount/medium",
+    "/cdrom",
+    "/run/initramfs/live",
+    "/run/archiso/bootmnt",
+    "/run/bellwether/medium",
+];
+
+/// Serve live media, as they are, to every machine that boots from the network.
+///
+/// Looks for a DHCP server first. If there is one, it is left to give addresses,
+/// and machines are only told what to boot; if there is none, addresses are given,
+/// too. Ctrl-C ends it and leaves nothing behind.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "share",
+    example = "A live system's ISO:\n  sudo bellwether share debian-live-12-amd64-standard.iso",
+    example = "The medium that this live system runs from:\n  sudo bellwether share",
+    example = "On another interface, without giving addresses:\n  \
+               sudo bellwether share --interface enp3s0 --dhcp proxy ubuntu.iso",
+    note = "Exit status: 0 ended by the user, 1 failed, 2 wrong usage."
+)]
+pub struct Share {
+    /// ISO images, drives or directories; none: the medium that this live system
+    /// runs from
+    #[argh(positional, arg_name = "medium")]
+    pub media: Vec<PathBuf>,
+
+    /// the network interface to share on; by default the one with the default route
+    #[argh(option, arg_name = "name")]
+    pub interface: Option<String>,
+
+    /// auto (the default), proxy (give no addresses), full (give them) or off
+    #[argh(option, arg_name = "mode", from_str_fn(dhcp))]
+    pub dhcp: Option<DhcpMode>,
+
+    /// addresses to give, FIRST-LAST
+    #[argh(option, arg_name = "first-last", from_str_fn(range))]
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+
+    /// kernel to boot instead of the medium's; with --initrd
+    #[argh(option, arg_name = "file")]
+    pub kernel: Option<PathBuf>,
+
+    /// initramfs to boot instead of the medium's; with --kernel
+    #[argh(option, arg_name = "file")]
+    pub initrd: Option<PathBuf>,
+
+    /// words for every kernel's command line
+    #[argh(option, arg_name = "words")]
+    pub append: Option<String>,
+
+    /// boot with the media's own /init, without ours behind their initramfs
+    #[argh(switch)]
+    pub own_init: bool,
+
+    /// the program to be /init; by default the one made with this command
+    #[argh(option, arg_name = "file")]
+    pub init: Option<PathBuf>,
+
+    /// give machines whose firmware is iPXE a boot loader, too, not a script
+    #[argh(switch)]
+    pub no_ipxe: bool,
+
+    /// print what happens as JSON, a line each
+    #[argh(switch)]
+    pub json: bool,
+}
+
+fn dhcp(text: &str) -> Result<DhcpMode, String> {
+    match text {
+        "auto" => Ok(DhcpMode::Auto),
+        "proxy" => Ok(DhcpMode::Proxy),
+        "full" => Ok(DhcpMode::Full),
+        "off" => Ok(DhcpMode::Off),
+        _ => Err(format!("no DHCP mode '{text}': auto, proxy, full or off")),
+    }
+}
+
+fn range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
+    let ends = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last).then_some((first, last))
+    });
+    ends.ok_or_else(|| format!("'{text}' is not FIRST-LAST, as in 10.0.0.100-10.0.0.150"))
+}
+
+/// Runs the subcommand.
+pub fn run(what: &Share) -> Result<(), Failure> {
+    if what.kernel.is_some() != what.initrd.is_some() {
+        return Err(Failure::Usage("--kernel and --initrd go together".into()));
+    }
+    let media = match what.media.as_slice() {
+        [] => vec![running_medium()?],
+        media => media.to_vec(),
+    };
+    let init = match what.own_init {
+        true => None,
+        false => Some(build::find_init(what.init.as_deref(), false)?.0),
+    };
+    let options = Options {
+        media,
+        interface: what.interface.clone(),
+        dhcp: what.dhcp.unwrap_or_default(),
+        range: what.range,
+        kernel: what.kernel.clone(),
+        initrd: what.initrd.clone(),
+        append: what.append.clone().unwrap_or_default(),
+        init,
+        no_ipxe: what.no_ipxe,
+        state: STATE.into(),
+    };
+    let json = what.json;
+    let watch = Watch::new(move |event| tell(event, json));
+    session::run(&options, &Arc::new(watch)).map_err(|e: Error| Failure::Failed(e.to_string()))
+}
+
+fn tell(event: &Event, json: bool) {
+    let line = if json { event.to_json() } else { event.to_string() };
+    // Whoever closed the pipe does not want to know; sharing goes on.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The medium that this system was started from.
+fn running_medium() -> Result<PathBuf, Failure> {
+    let is_mounted = |path: &&str| {
+        let own = std::fs::metadata(path);
+        let above = Path::new(path).parent().map(std::fs::metadata);
+        use std::os::unix::fs::MetadataExt;
+        matches!((own, above), (Ok(own), Some(Ok(above))) if own.is_dir() && own.dev() != above.dev())
+    };
+    let found = MOUNTED.iter().find(|path| is_mounted(path)).map(PathBuf::from);
+    found.ok_or_else(|| {
+        Failure::Usage(
+            "this system does not run from a live medium; say what to share: \
+             bellwether share debian-live.iso"
+                .into(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_and_modes() {
+        let (first, last) = range("10.0.0.5-10.0.0.9").unwrap();
+        assert_eq!((first.octets()[3], last.octets()[3]), (5, 9));
+        for bad in ["", "10.0.0.5", "10.0.0.9-10.0.0.5", "a-b"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+        assert_eq!(dhcp("proxy"), Ok(DhcpMode::Proxy));
+        assert!(dhcp("yes").is_err());
+    }
+
+    #[test]
+    fn a_kernel_needs_its_initramfs() {
+        let what = Share { kernel: Some("k".into()), ..Share::default() };
+        assert!(matches!(run(&what), Err(Failure::Usage(_))));
+    }
+}
