@@ -1,5 +1,6 @@
-//! Puts the `/init` program into the host command, so that one
-//! `cargo build --release` gives a command that can make images.
+//! Puts the `/init` programs into the host command, so that one
+//! `cargo build --release` gives a command that can make images: the full one,
+//! and the small one for virtual machines.
 //!
 //! Only in release builds: whoever works on the sources gives `--init`, and
 //! is spared a second, slow build on every change. The nested cargo has its

@@ -6,7 +6,7 @@ use argh::{ArgsInfo, FromArgs};
 use cpio_builder::compress::Codec;
 use cpio_builder::fsimage::Format;
 use cpio_builder::image::Include;
-use cpio_builder::profile::Profile;
+use cpio_builder::profile::{CLASSES, Class, Profile};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,21 @@ pub struct Build {
     /// with a wired network or a disk) or all
     #[argh(option, arg_name = "name", from_str_fn(profile))]
     pub profile: Option<Profile>,
+
+    /// only what this machine has: the modules of its devices, and those of
+    /// live file systems. --modules is by default the running kernel's
+    #[argh(switch)]
+    pub host_only: bool,
+
+    /// a class of modules more: net, storage, fs, input, bus or lib; may be
+    /// repeated
+    #[argh(option, arg_name = "name", from_str_fn(class))]
+    pub class: Vec<Class>,
+
+    /// put the full /init into an image for virtual machines, too: with
+    /// downloads, NBD, checks, copies to RAM, snapshots and kept changes
+    #[argh(switch)]
+    pub full: bool,
 
     /// a further module or alias; may be repeated
     #[argh(option, arg_name = "module")]
@@ -254,7 +269,7 @@ pub struct Iso {
     #[argh(option, arg_name = "path")]
     pub modules: Option<PathBuf>,
 
-    /// which modules: virt, net or all
+    /// which modules: virt, net (the default) or all
     #[argh(option, arg_name = "name", from_str_fn(profile))]
     pub profile: Option<Profile>,
 
@@ -330,7 +345,7 @@ pub struct Pxe {
     #[argh(option, arg_name = "path")]
     pub modules: Option<PathBuf>,
 
-    /// which modules: virt, net or all
+    /// which modules: virt, net (the default) or all
     #[argh(option, arg_name = "name", from_str_fn(profile))]
     pub profile: Option<Profile>,
 
@@ -468,6 +483,11 @@ pub fn info() -> argh::CommandInfoWithArgs {
 
 fn profile(text: &str) -> Result<Profile, String> {
     Profile::from_name(text).ok_or_else(|| format!("no profile '{text}': virt, net or all"))
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    let found = CLASSES.into_iter().find(|(name, _)| *name == text).map(|(_, class)| class);
+    found.ok_or_else(|| format!("no class '{text}': net, storage, fs, input, bus or lib"))
 }
 
 fn codec(text: &str) -> Result<Codec, String> {

@@ -6,9 +6,10 @@ use crate::{Failure, list};
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
 use cpio_builder::image::{self, ImageSpec, Report};
-use cpio_builder::profile::Profile;
+use cpio_builder::profile::{Class, HOST, Profile, host_aliases};
 use cpio_builder::source::{self, Kind};
 use cpio_builder::tree::KernelTree;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Runs the subcommand.
@@ -31,13 +32,13 @@ fn usage(text: &str) -> Failure {
 
 /// Makes the image, without writing it anywhere.
 pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
-    let Some(modules) = &what.modules else {
+    let running = || PathBuf::from(format!("/lib/modules/{}", running_release()));
+    let modules = what.modules.clone().or_else(|| what.host_only.then(running));
+    let Some(modules) = &modules else {
         return Err(usage("--modules says where the kernel's modules are, and is missing"));
     };
-    let profile = what.profile.or_else(|| Profile::from_name("virt")).ok_or_else(|| usage(""))?;
-    // An archive behind a distribution's initrd must do whatever its line says.
-    let small = profile.name == "virt" && !what.append_only;
-    let (init, init_origin) = find_init(what.init.as_deref(), small)?;
+    let profile = chosen_profile(what)?;
+    let (init, init_origin) = find_init(what.init.as_deref(), is_small(what))?;
     let mut kernel = source::open(modules, what.release.as_deref())?;
     let append_to = match kernel.kind {
         Kind::Initrd { links } if what.append_only => Some(links),
@@ -55,6 +56,8 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         tree: kernel.tree,
         profile,
         add: what.add.clone(),
+        hosted: if what.host_only { host_aliases(Path::new("/sys"))? } else { BTreeSet::new() },
+        classes: what.class.iter().fold(Class(0), |all, one| all.union(*one)),
         conf: kernel.conf,
         include: what.include.clone(),
         microcode: what.microcode.clone(),
@@ -67,13 +70,35 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
     Ok((spec, report))
 }
 
-/// The `/init` of the same sources, in release builds.
-/// The full `/init` and the small one, which few machines but virtual ones want.
+/// The kernel that this machine runs.
+fn running_release() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+fn chosen_profile(what: &Build) -> Result<Profile, Failure> {
+    match (what.profile, what.host_only) {
+        (Some(_), true) => Err(usage("--host-only and --profile are different choices")),
+        (None, true) => Ok(HOST),
+        (Some(profile), false) => Ok(profile),
+        (None, false) => Profile::from_name("virt").ok_or_else(|| usage("no profile")),
+    }
+}
+
+/// The `/init` programs of the same sources, in release builds: full, small.
 #[cfg(embedded_init)]
 const EMBEDDED: Option<[&[u8]; 2]> =
     Some([include_bytes!(env!("BELLWETHER_INIT")), include_bytes!(env!("BELLWETHER_INIT_SMALL"))]);
 #[cfg(not(embedded_init))]
 const EMBEDDED: Option<[&[u8]; 2]> = None;
+
+/// Whether the image gets the small `/init`: a virtual machine's image, unless
+/// everything was asked for. What stands behind another initrd has to boot
+/// whatever that one was made for.
+fn is_small(what: &Build) -> bool {
+    let virt = what.profile.is_none_or(|profile| profile.name == "virt");
+    virt && !what.full && !what.append_only && !what.host_only
+}
 
 /// The program for `/init`: the one given, the one inside this command, or
 /// the one beside it.
@@ -81,10 +106,7 @@ pub fn find_init(given: Option<&Path>, small: bool) -> Result<(Vec<u8>, PathBuf)
     let exe = std::env::current_exe().unwrap_or_default();
     let path = match (given, EMBEDDED) {
         (Some(path), _) => path.to_owned(),
-        (None, Some([full, tiny])) => {
-            let init = if small { tiny } else { full };
-            return Ok((init.to_vec(), exe));
-        }
+        (None, Some([full, lean])) => return Ok((if small { lean } else { full }.to_vec(), exe)),
         (None, None) => exe.with_file_name("init"),
     };
     match std::fs::read(&path) {
@@ -149,6 +171,12 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
         report.net_drivers,
         report.storage_drivers
     );
+    if report.bytes.len() > 12_000_000 && !spec.strip && spec.append_to.is_none() {
+        eprintln!(
+            "note: where Secure Boot is off, --strip makes it a quarter smaller: module signatures \
+             cover symbols and type data that no boot needs"
+        );
+    }
     if !report.lacking.is_empty() {
         eprintln!(
             "warning: a live boot needs {}, which is neither in {} nor built into the kernel",

@@ -9,7 +9,7 @@ use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
 use cpio_builder::fsimage::Format;
-use cpio_builder::profile::PROFILES;
+use cpio_builder::profile::{CLASSES, PROFILES};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -55,6 +55,7 @@ pub fn run(what: &Docs) -> Result<(), Failure> {
 fn values(flag: &str) -> Vec<&'static str> {
     match flag {
         "--profile" => PROFILES.iter().map(|p| p.name).collect(),
+        "--class" => CLASSES.iter().map(|(name, _)| *name).collect(),
         "--format" => Format::ALL.iter().map(|f| f.name()).collect(),
         "--bus" => Bus::ALL.iter().map(|(name, _)| *name).collect(),
         "--compress" => Codec::ALL.iter().map(|c| c.name()).collect(),

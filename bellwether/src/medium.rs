@@ -11,6 +11,7 @@ use cpio_builder::image::mtime_from_epoch;
 use cpio_builder::iso as iso9660;
 use cpio_builder::media::{self, Medium};
 use cpio_builder::menu::{Entry, Menu};
+use cpio_builder::profile::Profile;
 use cpio_builder::tools::{Draft, Workplace};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -59,7 +60,8 @@ fn parts(boot: &Boot<'_>, work: &Workplace, prefix: &str) -> Result<Parts, Failu
         let what = Build {
             modules: Some(modules.to_owned()),
             release,
-            profile: boot.profile,
+            // Whoever takes a medium along meets any machine.
+            profile: boot.profile.or_else(|| Profile::from_name("net")),
             init: boot.init.map(Path::to_owned),
             ..Build::default()
         };

@@ -34,6 +34,10 @@ pub struct ImageSpec {
     pub profile: Profile,
     /// Further modules, by name or alias.
     pub add: Vec<String>,
+    /// Modules for devices with these aliases, as far as there are any.
+    pub hosted: BTreeSet<String>,
+    /// All modules of these classes.
+    pub classes: Class,
     /// What modprobe.d says.
     pub conf: ModprobeConf,
     /// Directories searched for firmware, first match counts.
@@ -179,6 +183,8 @@ fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Erro
         Some(_) => (0..tree.modules.len()).collect(),
         None => spec.profile.select(tree),
     };
+    chosen.extend(profile::for_aliases(tree, &spec.hosted));
+    chosen.extend(profile::of_class(tree, spec.classes));
     for name in &spec.add {
         let found = tree.resolve(name).ok_or_else(|| Error::NoSuchModule {
             name: name.clone(),

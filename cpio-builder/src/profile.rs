@@ -1,8 +1,11 @@
 //! Which modules go into an image, and what each is for: tables.
 
+use crate::error::Error;
 use crate::tree::{KernelModule, KernelTree};
-use coldplug::index::Class;
+pub use coldplug::index::Class;
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 /// A choice of modules. What a kernel lacks or has built in is passed over:
 /// one table serves all kernels. The lists are words between white space.
@@ -74,6 +77,72 @@ const LIVE: &str = "
     nfs nfsv3 nfsv4 9p 9pnet_virtio af_packet ipv6
     crc32c_intel crc32c_generic crc32c
     sha256_ssse3 sha256_ce";
+
+/// One machine's own devices: what [`host_aliases`] finds comes on top.
+pub const HOST: Profile = Profile {
+    name: "host",
+    about: "the machine that the image is made on",
+    places: "",
+    without: "",
+    names: "",
+    also: &[LIVE],
+};
+
+/// Classes by the word on the command line.
+pub const CLASSES: [(&str, Class); 6] = [
+    ("net", Class::NET),
+    ("storage", Class::STORAGE),
+    ("fs", Class::FS),
+    ("input", Class::INPUT),
+    ("bus", Class::BUS),
+    ("lib", Class::LIB),
+];
+
+/// What a machine's devices ask for: every `modalias` below a sysfs's
+/// `devices`, sorted.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn host_aliases(sys: &Path) -> Result<BTreeSet<String>, Error> {
+    let top = sys.join("devices");
+    let mut todo = vec![top.clone()];
+    let mut found = BTreeSet::new();
+    while let Some(dir) = todo.pop() {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            // Devices come and go.
+            Err(_) if dir != top => continue,
+            Err(source) => return Err(Error::Read { path: dir, source }),
+        };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                todo.push(entry.path());
+            } else if entry.file_name() == "modalias"
+                && let Ok(text) = fs::read_to_string(entry.path())
+                && !text.trim().is_empty()
+            {
+                found.insert(text.trim().to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The modules that drive devices with these aliases, without those that no
+/// boot needs (sound, graphics).
+#[must_use]
+pub fn for_aliases(tree: &KernelTree, aliases: &BTreeSet<String>) -> BTreeSet<usize> {
+    let found = aliases.iter().filter_map(|alias| tree.resolve(alias)).flatten();
+    let wanted = |n: &usize| tree.modules.get(*n).is_some_and(|m| class(m) != Class::OTHER);
+    found.filter(wanted).collect()
+}
+
+/// All modules of some classes.
+#[must_use]
+pub fn of_class(tree: &KernelTree, wanted: Class) -> BTreeSet<usize> {
+    let modules = tree.modules.iter().enumerate();
+    modules.filter(|(_, m)| class(m).intersects(wanted)).map(|(n, _)| n).collect()
+}
 
 /// Without these there is no live system, wherever its image comes from.
 pub const ESSENTIAL: [&str; 3] = ["loop", "squashfs", "overlay"];
@@ -293,6 +362,18 @@ mod tests {
         ] {
             assert_eq!(class(&module(path, aliases)), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_machines_aliases() {
+        let sys = tempfile::tempdir().unwrap();
+        assert!(host_aliases(sys.path()).is_err());
+        let device = sys.path().join("devices/pci0000:00/0000:00:01.0");
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("modalias"), "pci:v00001AF4d00001000\n").unwrap();
+        fs::write(device.parent().unwrap().join("modalias"), "\n").unwrap();
+        let found = host_aliases(sys.path()).unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["pci:v00001AF4d00001000"]);
     }
 
     #[test]

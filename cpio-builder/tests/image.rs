@@ -24,6 +24,8 @@ fn spec(path: &Path, profile: &str) -> Result<ImageSpec, Error> {
         tree: kernel.tree,
         profile: Profile::from_name(profile).unwrap(),
         add: vec![],
+        hosted: Default::default(),
+        classes: Default::default(),
         conf: kernel.conf,
         firmware: vec![],
         include: vec![],
