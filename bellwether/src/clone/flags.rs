@@ -65,11 +65,6 @@ impl Given {
         self.named(name).next_back()
     }
 
-    /// All of the option's arguments.
-    pub fn all(&self, name: &str) -> Vec<String> {
-        self.named(name).map(str::to_owned).collect()
-    }
-
     /// The option's last argument as a number or anything else that parses.
     pub fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
         self.get(name)

@@ -46,11 +46,10 @@ impl Target {
     /// Opens `path`, or standard output without one.
     pub fn open(path: Option<&Path>, how: How<'_>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|p| *p != Path::new("-")) else {
-            let out = File::from(std::os::fd::OwnedFd::from(
-                std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map_err(|e| {
-                    Failure::Failed(format!("cannot write to standard output: {e}"))
-                })?,
-            ));
+            let out =
+                File::from(std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map_err(
+                    |e| Failure::Failed(format!("cannot write to standard output: {e}")),
+                )?);
             let mut target = Self {
                 out,
                 name: "standard output".to_owned(),
@@ -246,15 +245,6 @@ impl Writer {
         }
     }
 
-    /// Hands over a buffer, waiting for room.
-    pub fn write(&mut self, bytes: Vec<u8>) -> Result<(), String> {
-        let Some(queue) = &self.queue else { return Err(self.why()) };
-        match queue.send(bytes) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.finish().err().unwrap_or_default()),
-        }
-    }
-
     fn why(&self) -> String {
         self.failed.clone().unwrap_or_else(|| format!("{}: closed", self.name))
     }
@@ -307,9 +297,9 @@ impl Source {
         let failed = |e: io::Error| Failure::Failed(format!("{name}: cannot be read: {e}"));
         let mut file = match path {
             Some(path) => File::open(path).map_err(failed)?,
-            None => File::from(std::os::fd::OwnedFd::from(
+            None => File::from(
                 std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned().map_err(failed)?,
-            )),
+            ),
         };
         let mut length = path.and_then(|_| {
             let end = file.seek(SeekFrom::End(0)).ok()?;

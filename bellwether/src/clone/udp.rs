@@ -620,7 +620,7 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
             result = Err(Failure::Failed(String::new()));
         }
         if let Some(how) = stored {
-            let input = receiver::Input::Stored(how.as_ref().map(|()| ()).map_err(String::as_str));
+            let input = receiver::Input::Stored(how.as_ref().copied().map_err(String::as_str));
             stepped = stepped.and(core.step(input, clock.elapsed()));
         }
         while core
