@@ -501,14 +501,24 @@ impl Sender {
             }
             ToSender::Go => self.go = true,
             ToSender::Disconnect => {
-                if let Some(machine) = known.and_then(|i| self.machines.get_mut(i))
-                    && machine.standing == Standing::Receiving
-                {
+                // Old receivers confirm the end once; when that is lost, their
+                // leaving after it says the same, if they have all data.
+                let all_data = known.is_some_and(|i| {
+                    self.end_cut
+                        && self.window.iter().all(|s| s.ready.get(i) || s.data.is_empty())
+                        && self
+                            .window
+                            .back()
+                            .is_some_and(|s| matches!(s.phase, Phase::Asked { .. }))
+                });
+                let Some(machine) = known.and_then(|i| self.machines.get_mut(i)) else { return };
+                if machine.standing == Standing::Receiving && all_data {
+                    machine.standing = Standing::Acknowledged;
+                } else if machine.standing == Standing::Receiving {
                     machine.standing = Standing::Left;
                     self.events.push_back(Event::Lost(from, Standing::Left));
-                } else if let Some(machine) = known.and_then(|i| self.machines.get_mut(i)) {
-                    machine.verify = false;
                 }
+                machine.verify = false;
             }
             ToSender::Ok { slice } => {
                 if let Some(client) = known {
@@ -726,6 +736,22 @@ impl Sender {
         if again && self.active().any(|(_, m)| !m.heard) {
             self.hello(HelloKind::Usual);
         }
+        // Old receivers are gone half a second after the end, and their last
+        // words may be lost. They have confirmed all data: do not wait on.
+        if let [only] = self.window.make_contiguous()
+            && only.data.is_empty()
+            && only.round >= 24
+        {
+            for (i, machine) in self.machines.iter_mut().enumerate() {
+                if machine.standing == Standing::Receiving
+                    && !machine.verify
+                    && machine.heard
+                    && !only.ready.get(i)
+                {
+                    machine.standing = Standing::Acknowledged;
+                }
+            }
+        }
         if let Some(ready) = drop {
             for (i, machine) in self.machines.iter_mut().enumerate() {
                 if machine.standing == Standing::Receiving && !ready.get(i) {
@@ -803,7 +829,11 @@ impl Sender {
     }
 
     fn maybe_over(&mut self, now: Duration) -> Result<(), Error> {
-        if self.active().next().is_none() && !self.config.asynchronous && !self.config.streaming {
+        let nobody = !self
+            .machines
+            .iter()
+            .any(|m| matches!(m.standing, Standing::Receiving | Standing::Acknowledged));
+        if nobody && !self.config.asynchronous && !self.config.streaming {
             return Err(Error::Gone {
                 protocol: NAME,
                 peer: "the last receiver".into(),
