@@ -1,7 +1,7 @@
 //! The documentation of the words, generated from the tables that the dialects work
 //! by. For host tools: /init refers to nothing in here, and the linker leaves it out.
 //!
-//! [`CASES`] are command lines with what their plans must say; the tests hold the
+//! `CASES` are command lines with what their plans must say; the tests hold the
 //! dialects to them, and the tables name one for each word.
 
 use alloc::string::String;

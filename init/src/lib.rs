@@ -1,7 +1,7 @@
 //! PID 1 of the initramfs: executes a [`cmdline::BootPlan`].
 //!
 //! Read [`boot`] first; it is the whole story, one module a step. Without the
-//! feature `full`, [`lean`] stands in for the steps that few boots take.
+//! feature `full`, `lean` stands in for the steps that few boots take.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
