@@ -2,6 +2,7 @@
 
 use argh::FromArgs;
 use qemu_tests::Result;
+use qemu_tests::bench::profile::{Counted, Share, count};
 use qemu_tests::bench::{Contender, Medium, header, measure};
 
 /// Measure Bellwether against its peers.
@@ -29,6 +30,14 @@ struct Boot {
     /// only this medium: iso or nfs
     #[argh(option, from_str_fn(medium))]
     medium: Option<Medium>,
+
+    /// boots a row (5); the fastest counts
+    #[argh(option, default = "5")]
+    runs: usize,
+
+    /// instead of the table: where Bellwether's instructions go, from the ISO
+    #[argh(switch, long = "where")]
+    whereto: bool,
 }
 
 fn contender(word: &str) -> Result<Contender, String> {
@@ -52,6 +61,10 @@ impl Bench {
     /// Runs the bench and prints the table.
     pub fn run(self) -> Result<()> {
         let What::Boot(boot) = self.what;
+        if boot.whereto {
+            show(&count()?);
+            return Ok(());
+        }
         let all = [Contender::LiveBoot, Contender::Dracut, Contender::Bellwether];
         for medium in [Medium::Iso, Medium::Nfs] {
             if boot.medium.is_some_and(|only| only != medium) {
@@ -61,7 +74,7 @@ impl Bench {
             println!("{}", header());
             for contender in all {
                 if boot.only.is_none_or(|only| only == contender) {
-                    println!("{}", measure(contender, medium)?);
+                    println!("{}", measure(contender, medium, boot.runs)?);
                 }
             }
             println!();
@@ -72,9 +85,30 @@ impl Bench {
 
 fn title(medium: Medium) -> &'static str {
     match medium {
-        Medium::Iso => "Local ISO on virtio-scsi, no network card; counted time, repeatable:",
-        Medium::Nfs => {
-            "NFS over virtio-net; the server answers in real time, so runs differ a bit:"
-        }
+        Medium::Iso => "Local ISO on virtio-scsi, no network card; counted time, waits included:",
+        Medium::Nfs => "NFS over virtio-net; counted time, but the server's answers in real time:",
     }
+}
+
+/// Prints a counted boot.
+fn show(counted: &Counted) {
+    let Counted { instructions, clock, kernel, user, functions } = counted;
+    let ours: u64 = user.iter().map(|share| share.count).sum();
+    println!("From \"Run /init\" to the live system's first instruction, local ISO:");
+    let millions = |count: u64| count as f64 / 1e6;
+    println!(
+        "{:>9.1} M instructions in {:.3} s of counted time",
+        millions(*instructions),
+        clock.as_secs_f64()
+    );
+    let rows = |title: &str, shares: &[Share], most: usize| {
+        println!("\n{title}");
+        for share in shares.iter().take(most) {
+            let percent = share.count as f64 * 100.0 / (*instructions).max(1) as f64;
+            println!("{:>9.2} M {percent:>5.1} %  {}", millions(share.count), share.name);
+        }
+    };
+    rows(&format!("/init itself: {:.2} M", millions(ours)), user, usize::MAX);
+    rows(&format!("the kernel for it: {:.2} M", millions(instructions - ours)), kernel, usize::MAX);
+    rows("its functions that take most", functions, 25);
 }

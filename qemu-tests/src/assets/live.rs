@@ -19,6 +19,10 @@ pub const FIRST: &str = "/usr/lib/bellwether-lab/first";
 /// The same program under the name that makes it power off at once.
 pub const FIRST_THEN_OFF: &str = "/usr/lib/bellwether-lab/first-then-off";
 
+/// And the name that makes it write the kernel's symbols to QEMU's debug console
+/// before that.
+pub const FIRST_THEN_SYMBOLS: &str = "/usr/lib/bellwether-lab/first-then-symbols-off";
+
 /// The volume label of the ISO.
 pub const ISO_LABEL: &str = "BWLIVE";
 
@@ -34,6 +38,7 @@ rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*
 mkdir -p "$1/usr/lib/bellwether-lab"
 cp "$FIRST_PROGRAM" "$1/usr/lib/bellwether-lab/first"
 ln -s first "$1/usr/lib/bellwether-lab/first-then-off"
+ln -s first "$1/usr/lib/bellwether-lab/first-then-symbols-off"
 echo base >"$1/etc/lab-layer"
 echo base >"$1/etc/lab-base"
 # Minutes of start-up work that a machine living for seconds does not need.
@@ -44,7 +49,6 @@ done
 
 const FIRST_SOURCE: &str = include_str!("../../probe/first.rs");
 
-/// lz4 is read under an emulated processor in a third of zstd's time.
 const SQUASHFS: [&str; 6] = ["-comp", "lz4", "-noappend", "-quiet", "-no-progress", "-no-exports"];
 
 impl Assets {
@@ -66,6 +70,7 @@ impl Assets {
                 "link-arg=-nostartfiles",
                 "link-arg=-static",
                 "link-arg=-no-pie",
+                "link-arg=-Wl,-Ttext=0x10000000",
             ] {
                 rustc.args(["-C", option]);
             }
