@@ -36,16 +36,15 @@ impl Assets {
     /// # Errors
     /// [`Error::Command`] when it does not build.
     pub fn our_init(&self, profile: Profile) -> Result<PathBuf> {
-        let small = matches!(profile, Profile::Virt);
-        let place = if small { "init-small" } else { "init-full" };
-        let place = workspace::target().join(place);
-        let mut cargo = cargo("build");
-        cargo.args(["-p", "init", "--profile", "init", "--features", "freestanding"]);
-        if small {
-            cargo.arg("--no-default-features");
-        }
-        shell::run(cargo.arg("--target-dir").arg(&place))?;
-        Ok(place.join("init/init"))
+        build_init(profile, true)
+    }
+
+    /// The same program with its symbols left in, for profilers; the code is the same.
+    ///
+    /// # Errors
+    /// As [`Assets::our_init`].
+    pub fn our_init_with_symbols(&self, profile: Profile) -> Result<PathBuf> {
+        build_init(profile, false)
     }
 
     /// Our initramfs for `kernel`, built from the workspace as it is now: never
@@ -62,8 +61,16 @@ impl Assets {
         }
         let init = self.our_init(profile)?;
         let mut build = cargo("run");
-        // Compressing in an unoptimised program takes longer than building this one.
-        build.args(["--release", "-p", "bellwether", "--", "build", "--profile", profile.word()]);
+        build.args([
+            "--profile",
+            "quick",
+            "-p",
+            "bellwether",
+            "--",
+            "build",
+            "--profile",
+            profile.word(),
+        ]);
         build.arg("--modules").arg(&kernel.modules).arg("--init").arg(init);
         shell::run(build.arg("-o").arg(&initrd))?;
         built.push(initrd.clone());
@@ -84,6 +91,23 @@ impl Assets {
         }
         Ok(())
     }
+}
+
+fn build_init(profile: Profile, strip: bool) -> Result<PathBuf> {
+    let small = matches!(profile, Profile::Virt);
+    let size = if small { "small" } else { "full" };
+    let symbols = if strip { "" } else { "-with-symbols" };
+    let place = workspace::target().join(format!("init-{size}{symbols}"));
+    let mut cargo = cargo("build");
+    cargo.args(["-p", "init", "--profile", "init", "--features", "freestanding"]);
+    if small {
+        cargo.arg("--no-default-features");
+    }
+    if !strip {
+        cargo.args(["--config", "profile.init.strip=\"none\""]);
+    }
+    shell::run(cargo.arg("--target-dir").arg(&place))?;
+    Ok(place.join("init/init"))
 }
 
 /// Writes `initrd` to `to` with one file changed: kernels unpack archives behind

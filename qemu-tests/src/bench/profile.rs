@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Contender, Medium, boot, initrd, iso_machine, line};
 use crate::assets::live::FIRST_THEN_SYMBOLS;
-use crate::assets::{Assets, Flavour};
+use crate::assets::{Assets, Flavour, Profile};
 use crate::{Error, Result, packages, shell, workspace};
 
 /// Prints "Run /init" and executes it.
@@ -264,27 +264,17 @@ pub fn count() -> Result<Counted> {
     let text = fs::read_to_string(&counts).map_err(|_| {
         Error::Input("no counts: does this QEMU take plugins? (7.2 and later of Debian do)".into())
     })?;
-    let init = Symbols::of_program(&init_with_symbols()?)?;
+    let init = assets.our_init_with_symbols(Profile::Virt)?;
+    let init = Symbols::of_program(&fs::read(&init).map_err(Error::at("read", &init))?)?;
     Ok(share_out(&text, run.took(), &kernel, &init))
 }
 
 /// Builds the plugin.
 fn plugin() -> Result<PathBuf> {
     let mut cargo = shell::command("cargo");
-    cargo.args(["build", "--quiet", "--release", "-p", "instruction-profile"]);
+    cargo.args(["build", "--quiet", "--profile", "quick", "-p", "instruction-profile"]);
     shell::run(cargo.current_dir(workspace::root()))?;
-    Ok(workspace::target().join("release/libinstruction_profile.so"))
-}
-
-/// Builds `/init` once more with its symbols left in; the code is the same.
-fn init_with_symbols() -> Result<Vec<u8>> {
-    let target = workspace::target().join("with-symbols");
-    let mut cargo = shell::command("cargo");
-    cargo.args(["build", "--quiet", "-p", "init", "--profile", "init"]);
-    cargo.args(["--features", "freestanding", "--config", "profile.init.strip=\"none\""]);
-    shell::run(cargo.arg("--target-dir").arg(&target).current_dir(workspace::root()))?;
-    let init = target.join("init/init");
-    fs::read(&init).map_err(Error::at("read", &init))
+    Ok(workspace::target().join("quick/libinstruction_profile.so"))
 }
 
 /// Adds up `ADDRESS COUNT` lines.
@@ -329,10 +319,10 @@ fn add(shares: &mut Vec<Share>, name: &str, count: u64) {
 fn purpose(name: &str) -> &str {
     let module = name.split_once(' ').map(|(_, module)| module);
     let fits = |word: &&str| match word.starts_with('[') {
-        true => module == Some(*word),
+        true => module.is_some_and(|module| module.starts_with(*word)),
         false => name.starts_with(*word),
     };
-    let row = KERNEL.iter().find(|(_, words)| words.iter().any(|word| fits(&word)));
+    let row = KERNEL.iter().find(|(_, words)| words.iter().any(fits));
     row.map_or_else(|| module.unwrap_or("all else"), |(purpose, _)| purpose)
 }
 
