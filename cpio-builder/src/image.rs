@@ -50,7 +50,7 @@ pub struct ImageSpec {
     /// Compression of the main archive.
     pub codec: Codec,
     /// Make modules smaller at the price of their signatures, see
-    /// [`strip`](crate::strip).
+    /// `strip`.
     pub strip: bool,
     /// Every file's time, seconds since 1970.
     pub mtime: u32,
