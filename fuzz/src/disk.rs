@@ -92,9 +92,13 @@ pub fn persistence_conf(data: &[u8]) {
     }
 }
 
-/// An ISO image from its sixteenth sector on: what comes before is not read.
+/// An ISO image from its sixteenth sector on: what comes before is not read. Both
+/// readers get it, the host command's and the server's.
 pub fn iso_image(data: &[u8]) {
     const START: u64 = 32768;
+    let mut whole = vec![0; START as usize];
+    whole.extend_from_slice(data);
+    share::iso::fuzz(&whole);
     #[derive(Debug)]
     struct Image(Vec<u8>);
     impl ReadAt for Image {

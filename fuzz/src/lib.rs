@@ -12,6 +12,7 @@ mod disk;
 mod image;
 mod kernel;
 mod network;
+mod server;
 
 /// One reader.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +56,10 @@ pub const TARGETS: &[Target] = &[
     target("iso-image", disk::iso_image),
     target("cloop", image::cloop),
     target("boot-menu", image::boot_menu),
+    target("dhcp-question", share::dhcp::server::fuzz),
+    target("http-request", server::http_request),
+    target("tftp-request", server::tftp_request),
+    target("nfs-call", server::nfs_call),
     target("initrd", image::initrd),
     target("newc", image::newc),
     target("kernel-module", image::kernel_module),
