@@ -111,6 +111,12 @@ pub struct Build {
     #[argh(switch)]
     pub append_only: bool,
 
+    /// with --append-only: put in what the profile names and that initrd lacks,
+    /// from the same kernel's modules here: a live ISO, a squashfs, a directory
+    /// or a kernel .deb
+    #[argh(option, arg_name = "path")]
+    pub fill: Option<PathBuf>,
+
     /// a further file or directory, and where in the image to put it; may be
     /// repeated
     #[argh(option, arg_name = "file[:dest]", from_str_fn(include))]

@@ -8,8 +8,8 @@ use cpio_builder::error::Error;
 use cpio_builder::image::{self, ImageSpec, Report};
 use cpio_builder::profile::{Class, HOST, Profile, host_aliases};
 use cpio_builder::source::{self, Kind};
-use cpio_builder::tree::KernelTree;
-use std::collections::BTreeSet;
+use cpio_builder::tree::{KernelModule, KernelTree};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Runs the subcommand.
@@ -47,6 +47,17 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         }
         _ => None,
     };
+    let mut present = BTreeMap::new();
+    if let Some(from) = &what.fill {
+        if append_to.is_none() {
+            return Err(usage("--fill goes with --append-only"));
+        }
+        let fuller = source::open(from, Some(&kernel.tree.release))?;
+        let there =
+            |m: &KernelModule| (m.name.clone(), (kernel.tree.within(&m.path), m.compression));
+        present = kernel.tree.modules.iter().map(there).collect();
+        kernel.tree = fuller.tree;
+    }
     what.modprobe.iter().try_for_each(|path| kernel.conf.read(path))?;
     kernel.conf.apply(&mut kernel.tree);
     let spec = ImageSpec {
@@ -65,6 +76,7 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         strip: what.strip,
         mtime: image::mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?,
         append_to,
+        present,
     };
     let report = image::build(&spec)?;
     Ok((spec, report))
@@ -136,7 +148,7 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
         println!(
             "{{\"output\":{},\"bytes\":{},\"unpacked\":{},\"index\":{},\"release\":{},\
              \"profile\":\"{}\",\"compression\":\"{}\",\"net_drivers\":{},\"storage_drivers\":{},\
-             \"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{},\
+             \"filled\":{},\"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{},\
              \"lacking\":{}}}",
             json_string(&output.to_string_lossy()),
             report.bytes.len(),
@@ -147,6 +159,7 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
             spec.codec,
             report.net_drivers,
             report.storage_drivers,
+            report.filled,
             json_list(&report.modules),
             json_list(&report.firmware),
             json_list(&report.missing_firmware),
@@ -164,6 +177,9 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
         size(report.unpacked),
         report.release,
         match spec.append_to {
+            Some(_) if report.filled > 0 => {
+                format!("index of the initrd and {} modules that it lacks", report.filled)
+            }
             Some(_) => "index of the initrd".to_owned(),
             None => format!("profile {}", spec.profile.name),
         },

@@ -57,6 +57,10 @@ pub struct ImageSpec {
     /// Make only what has to stand behind the initramfs that the modules are
     /// in: `/init` and the index. These are the symbolic links in it.
     pub append_to: Option<BTreeSet<String>>,
+    /// When appending, `tree` may be a fuller one of the same kernel: then
+    /// these are the modules in the initramfs, by name, and what the profile
+    /// names beside them is put in.
+    pub present: BTreeMap<String, (String, Compression)>,
 }
 
 /// A file to include.
@@ -103,6 +107,8 @@ pub struct Report {
     pub unpacked: usize,
     /// Bytes of the index.
     pub index: usize,
+    /// How many modules the initramfs to append to lacked.
+    pub filled: usize,
     /// Firmware files put in.
     pub firmware: Vec<String>,
     /// Firmware files that modules name, but that were not found.
@@ -128,7 +134,19 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
     }
     let chosen = choose(spec, &mut report)?;
     let index = if spec.append_to.is_some() {
-        index(tree, &chosen, &spec.conf, &|m| (tree.within(&m.path), m.compression))?
+        let filled = |n: &usize| {
+            let module = tree.modules.get(*n);
+            !spec.present.is_empty() && module.is_some_and(|m| !spec.present.contains_key(&m.name))
+        };
+        let lacked: BTreeSet<usize> = chosen.iter().copied().filter(filled).collect();
+        add_modules(spec, &lacked, &mut archive, &mut report)?;
+        report.filled = lacked.len();
+        let there = |m: &KernelModule| match spec.present.get(&m.name) {
+            Some(there) => there.clone(),
+            None if spec.present.is_empty() => (tree.within(&m.path), m.compression),
+            None => (place(tree, m), Compression::None),
+        };
+        index(tree, &chosen, &spec.conf, &there)?
     } else {
         base(spec, &mut archive)?;
         add_modules(spec, &chosen, &mut archive, &mut report)?;
@@ -180,7 +198,12 @@ fn base(spec: &ImageSpec, archive: &mut Archive) -> Result<(), Error> {
 fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Error> {
     let tree = &spec.tree;
     let mut chosen = match spec.append_to {
-        Some(_) => (0..tree.modules.len()).collect(),
+        Some(_) if spec.present.is_empty() => (0..tree.modules.len()).collect(),
+        Some(_) => {
+            let mut chosen = spec.profile.select(tree);
+            chosen.extend(spec.present.keys().filter_map(|name| tree.by_name(name)));
+            chosen
+        }
         None => spec.profile.select(tree),
     };
     chosen.extend(profile::for_aliases(tree, &spec.hosted));

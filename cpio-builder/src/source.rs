@@ -8,13 +8,14 @@
 use crate::compress::{self, Codec};
 use crate::error::Error;
 use crate::initrd::{Initrd, Limits};
+use crate::iso::{Iso, IsoError, Section};
 use crate::modinfo::{self, Modinfo, ModinfoError};
 use crate::tree::{KernelTree, ModprobeConf};
 use backhand::{FilesystemReader, InnerNode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -144,10 +145,48 @@ impl fmt::Debug for Squashfs {
     }
 }
 
+/// Where live media keep the images of their root; each directory's in the
+/// order of their names.
+const IMAGE_DIRS: [&str; 8] =
+    ["live", "casper", "LiveOS", "arch/x86_64", "arch/aarch64", "loopbacks", "install/stage2", ""];
+
+/// The squashfs images on a medium: path, offset and length.
+fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
+    let fail = |e: IsoError| Error::Container { path: path.into(), why: e.to_string() };
+    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let iso = Iso::open(file).map_err(fail)?;
+    let mut found = Vec::new();
+    for dir in IMAGE_DIRS {
+        let nodes = match iso.find(dir).and_then(|node| iso.list(&node)) {
+            Ok(nodes) => nodes,
+            Err(IsoError::NotFound(_) | IsoError::Kind(_)) => continue,
+            Err(e) => return Err(fail(e)),
+        };
+        let mut nodes: Vec<_> = nodes.into_iter().filter(|node| !node.is_dir).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        for node in nodes {
+            let ends = [".squashfs", ".sfs", ".sqfs", ".img"];
+            if let Some(at) =
+                node.offset().filter(|_| ends.iter().any(|end| node.name.ends_with(end)))
+                && node.len() > 96
+            {
+                found.push((format!("{dir}/{}", node.name), at, node.len()));
+            }
+        }
+    }
+    Ok(found)
+}
+
 impl Squashfs {
     fn open(path: &Path) -> Result<Self, Error> {
+        let len = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::open_part(path, 0, len.len())
+    }
+
+    /// Opens an image that is part of a file.
+    fn open_part(path: &Path, at: u64, len: u64) -> Result<Self, Error> {
         let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let reader = FilesystemReader::from_reader(BufReader::new(file))
+        let reader = FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len)))
             .map_err(|e| Error::Container { path: path.into(), why: format!("squashfs: {e}") })?;
         let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
         for (n, node) in reader.files().enumerate() {
@@ -212,6 +251,8 @@ pub enum Kind {
     Deb,
     /// A squashfs image.
     Squashfs,
+    /// An ISO with a squashfs on it.
+    Iso,
     /// An initramfs.
     Initrd {
         /// Paths of its symbolic links, such as `lib` for `usr/lib`.
@@ -256,7 +297,11 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         return open_dir(path, release);
     }
     let mut magic = Vec::new();
-    File::open(path).and_then(|f| f.take(8).read_to_end(&mut magic)).map_err(fail)?;
+    File::open(path).and_then(|f| f.take(0x8006).read_to_end(&mut magic)).map_err(fail)?;
+    if magic.get(0x8001..) == Some(b"CD001") {
+        return open_iso(path, release);
+    }
+    magic.truncate(8);
     let (source, kind) = if magic == b"!<arch>\n" {
         (Source::memory(read_deb(path)?), Kind::Deb)
     } else if magic.starts_with(b"hsqs") {
@@ -272,6 +317,39 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         let kept = kept.map(|(path, entry)| ((*path).to_owned(), entry.data.to_vec())).collect();
         (Source::memory(kept), Kind::Initrd { links })
     };
+    from_container(path, source, kind, release)
+}
+
+/// The first image on a medium that has the modules.
+fn open_iso(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
+    let mut refused = None;
+    for (name, at, len) in images(path)? {
+        let mut magic = [0; 4];
+        let read = File::open(path)
+            .and_then(|mut file| file.seek(SeekFrom::Start(at)).map(|_| file))
+            .and_then(|mut file| file.read_exact(&mut magic));
+        read.map_err(|source| Error::Read { path: path.into(), source })?;
+        if magic != *b"hsqs" {
+            continue;
+        }
+        let image = Squashfs::open_part(path, at, len)?;
+        let source = Source::Squashfs(Arc::new(image));
+        match from_container(&path.join(name), source, Kind::Iso, release) {
+            // Another layer may have them.
+            Err(e @ (Error::NoModules { .. } | Error::NoSuchKernel { .. })) => refused = Some(e),
+            other => return other,
+        }
+    }
+    Err(refused.unwrap_or(Error::NoModules { path: path.into() }))
+}
+
+/// The one kernel's modules in a container.
+fn from_container(
+    path: &Path,
+    source: Source,
+    kind: Kind,
+    release: Option<&str>,
+) -> Result<Kernel, Error> {
     let paths: Vec<&String> = match &source {
         Source::Memory(files) => files.keys().collect(),
         Source::Squashfs(image) => image.files.keys().collect(),

@@ -25,6 +25,7 @@ fn spec(path: &Path, profile: &str) -> Result<ImageSpec, Error> {
         profile: Profile::from_name(profile).unwrap(),
         add: vec![],
         hosted: Default::default(),
+        present: Default::default(),
         classes: Default::default(),
         conf: kernel.conf,
         firmware: vec![],
