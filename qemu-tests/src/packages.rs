@@ -1,6 +1,7 @@
 //! The Debian packages that the lab needs, and how they get here.
 
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 
 use crate::shell;
 use crate::{Error, Result};
@@ -16,6 +17,7 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("nfs-ganesha", "NFS versions 3 and 4 without the host's kernel"),
     ("nfs-ganesha-vfs", "its exports of directories"),
     ("rpcbind", "port lookups of NFS version 3"),
+    ("netbase", "/etc/services, without which rpcbind hears nobody"),
     ("mmdebstrap", "live systems from Debian packages"),
     ("squashfs-tools", "their images"),
     ("xorriso", "their ISOs"),
@@ -26,6 +28,28 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("procps", "sysctl"),
 ];
 
+/// What the scenarios about disks need besides: programs that make file systems.
+/// `cargo demo` does without them.
+pub const FOR_DISKS: &[(&str, &str)] = &[
+    ("e2fsprogs", "ext4"),
+    ("xfsprogs", "xfs"),
+    ("btrfs-progs", "btrfs"),
+    ("f2fs-tools", "f2fs"),
+    ("dosfstools", "vfat"),
+    ("mtools", "files on it"),
+    ("ntfs-3g", "NTFS"),
+    ("erofs-utils", "erofs"),
+    ("udftools", "udf"),
+    ("fdisk", "partition tables"),
+    ("cryptsetup-bin", "dm-verity's trees, LUKS"),
+    ("dmsetup", "what device-mapper made, seen from inside"),
+    ("isomd5sum", "the MD5 inside an ISO"),
+    ("b3sum", "BLAKE3 digests"),
+    ("gzip", "compressed images"),
+    ("xz-utils", "the same"),
+    ("zstd", "the same"),
+];
+
 /// True when this process is root.
 pub fn is_root() -> bool {
     shell::sh(&["id", "-u"]).is_ok_and(|id| id.trim() == "0")
@@ -33,11 +57,15 @@ pub fn is_root() -> bool {
 
 /// The names in [`NEEDED`] that are not installed.
 pub fn missing() -> Vec<&'static str> {
+    missing_of(NEEDED)
+}
+
+fn missing_of(needed: &[(&'static str, &str)]) -> Vec<&'static str> {
     let installed = |name: &str| {
         shell::sh(&["dpkg-query", "-W", "-f", "${db:Status-Status}", name])
             .is_ok_and(|status| status.trim() == "installed")
     };
-    NEEDED.iter().map(|&(name, _)| name).filter(|name| !installed(name)).collect()
+    needed.iter().map(|&(name, _)| name).filter(|name| !installed(name)).collect()
 }
 
 /// Makes sure that every package is here; installs what is missing when root.
@@ -46,7 +74,18 @@ pub fn missing() -> Vec<&'static str> {
 /// [`Error::Packages`] with the one command to run when not root;
 /// [`Error::Command`] when apt fails.
 pub fn ensure() -> Result<()> {
-    let missing = missing();
+    ensure_all(NEEDED)
+}
+
+/// Makes sure that every one of these packages is here, as [`ensure`] does; two
+/// that ask at once wait for each other.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_all(needed: &[(&'static str, &str)]) -> Result<()> {
+    static ASKING: Mutex<()> = Mutex::new(());
+    let _alone = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing = missing_of(needed);
     if missing.is_empty() {
         return Ok(());
     }
