@@ -36,6 +36,8 @@ mount -t proc proc /proc
 mount -t tmpfs -o mode=755 lab /run
 mkdir -p /var/lib/nfs /run/lock
 mount -t tmpfs -o mode=755 lab /var/lib/nfs
+# Every installed Debian has it, a minimal container does not; Ganesha reads it.
+test -e /etc/mtab || ln -s ../proc/self/mounts /etc/mtab
 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 || true
 ip link set lo up
 echo ready $pid
