@@ -66,6 +66,20 @@ pub enum Error {
         /// The operating system's reason.
         why: String,
     },
+    /// A port that this end needs cannot be had.
+    Port {
+        /// `TCP` or `UDP`.
+        kind: &'static str,
+        /// Its number.
+        port: u16,
+        /// The operating system's reason.
+        why: String,
+    },
+    /// What is to be sent cannot be read.
+    Source {
+        /// Its name and the reason.
+        why: String,
+    },
     /// A request that this end cannot carry out.
     Unfit {
         /// What was asked for.
@@ -101,6 +115,10 @@ impl fmt::Display for Error {
                 "the {bytes} bytes received are not those that were sent; do not use this copy"
             ),
             Self::Store { why } => write!(f, "cannot store what was received: {why}"),
+            Self::Port { kind, port, why } => {
+                write!(f, "{kind} port {port}: {why}; does another clone program run here?")
+            }
+            Self::Source { why } => write!(f, "cannot read what is to be sent: {why}"),
             Self::Unfit { what, why } => write!(f, "{what}: {why}"),
         }
     }

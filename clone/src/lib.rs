@@ -1,11 +1,12 @@
 //! Copying one machine's disk to many: the protocols, their two ends, and the
 //! texts that configure them.
 //!
-//! Everything here is pure. A protocol's end is a state machine that is told
+//! The protocols are pure. A protocol's end is a state machine that is told
 //! what arrived and what time it is, and says what to send, what to store and
 //! when it wants to be woken; sockets, disks and clocks are the caller's. That
 //! is what lets the same code run as `/init`, in the host command and in a
-//! simulated room of sixty-four machines.
+//! simulated room of sixty-four machines. The loops around them, with sockets
+//! but without disks, are in [`edge`].
 //!
 //! None of the old protocols carries a checksum. Where both ends are ours they
 //! agree, in ways that old peers do not notice, to compare BLAKE3 digests of
@@ -15,7 +16,10 @@
 extern crate alloc;
 
 pub mod digest;
+pub mod dolly;
+pub mod edge;
 pub mod error;
+pub mod ring;
 pub mod udpcast;
 
 pub use error::Error;

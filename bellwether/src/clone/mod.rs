@@ -1,11 +1,13 @@
 //! Golden node and receivers: the cloning programs under one roof, and under
 //! their old names when a link of that name points here.
 
+mod dolly;
 mod flags;
 mod net;
 mod progress;
 mod store;
 mod udp;
+mod world;
 
 use crate::Failure;
 use flags::{Given, Program};
@@ -16,6 +18,7 @@ type Run = fn(&Given) -> Result<(), Failure>;
 
 /// All programs: names, grammar, what runs.
 static PROGRAMS: &[(&[&str], &Program, Run)] = &[
+    (&["dolly"], &dolly::DOLLY, dolly::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
 ];

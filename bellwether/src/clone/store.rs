@@ -27,6 +27,16 @@ pub struct Target {
     /// Must reach the disk before "done".
     sync: bool,
     child: Option<Child>,
+    split: Option<Split>,
+}
+
+/// A target in parts of bounded size.
+#[derive(Debug)]
+struct Split {
+    base: PathBuf,
+    size: u64,
+    left: u64,
+    parts: u32,
 }
 
 /// How to open a target.
@@ -34,6 +44,10 @@ pub struct Target {
 pub struct How<'a> {
     /// A shell command between the stream and the target.
     pub pipe: Option<&'a str>,
+    /// The path is the directory that the command works in, not its output.
+    pub directory: bool,
+    /// Parts of so many bytes, `PATH_0` and so on.
+    pub split: Option<u64>,
     /// Write synchronously, or not; by default devices are.
     pub sync: Option<bool>,
     /// The target must be there already.
@@ -57,12 +71,43 @@ impl Target {
                 clean: false,
                 sync: false,
                 child: None,
+                split: None,
             };
             target.pipe(how.pipe)?;
             return Ok(target);
         };
         let name = path.display().to_string();
         let failed = |why: &str| Failure::Failed(format!("{name}: {why}"));
+        if how.directory {
+            let command = how.pipe.unwrap_or("cat >/dev/null");
+            std::fs::create_dir_all(path).map_err(|e| failed(&e.to_string()))?;
+            let mut child = Command::new("/bin/sh")
+                .args(["-c", command])
+                .current_dir(path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .map_err(|e| failed(&format!("cannot run '{command}' there: {e}")))?;
+            let Some(stdin) = child.stdin.take() else { return Err(failed("no pipe into it")) };
+            return Ok(Self {
+                out: File::from(std::os::fd::OwnedFd::from(stdin)),
+                name,
+                path: None,
+                clean: false,
+                sync: false,
+                child: Some(child),
+                split: None,
+            });
+        }
+        let base = path;
+        let first;
+        let path = match how.split {
+            Some(_) => {
+                first = part(base, 0);
+                first.as_path()
+            }
+            None => base,
+        };
         let kind = std::fs::metadata(path).map(|m| m.file_type()).ok();
         let block = kind.is_some_and(|k| k.is_block_device());
         let regular = kind.is_none_or(|k| k.is_file());
@@ -97,9 +142,34 @@ impl Target {
             clean: empty,
             sync: how.sync.unwrap_or(block),
             child: None,
+            split: how.split.map(|size| Split {
+                base: base.to_owned(),
+                size,
+                left: size,
+                parts: 1,
+            }),
         };
         target.pipe(how.pipe)?;
         Ok(target)
+    }
+
+    /// In parts: as much as fits in this one, then the next.
+    fn write_parts(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while let Some(split) = &mut self.split {
+            let now = bytes.len().min(usize::try_from(split.left).unwrap_or(usize::MAX));
+            let (these, rest) = bytes.split_at(now);
+            self.out.write_all(these)?;
+            split.left -= now as u64;
+            bytes = rest;
+            if bytes.is_empty() {
+                break;
+            }
+            let next = part(&split.base, split.parts);
+            self.out = OpenOptions::new().write(true).create_new(true).open(next)?;
+            split.parts += 1;
+            split.left = split.size;
+        }
+        Ok(())
     }
 
     fn pipe(&mut self, command: Option<&str>) -> Result<(), Failure> {
@@ -128,6 +198,9 @@ impl Target {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.split.is_some() {
+            return self.write_parts(bytes);
+        }
         if !self.clean {
             return self.out.write_all(bytes);
         }
@@ -155,7 +228,7 @@ impl Target {
     /// Ends writing: holes at the end get their length, commands are waited
     /// for, disks are synced.
     fn close(mut self) -> io::Result<()> {
-        if self.clean {
+        if self.clean && self.split.is_none() {
             let end = self.out.stream_position()?;
             self.out.set_len(end)?;
         }
@@ -175,6 +248,13 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// The name of a part.
+pub fn part(base: &Path, number: u32) -> PathBuf {
+    let mut name = base.as_os_str().to_owned();
+    name.push(format!("_{number}"));
+    PathBuf::from(name)
 }
 
 /// Reads back what was stored, past the page cache where that is possible.
@@ -209,25 +289,33 @@ pub fn read_back(path: &Path, digest: Digest) -> Result<(), Failure> {
 pub struct Writer {
     queue: Option<SyncSender<Vec<u8>>>,
     spent: Receiver<Vec<u8>>,
-    worker: Option<JoinHandle<io::Result<()>>>,
+    worker: Option<JoinHandle<io::Result<Meter>>>,
     name: String,
     failed: Option<String>,
+    meter: Meter,
 }
 
 impl Writer {
-    /// Starts writing to `target`, with at most `depth` buffers waiting.
-    pub fn start(mut target: Target, depth: usize) -> Self {
+    /// Starts writing to `target`, with at most `depth` buffers waiting. What is
+    /// written is digested on the way if `digest`.
+    pub fn start(mut target: Target, depth: usize, digest: bool) -> Self {
         let (queue, work) = sync_channel::<Vec<u8>>(depth);
         let (done, spent) = sync_channel(depth + 2);
         let name = target.name().to_owned();
         let worker = std::thread::spawn(move || {
+            let mut meter = Meter::default();
             for bytes in work {
                 target.write(&bytes)?;
+                if digest {
+                    meter.update(&bytes);
+                }
                 let _ = done.try_send(bytes);
             }
-            target.close()
+            target.close()?;
+            Ok(meter)
         });
-        Self { queue: Some(queue), spent, worker: Some(worker), name, failed: None }
+        let meter = Meter::default();
+        Self { queue: Some(queue), spent, worker: Some(worker), name, failed: None, meter }
     }
 
     /// A buffer to fill, perhaps with old content.
@@ -256,7 +344,10 @@ impl Writer {
             return self.failed.clone().map_or(Ok(()), Err);
         };
         let result = match worker.join() {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(meter)) => {
+                self.meter = meter;
+                Ok(())
+            }
             Ok(Err(e)) if e.kind() == io::ErrorKind::StorageFull => {
                 Err(format!("{}: is too small for what is sent", self.name))
             }
@@ -265,6 +356,11 @@ impl Writer {
         };
         self.failed = result.clone().err();
         result
+    }
+
+    /// The digest of what is stored, once it is.
+    pub fn digest(&self) -> Digest {
+        self.meter.digest()
     }
 
     /// Whether all is stored, without waiting; [`Writer::finish`] then tells.
@@ -287,9 +383,17 @@ pub struct Source {
     /// Its length, where that is known.
     pub length: Option<u64>,
     child: Option<Child>,
+    left: u64,
 }
 
 impl Source {
+    /// No more than so many bytes of it.
+    pub fn limited(mut self, bytes: u64) -> Self {
+        self.left = bytes;
+        self.length = Some(bytes);
+        self
+    }
+
     /// Opens `path`, or standard input without one, through `pipe` if given.
     pub fn open(path: Option<&Path>, pipe: Option<&str>) -> Result<Self, Failure> {
         let path = path.filter(|p| *p != Path::new("-"));
@@ -321,11 +425,16 @@ impl Source {
             child = Some(running);
             length = None;
         }
-        Ok(Self { file, name, length, child })
+        Ok(Self { file, name, length, child, left: u64::MAX })
     }
 
     /// The next bytes; 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+        let some = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let buffer = buffer.get_mut(..some).unwrap_or_default();
+        if buffer.is_empty() {
+            return Ok(0);
+        }
         loop {
             match self.file.read(buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -344,7 +453,10 @@ impl Source {
                     }
                     return Ok(0);
                 }
-                Ok(n) => return Ok(n),
+                Ok(n) => {
+                    self.left -= n as u64;
+                    return Ok(n);
+                }
             }
         }
     }

@@ -508,7 +508,7 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
     let path = given.get("file").map(Path::new);
     let target = Target::open(path, How { pipe: given.get("pipe"), sync, ..How::default() })?;
     let verify_path = path.filter(|_| given.has("verify") && !given.has("pipe"));
-    let mut writer = Writer::start(target, 24);
+    let mut writer = Writer::start(target, 24, false);
     let config = receiver::Config {
         receive_buffer: 1 << 20,
         start_timeout: seconds(given, "start-timeout")?,

@@ -1,0 +1,310 @@
+//! Cloning between real processes, each in a network namespace of its own, and
+//! against Debian's udpcast. Needs root, and the packages iproute2 and udpcast.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod room;
+
+use room::{Room, noise, same};
+
+/// A chain through all nodes but the first; the list has addresses.
+fn dolly_config(room: &Room, n: usize, extra: &str) -> String {
+    let hosts: Vec<String> = (1..=n).map(|i| room.ip(i)).collect();
+    let text = format!(
+        "infile {}\noutfile {}\n{extra}server 10.77.0.1\nfirstclient {}\nlastclient {}\nclients {n}\n{}\nendconfig\n",
+        room.path("golden").display(),
+        room.path("copy").display(),
+        hosts[0],
+        hosts[n - 1],
+        hosts.join("\n"),
+    );
+    let path = room.path("dolly.cfg");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+fn dolly(len: usize, fanout: usize, n: usize) {
+    let room = Room::new(n + 1);
+    let golden = noise(&room.path("golden"), len);
+    let extra = if fanout > 1 { format!("fanout {fanout}\n") } else { String::new() };
+    let config = dolly_config(&room, n, &extra);
+    let mut clients: Vec<_> = (1..=n)
+        .map(|i| {
+            let target = room.path(&format!("copy{i}")).display().to_string();
+            room.bellwether(i, &["dolly", "-v", "--verify", "--target", &target])
+        })
+        .collect();
+    let mut server = room.bellwether(0, &["dolly", "-s", "-v", "-f", &config, "-a", "60"]);
+    server.succeeds(60);
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.succeeds(20);
+        assert!(client.log().contains("; verified with the server; read back"), "{}", client.log());
+        same(&room.path(&format!("copy{}", i + 1)), &golden);
+    }
+    assert_eq!(server.log().matches(" verified\n").count(), n, "{}", server.log());
+}
+
+#[test]
+fn dolly_in_a_chain() {
+    dolly(30_000_001, 1, 3);
+}
+
+#[test]
+fn dolly_of_nothing() {
+    dolly(0, 1, 2);
+}
+
+#[test]
+fn dolly_in_a_tree() {
+    dolly(1_234_567, 2, 6);
+}
+
+#[test]
+fn dolly_of_opensuse_with_a_password() {
+    let room = Room::new(4);
+    let golden = noise(&room.path("golden"), 5_000_000);
+    let start = |i: usize, word: &str| {
+        let target = room.path(&format!("copy{i}")).display().to_string();
+        room.bellwether(i, &["dolly", "-P", word, "--target", &target])
+    };
+    let mut clients: Vec<_> = (1..4).map(|i| start(i, "sheep")).collect();
+    let input = room.path("golden").display().to_string();
+    let all = ["dolly", "-s", "-I", &input, "-O", "/tmp/x", "-H", "10.77.0.2,10.77.0.3,10.77.0.4"];
+    let mut server = room.bellwether(0, &[&all[..], &["-P", "sheep"]].concat());
+    server.succeeds(30);
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.succeeds(10);
+        assert!(client.log().contains("NOT verified"), "{}", client.log());
+        same(&room.path(&format!("copy{}", i + 1)), &golden);
+    }
+    let mut wrong: Vec<_> = (1..4).map(|i| start(i, "goat")).collect();
+    let mut server = room.bellwether(0, &[&all[..], &["-P", "sheep"]].concat());
+    server.fails(30);
+    assert!(server.log().contains("another password"), "{}", server.log());
+    wrong[0].fails(10);
+}
+
+#[test]
+fn dolly_without_a_node_ends_everywhere() {
+    let room = Room::new(4);
+    noise(&room.path("golden"), 200_000_000);
+    let config = dolly_config(&room, 3, "");
+    let mut clients: Vec<_> = (1..4)
+        .map(|i| {
+            room.bellwether(i, &["dolly", "--stall", "20", "-a", "20", "--target", "/dev/null"])
+        })
+        .collect();
+    let mut server = room.bellwether(0, &["dolly", "-s", "-f", &config, "-a", "20"]);
+    server.says("all clients are ready");
+    clients[1].kill();
+    server.fails(30);
+    clients[0].fails(30);
+    clients[2].fails(30);
+    assert!(server.log().contains("has gone"), "{}", server.log());
+}
+
+#[test]
+fn dolly_with_a_full_disk_in_the_middle() {
+    let room = Room::new(4);
+    let golden = noise(&room.path("golden"), 3_000_000);
+    let config = dolly_config(&room, 3, "");
+    let mut clients: Vec<_> = (1..4)
+        .map(|i| {
+            let target = room.path(&format!("copy{i}")).display().to_string();
+            let target = if i == 2 { "/dev/full" } else { &target };
+            room.bellwether(i, &["dolly", "--target", target])
+        })
+        .collect();
+    let mut server = room.bellwether(0, &["dolly", "-s", "-f", &config, "-a", "20"]);
+    server.fails(30);
+    clients[0].succeeds(10);
+    clients[1].fails(10);
+    clients[2].succeeds(10);
+    same(&room.path("copy1"), &golden);
+    same(&room.path("copy3"), &golden);
+    assert!(server.log().contains("1 of 3 machines"), "{}", server.log());
+}
+
+/// One of udpcast's programs: Debian's, or ours under its name.
+#[derive(Clone, Copy)]
+enum Whose {
+    Debian,
+    Ours,
+}
+
+/// A run with a sender at node 0 and `n` receivers.
+struct Cast<'a> {
+    sender: Whose,
+    receivers: Whose,
+    n: usize,
+    len: usize,
+    loss: u32,
+    send: &'a [&'a str],
+    receive: &'a [&'a str],
+}
+
+impl Cast<'_> {
+    fn program(whose: Whose, name: &str) -> Vec<String> {
+        match whose {
+            Whose::Debian => vec![name.to_owned()],
+            Whose::Ours => {
+                vec![
+                    env!("CARGO_BIN_EXE_bellwether").to_owned(),
+                    "clone".to_owned(),
+                    name.to_owned(),
+                ]
+            }
+        }
+    }
+
+    fn start(room: &Room, node: usize, whose: Whose, name: &str, more: &[&str]) -> room::Running {
+        let program = Self::program(whose, name);
+        let all: Vec<&str> =
+            program.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        room.start(node, &all)
+    }
+
+    fn run(self) {
+        let room = Room::new(self.n + 1);
+        let golden = noise(&room.path("golden"), self.len);
+        if self.loss > 0 {
+            room.lossy(1..=self.n, self.loss);
+        }
+        let copy = |i: usize| room.path(&format!("copy{i}"));
+        let mut receivers: Vec<_> = (1..=self.n)
+            .map(|i| {
+                let copy = copy(i).display().to_string();
+                let base = ["-f", &copy, "--nokbd", "--start-timeout", "60"];
+                Self::start(
+                    &room,
+                    i,
+                    self.receivers,
+                    "udp-receiver",
+                    &[&base[..], self.receive].concat(),
+                )
+            })
+            .collect();
+        let file = room.path("golden").display().to_string();
+        let count = self.n.to_string();
+        let asynchronous = self.send.contains(&"--async");
+        let mut send = vec!["-f", &file, "--nokbd"];
+        if asynchronous {
+            // Nobody answers: they must listen by now.
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            send.extend(["--autostart", "2", "--rexmit-hello-interval", "500"]);
+        } else {
+            send.extend(["--min-receivers", &count, "--max-wait", "60"]);
+        }
+        send.extend(self.send);
+        let mut sender = Self::start(&room, 0, self.sender, "udp-sender", &send);
+        for (i, receiver) in receivers.iter_mut().enumerate() {
+            receiver.succeeds(120);
+            same(&copy(i + 1), &golden);
+        }
+        sender.succeeds(30);
+        if matches!((self.sender, self.receivers), (Whose::Ours, Whose::Ours)) && !asynchronous {
+            assert_eq!(sender.log().matches(" verified\n").count(), self.n, "{}", sender.log());
+        }
+    }
+}
+
+const PLAIN: Cast<'_> = Cast {
+    sender: Whose::Ours,
+    receivers: Whose::Ours,
+    n: 2,
+    len: 3_000_001,
+    loss: 0,
+    send: &[],
+    receive: &[],
+};
+
+/// Debian to us, us to Debian, us to us.
+fn each_way(cast: impl Fn(Whose, Whose)) {
+    cast(Whose::Debian, Whose::Ours);
+    cast(Whose::Ours, Whose::Debian);
+    cast(Whose::Ours, Whose::Ours);
+}
+
+#[test]
+fn udpcast_to_two_and_to_four() {
+    for n in [1, 2, 4] {
+        each_way(|sender, receivers| Cast { sender, receivers, n, len: 9_000_001, ..PLAIN }.run());
+    }
+}
+
+#[test]
+fn udpcast_with_a_fifth_of_all_packets_lost() {
+    each_way(|sender, receivers| {
+        Cast { sender, receivers, n: 3, len: 1_500_001, loss: 20, ..PLAIN }.run();
+    });
+}
+
+#[test]
+fn udpcast_of_nothing() {
+    each_way(|sender, receivers| Cast { sender, receivers, len: 0, ..PLAIN }.run());
+}
+
+#[test]
+fn udpcast_without_a_way_back() {
+    each_way(|sender, receivers| {
+        let send = &["--async", "--fec", "8x8/128", "--max-bitrate", "40m"];
+        Cast { sender, receivers, loss: 1, send, ..PLAIN }.run();
+    });
+}
+
+#[test]
+fn udpcast_half_duplex_and_streaming() {
+    each_way(|sender, receivers| {
+        Cast { sender, receivers, send: &["--half-duplex"], ..PLAIN }.run();
+        Cast { sender, receivers, send: &["--streaming"], ..PLAIN }.run();
+    });
+}
+
+#[test]
+fn udpcast_receivers_that_come_late() {
+    // After the start nobody is taken any more: the late one gives up, with a
+    // word, and spoils nothing.
+    each_way(|sender, receivers| {
+        let room = Room::new(3);
+        let golden = noise(&room.path("golden"), 4_000_000);
+        let file = room.path("golden").display().to_string();
+        let copy = |i: usize| room.path(&format!("copy{i}")).display().to_string();
+        let mut first =
+            Cast::start(&room, 1, receivers, "udp-receiver", &["-f", &copy(1), "--nokbd"]);
+        let slow = ["-f", &file, "--nokbd", "--min-receivers", "1", "--max-bitrate", "8m"];
+        let mut sender = Cast::start(&room, 0, sender, "udp-sender", &slow);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let late = ["-f", &copy(2), "--nokbd", "--start-timeout", "3"];
+        let mut late = Cast::start(&room, 2, Whose::Ours, "udp-receiver", &late);
+        late.fails(20);
+        first.succeeds(60);
+        sender.succeeds(20);
+        same(&room.path("copy1"), &golden);
+    });
+}
+
+#[test]
+fn udpcast_streaming_is_joined_late() {
+    // With --streaming a late one gets the rest, and says that it lacks the
+    // beginning.
+    for sender in [Whose::Debian, Whose::Ours] {
+        let room = Room::new(3);
+        let golden = noise(&room.path("golden"), 4_000_000);
+        let file = room.path("golden").display().to_string();
+        let copy = |i: usize| room.path(&format!("copy{i}")).display().to_string();
+        let first = ["-f", &copy(1), "--nokbd"];
+        let mut first = Cast::start(&room, 1, Whose::Ours, "udp-receiver", &first);
+        let slow =
+            ["-f", &file, "--nokbd", "--min-receivers", "1", "--max-bitrate", "8m", "--streaming"];
+        let mut sender = Cast::start(&room, 0, sender, "udp-sender", &slow);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let late = ["-f", &copy(2), "--nokbd", "--start-timeout", "10"];
+        let mut late = Cast::start(&room, 2, Whose::Ours, "udp-receiver", &late);
+        late.ends(30);
+        assert!(late.log().contains("MISSING"), "{}", late.log());
+        first.succeeds(60);
+        sender.ends(30);
+        same(&room.path("copy1"), &golden);
+        let rest = std::fs::read(room.path("copy2")).unwrap();
+        assert!(!rest.is_empty() && golden.ends_with(&rest), "{} bytes", rest.len());
+    }
+}

@@ -1,0 +1,199 @@
+//! A room of machines as network namespaces on one switch.
+//!
+//! Every node is an anonymous namespace that lives as long as one sleeping
+//! process, which dies with the test: nothing has a name on the host and
+//! nothing is left behind. Node `n` has the address 10.77.0.`n+1`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub struct Room {
+    switch: Child,
+    nodes: Vec<Child>,
+    pub dir: tempfile::TempDir,
+}
+
+fn holder() -> Child {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--uts", "--mount", "--"]);
+    command.args(["sh", "-c", "ip link set lo up && echo ready && exec sleep infinity"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("unshare; is this root?");
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "ready\n", "a network namespace needs root");
+    child
+}
+
+fn shell(pid: u32, script: &str) {
+    let status = Command::new("nsenter")
+        .args(["-t", &pid.to_string(), "-n", "-u", "sh", "-ec", script])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{script}");
+}
+
+impl Room {
+    /// `n` machines.
+    pub fn new(n: usize) -> Self {
+        let switch = holder();
+        shell(switch.id(), "ip link add br0 type bridge mcast_snooping 0; ip link set br0 up");
+        let nodes: Vec<Child> = (0..n)
+            .map(|i| {
+                let node = holder();
+                shell(
+                    switch.id(),
+                    &format!(
+                        "ip link add p{i} type veth peer name eth0 netns {}; ip link set p{i} master br0 up",
+                        node.id()
+                    ),
+                );
+                let host = i + 1;
+                shell(
+                    node.id(),
+                    &format!(
+                        "hostname node{host}; ip addr add 10.77.0.{host}/24 broadcast 10.77.0.255 dev eth0; \
+                         ip link set eth0 up; ip route add default dev eth0"
+                    ),
+                );
+                node
+            })
+            .collect();
+        Self { switch, nodes, dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Both directions of these nodes lose so many of a hundred packets.
+    pub fn lossy(&self, nodes: impl IntoIterator<Item = usize>, percent: u32) {
+        let drop = |pid: u32, device: &str| {
+            shell(
+                pid,
+                &format!(
+                    "nft add table netdev loss_{device}
+                     nft add chain netdev loss_{device} in '{{ type filter hook ingress device {device} priority 0; }}'
+                     nft add rule netdev loss_{device} in meta protocol ip numgen random mod 100 '<' {percent} counter drop"
+                ),
+            );
+        };
+        for i in nodes {
+            drop(self.nodes[i].id(), "eth0");
+            drop(self.switch.id(), &format!("p{i}"));
+        }
+    }
+
+    pub fn ip(&self, node: usize) -> String {
+        format!("10.77.0.{}", node + 1)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts a program at a node; its messages are kept in a file.
+    pub fn start(&self, node: usize, what: &[&str]) -> Running {
+        let log = self.path(&format!("log.{node}.{}", what[0].rsplit('/').next().unwrap()));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", "nsenter", "-n", "-u", "-t"])
+            .arg(self.nodes[node].id().to_string())
+            .args(what)
+            .env_remove("HOST")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        Running { child: command.spawn().unwrap(), log, name: what.join(" ") }
+    }
+
+    pub fn bellwether(&self, node: usize, what: &[&str]) -> Running {
+        let mut all = vec![env!("CARGO_BIN_EXE_bellwether"), "clone"];
+        all.extend(what);
+        self.start(node, &all)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().chain([&mut self.switch]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub struct Running {
+    pub child: Child,
+    log: PathBuf,
+    name: String,
+}
+
+impl Running {
+    /// Ends within so many seconds, well or not.
+    pub fn ends(&mut self, seconds: u64) -> bool {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            if Instant::now() > until {
+                let _ = self.child.kill();
+                panic!("{} still runs:\n{}", self.name, self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn succeeds(&mut self, seconds: u64) {
+        assert!(self.ends(seconds), "{} failed:\n{}", self.name, self.log());
+    }
+
+    pub fn fails(&mut self, seconds: u64) {
+        assert!(!self.ends(seconds), "{} did not fail:\n{}", self.name, self.log());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it has said this.
+    pub fn says(&self, text: &str) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !self.log().contains(text) {
+            assert!(Instant::now() < until, "{} does not say '{text}':\n{}", self.name, self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn kill(&mut self) {
+        // nsenter without --fork is the program itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A file of so many bytes that nothing compresses.
+pub fn noise(path: &Path, len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64 ^ len as u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    std::fs::write(path, &bytes).unwrap();
+    bytes
+}
+
+pub fn same(path: &Path, bytes: &[u8]) {
+    let got = std::fs::read(path).unwrap();
+    assert_eq!(got.len(), bytes.len(), "{}", path.display());
+    assert!(got == bytes, "{} has other bytes", path.display());
+}

@@ -1,0 +1,552 @@
+//! `dolly.cfg`: what to copy, from whom, to whom.
+//!
+//! The classic grammar is one item a line in a fixed order; openSUSE's from
+//! 0.70 on leaves out everything but files, the hyphen rule and the hosts.
+//! Neither has comments, quoting or escapes. Blank lines are taken in the new
+//! grammar only, as the program does.
+
+use super::MAX_CONFIG;
+use crate::Error;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+const FORMAT: &str = "dolly.cfg";
+
+/// Which line of the program a configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// 0.5x to 0.64.
+    Classic,
+    /// openSUSE's 0.70 and later.
+    Suse,
+}
+
+/// What is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A file or device.
+    File {
+        /// At the server.
+        input: Input,
+        /// At the clients.
+        output: Output,
+    },
+    /// Nothing: so many megabytes are sent to measure the network; 0 tells
+    /// waiting clients to end.
+    Dummy(Option<u64>),
+}
+
+/// The server's file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Input {
+    /// Its name, or the beginning of its parts' names.
+    pub path: String,
+    /// It is gzip already, and the clients unpack it.
+    pub compressed: bool,
+    /// It is in parts NAME_0, NAME_1 and so on.
+    pub split: bool,
+}
+
+/// The clients' file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Output {
+    /// Its name, or the beginning of its parts' names.
+    pub path: String,
+    /// The server compresses, the clients store as it comes.
+    pub compressed: bool,
+    /// Parts of this many bytes at most.
+    pub split: Option<u64>,
+}
+
+/// Further network cards of each node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cards {
+    /// The words go before the first digit of the name (`add2`), not to its
+    /// end (`add`).
+    pub middle: bool,
+    /// One word a card.
+    pub words: Vec<String>,
+}
+
+/// How a node finds itself in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hyphen {
+    /// By the whole name.
+    Normal,
+    /// By what is before the first hyphen; the rest names the card.
+    Interface,
+}
+
+/// A configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Which grammar.
+    pub line: Line,
+    /// What is copied.
+    pub what: What,
+    /// TCP segment size of data connections.
+    pub segment_size: Option<u32>,
+    /// Further network cards.
+    pub cards: Option<Cards>,
+    /// Children of each node, 1 to 8.
+    pub fanout: usize,
+    /// The hyphen rule, if one is given.
+    pub hyphen: Option<Hyphen>,
+    /// The server; empty in the new grammar.
+    pub server: String,
+    /// First client, as written; nobody reads it.
+    pub first: String,
+    /// Last client, as written; a node of that name forwards nothing.
+    pub last: String,
+    /// The clients in order.
+    pub hosts: Vec<String>,
+    /// The server verifies digests.
+    pub verify: bool,
+}
+
+struct Lines<'a> {
+    rest: &'a str,
+    number: usize,
+    skip_blank: bool,
+}
+
+impl<'a> Lines<'a> {
+    /// The next line without taking it.
+    fn peek(&self) -> Option<&'a str> {
+        let mut rest = self.rest;
+        loop {
+            if rest.is_empty() {
+                return None;
+            }
+            let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+            if !(self.skip_blank && line.trim().is_empty()) {
+                return Some(line);
+            }
+            rest = after;
+        }
+    }
+
+    fn next(&mut self) -> Result<&'a str, Error> {
+        loop {
+            if self.rest.is_empty() {
+                self.number += 1;
+                return Err(self.wrong("", "the file ends before endconfig"));
+            }
+            let (line, after) = self.rest.split_once('\n').unwrap_or((self.rest, ""));
+            self.rest = after;
+            self.number += 1;
+            if line.len() > 255 {
+                return Err(self.wrong("", "the line is longer than 255 characters"));
+            }
+            if !(self.skip_blank && line.trim().is_empty()) {
+                return Ok(line);
+            }
+        }
+    }
+
+    fn wrong(&self, word: &str, why: &'static str) -> Error {
+        let word = word.chars().take(80).collect();
+        Error::Config { format: FORMAT, line: self.number, word, why }
+    }
+
+    /// The next line's value, if it begins with `keyword`.
+    fn optional(&mut self, keyword: &str) -> Result<Option<&'a str>, Error> {
+        match self.peek().and_then(|l| l.strip_prefix(keyword)) {
+            Some(value) => self.next().map(|_| Some(value)),
+            None => Ok(None),
+        }
+    }
+
+    fn required(&mut self, keyword: &str, why: &'static str) -> Result<&'a str, Error> {
+        let line = self.next()?;
+        line.strip_prefix(keyword).ok_or_else(|| self.wrong(line, why))
+    }
+}
+
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let power = match text.get(digits.len()..)? {
+        "" => 0,
+        "k" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1024u64.checked_pow(power)?).filter(|n| *n > 0)
+}
+
+impl Config {
+    /// Reads either grammar.
+    ///
+    /// # Errors
+    /// Line and word of the first thing that is wrong.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let mut lines = Lines { rest: text, number: 0, skip_blank: false };
+        if text.len() > MAX_CONFIG {
+            return Err(lines.wrong("", "the file is longer than the 4095 bytes that Dolly reads"));
+        }
+        let what = Self::what(&mut lines)?;
+        let number = |lines: &Lines<'_>, text: &str, max: u32, why| {
+            text.trim_end()
+                .parse::<u32>()
+                .ok()
+                .filter(|n| (1..=max).contains(n))
+                .ok_or_else(|| lines.wrong(text, why))
+        };
+        let mut config = Self {
+            line: Line::Classic,
+            what,
+            segment_size: None,
+            cards: None,
+            fanout: 1,
+            hyphen: None,
+            server: String::new(),
+            first: String::new(),
+            last: String::new(),
+            hosts: Vec::new(),
+            verify: false,
+        };
+        if let Some(n) = lines.optional("segsize ")? {
+            config.segment_size = Some(number(&lines, n, 65535, "segsize must be 1 to 65535")?);
+        }
+        for (keyword, middle) in [("add ", false), ("add2 ", true)] {
+            if let Some(value) = lines.optional(keyword)? {
+                let mut words = value.trim_end().trim_end_matches(':').split(':');
+                let count = words.next().unwrap_or_default();
+                let wrong = "must be a number below 8, then as many names, each after a colon";
+                let n: usize = count
+                    .parse()
+                    .ok()
+                    .filter(|n| *n < 8)
+                    .ok_or_else(|| lines.wrong(count, wrong))?;
+                let words: Vec<String> = words.map(ToOwned::to_owned).collect();
+                if let Some(long) = words.iter().find(|w| w.len() > 31 || w.is_empty()) {
+                    return Err(lines.wrong(long, "must be 1 to 31 characters"));
+                }
+                // None, with one name, renames the only card.
+                if words.len() != n.max(1) {
+                    return Err(lines.wrong(value, wrong));
+                }
+                config.cards = Some(Cards { middle, words });
+            }
+        }
+        if let Some(n) = lines.optional("fanout ")? {
+            config.fanout = number(&lines, n, 8, "fanout must be 1 to 8")? as usize;
+            if config.fanout > 1 && config.cards.is_some() {
+                return Err(lines.wrong(n, "fanout above 1 cannot go with add"));
+            }
+        }
+        if lines.optional("hyphennormal")?.is_some() {
+            config.hyphen = Some(Hyphen::Normal);
+        } else if lines.optional("hypheninterface")?.is_some() {
+            config.hyphen = Some(Hyphen::Interface);
+        }
+        let end = if lines.peek().is_some_and(|l| l.starts_with("server ")) {
+            config.server = lines.required("server ", "must be server NAME")?.to_owned();
+            config.first = lines.required("firstclient ", "must be firstclient NAME")?.to_owned();
+            config.last = lines.required("lastclient ", "must be lastclient NAME")?.to_owned();
+            let count = lines.required("clients ", "must be clients NUMBER")?;
+            let count = number(&lines, count, 10_000, "clients must be 1 to 10000")?;
+            for _ in 0..count {
+                let host = lines.next()?;
+                if host.is_empty() || host.starts_with("endconfig") {
+                    return Err(lines.wrong(host, "fewer hosts than the clients line says"));
+                }
+                config.hosts.push(host.to_owned());
+            }
+            lines.required(
+                "endconfig",
+                "must be endconfig; more hosts than the clients line says?",
+            )?
+        } else {
+            config.line = Line::Suse;
+            lines.skip_blank = true;
+            loop {
+                let host = lines.next()?;
+                if let Some(end) = host.strip_prefix("endconfig") {
+                    break end;
+                }
+                let word = |w| host.starts_with(w);
+                if word("firstclient ") || word("lastclient ") || word("clients ") {
+                    return Err(lines.wrong(host, "comes after a server line, which is missing"));
+                }
+                config.hosts.push(host.trim_end().to_owned());
+            }
+        };
+        config.verify = end.starts_with(super::VERIFY_WORD);
+        if config.hosts.is_empty() {
+            return Err(lines.wrong("", "there are no clients"));
+        }
+        for (i, host) in config.hosts.iter().enumerate() {
+            if config.hosts.iter().take(i).any(|other| other == host) {
+                return Err(lines.wrong(host, "is in the list twice"));
+            }
+        }
+        Ok(config)
+    }
+
+    fn what(lines: &mut Lines<'_>) -> Result<What, Error> {
+        if let Some(megabytes) = lines.optional("dummy")? {
+            let megabytes = megabytes.trim();
+            if megabytes.is_empty() {
+                return Ok(What::Dummy(None));
+            }
+            let n = megabytes
+                .parse()
+                .map_err(|_| lines.wrong(megabytes, "must be a number of megabytes"))?;
+            return Ok(What::Dummy(Some(n)));
+        }
+        let line = lines.next()?;
+        let (compressed, rest) = match line.strip_prefix("compressed ") {
+            Some(rest) => (true, rest),
+            None => (false, line),
+        };
+        let why = "must be infile NAME, compressed infile NAME, or dummy";
+        let mut words =
+            rest.strip_prefix("infile ").ok_or_else(|| lines.wrong(line, why))?.split(' ');
+        let path = words.next().filter(|p| !p.is_empty()).ok_or_else(|| lines.wrong(line, why))?;
+        let split = match words.next() {
+            None | Some("") => false,
+            Some("split") => true,
+            Some(other) => return Err(lines.wrong(other, "only split may follow the name")),
+        };
+        let input = Input { path: path.to_owned(), compressed, split };
+        let line = lines.next()?;
+        let (compressed, rest) = match line.strip_prefix("compressed ") {
+            Some(rest) => (true, rest),
+            None => (false, line),
+        };
+        let why = "must be outfile NAME or compressed outfile NAME";
+        let mut words =
+            rest.strip_prefix("outfile ").ok_or_else(|| lines.wrong(line, why))?.split(' ');
+        let path = words.next().filter(|p| !p.is_empty()).ok_or_else(|| lines.wrong(line, why))?;
+        let split = match words.next() {
+            None | Some("") => None,
+            Some("split") => {
+                let text = words.next().unwrap_or_default();
+                Some(size(text).ok_or_else(|| {
+                    lines.wrong(text, "must be a number with k, M, G or T behind it")
+                })?)
+            }
+            Some(other) => return Err(lines.wrong(other, "only split SIZE may follow the name")),
+        };
+        let output = Output { path: path.to_owned(), compressed, split };
+        if input.compressed && output.compressed {
+            return Err(lines.wrong("compressed", "may be before infile or outfile, not both"));
+        }
+        Ok(What::File { input, output })
+    }
+
+    /// The text of this configuration.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            out += &text;
+            out.push('\n');
+        };
+        let gz = |yes: bool| if yes { "compressed " } else { "" };
+        match &self.what {
+            What::Dummy(None) => line("dummy".to_owned()),
+            What::Dummy(Some(n)) => line(format!("dummy {n}")),
+            What::File { input, output } => {
+                let split = if input.split { " split" } else { "" };
+                line(format!("{}infile {}{split}", gz(input.compressed), input.path));
+                let split = output.split.map(|n| {
+                    let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k")];
+                    let unit = units.into_iter().find(|(u, _)| n.is_multiple_of(*u));
+                    unit.map_or(format!(" split {n}"), |(u, name)| {
+                        format!(" split {}{name}", n / u)
+                    })
+                });
+                let split = split.unwrap_or_default();
+                line(format!("{}outfile {}{split}", gz(output.compressed), output.path));
+            }
+        }
+        if let Some(n) = self.segment_size {
+            line(format!("segsize {n}"));
+        }
+        if let Some(cards) = &self.cards {
+            let word = if cards.middle { "add2" } else { "add" };
+            line(format!("{word} {}:{}", cards.words.len(), cards.words.join(":")));
+        }
+        if self.fanout != 1 {
+            line(format!("fanout {}", self.fanout));
+        }
+        match self.hyphen {
+            Some(Hyphen::Normal) => line("hyphennormal".to_owned()),
+            Some(Hyphen::Interface) => line("hypheninterface".to_owned()),
+            None => {}
+        }
+        if self.line == Line::Classic {
+            line(format!("server {}", self.server));
+            line(format!("firstclient {}", self.first));
+            line(format!("lastclient {}", self.last));
+            line(format!("clients {}", self.hosts.len()));
+        }
+        for host in &self.hosts {
+            line(host.clone());
+        }
+        line(format!("endconfig{}", if self.verify { super::VERIFY_WORD } else { "" }));
+        out
+    }
+
+    /// Where a node of these names is in the list: by whole name, else by what
+    /// is before the first hyphen, as the rule in force says.
+    #[must_use]
+    pub fn find(&self, names: &[String]) -> Option<usize> {
+        let whole = self.hosts.iter().position(|h| names.iter().any(|n| n == h.trim_end()));
+        if whole.is_some() || self.hyphen == Some(Hyphen::Normal) {
+            return whole;
+        }
+        // Classic programs compare beginnings and take node12 for node1; that
+        // mistake is not kept.
+        self.hosts.iter().position(|h| {
+            h.split_once('-').is_some_and(|(base, _)| names.iter().any(|n| n == base))
+        })
+    }
+
+    /// The children of a client, or of the server when `of` is `None`.
+    #[must_use]
+    pub fn children(&self, of: Option<usize>) -> Vec<usize> {
+        let own = of.and_then(|i| self.hosts.get(i));
+        if self.line == Line::Classic && own.is_some_and(|h| *h == self.last) {
+            return Vec::new();
+        }
+        let first = of.map_or(0, |i| i.saturating_add(1).saturating_mul(self.fanout));
+        (first..first.saturating_add(self.fanout)).filter(|i| *i < self.hosts.len()).collect()
+    }
+
+    /// A client and all nodes below it.
+    #[must_use]
+    pub fn subtree(&self, of: usize) -> Vec<usize> {
+        let mut nodes = alloc::vec![of];
+        let mut at = 0;
+        while let Some(node) = nodes.get(at) {
+            let below = self.children(Some(*node));
+            nodes.extend(below);
+            at += 1;
+            if at > self.hosts.len() {
+                break;
+            }
+        }
+        nodes
+    }
+
+    /// The address to connect to for a host's data: its name, changed as the
+    /// cards line says.
+    #[must_use]
+    pub fn data_name(&self, host: &str, card: usize) -> String {
+        let Some(cards) = &self.cards else { return host.to_string() };
+        let Some(word) = cards.words.get(card) else { return host.to_string() };
+        match host.find(|c: char| c.is_ascii_digit()).filter(|_| cards.middle) {
+            Some(at) => {
+                let (before, after) = host.split_at(at);
+                format!("{before}{word}{after}")
+            }
+            None => format!("{host}{word}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SEED: &str = "infile /dev/sda\noutfile /dev/sda\nserver node1\nfirstclient node2\nlastclient node5\nclients 4\nnode2\nnode3\nnode4\nnode5\nendconfig\n";
+
+    #[test]
+    fn the_documented_example() {
+        let config = Config::parse(SEED).unwrap();
+        assert_eq!(config.hosts, ["node2", "node3", "node4", "node5"]);
+        assert_eq!(config.line, Line::Classic);
+        assert_eq!(config.text(), SEED);
+        assert_eq!(config.children(None), [0]);
+        assert_eq!(config.children(Some(2)), [3]);
+        assert!(config.children(Some(3)).is_empty());
+        assert_eq!(config.subtree(0), [0, 1, 2, 3]);
+        // Without the last line end too.
+        assert_eq!(Config::parse(SEED.trim_end()).unwrap(), config);
+    }
+
+    #[test]
+    fn everything_at_once() {
+        let text = "compressed infile a.gz split\noutfile b split 2G\nsegsize 1400\nadd2 2:giga:fast\nhyphennormal\nserver s\nfirstclient n1\nlastclient n2\nclients 2\nn1\nn2\nendconfig\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.text(), text);
+        assert_eq!(config.data_name("node12", 1), "nodefast12");
+        let What::File { input, output } = &config.what else { panic!() };
+        assert!(input.compressed && input.split);
+        assert_eq!(output.split, Some(2 << 30));
+        let tree = "dummy 100\nfanout 3\nserver s\nfirstclient a\nlastclient z\nclients 5\na\nb\nc\nd\ne\nendconfig\n";
+        let config = Config::parse(tree).unwrap();
+        assert_eq!(config.text(), tree);
+        assert_eq!(config.children(None), [0, 1, 2]);
+        assert_eq!(config.children(Some(0)), [3, 4]);
+    }
+
+    #[test]
+    fn the_new_grammar() {
+        let text = "infile /srv/a\noutfile /srv/b\n10.77.0.2\n10.77.0.3\nendconfig\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.line, Line::Suse);
+        assert_eq!(config.text(), text);
+        assert_eq!(Config::parse(&text.replace("10.77.0.3", "\n10.77.0.3")).unwrap(), config);
+    }
+
+    #[test]
+    fn hyphens_name_cards_and_beginnings_are_not_names() {
+        let text = SEED.replace("node2\nnode3", "node12-giga\nnode1-giga");
+        let config = Config::parse(&text).unwrap();
+        let names = |n: &str| vec![n.to_owned()];
+        assert_eq!(config.find(&names("node1")), Some(1));
+        assert_eq!(config.find(&names("node12")), Some(0));
+        assert_eq!(config.find(&names("node")), None);
+    }
+
+    #[test]
+    fn errors_name_line_and_word() {
+        let wrong = |text: &str| match Config::parse(text) {
+            Err(Error::Config { line, word, .. }) => (line, word),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wrong("infile a\noutfil b\n"), (2, "outfil b".to_owned()));
+        assert_eq!(wrong("infile a zip\n"), (1, "zip".to_owned()));
+        assert_eq!(wrong(&SEED.replace("clients 4", "clients four")), (6, "four".to_owned()));
+        assert_eq!(wrong(&SEED.replace("clients 4", "clients 5")), (11, "endconfig".to_owned()));
+        assert_eq!(wrong(&SEED.replace("clients 4", "clients 3")), (10, "node5".to_owned()));
+        assert_eq!(wrong(&SEED.replace("node3", "node2")), (11, "node2".to_owned()));
+        assert_eq!(wrong("infile a\noutfile b split 2X\n"), (2, "2X".to_owned()));
+        assert_eq!(wrong("infile a\noutfile b\n"), (3, String::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(text in "(infile|outfile|compressed|server|clients|add|endconfig|[ a-z0-9:\n-]){0,30}") {
+            if let Ok(config) = Config::parse(&text) {
+                let again = Config::parse(&config.text());
+                prop_assert_eq!(again, Ok(config));
+            }
+        }
+
+        #[test]
+        fn written_is_read_back(hosts in proptest::collection::hash_set("[a-z][a-z0-9.-]{0,20}", 1..20), fanout in 1usize..9, suse: bool, verify: bool) {
+            let hosts: Vec<String> = hosts.into_iter().filter(|h| !["server", "endconfig"].iter().any(|w| h.starts_with(w)) && !h.starts_with("hyphen") && h != "add" && h != "fanout").collect();
+            prop_assume!(!hosts.is_empty());
+            let config = Config {
+                line: if suse { Line::Suse } else { Line::Classic },
+                what: What::File { input: Input { path: "/dev/sda".into(), ..Input::default() }, output: Output { path: "/dev/vda".into(), ..Output::default() } },
+                segment_size: None, cards: None, fanout, hyphen: None,
+                server: if suse { String::new() } else { "golden".into() },
+                first: if suse { String::new() } else { hosts[0].clone() },
+                last: if suse { String::new() } else { hosts[hosts.len() - 1].clone() },
+                hosts, verify,
+            };
+            prop_assert_eq!(Config::parse(&config.text()), Ok(config));
+        }
+    }
+}

@@ -1,0 +1,694 @@
+//! Dolly's two ends at their sockets.
+
+use super::net::{Dial, Stream, Waiter, accept, listener};
+use super::{Cook, Packing, Source, Store, Target, World};
+use crate::Error;
+use crate::digest::{Digest, Meter};
+use crate::dolly::config::{Config, What};
+use crate::dolly::server::Standing;
+use crate::dolly::{CONTROL_PORT, Client, DATA_PORT, Server, client, server};
+use crate::ring::Ring;
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
+
+/// How long to wait when something that cannot be waited for is busy.
+const SOON: Duration = Duration::from_millis(3);
+/// What is left to be said at a bad end goes out for this long.
+const FAREWELL: Duration = Duration::from_millis(300);
+/// Once in so long it is said who is waited for.
+const REMIND: Duration = Duration::from_secs(20);
+
+/// A copy that came.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Of what was stored.
+    pub digest: Digest,
+    /// It is what the server read.
+    pub verified: bool,
+    /// The name by which this node is listed.
+    pub name: String,
+    /// All nodes have confirmed, this one and those behind it.
+    pub clients: usize,
+}
+
+/// A copy that went out.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Of what was read.
+    pub digest: Digest,
+    /// The clients, and how it stands with each.
+    pub clients: Vec<(String, Standing)>,
+}
+
+/// A node that data goes to.
+#[derive(Debug)]
+struct Next {
+    index: usize,
+    name: String,
+    address: Option<Ipv4Addr>,
+    dial: Option<Dial>,
+    data: Option<Stream>,
+    control: Option<Stream>,
+    /// The stream's bytes that it has.
+    position: u64,
+    ended: bool,
+    reminded: Duration,
+}
+
+/// A node's links have broken, and why.
+struct Broken {
+    index: usize,
+    why: String,
+}
+
+impl Next {
+    fn new(index: usize, config: &Config, now: Duration) -> Self {
+        let name = config.hosts.get(index).map_or("", |h| h.trim_end()).to_owned();
+        Self {
+            index,
+            name,
+            address: None,
+            dial: None,
+            data: None,
+            control: None,
+            position: 0,
+            ended: false,
+            reminded: now,
+        }
+    }
+
+    fn broken(&self, why: String) -> Broken {
+        Broken { index: self.index, why }
+    }
+
+    /// Goes on connecting, data first; true the moment both stand.
+    fn connect(&mut self, world: &mut dyn World) -> bool {
+        if self.control.is_some() {
+            return false;
+        }
+        let now = world.now();
+        let Some(address) = self.address else {
+            match world.resolve(&self.name) {
+                Ok(address) => self.address = Some(address),
+                Err(why) => self.remind(world, now, &why),
+            }
+            return false;
+        };
+        let port = if self.data.is_some() { CONTROL_PORT } else { DATA_PORT };
+        let dial = self.dial.get_or_insert_with(|| Dial::new(SocketAddrV4::new(address, port)));
+        let Some(stream) = dial.poll(now) else {
+            if let Some(why) = dial.failed.clone() {
+                self.remind(world, now, &why);
+            }
+            return false;
+        };
+        self.dial = None;
+        if self.data.is_none() {
+            self.data = Some(stream);
+            return false;
+        }
+        self.control = Some(stream);
+        true
+    }
+
+    fn remind(&mut self, world: &mut dyn World, now: Duration, why: &str) {
+        if now.saturating_sub(self.reminded) >= REMIND {
+            self.reminded = now;
+            world.say(&format!("still waiting for {}: {why}", self.name));
+        }
+    }
+
+    /// Sends what the ring has for it.
+    fn pump(&mut self, ring: &Ring) -> Result<u64, Broken> {
+        let Some(data) = self.data.as_ref().filter(|_| !self.ended) else { return Ok(0) };
+        let mut all = 0;
+        while let Some(bytes) = ring.from(self.position).filter(|b| !b.is_empty()) {
+            let n = data.write(bytes).map_err(|why| self.broken(why))?;
+            self.position += n as u64;
+            all += n as u64;
+            if n < bytes.len() {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn wants_room(&self, ring: &Ring) -> bool {
+        !self.ended && self.data.is_some() && self.position < ring.end()
+    }
+
+    fn end_data(&mut self) {
+        if let Some(data) = self.data.as_ref().filter(|_| !self.ended) {
+            data.end();
+        }
+        self.ended = true;
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        match &mut self.control {
+            Some(control) => {
+                let sent = control.say(bytes);
+                sent.map_err(|why| self.broken(why))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What its control connection has brought, in `buffer`.
+    fn listen(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
+        let Some(control) = &mut self.control else { return Ok(0) };
+        let read = control.flush().and_then(|_| control.read(buffer));
+        match read {
+            Ok(Some(0)) => Err(self.broken("it has closed the connection".to_owned())),
+            Ok(n) => Ok(n.unwrap_or(0)),
+            Err(why) => Err(self.broken(why)),
+        }
+    }
+
+    fn close(&mut self) {
+        self.data = None;
+        self.control = None;
+        self.ended = true;
+        self.position = u64::MAX;
+    }
+
+    /// Closed for good, not merely not yet open.
+    const fn closed(&self) -> bool {
+        self.position == u64::MAX
+    }
+}
+
+/// A store that keeps nothing, for measurements.
+#[derive(Default)]
+struct Nowhere {
+    meter: Meter,
+    ended: bool,
+}
+
+impl Store for Nowhere {
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
+        self.meter.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+    }
+
+    fn done(&mut self) -> Option<Result<Digest, String>> {
+        self.ended.then(|| Ok(self.meter.digest()))
+    }
+}
+
+fn open(config: &Config, world: &mut dyn World) -> Result<Box<dyn Store>, Error> {
+    if config.cards.is_some() {
+        return Err(Error::Unfit {
+            what: "several network cards a node (add)",
+            why: "are not used here; take the line out of the configuration",
+        });
+    }
+    let What::File { input, output } = &config.what else {
+        return Ok(Box::new(Nowhere::default()));
+    };
+    let cook = Cook { unpack: input.compressed.then_some(Packing::Gzip), archive: None };
+    // The classic program creates only what it compresses or splits.
+    let existing = !output.compressed && output.split.is_none();
+    let target = Target { path: &output.path, existing, cook, split: output.split };
+    world.open(&target).map_err(|why| Error::Store { why })
+}
+
+struct Node<'a> {
+    world: &'a mut dyn World,
+    core: Client,
+    ring: Ring,
+    parent: Option<Stream>,
+    data: Option<Stream>,
+    next: Vec<Next>,
+    store: Option<Box<dyn Store>>,
+    stored: u64,
+    ended: bool,
+    complete: bool,
+    length: Option<u64>,
+    clients: usize,
+    digest: Option<Digest>,
+    finished: Option<bool>,
+}
+
+/// Waits for a parent, and receives and relays one stream.
+///
+/// # Errors
+/// When there is no whole copy at this node, or below it.
+pub fn receive(
+    options: client::Options,
+    ring: usize,
+    world: &mut dyn World,
+) -> Result<Received, Error> {
+    let control = listener(CONTROL_PORT)?;
+    let data = listener(DATA_PORT)?;
+    let now = world.now();
+    let mut node = Node {
+        core: Client::new(options.clone(), now),
+        world,
+        ring: Ring::new(ring),
+        parent: None,
+        data: None,
+        next: Vec::new(),
+        store: None,
+        stored: 0,
+        ended: false,
+        complete: false,
+        length: None,
+        clients: 0,
+        digest: None,
+        finished: None,
+    };
+    let mut early: Vec<(Stream, Ipv4Addr)> = Vec::new();
+    let mut peer = None;
+    let mut heard = false;
+    let mut buffer = alloc::vec![0; 4096];
+    while node.finished.is_none() {
+        let mut waiter = Waiter::default();
+        let mut limit = node.limit();
+        if node.parent.is_none() {
+            waiter.reads(&control);
+        }
+        if node.data.is_none() {
+            waiter.reads(&data);
+        }
+        if let Some(parent) = &node.parent {
+            waiter.both(parent, parent.pending());
+        }
+        let needed = node.needed();
+        let room = !node.ring.room(needed).is_empty();
+        if let Some(data) = node.data.as_ref().filter(|_| room && !node.ended) {
+            waiter.reads(data);
+        }
+        for next in &node.next {
+            if let Some(control) = &next.control {
+                waiter.both(control, control.pending());
+            }
+            if let Some(data) = next.data.as_ref().filter(|_| next.wants_room(&node.ring)) {
+                waiter.writes(data);
+            }
+            if let Some(dial) = &next.dial {
+                limit = limit.min(dial.deadline().saturating_sub(node.world.now()).max(SOON));
+                if let Some(fd) = dial.waits() {
+                    waiter.writes(fd);
+                }
+            } else if next.control.is_none() && !next.closed() {
+                limit = limit.min(Duration::from_millis(200));
+            }
+        }
+        let _ = waiter.wait(limit);
+        if node.parent.is_none()
+            && let Some((stream, from)) = accept(&control)
+        {
+            node.parent = Some(stream);
+            peer = Some(from);
+        }
+        if node.data.is_none() {
+            early.extend(accept(&data));
+            if early.len() > 8 {
+                early.remove(0);
+            }
+            if let Some(at) = early.iter().position(|(_, from)| Some(*from) == peer) {
+                node.data = Some(early.swap_remove(at).0);
+            }
+        }
+        let went = node.round(&mut buffer, &mut heard);
+        match went {
+            Ok(true) => {}
+            // Somebody looked in and left: not a parent.
+            Ok(false) => {
+                (node.parent, node.data, peer) = (None, None, None);
+            }
+            Err(e) => {
+                node.farewell(&mut buffer);
+                return Err(e);
+            }
+        }
+    }
+    // The last words must be on their way before the sockets close.
+    node.farewell(&mut buffer);
+    let verified = node.finished.unwrap_or(false);
+    let digest = node.digest.unwrap_or_else(|| Meter::default().digest());
+    Ok(Received { digest, verified, name: node.core.name(), clients: node.clients })
+}
+
+impl Node<'_> {
+    /// The position that the slowest reader needs.
+    fn needed(&self) -> u64 {
+        let stored = if self.store.is_some() { self.stored } else { self.ring.end() };
+        self.next.iter().map(|n| n.position).fold(stored, u64::min)
+    }
+
+    fn limit(&mut self) -> Duration {
+        let now = self.world.now();
+        let mut limit = Duration::from_secs(1);
+        if let Some(deadline) = self.core.deadline() {
+            limit = limit.min(deadline.saturating_sub(now));
+        }
+        if self.store.is_some() && (self.complete || self.stored < self.ring.end()) {
+            limit = limit.min(SOON);
+        }
+        limit
+    }
+
+    /// All that can be done now. False when the parent was none.
+    fn round(&mut self, buffer: &mut [u8], heard: &mut bool) -> Result<bool, Error> {
+        // Control of the parent.
+        if let Some(parent) = &mut self.parent {
+            let read = parent.flush().and_then(|_| parent.read(buffer));
+            let now = self.world.now();
+            match read {
+                Ok(None) => {}
+                Ok(Some(n)) if n > 0 => {
+                    *heard = true;
+                    self.core
+                        .step(client::Input::Parent(buffer.get(..n).unwrap_or_default()), now)?;
+                }
+                _ if !*heard => return Ok(false),
+                _ => self.core.step(client::Input::ParentClosed, now)?,
+            }
+        }
+        self.outputs()?;
+        // Data: first on, then to the disk.
+        let needed = self.needed();
+        if let Some(data) = self.data.as_ref().filter(|_| !self.ended) {
+            let room = self.ring.room(needed);
+            if !room.is_empty() {
+                match data.read(room) {
+                    Ok(None) => {}
+                    Ok(Some(n)) if n > 0 => {
+                        self.ring.filled(n);
+                        let now = self.world.now();
+                        self.core.step(client::Input::Received(self.ring.end()), now)?;
+                    }
+                    _ => {
+                        self.ended = true;
+                        let now = self.world.now();
+                        self.core.step(client::Input::DataEnd, now)?;
+                    }
+                }
+            }
+        }
+        for i in 0..self.next.len() {
+            let now = self.world.now();
+            let Some(next) = self.next.get_mut(i).filter(|n| !n.closed()) else { continue };
+            let index = next.index;
+            if next.connect(self.world) {
+                self.core.step(client::Input::Connected(index), now)?;
+                continue;
+            }
+            let pumped = next.pump(&self.ring).and_then(|_| next.listen(buffer));
+            if self.complete && next.position == self.ring.end() {
+                next.end_data();
+            }
+            match pumped {
+                Ok(0) => {}
+                Ok(n) => {
+                    let bytes = buffer.get(..n).unwrap_or_default();
+                    self.core.step(client::Input::Child(index, bytes), now)?;
+                }
+                Err(broken) => self.lost(&broken)?,
+            }
+        }
+        self.disk()?;
+        let now = self.world.now();
+        self.core.step(client::Input::Tick, now)?;
+        self.outputs()?;
+        if self.length.is_some() || self.ring.end() > 0 {
+            self.world.progress(self.ring.end(), self.length);
+        }
+        Ok(true)
+    }
+
+    fn lost(&mut self, broken: &Broken) -> Result<(), Error> {
+        if let Some(next) = self.next.iter_mut().find(|n| n.index == broken.index) {
+            next.close();
+        }
+        let now = self.world.now();
+        self.core.step(client::Input::ChildClosed(broken.index, &broken.why), now)
+    }
+
+    fn disk(&mut self) -> Result<(), Error> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let mut result = Ok(());
+        while let Some(bytes) = self.ring.from(self.stored).filter(|b| !b.is_empty()) {
+            match store.put(bytes) {
+                Ok(0) => break,
+                Ok(n) => self.stored += n as u64,
+                Err(why) => {
+                    result = Err(why);
+                    break;
+                }
+            }
+        }
+        let now = self.world.now();
+        if let Err(why) = result {
+            self.world.say(&format!("cannot store, but goes on relaying: {why}"));
+            self.store = None;
+            return self.core.step(client::Input::Stored(Err(&why)), now);
+        }
+        if self.complete && self.stored == self.ring.end() {
+            store.end();
+            if let Some(how) = store.done() {
+                self.store = None;
+                self.digest = how.as_ref().ok().copied();
+                let how = how.as_ref().copied().map_err(String::as_str);
+                return self.core.step(client::Input::Stored(how), now);
+            }
+        }
+        Ok(())
+    }
+
+    fn outputs(&mut self) -> Result<(), Error> {
+        while let Some(output) = self.core.output() {
+            match output {
+                client::Output::ToParent(bytes) => {
+                    if let Some(parent) = &mut self.parent {
+                        // A break is noticed when reading.
+                        let _ = parent.say(&bytes);
+                    }
+                }
+                client::Output::ToChild(index, bytes) => {
+                    let said = match self.next.iter_mut().find(|n| n.index == index) {
+                        Some(next) => next.say(&bytes),
+                        None => Ok(()),
+                    };
+                    if let Err(broken) = said {
+                        self.lost(&broken)?;
+                    }
+                }
+                client::Output::Configured { config, index, children, directories } => {
+                    let place = index + 1;
+                    self.clients = config.hosts.len();
+                    self.world.say(&format!(
+                        "this is {}, {place} of {}",
+                        config.hosts.get(index).map_or("", String::as_str),
+                        self.clients
+                    ));
+                    if directories {
+                        return Err(Error::Unfit {
+                            what: "a copy of directories (dolly -D)",
+                            why: "is not received here; send an image or a disk",
+                        });
+                    }
+                    self.store = Some(open(&config, self.world)?);
+                    let now = self.world.now();
+                    self.next = children.iter().map(|i| Next::new(*i, &config, now)).collect();
+                }
+                client::Output::Length(length) => self.length = Some(length),
+                client::Output::Complete(_) => self.complete = true,
+                client::Output::Finished { verified } => self.finished = Some(verified),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is left to be said, and lets the peers read it.
+    fn farewell(&mut self, buffer: &mut [u8]) {
+        let until = self.world.now() + FAREWELL;
+        while let Some(output) = self.core.output() {
+            if let (client::Output::ToParent(bytes), Some(parent)) = (output, &mut self.parent) {
+                let _ = parent.say(&bytes);
+            }
+        }
+        if let Some(parent) = &mut self.parent {
+            while parent.flush() == Ok(false) && self.world.now() < until {
+                let mut waiter = Waiter::default();
+                waiter.writes(&*parent);
+                let _ = waiter.wait(SOON);
+            }
+            parent.end();
+            // Unread bytes would turn the end into a reset, which may overtake
+            // what was said.
+            while self.world.now() < until {
+                match parent.read(buffer) {
+                    Ok(Some(n)) if n > 0 => {}
+                    Ok(None) => {
+                        let mut waiter = Waiter::default();
+                        waiter.reads(&*parent);
+                        let _ = waiter.wait(SOON);
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+/// Sends one stream to all clients of `config`, whose file is `text`.
+///
+/// # Errors
+/// When not all have a whole copy; [`Server::clients`] is in the world's ear
+/// by then.
+pub fn send(
+    config: Config,
+    text: &str,
+    verify: bool,
+    options: server::Options,
+    ring: usize,
+    source: &mut dyn Source,
+    world: &mut dyn World,
+) -> Result<Sent, Error> {
+    if config.cards.is_some() {
+        return Err(Error::Unfit {
+            what: "several network cards a node (add)",
+            why: "are not used here; take the line out of the configuration",
+        });
+    }
+    let now = world.now();
+    let mut core = Server::new(config, text, verify, options, now)?;
+    let result = serve(&mut core, ring, source, world);
+    if result.is_err() {
+        for (name, standing) in core.clients() {
+            world.say(&format!("  {:<20} {standing}", name.trim_end()));
+        }
+    }
+    let digest = result?;
+    let clients = core.clients().map(|(n, s)| (n.trim_end().to_string(), s.clone())).collect();
+    Ok(Sent { digest, clients })
+}
+
+fn serve(
+    core: &mut Server,
+    ring: usize,
+    source: &mut dyn Source,
+    world: &mut dyn World,
+) -> Result<Digest, Error> {
+    let mut ring = Ring::new(ring);
+    let mut next: Vec<Next> = Vec::new();
+    let mut buffer = alloc::vec![0; 4096];
+    let mut meter = Meter::default();
+    let (mut begun, mut source_end, mut told) = (false, false, false);
+    loop {
+        // What the core wants.
+        while let Some(output) = core.output() {
+            match output {
+                server::Output::Connect(index) => {
+                    let now = world.now();
+                    next.push(Next::new(index, core.config(), now));
+                }
+                server::Output::ToChild(index, bytes) => {
+                    let said = next.iter_mut().find(|n| n.index == index).map(|n| n.say(&bytes));
+                    if let Some(Err(broken)) = said {
+                        let now = world.now();
+                        core.step(server::Input::ChildClosed(broken.index, &broken.why), now)?;
+                    }
+                }
+                server::Output::Said(line) => world.say(&line),
+                server::Output::Begin => {
+                    begun = true;
+                    world.say("all clients are ready");
+                }
+                server::Output::EndData => next.iter_mut().for_each(Next::end_data),
+                server::Output::Finished => return Ok(meter.digest()),
+            }
+        }
+        let now = world.now();
+        let mut limit = core
+            .deadline()
+            .map_or(Duration::from_secs(1), |d| d.saturating_sub(now).min(Duration::from_secs(1)));
+        // The source.
+        if begun && !source_end {
+            let needed = next.iter().map(|n| n.position).min().unwrap_or(0);
+            let room = ring.room(needed);
+            // Small reads cost more than they bring.
+            let some = room.len().min(1 << 20);
+            if some > 0 {
+                let room = room.get_mut(..some).unwrap_or_default();
+                match source.read(room).map_err(|why| Error::Source { why })? {
+                    Some(0) => source_end = true,
+                    Some(n) => {
+                        meter.update(room.get(..n).unwrap_or_default());
+                        ring.filled(n);
+                        limit = Duration::ZERO;
+                    }
+                    None => limit = limit.min(SOON),
+                }
+            }
+        }
+        let mut waiter = Waiter::default();
+        for next in &next {
+            if let Some(control) = &next.control {
+                waiter.both(control, control.pending());
+            }
+            if let Some(data) = next.data.as_ref().filter(|_| next.wants_room(&ring)) {
+                waiter.writes(data);
+            }
+            if let Some(dial) = &next.dial {
+                limit = limit.min(dial.deadline().saturating_sub(now).max(SOON));
+                if let Some(fd) = dial.waits() {
+                    waiter.writes(fd);
+                }
+            } else if next.control.is_none() && !next.closed() {
+                limit = limit.min(Duration::from_millis(200));
+            }
+        }
+        let _ = waiter.wait(limit);
+        for next in &mut next {
+            if next.closed() {
+                continue;
+            }
+            let index = next.index;
+            if next.connect(world) {
+                world.say(&format!("connected to {}", next.name));
+                core.step(server::Input::Connected(index), world.now())?;
+                continue;
+            }
+            let now = world.now();
+            let went = next.pump(&ring);
+            if matches!(went, Ok(n) if n > 0) {
+                core.step(server::Input::Sent(next.position), now)?;
+            }
+            match went.and_then(|_| next.listen(&mut buffer)) {
+                Ok(0) => {}
+                Ok(n) => {
+                    core.step(
+                        server::Input::Child(index, buffer.get(..n).unwrap_or_default()),
+                        now,
+                    )?;
+                }
+                Err(broken) => {
+                    next.close();
+                    core.step(server::Input::ChildClosed(broken.index, &broken.why), now)?;
+                }
+            }
+        }
+        if source_end && !told && next.iter().all(|n| n.position >= ring.end()) {
+            told = true;
+            core.step(server::Input::End(meter.digest()), world.now())?;
+        }
+        core.step(server::Input::Tick, world.now())?;
+        if begun {
+            let sent = next.iter().map(|n| n.position).min().unwrap_or(0).min(ring.end());
+            world.progress(sent, source.length());
+        }
+    }
+}

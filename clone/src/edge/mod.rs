@@ -1,0 +1,110 @@
+//! Where the state machines meet sockets: loops that move the bytes.
+//!
+//! One loop a protocol and role, the same in `/init` and in the host command.
+//! What differs between those two, files and disks, names and the user's
+//! screen, is behind [`World`], [`Store`] and [`Source`]. Data goes to the next
+//! nodes before it goes to the disk; a [`Ring`](crate::ring::Ring) bounds what
+//! is held meanwhile.
+//!
+//! IPv4 only, as the programs that these protocols come from.
+
+pub mod dolly;
+pub mod net;
+
+use crate::digest::Digest;
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+/// What a loop needs of the machine it runs on.
+pub trait World {
+    /// Time since some fixed moment.
+    fn now(&mut self) -> Duration;
+
+    /// A host's address.
+    ///
+    /// # Errors
+    /// When the name is not known.
+    fn resolve(&mut self, host: &str) -> Result<Ipv4Addr, String>;
+
+    /// Tells the user one thing.
+    fn say(&mut self, text: &str);
+
+    /// Tells the user how far it is. Called often.
+    fn progress(&mut self, done: u64, total: Option<u64>);
+
+    /// Opens what the received bytes go to, before anyone waits for this node.
+    ///
+    /// # Errors
+    /// When it cannot be written to; says its name and why.
+    fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String>;
+}
+
+/// What is to be written, as the sender names it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its name; empty when the protocol has none.
+    pub path: &'a str,
+    /// It must be there already.
+    pub existing: bool,
+    /// What is to be done with the bytes on the way.
+    pub cook: Cook,
+    /// Into parts of this many bytes, `NAME_0`, `NAME_1` and so on.
+    pub split: Option<u64>,
+}
+
+/// What is done with received bytes before they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cook {
+    /// Unpacked, and how it was packed.
+    pub unpack: Option<Packing>,
+    /// The name is a directory, and the bytes an archive of its files.
+    pub archive: Option<Archive>,
+}
+
+/// How bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// gzip.
+    Gzip,
+    /// compress, `.Z`.
+    Compress,
+}
+
+/// A kind of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archive {
+    /// tar.
+    Tar,
+    /// cpio.
+    Cpio,
+}
+
+/// What takes the received bytes.
+pub trait Store {
+    /// Takes the beginning of `bytes` and says how much that was; 0 when it
+    /// has enough to do for now.
+    ///
+    /// # Errors
+    /// When it cannot be stored; nothing more is then offered.
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, String>;
+
+    /// No more will come.
+    fn end(&mut self);
+
+    /// After [`Store::end`]: whether all is stored, and the digest of it.
+    fn done(&mut self) -> Option<Result<Digest, String>>;
+}
+
+/// Where sent bytes come from.
+pub trait Source {
+    /// The next bytes; 0 at the end, nothing when they are not there yet.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, String>;
+
+    /// The length, where it is known.
+    fn length(&self) -> Option<u64>;
+}
