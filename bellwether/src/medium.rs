@@ -31,16 +31,37 @@ struct Parts {
     menu: Menu,
 }
 
-/// Finds or makes kernel and initramfs. `prefix` is how the boot loader
-/// reaches them: `/` on a medium, nothing over TFTP.
-fn parts(boot: &Boot<'_>, work: &Workplace, prefix: &str) -> Result<Parts, Failure> {
+/// A kernel for these boot loaders, and its release when its name says it.
+struct Kernel {
+    path: PathBuf,
+    release: Option<String>,
+}
+
+impl Boot<'_> {
+    fn kernel(&self) -> Result<Kernel, Failure> {
+        let in_root = self.root.filter(|root| root.is_dir());
+        let (path, release) = match (self.kernel, in_root) {
+            (Some(kernel), _) => (kernel.to_owned(), None),
+            (None, Some(root)) => kernel_in(root)?,
+            (None, None) => {
+                return Err(usage("--kernel says which kernel to boot, and is missing"));
+            }
+        };
+        check_kernel(&path)?;
+        Ok(Kernel { path, release })
+    }
+}
+
+/// Finds or makes the initramfs. `prefix` is how the boot loader reaches it
+/// and the kernel: `/` on a medium, nothing over TFTP.
+fn parts(
+    boot: &Boot<'_>,
+    kernel: Kernel,
+    work: &Workplace,
+    prefix: &str,
+) -> Result<Parts, Failure> {
     let in_root = boot.root.filter(|root| root.is_dir());
-    let (kernel, release) = match (boot.kernel, in_root) {
-        (Some(kernel), _) => (kernel.to_owned(), None),
-        (None, Some(root)) => kernel_in(root)?,
-        (None, None) => return Err(usage("--kernel says which kernel to boot, and is missing")),
-    };
-    check_kernel(&kernel)?;
+    let Kernel { path: kernel, release } = kernel;
     let mut files = vec![(format!("{DIR}/vmlinuz"), kernel)];
     let mut initrd = Vec::new();
     let mut add = |name: String, from: &Path, files: &mut Vec<(String, PathBuf)>| {
@@ -162,9 +183,6 @@ pub fn iso(what: &Iso) -> Result<(), Failure> {
     let Some(output) = &what.output else {
         return Err(usage("-o says where to write the ISO, and is missing"));
     };
-    media::check_iso()?;
-    let draft = Draft::new(output)?;
-    let work = Workplace::new(&output.with_extension("parts"))?;
     let boot = Boot {
         root: what.root.as_deref(),
         kernel: what.kernel.as_deref(),
@@ -177,7 +195,11 @@ pub fn iso(what: &Iso) -> Result<(), Failure> {
         title: what.title.as_deref(),
         timeout: what.timeout,
     };
-    let Parts { mut files, mut menu } = parts(&boot, &work, "/")?;
+    let kernel = boot.kernel()?;
+    media::check_iso()?;
+    let draft = Draft::new(output)?;
+    let work = Workplace::new(&output.with_extension("parts"))?;
+    let Parts { mut files, mut menu } = parts(&boot, kernel, &work, "/")?;
     let mtime = mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?;
     if let Some(root) = &what.root {
         let (name, image) = root_image(root, mtime, &work)?;
@@ -288,7 +310,7 @@ pub fn pxe(what: &Pxe) -> Result<(), Failure> {
     if boot.append.is_none() {
         return Err(usage("--append says where the root comes from, and is missing"));
     }
-    let Parts { files, menu } = parts(&boot, &work, "")?;
+    let Parts { files, menu } = parts(&boot, boot.kernel()?, &work, "")?;
     fs::create_dir_all(&what.dir)
         .map_err(|source| Error::Write { path: what.dir.clone(), source })?;
     let lacking = media::pxe_tree(&menu, &files, &what.dir)?;

@@ -21,6 +21,11 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("mmdebstrap", "live systems from Debian packages"),
     ("squashfs-tools", "their images"),
     ("xorriso", "their ISOs"),
+    ("mtools", "the FAT image inside an ISO"),
+    ("isolinux", "boot loader of ISOs for BIOS"),
+    ("grub-efi-amd64-bin", "boot loader of ISOs for UEFI"),
+    ("ovmf", "UEFI firmware"),
+    ("e2fsprogs", "ext2 images"),
     ("iproute2", "bridges and taps"),
     ("util-linux", "namespaces: unshare, nsenter, setpriv"),
     ("kmod", "module indexes: depmod"),
@@ -48,6 +53,16 @@ pub const FOR_DISKS: &[(&str, &str)] = &[
     ("gzip", "compressed images"),
     ("xz-utils", "the same"),
     ("zstd", "the same"),
+];
+
+/// What the scenarios about servers besides NFS need.
+pub const FOR_SOURCES: &[(&str, &str)] = &[
+    ("nginx-light", "HTTP"),
+    ("vsftpd", "FTP"),
+    ("atftpd", "TFTP with windows"),
+    ("nbd-server", "network block devices"),
+    ("samba", "CIFS"),
+    ("qemu-system-common", "virtiofsd"),
 ];
 
 /// True when this process is root.

@@ -20,6 +20,9 @@ pub struct Test {
 
 type Step = (&'static str, fn() -> Result<()>);
 
+/// First: some unit tests run programs that come with them.
+const PACKAGES: &[Step] = &[("packages", packages::ensure)];
+
 const QUICK: &[Step] = &[
     ("rustfmt", || cargo(&["fmt", "--all", "--check"])),
     ("clippy", || {
@@ -43,7 +46,6 @@ const QUICK: &[Step] = &[
 ];
 
 const MACHINES: &[Step] = &[
-    ("packages", packages::ensure),
     ("sizes", || Sizes {}.run()),
     ("scenarios", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines"];
@@ -54,10 +56,11 @@ const MACHINES: &[Step] = &[
 impl Test {
     /// Runs every step, also after a failure, and prints a summary.
     pub fn run(self) -> Result<()> {
-        let machines = if self.quick { &[] } else { MACHINES };
+        let (packages, machines) =
+            if self.quick { (&[][..], &[][..]) } else { (PACKAGES, MACHINES) };
         let mut failed = 0;
         let mut summary = Vec::new();
-        for (name, step) in QUICK.iter().chain(machines) {
+        for (name, step) in packages.iter().chain(QUICK).chain(machines) {
             println!("== {name}");
             let start = Instant::now();
             let outcome = step();
