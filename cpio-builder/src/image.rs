@@ -287,7 +287,7 @@ pub fn index(
     let ids: BTreeMap<usize, usize> = chosen.iter().enumerate().map(|(id, n)| (*n, id)).collect();
     let here = |list: Vec<usize>| list.iter().filter_map(|n| ids.get(n).copied()).collect();
     let soft = |names: &[String]| {
-        here(names.iter().filter_map(|name| tree.resolve(name)).flatten().collect())
+        here(names.iter().flat_map(|name| tree.wished(name)).collect())
     };
     let mut unresolved = BTreeSet::new();
     let modules = chosen.iter().filter_map(|n| {

@@ -299,6 +299,18 @@ impl KernelTree {
         known.then_some(found)
     }
 
+    /// Modules that a soft dependency wishes for. Where the kernel has a library of
+    /// that name built in, the wish is for the algorithm of its crypto interface:
+    /// f2fs asks for `crc32`, and cannot mount without `crypto-crc32`.
+    #[must_use]
+    pub fn wished(&self, name: &str) -> Vec<usize> {
+        let found = self.resolve(name).unwrap_or_default();
+        if found.is_empty() && self.builtin.contains(&normalise_name(name)) {
+            return self.resolve(&format!("crypto-{name}")).unwrap_or_default();
+        }
+        found
+    }
+
     /// The modules' direct needs as numbers. Needs that are neither modules
     /// nor built in go to `missing`.
     fn needs(&self, module: &KernelModule, missing: &mut BTreeSet<String>) -> Vec<usize> {
@@ -362,7 +374,7 @@ impl KernelTree {
             }
             todo.extend(self.needs(module, missing));
             let soft = module.soft_pre.iter().chain(&module.soft_post).chain(&module.weak);
-            todo.extend(soft.filter_map(|name| self.resolve(name)).flatten());
+            todo.extend(soft.flat_map(|name| self.wished(name)));
         }
         all
     }

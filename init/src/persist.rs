@@ -35,8 +35,12 @@ const MAX_CONF: usize = 256 << 10;
 /// The name of that file.
 const CONF: &str = "persistence.conf";
 
-/// How long a volume may take to appear after the medium did.
-const WAIT_MS: u64 = 5000;
+/// How long the bus must be silent before a volume that the line asks for counts as
+/// not there: a USB stick says nothing for a second after its controller is up.
+const PATIENCE_MS: u64 = 3000;
+
+/// How long a volume may take at most, however busy the bus is.
+const WAIT_MS: u64 = 30_000;
 
 /// Size of an image file that is made when the line names none.
 const DEFAULT_SIZE: u64 = 1 << 30;
@@ -175,8 +179,9 @@ pub fn find(
     dialect: Dialect,
 ) -> Result<Kept, String> {
     let mut hunt = Hunt::new(machine, plan, found, layers, layout);
+    let volume = hunt.volume();
     let home = hunt.home();
-    let volume = match hunt.volume() {
+    let volume = match volume {
         Ok(volume) => volume,
         Err(_) if home.is_some() => {
             let origin = "the home volume".to_string();
@@ -412,18 +417,12 @@ impl<'h> Hunt<'h> {
         self.mount(&blob)
     }
 
-    /// A volume for `/home`, mounted.
+    /// A volume for `/home`, mounted. It is not waited for: that was done for the
+    /// other one, and few have it.
     fn home(&mut self) -> Option<String> {
-        if self.plan.home_labels.is_empty() {
-            return None;
-        }
-        match self.by_labels(&self.plan.home_labels.clone()) {
-            Ok(volume) => Some(volume.mounted),
-            Err(why) => {
-                self.machine.log.detail(&why);
-                None
-            }
-        }
+        let labels = self.plan.home_labels.clone();
+        let found = if labels.is_empty() { None } else { self.among_all(&labels) };
+        found.map(|volume| volume.mounted)
     }
 
     fn network(&mut self, source: &Source) -> Result<Volume, String> {
@@ -465,37 +464,62 @@ impl<'h> Hunt<'h> {
                 });
             match answering {
                 Ok(path) => return Ok(path),
-                Err(why) if self.machine.settled() || now_ms() >= deadline => return Err(why),
-                Err(_) => self.machine.wait(&[], Some(deadline)),
+                Err(why) if !self.may_come(deadline) => return Err(why),
+                Err(_) => {}
             }
         }
+    }
+
+    /// Waits for something to happen on the bus; false when nothing more will.
+    fn may_come(&mut self, deadline: u64) -> bool {
+        // What nobody asked for is not worth a wait.
+        let patience = if self.plan.silent { 0 } else { PATIENCE_MS };
+        let quiet = self.machine.quiet_at().saturating_add(patience);
+        let now = now_ms();
+        if now >= deadline || (now >= quiet && self.machine.settled()) {
+            return false;
+        }
+        // A driver that is still busy ends the wait when it is done.
+        self.machine.wait(&[], Some(if quiet > now { quiet.min(deadline) } else { deadline }));
+        true
     }
 
     /// The first volume, file or directory with one of these names.
     fn by_labels(&mut self, labels: &[String]) -> Result<Volume, String> {
         let deadline = now_ms().saturating_add(WAIT_MS);
+        // Which of several is meant shows when all are there.
         while !self.machine.settled() && now_ms() < deadline {
             self.machine.wait(&[], Some(deadline));
         }
+        let mut seen = None;
+        loop {
+            if seen != Some(self.machine.block_changes) {
+                seen = Some(self.machine.block_changes);
+                if let Some(volume) = self.among_all(labels) {
+                    return Ok(volume);
+                }
+            }
+            // A volume that is there and does not do is the answer.
+            if !self.why.is_empty() {
+                return Err(core::mem::take(&mut self.why));
+            }
+            if !self.may_come(deadline) {
+                return Err(format!("no volume is called {}", labels.join(" or ")));
+            }
+        }
+    }
+
+    fn among_all(&mut self, labels: &[String]) -> Option<Volume> {
         let names: Vec<String> = self.machine.blocks().map(ToString::to_string).collect();
         let names = device::volumes(&names, self.plan.removable_only);
-        for label in labels {
+        labels.iter().find_map(|label| {
             if self.plan.filesystem
                 && let Some(volume) = self.labelled(label, &names)
             {
-                return Ok(volume);
+                return Some(volume);
             }
-            if (self.plan.file || self.plan.directory)
-                && let Some(volume) = self.named(label, &names)
-            {
-                return Ok(volume);
-            }
-        }
-        if self.why.is_empty() {
-            Err(format!("no volume is called {}", labels.join(" or ")))
-        } else {
-            Err(core::mem::take(&mut self.why))
-        }
+            if self.plan.file || self.plan.directory { self.named(label, &names) } else { None }
+        })
     }
 
     /// A file system, or a partition, of this name.

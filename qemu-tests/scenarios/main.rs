@@ -9,3 +9,4 @@ mod nfs;
 mod nics;
 mod peer;
 mod pxe;
+mod storage;

@@ -82,7 +82,16 @@ pub enum Bus {
 struct Drive {
     bus: Bus,
     image: PathBuf,
-    optical: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Optical,
+    /// Writes are forgotten when the machine is gone.
+    Disk,
+    /// Writes reach the image.
+    Kept,
 }
 
 /// A machine before it is switched on.
@@ -126,17 +135,24 @@ impl<'lab> MachineBuilder<'lab> {
         self
     }
 
-    /// Adds a disk; writes go to a throw-away copy.
+    /// Adds a disk; writes go to a throw-away copy, which survives restarts.
     #[must_use]
     pub fn disk(mut self, bus: Bus, image: &Path) -> Self {
-        self.drives.push(Drive { bus, image: image.to_owned(), optical: false });
+        self.drives.push(Drive { bus, image: image.to_owned(), kind: Kind::Disk });
+        self
+    }
+
+    /// Adds a disk whose writes reach the image itself.
+    #[must_use]
+    pub fn kept_disk(mut self, bus: Bus, image: &Path) -> Self {
+        self.drives.push(Drive { bus, image: image.to_owned(), kind: Kind::Kept });
         self
     }
 
     /// Adds an optical drive with a medium.
     #[must_use]
     pub fn cdrom(mut self, bus: Bus, image: &Path) -> Self {
-        self.drives.push(Drive { bus, image: image.to_owned(), optical: true });
+        self.drives.push(Drive { bus, image: image.to_owned(), kind: Kind::Optical });
         self
     }
 
@@ -239,10 +255,13 @@ impl<'lab> MachineBuilder<'lab> {
 
     fn add_drives(&self, qemu: &mut Command) {
         for (index, drive) in self.drives.iter().enumerate() {
-            let mode = if drive.optical { "readonly=on,media=cdrom" } else { "snapshot=on" };
+            let (kind, mode) = match drive.kind {
+                Kind::Optical => ("cd", "readonly=on,media=cdrom"),
+                Kind::Disk => ("hd", "snapshot=on"),
+                Kind::Kept => ("hd", "cache=unsafe"),
+            };
             let image = drive.image.display();
             qemu.arg("-drive").arg(format!("if=none,id=d{index},format=raw,{mode},file={image}"));
-            let kind = if drive.optical { "cd" } else { "hd" };
             match drive.bus {
                 Bus::VirtioScsi => {
                     qemu.arg("-device").arg(format!("virtio-scsi-pci,id=s{index}"));
@@ -355,6 +374,17 @@ impl Machine {
         self.wait_unless_failed("bellwether: ready in", limit)?;
         self.expect("# ", Duration::from_secs(60))?;
         self.quiet_shell()
+    }
+
+    /// Restarts a machine that is at a shell, at once and with everything written,
+    /// and waits for the shell again.
+    ///
+    /// # Errors
+    /// As [`Machine::shell`].
+    pub fn restart(&mut self, limit: Duration) -> Result<()> {
+        self.send_line("sync; echo b >/proc/sysrq-trigger")?;
+        self.expect("Linux version", limit)?;
+        self.shell(limit)
     }
 
     /// From a prompt to a shell that prints nothing but what commands print.

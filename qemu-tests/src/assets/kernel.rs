@@ -58,6 +58,62 @@ impl Assets {
     }
 }
 
+/// Where Debian's headers are, as their makefiles have it.
+const HEADERS: &str = "/usr/src/linux-headers-";
+
+impl Assets {
+    /// The modules of a kernel and a driver that Debian 12 leaves out, for NTFS, made
+    /// of Debian's sources of the same kernel. Downloads 150 MB and takes a minute.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when a package cannot be fetched or the compiler fails.
+    pub fn ntfs3(&self, kernel: &Kernel) -> Result<PathBuf> {
+        let version = &kernel.version;
+        let series: Vec<&str> = version.split(['.', '-']).collect();
+        let series = series.get(..2).unwrap_or_default().join(".");
+        let dir = self.entry("ntfs3", &format!("1: {version}"), |dir| {
+            let abi = version.trim_end_matches("-cloud-amd64").trim_end_matches("-amd64");
+            let packages = [
+                format!("linux-source-{series}"),
+                format!("linux-headers-{version}"),
+                format!("linux-headers-{abi}-common"),
+                format!("linux-kbuild-{series}"),
+            ];
+            shell::run(shell::command("apt-get").arg("download").args(&packages).current_dir(dir))?;
+            for package in &packages {
+                let deb = only(dir, &format!("{package}_"))?;
+                shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
+            }
+            let sources = format!("linux-source-{series}/fs/ntfs3");
+            let tarball = dir.join(format!("usr/src/linux-source-{series}.tar.xz"));
+            let mut tar = shell::command("tar");
+            shell::run(tar.arg("-xf").arg(&tarball).arg(&sources).current_dir(dir))?;
+            // The makefiles name each other by where the packages would install them.
+            let place = dir.to_string_lossy();
+            let headers = format!("{place}{HEADERS}{version}");
+            let scripts = format!(
+                "find {place}/usr/src -name Makefile | xargs sed -i 's|/usr/src|{place}/usr/src|g'; \
+                 for each in {headers} {place}{HEADERS}{abi}-common; do \
+                 for link in scripts tools; do ln -sfn {place}/usr/lib/linux-kbuild-{series}/$link $each/$link; done; done"
+            );
+            shell::sh(&["sh", "-euc", &scripts])?;
+            let built = format!("M={}", dir.join(&sources).display());
+            let options = ["CONFIG_NTFS3_FS=m", "CC=gcc", "modules"];
+            shell::run(shell::command("make").args(["-C", &headers, &built]).args(options))?;
+            let modules = dir.join("lib/modules");
+            std::fs::create_dir_all(&modules).map_err(Error::at("make", &modules))?;
+            let all = modules.join(version);
+            let (from, to) = (kernel.modules.to_string_lossy(), all.to_string_lossy());
+            shell::sh(&["cp", "-a", &from, &to])?;
+            let driver = dir.join(&sources).join("ntfs3.ko");
+            let place = all.join("kernel/fs/ntfs3.ko");
+            std::fs::copy(&driver, &place).map_err(Error::at("copy", &driver))?;
+            shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
+        })?;
+        Ok(dir.join("lib/modules").join(version))
+    }
+}
+
 /// The package behind a meta package: `linux-image-amd64` is empty itself.
 fn real_package(meta: &str) -> Result<String> {
     let depends = || shell::sh(&["apt-cache", "depends", meta]);

@@ -208,7 +208,7 @@ fn squash(root: &Path, image: &Path) -> Result<()> {
 }
 
 /// The cache entry that a path belongs to: carries the hash of its recipe.
-fn name_of(path: &Path) -> Result<String> {
+pub(super) fn name_of(path: &Path) -> Result<String> {
     let cache = crate::workspace::lab().join("cache");
     let inside = path
         .strip_prefix(&cache)

@@ -7,6 +7,7 @@
 
 mod kernel;
 pub mod live;
+pub mod media;
 mod ours;
 mod peers;
 mod sources;
@@ -15,7 +16,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 pub use kernel::{Flavour, Kernel};
-pub use ours::{Profile, replace};
+pub use ours::{FULL, Profile, replace};
 pub use peers::Peer;
 
 use crate::{Error, Result, shell, workspace};

@@ -17,6 +17,9 @@ pub enum Profile {
     Virt,
     /// Every network card and what booting over one needs.
     Net,
+    /// Virtual machines again, with the full `/init`, device-mapper and every file
+    /// system that the kernel has.
+    Disks,
 }
 
 impl Profile {
@@ -25,9 +28,46 @@ impl Profile {
         match self {
             Profile::Virt => "virt",
             Profile::Net => "net",
+            Profile::Disks => "disks",
+        }
+    }
+
+    /// What `bellwether build` is told.
+    fn options(self) -> Vec<&'static str> {
+        match self {
+            Profile::Virt | Profile::Net => vec!["--profile", self.word()],
+            Profile::Disks => {
+                let mut words = FULL.to_vec();
+                words.extend(DISK_MODULES.iter().flat_map(|module| ["--add", module]));
+                words
+            }
         }
     }
 }
+
+/// An image for virtual machines that carries the full `/init`.
+pub const FULL: [&str; 3] = ["--profile", "virt", "--full"];
+
+/// What [`Profile::Disks`] adds to it.
+const DISK_MODULES: [&str; 17] = [
+    "dm_mod",
+    "dm_snapshot",
+    "dm_verity",
+    "dm_crypt",
+    "brd",
+    "btrfs",
+    "xfs",
+    "erofs",
+    "udf",
+    "exfat",
+    "crypto-sha256",
+    "crypto-sha512",
+    "crypto-xxhash64",
+    "crypto-xts",
+    "crypto-aes",
+    "crypto-ecb",
+    "crypto-blake2b-256",
+];
 
 impl Assets {
     /// Our `/init` for an image of this profile, built from the workspace as it
@@ -53,7 +93,21 @@ impl Assets {
     /// # Errors
     /// [`Error::Command`] when something does not build.
     pub fn our_initrd(&self, kernel: &Kernel, profile: Profile) -> Result<PathBuf> {
-        let name = format!("bellwether-{}-{}", kernel.version, profile.word());
+        self.our_initrd_of(kernel, profile, profile.word(), &profile.options())
+    }
+
+    /// Our initramfs with other options than a profile's; `name` tells it from others.
+    ///
+    /// # Errors
+    /// As [`Assets::our_initrd`].
+    pub fn our_initrd_of(
+        &self,
+        kernel: &Kernel,
+        profile: Profile,
+        name: &str,
+        options: &[&str],
+    ) -> Result<PathBuf> {
+        let name = format!("bellwether-{}-{name}", kernel.version);
         let initrd = self.cache.join(format!("{name}-{}.img", std::process::id()));
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
         if built.contains(&initrd) {
@@ -61,16 +115,7 @@ impl Assets {
         }
         let init = self.our_init(profile)?;
         let mut build = cargo("run");
-        build.args([
-            "--profile",
-            "quick",
-            "-p",
-            "bellwether",
-            "--",
-            "build",
-            "--profile",
-            profile.word(),
-        ]);
+        build.args(["--profile", "quick", "-p", "bellwether", "--", "build"]).args(options);
         build.arg("--modules").arg(&kernel.modules).arg("--init").arg(init);
         shell::run(build.arg("-o").arg(&initrd))?;
         built.push(initrd.clone());

@@ -1,0 +1,99 @@
+//! Images in images, read-only roots, plain disks.
+
+use qemu_tests::assets::media::{Fs, gpt};
+use qemu_tests::scenario;
+
+use super::{DISK, assert_contains, assert_said, boot, client, live_iso, mounted, nested_iso};
+
+/// ISO, squashfs, ext4 image: a snapshot as dracut makes it, or an overlay when asked.
+#[test]
+fn dracut_s_image_in_an_image() {
+    scenario("storage-nested", |lab| {
+        let iso = nested_iso(lab)?;
+        let line = "root=live:CDLABEL=DRA rd.live.image";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &iso))?;
+        assert!(mounted(&mut machine, "/")?.starts_with("/dev/dm-0 / ext4 rw"));
+        assert_contains(&machine.run("dmsetup table")?, "live-rw: 0 65536 snapshot");
+        machine.run("echo new >/new")?;
+        drop(machine);
+
+        let line = format!("{line} rd.overlay");
+        let mut machine = boot(client(lab, &line)?.disk(DISK, &iso))?;
+        assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
+        assert!(mounted(&mut machine, "/run/initramfs/images/rootfs.img")?.contains(" ext4 ro"));
+        machine.run("echo new >/new")?;
+        Ok(())
+    });
+}
+
+/// The same ISO as a file on a disk.
+#[test]
+fn an_iso_file_on_a_disk() {
+    scenario("storage-iso-file", |lab| {
+        let iso = nested_iso(lab)?;
+        let disk = lab.tree("disk")?.with("isos/dra.iso", &iso)?.image(Fs::Ext4, "DATA", 96)?;
+        let line = "root=live:CDLABEL=DRA rd.live.image iso-scan/filename=/isos/dra.iso";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &disk))?;
+        assert!(mounted(&mut machine, "/")?.starts_with("/dev/dm-0 / ext4 rw"));
+        assert!(mounted(&mut machine, "/run/initramfs/isoscan")?.starts_with("/dev/vda "));
+        machine.run("echo new >/new")?;
+        Ok(())
+    });
+}
+
+/// Only some directories can be written, the rest of the root cannot.
+#[test]
+fn exposed_root() {
+    scenario("storage-exposed-root", |lab| {
+        let iso = live_iso(lab)?;
+        let mut machine = boot(client(lab, "boot=live exposedroot")?.disk(DISK, &iso))?;
+        assert!(mounted(&mut machine, "/")?.contains(" squashfs ro"));
+        for dir in ["/var/log", "/var/tmp", "/var/spool", "/home"] {
+            machine.run(&format!("echo new >{dir}/new"))?;
+        }
+        machine.run("! touch /new")?;
+        Ok(())
+    });
+}
+
+/// A root on a partition, as any installed system has it; and the same under an
+/// overlay.
+#[test]
+fn a_plain_partition() {
+    scenario("storage-plain", |lab| {
+        let root = lab.assets().small_ext4()?;
+        let labelled = lab.tree("other")?.with_all(&lab.assets().small_root()?)?;
+        let labelled = labelled.image(Fs::Ext4, "seedroot", 32)?;
+        let disk = lab.scratch("plain")?.join("disk.img");
+        gpt(&disk, &[("first", &root), ("second", &labelled)])?;
+        let table = qemu_tests::assets::media::run(&[
+            "sfdisk",
+            "--part-uuid",
+            &disk.to_string_lossy(),
+            "2",
+        ])?;
+        let line = format!("root=PARTUUID={} rw", table.trim());
+        let mut machine = boot(client(lab, &line)?.disk(DISK, &disk))?;
+        assert!(mounted(&mut machine, "/")?.starts_with("/dev/vda2 / ext4 rw"));
+        machine.run("echo new >/new")?;
+        drop(machine);
+
+        let line = "bw.root=LABEL=seedroot bw.overlay";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &disk))?;
+        assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
+        machine.run("test ! -e /new && echo new >/new")?;
+        Ok(())
+    });
+}
+
+/// aufs is taken when the kernel has it; this one does not, and that is said.
+#[test]
+fn aufs_that_is_not_there_is_named() {
+    scenario("storage-aufs", |lab| {
+        let iso = live_iso(lab)?;
+        let mut machine = boot(client(lab, "boot=live union=aufs")?.disk(DISK, &iso))?;
+        assert_said(&machine, "aufs is not in this kernel; using overlayfs");
+        assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
+        Ok(())
+    });
+}

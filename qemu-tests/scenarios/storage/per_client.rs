@@ -1,0 +1,39 @@
+//! A library's thin clients: each keeps its changes in a file of its own on the
+//! server, named by its card's address.
+
+use qemu_tests::assets::media::{Fs, add_program};
+use qemu_tests::assets::{Flavour, Profile};
+use qemu_tests::{Nic, scenario, secs};
+
+use super::{assert_said, boot};
+
+#[test]
+fn a_file_on_nfs() {
+    scenario("storage-keep-nfs", |lab| {
+        let root = lab.tree("root")?.with_all(&lab.assets().small_root()?)?;
+        add_program(root.path(), "/usr/sbin/mkfs.ext4")?;
+        let live = lab
+            .tree("live")?
+            .with("live/filesystem.squashfs", &root.image(Fs::Squashfs, "", 0)?)?;
+        let keep = lab.scratch("keep")?;
+        let _dhcp = lab.dhcp().serve()?;
+        let _nfs =
+            lab.nfs().export("/srv/live", live.path()).export_rw("/srv/keep", &keep).start()?;
+        let line = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live \
+                    bw.persist=nfs:10.77.0.1:/srv/keep,path=/{mac}.img init=/bin/sh";
+        let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?;
+        let mut machine = boot(client.nic(Nic::virtio().mac("52:54:00:12:34:56")))?;
+        assert_said(&machine, "making /52-54-00-12-34-56.img on");
+        machine.run("echo once >/kept")?;
+        machine.restart(secs(90))?;
+        assert_eq!(machine.run("cat /kept")?.trim(), "once");
+        assert!(keep.join("52-54-00-12-34-56.img").exists());
+        drop(machine);
+
+        // Another machine has nothing to do with that.
+        let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?;
+        let mut machine = boot(client.nic(Nic::virtio().mac("52:54:00:12:34:57")))?;
+        machine.run("test ! -e /kept")?;
+        Ok(())
+    });
+}
