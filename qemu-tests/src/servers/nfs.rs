@@ -1,7 +1,8 @@
 //! NFS-Ganesha: NFS versions 3 and 4 over TCP without the host's kernel.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::net::Namespace;
 use crate::shell::{self, Daemon};
@@ -142,11 +143,23 @@ impl Nfs<'_> {
     /// Stops it: connections break, nobody listens.
     pub fn stop(&mut self) {
         self.daemons.clear();
+        // The kill has been sent; a busy host takes a moment to carry it out, and a
+        // server that is started meanwhile finds its place taken.
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while listens(self.site.namespace, self.site.port) && Instant::now() < give_up {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Nfs<'_> {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
 /// True when something in the namespace listens on this TCP port.
-fn listens(namespace: &Namespace, port: u16) -> bool {
+pub(super) fn listens(namespace: &Namespace, port: u16) -> bool {
     let mut ss = namespace.command("ss");
     ss.args(["-Hltn", &format!("sport = :{port}")]);
     shell::run(&mut ss).is_ok_and(|out| !out.trim().is_empty())
