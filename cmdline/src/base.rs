@@ -198,6 +198,20 @@ fn failure(d: &mut Draft<'_>) -> FailurePlan {
     FailurePlan { then, deadline: None, breakpoints, shell: true }
 }
 
+/// Names breakpoints that no boot reaches.
+#[cfg(feature = "all")]
+pub(crate) fn check_points(d: &mut Draft<'_>, plan: &BootPlan) {
+    for name in &plan.failure.breakpoints {
+        if crate::plan::point(name).is_none() {
+            d.warn_word(
+                "break",
+                name,
+                &("is no point that a boot stops at", "premount, mount, bottom or init"),
+            );
+        }
+    }
+}
+
 /// Arguments of the real init.
 ///
 /// The kernel gives PID 1 what follows `--` and every earlier word that it does not

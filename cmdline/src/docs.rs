@@ -374,6 +374,32 @@ mod tests {
         assert!(idle.is_empty(), "no case shows what these do: {idle:#?}");
     }
 
+    /// Nothing that a dialect's own initramfs reads is missing here.
+    #[test]
+    fn every_word_of_the_dialects_is_in_a_table_or_passed_on() {
+        let mut dialect = None;
+        let (mut count, mut missing) = (0, Vec::new());
+        for line in include_str!("reference.txt").lines().filter(|line| !line.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                dialect = GRAMMARS.iter().find(|grammar| grammar.dialect.name() == name);
+                assert!(dialect.is_some(), "{name}");
+                continue;
+            }
+            for word in line.split_ascii_whitespace() {
+                let grammar = dialect.unwrap();
+                count += 1;
+                let known = grammar.find(word).is_some()
+                    || crate::table::listed(grammar.pass, word)
+                    || crate::table::listed(base::KERNEL_WORDS, word);
+                if !known {
+                    missing.push(format!("{word} of {}", grammar.dialect.name()));
+                }
+            }
+        }
+        assert!(count > 300, "{count}");
+        assert!(missing.is_empty(), "no table knows these: {missing:#?}");
+    }
+
     #[test]
     fn the_tables_are_markdown() {
         let text = tables();

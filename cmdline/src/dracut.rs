@@ -89,7 +89,8 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.timeout" Number Keep "Seconds for the whole boot; 0 for no limit.";
     "rd.break" OptText Keep "Stop for the console menu at this point (pre-pivot when no point is named).";
     "rd.shell" Switch Keep "0: no shell after a failure.";
-    "rd.emergency" Text Keep "reboot, poweroff or halt after a failure.";
+    "rd.emergency" OptText Keep "reboot, poweroff or halt after a failure; alone, a shell before the network comes up.";
+    "rd.rescue" Flag Keep "A shell before the network comes up.";
     "rd.debug" Switch Soft "Everything on the console.";
     "rd.info" Switch Pass "More messages; there are enough.";
     "rd.driver.blacklist" Text Keep "Modules that no device may pull in.";
@@ -159,11 +160,16 @@ fn failure(d: &mut Draft<'_>, plan: &mut BootPlan) {
         let point = if point.is_empty() { "pre-pivot" } else { point };
         plan.failure.breakpoints.push(point.to_string());
     }
+    if d.has("rd.rescue") {
+        plan.failure.breakpoints.push("initqueue".to_string());
+    }
     if d.switch("rd.shell") == Some(false) {
         plan.failure.shell = false;
     }
     match d.get("rd.emergency") {
         None => {}
+        // systemd's words for the initrd: a shell instead of a boot.
+        Some("" | "1" | "yes" | "on") => plan.failure.breakpoints.push("initqueue".to_string()),
         Some("reboot") => plan.failure.then = OnFailure::Reboot(Seconds(0)),
         Some("halt" | "poweroff") => plan.failure.then = OnFailure::Halt,
         Some(other) => {
@@ -337,7 +343,14 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
     plan.root.content = Content::Images(rule.clone());
     let word = text(&["root=live:", place]);
     let found = if place.starts_with("nfs://") || place.starts_with("nfs:") {
-        live_nfs(place)
+        live_nfs(place).inspect(|source| {
+            // A file that is no ISO may be the image of the root itself.
+            if let Source::File { path, .. } = source
+                && value::suffix(path).as_deref() != Some("iso")
+            {
+                plan.root.content = Content::Either(rule.clone());
+            }
+        })
     } else if place.contains("://") {
         plan.root.retry = LIVENET_RETRY;
         let proxy = d.text("proxy");

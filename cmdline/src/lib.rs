@@ -186,6 +186,8 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
     (grammar.build)(&mut draft, &mut plan);
     own::apply(&mut draft, &mut plan);
     source::check(&mut draft, &mut plan);
+    #[cfg(feature = "all")]
+    base::check_points(&mut draft, &plan);
     plan.words = draft.account();
     plan.warnings = draft.warnings;
     plan

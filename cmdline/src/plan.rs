@@ -872,6 +872,31 @@ pub struct FailurePlan {
     pub shell: bool,
 }
 
+/// Steps of a boot, each with the points of the dialects (`break=`, `rd.break=`) that
+/// stop before it. The order of steps is the same everywhere, what lies between two
+/// points is not: premount of initramfs-tools is before its network, dracut's pre-mount
+/// behind it.
+#[cfg(feature = "all")]
+const POINTS: [(&str, &str); 6] = [
+    ("drivers", "top modules cmdline pre-udev pre-trigger"),
+    ("network", "premount initqueue y yes 1"),
+    ("source", "mount mountroot pre-mount"),
+    ("layers", ""),
+    ("handoff", "bottom postmount"),
+    ("switch", "init pre-pivot cleanup"),
+];
+
+/// The step of a boot that a breakpoint stops before; a step's own name is a point
+/// too. `None` for a point that nobody knows.
+#[cfg(feature = "all")]
+#[must_use]
+pub fn point(name: &str) -> Option<&'static str> {
+    let known = |(step, names): &&(&str, &str)| {
+        *step == name || names.split(' ').any(|point| point == name && !point.is_empty())
+    };
+    POINTS.iter().find(known).map(|(step, _)| *step)
+}
+
 /// After the failure screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {

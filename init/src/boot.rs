@@ -1,9 +1,9 @@
 //! The story: command line → plan → drivers → network → source → layers → handoff.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ffi::CStr;
 
 use cmdline::BootPlan;
 use cmdline::plan::{Content, Source, Writable};
@@ -13,9 +13,9 @@ use crate::baked::Baked;
 use crate::failure::{self, Next};
 use crate::layers::{self, ROOT, modules_for};
 use crate::log::{Level, Log};
-use crate::machine::Machine;
+use crate::machine::{Machine, Orders};
 use crate::trace::Failure;
-use crate::{early, handoff, layout, machine, network, source};
+use crate::{console, early, handoff, layout, machine, network, source};
 
 /// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
 const MAX_LINE: usize = 64 << 10;
@@ -31,7 +31,8 @@ const ARCH: &str = if cfg!(target_arch = "aarch64") { "aarch64" } else { "x86_64
 pub fn run(process: rt::Process) -> ! {
     let log = early::mounts();
     machine::set_urgent(true);
-    let line = read_line();
+    // What PID 1 works by is never freed.
+    let line: &'static str = read_line().leak();
     let baked = Baked::read();
     let defaults: Vec<&str> = baked.defaults.iter().map(String::as_str).collect();
     let context = cmdline::Context {
@@ -41,12 +42,12 @@ pub fn run(process: rt::Process) -> ! {
         layerfs_path: &baked.layerfs_path,
         tls: false,
     };
-    let plan = cmdline::parse(&line, &context);
-    let env: Vec<&CStr> = process.env().collect();
-    let mut machine = prepare(log, &plan, &line);
+    let plan: &'static BootPlan = Box::leak(Box::new(cmdline::parse(line, &context)));
+    let mut machine = prepare(log, Orders { plan, line, env: process.env().collect() });
     loop {
-        let failed = attempt(&mut machine, &plan, &env);
-        match failure::handle(&mut machine, &plan, &line, &failed) {
+        machine.start_clock();
+        let failed = attempt(&mut machine, plan);
+        match failure::handle(&mut machine, &failed) {
             Next::Retry => machine.log.info("trying again"),
         }
     }
@@ -58,18 +59,19 @@ fn read_line() -> String {
 }
 
 /// Sets the tone, and starts on the drivers.
-fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
+fn prepare(mut log: Log, orders: Orders) -> Machine {
+    let plan = orders.plan;
     if plan.log.debug {
         log.threshold = Level::Detail;
     } else if plan.log.quiet {
         log.threshold = Level::Warning;
     }
-    log.detail(&format!("command line: {line}"));
+    log.detail(&format!("command line: {}", orders.line));
     for warning in &plan.warnings {
         let separator = if warning.word.is_empty() { "" } else { ": " };
         log.warn(&format!("{}{separator}{} {}", warning.word, warning.message, warning.hint));
     }
-    let mut machine = Machine::new(log, &plan.drivers, classes(plan));
+    let mut machine = Machine::new(log, orders, classes(plan));
     if machine.has(FAST_HASH) {
         machine.require(FAST_HASH);
     }
@@ -83,7 +85,7 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
     for module in likely_drivers(plan) {
         machine.require(module);
     }
-    machine.step("drivers");
+    console::begin(&mut machine, "drivers");
     machine.coldplug();
     // While the hardware is being probed.
     for module in modules_for(&plan.writable) {
@@ -96,13 +98,13 @@ fn prepare(mut log: Log, plan: &BootPlan, line: &str) -> Machine {
 }
 
 /// One try at the whole boot; what it set up is taken down when it fails.
-fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
+fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
     if let Some(fatal) = plan.warnings.iter().find(|warning| warning.fatal) {
         let what = if fatal.word.is_empty() { "the line" } else { &fatal.word };
         return Failure::new("make a plan of the line", what, &fatal.message).remedy(&fatal.hint);
     }
     let layout = layout::of(plan.handoff.layout);
-    machine.step("network");
+    console::begin(machine, "network");
     if let Err(failed) = network::bring_up(machine, plan) {
         return failed;
     }
@@ -110,7 +112,7 @@ fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
     };
-    machine.step("source");
+    console::begin(machine, "source");
     let mut found = match source::find(machine, plan, layout, &target, read_write) {
         Ok(found) => found,
         Err(failed) => {
@@ -118,11 +120,11 @@ fn attempt(machine: &mut Machine, plan: &BootPlan, env: &[&CStr]) -> Failure {
             return failed;
         }
     };
-    machine.step("layers");
+    console::begin(machine, "layers");
     let failed = match layers::stack(machine, plan, &mut found, layout) {
         Ok(ready) => {
-            machine.step("handoff");
-            handoff::hand_over(machine, plan, &found, &ready, layout, env)
+            console::begin(machine, "handoff");
+            handoff::hand_over(machine, plan, &found, &ready, layout)
         }
         Err(failed) => failed,
     };

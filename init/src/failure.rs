@@ -2,9 +2,8 @@
 //! then what the line asked for. Never a silent hang.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 
-use cmdline::BootPlan;
 use cmdline::plan::OnFailure;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::system::{RebootCommand, reboot};
@@ -14,7 +13,8 @@ use sys::file::{make_dir, write_file};
 
 use crate::log::{Level, now_ms};
 use crate::machine::Machine;
-use crate::trace::Failure;
+use crate::trace::{Failure, Tried};
+use crate::{console, fetch, layers};
 
 /// What to do after the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,32 +25,27 @@ pub enum Next {
 
 /// Shows the screen, waits as the plan says, and tells what comes next. Reboots
 /// and power-offs happen in here.
-pub fn handle(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) -> Next {
-    show(machine, plan, line, failure);
+pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
+    machine.stop_clock();
+    show(machine, failure);
+    let plan = machine.orders.plan;
     let (text, wait) = match plan.failure.then {
         OnFailure::Reboot(after) => ("rebooting", Some(after.0)),
         OnFailure::Menu { retry_after } => ("trying again", Some(retry_after.0.max(5))),
         OnFailure::Halt => ("staying here, as panic=0 says", None),
     };
-    let keys = "keys: r retry now, b reboot, o power off, l log";
+    let keys = ["keys: r retry now, ", console::KEYS, "b reboot, o power off, l log"].concat();
     match wait {
         Some(seconds) => machine.log.say(Level::Verdict, &format!("{text} in {seconds} s; {keys}")),
         None => machine.log.say(Level::Verdict, &format!("{text}; {keys}")),
     }
-    let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));
     let _keys = SingleKeys::of(machine.log.console());
     loop {
+        // Somebody who presses keys is not hurried on.
+        let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));
         match wait_key(machine, deadline) {
             Some(b'r') => return Next::Retry,
-            Some(b'b') => restart(machine, RebootCommand::Restart),
-            Some(b'o') => restart(machine, RebootCommand::PowerOff),
-            Some(b'l') => {
-                let record = machine.log.record();
-                for line in record.lines() {
-                    machine.log.print(line);
-                }
-            }
-            Some(_) => {}
+            Some(key) => act(machine, key),
             None => match plan.failure.then {
                 OnFailure::Reboot(_) => restart(machine, RebootCommand::Restart),
                 _ => return Next::Retry,
@@ -59,20 +54,79 @@ pub fn handle(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Fail
     }
 }
 
+/// Does what a key of the screen says.
+pub fn act(machine: &mut Machine, key: u8) {
+    match key {
+        b'b' => restart(machine, RebootCommand::Restart),
+        b'o' => restart(machine, RebootCommand::PowerOff),
+        b'l' => {
+            let record = machine.log.record();
+            for line in record.lines() {
+                machine.log.print(line);
+            }
+        }
+        key => console::key(machine, key),
+    }
+}
+
+/// The whole boot took longer than the line allows: the screen, then what the plan
+/// says. Whatever was being done is given up, so this program starts anew.
+pub fn out_of_time(machine: &mut Machine) -> ! {
+    let plan = machine.orders.plan;
+    let limit = plan.failure.deadline.unwrap_or_default().0;
+    let mut tried = machine.trace.so_far();
+    tried.push(Tried {
+        what: machine.trace.latest().to_string(),
+        why: format!("was not done {limit} s after the boot began, as long as the line gives it"),
+    });
+    let step = "finish in time".to_string();
+    let failure = Failure { step, tried, remedy: String::new() };
+    let Next::Retry = handle(machine, &failure);
+    machine.log.info("trying again");
+    start_anew(machine);
+    restart(machine, RebootCommand::Restart);
+    // The kernel does not even reboot: there is nothing else that could be done.
+    sys::process::exit(1)
+}
+
+/// Takes down what was set up and starts this program again, which reads the line
+/// again. Returns when the kernel refuses.
+pub fn start_anew(machine: &mut Machine) {
+    layers::undo(machine);
+    fetch::drop_all();
+    let env = machine.orders.env.clone();
+    let errno = sys::process::exec(c"/proc/self/exe", &[c"/init"], &env);
+    machine.log.warn(&format!("/init cannot be started again: {}", Shown(errno)));
+}
+
 /// The console passes each key on, without waiting for Enter, while this lives.
-struct SingleKeys {
+#[derive(Debug)]
+pub struct SingleKeys {
     console: OwnedFd,
     before: Termios,
 }
 
 impl SingleKeys {
     /// Nothing when there is no console, or it is no terminal.
-    fn of(console: Option<&OwnedFd>) -> Option<Self> {
+    #[must_use]
+    pub fn of(console: Option<&OwnedFd>) -> Option<Self> {
         let console = rustix::io::dup(console?).ok()?;
         let before = tcgetattr(&console).ok()?;
         let mut single = before.clone();
-        single.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        single.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
         tcsetattr(&console, OptionalActions::Now, &single).ok()?;
+        Some(Self { console, before })
+    }
+
+    /// The opposite: whole lines, echoed, as a shell expects to find a terminal.
+    #[cfg(feature = "full")]
+    #[must_use]
+    pub fn released(console: Option<&OwnedFd>) -> Option<Self> {
+        let console = rustix::io::dup(console?).ok()?;
+        let before = tcgetattr(&console).ok()?;
+        let mut whole = before.clone();
+        whole.local_modes.insert(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        tcsetattr(&console, OptionalActions::Now, &whole).ok()?;
         Some(Self { console, before })
     }
 }
@@ -84,7 +138,8 @@ impl Drop for SingleKeys {
 }
 
 /// The screen: plan, step, candidates, remedy.
-fn show(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) {
+fn show(machine: &mut Machine, failure: &Failure) {
+    let (plan, line) = (machine.orders.plan, machine.orders.line);
     let log = &mut machine.log;
     log.say(Level::Verdict, &format!("FAILED: could not {}", failure.step));
     log.say(Level::Verdict, &format!("  line:   {line}"));
@@ -115,7 +170,7 @@ fn show(machine: &mut Machine, plan: &BootPlan, line: &str, failure: &Failure) {
 }
 
 /// Waits for a key on the console, or for the deadline; drivers go on meanwhile.
-fn wait_key(machine: &mut Machine, deadline: Option<u64>) -> Option<u8> {
+pub fn wait_key(machine: &mut Machine, deadline: Option<u64>) -> Option<u8> {
     loop {
         if deadline.is_some_and(|deadline| now_ms() >= deadline) {
             return None;

@@ -10,7 +10,9 @@ use core::ffi::CStr;
 use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Writable};
 use overlay::switch::switch_root;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, openat, openat2, readlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{mount_bind_recursive, mount_move};
 use sys::errno::Shown;
@@ -22,7 +24,7 @@ use crate::log::Level;
 use crate::machine::Machine;
 use crate::source::{Found, Root};
 use crate::trace::Failure;
-use crate::{network, watch};
+use crate::{console, network, setup, shutdown, watch};
 
 /// Where the kernel and every distribution keep the real init.
 const INITS: &[&str] =
@@ -38,7 +40,6 @@ pub fn hand_over(
     found: &Found,
     ready: &Ready,
     layout: Layout,
-    env: &[&CStr],
 ) -> Failure {
     let init = match find_init(plan.handoff.init.as_deref()) {
         Ok(init) => init,
@@ -50,6 +51,9 @@ pub fn hand_over(
         Writable::AsIs { read_write: false } | Writable::Directories { .. }
     );
     write_state(machine, plan, writable);
+    if writable {
+        setup::apply(machine, plan, found, place(plan, layout));
+    }
     let line = format!(
         "ready in {}: {} on {}, handing over to {init}",
         machine.log.elapsed(),
@@ -68,6 +72,9 @@ pub fn hand_over(
     }
     let _ = make_dir(STATE, 0o755);
     let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
+    shutdown::prepare(machine, plan);
+    console::begin(machine, "switch");
+    machine.stop_clock();
     if let Err(error) = switch_root(ROOT) {
         return Failure::new("switch to the new root", ROOT, error);
     }
@@ -77,7 +84,9 @@ pub fn hand_over(
         .filter_map(|arg| CString::new(arg).ok())
         .collect();
     let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
-    let errno = sys::process::exec(&path, &args, env);
+    let settings = setup::environment(plan);
+    let env = machine.orders.env.iter().copied().chain(settings.iter().map(CString::as_c_str));
+    let errno = sys::process::exec(&path, &args, &env.collect::<Vec<&CStr>>());
     Failure::new("start the real init", &init, Shown(errno))
 }
 
@@ -105,7 +114,7 @@ fn find_init(wanted: Option<&str>) -> Result<String, Failure> {
 
 /// Whether a path leads to something executable, links followed as they will
 /// be once the new root is `/`.
-fn inside_root(path: &str) -> Result<(), Errno> {
+pub fn inside_root(path: &str) -> Result<(), Errno> {
     let root = open_root()?;
     let relative = path.trim_start_matches('/');
     let file = openat2(
@@ -125,9 +134,14 @@ fn inside_root(path: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Where in the root the medium is moved; empty when it stays.
+fn place(plan: &BootPlan, layout: Layout) -> &str {
+    plan.handoff.medium_at.as_deref().unwrap_or(layout.medium_in_root)
+}
+
 /// Moves and links what the dialect wants to see inside the root.
 fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: Layout) {
-    let place = plan.handoff.medium_at.as_deref().unwrap_or(layout.medium_in_root);
+    let place = place(plan, layout);
     if let (Some(medium), true) = (&found.medium, !place.is_empty()) {
         let target = format!("{ROOT}{place}");
         let _ = make_dir(&target, 0o755);
@@ -143,6 +157,14 @@ fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: L
                 let _ = make_dir(parent, 0o755);
             }
             let _ = rustix::fs::symlink(layout.medium_in_root, link.as_str());
+        }
+    }
+    if let (Root::Layers(layers), true) = (&found.root, plan.handoff.show_layers) {
+        for layer in layers.iter().filter(|layer| !layer.is_dir) {
+            let target = format!("{ROOT}/casper/{}", layer.name);
+            let _ = make_dir(&target, 0o755);
+            let from = format!("{}/{}", layout.images, layer.name);
+            let _ = mount_bind_recursive(from.as_str(), target.as_str());
         }
     }
     if let (Root::Layers(layers), false) = (&found.root, layout.lowest_in_root.is_empty())
@@ -189,7 +211,7 @@ fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
         files.push(("/etc/fstab".to_string(), text));
     }
     for (path, text) in files {
-        if let Err(errno) = replace(&path, &text) {
+        if let Err(errno) = replace(&path, &text, 0o644) {
             machine.log.warn(&format!(
                 "{path} of the new root cannot be written: {errno}",
                 errno = Shown(errno)
@@ -204,7 +226,11 @@ fn open_root() -> Result<rustix::fd::OwnedFd, Errno> {
 
 /// Puts a file in the new root in place of whatever is there. Links on the way
 /// are followed inside the root only; the file itself is never written through one.
-fn replace(path: &str, text: &str) -> Result<(), Errno> {
+/// A file that is there keeps its owner and mode; a new one gets `mode`.
+///
+/// # Errors
+/// The kernel's; the directory must be there.
+pub fn replace(path: &str, text: &str, mode: u32) -> Result<(), Errno> {
     let (parent, name) = path.trim_start_matches('/').rsplit_once('/').ok_or(Errno::INVAL)?;
     let directory = openat2(
         open_root()?,
@@ -213,12 +239,19 @@ fn replace(path: &str, text: &str) -> Result<(), Errno> {
         Mode::empty(),
         ResolveFlags::IN_ROOT,
     )?;
+    let old = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).ok();
+    let old = old.filter(|old| rustix::fs::FileType::from_raw_mode(old.st_mode).is_file());
+    let mode = old.map_or(mode, |old| old.st_mode & 0o7777);
     match unlinkat(&directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&directory, name, flags, Mode::from_raw_mode(0o644))?;
+    let file = openat(&directory, name, flags, Mode::from_raw_mode(mode))?;
+    if let Some(old) = old {
+        let (uid, gid) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
+        rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+    }
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
         let length = rustix::io::write(&file, rest)?;
@@ -233,8 +266,10 @@ fn link_in_root(path: &str) -> Option<String> {
     link.into_string().ok()
 }
 
-/// The text of a file in the new root; links are not followed out of it.
-fn in_root(path: &str) -> Option<String> {
+/// The text of a file in the new root; links are not followed out of it. `None` for
+/// what is no text, or longer than 64 KiB.
+#[must_use]
+pub fn in_root(path: &str) -> Option<String> {
     let root = open_root().ok()?;
     let file = openat2(
         &root,
@@ -244,8 +279,11 @@ fn in_root(path: &str) -> Option<String> {
         ResolveFlags::IN_ROOT,
     )
     .ok()?;
-    let mut bytes = alloc::vec![0; 16 << 10];
+    let mut bytes = alloc::vec![0; 64 << 10];
     let length = rustix::io::read(&file, bytes.as_mut_slice()).ok()?;
+    if length == bytes.len() {
+        return None;
+    }
     bytes.truncate(length);
     String::from_utf8(bytes).ok()
 }

@@ -12,6 +12,60 @@ use alloc::string::{String, ToString};
 const WHY: &str =
     "is not in this small /init; build the image with `--profile net`, which carries the full one";
 
+/// Instead of stopping at points, a shell and an editor.
+pub mod console {
+    use super::WHY;
+    use crate::machine::Machine;
+
+    /// No keys beyond those of the failure screen.
+    pub const KEYS: &str = "";
+
+    /// Never used: there are no further keys.
+    pub fn key(_: &mut Machine, _: u8) {}
+
+    /// A step begins; nothing stops before it.
+    pub fn begin(machine: &mut Machine, step: &'static str) {
+        let failure = &machine.orders.plan.failure;
+        let asked = !failure.breakpoints.is_empty() || failure.deadline.is_some();
+        if asked && step == "drivers" {
+            machine.log.warn(&["going on: stopping at a point or after a time ", WHY].concat());
+        }
+        machine.step(step);
+    }
+}
+
+/// Instead of what a dialect's initramfs sets up in the live system.
+pub mod setup {
+    use super::WHY;
+    use crate::machine::Machine;
+    use crate::source::Found;
+    use alloc::ffi::CString;
+    use cmdline::BootPlan;
+    use cmdline::plan::Dialect;
+
+    /// Says that casper's user is missing; the system boots without.
+    pub fn apply(machine: &mut Machine, plan: &BootPlan, _: &Found, _: &str) {
+        if plan.handoff.layout == Dialect::Casper {
+            machine.log.warn(&["no user for the live session: setting one up ", WHY].concat());
+        }
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub fn environment(_: &BootPlan) -> [CString; 0] {
+        []
+    }
+}
+
+/// Instead of taking the live system's root down at shutdown.
+pub mod shutdown {
+    use crate::machine::Machine;
+    use cmdline::BootPlan;
+
+    /// Leaves it to the live system.
+    pub fn prepare(_: &mut Machine, _: &BootPlan) {}
+}
+
 /// Instead of [`crate::fetch`] of the full `/init`.
 pub mod fetch {
     use super::{String, ToString, WHY};

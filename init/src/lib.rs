@@ -24,6 +24,8 @@ pub mod source;
 pub mod trace;
 
 #[cfg(feature = "full")]
+pub mod console;
+#[cfg(feature = "full")]
 pub mod copy;
 #[cfg(feature = "full")]
 pub mod expand;
@@ -38,6 +40,10 @@ pub mod persist;
 #[cfg(feature = "full")]
 pub mod remote;
 #[cfg(feature = "full")]
+pub mod setup;
+#[cfg(feature = "full")]
+pub mod shutdown;
+#[cfg(feature = "full")]
 pub mod snapshot;
 #[cfg(feature = "full")]
 pub mod to_ram;
@@ -51,4 +57,7 @@ pub mod watch;
 #[cfg(not(feature = "full"))]
 pub mod lean;
 #[cfg(not(feature = "full"))]
-pub use lean::{expand, fetch, integrity, persist, remote, snapshot, to_ram, verity, watch};
+pub use lean::{
+    console, expand, fetch, integrity, persist, remote, setup, shutdown, snapshot, to_ram, verity,
+    watch,
+};

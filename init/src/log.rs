@@ -105,6 +105,13 @@ impl Log {
         }
     }
 
+    /// Shows a text on the console only, without ending the line.
+    pub fn write(&self, text: &str) {
+        if let Some(console) = &self.console {
+            let _ = write(console, text.as_bytes());
+        }
+    }
+
     /// Says what is being done.
     pub fn info(&mut self, text: &str) {
         self.say(Level::Info, text);

@@ -7,8 +7,9 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ffi::CStr;
 
-use cmdline::plan::DriverPlan;
+use cmdline::BootPlan;
 use coldplug::index::{Class, Index};
 use coldplug::load::{Event, Loader, Policy};
 use coldplug::{sysfs, uevent};
@@ -17,6 +18,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use sys::errno::Shown;
 use sys::loopdev::Loop;
 
+use crate::failure;
 use crate::log::{Log, now_ms};
 use crate::network::Network;
 use crate::trace::Trace;
@@ -40,9 +42,24 @@ const SCAN: &[(&str, &str)] = &[("scsi_mod", "scan=sync")];
 /// The scan's kernel default, which the live system gets back.
 const SCAN_AFTER: (&str, &[u8]) = ("/sys/module/scsi_mod/parameters/scan", b"async");
 
+/// What the boot loader asked for.
+#[derive(Debug)]
+pub struct Orders {
+    /// What is made of the line.
+    pub plan: &'static BootPlan,
+    /// The command line as it arrived.
+    pub line: &'static str,
+    /// The environment that the kernel made of the line.
+    pub env: Vec<&'static CStr>,
+}
+
 /// The machine under us.
 #[derive(Debug)]
 pub struct Machine {
+    /// What this boot is to do.
+    pub orders: Orders,
+    /// When, in milliseconds since boot, this try of the boot counts as failed.
+    deadline: Option<u64>,
     /// What we say.
     pub log: Log,
     /// The network, which comes up inside [`Self::wait`].
@@ -55,7 +72,8 @@ pub struct Machine {
     blocks: Vec<String>,
     /// Loop devices that something is to be mounted from.
     pub held: Vec<Loop>,
-    /// Grows whenever a block device comes, changes or goes.
+    /// Grows whenever a block device comes, changes or goes; not for those that the
+    /// boot itself makes.
     pub block_changes: u64,
     last_event: u64,
 }
@@ -63,7 +81,8 @@ pub struct Machine {
 impl Machine {
     /// Reads the index and gets ready to load; loads nothing yet.
     #[must_use]
-    pub fn new(mut log: Log, plan: &DriverPlan, classes: Class) -> Self {
+    pub fn new(mut log: Log, orders: Orders, classes: Class) -> Self {
+        let plan = &orders.plan.drivers;
         let ours = SCAN.iter().map(|(module, option)| (module.to_string(), option.to_string()));
         let lines = plan.options.iter().map(|line| (line.module.clone(), line.option.clone()));
         let policy = Policy {
@@ -79,6 +98,8 @@ impl Machine {
             })
             .ok();
         Self {
+            orders,
+            deadline: None,
             log,
             network: Network::default(),
             trace: Trace::default(),
@@ -136,6 +157,18 @@ impl Machine {
         self.blocks.iter().map(String::as_str)
     }
 
+    /// A try of the boot begins, which has as long as the plan says.
+    pub fn start_clock(&mut self) {
+        let limit = self.orders.plan.failure.deadline.filter(|_| cfg!(feature = "full"));
+        self.deadline =
+            limit.map(|limit| now_ms().saturating_add(u64::from(limit.0).saturating_mul(1000)));
+    }
+
+    /// There is no hurry any more: somebody is at the console, or the boot is over.
+    pub fn stop_clock(&mut self) {
+        self.deadline = None;
+    }
+
     /// A step of the boot begins.
     pub fn step(&mut self, name: &'static str) {
         let at = self.log.elapsed().0;
@@ -164,10 +197,12 @@ impl Machine {
     /// Waits until something happens or `deadline` (milliseconds since boot)
     /// has come, and deals with uevents and drivers. `extra` are descriptors
     /// that a step waits for; whether they are readable is for it to find out.
+    /// When the whole boot's time is over, this ends it and does not return.
     pub fn wait(&mut self, extra: &[BorrowedFd<'_>], deadline: Option<u64>) {
         // A settled bus is something that happens, too: the network waits for it.
         let quiet = (!self.settled() && !self.drivers.busy()).then(|| self.quiet_at());
-        let deadline = [deadline, self.network.deadline(), quiet].into_iter().flatten().min();
+        let deadlines = [deadline, self.network.deadline(), quiet, self.deadline];
+        let deadline = deadlines.into_iter().flatten().min();
         let left = deadline.map(|deadline| deadline.saturating_sub(now_ms()));
         let timeout = left.map(|left| Timespec {
             tv_sec: i64::try_from(left / 1000).unwrap_or(i64::MAX),
@@ -181,6 +216,13 @@ impl Machine {
                 fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             }
             let _ = poll(&mut fds, timeout.as_ref());
+        }
+        // The small /init starts nothing that leaves orphans, and keeps no time.
+        if cfg!(feature = "full") {
+            sys::process::reap_orphans();
+            if self.deadline.is_some_and(|deadline| now_ms() >= deadline) {
+                failure::out_of_time(self);
+            }
         }
         self.settle_events();
         self.drivers.on_ready();
@@ -201,7 +243,7 @@ impl Machine {
                 drivers.device(event.modalias);
             }
             if event.subsystem == "block" && !event.devname.is_empty() {
-                block_changes += 1;
+                block_changes += u64::from(!is_ours(event.devname));
                 if event.action == "remove" {
                     blocks.retain(|name| name != event.devname);
                 } else {
@@ -247,6 +289,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// Whether a block device is one that the boot itself makes: what it does with them
+/// is no news to it.
+fn is_ours(name: &str) -> bool {
+    ["loop", "dm-", "nbd", "ram", "zram"].iter().any(|kind| name.starts_with(kind))
 }
 
 /// Puts this process before the kernel's own probing, so that the rest of a bus

@@ -11,6 +11,10 @@ fn start(process: rt::Process) -> ! {
         sys::process::exit(init::modprobe::run(process.args().skip(1)));
     }
     #[cfg(feature = "full")]
+    if name == init::shutdown::NAME.to_bytes() {
+        init::shutdown::run(process.args().skip(1));
+    }
+    #[cfg(feature = "full")]
     if name == init::watch::NAME.to_bytes() {
         sys::process::exit(init::watch::run(process.args().skip(1)));
     }

@@ -6,12 +6,16 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ffi::CStr;
+use core::fmt;
 
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Access, access};
 use rustix::mount::mount_bind_recursive;
-use rustix::process::{chdir, chroot};
+use rustix::process::{chdir, chroot, ioctl_tiocsctty, setsid};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use sys::errno::Shown;
 use sys::mount::detach;
-use sys::process::Exit;
+use sys::process::{Child, Exit};
 
 /// Where programs of administration live.
 const PLACES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -41,12 +45,69 @@ pub fn find(name: &str, layers: &[String]) -> Option<Tool> {
     None
 }
 
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        f.write_str(if self.tree.is_empty() { "" } else { " of the live system" })
+    }
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    name: String,
+    bound: Vec<String>,
+}
+
+impl AsFd for Running {
+    /// Readable once it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+}
+
+impl Running {
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for target in self.bound.iter().rev() {
+            let _ = detach(target);
+        }
+    }
+}
+
 impl Tool {
     /// Runs it with the console as its own, and waits.
     ///
     /// # Errors
     /// How it ended when not well.
     pub fn run(&self, args: &[&str]) -> Result<(), String> {
+        let running = self.start(args, None)?;
+        match running.child.wait() {
+            Ok(Exit::Status(0)) => Ok(()),
+            Ok(Exit::Status(status)) => Err(format!("{} ended with status {status}", self.path)),
+            Ok(Exit::Signal(signal)) => Err(format!("{} was ended by signal {signal}", self.path)),
+            Err(errno) => Err(format!("{}: {}", running.name, Shown(errno))),
+        }
+    }
+
+    /// Starts it; `terminal` becomes its controlling terminal, so that keys like
+    /// Ctrl-C reach it.
+    ///
+    /// # Errors
+    /// When there can be no further process.
+    pub fn start(
+        &self,
+        args: &[&str],
+        terminal: Option<BorrowedFd<'_>>,
+    ) -> Result<Running, String> {
         let c_string = |text: &str| CString::new(text).unwrap_or_default();
         let path = c_string(&self.path);
         let args: Vec<CString> = core::iter::once(self.path.as_str())
@@ -63,7 +124,14 @@ impl Tool {
                 }
             }
         }
-        let ended = sys::process::fork(|| {
+        let started = sys::process::fork(|| {
+            if let Some(terminal) = terminal {
+                // Without job control a shell still serves.
+                let _ = setsid();
+                let _ = ioctl_tiocsctty(terminal);
+                let _ = dup2_stdin(terminal).and_then(|()| dup2_stdout(terminal));
+                let _ = dup2_stderr(terminal);
+            }
             if !self.tree.is_empty()
                 && let Err(errno) = chroot(self.tree.as_str()).and_then(|()| chdir("/"))
             {
@@ -71,16 +139,16 @@ impl Tool {
             }
             let env = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/", c"TERM=linux"];
             sys::process::exec(&path, &args, &env).raw_os_error()
-        })
-        .and_then(|child| child.wait());
-        for target in bound.iter().rev() {
-            let _ = detach(target);
-        }
-        match ended {
-            Ok(Exit::Status(0)) => Ok(()),
-            Ok(Exit::Status(status)) => Err(format!("{} ended with status {status}", self.path)),
-            Ok(Exit::Signal(signal)) => Err(format!("{} was ended by signal {signal}", self.path)),
-            Err(errno) => Err(format!("{}: {}", self.path, sys::errno::Shown(errno))),
+        });
+        let name = self.path.clone();
+        match started {
+            Ok(child) => Ok(Running { child, name, bound }),
+            Err(errno) => {
+                for target in bound.iter().rev() {
+                    let _ = detach(target);
+                }
+                Err(format!("{name}: {}", Shown(errno)))
+            }
         }
     }
 }

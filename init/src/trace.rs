@@ -65,6 +65,18 @@ impl Trace {
         self.tried.note(what, why);
     }
 
+    /// The step that is being done.
+    #[must_use]
+    pub fn latest(&self) -> &'static str {
+        self.steps.last().map_or("", |(name, _)| *name)
+    }
+
+    /// Everything that did not do so far.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<Tried> {
+        self.tried.list.clone()
+    }
+
     /// The record as JSON; `failure` is how the boot ended, if it did.
     #[must_use]
     pub fn to_json(&self, elapsed: u64, failure: Option<&Failure>) -> String {

@@ -3,8 +3,11 @@
 use alloc::vec::Vec;
 use core::ffi::{CStr, c_char};
 use core::ptr;
+use core::sync::atomic::{AtomicI32, Ordering};
 
-use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
+use linux_raw_sys::general::{
+    __NR_clone, __NR_execve, __NR_exit_group, __NR_waitid, P_ALL, SIGCHLD,
+};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -13,11 +16,28 @@ use crate::raw::syscall;
 
 /// A child process whose end can be waited for with poll.
 ///
-/// Dropping it does not end the child; PID 1 reaps whatever is left.
+/// Dropping it does not end the child; [`reap_orphans`] takes care of what is left.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
     pidfd: OwnedFd,
+}
+
+/// Processes that a [`Child`] will reap. Whoever finds no place here is taken for an
+/// orphan; so many at once are never started.
+static OURS: [AtomicI32; 32] = [const { AtomicI32::new(0) }; 32];
+
+fn replace(old: i32, new: i32) {
+    let slot = OURS.iter().find(|slot| slot.load(Ordering::Relaxed) == old);
+    if let Some(slot) = slot {
+        slot.store(new, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        replace(self.pid(), 0);
+    }
 }
 
 /// How a child ended.
@@ -90,6 +110,7 @@ pub fn fork(work: impl FnOnce() -> i32) -> Result<Child, Errno> {
         exit(work());
     };
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    replace(0, pid.as_raw_nonzero().get());
     Ok(Child { pid, pidfd })
 }
 
@@ -124,7 +145,67 @@ fn pointers(strings: &[&CStr]) -> Vec<*const c_char> {
 
 /// Reaps every child that has ended and belongs to no [`Child`] any more.
 ///
-/// PID 1 inherits orphans; unreaped they stay as zombies for ever.
+/// PID 1 inherits orphans; unreaped they stay as zombies for ever. Stops at a child
+/// that a [`Child`] will reap: what is behind it is for the next call.
 pub fn reap_orphans() {
-    while let Ok(Some(_)) = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {}
+    while let Some(pid) = ended() {
+        let ours =
+            OURS.iter().any(|slot| slot.load(Ordering::Relaxed) == pid.as_raw_nonzero().get());
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if ours || waitid(WaitId::Pid(pid), look).is_err() {
+            return;
+        }
+    }
+}
+
+/// A child that has ended and is not reaped yet. rustix does not tell which.
+fn ended() -> Option<Pid> {
+    /// `siginfo_t` is 128 bytes long on every architecture; on 64-bit ones `si_pid`
+    /// of a child is its fifth word.
+    const PID: usize = 4;
+    let mut info = [0_i32; 32];
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // SAFETY: the kernel writes at most 128 bytes, which is the buffer's size; a null
+    // pointer for resource usage is allowed.
+    let waited = unsafe {
+        syscall(
+            __NR_waitid,
+            &[P_ALL as usize, 0, info.as_mut_ptr() as usize, look.bits() as usize, 0],
+        )
+    };
+    waited.ok()?;
+    info.get(PID).copied().and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_somebody_waits_for_is_no_orphan() {
+        // An inner process: the test's own children are others' to wait for.
+        let outer = fork(|| {
+            let Ok(ours) = fork(|| 7) else { return 1 };
+            let Ok(forgotten) = fork(|| 0) else { return 2 };
+            let forgotten_pid = forgotten.pid();
+            drop(forgotten);
+            for _ in 0..2000 {
+                reap_orphans();
+                match ours.try_wait() {
+                    Ok(None) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                    Ok(Some(Exit::Status(7))) => break,
+                    _ => return 3,
+                }
+            }
+            for _ in 0..2000 {
+                reap_orphans();
+                if !std::path::Path::new(&std::format!("/proc/{forgotten_pid}")).exists() {
+                    return 0;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            4
+        });
+        assert_eq!(outer.unwrap().wait(), Ok(Exit::Status(0)));
+    }
 }

@@ -1,0 +1,579 @@
+//! What a distribution's initramfs sets up in the live system that its own services
+//! do not: casper's user, host name, autologin, keyboard and locale; LTSP's init.
+//!
+//! When the distribution's own scripts lie beside us in the initramfs (our archive
+//! stands behind theirs) and there is a shell, those are run; they know their
+//! release best. Otherwise the minimum is done here, as changes of files that
+//! [`crate::handoff`] writes. Facts: casper 1.470's casper-bottom, LTSP's
+//! initrd-bottom.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use cmdline::BootPlan;
+use cmdline::plan::Dialect;
+use rustix::mount::mount_bind_recursive;
+use sys::errno::Shown;
+use sys::file::{make_dir, read_file, write_file};
+use sys::mount::detach;
+
+use crate::copy::{self, Progress};
+use crate::handoff::{in_root, inside_root, replace};
+use crate::layers::ROOT;
+use crate::machine::Machine;
+use crate::source::Found;
+use crate::tool;
+
+/// A file of the new root or of `/run`, and what it holds from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Path from the new root; below `/run` it is ours.
+    pub path: String,
+    /// All of it.
+    pub text: String,
+    /// Mode when it is new; a file that is there keeps its own.
+    pub mode: u32,
+}
+
+impl Change {
+    fn new(path: &str, text: String) -> Self {
+        Self { path: path.to_string(), text, mode: 0o644 }
+    }
+}
+
+/// Sets up what the dialect's own initramfs would have set up in the new root, which
+/// can be written. `medium_at` is where in the root the medium is, empty when it is
+/// outside.
+pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &str) {
+    let handoff = &plan.handoff;
+    match handoff.layout {
+        Dialect::Casper => {
+            let medium = match medium_at {
+                "" => found.medium.clone(),
+                place => Some(format!("{ROOT}{place}")),
+            };
+            casper(machine, &handoff.settings, medium.as_deref());
+        }
+        Dialect::Ltsp => ltsp(machine),
+        Dialect::Stage1 => {
+            let text = sourced(&handoff.settings);
+            put(machine, &Change::new("/tmp/env", text));
+        }
+        _ => {}
+    }
+}
+
+/// What the real init gets into its environment besides the kernel's words: stage1's
+/// answers, by which the rescue system's scripts find their server again.
+#[must_use]
+pub fn environment(plan: &BootPlan) -> Vec<CString> {
+    if plan.handoff.layout != Dialect::Stage1 {
+        return Vec::new();
+    }
+    let settings = plan.handoff.settings.iter();
+    settings.filter_map(|(key, value)| CString::new(format!("{key}={value}")).ok()).collect()
+}
+
+/// Settings as a shell reads them.
+fn sourced(settings: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (key, value) in settings {
+        text.push_str(&format!("{key}='{}'\n", value.replace('\'', "'\\''")));
+    }
+    text
+}
+
+fn casper(machine: &mut Machine, line: &[(String, String)], medium: Option<&str>) {
+    let read = |path: &str| in_root(path).or_else(|| directory_in_root(path).then(String::new));
+    let casper = casper_settings(line, medium, &read);
+    if casper_scripts(machine, &casper, medium) {
+        put(machine, &Change::new("/etc/casper.conf", casper.text()));
+        put(machine, &Change::new("/run/.casper-boot", String::new()));
+        return;
+    }
+    let named = machine.network.up().is_some_and(|up| !up.config.hostname.is_empty());
+    for change in casper.changes(line, named, &read) {
+        put(machine, &change);
+    }
+    // systemd would try to unmount what everything is on.
+    let units = "/run/systemd/system";
+    let _ = make_dir(units, 0o755);
+    let _ = rustix::fs::symlink("/dev/null", format!("{units}/cdrom.mount").as_str());
+}
+
+fn directory_in_root(path: &str) -> bool {
+    inside_root(path) != Err(rustix::io::Errno::NOENT)
+}
+
+fn put(machine: &mut Machine, change: &Change) {
+    let below_run = change.path.starts_with("/run/");
+    let parent = change.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let base = if below_run { "" } else { ROOT };
+    let _ = make_dir(&format!("{base}{parent}"), 0o755);
+    let put = if below_run {
+        write_file(&change.path, change.text.as_bytes(), change.mode)
+    } else {
+        replace(&change.path, &change.text, change.mode)
+    };
+    if let Err(errno) = put {
+        machine.log.warn(&format!("{} cannot be written: {}", change.path, Shown(errno)));
+    }
+}
+
+/// Reads a file of the new root, or says whether a directory is there (as empty text).
+pub type Read<'r> = dyn Fn(&str) -> Option<String> + 'r;
+
+/// Scripts of casper that we have done ourselves, or that must not be done twice:
+/// mount points and fstab.
+const OUR_PART: &[&str] = &["05mountpoints", "12fstab"];
+
+/// Where initramfs-tools keeps casper's scripts.
+const CASPER_BOTTOM: &str = "/scripts/casper-bottom";
+
+/// Uid of casper's live user, when it is free.
+const LIVE_UID: u32 = 999;
+
+/// Groups that casper puts its user in, when the system has them.
+const GROUPS: &[&str] =
+    &["adm", "cdrom", "sudo", "dip", "plugdev", "users", "lpadmin", "sambashare", "netdev"];
+
+/// Longest file read.
+const MAX: usize = 64 << 10;
+
+/// The live system's own settings, `/etc/casper.conf`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Casper {
+    /// `KEY` and value, in the order of the file.
+    values: Vec<(String, String)>,
+    /// Whether the line names the host.
+    host_is_named: bool,
+}
+
+impl Casper {
+    /// Settings as casper finds them: its file, the medium's `.disk/info` unless the
+    /// file names a flavour, then the line.
+    #[must_use]
+    pub fn new(conf: &str, disk_info: &str, line: &[(String, String)]) -> Self {
+        let mut values: Vec<(String, String)> = Vec::new();
+        let mut set = |key: &str, value: &str| match values.iter_mut().find(|(k, _)| k == key) {
+            Some((_, old)) => *old = value.to_string(),
+            None => values.push((key.to_string(), value.to_string())),
+        };
+        set("USERNAME", "ubuntu");
+        set("USERFULLNAME", "Live session user");
+        set("HOST", "ubuntu");
+        set("BUILD_SYSTEM", "Ubuntu");
+        let mut flavour = false;
+        for text in conf.lines() {
+            let text = text.trim();
+            let text = text.strip_prefix("export ").unwrap_or(text);
+            if let Some((key, value)) = text.split_once('=')
+                && !key.starts_with('#')
+            {
+                flavour |= key == "FLAVOUR";
+                set(key.trim(), value.trim().trim_matches(['"', '\'']));
+            }
+        }
+        let first = disk_info.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        if !flavour && is_name(&first) {
+            for key in ["FLAVOUR", "HOST", "USERNAME"] {
+                set(key, &first);
+            }
+        }
+        let mut host_is_named = false;
+        for (name, value) in line {
+            let key = match name.as_str() {
+                "username" if is_name(value) => "USERNAME",
+                "userfullname" => "USERFULLNAME",
+                "hostname" if is_name(value) => {
+                    host_is_named = true;
+                    "HOST"
+                }
+                _ => continue,
+            };
+            set(key, value);
+        }
+        Self { values, host_is_named }
+    }
+
+    fn get(&self, key: &str) -> &str {
+        self.values.iter().find(|(k, _)| k == key).map_or("", |(_, value)| value)
+    }
+
+    /// The file for scripts and for the next to come.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text =
+            String::from("# Settings of this live session, from the medium and the boot line.\n");
+        for (key, value) in &self.values {
+            let value: String = value.chars().filter(|c| !"\"\\$`\n".contains(*c)).collect();
+            text.push_str(&format!("export {key}=\"{value}\"\n"));
+        }
+        text
+    }
+
+    /// What the scripts would change, done here. `named` is whether the network gave
+    /// this machine a name.
+    #[must_use]
+    pub fn changes(&self, line: &[(String, String)], named: bool, read: &Read<'_>) -> Vec<Change> {
+        let mut changes = Vec::from([
+            Change::new("/etc/casper.conf", self.text()),
+            // Its presence is what casper's own services ask for.
+            Change::new("/run/.casper-boot", String::new()),
+        ]);
+        let host = self.get("HOST");
+        if self.host_is_named || !named {
+            changes.push(Change::new("/etc/hostname", format!("{host}\n")));
+            changes.push(Change::new(
+                "/etc/hosts",
+                format!(
+                    "127.0.0.1 localhost\n127.0.1.1 {host}\n\n::1 ip6-localhost ip6-loopback\n\
+                     fe00::0 ip6-localnet\nff00::0 ip6-mcastprefix\nff02::1 ip6-allnodes\n\
+                     ff02::2 ip6-allrouters\n"
+                ),
+            ));
+        }
+        self.user(&mut changes, read);
+        self.logins(&mut changes, read);
+        locale(&mut changes, line, read);
+        changes
+    }
+
+    fn user(&self, changes: &mut Vec<Change>, read: &Read<'_>) {
+        let name = self.get("USERNAME");
+        let passwd = read("/etc/passwd").unwrap_or_default();
+        let (Some(shadow), Some(group)) = (read("/etc/shadow"), read("/etc/group")) else { return };
+        if has(&passwd, name) {
+            return;
+        }
+        let taken = |id: u32| {
+            let id = id.to_string();
+            [&passwd, &group]
+                .iter()
+                .any(|file| file.lines().any(|entry| entry.split(':').nth(2) == Some(id.as_str())))
+        };
+        let Some(id) = (LIVE_UID..LIVE_UID + 1000).find(|id| !taken(*id)) else { return };
+        let full: String =
+            self.get("USERFULLNAME").chars().filter(|c| !":,\n".contains(*c)).collect();
+        let shell = if read("/bin/bash").is_some() { "/bin/bash" } else { "/bin/sh" };
+        let mut groups = String::new();
+        for entry in group.lines() {
+            groups.push_str(entry);
+            if GROUPS.iter().any(|known| entry.split(':').next() == Some(known)) {
+                groups.push_str(if entry.ends_with(':') { "" } else { "," });
+                groups.push_str(name);
+            }
+            groups.push('\n');
+        }
+        changes.push(Change::new("/etc/group", format!("{groups}{name}:x:{id}:\n")));
+        changes.push(Change::new(
+            "/etc/passwd",
+            format!("{}{name}:x:{id}:{id}:{full},,,:/home/{name}:{shell}\n", ended(&passwd)),
+        ));
+        // No password: who sits at a live system may use it.
+        let secret = format!("{}{name}::19000:0:99999:7:::\n", ended(&shadow));
+        changes.push(Change { path: "/etc/shadow".to_string(), text: secret, mode: 0o640 });
+        if read("/etc/sudoers.d").is_some() {
+            let rule = format!("{name} ALL=(ALL) NOPASSWD: ALL\n");
+            changes.push(Change {
+                path: "/etc/sudoers.d/casper".to_string(),
+                text: rule,
+                mode: 0o440,
+            });
+        }
+        // systemd copies the skeleton before anybody logs in.
+        changes.push(Change::new(
+            "/run/tmpfiles.d/casper.conf",
+            format!(
+                "C /home/{name} 0750 {name} {name} - /etc/skel\nZ /home/{name} - {name} {name}\n"
+            ),
+        ));
+    }
+
+    fn logins(&self, changes: &mut Vec<Change>, read: &Read<'_>) {
+        let name = self.get("USERNAME");
+        changes.push(Change::new(
+            "/run/systemd/system/getty@.service.d/casper.conf",
+            format!("[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin {name} --noclear %I $TERM\n"),
+        ));
+        if read("/etc/lightdm").is_some() {
+            changes.push(Change::new(
+                "/etc/lightdm/lightdm.conf.d/90-casper.conf",
+                format!("[Seat:*]\nautologin-user={name}\nautologin-user-timeout=0\n"),
+            ));
+        }
+        if read("/usr/bin/sddm").is_some() {
+            changes.push(Change::new(
+                "/etc/sddm.conf.d/90-casper.conf",
+                format!("[Autologin]\nUser={name}\n"),
+            ));
+        }
+        if read("/etc/gdm3").is_some() {
+            let old = read("/etc/gdm3/custom.conf").unwrap_or_default();
+            let mut text = String::new();
+            let ours = format!("AutomaticLoginEnable=true\nAutomaticLogin={name}\n");
+            let mut done = false;
+            for entry in old.lines().filter(|entry| !entry.starts_with("AutomaticLogin")) {
+                text.push_str(entry);
+                text.push('\n');
+                if entry.trim() == "[daemon]" {
+                    text.push_str(&ours);
+                    done = true;
+                }
+            }
+            if !done {
+                text.push_str("[daemon]\n");
+                text.push_str(&ours);
+            }
+            changes.push(Change::new("/etc/gdm3/custom.conf", text));
+        }
+    }
+}
+
+/// Keyboard and language, by the words of casper and of the installer.
+fn locale(changes: &mut Vec<Change>, line: &[(String, String)], read: &Read<'_>) {
+    let said = |names: &[&str]| {
+        line.iter().rev().find(|(name, _)| names.contains(&name.as_str())).map(|(_, value)| value)
+    };
+    let mut keyboard = read("/etc/default/keyboard").unwrap_or_default();
+    let before = keyboard.clone();
+    for (key, names) in [
+        ("XKBMODEL", &["keyboard-configuration/modelcode", "console-setup/modelcode"][..]),
+        (
+            "XKBLAYOUT",
+            &[
+                "keyboard-configuration/layoutcode",
+                "console-setup/layoutcode",
+                "console-keymaps-at/keymap",
+            ],
+        ),
+        ("XKBVARIANT", &["keyboard-configuration/variantcode", "console-setup/variantcode"]),
+        ("XKBOPTIONS", &["keyboard-configuration/optionscode", "console-setup/optionscode"]),
+    ] {
+        if let Some(value) = said(names) {
+            keyboard = assign(&keyboard, key, value);
+        }
+    }
+    if keyboard != before {
+        changes.push(Change::new("/etc/default/keyboard", keyboard));
+    }
+    if let Some(value) = said(&["locale", "debian-installer/locale"]) {
+        let old = read("/etc/default/locale").unwrap_or_default();
+        changes.push(Change::new("/etc/default/locale", assign(&old, "LANG", value)));
+    }
+}
+
+/// A file of shell assignments with one of them set.
+fn assign(text: &str, key: &str, value: &str) -> String {
+    let value: String =
+        value.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.,:@+".contains(*c)).collect();
+    let mut out = String::new();
+    for entry in text.lines().filter(|entry| !entry.starts_with(&format!("{key}="))) {
+        out.push_str(entry);
+        out.push('\n');
+    }
+    format!("{out}{key}=\"{value}\"\n")
+}
+
+/// Whether `name` is an entry of a file like `/etc/passwd`.
+fn has(file: &str, name: &str) -> bool {
+    file.lines().any(|entry| entry.split(':').next() == Some(name))
+}
+
+/// With a newline at the end.
+fn ended(text: &str) -> String {
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}{newline}")
+}
+
+/// A name for a user or a host: what every tool accepts.
+fn is_name(text: &str) -> bool {
+    text.len() <= 32
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// Casper's settings as they lie in the initramfs, in the root and on the medium.
+fn casper_settings(line: &[(String, String)], medium: Option<&str>, read: &Read<'_>) -> Casper {
+    let text = |path: &str| {
+        let bytes = read_file(path, MAX).ok()?;
+        String::from_utf8(bytes).ok()
+    };
+    let conf = text("/etc/casper.conf").or_else(|| read("/etc/casper.conf")).unwrap_or_default();
+    let info = medium.and_then(|medium| text(&format!("{medium}/.disk/info"))).unwrap_or_default();
+    Casper::new(&conf, &info, line)
+}
+
+/// Runs casper's own scripts on the new root, when the initramfs has them and a
+/// shell. Returns whether they did their work.
+fn casper_scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool {
+    let Ok(order) = read_file(&format!("{CASPER_BOTTOM}/ORDER"), MAX) else { return false };
+    let Some(shell) = tool::find("sh", &[]) else {
+        machine.log.warn("casper's scripts are here and no shell; doing their minimum");
+        return false;
+    };
+    let order = String::from_utf8_lossy(&order).into_owned();
+    let scripts = scripts_of(&order);
+    machine.log.info(&format!("running {} scripts of {CASPER_BOTTOM}", scripts.len()));
+    let _ = write_file("/etc/casper.conf", casper.text().as_bytes(), 0o644);
+    // The scripts' own names for the new root and the medium.
+    let mut bound = Vec::new();
+    for (from, to) in [(Some(ROOT), "/root"), (medium, "/cdrom")] {
+        let Some(from) = from else { continue };
+        let _ = make_dir(to, 0o755);
+        if mount_bind_recursive(from, to).is_ok() {
+            bound.push(to);
+        }
+    }
+    let mut text = String::from(
+        "set -a; rootmnt=/root; [ ! -r /etc/casper.conf ] || . /etc/casper.conf\n\
+         for c in /conf/initramfs.conf /conf/conf.d/*; do [ ! -r $c ] || . $c; done; set +a\n\
+         [ ! -r /scripts/functions ] || . /scripts/functions; failed=\n",
+    );
+    for script in &scripts {
+        text.push_str(&format!(
+            "[ ! -x {script} ] || {script} || failed=\"$failed {script}\"\n\
+             [ ! -e /conf/param.conf ] || . /conf/param.conf\n"
+        ));
+    }
+    text.push_str("[ -z \"$failed\" ] || { echo \"failed:$failed\"; exit 1; }\n");
+    let ended = shell.run(&["-c", &text]);
+    for target in bound.iter().rev() {
+        let _ = detach(target);
+    }
+    if let Err(why) = &ended {
+        machine.log.warn(&format!("{CASPER_BOTTOM}: {why}; its other scripts were run"));
+    }
+    true
+}
+
+/// The scripts that an ORDER file of initramfs-tools calls, without those that are
+/// our part.
+fn scripts_of(order: &str) -> Vec<&str> {
+    let words = order.lines().filter_map(|line| line.split_whitespace().next());
+    words
+        .filter(|path| path.starts_with(CASPER_BOTTOM))
+        .filter(|path| path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)))
+        .filter(|path| !OUR_PART.iter().any(|ours| path.ends_with(ours)))
+        .collect()
+}
+
+/// Puts LTSP's client part into the root, when `ltsp.img` lies beside us: its init
+/// goes before the real one, which it starts in the end.
+fn ltsp(machine: &mut Machine) {
+    const SHARE: &str = "/usr/share/ltsp";
+    if read_file(&format!("{SHARE}/client/init/init"), 1).is_err() {
+        return;
+    }
+    let _ = make_dir("/run/ltsp/client", 0o755);
+    for from in [SHARE, "/etc/ltsp"] {
+        let to = format!("{ROOT}{from}");
+        let _ = make_dir(&to, 0o755);
+        let mut progress = Progress::new("LTSP's client", copy::tree_size(from));
+        if let Err((path, errno)) = copy::tree(&mut machine.log, from, &to, &mut progress) {
+            machine.log.warn(&format!("{path}: {}; LTSP's client is not in place", Shown(errno)));
+            return;
+        }
+    }
+    let service = "../../../usr/share/ltsp/common/service/ltsp.service";
+    let units = format!("{ROOT}/lib/systemd/system");
+    let _ = make_dir(&format!("{units}/multi-user.target.wants"), 0o755);
+    let init = format!("{ROOT}/sbin/init");
+    let _ = rustix::fs::rename(init.as_str(), format!("{init}.ltsp").as_str());
+    for (to, at) in [
+        ("../share/ltsp/ltsp", format!("{ROOT}/usr/sbin/ltsp")),
+        (service, format!("{units}/ltsp.service")),
+        ("../ltsp.service", format!("{units}/multi-user.target.wants/ltsp.service")),
+        ("../../usr/share/ltsp/client/init/init", init.clone()),
+    ] {
+        let _ = rustix::fs::unlink(at.as_str());
+        let _ = rustix::fs::symlink(to, at.as_str());
+    }
+    machine.log.info("LTSP's init comes first");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[(&str, &str)]) -> Vec<(String, String)> {
+        words.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+    }
+
+    fn image(path: &str) -> Option<String> {
+        Some(String::from(match path {
+            "/etc/passwd" => "root:x:0:0:root:/root:/bin/bash\nx:x:999:999::/:/bin/sh",
+            "/etc/shadow" => "root:*:1:0:99999:7:::\n",
+            "/etc/group" => "root:x:0:\nadm:x:4:syslog\nsudo:x:27:\n",
+            "/etc/default/keyboard" => "XKBMODEL=\"pc105\"\nXKBLAYOUT=\"us\"\n",
+            "/etc/gdm3/custom.conf" => "[daemon]\nAutomaticLogin=old\n[security]\n",
+            "/bin/bash" | "/etc/sudoers.d" | "/etc/gdm3" => "",
+            _ => return None,
+        }))
+    }
+
+    fn text<'c>(changes: &'c [Change], path: &str) -> &'c str {
+        &changes.iter().find(|change| change.path == path).unwrap().text
+    }
+
+    #[test]
+    fn the_medium_names_user_and_host_and_the_line_wins() {
+        let casper = Casper::new("# x\nexport BUILD_SYSTEM=\"Debian\"\n", "Kubuntu 24.04\n", &[]);
+        assert_eq!((casper.get("USERNAME"), casper.get("HOST")), ("kubuntu", "kubuntu"));
+        assert_eq!(casper.get("BUILD_SYSTEM"), "Debian");
+        let words = line(&[("username", "anna"), ("hostname", "lab7"), ("username", "Bad Name")]);
+        let casper = Casper::new("FLAVOUR=mine\nUSERNAME='live'", "Kubuntu 24.04", &words);
+        assert_eq!((casper.get("USERNAME"), casper.get("HOST")), ("anna", "lab7"));
+        assert!(casper.text().contains("export FLAVOUR=\"mine\"\n"));
+    }
+
+    #[test]
+    fn a_user_is_added_once_and_can_log_in() {
+        let words = line(&[
+            ("username", "anna"),
+            ("userfullname", "Anna: \"X\""),
+            ("keyboard-configuration/layoutcode", "de"),
+            ("locale", "de_DE.UTF-8"),
+        ]);
+        let casper = Casper::new("", "", &words);
+        let changes = casper.changes(&words, true, &image);
+        let passwd = text(&changes, "/etc/passwd");
+        assert!(
+            passwd.contains("/:/bin/sh\nanna:x:1000:1000:Anna \"X\",,,:/home/anna:/bin/bash\n")
+        );
+        assert!(text(&changes, "/etc/shadow").ends_with("\nanna::19000:0:99999:7:::\n"));
+        assert_eq!(
+            text(&changes, "/etc/group"),
+            "root:x:0:\nadm:x:4:syslog,anna\nsudo:x:27:anna\nanna:x:1000:\n"
+        );
+        assert_eq!(
+            text(&changes, "/etc/default/keyboard"),
+            "XKBMODEL=\"pc105\"\nXKBLAYOUT=\"de\"\n"
+        );
+        assert_eq!(text(&changes, "/etc/default/locale"), "LANG=\"de_DE.UTF-8\"\n");
+        assert_eq!(
+            text(&changes, "/etc/gdm3/custom.conf"),
+            "[daemon]\nAutomaticLoginEnable=true\nAutomaticLogin=anna\n[security]\n"
+        );
+        let sudo = changes.iter().find(|change| change.path == "/etc/sudoers.d/casper").unwrap();
+        assert_eq!(sudo.mode, 0o440);
+        // The network named the machine, and the line does not.
+        assert!(!changes.iter().any(|change| change.path == "/etc/hostname"));
+        // A user who is there stays as they are.
+        let there = Casper::new("", "", &line(&[("username", "root")]));
+        let changes = there.changes(&[], false, &image);
+        assert!(!changes.iter().any(|change| change.path == "/etc/passwd"));
+        assert_eq!(text(&changes, "/etc/hostname"), "ubuntu\n");
+    }
+
+    #[test]
+    fn order_files_give_scripts() {
+        let order = "/scripts/casper-bottom/05mountpoints \"$@\"\n\
+                     [ -e /conf/param.conf ] && . /conf/param.conf\n\
+                     /scripts/casper-bottom/15autologin \"$@\"\n\
+                     /scripts/casper-bottom/x;reboot\n/etc/passwd\n";
+        assert_eq!(scripts_of(order), ["/scripts/casper-bottom/15autologin"]);
+    }
+}
