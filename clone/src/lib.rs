@@ -19,6 +19,7 @@ pub mod digest;
 pub mod dolly;
 pub mod edge;
 pub mod error;
+pub mod ka;
 pub mod ring;
 pub mod udpcast;
 

@@ -3,6 +3,7 @@
 
 mod dolly;
 mod flags;
+mod ka;
 mod net;
 mod progress;
 mod store;
@@ -19,6 +20,8 @@ type Run = fn(&Given) -> Result<(), Failure>;
 /// All programs: names, grammar, what runs.
 static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["dolly"], &dolly::DOLLY, dolly::run),
+    (&["ka-d-server"], &ka::SERVER, ka::send),
+    (&["ka-d-client"], &ka::CLIENT, ka::receive),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
 ];

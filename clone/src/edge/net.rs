@@ -10,7 +10,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, bind,
-    connect, listen, recv, send, shutdown, socket_with, sockopt,
+    connect, getsockname, listen, recv, recvfrom, send, sendto, shutdown, socket_with, sockopt,
 };
 
 /// The system's word for an error.
@@ -141,6 +141,13 @@ impl Stream {
         !self.out.is_empty()
     }
 
+    /// Our address, as the peer sees it.
+    #[must_use]
+    pub fn own_address(&self) -> Option<Ipv4Addr> {
+        let address = getsockname(&self.fd).ok()?;
+        SocketAddrV4::try_from(address).ok().map(|a| *a.ip())
+    }
+
     /// No more will be sent.
     pub fn end(&self) {
         let _ = shutdown(&self.fd, Shutdown::Write);
@@ -150,6 +157,46 @@ impl Stream {
 impl AsFd for Stream {
     fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// A UDP socket that may broadcast.
+#[derive(Debug)]
+pub struct Datagrams(OwnedFd);
+
+impl Datagrams {
+    /// On this port of all addresses; on any for 0.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub fn open(port: u16) -> Result<Self, Error> {
+        let open = || -> Result<OwnedFd, Errno> {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+            sockopt::set_socket_broadcast(&fd, true)?;
+            bind(&fd, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+            Ok(fd)
+        };
+        open().map(Self).map_err(|e| Error::Port { kind: "UDP", port, why: reason(e) })
+    }
+
+    /// A datagram, its length and who sent it.
+    #[must_use]
+    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, Ipv4Addr)> {
+        let (n, _, from) = recvfrom(&self.0, buffer, RecvFlags::empty()).ok()?;
+        let from = SocketAddrV4::try_from(from?).ok()?;
+        Some((n, *from.ip()))
+    }
+
+    /// Sends; what is lost on the way is lost here too.
+    pub fn send(&self, bytes: &[u8], to: SocketAddrV4) {
+        let _ = sendto(&self.0, bytes, SendFlags::NOSIGNAL, &to);
+    }
+}
+
+impl AsFd for Datagrams {
+    fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,0 +1,175 @@
+//! `ka-d-server` and `ka-d-client`: one session of KA.
+
+use super::dolly::seconds;
+use super::flags::{Flag, Given, Program, flag};
+use super::progress::{bytes, rate};
+use super::store::{How, Source, Target};
+use super::world::{FileSource, Host, HostStore, PipeSource, why};
+use crate::Failure;
+use clone::edge;
+use clone::ka::server::Standing;
+use clone::ka::wire::Layout;
+use clone::ka::{client, server};
+use std::path::Path;
+use std::time::Duration;
+
+const SESSION: Flag = flag("session", Some('s'), Some("NAME"), "the session's name [kainstall1]");
+const COMMAND: Flag =
+    flag("exec", Some('e'), Some("COMMAND"), "shell command between the stream and the disk");
+const FILE: Flag = flag("file", Some('f'), Some("FILE"), "file or device, instead of a command");
+const TIMEOUT: Flag =
+    flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long");
+const STALL: Flag = flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
+const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
+
+/// The server's grammar.
+pub static SERVER: Program = Program {
+    name: "ka-d-server",
+    about: "Sends a stream through a chain of machines that it mends when one fails.",
+    rest: "",
+    example: "bellwether clone ka-d-server -s room1 -n 4 -f /dev/sda",
+    flags: &[
+        SESSION,
+        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        COMMAND,
+        FILE,
+        flag("arity", Some('a'), Some("N"), "children of each node, 1 to 4 [1]"),
+        TIMEOUT,
+        STALL,
+        QUIET,
+        flag("no-verify", None, None, "compare no digests"),
+        flag("", Some('l'), None, "accepted; nobody is ever run away from"),
+    ],
+};
+
+/// The client's grammar.
+pub static CLIENT: Program = Program {
+    name: "ka-d-client",
+    about: "Receives and relays a stream of ka-d-server's.",
+    rest: "",
+    example: "bellwether clone ka-d-client -w -s room1 -f /dev/sda",
+    flags: &[
+        SESSION,
+        flag("host", Some('h'), Some("HOST"), "the server; without it, it is looked for"),
+        flag("wait", Some('w'), None, "stay until all have finished [yes]"),
+        flag("go", Some('g'), None, "begin with those that are there"),
+        COMMAND,
+        FILE,
+        flag("lp64", None, None, "speak as a 64-bit program first, not as a 32-bit one"),
+        TIMEOUT,
+        STALL,
+        QUIET,
+    ],
+};
+
+fn session(given: &Given) -> String {
+    given.get("session").unwrap_or("kainstall1").to_owned()
+}
+
+fn core(e: clone::Error) -> Failure {
+    Failure::Failed(e.to_string())
+}
+
+fn stall(given: &Given) -> Result<Option<Duration>, Failure> {
+    Ok(seconds(given, "stall")?.or(Some(Duration::from_secs(300))))
+}
+
+/// Sends.
+pub fn send(given: &Given) -> Result<(), Failure> {
+    let Some(clients) = given.parsed::<usize>("clients")? else {
+        return Err(Failure::Usage(
+            "ka-d-server: -n N says how many machines there are".to_owned(),
+        ));
+    };
+    let (file, command) = (given.get("file"), given.get("exec"));
+    if file.is_none() && command.is_none() {
+        return Err(Failure::Usage(
+            "ka-d-server: what shall be sent? -f FILE, or -e 'tar -C / -c .'".to_owned(),
+        ));
+    }
+    // What cannot be read is known before the others wait for it.
+    if let Some(file) = file {
+        Source::open(Some(Path::new(file)), None)?;
+    }
+    let options = server::Options {
+        session: session(given),
+        clients,
+        arity: given.parsed("arity")?.unwrap_or(1),
+        verify: !given.has("no-verify"),
+        start_timeout: seconds(given, "timeout")?,
+        stall_timeout: stall(given)?,
+    };
+    let mut world = Host::new("ka-d-server", given.has("quiet"), true);
+    eprintln!("ka-d-server: session {}; waiting for {clients} clients", options.session);
+    let mut open = || -> Result<Box<dyn edge::Source>, String> {
+        let path = Path::new(file.unwrap_or("/dev/null"));
+        let source = Source::open(Some(path), command).map_err(why)?;
+        Ok(if source.length.is_some() {
+            Box::new(FileSource(source))
+        } else {
+            Box::new(PipeSource::new(vec![source]))
+        })
+    };
+    let sent = edge::ka::send(options, &mut open, &mut world);
+    world.end();
+    let sent = sent.map_err(core)?;
+    eprintln!(
+        "ka-d-server: {} in {:.1} s, {}; blake3 {}",
+        bytes(sent.digest.bytes),
+        world.took().as_secs_f64(),
+        rate(sent.digest.bytes, world.took()),
+        sent.digest
+    );
+    let mut bad = 0;
+    for (ip, standing) in &sent.clients {
+        eprintln!("  {ip:<15} {standing}");
+        bad += usize::from(!matches!(standing, Standing::Verified | Standing::Finished));
+    }
+    if bad > 0 {
+        let all = sent.clients.len();
+        return Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")));
+    }
+    Ok(())
+}
+
+/// Receives.
+pub fn receive(given: &Given) -> Result<(), Failure> {
+    let mut world = Host::new("ka-d-client", given.has("quiet"), true);
+    let server = match given.get("host") {
+        Some(host) => Some(
+            edge::World::resolve(&mut world, host)
+                .map_err(|e| Failure::Failed(format!("{host}: {e}")))?,
+        ),
+        None => None,
+    };
+    let path = given.get("file").map(Path::new);
+    let how = How { pipe: given.get("exec"), ..How::default() };
+    let store = HostStore::new(Target::open(path, how)?);
+    let options = client::Options {
+        session: session(given),
+        server,
+        layout: if given.has("lp64") { Layout::Lp64 } else { Layout::I386 },
+        wait: true,
+        go_now: given.has("go"),
+        tries: 10,
+        start_timeout: seconds(given, "timeout")?,
+        stall_timeout: stall(given)?,
+    };
+    eprintln!("ka-d-client: session {}", options.session);
+    let got = edge::ka::receive(options, Box::new(store), &mut world);
+    world.end();
+    let got = got.map_err(core)?;
+    eprintln!(
+        "ka-d-client: {} in {:.1} s, {}; blake3 {}; {}",
+        bytes(got.digest.bytes),
+        world.took().as_secs_f64(),
+        rate(got.digest.bytes, world.took()),
+        got.digest,
+        if got.verified {
+            "verified with the server"
+        } else {
+            "NOT verified: the server compares no digests"
+        }
+    );
+    Ok(())
+}

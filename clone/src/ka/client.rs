@@ -1,0 +1,424 @@
+//! A client: gets data from the node that the server names, passes it on to
+//! the nodes that connect to it, and keeps it.
+//!
+//! The data does not pass through here: the caller moves it, and says how far
+//! it is.
+
+use super::wire::{Layout, Report, ToClient, ToServer, VERSION};
+use super::{NAME, REPORT_EACH, question};
+use crate::Error;
+use crate::digest::Digest;
+use alloc::borrow::ToOwned;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// An answer came to the discovery's port.
+    Answer(Ipv4Addr, &'a [u8]),
+    /// The control connection to the server stands.
+    ServerConnected,
+    /// It brought this.
+    Server(&'a [u8]),
+    /// It is closed, or could not be made.
+    ServerClosed(&'a str),
+    /// The data connection to the parent stands.
+    ParentConnected,
+    /// It has ended, or could not be made.
+    ParentClosed,
+    /// So many bytes have been received in all.
+    Received(u64),
+    /// A node has connected to our data port.
+    ChildCame(Ipv4Addr),
+    /// All was stored, and has this digest; or could not be.
+    Stored(Result<Digest, &'a str>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send to everybody's UDP port 4957.
+    Ask(Vec<u8>),
+    /// Connect to this server's control port.
+    ConnectServer(Ipv4Addr),
+    /// Send to the server.
+    ToServer(Vec<u8>),
+    /// Connect to this node's data port, instead of any other.
+    ConnectParent(Ipv4Addr),
+    /// Write to the parent, so that the connection is not thought dead.
+    KeepAlive(Vec<u8>),
+    /// Send the stream to this child, from this position on.
+    Send(Ipv4Addr, u64),
+    /// Close the connection to this child.
+    Drop(Ipv4Addr),
+    /// All data has come: end the children's connections when they have it
+    /// too, and store.
+    Complete(u64),
+    /// All is over, and well.
+    Finished {
+        /// The digest was compared with the server's.
+        verified: bool,
+    },
+}
+
+/// What a client needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The session's name.
+    pub session: String,
+    /// The server, when it is known.
+    pub server: Option<Ipv4Addr>,
+    /// The layout to begin with; the other is tried after a refusal.
+    pub layout: Layout,
+    /// Stay until the server says to finish: others may still need us.
+    pub wait: bool,
+    /// Ask for the start with those that are there.
+    pub go_now: bool,
+    /// How often to ask for a server, a second apart.
+    pub tries: u32,
+    /// Give up when the data did not begin for so long after the server was
+    /// found: it waits for other clients.
+    pub start_timeout: Option<Duration>,
+    /// Give up when nothing moved for so long.
+    pub stall_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Asking,
+    Connecting,
+    Attached,
+    Storing,
+    Waiting,
+    Finished,
+}
+
+const ASK_EACH: Duration = Duration::from_secs(1);
+const KEEP_ALIVE: Duration = Duration::from_secs(50);
+
+/// The client's state machine.
+#[derive(Debug)]
+pub struct Client {
+    options: Options,
+    layout: Layout,
+    state: State,
+    server: Option<Ipv4Addr>,
+    refused: u32,
+    asked: u32,
+    next_ask: Duration,
+    buffer: Vec<u8>,
+    heard: bool,
+    parent: Option<Ipv4Addr>,
+    linked: bool,
+    received: u64,
+    reported: u64,
+    report: bool,
+    digest: Option<[u8; 32]>,
+    own: Option<Result<Digest, String>>,
+    verdict: Option<Result<bool, Error>>,
+    moved: Duration,
+    alive: Duration,
+    out: VecDeque<Output>,
+}
+
+impl Client {
+    /// A client that begins to look for its server at `now`.
+    #[must_use]
+    pub fn new(options: Options, now: Duration) -> Self {
+        let mut client = Self {
+            layout: options.layout,
+            state: State::Asking,
+            server: options.server,
+            refused: 0,
+            asked: 0,
+            next_ask: now,
+            buffer: Vec::new(),
+            heard: false,
+            parent: None,
+            linked: false,
+            received: 0,
+            reported: 0,
+            report: false,
+            digest: None,
+            own: None,
+            verdict: None,
+            moved: now,
+            alive: now,
+            out: VecDeque::new(),
+            options,
+        };
+        if let Some(server) = client.server {
+            client.state = State::Connecting;
+            client.out.push_back(Output::ConnectServer(server));
+        }
+        client
+    }
+
+    /// The next thing to do.
+    pub fn output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let ask = (self.state == State::Asking).then_some(self.next_ask);
+        let alive = self.linked.then(|| self.alive + KEEP_ALIVE);
+        let stall = self.limit().map(|(limit, _)| self.moved + limit);
+        [ask, alive, stall].into_iter().flatten().min()
+    }
+
+    /// The server, once it is found.
+    #[must_use]
+    pub const fn server(&self) -> Option<Ipv4Addr> {
+        self.server
+    }
+
+    fn limit(&self) -> Option<(Duration, &'static str)> {
+        match self.state {
+            State::Asking | State::Finished | State::Storing => None,
+            State::Connecting | State::Attached if self.received == 0 => {
+                self.options.start_timeout.map(|t| (t, "start by the KA server"))
+            }
+            State::Waiting => {
+                self.options.stall_timeout.map(|t| (t, "word from the KA server to finish"))
+            }
+            _ => self.options.stall_timeout.map(|t| (t, "data")),
+        }
+    }
+
+    fn say(&mut self, message: ToServer) {
+        self.out.push_back(Output::ToServer(message.bytes(self.layout)));
+    }
+
+    /// Tells the client what happened.
+    ///
+    /// # Errors
+    /// When there will be no whole copy here.
+    pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
+        if !matches!(input, Input::Tick | Input::Answer(..) | Input::Received(_)) {
+            self.moved = now;
+        }
+        match input {
+            Input::Answer(from, bytes) => {
+                if self.state == State::Asking && bytes == VERSION {
+                    self.server = Some(from);
+                    self.state = State::Connecting;
+                    self.moved = now;
+                    self.out.push_back(Output::ConnectServer(from));
+                }
+            }
+            Input::ServerConnected => self.greet(),
+            Input::Server(bytes) => self.hear(bytes, now)?,
+            Input::ServerClosed(why) => self.left(why, now)?,
+            Input::ParentConnected => {
+                self.linked = true;
+                self.alive = now;
+            }
+            Input::ParentClosed => {
+                if let Some(dad) = self.parent.take() {
+                    self.linked = false;
+                    let position = self.received;
+                    self.say(ToServer::DadDisconnected { dad, position });
+                }
+            }
+            Input::Received(bytes) => {
+                if bytes > self.received {
+                    self.received = bytes;
+                    self.moved = now;
+                    self.alive = now;
+                }
+                if self.report && self.received - self.reported >= REPORT_EACH {
+                    self.reported = self.received;
+                    self.say(ToServer::ReportsPosition(self.received));
+                }
+            }
+            Input::ChildCame(child) => self.say(ToServer::GotClient(child)),
+            Input::Stored(how) => {
+                self.own.get_or_insert(how.map_err(ToOwned::to_owned));
+                self.judge();
+            }
+            Input::Tick => {}
+        }
+        self.advance(now)
+    }
+
+    fn greet(&mut self) {
+        if self.state != State::Connecting {
+            return;
+        }
+        self.state = State::Attached;
+        self.say(ToServer::Hello { verifies: true });
+        self.say(ToServer::Options { will_wait: self.options.wait });
+        self.say(ToServer::AcceptsData);
+        if self.options.go_now {
+            self.say(ToServer::GoNow);
+        }
+    }
+
+    fn left(&mut self, why: &str, now: Duration) -> Result<(), Error> {
+        match self.state {
+            State::Finished => Ok(()),
+            // Compiled the other way, it does not understand us.
+            State::Connecting | State::Attached if !self.heard => {
+                self.refused += 1;
+                if self.refused > self.options.tries.max(1) {
+                    return Err(self.gone(why, "before the start"));
+                }
+                if self.state == State::Attached {
+                    self.layout = match self.layout {
+                        Layout::I386 => Layout::Lp64,
+                        Layout::Lp64 => Layout::I386,
+                    };
+                }
+                self.buffer.clear();
+                self.state = State::Asking;
+                self.next_ask = now + ASK_EACH;
+                if self.options.server.is_none() {
+                    self.server = None;
+                }
+                Ok(())
+            }
+            // A server that does not wait for us may leave when we are done.
+            State::Waiting => match self.verdict.take() {
+                Some(Ok(verified)) => {
+                    self.state = State::Finished;
+                    self.out.push_back(Output::Finished { verified });
+                    Ok(())
+                }
+                Some(Err(e)) => Err(e),
+                None => Err(self.gone(why, "before it said whether that was all")),
+            },
+            State::Storing => Ok(()),
+            _ => Err(self.gone(why, "during the transfer")),
+        }
+    }
+
+    fn gone(&self, why: &str, when: &'static str) -> Error {
+        let server = self.server.map_or_else(String::new, |s| format!(" {s}"));
+        Error::Gone { protocol: NAME, peer: format!("the server{server} ({why})"), when }
+    }
+
+    fn hear(&mut self, bytes: &[u8], now: Duration) -> Result<(), Error> {
+        self.buffer.extend_from_slice(bytes);
+        loop {
+            let Ok(word) = ToClient::parse(self.layout, &self.buffer) else {
+                return Err(Error::Peer {
+                    protocol: NAME,
+                    peer: "the server".to_owned(),
+                    why: "it sends an unknown packet",
+                });
+            };
+            let Some((word, len)) = word else { return Ok(()) };
+            self.buffer.drain(..len);
+            self.heard = true;
+            match word {
+                ToClient::Go => {}
+                ToClient::Ping => self.say(ToServer::PingReply),
+                ToClient::GivesIp(parent) => {
+                    self.parent = Some(parent);
+                    self.linked = false;
+                    self.out.push_back(Output::ConnectParent(parent));
+                }
+                ToClient::ReportPosition(how) => {
+                    self.report = how == Report::Regularly;
+                    if how != Report::Never {
+                        self.reported = self.received;
+                        self.say(ToServer::ReportsPosition(self.received));
+                    }
+                }
+                ToClient::GivesAuth(child, position) => {
+                    self.out.push_back(Output::Send(child, position));
+                    self.say(ToServer::GotClient(child));
+                }
+                ToClient::DropChild(child) => self.out.push_back(Output::Drop(child)),
+                ToClient::Digest(digest) => self.digest = Some(digest),
+                ToClient::EndOfFlow => {
+                    if self.state == State::Attached {
+                        self.state = State::Storing;
+                        self.out.push_back(Output::Complete(self.received));
+                        self.judge();
+                    }
+                }
+                ToClient::Finish => {
+                    if self.state != State::Waiting {
+                        return Err(self.gone("it says to finish", "before the end"));
+                    }
+                    self.left("", now)?;
+                }
+            }
+        }
+    }
+
+    /// The end has come and the store has ended: what of our own copy.
+    fn judge(&mut self) {
+        if self.state != State::Storing {
+            return;
+        }
+        let Some(own) = self.own.clone() else { return };
+        self.state = State::Waiting;
+        let equal = match (&own, self.digest) {
+            (Ok(own), Some(expected)) => Some(own.blake3 == expected),
+            (Ok(_), None) => None,
+            (Err(_), _) => Some(false),
+        };
+        self.verdict = Some(match (own, equal) {
+            (Err(why), _) => Err(Error::Store { why }),
+            (Ok(own), Some(false)) => Err(Error::Mismatch { bytes: own.bytes }),
+            (Ok(_), equal) => Ok(equal == Some(true)),
+        });
+        // An old server takes any last word for success: say none.
+        if self.digest.is_some() || !matches!(self.verdict, Some(Err(_))) {
+            self.say(ToServer::HasFinished(equal));
+        }
+    }
+
+    fn advance(&mut self, now: Duration) -> Result<(), Error> {
+        if self.state == State::Asking && now >= self.next_ask {
+            if let Some(server) = self.server {
+                self.state = State::Connecting;
+                self.out.push_back(Output::ConnectServer(server));
+            } else if self.asked > self.options.tries {
+                return Err(Error::Stalled {
+                    protocol: NAME,
+                    waiting_for: "answer of a KA server for this session",
+                    waited: ASK_EACH * self.asked,
+                });
+            } else {
+                self.asked += 1;
+                self.next_ask = now + ASK_EACH;
+                self.out.push_back(Output::Ask(question(&self.options.session)));
+            }
+        }
+        if self.state == State::Waiting
+            && (!self.options.wait
+                || (matches!(self.verdict, Some(Err(_))) && self.digest.is_none()))
+        {
+            match self.verdict.take() {
+                Some(Ok(verified)) => {
+                    self.state = State::Finished;
+                    self.out.push_back(Output::Finished { verified });
+                }
+                Some(Err(e)) => return Err(e),
+                None => {}
+            }
+        }
+        if self.linked && now.saturating_sub(self.alive) >= KEEP_ALIVE {
+            self.alive = now;
+            self.out.push_back(Output::KeepAlive(1234u32.to_le_bytes().to_vec()));
+        }
+        match self.limit() {
+            Some((waited, waiting_for)) if now.saturating_sub(self.moved) >= waited => {
+                Err(Error::Stalled { protocol: NAME, waiting_for, waited })
+            }
+            _ => Ok(()),
+        }
+    }
+}
