@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{DeviceSelector, ScanRule};
+use coldplug::index::fnmatch;
 use overlay::partition::{self, Partition};
 use overlay::probe::{Superblock, probe};
 use rustix::fs::{Mode, OFlags, open};
@@ -103,6 +104,15 @@ pub fn inspect(path: &str) -> Result<Option<Superblock>, Errno> {
     match failed {
         Some(errno) if found.is_none() => Err(errno),
         _ => Ok(found),
+    }
+}
+
+/// Makes a device refuse writes when the plan's patterns (`/dev/sd*`) name it. A
+/// device that cannot be set so is left as it is.
+pub fn protect(patterns: &[String], name: &str) {
+    let path = format!("/dev/{name}");
+    if patterns.iter().any(|pattern| fnmatch(pattern.as_bytes(), path.as_bytes())) {
+        let _ = sys::blockdev::set_read_only(&path, true);
     }
 }
 

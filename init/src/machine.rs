@@ -18,6 +18,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use sys::errno::Shown;
 use sys::loopdev::Loop;
 
+use crate::device;
 use crate::failure;
 use crate::log::{Log, now_ms};
 use crate::network::Network;
@@ -236,6 +237,7 @@ impl Machine {
         let Some(uevents) = &mut self.uevents else { return };
         let drivers = &mut self.drivers;
         let blocks = &mut self.blocks;
+        let protected = &self.orders.plan.root.protect;
         let (mut seen, mut block_changes) = (false, 0);
         let lost = uevents.receive(&mut |event| {
             seen = true;
@@ -246,8 +248,8 @@ impl Machine {
                 block_changes += u64::from(!is_ours(event.devname));
                 if event.action == "remove" {
                     blocks.retain(|name| name != event.devname);
-                } else {
-                    add(blocks, event.devname);
+                } else if add(blocks, event.devname) {
+                    device::protect(protected, event.devname);
                 }
             }
         });
@@ -269,7 +271,9 @@ impl Machine {
     fn find_blocks(&mut self) {
         for name in sysfs::names("/sys/class/block").unwrap_or_default() {
             // A slash in a device's name is a ! in sysfs.
-            if add(&mut self.blocks, &name.replace('!', "/")) {
+            let name = name.replace('!', "/");
+            if add(&mut self.blocks, &name) {
+                device::protect(&self.orders.plan.root.protect, &name);
                 self.block_changes += 1;
             }
         }

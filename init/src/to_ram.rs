@@ -27,7 +27,7 @@ pub const RAM: &str = "/run/bellwether/ram";
 const SPARE: u64 = 96 << 20;
 
 /// Files that belong to an image and go where it goes.
-const COMPANIONS: &[&str] = &["verity", "roothash"];
+const COMPANIONS: &[&str] = &["verity", "roothash", "fec", "fec.roots"];
 
 /// Copies what the plan says, and lets go of the medium.
 ///

@@ -2,7 +2,10 @@
 //!
 //! The hash tree is beside the image (`IMAGE.verity`) or behind its end in the
 //! same file; the root hash is on the line, or beside the image
-//! (`IMAGE.roothash`), where it finds damage but no forgery.
+//! (`IMAGE.roothash`), where it finds damage but no forgery. A block that was
+//! damaged is mended where there are parity data beside the image (`IMAGE.fec`, as
+//! `veritysetup --fec-device` makes them, with `IMAGE.fec.roots` when the number of
+//! roots is not 2). Signatures of root hashes are not looked at.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -21,6 +24,9 @@ use crate::trace::Failure;
 
 /// A root hash is at most that of SHA-512, in hexadecimal.
 const MAX_HASH: usize = 256;
+
+/// Roots of the parity code when nothing is said (`veritysetup --fec-roots`).
+const ROOTS: u32 = 2;
 
 /// Where a tree may begin in the image's own file: behind the file system, at
 /// the next of these boundaries.
@@ -95,8 +101,25 @@ pub fn device(
             OnCorruption::Restart => Some("restart_on_corruption"),
             OnCorruption::Panic => Some("panic_on_corruption"),
         };
-        let options: Vec<&str> = option.into_iter().collect();
         let hash_block = u64::from(header.hash_block);
+        // The first block behind the header.
+        let hash_start = (at + verity::LENGTH as u64).div_ceil(hash_block);
+        let parity = match parity(machine, image) {
+            Some(parity) if separate.is_some() => {
+                let hashes = hashes.length().map_err(|why| fail(image, why))?;
+                let covered = (hashes / hash_block).saturating_sub(hash_start);
+                Some((parity, header.blocks.saturating_add(covered)))
+            }
+            _ => None,
+        };
+        let mend = parity.as_ref().map(|((block, roots), blocks)| {
+            let device = &block.path;
+            format!(
+                "use_fec_from_device {device} fec_roots {roots} fec_blocks {blocks} fec_start 0"
+            )
+        });
+        let mend = mend.as_deref().unwrap_or_default().split_whitespace();
+        let options: Vec<&str> = option.into_iter().chain(mend).collect();
         let table = dm::verity(&dm::Verity {
             data: &data.path,
             hashes: &hashes.path,
@@ -104,8 +127,7 @@ pub fn device(
             data_block: header.data_block,
             hash_block: header.hash_block,
             blocks: header.blocks,
-            // The first block behind the header.
-            hash_start: (at + verity::LENGTH as u64).div_ceil(hash_block),
+            hash_start,
             algorithm: &header.algorithm,
             root_hash: &wanted.root_hash,
             salt: &header.salt,
@@ -181,6 +203,21 @@ fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), String> {
     }
     let name = beside.rsplit('/').next().unwrap_or_default();
     Err(format!("has no hash tree: neither {name} beside it nor one behind its end"))
+}
+
+/// The parity data beside an image and their number of roots.
+fn parity(machine: &mut Machine, image: &str) -> Option<(Block, u32)> {
+    let path = format!("{image}.fec");
+    rustix::fs::access(path.as_str(), rustix::fs::Access::READ_OK).ok()?;
+    let roots = sys::file::read_file(&format!("{path}.roots"), 16).ok();
+    let roots = roots.and_then(|text| core::str::from_utf8(&text).ok()?.trim().parse().ok());
+    match Block::open(machine, &path, true) {
+        Ok(block) => Some((block, roots.unwrap_or(ROOTS))),
+        Err(why) => {
+            machine.log.warn(&format!("{path}: {why}; damage is found and not mended"));
+            None
+        }
+    }
 }
 
 fn first_block(device: &str) -> Result<(), rustix::io::Errno> {

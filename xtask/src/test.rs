@@ -16,6 +16,11 @@ pub struct Test {
     /// without machines: no root, no packages, minutes less
     #[argh(switch)]
     quick: bool,
+
+    /// with the scenarios that take minutes each or need much more than the others:
+    /// those called sweep_… and marked as ignored
+    #[argh(switch)]
+    sweep: bool,
 }
 
 type Step = (&'static str, fn() -> Result<()>);
@@ -52,6 +57,11 @@ const MACHINES: &[Step] = &[
         cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=2"]].concat())
     }),
 ];
+
+const SWEEPS: &[Step] = &[("sweeps", || {
+    let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
+    cargo(&[&words[..], &["--", "--test-threads=2", "--ignored", "sweep_"]].concat())
+})];
 
 impl Test {
     /// Runs every step, also after a failure, and prints a summary.

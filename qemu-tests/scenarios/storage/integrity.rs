@@ -11,6 +11,7 @@ use super::{DISK, assert_contains, assert_said, boot, client, plain_client, refu
 struct Verified {
     image: PathBuf,
     tree: PathBuf,
+    parity: PathBuf,
     root_hash: String,
 }
 
@@ -33,9 +34,11 @@ fn verified(lab: &Lab) -> Result<Verified> {
         .map_err(qemu_tests::Error::at("write", root.path()))?;
     let image = root.image(Fs::Squashfs, "", 0)?;
     let tree = image.with_extension("verity");
-    let words = ["veritysetup", "format", &image.to_string_lossy(), &tree.to_string_lossy()];
-    let root_hash = hash_in(&run(&words)?);
-    Ok(Verified { image, tree, root_hash })
+    let parity = image.with_extension("fec");
+    let fec = format!("--fec-device={}", parity.display());
+    let files = [image.to_string_lossy(), tree.to_string_lossy()];
+    let root_hash = hash_in(&run(&["veritysetup", "format", &fec, &files[0], &files[1]])?);
+    Ok(Verified { image, tree, parity, root_hash })
 }
 
 fn hash_in(text: &str) -> String {
@@ -107,9 +110,9 @@ fn verity_by_the_medium() {
 }
 
 /// One block that changed: the boot goes on, and who reads it gets an error instead
-/// of something else.
+/// of something else; or, with parity data beside the image, what it was.
 #[test]
-fn a_corrupted_block_is_an_error() {
+fn a_corrupted_block_is_an_error_or_mended() {
     scenario("storage-verity-corrupted", |lab| {
         let it = verified(lab)?;
         let whole = std::fs::read(&it.image).map_err(qemu_tests::Error::at("read", &it.image))?;
@@ -124,6 +127,16 @@ fn a_corrupted_block_is_an_error() {
         )?;
         assert_contains(&failed, "Input/output error");
         assert_contains(&machine.run("dmesg")?, "is corrupted");
+        drop(machine);
+
+        let files = [("verity", it.tree.as_path()), ("fec", it.parity.as_path())];
+        let iso = verified_iso(lab, "mended", &it.image, &files)?;
+        let mut machine = boot(client(lab, &line)?.disk(DISK, &iso))?;
+        let sum =
+            run(&["sha256sum", &lab.scratch("media")?.join("root/srv/noise").to_string_lossy()])?;
+        let seen = machine.run("sha256sum /srv/noise")?;
+        assert_eq!(seen.split(' ').next(), sum.split(' ').next(), "it is not what it was");
+        assert_contains(&machine.run("dmesg")?, "corrected");
         Ok(())
     });
 }

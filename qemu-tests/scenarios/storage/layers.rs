@@ -22,6 +22,13 @@ fn dracut_s_image_in_an_image() {
         assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
         assert!(mounted(&mut machine, "/run/initramfs/images/rootfs.img")?.contains(" ext4 ro"));
         machine.run("echo new >/new")?;
+        drop(machine);
+
+        // Everything in memory: the medium is let go of.
+        let line = "root=live:CDLABEL=DRA rd.live.image rd.writable.fsimg=1";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &iso))?;
+        assert!(mounted(&mut machine, "/")?.starts_with("/dev/dm-0 / ext4 rw"));
+        machine.run("! grep /dev/vda /proc/mounts && echo new >/new")?;
         Ok(())
     });
 }
@@ -37,6 +44,22 @@ fn an_iso_file_on_a_disk() {
         assert!(mounted(&mut machine, "/")?.starts_with("/dev/dm-0 / ext4 rw"));
         assert!(mounted(&mut machine, "/run/initramfs/isoscan")?.starts_with("/dev/vda "));
         machine.run("echo new >/new")?;
+        Ok(())
+    });
+}
+
+/// Disks that the line protects refuse every write, from the moment they appear.
+#[test]
+fn protected_disks() {
+    scenario("storage-protected", |lab| {
+        let iso = live_iso(lab)?;
+        let conf = lab.tree("stick")?.text("persistence.conf", "/ union\n")?;
+        let disk = conf.image(Fs::Ext4, "persistence", 16)?;
+        let line = "boot=live persistence read-only=/dev/vd[b-z]*";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &iso).disk(DISK, &disk))?;
+        assert_eq!(machine.run("cat /sys/block/vda/ro /sys/block/vdb/ro")?.trim(), "0\n1");
+        machine.run("! dd if=/dev/zero of=/dev/vdb count=1 conv=fsync && echo new >/new")?;
+        assert_said(&machine, "changes stay in memory");
         Ok(())
     });
 }
