@@ -9,7 +9,6 @@ use core::fmt;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
-use rustix::time::{ClockId, clock_gettime};
 
 /// Lines kept for the record; a boot that says more has lost its beginning,
 /// not its end.
@@ -150,7 +149,5 @@ fn printable(text: &str) -> String {
 /// Milliseconds since boot.
 #[must_use]
 pub fn now_ms() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000)
+    u64::try_from(sys::clock::since_start().as_millis()).unwrap_or(u64::MAX)
 }

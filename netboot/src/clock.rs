@@ -15,10 +15,7 @@ impl Instant {
 
     /// Now, by the clock that does not stop and is not set (`CLOCK_BOOTTIME`).
     pub fn now() -> Instant {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        let millis = u64::try_from(time.tv_nsec / 1_000_000).unwrap_or(0);
-        Instant(seconds.saturating_mul(1000).saturating_add(millis))
+        Instant::ZERO.after(sys::clock::since_start())
     }
 
     /// From milliseconds since the start.
@@ -65,10 +62,6 @@ pub fn random(salt: u32) -> u32 {
     let flags = rustix::rand::GetRandomFlags::INSECURE;
     match rustix::rand::getrandom(&mut bytes, flags) {
         Ok(4) => u32::from_ne_bytes(bytes),
-        _ => {
-            let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-            let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-            nanos.rotate_left(16) ^ salt
-        }
+        _ => sys::clock::since_start().subsec_nanos().rotate_left(16) ^ salt,
     }
 }

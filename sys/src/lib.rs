@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod arch;
 pub mod blockdev;
+pub mod clock;
 pub mod dm;
 pub mod errno;
 pub mod file;
