@@ -112,6 +112,10 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
     };
+    if cfg!(feature = "full") && stays(plan) {
+        console::begin(machine, "handoff");
+        return handoff::stay(machine, plan);
+    }
     console::begin(machine, "source");
     let mut found = match source::find(machine, plan, layout, &target, read_write) {
         Ok(found) => found,
@@ -130,6 +134,11 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
     };
     layers::undo(machine);
     failed
+}
+
+/// Whether the initramfs is itself the live system (Tiny Core, `bw.root=initramfs`).
+fn stays(plan: &BootPlan) -> bool {
+    matches!(plan.root.sources.first(), Some(Source::Initramfs(path)) if path == "/")
 }
 
 /// Which classes of drivers the plan can need at all. Keyboards come along: a

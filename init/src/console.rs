@@ -92,7 +92,9 @@ fn shell(machine: &mut Machine) {
         // Drivers go on loading, and a stick that is plugged in appears.
         Ok(running) => {
             while running.runs() {
-                machine.wait(&[running.as_fd()], None);
+                // Nobody tells of orphans that have ended: they are looked for.
+                let soon = now_ms().saturating_add(1000);
+                machine.wait(&[running.as_fd()], Some(soon));
             }
         }
         Err(why) => machine.log.warn(&why),

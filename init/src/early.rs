@@ -38,6 +38,12 @@ const LINKS: &[(&str, &str)] = &[
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
+/// Whether another file system than that of `/` is there.
+fn is_mounted(target: &str) -> bool {
+    let device = |path: &str| rustix::fs::stat(path).map(|stat| stat.st_dev);
+    matches!((device("/"), device(target)), (Ok(root), Ok(here)) if root != here)
+}
+
 /// Mounts the table; says what failed and goes on, since the rest may do.
 ///
 /// The log is opened in between: it needs `/dev`, and failures need it.
@@ -45,9 +51,12 @@ const LINKS: &[(&str, &str)] = &[
 pub fn mounts() -> Log {
     let mut failed: [Option<(&'static str, Errno)>; MOUNTS.len()] = [None; MOUNTS.len()];
     for (early, slot) in MOUNTS.iter().zip(&mut failed) {
-        let _ = mkdir(early.target, Mode::from_raw_mode(0o755));
+        // There already when whoever started us has mounted it, or this is a new start.
+        if mkdir(early.target, Mode::from_raw_mode(0o755)).is_err() && is_mounted(early.target) {
+            continue;
+        }
         match mount(early.fs_type, early.target, early.fs_type, early.flags, Some(early.options)) {
-            // Busy: the kernel, or whoever started us, has mounted it already.
+            // Busy: the kernel has mounted it already.
             Ok(()) | Err(Errno::BUSY) => {}
             Err(errno) => *slot = Some((early.target, errno)),
         }

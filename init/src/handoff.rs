@@ -11,7 +11,8 @@ use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Writable};
 use overlay::switch::switch_root;
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, openat, openat2, readlinkat, unlinkat,
+    Access, AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, access, openat, openat2, readlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{mount_bind_recursive, mount_move};
@@ -24,7 +25,7 @@ use crate::log::Level;
 use crate::machine::Machine;
 use crate::source::{Found, Root};
 use crate::trace::Failure;
-use crate::{console, network, setup, shutdown, watch};
+use crate::{console, hints, network, setup, shutdown, watch};
 
 /// Where the kernel and every distribution keep the real init.
 const INITS: &[&str] =
@@ -51,17 +52,11 @@ pub fn hand_over(
         Writable::AsIs { read_write: false } | Writable::Directories { .. }
     );
     write_state(machine, plan, writable);
+    hints::leave(machine, plan);
     if writable {
         setup::apply(machine, plan, found, place(plan, layout));
     }
-    let line = format!(
-        "ready in {}: {} on {}, handing over to {init}",
-        machine.log.elapsed(),
-        found.origin,
-        ready.kind,
-    );
-    machine.log.say(Level::Verdict, &line);
-    machine.back_to_normal();
+    say_ready(machine, &found.origin, ready.kind, &init);
     if let Some(snapshot) = ready.snapshot
         && let Err(errno) = watch::start(snapshot)
     {
@@ -70,16 +65,44 @@ pub fn hand_over(
             Shown(errno)
         ));
     }
-    let _ = make_dir(STATE, 0o755);
-    let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
     shutdown::prepare(machine, plan);
     console::begin(machine, "switch");
     machine.stop_clock();
     if let Err(error) = switch_root(ROOT) {
         return Failure::new("switch to the new root", ROOT, error);
     }
-    let path = CString::new(init.as_str()).unwrap_or_default();
-    let args: Vec<CString> = core::iter::once(init.as_str())
+    start(machine, plan, &init)
+}
+
+/// The initramfs is the live system: its own init goes on where `/init` was. Returns
+/// only on failure.
+pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
+    let wanted = plan.handoff.init.as_deref();
+    let mut inits = wanted.into_iter().chain(INITS.iter().copied());
+    let init = inits.find(|path| access(*path, Access::EXEC_OK).is_ok());
+    let Some(init) = init else {
+        return Failure::new("find the real init", "the initramfs", "has none beside /init")
+            .remedy("put the system's own initramfs before ours, or name a root");
+    };
+    write_state(machine, plan, false);
+    say_ready(machine, "the initramfs", "itself", init);
+    machine.stop_clock();
+    start(machine, plan, init)
+}
+
+fn say_ready(machine: &mut Machine, origin: &str, kind: &str, init: &str) {
+    let elapsed = machine.log.elapsed();
+    let line = format!("ready in {elapsed}: {origin} on {kind}, handing over to {init}");
+    machine.log.say(Level::Verdict, &line);
+    machine.back_to_normal();
+    let _ = make_dir(STATE, 0o755);
+    let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
+}
+
+/// PID 1 becomes the real init; returns only on failure.
+fn start(machine: &Machine, plan: &BootPlan, init: &str) -> Failure {
+    let path = CString::new(init).unwrap_or_default();
+    let args: Vec<CString> = core::iter::once(init)
         .chain(plan.handoff.args.iter().map(String::as_str))
         .filter_map(|arg| CString::new(arg).ok())
         .collect();
@@ -87,7 +110,7 @@ pub fn hand_over(
     let settings = setup::environment(plan);
     let env = machine.orders.env.iter().copied().chain(settings.iter().map(CString::as_c_str));
     let errno = sys::process::exec(&path, &args, &env.collect::<Vec<&CStr>>());
-    Failure::new("start the real init", &init, Shown(errno))
+    Failure::new("start the real init", init, Shown(errno))
 }
 
 /// The first init that is there and may be executed.
@@ -189,7 +212,9 @@ fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
         (format!("{STATE}/plan.json"), plan.to_json()),
         (format!("{STATE}/trace.json"), trace),
     ]);
-    files.extend(network::state_files(&machine.network, plan));
+    let pinned = plan.network.as_ref().is_some_and(|network| network.required)
+        && (!cfg!(feature = "full") || hints::root_is_remote());
+    files.extend(network::state_files(&machine.network, plan, pinned));
     let mut put = |path: &str, text: &str| {
         if let Some((parent, _)) = path.rsplit_once('/') {
             let _ = make_dir(parent, 0o755);

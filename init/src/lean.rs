@@ -57,6 +57,21 @@ pub mod setup {
     }
 }
 
+/// Instead of leaving the boot link to managers.
+pub mod hints {
+    use crate::machine::Machine;
+    use cmdline::BootPlan;
+
+    /// The link stays as it is.
+    #[must_use]
+    pub fn root_is_remote() -> bool {
+        true
+    }
+
+    /// Leaves nothing.
+    pub fn leave(_: &mut Machine, _: &BootPlan) {}
+}
+
 /// Instead of taking the live system's root down at shutdown.
 pub mod shutdown {
     use crate::machine::Machine;

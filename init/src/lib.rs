@@ -32,6 +32,8 @@ pub mod expand;
 #[cfg(feature = "full")]
 pub mod fetch;
 #[cfg(feature = "full")]
+pub mod hints;
+#[cfg(feature = "full")]
 pub mod integrity;
 #[cfg(feature = "full")]
 pub mod memory;
@@ -58,6 +60,6 @@ pub mod watch;
 pub mod lean;
 #[cfg(not(feature = "full"))]
 pub use lean::{
-    console, expand, fetch, integrity, persist, remote, setup, shutdown, snapshot, to_ram, verity,
+    console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot, to_ram, verity,
     watch,
 };

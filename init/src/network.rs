@@ -9,6 +9,7 @@ use core::time::Duration;
 
 use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Mac, NetworkPlan, NfsSource, NfsVersion, Server, Source};
+use cmdline::text;
 use netboot::clock::Instant;
 use netboot::dhcp::client::Needs;
 use netboot::network::{self, NetworkUp, Progress};
@@ -247,18 +248,17 @@ fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, String> {
         .map_err(|error| error.to_string())
 }
 
-/// State files below `/run`, as `(path, text)`.
+/// State files below `/run`, as `(path, text)`; `pinned` is whether the root hangs on
+/// the boot link.
 #[must_use]
-pub fn state_files(network: &Network, plan: &BootPlan) -> Vec<(String, String)> {
+pub fn state_files(network: &Network, plan: &BootPlan, pinned: bool) -> Vec<(String, String)> {
     let Some(up) = &network.up else { return Vec::new() };
     let mut files = Vec::from([
         (format!("/run/net-{}.conf", up.device), state::net_conf(up)),
         ("/run/bellwether/network.json".to_string(), state::json(up)),
     ]);
     // The root hangs on this link: whoever manages networks must not touch it.
-    if plan.network.as_ref().is_some_and(|network| network.required)
-        && let Some(mac) = up.mac
-    {
+    if pinned && let Some(mac) = up.mac {
         let mac = netboot::race::MacText(mac);
         files.push((
             format!("/run/systemd/network/05-bellwether-{}.network", up.device),
@@ -299,7 +299,7 @@ pub fn root_files(
     let mut files = Vec::new();
     let resolv = state::resolv_conf(up);
     // systemd-resolved's own link stays: it is told the servers by its own file.
-    let managed = link("/etc/resolv.conf").is_some_and(|to| to.contains("systemd/resolve"));
+    let managed = link("/etc/resolv.conf").is_some_and(|to| text::has(&to, "systemd/resolve"));
     if plan.handoff.resolv_conf && !resolv.is_empty() && !managed {
         files.push(("/etc/resolv.conf".to_string(), resolv));
     }

@@ -107,7 +107,8 @@ fn directory_in_root(path: &str) -> bool {
     inside_root(path) != Err(rustix::io::Errno::NOENT)
 }
 
-fn put(machine: &mut Machine, change: &Change) {
+/// Writes a change; says what cannot be written.
+pub fn put(machine: &mut Machine, change: &Change) {
     let below_run = change.path.starts_with("/run/");
     let parent = change.path.rsplit_once('/').map_or("", |(parent, _)| parent);
     let base = if below_run { "" } else { ROOT };

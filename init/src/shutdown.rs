@@ -18,7 +18,7 @@ use cmdline::BootPlan;
 use cmdline::plan::{Source, Writable};
 use coldplug::sysfs::names;
 use rustix::fs::Mode;
-use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_move, mount_remount, unmount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::thread::{Timespec, nanosleep};
 use sys::errno::Shown;
@@ -34,6 +34,9 @@ pub const NAME: &CStr = c"/shutdown";
 
 /// Where it is put.
 const PLACE: &str = "/run/initramfs";
+
+/// Where file systems wait that others must go before.
+const ASIDE: &str = "/aside";
 
 /// Rounds over what is mounted; each round can free what the next takes down.
 const ROUNDS: u32 = 12;
@@ -102,12 +105,24 @@ fn command(verb: &[u8]) -> RebootCommand {
 
 fn take_down(log: &mut Log) {
     let mut stuck: Vec<(String, String)> = Vec::new();
+    let mut aside_count = 0;
     for round in 0..ROUNDS {
         let before = mounted();
         stuck.clear();
         for target in before.iter().rev() {
             if let Err(errno) = unmount(target.as_str(), UnmountFlags::empty()) {
-                stuck.push((target.clone(), Shown(errno).to_string()));
+                // What an image lies on is in use by the root that it is mounted in:
+                // out of its way, so that the root can go first.
+                let aside = format!("{ASIDE}/{}", aside_count);
+                if target.starts_with("/oldroot/")
+                    && make_dir(&aside, 0o755).is_ok()
+                    && mount_move(target.as_str(), aside.as_str()).is_ok()
+                {
+                    aside_count += 1;
+                    stuck.push((aside, Shown(errno).to_string()));
+                } else {
+                    stuck.push((target.clone(), Shown(errno).to_string()));
+                }
             }
         }
         remove_mappings(&mut stuck);
@@ -115,12 +130,12 @@ fn take_down(log: &mut Log) {
             break;
         }
         // What is written to stays whole even where it cannot be let go.
-        if round + 1 == ROUNDS || mounted().len() == before.len() {
+        if round > 2 && mounted().len() == before.len() {
             for (target, _) in &stuck {
                 let _ = mount_remount(target.as_str(), MountFlags::RDONLY, "");
             }
         }
-        if round > 2 && mounted().len() == before.len() {
+        if round > 3 && mounted().len() == before.len() {
             break;
         }
     }

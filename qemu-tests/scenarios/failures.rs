@@ -1,7 +1,12 @@
 //! What cannot work says so, in words, and then does what the line says.
 
-use qemu_tests::assets::{Flavour, Profile};
-use qemu_tests::{Nic, scenario, secs};
+use std::path::Path;
+
+use qemu_tests::assets::{FULL, Flavour, Profile};
+use qemu_tests::machine::{Bus, MachineBuilder};
+use qemu_tests::{Lab, Nic, Result, scenario, secs};
+
+use crate::dialects::{full_client, root_of};
 
 const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
 
@@ -110,5 +115,126 @@ fn garbage_answers_are_named() {
         let said = machine.expect("rebooting in", secs(5))?;
         assert!(said.contains("10.77.0.1"), "the server is not named:\n{said}");
         machine.expect("Linux version", secs(60)).map(drop)
+    });
+}
+
+/// A machine whose initramfs has a shell.
+pub fn client_with_shell<'l>(lab: &'l Lab, line: &str) -> Result<MachineBuilder<'l>> {
+    let kernel = lab.assets().kernel(Flavour::Cloud)?;
+    let busybox = lab.assets().small_root()?.join("usr/bin");
+    let include = format!("{}:bin", busybox.display());
+    let options = [&FULL[..], &["--include", &include]].concat();
+    let initrd = lab.assets().our_initrd_of(&kernel, Profile::Disks, "shell", &options)?;
+    Ok(lab.machine().kernel(&kernel.image, &initrd, line))
+}
+
+fn with_disk<'l>(client: MachineBuilder<'l>, image: &Path) -> MachineBuilder<'l> {
+    client.disk(Bus::VirtioBlk, image)
+}
+
+/// A wrong word is put right at the console, and everything reads the line anew.
+#[test]
+fn the_line_is_edited_at_the_console() {
+    scenario("failure-edit", |lab| {
+        let image = lab.assets().small_squashfs()?;
+        let line = "rootdelay=2 init=/bin/sh panic=0 root=/dev/vdz";
+        let mut machine = with_disk(full_client(lab, line)?, &image).start()?;
+        machine.expect(FAILED, secs(120))?;
+        machine.expect("staying here, as panic=0 says", secs(5))?;
+        machine.expect("keys: r retry now, e edit the line", secs(5))?;
+        // First a change of mind, then the change.
+        machine.send(b"exyz\x03")?;
+        machine.send(b"e\x7fa\r")?;
+        machine.expect("starting anew with: ", secs(5))?;
+        machine.shell(secs(60))?;
+        assert_eq!(root_of(&mut machine)?, "squashfs");
+        assert!(machine.run("cat /proc/cmdline")?.trim_end().ends_with("root=/dev/vda"));
+        Ok(())
+    });
+}
+
+/// The keys of the screen, one after the other, on a machine that finds nothing.
+#[test]
+fn the_keys_of_the_screen() {
+    scenario("failure-keys", |lab| {
+        let line = "root=live:LABEL=NOWHERE rd.live.image rd.retry=2 bw.fail=menu:600";
+        let mut machine = full_client(lab, line)?.start()?;
+        machine.expect(FAILED, secs(120))?;
+        let said = machine.expect("trying again in 600 s", secs(5))?;
+        assert!(said.contains("NOWHERE"), "the label is not named:\n{said}");
+        machine.send(b"l")?;
+        machine.expect("! FAILED: could not", secs(5))?;
+        machine.send(b"s")?;
+        machine.expect("no shell in this image", secs(5))?;
+        machine.send(b"r")?;
+        machine.expect("trying again", secs(5))?;
+        machine.expect(FAILED, secs(30))?;
+        machine.expect("keys: ", secs(5))?;
+        machine.send(b"b")?;
+        machine.expect("Linux version", secs(60))?;
+        machine.expect(FAILED, secs(60))?;
+        machine.expect("keys: ", secs(5))?;
+        machine.send(b"o")?;
+        machine.wait_off(secs(30))
+    });
+}
+
+/// A root that is waited for without end does not outlast the boot's own limit.
+#[test]
+fn the_whole_boot_has_a_limit() {
+    scenario("failure-limit", |lab| {
+        let line = "root=/dev/vdz rootwait bw.timeout=4 bw.fail=reboot:1";
+        let machine = full_client(lab, line)?.start()?;
+        let said = machine.expect("FAILED: could not finish in time", secs(120))?
+            + &machine.expect("rebooting in 1 s", secs(5))?;
+        assert!(said.contains("source: was not done 4 s after"), "{said}");
+        machine.expect("Linux version", secs(60))?;
+        // With a menu the boot starts anew by itself.
+        let line = "root=/dev/vdz rootwait rd.timeout=3 bw.dialect=dracut bw.fail=menu:5";
+        let machine = full_client(lab, line)?.start()?;
+        for _ in 0..2 {
+            machine.expect("FAILED: could not finish in time", secs(120))?;
+        }
+        Ok(())
+    });
+}
+
+/// A breakpoint gives the image's own shell, and the boot goes on afterwards.
+#[test]
+fn a_breakpoint_is_a_shell() {
+    scenario("failure-break", |lab| {
+        let image = lab.assets().small_squashfs()?;
+        let line = "root=/dev/vda break=mount,init init=/bin/sh";
+        let mut machine = with_disk(client_with_shell(lab, line)?, &image).start()?;
+        machine.expect("stopped before the step source, at mount", secs(120))?;
+        machine.expect("# ", secs(10))?;
+        // Orphans of the shell are reaped while it runs.
+        machine.send_line("(sleep 1 & ); sleep 3; cat /proc/[0-9]*/stat | grep -c ' Z '")?;
+        machine.expect("\n0", secs(20))?;
+        machine.send_line("exit")?;
+        machine.expect("keys: c continue", secs(10))?;
+        machine.send(b"c")?;
+        machine.expect("stopped before the step switch, at init", secs(30))?;
+        machine.expect("# ", secs(10))?;
+        machine.send_line("cat /sysroot/etc/issue")?;
+        machine.expect("a small live system", secs(10))?;
+        machine.send_line("exit")?;
+        machine.expect("keys: c continue", secs(10))?;
+        machine.send(b"c")?;
+        machine.shell(secs(60))?;
+        assert_eq!(root_of(&mut machine)?, "squashfs");
+        drop(machine);
+        // Without a shell of its own an image offers the live system's, once there is one.
+        let line = "root=/dev/vda rd.break=pre-mount rd.break bw.dialect=dracut init=/bin/sh";
+        let mut machine = with_disk(full_client(lab, line)?, &image).start()?;
+        machine.expect("no shell in this image", secs(120))?;
+        machine.expect("keys: c continue", secs(10))?;
+        machine.send(b"c")?;
+        machine.expect("/usr/bin/sh of the live system", secs(60))?;
+        machine.expect("# ", secs(10))?;
+        machine.send_line("exit")?;
+        machine.expect("keys: c continue", secs(10))?;
+        machine.send(b"c")?;
+        machine.shell(secs(60))
     });
 }

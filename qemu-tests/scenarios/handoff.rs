@@ -1,6 +1,10 @@
 //! What the live system finds, and how it goes down.
 
-use qemu_tests::{scenario, secs};
+use qemu_tests::assets::{FULL, Flavour, Profile};
+use qemu_tests::machine::Bus;
+use qemu_tests::{Nic, scenario, secs};
+
+use crate::dialects::{full_client, medium, small};
 
 /// systemd comes up completely, keeps the boot card's address and the name server,
 /// and shuts down without waiting for a network root that is gone.
@@ -24,5 +28,67 @@ fn systemd_keeps_the_network_and_shuts_down() {
         machine.run("test -s /run/bellwether/log && test -s /run/bellwether/plan.json")?;
         machine.send_line("systemctl poweroff")?;
         machine.wait_off(secs(60))
+    });
+}
+
+/// systemd gives the machine back to us in the end: the overlay goes first, then the
+/// image, then the server, and nothing is left that could not be let go.
+#[test]
+fn the_root_is_taken_down_in_order() {
+    scenario("handoff-shutdown", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let _nfs = lab.nfs().export("/srv/live", &lab.assets().live_tree()?).start()?;
+        let line = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
+        let mut machine = full_client(lab, line)?.nic(Nic::virtio()).start()?;
+        machine.login(secs(240))?;
+        machine.send_line("systemctl reboot")?;
+        let said = machine.expect("bellwether: root taken down after", secs(90))?;
+        assert!(!said.contains("cannot be taken down"), "{said}");
+        machine.expect("Linux version", secs(60)).map(drop)
+    });
+}
+
+/// A distribution's own scripts beside us set its live system up.
+#[test]
+fn casper_s_own_scripts_are_run() {
+    scenario("handoff-casper-scripts", |lab| {
+        let kernel = lab.assets().kernel(Flavour::Cloud)?;
+        let busybox = lab.assets().small_root()?.join("usr/bin");
+        let script = |body: &str| format!("#!/bin/sh\n. /scripts/casper-functions\n{body}\n");
+        let initramfs = lab.tree("initramfs")?;
+        let initramfs = initramfs
+            .text("casper-functions", "seen() { echo \"$1\" >>/root/etc/seen; }\n")?
+            .text(
+                "casper-bottom/ORDER",
+                "/scripts/casper-bottom/05mountpoints \"$@\"\n\
+                 /scripts/casper-bottom/18hostname \"$@\"\n\
+                 [ -e /conf/param.conf ] && . /conf/param.conf\n\
+                 /scripts/casper-bottom/25adduser \"$@\"\n",
+            )?
+            .text("casper-bottom/05mountpoints", &script("seen mountpoints"))?
+            .text("casper-bottom/18hostname", &script("seen \"$HOST $(cat $rootmnt/etc/issue)\""))?
+            .text(
+                "casper-bottom/25adduser",
+                &script("seen \"$USERNAME $(cat /cdrom/.disk/info)\"; chroot /root touch /added"),
+            )?;
+        for name in ["05mountpoints", "18hostname", "25adduser"] {
+            let path = initramfs.path().join("casper-bottom").join(name);
+            qemu_tests::assets::media::run(&["chmod", "+x", &path.to_string_lossy()])?;
+        }
+        let scripts = format!("{}:scripts", initramfs.path().display());
+        let busybox = format!("{}:bin", busybox.display());
+        let options = [&FULL[..], &["--include", &busybox, "--include", &scripts]].concat();
+        let initrd = lab.assets().our_initrd_of(&kernel, Profile::Disks, "casper", &options)?;
+        let (_, iso) = medium(lab, &lab.assets().small_squashfs()?)?;
+        let line = "boot=casper username=anna init=/bin/sh";
+        let client = lab.machine().kernel(&kernel.image, &initrd, line);
+        let mut machine = small(client.cdrom(Bus::VirtioScsi, &iso))?;
+        let seen = machine.run("cat /etc/seen; ls /added")?;
+        assert_eq!(
+            seen.trim(),
+            "labuntu a small live system\nanna Labuntu 24.04 \"Bellwether\" - lab\n/added"
+        );
+        assert!(machine.run("cat /etc/casper.conf")?.contains("USERNAME=\"anna\""));
+        Ok(())
     });
 }
