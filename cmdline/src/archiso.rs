@@ -16,6 +16,7 @@ use crate::plan::{
     Writable,
 };
 use crate::table::{Draft, Grammar, strings, text, words};
+use crate::text;
 use crate::{base, net, nfsroot, own, source, value};
 
 words! { ARCHISO, ARCHISO_DOCS:
@@ -106,7 +107,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
 
 /// The boot server stands in a value as `${pxeserver}`; an empty host means it.
 fn pxeserver(value: &str) -> String {
-    value.replace("${pxeserver}", "")
+    text::swap(value, "${pxeserver}", "")
 }
 
 fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) -> bool {

@@ -14,6 +14,7 @@ use crate::plan::{
     Retry, RootPlan, Seconds, Then, ToRam, Writable,
 };
 use crate::table::{Draft, covers, listed, words};
+use crate::text;
 use crate::value;
 
 words! { BASE, BASE_DOCS:
@@ -262,8 +263,8 @@ pub(crate) fn unfilled(d: &mut Draft<'_>) {
     let tokens: Vec<_> = d.tokens().collect();
     for token in tokens {
         let value = token.value.unwrap_or(token.name);
-        let archiso = covers("archiso_*", token.name) && value.contains("${pxeserver}");
-        if value.contains("${") && !archiso {
+        let archiso = covers("archiso_*", token.name) && text::has(value, "${pxeserver}");
+        if text::has(value, "${") && !archiso {
             d.warn(
                 &token.text(),
                 &(

@@ -193,21 +193,61 @@ fn effect(spec: &Spec) -> &'static str {
     }
 }
 
+/// A piece of a command line that a machine of the laboratory boots with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Booted<'s> {
+    scenario: &'s str,
+    dialect: Dialect,
+    line: String,
+}
+
+/// The lines in the sources of scenarios: what stands in quotes behind a scenario's
+/// name and has words of ours.
+fn booted(sources: &str) -> Vec<Booted<'_>> {
+    let mut lines = Vec::new();
+    for part in sources.split("scenario(\"").skip(1) {
+        let Some((scenario, story)) = part.split_once('"') else { continue };
+        for text in story.split('"').skip(1).step_by(2) {
+            // A line of Rust that ends in a backslash goes on behind the next one's blanks.
+            let line = text.split("\\\n").map(str::trim_start).collect::<Vec<_>>().join("");
+            let dialect = crate::parse(&line, &crate::Context::default()).dialect;
+            lines.push(Booted { scenario, dialect, line });
+        }
+    }
+    lines
+}
+
+/// The first scenario that boots with the word, in its dialect.
+fn scenario_of<'s>(booted: &[Booted<'s>], dialect: Option<Dialect>, name: &str) -> Option<&'s str> {
+    let has = |line: &str| token::split(line).words.iter().any(|token| covers(name, token.name));
+    let own = |found: Dialect| {
+        dialect.is_none_or(|dialect| dialect == found || dialect == Dialect::Bellwether)
+    };
+    booted.iter().find(|line| own(line.dialect) && has(&line.line)).map(|line| line.scenario)
+}
+
 /// Markdown: a section for each table, and the words that are only passed on.
+/// `scenarios` are the sources of the laboratory's scenarios, which boot with some of
+/// the words.
 #[must_use]
-pub fn tables() -> String {
+pub fn tables(scenarios: &str) -> String {
     let cases = cases();
+    let booted = booted(scenarios);
     let mut out = String::new();
     for table in tables_of() {
         out.push_str(&["## ", table.title, "\n\n", table.intro, "\n\n"].concat());
         out.push_str("| word | value | acts | what it does | held to by |\n| --- | --- | --- | --- | --- |\n");
         for (spec, doc) in table.words.iter().zip(table.docs) {
             let example = example(&cases, table.dialect, spec.name).unwrap_or_default();
-            let example = if example.is_empty() {
+            let mut example = if example.is_empty() {
                 String::new()
             } else {
                 ["`", &cell(example), "`"].concat()
             };
+            if let Some(scenario) = scenario_of(&booted, table.dialect, spec.name) {
+                let separator = if example.is_empty() { "" } else { "; " };
+                example.push_str(&[separator, "boots in *", scenario, "*"].concat());
+            }
             let row = [
                 "| `",
                 spec.name,
@@ -402,7 +442,15 @@ mod tests {
 
     #[test]
     fn the_tables_are_markdown() {
-        let text = tables();
+        let text =
+            tables("scenario(\"one\", |lab| { boot(\"boot=casper netboot=nfs \\\n   ip=dhcp\") })");
+        assert!(text.contains("; boots in *one* |"));
+        let booted =
+            booted("x(\"boot=live toram\"); scenario(\"two\", f(\"boot=live \\\n  netboot\"))");
+        assert_eq!(booted.len(), 1);
+        assert_eq!(scenario_of(&booted, Some(Dialect::LiveBoot), "netboot"), Some("two"));
+        assert_eq!(scenario_of(&booted, Some(Dialect::LiveBoot), "toram"), None);
+        assert_eq!(scenario_of(&booted, Some(Dialect::Casper), "netboot"), None);
         for line in text.lines().filter(|l| l.starts_with('|')) {
             let cells = line.replace("\\|", "").matches('|').count();
             assert_eq!(cells, 6, "{line}");

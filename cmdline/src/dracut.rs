@@ -18,6 +18,7 @@ use crate::plan::{
     UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::table::{Draft, Grammar, strings, text, words};
+use crate::text;
 use crate::{base, casper, kernel, net, nfsroot, own, source, value};
 
 words! { DRACUT, DRACUT_DOCS:
@@ -282,7 +283,7 @@ fn plain(
         return Ok(Some(Source::VirtioFs(tag.to_string())));
     } else if root.starts_with("iscsi:") {
         return Err("iSCSI is not spoken");
-    } else if value::device(root).is_some() || !root.contains(":/") {
+    } else if value::device(root).is_some() || !text::has(root, ":/") {
         return Ok(None);
     } else {
         nfsroot::dracut(root)?
@@ -294,7 +295,7 @@ fn plain(
 
 /// `server:port|export[:fstype[:mount options[:nbd options]]]`
 fn nbd(plan: &mut BootPlan, rest: &str) -> Result<Source, &'static str> {
-    let (host, rest) = match rest.strip_prefix('[').and_then(|r| r.split_once("]:")) {
+    let (host, rest) = match rest.strip_prefix('[').and_then(|r| text::cut(r, "]:")) {
         Some((host, rest)) => (text(&["[", host, "]"]), rest),
         None => {
             let (host, rest) = rest.split_once(':').unwrap_or((rest, ""));
@@ -351,7 +352,7 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
                 plan.root.content = Content::Either(rule.clone());
             }
         })
-    } else if place.contains("://") {
+    } else if text::has(place, "://") {
         plan.root.retry = LIVENET_RETRY;
         let proxy = d.text("proxy");
         source::fetchable(place).map(|_| {
@@ -503,7 +504,7 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
 
 /// `DEVICE[:PATH]`; the colon of `8:1` is no such colon, and no label holds `:/`.
 fn split_overlay(value: &str) -> (&str, &str) {
-    match value.find(":/") {
+    match text::find(value, ":/") {
         Some(at) => (value.get(..at).unwrap_or(value), value.get(at + 1..).unwrap_or_default()),
         None => match value.strip_suffix(":auto") {
             Some(place) => (place, "auto"),

@@ -47,6 +47,7 @@ mod table;
 #[cfg(test)]
 #[cfg(feature = "all")]
 mod tests;
+pub mod text;
 #[cfg(feature = "all")]
 mod tiny_core;
 pub mod token;

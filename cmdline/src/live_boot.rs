@@ -16,6 +16,7 @@ use crate::plan::{
     Seconds, Source, ToRam, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::table::{Draft, Grammar, strings, text, words};
+use crate::text;
 use crate::{base, kernel, net, nfsroot, own, source, value};
 
 words! { LIVE, LIVE_DOCS:
@@ -172,7 +173,7 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
                     Some("iso") => Payload::Medium,
                     Some("squashfs" | "ext2" | "ext3" | "ext4" | "xfs") => Payload::Image,
                     Some("tgz" | "tar") => Payload::Archive,
-                    Some("gz" | "xz" | "zst") if url.contains(".tar.") => Payload::Archive,
+                    Some("gz" | "xz" | "zst") if text::has(url, ".tar.") => Payload::Archive,
                     _ => Payload::Sniff,
                 };
                 if payload != Payload::Medium
@@ -338,7 +339,7 @@ fn persistence(d: &mut Draft<'_>) -> Option<PersistPlan> {
         let read_only = d.has("persistence-read-only");
         match nfsroot::parse(place) {
             Ok(mut nfs) if nfs.path.is_some() && !off => {
-                nfs.path = nfs.path.map(|p| p.replace("client_mac_address", "{mac}"));
+                nfs.path = nfs.path.map(|p| text::swap(&p, "client_mac_address", "{mac}"));
                 nfs.read_write = !read_only;
                 return Some({
                     let mut persist = PersistPlan::new();

@@ -10,6 +10,7 @@ use crate::plan::{
     Source, Then, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::table::{Draft, text, words};
+use crate::text;
 use crate::{nfsroot, value};
 
 words! { OWN, OWN_DOCS:
@@ -75,12 +76,13 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
 
 /// Reads `bw.root=`.
 fn source(text: &str) -> Result<Source, &'static str> {
-    let mut pieces = text.split(",file=");
-    let mut source = place(pieces.next().unwrap_or_default())?;
-    for path in pieces {
+    let Some((first, mut rest)) = text::cut(text, ",file=") else { return place(text) };
+    let mut source = place(first)?;
+    while let Some((path, inner)) = text::cut(rest, ",file=") {
         source = crate::source::file_on(source, path)?;
+        rest = inner;
     }
-    Ok(source)
+    crate::source::file_on(source, rest)
 }
 
 fn place(text: &str) -> Result<Source, &'static str> {
@@ -121,7 +123,7 @@ fn place(text: &str) -> Result<Source, &'static str> {
     if let Some(tag) = text.strip_prefix("9p:").filter(|t| !t.is_empty()) {
         return Ok(Source::NineP(tag.to_string()));
     }
-    if text.contains("://") {
+    if text::has(text, "://") {
         crate::source::fetchable(text)?;
         return Ok(Source::Url(UrlSource {
             url: text.to_string(),
@@ -263,7 +265,7 @@ fn persist(text: &str) -> Result<PersistPlan, &'static str> {
         persist.file = true;
         persist
     };
-    let (place, path) = match text.split_once(",path=") {
+    let (place, path) = match text::cut(text, ",path=") {
         Some((place, path)) => (place, Some(path)),
         None => (text, None),
     };

@@ -13,6 +13,7 @@ use crate::plan::{
     UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::table::{Draft, Grammar, text, words};
+use crate::text;
 use crate::{base, casper, net, own, source, value};
 
 words! { SLAX, SLAX_DOCS:
@@ -53,7 +54,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
             d.warn("from=ask", &("nobody is asked; every drive is looked at", ""));
         }
         scan
-    } else if from.contains("://") {
+    } else if text::has(from, "://") {
         if let Err(why) = source::fetchable(from) {
             d.fatal_word("from", from, &(why, "from=http://SERVER/slax.iso"));
         }

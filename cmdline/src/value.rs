@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use crate::plan::{Bytes, DeviceSelector, Server};
+use crate::text;
 
 /// Longest URL that is accepted.
 pub const MAX_URL: usize = 4096;
@@ -222,7 +223,7 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
     if value.len() > MAX_URL {
         return Err("the URL is longer than 4096 characters");
     }
-    let (scheme, rest) = value.split_once("://").ok_or("a URL starts with http:// or the like")?;
+    let (scheme, rest) = text::cut(value, "://").ok_or("a URL starts with http:// or the like")?;
     if scheme.is_empty() || !scheme.chars().all(|c| c.is_ascii_alphanumeric()) {
         return Err("a URL starts with http:// or the like");
     }

@@ -9,6 +9,7 @@ use core::time::Duration;
 
 use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Mac, NetworkPlan, NfsSource, NfsVersion, Server, Source};
+use cmdline::text;
 use netboot::clock::Instant;
 use netboot::dhcp::client::Needs;
 use netboot::network::{self, NetworkUp, Progress};
@@ -298,7 +299,7 @@ pub fn root_files(
     let mut files = Vec::new();
     let resolv = state::resolv_conf(up);
     // systemd-resolved's own link stays: it is told the servers by its own file.
-    let managed = link("/etc/resolv.conf").is_some_and(|to| to.contains("systemd/resolve"));
+    let managed = link("/etc/resolv.conf").is_some_and(|to| text::has(&to, "systemd/resolve"));
     if plan.handoff.resolv_conf && !resolv.is_empty() && !managed {
         files.push(("/etc/resolv.conf".to_string(), resolv));
     }

@@ -24,6 +24,7 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use cmdline::plan::{NfsSource, NfsVersion, Server};
+use cmdline::text;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -109,11 +110,11 @@ pub fn parse_root_path(text: &str) -> Option<RootPath> {
     } else {
         text.strip_prefix("nfs:").unwrap_or(text)
     };
-    if text.contains("://") {
+    if text::has(text, "://") {
         return None;
     }
     let (rest, options) = rest.split_once(',').unwrap_or((rest, ""));
-    let split = match rest.split_once(":/") {
+    let split = match text::cut(rest, ":/") {
         Some((host, path)) if !host.contains('/') => {
             root.host = (!host.is_empty()).then(|| host.to_owned());
             path
@@ -179,14 +180,12 @@ pub fn locate(source: &NfsSource, up: Option<&NetworkUp>) -> Result<Location, Lo
 /// Puts the host name, or our address without one, in the place of `%s`.
 fn substitute(path: &str, up: Option<&NetworkUp>) -> String {
     let Some(up) = up else { return path.to_owned() };
-    if !path.contains("%s") {
-        return path.to_owned();
-    }
+    let Some((before, after)) = text::cut(path, "%s") else { return path.to_owned() };
     let name = match up.config.hostname.as_str() {
         "" => format!("{}", up.config.address),
         name => name.to_owned(),
     };
-    path.replacen("%s", &name, 1)
+    format!("{before}{name}{after}")
 }
 
 /// Why one attempt failed.
