@@ -195,44 +195,61 @@ fn effect(spec: &Spec) -> &'static str {
 
 /// A piece of a command line that a machine of the laboratory boots with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Booted<'s> {
-    scenario: &'s str,
+struct Booted {
+    scenario: String,
     dialect: Dialect,
     line: String,
 }
 
-/// The lines in the sources of scenarios: what stands in quotes behind a scenario's
-/// name and has words of ours.
-fn booted(sources: &str) -> Vec<Booted<'_>> {
+/// The lines in the source of scenarios: what stands in quotes behind a scenario's
+/// name, and the constants that are named there.
+fn booted(source: &str) -> Vec<Booted> {
+    // Neither tells where a text ends.
+    let source = source.replace("\\\"", "").replace("'\"'", "");
+    let mut parts = source.split("scenario(\"");
+    let constants: Vec<(&str, &str)> = parts
+        .next()
+        .into_iter()
+        .flat_map(|head| head.split("const ").skip(1))
+        .filter_map(|item| {
+            let (name, rest) = item.split_once(": &str")?;
+            rest.split('"').nth(1).map(|value| (name, value))
+        })
+        .collect();
     let mut lines = Vec::new();
-    for part in sources.split("scenario(\"").skip(1) {
+    for part in parts {
         let Some((scenario, story)) = part.split_once('"') else { continue };
-        for text in story.split('"').skip(1).step_by(2) {
+        let named = constants.iter().filter(|(name, _)| story.contains(name));
+        let texts = story.split('"').skip(1).step_by(2).chain(named.map(|(_, value)| *value));
+        for text in texts {
             // A line of Rust that ends in a backslash goes on behind the next one's blanks.
-            let line = text.split("\\\n").map(str::trim_start).collect::<Vec<_>>().join("");
+            let line = text.split("\\\n").map(str::trim_start).collect::<Vec<_>>().concat();
             let dialect = crate::parse(&line, &crate::Context::default()).dialect;
-            lines.push(Booted { scenario, dialect, line });
+            lines.push(Booted { scenario: String::from(scenario), dialect, line });
         }
     }
     lines
 }
 
 /// The first scenario that boots with the word, in its dialect.
-fn scenario_of<'s>(booted: &[Booted<'s>], dialect: Option<Dialect>, name: &str) -> Option<&'s str> {
+fn scenario_of<'s>(booted: &'s [Booted], dialect: Option<Dialect>, name: &str) -> Option<&'s str> {
     let has = |line: &str| token::split(line).words.iter().any(|token| covers(name, token.name));
     let own = |found: Dialect| {
         dialect.is_none_or(|dialect| dialect == found || dialect == Dialect::Bellwether)
     };
-    booted.iter().find(|line| own(line.dialect) && has(&line.line)).map(|line| line.scenario)
+    booted
+        .iter()
+        .find(|line| own(line.dialect) && has(&line.line))
+        .map(|line| line.scenario.as_str())
 }
 
 /// Markdown: a section for each table, and the words that are only passed on.
-/// `scenarios` are the sources of the laboratory's scenarios, which boot with some of
-/// the words.
+/// `scenarios` are the source files of the laboratory's scenarios, which boot with some
+/// of the words.
 #[must_use]
-pub fn tables(scenarios: &str) -> String {
+pub fn tables(scenarios: &[String]) -> String {
     let cases = cases();
-    let booted = booted(scenarios);
+    let booted: Vec<Booted> = scenarios.iter().flat_map(|source| booted(source)).collect();
     let mut out = String::new();
     for table in tables_of() {
         out.push_str(&["## ", table.title, "\n\n", table.intro, "\n\n"].concat());
@@ -442,19 +459,28 @@ mod tests {
 
     #[test]
     fn the_tables_are_markdown() {
-        let text =
-            tables("scenario(\"one\", |lab| { boot(\"boot=casper netboot=nfs \\\n   ip=dhcp\") })");
+        let one = r#"scenario("one", |lab| { boot("boot=casper netboot=nfs \
+            ip=dhcp") })"#;
+        let text = tables(&[String::from(one)]);
         assert!(text.contains("; boots in *one* |"));
-        let booted =
-            booted("x(\"boot=live toram\"); scenario(\"two\", f(\"boot=live \\\n  netboot\"))");
-        assert_eq!(booted.len(), 1);
-        assert_eq!(scenario_of(&booted, Some(Dialect::LiveBoot), "netboot"), Some("two"));
-        assert_eq!(scenario_of(&booted, Some(Dialect::LiveBoot), "toram"), None);
-        assert_eq!(scenario_of(&booted, Some(Dialect::Casper), "netboot"), None);
         for line in text.lines().filter(|l| l.starts_with('|')) {
             let cells = line.replace("\\|", "").matches('|').count();
             assert_eq!(cells, 6, "{line}");
         }
         assert!(text.contains("| `netboot` |") && text.contains("| `bw.root` |"));
+    }
+
+    #[test]
+    fn scenarios_tell_which_words_they_boot_with() {
+        let booted = booted(
+            r#"const LIVE: &str = "boot=live components"; const NOT: &str = "boot=live toram";
+            scenario("two", f("boot=live \
+              netboot", "said \"x\"", LIVE)) "#,
+        );
+        let with = |dialect, word| scenario_of(&booted, Some(dialect), word);
+        assert_eq!(with(Dialect::LiveBoot, "netboot"), Some("two"));
+        assert_eq!(with(Dialect::LiveBoot, "components"), Some("two"));
+        assert_eq!(with(Dialect::LiveBoot, "toram"), None);
+        assert_eq!(with(Dialect::Casper, "netboot"), None);
     }
 }

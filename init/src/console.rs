@@ -52,8 +52,8 @@ pub fn begin(machine: &mut Machine, step: &'static str) {
     machine.log.say(Level::Verdict, &format!("stopped before the step {step}, at {name}"));
     shell(machine);
     let keys = ["keys: c continue, ", KEYS, "b reboot, o power off, l log"].concat();
-    machine.log.say(Level::Verdict, &keys);
     let _keys = SingleKeys::of(machine.log.console());
+    machine.log.say(Level::Verdict, &keys);
     loop {
         match wait_key(machine, None) {
             Some(b'c') | None => break,

@@ -35,11 +35,11 @@ pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
         OnFailure::Halt => ("staying here, as panic=0 says", None),
     };
     let keys = ["keys: r retry now, ", console::KEYS, "b reboot, o power off, l log"].concat();
+    let _keys = SingleKeys::of(machine.log.console());
     match wait {
         Some(seconds) => machine.log.say(Level::Verdict, &format!("{text} in {seconds} s; {keys}")),
         None => machine.log.say(Level::Verdict, &format!("{text}; {keys}")),
     }
-    let _keys = SingleKeys::of(machine.log.console());
     loop {
         // Somebody who presses keys is not hurried on.
         let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));

@@ -14,11 +14,13 @@ use alloc::vec::Vec;
 
 use cmdline::BootPlan;
 use cmdline::plan::Dialect;
+use overlay::probe::Format;
 use rustix::mount::mount_bind_recursive;
 use sys::errno::Shown;
 use sys::file::{make_dir, read_file, write_file};
 use sys::mount::detach;
 
+use crate::block;
 use crate::copy::{self, Progress};
 use crate::handoff::{in_root, inside_root, replace};
 use crate::layers::ROOT;
@@ -57,6 +59,13 @@ pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &
             casper(machine, &handoff.settings, medium.as_deref());
         }
         Dialect::Ltsp => ltsp(machine),
+        Dialect::LiveBoot => {
+            let boot_link = machine.network.up().map(|up| up.device.clone());
+            if let Some(text) = interfaces(&handoff.settings, boot_link.as_deref()) {
+                put(machine, &Change::new("/etc/network/interfaces", text));
+            }
+            swap(machine, &handoff.swap);
+        }
         Dialect::Stage1 => {
             let text = sourced(&handoff.settings);
             put(machine, &Change::new("/tmp/env", text));
@@ -83,6 +92,62 @@ fn sourced(settings: &[(String, String)]) -> String {
         text.push_str(&format!("{key}='{}'\n", value.replace('\'', "'\\''")));
     }
     text
+}
+
+/// What live-boot's `ip=` and `dhcp` write: stanzas of interfaces(5). `None` without
+/// such words; the boot link alone is the network step's to describe.
+fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<String> {
+    let said = |name: &str| settings.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let (ip, dhcp) = (said("ip").filter(|ip| !ip.is_empty()), said("dhcp").is_some());
+    if ip.is_none() && !(dhcp && boot_link.is_some()) {
+        return None;
+    }
+    let mut text = String::from("auto lo\niface lo inet loopback\n");
+    let mut named = Vec::new();
+    for stanza in ip.into_iter().flat_map(|ip| ip.split(',')) {
+        let mut fields = stanza.split(':').map(|field| {
+            field.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).collect()
+        });
+        let device: String = fields.next().unwrap_or_default();
+        text.push_str(&format!("\nauto {device}\niface {device} inet static\n"));
+        for (key, value) in ["address", "netmask", "gateway", "dns-nameservers"].iter().zip(fields)
+        {
+            let value: String = value;
+            if !value.is_empty() {
+                text.push_str(&format!("    {key} {value}\n"));
+            }
+        }
+        named.push(device);
+    }
+    if let Some(device) = boot_link.filter(|device| !named.iter().any(|name| name == device)) {
+        // Without the word the root's link stays as it is.
+        let (start, how) = if dhcp { ("auto", "dhcp") } else { ("# root:", "manual") };
+        text.push_str(&format!("\n{start} {device}\niface {device} inet {how}\n"));
+    }
+    Some(text)
+}
+
+/// Adds the swap partitions of these devices to the fstab.
+fn swap(machine: &mut Machine, devices: &[String]) {
+    if devices.is_empty() {
+        return;
+    }
+    let paths: Vec<String> = machine.blocks().map(|name| format!("/dev/{name}")).collect();
+    let mut fstab = in_root("/etc/fstab").unwrap_or_default();
+    for path in paths.iter().filter(|path| devices.iter().any(|device| matches(device, path))) {
+        if block::inspect(path).is_ok_and(|found| found.format == Format::Swap) {
+            fstab = format!("{}{path} none swap sw 0 0\n", ended(&fstab));
+        }
+    }
+    put(machine, &Change::new("/etc/fstab", fstab));
+}
+
+/// Whether a path is what a word names, `*` at its end standing for anything.
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(stem) => path.starts_with(stem),
+        None => path == pattern,
+    }
 }
 
 fn casper(machine: &mut Machine, line: &[(String, String)], medium: Option<&str>) {
@@ -567,6 +632,22 @@ mod tests {
         let changes = there.changes(&[], false, &image);
         assert!(!changes.iter().any(|change| change.path == "/etc/passwd"));
         assert_eq!(text(&changes, "/etc/hostname"), "ubuntu\n");
+    }
+
+    #[test]
+    fn live_boot_s_words_become_stanzas() {
+        let words = line(&[("ip", "eth0:10.0.0.5:255.255.255.0:10.0.0.1,wlan0:10.1.0.2")]);
+        assert_eq!(
+            interfaces(&words, Some("eth1")).unwrap(),
+            "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet static\n    \
+             address 10.0.0.5\n    netmask 255.255.255.0\n    gateway 10.0.0.1\n\n\
+             auto wlan0\niface wlan0 inet static\n    address 10.1.0.2\n\n\
+             # root: eth1\niface eth1 inet manual\n"
+        );
+        let dhcp = interfaces(&line(&[("dhcp", "")]), Some("eth0")).unwrap();
+        assert!(dhcp.ends_with("auto eth0\niface eth0 inet dhcp\n"));
+        assert_eq!(interfaces(&line(&[("nodhcp", "")]), Some("eth0")), None);
+        assert!(matches("/dev/sd*", "/dev/sda2") && !matches("/dev/sda", "/dev/sda2"));
     }
 
     #[test]

@@ -48,6 +48,29 @@ fn the_root_is_taken_down_in_order() {
     });
 }
 
+/// live-boot's words for the live system's own files, and casper's for its layers.
+#[test]
+fn words_reach_the_live_system_s_files() {
+    scenario("handoff-words", |lab| {
+        let (_, iso) = medium(lab, &lab.assets().small_squashfs()?)?;
+        let swap = lab.scratch("swap")?.join("swap.img").to_string_lossy().into_owned();
+        qemu_tests::assets::media::run(&["truncate", "--size=8M", &swap])?;
+        qemu_tests::assets::media::run(&["mkswap", &swap])?;
+        let line = "boot=live swap ip=eth0:10.0.0.5:255.255.255.0:10.0.0.1 init=/bin/sh";
+        let client = full_client(lab, line)?.cdrom(Bus::VirtioScsi, &iso);
+        let mut machine = small(client.disk(Bus::VirtioBlk, swap.as_ref()))?;
+        assert!(machine.run("cat /etc/fstab")?.contains("/dev/vda none swap sw 0 0"));
+        let interfaces = machine.run("cat /etc/network/interfaces")?;
+        assert!(interfaces.contains("iface eth0 inet static\n    address 10.0.0.5\n"));
+        drop(machine);
+        let line = "boot=casper showmounts hostname=lab7 init=/bin/sh";
+        let mut machine = small(full_client(lab, line)?.cdrom(Bus::VirtioScsi, &iso))?;
+        machine.run("test -e /casper/filesystem.squashfs/etc/issue -a -e /rofs/etc/issue")?;
+        assert_eq!(machine.run("cat /etc/hostname")?.trim(), "lab7");
+        Ok(())
+    });
+}
+
 /// A distribution's own scripts beside us set its live system up.
 #[test]
 fn casper_s_own_scripts_are_run() {

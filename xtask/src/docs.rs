@@ -43,8 +43,26 @@ impl Docs {
 fn command_line() -> String {
     let intro = "<!-- Made by `cargo xtask docs` from the tables that /init reads lines by. -->\n\
                  # The kernel command line\n\n\
-                 Every word that Bellwether knows, by the dialect whose word it is. The dialect \
+                 Every word that Bellwether knows, by the dialect whose word it is, with a line \
+                 whose plan the tests hold it to, and a scenario of the laboratory that boots \
+                 with it, where there is one. The dialect \
                  of a line follows from its words; `bw.dialect=` names one. \
                  `bellwether explain 'LINE'` says what a line will do.\n\n";
-    format!("{intro}{}\n", cmdline::docs::tables().trim_end())
+    format!("{intro}{}\n", cmdline::docs::tables(&scenarios()).trim_end())
+}
+
+/// The sources of all scenarios, in the order of their names.
+fn scenarios() -> Vec<String> {
+    let mut files = Vec::new();
+    let mut dirs = vec![workspace::root().join("qemu-tests/scenarios")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            match entry.path() {
+                path if path.is_dir() => dirs.push(path),
+                path => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    files.iter().flat_map(std::fs::read_to_string).collect()
 }
