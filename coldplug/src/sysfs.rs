@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Dir, Mode, OFlags, open, openat};
+use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::{Errno, read};
 
 /// Longest modalias read: a page is sysfs's own limit.
@@ -23,18 +23,13 @@ pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
     let mut buffer = [0; MAX_MODALIAS];
     for bus in names("/sys/bus")? {
         let Ok(devices) = directory(&format!("/sys/bus/{bus}/devices")) else { continue };
-        let Ok(entries) = Dir::read_from(devices.as_fd()) else { continue };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name.to_bytes().starts_with(b".") {
-                continue;
-            }
-            let Ok(name) = name.to_str() else { continue };
+        let _ = sys::file::entries(devices.as_fd(), &mut |name, _| {
+            let Ok(name) = name.to_str() else { return };
             let path = format!("{name}/modalias");
             if let Some(text) = small_file(devices.as_fd(), &path, &mut buffer) {
                 each(text);
             }
-        }
+        });
     }
     Ok(())
 }
@@ -46,14 +41,13 @@ pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
 pub fn names(path: &str) -> Result<Vec<String>, Errno> {
     let directory = directory(path)?;
     let mut names = Vec::new();
-    for entry in Dir::read_from(directory.as_fd())? {
-        let entry = entry?;
-        if let Ok(name) = entry.file_name().to_str()
+    sys::file::entries(directory.as_fd(), &mut |name, _| {
+        if let Ok(name) = name.to_str()
             && !name.starts_with('.')
         {
             names.push(String::from(name));
         }
-    }
+    })?;
     sys::sort::sort(&mut names);
     Ok(names)
 }

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat,
-    fstat, mkdirat, mknodat, open, openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fstat,
+    mkdirat, mknodat, open, openat, readlinkat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -255,19 +255,14 @@ fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
 
 /// Names that are text, with what they are; sorted, so that every run is alike.
 fn entries(directory: BorrowedFd<'_>) -> Vec<(String, Stat)> {
-    let Ok(list) = Dir::read_from(directory) else { return Vec::new() };
-    let mut found: Vec<(String, Stat)> = list
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().to_str().ok()?;
-            if matches!(name, "." | "..") {
-                return None;
-            }
-            let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            Some((name.to_string(), stat))
-        })
-        .collect();
-    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let mut found: Vec<(String, Stat)> = Vec::new();
+    let _ = sys::file::entries(directory, &mut |name, _| {
+        let Ok(name) = name.to_str() else { return };
+        if let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            found.push((name.to_string(), stat));
+        }
+    });
+    sys::sort::sort_by(&mut found, |(a, _), (b, _)| a < b);
     found
 }
 

@@ -1,13 +1,12 @@
 //! switch_root: the new root takes the place of the initramfs
 //! (`Documentation/filesystems/ramfs-rootfs-initramfs.rst`).
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_move, unmount};
 use rustix::process::{chdir, chroot};
@@ -109,31 +108,29 @@ fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32, except: &[&str]) {
     if depth > MAX_DEPTH {
         return;
     }
-    let Ok(entries) = Dir::read_from(directory) else { return };
-    for entry in entries.flatten() {
-        let name = CString::from(entry.file_name());
-        let kept = except.iter().any(|kept| kept.as_bytes() == name.to_bytes());
-        if kept || matches!(name.to_bytes(), b"." | b"..") {
-            continue;
+    // What cannot be read stays, as does what cannot be removed.
+    let _ = sys::file::entries(directory, &mut |name, kind| {
+        if except.iter().any(|kept| kept.as_bytes() == name.to_bytes()) {
+            return;
         }
-        let is_dir = match entry.file_type() {
+        let is_dir = match kind {
             FileType::Directory => true,
-            FileType::Unknown => statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)
+            FileType::Unknown => statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
             _ => false,
         };
         if !is_dir {
-            let _ = unlinkat(directory, &name, AtFlags::empty());
-            continue;
+            let _ = unlinkat(directory, name, AtFlags::empty());
+            return;
         }
         let Some(child) = name.to_str().ok().and_then(|name| open_dir(directory, name).ok()) else {
-            continue;
+            return;
         };
         if fstat(&child).is_ok_and(|stat| stat.st_dev == device) {
             empty(child.as_fd(), device, depth + 1, &[]);
-            let _ = unlinkat(directory, &name, AtFlags::REMOVEDIR);
+            let _ = unlinkat(directory, name, AtFlags::REMOVEDIR);
         }
-    }
+    });
 }
 
 #[cfg(test)]

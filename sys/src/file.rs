@@ -1,8 +1,10 @@
 //! Small files and directories, read and written whole.
 
 use alloc::vec::Vec;
+use core::ffi::CStr;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::BorrowedFd;
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::{Errno, read};
 
 /// Makes a directory and its parents; one that is there is fine.
@@ -25,6 +27,27 @@ pub fn make_dir(path: &str, mode: u32) -> Result<(), Errno> {
             return Ok(());
         }
     }
+}
+
+/// Calls `each` with every entry of a directory that was just opened, `.` and
+/// `..` left out, in the file system's order. Entries may be removed meanwhile.
+///
+/// # Errors
+/// The kernel's, from getdents64(2); entries before it have been told.
+pub fn entries(
+    directory: BorrowedFd<'_>,
+    each: &mut dyn FnMut(&CStr, FileType),
+) -> Result<(), Errno> {
+    // On the heap: callers go down trees.
+    let mut buffer = Vec::<u8>::with_capacity(8 << 10);
+    let mut list = RawDir::new(directory, buffer.spare_capacity_mut());
+    while let Some(entry) = list.next() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            each(entry.file_name(), entry.file_type());
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file, replacing what it held.
@@ -80,6 +103,23 @@ pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_entries_are_told_while_they_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..1000 {
+            std::fs::write(dir.path().join(format!("a rather long name {number:04}")), "").unwrap();
+        }
+        let opened = std::fs::File::open(dir.path()).unwrap();
+        let mut told = 0;
+        entries(std::os::fd::AsFd::as_fd(&opened), &mut |name, kind| {
+            assert_eq!(kind, FileType::RegularFile);
+            std::fs::remove_file(dir.path().join(name.to_str().unwrap())).unwrap();
+            told += 1;
+        })
+        .unwrap();
+        assert_eq!((told, std::fs::read_dir(dir.path()).unwrap().count()), (1000, 0));
+    }
 
     #[test]
     fn a_small_limit_cuts_and_does_not_fail() {
