@@ -77,6 +77,10 @@ pub struct Share {
     #[argh(option, arg_name = "file")]
     pub init: Option<PathBuf>,
 
+    /// where leases are kept; by default /var/lib/bellwether
+    #[argh(option, arg_name = "dir")]
+    pub state: Option<PathBuf>,
+
     /// give machines whose firmware is iPXE a boot loader, too, not a script
     #[argh(switch)]
     pub no_ipxe: bool,
@@ -127,7 +131,8 @@ pub fn run(what: &Share) -> Result<(), Failure> {
         append: what.append.clone().unwrap_or_default(),
         init,
         no_ipxe: what.no_ipxe,
-        state: STATE.into(),
+        state: what.state.clone().unwrap_or_else(|| STATE.into()),
+        behind: None,
     };
     let json = what.json;
     let watch = Watch::new(move |event| tell(event, json));

@@ -2,21 +2,35 @@
 //!
 //! Nothing is linked or shipped: SYSLINUX, GRUB and shim are under licences of their
 //! own and are taken from where distributions put them.
+//!
+//! GRUB as it comes asks the machine that gave the address for its menu, and no other:
+//! beside another DHCP server it never finds us. So it is put together here, by
+//! `grub-mkimage`, with our address in it. A GRUB that somebody has to have signed
+//! cannot be; machines with Secure Boot need us to give the addresses, or UEFI's HTTP
+//! boot, where GRUB takes the server from the URL.
 
 use crate::dhcp::client::Arch;
 use crate::event::Stage;
 use crate::files::{File, Files};
 use cpio_builder::menu::{Menu, MenuError};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A file: the name that it is served under, and where systems have it.
+type Part = (&'static str, &'static [&'static str]);
 
 /// A loader for one kind of client.
 struct Kind {
     arch: Arch,
     /// The path that clients are told, and what is served there.
     entry: &'static str,
-    /// Chains that do, the best first: served name and places on this system.
-    chains: &'static [&'static [(&'static str, &'static [&'static str])]],
-    /// What to install when none is there.
+    /// Chains that do, the best first.
+    chains: &'static [&'static [Part]],
+    /// What `grub-mkimage` calls it.
+    grub: Option<&'static str>,
+    /// What to install when none is there; empty for what few have.
     install: &'static str,
 }
 
@@ -34,11 +48,12 @@ const SHIM: &[&str] = &["/usr/lib/shim/shimx64.efi.signed", "/usr/share/efi/x86_
 const GRUB_SIGNED: &[&str] = &["/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"];
 const GRUB: &[&str] = &["/usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi"];
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 4] = [
     Kind {
         arch: Arch::Bios,
         entry: "pxelinux.0",
         chains: &[&[("pxelinux.0", PXELINUX), ("ldlinux.c32", LDLINUX)]],
+        grub: None,
         install: "apt install pxelinux syslinux-common",
     },
     Kind {
@@ -51,8 +66,46 @@ const KINDS: [Kind; 2] = [
             &[("bootx64.efi", GRUB_SIGNED)],
             &[("bootx64.efi", GRUB)],
         ],
-        install: "apt install grub-efi-amd64-signed shim-signed",
+        grub: Some("x86_64-efi"),
+        install: "apt install grub-efi-amd64-bin, or grub-efi-amd64-signed and shim-signed",
     },
+    Kind {
+        arch: Arch::UefiIa32,
+        entry: "bootia32.efi",
+        chains: &[],
+        grub: Some("i386-efi"),
+        install: "",
+    },
+    Kind {
+        arch: Arch::UefiArm64,
+        entry: "bootaa64.efi",
+        chains: &[],
+        grub: Some("arm64-efi"),
+        install: "",
+    },
+];
+
+/// Where distributions keep GRUB's modules, and what is put into one of ours.
+const GRUB_MODULES: [&str; 2] = ["/usr/lib/grub", "/usr/share/grub"];
+const IN_GRUB: [&str; 18] = [
+    "efinet",
+    "http",
+    "tftp",
+    "normal",
+    "configfile",
+    "linux",
+    "echo",
+    "test",
+    "sleep",
+    "minicmd",
+    "serial",
+    "terminal",
+    "gzio",
+    "all_video",
+    "gfxterm",
+    "reboot",
+    "halt",
+    "true",
 ];
 
 /// Modules that pxelinux wants for a menu.
@@ -69,23 +122,43 @@ pub struct Found {
     pub missing: Vec<String>,
 }
 
+/// What loaders have to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where files are, by HTTP.
+    pub http: SocketAddrV4,
+    /// And by TFTP.
+    pub tftp: Ipv4Addr,
+    /// Another server gives the addresses.
+    pub proxy: bool,
+}
+
 /// Puts this system's loaders into the files that are served.
-pub fn add(files: &mut Files) -> Found {
+pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
     let mut found = Found::default();
     for kind in &KINDS {
-        let read = |(name, places): &(&'static str, &[&str])| {
+        let read = |(name, places): &Part| {
             let bytes = places.iter().find_map(|place| std::fs::read(place).ok())?;
             Some((*name, bytes))
         };
-        let chain = kind
-            .chains
-            .iter()
-            .find_map(|chain| chain.iter().map(read).collect::<Option<Vec<(&str, Vec<u8>)>>>());
+        let packaged = || {
+            let mut chains = kind.chains.iter();
+            chains.find_map(|chain| chain.iter().map(read).collect::<Option<Vec<_>>>())
+        };
+        let made = || Some(vec![(kind.entry, make_grub(kind.grub?, wanted)?)]);
+        // Signed ones where they can work, the plain one only if nothing else is there.
+        let signed = kind.chains.first().is_some_and(|chain| chain.iter().all(is_there));
+        let chain = match wanted.proxy || !signed {
+            true => made().or_else(packaged),
+            false => packaged(),
+        };
         let Some(chain) = chain else {
-            found.missing.push(format!(
-                "{} machines cannot boot: their boot loader is not on this system; {}",
-                kind.arch, kind.install
-            ));
+            if !kind.install.is_empty() {
+                found.missing.push(format!(
+                    "{} machines cannot boot: their boot loader is not on this system; {}",
+                    kind.arch, kind.install
+                ));
+            }
             continue;
         };
         for (name, bytes) in chain {
@@ -103,6 +176,39 @@ pub fn add(files: &mut Files) -> Found {
         }
     }
     found
+}
+
+fn is_there((_, places): &Part) -> bool {
+    places.iter().any(|place| Path::new(place).exists())
+}
+
+/// GRUB with our address in it; nothing when its parts or the program that puts them
+/// together are not on this system.
+fn make_grub(target: &str, wanted: &Wanted) -> Option<Vec<u8>> {
+    let modules =
+        GRUB_MODULES.iter().map(|dir| Path::new(dir).join(target)).find(|d| d.is_dir())?;
+    // A file of nobody else's: the program takes its first commands from a name only.
+    let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
+    let first = std::env::temp_dir().join(format!("bellwether-grub-{}", random.trim()));
+    let mut file = std::fs::File::options().write(true).create_new(true).open(&first).ok()?;
+    let written = file.write_all(first_commands(wanted).as_bytes());
+    let made = written.ok().and_then(|()| {
+        let mut program = Command::new("grub-mkimage");
+        program.args(["-O", target, "-p", "/grub", "-d"]).arg(&modules).arg("-c").arg(&first);
+        program.args(IN_GRUB).stdin(Stdio::null()).output().ok()
+    });
+    // What is left over is a few lines in a temporary directory.
+    let _ = std::fs::remove_file(&first);
+    made.filter(|made| made.status.success() && !made.stdout.is_empty()).map(|made| made.stdout)
+}
+
+/// What GRUB does first: to our menu, by the quicker protocol if it can.
+fn first_commands(wanted: &Wanted) -> String {
+    let Wanted { http, tftp, .. } = wanted;
+    format!(
+        "set root=http,{http}\nif test -e /grub/grub.cfg; then\n  configfile /grub/grub.cfg\n\
+         fi\nset root=tftp,{tftp}\nconfigfile /grub/grub.cfg\n"
+    )
 }
 
 /// Puts the menu in all three languages into the files that are served.

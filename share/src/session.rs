@@ -15,7 +15,7 @@ use crate::{loaders, serve};
 use cpio_builder::menu::{Entry, Menu};
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,7 +56,43 @@ pub struct Options {
     pub no_ipxe: bool,
     /// Where leases are kept.
     pub state: PathBuf,
+    /// Where clients find us when there is another machine in between.
+    pub behind: Option<Behind>,
 }
+
+/// Sharing behind a network that gives addresses and names the first file itself, as
+/// an emulator's own network does: NFS and HTTP on any free ports, nothing else, and no
+/// need to be root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// The address that is listened on.
+    pub listen: Ipv4Addr,
+    /// The address under which clients know it.
+    pub known_as: Ipv4Addr,
+}
+
+/// Media being served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// HTTP, as clients reach it.
+    pub http: SocketAddrV4,
+    /// NFS, as clients reach it.
+    pub nfs: SocketAddrV4,
+    /// What clients mount, the first medium's first.
+    pub mounts: Vec<String>,
+    /// What boots, with its command lines; paths are those of HTTP and TFTP.
+    pub menu: Menu,
+}
+
+impl Session {
+    /// The URL of the menu for iPXE.
+    pub fn script(&self) -> String {
+        format!("http://{}{SCRIPT}", self.http)
+    }
+}
+
+/// Where the menu for iPXE is.
+const SCRIPT: &str = "/boot.ipxe";
 
 /// Where a medium is served, and what it boots.
 struct Prepared {
@@ -75,32 +111,123 @@ pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
         signals.add(signal);
     }
     signals.thread_block().map_err(|e| Error::system("block signals")(e.into()))?;
-    let interface = net::choose(options.interface.as_deref())?;
-    let own = interface.address;
+    start(options, watch)?;
+    signals.wait().map_err(|e| Error::system("wait for a signal")(e.into()))?;
+    let clients = watch.clients();
+    let bytes = clients.values().map(|client| client.bytes).sum();
+    watch.tell(&Event::Stopped { clients: clients.len(), bytes });
+    Ok(())
+}
 
+/// The sockets of everything but NFS and HTTP.
+struct Site {
+    interface: Interface,
+    tftp: UdpSocket,
+    dhcp: Option<[UdpSocket; 2]>,
+}
+
+impl Site {
+    fn bind(interface: Interface, mode: DhcpMode) -> Result<Self, Error> {
+        let tftp = net::udp(SocketAddrV4::new(interface.address, 69), "TFTP")?;
+        let dhcp = match mode {
+            DhcpMode::Off => None,
+            _ => Some([
+                net::broadcast_socket(&interface.name, 67, "DHCP")?,
+                net::broadcast_socket(&interface.name, PXE_PORT, "PXE")?,
+            ]),
+        };
+        Ok(Self { interface, tftp, dhcp })
+    }
+}
+
+/// Begins to share, in threads that live as long as the process.
+///
+/// # Errors
+/// [`Error`], before anything is served.
+pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     // Ports first: what cannot be served need not be prepared.
-    let nfs_listener = net::tcp(SocketAddrV4::new(own, 2049), "NFS", true)?;
-    let http_listener = net::tcp(SocketAddrV4::new(own, 8080), "HTTP", true)?;
-    let tftp_socket = net::udp(SocketAddrV4::new(own, 69), "TFTP")?;
+    let (site, listen, own) = match options.behind {
+        Some(Behind { listen, known_as }) => (None, listen, known_as),
+        None => {
+            let interface = net::choose(options.interface.as_deref())?;
+            let own = interface.address;
+            (Some(Site::bind(interface, options.dhcp)?), own, own)
+        }
+    };
+    let nfs_listener = net::tcp(SocketAddrV4::new(listen, 2049), "NFS", true)?;
+    let http_listener = net::tcp(SocketAddrV4::new(listen, 8080), "HTTP", true)?;
     let port = |listener: &std::net::TcpListener| {
         listener.local_addr().map(|at| at.port()).map_err(Error::system("read a socket's address"))
     };
     let (nfs_port, http_port) = (port(&nfs_listener)?, port(&http_listener)?);
-    let dhcp = match options.dhcp {
-        DhcpMode::Off => None,
-        _ => Some([
-            net::broadcast_socket(&interface.name, 67, "DHCP")?,
-            net::broadcast_socket(&interface.name, PXE_PORT, "PXE")?,
-        ]),
-    };
+    let http_at = SocketAddrV4::new(own, http_port);
 
     // It waits for seconds, and preparing takes seconds: both at once.
     let search = {
-        let (interface, auto) = (interface.clone(), options.dhcp == DhcpMode::Auto);
-        std::thread::spawn(move || if auto { net::find_dhcp(&interface) } else { Ok(None) })
+        let interface = site.as_ref().map(|site| site.interface.clone());
+        let interface = interface.filter(|_| options.dhcp == DhcpMode::Auto);
+        std::thread::spawn(move || interface.map_or(Ok(None), |i| net::find_dhcp(&i)))
     };
 
     let mut files = Files::default();
+    let (menu, exports) = media(options, (own, nfs_port), &mut files, watch)?;
+    let add_menu = loaders::add_menu(&menu, &mut files);
+    add_menu.map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
+
+    let mut place = "this machine".to_owned();
+    let mut tftp = None;
+    let other = search.join().unwrap_or(Ok(None))?;
+    if let Some(site) = site {
+        let proxy = match options.dhcp {
+            DhcpMode::Auto => other.is_some(),
+            mode => mode == DhcpMode::Proxy,
+        };
+        let found = loaders::add(&mut files, &loaders::Wanted { http: http_at, tftp: own, proxy });
+        for text in &found.missing {
+            watch.tell(&Event::Warning(text.clone()));
+        }
+        let loaders = Loaders {
+            files: found.loaders,
+            script: (!options.no_ipxe).then(|| SCRIPT.to_owned()),
+            http: http_at,
+            tftp: own,
+        };
+        if let Some(sockets) = site.dhcp {
+            let keep = options.state.join(format!("leases-{}", site.interface.name));
+            let full = addresses(options, &site.interface, other, &keep, watch)?;
+            let keep = full.is_some().then_some(keep);
+            serve::dhcp(Dhcp { own, loaders, full }, sockets, watch, keep)?;
+        } else {
+            ready(watch, "network", format!("DHCP is yours: next-server {own}, file pxelinux.0"));
+        }
+        place = site.interface.name;
+        tftp = Some(site.tftp);
+    }
+    let files = Arc::new(files);
+    let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
+    let mut services = format!("{} by NFS, http://{http_at}/", mounts.join(", "));
+    if let Some(socket) = tftp {
+        serve::tftp(files.clone(), socket, watch.clone())?;
+        services.push_str(&format!(", tftp://{own}/"));
+    }
+    serve::http(files, http_listener, watch.clone())?;
+    serve::nfs(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
+    ready(watch, "services", format!("serving {services} on {place}"));
+    for entry in &menu.entries {
+        ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));
+    }
+    ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
+    let nfs = SocketAddrV4::new(own, nfs_port);
+    Ok(Session { http: http_at, nfs, mounts, menu })
+}
+
+/// Opens every medium: what boots, and what is mounted.
+fn media(
+    options: &Options,
+    server: (Ipv4Addr, u16),
+    files: &mut Files,
+    watch: &Watch,
+) -> Result<(Menu, Vec<Export>), Error> {
     let mut exports: Vec<Export> = Vec::new();
     let mut entries = Vec::new();
     let several = options.media.len() > 1;
@@ -110,7 +237,7 @@ pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
         while exports.iter().any(|e| e.path == format!("/{}", medium.name)) {
             medium.name.push_str("-2");
         }
-        let mut prepared = prepare(medium, options, (own, nfs_port), &mut files, watch)?;
+        let mut prepared = prepare(medium, options, server, files, watch)?;
         let medium = &prepared.medium;
         let export = Export { path: format!("/{}", medium.name), tree: medium.tree.clone() };
         files.add_tree(export.clone());
@@ -138,52 +265,7 @@ pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
         default: 0,
         entries,
     };
-    let found = loaders::add(&mut files);
-    for text in &found.missing {
-        watch.tell(&Event::Warning(text.clone()));
-    }
-    loaders::add_menu(&menu, &mut files)
-        .map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
-
-    let loaders = Loaders {
-        files: found.loaders,
-        script: (!options.no_ipxe).then(|| "/boot.ipxe".to_owned()),
-        http: SocketAddrV4::new(own, http_port),
-        tftp: own,
-    };
-    if let Some(sockets) = dhcp {
-        let keep = options.state.join(format!("leases-{}", interface.name));
-        let other = search.join().unwrap_or(Ok(None))?;
-        let full = addresses(options, &interface, other, &keep, watch)?;
-        let keep = full.is_some().then_some(keep);
-        serve::dhcp(Dhcp { own, loaders, full }, sockets, watch, keep)?;
-    } else {
-        ready(watch, "network", format!("DHCP is yours: next-server {own}, file pxelinux.0"));
-    }
-    let files = Arc::new(files);
-    serve::tftp(files.clone(), tftp_socket, watch.clone())?;
-    serve::http(files, http_listener, watch.clone())?;
-    let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
-    serve::nfs(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
-    ready(
-        watch,
-        "services",
-        format!(
-            "serving {} by NFS, http://{own}:{http_port}/, tftp://{own}/ on {}",
-            mounts.join(", "),
-            interface.name
-        ),
-    );
-    for entry in &menu.entries {
-        ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));
-    }
-    ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
-
-    signals.wait().map_err(|e| Error::system("wait for a signal")(e.into()))?;
-    let clients = watch.clients();
-    let bytes = clients.values().map(|client| client.bytes).sum();
-    watch.tell(&Event::Stopped { clients: clients.len(), bytes });
-    Ok(())
+    Ok((menu, exports))
 }
 
 fn ready(watch: &Watch, what: &'static str, text: String) {
