@@ -113,6 +113,20 @@ fn an_image_from_a_tree_that_depmod_never_saw() {
     });
 }
 
+/// f2fs wishes for `crc32`, which is the name of a library, too.
+#[test]
+fn a_library_is_not_the_algorithm_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write_tree(dir.path());
+    let mut tree = source::open(dir.path(), None).unwrap().tree;
+    let wished = tree.wished("crc32c");
+    assert_eq!(wished.len(), 1);
+    tree.builtin.insert("crc32c".into());
+    assert_eq!(tree.resolve("crc32c"), Some(vec![]));
+    assert_eq!(tree.wished("crc32c"), wished);
+    assert!(tree.wished("ext4").is_empty());
+}
+
 #[test]
 fn the_same_from_another_directory_and_from_depmods_files() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -2,7 +2,8 @@
 //! it usable, and saying why not when it is not found.
 //!
 //! A volume is a file system of its own, an image file on one, or a directory
-//! on one; on a local device, on the medium itself, or on an NFS server.
+//! on one; on a local device, on the medium itself, on an NFS server or, as a file
+//! system of its own, behind an NBD server.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -426,13 +427,24 @@ impl<'h> Hunt<'h> {
     }
 
     fn network(&mut self, source: &Source) -> Result<Volume, String> {
-        let Source::Nfs(nfs) = source else {
-            return Err(format!(
-                "{}: changes are kept over NFS or on a device",
-                crate::source::describe(source)
-            ));
-        };
         let mac = self.machine.network.mac();
+        let nfs = match source {
+            Source::Nfs(nfs) => nfs,
+            Source::Nbd(nbd) => {
+                let mut nbd = nbd.clone();
+                // A name, not a path.
+                nbd.export = expand(&nbd.export, "", "", mac).trim_start_matches('/').to_string();
+                let device = crate::remote::nbd(self.machine, &nbd)
+                    .map_err(|why| format!("{}: {why}", crate::source::describe(source)))?;
+                return self.mount(&device);
+            }
+            other => {
+                return Err(format!(
+                    "{}: changes are kept over NFS, over NBD or on a device",
+                    crate::source::describe(other)
+                ));
+            }
+        };
         let mut nfs = nfs.clone();
         nfs.read_write = true;
         nfs.path =

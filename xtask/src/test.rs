@@ -68,9 +68,10 @@ impl Test {
     pub fn run(self) -> Result<()> {
         let (packages, machines) =
             if self.quick { (&[][..], &[][..]) } else { (PACKAGES, MACHINES) };
+        let sweeps = if self.sweep { SWEEPS } else { &[] };
         let mut failed = 0;
         let mut summary = Vec::new();
-        for (name, step) in packages.iter().chain(QUICK).chain(machines) {
+        for (name, step) in packages.iter().chain(QUICK).chain(machines).chain(sweeps) {
             println!("== {name}");
             let start = Instant::now();
             let outcome = step();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Assets, only};
-use crate::{Error, Result, shell};
+use crate::{Error, Result, packages, shell};
 
 /// Which of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,8 @@ impl Assets {
     /// # Errors
     /// [`Error::Command`] when a package cannot be fetched or the compiler fails.
     pub fn ntfs3(&self, kernel: &Kernel) -> Result<PathBuf> {
+        let tools = [("gcc", "the driver"), ("make", "the same"), ("libelf1", "its symbols")];
+        packages::ensure_all(&tools)?;
         let version = &kernel.version;
         let series: Vec<&str> = version.split(['.', '-']).collect();
         let series = series.get(..2).unwrap_or_default().join(".");
@@ -100,11 +102,10 @@ impl Assets {
             let built = format!("M={}", dir.join(&sources).display());
             let options = ["CONFIG_NTFS3_FS=m", "CC=gcc", "modules"];
             shell::run(shell::command("make").args(["-C", &headers, &built]).args(options))?;
-            let modules = dir.join("lib/modules");
-            std::fs::create_dir_all(&modules).map_err(Error::at("make", &modules))?;
-            let all = modules.join(version);
-            let (from, to) = (kernel.modules.to_string_lossy(), all.to_string_lossy());
-            shell::sh(&["cp", "-a", &from, &to])?;
+            let all = dir.join("lib/modules").join(version);
+            std::fs::create_dir_all(&all).map_err(Error::at("make", &all))?;
+            let from = format!("{}/.", kernel.modules.display());
+            shell::sh(&["cp", "-a", &from, &all.to_string_lossy()])?;
             let driver = dir.join(&sources).join("ntfs3.ko");
             let place = all.join("kernel/fs/ntfs3.ko");
             std::fs::copy(&driver, &place).map_err(Error::at("copy", &driver))?;

@@ -49,7 +49,8 @@ impl Profile {
 pub const FULL: [&str; 3] = ["--profile", "virt", "--full"];
 
 /// What [`Profile::Disks`] adds to it.
-const DISK_MODULES: [&str; 17] = [
+const DISK_MODULES: [&str; 18] = [
+    "nbd",
     "dm_mod",
     "dm_snapshot",
     "dm_verity",
