@@ -8,7 +8,7 @@ use alloc::vec;
 use core::time::Duration;
 
 use cmdline::plan::UrlSource;
-use netboot::fetch::{Download, Options};
+use netboot::fetch::{Download, FetchError, Options};
 use netboot::resolve::Resolver;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, mount};
@@ -32,12 +32,33 @@ const BUFFER: usize = 256 << 10;
 /// Without a byte for this long a server counts as gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Why a file is not here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In words.
+    pub why: String,
+    /// Asking again would change nothing.
+    pub last: bool,
+}
+
+impl Refusal {
+    fn now(why: impl ToString) -> Self {
+        Self { why: why.to_string(), last: false }
+    }
+}
+
+impl From<FetchError> for Refusal {
+    fn from(error: FetchError) -> Self {
+        Self { why: error.to_string(), last: error.is_final() }
+    }
+}
+
 /// Fetches a file; returns its path.
 ///
 /// # Errors
 /// Why it could not be had, or does not fit.
-pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, String> {
-    let up = machine.network.up().ok_or("the network is not up")?;
+pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Refusal> {
+    let up = machine.network.up().ok_or_else(|| Refusal::now("the network is not up"))?;
     let hosts = sys::file::read_file("/etc/hosts", 64 << 10).unwrap_or_default();
     let options = Options {
         resolver: Resolver::new(&up.config),
@@ -47,11 +68,9 @@ pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, String
         patience: PATIENCE,
     };
     machine.log.info(&format!("fetching {}", source.url));
-    let mut download = Download::new(&source.url, options).map_err(|error| error.to_string())?;
+    let mut download = Download::new(&source.url, options)?;
     let result = receive(machine, &source.url, &mut download);
-    for note in download.take_notes() {
-        machine.log.info(&note);
-    }
+    tell(machine, &mut download);
     if result.is_err() {
         drop_all();
     }
@@ -63,52 +82,62 @@ pub fn drop_all() {
     let _ = sys::mount::detach(PLACE);
 }
 
-fn receive(machine: &mut Machine, url: &str, download: &mut Download) -> Result<String, String> {
-    download.open().map_err(|error| error.to_string())?;
+/// Says what happened to the connection.
+fn tell(machine: &mut Machine, download: &mut Download) {
+    for note in download.take_notes() {
+        machine.log.info(&note);
+    }
+}
+
+fn receive(machine: &mut Machine, url: &str, download: &mut Download) -> Result<String, Refusal> {
+    while !download.open()? {
+        tell(machine, download);
+    }
     let free = available();
     if let Some(total) = download.total()
         && total.saturating_add(SPARE) > free
     {
-        return Err(format!(
+        let why = format!(
             "is {} large and {} of memory are free, of which {} must stay free: it does not fit; give the machine more memory or boot over NFS",
             Size(total),
             Size(free),
             Size(SPARE)
-        ));
+        );
+        return Err(Refusal { why, last: true });
     }
-    let path = prepare(url).map_err(|errno| format!("{PLACE}: {}", Shown(errno)))?;
+    let path = prepare(url).map_err(|errno| cannot(PLACE, errno))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
     let file = open(path.as_str(), flags, Mode::from_raw_mode(0o600))
-        .map_err(|errno| format!("{path}: {}", Shown(errno)))?;
+        .map_err(|errno| cannot(&path, errno))?;
     let mut progress = Progress::new(&format!("fetching {url}"), download.total().unwrap_or(0));
     let mut buffer = vec![0; BUFFER];
     let mut until_look = SPARE / 2;
     loop {
-        let length = download.read(&mut buffer).map_err(|error| error.to_string())?;
+        let length = download.read(&mut buffer)?;
+        tell(machine, download);
+        let Some(length) = length else { continue };
         let Some(mut rest) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { break };
         while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest)
-                .map_err(|errno| format!("{path}: {}", Shown(errno)))?;
+            let written = rustix::io::write(&file, rest).map_err(|errno| cannot(&path, errno))?;
             rest = rest.get(written..).unwrap_or_default();
         }
         progress.add(&mut machine.log, length as u64);
-        for note in download.take_notes() {
-            machine.log.info(&note);
-        }
         // Without an announced size the memory is watched as it fills.
         until_look = until_look.saturating_sub(length as u64);
         if download.total().is_none() && until_look == 0 {
             until_look = SPARE / 2;
             if available() < SPARE {
-                return Err(format!(
-                    "does not fit into memory: {} so far",
-                    Size(download.position())
-                ));
+                let why = format!("does not fit into memory: {} so far", Size(download.position()));
+                return Err(Refusal { why, last: true });
             }
         }
     }
     machine.log.info(&format!("fetched {url}: {}", progress.summary()));
     Ok(path)
+}
+
+fn cannot(path: &str, errno: rustix::io::Errno) -> Refusal {
+    Refusal::now(format!("{path}: {}", Shown(errno)))
 }
 
 /// Makes room: a tmpfs that may grow as large as memory allows, since the size

@@ -25,7 +25,7 @@ use crate::machine::Machine;
 use crate::persist::{self, Kept};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
-use crate::{expand, integrity, snapshot, to_ram, verity};
+use crate::{expand, integrity, snapshot, to_ram, unpack, verity};
 
 /// Where the new root is put together.
 pub const ROOT: &str = "/sysroot";
@@ -174,6 +174,13 @@ impl Stack<'_> {
         for (number, ((name, path), is_dir)) in images.into_iter().zip(dirs).enumerate() {
             if is_dir {
                 trees.push(path);
+                continue;
+            }
+            let tree = format!("{}/{name}", self.layout.images);
+            if unpack::unpacked(self.machine, &path, &tree)
+                .map_err(|why| Failure::new("unpack the archive", &path, why))?
+            {
+                trees.push(tree);
                 continue;
             }
             let path = expand::expanded(self.machine, &path)

@@ -6,7 +6,7 @@
 //! it stands in for, and refuses in words: a check that the line asks for is
 //! never skipped, a wish that can be done without is given up with a warning.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 /// What is wrong, and what to do.
 const WHY: &str =
@@ -83,16 +83,25 @@ pub mod shutdown {
 
 /// Instead of [`crate::fetch`] of the full `/init`.
 pub mod fetch {
-    use super::{String, ToString, WHY};
+    use super::{String, WHY};
     use crate::machine::Machine;
     use cmdline::plan::UrlSource;
+
+    /// Why a file is not here.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Refusal {
+        /// In words.
+        pub why: String,
+        /// Asking again would change nothing.
+        pub last: bool,
+    }
 
     /// Refuses.
     ///
     /// # Errors
     /// Always.
-    pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, String> {
-        Err(["fetching by URL ", WHY].concat().to_string())
+    pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, Refusal> {
+        Err(Refusal { why: ["fetching by URL ", WHY].concat(), last: true })
     }
 
     /// There is nothing to drop.
@@ -112,6 +121,12 @@ pub mod remote {
     pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, String> {
         Err(["a network block device ", WHY].concat())
     }
+
+    /// There is nothing to drop.
+    pub fn drop_nbd(_: &str) {}
+
+    /// The same.
+    pub fn drop_all() {}
 
     /// Refuses.
     ///
@@ -139,6 +154,26 @@ pub mod expand {
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// Instead of unpacking: an archive is then what cannot be mounted.
+pub mod unpack {
+    use super::String;
+    use crate::machine::Machine;
+
+    /// None that could be unpacked.
+    #[must_use]
+    pub fn archive_in(_: &str) -> Option<overlay::probe::Format> {
+        None
+    }
+
+    /// Nothing is unpacked.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn unpacked(_: &mut Machine, _: &str, _: &str) -> Result<bool, String> {
+        Ok(false)
     }
 }
 

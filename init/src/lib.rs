@@ -36,6 +36,8 @@ pub mod hints;
 #[cfg(feature = "full")]
 pub mod integrity;
 #[cfg(feature = "full")]
+pub mod keeper;
+#[cfg(feature = "full")]
 pub mod memory;
 #[cfg(feature = "full")]
 pub mod persist;
@@ -52,6 +54,8 @@ pub mod to_ram;
 #[cfg(feature = "full")]
 pub mod tool;
 #[cfg(feature = "full")]
+pub mod unpack;
+#[cfg(feature = "full")]
 pub mod verity;
 #[cfg(feature = "full")]
 pub mod watch;
@@ -60,6 +64,6 @@ pub mod watch;
 pub mod lean;
 #[cfg(not(feature = "full"))]
 pub use lean::{
-    console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot, to_ram, verity,
+    console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot, to_ram, unpack, verity,
     watch,
 };

@@ -18,5 +18,9 @@ fn start(process: rt::Process) -> ! {
     if name == init::watch::NAME.to_bytes() {
         sys::process::exit(init::watch::run(process.args().skip(1)));
     }
+    #[cfg(feature = "full")]
+    if name == init::keeper::NAME.to_bytes() {
+        sys::process::exit(init::keeper::run(process.args().skip(1)));
+    }
     init::boot::run(process)
 }

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use cmdline::plan::{
     Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Source, ToRam, Writable,
 };
+use cmdline::text;
 use overlay::expand::is_compressed;
 use overlay::image;
 use overlay::probe::Superblock;
@@ -28,7 +29,7 @@ use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::trace::{Failure, Reasons};
-use crate::{fetch, network, remote};
+use crate::{fetch, network, remote, unpack};
 
 /// What a source offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,8 @@ struct Search<'m> {
     looked_at: Vec<String>,
     /// Compressed things that could not be expanded.
     spoiled: Vec<String>,
+    /// The latest source would be refused again for the same reason.
+    hopeless: bool,
 }
 
 /// Takes an offer, or says why not. The text is where the offer came from.
@@ -95,6 +98,7 @@ pub fn find(
     tree_target: &str,
     read_write: bool,
 ) -> Result<Found, Failure> {
+    remote::drop_all();
     let mut search = Search {
         machine,
         plan: &plan.root,
@@ -106,6 +110,7 @@ pub fn find(
         reasons: Reasons::default(),
         looked_at: Vec::new(),
         spoiled: Vec::new(),
+        hopeless: false,
     };
     search.run()
 }
@@ -119,14 +124,17 @@ impl Search<'_> {
         let mut round = 1;
         let mut announced = false;
         loop {
+            let mut hopeless = true;
             for source in &plan.sources {
+                self.hopeless = false;
                 if let Some(found) = self
                     .offers(source, 0, &mut |search, offer, origin| search.examine(offer, origin))
                 {
                     return Ok(found);
                 }
+                hopeless &= self.hopeless;
             }
-            if retry.attempts != 0 && round >= retry.attempts {
+            if hopeless || (retry.attempts != 0 && round >= retry.attempts) {
                 break;
             }
             if !announced {
@@ -212,18 +220,25 @@ impl Search<'_> {
                     let taken = examiner(self, Offer::Blob(path), &url.url);
                     if taken.is_none() {
                         fetch::drop_all();
+                        // It would be the same once more.
+                        self.hopeless = true;
                     }
                     taken
                 }
-                Err(why) => {
-                    self.refuse_loudly(&url.url, &why);
+                Err(refusal) => {
+                    self.hopeless = refusal.last;
+                    self.refuse_loudly(&url.url, &refusal.why);
                     None
                 }
             },
             Source::Nbd(nbd) => match remote::nbd(self.machine, nbd) {
                 Ok(device) => {
                     let origin = format!("{} ({device})", describe(source));
-                    examiner(self, Offer::Blob(device), &origin)
+                    let taken = examiner(self, Offer::Blob(device.clone()), &origin);
+                    if taken.is_none() {
+                        remote::drop_nbd(&device);
+                    }
+                    taken
                 }
                 Err(why) => {
                     self.refuse_loudly(&describe(source), &why);
@@ -249,6 +264,7 @@ impl Search<'_> {
             ),
             Source::VirtioFs(tag) => self.offer_tag("virtiofs", tag, "", depth, examiner),
             other => {
+                self.hopeless = true;
                 self.refuse_loudly(
                     &describe(other),
                     "this build of /init cannot use this kind of source yet",
@@ -525,6 +541,12 @@ impl Search<'_> {
 
     /// Takes an offer if it holds what the plan asks for.
     fn examine(&mut self, offer: Offer, origin: &str) -> Option<Found> {
+        // An archive is unpacked when the root is put together.
+        if let Offer::Blob(blob) = &offer
+            && unpack::archive_in(blob).is_some()
+        {
+            return Some(image(blob, origin));
+        }
         let offer = match (offer, &self.plan.content) {
             // Its digest is that of the file as it is: checked first, expanded then.
             (Offer::Blob(blob), Content::Tree { .. }) if self.unmounted => Offer::Blob(blob),
@@ -538,12 +560,7 @@ impl Search<'_> {
                         Ok(found)
                             if found.format.fs_type().is_some() || is_compressed(found.format) =>
                         {
-                            Some(Found {
-                                origin: origin.to_string(),
-                                root: Root::Blob(blob.clone()),
-                                medium: None,
-                                medium_blob: None,
-                            })
+                            Some(image(blob, origin))
                         }
                         Ok(found) => {
                             self.refuse(origin, &format!("is {}, not a file system", found.format));
@@ -606,6 +623,10 @@ impl Search<'_> {
                     }
                     // The device is itself the image of a root.
                     Err(_) if ours && bare && images::looks_like_root(&medium) => {
+                        if let (Some(blob), true) = (&on, self.unmounted) {
+                            let _ = detach(&medium);
+                            return Some(image(blob, origin));
+                        }
                         return Some(Found {
                             origin: origin.to_string(),
                             root: Root::Tree(medium),
@@ -640,7 +661,7 @@ impl Search<'_> {
                         coldplug::sysfs::names(&disk).unwrap_or_default().iter().any(|name| {
                             name.starts_with(prefix.as_str())
                                 && sys::file::read_file(&format!("{disk}/{name}"), 4096).is_ok_and(
-                                    |text| String::from_utf8_lossy(&text).contains(uuid.as_str()),
+                                    |bytes| text::has(&String::from_utf8_lossy(&bytes), uuid),
                                 )
                         });
                     if !holds {
@@ -650,6 +671,16 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A root that is in an image and not mounted yet.
+fn image(blob: &str, origin: &str) -> Found {
+    Found {
+        origin: origin.to_string(),
+        root: Root::Blob(blob.to_string()),
+        medium: None,
+        medium_blob: None,
     }
 }
 

@@ -10,6 +10,7 @@
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use overlay::dm::{Fill, SECTOR, snapshot_fill};
@@ -31,23 +32,36 @@ const MARKS: &[u32] = &[80, 90, 95];
 /// Time between two looks while nothing happens, in seconds.
 const CALM: u64 = 5;
 
-/// Starts it for a snapshot, and waits until it no longer needs our `/dev`.
+/// Starts it for a snapshot.
 ///
 /// # Errors
 /// The kernel's.
 pub fn start(snapshot: &str) -> Result<(), Errno> {
+    spawn(NAME, &[&CString::new(snapshot).unwrap_or_default()], &[])
+}
+
+/// Starts our own program under another name, with words and open descriptors, and
+/// waits until it no longer needs our `/dev`.
+///
+/// # Errors
+/// The kernel's.
+pub fn spawn(name: &CStr, words: &[&CStr], keep: &[OwnedFd]) -> Result<(), Errno> {
     let (ready, started) = pipe_with(PipeFlags::CLOEXEC)?;
-    let name = CString::new(snapshot).unwrap_or_default();
-    sys::process::fork(|| {
+    let mut args = Vec::from([name]);
+    args.extend(words);
+    let child = sys::process::fork(|| {
+        for fd in keep {
+            let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty());
+        }
         // As its standard input the pipe outlives exec; it closes when the
         // program has opened what it needs, or dies before that.
         match rustix::stdio::dup2_stdin(&started) {
-            Ok(()) => sys::process::exec(c"/proc/self/exe", &[NAME, &name], &[]),
+            Ok(()) => sys::process::exec(c"/proc/self/exe", &args, &[]),
             Err(errno) => errno,
         }
         .raw_os_error()
     })?;
-    drop(started);
+    drop((child, started));
     let mut byte = [0];
     while rustix::io::read(&ready, &mut byte) == Err(Errno::INTR) {}
     Ok(())
@@ -56,14 +70,8 @@ pub fn start(snapshot: &str) -> Result<(), Errno> {
 /// The process itself; ends when the snapshot is gone or lost.
 pub fn run(args: impl Iterator<Item = &'static CStr>) -> i32 {
     let Some(name) = args.filter_map(|arg| arg.to_str().ok()).next() else { return 2 };
-    let node =
-        |path: &str| open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
     let Ok(control) = Control::open() else { return 1 };
-    let mut voice = Voice { console: node("/dev/console").ok(), kmsg: node("/dev/kmsg").ok() };
-    match node("/dev/null") {
-        Ok(null) if rustix::stdio::dup2_stdin(&null).is_ok() => {}
-        _ => return 1,
-    }
+    let Some(mut voice) = Voice::open() else { return 1 };
     let mut watch = Watch::default();
     loop {
         let fill = match control.status(name) {
@@ -76,20 +84,39 @@ pub fn run(args: impl Iterator<Item = &'static CStr>) -> i32 {
             voice.say(&text);
         }
         let Some(pause) = pause else { return 0 };
-        let mut left = Timespec { tv_sec: pause.cast_signed(), tv_nsec: 0 };
-        while let NanosleepRelativeResult::Interrupted(rest) = nanosleep(&left) {
-            left = rest;
-        }
+        self::pause(pause);
     }
 }
 
-struct Voice {
+/// Sleeps for some seconds.
+pub fn pause(seconds: u64) {
+    let mut left = Timespec { tv_sec: seconds.cast_signed(), tv_nsec: 0 };
+    while let NanosleepRelativeResult::Interrupted(rest) = nanosleep(&left) {
+        left = rest;
+    }
+}
+
+/// Where a process that stays behind says something.
+#[derive(Debug)]
+pub struct Voice {
     console: Option<OwnedFd>,
     kmsg: Option<OwnedFd>,
 }
 
 impl Voice {
-    fn say(&mut self, text: &str) {
+    /// Opens console and kernel log, and tells whoever started this process that it
+    /// has what it needs; nothing when it has not.
+    #[must_use]
+    pub fn open() -> Option<Self> {
+        let node =
+            |path: &str| open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+        let voice = Self { console: node("/dev/console").ok(), kmsg: node("/dev/kmsg").ok() };
+        rustix::stdio::dup2_stdin(&node("/dev/null").ok()?).ok()?;
+        Some(voice)
+    }
+
+    /// Says it on the console, and in the kernel's log.
+    pub fn say(&mut self, text: &str) {
         if let Some(kmsg) = &self.kmsg {
             // Priority 5: in the journal, and not a second time on the console.
             let _ = write(kmsg, format!("<5>bellwether: {text}\n").as_bytes());

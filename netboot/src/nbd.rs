@@ -5,13 +5,13 @@
 //! `NBD_OPT_GO`, with `NBD_OPT_EXPORT_NAME` for servers that do not know it, and
 //! `NBD_OPT_LIST` to say which exports there are when the wanted one is not. The
 //! kernel side is the generic netlink interface `nbd` (`linux/nbd-netlink.h`,
-//! Linux 4.12), which needs no process that stays behind.
+//! Linux 4.12). It needs no process for reading and writing; it cannot connect anew
+//! by itself, though: whoever notices that a connection is lost gives it another
+//! one by [`reconnect`], and until then it lets readers and writers wait.
 //!
-//! Not done: TLS, the old style, reconnecting after the connection was lost (the
-//! kernel waits for [`DEAD_SECONDS`] and then fails reads and writes).
+//! Not done: TLS, the old style.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -28,8 +28,13 @@ use sys::errno::Shown;
 
 /// Where servers listen.
 pub const PORT: u16 = 10809;
-/// How long the kernel waits for a server that fell silent.
-pub const DEAD_SECONDS: u64 = 300;
+/// Requests that were not answered in this time are sent again, over another
+/// connection; the one that they were sent over counts as lost.
+const REQUEST_SECONDS: u64 = 20;
+/// How long readers and writers wait for a device without any connection before
+/// they fail. A root that failed is lost, one that waits goes on: as with NFS, the
+/// server may take its time.
+const DEAD_SECONDS: u64 = 7 * 24 * 3600;
 /// Longer option replies are a mistake.
 const MAX_REPLY: usize = 64 * 1024;
 /// Export names are at most this long (`doc/proto.md`).
@@ -449,46 +454,74 @@ fn explain(peer: SocketAddrV4, error: NbdError, deadline: Instant) -> NbdError {
     NbdError::Refused { export, code, message, exports }
 }
 
-/// Gives the connections to the kernel; the device's name, such as `nbd0`.
+/// Commands of the kernel's interface, and their attributes.
+const CONNECT: u8 = 1;
+const DISCONNECT: u8 = 2;
+const RECONFIGURE: u8 = 3;
+const INDEX: u16 = 1;
+const SOCKETS: u16 = 7;
+
+/// Gives the connections to the kernel; the number of the device, 0 for `nbd0`.
 ///
 /// The sockets are the kernel's afterwards: they may be closed here.
 ///
 /// # Errors
 /// The kernel's; `ENOENT` without the driver.
-pub fn attach(connected: &Connected) -> Result<String, NbdError> {
-    const CONNECT: u8 = 1;
-    const INDEX: u16 = 1;
+pub fn attach(connected: &Connected) -> Result<u32, NbdError> {
     const SIZE: u16 = 2;
     const BLOCK_SIZE: u16 = 3;
     const TIMEOUT: u16 = 4;
     const SERVER_FLAGS: u16 = 5;
-    const SOCKETS: u16 = 7;
     const DEAD_TIMEOUT: u16 = 8;
-    const ITEM: u16 = 1;
-    const ITEM_FD: u16 = 1;
-    let mut kernel = Generic::open("nbd").map_err(NbdError::Kernel)?;
-    let mut sockets = Arguments::default();
-    for socket in &connected.sockets {
-        let fd = u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX);
-        sockets = sockets.nested(ITEM, &Arguments::default().u32(ITEM_FD, fd));
-    }
     // The kernel takes 512 to a page; smaller ones of the server are fine with it.
     let block = connected.export.blocks.map_or(512, |(smallest, _)| smallest.clamp(512, 4096));
     let arguments = Arguments::default()
         .u64(SIZE, connected.export.size)
         .u64(BLOCK_SIZE, u64::from(block))
-        // A request is given up after this, and then the connection, too.
-        .u64(TIMEOUT, DEAD_SECONDS)
+        .u64(TIMEOUT, REQUEST_SECONDS)
         .u64(DEAD_TIMEOUT, DEAD_SECONDS)
         .u64(SERVER_FLAGS, u64::from(connected.export.flags))
-        .nested(SOCKETS, &sockets);
-    let answers = kernel.command(CONNECT, 1, &arguments).map_err(NbdError::Kernel)?;
+        .nested(SOCKETS, &sockets(&connected.sockets));
+    let answers = ask(CONNECT, &arguments)?;
     let index = answers
         .iter()
         .find(|(kind, _)| *kind == INDEX)
         .and_then(|(_, value)| value.first_chunk::<4>())
         .map_or(0, |raw| u32::from_ne_bytes(*raw));
-    Ok(format!("nbd{index}"))
+    Ok(index)
+}
+
+/// Puts new connections in the place of a device's lost ones.
+///
+/// # Errors
+/// The kernel's: `ENOSPC` when none is lost, `EINVAL` when the device was detached.
+pub fn reconnect(index: u32, connected: &Connected) -> Result<(), NbdError> {
+    let arguments =
+        Arguments::default().u32(INDEX, index).nested(SOCKETS, &sockets(&connected.sockets));
+    ask(RECONFIGURE, &arguments).map(drop)
+}
+
+/// Takes a device down: reading and writing fail, its connections are closed.
+///
+/// # Errors
+/// The kernel's.
+pub fn detach(index: u32) -> Result<(), NbdError> {
+    ask(DISCONNECT, &Arguments::default().u32(INDEX, index)).map(drop)
+}
+
+fn ask(command: u8, arguments: &Arguments) -> Result<Vec<(u16, Vec<u8>)>, NbdError> {
+    Generic::open("nbd")
+        .and_then(|mut kernel| kernel.command(command, 1, arguments))
+        .map_err(NbdError::Kernel)
+}
+
+fn sockets(sockets: &[OwnedFd]) -> Arguments {
+    const ITEM: u16 = 1;
+    const ITEM_FD: u16 = 1;
+    sockets.iter().fold(Arguments::default(), |all, socket| {
+        let fd = u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX);
+        all.nested(ITEM, &Arguments::default().u32(ITEM_FD, fd))
+    })
 }
 
 #[cfg(test)]

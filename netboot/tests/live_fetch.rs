@@ -71,8 +71,8 @@ fn fetch(
         let mut file = Vec::new();
         let result = loop {
             match download.read(&mut buffer) {
-                Ok(0) => break Ok(file),
-                Ok(length) => file.extend_from_slice(&buffer[..length]),
+                Ok(Some(0)) => break Ok(file),
+                Ok(length) => file.extend_from_slice(&buffer[..length.unwrap_or(0)]),
                 Err(error) => break Err(error),
             }
             each(download.position());

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
+pub mod archive;
 pub mod digest;
 pub mod dm;
 pub mod expand;

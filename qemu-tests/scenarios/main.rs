@@ -10,4 +10,5 @@ mod nfs;
 mod nics;
 mod peer;
 mod pxe;
+mod sources;
 mod storage;

@@ -149,6 +149,26 @@ impl Lab {
         Ok(self.machine().kernel(&kernel.image, &initrd, append))
     }
 
+    /// The network that its servers run in.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Where everything that happens is kept.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Pulls the cable of a machine's card out of the switch, or plugs it in again:
+    /// the machine's own end keeps its carrier, and frames get lost.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when there is no such port.
+    pub fn port(&self, machine: usize, nic: usize, up: bool) -> Result<()> {
+        let tap = format!("tap{machine}x{nic}");
+        self.namespace.run(&["ip", "link", "set", &tap, if up { "up" } else { "down" }]).map(drop)
+    }
+
     /// A copy of the live system as a tree, to be written to.
     ///
     /// # Errors

@@ -171,6 +171,8 @@ pub struct Download {
     validator: Option<String>,
     /// Since when no byte came.
     stalled: Instant,
+    /// How long to wait before the next connection.
+    rest: Duration,
     attempts: u32,
     notes: Vec<String>,
     done: bool,
@@ -195,6 +197,7 @@ impl Download {
             total: None,
             validator: None,
             stalled: Instant::now(),
+            rest: Duration::ZERO,
             attempts: 0,
             notes: Vec::new(),
             done: false,
@@ -216,50 +219,62 @@ impl Download {
         core::mem::take(&mut self.notes)
     }
 
-    /// Connects, so that [`Download::total`] is known, without reading.
+    /// Connects, so that [`Download::total`] is known, without reading. False when
+    /// that failed for now: why is among the notes, and the next call tries again
+    /// after a pause.
     ///
     /// # Errors
     /// As [`Download::read`].
-    pub fn open(&mut self) -> Result<(), FetchError> {
+    pub fn open(&mut self) -> Result<bool, FetchError> {
         if self.attempts == 0 {
             self.stalled = Instant::now();
         }
-        while self.connection.is_none() && !self.done {
-            self.attempts = self.attempts.saturating_add(1);
-            if let Err(error) = self.connect() {
-                self.bear(error)?;
-            }
+        if self.connection.is_some() || self.done {
+            return Ok(true);
         }
-        Ok(())
+        pause(core::mem::take(&mut self.rest));
+        self.attempts = self.attempts.saturating_add(1);
+        match self.connect() {
+            Ok(()) => Ok(true),
+            Err(error) => self.bear(error).map(|()| false),
+        }
     }
 
-    /// Reads the next bytes; 0 at the end of the file.
+    /// Reads the next bytes; 0 at the end of the file. `None` when the connection
+    /// failed for now: the next call makes it again after a pause, and what happened
+    /// is among the notes.
     ///
     /// # Errors
     /// When the file cannot be had, or nothing came for [`Options::patience`].
-    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, FetchError> {
+    pub fn read(&mut self, out: &mut [u8]) -> Result<Option<usize>, FetchError> {
         loop {
             if self.done || out.is_empty() {
-                return Ok(0);
+                return Ok(Some(0));
             }
-            self.open()?;
-            match self.receive(out) {
+            if !self.open()? {
+                return Ok(None);
+            }
+            let failed = match self.receive(out) {
                 Ok(0) if self.total.is_none_or(|total| total == self.position) => {
                     self.done = true;
                     self.connection = None;
+                    continue;
                 }
-                Ok(0) => self.bear(FetchError::Http(HttpError::CutShort))?,
+                Ok(0) => FetchError::Http(HttpError::CutShort),
                 Ok(length) => {
                     self.stalled = Instant::now();
                     self.attempts = 1;
                     let length = self.drop_known(out, length);
                     if length > 0 {
                         self.position = self.position.saturating_add(length as u64);
-                        return Ok(length);
+                        return Ok(Some(length));
                     }
+                    continue;
                 }
-                Err(error) => self.bear(error)?,
-            }
+                Err(error) => error,
+            };
+            self.bear(failed)?;
+            return Ok(None);
         }
     }
 
@@ -274,7 +289,7 @@ impl Download {
         length.saturating_sub(known)
     }
 
-    /// A failure: fatal, or a reason to wait and try again.
+    /// A failure: fatal, or a reason to try again after a pause.
     fn bear(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.connection = None;
         let now = Instant::now();
@@ -282,12 +297,15 @@ impl Download {
             return Err(error);
         }
         if self.attempts <= 1 {
-            let position = self.position;
-            self.notes.push(format!("{}: {error}; going on at byte {position}", self.url));
+            let then = match self.position {
+                0 => String::from("trying again"),
+                position => format!("going on at byte {position}"),
+            };
+            self.notes.push(format!("{}: {error}; {then}", self.url));
         }
         let shift = self.attempts.min(8);
         let span = Duration::from_millis(100u64.checked_shl(shift).unwrap_or(u64::MAX));
-        pause(span.min(MAX_PAUSE));
+        self.rest = span.min(MAX_PAUSE);
         self.attempts = self.attempts.max(1);
         Ok(())
     }

@@ -2,11 +2,13 @@
 //! configuration and log, all stopped when dropped.
 
 mod dnsmasq;
+mod files;
 mod nfs;
 mod pxe;
 mod rogue;
 
 pub use dnsmasq::Dnsmasq;
+pub use files::{Offer, Server};
 pub use nfs::{Nfs, NfsBuilder};
 pub use pxe::write_pxelinux;
 pub use rogue::Rogue;

@@ -1,0 +1,400 @@
+//! Archives unpacked into memory: a root that comes as tar or cpio, compressed or
+//! not. One pass: what is expanded goes straight into files.
+//!
+//! Every path is resolved below the new root, links included, so that an archive
+//! reaches nothing else. Owners, permissions, times of files, devices, hard links
+//! and extended attributes are kept.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use overlay::archive::{ArchiveError, Entry, Event, Kind, Reader, is_archive};
+use overlay::expand::{ExpandError, expand, is_compressed};
+use overlay::probe::{Format, probe};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, open, openat,
+    openat2, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::{Errno, read};
+use rustix::mount::{MountFlags, mount};
+use sys::errno::Shown;
+use sys::file::make_dir;
+use sys::mount::detach;
+
+use crate::block;
+use crate::copy::Progress;
+use crate::machine::Machine;
+use crate::memory::{self, Size};
+
+/// Memory that the unpacked root must leave for the system that runs from it.
+const SPARE: u64 = 64 << 20;
+
+/// Bytes that tell what something is, once expanded: tar has its magic at 257.
+const HEAD: usize = 1024;
+
+/// Bytes read at a time from what is not compressed.
+const BUFFER: usize = 64 << 10;
+
+/// Which kind of archive a file or device holds, expanded if need be.
+#[must_use]
+pub fn archive_in(path: &str) -> Option<Format> {
+    let found = block::inspect(path).ok()?.format;
+    if !is_compressed(found) {
+        return Some(found).filter(|format| is_archive(*format));
+    }
+    let source = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut head: Vec<u8> = Vec::new();
+    // Ends by the error of the closure, as soon as there is enough.
+    let _ = expand(found, &mut |room| read(&source, room), &mut |bytes| {
+        head.extend(bytes.iter().take(HEAD - head.len()));
+        if head.len() < HEAD { Ok(()) } else { Err(Errno::CANCELED) }
+    });
+    let inside = probe(&mut |at, room| {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let bytes = head.get(at..).unwrap_or_default();
+        room.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = *byte);
+        bytes.len().min(room.len())
+    })?;
+    Some(inside.format).filter(|format| is_archive(*format))
+}
+
+/// Unpacks an archive into a tmpfs at `target`; false when it is none.
+///
+/// # Errors
+/// Why not, in words.
+pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool, String> {
+    let Some(kind) = archive_in(path) else { return Ok(false) };
+    let packed = block::inspect(path)?.format;
+    let cannot = |errno: Errno| format!("{target}: {}", Shown(errno));
+    let source = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+    let size = if path.starts_with("/dev/") {
+        sys::blockdev::length(path).unwrap_or(0)
+    } else {
+        rustix::fs::fstat(&source).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    };
+    let available = memory::available();
+    let room = available.saturating_sub(SPARE);
+    if room <= size {
+        return Err(format!(
+            "must be unpacked into memory: it has {}, and {} are available of which {} must stay free",
+            Size(size),
+            Size(available),
+            Size(SPARE),
+        ));
+    }
+    make_dir(target, 0o755).map_err(cannot)?;
+    let options = CString::new(format!("mode=0755,size={room}")).unwrap_or_default();
+    mount("tmpfs", target, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
+        .map_err(cannot)?;
+    let name = path.rsplit('/').next().unwrap_or("archive");
+    machine.log.info(&format!("unpacking {name} ({kind}, {}) into memory", Size(size)));
+    let result = unpack(machine, &source, (packed, kind), target, name, size);
+    match result {
+        Ok(made) => {
+            machine.log.info(&format!("unpacked {name}: {made} files and directories"));
+            Ok(true)
+        }
+        Err(why) => {
+            let _ = detach(target);
+            Err(why)
+        }
+    }
+}
+
+/// One pass over the archive; how many entries it had.
+fn unpack(
+    machine: &mut Machine,
+    source: &OwnedFd,
+    (packed, kind): (Format, Format),
+    target: &str,
+    name: &str,
+    size: u64,
+) -> Result<u64, String> {
+    let mut tree = Tree::open(target).map_err(|errno| format!("{target}: {}", Shown(errno)))?;
+    let mut reader = Reader::new(kind).ok_or("is no archive")?;
+    let mut progress = Progress::new(&format!("unpacking {name}"), size);
+    let log = &mut machine.log;
+    let mut next = |room: &mut [u8]| loop {
+        match read(source, &mut *room) {
+            Ok(length) => {
+                progress.add(log, length as u64);
+                return Ok(length);
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    };
+    let mut failed = None;
+    let mut push = |bytes: &[u8]| {
+        reader.push(bytes, &mut |event| tree.take(event)).map_err(|error| {
+            failed = Some(error);
+            Errno::CANCELED
+        })
+    };
+    let result = if is_compressed(packed) {
+        expand(packed, &mut next, &mut push).map(drop)
+    } else {
+        plain(&mut next, &mut push)
+    };
+    match (failed, result) {
+        (Some(error), _) => return Err(error.to_string()),
+        (None, Err(error)) => return Err(error.to_string()),
+        (None, Ok(())) => {}
+    }
+    reader.finish().map_err(|error| error.to_string())?;
+    Ok(tree.made)
+}
+
+fn plain(
+    next: &mut dyn FnMut(&mut [u8]) -> Result<usize, Errno>,
+    push: &mut dyn FnMut(&[u8]) -> Result<(), Errno>,
+) -> Result<(), ExpandError> {
+    let mut buffer = alloc::vec![0; BUFFER];
+    loop {
+        let length = next(&mut buffer).map_err(ExpandError::Read)?;
+        let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(());
+        };
+        push(bytes).map_err(ExpandError::Write)?;
+    }
+}
+
+/// The new root while it is being filled.
+struct Tree {
+    root: OwnedFd,
+    /// The latest directory that something was made in, and its path.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    /// The file that data go to, and when it was changed last.
+    file: Option<(OwnedFd, i64)>,
+    left: u64,
+    path: Vec<u8>,
+    made: u64,
+}
+
+impl Tree {
+    fn open(target: &str) -> Result<Self, Errno> {
+        let root = open(target, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { root, parent: None, file: None, left: 0, path: Vec::new(), made: 0 })
+    }
+
+    fn take(&mut self, event: Event<'_>) -> Result<(), ArchiveError> {
+        let result = match event {
+            Event::Entry(entry) => {
+                self.path.clone_from(&entry.path);
+                self.made += 1;
+                self.make(entry)
+            }
+            Event::Data(bytes) => self.put(bytes),
+        };
+        result.map_err(|errno| {
+            ArchiveError::Write(String::from_utf8_lossy(&self.path).to_string(), errno)
+        })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let Some((file, mtime)) = &self.file else { return Ok(()) };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match rustix::io::write(file, rest) {
+                Ok(length) => rest = rest.get(length..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        if self.left == 0 {
+            let _ = futimens(file, &times(*mtime));
+            self.file = None;
+        }
+        Ok(())
+    }
+
+    /// The directory of a path, made when it is not there, and the path's last part.
+    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {
+        let at = path.iter().rposition(|byte| *byte == b'/');
+        let (above, name) = match at {
+            Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..)),
+            None => (&[][..], Some(path)),
+        };
+        let name = name.filter(|name| !name.is_empty()).ok_or(Errno::INVAL)?;
+        if self.parent.as_ref().is_none_or(|(known, _)| known.as_slice() != above) {
+            self.parent = Some((above.to_vec(), self.directory(above)?));
+        }
+        let directory = self.parent.as_ref().map_or(&self.root, |(_, directory)| directory);
+        Ok((rustix::io::fcntl_dupfd_cloexec(directory, 0)?, name))
+    }
+
+    fn directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let resolve = |path: &[u8]| {
+            let path = if path.is_empty() { &b"."[..] } else { path };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        };
+        match resolve(path) {
+            Err(Errno::NOENT) => {}
+            other => return other,
+        }
+        // Archives need not name every directory, and name some late.
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let mut above = resolve(&[])?;
+        let mut start = 0;
+        for end in ends.chain([path.len()]) {
+            let name = path.get(start..end).unwrap_or_default();
+            match mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            above = resolve(path.get(..end).unwrap_or_default())?;
+            start = end + 1;
+        }
+        Ok(above)
+    }
+
+    fn make(&mut self, entry: &Entry) -> Result<(), Errno> {
+        self.file = None;
+        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+        let mode = Mode::from_raw_mode(entry.mode);
+        if entry.path.is_empty() {
+            return self.settle_directory(&[], entry);
+        }
+        let (parent, name) = self.parent(&entry.path)?;
+        let device = match entry.kind {
+            Kind::Character(major, minor) => Some((FileType::CharacterDevice, major, minor)),
+            Kind::Block(major, minor) => Some((FileType::BlockDevice, major, minor)),
+            Kind::Fifo => Some((FileType::Fifo, 0, 0)),
+            _ => None,
+        };
+        // What is there already gives way, but for directories, which are filled.
+        if entry.kind == Kind::Directory {
+            match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            return self.settle_directory(&entry.path, entry);
+        }
+        match unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        match &entry.kind {
+            Kind::File => {
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let file = openat(&parent, name, flags, Mode::from_raw_mode(0o600))?;
+                self.expect(file, entry)
+            }
+            Kind::Symlink(to) => {
+                symlinkat(to.as_slice(), &parent, name)?;
+                chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                let _ = utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+                Ok(())
+            }
+            Kind::Link(to) => {
+                let (other, first) = self.parent(to)?;
+                linkat(&other, first, &parent, name, AtFlags::empty())?;
+                if entry.size > 0 {
+                    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let file = openat(&parent, name, flags, Mode::empty())?;
+                    self.expect(file, entry)?;
+                }
+                Ok(())
+            }
+            _ => {
+                let (kind, major, minor) = device.ok_or(Errno::INVAL)?;
+                mknodat(&parent, name, kind, Mode::from_raw_mode(0o600), makedev(major, minor))?;
+                chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chmodat(&parent, name, mode, AtFlags::empty())
+            }
+        }
+    }
+
+    /// A file whose data come next.
+    fn expect(&mut self, file: OwnedFd, entry: &Entry) -> Result<(), Errno> {
+        settle(&file, entry)?;
+        self.left = entry.size;
+        if entry.size == 0 {
+            let _ = futimens(&file, &times(entry.mtime));
+        } else {
+            self.file = Some((file, entry.mtime));
+        }
+        Ok(())
+    }
+
+    fn settle_directory(&self, path: &[u8], entry: &Entry) -> Result<(), Errno> {
+        let path = if path.is_empty() { &b"."[..] } else { path };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        settle(&directory, entry)
+    }
+}
+
+/// Owner, permissions and attributes; the owner first, since the kernel takes
+/// set-user-id away when that changes.
+fn settle(file: &OwnedFd, entry: &Entry) -> Result<(), Errno> {
+    fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
+    fchmod(file.as_fd(), Mode::from_raw_mode(entry.mode))?;
+    for (name, value) in &entry.attributes {
+        // tmpfs keeps those of security and trusted only, and others can be missed.
+        let _ = fsetxattr(file, name.as_slice(), value, XattrFlags::empty());
+    }
+    Ok(())
+}
+
+fn times(mtime: i64) -> Timestamps {
+    let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    fn entry(path: &str, kind: Kind, mode: u32, size: u64) -> Entry {
+        let path = path.as_bytes().to_vec();
+        let (uid, gid) = (Uid::as_raw(rustix::process::getuid()), rustix::process::getgid());
+        Entry { path, kind, mode, uid, gid: gid.as_raw(), mtime: 7, size, attributes: vec![] }
+    }
+
+    #[test]
+    fn a_tree_is_filled_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("passwd"), "mine").unwrap();
+        // A link that leads out when it is followed from here.
+        symlink(&outside, root.join("out")).unwrap();
+        let mut tree = Tree::open(root.to_str().unwrap()).unwrap();
+        let mut make = |entry: Entry, data: &[u8]| {
+            tree.take(Event::Entry(&entry))?;
+            tree.take(Event::Data(data))
+        };
+        make(entry("", Kind::Directory, 0o755, 0), b"").unwrap();
+        make(entry("usr/lib/deep/file", Kind::File, 0o640, 4), b"data").unwrap();
+        make(entry("lib", Kind::Symlink(b"/usr/lib".to_vec()), 0o777, 0), b"").unwrap();
+        make(entry("lib/more", Kind::File, 0o4755, 1), b"x").unwrap();
+        make(entry("lib/again", Kind::Link(b"lib/more".to_vec()), 0o4755, 0), b"").unwrap();
+        make(entry("lib", Kind::Directory, 0o700, 0), b"").unwrap();
+        let failed = make(entry("out/passwd", Kind::File, 0o644, 1), b"y");
+        assert!(matches!(failed, Err(ArchiveError::Write(..))), "{failed:?}");
+        assert_eq!(std::fs::read(outside.join("passwd")).unwrap(), b"mine");
+
+        let more = std::fs::metadata(root.join("usr/lib/more")).unwrap();
+        assert_eq!((more.mode() & 0o7777, more.nlink(), more.mtime()), (0o4755, 2, 7));
+        assert_eq!(std::fs::read(root.join("usr/lib/deep/file")).unwrap(), b"data");
+        assert_eq!(std::fs::metadata(root.join("usr/lib")).unwrap().mode() & 0o7777, 0o700);
+        // A file in the place of a link is a file, and what the link led to stays.
+        let mut tree = Tree::open(root.to_str().unwrap()).unwrap();
+        tree.take(Event::Entry(&entry("out", Kind::File, 0o644, 0))).unwrap();
+        assert!(std::fs::symlink_metadata(root.join("out")).unwrap().is_file());
+    }
+}

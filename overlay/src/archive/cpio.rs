@@ -1,0 +1,116 @@
+//! cpio's "new ASCII" format, with or without checksums (which are not looked at).
+
+use alloc::vec::Vec;
+
+use super::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
+
+/// Bytes of a header: magic and thirteen numbers of eight hexadecimal digits.
+const HEADER: usize = 110;
+
+/// The name that ends an archive.
+const TRAILER: &[u8] = b"TRAILER!!!";
+
+/// Files with several names that are remembered.
+const MAX_LINKED: usize = 1 << 16;
+
+const NAME: u8 = b'n';
+const SYMLINK: u8 = b'l';
+
+/// What is known of the entry that is being read, and of earlier ones.
+#[derive(Debug, Default)]
+pub struct Cpio {
+    numbers: [u32; 13],
+    path: Vec<u8>,
+    /// Device and inode of files with several names, and the first of these.
+    linked: Vec<([u32; 3], Vec<u8>)>,
+}
+
+impl Dialect for Cpio {
+    fn header_length(&self) -> usize {
+        HEADER
+    }
+
+    fn header(&mut self, bytes: &[u8]) -> Result<Next, ArchiveError> {
+        let (magic, digits) = bytes.split_at_checked(6).unwrap_or_default();
+        if magic != b"070701" && magic != b"070702" {
+            return Err(ArchiveError::Damaged("a header of it has no magic number"));
+        }
+        for (number, digits) in self.numbers.iter_mut().zip(digits.chunks(8)) {
+            let digits = core::str::from_utf8(digits).ok();
+            let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            *number = value.ok_or(ArchiveError::Damaged("a number of it is none"))?;
+        }
+        let [.., length, _] = self.numbers;
+        Ok(after(None, State::Facts(NAME), length, HEADER as u64))
+    }
+
+    fn facts(&mut self, kind: u8, bytes: &[u8]) -> Result<Next, ArchiveError> {
+        let [_, _, _, _, _, _, size, ..] = self.numbers;
+        if kind == SYMLINK {
+            let length = usize::try_from(size).unwrap_or(usize::MAX);
+            let to = target(bytes.get(..length).unwrap_or_default())?;
+            let path = core::mem::take(&mut self.path);
+            return Ok(after(Some(self.entry(path, Kind::Symlink(to), 0)), State::Skip, 0, 0));
+        }
+        let name = text(bytes);
+        if name == TRAILER {
+            return Ok(Next::END);
+        }
+        let path = clean(name)?;
+        let [inode, mode, _, _, links, _, size, major, minor, device_major, device_minor, ..] =
+            self.numbers;
+        let kind = match mode & 0o170_000 {
+            0o040_000 => Kind::Directory,
+            0o020_000 => Kind::Character(device_major, device_minor),
+            0o060_000 => Kind::Block(device_major, device_minor),
+            0o010_000 => Kind::Fifo,
+            0o120_000 => {
+                self.path = path;
+                return Ok(after(None, State::Facts(SYMLINK), size, 0));
+            }
+            0o100_000 if links > 1 => self.link([major, minor, inode], &path)?,
+            0o100_000 => Kind::File,
+            // Sockets: their programs make them anew.
+            _ => return Ok(after(None, State::Skip, size, 0)),
+        };
+        let data = matches!(kind, Kind::File | Kind::Link(_));
+        let size = if data { size } else { 0 };
+        let state = if data { State::Data } else { State::Skip };
+        Ok(after(Some(self.entry(path, kind, size)), state, size, 0))
+    }
+}
+
+impl Cpio {
+    /// A file with several names: itself at the first, a link to that at the others.
+    fn link(&mut self, key: [u32; 3], path: &[u8]) -> Result<Kind, ArchiveError> {
+        if let Some((_, first)) = self.linked.iter().rev().find(|(known, _)| *known == key) {
+            return Ok(Kind::Link(first.clone()));
+        }
+        if self.linked.len() >= MAX_LINKED {
+            return Err(ArchiveError::Unsupported("more than 65536 files with several names"));
+        }
+        self.linked.push((key, path.to_vec()));
+        Ok(Kind::File)
+    }
+
+    fn entry(&self, path: Vec<u8>, kind: Kind, size: u32) -> Entry {
+        let [_, mode, uid, gid, _, mtime, ..] = self.numbers;
+        Entry {
+            path,
+            kind,
+            mode: mode & 0o7777,
+            uid,
+            gid,
+            mtime: i64::from(mtime),
+            size: u64::from(size),
+            attributes: Vec::new(),
+        }
+    }
+}
+
+/// Bytes and their padding to a multiple of four, counted from `before`.
+fn after(entry: Option<Entry>, state: State, length: u32, before: u64) -> Next {
+    let length = u64::from(length);
+    let padding = (before + length).next_multiple_of(4) - before - length;
+    Next { entry, state, length, padding }
+}

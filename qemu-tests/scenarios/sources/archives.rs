@@ -1,0 +1,94 @@
+//! Roots that come as tar or cpio and are unpacked into memory.
+
+use std::path::Path;
+
+use qemu_tests::assets::media::run;
+use qemu_tests::machine::Bus;
+use qemu_tests::{Lab, Result, scenario};
+
+use super::{assert_contains, assert_live, boot, client, refused, up};
+
+/// The small root, packed by a shell command that writes to `$out`.
+fn pack(lab: &Lab, to: &Path, command: &str) -> Result<()> {
+    let root = lab.assets().small_root()?;
+    let script = format!("cd '{}'; out='{}'; {command}", root.display(), to.display());
+    run(&["sh", "-euc", &script]).map(drop)
+}
+
+fn sha256(file: &Path) -> Result<String> {
+    let line = run(&["sha256sum", &file.to_string_lossy()])?;
+    Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn tar_over_http() {
+    scenario("sources-tar", |lab| {
+        let site = lab.scratch("site")?;
+        pack(lab, &site.join("root.tar.xz"), "tar -cJf $out .")?;
+        pack(lab, &site.join("root.tar.gz"), "tar -czf $out --format=pax --xattrs *")?;
+        pack(lab, &site.join("root.tar"), "tar -cf $out --numeric-owner .")?;
+        let digest = sha256(&site.join("root.tar"))?;
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(&site)?;
+        for line in [
+            "boot=live fetch=http://nas.lab/root.tar.xz".to_owned(),
+            "root=live:http://nas.lab/root.tar.gz ip=dhcp".to_owned(),
+            format!("bw.root=http://nas.lab/root.tar bw.overlay bw.digest=sha256:{digest}"),
+        ] {
+            let mut machine = boot(lab, &line)?;
+            assert_live(&mut machine)?;
+            assert_contains(&machine.transcript(), "unpacked root.tar");
+            // Links, owners and permissions are as they were.
+            assert_eq!(machine.run("readlink /bin")?.trim(), "usr/bin");
+            assert_eq!(machine.run("stat -c '%u %a' /etc/issue")?.trim(), "0 644");
+        }
+        Ok(())
+    });
+}
+
+/// A cpio archive as a file on a disc; the root is what was unpacked, itself.
+#[test]
+fn cpio_from_an_iso() {
+    scenario("sources-cpio", |lab| {
+        let tree = lab.tree("disc")?;
+        for (name, packer) in [("root.cpio.gz", "gzip"), ("root.cpio.zst", "zstd -q")] {
+            let command = format!("find . | cpio -o -H newc --quiet | {packer} >$out");
+            pack(lab, &tree.path().join(name), &command)?;
+        }
+        let iso = tree.iso("DISC")?;
+        for name in ["root.cpio.gz", "root.cpio.zst"] {
+            let line = format!("bw.root=cdrom,file=/{name} bw.overlay=none rw");
+            let mut machine = up(client(lab, &line)?.cdrom(Bus::VirtioScsi, &iso))?;
+            assert_contains(&machine.run("cat /etc/issue")?, "a small live system");
+            assert_contains(&machine.run("echo x >/etc/issue; cat /proc/mounts")?, " / tmpfs rw");
+        }
+        Ok(())
+    });
+}
+
+/// What is cut short, leads out of itself or has another digest says so.
+#[test]
+fn bad_archives() {
+    scenario("sources-bad-archives", |lab| {
+        let site = lab.scratch("site")?;
+        pack(lab, &site.join("whole.tar"), "tar -cf $out .")?;
+        pack(lab, &site.join("cut.tar"), "tar -cf - . | head -c 1000000 >$out")?;
+        pack(lab, &site.join("cut.tar.gz"), "tar -czf - . | head -c 1000000 >$out")?;
+        let evil = "tar -cPf $out --transform 's,^etc/issue,../../evil,' etc/issue";
+        pack(lab, &site.join("evil.tar"), evil)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(&site)?;
+        for (name, why) in [
+            ("cut.tar", "is cut short: its end is missing"),
+            ("cut.tar.gz", "is cut short"),
+            ("evil.tar", "holds a path that leads out of it: ../../evil"),
+        ] {
+            let said = refused(lab, &format!("bw.root=http://nas.lab/{name} bw.overlay"))?;
+            assert_contains(&said, why);
+        }
+        let zeroes = "0".repeat(64);
+        let line = format!("bw.root=http://nas.lab/whole.tar bw.overlay bw.digest=sha256:{zeroes}");
+        assert_contains(&refused(lab, &line)?, "its sha256 is ");
+        Ok(())
+    });
+}

@@ -1,0 +1,169 @@
+//! Files fetched into memory: HTTP, FTP, TFTP.
+
+use std::thread::sleep;
+
+use qemu_tests::assets::media::run;
+use qemu_tests::{Lab, Result, scenario, secs};
+
+use super::{assert_contains, assert_live, boot, client, refused};
+
+/// What the servers serve: images bare and as media, with 24 MiB that do not
+/// compress where a transfer must last.
+fn site(lab: &Lab) -> Result<std::path::PathBuf> {
+    let image = lab.assets().small_squashfs()?;
+    let casper = lab
+        .tree("casper")?
+        .text(".disk/info", "a small casper medium\n")?
+        .with("casper/filesystem.squashfs", &image)?
+        .ballast("ballast", 24)?
+        .iso("CASPER")?;
+    let live = lab.tree("live")?.with("live/filesystem.squashfs", &image)?.iso("LIVE")?;
+    let site = lab.tree("site")?;
+    let site = site.with("filesystem.squashfs", &image)?.with("casper.iso", &casper)?;
+    Ok(site.with("live.iso", &live)?.path().to_owned())
+}
+
+/// An image by name, in the words of three dialects; the casper one redirected.
+#[test]
+fn http_images() {
+    scenario("sources-http-images", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(&site(lab)?)?;
+        for line in [
+            "boot=casper url=http://nas.lab/moved/filesystem.squashfs",
+            "boot=live fetch=http://nas.lab/filesystem.squashfs",
+            "root=live:http://nas.lab/filesystem.squashfs ip=dhcp",
+        ] {
+            let mut machine = boot(lab, line)?;
+            assert_live(&mut machine)?;
+            assert_contains(&machine.transcript(), "fetched http://nas.lab/");
+            assert_eq!(
+                line.contains("moved"),
+                machine.transcript().contains(" is at http://nas.lab/")
+            );
+        }
+        Ok(())
+    });
+}
+
+/// A whole medium, whose images are then found as on a disc.
+#[test]
+fn http_media() {
+    scenario("sources-http-media", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(&site(lab)?)?;
+        let mut machine = boot(lab, "boot=casper url=http://nas.lab/casper.iso")?;
+        assert_live(&mut machine)?;
+        machine.run("test -e /cdrom/casper/filesystem.squashfs")?;
+        drop(machine);
+        let mut machine = boot(lab, "boot=live fetch=http://10.77.0.1/live.iso")?;
+        assert_live(&mut machine)?;
+        machine.run("test -e /run/live/medium/live/filesystem.squashfs").map(drop)
+    });
+}
+
+/// The web server is killed in the middle, and comes back: the file goes on where
+/// it stopped, or, from a server without ranges, is thrown away up to there.
+#[test]
+fn http_server_restarts() {
+    scenario("sources-http-restart", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let site = site(lab)?;
+        let digest = run(&["sha256sum", &site.join("casper.iso").to_string_lossy()])?;
+        let digest = digest.split(' ').next().unwrap_or_default();
+        let mut http = lab.http(&site)?;
+        for place in ["slow", "whole"] {
+            let before = http.log().len();
+            let line = format!("boot=casper url=http://nas.lab/{place}/casper.iso");
+            let mut machine = client(lab, &line)?.start()?;
+            machine.expect("fetching http://", secs(60))?;
+            sleep(secs(3));
+            http.stop();
+            machine.expect("going on at byte", secs(30))?;
+            sleep(secs(4));
+            http.start()?;
+            machine.shell(secs(90))?;
+            let sum = machine.run("sha256sum /run/bellwether/fetched/casper.iso")?;
+            assert_contains(&sum, digest);
+            let log = http.log();
+            let partial = log.get(before..).unwrap_or_default().contains(" 206 ");
+            assert_eq!(partial, place == "slow", "{log}");
+        }
+        Ok(())
+    });
+}
+
+/// The switch loses the machine for half a minute.
+#[test]
+fn http_network_is_cut() {
+    scenario("sources-http-cut", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(&site(lab)?)?;
+        let mut machine = client(lab, "boot=casper url=http://nas.lab/slow/casper.iso")?.start()?;
+        machine.expect("fetching http://", secs(60))?;
+        sleep(secs(3));
+        lab.port(0, 0, false)?;
+        sleep(secs(30));
+        lab.port(0, 0, true)?;
+        machine.shell(secs(90))?;
+        assert_live(&mut machine)
+    });
+}
+
+#[test]
+fn ftp_and_tftp() {
+    scenario("sources-ftp-tftp", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let site = site(lab)?;
+        let _ftp = lab.ftp(&site)?;
+        let _tftp = lab.tftp(&site)?;
+        for line in [
+            "boot=live fetch=ftp://nas.lab/filesystem.squashfs",
+            "boot=casper url=ftp://nas.lab/casper.iso",
+            "boot=live fetch=tftp://nas.lab:1069/filesystem.squashfs",
+            "boot=live fetch=tftp://nas.lab:1069/live.iso",
+        ] {
+            let mut machine = boot(lab, line)?;
+            assert_live(&mut machine)?;
+            drop(machine);
+        }
+        Ok(())
+    });
+}
+
+/// dnsmasq's own TFTP, at the boot server that DHCP names.
+#[test]
+fn tftp_from_the_boot_server() {
+    scenario("sources-tftp-boot-server", |lab| {
+        let image = lab.assets().small_squashfs()?;
+        run(&["cp", &image.to_string_lossy(), &lab.scratch("tftp")?.to_string_lossy()])?;
+        let _dhcp = lab.dhcp().serve()?;
+        let mut machine = boot(lab, "boot=live fetch=tftp:///filesystem.squashfs")?;
+        assert_live(&mut machine)
+    });
+}
+
+/// What does not fit is refused before its first byte, and what has another digest
+/// than the line says is not booted.
+#[test]
+fn too_large_and_not_the_right_one() {
+    scenario("sources-http-refused", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let site = site(lab)?;
+        run(&["truncate", "--size=3G", &site.join("large.iso").to_string_lossy()])?;
+        let http = lab.http(&site)?;
+        let said = refused(lab, "root=live:http://nas.lab/large.iso ip=dhcp")?;
+        assert_contains(&said, "it does not fit");
+        let zeroes = "0".repeat(64);
+        let line = "boot=live fetch=http://nas.lab/filesystem.squashfs bw.digest=sha256";
+        let said = refused(lab, &format!("{line}:{zeroes}"))?;
+        assert_contains(&said, "its sha256 is ");
+        let said = refused(lab, "boot=live fetch=http://nas.lab/nothing.squashfs")?;
+        assert_contains(&said, "the web server answers 404, no such file");
+        // The large one was asked for, and not taken.
+        let large = http.log();
+        let large = large.lines().filter(|line| line.contains("large.iso")).count();
+        assert!(large > 0, "{}", http.log());
+        Ok(())
+    });
+}
