@@ -133,7 +133,12 @@ fn edit(machine: &mut Machine) {
             mount_bind(CHANGED, CMDLINE)
         });
     match bound {
-        Ok(()) => failure::start_anew(machine),
+        Ok(()) => {
+            // Whoever comes next finds the terminal as the kernel made it.
+            let lines = SingleKeys::released(machine.log.console());
+            failure::start_anew(machine);
+            drop(lines);
+        }
         Err(errno) => machine.log.warn(&format!("the line cannot be changed: {}", Shown(errno))),
     }
 }

@@ -54,7 +54,7 @@ pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &
         Dialect::Casper => {
             let medium = match medium_at {
                 "" => found.medium.clone(),
-                place => Some(format!("{ROOT}{place}")),
+                place => Some([ROOT, place].concat()),
             };
             casper(machine, &handoff.settings, medium.as_deref());
         }
@@ -109,12 +109,12 @@ fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<
             field.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).collect()
         });
         let device: String = fields.next().unwrap_or_default();
-        text.push_str(&format!("\nauto {device}\niface {device} inet static\n"));
+        text.push_str(&["\nauto ", &*device, "\niface ", &*device, " inet static\n"].concat());
         for (key, value) in ["address", "netmask", "gateway", "dns-nameservers"].iter().zip(fields)
         {
             let value: String = value;
             if !value.is_empty() {
-                text.push_str(&format!("    {key} {value}\n"));
+                text.push_str(&["    ", key, " ", &*value, "\n"].concat());
             }
         }
         named.push(device);
@@ -122,7 +122,9 @@ fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<
     if let Some(device) = boot_link.filter(|device| !named.iter().any(|name| name == device)) {
         // Without the word the root's link stays as it is.
         let (start, how) = if dhcp { ("auto", "dhcp") } else { ("# root:", "manual") };
-        text.push_str(&format!("\n{start} {device}\niface {device} inet {how}\n"));
+        text.push_str(
+            &["\n", start, " ", device, "\niface ", device, " inet ", how, "\n"].concat(),
+        );
     }
     Some(text)
 }
@@ -132,11 +134,11 @@ fn swap(machine: &mut Machine, devices: &[String]) {
     if devices.is_empty() {
         return;
     }
-    let paths: Vec<String> = machine.blocks().map(|name| format!("/dev/{name}")).collect();
+    let paths: Vec<String> = machine.blocks().map(|name| ["/dev/", name].concat()).collect();
     let mut fstab = in_root("/etc/fstab").unwrap_or_default();
     for path in paths.iter().filter(|path| devices.iter().any(|device| matches(device, path))) {
         if block::inspect(path).is_ok_and(|found| found.format == Format::Swap) {
-            fstab = format!("{}{path} none swap sw 0 0\n", ended(&fstab));
+            fstab = [&*ended(&fstab), path, " none swap sw 0 0\n"].concat();
         }
     }
     put(machine, &Change::new("/etc/fstab", fstab));
@@ -177,7 +179,7 @@ pub fn put(machine: &mut Machine, change: &Change) {
     let below_run = change.path.starts_with("/run/");
     let parent = change.path.rsplit_once('/').map_or("", |(parent, _)| parent);
     let base = if below_run { "" } else { ROOT };
-    let _ = make_dir(&format!("{base}{parent}"), 0o755);
+    let _ = make_dir(&[base, parent].concat(), 0o755);
     let put = if below_run {
         write_file(&change.path, change.text.as_bytes(), change.mode)
     } else {
@@ -274,8 +276,8 @@ impl Casper {
         let mut text =
             String::from("# Settings of this live session, from the medium and the boot line.\n");
         for (key, value) in &self.values {
-            let value: String = value.chars().filter(|c| !"\"\\$`\n".contains(*c)).collect();
-            text.push_str(&format!("export {key}=\"{value}\"\n"));
+            let value = keep(value, |c| !matches!(c, '"' | '\\' | '$' | '`' | '\n'));
+            text.push_str(&["export ", key, "=\"", &value, "\"\n"].concat());
         }
         text
     }
@@ -291,14 +293,16 @@ impl Casper {
         ]);
         let host = self.get("HOST");
         if self.host_is_named || !named {
-            changes.push(Change::new("/etc/hostname", format!("{host}\n")));
+            changes.push(Change::new("/etc/hostname", [host, "\n"].concat()));
             changes.push(Change::new(
                 "/etc/hosts",
-                format!(
-                    "127.0.0.1 localhost\n127.0.1.1 {host}\n\n::1 ip6-localhost ip6-loopback\n\
-                     fe00::0 ip6-localnet\nff00::0 ip6-mcastprefix\nff02::1 ip6-allnodes\n\
-                     ff02::2 ip6-allrouters\n"
-                ),
+                [
+                    "127.0.0.1 localhost\n127.0.1.1 ",
+                    host,
+                    "\n\n::1 ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n\
+                     ff02::2 ip6-allrouters\n",
+                ]
+                .concat(),
             ));
         }
         self.user(&mut changes, read);
@@ -321,8 +325,8 @@ impl Casper {
                 .any(|file| file.lines().any(|entry| entry.split(':').nth(2) == Some(id.as_str())))
         };
         let Some(id) = (LIVE_UID..LIVE_UID + 1000).find(|id| !taken(*id)) else { return };
-        let full: String =
-            self.get("USERFULLNAME").chars().filter(|c| !":,\n".contains(*c)).collect();
+        let id = id.to_string();
+        let full = keep(self.get("USERFULLNAME"), |c| !matches!(c, ':' | ',' | '\n'));
         let shell = if read("/bin/bash").is_some() { "/bin/bash" } else { "/bin/sh" };
         let mut groups = String::new();
         for entry in group.lines() {
@@ -333,16 +337,31 @@ impl Casper {
             }
             groups.push('\n');
         }
-        changes.push(Change::new("/etc/group", format!("{groups}{name}:x:{id}:\n")));
+        changes.push(Change::new("/etc/group", [&groups, name, ":x:", &id, ":\n"].concat()));
         changes.push(Change::new(
             "/etc/passwd",
-            format!("{}{name}:x:{id}:{id}:{full},,,:/home/{name}:{shell}\n", ended(&passwd)),
+            [
+                &*ended(&passwd),
+                name,
+                ":x:",
+                &id,
+                ":",
+                &id,
+                ":",
+                &full,
+                ",,,:/home/",
+                name,
+                ":",
+                shell,
+                "\n",
+            ]
+            .concat(),
         ));
         // No password: who sits at a live system may use it.
-        let secret = format!("{}{name}::19000:0:99999:7:::\n", ended(&shadow));
+        let secret = [&*ended(&shadow), name, "::19000:0:99999:7:::\n"].concat();
         changes.push(Change { path: "/etc/shadow".to_string(), text: secret, mode: 0o640 });
         if read("/etc/sudoers.d").is_some() {
-            let rule = format!("{name} ALL=(ALL) NOPASSWD: ALL\n");
+            let rule = [name, " ALL=(ALL) NOPASSWD: ALL\n"].concat();
             changes.push(Change {
                 path: "/etc/sudoers.d/casper".to_string(),
                 text: rule,
@@ -352,9 +371,22 @@ impl Casper {
         // systemd copies the skeleton before anybody logs in.
         changes.push(Change::new(
             "/run/tmpfiles.d/casper.conf",
-            format!(
-                "C /home/{name} 0750 {name} {name} - /etc/skel\nZ /home/{name} - {name} {name}\n"
-            ),
+            [
+                "C /home/",
+                name,
+                " 0750 ",
+                name,
+                " ",
+                name,
+                " - /etc/skel\nZ /home/",
+                name,
+                " - ",
+                name,
+                " ",
+                name,
+                "\n",
+            ]
+            .concat(),
         ));
     }
 
@@ -362,24 +394,29 @@ impl Casper {
         let name = self.get("USERNAME");
         changes.push(Change::new(
             "/run/systemd/system/getty@.service.d/casper.conf",
-            format!("[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin {name} --noclear %I $TERM\n"),
+            [
+                "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin ",
+                name,
+                " --noclear %I $TERM\n",
+            ]
+            .concat(),
         ));
         if read("/etc/lightdm").is_some() {
             changes.push(Change::new(
                 "/etc/lightdm/lightdm.conf.d/90-casper.conf",
-                format!("[Seat:*]\nautologin-user={name}\nautologin-user-timeout=0\n"),
+                ["[Seat:*]\nautologin-user=", name, "\nautologin-user-timeout=0\n"].concat(),
             ));
         }
         if read("/usr/bin/sddm").is_some() {
             changes.push(Change::new(
                 "/etc/sddm.conf.d/90-casper.conf",
-                format!("[Autologin]\nUser={name}\n"),
+                ["[Autologin]\nUser=", name, "\n"].concat(),
             ));
         }
         if read("/etc/gdm3").is_some() {
             let old = read("/etc/gdm3/custom.conf").unwrap_or_default();
             let mut text = String::new();
-            let ours = format!("AutomaticLoginEnable=true\nAutomaticLogin={name}\n");
+            let ours = ["AutomaticLoginEnable=true\nAutomaticLogin=", name, "\n"].concat();
             let mut done = false;
             for entry in old.lines().filter(|entry| !entry.starts_with("AutomaticLogin")) {
                 text.push_str(entry);
@@ -433,14 +470,17 @@ fn locale(changes: &mut Vec<Change>, line: &[(String, String)], read: &Read<'_>)
 
 /// A file of shell assignments with one of them set.
 fn assign(text: &str, key: &str, value: &str) -> String {
-    let value: String =
-        value.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.,:@+".contains(*c)).collect();
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ',' | ':' | '@' | '+');
+    let value = keep(value, plain);
     let mut out = String::new();
-    for entry in text.lines().filter(|entry| !entry.starts_with(&format!("{key}="))) {
-        out.push_str(entry);
-        out.push('\n');
+    for entry in text.lines() {
+        if !entry.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')) {
+            out.push_str(entry);
+            out.push('\n');
+        }
     }
-    format!("{out}{key}=\"{value}\"\n")
+    [&out, key, "=\"", &value, "\"\n"].concat()
 }
 
 /// Whether `name` is an entry of a file like `/etc/passwd`.
@@ -448,10 +488,16 @@ fn has(file: &str, name: &str) -> bool {
     file.lines().any(|entry| entry.split(':').next() == Some(name))
 }
 
+/// The characters of a text that `allowed` lets pass.
+#[inline(never)]
+fn keep(text: &str, allowed: fn(char) -> bool) -> String {
+    text.chars().filter(|c| allowed(*c)).collect()
+}
+
 /// With a newline at the end.
 fn ended(text: &str) -> String {
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}{newline}")
+    [text, newline].concat()
 }
 
 /// A name for a user or a host: what every tool accepts.
@@ -499,10 +545,15 @@ fn casper_scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) 
          [ ! -r /scripts/functions ] || . /scripts/functions; failed=\n",
     );
     for script in &scripts {
-        text.push_str(&format!(
-            "[ ! -x {script} ] || {script} || failed=\"$failed {script}\"\n\
-             [ ! -e /conf/param.conf ] || . /conf/param.conf\n"
-        ));
+        text.push_str(
+            &[
+                "s=",
+                script,
+                "; [ ! -x $s ] || $s || failed=\"$failed $s\"\n",
+                "[ ! -e /conf/param.conf ] || . /conf/param.conf\n",
+            ]
+            .concat(),
+        );
     }
     text.push_str("[ -z \"$failed\" ] || { echo \"failed:$failed\"; exit 1; }\n");
     let ended = shell.run(&["-c", &text]);
@@ -535,7 +586,7 @@ fn ltsp(machine: &mut Machine) {
     }
     let _ = make_dir("/run/ltsp/client", 0o755);
     for from in [SHARE, "/etc/ltsp"] {
-        let to = format!("{ROOT}{from}");
+        let to = [ROOT, from].concat();
         let _ = make_dir(&to, 0o755);
         let mut progress = Progress::new("LTSP's client", copy::tree_size(from));
         if let Err((path, errno)) = copy::tree(&mut machine.log, from, &to, &mut progress) {

@@ -16,6 +16,7 @@ use core::ffi::CStr;
 
 use cmdline::BootPlan;
 use cmdline::plan::{Source, Writable};
+use cmdline::text::swap;
 use coldplug::sysfs::names;
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags, mount_move, mount_remount, unmount};
@@ -155,7 +156,7 @@ fn mounted() -> Vec<String> {
 fn targets(mounts: &str) -> Vec<String> {
     let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
     targets
-        .map(|target| target.replace("\\040", " "))
+        .map(|target| swap(target, "\\040", " "))
         .filter(|target| !KERNEL.contains(&target.as_str()))
         // Below these, the kernel's only: /dev/pts, /sys/kernel/debug.
         .filter(|target| !["/proc/", "/sys/", "/dev/"].iter().any(|base| target.starts_with(base)))
