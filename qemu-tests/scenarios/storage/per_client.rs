@@ -3,9 +3,10 @@
 
 use qemu_tests::assets::media::{Fs, add_program};
 use qemu_tests::assets::{Flavour, Profile};
+use qemu_tests::servers::Offer;
 use qemu_tests::{Nic, scenario, secs};
 
-use super::{assert_said, boot};
+use super::{DISK, assert_said, boot, live_iso, mounted};
 
 #[test]
 fn a_file_on_nfs() {
@@ -34,6 +35,37 @@ fn a_file_on_nfs() {
         let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?;
         let mut machine = boot(client.nic(Nic::virtio().mac("52:54:00:12:34:57")))?;
         machine.run("test ! -e /kept")?;
+        Ok(())
+    });
+}
+
+/// A disk of its own on an NBD server, under a medium that is local.
+#[test]
+fn an_export_over_nbd() {
+    scenario("storage-keep-nbd", |lab| {
+        let iso = live_iso(lab)?;
+        let disk = lab.tree("changes")?.image(Fs::Ext4, "changes", 32)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let mut nbd = lab.nbd(&[Offer::writable("keep-52-54-00-12-34-56", &disk)])?;
+        let line = "boot=live bw.persist=nbd:10.77.0.1/keep-{mac} init=/bin/sh";
+        let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?.disk(DISK, &iso);
+        let mut machine = boot(client.nic(Nic::virtio().mac("52:54:00:12:34:56")))?;
+        assert_said(&machine, "all changes kept on /dev/nbd0");
+        assert!(mounted(&mut machine, "/run/live/persistence/nbd0")?.contains(" ext4 rw"));
+        machine.run("echo once >/kept")?;
+        machine.send_line("sync; echo b >/proc/sysrq-trigger")?;
+        machine.expect("Linux version", secs(60))?;
+        // In the foreground this server takes one client and ends.
+        nbd.stop();
+        nbd.start()?;
+        machine.shell(secs(90))?;
+        assert_eq!(machine.run("cat /kept")?.trim(), "once");
+        drop(machine);
+
+        // Another machine has no export: it boots, and says what it goes without.
+        let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?.disk(DISK, &iso);
+        let machine = boot(client.nic(Nic::virtio().mac("52:54:00:12:34:57")))?;
+        assert_said(&machine, "changes stay in memory");
         Ok(())
     });
 }
