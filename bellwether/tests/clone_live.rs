@@ -286,27 +286,25 @@ fn udpcast_receivers_that_come_late() {
 fn udpcast_streaming_is_joined_late() {
     // With --streaming a late one gets the rest, and says that it lacks the
     // beginning.
-    for sender in [Whose::Ours] {
-        let room = Room::new(3);
-        let golden = noise(&room.path("golden"), 4_000_000);
-        let file = room.path("golden").display().to_string();
-        let copy = |i: usize| room.path(&format!("copy{i}")).display().to_string();
-        let first = ["-f", &copy(1), "--nokbd"];
-        let mut first = Cast::start(&room, 1, Whose::Ours, "udp-receiver", &first);
-        let slow =
-            ["-f", &file, "--nokbd", "--min-receivers", "1", "--max-bitrate", "4m", "--streaming"];
-        let mut sender = Cast::start(&room, 0, sender, "udp-sender", &slow);
-        std::thread::sleep(std::time::Duration::from_secs(5));
-        let late = ["-f", &copy(2), "--nokbd", "--start-timeout", "10"];
-        let mut late = Cast::start(&room, 2, Whose::Ours, "udp-receiver", &late);
-        late.ends(30);
-        assert!(late.log().contains("MISSING"), "{}", late.log());
-        first.succeeds(60);
-        sender.ends(30);
-        same(&room.path("copy1"), &golden);
-        let rest = std::fs::read(room.path("copy2")).unwrap();
-        assert!(!rest.is_empty() && golden.ends_with(&rest), "{} bytes", rest.len());
-    }
+    let room = Room::new(3);
+    let golden = noise(&room.path("golden"), 4_000_000);
+    let file = room.path("golden").display().to_string();
+    let copy = |i: usize| room.path(&format!("copy{i}")).display().to_string();
+    let first = ["-f", &copy(1), "--nokbd"];
+    let mut first = Cast::start(&room, 1, Whose::Ours, "udp-receiver", &first);
+    let slow =
+        ["-f", &file, "--nokbd", "--min-receivers", "1", "--max-bitrate", "4m", "--streaming"];
+    let mut sender = Cast::start(&room, 0, Whose::Ours, "udp-sender", &slow);
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let late = ["-f", &copy(2), "--nokbd", "--start-timeout", "10"];
+    let mut late = Cast::start(&room, 2, Whose::Ours, "udp-receiver", &late);
+    late.ends(30);
+    assert!(late.log().contains("MISSING"), "{}", late.log());
+    first.succeeds(60);
+    sender.ends(30);
+    same(&room.path("copy1"), &golden);
+    let rest = std::fs::read(room.path("copy2")).unwrap();
+    assert!(!rest.is_empty() && golden.ends_with(&rest), "{} bytes", rest.len());
 }
 
 /// A KA session of `n` clients; `kill` of them dies when so many of a hundred

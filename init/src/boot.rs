@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Content, Source, Writable};
+use cmdline::plan::{Content, Source, Then, Writable};
 use coldplug::index::Class;
 
 use crate::baked::Baked;
@@ -15,7 +15,7 @@ use crate::layers::{self, ROOT, modules_for};
 use crate::log::{Level, Log};
 use crate::machine::{Machine, Orders};
 use crate::trace::Failure;
-use crate::{console, early, handoff, layout, machine, network, source};
+use crate::{clone, console, early, handoff, layout, machine, network, source};
 
 /// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
 const MAX_LINE: usize = 64 << 10;
@@ -108,6 +108,10 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
     if let Err(failed) = network::bring_up(machine, plan) {
         return failed;
     }
+    if let Then::Clone(clone) = &plan.handoff.then {
+        console::begin(machine, "source");
+        return clone::receive(machine, plan, clone);
+    }
     let (target, read_write) = match &plan.writable {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
@@ -149,7 +153,8 @@ fn classes(plan: &BootPlan) -> Class {
         classes = classes.union(Class::NET);
     }
     let disks = plan.root.sources.iter().any(needs_disks) || layers::keeps_on_disk(&plan.writable);
-    if disks || plan.network.is_none() {
+    let clones = matches!(plan.handoff.then, Then::Clone(_));
+    if disks || clones || plan.network.is_none() {
         classes = classes.union(Class::STORAGE);
     }
     classes

@@ -12,6 +12,20 @@ use alloc::string::String;
 const WHY: &str =
     "is not in this small /init; build the image with `--profile net`, which carries the full one";
 
+/// Instead of receiving a copy of a disk.
+pub mod clone {
+    use super::WHY;
+    use crate::machine::Machine;
+    use crate::trace::Failure;
+    use cmdline::BootPlan;
+    use cmdline::plan::ClonePlan;
+
+    /// Refuses.
+    pub fn receive(_: &mut Machine, _: &BootPlan, _: &ClonePlan) -> Failure {
+        Failure::new("receive a copy of a disk", "this program", WHY)
+    }
+}
+
 /// Instead of stopping at points, a shell and an editor.
 pub mod console {
     use super::WHY;

@@ -24,6 +24,8 @@ pub mod source;
 pub mod trace;
 
 #[cfg(feature = "full")]
+pub mod clone;
+#[cfg(feature = "full")]
 pub mod console;
 #[cfg(feature = "full")]
 pub mod copy;
@@ -64,6 +66,6 @@ pub mod watch;
 pub mod lean;
 #[cfg(not(feature = "full"))]
 pub use lean::{
-    console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot, to_ram, unpack, verity,
+    clone, console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot, to_ram, unpack, verity,
     watch,
 };

@@ -11,6 +11,7 @@
 pub mod dolly;
 pub mod ka;
 pub mod net;
+pub mod udpcast;
 
 use crate::digest::Digest;
 use alloc::boxed::Box;

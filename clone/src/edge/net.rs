@@ -183,9 +183,28 @@ impl Datagrams {
     /// A datagram, its length and who sent it.
     #[must_use]
     pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, Ipv4Addr)> {
+        self.receive_from(buffer).map(|(n, from)| (n, *from.ip()))
+    }
+
+    /// The same, with the port.
+    #[must_use]
+    pub fn receive_from(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
         let (n, _, from) = recvfrom(&self.0, buffer, RecvFlags::empty()).ok()?;
-        let from = SocketAddrV4::try_from(from?).ok()?;
-        Some((n, *from.ip()))
+        Some((n, SocketAddrV4::try_from(from?).ok()?))
+    }
+
+    /// Asks for so much room for what comes before it is read.
+    pub fn receive_buffer(&self, bytes: usize) {
+        if sockopt::set_socket_recv_buffer_size_force(&self.0, bytes).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&self.0, bytes);
+        }
+    }
+
+    /// Listens to a group at the interface of this address; again is no error.
+    pub fn join(&self, group: Ipv4Addr, own: Ipv4Addr) {
+        if group.is_multicast() {
+            let _ = sockopt::set_ip_add_membership(&self.0, &group, &own);
+        }
     }
 
     /// Sends; what is lost on the way is lost here too.

@@ -1,6 +1,7 @@
 //! The servers of a lab: the programs that real sites run, each with its own
 //! configuration and log, all stopped when dropped.
 
+mod clone;
 mod dnsmasq;
 mod files;
 mod nfs;

@@ -1,0 +1,98 @@
+//! Machines that boot from the network to receive a copy of a disk, and then
+//! from that disk.
+
+use std::path::{Path, PathBuf};
+
+use qemu_tests::assets::{Flavour, Profile};
+use qemu_tests::machine::{Bus, MachineBuilder};
+use qemu_tests::{Lab, Machine, Nic, Result, scenario, secs};
+
+/// A machine with an empty disk of 48 MiB, larger than what it is sent.
+fn node<'lab>(lab: &'lab Lab, disk: &Path, line: &str) -> Result<MachineBuilder<'lab>> {
+    let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?.nic(Nic::virtio());
+    Ok(client.kept_disk(Bus::VirtioBlk, disk).qemu(&["-no-reboot"]))
+}
+
+fn empty_disk(lab: &Lab, name: &str, mib: u64) -> Result<PathBuf> {
+    let disk = lab.scratch("disks")?.join(name);
+    qemu_tests::assets::media::run(&[
+        "truncate",
+        &format!("--size={mib}M"),
+        &disk.to_string_lossy(),
+    ])?;
+    Ok(disk)
+}
+
+/// Boots from the copy to a shell.
+fn boots(lab: &Lab, disk: &Path) -> Result<Machine> {
+    let line = "root=/dev/vda ro init=/bin/sh";
+    let mut machine = lab
+        .client_of(Flavour::Cloud, Profile::Disks, line)?
+        .kept_disk(Bus::VirtioBlk, disk)
+        .start()?;
+    machine.shell(secs(90))?;
+    assert!(machine.run("cat /etc/issue")?.contains("a small live system"));
+    Ok(machine)
+}
+
+/// Debian's sender, our init as the receiver, and the copy as the root of the next
+/// boot.
+#[test]
+fn udpcast_to_a_disk_that_boots() {
+    scenario("clone-udpcast", |lab| {
+        let image = lab.assets().small_ext4()?;
+        let disk = empty_disk(lab, "copy.img", 48)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let machine = node(lab, &disk, "bw.clone=udpcast bw.clone.timeout=120")?.start()?;
+        machine.expect("OVERWRITES /dev/vda", secs(90))?;
+        let file = image.to_string_lossy();
+        let _golden = lab.golden_node(&[
+            "udp-sender",
+            "--file",
+            &file,
+            "--interface",
+            "lan",
+            "--nokbd",
+            "--min-receivers",
+            "1",
+            "--max-wait",
+            "60",
+        ])?;
+        machine.expect("copy complete", secs(120))?;
+        machine.expect("rebooting", secs(20))?;
+        machine.wait_off(secs(20))?;
+        boots(lab, &disk).map(drop)
+    });
+}
+
+/// A disk too small is reported by its name, nothing is called complete, and the
+/// machine starts over after the tries it was given.
+#[test]
+fn a_disk_too_small() {
+    scenario("clone-too-small", |lab| {
+        let image = lab.assets().small_ext4()?;
+        let disk = empty_disk(lab, "small.img", 8)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let line = "bw.clone=udpcast bw.clone.tries=1 bw.disk=/dev/vda";
+        let machine = node(lab, &disk, line)?.start()?;
+        machine.expect("OVERWRITES /dev/vda", secs(90))?;
+        let file = image.to_string_lossy();
+        let _golden = lab.golden_node(&[
+            "udp-sender",
+            "--file",
+            &file,
+            "--interface",
+            "lan",
+            "--nokbd",
+            "--min-receivers",
+            "1",
+            "--max-wait",
+            "60",
+        ])?;
+        machine.expect("bellwether: FAILED: could not receive a copy of a disk", secs(60))?;
+        let screen = machine.expect("keys:", secs(10))?;
+        assert!(screen.contains("/dev/vda: is too small"), "{screen}");
+        assert!(!machine.transcript().contains("copy complete"));
+        Ok(())
+    });
+}

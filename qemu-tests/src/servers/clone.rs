@@ -1,0 +1,23 @@
+//! The golden node: programs that send a disk to the machines of a lab.
+
+use crate::packages;
+use crate::shell::Daemon;
+use crate::{Lab, Result};
+
+/// What the scenarios about cloning need besides.
+const PACKAGES: &[(&str, &str)] = &[("udpcast", "udp-sender, as Debian has it")];
+
+impl Lab {
+    /// Starts a program that sends a copy, in the lab's network. It ends when its
+    /// receivers have everything, and is stopped when dropped.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be started.
+    pub fn golden_node(&self, words: &[&str]) -> Result<Daemon> {
+        packages::ensure_all(PACKAGES)?;
+        let (program, rest) = words.split_first().unwrap_or((&"false", &[]));
+        let mut command = self.namespace().command(program);
+        command.args(rest);
+        Daemon::start("golden node", command, &self.directory().join("golden.log"))
+    }
+}
