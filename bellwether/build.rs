@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Folders whose content ends up in `/init`.
-const ROOMS: [&str; 7] = ["rt", "sys", "cmdline", "coldplug", "netboot", "overlay", "init"];
+const ROOMS: [&str; 8] =
+    ["rt", "sys", "cmdline", "clone", "coldplug", "netboot", "overlay", "init"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(embedded_init)");

@@ -3,6 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use clone::dolly::{self, client as dolly_client, server as dolly_server};
+use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
+use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::wire::{ToReceiver, ToSender};
 
@@ -52,5 +55,228 @@ pub fn udpcast_receiver(data: &[u8]) {
         while receiver.event().is_some() {}
         let pause = receiver.deadline().filter(|_| bytes.is_empty());
         now = pause.unwrap_or(now).max(now + Duration::from_millis(1));
+    }
+}
+
+/// A configuration of Dolly's: what is understood means the same when it is
+/// written and read again.
+pub fn dolly_config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match dolly::Config::parse(text) {
+        Ok(config) => {
+            let written = config.text();
+            // A file near the limit may grow over it: numbers lose their zeros,
+            // but words gain colons.
+            if let Ok(again) = dolly::Config::parse(&written) {
+                assert_eq!(again, config);
+            } else {
+                assert!(written.len() > text.len(), "{written}");
+            }
+            let all = config.hosts.len();
+            for host in 0..all {
+                assert!(config.children(Some(host)).iter().all(|c| *c < all && *c > host));
+                assert!(config.subtree(host).len() <= all);
+            }
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// What a parent says to a Dolly client, and its children: the first byte of each
+/// message says who speaks. An empty one stands for time that passes.
+pub fn dolly_client(data: &[u8]) {
+    let mut now = Duration::ZERO;
+    let options = dolly_client::Options {
+        names: vec!["a".to_owned()],
+        password: Some("sheep".to_owned()),
+        nonce: [0; 32],
+        start_timeout: None,
+        stall_timeout: Some(Duration::from_secs(60)),
+    };
+    let mut client = dolly::Client::new(options, now);
+    let (mut received, mut said) = (0u64, 0);
+    for bytes in messages(data) {
+        let input = match bytes {
+            [] => dolly_client::Input::Tick,
+            [0..=127, rest @ ..] => dolly_client::Input::Parent(rest),
+            [128..=159, rest @ ..] => dolly_client::Input::Child(rest.len() % 4, rest),
+            [160..=191, rest @ ..] => dolly_client::Input::Connected(rest.len() % 4),
+            [192..=207, ..] => dolly_client::Input::DataEnd,
+            [208..=215, ..] => dolly_client::Input::ParentClosed,
+            [216..=219, ..] => dolly_client::Input::Stored(Err("full")),
+            [_, rest @ ..] => {
+                received = received.saturating_add(rest.len() as u64);
+                dolly_client::Input::Received(received)
+            }
+        };
+        if client.step(input, now).is_err() {
+            return;
+        }
+        while let Some(output) = client.output() {
+            said += 1;
+            assert!(said <= 4 * data.len() + 64, "a little makes a lot");
+            let verified = matches!(output, dolly_client::Output::Finished { verified: true });
+            assert!(!verified, "verified without anything stored");
+        }
+        let pause = client.deadline().filter(|_| bytes.is_empty());
+        now = pause.unwrap_or(now).max(now + Duration::from_millis(1));
+    }
+}
+
+/// What clients say to a Dolly server.
+pub fn dolly_server(data: &[u8]) {
+    let text = "infile a\noutfile b\nfanout 2\nserver s\nfirstclient a\nlastclient c\nclients 3\na\nb\nc\nendconfig\n";
+    let Ok(config) = dolly::Config::parse(text) else { return };
+    let options = dolly_server::Options {
+        password: None,
+        nonce: [0; 32],
+        start_timeout: None,
+        stall_timeout: None,
+        directories: false,
+    };
+    let mut now = Duration::ZERO;
+    let Ok(mut server) = dolly::Server::new(config, text, true, options, now) else { return };
+    for bytes in messages(data) {
+        let input = match bytes {
+            [] => dolly_server::Input::Tick,
+            [0..=15, ..] => dolly_server::Input::Connected(bytes.len() % 4),
+            [16..=31, ..] => dolly_server::Input::ChildClosed(bytes.len() % 4, "gone"),
+            [32..=39, ..] => dolly_server::Input::End(clone::digest::Meter::default().digest()),
+            [who, rest @ ..] => dolly_server::Input::Child(usize::from(who % 2), rest),
+        };
+        if server.step(input, now).is_err() {
+            return;
+        }
+        while server.output().is_some() {}
+        now += Duration::from_millis(200);
+    }
+}
+
+/// Packets of KA, of either layout.
+pub fn ka_packet(data: &[u8]) {
+    let _ = Layout::of_hello(data);
+    for layout in [Layout::I386, Layout::Lp64] {
+        if let Some(word) = KaWord::parse(layout, data) {
+            assert_eq!(KaWord::parse(layout, &word.bytes(layout)), Some(word));
+        }
+        if let Ok(Some((word, len))) = ToClient::parse(layout, data) {
+            assert_eq!(ToClient::parse(layout, &word.bytes(layout)), Ok(Some((word, len))));
+        }
+    }
+}
+
+/// What a server and others say to a KA client.
+pub fn ka_client(data: &[u8]) {
+    let mut now = Duration::ZERO;
+    let options = ka_client::Options {
+        session: "room".to_owned(),
+        server: None,
+        layout: Layout::I386,
+        wait: true,
+        go_now: true,
+        tries: 5,
+        start_timeout: None,
+        stall_timeout: Some(Duration::from_secs(60)),
+    };
+    let mut client = ka::Client::new(options, now);
+    let (mut received, mut said) = (0u64, 0);
+    for bytes in messages(data) {
+        let ip = Ipv4Addr::new(10, 77, 0, bytes.len() as u8);
+        let input = match bytes {
+            [] => ka_client::Input::Tick,
+            [0..=127, rest @ ..] => ka_client::Input::Server(rest),
+            [128..=143, rest @ ..] => ka_client::Input::Answer(ip, rest),
+            [144..=159, ..] => ka_client::Input::ServerConnected,
+            [160..=167, ..] => ka_client::Input::ServerClosed("gone"),
+            [168..=183, ..] => ka_client::Input::ParentConnected,
+            [184..=191, ..] => ka_client::Input::ParentClosed,
+            [192..=199, ..] => ka_client::Input::Stored(Err("full")),
+            [200..=215, ..] => ka_client::Input::ChildCame(ip),
+            [_, rest @ ..] => {
+                received = received.saturating_add(rest.len() as u64);
+                ka_client::Input::Received(received)
+            }
+        };
+        if client.step(input, now).is_err() {
+            return;
+        }
+        while let Some(output) = client.output() {
+            said += 1;
+            assert!(said <= 4 * data.len() + 64, "a little makes a lot");
+            let finished = matches!(output, ka_client::Output::Finished { .. });
+            assert!(!finished, "finished without anything stored");
+        }
+        let pause = client.deadline().filter(|_| bytes.is_empty());
+        now = pause.unwrap_or(now).max(now + Duration::from_millis(1));
+    }
+}
+
+/// What clients say to a KA server; the first byte says which.
+pub fn ka_server(data: &[u8]) {
+    let mut now = Duration::ZERO;
+    let options = ka_server::Options {
+        session: "room".to_owned(),
+        clients: 3,
+        arity: 2,
+        verify: true,
+        start_timeout: None,
+        stall_timeout: None,
+    };
+    let Ok(mut server) = ka::Server::new(options, now) else { return };
+    let own = Ipv4Addr::new(10, 77, 0, 1);
+    let mut said = 0;
+    for bytes in messages(data) {
+        let Some((who, rest)) = bytes.split_first() else {
+            now += Duration::from_secs(1);
+            if server.step(ka_server::Input::Tick, now).is_err() {
+                return;
+            }
+            continue;
+        };
+        let number = usize::from(who % 8);
+        let ip = Ipv4Addr::new(10, 77, 0, 2 + who % 8);
+        let input = match who / 8 {
+            0 => ka_server::Input::Accepted(number, ip, own),
+            1 => ka_server::Input::Closed(number, "gone"),
+            2 => ka_server::Input::ChildCame(ip),
+            3 => ka_server::Input::Question(ip, rest),
+            4 => ka_server::Input::End(clone::digest::Meter::default().digest()),
+            _ => ka_server::Input::Client(number, rest),
+        };
+        if server.step(input, now).is_err() {
+            return;
+        }
+        while server.output().is_some() {
+            said += 1;
+            assert!(said <= 64 * data.len() + 1024, "a little makes a lot");
+        }
+        let _ = server.allowed();
+        now += Duration::from_millis(1);
+    }
+}
+
+/// A description of a disk for KA.
+pub fn ka_desc(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match ka::desc::Desc::parse(text) {
+        Ok(desc) => assert_eq!(ka::desc::Desc::parse(&desc.text()), Ok(desc)),
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// A DOS partition table with its chain of logical partitions.
+pub fn dos_table(data: &[u8]) {
+    let mut reads = 0;
+    let found = ka::desc::read_table(&mut |offset, buffer| {
+        reads += 1;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
+        let length = buffer.len().min(data.len() - start);
+        buffer[..length].copy_from_slice(&data[start..start + length]);
+        length
+    });
+    assert!(reads <= 128, "{reads} reads");
+    if let Ok(found) = found {
+        assert!(found.len() <= 68);
+        let _ = ka::desc::Desc::of_disk(&found);
     }
 }

@@ -1,6 +1,7 @@
 //! Golden node and receivers: the cloning programs under one roof, and under
 //! their old names when a link of that name points here.
 
+mod desc;
 mod dolly;
 mod flags;
 mod ka;
@@ -22,6 +23,7 @@ static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["dolly"], &dolly::DOLLY, dolly::run),
     (&["ka-d-server"], &ka::SERVER, ka::send),
     (&["ka-d-client"], &ka::CLIENT, ka::receive),
+    (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
 ];

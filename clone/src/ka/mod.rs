@@ -8,6 +8,7 @@
 //!
 //! * [`wire`]: the packets, in both layouts.
 //! * [`client`], [`server`]: the two ends.
+//! * [`desc`]: the description of a disk that its sessions begin with.
 //!
 //! Ours, unseen by old programs: a client's hello says behind the version that
 //! it compares digests; it is then given the stream's BLAKE3 before the end,
@@ -16,6 +17,7 @@
 //! node's death can lose another's data.
 
 pub mod client;
+pub mod desc;
 pub mod server;
 pub mod wire;
 
