@@ -33,7 +33,7 @@ words! { BASE, BASE_DOCS:
     "blacklist" Text Keep "Modules that no device may pull in, separated by commas.";
     "modprobe.blacklist" Text Soft "The same as blacklist=.";
     "module_blacklist" Text Soft "The same; the kernel refuses them as well.";
-    "break" OptText Keep "Stop for the console menu at this point (premount when no point is named).";
+    "break" OptText Keep "Stop at this point for a shell and the keys of the console (premount when no point is named).";
     "nofail" Flag Pass "For the live system.";
     "drop_capabilities" Text Idle "Left to the live system's init.";
     "resume" Text Pass "Where the machine was suspended to; never resumed from by a live boot.";

@@ -44,11 +44,15 @@ words! { CASPER, CASPER_DOCS:
     "username" Text Setting "Name of the live user.";
     "userfullname" Text Setting "Full name of the live user.";
     "hostname" Text Setting "Host name of the live system.";
+    "locale" Text Setting "Language of the live system.";
+    "debian-installer/locale" Text Setting "The same.";
+    "keyboard-configuration/*" Text Setting "layoutcode, variantcode, modelcode, optionscode: the keyboard of the live system.";
+    "console-setup/*" Text Setting "The same.";
+    "console-keymaps-at/*" Text Setting "keymap: its layout.";
 }
 
 /// For casper-bottom and the live system.
-const PASS: &str = "noprompt noeject locale debian-installer/* keyboard-configuration/* console-setup/* \
-    console-keymaps* console-keymaps-at/* file preseed/* auto textonly only-ubiquity automatic-ubiquity \
+const PASS: &str = "noprompt noeject debian-installer/* console-keymaps* file preseed/* auto textonly only-ubiquity automatic-ubiquity \
     maybe-ubiquity access* automatic* autoinstall subiquity/* snapd* cdrom-detect/* netcfg/* netboot-url \
     languagechooser/* countrychooser/* oem-config/* splash cloud-init ds network-config ---";
 

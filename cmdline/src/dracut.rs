@@ -88,7 +88,7 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.znet" Text Idle "s390 network devices are not set up.";
     "rd.retry" Number Keep "Seconds until the search for the root counts as failed; 180.";
     "rd.timeout" Number Keep "Seconds for the whole boot; 0 for no limit.";
-    "rd.break" OptText Keep "Stop for the console menu at this point (pre-pivot when no point is named).";
+    "rd.break" OptText Keep "Stop at this point for a shell and the keys of the console (pre-pivot when no point is named).";
     "rd.shell" Switch Keep "0: no shell after a failure.";
     "rd.emergency" OptText Keep "reboot, poweroff or halt after a failure; alone, a shell before the network comes up.";
     "rd.rescue" Flag Keep "A shell before the network comes up.";

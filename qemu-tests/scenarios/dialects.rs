@@ -95,7 +95,7 @@ fn casper_from_a_disc_under_systemd() {
         machine.run("test -e /media/cdrom/.disk/info")?;
         machine.run("test -d /rofs/usr")?;
         // What casper's own initramfs sets up.
-        assert!(machine.run("id anna")?.contains("uid=999(anna) gid=999(anna)"));
+        assert!(machine.run("id anna")?.contains("(anna),4(adm),24(cdrom)"));
         assert_eq!(machine.run("stat -c '%U %a' /home/anna")?.trim(), "anna 750");
         machine.run("test -e /home/anna/.profile -a -e /run/.casper-boot")?;
         assert_eq!(machine.run("hostname")?.trim(), "lab7");
@@ -182,6 +182,29 @@ fn stage1_rescue_by_nfs_cdrom_and_disk() {
         drop(machine);
         small(client("method:cdrom")?.cdrom(Bus::VirtioScsi, &iso))?;
         small(client("method:disk")?.disk(Bus::VirtioBlk, &iso)).map(drop)
+    });
+}
+
+/// What three dialects download to memory; then nothing hangs on the network any
+/// more, and its link is left to whoever manages networks.
+#[test]
+fn stage1_archiso_and_dracut_over_http() {
+    scenario("dialect-http", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let (tree, _) = medium(lab, &lab.assets().small_squashfs()?)?;
+        let _http = lab.http(&tree)?;
+        for line in [
+            "automatic=method:http,interface:auto,network:dhcp,server:10.77.0.1,directory:/ rescue",
+            "archisobasedir=arch archiso_http_srv=http://10.77.0.1/ ip=dhcp",
+            "root=live:http://10.77.0.1/LiveOS/squashfs.img rd.live.image ip=dhcp",
+        ] {
+            let line = format!("{line} init=/bin/sh");
+            let mut machine = small(full_client(lab, &line)?.nic(Nic::virtio()))?;
+            assert_eq!(root_of(&mut machine)?, "overlay", "{line}");
+            machine.run("ls -l /run/NetworkManager/system-connections | grep -e '-rw-------'")?;
+            machine.run("test ! -e /run/NetworkManager/conf.d/90-bellwether.conf")?;
+        }
+        Ok(())
     });
 }
 
