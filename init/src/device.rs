@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{DeviceSelector, ScanRule};
+use cmdline::text;
 use coldplug::index::fnmatch;
 use overlay::partition::{self, Partition};
 use overlay::probe::{Superblock, probe};
@@ -140,7 +141,7 @@ pub fn without_udev(selector: &DeviceSelector) -> DeviceSelector {
 fn udev_unescape(name: &str) -> String {
     let mut text = String::new();
     let mut rest = name;
-    while let Some((before, after)) = rest.split_once("\\x") {
+    while let Some((before, after)) = text::cut(rest, "\\x") {
         text.push_str(before);
         match after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{ImagePick, ImageRule, Mac};
+use cmdline::text;
 use coldplug::sysfs::names;
 use sys::errno::Shown;
 
@@ -40,7 +41,7 @@ pub fn pick(rule: &ImageRule, medium: &str, mac: Option<Mac>) -> Result<Vec<Laye
                 if !why.is_empty() {
                     why.push_str("; ");
                 }
-                why.push_str(&reason.replace(medium, ""));
+                why.push_str(&text::swap(&reason, medium, ""));
             }
         }
     }

@@ -11,6 +11,7 @@ use cmdline::plan::{
     Content, Integrity, PersistPlan, SnapshotPlan, SnapshotStore, UnionKind, UnionPlan, Upper,
     Writable,
 };
+use cmdline::text;
 use overlay::union::{mount_aufs, mount_overlay};
 use rustix::fs::{Access, Gid, Mode, Uid, access};
 use rustix::mount::{MountFlags, mount, mount_bind_recursive};
@@ -437,7 +438,7 @@ pub fn undo(machine: &mut Machine) {
 fn ours(mounts: &str) -> Vec<String> {
     let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
     targets
-        .map(|target| target.replace("\\040", " "))
+        .map(|target| text::swap(target, "\\040", " "))
         .filter(|target| target.starts_with("/run/") || target.starts_with(ROOT))
         .collect()
 }

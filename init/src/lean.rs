@@ -126,7 +126,8 @@ pub mod fetch {
 pub mod remote {
     use super::{String, WHY};
     use crate::machine::Machine;
-    use cmdline::plan::{CifsSource, NbdSource};
+    use alloc::vec::Vec;
+    use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource};
 
     /// Refuses.
     ///
@@ -136,8 +137,19 @@ pub mod remote {
         Err(["a network block device ", WHY].concat())
     }
 
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn nvme(_: &mut Machine, _: &NvmeTcpSource) -> Result<Vec<String>, String> {
+        Err(["NVMe over TCP ", WHY].concat())
+    }
+
     /// There is nothing to drop.
     pub fn drop_nbd(_: &str) {}
+
+    /// The same.
+    pub fn drop_nvme(_: &str) {}
 
     /// The same.
     pub fn drop_all() {}

@@ -66,6 +66,6 @@ pub mod watch;
 pub mod lean;
 #[cfg(not(feature = "full"))]
 pub use lean::{
-    clone, console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot, to_ram, unpack, verity,
-    watch,
+    clone, console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot,
+    to_ram, unpack, verity, watch,
 };

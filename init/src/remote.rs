@@ -2,20 +2,28 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::SocketAddrV4;
 use core::time::Duration;
 
-use cmdline::plan::{CifsSource, NbdSource};
+use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource};
 use netboot::nbd;
+use netboot::nvme::{self, NvmeError, Subsystem};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::FsContext;
 
+use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::{keeper, network};
 
 /// How long a server may take to answer.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a device may take to appear once its server is connected.
+const APPEAR_MS: u64 = 10_000;
 
 /// Connections to an export that may be shared, so that one slow answer does not
 /// hold up all the others.
@@ -64,6 +72,93 @@ pub fn drop_all() {
     }
 }
 
+/// Connects to a subsystem, or to all that a discovery controller names; returns the
+/// devices. The kernel connects anew by itself whenever the server was gone.
+///
+/// # Errors
+/// Why not.
+pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>, String> {
+    let address = network::server(machine, &source.server)?;
+    if !machine.require("nvme_tcp") {
+        return Err("the driver nvme-tcp is not in this image".to_string());
+    }
+    let server = SocketAddrV4::new(address, source.port);
+    machine.log.info(&format!("connecting to NVMe/TCP {server}"));
+    let host = source.host_nqn.clone().unwrap_or_else(host_nqn);
+    let subsystems = if source.nqn == nvme::DISCOVERY {
+        nvme::discover(server, &host, LIMIT).map_err(|error| error.to_string())?
+    } else {
+        Vec::from([Subsystem { server, nqn: source.nqn.clone() }])
+    };
+    let mut refused = Vec::new();
+    for subsystem in &subsystems {
+        match nvme::connect(subsystem, &host, LIMIT) {
+            Ok(_) | Err(NvmeError::Refused(_, Errno::ALREADY)) => {}
+            Err(error) => refused.push(error.to_string()),
+        }
+    }
+    if refused.len() == subsystems.len() {
+        return Err(refused.join("; "));
+    }
+    let deadline = now_ms().saturating_add(APPEAR_MS);
+    loop {
+        let devices = namespaces(&subsystems);
+        if !devices.is_empty() {
+            return Ok(devices);
+        }
+        if now_ms() >= deadline {
+            return Err("is connected and shows no namespace to this host".to_string());
+        }
+        machine.wait(&[], Some(deadline.min(now_ms().saturating_add(100))));
+    }
+}
+
+/// Lets go of the subsystem that a device belongs to.
+pub fn drop_nvme(device: &str) {
+    let nqn = subsystem_of(&format!("/sys/block/{}/device", device.trim_start_matches("/dev/")));
+    for name in coldplug::sysfs::names("/sys/class/nvme").unwrap_or_default() {
+        if subsystem_of(&format!("/sys/class/nvme/{name}")) == nqn
+            && let Some(instance) = name.strip_prefix("nvme").and_then(|n| n.parse().ok())
+        {
+            nvme::disconnect(instance);
+        }
+    }
+}
+
+fn subsystem_of(place: &str) -> String {
+    let text = sys::file::read_file(&format!("{place}/subsysnqn"), 256).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().to_string()
+}
+
+/// The devices of subsystems, sorted.
+fn namespaces(subsystems: &[Subsystem]) -> Vec<String> {
+    let mut devices = Vec::new();
+    for name in coldplug::sysfs::names("/sys/block").unwrap_or_default() {
+        let device = format!("/dev/{name}");
+        // Paths to a device of several paths have no node.
+        if name.starts_with("nvme")
+            && rustix::fs::access(device.as_str(), rustix::fs::Access::EXISTS).is_ok()
+        {
+            let nqn = subsystem_of(&format!("/sys/block/{name}/device"));
+            if subsystems.iter().any(|subsystem| subsystem.nqn == nqn) {
+                devices.push(device);
+            }
+        }
+    }
+    sys::sort::sort(&mut devices);
+    devices
+}
+
+/// Our own name, which servers know hosts by: made of the machine's UUID, as nvme-cli
+/// does; empty for the kernel's own when it has none.
+fn host_nqn() -> String {
+    let uuid = sys::file::read_file("/sys/class/dmi/id/product_uuid", 64).unwrap_or_default();
+    match String::from_utf8_lossy(&uuid).trim() {
+        "" => String::new(),
+        uuid => ["nqn.2014-08.org.nvmexpress:uuid:", uuid].concat(),
+    }
+}
+
 /// Mounts a share at `target`.
 ///
 /// # Errors
@@ -82,8 +177,17 @@ pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<
         for option in &source.options {
             match option.split_once('=') {
                 Some((key, value)) => context.set(key, Some(value))?,
+                // A word of mount.cifs, which the kernel does not know.
+                None if option == "guest" => {
+                    context.set("user", Some("guest"))?;
+                    context.set("password", Some(""))?;
+                }
                 None => context.set(option, None)?,
             }
+        }
+        // A root waits for its server instead of failing, unless the line says so.
+        if !source.options.iter().any(|option| option == "soft") {
+            context.set("hard", None)?;
         }
         let mut attributes = MountAttrFlags::empty();
         if !source.read_write {

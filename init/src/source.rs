@@ -245,6 +245,23 @@ impl Search<'_> {
                     None
                 }
             },
+            Source::NvmeTcp(nvme) => match remote::nvme(self.machine, nvme) {
+                Ok(devices) => {
+                    let name = describe(source);
+                    let taken = devices.iter().find_map(|device| {
+                        let origin = format!("{name} ({device})");
+                        examiner(self, Offer::Blob(device.clone()), &origin)
+                    });
+                    if let (None, Some(device)) = (&taken, devices.first()) {
+                        remote::drop_nvme(device);
+                    }
+                    taken
+                }
+                Err(why) => {
+                    self.refuse_loudly(&describe(source), &why);
+                    None
+                }
+            },
             Source::Cifs(cifs) => {
                 let target = self.target(depth);
                 match remote::cifs(self.machine, cifs, &target) {
@@ -709,7 +726,9 @@ pub fn describe(source: &Source) -> String {
         Source::Nbd(nbd) => {
             format!("NBD {}:{}/{}", network::name_of(&nbd.server), nbd.port, nbd.export)
         }
-        Source::NvmeTcp(nvme) => format!("NVMe/TCP {}", nvme.nqn),
+        Source::NvmeTcp(nvme) => {
+            format!("NVMe/TCP {}:{}", network::name_of(&nvme.server), nvme.port)
+        }
         Source::NineP(tag) => format!("9p tag {tag}"),
         Source::VirtioFs(tag) => format!("virtiofs tag {tag}"),
         Source::Device(selector) => name_of(selector),

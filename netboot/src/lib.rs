@@ -13,7 +13,7 @@
 //! | names to addresses | [`resolve`] |
 //! | NFS roots | [`nfs`] |
 //! | files by HTTP, FTP, TFTP | [`fetch`] |
-//! | network block devices | [`nbd`] |
+//! | network block devices | [`nbd`], [`nvme`] |
 //!
 //! [`network`] is polled by its caller; the later steps, which have nothing to run
 //! beside, block, each for a time that its caller sets.
@@ -30,6 +30,7 @@ pub mod lease;
 pub mod nbd;
 pub mod network;
 pub mod nfs;
+pub mod nvme;
 pub mod race;
 pub mod resolve;
 pub mod state;

@@ -7,6 +7,9 @@
 
 mod archives;
 mod http;
+mod nbd;
+mod nvme;
+mod shares;
 
 use std::path::PathBuf;
 
@@ -15,12 +18,14 @@ use qemu_tests::machine::MachineBuilder;
 use qemu_tests::{Lab, Machine, Nic, Result, secs};
 
 /// Modules that the sources here need and the `virt` profile leaves out.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 17] = [
     "nbd",
     "virtiofs",
     "cifs",
     "nls_utf8",
     "nvme_tcp",
+    "nvmet_tcp",
+    "configfs",
     "crypto-md5",
     "crypto-md4",
     "crypto-hmac",

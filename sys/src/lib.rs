@@ -17,6 +17,7 @@ pub mod file;
 pub mod loopdev;
 pub mod mount;
 pub mod netlink;
+pub mod nvme;
 pub mod packet;
 pub mod process;
 mod raw;

@@ -175,7 +175,7 @@ impl Lab {
         // In the foreground it would serve one connection only.
         let start = format!("nbd-server -C '{config}' -p /run/nbd.pid; exec sleep infinity");
         let mut server = self.server("nbd-server", &["sh", "-c", &start], Sign::Tcp(10809))?;
-        let end = "kill -KILL -- -$(cat /run/nbd.pid)";
+        let end = "exec kill -KILL -- -$(cat /run/nbd.pid)";
         server.end = ["sh", "-c", end].map(str::to_owned).into();
         Ok(server)
     }
