@@ -148,7 +148,7 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
         println!(
             "{{\"output\":{},\"bytes\":{},\"unpacked\":{},\"index\":{},\"release\":{},\
              \"profile\":\"{}\",\"compression\":\"{}\",\"net_drivers\":{},\"storage_drivers\":{},\
-             \"filled\":{},\"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{},\
+             \"filled\":{},\"unpacked_modules\":{},\"packed_modules\":{},\"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{},\
              \"lacking\":{}}}",
             json_string(&output.to_string_lossy()),
             report.bytes.len(),
@@ -160,6 +160,8 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
             report.net_drivers,
             report.storage_drivers,
             report.filled,
+            report.unpacked_modules,
+            report.packed_modules,
             json_list(&report.modules),
             json_list(&report.firmware),
             json_list(&report.missing_firmware),
@@ -191,6 +193,14 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
         eprintln!(
             "note: where Secure Boot is off, --strip makes it a quarter smaller: module signatures \
              cover symbols and type data that no boot needs"
+        );
+    }
+    if report.unpacked_modules > 0 || report.packed_modules > 0 {
+        eprintln!(
+            "note: that initrd has its modules compressed; {} that profile {} names are put in \
+             unpacked, the other {} can be loaded if the kernel unpacks them itself \
+             (CONFIG_MODULE_DECOMPRESS); --profile takes more",
+            report.unpacked_modules, spec.profile.name, report.packed_modules
         );
     }
     if !report.lacking.is_empty() {

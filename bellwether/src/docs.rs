@@ -21,6 +21,10 @@ use std::path::PathBuf;
     example = "Into the places that a package has for them:\n  bellwether docs debian/tmp/usr/share"
 )]
 pub struct Docs {
+    /// write one page in Markdown instead, about all commands; the place is a file then
+    #[argh(switch)]
+    pub page: bool,
+
     /// directory like /usr/share: man/man1 and the shells' directories are
     /// made in it
     #[argh(positional, arg_name = "dir")]
@@ -30,6 +34,9 @@ pub struct Docs {
 /// Runs the subcommand.
 pub fn run(what: &Docs) -> Result<(), Failure> {
     let root = args::info();
+    if what.page {
+        return write_file(&what.dir, markdown(&root).as_bytes());
+    }
     let mut files = vec![
         ("man/man1/bellwether.1".to_owned(), overview(&root)),
         ("bash-completion/completions/bellwether".to_owned(), bash(&root)),
@@ -179,6 +186,46 @@ fn page(command: &CommandInfoWithArgs) -> String {
     out
 }
 
+/// A cell of a table.
+fn cell(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").replace('|', "\\|").replace('<', "&lt;")
+}
+
+/// The page about all commands.
+fn markdown(root: &CommandInfoWithArgs) -> String {
+    let mut out = format!(
+        "<!-- Made by `cargo xtask docs` from the definitions that the command line is parsed with. -->\n\
+         # The host command\n\n{}\n\n`--name=value` is taken as `--name value`. Exit status: 0 done, \
+         1 failed, 2 wrong usage.\n\n| command | |\n| --- | --- |\n",
+        root.description.trim()
+    );
+    for command in &root.commands {
+        let about = cell(summary(command.command.description));
+        let _ = writeln!(out, "| [{0}](#bellwether-{0}) | {about} |", command.name);
+    }
+    for command in &root.commands {
+        let about = command.command.description.trim();
+        let _ = write!(out, "\n## bellwether {}\n\n{about}\n\n", command.name);
+        out.push_str("| option | |\n| --- | --- |\n");
+        for positional in command.command.positionals.iter().filter(|p| !p.hidden) {
+            let _ =
+                writeln!(out, "| *{}* | {} |", cell(positional.name), cell(positional.description));
+        }
+        for flag in shown(&command.command) {
+            let short = flag.short.map(|c| format!("`-{c}`, ")).unwrap_or_default();
+            let value = value_name(flag).map(|v| format!(" *{}*", cell(v))).unwrap_or_default();
+            let _ = writeln!(out, "| {short}`{}`{value} | {} |", flag.long, cell(flag.description));
+        }
+        for example in command.command.examples {
+            let (about, lines) = example.split_once('\n').unwrap_or(("", example));
+            let lines: Vec<&str> = lines.lines().map(str::trim).collect();
+            let _ = write!(out, "\n{about}\n\n```console\n$ {}\n```\n", lines.join("\n$ "));
+        }
+    }
+    out
+}
+
 /// All flags of a command as a shell sees them.
 fn flag_words(command: &CommandInfoWithArgs) -> Vec<String> {
     let short = |flag: &FlagInfo| flag.short.map(|c| format!("-{c}"));
@@ -322,9 +369,33 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_all_commands_is_what_the_code_says() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/host-command.md");
+        let there = std::fs::read_to_string(page).unwrap();
+        assert_eq!(there, markdown(&args::info()), "out of date: run cargo xtask docs");
+    }
+
+    /// groff has something to say about what is not a man page.
+    #[test]
+    fn man_pages_are_troff() {
+        if Command::new("groff").arg("--version").output().is_err() {
+            eprintln!("passed over: groff is not installed");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        run(&Docs { dir: dir.path().into(), page: false }).unwrap();
+        for entry in std::fs::read_dir(dir.path().join("man/man1")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut groff = Command::new("groff");
+            let told = groff.args(["-man", "-Tascii", "-ww", "-z"]).arg(&path).output().unwrap();
+            assert!(told.status.success() && told.stderr.is_empty(), "{path:?}: {told:?}");
+        }
+    }
+
+    #[test]
     fn files_land_where_packages_want_them_and_bash_takes_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        run(&Docs { dir: dir.path().into() }).unwrap();
+        run(&Docs { dir: dir.path().into(), page: false }).unwrap();
         let page = std::fs::read_to_string(dir.path().join("man/man1/bellwether-build.1")).unwrap();
         assert!(page.starts_with(".TH BELLWETHER-BUILD 1 "));
         assert!(page.contains("\\fB\\-\\-modules\\fR \\fIpath\\fR"), "{page}");

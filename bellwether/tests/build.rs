@@ -125,6 +125,119 @@ fn every_failure_is_one_line_and_leaves_no_file() {
     }
 }
 
+/// What is wrong with the input is said, in one line, and nothing is written.
+#[test]
+fn bad_input() {
+    let dir = workplace();
+    let at = |name: &str| dir.path().join(name);
+    let write = |name: &str, bytes: &[u8]| fs::write(at(name), bytes).unwrap();
+    // Initrds cut in the middle, of an archive and of what packs it.
+    for (codec, name) in [("none", "cut.cpio"), ("zstd", "cut.zst"), ("xz", "cut.xz")] {
+        let made =
+            build(dir.path(), &format!("--modules root --init init --compress {codec} -o x"));
+        assert_eq!(made.status.code(), Some(0), "{}", told(&made));
+        let whole = fs::read(at("x")).unwrap();
+        write(name, &whole[..whole.len() / 2]);
+        fs::remove_file(at("x")).unwrap();
+    }
+    // Programs and modules for another processor.
+    write("init-arm", &common::module(183, &[]));
+    let arm = at("arm/lib/modules/6.1.0-test/kernel");
+    fs::create_dir_all(&arm).unwrap();
+    fs::write(arm.join("loop.ko"), common::module(183, &[])).unwrap();
+    // A medium of which only the first sectors could be read.
+    let mut iso = vec![0; 0x8800];
+    iso[0x8000..0x8006].copy_from_slice(b"\x01CD001");
+    write("cut.iso", &iso);
+    // Trees without modules, and with one that is cut.
+    fs::create_dir_all(at("empty/lib/modules/6.1.0-test")).unwrap();
+    common::write_tree(&at("damaged"));
+    let module = at("damaged/lib/modules").join(common::RELEASE);
+    let module = module.join("kernel/drivers/net/net_failover.ko");
+    let whole = fs::read(&module).unwrap();
+    fs::write(&module, &whole[..100]).unwrap();
+
+    let before = fs::read_dir(dir.path()).unwrap().count();
+    for (args, message) in [
+        ("build --list cut.cpio", "cannot read cut.cpio as an initramfs: "),
+        ("build --list cut.zst", "cannot read cut.zst as an initramfs: "),
+        ("build --append-only --modules cut.cpio --init init -o x", "cannot read cut.cpio"),
+        ("build --append-only --modules cut.zst --init init -o x", "cannot read cut.zst"),
+        ("build --modules cut.xz --init init -o x", "cannot read cut.xz"),
+        ("image cut.cpio -o x.ext2", "cut.cpio"),
+        ("build --modules root --init init-arm -o x", "the modules are for x86-64, /init is for "),
+        ("build --modules arm --init init -o x", "/init is for x86-64; build both for the same"),
+        ("build --modules cut.iso --init init -o x", "cut.iso"),
+        ("pxe --iso cut.iso --append boot=live x", "cut.iso"),
+        ("explain --from cut.iso", "cut.iso"),
+        ("image cut.iso -o x.squashfs", "cut.iso"),
+        ("build --modules empty --init init -o x", "no kernel modules in empty"),
+        ("build --modules damaged --init init -o x", "net_failover.ko"),
+    ] {
+        let done = bellwether().current_dir(dir.path()).args(args.split(' ')).output().unwrap();
+        let text = told(&done);
+        assert_eq!(done.status.code(), Some(1), "{args}: {text}");
+        assert!(text.starts_with("bellwether: ") && text.contains(message), "{args}: {text}");
+        assert_eq!(text.lines().count(), 1, "{args}: {text}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before, "{args} left something");
+    }
+}
+
+/// Neither is a reason to make no image: depmod's files are not needed, and firmware
+/// that is not there is listed.
+#[test]
+fn a_tree_without_indexes_or_firmware() {
+    let dir = workplace();
+    let base = dir.path().join("root/lib/modules").join(common::RELEASE);
+    for name in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
+        fs::remove_file(base.join(name)).unwrap();
+    }
+    let made = build(dir.path(), "--json --modules root --init init --profile net -o out");
+    assert_eq!(made.status.code(), Some(0), "{}", told(&made));
+    let json = String::from_utf8_lossy(&made.stdout);
+    assert!(json.contains("\"missing_firmware\":[\"acme/a.bin\",\"acme/b.bin\"]"), "{json}");
+    assert!(json.contains("\"virtio_net\""), "{json}");
+    // The one that is there is put in, and no longer listed.
+    fs::create_dir_all(dir.path().join("firmware/acme")).unwrap();
+    fs::write(dir.path().join("firmware/acme/a.bin"), "code").unwrap();
+    let made = build(
+        dir.path(),
+        "--json --modules root --init init --profile net --firmware firmware -o out",
+    );
+    let json = String::from_utf8_lossy(&made.stdout);
+    assert!(json.contains("\"firmware\":[\"acme/a.bin\"]"), "{json}");
+    assert!(json.contains("\"missing_firmware\":[\"acme/b.bin\"]"), "{json}");
+}
+
+/// Values joined to their names, by every command.
+#[test]
+fn values_joined_to_their_names() {
+    let dir = workplace();
+    let joined = build(dir.path(), "--modules=root --init=init --compress=none --output=one.img");
+    let apart = build(dir.path(), "--modules root --init init --compress none --output two.img");
+    assert_eq!(
+        (joined.status.code(), apart.status.code()),
+        (Some(0), Some(0)),
+        "{}",
+        told(&joined)
+    );
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert_eq!(read("one.img"), read("two.img"));
+    let page = bellwether().args(["docs", "--page", "/dev/stdout"]).output().unwrap();
+    let page = String::from_utf8(page.stdout).unwrap();
+    for command in page.lines().filter_map(|line| line.strip_prefix("## bellwether ")) {
+        let help = bellwether().args([command, "--help"]).output().unwrap();
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        let bad = bellwether().args([command, "--no-such=value"]).output().unwrap();
+        assert_eq!(bad.status.code(), Some(2), "{command}");
+        assert!(told(&bad).contains("--no-such"), "{command}: {}", told(&bad));
+    }
+    assert!(
+        page.contains("## bellwether build\n") && page.contains("| `--append-only` |"),
+        "{page}"
+    );
+}
+
 #[test]
 fn a_file_that_cannot_be_finished_is_not_left() {
     let dir = workplace();

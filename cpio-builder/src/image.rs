@@ -109,6 +109,10 @@ pub struct Report {
     pub index: usize,
     /// How many modules the initramfs to append to lacked.
     pub filled: usize,
+    /// How many of that initramfs's compressed modules were put in unpacked.
+    pub unpacked_modules: usize,
+    /// How many modules the kernel will have to unpack by itself.
+    pub packed_modules: usize,
     /// Firmware files put in.
     pub firmware: Vec<String>,
     /// Firmware files that modules name, but that were not found.
@@ -134,18 +138,26 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
     }
     let chosen = choose(spec, &mut report)?;
     let index = if spec.append_to.is_some() {
-        let filled = |n: &usize| {
-            let module = tree.modules.get(*n);
-            !spec.present.is_empty() && module.is_some_and(|m| !spec.present.contains_key(&m.name))
-        };
-        let lacked: BTreeSet<usize> = chosen.iter().copied().filter(filled).collect();
+        let lacked = lacked(spec, &chosen);
+        let unpacked = to_unpack(spec)?;
         add_modules(spec, &lacked, &mut archive, &mut report)?;
+        for module in unpacked.iter().filter_map(|n| tree.modules.get(*n)) {
+            // Its firmware is where it was.
+            archive.add(&place(tree, module), 0o644, Node::File(module_data(spec, module)?))?;
+        }
         report.filled = lacked.len();
-        let there = |m: &KernelModule| match spec.present.get(&m.name) {
-            Some(there) => there.clone(),
-            None if spec.present.is_empty() => (tree.within(&m.path), m.compression),
-            None => (place(tree, m), Compression::None),
+        report.unpacked_modules = unpacked.len();
+        let ours: BTreeSet<&str> = lacked
+            .union(&unpacked)
+            .filter_map(|n| tree.modules.get(*n))
+            .map(|m| m.name.as_str())
+            .collect();
+        let there = |m: &KernelModule| match there(spec, m) {
+            Some(there) if !ours.contains(m.name.as_str()) => there,
+            _ => (place(tree, m), Compression::None),
         };
+        let modules = chosen.iter().filter_map(|n| tree.modules.get(*n));
+        report.packed_modules = modules.filter(|m| there(m).1 != Compression::None).count();
         index(tree, &chosen, &spec.conf, &there)?
     } else {
         base(spec, &mut archive)?;
@@ -193,27 +205,33 @@ fn base(spec: &ImageSpec, archive: &mut Archive) -> Result<(), Error> {
     Ok(())
 }
 
-/// The modules that the image will have: the profile's and the added ones
-/// with all they need; for an initramfs to append to, those in it.
-fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Error> {
+/// The modules that are asked for, without their needs.
+fn named(spec: &ImageSpec) -> Result<BTreeSet<usize>, Error> {
     let tree = &spec.tree;
-    let mut chosen = match spec.append_to {
-        Some(_) if spec.present.is_empty() => (0..tree.modules.len()).collect(),
-        Some(_) => {
-            let mut chosen = spec.profile.select(tree);
-            chosen.extend(spec.present.keys().filter_map(|name| tree.by_name(name)));
-            chosen
-        }
-        None => spec.profile.select(tree),
-    };
-    chosen.extend(profile::for_aliases(tree, &spec.hosted));
-    chosen.extend(profile::of_class(tree, spec.classes));
+    let mut named = spec.profile.select(tree);
+    named.extend(profile::for_aliases(tree, &spec.hosted));
+    named.extend(profile::of_class(tree, spec.classes));
     for name in &spec.add {
         let found = tree.resolve(name).ok_or_else(|| Error::NoSuchModule {
             name: name.clone(),
             release: tree.release.clone(),
         })?;
-        chosen.extend(found);
+        named.extend(found);
+    }
+    Ok(named)
+}
+
+/// The modules that the image will have: the profile's and the added ones
+/// with all they need; for an initramfs to append to, those in it.
+fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Error> {
+    let tree = &spec.tree;
+    let mut chosen = named(spec)?;
+    if spec.append_to.is_some() {
+        let there = |n: &usize| tree.modules.get(*n).is_some_and(|m| there(spec, m).is_some());
+        if spec.present.is_empty() {
+            chosen.clear();
+        }
+        chosen.extend((0..tree.modules.len()).filter(there));
     }
     let mut missing = BTreeSet::new();
     let chosen = tree.with_needs(chosen, &mut missing);
@@ -235,6 +253,35 @@ fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Erro
     Ok(chosen)
 }
 
+/// Where a module is in the initramfs to append to, if it is there.
+fn there(spec: &ImageSpec, module: &KernelModule) -> Option<(String, Compression)> {
+    if spec.present.is_empty() {
+        return Some((spec.tree.within(&module.path), module.compression));
+    }
+    spec.present.get(&module.name).cloned()
+}
+
+/// Those of the chosen modules that the initramfs to append to has not.
+fn lacked(spec: &ImageSpec, chosen: &BTreeSet<usize>) -> BTreeSet<usize> {
+    let lacks = |n: &&usize| spec.tree.modules.get(**n).is_some_and(|m| there(spec, m).is_none());
+    chosen.iter().filter(lacks).copied().collect()
+}
+
+/// The modules of the initramfs to append to that are put in once more, unpacked:
+/// the compressed ones that the profile names, with their needs. Kernels before 5.17
+/// load no compressed file, later ones only if they were built to
+/// (`CONFIG_MODULE_DECOMPRESS`), and nothing in an initramfs tells.
+fn to_unpack(spec: &ImageSpec) -> Result<BTreeSet<usize>, Error> {
+    let tree = &spec.tree;
+    let packed = |n: &usize| {
+        let module = tree.modules.get(*n);
+        let place = module.and_then(|m| there(spec, m));
+        place.is_some_and(|(_, compression)| compression != Compression::None)
+    };
+    let named = tree.with_needs(named(spec)?, &mut BTreeSet::new());
+    Ok(named.into_iter().filter(packed).collect())
+}
+
 /// Where a module goes: as in the kernel's tree, but decompressed.
 fn place(tree: &KernelTree, module: &KernelModule) -> String {
     let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
@@ -251,14 +298,9 @@ fn add_modules(
     let tree = &spec.tree;
     let mut firmware: BTreeSet<String> = BTreeSet::new();
     for module in chosen.iter().filter_map(|n| tree.modules.get(*n)) {
-        let mut data = tree.read(module)?;
+        let data = module_data(spec, module)?;
         let fail = |source| Error::Module { path: module.path.clone(), source };
         firmware.extend(tree::firmware(&data).map_err(fail)?);
-        if spec.strip
-            && let Some(smaller) = strip::strip(&data)
-        {
-            data = smaller;
-        }
         archive.add(&place(tree, module), 0o644, Node::File(data))?;
     }
     for name in firmware {
@@ -286,9 +328,7 @@ pub fn index(
 ) -> Result<Vec<u8>, Error> {
     let ids: BTreeMap<usize, usize> = chosen.iter().enumerate().map(|(id, n)| (*n, id)).collect();
     let here = |list: Vec<usize>| list.iter().filter_map(|n| ids.get(n).copied()).collect();
-    let soft = |names: &[String]| {
-        here(names.iter().flat_map(|name| tree.wished(name)).collect())
-    };
+    let soft = |names: &[String]| here(names.iter().flat_map(|name| tree.wished(name)).collect());
     let mut unresolved = BTreeSet::new();
     let modules = chosen.iter().filter_map(|n| {
         let module = tree.modules.get(*n)?;
@@ -323,6 +363,13 @@ pub fn check_init(init: &[u8], origin: &Path, modules: u16) -> Result<(), Error>
         return Err(Error::Machine { modules: machine_name(modules), init: machine_name(found) });
     }
     Ok(())
+}
+
+/// A module as it is put in: unpacked, and stripped if so wished.
+fn module_data(spec: &ImageSpec, module: &KernelModule) -> Result<Vec<u8>, Error> {
+    let data = spec.tree.read(module)?;
+    let smaller = if spec.strip { strip::strip(&data) } else { None };
+    Ok(smaller.unwrap_or(data))
 }
 
 /// Finds a firmware file, plain or compressed as kernels take it, where the

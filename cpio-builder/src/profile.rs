@@ -161,7 +161,8 @@ const NET: Profile = Profile {
         drivers/ata/ drivers/scsi/ drivers/message/ drivers/nvme/host/
         drivers/block/ drivers/cdrom/ drivers/mmc/ drivers/memstick/ drivers/ufs/
         drivers/usb/host/ drivers/usb/storage/ drivers/firewire/ drivers/virtio/
-        drivers/hv/ drivers/misc/cardreader/ drivers/phy/ drivers/pinctrl/",
+        drivers/hv/ drivers/misc/cardreader/ drivers/phy/ drivers/pinctrl/
+        drivers/nvdimm/ drivers/staging/qlge/ drivers/staging/rts5208/",
     without: "
         drivers/scsi/lpfc/ drivers/scsi/qla2xxx/ drivers/scsi/qla4xxx/ drivers/scsi/bfa/
         drivers/scsi/libfc/ drivers/scsi/fcoe/ drivers/scsi/fnic/ drivers/scsi/snic/
@@ -182,7 +183,7 @@ const NET: Profile = Profile {
         drivers/net/phy/dp83640 drivers/scsi/ch. drivers/scsi/st. drivers/scsi/ses.",
     names: "
         virtio_net xen_netfront xen_pcifront hyperv_keyboard pci_hyperv vmd
-        thunderbolt_net 8021q bonding
+        thunderbolt_net 8021q
         usbhid hid_generic hid_apple hid_microsoft hid_hyperv atkbd i8042
         udf exfat ntfs3 erofs cifs nfsv2 rpcsec_gss_krb5 virtiofs efivarfs
         nls_iso8859-15 nls_cp850 nls_cp852 nls_cp1250 nls_cp1251 nls_cp932 nls_cp936
@@ -244,6 +245,8 @@ const CLASS_BY_DIR: &[(&str, Class)] = &[
     ("drivers/pinctrl/", Class::BUS),
     ("drivers/scsi/", Class::STORAGE),
     ("drivers/ssb/", Class::BUS),
+    ("drivers/staging/qlge/", Class::NET),
+    ("drivers/staging/rts5208/", Class::STORAGE),
     ("drivers/thunderbolt/", Class::BUS),
     ("drivers/ufs/", Class::STORAGE),
     ("drivers/usb/core/", Class::BUS),

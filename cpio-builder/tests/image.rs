@@ -268,8 +268,12 @@ fn the_small_archive_behind_a_distributions_initrd() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("initrd.img");
         fs::write(&file, distro_initrd(usr_merged)).unwrap();
-        let report = build(&spec(&file, "virt").unwrap()).unwrap();
+        // A profile that names none of the compressed modules: they stay as they are.
+        let mut spec = spec(&file, "virt").unwrap();
+        let virt = std::mem::replace(&mut spec.profile, cpio_builder::profile::HOST);
+        let report = build(&spec).unwrap();
         assert_eq!(report.lacking, ["squashfs"]);
+        assert_eq!((report.unpacked_modules, report.packed_modules), (0, 3));
         let ours = Initrd::open(&report.bytes, Limits::default()).unwrap();
         let paths: Vec<&str> = ours.tree().keys().copied().collect();
         // A directory `lib` would replace the link and take all libraries away.
@@ -282,6 +286,19 @@ fn the_small_archive_behind_a_distributions_initrd() {
             let path = format!("{lib}/modules/{RELEASE}/kernel/drivers/net/virtio_net.ko.zst");
             assert_eq!((nic.path(), nic.compression()), (path.as_str(), Compression::Zstd));
             assert!(index.module(index.by_name("loop").unwrap()).blacklisted());
+        });
+        // One that names them: they come unpacked, for kernels that cannot do that.
+        spec.profile = virt;
+        let report = build(&spec).unwrap();
+        assert_eq!((report.unpacked_modules, report.packed_modules), (3, 0));
+        with_index(&report, |index| {
+            assert_eq!(index.len(), MODULES.len() - 1);
+            let nic = index.module(index.by_name("virtio_net").unwrap());
+            let path = format!("lib/modules/{RELEASE}/kernel/drivers/net/virtio_net.ko");
+            assert_eq!((nic.path(), nic.compression()), (path.as_str(), Compression::None));
+            let ours = Initrd::open(&report.bytes, Limits::default()).unwrap();
+            assert!(ours.tree()[path.as_str()].data.starts_with(b"\x7fELF"));
+            assert!(!ours.tree().contains_key("lib") || !usr_merged);
         });
         // One behind the other, as the boot loader gives them to the kernel.
         let mut both = fs::read(&file).unwrap();

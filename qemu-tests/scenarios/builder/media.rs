@@ -1,0 +1,108 @@
+//! `bellwether iso`: one medium, booted by both firmwares, as a disc and as a stick.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qemu_tests::assets::Flavour;
+use qemu_tests::machine::{Bus, MachineBuilder};
+use qemu_tests::{Error, Lab, Machine, Result, packages, scenario, secs};
+
+use super::{Shop, assert_contains, seen};
+
+const OVMF: &str = "/usr/share/OVMF";
+
+/// The cloud kernel, the small root checked by dm-verity, the modules of machines
+/// that are virtual.
+fn medium(lab: &Lab, shop: &Shop) -> Result<PathBuf> {
+    let kernel = lab.assets().kernel(Flavour::Cloud)?;
+    shop.sh(&format!(
+        "bellwether iso --root '{}' --kernel '{}' --modules '{}' --profile virt \
+         --append '{}' --entry 'To memory=toram' --timeout 1 -o live.iso",
+        lab.assets().small_squashfs()?.display(),
+        kernel.image.display(),
+        kernel.modules.display(),
+        seen("boot=live")
+    ))?;
+    Ok(shop.path("live.iso"))
+}
+
+/// Gives a machine UEFI firmware with variables of its own.
+fn uefi<'lab>(
+    lab: &Lab,
+    machine: MachineBuilder<'lab>,
+    code: &str,
+    vars: &str,
+) -> Result<MachineBuilder<'lab>> {
+    let own = lab.scratch("firmware")?.join(vars);
+    let from = Path::new(OVMF).join(vars);
+    fs::copy(&from, &own).map_err(Error::at("copy", &from))?;
+    let code = format!("if=pflash,format=raw,readonly=on,file={OVMF}/{code}");
+    let vars = format!("if=pflash,format=raw,file={}", own.display());
+    Ok(machine.qemu(&["-drive", &code, "-drive", &vars]))
+}
+
+/// Boots to the shell, and says what the firmware was.
+fn firmware(machine: MachineBuilder<'_>) -> Result<(Machine, String)> {
+    let mut machine = machine.start()?;
+    machine.shell(secs(180))?;
+    assert_contains(&machine.run("cat /proc/mounts")?, "overlay / overlay rw");
+    let told = machine.run("if [ -d /sys/firmware/efi ]; then echo UEFI; else echo BIOS; fi")?;
+    Ok((machine, told.trim().to_owned()))
+}
+
+/// From an optical drive and from a stick.
+#[test]
+fn iso_by_bios() {
+    scenario("builder-iso-bios", |lab| {
+        let shop = Shop::open(lab)?;
+        let iso = medium(lab, &shop)?;
+        assert_eq!(firmware(lab.machine().cdrom(Bus::Ahci, &iso))?.1, "BIOS");
+        assert_eq!(firmware(lab.machine().disk(Bus::VirtioBlk, &iso))?.1, "BIOS");
+        Ok(())
+    });
+}
+
+#[test]
+fn iso_by_uefi() {
+    scenario("builder-iso-uefi", |lab| {
+        let shop = Shop::open(lab)?;
+        let iso = medium(lab, &shop)?;
+        for machine in
+            [lab.machine().cdrom(Bus::Ahci, &iso), lab.machine().disk(Bus::VirtioBlk, &iso)]
+        {
+            let machine = uefi(lab, machine, "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")?;
+            assert_eq!(firmware(machine)?.1, "UEFI");
+        }
+        Ok(())
+    });
+}
+
+/// With Microsoft's keys in the firmware: shim, GRUB and the kernel are Debian's
+/// signed ones, the kernel takes only signed modules, and those in the image are.
+#[test]
+fn iso_by_secure_boot() {
+    scenario("builder-iso-secure-boot", |lab| {
+        packages::ensure_all(&[
+            ("shim-signed", "what Secure Boot starts"),
+            ("grub-efi-amd64-signed", "what that starts"),
+        ])?;
+        let shop = Shop::open(lab)?;
+        let iso = medium(lab, &shop)?;
+        let machine = lab.machine().cdrom(Bus::Ahci, &iso);
+        let machine = uefi(lab, machine, "OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")?;
+        // Variables that only the firmware may change live behind its own mode.
+        let machine = machine.qemu(&[
+            "-machine",
+            "smm=on",
+            "-global",
+            "driver=cfi.pflash01,property=secure,value=on",
+            "-global",
+            "ICH9-LPC.disable_s3=1",
+        ]);
+        let (mut machine, firmware) = firmware(machine)?;
+        assert_eq!(firmware, "UEFI");
+        assert_contains(&machine.run("cat /sys/kernel/security/lockdown || { mount -t securityfs securityfs /sys/kernel/security && cat /sys/kernel/security/lockdown; }")?, "[integrity]");
+        assert_contains(&machine.transcript(), "secureboot: Secure boot enabled");
+        Ok(())
+    });
+}
