@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::build;
+use ::share::config;
 use ::share::error::Error;
 use ::share::event::{Event, Watch};
 use ::share::session::{self, DhcpMode, Options};
@@ -81,6 +82,11 @@ pub struct Share {
     #[argh(option, arg_name = "dir")]
     pub state: Option<PathBuf>,
 
+    /// serve nothing; write what dnsmasq, dhcpd, pxelinux, GRUB and NFS servers of your
+    /// own need into this directory
+    #[argh(option, arg_name = "dir")]
+    pub write_config: Option<PathBuf>,
+
     /// give machines whose firmware is iPXE a boot loader, too, not a script
     #[argh(switch)]
     pub no_ipxe: bool,
@@ -136,7 +142,19 @@ pub fn run(what: &Share) -> Result<(), Failure> {
     };
     let json = what.json;
     let watch = Watch::new(move |event| tell(event, json));
-    session::run(&options, &Arc::new(watch)).map_err(|e: Error| Failure::Failed(e.to_string()))
+    if let Some(dir) = &what.write_config {
+        let written = config::write(&options, dir, &watch);
+        for path in written.map_err(|e: Error| Failure::Failed(e.to_string()))? {
+            println!("{}", path.display());
+        }
+        return Ok(());
+    }
+    // Not an event: those go to whoever looks at the page, and the key must not.
+    let began = |session: &session::Session| {
+        eprintln!("watch and switch it in a browser: {}", session.page);
+    };
+    session::run(&options, &Arc::new(watch), began)
+        .map_err(|e: Error| Failure::Failed(e.to_string()))
 }
 
 fn tell(event: &Event, json: bool) {

@@ -28,5 +28,5 @@ fn main() -> Result<(), String> {
         ..Options::default()
     };
     let watch = Arc::new(Watch::new(|event| println!("{event}")));
-    run(&options, &watch).map_err(|e| e.to_string())
+    run(&options, &watch, |session| println!("page: {}", session.page)).map_err(|e| e.to_string())
 }

@@ -2,7 +2,8 @@
 //! view are made from these.
 
 use crate::dhcp::message::Mac;
-use std::collections::BTreeMap;
+use crate::page::Switches;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
@@ -44,7 +45,8 @@ impl fmt::Display for Stage {
 }
 
 impl Stage {
-    fn name(&self) -> &'static str {
+    /// A word for programs.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Asked { .. } => "asked",
             Self::Loader(_) => "loader",
@@ -101,7 +103,7 @@ impl fmt::Display for Event {
             Self::Address { who, address } => write!(f, "{who}: has the address {address}"),
             Self::Warning(text) => write!(f, "warning: {text}"),
             Self::Broken(text) => {
-                write!(f, "the medium cannot be read any more, clients will hang: {text}")
+                write!(f, "the medium cannot be read any more, clients get errors: {text}")
             }
             Self::Stopped { clients, bytes } => {
                 write!(f, "stopped; {clients} clients were served {} MB", bytes / 1_000_000)
@@ -111,7 +113,7 @@ impl fmt::Display for Event {
 }
 
 /// A text as a JSON string.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
@@ -170,11 +172,18 @@ pub struct Client {
 const MAX_CLIENTS: usize = 4096;
 /// The same stage again after this many seconds is news: the machine booted again.
 const AGAIN: u64 = 20;
+/// What happened that is remembered.
+const RECENT: usize = 100;
 
 /// Everything known about clients, and who is told.
 pub struct Watch {
     tell: Box<dyn Fn(&Event) + Send + Sync>,
     clients: Mutex<BTreeMap<String, Client>>,
+    broken: Mutex<Option<(String, Instant)>>,
+    /// What it takes to get up, and the latest of what happened since; as JSON.
+    log: Mutex<(Vec<String>, VecDeque<String>)>,
+    /// Which services are on.
+    pub switches: Switches,
 }
 
 impl fmt::Debug for Watch {
@@ -186,12 +195,54 @@ impl fmt::Debug for Watch {
 impl Watch {
     /// `tell` hears every event, from several threads.
     pub fn new(tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        Self { tell: Box::new(tell), clients: Mutex::default() }
+        Self {
+            tell: Box::new(tell),
+            clients: Mutex::default(),
+            broken: Mutex::default(),
+            log: Mutex::default(),
+            switches: Switches::default(),
+        }
     }
 
     /// Something happened.
     pub fn tell(&self, event: &Event) {
+        let json = event.to_json();
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(event, Event::Ready { .. }) {
+            log.0.push(json);
+        } else {
+            log.1.push_back(json);
+            if log.1.len() > RECENT {
+                log.1.pop_front();
+            }
+        }
+        drop(log);
         (self.tell)(event);
+    }
+
+    /// What it took to get up and the latest of what happened, as JSON.
+    pub fn recent(&self) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.0.iter().chain(&log.1).cloned().collect()
+    }
+
+    /// The medium did not give what a client wanted; told when that is news, for
+    /// clients ask again and again.
+    pub fn broken(&self, what: &str, error: &std::io::Error) {
+        let why = match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+            _ => error.to_string(),
+        };
+        let text = if what.is_empty() { why } else { format!("{what}: {why}") };
+        let mut last = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let again =
+            |(before, at): &(String, Instant)| *before == text && at.elapsed().as_secs() < AGAIN;
+        if last.as_ref().is_some_and(again) {
+            return;
+        }
+        *last = Some((text.clone(), Instant::now()));
+        drop(last);
+        self.tell(&Event::Broken(text));
     }
 
     /// A client got to a stage; told when that is news.

@@ -88,6 +88,29 @@ impl File {
         self
     }
 
+    /// The file of this system that the bytes from `offset` on are in, where, and how
+    /// many of them are together; nothing when they are in none.
+    pub fn lies_in(&self, offset: u64) -> Option<(&std::fs::File, u64, u64)> {
+        match &self.content {
+            Content::Memory(_) => None,
+            Content::Image(image) => {
+                Some((image.file()?, offset, self.length.checked_sub(offset)?))
+            }
+            Content::Tree(tree, at) => {
+                let (image, extents) = tree.extents(*at)?;
+                let mut skip = offset;
+                for extent in extents {
+                    if let Some(left) = extent.length.checked_sub(skip).filter(|left| *left > 0) {
+                        let left = left.min(self.length.checked_sub(offset)?);
+                        return Some((image.file()?, extent.start.checked_add(skip)?, left));
+                    }
+                    skip -= extent.length;
+                }
+                None
+            }
+        }
+    }
+
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors

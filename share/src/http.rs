@@ -17,6 +17,10 @@ pub const MAX_HEAD: usize = 16 << 10;
 pub struct Request {
     /// The head alone is wanted.
     pub head: bool,
+    /// Something is to change: POST, without a body.
+    pub post: bool,
+    /// The token with which it may.
+    pub token: Option<String>,
     /// Path, decoded, with a leading `/`, without `.`, `..` and empty parts.
     pub path: String,
     /// Part of the file.
@@ -63,14 +67,17 @@ pub fn read(bytes: &[u8]) -> Head {
         }
         Err(_) => return Head::Bad(400),
     };
-    let head = match parsed.method {
-        Some("GET") => false,
-        Some("HEAD") => true,
+    let (head, post) = match parsed.method {
+        Some("GET") => (false, false),
+        Some("HEAD") => (true, false),
+        Some("POST") => (false, true),
         _ => return Head::Bad(405),
     };
     let Some(path) = parsed.path.and_then(path) else { return Head::Bad(400) };
     let mut request = Request {
         head,
+        post,
+        token: None,
         path,
         range: None,
         if_range: None,
@@ -82,6 +89,7 @@ pub fn read(bytes: &[u8]) -> Head {
         let value = String::from_utf8_lossy(header.value).trim().to_owned();
         match header.name.to_ascii_lowercase().as_str() {
             "range" => request.range = range(&value),
+            "x-bellwether-token" => request.token = Some(value),
             "if-range" => request.if_range = Some(value),
             "if-none-match" => request.if_none_match = Some(value),
             "user-agent" => {
@@ -194,6 +202,20 @@ pub fn answer(request: &Request, length: u64, tag: &str) -> Answer {
     finish(request, 206, body, &(common + &more))
 }
 
+/// Answers with a text; the connection ends with it.
+pub fn text(kind: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nServer: bellwether\r\nContent-Type: {kind}; charset=utf-8\r\n\
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The head of a stream of server-sent events.
+pub const EVENT_STREAM: &str = "HTTP/1.1 200 OK\r\nServer: bellwether\r\n\
+    Content-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
+
 /// Answers with an error, which closes the connection.
 pub fn refuse(status: u16) -> String {
     let reason = reason(status);
@@ -219,9 +241,12 @@ fn reason(status: u16) -> &'static str {
         200 => "OK",
         206 => "Partial Content",
         304 => "Not Modified",
+        204 => "No Content",
         400 => "Bad Request",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        408 => "Request Timeout",
         413 => "Content Too Large",
         416 => "Range Not Satisfiable",
         431 => "Request Header Fields Too Large",
@@ -291,7 +316,7 @@ mod tests {
         assert_eq!(answer(&cached, 7, "ab").status, 304);
         let stale = asked("GET /x HTTP/1.1\r\nRange: bytes=3-\r\nIf-Range: \"no\"\r\n\r\n");
         assert_eq!(answer(&stale, 7, "ab").body, 0..7);
-        assert_eq!(read(b"POST /x HTTP/1.1\r\n\r\n"), Head::Bad(405));
+        assert_eq!(read(b"PUT /x HTTP/1.1\r\n\r\n"), Head::Bad(405));
         assert_eq!(read(b"GET /x HTTP/1.1\r\nContent-Length: 5\r\n\r\n"), Head::Bad(413));
         assert_eq!(read(b"GET /x HT"), Head::Partial);
         assert_eq!(read(&[b'a'; MAX_HEAD]), Head::Bad(431));

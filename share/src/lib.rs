@@ -1,6 +1,7 @@
 //! Serves live media, as they are, to machines that boot from the network.
 
 pub mod archive;
+pub mod config;
 pub mod dhcp;
 pub mod error;
 pub mod event;
@@ -11,6 +12,7 @@ pub mod loaders;
 pub mod medium;
 pub mod net;
 pub mod nfs;
+pub mod page;
 pub mod serve;
 pub mod session;
 pub mod tftp;

@@ -125,8 +125,8 @@ pub struct Found {
 /// What loaders have to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Where files are, by HTTP.
-    pub http: SocketAddrV4,
+    /// Where files are, by HTTP, if there.
+    pub http: Option<SocketAddrV4>,
     /// And by TFTP.
     pub tftp: Ipv4Addr,
     /// Another server gives the addresses.
@@ -204,11 +204,13 @@ fn make_grub(target: &str, wanted: &Wanted) -> Option<Vec<u8>> {
 
 /// What GRUB does first: to our menu, by the quicker protocol if it can.
 fn first_commands(wanted: &Wanted) -> String {
-    let Wanted { http, tftp, .. } = wanted;
-    format!(
-        "set root=http,{http}\nif test -e /grub/grub.cfg; then\n  configfile /grub/grub.cfg\n\
-         fi\nset root=tftp,{tftp}\nconfigfile /grub/grub.cfg\n"
-    )
+    let quick = wanted.http.map_or_else(String::new, |http| {
+        format!(
+            "set root=http,{http}\nif test -e /grub/grub.cfg; then\n  \
+             configfile /grub/grub.cfg\nfi\n"
+        )
+    });
+    format!("{quick}set root=tftp,{}\nconfigfile /grub/grub.cfg\n", wanted.tftp)
 }
 
 /// Puts the menu in all three languages into the files that are served.

@@ -251,15 +251,16 @@ fn word(text: &str) -> String {
 pub struct Place {
     /// Our address.
     pub server: Ipv4Addr,
-    /// The TCP port of NFS and of its mount service.
-    pub port: u16,
+    /// The TCP port of NFS and of its mount service; without one a portmapper is asked.
+    pub port: Option<u16>,
     /// The path that is mounted.
     pub path: String,
 }
 
 /// Words that say where the medium is, or that belong to a loader: they would
 /// contradict what we say.
-const DROPPED: [&str; 27] = [
+const DROPPED: [&str; 28] = [
+    "copytoram",
     "BOOT_IMAGE",
     "BOOTIF",
     "initrd",
@@ -292,7 +293,8 @@ const DROPPED: [&str; 27] = [
 /// The command line with which a medium's kernel finds it over the network.
 pub fn line(layout: Layout, own: &str, place: &Place, more: &str) -> String {
     let Place { server, port, path } = place;
-    let options = format!("vers=3,tcp,nolock,port={port},mountport={port}");
+    let port = port.map_or_else(String::new, |port| format!(",port={port},mountport={port}"));
+    let options = format!("vers=3,tcp,nolock{port}");
     let at = format!("{server}:{path}");
     let mut words = match layout {
         Layout::LiveBoot | Layout::Casper => {
@@ -308,6 +310,8 @@ pub fn line(layout: Layout, own: &str, place: &Place, more: &str) -> String {
         Layout::Archiso => vec![
             format!("archiso_nfs_srv={at}"),
             format!("archiso_nfs_opt={options}"),
+            // By itself it copies what fits.
+            "copytoram=n".into(),
             "ip=dhcp".into(),
         ],
         Layout::Dracut | Layout::Other => {
@@ -329,7 +333,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { server: Ipv4Addr::new(10, 0, 0, 1), port: 2049, path: "/debian".into() }
+        Place { server: Ipv4Addr::new(10, 0, 0, 1), port: Some(2049), path: "/debian".into() }
     }
 
     #[test]

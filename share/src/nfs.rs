@@ -58,7 +58,7 @@ pub struct Export {
 }
 
 /// What a call was about, for those who watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Seen {
     /// Mounted.
     Mount {
@@ -71,8 +71,8 @@ pub enum Seen {
     Unmount,
     /// Data was read.
     Read(u64),
-    /// The medium does not give its data any more.
-    Broken(String),
+    /// The medium does not give the data of this file any more.
+    Broken(String, std::io::Error),
     /// Anything else.
     Other,
 }
@@ -391,7 +391,7 @@ impl Server {
                 };
                 xdr.u32(refused);
                 post_op(xdr, Some(&file));
-                Ok(Seen::Broken(format!("{}: {error}", file.tree.path(file.at))))
+                Ok(Seen::Broken(file.tree.path(file.at), error))
             }
         }
     }

@@ -12,43 +12,64 @@ use crate::event::{Event, Stage, Watch, name_of};
 use crate::files::{File, Files};
 use crate::http::{self, Head};
 use crate::nfs::{self, Server as Nfs};
+use crate::page::{self, Page, Service};
 use crate::tftp::{self, Code, Packet, Send, Transfer};
+use nix::errno::Errno;
+use nix::sys::sendfile::sendfile64;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Connections and transfers at a time, of each protocol.
 const MAX_CLIENTS: usize = 512;
+/// And of one address, behind which there may be a room full of machines.
+const MAX_OF_ONE: usize = 128;
 /// What a thread for a client may need of a stack.
 const STACK: usize = 256 << 10;
 /// A client that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A request has to be whole after so long.
+const HEAD_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a file that are read at once.
 const CHUNK: usize = 128 << 10;
+/// And that the kernel copies at once, between two looks at how far a client is.
+const LARGE: usize = 1 << 20;
+/// Bytes that wait in the kernel for a client.
+const WAITING: usize = 200 << 10;
 /// Everything but the content of a READ.
 const REPLY_SLACK: usize = 4096;
 
-/// Slots for clients of one protocol.
+/// Slots for clients of one protocol; nobody gets all of them.
 #[derive(Debug, Clone, Default)]
-struct Slots(Arc<AtomicUsize>);
+struct Slots(Arc<Mutex<BTreeMap<Ipv4Addr, usize>>>);
 
 /// A slot that is taken.
-struct Slot(Slots);
+struct Slot(Slots, Ipv4Addr);
 
 impl Slots {
-    fn take(&self) -> Option<Slot> {
-        let slot = Slot(self.clone());
-        (self.0.fetch_add(1, Ordering::Relaxed) < MAX_CLIENTS).then_some(slot)
+    fn take(&self, client: Ipv4Addr) -> Option<Slot> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.get(&client).copied().unwrap_or(0);
+        if own >= MAX_OF_ONE || taken.values().sum::<usize>() >= MAX_CLIENTS {
+            return None;
+        }
+        taken.insert(client, own + 1);
+        Some(Slot(self.clone(), client))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let mut taken = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.1) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(taken.remove(&self.1)),
+        }
     }
 }
 
@@ -108,7 +129,7 @@ fn dhcp_loop(
             thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let Some(from) = v4(from) else { continue };
+        let Some(from) = v4(from).filter(|_| watch.switches.is_on(Service::Dhcp)) else { continue };
         let Some(message) = Message::read(buffer.get(..length).unwrap_or_default()) else {
             continue;
         };
@@ -181,6 +202,9 @@ pub fn tftp(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<(
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
+            if !watch.switches.is_on(Service::Tftp) {
+                continue;
+            }
             let refuse = |code, text: &str| {
                 let _ = socket.send_to(&tftp::error(code, text), from);
             };
@@ -201,7 +225,8 @@ pub fn tftp(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<(
                 continue;
             };
             // A client without a slot asks again.
-            let (Some(slot), Some(client)) = (slots.take(), v4(from)) else { continue };
+            let Some(client) = v4(from) else { continue };
+            let Some(slot) = slots.take(*client.ip()) else { continue };
             let watch = watch.clone();
             let done = spawn("tftp client", move || {
                 let _slot = slot;
@@ -251,7 +276,7 @@ fn tftp_client(
                     let data = packet.get_mut(4..).unwrap_or_default();
                     if let Err(e) = file.read_exact_at(offset, data) {
                         socket.send(&tftp::error(Code::NotDefined, "the medium cannot be read"))?;
-                        watch.tell(&Event::Broken(e.to_string()));
+                        watch.broken("", &e);
                         return Err(e);
                     }
                     socket.send(&packet)?;
@@ -302,7 +327,8 @@ fn accept(
                 continue;
             };
             // Without a slot the connection ends here, and the client tries again.
-            let (Some(slot), Some(from)) = (slots.take(), v4(from)) else { continue };
+            let Some(from) = v4(from) else { continue };
+            let Some(slot) = slots.take(*from.ip()) else { continue };
             let serve = serve.clone();
             let done = spawn(name, move || {
                 let _slot = slot;
@@ -324,8 +350,50 @@ fn accept(
 ///
 /// # Errors
 /// No thread can be started.
-pub fn http(files: Arc<Files>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
-    accept("http", listener, move |stream, from| http_client(stream, from, &files, &watch))
+pub fn http(
+    files: Arc<Files>,
+    listener: TcpListener,
+    watch: Arc<Watch>,
+    page: Option<Arc<Page>>,
+) -> Result<(), Error> {
+    let viewers = Slots::default();
+    accept("http", listener, move |stream, from| {
+        let page = page.as_deref().map(|page| (page, &viewers));
+        http_client(stream, from, &files, &watch, page)
+    })
+}
+
+/// Answers what is asked of the page; false when it was something else.
+fn page_client(
+    stream: &mut TcpStream,
+    request: &http::Request,
+    from: Ipv4Addr,
+    (page, viewers): (&Page, &Slots),
+) -> io::Result<bool> {
+    match request.path.as_str() {
+        path if request.post => {
+            stream
+                .write_all(http::refuse(page.control(path, request.token.as_deref())).as_bytes())?;
+        }
+        "/" => stream.write_all(http::text("text/html", page::HTML).as_bytes())?,
+        "/state.json" => {
+            stream.write_all(http::text("application/json", &page.state()).as_bytes())?;
+        }
+        "/events" => {
+            let Some(_slot) = viewers.take(from) else {
+                stream.write_all(http::refuse(503).as_bytes())?;
+                return Ok(true);
+            };
+            stream.write_all(http::EVENT_STREAM.as_bytes())?;
+            // Until the viewer goes: writing tells.
+            loop {
+                stream.write_all(format!("data: {}\n\n", page.state()).as_bytes())?;
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 fn http_client(
@@ -333,18 +401,32 @@ fn http_client(
     from: Ipv4Addr,
     files: &Files,
     watch: &Watch,
+    page: Option<(&Page, &Slots)>,
 ) -> io::Result<()> {
+    // A client that is slower than we are must not push what others need out of the
+    // processor's caches: the kernel would let megabytes wait for each.
+    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::SndBuf, &WAITING)?;
     let mut input: Vec<u8> = Vec::new();
     let mut buffer = vec![0; CHUNK];
     // The name costs a look into a table: once a connection.
     let who = name_of(from);
     loop {
+        // From its first byte on: a connection may be idle, but not a request half said.
+        let mut end = None;
         let (request, used) = loop {
+            if end.is_none() && !input.is_empty() {
+                end = Some(Instant::now() + HEAD_PATIENCE);
+            }
             match http::read(&input) {
                 Head::Whole(request, used) => break (request, used),
                 Head::Bad(status) => return stream.write_all(http::refuse(status).as_bytes()),
                 Head::Partial => {}
             }
+            let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return stream.write_all(http::refuse(408).as_bytes());
+            }
+            stream.set_read_timeout(Some(left))?;
             let mut more = [0; 4096];
             match stream.read(&mut more)? {
                 0 => return Ok(()),
@@ -352,9 +434,18 @@ fn http_client(
             }
         };
         input.drain(..used.min(input.len()));
-        let Some(file) = files.find(&request.path) else {
+        if let Some(page) = page
+            && page_client(&mut stream, &request, from, page)?
+        {
+            return Ok(());
+        }
+        let file = files.find(&request.path).filter(|_| !request.post);
+        let Some(file) = file else {
             return stream.write_all(http::refuse(404).as_bytes());
         };
+        if !watch.switches.is_on(Service::Http) {
+            return stream.write_all(http::refuse(503).as_bytes());
+        }
         if let Some(stage) = file.stage.clone().filter(|_| !request.head) {
             watch.reached(&who, stage);
         }
@@ -362,16 +453,10 @@ fn http_client(
         stream.write_all(answer.head.as_bytes())?;
         let mut at = answer.body.start;
         while at < answer.body.end {
-            let length = usize::try_from(answer.body.end - at).unwrap_or(CHUNK).min(CHUNK);
-            let part = buffer.get_mut(..length).unwrap_or_default();
-            if let Err(e) = file.read_exact_at(at, part) {
-                // Closing early tells the client that this is not all.
-                watch.tell(&Event::Broken(e.to_string()));
-                return Err(e);
-            }
-            stream.write_all(part)?;
-            at += length as u64;
-            watch.sent(&who, length as u64);
+            // Closing early tells the client that this is not all.
+            let sent = send_some(&mut stream, &file, at..answer.body.end, &mut buffer, watch)?;
+            at += sent;
+            watch.sent(&who, sent);
         }
         if request.close {
             return Ok(());
@@ -379,12 +464,48 @@ fn http_client(
     }
 }
 
+/// Sends the beginning of a part of a file; gives how much it was, never nothing.
+fn send_some(
+    stream: &mut TcpStream,
+    file: &File,
+    part: Range<u64>,
+    buffer: &mut [u8],
+    watch: &Watch,
+) -> io::Result<u64> {
+    let left = part.end.saturating_sub(part.start);
+    let broken = |e: io::Error| {
+        watch.broken("", &e);
+        e
+    };
+    if let Some((source, offset, together)) = file.lies_in(part.start) {
+        let count = usize::try_from(left.min(together)).unwrap_or(LARGE).min(LARGE);
+        let mut at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        return match sendfile64(&*stream, source, Some(&mut at), count) {
+            Ok(0) => Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(sent) => Ok(sent as u64),
+            Err(Errno::EIO) => Err(broken(Errno::EIO.into())),
+            Err(e) => Err(e.into()),
+        };
+    }
+    let length = usize::try_from(left).unwrap_or(CHUNK).min(buffer.len());
+    let bytes = buffer.get_mut(..length).unwrap_or_default();
+    file.read_exact_at(part.start, bytes).map_err(broken)?;
+    stream.write_all(bytes)?;
+    Ok(length as u64)
+}
+
 /// Serves NFS and its mount protocol.
 ///
 /// # Errors
 /// No thread can be started.
 pub fn nfs(server: Arc<Nfs>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
-    accept("nfs", listener, move |stream, from| nfs_client(stream, from, &server, &watch))
+    accept("nfs", listener, move |stream, from| {
+        // Those who have the medium mounted keep it.
+        if watch.switches.is_on(Service::Nfs) {
+            return nfs_client(stream, from, &server, &watch);
+        }
+        Ok(())
+    })
 }
 
 fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) -> io::Result<()> {
@@ -409,7 +530,7 @@ fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) ->
             nfs::Seen::Mount { path, done: false } => {
                 watch.tell(&Event::Warning(format!("{who} wants {path}, which is not shared")));
             }
-            nfs::Seen::Broken(what) => watch.tell(&Event::Broken(what)),
+            nfs::Seen::Broken(what, error) => watch.broken(&what, &error),
             nfs::Seen::Unmount | nfs::Seen::Other => {}
         }
         // One large read does not make every later one cost as much memory.
@@ -445,7 +566,7 @@ mod tests {
         let (dir, files) = files();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        http(files, listener, watch()).unwrap();
+        http(files, listener, watch(), None).unwrap();
         let whole = std::fs::read(dir.path().join("big")).unwrap();
         let mut stream = TcpStream::connect(at).unwrap();
         for (from, to) in [(0, 9), (1_000_000, 1_199_999)] {

@@ -11,6 +11,7 @@ use crate::files::{File, Files};
 use crate::medium::{self, Medium, Place};
 use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
+use crate::page::Page;
 use crate::{loaders, serve};
 use cpio_builder::menu::{Entry, Menu};
 use nix::sys::signal::{SigSet, Signal};
@@ -78,6 +79,8 @@ pub struct Session {
     pub http: SocketAddrV4,
     /// NFS, as clients reach it.
     pub nfs: SocketAddrV4,
+    /// The page that shows what goes on, with the key that lets it change something.
+    pub page: String,
     /// What clients mount, the first medium's first.
     pub mounts: Vec<String>,
     /// What boots, with its command lines; paths are those of HTTP and TFTP.
@@ -100,18 +103,24 @@ struct Prepared {
     menu: Menu,
 }
 
-/// Shares until the process is told to end (SIGINT or SIGTERM).
+/// Shares until the process is told to end (SIGINT or SIGTERM); `began` hears when
+/// everything is up.
 ///
 /// # Errors
 /// [`Error`], before anything is served.
-pub fn run(options: &Options, watch: &Arc<Watch>) -> Result<(), Error> {
+pub fn run(
+    options: &Options,
+    watch: &Arc<Watch>,
+    began: impl FnOnce(&Session),
+) -> Result<(), Error> {
     // Before there are threads: they all inherit it.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
     signals.thread_block().map_err(|e| Error::system("block signals")(e.into()))?;
-    start(options, watch)?;
+    let session = start(options, watch)?;
+    began(&session);
     signals.wait().map_err(|e| Error::system("wait for a signal")(e.into()))?;
     let clients = watch.clients();
     let bytes = clients.values().map(|client| client.bytes).sum();
@@ -170,7 +179,8 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     };
 
     let mut files = Files::default();
-    let (menu, exports) = media(options, (own, nfs_port), &mut files, watch)?;
+    let place = (own, Some(nfs_port), String::new());
+    let (menu, exports) = media(options, &place, &mut files, watch)?;
     let add_menu = loaders::add_menu(&menu, &mut files);
     add_menu.map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
 
@@ -182,7 +192,8 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
             DhcpMode::Auto => other.is_some(),
             mode => mode == DhcpMode::Proxy,
         };
-        let found = loaders::add(&mut files, &loaders::Wanted { http: http_at, tftp: own, proxy });
+        let found =
+            loaders::add(&mut files, &loaders::Wanted { http: Some(http_at), tftp: own, proxy });
         for text in &found.missing {
             watch.tell(&Event::Warning(text.clone()));
         }
@@ -210,7 +221,9 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
         serve::tftp(files.clone(), socket, watch.clone())?;
         services.push_str(&format!(", tftp://{own}/"));
     }
-    serve::http(files, http_listener, watch.clone())?;
+    let page = Page::new(watch.clone()).map_err(Error::system("make a key for the page"))?;
+    let page = Arc::new(page);
+    serve::http(files, http_listener, watch.clone(), Some(page.clone()))?;
     serve::nfs(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
     ready(watch, "services", format!("serving {services} on {place}"));
     for entry in &menu.entries {
@@ -218,13 +231,18 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     }
     ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
     let nfs = SocketAddrV4::new(own, nfs_port);
-    Ok(Session { http: http_at, nfs, mounts, menu })
+    let page = format!("http://{http_at}/#{}", page.token);
+    Ok(Session { http: http_at, nfs, mounts, menu, page })
 }
 
-/// Opens every medium: what boots, and what is mounted.
-fn media(
+/// Opens every medium: what boots, and what is mounted. `server` is the address and the
+/// port of NFS, unless a portmapper knows it, and what is before the media's paths.
+///
+/// # Errors
+/// A medium cannot be read, or has nothing that boots over a network.
+pub fn media(
     options: &Options,
-    server: (Ipv4Addr, u16),
+    server: &(Ipv4Addr, Option<u16>, String),
     files: &mut Files,
     watch: &Watch,
 ) -> Result<(Menu, Vec<Export>), Error> {
@@ -277,7 +295,7 @@ fn ready(watch: &Watch, what: &'static str, text: String) {
 fn prepare(
     medium: Medium,
     options: &Options,
-    (server, port): (Ipv4Addr, u16),
+    (server, port, above): &(Ipv4Addr, Option<u16>, String),
     files: &mut Files,
     watch: &Watch,
 ) -> Result<Prepared, Error> {
@@ -309,7 +327,7 @@ fn prepare(
             ),
         });
     }
-    let place = Place { server, port, path: format!("/{name}") };
+    let place = Place { server: *server, port: *port, path: format!("{above}/{name}") };
     let squashfs = medium.squashfs();
     // Entries with the same initramfs share its archive.
     let mut archives: BTreeMap<Vec<String>, Option<String>> = BTreeMap::new();

@@ -35,6 +35,11 @@ pub trait ReadAt: Send + Sync {
     /// # Errors
     /// The system's.
     fn length(&self) -> io::Result<u64>;
+
+    /// The file that it is, for those who can let the kernel copy.
+    fn file(&self) -> Option<&File> {
+        None
+    }
 }
 
 impl ReadAt for File {
@@ -51,6 +56,10 @@ impl ReadAt for File {
         // A drive says 0 in its metadata.
         let mut file = self;
         file.seek(SeekFrom::End(0))
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(self)
     }
 }
 
@@ -336,6 +345,14 @@ impl Tree {
             }
             (Kind::Path(path), _) => read_file(path, offset, buffer),
             _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Where a file lies in the image; nothing for what is in a file of its own.
+    pub fn extents(&self, at: At) -> Option<(&dyn ReadAt, &[Extent])> {
+        match (&self.node(at)?.kind, &self.image) {
+            (Kind::Extents(extents), Some(image)) => Some((image.as_ref(), extents)),
+            _ => None,
         }
     }
 

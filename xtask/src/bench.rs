@@ -17,6 +17,7 @@ pub struct Bench {
 #[argh(subcommand)]
 enum What {
     Boot(Boot),
+    Clone(crate::bench_clone::BenchClone),
 }
 
 /// Boot the same kernel and image with each initramfs, in counted time.
@@ -60,7 +61,10 @@ fn medium(word: &str) -> Result<Medium, String> {
 impl Bench {
     /// Runs the bench and prints the table.
     pub fn run(self) -> Result<()> {
-        let What::Boot(boot) = self.what;
+        let boot = match self.what {
+            What::Boot(boot) => boot,
+            What::Clone(clone) => return clone.run(),
+        };
         if boot.whereto {
             show(&count()?);
             return Ok(());

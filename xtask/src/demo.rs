@@ -1,17 +1,23 @@
 //! `cargo demo`: a real Debian live system comes up over the network, here.
 
 use std::io::{IsTerminal, Read, Write, stdin};
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use argh::FromArgs;
-use qemu_tests::assets::{Flavour, Profile};
-use qemu_tests::{Error, Lab, Machine, Nic, Result, secs, workspace};
+use qemu_tests::assets::{Assets, Flavour, Profile};
+use qemu_tests::machine::KERNEL_WORDS;
+use qemu_tests::servers::machine_of_anybody;
+use qemu_tests::{Error, Machine, Result, packages, secs, workspace};
+use share::event::{Event, Watch};
+use share::session::{self, Behind};
 
-/// Boot a Debian live system over an emulated network: PXE ROM, pxelinux, our init,
-/// NFS, overlay, login prompt. Leaves you at its console.
+/// Boot a Debian live system over an emulated network: PXE ROM, boot menu, our init,
+/// NFS, overlay, login prompt. Everything is served by `bellwether share`; nobody has to
+/// be root. Leaves you at its console.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "demo")]
 pub struct Demo {
@@ -21,26 +27,49 @@ pub struct Demo {
     once: bool,
 }
 
-const LINE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
+/// What it needs of Debian.
+const NEEDED: [(&str, &str); 8] = [
+    ("qemu-system-x86", "the machine"),
+    ("ipxe-qemu", "its network boot ROM"),
+    ("seabios", "its firmware"),
+    ("mmdebstrap", "a live system from Debian packages"),
+    ("uidmap", "the same without being root"),
+    ("squashfs-tools", "its image"),
+    ("kmod", "module indexes"),
+    ("util-linux", "setpriv"),
+];
+
+/// How machines on QEMU's own network know this one.
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 impl Demo {
     /// Runs the demo; everything it started is gone when it returns.
     pub fn run(self) -> Result<()> {
         let interactive = !self.once && stdin().is_terminal();
         println!("demo: the first run fetches Debian packages and builds a live system from them");
-        let lab = Lab::new(&workspace::lab().join("captures/demo"))?;
-        let kernel = lab.assets().kernel(Flavour::Cloud)?;
-        let initrd = lab.assets().our_initrd(&kernel, Profile::Virt)?;
-        let tree = lab.assets().live_tree()?;
-        let _dhcp = lab.dhcp().serve()?;
-        let _nfs = lab.nfs().export("/srv/live", &tree).start()?;
-        println!("demo: APPEND {LINE}");
-        let machine = lab
-            .machine()
-            .nic(Nic::virtio())
-            .pxe(&kernel.image, &initrd, LINE)?
-            .to_terminal()
-            .start()?;
+        packages::ensure_all(&NEEDED)?;
+        let assets = Assets::open()?;
+        let kernel = assets.kernel(Flavour::Cloud)?;
+        let initrd = assets.our_initrd(&kernel, Profile::Virt)?;
+        let place = workspace::lab().join("captures/demo");
+        std::fs::create_dir_all(&place).map_err(Error::at("make", &place))?;
+        let options = session::Options {
+            media: vec![assets.live_tree()?],
+            kernel: Some(kernel.image),
+            initrd: Some(initrd),
+            append: KERNEL_WORDS.to_owned(),
+            behind: Some(Behind { listen: Ipv4Addr::LOCALHOST, known_as: HOST }),
+            ..session::Options::default()
+        };
+        let watch = Watch::new(|event| {
+            // What comes later would be written into the machine's console.
+            if matches!(event, Event::Ready { .. } | Event::Warning(_)) {
+                println!("demo: {event}\r");
+            }
+        });
+        let shared = session::start(&options, &Arc::new(watch))
+            .map_err(|error| Error::Input(error.to_string()))?;
+        let machine = machine_of_anybody(&place, &shared.script()).to_terminal().start()?;
         if interactive { hand_over(&machine) } else { prove(machine) }
     }
 }

@@ -1,6 +1,7 @@
 //! What people and CI type: `cargo xtask …` and `cargo demo`.
 
 mod bench;
+mod bench_clone;
 mod demo;
 mod docs;
 mod fuzz;

@@ -103,10 +103,40 @@ impl Assets {
     /// # Errors
     /// As [`Assets::live_root`].
     pub fn squashfs(&self) -> Result<PathBuf> {
+        if !crate::packages::is_root() {
+            return self.squashfs_without_root();
+        }
         let root = self.live_root()?;
         let recipe = format!("{SQUASHFS:?} of {}", name_of(&root)?);
         let dir =
             self.entry("squashfs", &recipe, |dir| squash(&root, &dir.join("filesystem.squashfs")))?;
+        Ok(dir.join("filesystem.squashfs"))
+    }
+
+    /// The same, made by somebody who is not root: in a user namespace, and packed from
+    /// an archive, because the files' owners exist nowhere outside of it.
+    fn squashfs_without_root(&self) -> Result<PathBuf> {
+        let recipe =
+            format!("{SUITE} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE} {SQUASHFS:?}");
+        let dir = self.entry("squashfs-without-root", &recipe, |dir| {
+            let (hook, tar) = (dir.join("settle"), dir.join("root.tar"));
+            let sources = dir.join("debian.sources");
+            write(&hook, &format!("#!/bin/sh\nset -eu\n{SETTLE}"))?;
+            write(&sources, &sources::debian()?)?;
+            shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
+            let mut mmdebstrap = shell::command("mmdebstrap");
+            mmdebstrap.args(["--quiet", "--mode=unshare", "--format=tar", "--variant=essential"]);
+            mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
+            mmdebstrap.env("FIRST_PROGRAM", self.first_program()?);
+            mmdebstrap.arg(format!("--customize-hook={}", hook.display()));
+            mmdebstrap.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&tar).arg(&sources);
+            shell::run(&mut mmdebstrap)?;
+            let archive = std::fs::File::open(&tar).map_err(Error::at("open", &tar))?;
+            let mut pack = shell::command("mksquashfs");
+            pack.arg("-").arg(dir.join("filesystem.squashfs")).arg("-tar").args(SQUASHFS);
+            shell::run(pack.stdin(archive))?;
+            std::fs::remove_file(&tar).map_err(Error::at("remove", &tar))
+        })?;
         Ok(dir.join("filesystem.squashfs"))
     }
 

@@ -7,9 +7,11 @@ mod files;
 mod nfs;
 mod pxe;
 mod rogue;
+mod share;
 
 pub use dnsmasq::Dnsmasq;
 pub use files::{Offer, Server};
 pub use nfs::{Nfs, NfsBuilder};
 pub use pxe::write_pxelinux;
 pub use rogue::Rogue;
+pub use share::{Share, machine_of_anybody};

@@ -1,0 +1,167 @@
+//! The page that shows what goes on, and the switches of the services.
+//!
+//! Anybody on the network may look; what changes something needs the token that only
+//! the terminal shows. The page is one file without anything from elsewhere; what it
+//! shows comes as server-sent events (WHATWG HTML, section 9.2), a whole state each.
+
+use crate::event::{Watch, quoted};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The page itself.
+pub const HTML: &str = include_str!("page.html");
+/// Clients that are shown.
+const SHOWN: usize = 200;
+
+/// A service that can be switched off and on again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names say it")]
+pub enum Service {
+    Dhcp,
+    Tftp,
+    Http,
+    Nfs,
+}
+
+const SERVICES: [(Service, &str); 4] = [
+    (Service::Dhcp, "dhcp"),
+    (Service::Tftp, "tftp"),
+    (Service::Http, "http"),
+    (Service::Nfs, "nfs"),
+];
+
+/// Which services are on. All are at first.
+#[derive(Debug, Default)]
+pub struct Switches([AtomicBool; 4]);
+
+impl Switches {
+    fn off(&self, service: Service) -> Option<&AtomicBool> {
+        self.0.get(SERVICES.iter().position(|(known, _)| *known == service)?)
+    }
+
+    /// Whether a service answers.
+    pub fn is_on(&self, service: Service) -> bool {
+        self.off(service).is_none_or(|off| !off.load(Ordering::Relaxed))
+    }
+
+    /// Switches a service.
+    pub fn set(&self, service: Service, on: bool) {
+        if let Some(off) = self.off(service) {
+            off.store(!on, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The page of one session.
+#[derive(Debug)]
+pub struct Page {
+    /// What a request that changes something has to know.
+    pub token: String,
+    watch: Arc<Watch>,
+}
+
+impl Page {
+    /// A page with a new token.
+    ///
+    /// # Errors
+    /// The kernel gives no random numbers.
+    pub fn new(watch: Arc<Watch>) -> io::Result<Self> {
+        let mut bytes = [0u8; 12];
+        io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        let token = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { token, watch })
+    }
+
+    /// Follows a request like `/control/nfs/off`. The status to answer with.
+    pub fn control(&self, path: &str, token: Option<&str>) -> u16 {
+        let same = |given: &str| {
+            // In the same time wherever they differ.
+            given.len() == self.token.len()
+                && given.bytes().zip(self.token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+        };
+        if !token.is_some_and(same) {
+            return 403;
+        }
+        let mut words = path.trim_start_matches("/control/").split('/');
+        let service = words.next().and_then(|name| SERVICES.iter().find(|(_, n)| *n == name));
+        match (service, words.next(), words.next()) {
+            (Some((service, _)), Some(to @ ("on" | "off")), None) => {
+                self.watch.switches.set(*service, to == "on");
+                204
+            }
+            _ => 404,
+        }
+    }
+
+    /// Everything that is shown, as JSON.
+    pub fn state(&self) -> String {
+        let mut clients: Vec<_> = self.watch.clients().into_iter().collect();
+        clients.sort_by_key(|(_, client)| std::cmp::Reverse(client.since));
+        let shown = clients.iter().take(SHOWN).map(|(who, client)| {
+            let (stage, text) = match &client.stage {
+                Some(stage) => (stage.name(), stage.to_string()),
+                None => ("", String::new()),
+            };
+            format!(
+                "{{\"who\":{},\"stage\":{},\"text\":{},\"bytes\":{},\"seconds\":{}}}",
+                quoted(who),
+                quoted(stage),
+                quoted(&text),
+                client.bytes,
+                client.since.elapsed().as_secs()
+            )
+        });
+        let shown: Vec<String> = shown.collect();
+        let services = SERVICES.map(|(service, name)| {
+            format!("{}:{}", quoted(name), self.watch.switches.is_on(service))
+        });
+        format!(
+            "{{\"services\":{{{}}},\"total\":{},\"clients\":[{}],\"events\":[{}]}}",
+            services.join(","),
+            clients.len(),
+            shown.join(","),
+            self.watch.recent().join(",")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Stage};
+
+    #[test]
+    fn only_the_token_switches() {
+        let watch = Arc::new(Watch::new(|_| ()));
+        let page = Page::new(watch.clone()).unwrap();
+        assert_ne!(page.token, Page::new(watch.clone()).unwrap().token);
+        for token in [None, Some(""), Some("0"), Some(&page.token[1..])] {
+            assert_eq!(page.control("/control/nfs/off", token), 403);
+        }
+        let token = Some(page.token.as_str());
+        assert!(watch.switches.is_on(Service::Nfs));
+        assert_eq!(page.control("/control/nfs/off", token), 204);
+        assert!(!watch.switches.is_on(Service::Nfs) && watch.switches.is_on(Service::Http));
+        assert_eq!(page.control("/control/nfs/on", token), 204);
+        assert!(watch.switches.is_on(Service::Nfs));
+        for bad in ["/control/nfs", "/control/x/on", "/control/nfs/on/off", "/control/"] {
+            assert_eq!(page.control(bad, token), 404);
+        }
+    }
+
+    #[test]
+    fn what_is_shown() {
+        let watch = Arc::new(Watch::new(|_| ()));
+        watch.tell(&Event::Warning("a \"b\"".into()));
+        watch.reached("52:54:00:00:00:01", Stage::Kernel);
+        watch.sent("52:54:00:00:00:01", 7);
+        let state = Page::new(watch).unwrap().state();
+        assert!(state.contains(r#""services":{"dhcp":true,"tftp":true,"http":true,"nfs":true}"#));
+        let client = r#"{"who":"52:54:00:00:00:01","stage":"kernel","text":"loads the kernel","bytes":7,"seconds":0}"#;
+        assert!(state.contains(client), "{state}");
+        assert!(state.contains(r#"{"event":"warning","text":"a \"b\""}"#), "{state}");
+        // Nothing that the page loads is from elsewhere.
+        assert!(!HTML.contains("http://") && !HTML.contains("https://") && !HTML.contains("//cdn"));
+    }
+}
