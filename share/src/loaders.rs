@@ -39,6 +39,7 @@ const PXELINUX: &[&str] = &[
     "/usr/lib/syslinux/bios/pxelinux.0",
     "/usr/share/syslinux/pxelinux.0",
 ];
+const LPXELINUX: &[&str] = &["/usr/lib/PXELINUX/lpxelinux.0", "/usr/share/syslinux/lpxelinux.0"];
 const LDLINUX: &[&str] = &[
     "/usr/lib/syslinux/modules/bios/ldlinux.c32",
     "/usr/lib/syslinux/bios/ldlinux.c32",
@@ -168,6 +169,11 @@ pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
         }
         found.loaders.push((kind.arch, kind.entry.to_owned()));
     }
+    add_menu_modules(files);
+    found
+}
+
+fn add_menu_modules(files: &mut Files) {
     for name in MENU_MODULES {
         let bytes =
             MODULE_DIRS.iter().find_map(|dir| std::fs::read(Path::new(dir).join(name)).ok());
@@ -175,7 +181,18 @@ pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
             files.add(&format!("/{name}"), File::memory(bytes));
         }
     }
-    found
+}
+
+/// Puts the pxelinux that speaks HTTP into the files that are served, for networks
+/// where nobody serves TFTP. Gives its path; nothing when this system lacks it.
+pub fn add_lpxelinux(files: &mut Files) -> Option<&'static str> {
+    let read = |places: &[&str]| places.iter().find_map(|place| std::fs::read(place).ok());
+    let (loader, core) = (read(LPXELINUX)?, read(LDLINUX)?);
+    let stage = Stage::Loader("lpxelinux.0".into());
+    files.add("/lpxelinux.0", File::memory(loader).at(stage));
+    files.add("/ldlinux.c32", File::memory(core));
+    add_menu_modules(files);
+    Some("/lpxelinux.0")
 }
 
 fn is_there((_, places): &Part) -> bool {

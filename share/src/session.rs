@@ -85,13 +85,9 @@ pub struct Session {
     pub mounts: Vec<String>,
     /// What boots, with its command lines; paths are those of HTTP and TFTP.
     pub menu: Menu,
-}
-
-impl Session {
-    /// The URL of the menu for iPXE.
-    pub fn script(&self) -> String {
-        format!("http://{}{SCRIPT}", self.http)
-    }
+    /// The URL of the first file that a machine has to be told of, when another network
+    /// tells it: pxelinux, or where that is missing the menu for iPXE.
+    pub first: String,
 }
 
 /// Where the menu for iPXE is.
@@ -184,6 +180,11 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     let add_menu = loaders::add_menu(&menu, &mut files);
     add_menu.map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
 
+    let first = match site {
+        Some(_) => None,
+        None => loaders::add_lpxelinux(&mut files),
+    };
+    let first = format!("http://{http_at}{}", first.unwrap_or(SCRIPT));
     let mut place = "this machine".to_owned();
     let mut tftp = None;
     let other = search.join().unwrap_or(Ok(None))?;
@@ -232,7 +233,7 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
     let nfs = SocketAddrV4::new(own, nfs_port);
     let page = format!("http://{http_at}/#{}", page.token);
-    Ok(Session { http: http_at, nfs, mounts, menu, page })
+    Ok(Session { http: http_at, nfs, mounts, menu, page, first })
 }
 
 /// Opens every medium: what boots, and what is mounted. `server` is the address and the

@@ -15,8 +15,8 @@ use qemu_tests::{Error, Machine, Result, packages, secs, workspace};
 use share::event::{Event, Watch};
 use share::session::{self, Behind};
 
-/// Boot a Debian live system over an emulated network: PXE ROM, boot menu, our init,
-/// NFS, overlay, login prompt. Everything is served by `bellwether share`; nobody has to
+/// Boot a Debian live system over an emulated network: PXE ROM, pxelinux, our init, NFS,
+/// overlay, login prompt. Everything is served by `bellwether share`; nobody has to
 /// be root. Leaves you at its console.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "demo")]
@@ -28,10 +28,12 @@ pub struct Demo {
 }
 
 /// What it needs of Debian.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 10] = [
     ("qemu-system-x86", "the machine"),
     ("ipxe-qemu", "its network boot ROM"),
     ("seabios", "its firmware"),
+    ("pxelinux", "its boot loader"),
+    ("syslinux-common", "the loader's modules"),
     ("mmdebstrap", "a live system from Debian packages"),
     ("uidmap", "the same without being root"),
     ("squashfs-tools", "its image"),
@@ -69,14 +71,17 @@ impl Demo {
         });
         let shared = session::start(&options, &Arc::new(watch))
             .map_err(|error| Error::Input(error.to_string()))?;
-        let machine = machine_of_anybody(&place, &shared.script()).to_terminal().start()?;
+        let machine = machine_of_anybody(&place, &shared.first).to_terminal().start()?;
         if interactive { hand_over(&machine) } else { prove(machine) }
     }
 }
 
 /// Logs in, writes, reboots, and sees that nothing is left.
 fn prove(mut machine: Machine) -> Result<()> {
+    machine.expect("PXELINUX", secs(120))?;
     machine.login(secs(240))?;
+    machine
+        .run("grep -q '^overlay / ' /proc/mounts && grep -q '^10.0.2.2:.* nfs ' /proc/mounts")?;
     machine.run("echo proof >/etc/proof && test -s /etc/proof")?;
     machine.send_line("systemctl reboot")?;
     machine.expect("Linux version", secs(120))?;
