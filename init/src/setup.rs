@@ -24,6 +24,7 @@ use crate::block;
 use crate::copy::{self, Progress};
 use crate::handoff::{in_root, inside_root, replace};
 use crate::layers::ROOT;
+use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::source::Found;
 use crate::tool;
@@ -134,6 +135,11 @@ fn swap(machine: &mut Machine, devices: &[String]) {
     if devices.is_empty() {
         return;
     }
+    // The root may have been found before the other disks.
+    let deadline = now_ms().saturating_add(SWAP_WAIT_MS);
+    while !machine.settled() && now_ms() < deadline {
+        machine.wait(&[], Some(deadline));
+    }
     let paths: Vec<String> = machine.blocks().map(|name| ["/dev/", name].concat()).collect();
     let mut fstab = in_root("/etc/fstab").unwrap_or_default();
     for path in paths.iter().filter(|path| devices.iter().any(|device| matches(device, path))) {
@@ -209,6 +215,9 @@ const GROUPS: &[&str] =
 
 /// Longest file read.
 const MAX: usize = 64 << 10;
+
+/// How long drivers may take to show the disks that swap is looked for on.
+const SWAP_WAIT_MS: u64 = 5_000;
 
 /// The live system's own settings, `/etc/casper.conf`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,6 +42,11 @@ const QUICK: &[Step] = &[
         let words = ["clippy", "--quiet", "-p", "init", "--bin", "init", "--profile", "init"];
         cargo(&[&words[..], &["--features", "freestanding", "--", "-D", "warnings"]].concat())
     }),
+    ("clippy, the small /init", || {
+        let words = ["clippy", "--quiet", "-p", "init", "--bin", "init", "--profile", "init"];
+        let small = ["--no-default-features", "--features", "freestanding"];
+        cargo(&[&words[..], &small, &["--", "-D", "warnings"]].concat())
+    }),
     ("documentation", || cargo(&["doc", "--quiet", "--workspace", "--no-deps"])),
     ("generated pages", || Docs { check: true }.run()),
     ("unit tests", || cargo(&["test", "--quiet", "--workspace"])),
