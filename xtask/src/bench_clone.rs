@@ -184,7 +184,7 @@ impl Room {
             _ if i == nodes => "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr OPEN:/dev/null".into(),
             _ => format!(
                 "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr - | tee /dev/null | \
-                 socat -b 262144 -u - TCP:10.77.0.{}:7000",
+                 socat -b 262144 -u - TCP:10.77.0.{}:7000,retry=50,interval=0.1",
                 i + 2
             ),
         };
@@ -196,7 +196,7 @@ impl Room {
             "udpcast" => format!(
                 "{ours} clone udp-sender -q -f {file} --nokbd --min-receivers {nodes} --max-wait 30"
             ),
-            _ => format!("socat -b 262144 -u OPEN:{file} TCP:10.77.0.2:7000"),
+            _ => format!("socat -b 262144 -u OPEN:{file} TCP:10.77.0.2:7000,retry=50,interval=0.1"),
         };
         let mut all = Vec::new();
         // The last first: a chain of socats must have someone to connect to.

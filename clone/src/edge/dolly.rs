@@ -92,28 +92,31 @@ impl Next {
             return false;
         }
         let now = world.now();
-        let Some(address) = self.address else {
+        if self.address.is_none() {
             match world.resolve(&self.name) {
                 Ok(address) => self.address = Some(address),
                 Err(why) => self.remind(world, now, &why),
             }
-            return false;
-        };
-        let port = if self.data.is_some() { CONTROL_PORT } else { DATA_PORT };
-        let dial = self.dial.get_or_insert_with(|| Dial::new(SocketAddrV4::new(address, port)));
-        let Some(stream) = dial.poll(now) else {
-            if let Some(why) = dial.failed.clone() {
-                self.remind(world, now, &why);
-            }
-            return false;
-        };
-        self.dial = None;
-        if self.data.is_none() {
-            self.data = Some(stream);
-            return false;
         }
-        self.control = Some(stream);
-        true
+        let Some(address) = self.address else { return false };
+        // At once from the one to the other: what each node waits here, all
+        // those behind it wait too.
+        loop {
+            let port = if self.data.is_some() { CONTROL_PORT } else { DATA_PORT };
+            let dial = self.dial.get_or_insert_with(|| Dial::new(SocketAddrV4::new(address, port)));
+            let Some(stream) = dial.poll(now) else {
+                if let Some(why) = dial.failed.clone() {
+                    self.remind(world, now, &why);
+                }
+                return false;
+            };
+            self.dial = None;
+            if self.data.is_some() {
+                self.control = Some(stream);
+                return true;
+            }
+            self.data = Some(stream);
+        }
     }
 
     fn remind(&mut self, world: &mut dyn World, now: Duration, why: &str) {
@@ -502,6 +505,9 @@ impl Node<'_> {
                     self.store = Some(open(&config, self.world)?);
                     let now = self.world.now();
                     self.next = children.iter().map(|i| Next::new(*i, &config, now)).collect();
+                    for next in &mut self.next {
+                        next.connect(self.world);
+                    }
                 }
                 client::Output::Length(length) => self.length = Some(length),
                 client::Output::Complete(_) => self.complete = true,
@@ -593,7 +599,9 @@ fn serve(
             match output {
                 server::Output::Connect(index) => {
                     let now = world.now();
-                    next.push(Next::new(index, core.config(), now));
+                    let mut node = Next::new(index, core.config(), now);
+                    node.connect(world);
+                    next.push(node);
                 }
                 server::Output::ToChild(index, bytes) => {
                     let said = next.iter_mut().find(|n| n.index == index).map(|n| n.say(&bytes));
@@ -624,7 +632,10 @@ fn serve(
             if some > 0 {
                 let room = room.get_mut(..some).unwrap_or_default();
                 match source.read(room).map_err(|why| Error::Source { why })? {
-                    Some(0) => source_end = true,
+                    Some(0) => {
+                        source_end = true;
+                        limit = Duration::ZERO;
+                    }
                     Some(n) => {
                         meter.update(room.get(..n).unwrap_or_default());
                         ring.filled(n);

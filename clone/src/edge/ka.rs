@@ -472,6 +472,7 @@ fn serve(
                     Some(0) => {
                         end = Some(meter.digest());
                         core.step(server::Input::End(meter.digest()), now)?;
+                        limit = Duration::ZERO;
                     }
                     Some(n) => {
                         meter.update(room.get(..n).unwrap_or_default());

@@ -100,7 +100,11 @@ enum State {
     Finished,
 }
 
-const ASK_EACH: Duration = Duration::from_secs(1);
+/// Old programs ask once a second; all nodes wait for the last one's question.
+const ASK_EACH: Duration = Duration::from_millis(250);
+const ASKED_A_TRY: u32 = 4;
+/// After a refusal.
+const AGAIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
 
 /// The client's state machine.
@@ -280,7 +284,7 @@ impl Client {
                 }
                 self.buffer.clear();
                 self.state = State::Asking;
-                self.next_ask = now + ASK_EACH;
+                self.next_ask = now + AGAIN;
                 if self.options.server.is_none() {
                     self.server = None;
                 }
@@ -385,7 +389,7 @@ impl Client {
             if let Some(server) = self.server {
                 self.state = State::Connecting;
                 self.out.push_back(Output::ConnectServer(server));
-            } else if self.asked > self.options.tries {
+            } else if self.asked > self.options.tries.saturating_mul(ASKED_A_TRY) {
                 return Err(Error::Stalled {
                     protocol: NAME,
                     waiting_for: "answer of a KA server for this session",
