@@ -52,7 +52,7 @@ pub fn hand_over(
         Writable::AsIs { read_write: false } | Writable::Directories { .. }
     );
     write_state(machine, plan, writable);
-    hints::leave(machine, plan);
+    hints::leave(machine, plan, found);
     if writable {
         setup::apply(machine, plan, found, place(plan, layout));
     }
@@ -68,10 +68,11 @@ pub fn hand_over(
     shutdown::prepare(machine, plan);
     console::begin(machine, "switch");
     machine.stop_clock();
+    let settings = setup::environment(plan, found);
     if let Err(error) = switch_root(ROOT) {
         return Failure::new("switch to the new root", ROOT, error);
     }
-    start(machine, plan, &init)
+    start(machine, plan, &init, &settings)
 }
 
 /// The initramfs is the live system: its own init goes on where `/init` was. Returns
@@ -87,7 +88,7 @@ pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
     write_state(machine, plan, false);
     say_ready(machine, "the initramfs", "itself", init);
     machine.stop_clock();
-    start(machine, plan, init)
+    start(machine, plan, init, &[])
 }
 
 fn say_ready(machine: &mut Machine, origin: &str, kind: &str, init: &str) {
@@ -100,14 +101,13 @@ fn say_ready(machine: &mut Machine, origin: &str, kind: &str, init: &str) {
 }
 
 /// PID 1 becomes the real init; returns only on failure.
-fn start(machine: &Machine, plan: &BootPlan, init: &str) -> Failure {
+fn start(machine: &Machine, plan: &BootPlan, init: &str, settings: &[CString]) -> Failure {
     let path = CString::new(init).unwrap_or_default();
     let args: Vec<CString> = core::iter::once(init)
         .chain(plan.handoff.args.iter().map(String::as_str))
         .filter_map(|arg| CString::new(arg).ok())
         .collect();
     let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
-    let settings = setup::environment(plan);
     let env = machine.orders.env.iter().copied().chain(settings.iter().map(CString::as_c_str));
     let errno = sys::process::exec(&path, &args, &env.collect::<Vec<&CStr>>());
     Failure::new("start the real init", init, Shown(errno))
@@ -179,7 +179,8 @@ fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: L
             if let Some((parent, _)) = link.rsplit_once('/') {
                 let _ = make_dir(parent, 0o755);
             }
-            let _ = rustix::fs::symlink(layout.medium_in_root, link.as_str());
+            let target = hints::link_target(plan, found, layout);
+            let _ = rustix::fs::symlink::<&str, &str>(&target, &link);
         }
     }
     if let (Root::Layers(layers), true) = (&found.root, plan.handoff.show_layers) {
@@ -190,11 +191,12 @@ fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: L
             let _ = mount_bind_recursive(from.as_str(), target.as_str());
         }
     }
-    if let (Root::Layers(layers), false) = (&found.root, layout.lowest_in_root.is_empty())
+    if let (Root::Layers(layers), false) = (&found.root, layout.lowest_at.is_empty())
         && let Some(lowest) = layers.first()
         && !lowest.is_dir
     {
-        let target = format!("{ROOT}{}", layout.lowest_in_root);
+        let base = if layout.lowest_at.starts_with("/run/") { "" } else { ROOT };
+        let target = [base, layout.lowest_at].concat();
         let _ = make_dir(&target, 0o755);
         let _ = mount_move(format!("{}/{}", layout.images, lowest.name).as_str(), target.as_str());
     }
@@ -236,11 +238,13 @@ fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
         files.push(("/etc/fstab".to_string(), text));
     }
     for (path, text) in files {
-        if let Err(errno) = replace(&path, &text, 0o644) {
-            machine.log.warn(&format!(
+        match replace(&path, &text, 0o644) {
+            // A system without the directory has nothing that reads the file.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => machine.log.warn(&format!(
                 "{path} of the new root cannot be written: {errno}",
                 errno = Shown(errno)
-            ));
+            )),
         }
     }
 }

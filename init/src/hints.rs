@@ -11,14 +11,17 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::BootPlan;
+use cmdline::plan::Dialect;
 use coldplug::sysfs::names;
 use netboot::network::NetworkUp;
 use netboot::race::MacText;
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, access, symlink};
 use sys::file::read_file;
 
+use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::setup::{Change, put};
+use crate::source::{Found, Root};
 
 /// Longest table of mounts read.
 const MAX_MOUNTS: usize = 256 << 10;
@@ -40,12 +43,34 @@ pub fn root_is_remote() -> bool {
         || names("/sys/class/nvme-fabrics/ctl").unwrap_or_default().iter().any(nvme)
 }
 
+/// Where the second name of the medium leads: stage1's to the directory of the
+/// architecture that the second stage was found in.
+#[must_use]
+pub fn link_target(plan: &BootPlan, found: &Found, layout: Layout) -> String {
+    let mut target = layout.medium_in_root.to_string();
+    if plan.handoff.layout == Dialect::Stage1
+        && let (Root::Layers(layers), Some(medium)) = (&found.root, &found.medium)
+        && let Some(path) = layers.first().and_then(|layer| layer.path.strip_prefix(medium))
+        && let Some((directory, _)) = path.split_once("/install/")
+    {
+        target.push_str(directory);
+    }
+    target
+}
+
 fn mounts_are_remote(mounts: &str) -> bool {
     mounts.lines().filter_map(|line| line.split(' ').nth(2)).any(|kind| REMOTE.contains(&kind))
 }
 
-/// Leaves a link that the root does not need to whoever manages it.
-pub fn leave(machine: &mut Machine, plan: &BootPlan) {
+/// Leaves a link that the root does not need to whoever manages it, and names by which
+/// a dialect's own programs know what the root is made of.
+pub fn leave(machine: &mut Machine, plan: &BootPlan, found: &Found) {
+    if plan.handoff.layout == Dialect::Dracut {
+        let _ = symlink("initramfs/overlay/overlayfs", "/run/overlayfs");
+        if let Some(device) = found.medium_blob.as_deref().filter(|it| it.starts_with("/dev/")) {
+            let _ = symlink(device, "/run/initramfs/livedev");
+        }
+    }
     if plan.handoff.keep_network || root_is_remote() {
         return;
     }

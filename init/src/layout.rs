@@ -16,8 +16,9 @@ pub struct Layout {
     pub medium_link: &'static str,
     /// Directory that gets one mount point an image, named like the image.
     pub images: &'static str,
-    /// Where the lowest image is moved inside the new root; empty when it stays.
-    pub lowest_in_root: &'static str,
+    /// Where the lowest image is moved: below `/run`, or inside the new root; empty when
+    /// it stays.
+    pub lowest_at: &'static str,
     /// Mount point of the writable layer.
     pub upper: &'static str,
     /// Directory of the writable layer's files, below [`Self::upper`].
@@ -36,7 +37,7 @@ const PLAIN: Layout = Layout {
     medium_in_root: "",
     medium_link: "",
     images: "/run/bellwether/images",
-    lowest_in_root: "",
+    lowest_at: "",
     upper: "/run/bellwether/upper",
     upper_dir: "upper",
     work_dir: "work",
@@ -52,7 +53,7 @@ pub const fn of(dialect: Dialect) -> Layout {
             medium: "/run/bellwether/cdrom",
             medium_in_root: "/cdrom",
             medium_link: "/media/cdrom",
-            lowest_in_root: "/rofs",
+            lowest_at: "/rofs",
             ..PLAIN
         },
         Dialect::LiveBoot => Layout {
@@ -71,6 +72,8 @@ pub const fn of(dialect: Dialect) -> Layout {
             upper_dir: "overlayfs",
             work_dir: "ovlwork",
             container: "/run/initramfs/isoscan",
+            // Installers copy the system from there.
+            lowest_at: "/run/rootfsbase",
             ..PLAIN
         },
         Dialect::Archiso => Layout {
@@ -80,8 +83,12 @@ pub const fn of(dialect: Dialect) -> Layout {
             upper_dir: "upperdir",
             work_dir: "workdir",
             container: "/run/archiso/img_dev",
+            lowest_at: "/run/archiso/airootfs",
             ..PLAIN
         },
+        Dialect::Stage1 => {
+            Layout { medium_in_root: "/tmp/media", medium_link: "/tmp/image", ..PLAIN }
+        }
         _ => PLAIN,
     }
 }

@@ -66,14 +66,16 @@ pub mod setup {
 
     /// Nothing.
     #[must_use]
-    pub fn environment(_: &BootPlan) -> [CString; 0] {
+    pub fn environment(_: &BootPlan, _: &Found) -> [CString; 0] {
         []
     }
 }
 
 /// Instead of leaving the boot link to managers.
 pub mod hints {
+    use crate::layout::Layout;
     use crate::machine::Machine;
+    use crate::source::Found;
     use cmdline::BootPlan;
 
     /// The link stays as it is.
@@ -83,7 +85,13 @@ pub mod hints {
     }
 
     /// Leaves nothing.
-    pub fn leave(_: &mut Machine, _: &BootPlan) {}
+    pub fn leave(_: &mut Machine, _: &BootPlan, _: &Found) {}
+
+    /// The medium itself.
+    #[must_use]
+    pub fn link_target(_: &BootPlan, _: &Found, layout: Layout) -> &'static str {
+        layout.medium_in_root
+    }
 }
 
 /// Instead of taking the live system's root down at shutdown.

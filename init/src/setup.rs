@@ -68,7 +68,7 @@ pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &
             swap(machine, &handoff.swap);
         }
         Dialect::Stage1 => {
-            let text = sourced(&handoff.settings);
+            let text = sourced(&answers(plan, found));
             put(machine, &Change::new("/tmp/env", text));
         }
         _ => {}
@@ -78,12 +78,26 @@ pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &
 /// What the real init gets into its environment besides the kernel's words: stage1's
 /// answers, by which the rescue system's scripts find their server again.
 #[must_use]
-pub fn environment(plan: &BootPlan) -> Vec<CString> {
+pub fn environment(plan: &BootPlan, found: &Found) -> Vec<CString> {
     if plan.handoff.layout != Dialect::Stage1 {
         return Vec::new();
     }
-    let settings = plan.handoff.settings.iter();
-    settings.filter_map(|(key, value)| CString::new(format!("{key}={value}")).ok()).collect()
+    let answers = answers(plan, found);
+    answers
+        .iter()
+        .filter_map(|(key, value)| CString::new([key, "=", value].concat()).ok())
+        .collect()
+}
+
+/// stage1's answers; a medium that came as an ISO file is a method of its own.
+fn answers(plan: &BootPlan, found: &Found) -> Vec<(String, String)> {
+    let mut answers = plan.handoff.settings.clone();
+    let iso = found.medium_blob.as_deref().is_some_and(|file| file.ends_with(".iso"));
+    let method = answers.iter_mut().find(|(key, _)| iso && key == "METHOD");
+    if let Some((_, method)) = method.filter(|(_, method)| matches!(&**method, "nfs" | "disk")) {
+        method.push_str("-iso");
+    }
+    answers
 }
 
 /// Settings as a shell reads them.

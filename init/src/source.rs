@@ -123,6 +123,7 @@ impl Search<'_> {
         let longest = u64::from(retry.max_pause.0.max(retry.pause.0).max(1)) * 1000;
         let mut round = 1;
         let mut announced = false;
+        let mut settled_at = None;
         loop {
             let mut hopeless = true;
             for source in &plan.sources {
@@ -147,7 +148,10 @@ impl Search<'_> {
             while self.machine.block_changes == changes && now_ms() < deadline {
                 let settled_before = self.machine.settled();
                 self.machine.wait(&[], Some(deadline));
-                if !settled_before && self.machine.settled() {
+                // Once for all the devices that are there: what is mounted and let go
+                // between two rounds makes events, too.
+                if !settled_before && self.machine.settled() && settled_at != Some(changes) {
+                    settled_at = Some(changes);
                     break;
                 }
             }
@@ -492,8 +496,14 @@ impl Search<'_> {
                     }
                 },
             };
-            let file = format!("{tree}/{}", path.trim_start_matches('/'));
+            let mut file = format!("{tree}/{}", path.trim_start_matches('/'));
             let origin = format!("{path} on {origin}");
+            if let Some((directory, suffix)) = file.split_once("/*") {
+                match the_only(directory, suffix) {
+                    Ok(found) => file = found,
+                    Err(why) => search.refuse(&origin, &why),
+                }
+            }
             if rustix::fs::access(file.as_str(), rustix::fs::Access::READ_OK).is_ok() {
                 if let Some(mut found) = examiner(search, Offer::Blob(file), &origin) {
                     // What holds the root's image is the medium.
@@ -503,7 +513,7 @@ impl Search<'_> {
                     }
                     return Some(found);
                 }
-            } else {
+            } else if !file.contains('*') {
                 search.refuse(&origin, "is not there");
             }
             if tree == holder {
@@ -688,6 +698,17 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The one file of a directory whose name ends so: nobody is asked which of several.
+fn the_only(directory: &str, suffix: &str) -> Result<String, String> {
+    let names = coldplug::sysfs::names(directory).unwrap_or_default();
+    let mut ending = names.iter().filter(|name| name.ends_with(suffix));
+    match (ending.next(), ending.next()) {
+        (Some(name), None) => Ok([directory, "/", name].concat()),
+        (Some(one), Some(other)) => Err(["is ", one, ", ", other, ", …: name one"].concat()),
+        _ => Err("is not there".to_string()),
     }
 }
 

@@ -5,6 +5,9 @@
 //! image lies. One medium carries all layouts at once: no dialect looks into
 //! another's directory.
 
+mod stage1;
+mod systemd;
+
 use std::path::{Path, PathBuf};
 
 use qemu_tests::assets::{FULL, Flavour, Profile};
