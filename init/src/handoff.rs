@@ -180,7 +180,7 @@ fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: L
                 let _ = make_dir(parent, 0o755);
             }
             let target = hints::link_target(plan, found, layout);
-            let _ = rustix::fs::symlink::<&str, &str>(&target, &link);
+            let _ = rustix::fs::symlink(target.as_str(), link.as_str());
         }
     }
     if let (Root::Layers(layers), true) = (&found.root, plan.handoff.show_layers) {

@@ -73,6 +73,7 @@ pub mod setup {
 
 /// Instead of leaving the boot link to managers.
 pub mod hints {
+    use super::String;
     use crate::layout::Layout;
     use crate::machine::Machine;
     use crate::source::Found;
@@ -89,8 +90,8 @@ pub mod hints {
 
     /// The medium itself.
     #[must_use]
-    pub fn link_target(_: &BootPlan, _: &Found, layout: Layout) -> &'static str {
-        layout.medium_in_root
+    pub fn link_target(_: &BootPlan, _: &Found, layout: Layout) -> String {
+        layout.medium_in_root.into()
     }
 }
 
@@ -107,7 +108,7 @@ pub mod shutdown {
 pub mod fetch {
     use super::{String, WHY};
     use crate::machine::Machine;
-    use cmdline::plan::UrlSource;
+    use cmdline::plan::{Payload, Server, UrlSource};
 
     /// Why a file is not here.
     #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +125,15 @@ pub mod fetch {
     /// Always.
     pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, Refusal> {
         Err(Refusal { why: ["fetching by URL ", WHY].concat(), last: true })
+    }
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn fetch_list(machine: &mut Machine, _: &Server, _: u16) -> Result<String, Refusal> {
+        let url = String::new();
+        fetch(machine, &UrlSource { url, payload: Payload::Sniff, proxy: None })
     }
 
     /// There is nothing to drop.
