@@ -17,6 +17,7 @@ extern crate alloc;
 
 pub mod digest;
 pub mod dolly;
+pub mod dollyplus;
 pub mod edge;
 pub mod error;
 pub mod ka;

@@ -9,6 +9,7 @@
 //! IPv4 only, as the programs that these protocols come from.
 
 pub mod dolly;
+pub mod dollyplus;
 pub mod ka;
 pub mod net;
 pub mod udpcast;

@@ -37,10 +37,18 @@ fn soft(e: Errno) -> bool {
 /// # Errors
 /// When the port cannot be had.
 pub fn listener(port: u16) -> Result<OwnedFd, Error> {
+    listener_at(Ipv4Addr::UNSPECIFIED, port)
+}
+
+/// The same on one address only.
+///
+/// # Errors
+/// As [`listener`].
+pub fn listener_at(own: Ipv4Addr, port: u16) -> Result<OwnedFd, Error> {
     let open = || -> Result<OwnedFd, Errno> {
         let fd = tcp()?;
         sockopt::set_socket_reuseaddr(&fd, true)?;
-        bind(&fd, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+        bind(&fd, &SocketAddrV4::new(own, port))?;
         listen(&fd, 16)?;
         Ok(fd)
     };
@@ -82,6 +90,13 @@ impl Stream {
         let _ = sockopt::set_tcp_keepintvl(&fd, Duration::from_secs(10));
         let _ = sockopt::set_tcp_keepcnt(&fd, 3);
         Self { fd, out: Vec::new() }
+    }
+
+    /// A peer that acknowledges nothing for so long is gone, even while it takes no
+    /// data because it is slow.
+    pub fn patience(&self, limit: Duration) {
+        let ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        let _ = sockopt::set_tcp_user_timeout(&self.fd, ms);
     }
 
     /// Reads what is there; nothing when nothing is, 0 when the peer has ended.

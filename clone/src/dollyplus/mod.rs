@@ -1,0 +1,40 @@
+//! Dolly+: a ring of TCP connections through which files run in chunks, past
+//! machines that fail.
+//!
+//! The server connects to the first host's TCP 9998, each host to the next
+//! one's, the last one back to the server's. A `RING` packet builds that ring
+//! and marks who can be reached; the final list of hosts and the list of files
+//! go round once; then each file comes as a number and chunks of up to 4 MiB.
+//! Whoever loses the host behind it asks the one after that, at TCP 9997, from
+//! which chunk on it needs the data, and goes on from there. The last host tells
+//! the server that it has everything.
+//!
+//! * [`wire`]: packets, and reading a stream of them.
+//! * [`config`]: the configuration with `iofiles`, `>` and `>>`.
+//! * [`hosts`]: who is behind whom.
+//!
+//! Ours, unseen by old programs: a host that wants its copy verified says so in
+//! a report to the server (TCP 9997), and keeps that connection if the server
+//! answers; digests, failures and the verdict travel there. And who asks for
+//! the next chunk tells, if asked by one of ours, the exact byte.
+//!
+//! Not here: file pings (TCP 9996), the ports of the later CVS version, XOFF.
+
+pub mod config;
+pub mod hosts;
+pub mod wire;
+
+pub use config::Config;
+
+/// TCP port of the data ring.
+pub const DATA_PORT: u16 = 9998;
+/// TCP port of commands and reports.
+pub const CONTROL_PORT: u16 = 9997;
+
+/// The name in messages.
+pub const NAME: &str = "dolly+";
+/// The largest chunk of a file.
+pub const CHUNK: u32 = 4 << 20;
+/// What a node that was passed over may still hold of what it was sent: ten
+/// chunks in old programs. So much must be kept to be sent again.
+pub const WINDOW: u64 = 10 * CHUNK as u64;
