@@ -3,6 +3,7 @@
 
 mod desc;
 mod dolly;
+mod dollyplus;
 mod flags;
 mod ka;
 mod net;
@@ -21,6 +22,8 @@ type Run = fn(&Given) -> Result<(), Failure>;
 /// All programs: names, grammar, what runs.
 static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["dolly"], &dolly::DOLLY, dolly::run),
+    (&["dollyS"], &dollyplus::SERVER, dollyplus::send),
+    (&["dollyC"], &dollyplus::CLIENT, dollyplus::receive),
     (&["ka-d-server"], &ka::SERVER, ka::send),
     (&["ka-d-client"], &ka::CLIENT, ka::receive),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),

@@ -111,7 +111,7 @@ impl edge::World for Host {
         };
         let extract = match cook.archive {
             Some(Archive::Tar) => Some("tar --numeric-owner -xpf -"),
-            Some(Archive::Cpio) => Some("cpio -idm --quiet"),
+            Some(Archive::Cpio) => Some("cpio -idm --quiet --no-absolute-filenames"),
             None => None,
         };
         let command = match (unpack, extract) {
