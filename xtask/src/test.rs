@@ -49,7 +49,7 @@ const QUICK: &[Step] = &[
     }),
     ("documentation", || cargo(&["doc", "--quiet", "--workspace", "--no-deps"])),
     ("generated pages", || Docs { check: true }.run()),
-    ("unit tests", || cargo(&["test", "--quiet", "--workspace"])),
+    ("unit tests", || cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])),
     ("no libc in /init", no_libc_in_init),
     ("/init small and static", sizes::check_init),
     ("fuzz targets", crate::fuzz::check),
