@@ -181,6 +181,49 @@ fn bootable_iso() {
     assert!(text.contains("boot/grub/grub.cfg") && text.contains("bw.verity="), "{text}");
 }
 
+/// Modules from a live system's squashfs, however it is packed; a directory behind a
+/// symbolic link is a directory.
+#[test]
+fn squashfs_in_and_out() {
+    if !Path::new("/usr/bin/mksquashfs").exists() {
+        eprintln!("passed over: mksquashfs is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    root(&dir.path().join("root"));
+    fs::write(dir.path().join("init"), common::init()).unwrap();
+    std::os::unix::fs::symlink("root", dir.path().join("link")).unwrap();
+    let pack = |args: &str| {
+        let mut command = bellwether();
+        command.current_dir(dir.path()).args(args.split(' ')).output().unwrap()
+    };
+    let told = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    for from in ["root", "link"] {
+        let made = pack(&format!("image {from} -o {from}.squashfs"));
+        assert!(made.status.success(), "{}", told(&made));
+    }
+    assert_eq!(file(&dir, "root.squashfs"), file(&dir, "link.squashfs"));
+    for codec in ["gzip", "xz", "zstd", "lz4", "lzo"] {
+        let made = Command::new("mksquashfs")
+            .args(["root", "packed", "-noappend", "-quiet", "-no-progress", "-comp", codec])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", told(&made));
+        let made = pack("build --modules packed --init init --compress none -o x.img");
+        if codec == "lzo" {
+            assert_eq!(made.status.code(), Some(1));
+            assert_eq!(
+                told(&made),
+                "bellwether: cannot read packed: squashfs: packed by lzo or lzma; repack it \
+                 with gzip, xz, zstd or lz4\n"
+            );
+        } else {
+            assert!(made.status.success(), "{codec}: {}", told(&made));
+        }
+    }
+}
+
 /// Bad input ends with one clear line, status 1, and no file.
 #[test]
 fn what_cannot_be_made() {

@@ -90,7 +90,8 @@ impl Input {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let fail = |source| Error::Read { path: path.into(), source };
         if fs::metadata(path).map_err(fail)?.is_dir() {
-            return Ok(Self::Dir(path.into()));
+            // mksquashfs would pack a symbolic link as what it is.
+            return Ok(Self::Dir(fs::canonicalize(path).map_err(fail)?));
         }
         let mut head = Vec::new();
         let file = File::open(path).map_err(fail)?;

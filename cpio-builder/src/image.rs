@@ -179,8 +179,8 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
         report.bytes = microcode(dir, spec.mtime)?;
     }
     report.bytes.extend(compress::compress(spec.codec, &main).map_err(Error::Compress)?);
-    // Boot loaders place the next file directly behind this one.
-    report.bytes.resize(report.bytes.len().next_multiple_of(4), 0);
+    // No zeros behind it: boot loaders align the next file themselves, and zstd(1)
+    // takes them for a damaged frame.
     Ok(report)
 }
 

@@ -178,6 +178,9 @@ pub fn iso(medium: &Medium, draft: &Draft) -> Result<(), Error> {
         run = run.arg("-map").arg(from).arg(format!("/{}", to.trim_start_matches('/')));
     }
     run = run.args(["-chown_r", "0", "/", "--", "-chgrp_r", "0", "/", "--"]);
+    // Whoever made the files had a umask; a medium is for all to read.
+    run = run.args(["-chmod_r", "a+r,u+w,go-w", "/", "--"]);
+    run = run.args(["-find", "/", "-type", "d", "-exec", "chmod", "0755", "--"]);
     run = run.args(["-alter_date_r", "b", &time, "/", "--"]);
     run = run.args(["-boot_image", "isolinux", "bin_path=/isolinux/isolinux.bin"]);
     run = run.args(["-boot_image", "any", "cat_path=/isolinux/boot.cat"]);

@@ -11,7 +11,7 @@ use crate::initrd::{Initrd, Limits};
 use crate::iso::{Iso, IsoError, Section};
 use crate::modinfo::{self, Modinfo, ModinfoError};
 use crate::tree::{KernelTree, ModprobeConf};
-use backhand::{FilesystemReader, InnerNode};
+use backhand::{BackhandError, FilesystemReader, InnerNode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
@@ -186,8 +186,10 @@ impl Squashfs {
     /// Opens an image that is part of a file.
     fn open_part(path: &Path, at: u64, len: u64) -> Result<Self, Error> {
         let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let reader = FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len)))
-            .map_err(|e| Error::Container { path: path.into(), why: format!("squashfs: {e}") })?;
+        let reader =
+            FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len))).map_err(
+                |e| Error::Container { path: path.into(), why: format!("squashfs: {}", why(&e)) },
+            )?;
         let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
         for (n, node) in reader.files().enumerate() {
             let Some(name) = node.fullpath.to_str() else { continue };
@@ -216,13 +218,27 @@ impl Squashfs {
             return Err(fail(io::ErrorKind::NotFound.into()));
         };
         let reader = self.reader.file(file).reader_checked();
-        let reader = reader.map_err(|e| fail(io::Error::other(e.to_string())))?;
+        let reader = reader.map_err(|e| fail(io::Error::other(why(&e))))?;
         let mut out = Vec::new();
         reader.take(FILE_MAX as u64 + 1).read_to_end(&mut out).map_err(fail)?;
         if out.len() > FILE_MAX {
             return Err(fail(io::ErrorKind::FileTooLarge.into()));
         }
         Ok(out)
+    }
+}
+
+/// What is wrong with a squashfs: the library is built without its own words.
+fn why(error: &BackhandError) -> String {
+    match error {
+        BackhandError::StdIo(error) => error.to_string(),
+        BackhandError::UnsupportedCompression(_) => {
+            "packed by lzo or lzma; repack it with gzip, xz, zstd or lz4".to_owned()
+        }
+        BackhandError::UnsupportedSquashfsVersion(major, minor) => {
+            format!("version {major}.{minor} of the format; only 4.0 is read")
+        }
+        _ => "damaged, or cut short".to_owned(),
     }
 }
 

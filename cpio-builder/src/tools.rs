@@ -139,7 +139,9 @@ impl Run {
 
 /// What a program said last, in one line.
 fn last_words(text: &str) -> String {
-    if text.contains("No space left on device") {
+    // xorriso asks before it writes.
+    let full = ["No space left on device", "exceeds free space on media"];
+    if full.iter().any(|said| text.contains(said)) {
         return "the disk is full; free some space or give -o another place".into();
     }
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

@@ -133,7 +133,7 @@ fn net_has_every_driver_of_the_stock_kernel() {
 
 /// What the issue asks of `virt`, by the command as it is released.
 #[test]
-#[ignore = "builds the release; measures, so nothing else may run"]
+#[ignore = "builds the release and measures it: cargo xtask test --sweep"]
 fn sweep_virt_is_small_and_quick() {
     scenario("builder-quick", |lab| {
         run(&["cargo", "build", "--quiet", "--release", "-p", "bellwether"])?;

@@ -44,7 +44,8 @@ fn device_mapper_cd() {
         let shop = Shop::open(lab)?;
         installer(lab, &shop)?;
         run_page(&shop, "device-mapper-cd.md", &[])?;
-        let mut machine = lab.machine().cdrom(Bus::Ahci, &shop.path("installer.iso")).start()?;
+        let mut machine =
+            lab.machine().cdrom(Bus::VirtioScsi, &shop.path("installer.iso")).start()?;
         machine.shell(secs(180))?;
         let mounts = machine.run("cat /proc/mounts")?;
         assert!(
@@ -70,7 +71,8 @@ fn device_mapper_cd() {
 /// The CD's own kernel and initramfs with Bellwether behind it, by TFTP; the CD's
 /// files by NFS.
 #[test]
-fn shared_cd() {
+#[ignore = "a network boot as others have, with a larger image: cargo xtask test --sweep"]
+fn sweep_shared_cd() {
     scenario("builder-recipe-shared-cd", |lab| {
         let shop = Shop::open(lab)?;
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
