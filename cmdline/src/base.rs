@@ -109,6 +109,8 @@ pub(crate) fn plan(d: &mut Draft<'_>) -> BootPlan {
             attempt_timeout: None,
             to_ram: ToRam::No,
             extra_dirs: Vec::new(),
+            only: String::new(),
+            except: String::new(),
             integrity: Vec::new(),
             protect: Vec::new(),
         },

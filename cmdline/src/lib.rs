@@ -35,6 +35,7 @@ mod ltsp;
 mod net;
 pub mod nfsroot;
 mod own;
+pub mod pattern;
 pub mod plan;
 pub mod plan_json;
 pub mod render;

@@ -316,6 +316,11 @@ pub struct RootPlan {
     /// Further directories, relative to the one that [`ImageRule::dirs`] found, whose
     /// files are sorted in with its own (Slax's `modules`).
     pub extra_dirs: Vec<String>,
+    /// Of the images so found only those whose names match, see
+    /// [`crate::pattern::matches`] (Slax's `load=`); empty for all of them.
+    pub only: String,
+    /// None of those whose names match (Slax's `noload=`); empty for none left out.
+    pub except: String,
     /// Digests and checksums to hold.
     pub integrity: Vec<Integrity>,
     /// Block devices set read-only before anything is mounted, as `/dev/` paths

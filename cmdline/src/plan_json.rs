@@ -267,6 +267,7 @@ fn root(j: &mut Json, plan: &RootPlan) {
         .end_object();
     }
     j.end_array().list("extra_dirs", &plan.extra_dirs);
+    j.key("only").string(&plan.only).key("except").string(&plan.except);
     j.list("protect", &plan.protect).end_object();
 }
 

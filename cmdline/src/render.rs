@@ -264,6 +264,13 @@ fn root(plan: &BootPlan) -> Vec<String> {
     if !plan.root.extra_dirs.is_empty() {
         lines.push(text(&["and those in its ", &plan.root.extra_dirs.join(", ")]));
     }
+    for (says, pattern) in
+        [("of them only those called ", &plan.root.only), ("but none called ", &plan.root.except)]
+    {
+        if !pattern.is_empty() {
+            lines.push(text(&[says, pattern]));
+        }
+    }
     for item in &plan.root.integrity {
         lines.push(integrity(item));
     }

@@ -24,8 +24,8 @@ words! { SLAX, SLAX_DOCS:
     "perchsize" Text Keep "Size of the file for changes on FAT and NTFS.";
     "perchmode" Text Idle "The kind of file is chosen by the file system.";
     "toram" Flag Local "Copy the medium to memory.";
-    "load" Text Idle "Every bundle is loaded.";
-    "noload" Text Idle "Every bundle is loaded.";
+    "load" Text Keep "Only the bundles whose names match this pattern; commas or | between several.";
+    "noload" Text Keep "None of the bundles whose names match this pattern.";
     "automount" Flag Pass "For the live system.";
     "cache" Text Idle "Nothing is read by FUSE.";
 }
@@ -88,6 +88,8 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     };
     plan.root.content = Content::Images(source::rule(&[&dir], pick, &[]));
     plan.root.extra_dirs = alloc::vec!["modules".to_string()];
+    plan.root.only = d.get("load").unwrap_or_default().to_string();
+    plan.root.except = d.get("noload").unwrap_or_default().to_string();
     if d.has("toram") {
         plan.root.to_ram = ToRam::Medium;
     }

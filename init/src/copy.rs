@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fstat,
-    mkdirat, mknodat, open, openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, chmodat,
+    chownat, fstat, mkdirat, mknodat, open, openat, openat2, readlinkat, statat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -148,6 +149,25 @@ fn size_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
 /// # Errors
 /// The path that failed, below `from`, and the kernel's error.
 pub fn tree(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
+    walk(log, from, to, progress, false)
+}
+
+/// The same over what is there: files and links are replaced, and links to directories
+/// followed, inside `to` only.
+///
+/// # Errors
+/// As [`tree`].
+pub fn over(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
+    walk(log, from, to, progress, true)
+}
+
+fn walk(
+    log: &mut Log,
+    from: &str,
+    to: &str,
+    progress: &mut Progress,
+    over: bool,
+) -> Result<(), CopyError> {
     let fail = |path: &str| {
         let path = path.to_string();
         move |errno| (path, errno)
@@ -155,7 +175,7 @@ pub fn tree(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Res
     let source = open_dir(rustix::fs::CWD, from).map_err(fail(from))?;
     let target = open_dir(rustix::fs::CWD, to).map_err(fail(to))?;
     let device = fstat(&source).map_err(fail(from))?.st_dev;
-    let mut walk = Walk { log, progress, device };
+    let mut walk = Walk { log, progress, device, over };
     walk.copy_below(source.as_fd(), target.as_fd(), from, 0)
 }
 
@@ -170,6 +190,8 @@ struct Walk<'w> {
     log: &'w mut Log,
     progress: &'w mut Progress,
     device: u64,
+    /// Whether what is in the way is replaced.
+    over: bool,
 }
 
 impl Walk<'_> {
@@ -200,6 +222,9 @@ impl Walk<'_> {
         let here = |errno: Errno| (None, errno);
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if self.over && kind != FileType::Directory {
+            let _ = unlinkat(target, name, AtFlags::empty());
+        }
         match kind {
             FileType::Directory => {
                 match mkdirat(target, name, mode) {
@@ -211,7 +236,9 @@ impl Walk<'_> {
                         return Err(here(Errno::NAMETOOLONG));
                     }
                     let from = open_dir(source, name).map_err(here)?;
-                    let to = open_dir(target, name).map_err(here)?;
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    let to = openat2(target, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+                        .map_err(here)?;
                     self.copy_below(from.as_fd(), to.as_fd(), path, depth + 1)
                         .map_err(|(path, errno)| (Some(path), errno))?;
                 }
@@ -294,6 +321,23 @@ mod tests {
         let new = std::fs::metadata(to.path().join("a/link")).unwrap();
         assert_eq!((old.len(), old.mode(), old.mtime()), (new.len(), new.mode(), new.mtime()));
         assert_eq!(progress.done, 100_000);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_replaced_when_asked() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(from.path().join("lib/a")).unwrap();
+        std::fs::create_dir_all(to.path().join("usr/lib")).unwrap();
+        symlink("/usr/lib", to.path().join("lib")).unwrap();
+        std::fs::write(from.path().join("lib/a/new"), "new").unwrap();
+        for (root, text) in [(&from, "new"), (&to, "old")] {
+            std::fs::write(root.path().join("file"), text).unwrap();
+        }
+        let mut progress = Progress::new("copying", 1);
+        let (from, to) = (from.path().to_str().unwrap(), to.path());
+        over(&mut Log::open(), from, to.to_str().unwrap(), &mut progress).unwrap();
+        assert_eq!(std::fs::read_to_string(to.join("file")).unwrap(), "new");
+        assert_eq!(std::fs::read_to_string(to.join("usr/lib/a/new")).unwrap(), "new");
     }
 
     #[test]

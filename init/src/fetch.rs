@@ -5,10 +5,12 @@ use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
-use cmdline::plan::UrlSource;
+use cmdline::plan::{Payload, Server, UrlSource};
 use netboot::fetch::{Download, FetchError, Options};
+use netboot::network::NetworkUp;
 use netboot::resolve::Resolver;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, mount};
@@ -28,6 +30,10 @@ const SPARE: u64 = 64 << 20;
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
+
+/// Longest list of files, and most files that are fetched by it.
+const MAX_LIST: usize = 64 << 10;
+const MAX_FILES: usize = 500;
 
 /// Without a byte for this long a server counts as gone.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +64,71 @@ impl From<FetchError> for Refusal {
 /// # Errors
 /// Why it could not be had, or does not fit.
 pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Refusal> {
+    let name = source.url.split(['?', '#']).next().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    let name = if matches!(name, "" | "." | "..") { "file" } else { name };
+    let result = prepare().and_then(|()| into_place(machine, source, name));
+    if result.is_err() {
+        drop_all();
+    }
+    result
+}
+
+/// Fetches what Slax's list names, by HTTP or, when that has no list, by TFTP; returns
+/// the directory that holds it all.
+///
+/// # Errors
+/// As [`fetch`], and what is wrong with the list.
+pub fn fetch_list(machine: &mut Machine, server: &Server, port: u16) -> Result<String, Refusal> {
+    let result = prepare().and_then(|()| listed(machine, server, port));
+    match result {
+        Ok(()) => Ok(PLACE.to_string()),
+        Err(refusal) => {
+            drop_all();
+            Err(refusal)
+        }
+    }
+}
+
+fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Refusal> {
+    let host = match server {
+        Server::Host(host) => host.clone(),
+        Server::Boot => machine
+            .network
+            .up()
+            .and_then(NetworkUp::boot_server)
+            .ok_or_else(|| Refusal::now("nobody named a boot server"))?,
+    };
+    let system = rustix::system::uname();
+    let (release, kind) = (system.release().to_string_lossy(), system.machine().to_string_lossy());
+    let source = |url| UrlSource { url, payload: Payload::Sniff, proxy: None };
+    let mut base = format!("http://{host}:{port}/");
+    let list = format!("{base}PXEFILELIST?{release}:{kind}");
+    let list = match into_place(machine, &source(list), "PXEFILELIST") {
+        Err(refusal) if refusal.last => {
+            machine.log.warn(&format!("{base}PXEFILELIST: {}; TFTP is tried", refusal.why));
+            base = format!("tftp://{host}/");
+            into_place(machine, &source(format!("{base}PXEFILELIST")), "PXEFILELIST")?
+        }
+        other => other?,
+    };
+    let list = sys::file::read_file(&list, MAX_LIST).map_err(|errno| cannot(&list, errno))?;
+    let list = String::from_utf8_lossy(&list).into_owned();
+    let files = list.lines().map(str::trim).filter(|file| !file.is_empty());
+    for file in files.take(MAX_FILES) {
+        let parts = file.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
+        let name = parts.collect::<Vec<&str>>().join("/");
+        if let Some((directory, _)) = name.rsplit_once('/') {
+            let directory = format!("{PLACE}/{directory}");
+            make_dir(&directory, 0o755).map_err(|errno| cannot(&directory, errno))?;
+        }
+        into_place(machine, &source(format!("{base}{name}")), &name)?;
+    }
+    Ok(())
+}
+
+/// Fetches one file to that name below [`PLACE`].
+fn into_place(machine: &mut Machine, source: &UrlSource, name: &str) -> Result<String, Refusal> {
     let up = machine.network.up().ok_or_else(|| Refusal::now("the network is not up"))?;
     let hosts = sys::file::read_file("/etc/hosts", 64 << 10).unwrap_or_default();
     let options = Options {
@@ -69,12 +140,10 @@ pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Refusa
     };
     machine.log.info(&format!("fetching {}", source.url));
     let mut download = Download::new(&source.url, options)?;
-    let result = receive(machine, &source.url, &mut download);
+    let path = format!("{PLACE}/{name}");
+    let result = receive(machine, &source.url, &path, &mut download);
     tell(machine, &mut download);
-    if result.is_err() {
-        drop_all();
-    }
-    result
+    result.map(|()| path)
 }
 
 /// Gives the memory of fetched files back.
@@ -89,7 +158,12 @@ fn tell(machine: &mut Machine, download: &mut Download) {
     }
 }
 
-fn receive(machine: &mut Machine, url: &str, download: &mut Download) -> Result<String, Refusal> {
+fn receive(
+    machine: &mut Machine,
+    url: &str,
+    path: &str,
+    download: &mut Download,
+) -> Result<(), Refusal> {
     while !download.open()? {
         tell(machine, download);
     }
@@ -105,10 +179,9 @@ fn receive(machine: &mut Machine, url: &str, download: &mut Download) -> Result<
         );
         return Err(Refusal { why, last: true });
     }
-    let path = prepare(url).map_err(|errno| cannot(PLACE, errno))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = open(path.as_str(), flags, Mode::from_raw_mode(0o600))
-        .map_err(|errno| cannot(&path, errno))?;
+    let file =
+        open(path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| cannot(path, errno))?;
     let mut progress = Progress::new(&format!("fetching {url}"), download.total().unwrap_or(0));
     let mut buffer = vec![0; BUFFER];
     let mut until_look = SPARE / 2;
@@ -118,7 +191,7 @@ fn receive(machine: &mut Machine, url: &str, download: &mut Download) -> Result<
         let Some(length) = length else { continue };
         let Some(mut rest) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { break };
         while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest).map_err(|errno| cannot(&path, errno))?;
+            let written = rustix::io::write(&file, rest).map_err(|errno| cannot(path, errno))?;
             rest = rest.get(written..).unwrap_or_default();
         }
         progress.add(&mut machine.log, length as u64);
@@ -133,28 +206,19 @@ fn receive(machine: &mut Machine, url: &str, download: &mut Download) -> Result<
         }
     }
     machine.log.info(&format!("fetched {url}: {}", progress.summary()));
-    Ok(path)
+    Ok(())
 }
 
 fn cannot(path: &str, errno: rustix::io::Errno) -> Refusal {
     Refusal::now(format!("{path}: {}", Shown(errno)))
 }
 
-/// Makes room: a tmpfs that may grow as large as memory allows, since the size
-/// was checked against what is free.
-fn prepare(url: &str) -> Result<String, rustix::io::Errno> {
+/// Makes room: a tmpfs that may grow as large as memory allows, since every size is
+/// checked against what is free.
+fn prepare() -> Result<(), Refusal> {
     drop_all();
-    make_dir(PLACE, 0o700)?;
+    make_dir(PLACE, 0o700).map_err(|errno| cannot(PLACE, errno))?;
     let options = CString::from(c"mode=0700,size=100%");
-    mount(
-        "tmpfs",
-        PLACE,
-        "tmpfs",
-        MountFlags::NODEV | MountFlags::NOSUID,
-        Some(options.as_c_str()),
-    )?;
-    let name =
-        url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-    let name = if matches!(name, "" | "." | "..") { "file" } else { name };
-    Ok(format!("{PLACE}/{name}"))
+    mount("tmpfs", PLACE, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, Some(options.as_c_str()))
+        .map_err(|errno| cannot(PLACE, errno))
 }

@@ -4,7 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use cmdline::plan::{ImagePick, ImageRule, Mac};
+use cmdline::pattern;
+use cmdline::plan::{Content, ImagePick, ImageRule, Mac, RootPlan};
 use cmdline::text;
 use coldplug::sysfs::names;
 use sys::errno::Shown;
@@ -100,6 +101,34 @@ fn read_list(path: &str) -> Option<Vec<String>> {
         .map(|line| line.split('#').next().unwrap_or_default())
         .flat_map(str::split_whitespace);
     Some(words.take(MAX_LAYERS).map(ToString::to_string).collect())
+}
+
+/// Slax's choice: the files of further directories sorted in by their names, those that
+/// the line wants to have or not to have.
+///
+/// # Errors
+/// That none is left.
+pub fn choose(plan: &RootPlan, medium: &str, mut layers: Vec<Layer>) -> Result<Vec<Layer>, String> {
+    let ImageRule { dirs, pick, .. } = match &plan.content {
+        Content::Images(rule) | Content::Either(rule) if !plan.extra_dirs.is_empty() => rule,
+        _ => return Ok(layers),
+    };
+    let ImagePick::Suffixes { groups, skip, .. } = pick else { return Ok(layers) };
+    for dir in dirs {
+        for extra in &plan.extra_dirs {
+            let place = resolve(medium, medium, &[dir, "/", extra].concat());
+            layers.extend(by_suffix(groups, skip, &place, None));
+        }
+    }
+    sys::sort::sort_by(&mut layers, |a, b| a.name < b.name);
+    layers.retain(|layer| {
+        (plan.only.is_empty() || pattern::matches(&plan.only, &layer.name))
+            && !pattern::matches(&plan.except, &layer.name)
+    });
+    if layers.is_empty() {
+        return Err("load= and noload= leave no bundle".to_string());
+    }
+    Ok(layers)
 }
 
 /// Group by group; inside a group by full path, so that a machine's own
@@ -219,6 +248,24 @@ mod tests {
         let layers = pick_from(&dir, suffixes(&[&["squashfs"]])).unwrap();
         assert_eq!(names_of(&layers), ["b.squashfs", "a.squashfs"]);
         assert!(layers.iter().all(|layer| !layer.path.contains("..")));
+    }
+
+    #[test]
+    fn slax_sorts_by_name_and_chooses_by_pattern() {
+        let dir = medium(&["slax/01-core.sb", "slax/05-web.sb", "slax/modules/03-mine.sb"]);
+        let medium = dir.path().to_str().unwrap();
+        let chosen = |line: &str| {
+            let plan = cmdline::parse(line, &cmdline::Context::default());
+            let Content::Images(rule) = &plan.root.content else { panic!() };
+            let layers = pick(rule, medium, None).unwrap();
+            choose(&plan.root, medium, layers).map(|layers| {
+                layers.iter().map(|layer| layer.name.clone()).collect::<Vec<_>>().join(" ")
+            })
+        };
+        assert_eq!(chosen("from=slax").unwrap(), "01-core.sb 03-mine.sb 05-web.sb");
+        assert_eq!(chosen("from=slax load=core,mine").unwrap(), "01-core.sb 03-mine.sb");
+        assert_eq!(chosen("from=slax noload=05-|mine").unwrap(), "01-core.sb");
+        assert!(chosen("from=slax load=nothing").is_err());
     }
 
     #[test]

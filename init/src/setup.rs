@@ -13,8 +13,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::BootPlan;
-use cmdline::plan::Dialect;
+use cmdline::plan::{Content, Dialect};
 use overlay::probe::Format;
+use rustix::fs::{Access, access};
 use rustix::mount::mount_bind_recursive;
 use sys::errno::Shown;
 use sys::file::{make_dir, read_file, write_file};
@@ -71,7 +72,24 @@ pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &
             let text = sourced(&answers(plan, found));
             put(machine, &Change::new("/tmp/env", text));
         }
+        Dialect::Slax => rootcopy(machine, plan, found),
         _ => {}
+    }
+}
+
+/// Slax: the files of this directory on the medium come over those of the bundles.
+fn rootcopy(machine: &mut Machine, plan: &BootPlan, found: &Found) {
+    let (Content::Images(rule), Some(medium)) = (&plan.root.content, &found.medium) else { return };
+    for dir in &rule.dirs {
+        let from = [medium, "/", dir, "/rootcopy"].concat();
+        if access(from.as_str(), Access::EXISTS).is_ok() {
+            let mut progress = Progress::new("rootcopy", copy::tree_size(&from));
+            if let Err((path, errno)) = copy::over(&mut machine.log, &from, ROOT, &mut progress) {
+                machine
+                    .log
+                    .warn(&[&path, " cannot be copied: ", &*Shown(errno).to_string()].concat());
+            }
+        }
     }
 }
 

@@ -40,7 +40,10 @@ const PLACE: &str = "/run/initramfs";
 const ASIDE: &str = "/aside";
 
 /// Rounds over what is mounted; each round can free what the next takes down.
-const ROUNDS: u32 = 12;
+const ROUNDS: u32 = 24;
+
+/// Rounds of those that may free nothing, 50 ms each.
+const PATIENT_ROUNDS: u32 = 10;
 
 /// However long a server that is gone keeps its file system busy: a machine that is
 /// told to go down goes down.
@@ -136,8 +139,12 @@ fn take_down(log: &mut Log) {
                 let _ = mount_remount(target.as_str(), MountFlags::RDONLY, "");
             }
         }
-        if round > 3 && mounted().len() == before.len() {
-            break;
+        if mounted().len() == before.len() {
+            if round > 3 + PATIENT_ROUNDS {
+                break;
+            }
+            // The kernel lets a loop device go only after the last who used it.
+            let _ = nanosleep(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 });
         }
     }
     for (what, why) in &stuck {

@@ -207,7 +207,12 @@ impl Search<'_> {
                     self.refuse_loudly(path, "is not in the initramfs");
                     return None;
                 }
-                examiner(self, Offer::Blob(path.clone()), path)
+                let is_dir = rustix::fs::stat(path.as_str())
+                    .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
+                let path = path.clone();
+                let offer =
+                    if is_dir { Offer::Tree(path.clone()) } else { Offer::Blob(path.clone()) };
+                examiner(self, offer, &path)
             }
             Source::Nfs(nfs) => {
                 let target = self.target(depth);
@@ -284,6 +289,16 @@ impl Search<'_> {
                 examiner,
             ),
             Source::VirtioFs(tag) => self.offer_tag("virtiofs", tag, "", depth, examiner),
+            Source::PxeFileList { server, port } => {
+                match fetch::fetch_list(self.machine, server, *port) {
+                    Ok(tree) => self.offer_tree(tree, &describe(source), examiner),
+                    Err(refusal) => {
+                        self.hopeless = refusal.last;
+                        self.refuse_loudly(&describe(source), &refusal.why);
+                        None
+                    }
+                }
+            }
             other => {
                 self.hopeless = true;
                 self.refuse_loudly(
@@ -506,8 +521,8 @@ impl Search<'_> {
             }
             if rustix::fs::access(file.as_str(), rustix::fs::Access::READ_OK).is_ok() {
                 if let Some(mut found) = examiner(search, Offer::Blob(file), &origin) {
-                    // What holds the root's image is the medium.
-                    if found.medium.is_none() {
+                    // What holds the root's image is the medium, unless that is ourselves.
+                    if found.medium.is_none() && tree != "/" {
                         found.medium = Some(tree);
                         found.medium_blob = holds;
                     }
@@ -639,7 +654,14 @@ impl Search<'_> {
                     }
                 };
                 let mac = self.machine.network.mac();
-                match self.check_marker(&medium).and_then(|()| images::pick(&rule, &medium, mac)) {
+                let layers =
+                    self.check_marker(&medium).and_then(|()| images::pick(&rule, &medium, mac));
+                let layers = if cfg!(feature = "full") {
+                    layers.and_then(|layers| images::choose(self.plan, &medium, layers))
+                } else {
+                    layers
+                };
+                match layers {
                     Ok(layers) => {
                         return Some(Found {
                             origin: origin.to_string(),
@@ -761,7 +783,7 @@ pub fn describe(source: &Source) -> String {
         Source::File { on, path } => format!("{path} on {}", describe(on)),
         Source::Partition { on, number } => format!("partition {number} of {}", describe(on)),
         Source::Initramfs(path) => format!("{path} in the initramfs"),
-        Source::PxeFileList { port, .. } => format!("the boot server's file list, port {port}"),
+        Source::PxeFileList { port, .. } => format!("PXEFILELIST, port {port}"),
         Source::Stage2(_) => "a clone sender".to_string(),
     }
 }

@@ -10,6 +10,7 @@ mod systemd;
 
 use std::path::{Path, PathBuf};
 
+use qemu_tests::assets::media::Fs;
 use qemu_tests::assets::{FULL, Flavour, Profile};
 use qemu_tests::machine::{Bus, MachineBuilder};
 use qemu_tests::{Lab, Machine, Nic, Result, scenario, secs};
@@ -234,6 +235,39 @@ fn small_dialects_from_disc_and_disk() {
             assert_eq!(root_of(&mut machine)?, fs_type, "{line}");
         }
         Ok(())
+    });
+}
+
+/// Slax with bundles of its user, some left out, and files laid over them; and by PXE,
+/// from a list of files.
+#[test]
+fn slax_bundles_by_stick_and_by_list() {
+    scenario("dialect-slax", |lab| {
+        let bundle = |name: &str| {
+            let path = format!("etc/{name}");
+            lab.tree(name)?.text(&path, name)?.text("etc/all", name)?.image(Fs::Squashfs, "", 0)
+        };
+        let stick = lab
+            .tree("stick")?
+            .with("slax/01-core.sb", &lab.assets().small_squashfs()?)?
+            .with("slax/05-web.sb", &bundle("web")?)?
+            .with("slax/modules/03-mine.sb", &bundle("mine")?)?
+            .with("slax/modules/07-late.sb", &bundle("late")?)?
+            .text("slax/rootcopy/etc/copied", "copied\n")?
+            .text("slax/rootcopy/bin/tool", "#!/bin/sh\n")?
+            .text("PXEFILELIST", "slax/01-core.sb\nslax/modules/03-mine.sb\n")?;
+        let image = stick.image(Fs::Vfat, "SLAX", 64)?;
+        let client = full_client(lab, "from=slax noload=late,nothing init=/bin/sh")?;
+        let mut machine = small(client.disk(Bus::VirtioBlk, &image))?;
+        machine.run("test -e /etc/mine && test ! -e /etc/late && test -e /usr/bin/tool")?;
+        assert_eq!(machine.run("cat /etc/all")?, "web");
+        assert_eq!(machine.run("cat /etc/copied")?.trim(), "copied");
+        drop(machine);
+        let _http = lab.http(stick.path())?;
+        let line = "from=slax ip=10.77.0.9:10.77.0.1:10.77.0.1:255.255.255.0:80 init=/bin/sh";
+        let mut machine = small(full_client(lab, line)?.nic(Nic::virtio()))?;
+        assert_eq!(machine.run("cat /etc/all")?, "mine");
+        machine.run("test ! -e /etc/web").map(drop)
     });
 }
 
