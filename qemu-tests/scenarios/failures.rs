@@ -10,9 +10,9 @@ use crate::dialects::{full_client, root_of};
 
 const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live";
 
-/// A line that gives up on the network after seconds instead of minutes.
+/// A line that gives up after seconds instead of minutes.
 const IMPATIENT: &str = "root=live:nfs://10.77.0.1/srv/live/live/filesystem.squashfs ip=dhcp \
-                         rd.net.timeout.iflink=5 rd.net.timeout.dhcp=5";
+                         rd.net.timeout.iflink=3 rd.net.timeout.dhcp=2 rd.retry=2";
 
 const FAILED: &str = "bellwether: FAILED:";
 
@@ -21,8 +21,8 @@ fn wrong_path_is_named_and_panic_reboots() {
     scenario("failure-wrong-path", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let _nfs = lab.nfs().export("/srv/live", &lab.assets().live_tree()?).start()?;
-        let line = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/typo panic=5";
-        let machine = lab.client(line)?.start()?;
+        let line = IMPATIENT.replace("/srv/live", "/srv/typo");
+        let machine = lab.client(&format!("{line} panic=2"))?.start()?;
         machine.expect(FAILED, secs(180))?;
         machine.expect("/srv/typo", secs(5))?;
         // The same machine starts again by itself.
@@ -37,7 +37,8 @@ fn wrong_path_is_tried_again() {
         let tree = lab.assets().live_tree()?;
         let _dhcp = lab.dhcp().serve()?;
         let wrong = lab.nfs().export("/srv/typo", &tree).start()?;
-        let mut machine = lab.client(&format!("{LIVE} init=/bin/sh"))?.start()?;
+        let line = format!("{IMPATIENT} bw.fail=menu:5 init=/bin/sh");
+        let mut machine = lab.client(&line)?.start()?;
         machine.expect(FAILED, secs(180))?;
         let said = machine.expect("trying again in", secs(5))?;
         assert!(said.contains("10.77.0.1:/srv/live"), "the export is not named:\n{said}");
