@@ -1,16 +1,20 @@
 //! `bellwether share`: a live medium for every machine that boots from the network.
 
+mod view;
+
 use crate::Failure;
 use crate::build;
 use ::share::config;
 use ::share::error::Error;
 use ::share::event::{Event, Watch};
-use ::share::session::{self, DhcpMode, Options};
+use ::share::session::{self, DhcpMode, Ending, Options};
+use ::share::settings::Store;
 use argh::{ArgsInfo, FromArgs};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where leases are kept over restarts.
 const STATE: &str = "/var/lib/bellwether";
@@ -36,6 +40,8 @@ const MOUNTED: [&str; 6] = [
     name = "share",
     example = "A live system's ISO:\n  sudo bellwether share debian-live-12-amd64-standard.iso",
     example = "The medium that this live system runs from:\n  sudo bellwether share",
+    example = "Every machine keeps its changes, on this one:\n  \
+               sudo bellwether share --keep-settings debian-live.iso",
     example = "On another interface, without giving addresses:\n  \
                sudo bellwether share --interface enp3s0 --dhcp proxy ubuntu.iso",
     note = "Exit status: 0 ended by the user, 1 failed, 2 wrong usage."
@@ -78,7 +84,24 @@ pub struct Share {
     #[argh(option, arg_name = "file")]
     pub init: Option<PathBuf>,
 
-    /// where leases are kept; by default /var/lib/bellwether
+    /// give every machine a disk of its own on this one, where what it changes is kept
+    /// until it is reset
+    #[argh(switch)]
+    pub keep_settings: bool,
+
+    /// list what machines keep here; serves nothing
+    #[argh(switch)]
+    pub list_settings: bool,
+
+    /// forget what a machine keeps here, by its hardware address; serves nothing
+    #[argh(option, arg_name = "mac")]
+    pub reset_settings: Option<String>,
+
+    /// copy a machine's disk to a file, MAC=FILE; serves nothing
+    #[argh(option, arg_name = "mac=file")]
+    pub export_settings: Option<String>,
+
+    /// where leases and settings are kept; by default /var/lib/bellwether
     #[argh(option, arg_name = "dir")]
     pub state: Option<PathBuf>,
 
@@ -94,6 +117,10 @@ pub struct Share {
     /// print what happens as JSON, a line each
     #[argh(switch)]
     pub json: bool,
+
+    /// print what happens, a line each, instead of a view that fills the terminal
+    #[argh(switch)]
+    pub plain: bool,
 }
 
 fn dhcp(text: &str) -> Result<DhcpMode, String> {
@@ -119,6 +146,15 @@ pub fn run(what: &Share) -> Result<(), Failure> {
     if what.kernel.is_some() != what.initrd.is_some() {
         return Err(Failure::Usage("--kernel and --initrd go together".into()));
     }
+    if what.keep_settings && what.own_init {
+        let why = "--keep-settings needs our /init: the media's own does not know what to do";
+        return Err(Failure::Usage(why.into()));
+    }
+    let state = what.state.clone().unwrap_or_else(|| STATE.into());
+    let asked = what.list_settings || what.reset_settings.is_some();
+    if asked || what.export_settings.is_some() {
+        return settings(what, &state);
+    }
     let media = match what.media.as_slice() {
         [] => vec![running_medium()?],
         media => media.to_vec(),
@@ -137,11 +173,20 @@ pub fn run(what: &Share) -> Result<(), Failure> {
         append: what.append.clone().unwrap_or_default(),
         init,
         no_ipxe: what.no_ipxe,
-        state: what.state.clone().unwrap_or_else(|| STATE.into()),
+        state,
+        keep_settings: what.keep_settings,
         behind: None,
     };
     let json = what.json;
-    let watch = Watch::new(move |event| tell(event, json));
+    // Lines until everything is up, then the view.
+    let (log, viewing) = (Arc::new(view::Log::default()), Arc::new(AtomicBool::new(false)));
+    let (told, quiet) = (Arc::clone(&log), Arc::clone(&viewing));
+    let watch = Arc::new(Watch::new(move |event| {
+        told.tell(event);
+        if !quiet.load(Ordering::Relaxed) {
+            tell(event, json);
+        }
+    }));
     if let Some(dir) = &what.write_config {
         let written = config::write(&options, dir, &watch);
         for path in written.map_err(|e: Error| Failure::Failed(e.to_string()))? {
@@ -149,12 +194,49 @@ pub fn run(what: &Share) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    // Not an event: those go to whoever looks at the page, and the key must not.
-    let began = |session: &session::Session| {
+    let failed = |e: Error| Failure::Failed(e.to_string());
+    let ending = Ending::expect().map_err(failed)?;
+    let session = session::start(&options, &watch).map_err(failed)?;
+    let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let shown = if terminal && !what.plain && !json {
+        viewing.store(true, Ordering::Relaxed);
+        let shown = view::show(&session, &watch, &log, &ending);
+        viewing.store(false, Ordering::Relaxed);
+        shown
+    } else {
+        // Not an event: those go to whoever looks at the page, and the key must not.
         eprintln!("watch and switch it in a browser: {}", session.page);
+        ending.wait().map_err(failed)
     };
-    session::run(&options, &Arc::new(watch), began)
-        .map_err(|e: Error| Failure::Failed(e.to_string()))
+    session::stopped(&watch);
+    shown
+}
+
+/// What machines keep: listed, copied, forgotten, in this order.
+fn settings(what: &Share, state: &Path) -> Result<(), Failure> {
+    let failed = |e: Error| Failure::Failed(e.to_string());
+    let store = Store::below(state).map_err(failed)?;
+    if what.list_settings {
+        for kept in store.list().map_err(failed)? {
+            if what.json {
+                println!("{}", kept.to_json());
+                continue;
+            }
+            let used = if kept.used { ", in use" } else { "" };
+            let (megabytes, hours) = (kept.bytes.div_ceil(1_000_000), kept.age / 3600);
+            println!("{}  {megabytes} MB, last written {hours} hours ago{used}", kept.mac);
+        }
+    }
+    if let Some(text) = &what.export_settings {
+        let (mac, file) = text.split_once('=').ok_or_else(|| {
+            Failure::Usage(format!("'{text}' is not MAC=FILE, as in 52:54:00:12:34:56=disk.img"))
+        })?;
+        store.export(mac, Path::new(file)).map_err(failed)?;
+    }
+    match &what.reset_settings {
+        Some(mac) => store.reset(mac).map_err(failed),
+        None => Ok(()),
+    }
 }
 
 fn tell(event: &Event, json: bool) {

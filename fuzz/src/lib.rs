@@ -68,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     target("http-request", server::http_request),
     target("tftp-request", server::tftp_request),
     target("nfs-call", server::nfs_call),
+    target("nbd-request", server::nbd_request),
     target("initrd", image::initrd),
     target("newc", image::newc),
     target("kernel-module", image::kernel_module),

@@ -82,3 +82,8 @@ pub fn nfs_call(data: &[u8]) {
         }
     }
 }
+
+/// Options while a client chooses a disk, and requests for its data.
+pub fn nbd_request(data: &[u8]) {
+    share::nbd::fuzz(data);
+}

@@ -12,5 +12,6 @@ mod nfs;
 mod nics;
 mod peer;
 mod pxe;
+mod share;
 mod sources;
 mod storage;

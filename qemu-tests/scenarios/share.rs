@@ -141,67 +141,277 @@ fn boot(
     });
 }
 
-/// A ROM that is iPXE is given a script.
-#[test]
-fn live_boot_on_bios_alone() {
-    let stages = ["iPXE on BIOS", "loads the kernel", "loads the initramfs", "mounted /live"];
-    boot("share-bios-alone", &LIVE_BOOT, false, &[], bios, &stages);
-}
-
-/// pxelinux, beside a router that gives the addresses.
+/// pxelinux, beside a router that gives the addresses. Nobody serves as root.
 #[test]
 fn live_boot_on_bios_beside_a_router() {
     let stages = ["loads pxelinux.0", "has the boot menu", "mounted /live"];
     boot("share-bios-router", &LIVE_BOOT, true, &["--no-ipxe"], bios, &stages);
 }
 
+/// GRUB, and we give the addresses.
 #[test]
-fn live_boot_on_uefi_alone() {
+fn casper_on_uefi_alone() {
+    let stages = ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /casper"];
+    boot("share-casper-uefi", &CASPER, false, &[], |lab| uefi(lab, &[]), &stages);
+}
+
+/// A ROM that is iPXE is given a script.
+#[test]
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_live_boot_on_bios_alone() {
+    let stages = ["iPXE on BIOS", "loads the kernel", "loads the initramfs", "mounted /live"];
+    boot("share-bios-alone", &LIVE_BOOT, false, &[], bios, &stages);
+}
+
+#[test]
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_live_boot_on_uefi_alone() {
     let stages = ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /live"];
     boot("share-uefi-alone", &LIVE_BOOT, false, &[], |lab| uefi(lab, &[]), &stages);
 }
 
 #[test]
-fn live_boot_on_uefi_beside_a_router() {
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_live_boot_on_uefi_beside_a_router() {
     let stages = ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /live"];
     boot("share-uefi-router", &LIVE_BOOT, true, &[], |lab| uefi(lab, &[]), &stages);
 }
 
 #[test]
-fn http_boot_of_uefi() {
-    let no_pxe = ["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no"];
-    let stages = ["UEFI x86-64 by HTTP", "loads bootx64.efi", "mounted /live"];
-    boot("share-uefi-http", &LIVE_BOOT, true, &[], |lab| uefi(lab, &no_pxe), &stages);
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_casper_on_bios_beside_a_router() {
+    boot("share-casper-router", &CASPER, true, &["--no-ipxe"], bios, &["mounted /casper"]);
 }
 
 #[test]
-fn casper_beside_a_router() {
-    boot("share-casper", &CASPER, true, &["--no-ipxe"], bios, &["mounted /casper"]);
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_casper_on_bios_alone() {
+    boot("share-casper-alone", &CASPER, false, &["--no-ipxe"], bios, &["mounted /casper"]);
 }
 
 #[test]
-fn casper_on_uefi() {
-    boot("share-casper-uefi", &CASPER, false, &[], |lab| uefi(lab, &[]), &["mounted /casper"]);
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_casper_on_uefi_beside_a_router() {
+    let stages = ["mounted /casper"];
+    boot("share-casper-uefi-router", &CASPER, true, &[], |lab| uefi(lab, &[]), &stages);
 }
 
 #[test]
-fn dracut_alone() {
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_dracut_on_bios_alone() {
     boot("share-dracut", &DRACUT, false, &[], bios, &["mounted /fedora"]);
 }
 
 #[test]
-fn dracut_on_uefi_beside_a_router() {
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_dracut_on_bios_beside_a_router() {
+    boot("share-dracut-router", &DRACUT, true, &["--no-ipxe"], bios, &["mounted /fedora"]);
+}
+
+#[test]
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_dracut_on_uefi_alone() {
+    boot(
+        "share-dracut-uefi-alone",
+        &DRACUT,
+        false,
+        &[],
+        |lab| uefi(lab, &[]),
+        &["mounted /fedora"],
+    );
+}
+
+#[test]
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_dracut_on_uefi_beside_a_router() {
     boot("share-dracut-uefi", &DRACUT, true, &[], |lab| uefi(lab, &[]), &["mounted /fedora"]);
 }
 
 #[test]
-fn archiso_beside_a_router() {
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_archiso_on_bios_beside_a_router() {
     boot("share-archiso", &ARCHISO, true, &[], bios, &["mounted /archlinux"]);
 }
 
 #[test]
-fn archiso_on_uefi() {
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_archiso_on_bios_alone() {
+    let stages = ["mounted /archlinux"];
+    boot("share-archiso-alone", &ARCHISO, false, &["--no-ipxe"], bios, &stages);
+}
+
+#[test]
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_archiso_on_uefi_alone() {
     boot("share-archiso-uefi", &ARCHISO, false, &[], |lab| uefi(lab, &[]), &["mounted /archlinux"]);
+}
+
+#[test]
+#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+fn sweep_archiso_on_uefi_beside_a_router() {
+    let stages = ["mounted /archlinux"];
+    boot("share-archiso-uefi-router", &ARCHISO, true, &[], |lab| uefi(lab, &[]), &stages);
+}
+
+#[test]
+#[ignore = "firmware takes its time: cargo xtask test --sweep"]
+fn sweep_http_boot_of_uefi() {
+    let no_pxe = [
+        "-fw_cfg",
+        "name=opt/org.tianocore/IPv4PXESupport,string=no",
+        "-fw_cfg",
+        "name=opt/org.tianocore/IPv6PXESupport,string=no",
+    ];
+    let stages = ["UEFI x86-64 by HTTP", "loads bootx64.efi", "mounted /live"];
+    boot("share-uefi-http", &LIVE_BOOT, true, &[], |lab| uefi(lab, &no_pxe), &stages);
+}
+
+/// Two networks: one with a router that gives addresses, one where nobody does.
+#[test]
+#[ignore = "two machines: cargo xtask test --sweep"]
+fn sweep_two_networks() {
+    scenario("share-two-networks", |lab| {
+        let iso = medium(lab, &LIVE_BOOT)?;
+        lab.network("wing", "10.78.0.1/24")?;
+        let _router = lab.router()?;
+        let words = ["--append", WORDS];
+        let (here, there) =
+            (lab.share_on("lan", &iso, &words)?, lab.share_on("wing", &iso, &words)?);
+        here.expect("10.77.0.2 gives addresses", secs(1))?;
+        there.expect("nobody gives addresses", secs(1))?;
+        let mut first = bios(lab)?.start()?;
+        at_home(&mut first, &LIVE_BOOT)?;
+        drop(first);
+        let mut second = lab.machine().nic(Nic::virtio().on("wing")).start()?;
+        second.shell(secs(180))?;
+        let mounts = second.run("cat /proc/mounts")?;
+        assert!(mounts.contains("10.78.0.1:/live "), "{mounts}");
+        here.expect("mounted /live", secs(1))?;
+        there.expect("mounted /live", secs(1))
+    });
+}
+
+/// What a machine changes is on the server; it can be listed, copied and forgotten, and
+/// is nobody else's.
+#[test]
+fn settings_that_stay() {
+    scenario("share-settings", |lab| {
+        let iso = medium(lab, &LIVE_BOOT)?;
+        let share = lab.share(&iso, &["--keep-settings", "--append", WORDS])?;
+        let state = lab.share_state("lan")?.to_string_lossy().into_owned();
+        let settings = |words: &[&str]| {
+            lab.bellwether(&[&["share", "--state", state.as_str()][..], words].concat())
+        };
+        let mut machine = bios(lab)?.start()?;
+        machine.shell(secs(180))?;
+        machine.run("echo once >/kept")?;
+        share.expect("has the disk keep-52-54-00-77-00-00", secs(1))?;
+        machine.restart(secs(180))?;
+        assert_eq!(machine.run("cat /kept")?.trim(), "once");
+        assert!(settings(&["--list-settings"])?.contains("52-54-00-77-00-00"));
+        let error = settings(&["--reset-settings", "52:54:00:77:00:00"]).unwrap_err().to_string();
+        assert!(error.contains("being used"), "{error}");
+        drop(machine);
+
+        // The medium as a disk, to be read.
+        let copy = lab.scratch("copy")?.join("live.iso").to_string_lossy().into_owned();
+        let from = "nbd://10.77.0.1/live";
+        let namespace = lab.run(&["qemu-img", "convert", "-f", "raw", "-O", "raw", from, &copy]);
+        namespace?;
+        qemu_tests::assets::media::run(&["cmp", &copy, &iso.to_string_lossy()])?;
+        let other = "nbd://10.77.0.1/keep-52-54-00-77-00-00";
+        let error = lab.run(&["qemu-img", "info", other]).unwrap_err().to_string();
+        assert!(error.contains("52:54:00:77:00:00"), "{error}");
+
+        let disk = lab.scratch("disk")?.join("disk.img").to_string_lossy().into_owned();
+        settings(&["--export-settings", &format!("52:54:00:77:00:00={disk}")])?;
+        let inside = qemu_tests::assets::media::run(&["debugfs", "-R", "ls -p /rw", &disk]);
+        let all = qemu_tests::assets::media::run(&["debugfs", "-R", "ls -p /", &disk])?;
+        assert!(all.contains("kept") || inside?.contains("kept"), "{all}");
+        settings(&["--reset-settings", "52:54:00:77:00:00"])?;
+        assert!(settings(&["--list-settings"])?.trim().is_empty());
+        // It has to be root for its ports, and for nothing afterwards.
+        let who = lab.run(&["ps", "-o", "user=", "-C", "bellwether"])?;
+        assert_eq!(who.trim(), "nobody");
+        Ok(())
+    });
+}
+
+/// The page in a browser and the view on a terminal, while a machine boots.
+#[test]
+#[ignore = "needs a browser: cargo xtask test --sweep"]
+fn sweep_what_a_person_sees() {
+    scenario("share-views", |lab| {
+        let iso = medium(lab, &LIVE_BOOT)?;
+        let terminal = lab.share_on_a_terminal(&iso, &["--keep-settings", "--append", WORDS])?;
+        let screen = terminal.expect("In a browser: http://", secs(60))?;
+        assert!(screen.contains("Sharing 10.77.0.1:/live"), "{screen}");
+        assert!(screen.contains("Nobody yet"), "{screen}");
+        let page = screen.split("In a browser: ").nth(1).and_then(|s| s.split_whitespace().next());
+        let page = page.unwrap_or_default();
+
+        let browser = lab.browser()?;
+        let text =
+            |id: &str| browser.run(&format!("return document.querySelector('{id}').innerText"));
+        let wait = |id: &str, wanted: &str| -> Result<()> {
+            for _ in 0..50 {
+                if text(id)?.contains(wanted) {
+                    return Ok(());
+                }
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            panic!("{id} is {} and not {wanted}", text(id)?)
+        };
+        // Who has no key may look and not touch.
+        let (plain, _) = page.split_once('#').unwrap_or((page, ""));
+        browser.open(plain)?;
+        wait("#link", "live")?;
+        let off = browser.run("return document.querySelector('#service-nfs button').disabled")?;
+        assert_eq!(off, "true");
+
+        browser.open("about:blank")?;
+        browser.open(page)?;
+        wait("#link", "live")?;
+        browser.click("#service-nfs button")?;
+        wait("#service-nfs", "off")?;
+        terminal.expect("4 NFS OFF", secs(5))?;
+        terminal.press("4")?;
+        wait("#service-nfs", "on")?;
+
+        let mut machine = bios(lab)?.start()?;
+        let mut stages: Vec<String> = Vec::new();
+        while !stages.iter().any(|stage| stage.contains("disk")) {
+            let rows =
+                "return (document.querySelector('tr[data-stage]')||{dataset:{}}).dataset.stage";
+            let stage = browser.run(rows)?;
+            if stage != "null" && stages.last() != Some(&stage) {
+                stages.push(stage);
+            }
+            assert!(stages.len() < 20, "{stages:?}");
+        }
+        machine.shell(secs(180))?;
+        for wanted in ["asked", "initrd", "disk"] {
+            assert!(stages.iter().any(|stage| stage.contains(wanted)), "{stages:?}");
+        }
+        wait("#clients", "52:54:00:77:00:00")?;
+        wait("#kept", "52-54-00-77-00-00")?;
+        let screen = terminal.expect("52:54:00:77:00:00 ######", secs(5))?;
+        println!("{screen}");
+        browser.screenshot(&lab.scratch("pictures")?.join("page.png"))?;
+        browser.size(400, 800)?;
+        let narrow = "return document.documentElement.scrollWidth <= window.innerWidth";
+        assert_eq!(browser.run(narrow)?, "true");
+        browser.screenshot(&lab.scratch("pictures")?.join("phone.png"))?;
+
+        terminal.press("q")?;
+        terminal.expect("stopped; 1 clients were served", secs(10))?;
+        // Nothing is left that runs, listens or is mounted.
+        assert!(lab.run(&["pgrep", "bellwether"]).is_err());
+        let open = lab.run(&["ss", "-Hlntu", "sport", "<", ":10810"])?;
+        let ours = [":67 ", ":69 ", ":2049 ", ":8080 ", ":4011 ", ":10809 "];
+        assert!(!ours.iter().any(|port| open.contains(port)), "{open}");
+        Ok(())
+    });
 }
 
 /// The server is killed and started again under a running client.
@@ -249,7 +459,8 @@ fn a_medium_that_is_pulled_out() {
 
 /// The recipe for servers of one's own, with those servers.
 #[test]
-fn configuration_for_other_servers() {
+#[ignore = "two machines: cargo xtask test --sweep"]
+fn sweep_configuration_for_other_servers() {
     scenario("share-write-config", |lab| {
         let iso = medium(lab, &LIVE_BOOT)?;
         let _router = lab.router()?;

@@ -33,7 +33,7 @@ pub fn write(options: &Options, dir: &Path, watch: &Watch) -> Result<Vec<PathBuf
     let exported = dir.join("nfs");
     let mut files = Files::default();
     let place = (own, None, exported.to_string_lossy().into_owned());
-    let (menu, exports) = session::media(options, &place, &mut files, watch)?;
+    let session::Shared { menu, exports, .. } = session::media(options, &place, &mut files, watch)?;
     let found = loaders::add(&mut files, &loaders::Wanted { http: None, tftp: own, proxy: true });
     for text in &found.missing {
         watch.tell(&crate::event::Event::Warning(text.clone()));

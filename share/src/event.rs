@@ -29,6 +29,8 @@ pub enum Stage {
     Initrd,
     /// It mounted the medium.
     Mounted(String),
+    /// It has a disk over NBD.
+    Disk(String),
 }
 
 impl fmt::Display for Stage {
@@ -40,6 +42,7 @@ impl fmt::Display for Stage {
             Self::Kernel => f.write_str("loads the kernel"),
             Self::Initrd => f.write_str("loads the initramfs"),
             Self::Mounted(path) => write!(f, "mounted {path}"),
+            Self::Disk(name) => write!(f, "has the disk {name}"),
         }
     }
 }
@@ -54,6 +57,7 @@ impl Stage {
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
             Self::Mounted(_) => "mounted",
+            Self::Disk(_) => "disk",
         }
     }
 }

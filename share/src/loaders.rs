@@ -13,7 +13,6 @@ use crate::dhcp::client::Arch;
 use crate::event::Stage;
 use crate::files::{File, Files};
 use cpio_builder::menu::{Menu, MenuError};
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -204,19 +203,22 @@ fn is_there((_, places): &Part) -> bool {
 fn make_grub(target: &str, wanted: &Wanted) -> Option<Vec<u8>> {
     let modules =
         GRUB_MODULES.iter().map(|dir| Path::new(dir).join(target)).find(|d| d.is_dir())?;
-    // A file of nobody else's: the program takes its first commands from a name only.
+    // A directory of nobody else's: the program takes its first commands from a file
+    // only, and gives what it made to one only; it wants to sync it.
     let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
-    let first = std::env::temp_dir().join(format!("bellwether-grub-{}", random.trim()));
-    let mut file = std::fs::File::options().write(true).create_new(true).open(&first).ok()?;
-    let written = file.write_all(first_commands(wanted).as_bytes());
-    let made = written.ok().and_then(|()| {
+    let dir = std::env::temp_dir().join(format!("bellwether-grub-{}", random.trim()));
+    std::fs::create_dir(&dir).ok()?;
+    let (first, out) = (dir.join("first"), dir.join("out"));
+    let made = std::fs::write(&first, first_commands(wanted)).ok().and_then(|()| {
         let mut program = Command::new("grub-mkimage");
         program.args(["-O", target, "-p", "/grub", "-d"]).arg(&modules).arg("-c").arg(&first);
-        program.args(IN_GRUB).stdin(Stdio::null()).output().ok()
+        program.arg("-o").arg(&out).args(IN_GRUB).stdin(Stdio::null());
+        let done = program.output().ok()?;
+        if done.status.success() { std::fs::read(&out).ok() } else { None }
     });
-    // What is left over is a few lines in a temporary directory.
-    let _ = std::fs::remove_file(&first);
-    made.filter(|made| made.status.success() && !made.stdout.is_empty()).map(|made| made.stdout)
+    // What is left over is in a temporary directory.
+    let _ = std::fs::remove_dir_all(&dir);
+    made.filter(|made| !made.is_empty())
 }
 
 /// What GRUB does first: to our menu, by the quicker protocol if it can.
@@ -246,4 +248,25 @@ pub fn add_menu(menu: &Menu, files: &mut Files) -> Result<(), MenuError> {
     }
     add("/boot.ipxe", menu.to_ipxe()?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grub_knows_where_we_are() {
+        let http = Some(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 8080));
+        let wanted = Wanted { http, tftp: Ipv4Addr::new(10, 0, 0, 1), proxy: true };
+        let text = first_commands(&wanted);
+        assert!(text.contains("set root=http,10.0.0.1:8080\n"), "{text}");
+        assert!(text.ends_with("set root=tftp,10.0.0.1\nconfigfile /grub/grub.cfg\n"), "{text}");
+        // Where GRUB's parts are installed, putting them together must work.
+        if Path::new("/usr/lib/grub/x86_64-efi/normal.mod").exists()
+            && Command::new("grub-mkimage").arg("--version").output().is_ok()
+        {
+            let made = make_grub("x86_64-efi", &wanted).unwrap();
+            assert!(made.starts_with(b"MZ") && made.len() > 100_000, "{} bytes", made.len());
+        }
+    }
 }

@@ -4,7 +4,9 @@
 //! the terminal shows. The page is one file without anything from elsewhere; what it
 //! shows comes as server-sent events (WHATWG HTML, section 9.2), a whole state each.
 
-use crate::event::{Watch, quoted};
+use crate::event::{Event, Watch, quoted};
+use crate::files::File;
+use crate::settings::{Kept, Store};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,18 +24,21 @@ pub enum Service {
     Tftp,
     Http,
     Nfs,
+    Nbd,
 }
 
-const SERVICES: [(Service, &str); 4] = [
+/// Every service, in the order in which they are shown, and what it is called.
+pub const SERVICES: [(Service, &str); 5] = [
     (Service::Dhcp, "dhcp"),
     (Service::Tftp, "tftp"),
     (Service::Http, "http"),
     (Service::Nfs, "nfs"),
+    (Service::Nbd, "nbd"),
 ];
 
 /// Which services are on. All are at first.
 #[derive(Debug, Default)]
-pub struct Switches([AtomicBool; 4]);
+pub struct Switches([AtomicBool; 5]);
 
 impl Switches {
     fn off(&self, service: Service) -> Option<&AtomicBool> {
@@ -59,6 +64,7 @@ pub struct Page {
     /// What a request that changes something has to know.
     pub token: String,
     watch: Arc<Watch>,
+    settings: Option<Store>,
 }
 
 impl Page {
@@ -66,22 +72,22 @@ impl Page {
     ///
     /// # Errors
     /// The kernel gives no random numbers.
-    pub fn new(watch: Arc<Watch>) -> io::Result<Self> {
+    pub fn new(watch: Arc<Watch>, settings: Option<Store>) -> io::Result<Self> {
         let mut bytes = [0u8; 12];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
         let token = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { token, watch })
+        Ok(Self { token, watch, settings })
     }
 
     /// Follows a request like `/control/nfs/off`. The status to answer with.
     pub fn control(&self, path: &str, token: Option<&str>) -> u16 {
-        let same = |given: &str| {
-            // In the same time wherever they differ.
-            given.len() == self.token.len()
-                && given.bytes().zip(self.token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
-        };
-        if !token.is_some_and(same) {
+        if !token.is_some_and(|token| self.may(token)) {
             return 403;
+        }
+        if let (Some(mac), Some(store)) = (path.strip_prefix("/reset/"), &self.settings) {
+            let Err(error) = store.reset(mac) else { return 204 };
+            self.watch.tell(&Event::Warning(error.to_string()));
+            return 409;
         }
         let mut words = path.trim_start_matches("/control/").split('/');
         let service = words.next().and_then(|name| SERVICES.iter().find(|(_, n)| *n == name));
@@ -92,6 +98,23 @@ impl Page {
             }
             _ => 404,
         }
+    }
+
+    /// Whether this is the token.
+    fn may(&self, token: &str) -> bool {
+        // In the same time wherever they differ.
+        token.len() == self.token.len()
+            && token.bytes().zip(self.token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+    }
+
+    /// A client's own disk, `/settings/TOKEN/MAC.img`; a link cannot have the token in
+    /// a header.
+    pub fn settings(&self, path: &str) -> Option<File> {
+        let (token, mac) = path.strip_prefix("/settings/")?.split_once('/')?;
+        let store = self.settings.as_ref().filter(|_| self.may(token))?;
+        let file = store.image(mac.strip_suffix(".img")?).ok()?;
+        let length = file.metadata().ok()?.len();
+        Some(File::image(Arc::new(file), length, crate::tree::hash(&[mac.as_bytes()])))
     }
 
     /// Everything that is shown, as JSON.
@@ -116,11 +139,16 @@ impl Page {
         let services = SERVICES.map(|(service, name)| {
             format!("{}:{}", quoted(name), self.watch.switches.is_on(service))
         });
+        let kept = self.settings.as_ref().and_then(|store| store.list().ok()).unwrap_or_default();
+        let kept: Vec<String> = kept.iter().map(Kept::to_json).collect();
         format!(
-            "{{\"services\":{{{}}},\"total\":{},\"clients\":[{}],\"events\":[{}]}}",
+            "{{\"services\":{{{}}},\"total\":{},\"clients\":[{}],\"keeps\":{},\"kept\":[{}],\
+             \"events\":[{}]}}",
             services.join(","),
             clients.len(),
             shown.join(","),
+            self.settings.is_some(),
+            kept.join(","),
             self.watch.recent().join(",")
         )
     }
@@ -134,8 +162,8 @@ mod tests {
     #[test]
     fn only_the_token_switches() {
         let watch = Arc::new(Watch::new(|_| ()));
-        let page = Page::new(watch.clone()).unwrap();
-        assert_ne!(page.token, Page::new(watch.clone()).unwrap().token);
+        let page = Page::new(watch.clone(), None).unwrap();
+        assert_ne!(page.token, Page::new(watch.clone(), None).unwrap().token);
         for token in [None, Some(""), Some("0"), Some(&page.token[1..])] {
             assert_eq!(page.control("/control/nfs/off", token), 403);
         }
@@ -156,8 +184,12 @@ mod tests {
         watch.tell(&Event::Warning("a \"b\"".into()));
         watch.reached("52:54:00:00:00:01", Stage::Kernel);
         watch.sent("52:54:00:00:00:01", 7);
-        let state = Page::new(watch).unwrap().state();
-        assert!(state.contains(r#""services":{"dhcp":true,"tftp":true,"http":true,"nfs":true}"#));
+        let state = Page::new(watch, None).unwrap().state();
+        assert!(
+            state.contains(
+                r#""services":{"dhcp":true,"tftp":true,"http":true,"nfs":true,"nbd":true}"#
+            )
+        );
         let client = r#"{"who":"52:54:00:00:00:01","stage":"kernel","text":"loads the kernel","bytes":7,"seconds":0}"#;
         assert!(state.contains(client), "{state}");
         assert!(state.contains(r#"{"event":"warning","text":"a \"b\""}"#), "{state}");

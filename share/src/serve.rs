@@ -1,4 +1,4 @@
-//! The sockets: DHCP, TFTP, HTTP and NFS, each a thread that listens and threads for
+//! The sockets: DHCP, TFTP, HTTP, NFS and NBD, each a thread that listens and threads for
 //! its clients, all bounded in number, memory and patience.
 //!
 //! Nothing is left behind when the process ends, however it ends: no mounts, no
@@ -11,8 +11,10 @@ use crate::error::Error;
 use crate::event::{Event, Stage, Watch, name_of};
 use crate::files::{File, Files};
 use crate::http::{self, Head};
+use crate::nbd::{self, Command, Failure, Refusal, Wish};
 use crate::nfs::{self, Server as Nfs};
 use crate::page::{self, Page, Service};
+use crate::settings::{Disk, Disks, Refused};
 use crate::tftp::{self, Code, Packet, Send, Transfer};
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
@@ -439,7 +441,8 @@ fn http_client(
         {
             return Ok(());
         }
-        let file = files.find(&request.path).filter(|_| !request.post);
+        let kept = page.and_then(|(page, _)| page.settings(&request.path));
+        let file = kept.or_else(|| files.find(&request.path)).filter(|_| !request.post);
         let Some(file) = file else {
             return stream.write_all(http::refuse(404).as_bytes());
         };
@@ -539,6 +542,177 @@ fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) ->
         }
     }
     Ok(())
+}
+
+/// Serves disks by NBD.
+///
+/// # Errors
+/// No thread can be started.
+pub fn nbd(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
+    accept("nbd", listener, move |stream, from| {
+        if !watch.switches.is_on(Service::Nbd) {
+            return Ok(());
+        }
+        let who = name_of(from);
+        match nbd_negotiate(&stream, &disks, &who, &watch)? {
+            Some(disk) => nbd_client(&stream, &disk, &who, &watch),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Until a client has chosen a disk, or gone.
+fn nbd_negotiate(
+    mut stream: &TcpStream,
+    disks: &Disks,
+    who: &str,
+    watch: &Watch,
+) -> io::Result<Option<Arc<Disk>>> {
+    stream.set_read_timeout(Some(HEAD_PATIENCE))?;
+    stream.write_all(&nbd::greeting())?;
+    let mut flags = [0; 4];
+    stream.read_exact(&mut flags)?;
+    let Some(zeroes) = nbd::wants_zeroes(flags) else { return Ok(None) };
+    let mut input = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    for _ in 0..nbd::MAX_OPTIONS {
+        let (wish, number, used) = loop {
+            match nbd::option(&input) {
+                nbd::Read::Whole(wish, number, used) => break (wish, number, used),
+                nbd::Read::Bad => return Ok(None),
+                nbd::Read::Partial => {}
+            }
+            let mut more = [0; 1024];
+            match stream.read(&mut more)? {
+                0 => return Ok(None),
+                _ if Instant::now() > end => return Ok(None),
+                length => input.extend_from_slice(more.get(..length).unwrap_or_default()),
+            }
+        };
+        input.drain(..used);
+        let answer = match wish {
+            Wish::Export(ref name) | Wish::Go(ref name) | Wish::About(ref name) => {
+                match disks.open(name, who) {
+                    Ok(disk) => {
+                        let about = nbd::About { size: disk.size(), read_only: disk.read_only() };
+                        match wish {
+                            Wish::About(_) => nbd::describe(number, about),
+                            Wish::Go(_) => {
+                                stream.write_all(&nbd::describe(number, about))?;
+                                watch.reached(who, Stage::Disk(name.clone()));
+                                return Ok(Some(disk));
+                            }
+                            _ => {
+                                stream.write_all(&nbd::begin(about, zeroes))?;
+                                watch.reached(who, Stage::Disk(name.clone()));
+                                return Ok(Some(disk));
+                            }
+                        }
+                    }
+                    Err(why) => {
+                        let (text, refusal) = match why {
+                            Refused::Unknown => {
+                                ("which is not shared".to_owned(), Refusal::NoExport)
+                            }
+                            Refused::NotYours(why) | Refused::Broken(why) => {
+                                (why.clone(), Refusal::NotYours(why))
+                            }
+                        };
+                        let text = format!("{who} wants the disk {name:?}: {text}");
+                        watch.tell(&Event::Warning(text));
+                        if matches!(wish, Wish::Export(_)) {
+                            // There is no answer that says no.
+                            return Ok(None);
+                        }
+                        nbd::refuse(number, &refusal)
+                    }
+                }
+            }
+            Wish::List => nbd::list(number, &disks.names()),
+            Wish::Abort => {
+                stream.write_all(&nbd::goodbye(number))?;
+                return Ok(None);
+            }
+            Wish::Senseless => nbd::refuse(number, &Refusal::Senseless),
+            Wish::Unknown => nbd::refuse(number, &Refusal::Unknown),
+        };
+        stream.write_all(&answer)?;
+    }
+    Ok(None)
+}
+
+fn nbd_client(mut stream: &TcpStream, disk: &Disk, who: &str, watch: &Watch) -> io::Result<()> {
+    // A disk that nobody reads for days is still in use; one of a machine that was
+    // switched off is not.
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepIdle, &60)?;
+    stream.set_read_timeout(None)?;
+    let mut buffer = Vec::new();
+    loop {
+        let mut head = [0; nbd::REQUEST];
+        stream.read_exact(&mut head)?;
+        let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
+        let length = request.length as usize;
+        // What does not arrive in time belongs to a machine that is gone.
+        if request.command == Command::Write {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            buffer.resize(length, 0);
+            stream.read_exact(&mut buffer)?;
+            stream.set_read_timeout(None)?;
+        }
+        let range = request.within(disk.size());
+        let done = match request.command {
+            Command::Disconnect => return Ok(()),
+            Command::Flush => disk.flush().map_err(Some),
+            Command::Unknown => Err(None),
+            Command::Read | Command::Write | Command::Trim if range.is_none() => Err(None),
+            Command::Read => {
+                // The answer's head goes before the data, in one piece.
+                buffer.clear();
+                buffer.resize(16 + length, 0);
+                disk.read(request.offset, buffer.get_mut(16..).unwrap_or_default()).map_err(Some)
+            }
+            Command::Write if disk.read_only() => {
+                stream.write_all(&request.answer(Some(Failure::Permission)))?;
+                continue;
+            }
+            Command::Write => disk.write(request.offset, &buffer).map_err(Some),
+            Command::Trim => {
+                disk.trim(request.offset, u64::from(request.length));
+                Ok(())
+            }
+        };
+        let done = match (done, request.now) {
+            (Ok(()), true) => disk.flush().map_err(Some),
+            (done, _) => done,
+        };
+        let failure = match &done {
+            Ok(()) => None,
+            Err(None) => Some(Failure::Invalid),
+            Err(Some(error)) => {
+                watch.broken("", error);
+                Some(match error.kind() {
+                    io::ErrorKind::StorageFull => Failure::NoSpace,
+                    _ => Failure::Io,
+                })
+            }
+        };
+        let answer = request.answer(failure);
+        match (request.command, failure) {
+            (Command::Read, None) => {
+                if let Some(place) = buffer.first_chunk_mut() {
+                    *place = answer;
+                }
+                stream.write_all(&buffer)?;
+                watch.sent(who, u64::from(request.length));
+            }
+            _ => stream.write_all(&answer)?,
+        }
+        // One large request does not make every later one cost as much memory.
+        if buffer.capacity() > 2 * CHUNK && length <= CHUNK {
+            buffer = Vec::new();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,15 @@ use crate::medium::{self, Medium, Place};
 use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
 use crate::page::Page;
-use crate::{loaders, serve};
+use crate::settings::{Disks, Image, KEEP, Store};
+use crate::{loaders, nbd, privileges, serve};
 use cpio_builder::menu::{Entry, Menu};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,6 +61,9 @@ pub struct Options {
     pub no_ipxe: bool,
     /// Where leases are kept.
     pub state: PathBuf,
+    /// Every client has a disk of its own here, below `state`, where what it changes is
+    /// kept.
+    pub keep_settings: bool,
     /// Where clients find us when there is another machine in between.
     pub behind: Option<Behind>,
 }
@@ -79,6 +86,8 @@ pub struct Session {
     pub http: SocketAddrV4,
     /// NFS, as clients reach it.
     pub nfs: SocketAddrV4,
+    /// NBD, as clients reach it.
+    pub nbd: SocketAddrV4,
     /// The page that shows what goes on, with the key that lets it change something.
     pub page: String,
     /// What clients mount, the first medium's first.
@@ -109,19 +118,57 @@ pub fn run(
     watch: &Arc<Watch>,
     began: impl FnOnce(&Session),
 ) -> Result<(), Error> {
-    // Before there are threads: they all inherit it.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().map_err(|e| Error::system("block signals")(e.into()))?;
+    let ending = Ending::expect()?;
     let session = start(options, watch)?;
     began(&session);
-    signals.wait().map_err(|e| Error::system("wait for a signal")(e.into()))?;
+    ending.wait()?;
+    stopped(watch);
+    Ok(())
+}
+
+/// Tells what there was, at the end.
+pub fn stopped(watch: &Watch) {
     let clients = watch.clients();
     let bytes = clients.values().map(|client| client.bytes).sum();
     watch.tell(&Event::Stopped { clients: clients.len(), bytes });
-    Ok(())
+}
+
+/// The end that the system or somebody at the terminal asks for: SIGINT, SIGTERM or
+/// SIGHUP.
+#[derive(Debug)]
+pub struct Ending(SignalFd);
+
+impl Ending {
+    /// Expects it from now on. To be called before [`start`]: its threads inherit that
+    /// these signals do not kill.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn expect() -> Result<Self, Error> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        let doing = |e: nix::errno::Errno| Error::system("wait for signals")(e.into());
+        signals.thread_block().map_err(doing)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        SignalFd::with_flags(&signals, flags).map(Self).map_err(doing)
+    }
+
+    /// Whether it came.
+    pub fn came(&self) -> bool {
+        !matches!(self.0.read_signal(), Ok(None))
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&self) -> Result<(), Error> {
+        let mut this = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut this, PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {}
+        Ok(())
+    }
 }
 
 /// The sockets of everything but NFS and HTTP.
@@ -145,7 +192,8 @@ impl Site {
     }
 }
 
-/// Begins to share, in threads that live as long as the process.
+/// Begins to share, in threads that live as long as the process. A process of root's is
+/// an ordinary user's afterwards, and may have another working directory.
 ///
 /// # Errors
 /// [`Error`], before anything is served.
@@ -161,10 +209,12 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     };
     let nfs_listener = net::tcp(SocketAddrV4::new(listen, 2049), "NFS", true)?;
     let http_listener = net::tcp(SocketAddrV4::new(listen, 8080), "HTTP", true)?;
+    let nbd_listener = net::tcp(SocketAddrV4::new(listen, nbd::PORT), "NBD", true)?;
     let port = |listener: &std::net::TcpListener| {
         listener.local_addr().map(|at| at.port()).map_err(Error::system("read a socket's address"))
     };
     let (nfs_port, http_port) = (port(&nfs_listener)?, port(&http_listener)?);
+    let nbd_at = SocketAddrV4::new(own, port(&nbd_listener)?);
     let http_at = SocketAddrV4::new(own, http_port);
 
     // It waits for seconds, and preparing takes seconds: both at once.
@@ -176,7 +226,16 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
 
     let mut files = Files::default();
     let place = (own, Some(nfs_port), String::new());
-    let (menu, exports) = media(options, &place, &mut files, watch)?;
+    let Shared { mut menu, exports, images } = media(options, &place, &mut files, watch)?;
+    let mut store = match options.keep_settings {
+        true => Some(Store::below(&options.state)?),
+        false => None,
+    };
+    if store.is_some() {
+        for entry in &mut menu.entries {
+            entry.append.push_str(&format!(" bw.persist=nbd:{nbd_at}/{KEEP}{{mac}}"));
+        }
+    }
     let add_menu = loaders::add_menu(&menu, &mut files);
     add_menu.map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
 
@@ -186,7 +245,7 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     };
     let first = format!("http://{http_at}{}", first.unwrap_or(SCRIPT));
     let mut place = "this machine".to_owned();
-    let mut tftp = None;
+    let (mut tftp, mut dhcp) = (None, None);
     let other = search.join().unwrap_or(Ok(None))?;
     if let Some(site) = site {
         let proxy = match options.dhcp {
@@ -208,24 +267,42 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
             let keep = options.state.join(format!("leases-{}", site.interface.name));
             let full = addresses(options, &site.interface, other, &keep, watch)?;
             let keep = full.is_some().then_some(keep);
-            serve::dhcp(Dhcp { own, loaders, full }, sockets, watch, keep)?;
+            dhcp = Some((Dhcp { own, loaders, full }, sockets, keep));
         } else {
             ready(watch, "network", format!("DHCP is yours: next-server {own}, file pxelinux.0"));
         }
         place = site.interface.name;
         tftp = Some(site.tftp);
     }
+    let keeps = store.is_some() || dhcp.as_ref().is_some_and(|(.., keep)| keep.is_some());
+    let directories = options.media.iter().any(|path| path.is_dir());
+    let inside = privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
+    if inside {
+        // From where the process is now.
+        store = store.and_then(|store| Some(Store { dir: store.dir.file_name()?.into() }));
+    }
+
     let files = Arc::new(files);
+    if let Some((server, sockets, keep)) = dhcp {
+        let keep = keep.and_then(|keep| Some(if inside { keep.file_name()?.into() } else { keep }));
+        serve::dhcp(server, sockets, watch, keep)?;
+    }
     let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
     let mut services = format!("{} by NFS, http://{http_at}/", mounts.join(", "));
     if let Some(socket) = tftp {
         serve::tftp(files.clone(), socket, watch.clone())?;
         services.push_str(&format!(", tftp://{own}/"));
     }
-    let page = Page::new(watch.clone()).map_err(Error::system("make a key for the page"))?;
+    let page = Page::new(watch.clone(), store.clone())
+        .map_err(Error::system("make a key for the page"))?;
     let page = Arc::new(page);
     serve::http(files, http_listener, watch.clone(), Some(page.clone()))?;
     serve::nfs(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
+    let disks = Disks::new(images, store);
+    if options.keep_settings || !disks.images.is_empty() {
+        services.push_str(&format!(", nbd://{nbd_at}/"));
+    }
+    serve::nbd(Arc::new(disks), nbd_listener, watch.clone())?;
     ready(watch, "services", format!("serving {services} on {place}"));
     for entry in &menu.entries {
         ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));
@@ -233,7 +310,18 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
     let nfs = SocketAddrV4::new(own, nfs_port);
     let page = format!("http://{http_at}/#{}", page.token);
-    Ok(Session { http: http_at, nfs, mounts, menu, page, first })
+    Ok(Session { http: http_at, nfs, nbd: nbd_at, mounts, menu, page, first })
+}
+
+/// What is made of the media.
+#[derive(Debug)]
+pub struct Shared {
+    /// What boots.
+    pub menu: Menu,
+    /// What is mounted.
+    pub exports: Vec<Export>,
+    /// What can be had as a disk.
+    pub images: Vec<Image>,
 }
 
 /// Opens every medium: what boots, and what is mounted. `server` is the address and the
@@ -246,7 +334,8 @@ pub fn media(
     server: &(Ipv4Addr, Option<u16>, String),
     files: &mut Files,
     watch: &Watch,
-) -> Result<(Menu, Vec<Export>), Error> {
+) -> Result<Shared, Error> {
+    let mut images = Vec::new();
     let mut exports: Vec<Export> = Vec::new();
     let mut entries = Vec::new();
     let several = options.media.len() > 1;
@@ -263,6 +352,12 @@ pub fn media(
         if let Some((image, length)) = &medium.image {
             let file = File::image(image.clone(), *length, medium.tree.identity);
             files.add(&format!("/{}.iso", medium.name), file);
+            images.push(Image {
+                name: medium.name.clone(),
+                image: image.clone(),
+                size: *length,
+                identity: medium.tree.identity,
+            });
         }
         if several {
             for entry in &mut prepared.menu.entries {
@@ -284,7 +379,7 @@ pub fn media(
         default: 0,
         entries,
     };
-    Ok((menu, exports))
+    Ok(Shared { menu, exports, images })
 }
 
 fn ready(watch: &Watch, what: &'static str, text: String) {

@@ -11,6 +11,7 @@ use share::event::Watch;
 use share::files::Files;
 use share::nfs::{Export, Server as Nfs};
 use share::serve;
+use share::settings::{Disks, Image};
 use share::tree::Tree;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -25,6 +26,7 @@ struct Site {
     http: SocketAddr,
     nfs: SocketAddr,
     tftp: SocketAddr,
+    nbd: SocketAddr,
 }
 
 fn site() -> Site {
@@ -43,12 +45,17 @@ fn site() -> Site {
     let http = TcpListener::bind("127.0.0.1:0").unwrap();
     let nfs = TcpListener::bind("127.0.0.1:0").unwrap();
     let tftp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nbd = TcpListener::bind("127.0.0.1:0").unwrap();
     let site = Site {
         _place: place,
         http: http.local_addr().unwrap(),
         nfs: nfs.local_addr().unwrap(),
         tftp: tftp.local_addr().unwrap(),
+        nbd: nbd.local_addr().unwrap(),
     };
+    let image = Arc::new(b"a medium".to_vec());
+    let image = Image { name: "m".into(), image, size: 8, identity: 1 };
+    serve::nbd(Arc::new(Disks::new(vec![image], None)), nbd, watch.clone()).unwrap();
     serve::http(files.clone(), http, watch.clone(), None).unwrap();
     serve::tftp(files, tftp, watch.clone()).unwrap();
     let server = Nfs { exports: vec![export], port: site.nfs.port() };
@@ -102,7 +109,53 @@ fn is_served(site: &Site) {
     let mut reply = [0; 28];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[4..8], [0, 0, 0, 7]);
+    let mut stream = disk(site, honest, "m");
+    stream.write_all(&request(0, 2, 6)).unwrap();
+    let mut reply = [0; 22];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!((&reply[4..8], &reply[16..]), (&[0; 4][..], &b"medium"[..]));
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+/// A connection on which a disk was chosen, in the old way: what is told about it is
+/// read and thrown away.
+fn disk(site: &Site, from: Ipv4Addr, name: &str) -> TcpStream {
+    let mut stream = connect(site.nbd, from);
+    stream.read_exact(&mut [0; 18]).unwrap();
+    let length = u32::try_from(name.len()).unwrap().to_be_bytes();
+    let option = [&[0, 0, 0, 3][..], b"IHAVEOPT", &[0, 0, 0, 1], &length, name.as_bytes()];
+    stream.write_all(&option.concat()).unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    stream
+}
+
+fn request(command: u8, offset: u64, length: u32) -> Vec<u8> {
+    let head = [0x25, 0x60, 0x95, 0x13, 0, 0, 0, command];
+    [&head[..], &[7; 8], &offset.to_be_bytes(), &length.to_be_bytes()].concat()
+}
+
+/// What is not on the disk, and what would write to it.
+#[test]
+fn disks_have_an_end() {
+    let site = site();
+    let mut stream = disk(&site, Ipv4Addr::LOCALHOST, "m");
+    let mut ask = |request: Vec<u8>| {
+        stream.write_all(&request).unwrap();
+        let mut reply = [0; 16];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!((&reply[..4], &reply[8..]), (&[0x67, 0x44, 0x66, 0x98][..], &[7; 8][..]));
+        reply[7]
+    };
+    assert_eq!(ask(request(0, 4, 5)), 22);
+    assert_eq!(ask(request(0, u64::MAX, 32 << 20)), 22);
+    assert_eq!(ask([request(1, 0, 3), b"abc".to_vec()].concat()), 1);
+    assert_eq!(ask(request(4, 0, u32::MAX)), 22);
+    assert_eq!(ask(request(200, 0, 0)), 22);
+    assert_eq!(ask(request(3, 0, 0)), 0);
+    // More than any kernel asks for ends the connection.
+    stream.write_all(&request(1, 0, u32::MAX)).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+    is_served(&site);
 }
 
 /// Noise that is the same in every run.
@@ -132,7 +185,7 @@ fn garbage() {
     }
     for n in 0..200usize {
         let bytes: Vec<u8> = (0..n * 7).map(|_| byte()).collect();
-        for at in [site.http, site.nfs] {
+        for at in [site.http, site.nfs, site.nbd] {
             let mut stream = connect(at, Ipv4Addr::new(127, 0, 0, 3));
             let _ = stream.write_all(&bytes);
         }
@@ -182,13 +235,14 @@ fn half_open_clients() {
     let greedy = Ipv4Addr::new(127, 0, 0, 2);
     let mut open = Vec::new();
     for n in 0..600 {
-        let mut stream = connect(if n % 2 == 0 { site.http } else { site.nfs }, greedy);
+        let mut stream = connect([site.http, site.nfs, site.nbd][n % 3], greedy);
         let _ = stream.write_all(if n % 3 == 0 { b"G" } else { b"" });
         open.push(stream);
     }
     is_served(&site);
     let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
-    assert!(threads < 400, "{threads} threads");
+    // Three services, each with 128 clients of one address at most.
+    assert!(threads < 450, "{threads} threads");
     drop(open);
     is_served(&site);
 }

@@ -14,4 +14,4 @@ pub use files::{Offer, Server};
 pub use nfs::{Nfs, NfsBuilder};
 pub use pxe::write_pxelinux;
 pub use rogue::Rogue;
-pub use share::{Share, machine_of_anybody};
+pub use share::{Browser, Share, Terminal, machine_of_anybody};

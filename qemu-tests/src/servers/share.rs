@@ -90,21 +90,108 @@ impl Lab {
     /// # Errors
     /// [`Error::Command`] when it does not build or does not come up.
     pub fn share(&self, medium: &Path, words: &[&str]) -> Result<Share<'_>> {
+        self.share_on("lan", medium, words)
+    }
+
+    /// The same on another network.
+    ///
+    /// # Errors
+    /// As [`Lab::share`].
+    pub fn share_on(&self, network: &str, medium: &Path, words: &[&str]) -> Result<Share<'_>> {
         let mut share = Share {
             lab: self,
             program: command_line_tool()?,
-            words: ["share", "--interface", "lan", "--init"].map(str::to_owned).into(),
-            log: self.directory().join("share.log"),
+            words: self.share_words(network, medium, words)?,
+            log: self.directory().join(format!("share-{network}.log")),
             daemon: None,
         };
-        let init = Assets::open()?.our_init(Profile::Net)?;
-        let state = self.scratch("share-state")?;
-        share.words.push(init.to_string_lossy().into_owned());
-        share.words.extend(["--state".into(), state.to_string_lossy().into_owned()]);
-        share.words.extend(words.iter().map(|&word| word.to_owned()));
-        share.words.push(medium.to_string_lossy().into_owned());
         share.start()?;
         Ok(share)
+    }
+
+    /// What `bellwether share` is started with; its state is in `share-state-NETWORK`.
+    fn share_words(&self, network: &str, medium: &Path, words: &[&str]) -> Result<Vec<String>> {
+        let init = Assets::open()?.our_init(Profile::Net)?;
+        let state = self.share_state(network)?;
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let mut all = ["share", "--interface", network, "--init"].map(str::to_owned).to_vec();
+        all.extend([path(&init), "--state".into(), path(&state)]);
+        all.extend(words.iter().map(|&word| word.to_owned()));
+        all.push(path(medium));
+        Ok(all)
+    }
+
+    /// Where `bellwether share` on a network keeps what it keeps.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn share_state(&self, network: &str) -> Result<PathBuf> {
+        let state = self.directory().join(format!("share-state-{network}"));
+        std::fs::create_dir_all(&state).map_err(Error::at("make", &state))?;
+        Ok(state)
+    }
+
+    /// `bellwether share` on a terminal of 110 columns and 32 lines.
+    ///
+    /// # Errors
+    /// As [`Lab::share`].
+    pub fn share_on_a_terminal(&self, medium: &Path, words: &[&str]) -> Result<Terminal<'_>> {
+        packages::ensure_all(&[("tmux", "a terminal that can be looked at")])?;
+        let socket = self.directory().join("tmux").to_string_lossy().into_owned();
+        let words = self.share_words("lan", medium, words)?;
+        let quoted = words.iter().map(|word| format!("'{word}'"));
+        let command = format!(
+            "'{}' {}; sleep 600",
+            command_line_tool()?.display(),
+            quoted.collect::<Vec<_>>().join(" ")
+        );
+        let terminal = Terminal { lab: self, socket };
+        terminal.tmux(&["new-session", "-d", "-x", "110", "-y", "32", &command])?;
+        Ok(terminal)
+    }
+
+    /// Runs a program on the network to its end; what it said.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it fails.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        self.namespace().run(words)
+    }
+
+    /// Runs the host command to its end; what it said.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it fails.
+    pub fn bellwether(&self, words: &[&str]) -> Result<String> {
+        let program = command_line_tool()?.to_string_lossy().into_owned();
+        self.namespace().run(&[&[program.as_str()], words].concat())
+    }
+
+    /// Chromium without a window.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it does not start.
+    pub fn browser(&self) -> Result<Browser<'_>> {
+        packages::ensure_all(&[
+            ("chromium", "a browser"),
+            ("chromium-driver", "a hand that holds its mouse"),
+            ("curl", "what speaks to that"),
+        ])?;
+        let mut driver = self.namespace().command("chromedriver");
+        driver.arg("--port=9515").env("HOME", self.scratch("browser")?);
+        let log = self.directory().join("chromedriver.log");
+        let mut daemon = Daemon::start("chromedriver", driver, &log)?;
+        daemon
+            .wait_until(Duration::from_secs(20), || super::nfs::listens(self.namespace(), 9515))?;
+        let mut browser = Browser { lab: self, session: String::new(), _daemon: daemon };
+        let options = r#"{"capabilities":{"alwaysMatch":{"goog:chromeOptions":{"args":
+            ["--headless=new","--no-sandbox","--disable-gpu","--disable-dev-shm-usage",
+             "--window-size=1100,900"]}}}}"#;
+        let said = browser.post("", options)?;
+        let id = said.split("\"sessionId\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        let id = id.ok_or_else(|| Error::Input(format!("no session: {said}")))?;
+        browser.session = format!("/{id}");
+        Ok(browser)
     }
 
     /// `bellwether share --write-config`, to its end.
@@ -235,6 +322,124 @@ impl Lab {
             }
         }
         Err(Error::Input(format!("no program called {name}")))
+    }
+}
+
+/// A terminal with a program in it.
+#[derive(Debug)]
+pub struct Terminal<'lab> {
+    lab: &'lab Lab,
+    socket: String,
+}
+
+impl Terminal<'_> {
+    fn tmux(&self, words: &[&str]) -> Result<String> {
+        let tmux = ["env", "TERM=xterm", "LC_ALL=C.UTF-8", "tmux", "-S", &self.socket];
+        self.lab.namespace().run(&[&tmux[..], words].concat())
+    }
+
+    /// What is on the screen.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when the terminal is gone.
+    pub fn screen(&self) -> Result<String> {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Presses keys, as tmux names them.
+    ///
+    /// # Errors
+    /// As [`Terminal::screen`].
+    pub fn press(&self, key: &str) -> Result<()> {
+        self.tmux(&["send-keys", key]).map(drop)
+    }
+
+    /// Waits until something is on the screen, and gives all of it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the screen when it does not come.
+    pub fn expect(&self, wanted: &str, limit: Duration) -> Result<String> {
+        let end = std::time::Instant::now() + limit;
+        loop {
+            let screen = self.screen()?;
+            if screen.contains(wanted) {
+                return Ok(screen);
+            }
+            if std::time::Instant::now() > end {
+                return Err(Error::Input(format!("no {wanted:?} on the screen:\n{screen}")));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// A browser, driven by the WebDriver protocol (W3C WebDriver 1).
+#[derive(Debug)]
+pub struct Browser<'lab> {
+    lab: &'lab Lab,
+    session: String,
+    _daemon: Daemon,
+}
+
+impl Browser<'_> {
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:9515/session{}{path}", self.session)
+    }
+
+    fn post(&self, path: &str, json: &str) -> Result<String> {
+        let type_ = "Content-Type: application/json";
+        let curl = ["curl", "--silent", "--show-error", "--fail-with-body", "-H", type_, "-d"];
+        self.lab.namespace().run(&[&curl[..], &[json, &self.url(path)]].concat())
+    }
+
+    /// Opens a page.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it does not load.
+    pub fn open(&self, url: &str) -> Result<()> {
+        self.post("/url", &format!("{{\"url\":\"{url}\"}}")).map(drop)
+    }
+
+    /// Runs a script without quotes in it; its result as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it throws.
+    pub fn run(&self, script: &str) -> Result<String> {
+        let body = format!("{{\"script\":\"{script}\",\"args\":[]}}");
+        let said = self.post("/execute/sync", &body)?;
+        let value = said.trim().strip_prefix("{\"value\":").and_then(|v| v.strip_suffix('}'));
+        value.map(str::to_owned).ok_or(Error::Input(said))
+    }
+
+    /// Clicks, as a mouse does, on what a CSS selector finds.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when there is no such thing, or it cannot be clicked.
+    pub fn click(&self, selector: &str) -> Result<()> {
+        let body = format!("{{\"using\":\"css selector\",\"value\":\"{selector}\"}}");
+        let said = self.post("/element", &body)?;
+        let id = said.rsplit('"').nth(1).unwrap_or_default().to_owned();
+        self.post(&format!("/element/{id}/click"), "{}").map(drop)
+    }
+
+    /// Makes the window this large.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it cannot.
+    pub fn size(&self, width: u32, height: u32) -> Result<()> {
+        let body = format!("{{\"width\":{width},\"height\":{height}}}");
+        self.post("/window/rect", &body).map(drop)
+    }
+
+    /// Writes what the window shows to a PNG file.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it cannot.
+    pub fn screenshot(&self, to: &Path) -> Result<()> {
+        let script = "curl --silent --fail \"$1\" | sed 's/^{\"value\":\"//; s/\"}$//' | \
+                      base64 --decode >\"$2\"";
+        let (url, to) = (self.url("/screenshot"), to.to_string_lossy().into_owned());
+        self.lab.namespace().run(&["sh", "-c", script, "sh", &url, &to]).map(drop)
     }
 }
 
