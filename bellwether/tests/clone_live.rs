@@ -326,7 +326,7 @@ fn ka(n: usize, len: usize, more: &[&str], kill: Option<(usize, u64)>) {
         .collect();
     if let Some((who, percent)) = kill {
         let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let enough = len as u64 * percent / 100;
+        let enough = (len as u64 * percent / 100).max(1);
         while std::fs::metadata(copy(who)).map_or(0, |m| m.len()) < enough {
             assert!(std::time::Instant::now() < until, "{}", server.log());
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -367,5 +367,72 @@ fn ka_of_nothing() {
 fn ka_mends_its_chain() {
     for who in 1..=4 {
         ka(4, 150_000_000, &[], Some((who, 10 + 20 * who as u64)));
+    }
+}
+
+/// Each of four machines dies at some tenth of the transfer, and at each tenth one
+/// does.
+#[test]
+fn ka_when_a_machine_dies_at_each_tenth() {
+    for tenth in 0..10 {
+        ka(4, 60_000_000, &[], Some((1 + tenth % 4, 10 * tenth as u64)));
+    }
+}
+
+/// A file to `n` hosts through Dolly+'s ring; one may die when so many of a hundred
+/// bytes have come to it.
+fn dolly_plus(n: usize, len: usize, kill: Option<(usize, u64)>) {
+    let room = Room::new(n + 1);
+    let golden = noise(&room.path("golden"), len);
+    let copy = |i: usize| room.path(&format!("copy{i}"));
+    let mut clients: Vec<_> = (1..=n)
+        .map(|i| {
+            let copy = copy(i).display().to_string();
+            room.bellwether(i, &["dollyC", "--target", &copy])
+        })
+        .collect();
+    let hosts: Vec<String> = (1..=n).map(|i| room.ip(i)).collect();
+    let config = format!(
+        "iofiles 1\n{} > /dev/null\nserver {}\nfirstclient x\nlastclient x\nclients {n}\n{}\nendconfig\n",
+        room.path("golden").display(),
+        room.ip(0),
+        hosts.join("\n"),
+    );
+    std::fs::write(room.path("plus.cfg"), config).unwrap();
+    let config = room.path("plus.cfg").display().to_string();
+    let mut server = room.bellwether(0, &["dollyS", "-f", &config, "-a", "60"]);
+    if let Some((who, percent)) = kill {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let enough = len as u64 * percent / 100;
+        while std::fs::metadata(copy(who)).map_or(0, |m| m.len()) < enough.max(1) {
+            assert!(std::time::Instant::now() < until, "{}", server.log());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        clients[who - 1].kill();
+        server.fails(90);
+        assert!(server.log().contains("LOST"), "{}", server.log());
+    } else {
+        server.succeeds(90);
+    }
+    for (i, client) in clients.iter_mut().enumerate() {
+        if kill.is_none_or(|(who, _)| who != i + 1) {
+            client.succeeds(20);
+            assert!(client.log().contains("verified with the server"), "{}", client.log());
+            same(&copy(i + 1), &golden);
+        }
+    }
+    let there = n - usize::from(kill.is_some());
+    assert_eq!(server.log().matches(" verified\n").count(), there, "{}", server.log());
+}
+
+#[test]
+fn dolly_plus_in_a_ring() {
+    dolly_plus(3, 60_000_001, None);
+}
+
+#[test]
+fn dolly_plus_when_a_machine_dies_at_each_tenth() {
+    for tenth in 0..10 {
+        dolly_plus(4, 60_000_000, Some((1 + tenth % 4, 10 * tenth as u64)));
     }
 }

@@ -10,6 +10,7 @@ use clone::edge;
 use clone::ka::server::Standing;
 use clone::ka::wire::Layout;
 use clone::ka::{client, server};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -99,8 +100,47 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         start_timeout: seconds(given, "timeout")?,
         stall_timeout: stall(given)?,
     };
-    let mut world = Host::new("ka-d-server", given.has("quiet"), true);
-    eprintln!("ka-d-server: session {}; waiting for {clients} clients", options.session);
+    let (sent, _) = send_to(options, file, command, given.has("quiet"))?;
+    let mut bad = 0;
+    for (ip, standing) in &sent.clients {
+        eprintln!("  {ip:<15} {standing}");
+        bad += usize::from(!matches!(standing, Standing::Verified | Standing::Finished));
+    }
+    if bad > 0 {
+        let all = sent.clients.len();
+        return Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")));
+    }
+    Ok(())
+}
+
+/// One session of `ka-d`.
+pub fn serve(
+    session: &str,
+    clients: usize,
+    file: Option<&str>,
+    command: Option<&str>,
+    start_timeout: Option<Duration>,
+    quiet: bool,
+) -> Result<(edge::ka::Sent, Duration), Failure> {
+    let options = server::Options {
+        session: session.to_owned(),
+        clients,
+        arity: 1,
+        verify: true,
+        start_timeout,
+        stall_timeout: Some(Duration::from_secs(300)),
+    };
+    send_to(options, file, command, quiet)
+}
+
+fn send_to(
+    options: server::Options,
+    file: Option<&str>,
+    command: Option<&str>,
+    quiet: bool,
+) -> Result<(edge::ka::Sent, Duration), Failure> {
+    let mut world = Host::new("ka-d-server", quiet, true);
+    eprintln!("ka-d-server: session {}; waiting for {} clients", options.session, options.clients);
     let mut open = || -> Result<Box<dyn edge::Source>, String> {
         let path = Path::new(file.unwrap_or("/dev/null"));
         let source = Source::open(Some(path), command).map_err(why)?;
@@ -113,23 +153,40 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let sent = edge::ka::send(options, &mut open, &mut world);
     world.end();
     let sent = sent.map_err(core)?;
+    let took = world.took();
     eprintln!(
         "ka-d-server: {} in {:.1} s, {}; blake3 {}",
         bytes(sent.digest.bytes),
-        world.took().as_secs_f64(),
-        rate(sent.digest.bytes, world.took()),
+        took.as_secs_f64(),
+        rate(sent.digest.bytes, took),
         sent.digest
     );
-    let mut bad = 0;
-    for (ip, standing) in &sent.clients {
-        eprintln!("  {ip:<15} {standing}");
-        bad += usize::from(!matches!(standing, Standing::Verified | Standing::Finished));
-    }
-    if bad > 0 {
-        let all = sent.clients.len();
-        return Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")));
-    }
-    Ok(())
+    Ok((sent, took))
+}
+
+/// Takes one session of `ka-d`'s into a shell command.
+pub fn take(
+    session: &str,
+    server: Option<Ipv4Addr>,
+    command: &str,
+    patience: Duration,
+) -> Result<edge::ka::Received, Failure> {
+    let mut world = Host::new("ka-d-client", false, true);
+    let how = How { pipe: Some(command), ..How::default() };
+    let store = HostStore::new(Target::open(None, how)?);
+    let options = client::Options {
+        session: session.to_owned(),
+        server,
+        layout: Layout::I386,
+        wait: true,
+        go_now: false,
+        tries: u32::try_from(patience.as_secs()).unwrap_or(u32::MAX),
+        start_timeout: Some(patience),
+        stall_timeout: Some(Duration::from_secs(300)),
+    };
+    let got = edge::ka::receive(options, Box::new(store), &mut world);
+    world.end();
+    got.map_err(core)
 }
 
 /// Receives.

@@ -5,10 +5,14 @@ mod desc;
 mod dolly;
 mod dollyplus;
 mod flags;
+mod install;
 mod ka;
+mod layout;
 mod net;
+mod prepare;
 mod progress;
 mod store;
+mod tools;
 mod udp;
 mod world;
 
@@ -26,10 +30,17 @@ static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["dollyC"], &dollyplus::CLIENT, dollyplus::receive),
     (&["ka-d-server"], &ka::SERVER, ka::send),
     (&["ka-d-client"], &ka::CLIENT, ka::receive),
+    (&["prepare"], &prepare::PREPARE, prepare::prepare),
+    (&["ka-d"], &prepare::KA_D, prepare::serve),
+    (&["install"], &install::INSTALL, install::run),
+    (&["tools"], &tools::TOOLS, tools::run),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
 ];
+
+/// Names too common for a link of that name to mean these.
+const NEW: [&str; 3] = ["prepare", "install", "tools"];
 
 /// Runs the program that was called by its old name, or as `bellwether clone
 /// NAME`; nothing when it was neither.
@@ -44,7 +55,8 @@ pub fn called(args: &[OsString]) -> Option<Result<(), Failure>> {
             })
             .collect()
     };
-    if let Some(program) = PROGRAMS.iter().find(|p| p.0.first() == Some(&own)) {
+    let old = |p: &&(&[&str], &Program, Run)| p.0.first() == Some(&own) && !NEW.contains(&own);
+    if let Some(program) = PROGRAMS.iter().find(old) {
         return Some(text(args.get(1..)?).and_then(|args| run(program, &args)));
     }
     if args.get(1)? != "clone" {

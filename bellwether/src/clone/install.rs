@@ -1,0 +1,401 @@
+//! `install`: the receiving machine of `ka-d`. Partitions its disk as the golden
+//! one's, takes the files, and makes them a machine of its own that boots.
+//!
+//! It runs in an initramfs with the programs that `tools` gathers. What the
+//! distribution has a program for, that program does, in the copy: its initramfs,
+//! its boot loader.
+
+use super::flags::{Given, Program, flag};
+use super::ka;
+use super::layout::{FILE, Layout, Part};
+use super::prepare::{NAMES, output, quoted};
+use super::world::{Host, random};
+use crate::Failure;
+use clone::edge::World;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The grammar.
+pub static INSTALL: Program = Program {
+    name: "install",
+    about: "Makes this machine a copy of ka-d's; its disk is overwritten.",
+    rest: "",
+    example: "bellwether clone install --disk /dev/sda",
+    flags: &[
+        flag("disk", None, Some("DISK"), "overwrite this one [the only one]"),
+        flag("host", Some('h'), Some("HOST"), "the server; without it, it is looked for"),
+        flag("name", None, Some("NAME"), "the copy's host name [this machine's, from DHCP]"),
+        flag("keep-identity", None, None, "keep machine-id and SSH host keys"),
+        flag("timeout", Some('T'), Some("S"), "wait this long for the server [600]"),
+        flag("dry-run", None, None, "take the description, show what would be done, and end"),
+    ],
+};
+
+const WORK: &str = "/tmp/bellwether-clone";
+const COPY: &str = "/tmp/bellwether-copy";
+/// What a copy says its own identifiers in, besides fstab.
+const SAYS_UUIDS: [&str; 8] = [
+    "etc/fstab",
+    "etc/crypttab",
+    "etc/default/grub",
+    "etc/initramfs-tools/conf.d/resume",
+    "etc/kernel/cmdline",
+    "etc/lilo.conf",
+    "boot/extlinux/extlinux.conf",
+    "etc/dracut.conf.d/resume.conf",
+];
+/// What belongs to the golden machine alone.
+const ITS_OWN: [&str; 4] = [
+    "var/lib/systemd/random-seed",
+    "etc/udev/rules.d/70-persistent-net.rules",
+    "etc/udev/rules.d/70-persistent-cd.rules",
+    "var/lib/dbus/machine-id",
+];
+
+fn failed(what: &str) -> impl Fn(std::io::Error) -> Failure + '_ {
+    move |e| Failure::Failed(format!("{what}: {e}"))
+}
+
+fn say(text: &str) {
+    eprintln!("clone: {text}");
+}
+
+/// The only disk, or the one named.
+fn choose(named: Option<&str>) -> Result<String, Failure> {
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
+    let mut disks = Vec::new();
+    for entry in fs::read_dir("/sys/block").map_err(failed("/sys/block"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let no = ["loop", "ram", "sr", "fd", "nbd", "dm-", "md", "zram"];
+        let flag =
+            |what: &str| fs::read_to_string(entry.path().join(what)).is_ok_and(|t| t.trim() == "1");
+        if !no.iter().any(|n| name.starts_with(n)) && !flag("removable") && !flag("ro") {
+            disks.push(format!("/dev/{name}"));
+        }
+    }
+    disks.sort();
+    match disks.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::Failed("there is no disk in this machine".to_owned())),
+        _ => Err(Failure::Failed(format!("which disk? One of {}", disks.join(", ")))),
+    }
+}
+
+fn disk_mib(disk: &str) -> Result<u64, Failure> {
+    use std::io::{Seek, SeekFrom};
+    let mut file = fs::OpenOptions::new().write(true).open(disk).map_err(failed(disk))?;
+    Ok(file.seek(SeekFrom::End(0)).map_err(failed(disk))? >> 20)
+}
+
+/// Runs a program with some input.
+fn feed(words: &[&str], input: &str) -> Result<(), Failure> {
+    let (program, args) = words.split_first().ok_or_else(|| Failure::Failed(String::new()))?;
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(failed(program))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(failed(program))?;
+    }
+    let status = child.wait().map_err(failed(program))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("{}: {status}", words.join(" "))))
+}
+
+fn make(part: &Part, device: &str) -> Result<(), Failure> {
+    let mut words: Vec<&str> = match part.fs.as_str() {
+        "" => return Ok(()),
+        "swap" => vec!["mkswap"],
+        "ext2" => vec!["mkfs.ext2", "-q", "-F"],
+        "ext3" => vec!["mkfs.ext3", "-q", "-F"],
+        "ext4" => vec!["mkfs.ext4", "-q", "-F"],
+        "xfs" => vec!["mkfs.xfs", "-q", "-f"],
+        "btrfs" => vec!["mkfs.btrfs", "-q", "-f"],
+        "vfat" => vec!["mkfs.vfat", "-F", "32"],
+        _ => vec!["mkfs.ntfs", "-Q", "-F"],
+    };
+    let label = if part.fs == "vfat" { "-n" } else { "-L" };
+    if !part.label.is_empty() {
+        words.extend([label, &part.label]);
+    }
+    words.push(device);
+    output(&words).map(drop)
+}
+
+/// Waits until the kernel has made a partition's device.
+fn wait_for(device: &str) -> Result<(), Failure> {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !Path::new(device).exists() {
+        if Instant::now() > until {
+            return Err(Failure::Failed(format!("{device}: the kernel does not show it")));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Mounted file systems, taken down in the end whatever happens.
+struct Mounted(Vec<String>);
+
+impl Mounted {
+    fn mount(&mut self, words: &[&str], place: &str) -> Result<(), Failure> {
+        fs::create_dir_all(place).map_err(failed(place))?;
+        let words: Vec<&str> = std::iter::once("mount").chain(words.iter().copied()).collect();
+        output(&[words.as_slice(), &[place]].concat())?;
+        self.0.push(place.to_owned());
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        let mut result = Ok(());
+        while let Some(place) = self.0.pop() {
+            for attempt in 0..3 {
+                match output(&["umount", &place]) {
+                    Ok(_) => break,
+                    Err(_) if attempt < 2 => std::thread::sleep(Duration::from_secs(1)),
+                    Err(e) => result = Err(e),
+                }
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Runs it all.
+pub fn run(given: &Given) -> Result<(), Failure> {
+    let patience = super::dolly::seconds(given, "timeout")?.unwrap_or(Duration::from_secs(600));
+    let mut world = Host::new("clone", true, true);
+    let server = match given.get("host") {
+        Some(host) => {
+            Some(world.resolve(host).map_err(|e| Failure::Failed(format!("{host}: {e}")))?)
+        }
+        None => None,
+    };
+    let disk = choose(given.get("disk"))?;
+    let mib = disk_mib(&disk)?;
+    fs::create_dir_all(WORK).map_err(failed(WORK))?;
+    let got = ka::take("kainstall1", server, &format!("tar -x -C {WORK} -f -"), patience)?;
+    let server = server.or(got.server);
+    let path = format!("{WORK}/{FILE}");
+    let text = fs::read_to_string(&path).map_err(|_| {
+        Failure::Failed("the server sends no layout: is it ka-d of bellwether?".to_owned())
+    })?;
+    let layout = Layout::parse(&text)?;
+    let script = layout.script(mib)?;
+    if given.has("dry-run") {
+        print!("{script}");
+        return Ok(());
+    }
+    for name in NAMES {
+        // Only where there are none: in an initramfs.
+        let (from, to) = (format!("{WORK}/{name}"), format!("/etc/{name}"));
+        if !Path::new(&to).exists() && Path::new(&from).exists() {
+            fs::copy(&from, &to).map_err(failed(&to))?;
+        }
+    }
+    say(&format!("OVERWRITES {disk}, {mib} MiB"));
+    feed(&["sfdisk", "-q", "--wipe", "always", "--wipe-partitions", "always", &disk], &script)?;
+    for part in layout.parts.iter().filter(|p| !p.fs.is_empty()) {
+        let device = part.device(&disk);
+        wait_for(&device)?;
+        say(&format!(
+            "{device}: {} for {}",
+            part.fs,
+            if part.mount.is_empty() { "swap" } else { &part.mount }
+        ));
+        make(part, &device)?;
+    }
+    let mut mounted = Mounted(Vec::new());
+    for part in layout.mounts() {
+        let place = format!("{COPY}{}", part.mount.trim_end_matches('/'));
+        mounted.mount(&["-t", &part.fs, &part.device(&disk)], &place)?;
+    }
+    let extract = format!(
+        "tar --extract --numeric-owner --same-owner --same-permissions --sparse --acls --xattrs \
+         '--xattrs-include=*' -C {} -f -",
+        quoted(COPY)
+    );
+    let got = ka::take("kainstall2", server, &extract, Duration::from_secs(600))?;
+    say(&format!(
+        "{} bytes, blake3 {}, {}",
+        got.digest.bytes,
+        got.digest,
+        if got.verified { "verified with the server" } else { "NOT verified" }
+    ));
+    own(given, &layout, &disk)?;
+    boots(&layout, &disk, &mut mounted)?;
+    say("writing everything to the disk");
+    let _ = output(&["sync"]);
+    mounted.end()?;
+    // The disk itself must be able to read what was written.
+    for part in layout.parts.iter().filter(|p| p.fs.starts_with("ext")) {
+        output(&["fsck.ext4", "-n", "-f", &part.device(&disk)])?;
+    }
+    ka::take("kafinished", server, "cat >/dev/null", Duration::from_secs(1800))?;
+    say("the copy is complete");
+    Ok(())
+}
+
+/// What distinguishes this machine from the golden one.
+fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
+    let id = |tag: &str, device: &str| {
+        output(&["blkid", "-p", "-s", tag, "-o", "value", device])
+            .map(|t| t.trim().to_owned())
+            .unwrap_or_default()
+    };
+    let mut new = Vec::new();
+    for part in layout.parts.iter().filter(|p| !p.fs.is_empty()) {
+        let device = part.device(disk);
+        let uuid = id("UUID", &device);
+        // Names of the golden machine's disk may be another one here.
+        if !uuid.is_empty() {
+            new.push((part.uuid.clone(), uuid.clone()));
+            new.push((part.device(&layout.disk), format!("UUID={uuid}")));
+        }
+        new.push((part.partuuid.clone(), id("PART_ENTRY_UUID", &device)));
+    }
+    // Longer ones first: /dev/sda1 is the beginning of /dev/sda12.
+    new.retain(|(old, new)| !old.is_empty() && !new.is_empty());
+    new.sort_by_key(|(old, _)| std::cmp::Reverse(old.len()));
+    for file in SAYS_UUIDS {
+        let path = format!("{COPY}/{file}");
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let mut changed = text.clone();
+        for (old, new) in &new {
+            changed = changed.replace(old, new);
+            changed = changed.replace(&old.to_uppercase(), new);
+        }
+        if changed != text {
+            fs::write(&path, changed).map_err(failed(&path))?;
+            say(&format!("/{file} says the new identifiers"));
+        }
+    }
+    let name = match given.get("name") {
+        Some(name) => name.to_owned(),
+        None => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+    };
+    let name = name.trim();
+    if !name.is_empty() && name != "(none)" && name != "localhost" {
+        let path = format!("{COPY}/etc/hostname");
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, format!("{name}\n")).map_err(failed(&path))?;
+        let hosts = format!("{COPY}/etc/hosts");
+        if let Ok(text) = fs::read_to_string(&hosts) {
+            let word = |w: &str| if w == old.trim() { name.to_owned() } else { w.to_owned() };
+            let lines = text.lines().map(|line| {
+                let words: Vec<String> = line.split(['\t', ' ']).map(word).collect();
+                if line.starts_with('#') { line.to_owned() } else { words.join(" ") }
+            });
+            let text: Vec<String> = lines.collect();
+            fs::write(&hosts, text.join("\n") + "\n").map_err(failed(&hosts))?;
+        }
+        say(&format!("this machine is {name}"));
+    }
+    if given.has("keep-identity") {
+        return Ok(());
+    }
+    for file in ITS_OWN {
+        let _ = fs::remove_file(format!("{COPY}/{file}"));
+    }
+    if Path::new(&format!("{COPY}/etc/machine-id")).exists() {
+        let bytes: [u8; 16] = random()?;
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let path = format!("{COPY}/etc/machine-id");
+        fs::write(&path, hex + "\n").map_err(failed(&path))?;
+    }
+    for entry in fs::read_dir(format!("{COPY}/etc/ssh")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the copy has a program.
+fn has(program: &str) -> bool {
+    ["usr/sbin", "usr/bin", "sbin", "bin"]
+        .iter()
+        .any(|dir| Path::new(&format!("{COPY}/{dir}/{program}")).exists())
+}
+
+/// Runs a program of the copy's, in it.
+fn inside(words: &[&str]) -> Result<(), Failure> {
+    say(&words.join(" "));
+    let words: Vec<&str> = ["chroot", COPY].iter().chain(words).copied().collect();
+    let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+    let words = [&["env", path, "LC_ALL=C"], words.as_slice()].concat();
+    output(&words).map(drop)
+}
+
+/// The copy's own programs make it boot on this machine.
+fn boots(layout: &Layout, disk: &str, mounted: &mut Mounted) -> Result<(), Failure> {
+    for place in ["dev", "proc", "sys", "run"] {
+        mounted.mount(&["--bind", &format!("/{place}")], &format!("{COPY}/{place}"))?;
+    }
+    if has("ssh-keygen") && Path::new(&format!("{COPY}/etc/ssh")).exists() {
+        inside(&["ssh-keygen", "-A"])?;
+    }
+    if has("update-initramfs") {
+        inside(&["update-initramfs", "-u", "-k", "all"])?;
+    } else if has("dracut") {
+        inside(&["dracut", "--regenerate-all", "--force"])?;
+    } else if has("mkinitcpio") {
+        inside(&["mkinitcpio", "-P"])?;
+    }
+    let efi = layout.parts.iter().find(|p| p.fs == "vfat" && p.mount.starts_with("/boot"));
+    let grub = |two: &str, one: &str| {
+        if has(two) { Some(two.to_owned()) } else { has(one).then(|| one.to_owned()) }
+    };
+    let mut loaders = 0;
+    if let Some(install) = grub("grub2-install", "grub-install") {
+        let modules = |kind: &str| Path::new(&format!("{COPY}/usr/lib/grub/{kind}")).exists();
+        if modules("i386-pc") && !Path::new("/sys/firmware/efi").exists() {
+            inside(&[&install, "--target=i386-pc", disk])?;
+            loaders += 1;
+        }
+        if let Some(efi) = efi.filter(|_| modules("x86_64-efi")) {
+            // Where firmware looks that knows nothing of this disk.
+            let directory = format!("--efi-directory={}", efi.mount);
+            inside(&[&install, "--target=x86_64-efi", &directory, "--removable", "--no-nvram"])?;
+            loaders += 1;
+        }
+        for (make, config) in
+            [("grub-mkconfig", "/boot/grub/grub.cfg"), ("grub2-mkconfig", "/boot/grub2/grub.cfg")]
+        {
+            if has(make) {
+                inside(&[make, "-o", config])?;
+            }
+        }
+    } else if has("bootctl") && efi.is_some() {
+        inside(&["bootctl", "install", "--no-variables"])?;
+        loaders += 1;
+    } else if has("extlinux") {
+        inside(&["extlinux", "--install", "/boot/extlinux"])?;
+        loaders += 1;
+    } else if has("lilo") {
+        inside(&["lilo"])?;
+        loaders += 1;
+    }
+    if loaders == 0 {
+        return Err(Failure::Failed(
+            "the copy has no boot loader for this machine: grub-pc for BIOS, grub-efi for UEFI"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}

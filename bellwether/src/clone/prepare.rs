@@ -1,0 +1,287 @@
+//! `prepare`: what a copy needs to know of the golden machine; and `ka-d`, which
+//! sends that and the machine's files to all who wait.
+
+use super::flags::{Given, Program, flag};
+use super::ka;
+use super::layout::{FILE, Layout, Part};
+use super::progress::{bytes, rate};
+use crate::Failure;
+use clone::ka::desc::{Desc, read_table};
+use clone::ka::server::Standing;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// The grammar of `prepare`.
+pub static PREPARE: Program = Program {
+    name: "prepare",
+    about: "Writes down a golden machine's disk, for ka-d.",
+    rest: "DISK",
+    example: "bellwether clone prepare /dev/sda --root /mnt --out golden",
+    flags: &[
+        flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
+        flag("out", Some('o'), Some("DIR"), "the directory to make [golden]"),
+        flag("grow", None, Some("N"), "this partition takes what larger disks have [that of /]"),
+        flag("dry-run", None, None, "only show it"),
+    ],
+};
+
+/// The golden machine's users and groups, by their names.
+pub const NAMES: [&str; 2] = ["passwd", "group"];
+
+/// The grammar of `ka-d`.
+pub static KA_D: Program = Program {
+    name: "ka-d",
+    about: "Makes machines that boot with kamethod copies of this one.",
+    rest: "",
+    example: "bellwether clone ka-d -n 3 -w golden --root /mnt",
+    flags: &[
+        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        flag("work", Some('w'), Some("DIR"), "what prepare has written [golden]"),
+        flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
+        flag("", Some('x'), Some("A|B"), "leave out these directories"),
+        flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
+        flag("finish", None, Some("S"), "machines may take so long to finish [1800]"),
+        flag(
+            "pxelinux",
+            None,
+            Some("DIR"),
+            "machines that have finished boot from disk: DIR is \
+              the TFTP directory with pxelinux.cfg",
+        ),
+        flag("quiet", Some('q'), None, "no progress"),
+        flag("dry-run", None, None, "say what would be sent, and to how many"),
+    ],
+};
+
+/// A command's output.
+pub fn output(words: &[&str]) -> Result<String, Failure> {
+    let (program, args) = words.split_first().ok_or_else(|| Failure::Failed(String::new()))?;
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(|e| Failure::Failed(format!("{program}: {e}")))?;
+    if !out.status.success() {
+        let why = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+        return Err(Failure::Failed(format!("{}: {why}", words.join(" "))));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// What low-level probing finds at an offset of the disk: the partition may have
+/// no device of its own.
+fn probe(disk: &str, start: u64, sectors: u64) -> Vec<(String, String)> {
+    let (offset, size) = ((start * 512).to_string(), (sectors * 512).to_string());
+    let words = ["blkid", "-p", "-o", "export", "-O", &offset, "-S", &size, disk];
+    let text = output(&words).unwrap_or_default();
+    let pairs = text.lines().filter_map(|l| l.split_once('='));
+    pairs.map(|(k, v)| (k.to_owned(), v.replace('\\', ""))).collect()
+}
+
+/// sfdisk's dump, with what each partition holds.
+fn survey(disk: &str, fstab: &str, grow: Option<u32>) -> Result<Layout, Failure> {
+    let dump = output(&["sfdisk", "-d", disk])?;
+    let mut layout = Layout { disk: disk.to_owned(), ..Layout::default() };
+    for line in dump.lines() {
+        if let Some(label) = line.strip_prefix("label: ") {
+            layout.table = label.trim().to_owned();
+        }
+        let Some((device, fields)) = line.split_once(" : ") else { continue };
+        let digits = device.trim_end().trim_end_matches(|c: char| c.is_ascii_digit());
+        let number = device.trim_end().get(digits.len()..).unwrap_or_default();
+        let field = |name: &str| {
+            fields.split(',').find_map(|f| {
+                let (key, value) = f.split_once('=')?;
+                (key.trim() == name).then(|| value.trim().trim_matches('"').to_owned())
+            })
+        };
+        let sectors = |name| field(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let (start, size) = (sectors("start"), sectors("size"));
+        let mut part = Part {
+            number: number.parse().unwrap_or(0),
+            size: Some((size / 2048).max(1)),
+            kind: field("type").unwrap_or_default(),
+            boot: fields.split(',').any(|f| f.trim() == "bootable"),
+            partuuid: field("uuid").unwrap_or_default().to_lowercase(),
+            ..Part::default()
+        };
+        if part.extended() && layout.table == "dos" {
+            part.size = None;
+        } else {
+            let found = probe(disk, start, size);
+            let get = |key: &str| {
+                found.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()).unwrap_or_default()
+            };
+            (part.fs, part.label, part.uuid) = (get("TYPE"), get("LABEL"), get("UUID"));
+        }
+        let device = part.device(disk);
+        for entry in fstab.lines().filter(|l| !l.trim_start().starts_with('#')) {
+            let mut words = entry.split_ascii_whitespace();
+            let (Some(what), Some(place)) = (words.next(), words.next()) else { continue };
+            let value = |tag: &str| what.strip_prefix(tag).map(|v| v.trim_matches('"'));
+            let same = what == device
+                || value("UUID=").is_some_and(|v| v == part.uuid)
+                || value("LABEL=").is_some_and(|v| v == part.label)
+                || value("PARTUUID=").is_some_and(|v| v.to_lowercase() == part.partuuid);
+            if same && place.starts_with('/') {
+                part.mount = place.to_owned();
+            }
+        }
+        layout.parts.push(part);
+    }
+    let root = layout.parts.iter().find(|p| p.mount == "/").map(|p| p.number);
+    let grow = grow.or(root);
+    for part in layout.parts.iter_mut().filter(|p| Some(p.number) == grow) {
+        part.size = None;
+    }
+    // Read back: what a copy could not be made from is found here.
+    Layout::parse(&layout.text())
+}
+
+/// Writes it down.
+pub fn prepare(given: &Given) -> Result<(), Failure> {
+    let [disk] = given.rest.as_slice() else {
+        return Err(Failure::Usage("prepare: needs one disk, as /dev/sda".to_owned()));
+    };
+    let root = given.get("root").unwrap_or("/");
+    let path = format!("{root}/etc/fstab");
+    let fstab = fs::read_to_string(&path)
+        .map_err(|e| Failure::Failed(format!("{path}: cannot be read: {e}")))?;
+    let layout = survey(disk, &fstab, given.parsed("grow")?)?;
+    print!("{}", layout.text());
+    for part in layout.parts.iter().filter(|p| p.fs.is_empty() && !p.extended()) {
+        println!("# partition {} holds nothing that is copied", part.number);
+    }
+    if given.has("dry-run") {
+        return Ok(());
+    }
+    let out = Path::new(given.get("out").unwrap_or("golden"));
+    let write = |name: &str, text: &str| {
+        let path = out.join(name);
+        fs::create_dir_all(out)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
+    };
+    write(FILE, &layout.text())?;
+    // Archives say in names to whom access control lists give rights.
+    for name in NAMES {
+        let path = format!("{root}/etc/{name}");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        write(name, &text)?;
+    }
+    // For old clients, where their formats can say it.
+    let file = fs::File::open(disk).map_err(|e| Failure::Failed(format!("{disk}: {e}")))?;
+    let mut read = |at: u64, buffer: &mut [u8]| file.read_at(buffer, at).unwrap_or(0);
+    if let Ok((desc, _)) = read_table(&mut read).and_then(|t| Desc::of_disk(&t)) {
+        write("desc", &desc.text())?;
+    }
+    let mut pfstab = String::new();
+    for part in &layout.parts {
+        let place = if part.fs == "swap" { "swap" } else { &part.mount };
+        if !place.is_empty() {
+            pfstab += &format!("{} {place} {} defaults 0 0\n", part.device(disk), part.fs);
+        }
+    }
+    write("pfstab", &pfstab)?;
+    println!("# written to {}; look at it, then: ka-d -n N -w {0}", out.display());
+    Ok(())
+}
+
+/// One word of a shell command.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// Sends everything.
+pub fn serve(given: &Given) -> Result<(), Failure> {
+    let Some(clients) = given.parsed::<usize>("clients")? else {
+        return Err(Failure::Usage("ka-d: -n N says how many machines there are".to_owned()));
+    };
+    let work = given.get("work").unwrap_or("golden");
+    let root = given.get("root").unwrap_or("/");
+    let path = format!("{work}/{FILE}");
+    let text = fs::read_to_string(&path)
+        .map_err(|e| Failure::Failed(format!("{path}: {e}; make it with prepare")))?;
+    let layout = Layout::parse(&text)?;
+    let first = format!("tar --create -C {} -f - .", quoted(work));
+    let mut second = format!(
+        "tar --create --one-file-system --sparse --numeric-owner --acls --xattrs \
+         '--xattrs-include=*' -C {}",
+        quoted(root)
+    );
+    for left_out in given.get("x").unwrap_or_default().split('|').filter(|x| !x.is_empty()) {
+        second += &format!(" {}", quoted(&format!("--exclude=.{left_out}")));
+    }
+    second += " -f -";
+    for part in layout.mounts() {
+        second += &format!(" {}", quoted(&format!(".{}", part.mount.trim_end_matches('/'))));
+    }
+    if given.has("dry-run") {
+        print!("{}", layout.text());
+        println!("kainstall1 to {clients} machines: {first}\nkainstall2: {second}");
+        return Ok(());
+    }
+    let start = super::dolly::seconds(given, "timeout")?;
+    let quiet = given.has("quiet");
+    let send = |session: &str, clients, command: &str, wait| {
+        ka::serve(session, clients, None, Some(command), wait, quiet)
+    };
+    send("kainstall1", clients, &first, start)?;
+    let wait = Some(Duration::from_secs(600));
+    let (sent, took) = send("kainstall2", clients, &second, wait)?;
+    let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Finished);
+    let present = sent.clients.iter().filter(|c| good(&c.1)).count();
+    if present == 0 {
+        return Err(Failure::Failed("no machine has the files".to_owned()));
+    }
+    let wait = super::dolly::seconds(given, "finish")?.or(Some(Duration::from_secs(1800)));
+    let done = send("kafinished", present, "echo finished", wait);
+    let done: Vec<Ipv4Addr> = match &done {
+        Ok((done, _)) => done.clients.iter().filter(|c| good(&c.1)).map(|c| c.0).collect(),
+        Err(_) => Vec::new(),
+    };
+    println!("{:<16}{:>10}{:>8}{:>13}  result", "machine", "bytes", "s", "rate");
+    for (ip, standing) in &sent.clients {
+        let amount = sent.digest.bytes;
+        let result = match done.contains(ip) {
+            true => format!("{standing}; boots from its own disk"),
+            false if good(standing) => format!("{standing}; did NOT finish"),
+            false => standing.to_string(),
+        };
+        println!(
+            "{:<16}{:>10}{:>8.1}{:>13}  {result}",
+            ip.to_string(),
+            bytes(amount),
+            took.as_secs_f64(),
+            rate(amount, took)
+        );
+        if let Some(dir) = given.get("pxelinux").filter(|_| done.contains(ip)) {
+            match to_local_boot(dir, *ip) {
+                Ok(file) => println!("{:<16}{file} says localboot", ""),
+                Err(why) => eprintln!("ka-d: {ip}: still boots from the network: {why}"),
+            }
+        }
+    }
+    if done.len() < clients {
+        let bad = clients - done.len();
+        return Err(Failure::Failed(format!("{bad} of {clients} machines have no good copy")));
+    }
+    Ok(())
+}
+
+/// Makes pxelinux send a machine to its disk.
+fn to_local_boot(dir: &str, ip: Ipv4Addr) -> Result<String, String> {
+    let table = fs::read_to_string("/proc/net/arp").map_err(|e| e.to_string())?;
+    let mac = table.lines().find_map(|l| {
+        let mut words = l.split_ascii_whitespace();
+        (words.next()? == ip.to_string()).then(|| words.nth(2).map(str::to_owned))?
+    });
+    let mac = mac.ok_or("its hardware address is not known")?.replace(':', "-");
+    let file = format!("{dir}/pxelinux.cfg/01-{mac}");
+    let text = "# Its disk is a copy now: bellwether clone ka-d\nDEFAULT disk\nLABEL disk\n  LOCALBOOT 0\n";
+    fs::write(&file, text).map_err(|e| format!("{file}: {e}"))?;
+    Ok(file)
+}

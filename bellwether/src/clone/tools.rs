@@ -1,0 +1,134 @@
+//! `tools`: an image of the programs that `install` needs, with their libraries, to
+//! be loaded behind an initramfs of ours.
+
+use super::flags::{Given, Program, flag};
+use crate::Failure;
+use cpio_builder::newc::{Archive, Node};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The grammar.
+pub static TOOLS: Program = Program {
+    name: "tools",
+    about: "Gathers what install needs into an image to load behind the initramfs.",
+    rest: "",
+    example: "bellwether clone tools -o tools.img && cat initramfs.img tools.img > clone.img",
+    flags: &[
+        flag("out", Some('o'), Some("FILE"), "the image [clone-tools.img]"),
+        flag("add", None, Some("PROGRAM"), "another program"),
+    ],
+};
+
+/// Without these there is no copy.
+const NEEDED: [&str; 13] = [
+    "sh",
+    "tar",
+    "sfdisk",
+    "blkid",
+    "mkswap",
+    "mkfs.ext4",
+    "fsck.ext4",
+    "mount",
+    "umount",
+    "chroot",
+    "sync",
+    "cat",
+    "env",
+];
+/// Each makes one more kind of file system, or serves a shell.
+const WELCOME: [&str; 12] = [
+    "mkfs.ext2",
+    "mkfs.ext3",
+    "mkfs.xfs",
+    "mkfs.btrfs",
+    "mkfs.vfat",
+    "mkfs.ntfs",
+    "gzip",
+    "zstd",
+    "cpio",
+    "ls",
+    "echo",
+    "dmesg",
+];
+
+fn find(program: &str) -> Option<PathBuf> {
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|p| p.exists())
+}
+
+/// The libraries that a program loads, the loader among them, as it says itself.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let out = Command::new("ldd")
+        .arg(program)
+        .output()
+        .map_err(|e| Failure::Failed(format!("ldd: {e}")))?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if let Some(line) = text.lines().find(|l| l.contains("not found")) {
+        return Err(Failure::Failed(format!("{}: {}", program.display(), line.trim())));
+    }
+    let words = text.split_ascii_whitespace().filter(|w| w.starts_with('/'));
+    Ok(words.map(PathBuf::from).collect())
+}
+
+/// Makes the image.
+pub fn run(given: &Given) -> Result<(), Failure> {
+    let io = |path: &Path, e: std::io::Error| Failure::Failed(format!("{}: {e}", path.display()));
+    let mut files: BTreeSet<(PathBuf, String)> = BTreeSet::new();
+    let mut missing = Vec::new();
+    let own = std::env::current_exe().map_err(|e| Failure::Failed(e.to_string()))?;
+    files.insert((own.clone(), "usr/bin/bellwether".to_owned()));
+    let mut programs = vec![own];
+    let more = given.get("add").into_iter();
+    for name in NEEDED.iter().copied().chain(WELCOME).chain(more) {
+        match find(name) {
+            Some(path) => {
+                files.insert((path.clone(), format!("usr/bin/{name}")));
+                programs.push(path);
+            }
+            None if NEEDED.contains(&name) => {
+                return Err(Failure::Failed(format!("{name} is not on this computer")));
+            }
+            None => missing.push(name),
+        }
+    }
+    for program in &programs {
+        for library in libraries(program)? {
+            let to = library.to_string_lossy().trim_start_matches('/').to_owned();
+            files.insert((library, to));
+        }
+    }
+    let mut archive = Archive::new();
+    for (from, to) in &files {
+        let content = fs::read(from).map_err(|e| io(from, e))?;
+        let mode = fs::metadata(from).map_err(|e| io(from, e))?.permissions().mode() & 0o7777;
+        archive
+            .add(to, mode, Node::File(content))
+            .map_err(|e| Failure::Failed(format!("{}: {e}", from.display())))?;
+    }
+    for dir in ["tmp", "proc", "sys", "dev", "run"] {
+        let added = archive.add(dir, 0o755, Node::Dir);
+        added.map_err(|e| Failure::Failed(format!("{dir}: {e}")))?;
+    }
+    // Where programs look for it that run commands.
+    archive
+        .add("bin/sh", 0o777, Node::Symlink("/usr/bin/sh".to_owned()))
+        .map_err(|e| Failure::Failed(format!("bin/sh: {e}")))?;
+    let image = archive.write(0).map_err(|e| Failure::Failed(e.to_string()))?;
+    let path = Path::new(given.get("out").unwrap_or("clone-tools.img"));
+    fs::write(path, &image).map_err(|e| io(path, e))?;
+    println!(
+        "{}: {} files, {}",
+        path.display(),
+        archive.len(),
+        super::progress::bytes(image.len() as u64)
+    );
+    if !missing.is_empty() {
+        println!("without {}", missing.join(", "));
+    }
+    Ok(())
+}
