@@ -24,7 +24,7 @@ fn main() {
     }
     let workspace = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("..");
     for room in ROOMS {
-        for part in ["src", "Cargo.toml", "build.rs"] {
+        for part in ["src", "Cargo.toml", "build.rs", "rustflags"] {
             let path = workspace.join(room).join(part);
             if path.exists() {
                 println!("cargo::rerun-if-changed={}", path.display());
@@ -57,7 +57,8 @@ fn build(
     small: bool,
 ) -> Result<PathBuf, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--package", "init", "--profile", "init", "--features", "freestanding"]);
+    cargo.args(["rustc", "--package", "init", "--bin", "init", "--profile", "init"]);
+    cargo.args(["--features", "freestanding"]);
     if small {
         cargo.arg("--no-default-features");
     }
@@ -81,6 +82,9 @@ fn build(
     ] {
         cargo.env_remove(name);
     }
+    let flags = workspace.join("init/rustflags");
+    let flags = std::fs::read_to_string(&flags).map_err(|e| format!("init/rustflags: {e}"))?;
+    cargo.arg("--").args(flags.split_whitespace());
     let done = cargo.output().map_err(|e| format!("cargo does not start: {e}"))?;
     if !done.status.success() {
         let text = String::from_utf8_lossy(&done.stderr);

@@ -144,15 +144,21 @@ fn build_init(profile: Profile, strip: bool) -> Result<PathBuf> {
     let size = if small { "small" } else { "full" };
     let symbols = if strip { "" } else { "-with-symbols" };
     let place = workspace::target().join(format!("init-{size}{symbols}"));
-    let mut cargo = cargo("build");
-    cargo.args(["-p", "init", "--profile", "init", "--features", "freestanding"]);
+    let mut cargo = cargo("rustc");
+    cargo.args(["-p", "init", "--bin", "init", "--profile", "init", "--features", "freestanding"]);
     if small {
         cargo.arg("--no-default-features");
     }
-    if !strip {
+    cargo.arg("--target-dir").arg(&place);
+    if strip {
+        let flags = workspace::root().join("init/rustflags");
+        let words = std::fs::read_to_string(&flags).map_err(Error::at("read", &flags))?;
+        cargo.arg("--").args(words.split_whitespace());
+    } else {
+        // Code that was moved out of its function would belong to none in a profile.
         cargo.args(["--config", "profile.init.strip=\"none\""]);
     }
-    shell::run(cargo.arg("--target-dir").arg(&place))?;
+    shell::run(&mut cargo)?;
     Ok(place.join("init/init"))
 }
 
