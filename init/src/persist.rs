@@ -40,6 +40,10 @@ const CONF: &str = "persistence.conf";
 /// not there: a USB stick says nothing for a second after its controller is up.
 const PATIENCE_MS: u64 = 3000;
 
+/// How long a volume is waited for at least, even on a silent bus: the root may have
+/// been found seconds before a slower disk, or behind another hub, says anything.
+const AT_LEAST_MS: u64 = 8000;
+
 /// How long a volume may take at most, however busy the bus is.
 const WAIT_MS: u64 = 30_000;
 
@@ -129,6 +133,9 @@ struct Hunt<'h> {
     layers: &'h [String],
     place: &'static str,
     why: String,
+    /// Since when it is looked for.
+    since: u64,
+    waiting: bool,
 }
 
 /// A place for a snapshot's store.
@@ -392,7 +399,16 @@ impl<'h> Hunt<'h> {
         } else {
             "/run/bellwether/persistence"
         };
-        Self { machine, plan, found, layers, place, why: String::new() }
+        Self {
+            machine,
+            plan,
+            found,
+            layers,
+            place,
+            why: String::new(),
+            since: now_ms(),
+            waiting: false,
+        }
     }
 
     /// Notes why something is not it; the last of these is what the user reads.
@@ -484,12 +500,18 @@ impl<'h> Hunt<'h> {
 
     /// Waits for something to happen on the bus; false when nothing more will.
     fn may_come(&mut self, deadline: u64) -> bool {
+        let mut quiet = self.machine.quiet_at();
         // What nobody asked for is not worth a wait.
-        let patience = if self.plan.silent { 0 } else { PATIENCE_MS };
-        let quiet = self.machine.quiet_at().saturating_add(patience);
+        if !self.plan.silent {
+            quiet = quiet.saturating_add(PATIENCE_MS).max(self.since.saturating_add(AT_LEAST_MS));
+        }
         let now = now_ms();
         if now >= deadline || (now >= quiet && self.machine.settled()) {
             return false;
+        }
+        if !self.plan.silent && !self.waiting {
+            self.waiting = true;
+            self.machine.log.info("waiting for what changes are kept on");
         }
         // A driver that is still busy ends the wait when it is done.
         self.machine.wait(&[], Some(if quiet > now { quiet.min(deadline) } else { deadline }));

@@ -158,6 +158,14 @@ impl<'lab> MachineBuilder<'lab> {
         self
     }
 
+    /// A disk on a bus of its own, virtio-scsi, that is not there yet: see
+    /// [`Machine::plug_disk`]. What is written to it is forgotten with the machine.
+    #[must_use]
+    pub fn later_disk(self, image: &Path) -> Self {
+        let drive = format!("if=none,id=later,format=raw,snapshot=on,file={}", image.display());
+        self.qemu(&["-device", "virtio-scsi-pci,id=later", "-drive", &drive])
+    }
+
     /// Memory in MiB.
     #[must_use]
     pub fn memory(mut self, mib: u32) -> Self {
@@ -453,6 +461,17 @@ impl Machine {
         self.qmp(&format!(
             r#"{{"execute":"set_link","arguments":{{"name":"nic{nic}","up":{up}}}}}"#
         ))
+    }
+
+    /// Plugs a disk in that was left out by [`MachineBuilder::later_disk`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none, [`Error::Io`] when QEMU's monitor does not
+    /// answer.
+    pub fn plug_disk(&self) -> Result<()> {
+        self.qmp(
+            r#"{"execute":"device_add","arguments":{"driver":"scsi-hd","bus":"later.0","drive":"later"}}"#,
+        )
     }
 
     /// One command to QEMU's monitor (QEMU Machine Protocol).

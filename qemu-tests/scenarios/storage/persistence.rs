@@ -47,7 +47,7 @@ fn live_boot_keeps_all_changes() {
 fn live_boot_keeps_single_directories() {
     scenario("storage-keep-directories", |lab| {
         let iso = live_iso(lab)?;
-        let conf = "/home\n/etc union\n/root link,source=r\n";
+        let conf = "/home bind\n/etc union\n/root link,source=r\n";
         let disk = volume(lab, "stick", Fs::Ext4, 64, conf)?;
         let client = client(lab, "boot=live persistence")?.disk(DISK, &iso).disk(DISK, &disk);
         let mut machine = boot(client)?;
@@ -83,45 +83,49 @@ fn btrfs_and_xfs_by_partition_name() {
 }
 
 /// One stick, as people write it with a hybrid tool: vfat with the images and an
-/// ext4 file called casper-rw. A second file keeps `/home`.
+/// ext4 file called casper-rw. Then a disk of that name, and a file that keeps `/home`.
 #[test]
 fn casper_on_one_stick() {
     scenario("storage-keep-casper", |lab| {
         let changes = lab.tree("changes")?.image(Fs::Ext4, "casper-rw", 32)?;
         let home = lab.tree("home")?.image(Fs::Ext4, "home-rw", 16)?;
-        let stick = |name: &str, more: &[(&str, &Path)]| -> Result<PathBuf> {
-            let mut tree = lab
-                .tree(name)?
-                .with("casper/filesystem.squashfs", &lab.assets().small_squashfs()?)?
-                .with("casper-rw", &changes)?;
-            for (path, file) in more {
-                tree = tree.with(path, file)?;
-            }
-            tree.image(Fs::Vfat, "STICK", 96)
+        let stick = |name: &str, file: &str, volume: &Path| -> Result<PathBuf> {
+            let image = lab.assets().small_squashfs()?;
+            let tree = lab.tree(name)?.with("casper/filesystem.squashfs", &image)?;
+            tree.with(file, volume)?.image(Fs::Vfat, "STICK", 96)
         };
         let line = "boot=casper persistent";
-        let mut machine = boot(client(lab, line)?.disk(DISK, &stick("one", &[])?))?;
+        let one = stick("one", "casper-rw", &changes)?;
+        let mut machine = boot(client(lab, line)?.disk(DISK, &one))?;
         kept_across_a_restart(&mut machine)?;
         drop(machine);
 
-        let mut machine =
-            boot(client(lab, line)?.disk(DISK, &stick("two", &[("home-rw", &home)])?))?;
-        machine.run("echo once >/home/kept && grep ' /home ' /proc/mounts")?;
-        machine.restart(secs(90))?;
-        assert_eq!(machine.run("cat /home/kept")?.trim(), "once");
+        let two = stick("two", "home-rw", &home)?;
+        let mut machine = boot(client(lab, line)?.disk(DISK, &two).disk(DISK, &changes))?;
+        assert_said(&machine, "all changes, /home kept on /dev/vdb");
+        machine.run("echo once >/home/mine && grep ' /home ' /proc/mounts")?;
+        kept_across_a_restart(&mut machine)?;
+        assert_eq!(machine.run("cat /home/mine")?.trim(), "once");
         Ok(())
     });
 }
 
-/// dracut: a directory of a volume; and a volume that does not exist.
+/// dracut: a directory of a volume; and, when the line names none, a file there that
+/// is named after the medium and holds a snapshot's changes.
 #[test]
-fn dracut_keeps_a_directory() {
+fn dracut_keeps_a_directory_or_a_file() {
     scenario("storage-keep-dracut", |lab| {
         let iso = nested_iso(lab)?;
         let disk = lab.tree("keep")?.text("mine", "mine\n")?.image(Fs::Ext4, "KEEP", 64)?;
         let line =
             "root=live:CDLABEL=DRA rd.live.image rd.overlay rd.live.overlay=LABEL=KEEP:/ov/one";
         let mut machine = boot(client(lab, line)?.disk(DISK, &iso).disk(DISK, &disk))?;
+        kept_across_a_restart(&mut machine)?;
+        drop(machine);
+
+        let line = "root=live:CDLABEL=DRA rd.live.image rd.live.overlay=LABEL=KEEP";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &iso).disk(DISK, &disk))?;
+        assert_said(&machine, "/LiveOS/overlay-DRA-");
         kept_across_a_restart(&mut machine)
     });
 }
@@ -152,6 +156,22 @@ fn slax_keeps_on_its_stick() {
     });
 }
 
+/// A slow disk: it is there five seconds after the root was found.
+#[test]
+fn a_volume_that_comes_late() {
+    scenario("storage-keep-late", |lab| {
+        let (iso, disk) = (live_iso(lab)?, volume(lab, "stick", Fs::Ext4, 16, "/ union\n")?);
+        let client = client(lab, "boot=live persistence")?.disk(DISK, &iso).later_disk(&disk);
+        let mut machine = client.start()?;
+        machine.expect("waiting for what changes are kept on", secs(90))?;
+        std::thread::sleep(secs(5));
+        machine.plug_disk()?;
+        machine.shell(secs(60))?;
+        assert_said(&machine, "all changes kept on /dev/sda");
+        Ok(())
+    });
+}
+
 /// What is not there is a warning, not the end.
 #[test]
 fn nothing_to_keep_on() {
@@ -160,6 +180,7 @@ fn nothing_to_keep_on() {
         let line = "boot=live persistence persistence-label=nosuch";
         let mut machine = boot(client(lab, line)?.disk(DISK, &iso))?;
         assert_said(&machine, "no volume is called nosuch; changes stay in memory");
+        assert_said(&machine, "waiting for what changes are kept on");
         machine.run("echo new >/new")?;
         drop(machine);
 
