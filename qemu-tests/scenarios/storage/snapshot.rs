@@ -52,11 +52,12 @@ fn a_partition_is_unchanged_byte_for_byte() {
         let disk = gpt(&lab.scratch("sandbox")?.join("disk.img"), &[("live-root", &root)])?;
         let before = sha256(&disk)?;
         // The second way of making it: nothing but a file that grows in memory.
-        for (root, store) in [("/dev/sda1", "ram:8M,chunk=1"), ("PARTLABEL=live-root", "sparse:8M")]
+        for (bus, root, store) in
+            [(SCSI, "/dev/sda1", "ram:8M,chunk=1"), (DISK, "PARTLABEL=live-root", "sparse:8M")]
         {
             let line = format!("bw.root={root} bw.snapshot={store}");
-            let mut machine = boot(client(lab, &line)?.kept_disk(SCSI, &disk))?;
-            assert_contains(&machine.run("dmsetup table")?, "snapshot 8:1");
+            let mut machine = boot(client(lab, &line)?.kept_disk(bus, &disk))?;
+            assert_contains(&machine.run("dmsetup table")?, ": 0 65536 snapshot ");
             machine.run("rm -r /etc/issue /home && echo new >/new && sync && sha256sum /new")?;
             drop(machine);
             assert_eq!(sha256(&disk)?, before, "{root} was written to");
@@ -70,16 +71,17 @@ fn a_partition_is_unchanged_byte_for_byte() {
 fn missing_modules_are_named() {
     scenario("storage-no-modules", |lab| {
         let iso = seed_iso(lab)?;
-        let line = format!("{SEED} bw.snapshot=ram:16M,chunk=1");
+        let seed = SEED.replace("cdrom", "LABEL=SEED");
+        let line = format!("{seed} bw.snapshot=ram:16M,chunk=1");
         let modules = ["--add", "dm_mod", "--add", "dm_snapshot"];
-        let mut machine = boot(plain_client(lab, &modules, &line)?.cdrom(SCSI, &iso))?;
+        let mut machine = boot(plain_client(lab, &modules, &line)?.disk(DISK, &iso))?;
         assert_said(
             &machine,
             "there is no RAM disk: the module brd is not in this image; changes go to a file in memory instead",
         );
         machine.run("touch /kept")?;
         drop(machine);
-        let said = refused(plain_client(lab, &[], &line)?.cdrom(SCSI, &iso))?;
+        let said = refused(plain_client(lab, &[], &line)?.disk(DISK, &iso))?;
         assert_contains(&said, "could not make the image writable by a snapshot");
         assert_contains(&said, "module dm-mod: is not in this image");
         assert_contains(&said, "--add dm-mod");
@@ -96,17 +98,16 @@ fn a_store_lasts() {
         let empty = place.join("empty.img");
         std::fs::write(&empty, vec![0; 32 << 20])
             .map_err(qemu_tests::Error::at("write", &empty))?;
-        // On a bus of its own, which answers seconds after the drive with the medium.
-        let line = format!("{SEED} bw.snapshot=/dev/sda,persistent,chunk=8");
-        let mut machine = boot(client(lab, &line)?.cdrom(SCSI, &iso).disk(SCSI, &empty))?;
-        assert_contains(&machine.run("dmsetup table")?, "8:0 P 8");
+        let seed = SEED.replace("cdrom", "LABEL=SEED");
+        let line = format!("{seed} bw.snapshot=/dev/vdb,persistent,chunk=8");
+        let mut machine = boot(client(lab, &line)?.disk(DISK, &iso).disk(DISK, &empty))?;
+        assert_contains(&machine.run("dmsetup table")?, ":16 P 8");
         machine.run("echo once >/kept")?;
         machine.restart(secs(90))?;
         assert_eq!(machine.run("cat /kept")?.trim(), "once");
         drop(machine);
 
         let keep = lab.tree("keep")?.text("mine", "mine\n")?.image(Fs::Ext4, "KEEP", 64)?;
-        let seed = SEED.replace("cdrom", "LABEL=SEED");
         let line = format!("{seed} bw.snapshot=LABEL=KEEP,persistent");
         let mut machine = boot(client(lab, &line)?.disk(DISK, &iso).disk(DISK, &keep))?;
         assert_said(&machine, "changes.cow");
