@@ -110,6 +110,11 @@ fn command(verb: &[u8]) -> RebootCommand {
 fn take_down(log: &mut Log) {
     let mut stuck: Vec<(String, String)> = Vec::new();
     let mut aside_count = 0;
+    // The kernel's own, whose users (the one that watches a snapshot) hold no file of
+    // the root.
+    for kernel in ["/oldroot/dev", "/oldroot/proc", "/oldroot/sys"] {
+        let _ = unmount(kernel, UnmountFlags::DETACH);
+    }
     for round in 0..ROUNDS {
         let before = mounted();
         stuck.clear();
@@ -117,7 +122,7 @@ fn take_down(log: &mut Log) {
             if let Err(errno) = unmount(target.as_str(), UnmountFlags::empty()) {
                 // What an image lies on is in use by the root that it is mounted in:
                 // out of its way, so that the root can go first.
-                let aside = format!("{ASIDE}/{}", aside_count);
+                let aside = format!("{ASIDE}/{aside_count}{}", swap(target, "/", "-"));
                 if target.starts_with("/oldroot/")
                     && make_dir(&aside, 0o755).is_ok()
                     && mount_move(target.as_str(), aside.as_str()).is_ok()

@@ -115,3 +115,29 @@ fn casper_s_own_scripts_are_run() {
         Ok(())
     });
 }
+
+/// The device-mapper CD is let go, too: the snapshot, the image's loop device, the disc.
+/// What systemd does before it runs us is done by hand here.
+#[test]
+fn a_snapshot_is_taken_down() {
+    scenario("handoff-snapshot", |lab| {
+        let image = lab.assets().small_ext4()?;
+        let iso = lab.tree("cd")?.with("initrd-ext2", &image)?.iso("SEED")?;
+        let line = "bw.root=cdrom bw.image=/initrd-ext2 bw.snapshot=ram:16M,chunk=1 \
+                    bw.medium=/mnt2 init=/bin/sh";
+        let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?;
+        let mut machine = small(client.cdrom(Bus::VirtioScsi, &iso))?;
+        machine.run(
+            "cd /run/initramfs && mount --bind . . && cd . && mkdir -p oldroot sys dev run proc",
+        )?;
+        machine
+            .run("cd /run/initramfs && for i in sys dev run proc; do mount --bind /$i $i; done")?;
+        machine.send_line(
+            "cd /run/initramfs && pivot_root . oldroot && \
+             exec chroot . /shutdown poweroff <dev/console >dev/console 2>&1",
+        )?;
+        let said = machine.expect("bellwether: root taken down after", secs(60))?;
+        assert!(!said.contains("cannot be taken down"), "{said}");
+        machine.wait_off(secs(30))
+    });
+}
