@@ -7,9 +7,10 @@
 //! passed on before it is stored, and everything stored must be on the disk
 //! before this end says so.
 //!
-//! Streams are whole disks. The sessions of `ka-d.sh`, which describe
-//! partitions and bring archives of files, are refused: written as they come
-//! they would destroy the disk.
+//! Streams are whole disks. KA's own sessions describe partitions and bring
+//! archives of files: those are carried out by the host command, when it was
+//! loaded behind the initramfs with the programs that this takes (`bellwether
+//! clone tools`), and refused otherwise.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -36,6 +37,7 @@ use crate::log::{Level, now_ms};
 use crate::machine::Machine;
 use crate::memory::Size;
 use crate::network;
+use crate::tool;
 use crate::trace::Failure;
 
 /// Disks may announce themselves late; so long is waited for the first.
@@ -48,6 +50,9 @@ const RING: usize = 16 << 20;
 const STALL: Duration = Duration::from_secs(300);
 /// Names of devices that are no disks of this machine.
 const NO_DISKS: [&str; 8] = ["loop", "ram", "sr", "fd", "nbd", "dm-", "md", "zram"];
+
+/// The program that makes a copy of files.
+const INSTALLER: &str = "bellwether";
 
 const STEP: &str = "receive a copy of a disk";
 
@@ -62,7 +67,12 @@ pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Fai
     wait_for_disks(machine);
     let mut failure = Failure::new(STEP, "nobody", "was asked");
     for attempt in 1..=clone.tries {
-        match once(machine, clone) {
+        let tried = if by_files(plan, &clone.method) {
+            install(machine, clone)
+        } else {
+            once(machine, clone)
+        };
+        match tried {
             Ok(()) => restart(machine),
             Err(why) => {
                 machine.log.warn(&format!("try {attempt} of {}: {why}", clone.tries));
@@ -85,20 +95,39 @@ const fn method(method: &CloneMethod) -> &'static str {
 /// What this `/init` does not do, said before anything is touched.
 fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
     match &clone.method {
-        CloneMethod::DollyPlus => Err("Dolly+ is not spoken yet"),
-        CloneMethod::Ka { .. } if plan.dialect == Dialect::Stage1 => {
-            Err("the sessions of ka-d.sh (a description of partitions, and archives) are not \
-                 carried out yet; only whole disks are")
-        }
-        CloneMethod::Ka { session }
-            if session.is_empty()
-                || session.starts_with("kainstall")
-                || session.starts_with("getstage2") =>
-        {
-            Err("a whole disk comes in a session of a name of its own, not in those of ka-d.sh")
-        }
+        CloneMethod::DollyPlus => Err("Dolly+ is not received here; dollyC of the host command is"),
+        method if by_files(plan, method) => tool::find(INSTALLER, &[]).map(drop).ok_or(
+            "copying files needs the image of `bellwether clone tools` behind the initramfs",
+        ),
         _ => Ok(()),
     }
+}
+
+/// Whether the sender describes partitions and sends files, as KA's own sessions do.
+fn by_files(plan: &BootPlan, method: &CloneMethod) -> bool {
+    let CloneMethod::Ka { session } = method else { return false };
+    plan.dialect == Dialect::Stage1 || session.is_empty() || session.starts_with("kainstall")
+}
+
+/// One try of that: everything but the network is the installer's.
+fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
+    machine.network.up().ok_or("the network is not up")?;
+    let installer = tool::find(INSTALLER, &[]).ok_or("the installer is gone")?;
+    let timeout = clone.timeout.0.to_string();
+    let mut words = alloc::vec!["clone", "install", "--timeout", &timeout];
+    let disk = match &clone.target {
+        Some(target) => {
+            let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
+            device::resolve(target, &names)?
+        }
+        None => String::new(),
+    };
+    if !disk.is_empty() {
+        words.extend(["--disk", &disk]);
+    }
+    installer.run(&words)?;
+    machine.log.say(Level::Verdict, "copy complete");
+    Ok(())
 }
 
 /// Until the bus is silent and there is a disk, or it is clear that none comes.
