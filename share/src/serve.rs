@@ -645,7 +645,9 @@ fn nbd_client(mut stream: &TcpStream, disk: &Disk, who: &str, watch: &Watch) -> 
     // A disk that nobody reads for days is still in use; one of a machine that was
     // switched off is not.
     nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepIdle, &60)?;
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepIdle, &15)?;
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepInterval, &5)?;
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepCount, &3)?;
     stream.set_read_timeout(None)?;
     let mut buffer = Vec::new();
     loop {

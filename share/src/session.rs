@@ -193,7 +193,8 @@ impl Site {
 }
 
 /// Begins to share, in threads that live as long as the process. A process of root's is
-/// an ordinary user's afterwards, and may have another working directory.
+/// an ordinary user's afterwards, and may have another working directory; not so with
+/// [`Options::behind`].
 ///
 /// # Errors
 /// [`Error`], before anything is served.
@@ -276,7 +277,9 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     }
     let keeps = store.is_some() || dhcp.as_ref().is_some_and(|(.., keep)| keep.is_some());
     let directories = options.media.iter().any(|path| path.is_dir());
-    let inside = privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
+    // Behind another network no port needs root, and the process may have more to do.
+    let inside = options.behind.is_none()
+        && privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
     if inside {
         // From where the process is now.
         store = store.and_then(|store| Some(Store { dir: store.dir.file_name()?.into() }));
