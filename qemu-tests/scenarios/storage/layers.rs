@@ -3,7 +3,9 @@
 use qemu_tests::assets::media::{Fs, gpt};
 use qemu_tests::scenario;
 
-use super::{DISK, assert_contains, assert_said, boot, client, live_iso, mounted, nested_iso};
+use super::{
+    DISK, assert_contains, assert_said, boot, client, live_iso, mounted, nested_iso, plain_client,
+};
 
 /// ISO, squashfs, ext4 image: a snapshot as dracut makes it, or an overlay when asked.
 #[test]
@@ -44,6 +46,23 @@ fn an_iso_file_on_a_disk() {
         assert!(mounted(&mut machine, "/")?.starts_with("/dev/dm-0 / ext4 rw"));
         assert!(mounted(&mut machine, "/run/initramfs/isoscan")?.starts_with("/dev/vda "));
         machine.run("echo new >/new")?;
+        Ok(())
+    });
+}
+
+/// A machine without any disk or card: the image is a file in the initramfs.
+#[test]
+fn an_image_in_the_initramfs() {
+    scenario("storage-initramfs", |lab| {
+        let image = lab.tree("images")?.with("root.img", &lab.assets().small_squashfs()?)?;
+        let include = format!("{}:images", image.path().display());
+        for line in
+            ["root=live:/images/root.img", "bw.root=initramfs,file=/images/root.img bw.overlay"]
+        {
+            let mut machine = boot(plain_client(lab, &["--include", &include], line)?)?;
+            assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
+            machine.run("cat /usr/bin/busybox >/copy && cmp /copy /usr/bin/busybox")?;
+        }
         Ok(())
     });
 }
