@@ -3,7 +3,7 @@
 
 use qemu_tests::assets::{FULL, Flavour, Profile};
 use qemu_tests::machine::{Bus, MachineBuilder};
-use qemu_tests::{Lab, Machine, Nic, Result, scenario, secs};
+use qemu_tests::{Error, Lab, Machine, Nic, Result, scenario, secs};
 
 use super::{full_client, medium, root_of};
 
@@ -146,6 +146,12 @@ fn sweep_an_initramfs_that_is_the_system_under_systemd() {
         // /sbin and /lib are directories of our own.
         for dir in ["usr", "etc", "var", "root", "bin", "lib64", "sbin/agetty"] {
             words.extend(["--include".into(), format!("{}:{dir}", root.join(dir).display())]);
+        }
+        for dir in ["x86_64-linux-gnu", "systemd", "udev"] {
+            let link = lab.scratch("links")?.join(dir);
+            std::os::unix::fs::symlink(format!("/usr/lib/{dir}"), &link)
+                .map_err(Error::at("link", &link))?;
+            words.extend(["--include".into(), format!("{}:lib/{dir}", link.display())]);
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let initrd = lab.assets().our_initrd_of(&kernel, Profile::Disks, "core-systemd", &words)?;
