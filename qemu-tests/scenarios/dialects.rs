@@ -189,10 +189,10 @@ fn stage1_rescue_by_nfs_cdrom_and_disk() {
     });
 }
 
-/// What three dialects download to memory; then nothing hangs on the network any
+/// What four dialects download to memory; then nothing hangs on the network any
 /// more, and its link is left to whoever manages networks.
 #[test]
-fn stage1_archiso_and_dracut_over_http() {
+fn four_dialects_over_http() {
     scenario("dialect-http", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let (tree, _) = medium(lab, &lab.assets().small_squashfs()?)?;
@@ -201,12 +201,16 @@ fn stage1_archiso_and_dracut_over_http() {
             "automatic=method:http,interface:auto,network:dhcp,server:10.77.0.1,directory:/ rescue",
             "archisobasedir=arch archiso_http_srv=http://10.77.0.1/ ip=dhcp",
             "root=live:http://10.77.0.1/LiveOS/squashfs.img rd.live.image ip=dhcp",
+            "boot=live fetch=http://10.77.0.1/live/filesystem.squashfs ip=dhcp",
         ] {
             let line = format!("{line} init=/bin/sh");
             let mut machine = small(full_client(lab, &line)?.nic(Nic::virtio()))?;
             assert_eq!(root_of(&mut machine)?, "overlay", "{line}");
             machine.run("ls -l /run/NetworkManager/system-connections | grep -e '-rw-------'")?;
             machine.run("test ! -e /run/NetworkManager/conf.d/90-bellwether.conf")?;
+            // What a root has no directory for is not missed.
+            let said = machine.transcript();
+            assert!(!said.contains("cannot be written"), "{said}");
         }
         Ok(())
     });
