@@ -7,7 +7,7 @@ use qemu_tests::assets::media::run;
 use qemu_tests::servers::Offer;
 use qemu_tests::{scenario, secs};
 
-use super::{assert_contains, assert_live, boot, client, refused};
+use super::{assert_contains, assert_live, boot, refused};
 
 /// An ext4 root that is written to; its server is killed while that goes on, and
 /// the system waits until it is back.
@@ -27,8 +27,10 @@ fn nbd_root_outlives_its_server() {
         machine.expect("does not answer any more", secs(60))?;
         sleep(secs(10));
         nbd.start()?;
-        machine.expect("is connected again", secs(30))?;
-        machine.expect("written", secs(60))?;
+        // Which of the two is first is not said.
+        if !machine.expect("written", secs(60))?.contains("is connected again") {
+            machine.expect("is connected again", secs(30))?;
+        }
         machine.run("echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/noise /copy")?;
         assert_eq!(machine.run("dmesg | grep -E 'Buffer I/O|EXT4-fs error' || true")?, "");
         // A second time, and with nothing under way.
@@ -62,29 +64,12 @@ fn nbd_images_and_media() {
         drop(machine);
         let mut machine = boot(lab, "boot=live bw.root=nbd:10.77.0.1/iso")?;
         assert_live(&mut machine)?;
-        machine.run("test -e /run/live/medium/live/filesystem.squashfs").map(drop)
-    });
-}
-
-/// What there is instead of an export that is not there; and the cable pulled for
-/// half a minute.
-#[test]
-fn nbd_wrong_export_and_cut_network() {
-    scenario("sources-nbd-cut", |lab| {
-        let image = lab.assets().small_squashfs()?;
-        let _dhcp = lab.dhcp().serve()?;
-        let _nbd = lab.nbd(&[Offer::read_only("image", &image)])?;
+        machine.run("test -e /run/live/medium/live/filesystem.squashfs")?;
+        drop(machine);
+        // What there is instead of an export that is not there.
         let said = refused(lab, "root=nbd:nas.lab:typo rd.retry=3 ip=dhcp")?;
         assert_contains(&said, "there is no such export");
         assert_contains(&said, "it has \"image\"");
-        let mut machine = client(lab, "bw.root=nbd:nas.lab/image bw.overlay")?.start()?;
-        machine.shell(secs(90))?;
-        lab.port(1, 0, false)?;
-        let read = "echo 3 >/proc/sys/vm/drop_caches; cat /usr/sbin/dmsetup >/dev/null";
-        machine.send_line(&format!("{read}; echo all'' read"))?;
-        sleep(secs(30));
-        lab.port(1, 0, true)?;
-        machine.expect("all read", secs(60))?;
-        assert_live(&mut machine)
+        Ok(())
     });
 }

@@ -1,19 +1,10 @@
-//! Directories of other machines: CIFS, 9p, virtiofs, and NFS when it is cut.
-
-use std::thread::sleep;
+//! Directories of other machines: CIFS, 9p, virtiofs.
 
 use qemu_tests::assets::{FULL, Flavour, Profile};
+use qemu_tests::scenario;
 use qemu_tests::servers::Offer;
-use qemu_tests::{Lab, Result, scenario, secs};
 
-use super::{assert_contains, assert_live, boot, client, up};
-
-/// A medium of live-boot's, as a directory.
-fn medium(lab: &Lab) -> Result<std::path::PathBuf> {
-    let tree = lab.tree("medium")?;
-    let tree = tree.with("live/filesystem.squashfs", &lab.assets().small_squashfs()?)?;
-    Ok(tree.path().to_owned())
-}
+use super::{assert_contains, assert_live, boot, client, medium, up};
 
 #[test]
 fn cifs_media_files_and_trees() {
@@ -71,30 +62,5 @@ fn ninep_media_and_trees() {
             assert_live(&mut machine)?;
         }
         Ok(())
-    });
-}
-
-/// A live system on NFS while its cable is out for half a minute, and while its
-/// server is restarted.
-#[test]
-fn nfs_is_cut() {
-    scenario("sources-nfs-cut", |lab| {
-        let medium = medium(lab)?;
-        let _dhcp = lab.dhcp().serve()?;
-        let mut nfs = lab.nfs().export("/srv/live", &medium).start()?;
-        let mut machine = boot(lab, "boot=live netboot=nfs nfsroot=nas.lab:/srv/live")?;
-        let read = "echo 3 >/proc/sys/vm/drop_caches; \
-                    cat /usr/sbin/dmsetup /usr/lib/*/libdevm* >/dev/null; echo all'' read";
-        lab.port(0, 0, false)?;
-        machine.send_line(read)?;
-        sleep(secs(30));
-        lab.port(0, 0, true)?;
-        machine.expect("all read", secs(120))?;
-        assert_live(&mut machine)?;
-        nfs.stop();
-        machine.send_line(read)?;
-        sleep(secs(5));
-        nfs.start()?;
-        machine.expect("all read", secs(120)).map(drop)
     });
 }

@@ -1,0 +1,93 @@
+//! Cables that are out for half a minute and servers that are killed, for every
+//! source at once: a machine for each waits through the same outage.
+
+use std::path::Path;
+use std::thread::sleep;
+
+use qemu_tests::assets::media::run;
+use qemu_tests::servers::Offer;
+use qemu_tests::{Machine, Result, scenario, secs};
+
+use super::{assert_contains, assert_live, client, medium, nvme};
+
+/// Reads from the server what is not in use, and says what it is.
+const READ: &str =
+    "echo 3 >/proc/sys/vm/drop_caches; sync; cat /usr/sbin/dmsetup /usr/lib/*/libdevm* | md5sum";
+
+/// Starts reading, while the server cannot be reached.
+fn read_all(machines: &mut [Machine]) -> Result<()> {
+    machines.iter_mut().try_for_each(|machine| machine.send_line(READ))
+}
+
+/// That all of it was read, and is what it was, and that nothing but waiting happened.
+fn assert_read(machines: &mut [Machine], sums: &[String]) -> Result<()> {
+    for (machine, sum) in machines.iter_mut().zip(sums) {
+        machine.expect(sum, secs(120))?;
+        // A request that failed on its way and was sent again is none.
+        let errors = "dmesg | grep -E 'Buffer I/O|EXT4-fs error|SQUASHFS error' || true";
+        assert_eq!(machine.run(errors)?, "");
+    }
+    Ok(())
+}
+
+/// NVMe/TCP, NFS, NBD and CIFS under running systems, HTTP in the middle of a
+/// stream; then the servers of the running ones.
+#[test]
+fn cut_cables_and_killed_servers() {
+    scenario("sources-outage", |lab| {
+        let (medium, image) = (medium(lab)?, lab.assets().small_squashfs()?);
+        let iso = lab.tree("live")?.ballast("ballast", 16)?;
+        let iso = iso.with("live/filesystem.squashfs", &image)?.iso("LIVE")?;
+        let disk = lab.scratch("disk")?.join("root.img");
+        run(&["cp", &lab.assets().small_ext4()?.to_string_lossy(), &disk.to_string_lossy()])?;
+        let target = nvme::target(lab, &[&disk])?;
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(iso.parent().unwrap_or(Path::new("/")))?;
+        let mut nfs = lab.nfs().export("/srv/live", &medium).start()?;
+        let mut nbd = lab.nbd(&[Offer::read_only("image", &image)])?;
+        let mut cifs = lab.cifs(&[Offer::read_only("medium", &medium)])?;
+
+        let mut machines = Vec::new();
+        for line in [
+            &format!("bw.root=nvme:10.77.0.50/{} bw.overlay=none rw", nvme::nqn(0)),
+            "boot=live netboot=nfs nfsroot=nas.lab:/srv/live",
+            "bw.root=nbd:nas.lab/image bw.overlay",
+            "boot=live netboot=cifs nfsroot=//nas.lab/medium",
+        ] {
+            machines.push(client(lab, line)?.start()?);
+        }
+        let mut sums = Vec::new();
+        for machine in &mut machines {
+            machine.shell(secs(120))?;
+            sums.push(machine.run(READ)?);
+        }
+        let mut fetching = client(lab, "boot=live fetch=http://nas.lab/slow/live.iso")?.start()?;
+        fetching.expect("fetching http://", secs(60))?;
+        sleep(secs(2));
+
+        // The target is machine 0.
+        let count = machines.len() + 1;
+        let cables = |up| (1..=count).try_for_each(|number| lab.port(number, 0, up));
+        cables(false)?;
+        read_all(&mut machines)?;
+        sleep(secs(30));
+        cables(true)?;
+        assert_read(&mut machines, &sums)?;
+        fetching.shell(secs(90))?;
+        assert_contains(&fetching.transcript(), "going on at byte");
+        assert_live(&mut fetching)?;
+        drop(fetching);
+
+        drop(target);
+        nfs.stop();
+        nbd.stop();
+        cifs.stop();
+        read_all(&mut machines)?;
+        sleep(secs(3));
+        nfs.start()?;
+        nbd.start()?;
+        cifs.start()?;
+        let _target = nvme::target(lab, &[&disk])?;
+        assert_read(&mut machines, &sums)
+    });
+}
