@@ -9,6 +9,7 @@ mod archives;
 mod http;
 mod nbd;
 mod nvme;
+mod outage;
 mod shares;
 
 use std::path::PathBuf;
@@ -43,6 +44,13 @@ fn initrd(lab: &Lab, kernel: &Kernel) -> Result<PathBuf> {
     let mut words = FULL.to_vec();
     words.extend(MODULES.iter().flat_map(|module| ["--add", module]));
     lab.assets().our_initrd_of(kernel, Profile::Disks, "sources", &words)
+}
+
+/// A medium of live-boot's, as a directory.
+fn medium(lab: &Lab) -> Result<PathBuf> {
+    let tree = lab.tree("medium")?;
+    let tree = tree.with("live/filesystem.squashfs", &lab.assets().small_squashfs()?)?;
+    Ok(tree.path().to_owned())
 }
 
 /// A machine that is to end at a shell, or at the failure screen.

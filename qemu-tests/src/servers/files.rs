@@ -97,9 +97,9 @@ impl<'a> Offer<'a> {
 
 /// The servers of files and disks that a lab may have.
 impl Lab {
-    /// nginx on port 80 with the files of a directory: as they are under `/`, at 4 MB/s
-    /// a connection under `/slow/`, elsewhere under `/moved/` (which redirects to `/`),
-    /// and without ranges under `/whole/`.
+    /// nginx on port 80 with the files of a directory: as they are under `/`, at 2 MB/s
+    /// a connection under `/slow/`, the same without ranges under `/whole/`, and
+    /// elsewhere under `/moved/` (which redirects to `/`).
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -110,8 +110,8 @@ impl Lab {
              error_log stderr;\nevents {{}}\nhttp {{\n  access_log /dev/stderr;\n  \
              default_type application/octet-stream;\n  server {{\n    listen 80;\n    \
              root {root};\n    \
-             location /slow/ {{ alias {root}/; limit_rate 4m; }}\n    \
-             location /whole/ {{ alias {root}/; limit_rate 8m; max_ranges 0; }}\n    \
+             location /slow/ {{ alias {root}/; limit_rate 2m; }}\n    \
+             location /whole/ {{ alias {root}/; limit_rate 2m; max_ranges 0; }}\n    \
              location /moved/ {{ rewrite ^/moved/(.*)$ http://nas.lab/$1 redirect; }}\n  }}\n}}\n"
         );
         let config = self.write("nginx.conf", &text)?;
@@ -119,21 +119,25 @@ impl Lab {
         self.server("nginx", &words, Sign::Tcp(80))
     }
 
-    /// vsftpd on port 21 with the files of a directory, without a password.
+    /// vsftpd on port 21 with the files of a directory, without a password, at 2 MB/s a
+    /// connection.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub fn ftp(&self, root: &Path) -> Result<Server<'_>> {
         let text = format!(
             "listen=YES\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\n\
-             anon_root={}\nno_anon_password=YES\nseccomp_sandbox=NO\n\
+             anon_root={}\nno_anon_password=YES\nanon_max_rate=2000000\nseccomp_sandbox=NO\n\
              secure_chroot_dir=/run/lock\nxferlog_enable=YES\nlog_ftp_protocol=YES\n\
              vsftpd_log_file={}\n",
             root.display(),
             self.directory().join("vsftpd.log").display(),
         );
         let config = self.write("vsftpd.conf", &text)?;
-        self.server("vsftpd", &["vsftpd", &config], Sign::Tcp(21))
+        let mut server = self.server("vsftpd", &["vsftpd", &config], Sign::Tcp(21))?;
+        // Each connection has a process of its own, in a group of its own.
+        server.end = ["pkill", "-KILL", "-f", &config].map(str::to_owned).into();
+        Ok(server)
     }
 
     /// atftpd on port 1069 with the files of a directory; port 69 is dnsmasq's.
