@@ -86,6 +86,8 @@ pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
             .remedy("put the system's own initramfs before ours, or name a root");
     };
     write_state(machine, plan, false);
+    // By this file systemd knows an initramfs, and would look for a root to switch to.
+    let _ = rustix::fs::unlink("/etc/initrd-release");
     say_ready(machine, "the initramfs", "itself", init);
     machine.stop_clock();
     start(machine, plan, init, &[])
