@@ -23,7 +23,7 @@ use crate::{base, net, nfsroot, own, source, value};
 
 words! { STAGE1, STAGE1_DOCS:
     "automatic" Text Keep "KEY:VALUE,… — the answers to stage1's questions.";
-    "rescue" OptText Local "The rescue system, not the installer.";
+    "rescue" OptText Local "The rescue system, not the installer; systemd reads the word, too, and wants systemd.unit=multi-user.target behind it.";
     "kamethod" OptText Keep "Receive a copy of a machine by KA; the disk is overwritten.";
     "dollymethod" OptText Keep "Receive a copy of a disk by Dolly; the disk is overwritten.";
     "dollyCmethod" OptText Keep "Receive a copy by Dolly+; the disk is overwritten.";
