@@ -52,11 +52,11 @@ pub fn drop_root(state: Option<&Path>, read_all: bool) -> Result<bool, Error> {
             }
         }
     }
-    let refused = || Error::system("give up root's powers");
+    let doing = |e: nix::errno::Errno| Error::system("give up root's powers")(e.into());
+    let system = |e: rustix::io::Errno| doing(nix::errno::Errno::from_raw(e.raw_os_error()));
     let (user, group) = heir();
-    let doing = |e: nix::errno::Errno| refused()(e.into());
     if read_all {
-        set_keep_capabilities(true).map_err(|e| refused()(e.into()))?;
+        set_keep_capabilities(true).map_err(system)?;
     }
     setgroups(&[]).map_err(doing)?;
     setresgid(group, group, group).map_err(doing)?;
@@ -64,5 +64,5 @@ pub fn drop_root(state: Option<&Path>, read_all: bool) -> Result<bool, Error> {
     let kept = if read_all { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
     let sets =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).map_err(|e| refused()(e.into())).map(|()| true)
+    set_capabilities(None, sets).map_err(system).map(|()| true)
 }
