@@ -4,6 +4,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
+use clone::dollyplus::{
+    self,
+    wire::{Command, Item, Reader},
+};
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::udpcast::receiver::{Config, Input, Receiver};
@@ -262,6 +266,39 @@ pub fn ka_desc(data: &[u8]) {
         Ok(desc) => assert_eq!(ka::desc::Desc::parse(&desc.text()), Ok(desc)),
         Err(error) => drop(error.to_string()),
     }
+}
+
+/// Dolly+'s configuration.
+pub fn dolly_plus_config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match dollyplus::Config::parse(text) {
+        Ok(config) => assert_eq!(dollyplus::Config::parse(&config.text()), Ok(config)),
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// Dolly+'s stream of packets, whole and byte by byte, and its commands.
+pub fn dolly_plus_stream(data: &[u8]) {
+    let read = |step: usize| {
+        let mut reader = Reader::default();
+        let mut payload = 0;
+        let mut items = Vec::new();
+        for mut rest in data.chunks(step) {
+            loop {
+                let Ok((taken, item)) = reader.read(rest) else { return (payload, items, true) };
+                rest = rest.get(taken..).unwrap_or_default();
+                match item {
+                    Some(Item::Payload(n)) => payload += n,
+                    Some(item) => items.push(item),
+                    None => break,
+                }
+            }
+        }
+        (payload, items, false)
+    };
+    assert_eq!(read(1), read(data.len().max(1)));
+    let mut heard = data.to_vec();
+    while let Ok(Some(_)) = Command::take(&mut heard, "fuzz") {}
 }
 
 /// A DOS partition table with its chain of logical partitions.

@@ -58,6 +58,8 @@ pub const TARGETS: &[Target] = &[
     target("ka-packet", copy::ka_packet),
     target("ka-client", copy::ka_client),
     target("ka-server", copy::ka_server),
+    target("dolly-plus-config", copy::dolly_plus_config),
+    target("dolly-plus-stream", copy::dolly_plus_stream),
     target("ka-desc", copy::ka_desc),
     target("dos-table", copy::dos_table),
     target("compressed-image", disk::compressed_image),
