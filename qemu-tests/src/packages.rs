@@ -92,6 +92,14 @@ pub fn ensure() -> Result<()> {
     ensure_all(NEEDED)
 }
 
+/// The same for everything that any test needs.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_for_tests() -> Result<()> {
+    ensure_all(&[NEEDED, FOR_DISKS, FOR_SOURCES].concat())
+}
+
 /// Makes sure that every one of these packages is here, as [`ensure`] does; two
 /// that ask at once wait for each other.
 ///

@@ -26,7 +26,7 @@ pub struct Test {
 type Step = (&'static str, fn() -> Result<()>);
 
 /// First: some unit tests run programs that come with them.
-const PACKAGES: &[Step] = &[("packages", packages::ensure)];
+const PACKAGES: &[Step] = &[("packages", packages::ensure_for_tests)];
 
 const QUICK: &[Step] = &[
     ("rustfmt", || cargo(&["fmt", "--all", "--check"])),

@@ -372,7 +372,7 @@ mod tests {
             .spawn();
         let Ok(mut sfdisk) = sfdisk else {
             println!("skipped: no sfdisk here");
-            return;
+            return std::fs::remove_file(&dir).unwrap();
         };
         std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), script.as_bytes()).unwrap();
         assert!(sfdisk.wait().unwrap().success());

@@ -180,9 +180,10 @@ impl Lab {
         }
         let config = self.dir.join("ganesha.conf");
         std::fs::write(&config, text).unwrap();
-        // `ip netns exec` gave it mounts of its own already.
+        // `ip netns exec` gave it mounts of its own already. A Debian that was never
+        // booted has no mtab, and Ganesha then no file systems.
         let script = format!(
-            "mount -t tmpfs none /run && mount -t tmpfs none /var/lib/nfs && \
+            "test -e /etc/mtab || ln -s ../proc/self/mounts /etc/mtab; mount -t tmpfs none /run && mount -t tmpfs none /var/lib/nfs && \
              mkdir -p /run/ganesha /run/rpcbind /var/lib/nfs/ganesha && rpcbind -w; \
              exec ganesha.nfsd -F -N EVENT -p /run/ganesha.pid -L {log} -f {config}",
             log = self.dir.join("ganesha.log").display(),
