@@ -294,7 +294,8 @@ fn sweep_two_networks() {
 /// What a machine changes is on the server; it can be listed, copied and forgotten, and
 /// is nobody else's.
 #[test]
-fn settings_that_stay() {
+#[ignore = "boots a whole system twice: cargo xtask test --sweep"]
+fn sweep_settings_that_stay() {
     scenario("share-settings", |lab| {
         qemu_tests::packages::ensure_all(&[("qemu-utils", "a client of NBD")])?;
         let iso = medium(lab, &LIVE_BOOT)?;
