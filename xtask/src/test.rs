@@ -59,13 +59,13 @@ const MACHINES: &[Step] = &[
     ("sizes", || Sizes {}.run()),
     ("scenarios", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines"];
-        cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=2"]].concat())
+        cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=3"]].concat())
     }),
 ];
 
 const SWEEPS: &[Step] = &[("sweeps", || {
     let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
-    cargo(&[&words[..], &["--", "--test-threads=2", "--ignored", "sweep_"]].concat())
+    cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
 })];
 
 impl Test {
