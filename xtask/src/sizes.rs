@@ -19,7 +19,7 @@ struct Budget {
 }
 
 const SMALL_INIT: Budget = Budget { aim: 400_000, limit: 400_000 };
-const FULL_INIT: Budget = Budget { aim: 512_000, limit: 940_000 };
+const FULL_INIT: Budget = Budget { aim: 512_000, limit: 920_000 };
 const VIRT: Budget = Budget { aim: 2_000_000, limit: 2_000_000 };
 const NET: Budget = Budget { aim: 12_000_000, limit: 17_000_000 };
 
