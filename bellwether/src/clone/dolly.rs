@@ -1,15 +1,14 @@
 //! `dolly`: one program, server with `-s`, client without.
 
-use super::flags::{Given, Program, flag};
+use super::flags::{Given, Program, QUIET, STALL, flag};
 use super::progress::{bytes, rate};
-use super::world::{Host, PipeSource, names, random, source, why};
+use super::world::{Host, PipeSource, names, random, show_addresses, source};
 use crate::Failure;
 use clone::dolly::config::{Config, Input, Line, Output, What};
 use clone::dolly::server::Standing;
 use clone::dolly::{client, server};
 use clone::edge;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What is held between a fast and a slow side.
 const RING: usize = 16 << 20;
@@ -31,9 +30,9 @@ pub static DOLLY: Program = Program {
         flag("suse", None, None, "-I, -O and -H speak to openSUSE's 0.70 and later"),
         flag("target", None, Some("FILE"), "a client writes here, whatever the server names"),
         flag("timeout", Some('a'), Some("S"), "wait this long for the others [client: for ever]"),
-        flag("stall", None, Some("S"), "give up when nothing moves for so long [300]"),
+        STALL,
         flag("verbose", Some('v'), None, "show what each node says"),
-        flag("quiet", Some('q'), None, "no progress"),
+        QUIET,
         flag("nosync", Some('n'), None, "a client does not wait for its disk"),
         flag("verify", None, None, "a client reads back what it wrote"),
         flag("no-verify", None, None, "a server asks for no digests"),
@@ -53,14 +52,6 @@ pub fn run(given: &Given) -> Result<(), Failure> {
         return Ok(());
     }
     if given.has("server") || given.has("S") { send(given) } else { receive(given) }
-}
-
-fn core(e: clone::Error) -> Failure {
-    Failure::Failed(e.to_string())
-}
-
-pub(super) fn seconds(given: &Given, name: &str) -> Result<Option<Duration>, Failure> {
-    Ok(given.parsed::<u64>(name)?.filter(|s| *s > 0).map(Duration::from_secs))
 }
 
 /// The configuration: from a file, or from -I, -O and -H.
@@ -94,7 +85,7 @@ fn config(given: &Given) -> Result<(Config, String), Failure> {
         };
         // Read back: what cannot be said in this format is found here.
         let text = config.text();
-        let config = Config::parse(&text).map_err(core)?;
+        let config = Config::parse(&text)?;
         return Ok((config, text));
     }
     let path = given.get("config").unwrap_or("dolly.cfg");
@@ -131,20 +122,14 @@ fn send(given: &Given) -> Result<(), Failure> {
         print!("{text}");
         let length = source.length().map_or("of unknown length".to_owned(), bytes);
         println!("{name}: {length}; chain:");
-        for host in &config.hosts {
-            let mut world = Host::new("dolly", true, false);
-            match edge::World::resolve(&mut world, host.trim_end()) {
-                Ok(ip) => println!("  {host:<20} {ip}"),
-                Err(why) => println!("  {host:<20} {why}"),
-            }
-        }
+        show_addresses(&config.hosts);
         return Ok(());
     }
     let options = server::Options {
         password: given.get("password").map(str::to_owned),
         nonce: random()?,
-        start_timeout: seconds(given, "timeout")?,
-        stall_timeout: seconds(given, "stall")?.or(Some(Duration::from_secs(300))),
+        start_timeout: given.seconds("timeout")?,
+        stall_timeout: given.stall()?,
         directories: false,
     };
     let mut world = Host::new("dolly", given.has("quiet"), given.has("verbose"));
@@ -152,25 +137,9 @@ fn send(given: &Given) -> Result<(), Failure> {
     let verify = !given.has("no-verify");
     let sent = edge::dolly::send(config, &text, verify, options, RING, &mut *source, &mut world);
     world.end();
-    let sent = sent.map_err(core)?;
-    let took = world.took();
-    eprintln!(
-        "dolly: {} in {:.1} s, {}; blake3 {}",
-        bytes(sent.digest.bytes),
-        took.as_secs_f64(),
-        rate(sent.digest.bytes, took),
-        sent.digest
-    );
-    let mut bad = 0;
-    for (name, standing) in &sent.clients {
-        eprintln!("  {name:<20} {standing}");
-        bad += usize::from(!matches!(standing, Standing::Verified | Standing::Acknowledged));
-    }
-    if bad > 0 {
-        let all = sent.clients.len();
-        return Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")));
-    }
-    Ok(())
+    let sent = sent?;
+    super::sent("dolly", sent.digest, world.took());
+    super::standings(&sent.clients, |s| matches!(s, Standing::Verified | Standing::Acknowledged))
 }
 
 fn receive(given: &Given) -> Result<(), Failure> {
@@ -181,19 +150,19 @@ fn receive(given: &Given) -> Result<(), Failure> {
         names: names(),
         password: given.get("password").map(str::to_owned),
         nonce: random()?,
-        start_timeout: seconds(given, "timeout")?,
-        stall_timeout: seconds(given, "stall")?.or(Some(Duration::from_secs(300))),
+        start_timeout: given.seconds("timeout")?,
+        stall_timeout: given.stall()?,
     };
     eprintln!("dolly: waiting for a server, as {}", options.names.join(" or "));
     let got = edge::dolly::receive(options, RING, &mut world);
     world.end();
-    let got = got.map_err(core)?;
+    let got = got?;
     let mut verdict = match got.verified {
         true => "verified with the server".to_owned(),
         false => "NOT verified: the server, or a node, compares no digests".to_owned(),
     };
     if given.has("verify") {
-        world.read_back(got.digest).map_err(|e| Failure::Failed(why(e)))?;
+        world.read_back(got.digest)?;
         verdict += "; read back";
     }
     eprintln!(

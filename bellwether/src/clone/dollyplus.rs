@@ -1,19 +1,15 @@
 //! `dollyS` and `dollyC`: Dolly+'s server and client.
 
-use super::flags::{Flag, Given, Program, flag};
+use super::flags::{Given, Program, QUIET, STALL, flag};
 use super::progress::{bytes, rate};
 use super::store::Source;
-use super::world::{FileSource, Host, PipeSource, names, why};
+use super::world::{Host, names, show_addresses, source, why};
 use crate::Failure;
 use clone::dollyplus::config::{Config, File, cook_of};
 use clone::dollyplus::wire::Output;
 use clone::edge;
 use clone::edge::dollyplus::{Options, Standing};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-const STALL: Flag = flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
-const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
 
 /// The server's grammar.
 pub static SERVER: Program = Program {
@@ -50,14 +46,10 @@ pub static CLIENT: Program = Program {
     ],
 };
 
-fn core(e: clone::Error) -> Failure {
-    Failure::Failed(e.to_string())
-}
-
 fn options(given: &Given) -> Result<Options, Failure> {
     Ok(Options {
-        start_timeout: super::dolly::seconds(given, "timeout")?,
-        stall_timeout: super::dolly::seconds(given, "stall")?.or(Some(Duration::from_secs(300))),
+        start_timeout: given.seconds("timeout")?,
+        stall_timeout: given.stall()?,
         ..Options::default()
     })
 }
@@ -108,25 +100,14 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     }
     if given.has("dry-run") {
         print!("{}", config.text());
-        let mut world = Host::new("dollyS", true, false);
-        for host in std::iter::once(&config.server).chain(&config.clients) {
-            match edge::World::resolve(&mut world, host) {
-                Ok(ip) => println!("  {host:<20} {ip}"),
-                Err(why) => println!("  {host:<20} {why}"),
-            }
-        }
+        show_addresses(std::iter::once(&config.server).chain(&config.clients));
         return Ok(());
     }
     let mut world = Host::new("dollyS", given.has("quiet"), given.has("verbose"));
     let outputs: Vec<Output> = config.files.iter().map(|f| f.output.clone()).collect();
     let mut open = |number: usize| -> Result<Box<dyn edge::Source>, String> {
         let path = config.files.get(number).map_or("-", |f| &f.input);
-        let source = Source::open(Some(Path::new(path)), None).map_err(why)?;
-        Ok(if source.length.is_some() {
-            Box::new(FileSource(source))
-        } else {
-            Box::new(PipeSource::new(vec![source]))
-        })
+        source(Path::new(path), None, false).map_err(why)
     };
     let sent = edge::dollyplus::send(
         &config.server,
@@ -137,23 +118,14 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         &mut world,
     );
     world.end();
-    let sent = sent.map_err(core)?;
+    let sent = sent?;
     let total: u64 = sent.digests.iter().map(|d| d.bytes).sum();
     let took = world.took();
     eprintln!("dollyS: {} in {:.1} s, {}", bytes(total), took.as_secs_f64(), rate(total, took));
     for (file, digest) in config.files.iter().zip(&sent.digests) {
         eprintln!("  {} blake3 {digest}", file.input);
     }
-    let mut bad = 0;
-    for (name, standing) in &sent.clients {
-        eprintln!("  {name:<20} {standing}");
-        bad += usize::from(!matches!(standing, Standing::Verified | Standing::Acknowledged));
-    }
-    if bad > 0 {
-        let all = sent.clients.len();
-        return Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")));
-    }
-    Ok(())
+    super::standings(&sent.clients, |s| matches!(s, Standing::Verified | Standing::Acknowledged))
 }
 
 /// Receives.
@@ -163,7 +135,7 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
     eprintln!("dollyC: waiting for a server");
     let got = edge::dollyplus::receive(&options(given)?, &mut world);
     world.end();
-    let got = got.map_err(core)?;
+    let got = got?;
     let verdict = if got.verified {
         "verified with the server"
     } else {

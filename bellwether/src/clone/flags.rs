@@ -3,6 +3,7 @@
 //! a program is the grammar and the help text.
 
 use crate::Failure;
+use std::time::Duration;
 
 /// One option.
 #[derive(Debug)]
@@ -26,6 +27,14 @@ pub const fn flag(
 ) -> Flag {
     Flag { long, short, takes, help }
 }
+
+/// Of all that wait for others in the middle of a copy.
+pub const STALL: Flag =
+    flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
+/// Of all that show how far they are.
+pub const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
+/// Without [`STALL`].
+pub const STALLED: Duration = Duration::from_secs(300);
 
 /// A program's grammar.
 #[derive(Debug)]
@@ -73,6 +82,16 @@ impl Given {
                     .map_err(|_| Failure::Usage(format!("--{name}: '{v}' does not make sense")))
             })
             .transpose()
+    }
+
+    /// The option's last argument in seconds; 0 is as if it was not given.
+    pub fn seconds(&self, name: &str) -> Result<Option<Duration>, Failure> {
+        Ok(self.parsed::<u64>(name)?.filter(|s| *s > 0).map(Duration::from_secs))
+    }
+
+    /// What [`STALL`] says.
+    pub fn stall(&self) -> Result<Option<Duration>, Failure> {
+        Ok(Some(self.seconds("stall")?.unwrap_or(STALLED)))
     }
 }
 

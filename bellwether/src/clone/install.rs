@@ -178,7 +178,7 @@ impl Drop for Mounted {
 
 /// Runs it all.
 pub fn run(given: &Given) -> Result<(), Failure> {
-    let patience = super::dolly::seconds(given, "timeout")?.unwrap_or(Duration::from_secs(600));
+    let patience = given.seconds("timeout")?.unwrap_or(Duration::from_secs(600));
     let mut world = Host::new("clone", true, true);
     let server = match given.get("host") {
         Some(host) => {

@@ -1,10 +1,9 @@
 //! `ka-d-server` and `ka-d-client`: one session of KA.
 
-use super::dolly::seconds;
-use super::flags::{Flag, Given, Program, flag};
+use super::flags::{Flag, Given, Program, QUIET, STALL, STALLED, flag};
 use super::progress::{bytes, rate};
 use super::store::{How, Source, Target};
-use super::world::{FileSource, Host, HostStore, PipeSource, why};
+use super::world::{Host, HostStore, source, why};
 use crate::Failure;
 use clone::edge;
 use clone::ka::server::Standing;
@@ -20,8 +19,6 @@ const COMMAND: Flag =
 const FILE: Flag = flag("file", Some('f'), Some("FILE"), "file or device, instead of a command");
 const TIMEOUT: Flag =
     flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long");
-const STALL: Flag = flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
-const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
 
 /// The server's grammar.
 pub static SERVER: Program = Program {
@@ -67,14 +64,6 @@ fn session(given: &Given) -> String {
     given.get("session").unwrap_or("kainstall1").to_owned()
 }
 
-fn core(e: clone::Error) -> Failure {
-    Failure::Failed(e.to_string())
-}
-
-fn stall(given: &Given) -> Result<Option<Duration>, Failure> {
-    Ok(seconds(given, "stall")?.or(Some(Duration::from_secs(300))))
-}
-
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
     let Some(clients) = given.parsed::<usize>("clients")? else {
@@ -97,20 +86,16 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         clients,
         arity: given.parsed("arity")?.unwrap_or(1),
         verify: !given.has("no-verify"),
-        start_timeout: seconds(given, "timeout")?,
-        stall_timeout: stall(given)?,
+        start_timeout: given.seconds("timeout")?,
+        stall_timeout: given.stall()?,
     };
     let (sent, _) = send_to(options, file, command, given.has("quiet"))?;
-    let mut bad = 0;
-    for (ip, standing) in &sent.clients {
-        eprintln!("  {ip:<15} {standing}");
-        bad += usize::from(!matches!(standing, Standing::Verified | Standing::Finished));
-    }
-    if bad > 0 {
-        let all = sent.clients.len();
-        return Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")));
-    }
-    Ok(())
+    super::standings(&sent.clients, good)
+}
+
+/// Whether that machine has a copy.
+pub fn good(standing: &Standing) -> bool {
+    matches!(standing, Standing::Verified | Standing::Finished)
 }
 
 /// One session of `ka-d`.
@@ -128,7 +113,7 @@ pub fn serve(
         arity: 1,
         verify: true,
         start_timeout,
-        stall_timeout: Some(Duration::from_secs(300)),
+        stall_timeout: Some(STALLED),
     };
     send_to(options, file, command, quiet)
 }
@@ -142,25 +127,13 @@ fn send_to(
     let mut world = Host::new("ka-d-server", quiet, true);
     eprintln!("ka-d-server: session {}; waiting for {} clients", options.session, options.clients);
     let mut open = || -> Result<Box<dyn edge::Source>, String> {
-        let path = Path::new(file.unwrap_or("/dev/null"));
-        let source = Source::open(Some(path), command).map_err(why)?;
-        Ok(if source.length.is_some() {
-            Box::new(FileSource(source))
-        } else {
-            Box::new(PipeSource::new(vec![source]))
-        })
+        source(Path::new(file.unwrap_or("/dev/null")), command, false).map_err(why)
     };
     let sent = edge::ka::send(options, &mut open, &mut world);
     world.end();
-    let sent = sent.map_err(core)?;
+    let sent = sent?;
     let took = world.took();
-    eprintln!(
-        "ka-d-server: {} in {:.1} s, {}; blake3 {}",
-        bytes(sent.digest.bytes),
-        took.as_secs_f64(),
-        rate(sent.digest.bytes, took),
-        sent.digest
-    );
+    super::sent("ka-d-server", sent.digest, took);
     Ok((sent, took))
 }
 
@@ -182,11 +155,11 @@ pub fn take(
         go_now: false,
         tries: u32::try_from(patience.as_secs()).unwrap_or(u32::MAX),
         start_timeout: Some(patience),
-        stall_timeout: Some(Duration::from_secs(300)),
+        stall_timeout: Some(STALLED),
     };
     let got = edge::ka::receive(options, Box::new(store), &mut world);
     world.end();
-    got.map_err(core)
+    Ok(got?)
 }
 
 /// Receives.
@@ -209,13 +182,13 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
         wait: true,
         go_now: given.has("go"),
         tries: 10,
-        start_timeout: seconds(given, "timeout")?,
-        stall_timeout: stall(given)?,
+        start_timeout: given.seconds("timeout")?,
+        stall_timeout: given.stall()?,
     };
     eprintln!("ka-d-client: session {}", options.session);
     let got = edge::ka::receive(options, Box::new(store), &mut world);
     world.end();
-    let got = got.map_err(core)?;
+    let got = got?;
     eprintln!(
         "ka-d-client: {} in {:.1} s, {}; blake3 {}; {}",
         bytes(got.digest.bytes),

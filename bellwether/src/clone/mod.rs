@@ -17,9 +17,47 @@ mod udp;
 mod world;
 
 use crate::Failure;
+use clone::digest::Digest;
 use flags::{Given, Program};
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
+
+impl From<clone::Error> for Failure {
+    fn from(e: clone::Error) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+/// Says what went, and how fast.
+fn sent(program: &str, digest: Digest, took: Duration) {
+    eprintln!(
+        "{program}: {} in {:.1} s, {}; blake3 {digest}",
+        progress::bytes(digest.bytes),
+        took.as_secs_f64(),
+        progress::rate(digest.bytes, took),
+    );
+}
+
+/// Says how it stands with each machine; a failure when one has no `good` copy.
+fn standings<N: std::fmt::Display, S: std::fmt::Display>(
+    clients: &[(N, S)],
+    good: impl Fn(&S) -> bool,
+) -> Result<(), Failure> {
+    for (name, standing) in clients {
+        eprintln!("  {name:<20} {standing}");
+    }
+    let bad = clients.iter().filter(|c| !good(&c.1)).count();
+    without_copy(bad, clients.len())
+}
+
+/// A failure when so many have none.
+fn without_copy(bad: usize, all: usize) -> Result<(), Failure> {
+    if bad == 0 {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")))
+}
 
 type Run = fn(&Given) -> Result<(), Failure>;
 

@@ -7,7 +7,6 @@ use super::layout::{FILE, Layout, Part};
 use super::progress::{bytes, rate};
 use crate::Failure;
 use clone::ka::desc::{Desc, read_table};
-use clone::ka::server::Standing;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
@@ -224,7 +223,7 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
         println!("kainstall1 to {clients} machines: {first}\nkainstall2: {second}");
         return Ok(());
     }
-    let start = super::dolly::seconds(given, "timeout")?;
+    let start = given.seconds("timeout")?;
     let quiet = given.has("quiet");
     let send = |session: &str, clients, command: &str, wait| {
         ka::serve(session, clients, None, Some(command), wait, quiet)
@@ -232,15 +231,14 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
     send("kainstall1", clients, &first, start)?;
     let wait = Some(Duration::from_secs(600));
     let (sent, took) = send("kainstall2", clients, &second, wait)?;
-    let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Finished);
-    let present = sent.clients.iter().filter(|c| good(&c.1)).count();
+    let present = sent.clients.iter().filter(|c| ka::good(&c.1)).count();
     if present == 0 {
         return Err(Failure::Failed("no machine has the files".to_owned()));
     }
-    let wait = super::dolly::seconds(given, "finish")?.or(Some(Duration::from_secs(1800)));
+    let wait = given.seconds("finish")?.or(Some(Duration::from_secs(1800)));
     let done = send("kafinished", present, "echo finished", wait);
     let done: Vec<Ipv4Addr> = match &done {
-        Ok((done, _)) => done.clients.iter().filter(|c| good(&c.1)).map(|c| c.0).collect(),
+        Ok((done, _)) => done.clients.iter().filter(|c| ka::good(&c.1)).map(|c| c.0).collect(),
         Err(_) => Vec::new(),
     };
     println!("{:<16}{:>10}{:>8}{:>13}  result", "machine", "bytes", "s", "rate");
@@ -248,7 +246,7 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
         let amount = sent.digest.bytes;
         let result = match done.contains(ip) {
             true => format!("{standing}; boots from its own disk"),
-            false if good(standing) => format!("{standing}; did NOT finish"),
+            false if ka::good(standing) => format!("{standing}; did NOT finish"),
             false => standing.to_string(),
         };
         println!(
@@ -265,11 +263,7 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
             }
         }
     }
-    if done.len() < clients {
-        let bad = clients - done.len();
-        return Err(Failure::Failed(format!("{bad} of {clients} machines have no good copy")));
-    }
-    Ok(())
+    super::without_copy(clients.saturating_sub(done.len()), clients)
 }
 
 /// Makes pxelinux send a machine to its disk.

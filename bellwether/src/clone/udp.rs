@@ -1,6 +1,6 @@
 //! udpcast's two ends at the sockets: `udp-sender` and `udp-receiver`.
 
-use super::flags::{Flag, Given, Program, flag, scaled};
+use super::flags::{Flag, Given, Program, STALLED, flag, scaled};
 use super::net::{Interface, interface};
 use super::progress::{Progress, bytes, rate};
 use super::store::{How, Source, Target, Writer, read_back};
@@ -136,10 +136,6 @@ fn listen(net: &Net, group: Ipv4Addr) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn seconds(given: &Given, name: &str) -> Result<Option<Duration>, Failure> {
-    Ok(given.parsed::<u64>(name)?.filter(|s| *s > 0).map(Duration::from_secs))
 }
 
 fn port(given: &Given) -> Result<u16, Failure> {
@@ -283,9 +279,9 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         fec: given.get("fec").map(redundancy).transpose()?,
         streaming: given.has("streaming"),
         min_receivers: min_receivers.unwrap_or(if given.has("pointopoint") { 1 } else { 0 }),
-        min_wait: seconds(given, "min-wait")?.unwrap_or_default(),
-        max_wait: seconds(given, "max-wait")?,
-        start_timeout: seconds(given, "start-timeout")?,
+        min_wait: given.seconds("min-wait")?.unwrap_or_default(),
+        max_wait: given.seconds("max-wait")?,
+        start_timeout: given.seconds("start-timeout")?,
         autostart: given.parsed("autostart")?,
         hello_interval: Some(Duration::from_millis(
             given.parsed("rexmit-hello-interval")?.filter(|ms| *ms > 0).unwrap_or(500),
@@ -511,8 +507,8 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
     let mut writer = Writer::start(target, 24, false);
     let config = receiver::Config {
         receive_buffer: 1 << 20,
-        start_timeout: seconds(given, "start-timeout")?,
-        receive_timeout: seconds(given, "receive-timeout")?.or(Some(Duration::from_secs(300))),
+        start_timeout: given.seconds("start-timeout")?,
+        receive_timeout: given.seconds("receive-timeout")?.or(Some(STALLED)),
         linger: given
             .parsed("exit-wait")?
             .map_or(Duration::from_millis(500), Duration::from_millis),

@@ -320,6 +320,18 @@ pub fn source(
     })
 }
 
+/// Says at which addresses the hosts are, or why they cannot be reached.
+pub fn show_addresses<'a>(hosts: impl IntoIterator<Item = &'a String>) {
+    let mut world = Host::new("", true, false);
+    for host in hosts {
+        let host = host.trim_end();
+        match edge::World::resolve(&mut world, host) {
+            Ok(ip) => println!("  {host:<20} {ip}"),
+            Err(why) => println!("  {host:<20} {why}"),
+        }
+    }
+}
+
 /// All names and addresses by which this machine may be listed.
 pub fn names() -> Vec<String> {
     let mut names: Vec<String> =
