@@ -5,7 +5,6 @@
 //! only registers itself and is loaded in place, so that no two children load
 //! the same library. The kernel settles what is left of such races by EEXIST.
 
-use alloc::collections::VecDeque;
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -31,6 +30,11 @@ const COMPRESSED: i32 = 4;
 
 /// Classes whose init may sleep on hardware.
 const SLOW: Class = Class::STORAGE.union(Class::NET).union(Class::BUS).union(Class::INPUT);
+
+/// What devices of a bus are called, and the driver that finds them. It finds them one
+/// by one: a driver for them that was loaded meanwhile would meet them in any order, and
+/// disks and links would be numbered in that order, another one each boot.
+const NUMBERED: &[(&str, &str)] = &[("virtio:", "virtio_pci")];
 
 /// What may be loaded, and how.
 #[derive(Debug, Clone, Default)]
@@ -106,6 +110,14 @@ enum State {
     Failed,
 }
 
+/// A module to be loaded.
+#[derive(Debug)]
+struct Wanted {
+    module: ModuleId,
+    /// Loaded before, if it is underway.
+    after: Option<ModuleId>,
+}
+
 #[derive(Debug)]
 struct Worker {
     module: ModuleId,
@@ -118,7 +130,7 @@ pub struct Loader<'a> {
     index: Index<'a>,
     policy: Policy,
     states: Vec<State>,
-    queue: VecDeque<ModuleId>,
+    queue: Vec<Wanted>,
     workers: Vec<Worker>,
     events: Vec<Event>,
 }
@@ -128,14 +140,7 @@ impl<'a> Loader<'a> {
     #[must_use]
     pub fn new(index: Index<'a>, policy: Policy) -> Self {
         let states = vec![State::Unknown; index.len()];
-        Self {
-            index,
-            policy,
-            states,
-            queue: VecDeque::new(),
-            workers: Vec::new(),
-            events: Vec::new(),
-        }
+        Self { index, policy, states, queue: Vec::new(), workers: Vec::new(), events: Vec::new() }
     }
 
     /// Loads a module by name or alias and waits for it; several when an alias
@@ -171,6 +176,8 @@ impl<'a> Loader<'a> {
     pub fn device(&mut self, modalias: &str) {
         let mut found = Vec::new();
         self.index.for_modalias(modalias, &mut |id| found.push(id));
+        let bus = NUMBERED.iter().find(|(devices, _)| modalias.starts_with(devices));
+        let after = bus.and_then(|(_, driver)| self.index.by_name(driver));
         for id in found {
             let module = self.index.module(id);
             let wanted = module.class().intersects(self.policy.classes)
@@ -178,7 +185,7 @@ impl<'a> Loader<'a> {
                 && !self.policy.blacklist.iter().any(|name| name == module.name());
             if wanted && self.state(id) == State::Unknown {
                 self.set(id, State::Underway);
-                self.queue.push_back(id);
+                self.queue.push(Wanted { module: id, after });
             }
         }
         self.start_workers();
@@ -237,7 +244,11 @@ impl<'a> Loader<'a> {
 
     fn start_workers(&mut self) {
         while self.workers.len() < MAX_WORKERS {
-            let Some(id) = self.queue.pop_front() else { return };
+            let ready = self.queue.iter().position(|wanted| {
+                wanted.after.is_none_or(|bus| self.state(bus) != State::Underway)
+            });
+            let Some(wanted) = ready.map(|at| self.queue.remove(at)) else { return };
+            let id = wanted.module;
             self.load_soft(id, true);
             let module = self.index.module(id);
             if let Err(error) = self.load_deps(id) {

@@ -1,7 +1,9 @@
 //! Images in images, read-only roots, plain disks.
 
+use std::fs::{File, copy};
+
 use qemu_tests::assets::media::{Fs, gpt};
-use qemu_tests::scenario;
+use qemu_tests::{Error, scenario};
 
 use super::{
     DISK, assert_contains, assert_said, boot, client, live_iso, mounted, nested_iso, plain_client,
@@ -55,9 +57,10 @@ fn an_iso_file_on_a_disk() {
 fn an_image_in_the_initramfs() {
     scenario("storage-initramfs", |lab| {
         let image = lab.tree("images")?.with("root.img", &lab.assets().small_squashfs()?)?;
+        let image = image.with("disk.img", &lab.assets().small_ext4()?)?;
         let include = format!("{}:images", image.path().display());
         for line in
-            ["root=live:/images/root.img", "bw.root=initramfs,file=/images/root.img bw.overlay"]
+            ["root=live:/images/root.img", "bw.root=initramfs,file=/images/disk.img bw.overlay"]
         {
             let mut machine = boot(plain_client(lab, &["--include", &include], line)?)?;
             assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
@@ -124,6 +127,31 @@ fn a_plain_partition() {
         let mut machine = boot(client(lab, line)?.disk(DISK, &disk))?;
         assert!(mounted(&mut machine, "/")?.starts_with("overlay / overlay rw"));
         machine.run("test ! -e /new && echo new >/new")?;
+        Ok(())
+    });
+}
+
+/// Disks are called in the order of their bus, each boot.
+#[test]
+fn disks_are_named_in_their_order() {
+    scenario("storage-disk-names", |lab| {
+        let scratch = lab.scratch("disks")?;
+        let image = lab.assets().small_squashfs()?;
+        let mut builder = client(lab, "root=/dev/vda ro bw.overlay")?;
+        for number in 1..=5 {
+            let disk = scratch.join(number.to_string());
+            copy(&image, &disk)
+                .and_then(|_| File::options().write(true).open(&disk)?.set_len(number << 24))
+                .map_err(Error::at("write", &disk))?;
+            builder = builder.disk(DISK, &disk);
+        }
+        let mut machine = boot(builder)?;
+        let sizes = machine
+            .run("until [ -e /sys/block/vde ]; do sleep 0.1; done; cat /sys/block/vd?/size")?;
+        assert_eq!(
+            sizes.split_whitespace().collect::<Vec<_>>(),
+            ["32768", "65536", "98304", "131072", "163840"]
+        );
         Ok(())
     });
 }
