@@ -5,19 +5,20 @@
 //! those of the first (Documentation/filesystems/ramfs-rootfs-initramfs.rst).
 
 use crate::error::Error;
+use crate::initrd::{self, Picked};
 use crate::tree::{At, Tree};
 use backhand::{FilesystemReader, InnerNode};
 use coldplug::index::Compression;
 use cpio_builder::compress::{self, Codec};
 use cpio_builder::error::Error as BuildError;
 use cpio_builder::image::{INDEX_PATH, index};
-use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::initrd::Limits;
 use cpio_builder::newc::{Archive, Node};
 use cpio_builder::profile::{ESSENTIAL, Profile};
 use cpio_builder::source::Source;
 use cpio_builder::tree::{KernelModule, KernelTree, ModprobeConf};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,33 +81,26 @@ pub struct Made {
 /// The initramfs is not one, `/init` is not for its machine, or a module is damaged.
 pub fn make(
     tree: &Arc<Tree>,
-    initrd: &[u8],
+    initrd: &mut dyn BufRead,
     squashfs: &[String],
     init: &[u8],
 ) -> Result<Made, Error> {
     let origin = Path::new("initrd");
-    let opened = Initrd::open(initrd, Limits::default())
-        .map_err(|source| BuildError::Initrd { path: origin.into(), source })?;
-    let entries = opened.tree();
-    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let is_module = |path: &str| within_usr(path).starts_with("lib/modules/");
+    let is_conf = |path: &str| {
+        let path = within_usr(path);
+        path.ends_with(".conf")
+            && ["lib/modprobe.d/", "etc/modprobe.d/"].iter().any(|dir| path.starts_with(dir))
+    };
+    let Picked { mut files, links } =
+        initrd::pick(initrd, Limits::default(), &|path| is_module(path) || is_conf(path))?;
     let mut conf = ModprobeConf::default();
-    let mut links = BTreeSet::new();
-    for (path, entry) in &entries {
-        if entry.symlink().is_some() {
-            links.insert((*path).to_owned());
+    files.retain(|path, text| {
+        if is_conf(path) {
+            conf.parse(&String::from_utf8_lossy(text));
         }
-        let plain = path.strip_prefix("usr/").unwrap_or(path);
-        if !entry.is_file() {
-            continue;
-        }
-        if plain.starts_with("lib/modules/") {
-            files.insert((*path).to_owned(), entry.data.to_vec());
-        } else if plain.ends_with(".conf")
-            && ["lib/modprobe.d/", "etc/modprobe.d/"].iter().any(|dir| plain.starts_with(dir))
-        {
-            conf.parse(&String::from_utf8_lossy(entry.data));
-        }
-    }
+        is_module(path)
+    });
     let base = bases(files.keys());
     let base = match base.len() {
         0 => None,
@@ -201,6 +195,11 @@ fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Err
     Ok(bytes)
 }
 
+/// A path below `/` or `/usr`, without the latter.
+fn within_usr(path: &str) -> &str {
+    path.strip_prefix("usr/").unwrap_or(path)
+}
+
 /// The `lib/modules/RELEASE` directories among paths.
 fn bases<'p>(paths: impl Iterator<Item = &'p String>) -> BTreeSet<String> {
     let base = |path: &String| {
@@ -229,8 +228,7 @@ fn add_missing(
     let mut found = false;
     for node in image.files() {
         let Some(path) = node.fullpath.to_str() else { continue };
-        let path = path.trim_start_matches('/');
-        let path = path.strip_prefix("usr/").unwrap_or(path);
+        let path = within_usr(path.trim_start_matches('/'));
         let below = path.strip_prefix("lib/modules/").and_then(|p| p.strip_prefix(release));
         let Some(below) = below.and_then(|p| p.strip_prefix('/')) else { continue };
         let InnerNode::File(file) = &node.inner else { continue };
@@ -268,14 +266,15 @@ fn module_name(path: &str) -> Option<&str> {
 }
 
 /// A file of a tree as a stream.
-struct Cursor {
+pub(crate) struct Cursor {
     tree: Arc<Tree>,
     at: At,
     position: u64,
 }
 
 impl Cursor {
-    fn new(tree: Arc<Tree>, at: At) -> Self {
+    /// From its beginning.
+    pub(crate) fn new(tree: Arc<Tree>, at: At) -> Self {
         Self { tree, at, position: 0 }
     }
 }
@@ -316,15 +315,15 @@ mod tests {
     #[test]
     fn damage_is_an_error() {
         let tree = Arc::new(Tree::of_directory(tempfile::tempdir().unwrap().path()).unwrap());
-        assert!(make(&tree, b"no initrd", &[], b"").is_err());
+        assert!(make(&tree, &mut &b"no initrd"[..], &[], b"").is_err());
         let mut archive = Archive::new();
         archive.add("bin", 0o755, Node::Dir).unwrap();
         let initrd = archive.write(0).unwrap();
-        assert!(make(&tree, &initrd, &[], b"no program").is_err());
+        assert!(make(&tree, &mut &*initrd, &[], b"no program").is_err());
         let mut own = std::fs::read("/proc/self/exe").unwrap();
         own.truncate(4096);
-        let made = make(&tree, &initrd, &[], &own).unwrap();
-        let opened = Initrd::open(&made.bytes, Limits::default()).unwrap();
+        let made = make(&tree, &mut &*initrd, &[], &own).unwrap();
+        let opened = cpio_builder::initrd::Initrd::open(&made.bytes, Limits::default()).unwrap();
         assert!(opened.tree().contains_key("init"));
     }
 }

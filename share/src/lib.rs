@@ -7,6 +7,7 @@ pub mod error;
 pub mod event;
 pub mod files;
 pub mod http;
+pub mod initrd;
 pub mod iso;
 pub mod loaders;
 pub mod medium;

@@ -1,7 +1,7 @@
 //! Sharing from the beginning to the end: media in, services up, and what a person
 //! has to know in between.
 
-use crate::archive::{self, MAX_INITRD};
+use crate::archive::{self, Cursor, MAX_INITRD};
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
@@ -19,10 +19,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
 /// What is done about DHCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -465,8 +467,14 @@ fn prepare(
                 Some(known) => known.clone(),
                 None => {
                     let to = format!("{base}/bellwether{}.img", archives.len());
-                    let initrd = read_initrd(&medium, options, given, &sources)?;
-                    let made = archive::make(&medium.tree, &initrd, &squashfs, init)?;
+                    let make = || {
+                        let mut initrd = open_initrd(&medium, options, given, &sources)?;
+                        archive::make(&medium.tree, &mut initrd, &squashfs, init)
+                    };
+                    // In a thread, whose memory goes back to the system with it.
+                    let made = thread::scope(|scope| scope.spawn(make).join());
+                    let failed = |_| io::Error::other("a thread failed");
+                    let made = made.map_err(failed).map_err(Error::system("make an archive"))??;
                     tell_archive(watch, &made);
                     files.add(&to, File::memory(made.bytes));
                     archives.insert(sources, Some(to.clone()));
@@ -499,24 +507,34 @@ fn prepare(
     Ok(Prepared { menu: Menu { entries: kept, ..Menu::default() }, medium })
 }
 
-/// The bytes of an entry's initramfs files behind each other.
-fn read_initrd(
+/// An entry's initramfs files behind each other.
+fn open_initrd(
     medium: &Medium,
     options: &Options,
     given: bool,
     sources: &[String],
-) -> Result<Vec<u8>, Error> {
+) -> Result<Box<dyn BufRead>, Error> {
     if let (true, Some(path)) = (given, &options.initrd) {
-        return std::fs::read(path).map_err(Error::read(path));
+        let file = std::fs::File::open(path).map_err(Error::read(path))?;
+        return Ok(Box::new(BufReader::new(file)));
     }
-    let mut bytes = Vec::new();
+    let mut all: Box<dyn BufRead> = Box::new(io::empty());
     for path in sources {
-        let Some((at, _)) = medium.tree.file(path) else { continue };
-        let part = medium.tree.read_all(at, MAX_INITRD).map_err(Error::read(path))?;
-        bytes.extend(part);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let Some((at, size)) = medium.tree.file(path) else { continue };
+        if size > MAX_INITRD {
+            return Err(Error::read(path)(io::ErrorKind::FileTooLarge.into()));
+        }
+        let file = BufReader::with_capacity(128 << 10, Cursor::new(medium.tree.clone(), at));
+        // To four bytes, as boot loaders do it.
+        let padding: &'static [u8] = match size % 4 {
+            0 => &[],
+            1 => &[0; 3],
+            2 => &[0; 2],
+            _ => &[0],
+        };
+        all = Box::new(all.chain(file).chain(padding));
     }
-    Ok(bytes)
+    Ok(all)
 }
 
 fn tell_archive(watch: &Watch, made: &archive::Made) {

@@ -1,0 +1,398 @@
+//! What is needed of an initramfs, read as a stream: neither the whole file nor what it
+//! unpacks to is ever in memory.
+//!
+//! The format is the kernel's, see [`cpio_builder::initrd`]: newc archives behind each
+//! other, each plain or compressed, with zero bytes between them; of files with the same
+//! path the last counts. Everything is bounded, see [`Limits`].
+
+use crate::error::Error;
+use cpio_builder::compress::{self, Codec};
+use cpio_builder::error::Error as BuildError;
+use cpio_builder::initrd::{InitrdError, Limits};
+use cpio_builder::newc::NewcError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, BufReader, Read};
+
+/// Length of an entry's header.
+const HEADER: usize = 110;
+/// The kernel's PATH_MAX.
+const NAME_MAX: usize = 4096;
+/// Name of the entry that ends an archive.
+const TRAILER: &str = "TRAILER!!!";
+/// What the start of a segment shows itself by.
+const MAGIC: usize = 8;
+/// Bytes of a file that are expected without being there yet.
+const EXPECTED: usize = 1 << 20;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Picked {
+    /// Files that were wanted, by path without a leading `/`.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Every symbolic link.
+    pub links: BTreeSet<String>,
+}
+
+/// Why an archive cannot be read on.
+enum Stop {
+    Io(io::Error),
+    Cpio(NewcError),
+}
+
+/// Reads an initramfs and keeps the files whose path `wanted` takes.
+///
+/// # Errors
+/// [`InitrdError`] when it is not one, or damaged; the system's when it cannot be read.
+pub fn pick(
+    input: &mut dyn BufRead,
+    limits: Limits,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Picked, Error> {
+    let mut input = Counted { inner: input, taken: 0 };
+    let mut reader = Reader { wanted, left: limits.bytes, found: Picked::default() };
+    let wrong = |source| Error::from(BuildError::Initrd { path: "initrd".into(), source });
+    let unread = |source| Error::System { doing: "read the initramfs", source };
+    let mut segments = 0;
+    while skip_zeros(&mut input).map_err(unread)? {
+        let offset = input.taken;
+        if segments == limits.segments {
+            return Err(wrong(InitrdError::Segments));
+        }
+        segments += 1;
+        let mut head = Vec::with_capacity(MAGIC);
+        (&mut input).take(MAGIC as u64).read_to_end(&mut head).map_err(unread)?;
+        let codec = Codec::detect(&head);
+        let foreign = Codec::foreign(&head);
+        let plain = head.starts_with(b"07070");
+        let mut rest = io::Cursor::new(head).chain(&mut input);
+        let mut linked = Linked::default();
+        let done = match (plain, codec, foreign) {
+            (true, ..) => reader.archive(&mut rest, &mut linked),
+            (_, Some(codec), _) => reader.packed(codec, &mut rest, &mut linked),
+            (.., Some(name)) => return Err(wrong(InitrdError::Foreign { offset, name })),
+            _ => return Err(wrong(InitrdError::Unknown { offset })),
+        };
+        reader.resolve(linked);
+        done.map_err(|stop| match (stop, codec) {
+            (Stop::Cpio(source), _) => wrong(InitrdError::Cpio { offset, source }),
+            (Stop::Io(source), Some(codec)) => wrong(InitrdError::Unpack { offset, codec, source }),
+            (Stop::Io(source), None) => unread(source),
+        })?;
+    }
+    if segments == 0 { Err(wrong(InitrdError::Empty)) } else { Ok(reader.found) }
+}
+
+/// Names of one file in a segment; one of them has the content.
+#[derive(Default)]
+struct Linked {
+    content: BTreeMap<u32, String>,
+    empty: Vec<(u32, String)>,
+}
+
+struct Reader<'w> {
+    wanted: &'w dyn Fn(&str) -> bool,
+    left: usize,
+    found: Picked,
+}
+
+impl Reader<'_> {
+    /// Reads what one compressed stream holds, and nothing behind it.
+    fn packed(
+        &mut self,
+        codec: Codec,
+        from: &mut dyn BufRead,
+        linked: &mut Linked,
+    ) -> Result<(), Stop> {
+        let stream: Box<dyn Read> = match codec {
+            Codec::Gzip => Box::new(flate2::bufread::GzDecoder::new(from)),
+            // The decoder's own memory is bounded, too: kernels use at most 64 MiB.
+            Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, false, 1 << 18)),
+            Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?.single_frame()),
+            // The old frame does not say where it ends.
+            Codec::None | Codec::Lz4 => {
+                let mut packed = Vec::new();
+                from.read_to_end(&mut packed)?;
+                let (data, used) = compress::decompress(codec, &packed, self.left)?;
+                if packed.get(used..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+                    let why = "something stands behind an archive that is packed with lz4";
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, why).into());
+                }
+                Box::new(io::Cursor::new(data))
+            }
+        };
+        let mut stream = BufReader::with_capacity(64 << 10, stream);
+        // Several archives may be packed together.
+        while skip_zeros(&mut stream)? {
+            self.archive(&mut stream, linked)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one archive up to its trailer.
+    fn archive(&mut self, from: &mut dyn BufRead, linked: &mut Linked) -> Result<(), Stop> {
+        let mut offset = 0usize;
+        let mut near = String::new();
+        loop {
+            let cut = |near: &String| NewcError::Truncated { offset, near: near.clone() };
+            let bad = |near: &String| NewcError::Header { offset, near: near.clone() };
+            let mut head = [0; HEADER];
+            exactly(from, &mut head, || cut(&near))?;
+            let (magic, digits) = head.split_at_checked(6).unwrap_or_default();
+            if magic != b"070701" && magic != b"070702" {
+                return Err(Stop::Cpio(NewcError::Magic { offset, near }));
+            }
+            let fields = fields(digits).ok_or_else(|| bad(&near))?;
+            let [ino, mode, _, _, nlink, _, size, _, _, _, _, name_len, _] = fields;
+            let (size, name_len) = (size as usize, name_len as usize);
+            if name_len == 0 || name_len > NAME_MAX {
+                return Err(bad(&near).into());
+            }
+            let mut name = vec![0; name_len];
+            exactly(from, &mut name, || cut(&near))?;
+            let name = match name.pop() {
+                Some(0) => String::from_utf8(name).map_err(|_| bad(&near))?,
+                _ => return Err(bad(&near).into()),
+            };
+            let data_at = (HEADER + name_len).next_multiple_of(4);
+            skip(from, data_at - HEADER - name_len)?;
+            let whole = (data_at + size).next_multiple_of(4);
+            self.left = self.left.checked_sub(whole).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::FileTooLarge, "it unpacks to more than any initramfs")
+            })?;
+            let path = if name == TRAILER { "" } else { plain(&name) };
+            let kind = mode & 0o170_000;
+            if !path.is_empty() {
+                self.found.files.remove(path);
+                self.found.links.remove(path);
+            }
+            let got = if kind == 0o100_000 && !path.is_empty() && (self.wanted)(path) {
+                let mut data = Vec::with_capacity(size.min(EXPECTED));
+                from.take(size as u64).read_to_end(&mut data)?;
+                let got = data.len();
+                if nlink > 1 && size == 0 {
+                    linked.empty.push((ino, path.to_owned()));
+                } else if nlink > 1 {
+                    linked.content.insert(ino, path.to_owned());
+                }
+                self.found.files.insert(path.to_owned(), data);
+                got
+            } else {
+                if kind == 0o120_000 && !path.is_empty() {
+                    self.found.links.insert(path.to_owned());
+                }
+                skip(from, size)?
+            };
+            if got < size {
+                return Err(cut(&name).into());
+            }
+            // The last padding may be missing.
+            skip(from, whole - data_at - size)?;
+            if name == TRAILER {
+                return Ok(());
+            }
+            offset = offset.saturating_add(whole);
+            near = name;
+        }
+    }
+
+    /// Gives every name of a file its content.
+    fn resolve(&mut self, linked: Linked) {
+        let files = &mut self.found.files;
+        for (ino, path) in linked.empty {
+            let content = linked.content.get(&ino).and_then(|from| files.get(from)).cloned();
+            if let (Some(content), Some(file)) = (content, files.get_mut(&path))
+                && file.is_empty()
+            {
+                *file = content;
+            }
+        }
+    }
+}
+
+/// The numbers of a header.
+fn fields(digits: &[u8]) -> Option<[u32; 13]> {
+    let mut fields = [0; 13];
+    for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
+        // from_str_radix would take a sign.
+        let text = std::str::from_utf8(digits).ok()?;
+        let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        *field = u32::from_str_radix(text, 16).ok().filter(|_| hexadecimal)?;
+    }
+    Some(fields)
+}
+
+/// A name without what leads to the root; empty for the root itself.
+fn plain(name: &str) -> &str {
+    let mut path = name;
+    while let Some(rest) = path.strip_prefix('/').or_else(|| path.strip_prefix("./")) {
+        path = rest;
+    }
+    if path == "." { "" } else { path.trim_end_matches('/') }
+}
+
+/// Goes to the next byte that is not zero; false when there is none.
+fn skip_zeros(from: &mut dyn BufRead) -> io::Result<bool> {
+    loop {
+        let buffer = from.fill_buf()?;
+        let (zeros, length) = (buffer.iter().take_while(|byte| **byte == 0).count(), buffer.len());
+        from.consume(zeros);
+        if zeros < length || length == 0 {
+            return Ok(length > 0);
+        }
+    }
+}
+
+/// Reads over bytes; gives how many there were.
+fn skip(from: &mut dyn BufRead, count: usize) -> io::Result<usize> {
+    let skipped = io::copy(&mut from.take(count as u64), &mut io::sink())?;
+    Ok(usize::try_from(skipped).unwrap_or(count))
+}
+
+fn exactly(
+    from: &mut dyn BufRead,
+    buffer: &mut [u8],
+    cut: impl FnOnce() -> NewcError,
+) -> Result<(), Stop> {
+    from.read_exact(buffer).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => cut().into(),
+        _ => e.into(),
+    })
+}
+
+impl From<io::Error> for Stop {
+    fn from(source: io::Error) -> Self {
+        Self::Io(source)
+    }
+}
+
+impl From<NewcError> for Stop {
+    fn from(source: NewcError) -> Self {
+        Self::Cpio(source)
+    }
+}
+
+/// Knows how far it was read.
+struct Counted<'i> {
+    inner: &'i mut dyn BufRead,
+    taken: usize,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.taken = self.taken.saturating_add(read);
+        Ok(read)
+    }
+}
+
+impl BufRead for Counted<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.taken = self.taken.saturating_add(count);
+        self.inner.consume(count);
+    }
+}
+
+/// Reads what may be an initramfs, for fuzzers: with what the reader of whole files in
+/// memory says of the same bytes.
+pub fn fuzz(data: &[u8]) {
+    let limits = Limits { bytes: 1 << 20, segments: 8 };
+    let wanted = |path: &str| !path.ends_with(".no");
+    let picked = pick(&mut &*data, limits, &wanted);
+    let (Ok(picked), Ok(whole)) = (picked, cpio_builder::initrd::Initrd::open(data, limits)) else {
+        return;
+    };
+    let tree = whole.tree();
+    for (path, content) in &picked.files {
+        let entry = tree.get(path.as_str());
+        assert!(entry.is_some_and(|e| e.is_file() && e.data.starts_with(content)), "{path}");
+    }
+    for (path, entry) in tree.iter().filter(|(path, entry)| entry.is_file() && wanted(path)) {
+        assert!(picked.files.contains_key(*path) || entry.data.is_empty(), "{path}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cpio_builder::initrd::Initrd;
+    use cpio_builder::newc::{Archive, Node};
+    use proptest::prelude::*;
+
+    fn sample() -> Vec<u8> {
+        let mut archive = Archive::new();
+        let big: Vec<u8> = (0..50_000u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+        archive.add("usr/lib/modules/6.1/a.ko", 0o644, Node::File(big)).unwrap();
+        archive.add("usr/lib/modules/6.1/b.ko", 0o644, Node::File(b"b".to_vec())).unwrap();
+        let link = Node::HardLink("usr/lib/modules/6.1/b.ko".into());
+        archive.add("usr/lib/modules/6.1/c.ko", 0o644, link).unwrap();
+        archive.add("bin/sh", 0o755, Node::File(b"sh".to_vec())).unwrap();
+        archive.add("lib", 0o777, Node::Symlink("usr/lib".into())).unwrap();
+        archive.write(0).unwrap()
+    }
+
+    fn modules(path: &str) -> bool {
+        path.starts_with("usr/lib/modules/")
+    }
+
+    fn picked(bytes: &[u8]) -> Result<Picked, Error> {
+        pick(&mut &*bytes, Limits::default(), &modules)
+    }
+
+    /// Whatever it is packed with, the same as when all of it is in memory.
+    #[test]
+    fn as_the_whole_is_read() {
+        let mut early = Archive::new();
+        early.add("early", 0o644, Node::File(vec![1; 1001])).unwrap();
+        early.add("usr/lib/modules/6.1/b.ko", 0o644, Node::File(b"old".to_vec())).unwrap();
+        let early = early.write(0).unwrap();
+        for codec in [Codec::None, Codec::Gzip, Codec::Xz, Codec::Zstd, Codec::Lz4] {
+            let packed = compress::compress(codec, &sample()).unwrap();
+            let mut bytes = [&early[..], &[0; 512], &packed].concat();
+            if codec != Codec::Lz4 {
+                let mut late = Archive::new();
+                late.add("usr/lib/modules/6.1/d.ko", 0o644, Node::File(b"d".to_vec())).unwrap();
+                let late = compress::compress(codec, &late.write(0).unwrap()).unwrap();
+                bytes = [&bytes[..], &[0; 8], &late, &[0; 3]].concat();
+            }
+            let got = picked(&bytes).unwrap();
+            let whole = Initrd::open(&bytes, Limits::default()).unwrap();
+            let tree = whole.tree();
+            let wanted = tree.iter().filter(|(path, entry)| entry.is_file() && modules(path));
+            let wanted: BTreeMap<String, Vec<u8>> =
+                wanted.map(|(path, entry)| ((*path).to_owned(), entry.data.to_vec())).collect();
+            assert_eq!(got.files, wanted, "{codec}");
+            assert_eq!(got.files["usr/lib/modules/6.1/c.ko"], b"b");
+            assert_eq!(got.links, ["lib".to_owned()].into(), "{codec}");
+        }
+    }
+
+    #[test]
+    fn damage_has_a_place() {
+        let whole = sample();
+        let error = |bytes: &[u8]| picked(bytes).unwrap_err().to_string();
+        assert!(error(b"").contains("empty"), "{}", error(b""));
+        assert!(error(b"hello, world").contains("neither cpio"));
+        assert!(error(&whole[..whole.len() / 2]).contains("cut short"));
+        let packed = compress::compress(Codec::Zstd, &whole).unwrap();
+        assert!(error(&packed[..packed.len() / 2]).contains("does not unpack"));
+        let twice = [&whole[..], b"\0\0garbage!"].concat();
+        assert!(error(&twice).contains(&format!("byte {}", whole.len() + 2)));
+        let small = Limits { bytes: 1000, ..Limits::default() };
+        assert!(pick(&mut &*packed, small, &modules).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(at in 0usize..201_000, value: u8, cut in 0usize..201_000) {
+            let mut bytes = sample();
+            let length = bytes.len();
+            bytes[at % length] = value;
+            fuzz(&bytes[..cut % length]);
+            fuzz(&bytes);
+        }
+    }
+}
