@@ -1,6 +1,6 @@
 //! `dolly`: one program, server with `-s`, client without.
 
-use super::flags::{Given, Program, QUIET, STALL, flag};
+use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::progress::{bytes, rate};
 use super::world::{Host, PipeSource, names, random, show_addresses, source};
 use crate::Failure;
@@ -34,7 +34,7 @@ pub static DOLLY: Program = Program {
         flag("verbose", Some('v'), None, "show what each node says"),
         QUIET,
         flag("nosync", Some('n'), None, "a client does not wait for its disk"),
-        flag("verify", None, None, "a client reads back what it wrote"),
+        VERIFY,
         flag("no-verify", None, None, "a server asks for no digests"),
         flag("dry-run", None, None, "a server checks and shows the configuration, and ends"),
         flag("", Some('d'), None, "accepted; dummy in the configuration is enough"),
@@ -162,7 +162,7 @@ fn receive(given: &Given) -> Result<(), Failure> {
         false => "NOT verified: the server, or a node, compares no digests".to_owned(),
     };
     if given.has("verify") {
-        world.read_back(got.digest)?;
+        world.read_back(&[got.digest])?;
         verdict += "; read back";
     }
     eprintln!(

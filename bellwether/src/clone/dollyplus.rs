@@ -1,6 +1,6 @@
 //! `dollyS` and `dollyC`: Dolly+'s server and client.
 
-use super::flags::{Given, Program, QUIET, STALL, flag};
+use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::progress::{bytes, rate};
 use super::store::Source;
 use super::world::{Host, names, show_addresses, source, why};
@@ -43,6 +43,7 @@ pub static CLIENT: Program = Program {
         STALL,
         flag("verbose", Some('v'), None, "show what is going on"),
         QUIET,
+        VERIFY,
     ],
 };
 
@@ -136,11 +137,15 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
     let got = edge::dollyplus::receive(&options(given)?, &mut world);
     world.end();
     let got = got?;
-    let verdict = if got.verified {
-        "verified with the server"
+    let mut verdict = if got.verified {
+        "verified with the server".to_owned()
     } else {
-        "NOT verified: the server compares no digests"
+        "NOT verified: the server compares no digests".to_owned()
     };
+    if given.has("verify") {
+        world.read_back(&got.digests)?;
+        verdict += "; read back";
+    }
     let total: u64 = got.digests.iter().map(|d| d.bytes).sum();
     eprintln!("dollyC: {}, {}; {verdict}", bytes(total), rate(total, world.took()));
     for digest in &got.digests {

@@ -33,6 +33,8 @@ pub const STALL: Flag =
     flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
 /// Of all that show how far they are.
 pub const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
+/// Of those that write a copy.
+pub const VERIFY: Flag = flag("verify", None, None, "read back what was written");
 /// Without [`STALL`].
 pub const STALLED: Duration = Duration::from_secs(300);
 

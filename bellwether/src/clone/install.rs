@@ -35,7 +35,8 @@ pub static INSTALL: Program = Program {
 };
 
 const WORK: &str = "/tmp/bellwether-clone";
-const COPY: &str = "/tmp/bellwether-copy";
+/// Where a copy is mounted.
+pub const COPY: &str = "/tmp/bellwether-copy";
 /// What a copy says its own identifiers in, besides fstab.
 const SAYS_UUIDS: [&str; 8] = [
     "etc/fstab",
@@ -47,6 +48,8 @@ const SAYS_UUIDS: [&str; 8] = [
     "boot/extlinux/extlinux.conf",
     "etc/dracut.conf.d/resume.conf",
 ];
+/// The type of the partition in which GRUB for BIOS is on GPT.
+const BIOS_BOOT: &str = "21686148-6449-6E6F-744E-656564454649";
 /// What belongs to the golden machine alone.
 const ITS_OWN: [&str; 4] = [
     "var/lib/systemd/random-seed",
@@ -59,12 +62,13 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Failure + '_ {
     move |e| Failure::Failed(format!("{what}: {e}"))
 }
 
-fn say(text: &str) {
+/// Says what is done.
+pub fn say(text: &str) {
     eprintln!("clone: {text}");
 }
 
 /// The only disk, or the one named.
-fn choose(named: Option<&str>) -> Result<String, Failure> {
+pub fn choose(named: Option<&str>) -> Result<String, Failure> {
     if let Some(named) = named {
         return Ok(named.to_owned());
     }
@@ -86,14 +90,14 @@ fn choose(named: Option<&str>) -> Result<String, Failure> {
     }
 }
 
-fn disk_mib(disk: &str) -> Result<u64, Failure> {
+pub fn disk_mib(disk: &str) -> Result<u64, Failure> {
     use std::io::{Seek, SeekFrom};
     let mut file = fs::OpenOptions::new().write(true).open(disk).map_err(failed(disk))?;
     Ok(file.seek(SeekFrom::End(0)).map_err(failed(disk))? >> 20)
 }
 
 /// Runs a program with some input.
-fn feed(words: &[&str], input: &str) -> Result<(), Failure> {
+pub fn feed(words: &[&str], input: &str) -> Result<(), Failure> {
     let (program, args) = words.split_first().ok_or_else(|| Failure::Failed(String::new()))?;
     let mut child = Command::new(program)
         .args(args)
@@ -132,7 +136,7 @@ fn make(part: &Part, device: &str) -> Result<(), Failure> {
 }
 
 /// Waits until the kernel has made a partition's device.
-fn wait_for(device: &str) -> Result<(), Failure> {
+pub fn wait_for(device: &str) -> Result<(), Failure> {
     let until = Instant::now() + Duration::from_secs(20);
     while !Path::new(device).exists() {
         if Instant::now() > until {
@@ -144,15 +148,36 @@ fn wait_for(device: &str) -> Result<(), Failure> {
 }
 
 /// Mounted file systems, taken down in the end whatever happens.
-struct Mounted(Vec<String>);
+#[derive(Debug, Default)]
+pub struct Mounted(Vec<String>);
 
 impl Mounted {
-    fn mount(&mut self, words: &[&str], place: &str) -> Result<(), Failure> {
+    /// The file systems of a copy, each in its place below [`COPY`].
+    pub fn copy(layout: &Layout, disk: &str) -> Result<Self, Failure> {
+        let mut mounted = Self::default();
+        for part in layout.mounts() {
+            let place = format!("{COPY}{}", part.mount.trim_end_matches('/'));
+            // vfat has no owners; that is no reason not to take files with theirs.
+            let how = if part.fs == "vfat" { "quiet,umask=0077" } else { "rw" };
+            mounted.mount(&["-t", &part.fs, "-o", how, &part.device(disk)], &place)?;
+        }
+        Ok(mounted)
+    }
+
+    /// One more.
+    pub fn mount(&mut self, words: &[&str], place: &str) -> Result<(), Failure> {
         fs::create_dir_all(place).map_err(failed(place))?;
         let words: Vec<&str> = std::iter::once("mount").chain(words.iter().copied()).collect();
         output(&[words.as_slice(), &[place]].concat())?;
         self.0.push(place.to_owned());
         Ok(())
+    }
+
+    /// All of it is on the disk, and taken down.
+    pub fn written(&mut self) -> Result<(), Failure> {
+        say("writing everything to the disk");
+        let _ = output(&["sync"]);
+        self.end()
     }
 
     fn end(&mut self) -> Result<(), Failure> {
@@ -220,11 +245,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
         ));
         make(part, &device)?;
     }
-    let mut mounted = Mounted(Vec::new());
-    for part in layout.mounts() {
-        let place = format!("{COPY}{}", part.mount.trim_end_matches('/'));
-        mounted.mount(&["-t", &part.fs, &part.device(&disk)], &place)?;
-    }
+    let mut mounted = Mounted::copy(&layout, &disk)?;
     let extract = format!(
         "tar --extract --numeric-owner --same-owner --same-permissions --sparse --acls --xattrs \
          '--xattrs-include=*' -C {} -f -",
@@ -239,9 +260,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     ));
     own(given, &layout, &disk)?;
     boots(&layout, &disk, &mut mounted)?;
-    say("writing everything to the disk");
-    let _ = output(&["sync"]);
-    mounted.end()?;
+    mounted.written()?;
     // The disk itself must be able to read what was written.
     for part in layout.parts.iter().filter(|p| p.fs.starts_with("ext")) {
         output(&["fsck.ext4", "-n", "-f", &part.device(&disk)])?;
@@ -252,7 +271,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
 }
 
 /// What distinguishes this machine from the golden one.
-fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
+pub fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
     let id = |tag: &str, device: &str| {
         output(&["blkid", "-p", "-s", tag, "-o", "value", device])
             .map(|t| t.trim().to_owned())
@@ -343,7 +362,7 @@ fn inside(words: &[&str]) -> Result<(), Failure> {
 }
 
 /// The copy's own programs make it boot on this machine.
-fn boots(layout: &Layout, disk: &str, mounted: &mut Mounted) -> Result<(), Failure> {
+pub fn boots(layout: &Layout, disk: &str, mounted: &mut Mounted) -> Result<(), Failure> {
     for place in ["dev", "proc", "sys", "run"] {
         mounted.mount(&["--bind", &format!("/{place}")], &format!("{COPY}/{place}"))?;
     }
@@ -364,7 +383,10 @@ fn boots(layout: &Layout, disk: &str, mounted: &mut Mounted) -> Result<(), Failu
     let mut loaders = 0;
     if let Some(install) = grub("grub2-install", "grub-install") {
         let modules = |kind: &str| Path::new(&format!("{COPY}/usr/lib/grub/{kind}")).exists();
-        if modules("i386-pc") && !Path::new("/sys/firmware/efi").exists() {
+        // On GPT it needs a partition of its own.
+        let room = layout.table == "dos"
+            || layout.parts.iter().any(|p| p.kind.eq_ignore_ascii_case(BIOS_BOOT));
+        if modules("i386-pc") && room && !Path::new("/sys/firmware/efi").exists() {
             inside(&[&install, "--target=i386-pc", disk])?;
             loaders += 1;
         }

@@ -1,6 +1,6 @@
 //! `ka-d-server` and `ka-d-client`: one session of KA.
 
-use super::flags::{Flag, Given, Program, QUIET, STALL, STALLED, flag};
+use super::flags::{Flag, Given, Program, QUIET, STALL, STALLED, VERIFY, flag};
 use super::progress::{bytes, rate};
 use super::store::{How, Source, Target};
 use super::world::{Host, HostStore, source, why};
@@ -57,6 +57,7 @@ pub static CLIENT: Program = Program {
         TIMEOUT,
         STALL,
         QUIET,
+        VERIFY,
     ],
 };
 
@@ -66,11 +67,7 @@ fn session(given: &Given) -> String {
 
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
-    let Some(clients) = given.parsed::<usize>("clients")? else {
-        return Err(Failure::Usage(
-            "ka-d-server: -n N says how many machines there are".to_owned(),
-        ));
-    };
+    let clients = super::prepare::clients(given, "ka-d-server")?;
     let (file, command) = (given.get("file"), given.get("exec"));
     if file.is_none() && command.is_none() {
         return Err(Failure::Usage(
@@ -173,6 +170,10 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
         None => None,
     };
     let path = given.get("file").map(Path::new);
+    let read_back = given.has("verify").then_some(path).flatten();
+    if given.has("verify") && (path.is_none() || given.has("exec")) {
+        return Err(Failure::Usage("ka-d-client: --verify reads back -f FILE alone".to_owned()));
+    }
     let how = How { pipe: given.get("exec"), ..How::default() };
     let store = HostStore::new(Target::open(path, how)?);
     let options = client::Options {
@@ -188,18 +189,22 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
     eprintln!("ka-d-client: session {}", options.session);
     let got = edge::ka::receive(options, Box::new(store), &mut world);
     world.end();
-    let got = got?;
+    let (got, took) = (got?, world.took());
+    let mut verdict = if got.verified {
+        "verified with the server".to_owned()
+    } else {
+        "NOT verified: the server compares no digests".to_owned()
+    };
+    if let Some(path) = read_back {
+        super::store::read_back(path, got.digest)?;
+        verdict += "; read back";
+    }
     eprintln!(
-        "ka-d-client: {} in {:.1} s, {}; blake3 {}; {}",
+        "ka-d-client: {} in {:.1} s, {}; blake3 {}; {verdict}",
         bytes(got.digest.bytes),
-        world.took().as_secs_f64(),
-        rate(got.digest.bytes, world.took()),
+        took.as_secs_f64(),
+        rate(got.digest.bytes, took),
         got.digest,
-        if got.verified {
-            "verified with the server"
-        } else {
-            "NOT verified: the server compares no digests"
-        }
     );
     Ok(())
 }

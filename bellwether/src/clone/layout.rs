@@ -25,6 +25,8 @@ pub struct Part {
     pub number: u32,
     /// MiB; nothing for what is left.
     pub size: Option<u64>,
+    /// Its first sector of 512 bytes, where it was read from a disk; not in the text.
+    pub start: u64,
     /// As sfdisk writes it: two hex digits or a GUID.
     pub kind: String,
     /// Active in a DOS table.

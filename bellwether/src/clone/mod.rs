@@ -1,6 +1,7 @@
 //! Golden node and receivers: the cloning programs under one roof, and under
 //! their old names when a link of that name points here.
 
+mod adapt;
 mod desc;
 mod dolly;
 mod dollyplus;
@@ -70,7 +71,9 @@ static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["ka-d-client"], &ka::CLIENT, ka::receive),
     (&["prepare"], &prepare::PREPARE, prepare::prepare),
     (&["ka-d"], &prepare::KA_D, prepare::serve),
+    (&["ka-d-session", "ka-d-session.sh"], &prepare::SESSION, prepare::session),
     (&["install"], &install::INSTALL, install::run),
+    (&["adapt"], &adapt::ADAPT, adapt::run),
     (&["tools"], &tools::TOOLS, tools::run),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
@@ -78,7 +81,7 @@ static PROGRAMS: &[(&[&str], &Program, Run)] = &[
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 3] = ["prepare", "install", "tools"];
+const NEW: [&str; 4] = ["prepare", "install", "adapt", "tools"];
 
 /// Runs the program that was called by its old name, or as `bellwether clone
 /// NAME`; nothing when it was neither.

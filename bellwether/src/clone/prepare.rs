@@ -56,6 +56,54 @@ pub static KA_D: Program = Program {
     ],
 };
 
+/// The grammar of `ka-d-session`.
+pub static SESSION: Program = Program {
+    name: "ka-d-session",
+    about: "Sends a directory to machines that boot with method:ka, as their second stage.",
+    rest: "",
+    example: "DATA_PATH=/mnt/ka bellwether clone ka-d-session -n 4",
+    flags: &[
+        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        flag("session", Some('s'), Some("NAME"), "kaopt= of the machines' line [getstage2]"),
+        flag("data", None, Some("DIR"), "the directory [DATA_PATH, or else /mnt/ka]"),
+        flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
+        flag("quiet", Some('q'), None, "no progress"),
+        flag("dry-run", None, None, "say what would be sent, and to how many"),
+    ],
+};
+
+/// Sends one directory.
+pub fn session(given: &Given) -> Result<(), Failure> {
+    let clients = clients(given, "ka-d-session")?;
+    let data = given.get("data").map(str::to_owned);
+    let data = data.or_else(|| std::env::var("DATA_PATH").ok());
+    let data = data.unwrap_or_else(|| "/mnt/ka".to_owned());
+    if !Path::new(&data).is_dir() {
+        return Err(Failure::Failed(format!("{data}: there is no such directory")));
+    }
+    if !Path::new(&data).join("ka").is_dir() {
+        eprintln!("ka-d-session: {data} has no directory ka: Mandriva's own stage 1 refuses it");
+    }
+    // Holes are written out: not every second stage is unpacked by GNU tar.
+    let command =
+        format!("tar --create --one-file-system --numeric-owner -C {} -f - .", quoted(&data));
+    let name = given.get("session").unwrap_or("getstage2");
+    if given.has("dry-run") {
+        println!("{name} to {clients} machines: {command}");
+        return Ok(());
+    }
+    let wait = given.seconds("timeout")?;
+    let (sent, _) = ka::serve(name, clients, None, Some(&command), wait, given.has("quiet"))?;
+    super::standings(&sent.clients, ka::good)
+}
+
+/// How many machines there are.
+pub fn clients(given: &Given, program: &str) -> Result<usize, Failure> {
+    given
+        .parsed("clients")?
+        .ok_or_else(|| Failure::Usage(format!("{program}: -n N says how many machines there are")))
+}
+
 /// A command's output.
 pub fn output(words: &[&str]) -> Result<String, Failure> {
     let (program, args) = words.split_first().ok_or_else(|| Failure::Failed(String::new()))?;
@@ -81,7 +129,7 @@ fn probe(disk: &str, start: u64, sectors: u64) -> Vec<(String, String)> {
 }
 
 /// sfdisk's dump, with what each partition holds.
-fn survey(disk: &str, fstab: &str, grow: Option<u32>) -> Result<Layout, Failure> {
+pub fn survey(disk: &str) -> Result<Layout, Failure> {
     let dump = output(&["sfdisk", "-d", disk])?;
     let mut layout = Layout { disk: disk.to_owned(), ..Layout::default() };
     for line in dump.lines() {
@@ -102,6 +150,7 @@ fn survey(disk: &str, fstab: &str, grow: Option<u32>) -> Result<Layout, Failure>
         let mut part = Part {
             number: number.parse().unwrap_or(0),
             size: Some((size / 2048).max(1)),
+            start,
             kind: field("type").unwrap_or_default(),
             boot: fields.split(',').any(|f| f.trim() == "bootable"),
             partuuid: field("uuid").unwrap_or_default().to_lowercase(),
@@ -116,7 +165,16 @@ fn survey(disk: &str, fstab: &str, grow: Option<u32>) -> Result<Layout, Failure>
             };
             (part.fs, part.label, part.uuid) = (get("TYPE"), get("LABEL"), get("UUID"));
         }
-        let device = part.device(disk);
+        layout.parts.push(part);
+    }
+    Ok(layout)
+}
+
+/// What a file system table says of the disk's partitions. A text that is read back:
+/// what a copy could not be made from is found here.
+pub fn with_mounts(mut layout: Layout, fstab: &str, grow: Option<u32>) -> Result<Layout, Failure> {
+    for part in &mut layout.parts {
+        let device = part.device(&layout.disk);
         for entry in fstab.lines().filter(|l| !l.trim_start().starts_with('#')) {
             let mut words = entry.split_ascii_whitespace();
             let (Some(what), Some(place)) = (words.next(), words.next()) else { continue };
@@ -129,14 +187,12 @@ fn survey(disk: &str, fstab: &str, grow: Option<u32>) -> Result<Layout, Failure>
                 part.mount = place.to_owned();
             }
         }
-        layout.parts.push(part);
     }
     let root = layout.parts.iter().find(|p| p.mount == "/").map(|p| p.number);
     let grow = grow.or(root);
     for part in layout.parts.iter_mut().filter(|p| Some(p.number) == grow) {
         part.size = None;
     }
-    // Read back: what a copy could not be made from is found here.
     Layout::parse(&layout.text())
 }
 
@@ -149,7 +205,7 @@ pub fn prepare(given: &Given) -> Result<(), Failure> {
     let path = format!("{root}/etc/fstab");
     let fstab = fs::read_to_string(&path)
         .map_err(|e| Failure::Failed(format!("{path}: cannot be read: {e}")))?;
-    let layout = survey(disk, &fstab, given.parsed("grow")?)?;
+    let layout = with_mounts(survey(disk)?, &fstab, given.parsed("grow")?)?;
     print!("{}", layout.text());
     for part in layout.parts.iter().filter(|p| p.fs.is_empty() && !p.extended()) {
         println!("# partition {} holds nothing that is copied", part.number);
@@ -196,9 +252,7 @@ pub fn quoted(text: &str) -> String {
 
 /// Sends everything.
 pub fn serve(given: &Given) -> Result<(), Failure> {
-    let Some(clients) = given.parsed::<usize>("clients")? else {
-        return Err(Failure::Usage("ka-d: -n N says how many machines there are".to_owned()));
-    };
+    let clients = clients(given, "ka-d")?;
     let work = given.get("work").unwrap_or("golden");
     let root = given.get("root").unwrap_or("/");
     let path = format!("{work}/{FILE}");

@@ -18,6 +18,12 @@ pub static TOOLS: Program = Program {
     example: "bellwether clone tools -o tools.img && cat initramfs.img tools.img > clone.img",
     flags: &[
         flag("out", Some('o'), Some("FILE"), "the image [clone-tools.img]"),
+        flag(
+            "adapt",
+            None,
+            Some("grow,unique"),
+            "what is done to a disk that was copied byte by byte: see adapt",
+        ),
         flag("add", None, Some("PROGRAM"), "another program"),
     ],
 };
@@ -38,14 +44,24 @@ const NEEDED: [&str; 13] = [
     "cat",
     "env",
 ];
-/// Each makes one more kind of file system, or serves a shell.
-const WELCOME: [&str; 12] = [
+/// Each serves one more kind of file system, or a shell.
+const WELCOME: [&str; 22] = [
     "mkfs.ext2",
     "mkfs.ext3",
     "mkfs.xfs",
     "mkfs.btrfs",
     "mkfs.vfat",
     "mkfs.ntfs",
+    "resize2fs",
+    "tune2fs",
+    "xfs_db",
+    "xfs_growfs",
+    "btrfs",
+    "btrfstune",
+    "swaplabel",
+    "fatlabel",
+    "ntfsresize",
+    "ntfslabel",
     "gzip",
     "zstd",
     "cpio",
@@ -113,6 +129,19 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     for dir in ["tmp", "proc", "sys", "dev", "run"] {
         let added = archive.add(dir, 0o755, Node::Dir);
         added.map_err(|e| Failure::Failed(format!("{dir}: {e}")))?;
+    }
+    if let Some(words) = given.get("adapt") {
+        let words: Vec<&str> = words.split(',').collect();
+        if let Some(word) = words.iter().find(|w| !["grow", "unique"].contains(w)) {
+            return Err(Failure::Usage(format!("--adapt: '{word}' is neither grow nor unique")));
+        }
+        archive
+            .add(
+                super::adapt::REQUEST.trim_start_matches('/'),
+                0o644,
+                Node::File((words.join(" ") + "\n").into_bytes()),
+            )
+            .map_err(|e| Failure::Failed(e.to_string()))?;
     }
     // Where programs look for it that run commands.
     archive

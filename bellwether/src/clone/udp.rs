@@ -9,10 +9,13 @@ use clone::digest::Digest;
 use clone::udpcast::sender::{Redundancy, Standing};
 use clone::udpcast::{Receiver, Sender, default_group, receiver, sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -251,6 +254,102 @@ fn receive(
     }
 }
 
+/// The kernel takes no more at once (`UDP_MAX_SEGMENTS`, and a datagram's length).
+const TOGETHER: (usize, usize) = (44, 65_000);
+
+/// Packets of one size to one address, which the kernel takes together and divides
+/// where it must, at the card or at the receiver (UDP_SEGMENT in udp(7)): what a packet
+/// costs on its way through the kernel is then shared by all.
+struct Batch {
+    to: SocketAddrV4,
+    bytes: Vec<u8>,
+    segment: usize,
+    /// Where that cannot be had, they go one by one.
+    together: bool,
+}
+
+impl Batch {
+    fn takes(&self, to: SocketAddrV4, packet: &[u8]) -> bool {
+        self.bytes.is_empty()
+            || (self.together
+                && to == self.to
+                && packet.len() <= self.segment
+                && self.bytes.len().is_multiple_of(self.segment)
+                && self.bytes.len() < TOGETHER.0 * self.segment
+                && self.bytes.len() + packet.len() <= TOGETHER.1)
+    }
+
+    fn add(&mut self, to: SocketAddrV4, packet: &[u8]) {
+        if self.bytes.is_empty() {
+            (self.to, self.segment) = (to, packet.len().max(1));
+        }
+        self.bytes.extend_from_slice(packet);
+    }
+
+    /// Sends all; false when the socket has no room.
+    fn send(&mut self, socket: &UdpSocket) -> Result<bool, Failure> {
+        if self.together && self.bytes.len() > self.segment {
+            let size = u16::try_from(self.segment).unwrap_or(u16::MAX);
+            let sent = sendmsg(
+                socket.as_raw_fd(),
+                &[io::IoSlice::new(&self.bytes)],
+                &[ControlMessage::UdpGsoSegments(&size)],
+                MsgFlags::empty(),
+                Some(&SockaddrIn::from(self.to)),
+            );
+            match sent {
+                Ok(_) => self.bytes.clear(),
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::ENOBUFS) => return Ok(false),
+                Err(_) => self.together = false,
+            }
+        }
+        while !self.bytes.is_empty() {
+            let one = self.bytes.get(..self.segment.min(self.bytes.len())).unwrap_or_default();
+            match socket.send_to(one, self.to) {
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock
+                        || e.raw_os_error() == Some(nix::libc::ENOBUFS) =>
+                {
+                    return Ok(false);
+                }
+                Err(e) if !soft(&e) => {
+                    return Err(Failure::Failed(format!("cannot send to {}: {e}", self.to)));
+                }
+                _ => {
+                    let sent = one.len();
+                    self.bytes.drain(..sent);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// As [`receive`], for several packets of one size from one sender that the kernel has
+/// put together; their size (UDP_GRO in udp(7)).
+fn receive_together(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> Result<Option<(usize, usize, SocketAddrV4)>, Failure> {
+    let mut space = nix::cmsg_space!(i32);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let got =
+        recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty());
+    match got {
+        Ok(got) => {
+            let segment = got.cmsgs().into_iter().flatten().find_map(|c| match c {
+                ControlMessageOwned::UdpGroSegments(n) => usize::try_from(n).ok(),
+                _ => None,
+            });
+            let n = got.bytes;
+            let from = got.address.map(SocketAddrV4::from);
+            Ok(from.map(|from| (n, segment.filter(|s| *s > 0).unwrap_or(n), from)))
+        }
+        Err(e) if soft(&e.into()) => Ok(None),
+        Err(e) => Err(Failure::Failed(format!("cannot receive: {e}"))),
+    }
+}
+
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
     let base = port(given)?;
@@ -303,6 +402,8 @@ pub fn send(given: &Given) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
+    // Without a way back, many packets must not be lost at once.
+    let together = !config.asynchronous;
     let clock = Instant::now();
     let mut core = Sender::new(config, clock.elapsed()).map_err(core_failed)?;
     eprintln!(
@@ -316,6 +417,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let mut packet = Vec::with_capacity(2048);
     let mut unsent: Option<sender::To> = None;
     let mut incoming = [0; 2048];
+    let mut batch = Batch { to: net.everybody, bytes: Vec::new(), segment: 1, together };
     let mut buffer = vec![0; 1 << 21];
     let mut ended = false;
     let mut digest = None;
@@ -351,8 +453,11 @@ pub fn send(given: &Given) -> Result<(), Failure> {
                 }
             }
         }
-        let mut full = false;
+        let mut full = !batch.send(&net.socket)?;
         for _ in 0..64 {
+            if full {
+                break;
+            }
             let to = match unsent.take() {
                 Some(to) => to,
                 None => match core.transmit(clock.elapsed(), &mut packet) {
@@ -364,20 +469,14 @@ pub fn send(given: &Given) -> Result<(), Failure> {
                 sender::To::Everybody => net.everybody,
                 sender::To::Group(ip) | sender::To::Machine(ip) => SocketAddrV4::new(ip, base),
             };
-            match net.socket.send_to(&packet, address) {
-                Ok(_) => {}
-                Err(e)
-                    if e.kind() == io::ErrorKind::WouldBlock
-                        || e.raw_os_error() == Some(nix::libc::ENOBUFS) =>
-                {
-                    unsent = Some(to);
-                    full = true;
-                    break;
-                }
-                Err(e) if soft(&e) => {}
-                Err(e) => return Err(Failure::Failed(format!("cannot send to {address}: {e}"))),
+            if !batch.takes(address, &packet) && !batch.send(&net.socket)? {
+                unsent = Some(to);
+                full = true;
+            } else {
+                batch.add(address, &packet);
             }
         }
+        full = full || !batch.send(&net.socket)?;
         while let Some(event) = core.event() {
             progress.end();
             match event {
@@ -395,10 +494,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         progress.show(core.acknowledged(), source.length, || {
             format!(", {} blocks again", core.resent())
         });
-        if unsent.is_some()
-            || core.transmit_waits(clock.elapsed())
-            || (want > 0 && !source_quiet && !ended)
-        {
+        if full || core.transmit_waits(clock.elapsed()) || (want > 0 && !source_quiet && !ended) {
             if full {
                 wait(
                     &net.socket,
@@ -494,6 +590,9 @@ fn table(core: &Sender, digest: Digest, took: Duration) -> Result<(), Failure> {
 pub fn receive_run(given: &Given) -> Result<(), Failure> {
     let base = port(given)?;
     let net = net(given, base, base + 1)?;
+    // Without it they come one by one.
+    let _ =
+        nix::sys::socket::setsockopt(&net.socket, nix::sys::socket::sockopt::UdpGroSegment, &true);
     let sync = if given.has("sync") {
         Some(true)
     } else if given.has("nosync") {
@@ -522,7 +621,7 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
         net.interface.address, net.interface.name
     );
     let mut progress = Progress::new(given.has("no-progress"));
-    let mut incoming = [0; 2048];
+    let mut incoming = vec![0; 1 << 16];
     let mut packet = Vec::new();
     let mut waiting: Option<Vec<u8>> = None;
     let mut buffer = Vec::new();
@@ -531,15 +630,19 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
     let mut end = None;
     while !core.finished() {
         let mut stepped = Ok(());
-        for _ in 0..64 {
-            let Some((n, from)) = receive(&net.socket, &mut incoming)? else { break };
+        for _ in 0..16 {
+            let Some((n, segment, from)) = receive_together(&net.socket, &mut incoming)? else {
+                break;
+            };
             // Senders speak from the odd port; anything else is noise.
             if from.port() != base + 1 {
                 continue;
             }
-            let bytes = incoming.get(..n).unwrap_or_default();
-            stepped =
-                core.step(receiver::Input::Packet { from: *from.ip(), bytes }, clock.elapsed());
+            let now = clock.elapsed();
+            for bytes in incoming.get(..n).unwrap_or_default().chunks(segment.max(1)) {
+                let input = receiver::Input::Packet { from: *from.ip(), bytes };
+                stepped = stepped.and_then(|()| core.step(input, now));
+            }
             if stepped.is_err() {
                 break;
             }

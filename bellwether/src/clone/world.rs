@@ -26,8 +26,8 @@ pub struct Host {
     pub target: Option<PathBuf>,
     /// Wait for the disk at the end.
     pub sync: Option<bool>,
-    /// What was opened last, if it can be read back.
-    pub opened: Option<PathBuf>,
+    /// What was opened, if it can be read back.
+    opened: Vec<Option<PathBuf>>,
 }
 
 impl Host {
@@ -42,7 +42,7 @@ impl Host {
             verbose,
             target: None,
             sync: None,
-            opened: None,
+            opened: Vec::new(),
         }
     }
 
@@ -56,14 +56,15 @@ impl Host {
         self.progress.end();
     }
 
-    /// The copy can be read back, or why not.
-    pub fn read_back(&self, digest: Digest) -> Result<(), Failure> {
-        match &self.opened {
-            Some(path) => super::store::read_back(path, digest),
-            None => {
-                Err(Failure::Failed("what was unpacked or split cannot be read back".to_owned()))
-            }
+    /// What was opened holds this, in its order, or why that cannot be said.
+    pub fn read_back(&self, digests: &[Digest]) -> Result<(), Failure> {
+        for (path, digest) in self.opened.iter().zip(digests) {
+            let path = path.as_deref().ok_or_else(|| {
+                Failure::Failed("what was unpacked or split cannot be read back".to_owned())
+            })?;
+            super::store::read_back(path, *digest)?;
         }
+        Ok(())
     }
 }
 
@@ -128,7 +129,7 @@ impl edge::World for Host {
         };
         let target = Target::open(Some(&path), how).map_err(why)?;
         self.say(&format!("writing to {}", target.name()));
-        self.opened = (command.is_none() && wanted.split.is_none()).then_some(path);
+        self.opened.push((command.is_none() && wanted.split.is_none()).then_some(path));
         Ok(Box::new(HostStore::new(target)))
     }
 }

@@ -1,7 +1,7 @@
 //! Dolly's two ends at their sockets.
 
 use super::net::{Dial, Stream, Waiter, accept, listener};
-use super::{Cook, Packing, Source, Store, Target, World};
+use super::{Cook, Keep, Packing, SOON, Source, Store, Target, World};
 use crate::Error;
 use crate::digest::{Digest, Meter};
 use crate::dolly::config::{Config, What};
@@ -16,8 +16,6 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-/// How long to wait when something that cannot be waited for is busy.
-const SOON: Duration = Duration::from_millis(3);
 /// What is left to be said at a bad end goes out for this long.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// Once in so long it is said who is waited for.
@@ -232,13 +230,11 @@ struct Node<'a> {
     parent: Option<Stream>,
     data: Option<Stream>,
     next: Vec<Next>,
-    store: Option<Box<dyn Store>>,
-    stored: u64,
+    keep: Keep,
     ended: bool,
     complete: bool,
     length: Option<u64>,
     clients: usize,
-    digest: Option<Digest>,
     finished: Option<bool>,
 }
 
@@ -261,13 +257,11 @@ pub fn receive(
         parent: None,
         data: None,
         next: Vec::new(),
-        store: None,
-        stored: 0,
+        keep: Keep::default(),
         ended: false,
         complete: false,
         length: None,
         clients: 0,
-        digest: None,
         finished: None,
     };
     let mut early: Vec<(Stream, Ipv4Addr)> = Vec::new();
@@ -339,27 +333,20 @@ pub fn receive(
     // The last words must be on their way before the sockets close.
     node.farewell(&mut buffer);
     let verified = node.finished.unwrap_or(false);
-    let digest = node.digest.unwrap_or_else(|| Meter::default().digest());
+    let digest = node.keep.digest.unwrap_or_else(|| Meter::default().digest());
     Ok(Received { digest, verified, name: node.core.name(), clients: node.clients })
 }
 
 impl Node<'_> {
     /// The position that the slowest reader needs.
     fn needed(&self) -> u64 {
-        let stored = if self.store.is_some() { self.stored } else { self.ring.end() };
-        self.next.iter().map(|n| n.position).fold(stored, u64::min)
+        self.next.iter().map(|n| n.position).fold(self.keep.needed(&self.ring), u64::min)
     }
 
     fn limit(&mut self) -> Duration {
         let now = self.world.now();
-        let mut limit = Duration::from_secs(1);
-        if let Some(deadline) = self.core.deadline() {
-            limit = limit.min(deadline.saturating_sub(now));
-        }
-        if self.store.is_some() && (self.complete || self.stored < self.ring.end()) {
-            limit = limit.min(SOON);
-        }
-        limit
+        let limit = self.keep.limit(&self.ring, self.complete);
+        self.core.deadline().map_or(limit, |deadline| limit.min(deadline.saturating_sub(now)))
     }
 
     /// All that can be done now. False when the parent was none.
@@ -440,34 +427,11 @@ impl Node<'_> {
     }
 
     fn disk(&mut self) -> Result<(), Error> {
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let mut result = Ok(());
-        while let Some(bytes) = self.ring.from(self.stored).filter(|b| !b.is_empty()) {
-            match store.put(bytes) {
-                Ok(0) => break,
-                Ok(n) => self.stored += n as u64,
-                Err(why) => {
-                    result = Err(why);
-                    break;
-                }
-            }
-        }
+        let Some(how) = self.keep.step(&self.ring, self.complete, self.world) else {
+            return Ok(());
+        };
         let now = self.world.now();
-        if let Err(why) = result {
-            self.world.say(&format!("cannot store, but goes on relaying: {why}"));
-            self.store = None;
-            return self.core.step(client::Input::Stored(Err(&why)), now);
-        }
-        if self.complete && self.stored == self.ring.end() {
-            store.end();
-            if let Some(how) = store.done() {
-                self.store = None;
-                self.digest = how.as_ref().ok().copied();
-                let how = how.as_ref().copied().map_err(String::as_str);
-                return self.core.step(client::Input::Stored(how), now);
-            }
-        }
-        Ok(())
+        self.core.step(client::Input::Stored(how.as_ref().copied().map_err(String::as_str)), now)
     }
 
     fn outputs(&mut self) -> Result<(), Error> {
@@ -502,7 +466,7 @@ impl Node<'_> {
                             why: "is not received here; send an image or a disk",
                         });
                     }
-                    self.store = Some(open(&config, self.world)?);
+                    self.keep = Keep::new(open(&config, self.world)?);
                     let now = self.world.now();
                     self.next = children.iter().map(|i| Next::new(*i, &config, now)).collect();
                     for next in &mut self.next {

@@ -5,7 +5,7 @@
 //! host behind the next one may still need.
 
 use super::net::{Dial, Stream, Waiter, accept, listener_at};
-use super::{Source, Store, Target, World};
+use super::{SOON, Source, Store, Target, World};
 use crate::Error;
 use crate::digest::{Digest, Meter};
 use crate::dollyplus::hosts::Hosts;
@@ -22,7 +22,6 @@ use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-const SOON: Duration = Duration::from_millis(3);
 /// A node may be so far ahead of its disk and of the next node.
 const LEAD: u64 = 16 << 20;
 /// What connections hold on their way.

@@ -1,7 +1,7 @@
 //! KA's two ends at their sockets.
 
 use super::net::{Datagrams, Dial, Stream, Waiter, accept, listener};
-use super::{Source, Store, World};
+use super::{Keep, SOON, Source, Store, World};
 use crate::Error;
 use crate::digest::{Digest, Meter};
 use crate::ka::{
@@ -15,7 +15,6 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-const SOON: Duration = Duration::from_millis(3);
 /// A parent that does not take our connection is given up after so many tries.
 const PARENT_TRIES: u32 = 3;
 /// How long the last words may take.
@@ -138,10 +137,8 @@ struct Node<'a> {
     parent: Option<Stream>,
     parent_dial: Option<Dial>,
     children: Children,
-    store: Option<Box<dyn Store>>,
-    stored: u64,
+    keep: Keep,
     complete: bool,
-    digest: Option<Digest>,
     finished: Option<bool>,
 }
 
@@ -168,10 +165,8 @@ pub fn receive(
         parent: None,
         parent_dial: None,
         children: Children::default(),
-        store: Some(store),
-        stored: 0,
+        keep: Keep::new(store),
         complete: false,
-        digest: None,
         finished: None,
     };
     let mut buffer = alloc::vec![0; 4096];
@@ -201,7 +196,7 @@ pub fn receive(
         if went.is_err() || node.finished.is_some() {
             node.farewell(&mut buffer);
             went?;
-            let digest = node.digest.unwrap_or_else(|| Meter::default().digest());
+            let digest = node.keep.digest.unwrap_or_else(|| Meter::default().digest());
             let verified = node.finished.unwrap_or(false);
             return Ok(Received { digest, verified, server: node.core.server() });
         }
@@ -210,20 +205,13 @@ pub fn receive(
 
 impl Node<'_> {
     fn needed(&self) -> u64 {
-        let stored = if self.store.is_some() { self.stored } else { self.ring.end() };
-        self.children.needed(self.ring.end()).min(stored)
+        self.children.needed(self.ring.end()).min(self.keep.needed(&self.ring))
     }
 
     fn limit(&mut self) -> Duration {
         let now = self.world.now();
-        let mut limit = Duration::from_secs(1);
-        if let Some(deadline) = self.core.deadline() {
-            limit = limit.min(deadline.saturating_sub(now));
-        }
-        if self.store.is_some() && (self.complete || self.stored < self.ring.end()) {
-            limit = limit.min(SOON);
-        }
-        limit
+        let limit = self.keep.limit(&self.ring, self.complete);
+        self.core.deadline().map_or(limit, |deadline| limit.min(deadline.saturating_sub(now)))
     }
 
     fn round(
@@ -306,34 +294,11 @@ impl Node<'_> {
     }
 
     fn disk(&mut self) -> Result<(), Error> {
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let mut result = Ok(());
-        while let Some(bytes) = self.ring.from(self.stored).filter(|b| !b.is_empty()) {
-            match store.put(bytes) {
-                Ok(0) => break,
-                Ok(n) => self.stored += n as u64,
-                Err(why) => {
-                    result = Err(why);
-                    break;
-                }
-            }
-        }
+        let Some(how) = self.keep.step(&self.ring, self.complete, self.world) else {
+            return Ok(());
+        };
         let now = self.world.now();
-        if let Err(why) = result {
-            self.world.say(&format!("cannot store, but goes on relaying: {why}"));
-            self.store = None;
-            return self.core.step(client::Input::Stored(Err(&why)), now);
-        }
-        if self.complete && self.stored == self.ring.end() {
-            store.end();
-            if let Some(how) = store.done() {
-                self.store = None;
-                self.digest = how.as_ref().ok().copied();
-                let how = how.as_ref().copied().map_err(String::as_str);
-                return self.core.step(client::Input::Stored(how), now);
-            }
-        }
-        Ok(())
+        self.core.step(client::Input::Stored(how.as_ref().copied().map_err(String::as_str)), now)
     }
 
     fn outputs(&mut self) -> Result<(), Error> {

@@ -15,7 +15,9 @@ pub mod net;
 pub mod udpcast;
 
 use crate::digest::Digest;
+use crate::ring::Ring;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -110,4 +112,63 @@ pub trait Source {
 
     /// The length, where it is known.
     fn length(&self) -> Option<u64>;
+}
+
+/// How long to wait when something that cannot be waited for is busy.
+const SOON: Duration = Duration::from_millis(3);
+
+/// A node's own copy of the stream in its ring.
+#[derive(Default)]
+struct Keep {
+    store: Option<Box<dyn Store>>,
+    stored: u64,
+    digest: Option<Digest>,
+}
+
+impl Keep {
+    fn new(store: Box<dyn Store>) -> Self {
+        Self { store: Some(store), ..Self::default() }
+    }
+
+    /// The position that must not be lost.
+    fn needed(&self, ring: &Ring) -> u64 {
+        if self.store.is_some() { self.stored } else { ring.end() }
+    }
+
+    /// How long the network alone may be waited for.
+    fn limit(&self, ring: &Ring, complete: bool) -> Duration {
+        let busy = self.store.is_some() && (complete || self.stored < ring.end());
+        if busy { SOON } else { Duration::from_secs(1) }
+    }
+
+    /// Stores what can be stored now; how it ended, the moment it has.
+    fn step(
+        &mut self,
+        ring: &Ring,
+        complete: bool,
+        world: &mut dyn World,
+    ) -> Option<Result<Digest, String>> {
+        let store = self.store.as_mut()?;
+        let mut ended = None;
+        while let Some(bytes) = ring.from(self.stored).filter(|b| !b.is_empty()) {
+            match store.put(bytes) {
+                Ok(0) => break,
+                Ok(n) => self.stored += n as u64,
+                Err(why) => {
+                    world.say(&format!("cannot store, but goes on relaying: {why}"));
+                    ended = Some(Err(why));
+                    break;
+                }
+            }
+        }
+        if ended.is_none() && complete && self.stored == ring.end() {
+            store.end();
+            ended = store.done();
+        }
+        if let Some(how) = &ended {
+            self.store = None;
+            self.digest = how.as_ref().ok().copied();
+        }
+        ended
+    }
 }

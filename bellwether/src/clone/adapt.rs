@@ -1,0 +1,179 @@
+//! `adapt`: a disk that was copied byte by byte becomes this machine's own.
+//!
+//! GPT's second header moves to the end of the disk. On request the last partition and
+//! its file system take what a larger disk has more, and everything by which two
+//! machines are told apart becomes new: identifiers of the disk, its partitions and file
+//! systems, host name, machine-id, SSH host keys. The copy's files then say the new
+//! ones, and its own programs build its initramfs and install its boot loader, as for
+//! `install`.
+
+use super::flags::{Given, Program, flag};
+use super::install::{COPY, Mounted, boots, choose, feed, own, say, wait_for};
+use super::layout::{Layout, Part};
+use super::prepare::{output, survey, with_mounts};
+use super::world::random;
+use crate::Failure;
+use std::fs;
+
+/// Where the image of `tools` has what was asked for.
+pub const REQUEST: &str = "/etc/bellwether-clone";
+
+/// The grammar.
+pub static ADAPT: Program = Program {
+    name: "adapt",
+    about: "Fits a disk that is a copy of another machine's to this machine.",
+    rest: "",
+    example: "bellwether clone adapt --disk /dev/sda --grow --unique",
+    flags: &[
+        flag("disk", None, Some("DISK"), "this one [the only one]"),
+        flag("grow", None, None, "the last partition takes the rest of the disk"),
+        flag("unique", None, None, "new identifiers, host name, machine-id, SSH host keys"),
+        flag("name", None, Some("NAME"), "the copy's host name [this machine's, from DHCP]"),
+        flag("keep-identity", None, None, "keep machine-id and SSH host keys all the same"),
+    ],
+};
+
+/// Runs it.
+pub fn run(given: &Given) -> Result<(), Failure> {
+    let disk = choose(given.get("disk"))?;
+    let asked = fs::read_to_string(REQUEST).unwrap_or_default();
+    let wants = |what: &str| given.has(what) || asked.split_ascii_whitespace().any(|w| w == what);
+    let before = survey(&disk)?;
+    if before.table == "gpt" {
+        output(&["sfdisk", "-q", "--relocate", "gpt-bak-std", &disk])?;
+        say(&format!("{disk}: the second header of GPT is at the end of the disk"));
+    }
+    if wants("grow") {
+        grow(&before)?;
+    }
+    if wants("unique") {
+        unique(given, before)?;
+    }
+    Ok(())
+}
+
+/// `fsck` of a file system, mended where that needs no answer.
+fn check(device: &str) -> Result<(), Failure> {
+    // 1: errors were there, and are not any more.
+    feed(&["sh", "-c", "fsck.ext4 -f -y \"$1\"; [ $? -le 1 ]", "sh", device], "")
+}
+
+/// The last partition of the disk, and what it is in, to the end of the disk.
+fn grow(layout: &Layout) -> Result<(), Failure> {
+    let disk = &layout.disk;
+    let Some(last) = layout.parts.iter().filter(|p| !p.extended()).max_by_key(|p| p.start) else {
+        return Err(Failure::Failed(format!("{disk}: there is no partition to grow")));
+    };
+    let logical = layout.table == "dos" && last.number > 4;
+    let around = layout.parts.iter().find(|p| p.extended()).filter(|_| logical);
+    for part in around.into_iter().chain([last]) {
+        feed(&["sfdisk", "-q", "-N", &part.number.to_string(), disk], ", +\n")?;
+    }
+    let device = last.device(disk);
+    wait_for(&device)?;
+    match last.fs.as_str() {
+        "ext2" | "ext3" | "ext4" => {
+            check(&device)?;
+            output(&["resize2fs", &device])?;
+        }
+        "xfs" => mounted(last, disk, &["xfs_growfs", COPY])?,
+        "btrfs" => mounted(last, disk, &["btrfs", "filesystem", "resize", "max", COPY])?,
+        "ntfs" => feed(&["ntfsresize", "-f", "-f", &device], "y\n")?,
+        "" => {}
+        fs => say(&format!("{device}: {fs} keeps its size; only the partition has grown")),
+    }
+    say(&format!("{device} takes the rest of the disk"));
+    Ok(())
+}
+
+/// Runs a program on a file system that must be mounted for it.
+fn mounted(part: &Part, disk: &str, words: &[&str]) -> Result<(), Failure> {
+    let mut place = Mounted::default();
+    place.mount(&["-t", &part.fs, &part.device(disk)], COPY)?;
+    output(words).map(drop)
+}
+
+/// A random identifier, as RFC 9562's version 4.
+fn uuid() -> Result<String, Failure> {
+    let n = u128::from_be_bytes(random()?);
+    let n = n & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
+    let hex = format!("{n:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    Ok([part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-"))
+}
+
+/// New identifiers, and a copy that knows them.
+fn unique(given: &Given, before: Layout) -> Result<(), Failure> {
+    let disk = before.disk.clone();
+    let layout = with_mounts(before, &file_systems(&disk)?, None)?;
+    let short = || random::<4>().map(u32::from_be_bytes);
+    if layout.table == "gpt" {
+        output(&["sfdisk", "-q", "--disk-id", &disk, &uuid()?])?;
+        for part in &layout.parts {
+            let number = part.number.to_string();
+            output(&["sfdisk", "-q", "--part-uuid", &disk, &number, &uuid()?])?;
+        }
+    } else {
+        output(&["sfdisk", "-q", "--disk-id", &disk, &format!("{:#010x}", short()?)])?;
+    }
+    for part in &layout.parts {
+        let device = part.device(&disk);
+        wait_for(&device)?;
+        let fresh = uuid()?;
+        match part.fs.as_str() {
+            "ext2" | "ext3" | "ext4" => {
+                check(&device)?;
+                output(&["tune2fs", "-U", &fresh, &device])?;
+            }
+            // What xfs_admin, a shell script, does.
+            "xfs" => {
+                let command = format!("uuid {fresh}");
+                output(&["xfs_db", "-x", "-p", "xfs_admin", "-c", &command, &device])?;
+            }
+            "btrfs" => output(&["btrfstune", "-f", "-U", &fresh, &device]).map(drop)?,
+            "swap" => output(&["swaplabel", "-U", &fresh, &device]).map(drop)?,
+            "vfat" => {
+                output(&["fatlabel", "-i", &device, &format!("{:08x}", short()?)])?;
+            }
+            "ntfs" => output(&["ntfslabel", "--new-serial", &device]).map(drop)?,
+            _ => continue,
+        }
+        say(&format!("{device}: {} with a new identifier", part.fs));
+    }
+    let mut mounted = Mounted::copy(&layout, &disk)?;
+    own(given, &layout, &disk)?;
+    boots(&layout, &disk, &mut mounted)?;
+    mounted.written()
+}
+
+/// The file system table of the copy, which is on one of its partitions.
+fn file_systems(disk: &str) -> Result<String, Failure> {
+    for part in survey(disk)?.parts {
+        if !["ext2", "ext3", "ext4", "xfs", "btrfs"].contains(&part.fs.as_str()) {
+            continue;
+        }
+        let device = part.device(disk);
+        wait_for(&device)?;
+        let mut place = Mounted::default();
+        place.mount(&["-t", &part.fs, "-o", "ro", &device], COPY)?;
+        if let Ok(fstab) = fs::read_to_string(format!("{COPY}/etc/fstab")) {
+            return Ok(fstab);
+        }
+    }
+    Err(Failure::Failed(format!("{disk}: no partition has /etc/fstab")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_random_ones() {
+        let (one, two) = (uuid().unwrap(), uuid().unwrap());
+        assert_ne!(one, two);
+        let parts: Vec<&str> = one.split('-').collect();
+        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert!(parts[2].starts_with('4'), "{one}");
+        assert!(parts[3].starts_with(['8', '9', 'a', 'b']), "{one}");
+    }
+}
