@@ -7,10 +7,10 @@
 //! passed on before it is stored, and everything stored must be on the disk
 //! before this end says so.
 //!
-//! Streams are whole disks. KA's own sessions describe partitions and bring
-//! archives of files: those are carried out by the host command, when it was
-//! loaded behind the initramfs with the programs that this takes (`bellwether
-//! clone tools`), and refused otherwise.
+//! Streams are whole disks. When the host command was loaded behind the initramfs
+//! with the programs that it takes (`bellwether clone tools`), it then fits such a
+//! disk to this machine (`adapt`), and carries out KA's own sessions, which
+//! describe partitions and bring archives of files; without it those are refused.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -24,7 +24,7 @@ use clone::edge::{self, Store, Target, World};
 use clone::ka::wire::Layout;
 use clone::{dolly, ka, udpcast};
 use cmdline::BootPlan;
-use cmdline::plan::{CloneMethod, ClonePlan, Dialect};
+use cmdline::plan::{CloneMethod, ClonePlan, Dialect, Seconds};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, fdatasync, fstat, open};
 use rustix::io::{Errno, write};
@@ -33,9 +33,10 @@ use sys::errno::Shown;
 
 use crate::copy::Progress;
 use crate::device;
+use crate::fetch;
 use crate::log::{Level, now_ms};
 use crate::machine::Machine;
-use crate::memory::Size;
+use crate::memory::{Size, available};
 use crate::network;
 use crate::tool;
 use crate::trace::Failure;
@@ -46,6 +47,10 @@ const DISKS_MS: u64 = 20_000;
 const CHUNK: usize = 1 << 20;
 /// What is held between a fast and a slow side of a chain.
 const RING: usize = 16 << 20;
+/// A second stage is waited for so long where the line does not say.
+const STAGE2_S: u32 = 120;
+/// Memory that it must leave for the system in it.
+const SPARE: u64 = 64 << 20;
 /// Nothing came for so long: the sender is gone.
 const STALL: Duration = Duration::from_secs(300);
 /// Names of devices that are no disks of this machine.
@@ -60,9 +65,8 @@ const STEP: &str = "receive a copy of a disk";
 /// when there is no copy.
 pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Failure {
     if let Err(why) = carried_out(plan, clone) {
-        return Failure::new(STEP, "the line", why).remedy(
-            "bw.clone=udpcast, bw.clone=dolly or bw.clone=ka:SESSION, with bw.disk=/dev/sda",
-        );
+        return Failure::new(STEP, "the line", why)
+            .remedy("bw.clone=udpcast, dolly, dollyplus or ka:SESSION, with bw.disk=/dev/sda");
     }
     wait_for_disks(machine);
     let mut failure = Failure::new(STEP, "nobody", "was asked");
@@ -95,7 +99,6 @@ const fn method(method: &CloneMethod) -> &'static str {
 /// What this `/init` does not do, said before anything is touched.
 fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
     match &clone.method {
-        CloneMethod::DollyPlus => Err("Dolly+ is not received here; dollyC of the host command is"),
         method if by_files(plan, method) => tool::find(INSTALLER, &[]).map(drop).ok_or(
             "copying files needs the image of `bellwether clone tools` behind the initramfs",
         ),
@@ -158,12 +161,6 @@ fn disks(machine: &Machine) -> Vec<String> {
 
 /// One try.
 fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
-    let up = machine.network.up().ok_or("the network is not up")?;
-    let address = up.config.address;
-    let broadcast = up.config.broadcast.unwrap_or(Ipv4Addr::BROADCAST);
-    let names = [Some(address.to_string()), host_name()];
-    let names: Vec<String> = names.into_iter().flatten().collect();
-    let patience = Some(Duration::from_secs(u64::from(clone.timeout.0)));
     let fixed = match &clone.target {
         Some(target) => {
             let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
@@ -171,55 +168,37 @@ fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
         }
         None => None,
     };
-    let mut node = Node { machine, fixed, progress: None, shown: 0 };
-    let said = |e: clone::Error| e.to_string();
-    let (digest, verified) = match &clone.method {
-        CloneMethod::Udpcast { portbase } => {
-            let store = node.open(&NO_NAME)?;
-            node.say(&format!("waiting for a udpcast sender, port {portbase}"));
-            let config = udpcast::receiver::Config {
-                start_timeout: patience,
-                receive_timeout: Some(STALL),
-                ..udpcast::receiver::Config::default()
-            };
-            let place = edge::udpcast::Place { own: address, broadcast, port: *portbase };
-            let got = edge::udpcast::receive(config, place, store, &mut node).map_err(said)?;
-            (got.digest, got.verified)
-        }
-        CloneMethod::Dolly | CloneMethod::DollyPlus => {
-            node.say(&format!("waiting for a dolly server, as {}", names.join(" or ")));
-            let options = dolly::client::Options {
-                names,
-                password: None,
-                nonce: [0; 32],
-                start_timeout: patience,
-                stall_timeout: Some(STALL),
-            };
-            let got = edge::dolly::receive(options, RING, &mut node).map_err(said)?;
-            (got.digest, got.verified)
-        }
-        CloneMethod::Ka { session } => {
-            let store = node.open(&NO_NAME)?;
-            node.say(&format!("looking for the KA server of session {session}"));
-            let options = ka::client::Options {
-                session: session.clone(),
-                server: None,
-                layout: Layout::I386,
-                wait: true,
-                go_now: false,
-                tries: clone.timeout.0,
-                start_timeout: patience,
-                stall_timeout: Some(STALL),
-            };
-            let got = edge::ka::receive(options, store, &mut node).map_err(said)?;
-            (got.digest, got.verified)
-        }
+    let mut node = Node::new(machine, Place::Disk(fixed));
+    node.take(&clone.method, clone.timeout.0)?;
+    // What a copied disk still needs to be this machine's, where the programs are there.
+    match tool::find(INSTALLER, &[]) {
+        Some(installer) => installer.run(&["clone", "adapt", "--disk", &node.path]),
+        None => Ok(()),
+    }
+}
+
+/// Receives Mandriva's second stage into memory: an archive of it, or an image. Returns
+/// its path.
+///
+/// # Errors
+/// Why it did not come, or does not fit.
+pub fn stage2(
+    machine: &mut Machine,
+    method: &CloneMethod,
+    timeout: Option<Seconds>,
+) -> Result<String, String> {
+    let session = "getstage2".to_string();
+    let method = match method {
+        CloneMethod::Ka { session: named } if named.is_empty() => CloneMethod::Ka { session },
+        other => other.clone(),
     };
-    let summary = node.progress.as_ref().map(Progress::summary).unwrap_or_default();
-    let verdict = if verified { "verified with the sender" } else { "NOT verified: old sender" };
-    let line = format!("copy complete: {summary}, blake3 {digest}, {verdict}");
-    node.machine.log.say(Level::Verdict, &line);
-    Ok(())
+    fetch::prepare().map_err(|refusal| refusal.why)?;
+    let mut node = Node::new(machine, Place::Memory);
+    let taken = node.take(&method, timeout.map_or(STAGE2_S, |timeout| timeout.0));
+    if taken.is_err() {
+        fetch::drop_all();
+    }
+    taken.map(|()| node.path)
 }
 
 const NO_NAME: Target<'static> = Target {
@@ -235,13 +214,131 @@ fn host_name() -> Option<String> {
     (!name.is_empty() && name != "(none)").then_some(name)
 }
 
+/// Where a copy goes.
+enum Place {
+    /// To the disk that the line names, or else to the one of the rule.
+    Disk(Option<String>),
+    /// To a file in memory.
+    Memory,
+}
+
 /// This machine for the loops of the `clone` room.
 struct Node<'m> {
     machine: &'m mut Machine,
-    /// The disk that the line names.
-    fixed: Option<String>,
+    place: Place,
+    /// What is written.
+    path: String,
     progress: Option<Progress>,
     shown: u64,
+}
+
+impl<'m> Node<'m> {
+    fn new(machine: &'m mut Machine, place: Place) -> Self {
+        Self { machine, place, path: String::new(), progress: None, shown: 0 }
+    }
+
+    /// Waits for a sender, receives, and says how that went.
+    fn take(&mut self, method: &CloneMethod, timeout: u32) -> Result<(), String> {
+        let up = self.machine.network.up().ok_or("the network is not up")?;
+        let address = up.config.address;
+        let broadcast = up.config.broadcast.unwrap_or(Ipv4Addr::BROADCAST);
+        let patience = Some(Duration::from_secs(u64::from(timeout)));
+        let said = |e: clone::Error| e.to_string();
+        let (digest, verified) = match method {
+            CloneMethod::Udpcast { portbase } => {
+                let store = self.open(&NO_NAME)?;
+                self.say(&format!("waiting for a udpcast sender, port {portbase}"));
+                let config = udpcast::receiver::Config {
+                    start_timeout: patience,
+                    receive_timeout: Some(STALL),
+                    ..udpcast::receiver::Config::default()
+                };
+                let place = edge::udpcast::Place { own: address, broadcast, port: *portbase };
+                let got = edge::udpcast::receive(config, place, store, self).map_err(said)?;
+                (Some(got.digest), got.verified)
+            }
+            CloneMethod::Dolly => {
+                let names = [Some(address.to_string()), host_name()];
+                let names: Vec<String> = names.into_iter().flatten().collect();
+                self.say(&format!("waiting for a dolly server, as {}", names.join(" or ")));
+                let options = dolly::client::Options {
+                    names,
+                    password: None,
+                    nonce: [0; 32],
+                    start_timeout: patience,
+                    stall_timeout: Some(STALL),
+                };
+                let got = edge::dolly::receive(options, RING, self).map_err(said)?;
+                (Some(got.digest), got.verified)
+            }
+            CloneMethod::DollyPlus => {
+                self.say("waiting for a Dolly+ server");
+                let options = edge::dollyplus::Options {
+                    start_timeout: patience,
+                    stall_timeout: Some(STALL),
+                    ..edge::dollyplus::Options::default()
+                };
+                let got = edge::dollyplus::receive(&options, self).map_err(said)?;
+                (got.digests.last().copied(), got.verified)
+            }
+            CloneMethod::Ka { session } => {
+                let store = self.open(&NO_NAME)?;
+                self.say(&format!("looking for the KA server of session {session}"));
+                let options = ka::client::Options {
+                    session: session.clone(),
+                    server: None,
+                    layout: Layout::I386,
+                    wait: true,
+                    go_now: false,
+                    tries: timeout,
+                    start_timeout: patience,
+                    stall_timeout: Some(STALL),
+                };
+                let got = edge::ka::receive(options, store, self).map_err(said)?;
+                (Some(got.digest), got.verified)
+            }
+        };
+        let digest = digest.ok_or("the server sent no file")?;
+        let summary = self.progress.as_ref().map(Progress::summary).unwrap_or_default();
+        let verdict =
+            if verified { "verified with the sender" } else { "NOT verified: old sender" };
+        let line = format!("copy complete: {summary}, blake3 {digest}, {verdict}");
+        self.machine.log.say(Level::Verdict, &line);
+        Ok(())
+    }
+
+    /// The disk to write, opened for nobody else.
+    fn disk(&mut self, target: &Target<'_>) -> Result<(OwnedFd, String), String> {
+        let path = match &self.place {
+            Place::Disk(Some(path)) => path.clone(),
+            _ if !target.path.is_empty() => target.path.to_string(),
+            _ => {
+                let disks = disks(self.machine);
+                match disks.as_slice() {
+                    [one] => format!("/dev/{one}"),
+                    [] => return Err("there is no disk in this machine".to_string()),
+                    _ => {
+                        let all = disks.join(", ");
+                        return Err(format!("which disk? bw.disk= must name one of {all}"));
+                    }
+                }
+            }
+        };
+        let flags = OFlags::WRONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        let disk = open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
+            Errno::NOENT => {
+                format!("{path}: no such disk; here: {}", disks(self.machine).join(", "))
+            }
+            Errno::BUSY => format!("{path}: is in use"),
+            Errno::ROFS | Errno::ACCESS | Errno::PERM => format!("{path}: is read-only"),
+            e => format!("{path}: {}", Shown(e)),
+        })?;
+        let kind = fstat(&disk).map(|s| FileType::from_raw_mode(s.st_mode));
+        if kind != Ok(FileType::BlockDevice) {
+            return Err(format!("{path}: is no disk"));
+        }
+        Ok((disk, path))
+    }
 }
 
 impl World for Node<'_> {
@@ -269,48 +366,41 @@ impl World for Node<'_> {
         if target.split.is_some() || target.cook != edge::Cook::default() {
             return Err("what is packed or split cannot be written to a disk here".to_string());
         }
-        let path = match &self.fixed {
-            Some(path) => path.clone(),
-            None if !target.path.is_empty() => target.path.to_string(),
-            None => {
-                let disks = disks(self.machine);
-                match disks.as_slice() {
-                    [one] => format!("/dev/{one}"),
-                    [] => return Err("there is no disk in this machine".to_string()),
-                    _ => {
-                        let all = disks.join(", ");
-                        return Err(format!("which disk? bw.disk= must name one of {all}"));
-                    }
-                }
-            }
-        };
-        let flags = OFlags::WRONLY | OFlags::EXCL | OFlags::CLOEXEC;
-        let disk = open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
-            Errno::NOENT => {
-                format!("{path}: no such disk; here: {}", disks(self.machine).join(", "))
-            }
-            Errno::BUSY => format!("{path}: is in use"),
-            Errno::ROFS | Errno::ACCESS | Errno::PERM => format!("{path}: is read-only"),
-            e => format!("{path}: {}", Shown(e)),
-        })?;
-        let kind = fstat(&disk).map(|s| FileType::from_raw_mode(s.st_mode));
-        if kind != Ok(FileType::BlockDevice) {
-            return Err(format!("{path}: is no disk"));
+        if !self.path.is_empty() {
+            return Err(format!("{}: a second file cannot go to the same place", self.path));
         }
+        if matches!(self.place, Place::Memory) {
+            let path = format!("{}/stage2", fetch::PLACE);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let disk = open(path.as_str(), flags, Mode::from_raw_mode(0o600))
+                .map_err(|e| format!("{path}: {}", Shown(e)))?;
+            self.path.clone_from(&path);
+            let (meter, ended) = (Meter::default(), false);
+            return Ok(Box::new(Disk { disk, path, length: None, meter, ended }));
+        }
+        let (disk, path) = self.disk(target)?;
         let length = sys::blockdev::length_of(disk.as_fd()).unwrap_or(0);
         self.machine.log.say(
             Level::Verdict,
             &format!("OVERWRITES {path}, {}, as soon as a sender begins", Size(length)),
         );
-        Ok(Box::new(Disk { disk, path, length, meter: Meter::default(), ended: false }))
+        self.path.clone_from(&path);
+        Ok(Box::new(Disk {
+            disk,
+            path,
+            length: Some(length),
+            meter: Meter::default(),
+            ended: false,
+        }))
     }
 }
 
-/// The disk that is written.
+/// The disk, or the file in memory, that is written.
 struct Disk {
     disk: OwnedFd,
     path: String,
-    length: u64,
+    /// Of a disk.
+    length: Option<u64>,
     meter: Meter,
     ended: bool,
 }
@@ -318,13 +408,17 @@ struct Disk {
 impl Store for Disk {
     fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
         let some = bytes.get(..bytes.len().min(CHUNK)).unwrap_or_default();
+        if self.length.is_none() && available() < SPARE {
+            return Err("the second stage does not fit into memory".to_string());
+        }
         match write(&self.disk, some) {
             Ok(n) if n > 0 => {
                 self.meter.update(some.get(..n).unwrap_or_default());
                 Ok(n)
             }
             Ok(_) | Err(Errno::NOSPC) => {
-                Err(format!("{}: is too small: it has {}", self.path, Size(self.length)))
+                let length = Size(self.length.unwrap_or(0));
+                Err(format!("{}: is too small: it has {length}", self.path))
             }
             Err(Errno::INTR | Errno::AGAIN) => Ok(0),
             Err(e) => Err(format!("{}: cannot be written: {}", self.path, Shown(e))),

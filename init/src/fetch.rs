@@ -23,7 +23,7 @@ use crate::memory::{Size, available};
 
 /// Where fetched files are kept: a tmpfs of their own, which lives as long as
 /// the root that is made of them.
-const PLACE: &str = "/run/bellwether/fetched";
+pub const PLACE: &str = "/run/bellwether/fetched";
 
 /// Memory that a fetched file must leave for the system that runs from it.
 const SPARE: u64 = 64 << 20;
@@ -215,7 +215,10 @@ fn cannot(path: &str, errno: rustix::io::Errno) -> Refusal {
 
 /// Makes room: a tmpfs that may grow as large as memory allows, since every size is
 /// checked against what is free.
-fn prepare() -> Result<(), Refusal> {
+///
+/// # Errors
+/// When there can be none.
+pub fn prepare() -> Result<(), Refusal> {
     drop_all();
     make_dir(PLACE, 0o700).map_err(|errno| cannot(PLACE, errno))?;
     let options = CString::from(c"mode=0700,size=100%");

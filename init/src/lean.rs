@@ -17,12 +17,21 @@ pub mod clone {
     use super::WHY;
     use crate::machine::Machine;
     use crate::trace::Failure;
+    use alloc::string::String;
     use cmdline::BootPlan;
-    use cmdline::plan::ClonePlan;
+    use cmdline::plan::{CloneMethod, ClonePlan, Seconds};
 
     /// Refuses.
     pub fn receive(_: &mut Machine, _: &BootPlan, _: &ClonePlan) -> Failure {
         Failure::new("receive a copy of a disk", "this program", WHY)
+    }
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn stage2(_: &mut Machine, _: &CloneMethod, _: Option<Seconds>) -> Result<String, String> {
+        Err(String::from(WHY))
     }
 }
 

@@ -29,7 +29,7 @@ use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::trace::{Failure, Reasons};
-use crate::{fetch, network, remote, unpack};
+use crate::{clone, fetch, network, remote, unpack};
 
 /// What a source offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,13 +299,21 @@ impl Search<'_> {
                     }
                 }
             }
-            other => {
-                self.hopeless = true;
-                self.refuse_loudly(
-                    &describe(other),
-                    "this build of /init cannot use this kind of source yet",
-                );
-                None
+            Source::Stage2(method) => {
+                let timeout = self.plan.attempt_timeout;
+                match clone::stage2(self.machine, method, timeout) {
+                    Ok(path) => {
+                        let taken = examiner(self, Offer::Blob(path), &describe(source));
+                        if taken.is_none() {
+                            fetch::drop_all();
+                        }
+                        taken
+                    }
+                    Err(why) => {
+                        self.refuse_loudly(&describe(source), &why);
+                        None
+                    }
+                }
             }
         }
     }
