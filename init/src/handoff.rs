@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Dialect, Writable};
+use cmdline::plan::{Dialect, Source, Writable};
 use overlay::switch::switch_root;
 use rustix::fs::{
     Access, AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, access, openat, openat2, readlinkat,
@@ -46,6 +46,7 @@ pub fn hand_over(
         Ok(init) => init,
         Err(failure) => return failure,
     };
+    tell_server(plan, found);
     place_medium(machine, plan, found, layout);
     let writable = !matches!(
         plan.writable,
@@ -162,6 +163,20 @@ pub fn inside_root(path: &str) -> Result<(), Errno> {
 /// Where in the root the medium is moved; empty when it stays.
 fn place(plan: &BootPlan, layout: Layout) -> &str {
     plan.handoff.medium_at.as_deref().unwrap_or(layout.medium_in_root)
+}
+
+/// Lets `bellwether share` know that the root is complete: it hears that this name is
+/// looked up, which no medium has. Its lines say `mountport=`; other servers are spared.
+fn tell_server(plan: &BootPlan, found: &Found) {
+    let shared = |source: &Source| match source {
+        Source::Nfs(nfs) => nfs.options.iter().any(|option| option.starts_with("mountport=")),
+        _ => false,
+    };
+    if let Some(medium) = &found.medium
+        && plan.root.sources.iter().any(shared)
+    {
+        let _ = access([medium, "/.bellwether-up"].concat().as_str(), Access::EXISTS);
+    }
 }
 
 /// Moves and links what the dialect wants to see inside the root.

@@ -31,6 +31,8 @@ pub enum Stage {
     Mounted(String),
     /// It has a disk over NBD.
     Disk(String),
+    /// Its root is complete, and its own init is started.
+    Up,
 }
 
 impl fmt::Display for Stage {
@@ -43,6 +45,7 @@ impl fmt::Display for Stage {
             Self::Initrd => f.write_str("loads the initramfs"),
             Self::Mounted(path) => write!(f, "mounted {path}"),
             Self::Disk(name) => write!(f, "has the disk {name}"),
+            Self::Up => f.write_str("is up: its own system starts"),
         }
     }
 }
@@ -58,6 +61,7 @@ impl Stage {
             Self::Initrd => "initrd",
             Self::Mounted(_) => "mounted",
             Self::Disk(_) => "disk",
+            Self::Up => "up",
         }
     }
 }

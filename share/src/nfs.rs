@@ -26,6 +26,10 @@ const MAX_LISTING: u32 = 64 << 10;
 const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 1024;
 
+/// A name that no medium has. Our `/init` looks it up on the medium when the root is
+/// complete: that is how one hears of it.
+pub const UP: &[u8] = b".bellwether-up";
+
 const PORTMAP: u32 = 100_000;
 const NFS: u32 = 100_003;
 const MOUNT: u32 = 100_005;
@@ -73,6 +77,8 @@ pub enum Seen {
     Read(u64),
     /// The medium does not give the data of this file any more.
     Broken(String, std::io::Error),
+    /// A client's own system starts, see [`UP`].
+    Up,
     /// Anything else.
     Other,
 }
@@ -296,7 +302,7 @@ impl Server {
             Err(refused) => drop(xdr.u32(*refused)),
         }
         post_op(xdr, dir.as_ref().ok());
-        Ok(Seen::Other)
+        Ok(if dir.is_ok() && name == UP { Seen::Up } else { Seen::Other })
     }
 
     fn access(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen, u32> {

@@ -18,12 +18,14 @@ use crate::settings::{Disk, Disks, Refused};
 use crate::tftp::{self, Code, Packet, Send, Transfer};
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -407,7 +409,7 @@ fn http_client(
 ) -> io::Result<()> {
     // A client that is slower than we are must not push what others need out of the
     // processor's caches: the kernel would let megabytes wait for each.
-    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::SndBuf, &WAITING)?;
+    setsockopt(&stream, sockopt::SndBuf, &WAITING)?;
     let mut input: Vec<u8> = Vec::new();
     let mut buffer = vec![0; CHUNK];
     // The name costs a look into a table: once a connection.
@@ -513,7 +515,7 @@ pub fn nfs(server: Arc<Nfs>, listener: TcpListener, watch: Arc<Watch>) -> Result
 
 fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) -> io::Result<()> {
     // A mounted client may say nothing for days, and may vanish without a word.
-    nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
     let who = name_of(from);
     let mut input = io::BufReader::with_capacity(16 << 10, &stream);
     let mut record = Vec::new();
@@ -534,6 +536,7 @@ fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) ->
                 watch.tell(&Event::Warning(format!("{who} wants {path}, which is not shared")));
             }
             nfs::Seen::Broken(what, error) => watch.broken(&what, &error),
+            nfs::Seen::Up => watch.reached(&who, Stage::Up),
             nfs::Seen::Unmount | nfs::Seen::Other => {}
         }
         // One large read does not make every later one cost as much memory.
@@ -544,20 +547,86 @@ fn nfs_client(stream: TcpStream, from: Ipv4Addr, server: &Nfs, watch: &Watch) ->
     Ok(())
 }
 
+/// How a connection that says nothing is asked whether anybody is there.
+struct Patience {
+    /// Seconds until it is asked, and between two questions.
+    idle: u32,
+    interval: u32,
+    /// Questions without an answer.
+    count: u32,
+    /// Milliseconds that something sent may wait for its receipt.
+    unread: u32,
+}
+
+/// A disk that nobody reads for days is still in use; one of a machine that was switched
+/// off is not, half a minute later.
+const USUAL: Patience = Patience { idle: 15, interval: 5, count: 3, unread: 30_000 };
+/// Somebody else has come for the same disk.
+const HURRIED: Patience = Patience { idle: 1, interval: 1, count: 2, unread: 3_000 };
+
+/// A client opens several connections at a time.
+const TOGETHER: Duration = Duration::from_secs(3);
+
+/// A connection to a disk.
+struct Connection {
+    stream: TcpStream,
+    since: Instant,
+    /// It has been asked to prove that it is alive.
+    hurried: AtomicBool,
+}
+
+impl Connection {
+    fn be_patient(&self, patience: &Patience) -> nix::Result<()> {
+        let Patience { idle, interval, count, unread } = patience;
+        setsockopt(&self.stream, sockopt::TcpKeepIdle, idle)?;
+        setsockopt(&self.stream, sockopt::TcpKeepInterval, interval)?;
+        setsockopt(&self.stream, sockopt::TcpKeepCount, count)?;
+        setsockopt(&self.stream, sockopt::TcpUserTimeout, unread)?;
+        setsockopt(&self.stream, sockopt::KeepAlive, &true)
+    }
+}
+
+/// The connections to disks, each with the disk's name.
+#[derive(Default)]
+struct Connections(Mutex<Vec<(String, Weak<Connection>)>>);
+
+impl Connections {
+    /// Adds one. Those that the same machine has to the same disk already may be of the
+    /// time before it lost its power: they have to show that they are alive, or end.
+    fn add(&self, name: String, stream: TcpStream) -> io::Result<Arc<Connection>> {
+        let (since, hurried) = (Instant::now(), AtomicBool::new(false));
+        let new = Arc::new(Connection { stream, since, hurried });
+        new.be_patient(&USUAL)?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, connection)| connection.strong_count() > 0);
+        let same = all.iter().filter(|(other, _)| *other == name);
+        let same = same.filter_map(|(_, connection)| connection.upgrade());
+        for old in same.filter(|old| old.since.elapsed() > TOGETHER) {
+            old.hurried.store(true, Ordering::Relaxed);
+            old.be_patient(&HURRIED)?;
+        }
+        all.push((name, Arc::downgrade(&new)));
+        Ok(new)
+    }
+}
+
 /// Serves disks by NBD.
 ///
 /// # Errors
 /// No thread can be started.
 pub fn nbd(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
+    let connections = Arc::new(Connections::default());
     accept("nbd", listener, move |stream, from| {
         if !watch.switches.is_on(Service::Nbd) {
             return Ok(());
         }
         let who = name_of(from);
-        match nbd_negotiate(&stream, &disks, &who, &watch)? {
-            Some(disk) => nbd_client(&stream, &disk, &who, &watch),
-            None => Ok(()),
-        }
+        let Some((name, disk)) = nbd_negotiate(&stream, &disks, &who, &watch)? else {
+            return Ok(());
+        };
+        // A medium is for everybody.
+        let name = if disk.read_only() { format!("{name} {who}") } else { name };
+        nbd_client(&*connections.add(name, stream)?, &disk, &who, &watch)
     })
 }
 
@@ -567,7 +636,7 @@ fn nbd_negotiate(
     disks: &Disks,
     who: &str,
     watch: &Watch,
-) -> io::Result<Option<Arc<Disk>>> {
+) -> io::Result<Option<(String, Arc<Disk>)>> {
     stream.set_read_timeout(Some(HEAD_PATIENCE))?;
     stream.write_all(&nbd::greeting())?;
     let mut flags = [0; 4];
@@ -600,12 +669,12 @@ fn nbd_negotiate(
                             Wish::Go(_) => {
                                 stream.write_all(&nbd::describe(number, about))?;
                                 watch.reached(who, Stage::Disk(name.clone()));
-                                return Ok(Some(disk));
+                                return Ok(Some((name.clone(), disk)));
                             }
                             _ => {
                                 stream.write_all(&nbd::begin(about, zeroes))?;
                                 watch.reached(who, Stage::Disk(name.clone()));
-                                return Ok(Some(disk));
+                                return Ok(Some((name.clone(), disk)));
                             }
                         }
                     }
@@ -641,18 +710,16 @@ fn nbd_negotiate(
     Ok(None)
 }
 
-fn nbd_client(mut stream: &TcpStream, disk: &Disk, who: &str, watch: &Watch) -> io::Result<()> {
-    // A disk that nobody reads for days is still in use; one of a machine that was
-    // switched off is not.
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepIdle, &15)?;
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepInterval, &5)?;
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpKeepCount, &3)?;
+fn nbd_client(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::Result<()> {
+    let mut stream = &connection.stream;
     stream.set_read_timeout(None)?;
     let mut buffer = Vec::new();
     loop {
         let mut head = [0; nbd::REQUEST];
         stream.read_exact(&mut head)?;
+        if connection.hurried.swap(false, Ordering::Relaxed) {
+            connection.be_patient(&USUAL)?;
+        }
         let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
         let length = request.length as usize;
         // What does not arrive in time belongs to a machine that is gone.
@@ -802,6 +869,30 @@ mod tests {
         client.send_to(b"\0\x01m/../big\0octet\0", at).unwrap();
         let (length, _) = client.recv_from(&mut buffer).unwrap();
         assert!(buffer[..length].starts_with(&[0, 5, 0, 1]));
+    }
+
+    /// Who is asked whether he is alive, and is, keeps his connection.
+    #[test]
+    fn a_second_connection_spares_the_living() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        let connections = Connections::default();
+        let ((mut first, stream), (_second, other)) = (connect(), connect());
+        let before = Instant::now().checked_sub(2 * TOGETHER).unwrap();
+        let old = Connection { stream, since: before, hurried: AtomicBool::new(false) };
+        let old = Arc::new(old);
+        connections.0.lock().unwrap().push(("disk".into(), Arc::downgrade(&old)));
+        let new = connections.add("disk".into(), other).unwrap();
+        assert!(old.hurried.load(Ordering::Relaxed) && !new.hurried.load(Ordering::Relaxed));
+        assert_eq!(nix::sys::socket::getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(1));
+        thread::sleep(Duration::from_millis(3500));
+        first.write_all(b"here").unwrap();
+        let mut said = [0; 4];
+        (&old.stream).read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"here");
     }
 
     #[test]

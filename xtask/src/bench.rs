@@ -3,7 +3,7 @@
 use argh::FromArgs;
 use qemu_tests::Result;
 use qemu_tests::bench::profile::{Counted, Share, count};
-use qemu_tests::bench::{Contender, Medium, header, measure};
+use qemu_tests::bench::{Contender, Medium, header, measure, share};
 
 /// Measure Bellwether against its peers.
 #[derive(FromArgs, Debug)]
@@ -18,6 +18,7 @@ pub struct Bench {
 enum What {
     Boot(Boot),
     Clone(crate::bench_clone::BenchClone),
+    Share(Room),
 }
 
 /// Boot the same kernel and image with each initramfs, in counted time.
@@ -39,6 +40,32 @@ struct Boot {
     /// instead of the table: where Bellwether's instructions go, from the ISO
     #[argh(switch, long = "where")]
     whereto: bool,
+}
+
+/// Serve a room full of machines at once by HTTP and NFS, beside nginx and Ganesha.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "share")]
+struct Room {
+    /// how many machines (30)
+    #[argh(option, default = "30")]
+    clients: usize,
+
+    /// megabytes, of 1000000 bytes, that each reads of an image (200)
+    #[argh(option, default = "200")]
+    size: u64,
+
+    /// runs a server (3); the fastest counts
+    #[argh(option, default = "3")]
+    runs: usize,
+}
+
+impl Room {
+    fn run(self) -> Result<()> {
+        let Self { clients, size, runs } = self;
+        println!("{clients} machines, each a kernel, an initramfs and {size} MB of an image:");
+        println!("{}", share::measure(&share::Room { clients, image: size * 1_000_000, runs })?);
+        Ok(())
+    }
 }
 
 fn contender(word: &str) -> Result<Contender, String> {
@@ -64,6 +91,7 @@ impl Bench {
         let boot = match self.what {
             What::Boot(boot) => boot,
             What::Clone(clone) => return clone.run(),
+            What::Share(room) => return room.run(),
         };
         if boot.whereto {
             show(&count()?);

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(500);
 /// What happened that is remembered.
 const RECENT: usize = 200;
-/// Steps from the first question to a mounted medium.
-const STEPS: usize = 6;
+/// Steps from the first question to a system that is up.
+const STEPS: usize = 7;
 
 /// What happened, for the view; other threads write it.
 #[derive(Debug, Default)]
@@ -118,7 +118,8 @@ fn step(stage: &Stage) -> usize {
         Stage::Menu => 3,
         Stage::Kernel => 4,
         Stage::Initrd => 5,
-        Stage::Mounted(_) | Stage::Disk(_) => STEPS,
+        Stage::Mounted(_) | Stage::Disk(_) => 6,
+        Stage::Up => STEPS,
     }
 }
 
@@ -169,7 +170,7 @@ fn draw(frame: &mut Frame<'_>, session: &Session, watch: &Watch, log: &Log, rate
     });
     let widths = [
         Constraint::Length(17),
-        Constraint::Length(6),
+        Constraint::Length(7),
         Constraint::Min(20),
         Constraint::Length(12),
         Constraint::Length(12),
@@ -234,7 +235,7 @@ mod tests {
         watch.switches.set(SERVICES[3].0, false);
         log.tell(&Event::Warning("a cable was pulled".into()));
         let seen = screen(&watch, &log, 100, 24);
-        assert!(seen.contains("52:54:00:00:00:01 ####.. loads the kernel"), "{seen}");
+        assert!(seen.contains("52:54:00:00:00:01 ####... loads the kernel"), "{seen}");
         assert!(seen.contains("2.5 MB") && seen.contains("4 NFS OFF"), "{seen}");
         assert!(seen.contains("warning: a cable was pulled"), "{seen}");
         // Small terminals show less and do not fail.

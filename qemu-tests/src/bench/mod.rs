@@ -16,6 +16,7 @@
 //! Does not: compare hardware. This is the cost of the software.
 
 pub mod profile;
+pub mod share;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
