@@ -58,6 +58,7 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.nvmf.hostnqn" Text Keep "Our own name for NVMe/TCP.";
     "nvmf.hostnqn" Text Local "The same.";
     "rd.systemd.pull" Text Keep "OPTIONS:NAME:URL fetches a root as systemd 257 does.";
+    "systemd.volatile" OptText Keep "overlay keeps changes in memory; state is for the live system's own systemd; yes is taken for overlay.";
     "roothash" Text Keep "dm-verity root hash of the root image.";
     "ip" OptText Keep "dhcp, off, DEVICE:METHOD[:MTU[:MAC]], or ADDRESS:[PEER]:GATEWAY:MASK:HOST:DEVICE:METHOD[:MTU[:MAC]|:DNS1[:DNS2]]; once for each device.";
     "BOOTIF" OptText Keep "Address of the link that the firmware booted from.";
@@ -139,6 +140,9 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         }
     }
     writable(d, plan, live);
+    if !live {
+        kernel::volatile(d, plan);
+    }
     network(d, plan);
 }
 

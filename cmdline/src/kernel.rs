@@ -23,6 +23,7 @@ words! { KERNEL, KERNEL_DOCS:
     "overlayroot" Text Keep "tmpfs, a device, device:dev=…, or disabled: the root stays read-only under an overlay.";
     "overlayroot_cfgdisk" Text Idle "Configuration disks are not read.";
     "rd.systemd.pull" Text Keep "OPTIONS:NAME:URL fetches a root as systemd 257 does; root= then names it.";
+    "systemd.volatile" OptText Keep "overlay keeps changes in memory; state is for the live system's own systemd; yes is taken for overlay.";
     "roothash" Text Keep "dm-verity root hash of the root image.";
     "boot" Text Soft "The script that mounts the root; nfs and local are these words, casper and live other dialects.";
 }
@@ -128,6 +129,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         plan.root.content = Content::Tree { subdir: String::new(), fstype: inner, flags };
     }
     roothash(d, plan);
+    volatile(d, plan);
     overlayroot(d, plan);
     let ip = net::read_ip(d, Form::Kernel);
     let unused =
@@ -198,6 +200,23 @@ pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
             d.fatal(&word, &(why, "rd.systemd.pull=raw,blockdev:root:http://SERVER/root.raw"))
         }
     }
+}
+
+/// systemd's `systemd.volatile=`, as far as it is for the initramfs.
+pub(crate) fn volatile(d: &mut Draft<'_>, plan: &mut BootPlan) {
+    let Some(kind) = d.get("systemd.volatile") else { return };
+    match kind {
+        "overlay" => {}
+        // The live system's own generator mounts a tmpfs over /var.
+        "state" => return,
+        _ if value::switch(Some(kind)) == Some(false) => return,
+        _ => d.warn_word(
+            "systemd.volatile",
+            kind,
+            &("would leave nothing but /usr; an overlay in memory is used", "overlay"),
+        ),
+    }
+    plan.writable = Writable::Union(own::overlay(""));
 }
 
 /// cloud-initramfs-tools' `overlayroot=`.

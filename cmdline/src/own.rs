@@ -19,7 +19,7 @@ words! { OWN, OWN_DOCS:
     "bw.image" Text Keep "This file on the source holds the root; once more for a file inside it.";
     "bw.layers" Text Keep "Image files on the source that are stacked, bottom first.";
     "bw.overlay" OptText Keep "Make the root writable in memory: bw.overlay, bw.overlay=512M, or none.";
-    "bw.persist" Text Keep "Keep changes: LABEL=…, /dev/…, or nfs:SERVER:/PATH, where {mac} stands for this machine's address; ,path=FILE names a file or directory there.";
+    "bw.persist" Text Keep "Keep changes: LABEL=…, /dev/…, or nfs:SERVER:/PATH, where {mac} stands for this machine's address; ,path=FILE names a file or directory there; ,required makes the boot wait until it is found.";
     "bw.snapshot" Text Keep "Make an image writable by a device-mapper snapshot: ram:SIZE or sparse:SIZE, or a device; ,chunk=SECTORS and ,persistent may follow.";
     "bw.medium" Text Keep "Move the medium to this directory of the root.";
     "bw.digest" Text Keep "sha256:HEX, sha512:HEX or blake3:HEX of the file that is fetched or of the image.";
@@ -264,6 +264,13 @@ fn persist(text: &str) -> Result<PersistPlan, &'static str> {
         persist.directory = true;
         persist.file = true;
         persist
+    };
+    let text = match text.strip_suffix(",required") {
+        Some(text) => {
+            plan.required = true;
+            text
+        }
+        None => text,
     };
     let (place, path) = match text::cut(text, ",path=") {
         Some((place, path)) => (place, Some(path)),

@@ -20,6 +20,7 @@ use sys::file::make_dir;
 use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::memory::{Size, available};
+use crate::trace::Refusal;
 
 /// Where fetched files are kept: a tmpfs of their own, which lives as long as
 /// the root that is made of them.
@@ -38,20 +39,8 @@ const MAX_FILES: usize = 500;
 /// Without a byte for this long a server counts as gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why a file is not here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// In words.
-    pub why: String,
-    /// Asking again would change nothing.
-    pub last: bool,
-}
-
-impl Refusal {
-    fn now(why: impl ToString) -> Self {
-        Self { why: why.to_string(), last: false }
-    }
-}
+/// The same for a list that may be had in another way.
+const A_LIST: Duration = Duration::from_secs(3);
 
 impl From<FetchError> for Refusal {
     fn from(error: FetchError) -> Self {
@@ -67,7 +56,7 @@ pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Refusa
     let name = source.url.split(['?', '#']).next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = if matches!(name, "" | "." | "..") { "file" } else { name };
-    let result = prepare().and_then(|()| into_place(machine, source, name));
+    let result = prepare().and_then(|()| into_place(machine, source, name, PATIENCE));
     if result.is_err() {
         drop_all();
     }
@@ -104,13 +93,14 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Refus
     let source = |url| UrlSource { url, payload: Payload::Sniff, proxy: None };
     let mut base = format!("http://{host}:{port}/");
     let list = format!("{base}PXEFILELIST?{release}:{kind}");
-    let list = match into_place(machine, &source(list), "PXEFILELIST") {
-        Err(refusal) if refusal.last => {
+    let list = match into_place(machine, &source(list), "PXEFILELIST", A_LIST) {
+        // A server of TFTP alone refuses the connection.
+        Err(refusal) => {
             machine.log.warn(&format!("{base}PXEFILELIST: {}; TFTP is tried", refusal.why));
             base = format!("tftp://{host}/");
-            into_place(machine, &source(format!("{base}PXEFILELIST")), "PXEFILELIST")?
+            into_place(machine, &source(format!("{base}PXEFILELIST")), "PXEFILELIST", PATIENCE)?
         }
-        other => other?,
+        Ok(list) => list,
     };
     let list = sys::file::read_file(&list, MAX_LIST).map_err(|errno| cannot(&list, errno))?;
     let list = String::from_utf8_lossy(&list).into_owned();
@@ -122,13 +112,18 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Refus
             let directory = format!("{PLACE}/{directory}");
             make_dir(&directory, 0o755).map_err(|errno| cannot(&directory, errno))?;
         }
-        into_place(machine, &source(format!("{base}{name}")), &name)?;
+        into_place(machine, &source(format!("{base}{name}")), &name, PATIENCE)?;
     }
     Ok(())
 }
 
 /// Fetches one file to that name below [`PLACE`].
-fn into_place(machine: &mut Machine, source: &UrlSource, name: &str) -> Result<String, Refusal> {
+fn into_place(
+    machine: &mut Machine,
+    source: &UrlSource,
+    name: &str,
+    patience: Duration,
+) -> Result<String, Refusal> {
     let up = machine.network.up().ok_or_else(|| Refusal::now("the network is not up"))?;
     let hosts = sys::file::read_file("/etc/hosts", 64 << 10).unwrap_or_default();
     let options = Options {
@@ -136,7 +131,7 @@ fn into_place(machine: &mut Machine, source: &UrlSource, name: &str) -> Result<S
         hosts: String::from_utf8_lossy(&hosts).into_owned(),
         proxy: source.proxy.clone(),
         boot_server: up.boot_server(),
-        patience: PATIENCE,
+        patience,
     };
     machine.log.info(&format!("fetching {}", source.url));
     let mut download = Download::new(&source.url, options)?;
@@ -177,7 +172,7 @@ fn receive(
             Size(free),
             Size(SPARE)
         );
-        return Err(Refusal { why, last: true });
+        return Err(Refusal::last(why));
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
     let file =
@@ -201,7 +196,7 @@ fn receive(
             until_look = SPARE / 2;
             if available() < SPARE {
                 let why = format!("does not fit into memory: {} so far", Size(download.position()));
-                return Err(Refusal { why, last: true });
+                return Err(Refusal::last(why));
             }
         }
     }

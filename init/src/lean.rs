@@ -117,16 +117,8 @@ pub mod shutdown {
 pub mod fetch {
     use super::{String, WHY};
     use crate::machine::Machine;
+    use crate::trace::Refusal;
     use cmdline::plan::{Payload, Server, UrlSource};
-
-    /// Why a file is not here.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct Refusal {
-        /// In words.
-        pub why: String,
-        /// Asking again would change nothing.
-        pub last: bool,
-    }
 
     /// Refuses.
     ///
@@ -153,6 +145,7 @@ pub mod fetch {
 pub mod remote {
     use super::{String, WHY};
     use crate::machine::Machine;
+    use crate::trace::Refusal;
     use alloc::vec::Vec;
     use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource};
 
@@ -160,8 +153,8 @@ pub mod remote {
     ///
     /// # Errors
     /// Always.
-    pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, String> {
-        Err(["a network block device ", WHY].concat())
+    pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, Refusal> {
+        Err(Refusal::last(["a network block device ", WHY].concat()))
     }
 
     /// Refuses.

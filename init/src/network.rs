@@ -21,7 +21,7 @@ use rustix::fd::BorrowedFd;
 
 use crate::log::{Level, Log};
 use crate::machine::Machine;
-use crate::trace::{Failure, Tried};
+use crate::trace::{Failure, Refusal, Tried};
 
 /// Rounds of the race before the step counts as failed; the race itself goes
 /// on, so that the next try of the boot finds what answered meanwhile.
@@ -183,8 +183,8 @@ pub fn mount_nfs(
     machine: &mut Machine,
     source: &NfsSource,
     target: &str,
-) -> Result<String, (String, String)> {
-    let fail = |why: &dyn ToString| (describe_nfs(source), why.to_string());
+) -> Result<String, (String, Refusal)> {
+    let fail = |why: &dyn ToString| (describe_nfs(source), Refusal::now(why.to_string()));
     let up = machine.network.up.clone();
     let location = nfs::locate(source, up.as_ref()).map_err(|error| fail(&error))?;
     let up = up.ok_or_else(|| fail(&"the network is not up"))?;
@@ -209,7 +209,8 @@ pub fn mount_nfs(
         }
         Err(attempts) => {
             let reasons: Vec<String> = attempts.iter().map(ToString::to_string).collect();
-            Err((name, reasons.join("; ")))
+            let last = !attempts.iter().all(|attempt| attempt.reason.is_transient());
+            Err((name, Refusal { why: reasons.join("; "), last }))
         }
     }
 }

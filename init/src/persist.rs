@@ -28,6 +28,7 @@ use crate::layout::Layout;
 use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::source::Found;
+use crate::trace::Refusal;
 use crate::{network, tool};
 
 /// Longest `persistence.conf`, and longest table of mounts, that is read.
@@ -46,6 +47,13 @@ const AT_LEAST_MS: u64 = 8000;
 
 /// How long a volume may take at most, however busy the bus is.
 const WAIT_MS: u64 = 30_000;
+
+/// How long a server is waited for that changes are kept on: after a power cut it may
+/// start later than the one that the root came from.
+const SERVER_MS: u64 = 60_000;
+
+/// The pause before it is asked again.
+const PAUSE_MS: u64 = 2000;
 
 /// Size of an image file that is made when the line names none.
 const DEFAULT_SIZE: u64 = 1 << 30;
@@ -442,7 +450,30 @@ impl<'h> Hunt<'h> {
         found.map(|volume| volume.mounted)
     }
 
+    /// Waits for the server that the line names.
     fn network(&mut self, source: &Source) -> Result<Volume, String> {
+        let deadline = self.since.saturating_add(SERVER_MS);
+        loop {
+            let refusal = match self.server(source) {
+                Ok(volume) => return Ok(volume),
+                Err(refusal) => refusal,
+            };
+            let next = now_ms().saturating_add(PAUSE_MS);
+            if refusal.last || next >= deadline {
+                return Err(refusal.why);
+            }
+            if !self.waiting {
+                self.waiting = true;
+                let why = format!("{}; waiting for what changes are kept on", refusal.why);
+                self.machine.log.warn(&why);
+            }
+            while now_ms() < next {
+                self.machine.wait(&[], Some(next));
+            }
+        }
+    }
+
+    fn server(&mut self, source: &Source) -> Result<Volume, Refusal> {
         let mac = self.machine.network.mac();
         let nfs = match source {
             Source::Nfs(nfs) => nfs,
@@ -451,14 +482,13 @@ impl<'h> Hunt<'h> {
                 // A name, not a path.
                 nbd.export = expand(&nbd.export, "", "", mac).trim_start_matches('/').to_string();
                 let device = crate::remote::nbd(self.machine, &nbd)
-                    .map_err(|why| format!("{}: {why}", crate::source::describe(source)))?;
-                return self.mount(&device);
+                    .map_err(|refusal| of(&crate::source::describe(source), refusal))?;
+                return self.mount(&device).map_err(Refusal::last);
             }
             other => {
-                return Err(format!(
-                    "{}: changes are kept over NFS, over NBD or on a device",
-                    crate::source::describe(other)
-                ));
+                let what = crate::source::describe(other);
+                let why = Refusal::last("changes are kept over NFS, over NBD or on a device");
+                return Err(of(&what, why));
             }
         };
         let mut nfs = nfs.clone();
@@ -467,7 +497,7 @@ impl<'h> Hunt<'h> {
             nfs.path.map(|path| if path.contains('{') { expand(&path, "", "", mac) } else { path });
         let target = format!("{}/network", self.place);
         let device = network::mount_nfs(self.machine, &nfs, &target)
-            .map_err(|(what, why)| format!("{what}: {why}"))?;
+            .map_err(|(what, refusal)| of(&what, refusal))?;
         Ok(Volume {
             mounted: target,
             device,
@@ -800,6 +830,11 @@ impl<'h> Hunt<'h> {
         let device = control.find(&name).map_err(|errno| Shown(errno).to_string())?;
         Ok(format!("/dev/dm-{}", device.number))
     }
+}
+
+/// A refusal with the name of what is refused.
+fn of(what: &str, refusal: Refusal) -> Refusal {
+    Refusal { why: format!("{what}: {}", refusal.why), ..refusal }
 }
 
 /// Where a device or file is mounted already.

@@ -17,6 +17,7 @@ use sys::mount::FsContext;
 
 use crate::log::now_ms;
 use crate::machine::Machine;
+use crate::trace::Refusal;
 use crate::{keeper, network};
 
 /// How long a server may take to answer.
@@ -34,16 +35,16 @@ const CONNECTIONS: u8 = 4;
 ///
 /// # Errors
 /// Why not.
-pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, String> {
-    let address = network::server(machine, &source.server)?;
+pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Refusal> {
+    let address = network::server(machine, &source.server).map_err(Refusal::now)?;
     if !machine.require("nbd") {
-        return Err("the driver nbd is not in this image".to_string());
+        return Err(Refusal::last("the driver nbd is not in this image"));
     }
     machine.log.info(&format!("connecting to NBD {address}:{}/{}", source.port, source.export));
     let connections = source.connections.max(CONNECTIONS);
     let connected = nbd::connect(address, source.port, &source.export, connections, LIMIT)
-        .map_err(|error| error.to_string())?;
-    let index = nbd::attach(&connected).map_err(|error| error.to_string())?;
+        .map_err(|error| Refusal { why: error.to_string(), last: !error.is_transient() })?;
+    let index = nbd::attach(&connected).map_err(Refusal::last)?;
     if let Err(errno) = keeper::start(index, address, source, &connected) {
         machine.log.warn(&format!(
             "nobody will connect anew when the NBD server was gone: {}",

@@ -218,8 +218,8 @@ impl Search<'_> {
                 let target = self.target(depth);
                 match network::mount_nfs(self.machine, nfs, &target) {
                     Ok(origin) => self.offer_tree(target, &origin, examiner),
-                    Err((what, why)) => {
-                        self.refuse_loudly(&what, &why);
+                    Err((what, refusal)) => {
+                        self.refuse_loudly(&what, &refusal.why);
                         None
                     }
                 }
@@ -249,8 +249,8 @@ impl Search<'_> {
                     }
                     taken
                 }
-                Err(why) => {
-                    self.refuse_loudly(&describe(source), &why);
+                Err(refusal) => {
+                    self.refuse_loudly(&describe(source), &refusal.why);
                     None
                 }
             },

@@ -41,6 +41,27 @@ impl Failure {
     }
 }
 
+/// Why something that a server has cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In words.
+    pub why: String,
+    /// Asking again would change nothing.
+    pub last: bool,
+}
+
+impl Refusal {
+    /// One that may be gone the next time.
+    pub fn now(why: impl ToString) -> Self {
+        Self { why: why.to_string(), last: false }
+    }
+
+    /// One that stays.
+    pub fn last(why: impl ToString) -> Self {
+        Self { why: why.to_string(), last: true }
+    }
+}
+
 /// What happened and when, for the record of a boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {

@@ -155,10 +155,18 @@ impl FreeUdp {
         Ok(FreeUdp { fd })
     }
 
-    /// Sends a datagram.
+    /// From now on talks to this peer only, and hears when nobody is there any more.
     ///
     /// # Errors
     /// The kernel's.
+    pub fn stay_with(&self, peer: SocketAddrV4) -> Result<(), Errno> {
+        connect(&self.fd, &peer)
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    /// The kernel's; `ECONNREFUSED` when the peer of [`FreeUdp::stay_with`] is gone.
     pub fn send_to(&self, bytes: &[u8], to: SocketAddrV4) -> Result<(), Errno> {
         sendto(&self.fd, bytes, SendFlags::NOSIGNAL, &to).map(|_| ())
     }
@@ -167,7 +175,8 @@ impl FreeUdp {
     /// have the unspecified address.
     ///
     /// # Errors
-    /// The kernel's; `ETIMEDOUT` at the deadline.
+    /// The kernel's; `ETIMEDOUT` at the deadline, `ECONNREFUSED` when the peer of
+    /// [`FreeUdp::stay_with`] is gone.
     pub fn receive_from(
         &self,
         buffer: &mut [u8],

@@ -91,9 +91,10 @@ pub enum NbdError {
 }
 
 impl NbdError {
-    /// Whether waiting may help: a server that is starting looks like this.
+    /// Whether waiting may help: a server that is starting looks like this. One that
+    /// answers has read its exports; what it does not have is a wrong name.
     pub fn is_transient(&self) -> bool {
-        matches!(self, NbdError::Io(..) | NbdError::Refused { code: 6 | 7, .. })
+        matches!(self, NbdError::Io(..) | NbdError::Refused { code: 7, .. })
     }
 }
 

@@ -10,7 +10,7 @@ mod systemd;
 
 use std::path::{Path, PathBuf};
 
-use qemu_tests::assets::media::Fs;
+use qemu_tests::assets::media::{Fs, run};
 use qemu_tests::assets::{FULL, Flavour, Profile};
 use qemu_tests::machine::{Bus, MachineBuilder};
 use qemu_tests::{Lab, Machine, Nic, Result, scenario, secs};
@@ -267,11 +267,23 @@ fn slax_bundles_by_stick_and_by_list() {
         assert_eq!(machine.run("cat /etc/all")?, "web");
         assert_eq!(machine.run("cat /etc/copied")?.trim(), "copied");
         drop(machine);
-        let _http = lab.http(stick.path())?;
+        let http = lab.http(stick.path())?;
         let line = "from=slax ip=10.77.0.9:10.77.0.1:10.77.0.1:255.255.255.0:80 init=/bin/sh";
         let mut machine = small(full_client(lab, line)?.nic(Nic::virtio()))?;
         assert_eq!(machine.run("cat /etc/all")?, "mine");
-        machine.run("test ! -e /etc/web").map(drop)
+        machine.run("test ! -e /etc/web")?;
+        drop((machine, http));
+        // The same list by TFTP, where no web server answers.
+        let tftp = lab.scratch("tftp")?;
+        for name in ["PXEFILELIST", "slax"] {
+            let from = stick.path().join(name);
+            run(&["cp", "-r", &from.to_string_lossy(), &tftp.to_string_lossy()])?;
+        }
+        let _tftp = lab.dhcp().serve()?;
+        let mut machine = small(full_client(lab, line)?.nic(Nic::virtio()))?;
+        assert!(machine.transcript().contains("; TFTP is tried"), "{}", machine.transcript());
+        assert_eq!(machine.run("cat /etc/all")?, "mine");
+        Ok(())
     });
 }
 

@@ -463,7 +463,12 @@ impl TftpStream {
             Err(Errno::TIMEDOUT) => None,
             Err(errno) => return Err(failed(errno)),
         };
+        let known = self.transfer.port();
         let output = self.transfer.step(Instant::now(), datagram).map_err(FetchError::Tftp)?;
+        // A server that ends in the middle is then told from one that is slow.
+        if let (None, Some(port)) = (known, self.transfer.port()) {
+            self.socket.stay_with(SocketAddrV4::new(*self.server.ip(), port)).map_err(failed)?;
+        }
         if let Some(datagram) = output.send {
             let port = self.transfer.port().unwrap_or(self.server.port());
             let to = SocketAddrV4::new(*self.server.ip(), port);

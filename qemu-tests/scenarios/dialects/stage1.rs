@@ -64,6 +64,33 @@ fn second_stages_of_all_eras() {
     });
 }
 
+/// The directory of a web server, an ISO on it, and both behind a proxy that alone knows
+/// the server.
+#[test]
+fn http_an_iso_and_a_proxy() {
+    scenario("stage1-http", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let image = lab.assets().small_squashfs()?;
+        let (_, iso) = medium(lab, &image)?;
+        let site = lab.tree("site")?.with("isos/cs4.iso", &iso)?;
+        let site = site.with("cd/i586/install/stage2/rescue.sqfs", &image)?;
+        let http = lab.http(site.path())?;
+        rescue(lab, "http", "/cd")?;
+        rescue(lab, "http", "/isos/cs4.iso")?;
+        for directory in ["/cd", "/isos/cs4.iso"] {
+            let line = format!(
+                "automatic=method:http,interface:eth0,network:dhcp,server:mirror.invalid,\
+                 proxy_host:nas.lab,proxy_port:3128,directory:{directory} \
+                 root=/dev/ram3 rescue init=/bin/sh"
+            );
+            small(full_client(lab, &line)?.nic(Nic::virtio()))?;
+        }
+        let log = http.log();
+        assert!(log.contains("GET http://mirror.invalid/isos/cs4.iso"), "{log}");
+        Ok(())
+    });
+}
+
 /// An ISO in the directory, the directory of an FTP server, and a partition that is
 /// named, with the directory on it.
 #[test]

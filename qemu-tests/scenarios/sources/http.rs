@@ -1,6 +1,7 @@
 //! Files fetched into memory: HTTP, FTP, TFTP.
 
 use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use qemu_tests::assets::media::run;
 use qemu_tests::{Lab, Result, scenario, secs};
@@ -121,6 +122,36 @@ fn ftp_and_tftp() {
             assert_live(&mut machine)?;
             drop(machine);
         }
+        Ok(())
+    });
+}
+
+/// TFTP knows no ranges: a transfer whose server was killed begins anew, and what is
+/// known already is thrown away.
+#[test]
+fn tftp_server_restarts() {
+    scenario("sources-tftp-restart", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let image = lab.assets().small_squashfs()?;
+        let iso = lab.tree("casper")?.with("casper/filesystem.squashfs", &image)?;
+        let iso = iso.ballast("ballast", 96)?.iso("CASPER")?;
+        let site = lab.tree("site")?.with("casper.iso", &iso)?;
+        let digest = run(&["sha256sum", &iso.to_string_lossy()])?;
+        let digest = digest.split(' ').next().unwrap_or_default();
+        let mut tftp = lab.tftp(site.path())?;
+        let line = "boot=casper url=tftp://nas.lab:1069/casper.iso";
+        let mut machine = client(lab, line)?.start()?;
+        machine.expect("fetching tftp://", secs(60))?;
+        let begun = Instant::now();
+        while !tftp.log().contains("Serving casper.iso") && begun.elapsed() < secs(30) {
+            sleep(Duration::from_millis(10));
+        }
+        sleep(Duration::from_millis(200));
+        tftp.stop();
+        machine.expect("going on at byte", secs(30))?;
+        tftp.start()?;
+        machine.shell(secs(90))?;
+        assert_contains(&machine.run("sha256sum /run/bellwether/fetched/casper.iso")?, digest);
         Ok(())
     });
 }

@@ -1,7 +1,7 @@
 //! A library's thin clients: each keeps its changes in a file of its own on the
 //! server, named by its card's address.
 
-use qemu_tests::assets::media::{Fs, add_program};
+use qemu_tests::assets::media::{Fs, add_program, run};
 use qemu_tests::assets::{Flavour, Profile};
 use qemu_tests::servers::Offer;
 use qemu_tests::{Nic, scenario, secs};
@@ -35,6 +35,43 @@ fn a_file_on_nfs() {
         let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?;
         let mut machine = boot(client.nic(Nic::virtio().mac("52:54:00:12:34:57")))?;
         machine.run("test ! -e /kept")?;
+        Ok(())
+    });
+}
+
+/// After a power cut the server of the changes starts later than the machine; a line
+/// that insists on its changes does not boot without.
+#[test]
+fn a_server_that_comes_later() {
+    scenario("storage-keep-late", |lab| {
+        let iso = live_iso(lab)?;
+        let disk = lab.tree("changes")?.image(Fs::Ext4, "changes", 32)?;
+        let image = lab.scratch("keep")?.join("all.img");
+        run(&["cp", &disk.to_string_lossy(), &image.to_string_lossy()])?;
+        let keep = lab.scratch("keep")?;
+        let _dhcp = lab.dhcp().serve()?;
+        let mut machines = Vec::new();
+        for place in ["nbd:10.77.0.1/changes", "nfs:10.77.0.1:/srv/keep,path=/all.img"] {
+            let line = format!("boot=live bw.persist={place},required init=/bin/sh");
+            let client = lab.client_of(Flavour::Cloud, Profile::Disks, &line)?;
+            machines.push(client.nic(Nic::virtio()).disk(DISK, &iso).start()?);
+        }
+        for machine in &machines {
+            machine.expect("waiting for what changes are kept on", secs(90))?;
+        }
+        let _nbd = lab.nbd(&[Offer::writable("changes", &disk)])?;
+        let _nfs = lab.nfs().export_rw("/srv/keep", &keep).start()?;
+        for machine in &mut machines {
+            machine.shell(secs(60))?;
+            assert_said(machine, "all changes kept on");
+        }
+        drop(machines);
+
+        // What the server does not have is not waited for, and nothing is lost unseen.
+        let line = "boot=live bw.persist=nbd:10.77.0.1/nothing,required init=/bin/sh";
+        let client = lab.client_of(Flavour::Cloud, Profile::Disks, line)?;
+        let machine = client.nic(Nic::virtio()).disk(DISK, &iso).start()?;
+        machine.expect("FAILED: could not find what changes are kept on", secs(60))?;
         Ok(())
     });
 }

@@ -99,7 +99,8 @@ impl<'a> Offer<'a> {
 impl Lab {
     /// nginx on port 80 with the files of a directory: as they are under `/`, at 2 MB/s
     /// a connection under `/slow/`, the same without ranges under `/whole/`, and
-    /// elsewhere under `/moved/` (which redirects to `/`).
+    /// elsewhere under `/moved/` (which redirects to `/`). On port 3128 it is a proxy, for
+    /// which all hosts are itself.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -112,7 +113,9 @@ impl Lab {
              root {root};\n    \
              location /slow/ {{ alias {root}/; limit_rate 2m; }}\n    \
              location /whole/ {{ alias {root}/; limit_rate 2m; max_ranges 0; }}\n    \
-             location /moved/ {{ rewrite ^/moved/(.*)$ http://nas.lab/$1 redirect; }}\n  }}\n}}\n"
+             location /moved/ {{ rewrite ^/moved/(.*)$ http://nas.lab/$1 redirect; }}\n  }}\n  \
+             server {{\n    listen 3128;\n    location / {{ proxy_pass http://127.0.0.1; }}\n  \
+             }}\n}}\n"
         );
         let config = self.write("nginx.conf", &text)?;
         let words = ["nginx", "-p", &directory.to_string_lossy(), "-c", &config];
