@@ -6,13 +6,13 @@
 //! optional and not looked at: a digest or dm-verity is the better check.
 
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
 use miniz_oxide::inflate::stream::{InflateState, MinReset, inflate};
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
 use rustix::io::Errno;
+use ruzstd::decoding::errors::FrameDecoderError;
 
 use crate::probe::Format;
 
@@ -36,7 +36,7 @@ pub enum ExpandError {
     /// It ends too early.
     CutShort,
     /// It is damaged, or not what it seems.
-    Damaged(String),
+    Damaged(&'static str),
     /// The format is none that is expanded.
     NotCompressed(Format),
 }
@@ -178,10 +178,10 @@ fn gzip(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
         input.exact(&mut tail)?;
         let [a, b, c, d, e, f, g, h] = tail;
         if u32::from_le_bytes([a, b, c, d]) != sum.finish() {
-            return Err(ExpandError::Damaged("its checksum does not match".to_string()));
+            return Err(ExpandError::Damaged("its checksum does not match"));
         }
         if u32::from_le_bytes([e, f, g, h]) != length {
-            return Err(ExpandError::Damaged("its length does not match".to_string()));
+            return Err(ExpandError::Damaged("its length does not match"));
         }
         // Another member may follow; padding may, too, and counts for nothing.
         if input.fill()?.first() != Some(&0x1f) {
@@ -199,7 +199,7 @@ fn gzip_header(input: &mut Input<'_>) -> Result<(), ExpandError> {
     let mut head = [0; 10];
     input.exact(&mut head)?;
     let [0x1f, 0x8b, 8, flags, ..] = head else {
-        return Err(ExpandError::Damaged("its gzip header is wrong".to_string()));
+        return Err(ExpandError::Damaged("its gzip header is wrong"));
     };
     if flags & EXTRA != 0 {
         let length = u16::from_le_bytes([input.byte()?, input.byte()?]);
@@ -237,7 +237,7 @@ fn inflate_all(
             }
             Ok(_) | Err(MZError::Buf) => {}
             Err(_) => {
-                return Err(ExpandError::Damaged("its compressed data make no sense".to_string()));
+                return Err(ExpandError::Damaged("its compressed data make no sense"));
             }
         }
     }
@@ -299,8 +299,10 @@ fn xz(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandError>
         let result = match stream.process(bytes, &mut room, action) {
             Ok(result) => result,
             Err(_) if ended => return Err(ExpandError::CutShort),
-            Err(error) => {
-                return Err(ExpandError::Damaged(alloc::format!("xz finds {error:?}")));
+            Err(_) => {
+                return Err(ExpandError::Damaged(
+                    "its xz data make no sense, or want a window of more than 128 MiB",
+                ));
             }
         };
         input.consume(result.bytes_consumed);
@@ -339,14 +341,14 @@ fn zstd(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
             continue;
         }
         let mut rest = held.as_slice();
-        decoder.reset(&mut rest).map_err(damaged)?;
+        decoder.reset(&mut rest).map_err(zstd_finds)?;
         let header = held.len() - rest.len();
         held.drain(..header);
         // One block at a time: thousands of small ones may hold gigabytes.
         loop {
             ended = ended || top_up(input, &mut held)?;
             let next = zstd_next(&held).ok_or(ExpandError::CutShort)?;
-            let (read, written) = decoder.decode_from_to(next, &mut room).map_err(damaged)?;
+            let (read, written) = decoder.decode_from_to(next, &mut room).map_err(zstd_finds)?;
             output.put(room.get(..written).unwrap_or_default())?;
             // The decoder counts a checksum that is not there.
             if read > held.len() {
@@ -355,7 +357,7 @@ fn zstd(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
             held.drain(..read);
             // What it holds back for later blocks comes out with the last.
             while decoder.can_collect() > 0 {
-                let (_, written) = decoder.decode_from_to(&[], &mut room).map_err(damaged)?;
+                let (_, written) = decoder.decode_from_to(&[], &mut room).map_err(zstd_finds)?;
                 if written == 0 {
                     break;
                 }
@@ -385,8 +387,14 @@ fn zstd_next(held: &[u8]) -> Option<&[u8]> {
         .filter(|block| block.len() >= whole)
 }
 
-fn damaged(why: impl fmt::Display) -> ExpandError {
-    ExpandError::Damaged(why.to_string())
+/// The library's own words would bring the texts of all its errors with them.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn zstd_finds(why: FrameDecoderError) -> ExpandError {
+    ExpandError::Damaged(match why {
+        FrameDecoderError::WindowSizeTooBig { .. } => "it wants a window of more than 128 MiB",
+        FrameDecoderError::DictNotProvided { .. } => "it wants a dictionary",
+        _ => "its compressed data make no sense",
+    })
 }
 
 /// Reads until a whole block is held; `true` at the end of the input.
@@ -428,7 +436,7 @@ fn cloop(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErr
     let [a, b, c, d, e, f, g, h] = numbers;
     let (size, count) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
     if size == 0 || size % 512 != 0 || size > MAX_BLOCK || count == 0 || count > MAX_BLOCKS {
-        return Err(damaged("its cloop header is wrong"));
+        return Err(ExpandError::Damaged("its cloop header is wrong"));
     }
     let mut offsets = Vec::new();
     for _ in 0..=count {
@@ -443,11 +451,11 @@ fn cloop(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErr
         let [start, end] = pair else { break };
         // Some tools leave a gap before a block.
         let gap = start.checked_sub(at).filter(|gap| *gap <= u64::from(MAX_BLOCK));
-        let gap = gap.ok_or_else(|| damaged("its block offsets do not rise"))?;
+        let gap = gap.ok_or(ExpandError::Damaged("its block offsets do not rise"))?;
         let length = end
             .checked_sub(*start)
             .filter(|length| *length <= u64::from(size) * 2 + 1024)
-            .ok_or_else(|| damaged("its block offsets do not rise"))?;
+            .ok_or(ExpandError::Damaged("its block offsets do not rise"))?;
         for _ in 0..gap {
             input.byte()?;
         }
@@ -457,7 +465,7 @@ fn cloop(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErr
         state.reset_as(MinReset);
         let result = inflate(&mut state, &packed, &mut room, MZFlush::Finish);
         if result.status != Ok(MZStatus::StreamEnd) {
-            return Err(damaged("one of its blocks makes no sense"));
+            return Err(ExpandError::Damaged("one of its blocks makes no sense"));
         }
         // The last block may be shorter.
         output.put(room.get(..result.bytes_written).unwrap_or_default())?;
