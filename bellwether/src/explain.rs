@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::Failure;
+use crate::carries::{self, Lack};
 use crate::output::{json_list, json_string};
 use argh::{ArgsInfo, FromArgs};
 use cmdline::{BootPlan, Context, docs};
@@ -28,6 +29,8 @@ const MAX_INPUT: u64 = 1 << 20;
     example = "Every entry of an ISO's boot menu, or of one file of a menu:\n  \
                bellwether explain --from live.iso\n  \
                bellwether explain --from /srv/tftp/pxelinux.cfg/default",
+    example = "Whether the image of that menu can do it: its drivers, file systems and /init:\n  \
+               bellwether explain --initrd initrd.img 'boot=live fetch=http://10.0.0.1/live.iso'",
     note = "Exit status: 0 the line makes a plan, 1 it would fail at boot, 2 wrong usage.",
     note = "--name=value is taken as --name value."
 )]
@@ -56,6 +59,10 @@ pub struct Explain {
     /// with its menus
     #[argh(option, arg_name = "file")]
     pub from: Option<PathBuf>,
+
+    /// say what this initramfs lacks for it: drivers, file systems, steps of its /init
+    #[argh(option, arg_name = "file")]
+    pub initrd: Option<PathBuf>,
 
     /// the command line, best in quotes
     #[argh(positional, arg_name = "command line")]
@@ -86,20 +93,64 @@ pub fn run(args: &Explain) -> ExitCode {
     let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
     let context = Context { arch, defaults: &defaults, ..Context::default() };
     let plan = cmdline::parse(&line, &context);
-    let text = if args.json { plan.to_json() } else { report(&plan, args.words) };
+    let lacks = match lacks(args, &plan) {
+        Ok(lacks) => lacks,
+        Err(why) => return failed(&why),
+    };
+    let text = match args.json {
+        true => with_lacks(&plan.to_json(), lacks.as_deref()),
+        false => report(&plan, args.words) + &about(args, lacks.as_deref()),
+    };
     // A closed pipe is the reader's choice.
     let _ = io::stdout().write_all(text.as_bytes());
-    if plan.can_work() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    let works = plan.can_work() && !fails(lacks.as_deref());
+    if works { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// What the plan would miss in the initramfs that was given.
+fn lacks(args: &Explain, plan: &BootPlan) -> Result<Option<Vec<Lack>>, String> {
+    let lacks = args.initrd.as_deref().map(|initrd| carries::lacks(plan, initrd));
+    lacks.transpose().map_err(|error| error.to_string())
+}
+
+fn fails(lacks: Option<&[Lack]>) -> bool {
+    lacks.is_some_and(|lacks| lacks.iter().any(|lack| lack.fatal))
+}
+
+/// The same for people.
+fn about(args: &Explain, lacks: Option<&[Lack]>) -> String {
+    let (Some(initrd), Some(lacks)) = (&args.initrd, lacks) else { return String::new() };
+    let mut out = format!("\ninitramfs   {}\n", initrd.display());
+    if lacks.is_empty() {
+        out.push_str("            carries what this line asks for\n");
+    }
+    for lack in lacks {
+        let kind = if lack.fatal { "error" } else { "warning" };
+        out.push_str(&format!("            {kind}: {}\n", lack.what));
+    }
+    if fails(Some(lacks)) {
+        out.push_str("\nThis line would fail at boot with this initramfs.\n");
+    }
+    out
+}
+
+/// The same in the plan's JSON.
+fn with_lacks(plan: &str, lacks: Option<&[Lack]>) -> String {
+    let (Some(lacks), Some(plan)) = (lacks, plan.trim_end().strip_suffix('}')) else {
+        return plan.to_owned();
+    };
+    let lacks: Vec<String> = lacks
+        .iter()
+        .map(|lack| format!("{{\"fatal\":{},\"message\":{}}}", lack.fatal, json_string(&lack.what)))
+        .collect();
+    format!("{plan},\"initrd_lacks\":[{}]}}\n", lacks.join(","))
 }
 
 /// Explains the entries of menus; the exit status is 1 when one would fail.
 fn menus(args: &Explain, from: &Path) -> ExitCode {
     let menus = match crate::menus::read(from) {
         Ok(menus) => menus,
-        Err(Failure::Failed(why) | Failure::Usage(why)) => {
-            eprintln!("bellwether: {why}");
-            return ExitCode::from(1);
-        }
+        Err(Failure::Failed(why) | Failure::Usage(why)) => return failed(&why),
     };
     let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
     let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
@@ -109,7 +160,11 @@ fn menus(args: &Explain, from: &Path) -> ExitCode {
     for (name, menu) in &menus {
         for (n, entry) in menu.entries.iter().enumerate() {
             let plan = cmdline::parse(&entry.append, &context);
-            all_work &= plan.can_work();
+            let lacks = match lacks(args, &plan) {
+                Ok(lacks) => lacks,
+                Err(why) => return failed(&why),
+            };
+            all_work &= plan.can_work() && !fails(lacks.as_deref());
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
                 format!(
@@ -121,7 +176,7 @@ fn menus(args: &Explain, from: &Path) -> ExitCode {
                     json_string(&entry.kernel),
                     json_list(&entry.initrd),
                     json_string(&entry.append),
-                    plan.to_json().trim_end()
+                    with_lacks(&plan.to_json(), lacks.as_deref()).trim_end()
                 )
             } else {
                 format!(
@@ -130,7 +185,7 @@ fn menus(args: &Explain, from: &Path) -> ExitCode {
                     entry.kernel,
                     entry.initrd.join(" "),
                     entry.append,
-                    report(&plan, args.words)
+                    report(&plan, args.words) + &about(args, lacks.as_deref())
                 )
             });
         }
@@ -142,6 +197,11 @@ fn menus(args: &Explain, from: &Path) -> ExitCode {
     // A closed pipe is the reader's choice.
     let _ = io::stdout().write_all(text.as_bytes());
     if all_work { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn failed(why: &str) -> ExitCode {
+    eprintln!("bellwether: {why}");
+    ExitCode::from(1)
 }
 
 fn usage(why: &str) -> ExitCode {

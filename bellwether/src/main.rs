@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod carries;
 mod clone;
 mod docs;
 mod explain;

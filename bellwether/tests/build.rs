@@ -42,6 +42,22 @@ fn an_image_and_what_is_in_it() {
     assert!(told(&made).contains("2 network drivers and 1 storage drivers"), "{}", told(&made));
     assert!(told(&made).contains("acme/a.bin, acme/b.bin"), "{}", told(&made));
 
+    let explain = |line: &str| {
+        let words = ["explain", "--initrd", "out.img", line];
+        let output = bellwether().current_dir(dir.path()).args(words).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = explain("root=/dev/vda1");
+    assert_eq!((code, text.contains("carries what this line asks for")), (Some(0), true), "{text}");
+    let (code, text) = explain("bw.root=nbd:10.0.0.1/live");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("error: nbd is not in it") && text.contains("would fail"), "{text}");
+    fs::write(dir.path().join("out.img2"), "no image").unwrap();
+    let words = ["explain", "--initrd", "out.img2", "root=/dev/vda1"];
+    let output = bellwether().current_dir(dir.path()).args(words).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("out.img2"), "{}", told(&output));
+
     let list = build(dir.path(), "--list out.img");
     let text = String::from_utf8(list.stdout).unwrap();
     assert!(text.starts_with("segment 1 at byte 0: zstd, "), "{text}");

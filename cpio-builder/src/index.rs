@@ -2,7 +2,8 @@
 //! [`coldplug::index`]'s. The same input gives the same bytes.
 
 use crate::error::Error;
-use coldplug::index::{Class, Compression, layout as l, normalise_name, normalise_pattern};
+pub use coldplug::index::{Class, Index};
+use coldplug::index::{Compression, layout as l, normalise_name, normalise_pattern};
 use std::collections::BTreeMap;
 
 /// What the index says about one module. References are positions in

@@ -416,7 +416,11 @@ fn open_dir(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         path.to_owned()
     } else {
         let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for place in ["", "lib/modules", "usr/lib/modules"] {
+        for place in ["lib/modules", "usr/lib/modules", ""] {
+            // A root may have /etc/kernel and the like, for kernel-install.
+            if place.is_empty() && !found.is_empty() {
+                continue;
+            }
             let Ok(dir) = fs::read_dir(path.join(place)) else { continue };
             for entry in dir.flatten().filter(|entry| is_tree(&entry.path())) {
                 let Ok(name) = entry.file_name().into_string() else { continue };

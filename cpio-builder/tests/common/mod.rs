@@ -74,6 +74,8 @@ pub const MODULES: &[(&str, &[&str])] = &[
 /// without anything that depmod makes.
 pub fn write_tree(root: &Path) {
     let base = root.join("lib/modules").join(RELEASE);
+    // What every Debian root has, and which holds no modules.
+    fs::create_dir_all(root.join("etc/kernel/postinst.d")).unwrap();
     for (path, pairs) in MODULES {
         let data = module(62, pairs);
         let codec = match path.rsplit('.').next() {
