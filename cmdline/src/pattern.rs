@@ -33,8 +33,11 @@ fn branch(pattern: &str, text: &[u8]) -> bool {
         None => (pattern, false),
     };
     let (pattern, to_end) = match pattern.strip_suffix('$') {
-        Some(rest) => (rest, true),
-        None => (pattern, false),
+        // One that a backslash takes as it is, is none.
+        Some(rest) if (rest.len() - rest.trim_end_matches('\\').len()).is_multiple_of(2) => {
+            (rest, true)
+        }
+        _ => (pattern, false),
     };
     let mut atoms = [Atom { byte: None, optional: false, many: false }; MAX_ATOMS];
     let mut count = 0;
@@ -98,6 +101,8 @@ mod tests {
             (r"core\.sb$", "01-core.sb", true),
             (r"core\.sb$", "01-coreXsb", false),
             ("core$", "01-core.sb", false),
+            (r"a\$", "a$b", true),
+            (r"a\\$", r"xa\", true),
             ("0.-c.*e", "01-core.sb", true),
             ("o+re", "cooore", true),
             ("co?re", "cre", true),

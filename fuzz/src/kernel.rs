@@ -1,5 +1,6 @@
 //! What the kernel tells us, and what our own image carries.
 
+use cmdline::pattern::matches;
 use coldplug::index::{Index, layout};
 
 /// An index whose length and checksum are right, so that what is wrong lies deeper;
@@ -32,6 +33,31 @@ pub fn module_index(data: &[u8]) {
     for name in text.split('\0').filter(|name| !name.is_empty()).take(16) {
         index.for_request(name, &mut |id| assert!(id.index() < index.len()));
         let _ = index.is_builtin(name);
+    }
+}
+
+/// A pattern of the line, then a line with the name that it is asked about.
+pub fn bundle_pattern(data: &[u8]) {
+    let input = String::from_utf8_lossy(data);
+    let (pattern, name) = input.split_once('\n').unwrap_or((&input, ""));
+    let found = matches(pattern, name);
+    // Without an end to stand at, more text around a find takes nothing away.
+    if found && !pattern.contains(['^', '$']) {
+        assert!(matches(pattern, &format!("x{name}x")), "found only without neighbours");
+    }
+    // A part of the name, taken as it is, is in it.
+    let literal: String = name
+        .chars()
+        .filter(|letter| !matches!(letter, '|' | ','))
+        .flat_map(|letter| ['\\', letter])
+        .collect();
+    // A backslash takes one byte, not one letter.
+    if literal.is_ascii() && (1..=60).contains(&literal.len()) {
+        let name = name.replace(['|', ','], "");
+        assert!(matches(&literal, &name), "{name:?} is not found by {literal:?}");
+        assert!(matches(&format!("^{literal}$"), &name), "{name:?} is not all of itself");
+        let joined = format!("{pattern}|{literal}");
+        assert!(matches(&joined, &name), "an alternative hides another");
     }
 }
 

@@ -30,6 +30,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     target("cmdline", cmdline::fuzz),
+    target("bundle-pattern", kernel::bundle_pattern),
     target("module-index", kernel::module_index),
     target("uevent", kernel::uevent),
     target("netlink", kernel::netlink),
@@ -72,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     target("nfs-call", server::nfs_call),
     target("nbd-request", server::nbd_request),
     target("initrd", image::initrd),
+    target("initrd-stream", share::initrd::fuzz),
     target("newc", image::newc),
     target("kernel-module", image::kernel_module),
     target("modprobe-conf", image::modprobe_conf),
