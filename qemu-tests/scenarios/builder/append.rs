@@ -11,6 +11,17 @@ use qemu_tests::{Error, Lab, Nic, Result, scenario, secs};
 
 use super::{Shop, assert_contains, live_iso};
 
+/// The cloud kernel, a generator's initrd with ours behind it, and that no module had to
+/// come along.
+fn unchanged(lab: &Lab, peer: Peer) -> Result<(PathBuf, PathBuf)> {
+    let shop = Shop::open(lab)?;
+    let kernel = lab.assets().kernel(Flavour::Cloud)?;
+    let initrd = lab.assets().peer_initrd(peer, &kernel)?;
+    let (both, told) = behind(&shop, &initrd, "")?;
+    assert!(!told.contains(".ko"), "modules in an archive that needs none:\n{told}");
+    Ok((kernel.image, both))
+}
+
 /// Makes the archive and puts it behind; returns both and what the command said.
 fn behind(shop: &Shop, initrd: &Path, options: &str) -> Result<(PathBuf, String)> {
     let told = shop.sh(&format!(
@@ -27,15 +38,11 @@ fn behind(shop: &Shop, initrd: &Path, options: &str) -> Result<(PathBuf, String)
 #[test]
 fn behind_initramfs_tools() {
     scenario("builder-append-initramfs-tools", |lab| {
-        let shop = Shop::open(lab)?;
-        let kernel = lab.assets().kernel(Flavour::Cloud)?;
-        let initrd = lab.assets().peer_initrd(Peer::LiveBoot, &kernel)?;
-        let (both, told) = behind(&shop, &initrd, "")?;
-        assert!(!told.contains(".ko"), "modules in an archive that needs none:\n{told}");
+        let (kernel, both) = unchanged(lab, Peer::LiveBoot)?;
         let _dhcp = lab.dhcp().serve()?;
         let _nfs = lab.nfs().export("/srv/live", &lab.assets().live_tree()?).start()?;
         let line = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live init=/bin/sh";
-        let client = lab.machine().kernel(&kernel.image, &both, line).nic(Nic::virtio());
+        let client = lab.machine().kernel(&kernel, &both, line).nic(Nic::virtio());
         let mut machine = client.start()?;
         machine.shell(secs(120))?;
         assert_contains(&machine.run("cat /proc/mounts")?, "overlay / overlay rw");
@@ -48,15 +55,11 @@ fn behind_initramfs_tools() {
 #[test]
 fn behind_dracut() {
     scenario("builder-append-dracut", |lab| {
-        let shop = Shop::open(lab)?;
-        let kernel = lab.assets().kernel(Flavour::Cloud)?;
-        let initrd = lab.assets().peer_initrd(Peer::Dracut, &kernel)?;
-        let (both, told) = behind(&shop, &initrd, "")?;
-        assert!(!told.contains(".ko"), "modules in an archive that needs none:\n{told}");
+        let (kernel, both) = unchanged(lab, Peer::Dracut)?;
         let squashfs = lab.assets().small_squashfs()?;
         let iso = lab.tree("dracut")?.with("LiveOS/squashfs.img", &squashfs)?.iso("DRA")?;
         let line = "root=live:CDLABEL=DRA rd.live.image rd.overlay init=/bin/sh";
-        let client = lab.machine().kernel(&kernel.image, &both, line);
+        let client = lab.machine().kernel(&kernel, &both, line);
         let mut machine = client.disk(Bus::VirtioBlk, &iso).start()?;
         machine.shell(secs(120))?;
         assert_contains(&machine.run("cat /proc/mounts")?, "overlay / overlay rw");

@@ -52,12 +52,12 @@ fn live_boot_keeps_single_directories() {
         let client = client(lab, "boot=live persistence")?.disk(DISK, &iso).disk(DISK, &disk);
         let mut machine = boot(client)?;
         // A directory that is new on the volume begins with the image's files.
-        machine.run("test -s /home/user/.profile && echo h >/home/user/h && echo e >/etc/e")?;
-        machine.run("mkdir -p /run/live/persistence/vdb/r/.ssh && echo k >/run/live/persistence/vdb/r/.ssh/key")?;
+        machine.run("test -s /home/user/.profile && echo h >/home/h && echo e >/etc/e")?;
+        machine.run("mkdir -p /run/live/persistence/vdb/r/.kept && echo k >/run/live/persistence/vdb/r/.kept/file")?;
         machine.run("echo no >/srv/not-kept")?;
         machine.restart(secs(90))?;
-        assert_eq!(machine.run("cat /home/user/h /etc/e /root/.ssh/key")?.trim(), "h\ne\nk");
-        machine.run("test ! -e /srv/not-kept && test -L /root/.ssh/key && test -s /etc/issue")?;
+        assert_eq!(machine.run("cat /home/h /etc/e /root/.kept/file")?.trim(), "h\ne\nk");
+        machine.run("test ! -e /srv/not-kept && test -L /root/.kept/file && test -s /etc/issue")?;
         Ok(())
     });
 }
