@@ -4,7 +4,8 @@
 
 mod room;
 
-use room::{Room, noise, same};
+use room::{Room, Running, noise, same};
+use std::path::PathBuf;
 
 /// A chain through all nodes but the first; the list has addresses.
 fn dolly_config(room: &Room, n: usize, extra: &str) -> String {
@@ -307,6 +308,45 @@ fn udpcast_streaming_is_joined_late() {
     assert!(!rest.is_empty() && golden.ends_with(&rest), "{} bytes", rest.len());
 }
 
+/// Waits for a server and its clients, of which one may be killed when so many of a
+/// hundred bytes have come to it: the server calls that one `gone`, and all others have
+/// their copies, compared with the server and read back.
+fn served(
+    server: &mut Running,
+    clients: &mut [Running],
+    copies: &[PathBuf],
+    golden: &[u8],
+    kill: Option<(usize, u64)>,
+    gone: &str,
+) {
+    let dead = kill.map(|(who, percent)| {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let enough = (golden.len() as u64 * percent / 100).max(1);
+        while std::fs::metadata(&copies[who - 1]).map_or(0, |m| m.len()) < enough {
+            assert!(std::time::Instant::now() < until, "{}", server.log());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        clients[who - 1].kill();
+        who - 1
+    });
+    if dead.is_some() {
+        server.fails(90);
+        assert!(server.log().contains(gone), "{}", server.log());
+    } else {
+        server.succeeds(90);
+    }
+    for (i, (client, copy)) in clients.iter_mut().zip(copies).enumerate() {
+        if dead != Some(i) {
+            client.succeeds(20);
+            let said = client.log();
+            assert!(said.contains("; verified with the server; read back"), "{said}");
+            same(copy, golden);
+        }
+    }
+    let there = clients.len() - usize::from(dead.is_some());
+    assert_eq!(server.log().matches(" verified\n").count(), there, "{}", server.log());
+}
+
 /// A KA session of `n` clients; `kill` of them dies when so many of a hundred
 /// bytes have come to it.
 fn ka(n: usize, len: usize, more: &[&str], kill: Option<(usize, u64)>) {
@@ -321,31 +361,11 @@ fn ka(n: usize, len: usize, more: &[&str], kill: Option<(usize, u64)>) {
         .map(|i| {
             let copy = copy(i).display().to_string();
             let layout = if i % 2 == 0 { "--lp64" } else { "-w" };
-            room.bellwether(i, &["ka-d-client", "-s", "room1", "-f", &copy, layout])
+            room.bellwether(i, &["ka-d-client", "-s", "room1", "-f", &copy, layout, "--verify"])
         })
         .collect();
-    if let Some((who, percent)) = kill {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let enough = (len as u64 * percent / 100).max(1);
-        while std::fs::metadata(copy(who)).map_or(0, |m| m.len()) < enough {
-            assert!(std::time::Instant::now() < until, "{}", server.log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        clients[who - 1].kill();
-        server.fails(90);
-        assert!(server.log().contains("GONE"), "{}", server.log());
-    } else {
-        server.succeeds(90);
-    }
-    for (i, client) in clients.iter_mut().enumerate() {
-        if kill.is_none_or(|(who, _)| who != i + 1) {
-            client.succeeds(20);
-            assert!(client.log().contains("; verified with the server"), "{}", client.log());
-            same(&copy(i + 1), &golden);
-        }
-    }
-    let there = n - usize::from(kill.is_some());
-    assert_eq!(server.log().matches(" verified\n").count(), there, "{}", server.log());
+    let copies: Vec<_> = (1..=n).map(copy).collect();
+    served(&mut server, &mut clients, &copies, &golden, kill, "GONE");
 }
 
 #[test]
@@ -388,7 +408,7 @@ fn dolly_plus(n: usize, len: usize, kill: Option<(usize, u64)>) {
     let mut clients: Vec<_> = (1..=n)
         .map(|i| {
             let copy = copy(i).display().to_string();
-            room.bellwether(i, &["dollyC", "--target", &copy])
+            room.bellwether(i, &["dollyC", "--target", &copy, "--verify"])
         })
         .collect();
     let hosts: Vec<String> = (1..=n).map(|i| room.ip(i)).collect();
@@ -401,28 +421,8 @@ fn dolly_plus(n: usize, len: usize, kill: Option<(usize, u64)>) {
     std::fs::write(room.path("plus.cfg"), config).unwrap();
     let config = room.path("plus.cfg").display().to_string();
     let mut server = room.bellwether(0, &["dollyS", "-f", &config, "-a", "60"]);
-    if let Some((who, percent)) = kill {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let enough = len as u64 * percent / 100;
-        while std::fs::metadata(copy(who)).map_or(0, |m| m.len()) < enough.max(1) {
-            assert!(std::time::Instant::now() < until, "{}", server.log());
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        clients[who - 1].kill();
-        server.fails(90);
-        assert!(server.log().contains("LOST"), "{}", server.log());
-    } else {
-        server.succeeds(90);
-    }
-    for (i, client) in clients.iter_mut().enumerate() {
-        if kill.is_none_or(|(who, _)| who != i + 1) {
-            client.succeeds(20);
-            assert!(client.log().contains("verified with the server"), "{}", client.log());
-            same(&copy(i + 1), &golden);
-        }
-    }
-    let there = n - usize::from(kill.is_some());
-    assert_eq!(server.log().matches(" verified\n").count(), there, "{}", server.log());
+    let copies: Vec<_> = (1..=n).map(copy).collect();
+    served(&mut server, &mut clients, &copies, &golden, kill, "LOST");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Machines that boot from the network to receive a copy of a disk, and then
 //! from that disk.
 
+mod golden;
+
 use std::path::{Path, PathBuf};
 
 use qemu_tests::assets::{Flavour, Profile};
-use qemu_tests::machine::{Bus, MachineBuilder};
+use qemu_tests::machine::{Bus, MachineBuilder, mac_of};
 use qemu_tests::{Lab, Machine, Nic, Result, scenario, secs};
 
 /// A machine with an empty disk of 48 MiB, larger than what it is sent.
@@ -97,78 +99,37 @@ fn a_disk_too_small() {
     });
 }
 
-/// A golden Debian machine is copied file by file to a larger disk of another kind: the
-/// copy makes its own initramfs, installs its own boot loader, and boots.
+/// Mandriva's second stage, brought into memory: an image by Dolly, an archive by KA.
 #[test]
-#[ignore = "a quarter of an hour without KVM: cargo xtask test --sweep"]
-fn sweep_files_by_ka_make_a_machine_that_boots() {
-    scenario("clone-ka-files", |lab| {
-        let run = |words: &[&str]| qemu_tests::assets::media::run(words);
-        let dir = lab.scratch("golden")?;
-        let (place, here) = (dir.to_string_lossy(), env!("CARGO_MANIFEST_DIR"));
-        run(&["sh", &format!("{here}/scenarios/clone/golden.sh"), &place])?;
-        let root = format!("{place}/root");
-        let _root = Unmount(root.clone());
-        let line = "bw.clone=ka bw.clone.timeout=300 bw.clone.tries=1 ip=dhcp";
-        let kernel = lab.assets().kernel(Flavour::Cloud)?;
-        let base = lab.assets().our_initrd(&kernel, Profile::Disks)?;
+#[ignore = "two boots: cargo xtask test --sweep"]
+fn sweep_second_stages_by_dolly_and_ka() {
+    scenario("clone-stage2", |lab| {
+        let _dhcp = lab
+            .dhcp()
+            .option(&format!("dhcp-host={},10.77.0.51", mac_of(0, 0)))
+            .option(&format!("dhcp-host={},10.77.0.52", mac_of(1, 0)))
+            .serve()?;
         let ours = qemu_tests::workspace::target().join("quick/bellwether");
         let ours = ours.to_string_lossy();
-        let (work, tools) = (format!("{place}/work"), format!("{place}/tools.img"));
-        let disk = format!("{place}/golden.img");
-        run(&[&ours, "clone", "prepare", &disk, "--root", &root, "--out", &work])?;
-        run(&[&ours, "clone", "tools", "-o", &tools])?;
-        let initrd = dir.join("clone.img");
-        let join = format!("cat '{}' '{tools}' >'{}'", base.display(), initrd.display());
-        run(&["sh", "-c", &join])?;
-        let copy = empty_disk(lab, "copy.img", 2500)?;
-        let _dhcp = lab.dhcp().serve()?;
-        let _golden = lab.golden_node(&[
-            &ours, "clone", "ka-d", "-n", "1", "-w", &work, "--root", &root, "-q",
-        ])?;
-        let machine = lab
-            .machine()
-            .kernel(&kernel.image, &initrd, line)
-            .nic(Nic::virtio())
-            .kept_disk(Bus::VirtioBlk, &copy)
-            .qemu(&["-no-reboot"])
-            .start()?;
-        machine.expect("OVERWRITES /dev/vda", secs(120))?;
-        machine.expect("verified with the server", secs(600))?;
-        machine.expect("the copy is complete", secs(900))?;
-        machine.wait_off(secs(60))?;
-
-        let mut machine =
-            lab.machine().nic(Nic::virtio()).kept_disk(Bus::VirtioBlk, &copy).start()?;
-        machine.login(secs(400))?;
-        let script = std::fs::read_to_string(format!("{here}/scenarios/clone/digest.sh"))
-            .map_err(|e| qemu_tests::Error::Input(e.to_string()))?;
-        let lines: Vec<&str> = script.lines().filter(|line| !line.starts_with('#')).collect();
-        let script = format!("{{ {}; }} | md5sum", lines.join("; "));
-        let theirs = machine.run(&script)?;
-        let golden = run(&["chroot", &root, "sh", "-c", &script])?;
-        assert_eq!(theirs.trim(), golden.trim());
-        assert_ne!(
-            machine.run("cat /etc/machine-id")?,
-            run(&["cat", &format!("{root}/etc/machine-id")])?
-        );
-        assert!(machine.run("swapon --show=NAME --noheadings")?.contains("/dev/vda2"));
-        assert!(
-            machine
-                .run("df -m --output=size / | tail -1")?
-                .trim()
-                .parse::<u32>()
-                .is_ok_and(|m| m > 1900)
-        );
+        let image = lab.assets().small_ext4()?;
+        let image = image.to_string_lossy();
+        let root = lab.assets().small_root()?;
+        let root = root.to_string_lossy();
+        let dolly = ["dolly", "-s", "-q", "-I", &image, "-O", "/dev/ram3", "-H", "10.77.0.51"];
+        let ka = ["ka-d-session", "-n", "1", "-q", "--data", &root];
+        for (method, server) in [("dolly", &dolly[..]), ("ka", &ka)] {
+            let line = format!(
+                "automatic=method:{method},interface:eth0,network:dhcp root=/dev/ram3 rw rescue \
+                 init=/bin/sh"
+            );
+            let mut machine =
+                lab.client_of(Flavour::Cloud, Profile::Disks, &line)?.nic(Nic::virtio()).start()?;
+            let _golden = lab.golden_node(&[&[&ours, "clone"][..], server].concat())?;
+            machine.expect("verified with the sender", secs(120))?;
+            machine.shell(secs(60))?;
+            assert!(machine.run("cat /etc/issue")?.contains("a small live system"));
+            machine.run("echo x >/etc/issue")?;
+        }
         Ok(())
     });
-}
-
-/// A directory whose mount ends with the scenario.
-struct Unmount(String);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let _ = qemu_tests::assets::media::run(&["umount", &self.0]);
-    }
 }

@@ -1,46 +1,81 @@
 #!/bin/sh
-# A golden machine as a disk image: Debian with a DOS table, GRUB for BIOS, ext4 and
-# swap, and files of every kind. Its root stays mounted at DIR/root.
+# A golden machine as a disk image that boots: golden.sh KIND TREE DIR makes
+# DIR/golden.img of the archive TREE. KIND is mbr (DOS table, GRUB for BIOS, ext4, swap)
+# or efi (GPT, EFI system partition with GRUB, ext4, swap, xfs on /var).
 #
 # GRUB is put there by hand: not every kernel that this runs on shows the partitions of
-# loop devices, which its installer needs.
+# loop devices, which its installer needs. Nor has each of them vfat: what is on the
+# system partition is also in the directory on which the machine mounts it.
 set -eu
-dir=$1
+kind=$1
+tree=$2
+dir=$3
 disk=$dir/golden.img
 root=$dir/root
-packages=systemd-sysv,udev,kmod,login,iproute2,initramfs-tools,linux-image-cloud-amd64,grub-pc
-packages=$packages,e2fsprogs,attr,acl,libcap2-bin,openssh-server,ifupdown,isc-dhcp-client
-mmdebstrap --quiet --variant=minbase --include="$packages" \
-	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-	--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$dir/tree"
-truncate -s 1500M "$disk"
-printf 'label: dos\nstart=2048,size=1200M,type=83,bootable\ntype=82\n' | sfdisk -q "$disk"
-first=$(losetup -f --show -o $((2048 * 512)) --sizelimit $((1200 * 1048576)) "$disk")
-second=$(losetup -f --show -o $(((2048 + 1200 * 2048) * 512)) "$disk")
-trap 'losetup -d "$second"' EXIT
-mkfs.ext4 -q -L golden "$first"
-mkswap "$second" >/dev/null
 mkdir -p "$root"
+
+# A loop device for part of the disk: start and length in MiB. It goes when it is not
+# mounted any more.
+part() {
+	losetup -f --show -o $(($1 * 1048576)) --sizelimit $(($2 * 1048576)) "$disk"
+}
+id() {
+	blkid -p -s UUID -o value "$1"
+}
+
+case $kind in
+mbr)
+	truncate -s 1200M "$disk"
+	printf 'label: dos\nstart=2048,size=1120M,type=83,bootable\ntype=82\n' | sfdisk -q "$disk"
+	first=$(part 1 1120)
+	swap=$(part 1121 79)
+	;;
+efi)
+	truncate -s 1550M "$disk"
+	printf 'label: gpt\nstart=2048,size=64M,type=U,name=esp\nsize=1000M,type=L\nsize=64M,type=S\ntype=L\n' |
+		sfdisk -q "$disk"
+	esp=$(part 1 64)
+	first=$(part 65 1000)
+	swap=$(part 1065 64)
+	# The last MiB has the other header.
+	var=$(part 1129 420)
+	mkfs.vfat -F 32 -n ESP "$esp" >/dev/null
+	mkfs.xfs -q -L var "$var"
+	;;
+esac
+mkfs.ext4 -q -L golden "$first"
+mkswap "$swap" >/dev/null
 mount "$first" "$root"
-# Gone when it is taken down.
-losetup -d "$first"
-cp -a "$dir/tree/." "$root/"
-rm -rf "$dir/tree"
-id=$(blkid -p -s UUID -o value "$first")
-swap=$(blkid -p -s UUID -o value "$second")
-printf 'UUID=%s / ext4 errors=remount-ro 0 1\nUUID=%s none swap sw 0 0\n' "$id" "$swap" \
-	>"$root/etc/fstab"
+uuid=$(id "$first")
+fstab="UUID=$uuid / ext4 errors=remount-ro 0 1
+UUID=$(id "$swap") none swap sw 0 0"
+if [ "$kind" = efi ]; then
+	mkdir -p "$root/var" "$root/boot/efi"
+	mount "$var" "$root/var"
+	fstab="$fstab
+UUID=$(id "$var") /var xfs defaults 0 2
+UUID=$(id "$esp") /boot/efi vfat umask=0077 0 2"
+	losetup -d "$esp" "$var"
+fi
+swap_id=$(id "$swap")
+losetup -d "$first" "$swap"
+tar -x --numeric-owner --xattrs '--xattrs-include=*' -C "$root" -f "$tree"
+echo "$fstab" >"$root/etc/fstab"
 echo golden >"$root/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 golden\n' >"$root/etc/hosts"
 passwd --root "$root" --delete root >/dev/null
-echo "RESUME=UUID=$swap" >"$root/etc/initramfs-tools/conf.d/resume"
+echo 3f0c5b6a7d8e49f0a1b2c3d4e5f60718 >"$root/etc/machine-id"
+echo "RESUME=UUID=$swap_id" >"$root/etc/initramfs-tools/conf.d/resume"
+line='console=ttyS0 net.ifnames=0 systemd.log_color=0'
 cat >>"$root/etc/default/grub" <<END
-GRUB_CMDLINE_LINUX="console=ttyS0 net.ifnames=0"
+GRUB_CMDLINE_LINUX="$line"
 GRUB_TIMEOUT=1
 GRUB_TERMINAL=serial
 GRUB_DISABLE_OS_PROBER=true
 END
 printf 'auto eth0\niface eth0 inet dhcp\n' >"$root/etc/network/interfaces"
+
+# Files of every kind.
 mkdir -p "$root/srv/odd"
 cd "$root/srv/odd"
 echo linked >one
@@ -57,4 +92,45 @@ ln -s ../nowhere dangling
 touch -d '2001-02-03 04:05:06' old
 chown 1234:5678 old
 chmod 4750 old
+mkdir -p "$root/var/local/odd"
+cp -a one old capable "$root/var/local/odd/"
 cd /
+
+# The boot loader.
+kernel=$(basename "$root"/boot/vmlinuz-*)
+mkdir -p "$root/boot/grub"
+cat >"$root/boot/grub/grub.cfg" <<END
+serial
+terminal_output serial
+search --no-floppy --fs-uuid --set=root $uuid
+linux /boot/$kernel root=UUID=$uuid ro $line
+initrd /boot/initrd.img-${kernel#vmlinuz-}
+boot
+END
+modules="ext2 search search_fs_uuid normal linux echo serial terminal"
+case $kind in
+mbr)
+	chroot "$root" grub-mkimage -O i386-pc -p '(hd0,msdos1)/boot/grub' -o /tmp/core.img \
+		biosdisk part_msdos $modules
+	dd if="$root/usr/lib/grub/i386-pc/boot.img" of="$disk" bs=440 count=1 conv=notrunc \
+		status=none
+	dd if="$root/tmp/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
+	rm "$root/tmp/core.img"
+	;;
+efi)
+	mkdir -p "$root/boot/efi/EFI/BOOT"
+	printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\n' "$uuid" >"$root/tmp/early"
+	chroot "$root" grub-mkimage -O x86_64-efi -p /boot/grub -c /tmp/early \
+		-o /boot/efi/EFI/BOOT/BOOTX64.EFI part_gpt fat $modules
+	rm "$root/tmp/early"
+	chmod -R go= "$root/boot/efi"
+	mcopy -s -i "$disk@@1M" "$root/boot/efi/EFI" ::
+	;;
+esac
+# The copies' own initramfs has what each of them needs, and nothing else.
+echo MODULES=dep >"$root/etc/initramfs-tools/conf.d/modules"
+# Clean also where another process has inherited the mount.
+for at in $(findmnt -Rnro TARGET "$root"); do
+	mount -o remount,ro "$at"
+done
+umount -R "$root"
