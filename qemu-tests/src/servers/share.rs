@@ -253,6 +253,48 @@ impl Lab {
         self.wait_for_dnsmasq(&mut dnsmasq, "router")
     }
 
+    /// A machine without a kernel of its own, `name` with this hardware address, that
+    /// has a disk over NBD open and says nothing more. Its cable is `name` with a `0`
+    /// behind it.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it does not get the disk.
+    pub fn holder_of_a_disk(
+        &self,
+        name: &str,
+        mac: &str,
+        address: &str,
+        disk: &str,
+    ) -> Result<Daemon> {
+        let namespace = self.namespace();
+        let (cable, address) = (format!("{name}0"), format!("{address}/24"));
+        for words in [
+            &["ip", "netns", "add", name][..],
+            &["ip", "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", name],
+            &["ip", "link", "set", &cable, "master", "lan", "up"],
+            &["ip", "-n", name, "address", "add", &address, "dev", "eth0"],
+            &["ip", "-n", name, "link", "set", "eth0", "address", mac, "up"],
+        ] {
+            namespace.run(words)?;
+        }
+        // The greeting, NBD_OPT_GO, and the first answer's head.
+        let script = format!(
+            "exec 3<>/dev/tcp/10.77.0.1/10809; head -c 18 <&3 >/dev/null
+             printf '\\0\\0\\0\\3IHAVEOPT\\0\\0\\0\\7' >&3
+             printf '\\0\\0\\0\\x{all:02x}\\0\\0\\0\\x{length:02x}%s\\0\\0' {disk} >&3
+             head -c 20 <&3 >/dev/null && echo has the disk; exec sleep infinity",
+            all = disk.len() + 6,
+            length = disk.len(),
+        );
+        let mut holder = namespace.command("ip");
+        holder.args(["netns", "exec", name, "bash", "-c", &script]);
+        let log = self.directory().join(format!("{name}.log"));
+        let mut daemon = Daemon::start(name, holder, &log)?;
+        let has = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("has the disk"));
+        daemon.wait_until(Duration::from_secs(10), has)?;
+        Ok(daemon)
+    }
+
     /// The sharing part as people install it, optimised, and nothing else of the
     /// command; `medium` is under its own name, NFS on 2049, HTTP on 8080.
     ///
