@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Integrity, NfsVersion, Source, Then, ToRam, Upper, Writable};
+use cmdline::plan::{Dialect, Integrity, NfsVersion, Source, Then, ToRam, Upper, Writable};
 use cpio_builder::error::Error;
 use cpio_builder::image::INDEX_PATH;
 use cpio_builder::index::{Class, Index};
@@ -227,7 +227,11 @@ fn beyond_small(plan: &BootPlan) -> Option<(&'static str, bool)> {
         }
         _ => {}
     }
-    (plan.root.to_ram != ToRam::No).then_some(("copying to memory", false))
+    if plan.root.to_ram != ToRam::No {
+        return Some(("copying to memory", false));
+    }
+    // The live session has no user then.
+    (plan.handoff.layout == Dialect::Casper).then_some(("casper's set-up of the session", false))
 }
 
 #[cfg(test)]
@@ -264,6 +268,7 @@ mod tests {
         };
         assert_eq!(small("boot=live fetch=http://10.0.0.1/live.squashfs"), Some(true));
         assert_eq!(small("boot=live toram"), Some(false));
+        assert_eq!(small("boot=casper"), Some(false));
         assert_eq!(small("boot=live persistence"), Some(false));
         assert_eq!(small("bw.root=LABEL=x bw.clone=dolly bw.disk=/dev/sda"), Some(true));
         assert_eq!(small("boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live"), None);
