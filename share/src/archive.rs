@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 /// The largest initramfs that is read.
 pub const MAX_INITRD: u64 = 2 << 30;
@@ -74,6 +75,17 @@ pub struct Made {
     pub lacking: Vec<String>,
 }
 
+/// What goes into the archive.
+#[derive(Clone)]
+struct Parts {
+    /// The archive, not yet compressed.
+    plain: Vec<u8>,
+    release: String,
+    there: usize,
+    added: usize,
+    lacking: Vec<String>,
+}
+
 /// Makes the archive for an initramfs. `squashfs` are images in `tree` that may have
 /// the same kernel's modules.
 ///
@@ -81,10 +93,30 @@ pub struct Made {
 /// The initramfs is not one, `/init` is not for its machine, or a module is damaged.
 pub fn make(
     tree: &Arc<Tree>,
-    initrd: &mut dyn BufRead,
+    initrd: &mut (dyn BufRead + Send),
     squashfs: &[String],
     init: &[u8],
 ) -> Result<Made, Error> {
+    // All modules are in memory for a moment. They are in a thread's, which goes back to
+    // the system when nothing of it is left, and before compressing takes as much again.
+    let collected =
+        thread::scope(|scope| scope.spawn(|| collect(tree, initrd, squashfs, init)).join());
+    let failed =
+        |_| Error::System { doing: "make an archive", source: io::ErrorKind::Other.into() };
+    let collected = collected.map_err(failed)??;
+    let Parts { plain, release, there, added, lacking } = collected.clone();
+    drop(collected);
+    let mut bytes = compress::compress(Codec::Zstd, &plain).map_err(BuildError::Compress)?;
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    Ok(Made { bytes, release, there, added, lacking })
+}
+
+fn collect(
+    tree: &Arc<Tree>,
+    initrd: &mut dyn BufRead,
+    squashfs: &[String],
+    init: &[u8],
+) -> Result<Parts, Error> {
     let origin = Path::new("initrd");
     let is_module = |path: &str| within_usr(path).starts_with("lib/modules/");
     let is_conf = |path: &str| {
@@ -162,26 +194,16 @@ pub fn make(
     };
     let needed = ESSENTIAL.into_iter().chain(["nfsv3"]);
     let lacking = needed.filter(|name| !has(name)).map(str::to_owned).collect();
-    finish(archive, &links).map(|bytes| Made {
-        bytes,
-        release,
-        there: chosen.len() - added,
-        added,
-        lacking,
-    })
+    let there = chosen.len() - added;
+    Ok(Parts { plain: finish(archive, &links)?, release, there, added, lacking })
 }
 
-fn only_init(init: &[u8], links: &BTreeSet<String>) -> Result<Made, Error> {
+fn only_init(init: &[u8], links: &BTreeSet<String>) -> Result<Parts, Error> {
     cpio_builder::image::check_init(init, Path::new("/init"), 0)?;
     let mut archive = Archive::new();
     archive.add("init", 0o755, Node::File(init.to_vec())).map_err(BuildError::from)?;
-    finish(archive, links).map(|bytes| Made {
-        bytes,
-        release: String::new(),
-        there: 0,
-        added: 0,
-        lacking: Vec::new(),
-    })
+    let (release, lacking) = (String::new(), Vec::new());
+    Ok(Parts { plain: finish(archive, links)?, release, there: 0, added: 0, lacking })
 }
 
 fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Error> {
@@ -189,10 +211,7 @@ fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Err
     for link in links {
         archive.forget_dir(link);
     }
-    let bytes = archive.write(0).map_err(BuildError::from)?;
-    let mut bytes = compress::compress(Codec::Zstd, &bytes).map_err(BuildError::Compress)?;
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    Ok(bytes)
+    Ok(archive.write(0).map_err(BuildError::from)?)
 }
 
 /// A path below `/` or `/usr`, without the latter.

@@ -68,7 +68,7 @@ fn unread(source: io::Error) -> Error {
 #[derive(Default)]
 struct Linked {
     content: BTreeMap<u32, Vec<u8>>,
-    empty: Vec<(u32, String)>,
+    empty: BTreeMap<String, u32>,
 }
 
 struct Reader<'w> {
@@ -185,13 +185,14 @@ impl Reader<'_> {
             if !path.is_empty() {
                 self.found.files.remove(path);
                 self.found.links.remove(path);
+                linked.empty.remove(path);
             }
             let got = if kind == 0o100_000 && !path.is_empty() && (self.wanted)(path) {
                 let mut data = Vec::with_capacity(size.min(EXPECTED));
                 from.take(size as u64).read_to_end(&mut data)?;
                 let got = data.len();
                 if nlink > 1 && size == 0 {
-                    linked.empty.push((ino, path.to_owned()));
+                    linked.empty.insert(path.to_owned(), ino);
                 } else if nlink > 1 {
                     linked.content.insert(ino, data.clone());
                 }
@@ -218,7 +219,7 @@ impl Reader<'_> {
 
     /// Gives every name of a file its content.
     fn resolve(&mut self, linked: Linked) {
-        for (ino, path) in linked.empty {
+        for (path, ino) in linked.empty {
             let file = self.found.files.get_mut(&path).filter(|file| file.is_empty());
             if let (Some(content), Some(file)) = (linked.content.get(&ino), file) {
                 file.clone_from(content);
@@ -385,6 +386,33 @@ mod tests {
             assert_eq!(got.files["usr/lib/modules/6.1/c.ko"], b"b");
             assert_eq!(got.links, ["lib".to_owned()].into(), "{codec}");
         }
+    }
+
+    /// A name that was one of several of a file, and then is that of an empty file.
+    #[test]
+    fn an_empty_file_after_a_linked_one_stays_empty() {
+        let mut bytes = Vec::new();
+        let entries = [
+            ("usr/lib/modules/a", 5, 2, ""),
+            ("usr/lib/modules/b", 5, 2, "text"),
+            ("usr/lib/modules/c", 5, 2, ""),
+            ("usr/lib/modules/a", 6, 1, ""),
+            (TRAILER, 0, 1, ""),
+        ];
+        for (name, ino, nlink, data) in entries {
+            let (size, length) = (data.len(), name.len() + 1);
+            let head = [ino, 0o100_644, 0, 0, nlink, 0, size, 0, 0, 0, 0, length, 0];
+            bytes.extend_from_slice(b"070701");
+            head.iter().for_each(|field| bytes.extend(format!("{field:08x}").bytes()));
+            bytes.extend([name.as_bytes(), b"\0"].concat());
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(data.bytes());
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        fuzz(&bytes);
+        let files = picked(&bytes).unwrap().files;
+        let all: Vec<&[u8]> = files.values().map(Vec::as_slice).collect();
+        assert_eq!(all, [&b""[..], b"text", b"text"]);
     }
 
     #[test]

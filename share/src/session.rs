@@ -24,7 +24,6 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 
 /// What is done about DHCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -467,14 +466,8 @@ fn prepare(
                 Some(known) => known.clone(),
                 None => {
                     let to = format!("{base}/bellwether{}.img", archives.len());
-                    let make = || {
-                        let mut initrd = open_initrd(&medium, options, given, &sources)?;
-                        archive::make(&medium.tree, &mut initrd, &squashfs, init)
-                    };
-                    // In a thread, whose memory goes back to the system with it.
-                    let made = thread::scope(|scope| scope.spawn(make).join());
-                    let failed = |_| io::Error::other("a thread failed");
-                    let made = made.map_err(failed).map_err(Error::system("make an archive"))??;
+                    let mut initrd = open_initrd(&medium, options, given, &sources)?;
+                    let made = archive::make(&medium.tree, &mut initrd, &squashfs, init)?;
                     tell_archive(watch, &made);
                     files.add(&to, File::memory(made.bytes));
                     archives.insert(sources, Some(to.clone()));
@@ -513,12 +506,12 @@ fn open_initrd(
     options: &Options,
     given: bool,
     sources: &[String],
-) -> Result<Box<dyn BufRead>, Error> {
+) -> Result<Box<dyn BufRead + Send>, Error> {
     if let (true, Some(path)) = (given, &options.initrd) {
         let file = std::fs::File::open(path).map_err(Error::read(path))?;
         return Ok(Box::new(BufReader::new(file)));
     }
-    let mut all: Box<dyn BufRead> = Box::new(io::empty());
+    let mut all: Box<dyn BufRead + Send> = Box::new(io::empty());
     for path in sources {
         let Some((at, size)) = medium.tree.file(path) else { continue };
         if size > MAX_INITRD {
