@@ -30,6 +30,7 @@ use rustix::fs::{FileType, Mode, OFlags, fdatasync, fstat, open};
 use rustix::io::{Errno, write};
 use rustix::system::{RebootCommand, reboot};
 use sys::errno::Shown;
+use sys::netlink::Route;
 
 use crate::copy::Progress;
 use crate::device;
@@ -444,6 +445,13 @@ impl Store for Disk {
 fn restart(machine: &mut Machine) {
     machine.log.say(Level::Verdict, "rebooting; let the boot server send this machine to its disk");
     rustix::fs::sync();
+    // virtio's cards are reset at the end, and those with packets on their way then may
+    // hold the kernel's only processor for ever.
+    if let Ok(mut route) = Route::open() {
+        for link in route.links().unwrap_or_default() {
+            let _ = route.set_up(link.index, false);
+        }
+    }
     if let Err(errno) = reboot(RebootCommand::Restart) {
         machine.log.warn(&format!("the kernel refuses to reboot: {}", Shown(errno)));
     }
