@@ -16,7 +16,11 @@ fn main() {
         "-Wl,--build-id=none",
         "-Wl,--icf=all",
     ];
-    for arg in args.into_iter().chain([script.as_str()]) {
+    // Asked for by a constructor of the compiler's that discard.ld leaves out, and by
+    // nobody else: without an answer libc would be linked for it.
+    let aarch64 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64");
+    let auxiliary = aarch64.then_some("-Wl,--defsym=getauxval=0");
+    for arg in args.into_iter().chain([script.as_str()]).chain(auxiliary) {
         println!("cargo::rustc-link-arg-bins={arg}");
     }
 }
