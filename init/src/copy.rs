@@ -56,6 +56,11 @@ impl Progress {
         self.next = now + EVERY_MS;
         let elapsed = now.saturating_sub(self.started).max(1);
         let rate = self.done.saturating_mul(1000) / elapsed;
+        if self.total == 0 {
+            // How much there will be is not known.
+            log.info(&format!("{}: {}, {}/s", self.what, Size(self.done), Size(rate)));
+            return;
+        }
         let left = self.total.saturating_sub(self.done) / rate.max(1);
         let percent = self.done.saturating_mul(100).checked_div(self.total).unwrap_or(0).min(100);
         log.info(&format!(

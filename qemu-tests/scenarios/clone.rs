@@ -133,3 +133,29 @@ fn sweep_second_stages_by_dolly_and_ka() {
         Ok(())
     });
 }
+
+/// Through Dolly+'s ring of one, and the copy as the root of the next boot.
+#[test]
+#[ignore = "two boots: cargo xtask test --sweep"]
+fn sweep_dollyplus_to_a_disk_that_boots() {
+    scenario("clone-dollyplus", |lab| {
+        let image = lab.assets().small_ext4()?;
+        let image = image.to_string_lossy();
+        let disk = empty_disk(lab, "copy.img", 48)?;
+        let host = format!("dhcp-host={},10.77.0.51", mac_of(0, 0));
+        let _dhcp = lab.dhcp().option(&host).serve()?;
+        let line = "bw.clone=dollyplus bw.disk=/dev/vda bw.clone.timeout=120";
+        let machine = node(lab, &disk, line)?.start()?;
+        // Its server leaves out whom it cannot reach.
+        machine.expect("waiting for a Dolly+ server", secs(90))?;
+        let ours = qemu_tests::workspace::target().join("quick/bellwether");
+        let ours = ours.to_string_lossy();
+        let words = ["dollyS", "-q", "-I", &image, "-O", "/dev/sda", "-H", "10.77.0.51"];
+        let _golden = lab.golden_node(&[&[&ours, "clone"][..], &words].concat())?;
+        machine.expect("OVERWRITES /dev/vda", secs(30))?;
+        machine.expect("verified with the sender", secs(120))?;
+        machine.expect("rebooting", secs(20))?;
+        machine.wait_off(secs(20))?;
+        boots(lab, &disk).map(drop)
+    });
+}

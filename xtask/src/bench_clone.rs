@@ -26,7 +26,7 @@ pub struct BenchClone {
     #[argh(option, default = "512")]
     size: u64,
 
-    /// only this: dolly, ka, udpcast or socat
+    /// only this: dolly, ka, dollyplus, udpcast or socat
     #[argh(option)]
     only: Option<String>,
 
@@ -35,7 +35,7 @@ pub struct BenchClone {
     shaped: bool,
 }
 
-const WAYS: [&str; 4] = ["socat", "dolly", "ka", "udpcast"];
+const WAYS: [&str; 5] = ["socat", "dolly", "ka", "dollyplus", "udpcast"];
 
 /// What Ethernet, IPv4 and TCP with time stamps leave of a gigabit: 1448 of 1538
 /// bytes on the wire; tbf counts 1514 of them.
@@ -156,13 +156,15 @@ impl Room {
         self.holders.get(i).map_or(0, Child::id)
     }
 
-    /// Runs a program at a machine; its last line of messages is its CPU time.
+    /// Runs a program at a machine; its last line of messages is its CPU time. It is
+    /// the first of a process namespace, so nothing that it starts is left when it, or
+    /// this program, ends.
     fn start(&self, machine: usize, script: &str) -> Result<Child> {
         let timed = format!("TIMEFORMAT='%U %S'; time {{ {script}; }} >/dev/null");
         let pid = self.pid(machine + 1).to_string();
         Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", "nsenter", "-n", "-u", "-t", &pid])
-            .args(["bash", "-c", &timed])
+            .args(["unshare", "--pid", "--fork", "--kill-child", "bash", "-c", &timed])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -179,6 +181,7 @@ impl Room {
         }
         let node = |i: usize| match way {
             "dolly" => format!("{ours} clone dolly -q --target /dev/null"),
+            "dollyplus" => format!("{ours} clone dollyC -q --target /dev/null"),
             "ka" => format!("{ours} clone ka-d-client -q -s bench -f /dev/null"),
             "udpcast" => format!("{ours} clone udp-receiver -q -f /dev/null --nokbd"),
             _ if i == nodes => "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr OPEN:/dev/null".into(),
@@ -192,22 +195,23 @@ impl Room {
             "dolly" => {
                 format!("{ours} clone dolly -q -s -I {file} -O /dev/null -H {hosts}")
             }
+            "dollyplus" => format!("{ours} clone dollyS -q -I {file} -O /dev/null -H {hosts}"),
             "ka" => format!("{ours} clone ka-d-server -q -s bench -n {nodes} -f {file}"),
             "udpcast" => format!(
                 "{ours} clone udp-sender -q -f {file} --nokbd --min-receivers {nodes} --max-wait 30"
             ),
             _ => format!("socat -b 262144 -u OPEN:{file} TCP:10.77.0.2:7000,retry=50,interval=0.1"),
         };
-        let mut all = Vec::new();
+        let mut all = Programs(Vec::new());
         // The last first: a chain of socats must have someone to connect to.
         for i in (1..=nodes).rev() {
-            all.push(self.start(i, &node(i))?);
+            all.0.push(self.start(i, &node(i))?);
         }
         std::thread::sleep(Duration::from_millis(700));
         let start = Instant::now();
-        all.push(self.start(0, &golden)?);
+        all.0.push(self.start(0, &golden)?);
         let mut cpu = 0.0;
-        for mut child in all.into_iter().rev() {
+        for child in all.0.iter_mut().rev() {
             let status = child.wait().map_err(Error::io("wait"))?;
             let mut messages = String::new();
             if let Some(mut stderr) = child.stderr.take() {
@@ -223,12 +227,25 @@ impl Room {
     }
 }
 
+/// What runs at the machines, ended with the measurement whatever happens.
+struct Programs(Vec<Child>);
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        end(&mut self.0);
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
-        for child in &mut self.holders {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        end(&mut self.holders);
+    }
+}
+
+fn end(children: &mut [Child]) {
+    for child in children {
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 

@@ -1077,6 +1077,7 @@ pub fn send(
                 (meter, sequence) = (Meter::default(), 0);
                 pending = wire::file_number(u16::try_from(number).unwrap_or(0));
                 filling.clear();
+                limit = Duration::ZERO;
             }
             if let Some(reading) = source.as_mut().filter(|_| pending.is_empty()) {
                 let had = filling.len();

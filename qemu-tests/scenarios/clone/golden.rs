@@ -69,23 +69,17 @@ impl Golden {
 
     /// Its firmware.
     fn machine<'lab>(&self, lab: &'lab Lab, number: usize) -> Result<MachineBuilder<'lab>> {
-        let machine = lab.machine().nic(Nic::virtio().mac(&mac(number)));
+        let machine = lab.machine();
         if self.kind == Kind::Mbr {
-            return Ok(machine);
+            return Ok(machine.nic(Nic::virtio().mac(&mac(number))));
         }
+        // Without a card: where one is in the boot order, this firmware looks at nothing
+        // that is not.
         let settings = self.path(&format!("vars{number}.fd"));
         run(&["cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", &settings])?;
         let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
         let settings = format!("if=pflash,format=raw,file={settings}");
-        let no_network = [
-            "-fw_cfg",
-            "name=opt/org.tianocore/IPv4PXESupport,string=no",
-            "-fw_cfg",
-            "name=opt/org.tianocore/IPv6PXESupport,string=no",
-            "-global",
-            "virtio-net-pci.romfile=",
-        ];
-        Ok(machine.qemu(&["-drive", code, "-drive", &settings]).qemu(&no_network))
+        Ok(machine.qemu(&["-drive", code, "-drive", &settings]))
     }
 }
 
@@ -132,21 +126,19 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
         let through = |program| -> [&str; 9] {
             [&ours, "clone", program, "-I", &image, "-O", "/dev/sda", "-H", &hosts]
         };
-        let (method, server) = match way {
+        let (method, mut server) = match way {
             Way::Ka => {
                 let words = ["prepare", &image, "--root", &root, "--out", &work];
                 run(&[&reading[..], &words].concat())?;
                 run(&["mkdir", "-p", &format!("{menus}/pxelinux.cfg")])?;
                 let words = ["ka-d", "-n", &count, "-w", &work, "--root", &root, "-q"];
                 let more = ["--pxelinux", &menus, "--finish", "3600"];
-                ("ka", lab.golden_node(&[&reading[..], &words, &more].concat())?)
+                ("ka", Some(lab.golden_node(&[&reading[..], &words, &more].concat())?))
             }
             Way::Dolly => {
-                ("dolly", lab.golden_node(&[&through("dolly")[..], &["-s", "-q"]].concat())?)
+                ("dolly", Some(lab.golden_node(&[&through("dolly")[..], &["-s", "-q"]].concat())?))
             }
-            Way::DollyPlus => {
-                ("dollyplus", lab.golden_node(&[&through("dollyS")[..], &["-q"]].concat())?)
-            }
+            Way::DollyPlus => ("dollyplus", None),
         };
         let mut receivers = Vec::new();
         let mut disks: Vec<PathBuf> = Vec::new();
@@ -164,6 +156,13 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
                 .start()?;
             receivers.push(machine);
             disks.push(disk);
+        }
+        if way == Way::DollyPlus {
+            // Its server leaves out whom it cannot reach.
+            for machine in &receivers {
+                machine.expect("waiting for a Dolly+ server", secs(300))?;
+            }
+            server = Some(lab.golden_node(&[&through("dollyS")[..], &["-q"]].concat())?);
         }
         for machine in &receivers {
             machine.expect("verified with the se", secs(1800))?;
