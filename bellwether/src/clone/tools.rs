@@ -3,6 +3,7 @@
 
 use super::flags::{Given, Program, flag};
 use crate::Failure;
+use cpio_builder::compress::{Codec, compress};
 use cpio_builder::newc::{Archive, Node};
 use std::collections::BTreeSet;
 use std::fs;
@@ -147,7 +148,10 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     archive
         .add("bin/sh", 0o777, Node::Symlink("/usr/bin/sh".to_owned()))
         .map_err(|e| Failure::Failed(format!("bin/sh: {e}")))?;
-    let image = archive.write(0).map_err(|e| Failure::Failed(e.to_string()))?;
+    let plain = archive.write(0).map_err(|e| Failure::Failed(e.to_string()))?;
+    // Every kernel unpacks this, and behind an initramfs of any length: archives that are
+    // not packed must begin at a multiple of four.
+    let image = compress(Codec::Gzip, &plain).map_err(|e| Failure::Failed(e.to_string()))?;
     let path = Path::new(given.get("out").unwrap_or("clone-tools.img"));
     fs::write(path, &image).map_err(|e| io(path, e))?;
     println!(
