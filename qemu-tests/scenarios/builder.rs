@@ -18,10 +18,10 @@ use std::fs;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 
-use qemu_tests::assets::Profile;
 use qemu_tests::assets::media::run;
+use qemu_tests::assets::{Profile, bellwether};
 use qemu_tests::machine::KERNEL_WORDS;
-use qemu_tests::{Error, Lab, Result, packages, workspace};
+use qemu_tests::{Error, Lab, Result, packages};
 
 /// A place to work in, and the host command for it.
 struct Shop {
@@ -33,10 +33,9 @@ impl Shop {
     /// Builds the command.
     fn open(lab: &Lab) -> Result<Shop> {
         packages::ensure_all(&[("cpio", "archives by another hand")])?;
-        run(&["cargo", "build", "--quiet", "--profile", "quick", "-p", "bellwether"])?;
         let (dir, bin) = (lab.scratch("shop")?, lab.scratch("bin")?);
         let shop = Shop { dir, bin };
-        shop.put(&workspace::target().join("quick/bellwether"), "../bin/bellwether")?;
+        shop.put(&bellwether()?, "../bin/bellwether")?;
         shop.put(&lab.assets().our_init(Profile::Net)?, "../bin/init")?;
         Ok(shop)
     }

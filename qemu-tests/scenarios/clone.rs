@@ -109,7 +109,7 @@ fn sweep_second_stages_by_dolly_and_ka() {
             .option(&format!("dhcp-host={},10.77.0.51", mac_of(0, 0)))
             .option(&format!("dhcp-host={},10.77.0.52", mac_of(1, 0)))
             .serve()?;
-        let ours = qemu_tests::workspace::target().join("quick/bellwether");
+        let ours = qemu_tests::assets::bellwether()?;
         let ours = ours.to_string_lossy();
         let image = lab.assets().small_ext4()?;
         let image = image.to_string_lossy();
@@ -148,7 +148,7 @@ fn sweep_dollyplus_to_a_disk_that_boots() {
         let machine = node(lab, &disk, line)?.start()?;
         // Its server leaves out whom it cannot reach.
         machine.expect("waiting for a Dolly+ server", secs(90))?;
-        let ours = qemu_tests::workspace::target().join("quick/bellwether");
+        let ours = qemu_tests::assets::bellwether()?;
         let ours = ours.to_string_lossy();
         let words = ["dollyS", "-q", "-I", &image, "-O", "/dev/sda", "-H", "10.77.0.51"];
         let _golden = lab.golden_node(&[&[&ours, "clone"][..], &words].concat())?;

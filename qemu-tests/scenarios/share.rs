@@ -87,13 +87,34 @@ fn medium(lab: &Lab, layout: &Layout) -> Result<PathBuf> {
         .iso("LIVE")
 }
 
-/// A machine with UEFI; its settings are a copy.
+/// A machine with UEFI.
 fn uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
-    let settings = lab.scratch("uefi")?.join("vars.fd");
-    std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &settings)
+    firmware(lab, ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"], words)
+}
+
+/// The same with Secure Boot on, and with the keys that PCs are sold with.
+fn secure_uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
+    qemu_tests::packages::ensure_all(&[
+        ("shim-signed", "what firmware with Secure Boot starts"),
+        ("grub-efi-amd64-signed", "what shim starts"),
+    ])?;
+    let secure = ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"];
+    let machine = firmware(lab, ["OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"], words)?;
+    Ok(machine.qemu(&secure))
+}
+
+/// A machine with this code and a copy of these settings.
+fn firmware<'lab>(
+    lab: &'lab Lab,
+    [code, settings]: [&str; 2],
+    words: &[&str],
+) -> Result<MachineBuilder<'lab>> {
+    const PLACE: &str = "/usr/share/OVMF";
+    let copy = lab.scratch("uefi")?.join("vars.fd");
+    std::fs::copy(format!("{PLACE}/{settings}"), &copy)
         .map_err(qemu_tests::Error::io("copy the firmware's settings"))?;
-    let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-    let settings = format!("if=pflash,format=raw,file={}", settings.display());
+    let code = &*format!("if=pflash,format=raw,readonly=on,file={PLACE}/{code}");
+    let settings = format!("if=pflash,format=raw,file={}", copy.display());
     let machine = lab.machine().qemu(&["-drive", code, "-drive", &settings]).qemu(words);
     // The card without a ROM: the firmware's own driver and its own PXE.
     Ok(machine.qemu(&["-global", "virtio-net-pci.romfile="]).nic(Nic::virtio()))
@@ -125,6 +146,18 @@ fn boot(
     machine: impl Fn(&Lab) -> Result<MachineBuilder<'_>>,
     stages: &[&str],
 ) {
+    boot_and(name, layout, (router, words), machine, stages, |_| Ok(()));
+}
+
+/// The same, and looks at the machine.
+fn boot_and(
+    name: &str,
+    layout: &Layout,
+    (router, words): (bool, &[&str]),
+    machine: impl Fn(&Lab) -> Result<MachineBuilder<'_>>,
+    stages: &[&str],
+    look: impl Fn(&mut Machine) -> Result<()>,
+) {
     scenario(name, |lab| {
         let iso = medium(lab, layout)?;
         let _router = if router { Some(lab.router()?) } else { None };
@@ -134,6 +167,7 @@ fn boot(
         share.expect(mode, secs(1))?;
         let mut machine = machine(lab)?.start()?;
         at_home(&mut machine, layout)?;
+        look(&mut machine)?;
         for stage in stages.iter().chain(&["is up: its own system starts"]) {
             share.expect(stage, secs(5))?;
         }
@@ -256,14 +290,36 @@ fn sweep_archiso_on_uefi_beside_a_router() {
 #[test]
 #[ignore = "firmware takes its time: cargo xtask test --sweep"]
 fn sweep_http_boot_of_uefi() {
-    let no_pxe = [
-        "-fw_cfg",
-        "name=opt/org.tianocore/IPv4PXESupport,string=no",
-        "-fw_cfg",
-        "name=opt/org.tianocore/IPv6PXESupport,string=no",
-    ];
     let stages = ["UEFI x86-64 by HTTP", "loads bootx64.efi", "mounted /live"];
-    boot("share-uefi-http", &LIVE_BOOT, true, &[], |lab| uefi(lab, &no_pxe), &stages);
+    boot("share-uefi-http", &LIVE_BOOT, true, &[], |lab| uefi(lab, &NO_PXE), &stages);
+}
+
+/// Firmware that only boots by HTTP.
+const NO_PXE: [&str; 4] = [
+    "-fw_cfg",
+    "name=opt/org.tianocore/IPv4PXESupport,string=no",
+    "-fw_cfg",
+    "name=opt/org.tianocore/IPv6PXESupport,string=no",
+];
+
+/// Firmware, shim, GRUB, kernel and modules: each checks the next.
+fn secure_boot(name: &str, router: bool, words: &[&str], stages: &[&str]) {
+    let on = |machine: &mut Machine| machine.run("dmesg | grep -i 'secure boot enabled'").map(drop);
+    boot_and(name, &LIVE_BOOT, (router, &[]), |lab| secure_uefi(lab, words), stages, on);
+}
+
+#[test]
+#[ignore = "firmware takes its time: cargo xtask test --sweep"]
+fn sweep_secure_boot_alone() {
+    let stages = ["loads bootx64.efi", "loads grubx64.efi", "mounted /live"];
+    secure_boot("share-secure-boot", false, &[], &stages);
+}
+
+#[test]
+#[ignore = "firmware takes its time: cargo xtask test --sweep"]
+fn sweep_secure_boot_by_http() {
+    let stages = ["UEFI x86-64 by HTTP", "loads grubx64.efi", "mounted /live"];
+    secure_boot("share-secure-boot-http", true, &NO_PXE, &stages);
 }
 
 /// Two networks: one with a router that gives addresses, one where nobody does.

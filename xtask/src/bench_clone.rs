@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,14 +44,7 @@ const LINK_BYTES_PER_S: f64 = 125e6 * 1448.0 / 1514.0;
 impl BenchClone {
     /// Measures and prints the table.
     pub fn run(self) -> Result<()> {
-        let build = ["build", "--release", "-p", "bellwether"];
-        let status = Command::new("cargo").args(build).status().map_err(Error::io("run cargo"))?;
-        if !status.success() {
-            return Err(Error::Input("bellwether could not be built".into()));
-        }
-        let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-        let ours = PathBuf::from(target).join("release/bellwether");
-        let ours = ours.canonicalize().map_err(Error::at("find", &ours))?;
+        let ours = qemu_tests::assets::released()?;
         let file = std::env::temp_dir().join(format!("bench-clone-{}", std::process::id()));
         noise(&file, self.size * 1_000_000)?;
         let outcome = self.table(&ours, &file);

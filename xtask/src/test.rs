@@ -59,7 +59,7 @@ const MACHINES: &[Step] = &[
     ("sizes", || Sizes {}.run()),
     ("scenarios", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines"];
-        cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=3"]].concat())
+        cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=4"]].concat())
     }),
 ];
 

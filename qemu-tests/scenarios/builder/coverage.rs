@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use qemu_tests::assets::Flavour;
 use qemu_tests::assets::media::run;
-use qemu_tests::{Error, Result, scenario, workspace};
+use qemu_tests::assets::{Flavour, released};
+use qemu_tests::{Error, Result, scenario};
 
 use super::{Shop, tell};
 
@@ -136,8 +136,7 @@ fn net_has_every_driver_of_the_stock_kernel() {
 #[ignore = "builds the release and measures it: cargo xtask test --sweep"]
 fn sweep_virt_is_small_and_quick() {
     scenario("builder-quick", |lab| {
-        run(&["cargo", "build", "--quiet", "--release", "-p", "bellwether"])?;
-        let command = workspace::target().join("release/bellwether");
+        let command = released()?;
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
         let image = lab.scratch("image")?.join("virt.img");
         let (command, image) = (command.to_string_lossy(), image.to_string_lossy());

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qemu_tests::assets::media::run;
-use qemu_tests::assets::{Flavour, Profile};
+use qemu_tests::assets::{Flavour, Profile, released};
 use qemu_tests::machine::{Bus, MachineBuilder};
 use qemu_tests::{Error, Lab, Nic, Result, scenario, secs, workspace};
 
@@ -104,7 +104,7 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
         let base = lab.assets().our_initrd(&kernel, Profile::Disks)?;
         let golden = Golden::make(lab, kind)?;
         let ours = golden.path("bellwether");
-        let built = workspace::target().join("quick/bellwether");
+        let built = released()?;
         run(&["strip", "-o", &ours, &built.to_string_lossy()])?;
         let (image, root) = (golden.path("golden.img"), golden.path("mounted"));
         let mounted = script("mounted.sh");

@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 pub use kernel::{Flavour, Kernel};
-pub use ours::{FULL, Profile, replace};
+pub use ours::{FULL, Profile, bellwether, released, replace};
 pub use peers::Peer;
 
 use crate::{Error, Result, shell, workspace};

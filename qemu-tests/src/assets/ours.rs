@@ -115,8 +115,8 @@ impl Assets {
             return Ok(initrd);
         }
         let init = self.our_init(profile)?;
-        let mut build = cargo("run");
-        build.args(["--profile", "quick", "-p", "bellwether", "--", "build"]).args(options);
+        let mut build = shell::command(bellwether()?);
+        build.arg("build").args(options).current_dir(workspace::root());
         build.arg("--modules").arg(&kernel.modules).arg("--init").arg(init);
         shell::run(build.arg("-o").arg(&initrd))?;
         built.push(initrd.clone());
@@ -192,6 +192,24 @@ pub fn replace(
 
 /// What this process has built: its scenarios share it.
 static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The host command as the workspace has it now, without an `/init` inside.
+///
+/// # Errors
+/// [`Error::Command`] with what the compiler says.
+pub fn bellwether() -> Result<PathBuf> {
+    shell::run(cargo("build").args(["-p", "bellwether"]))?;
+    Ok(workspace::target().join("debug/bellwether"))
+}
+
+/// The same as it is released: fast, with `/init` inside, and minutes to build.
+///
+/// # Errors
+/// [`Error::Command`] with what the compiler says.
+pub fn released() -> Result<PathBuf> {
+    shell::run(cargo("build").args(["--release", "-p", "bellwether"]))?;
+    Ok(workspace::target().join("release/bellwether"))
+}
 
 fn cargo(verb: &str) -> std::process::Command {
     let mut cargo = shell::command("cargo");

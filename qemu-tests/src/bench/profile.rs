@@ -272,9 +272,9 @@ pub fn count() -> Result<Counted> {
 /// Builds the plugin.
 fn plugin() -> Result<PathBuf> {
     let mut cargo = shell::command("cargo");
-    cargo.args(["build", "--quiet", "--profile", "quick", "-p", "instruction-profile"]);
+    cargo.args(["build", "--quiet", "--release", "-p", "instruction-profile"]);
     shell::run(cargo.current_dir(workspace::root()))?;
-    Ok(workspace::target().join("quick/libinstruction_profile.so"))
+    Ok(workspace::target().join("release/libinstruction_profile.so"))
 }
 
 /// Adds up `ADDRESS COUNT` lines.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::assets::{Assets, Profile};
+use crate::assets::{Assets, Profile, bellwether};
 use crate::lab::Lab;
 use crate::machine::MachineBuilder;
 use crate::shell::{self, Daemon};
@@ -20,14 +20,6 @@ pub fn machine_of_anybody(directory: &Path, first: &str) -> MachineBuilder<'stat
         "-device",
         "virtio-net-pci,netdev=n0,bootindex=1",
     ])
-}
-
-/// The host command, as the workspace has it now.
-fn command_line_tool() -> Result<PathBuf> {
-    let mut cargo = shell::command("cargo");
-    cargo.args(["build", "--quiet", "--profile", "quick", "-p", "bellwether"]);
-    shell::run(cargo.current_dir(workspace::root()))?;
-    Ok(workspace::target().join("quick/bellwether"))
 }
 
 /// A `bellwether share` that can be stopped and started again.
@@ -100,7 +92,7 @@ impl Lab {
     pub fn share_on(&self, network: &str, medium: &Path, words: &[&str]) -> Result<Share<'_>> {
         let mut share = Share {
             lab: self,
-            program: command_line_tool()?,
+            program: bellwether()?,
             words: self.share_words(network, medium, words)?,
             log: self.directory().join(format!("share-{network}.log")),
             daemon: None,
@@ -142,7 +134,7 @@ impl Lab {
         let quoted = words.iter().map(|word| format!("'{word}'"));
         let command = format!(
             "'{}' {}; sleep 600",
-            command_line_tool()?.display(),
+            bellwether()?.display(),
             quoted.collect::<Vec<_>>().join(" ")
         );
         let terminal = Terminal { lab: self, socket };
@@ -163,7 +155,7 @@ impl Lab {
     /// # Errors
     /// [`Error::Command`] when it fails.
     pub fn bellwether(&self, words: &[&str]) -> Result<String> {
-        let program = command_line_tool()?.to_string_lossy().into_owned();
+        let program = bellwether()?.to_string_lossy().into_owned();
         self.namespace().run(&[&[program.as_str()], words].concat())
     }
 
@@ -200,7 +192,7 @@ impl Lab {
     /// [`Error::Command`] when it fails.
     pub fn share_configuration(&self, medium: &Path, to: &Path, words: &[&str]) -> Result<()> {
         let init = Assets::open()?.our_init(Profile::Net)?;
-        let mut command = self.namespace().command(&command_line_tool()?.to_string_lossy());
+        let mut command = self.namespace().command(&bellwether()?.to_string_lossy());
         command.args(["share", "--interface", "lan", "--init"]).arg(init);
         command.arg("--write-config").arg(to).args(words).arg(medium);
         shell::run(&mut command).map(drop)
