@@ -91,10 +91,11 @@ pub enum NbdError {
 }
 
 impl NbdError {
-    /// Whether waiting may help: a server that is starting looks like this. One that
-    /// answers has read its exports; what it does not have is a wrong name.
+    /// Whether waiting may help: a server that is starting looks like this, and
+    /// (`NBD_REP_ERR_POLICY`) one that has as many clients as it takes, or still this
+    /// one from before a power cut. What it does not have is a wrong name.
     pub fn is_transient(&self) -> bool {
-        matches!(self, NbdError::Io(..) | NbdError::Refused { code: 7, .. })
+        matches!(self, NbdError::Io(..) | NbdError::Refused { code: 2 | 7, .. })
     }
 }
 

@@ -3,7 +3,7 @@
 //! One loop a protocol and role, the same in `/init` and in the host command.
 //! What differs between those two, files and disks, names and the user's
 //! screen, is behind [`World`], [`Store`] and [`Source`]. Data goes to the next
-//! nodes before it goes to the disk; a [`Ring`](crate::ring::Ring) bounds what
+//! nodes before it goes to the disk; a [`Ring`] bounds what
 //! is held meanwhile.
 //!
 //! IPv4 only, as the programs that these protocols come from.
