@@ -93,13 +93,13 @@ fn uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
 }
 
 /// The same with Secure Boot on, and with the keys that PCs are sold with.
-fn secure_uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
+fn secure_uefi(lab: &Lab) -> Result<MachineBuilder<'_>> {
     qemu_tests::packages::ensure_all(&[
         ("shim-signed", "what firmware with Secure Boot starts"),
         ("grub-efi-amd64-signed", "what shim starts"),
     ])?;
     let secure = ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"];
-    let machine = firmware(lab, ["OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"], words)?;
+    let machine = firmware(lab, ["OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"], &[])?;
     Ok(machine.qemu(&secure))
 }
 
@@ -290,36 +290,24 @@ fn sweep_archiso_on_uefi_beside_a_router() {
 #[test]
 #[ignore = "firmware takes its time: cargo xtask test --sweep"]
 fn sweep_http_boot_of_uefi() {
+    let no_pxe = [
+        "-fw_cfg",
+        "name=opt/org.tianocore/IPv4PXESupport,string=no",
+        "-fw_cfg",
+        "name=opt/org.tianocore/IPv6PXESupport,string=no",
+    ];
     let stages = ["UEFI x86-64 by HTTP", "loads bootx64.efi", "mounted /live"];
-    boot("share-uefi-http", &LIVE_BOOT, true, &[], |lab| uefi(lab, &NO_PXE), &stages);
+    boot("share-uefi-http", &LIVE_BOOT, true, &[], |lab| uefi(lab, &no_pxe), &stages);
 }
-
-/// Firmware that only boots by HTTP.
-const NO_PXE: [&str; 4] = [
-    "-fw_cfg",
-    "name=opt/org.tianocore/IPv4PXESupport,string=no",
-    "-fw_cfg",
-    "name=opt/org.tianocore/IPv6PXESupport,string=no",
-];
 
 /// Firmware, shim, GRUB, kernel and modules: each checks the next.
-fn secure_boot(name: &str, router: bool, words: &[&str], stages: &[&str]) {
-    let on = |machine: &mut Machine| machine.run("dmesg | grep -i 'secure boot enabled'").map(drop);
-    boot_and(name, &LIVE_BOOT, (router, &[]), |lab| secure_uefi(lab, words), stages, on);
-}
-
 #[test]
 #[ignore = "firmware takes its time: cargo xtask test --sweep"]
 fn sweep_secure_boot_alone() {
-    let stages = ["loads bootx64.efi", "loads grubx64.efi", "mounted /live"];
-    secure_boot("share-secure-boot", false, &[], &stages);
-}
-
-#[test]
-#[ignore = "firmware takes its time: cargo xtask test --sweep"]
-fn sweep_secure_boot_by_http() {
-    let stages = ["UEFI x86-64 by HTTP", "loads grubx64.efi", "mounted /live"];
-    secure_boot("share-secure-boot-http", true, &NO_PXE, &stages);
+    let on = |machine: &mut Machine| machine.run("dmesg | grep -i 'secure boot enabled'").map(drop);
+    let stages = ["loads bootx64.efi", "has the boot menu", "mounted /live"];
+    let alone = (false, &[][..]);
+    boot_and("share-secure-boot", &LIVE_BOOT, alone, secure_uefi, &stages, on);
 }
 
 /// Two networks: one with a router that gives addresses, one where nobody does.

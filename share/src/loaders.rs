@@ -6,8 +6,7 @@
 //! GRUB as it comes asks the machine that gave the address for its menu, and no other:
 //! beside another DHCP server it never finds us. So it is put together here, by
 //! `grub-mkimage`, with our address in it. A GRUB that somebody has to have signed
-//! cannot be; machines with Secure Boot need us to give the addresses, or UEFI's HTTP
-//! boot, where GRUB takes the server from the URL.
+//! cannot be: machines with Secure Boot need us to give the addresses.
 
 use crate::dhcp::client::Arch;
 use crate::event::Stage;
