@@ -94,10 +94,6 @@ fn uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
 
 /// The same with Secure Boot on, and with the keys that PCs are sold with.
 fn secure_uefi(lab: &Lab) -> Result<MachineBuilder<'_>> {
-    qemu_tests::packages::ensure_all(&[
-        ("shim-signed", "what firmware with Secure Boot starts"),
-        ("grub-efi-amd64-signed", "what shim starts"),
-    ])?;
     let secure = ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"];
     let machine = firmware(lab, ["OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"], &[])?;
     Ok(machine.qemu(&secure))
@@ -304,6 +300,12 @@ fn sweep_http_boot_of_uefi() {
 #[test]
 #[ignore = "firmware takes its time: cargo xtask test --sweep"]
 fn sweep_secure_boot_alone() {
+    // share takes them up when it starts.
+    let signed = [
+        ("shim-signed", "what firmware with Secure Boot starts"),
+        ("grub-efi-amd64-signed", "what shim starts"),
+    ];
+    qemu_tests::packages::ensure_all(&signed).unwrap();
     let on = |machine: &mut Machine| machine.run("dmesg | grep -i 'secure boot enabled'").map(drop);
     let stages = ["loads bootx64.efi", "has the boot menu", "mounted /live"];
     let alone = (false, &[][..]);
