@@ -171,18 +171,28 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u
             rest = &[];
             bounded(bytes, limit)?
         }
-        Codec::Gzip => bounded(flate2::bufread::GzDecoder::new(&mut rest), limit)?,
-        // The decoder's own memory is bounded too: kernels use at most 64 MiB.
-        Codec::Xz => {
-            bounded(lzma_rust2::XzReader::new_mem_limit(&mut rest, false, 1 << 18), limit)?
-        }
-        Codec::Zstd => bounded(zstd::Decoder::with_buffer(&mut rest)?.single_frame(), limit)?,
+        Codec::Gzip | Codec::Xz | Codec::Zstd => bounded(one(codec, &mut rest)?, limit)?,
         Codec::Lz4 if bytes.starts_with(&LZ4_FRAME) => {
             bounded(lz4_flex::frame::FrameDecoder::new(&mut rest), limit)?
         }
         Codec::Lz4 => lz4_legacy(&mut rest, limit)?,
     };
     Ok((out, bytes.len() - rest.len()))
+}
+
+/// Unpacks the one stream at the start of `from` while it is read, and leaves what stands
+/// behind it. Gzip, xz and zstd only: of the others not all say where they end.
+///
+/// # Errors
+/// The start of the stream is damaged, or the codec is not read this way.
+pub fn one<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
+    Ok(match codec {
+        Codec::Gzip => Box::new(flate2::bufread::GzDecoder::new(from)),
+        // The decoder's own memory is bounded too: kernels use at most 64 MiB.
+        Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, false, 1 << 18)),
+        Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?.single_frame()),
+        Codec::None | Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
+    })
 }
 
 /// Unpacks one stream while it is read. LZ4's legacy frame, which has no end,

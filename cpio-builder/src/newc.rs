@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Name of the entry that ends an archive.
-const TRAILER: &str = "TRAILER!!!";
+pub const TRAILER: &str = "TRAILER!!!";
 /// Length of a header.
-const HEADER: usize = 110;
+pub const HEADER: usize = 110;
 /// The kernel's PATH_MAX; it skips longer names.
 const NAME_MAX: usize = 4096;
 
@@ -246,11 +246,11 @@ impl Archive {
                 }
                 Node::Char { major, minor } => {
                     header.mode |= S_IFCHR;
-                    (header.rdev_major, header.rdev_minor) = (*major, *minor);
+                    header.rdev = (*major, *minor);
                 }
                 Node::Block { major, minor } => {
                     header.mode |= S_IFBLK;
-                    (header.rdev_major, header.rdev_minor) = (*major, *minor);
+                    header.rdev = (*major, *minor);
                 }
                 Node::File(_) | Node::HardLink(_) => {
                     let (mode, content) = file_of(target).unwrap_or_default();
@@ -275,30 +275,86 @@ impl Archive {
     }
 }
 
-#[derive(Default)]
-struct Header {
-    ino: u32,
-    mode: u32,
-    nlink: u32,
-    mtime: u32,
-    rdev_major: u32,
-    rdev_minor: u32,
+fn pad(out: &mut Vec<u8>, to: usize) {
+    out.resize(out.len().next_multiple_of(to), 0);
+}
+
+/// What a header says of its entry, as it stands there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Inode number.
+    pub ino: u32,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Number of names.
+    pub nlink: u32,
+    /// Modification time, seconds since 1970.
+    pub mtime: u32,
+    /// Bytes of content.
+    pub size: u32,
+    /// Device number of a device node: major and minor.
+    pub rdev: (u32, u32),
+    /// Bytes of the name, with the zero byte that ends it.
+    pub name_len: usize,
 }
 
 impl Header {
+    /// Whether these first six bytes of an entry are those of a format read here.
+    #[must_use]
+    pub fn is_magic(magic: &[u8]) -> bool {
+        magic == b"070701" || magic == b"070702"
+    }
+
+    /// Reads what stands behind the magic: thirteen numbers of eight digits. Nothing
+    /// when they are none, or the name is empty or longer than the kernel takes.
+    #[must_use]
+    pub fn parse(digits: &[u8]) -> Option<Self> {
+        let mut fields = [0; 13];
+        for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
+            let text = std::str::from_utf8(digits).ok()?;
+            // from_str_radix would take a sign.
+            let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            *field = u32::from_str_radix(text, 16).ok().filter(|_| hexadecimal)?;
+        }
+        let [ino, mode, uid, gid, nlink, mtime, size, _, _, major, minor, name_len, _] = fields;
+        let name_len = name_len as usize;
+        (1..=NAME_MAX).contains(&name_len).then_some(Self {
+            ino,
+            mode,
+            uid,
+            gid,
+            nlink,
+            mtime,
+            size,
+            rdev: (major, minor),
+            name_len,
+        })
+    }
+
+    /// Where the content begins, counted from the start of the entry.
+    #[must_use]
+    pub const fn data_at(&self) -> usize {
+        (HEADER + self.name_len).next_multiple_of(4)
+    }
+
+    /// Appends an entry. The lengths are those of `name` and `data`, not the header's.
     fn write(&self, out: &mut Vec<u8>, name: &str, data: &[u8]) {
         let fields = [
             self.ino,
             self.mode,
-            0, // uid
-            0, // gid
+            self.uid,
+            self.gid,
             self.nlink,
             self.mtime,
             u32::try_from(data.len()).unwrap_or(u32::MAX),
             0, // device, major
             0, // device, minor
-            self.rdev_major,
-            self.rdev_minor,
+            self.rdev.0,
+            self.rdev.1,
             u32::try_from(name.len() + 1).unwrap_or(u32::MAX),
             0, // checksum
         ];
@@ -314,8 +370,14 @@ impl Header {
     }
 }
 
-fn pad(out: &mut Vec<u8>, to: usize) {
-    out.resize(out.len().next_multiple_of(to), 0);
+/// A name without leading `/` and `./`; empty for the root itself.
+#[must_use]
+pub fn plain(name: &str) -> &str {
+    let mut path = name;
+    while let Some(rest) = path.strip_prefix('/').or_else(|| path.strip_prefix("./")) {
+        path = rest;
+    }
+    if path == "." { "" } else { path.trim_end_matches('/') }
 }
 
 /// One entry as read, borrowing from the archive.
@@ -345,11 +407,7 @@ impl<'a> Entry<'a> {
     /// The name without leading `/` and `./`; empty for the root itself.
     #[must_use]
     pub fn path(&self) -> &'a str {
-        let mut path = self.name;
-        while let Some(rest) = path.strip_prefix('/').or_else(|| path.strip_prefix("./")) {
-            path = rest;
-        }
-        if path == "." { "" } else { path.trim_end_matches('/') }
+        plain(self.name)
     }
 
     /// Whether it is a regular file.
@@ -420,31 +478,19 @@ impl<'a> Reader<'a> {
         let header = || NewcError::Header { offset, near: near() };
         let rest = self.bytes.get(offset..).unwrap_or_default();
         let magic = rest.get(..6).ok_or_else(truncated)?;
-        if magic != b"070701" && magic != b"070702" {
+        if !Header::is_magic(magic) {
             return Err(NewcError::Magic { offset, near: near() });
         }
         let digits = rest.get(6..HEADER).ok_or_else(truncated)?;
-        let mut fields = [0; 13];
-        for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
-            let text = std::str::from_utf8(digits).map_err(|_| header())?;
-            // from_str_radix would take a sign.
-            if !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(header());
-            }
-            *field = u32::from_str_radix(text, 16).map_err(|_| header())?;
-        }
-        let [ino, mode, uid, gid, nlink, mtime, size, _, _, major, minor, name_len, _] = fields;
-        let name_len = name_len as usize;
-        if name_len == 0 || name_len > NAME_MAX {
-            return Err(header());
-        }
+        let head = Header::parse(digits).ok_or_else(header)?;
+        let Header { ino, mode, uid, gid, nlink, mtime, size, rdev, name_len } = head;
         let name = rest.get(HEADER..HEADER + name_len).ok_or_else(truncated)?;
         let (0, name) = name.split_last().map(|(nul, name)| (*nul, name)).ok_or_else(header)?
         else {
             return Err(header());
         };
         let name = std::str::from_utf8(name).map_err(|_| header())?;
-        let data_at = (HEADER + name_len).next_multiple_of(4);
+        let data_at = head.data_at();
         let data = rest.get(data_at..).and_then(|r| r.get(..size as usize));
         let data = data.ok_or_else(|| NewcError::Truncated { offset, near: name.into() })?;
         let end = offset + (data_at + data.len()).next_multiple_of(4);
@@ -453,7 +499,6 @@ impl<'a> Reader<'a> {
         if name == TRAILER {
             return Ok(None);
         }
-        let rdev = (major, minor);
         Ok(Some(Entry { name, mode, ino, nlink, uid, gid, mtime, rdev, data }))
     }
 }

@@ -9,16 +9,10 @@ use crate::error::Error;
 use cpio_builder::compress::{self, Codec};
 use cpio_builder::error::Error as BuildError;
 use cpio_builder::initrd::{InitrdError, Limits};
-use cpio_builder::newc::{Entry, NewcError};
+use cpio_builder::newc::{Entry, HEADER, Header, NewcError, TRAILER, plain};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read};
 
-/// Length of an entry's header.
-const HEADER: usize = 110;
-/// The kernel's PATH_MAX.
-const NAME_MAX: usize = 4096;
-/// Name of the entry that ends an archive.
-const TRAILER: &str = "TRAILER!!!";
 /// What the start of a segment shows itself by.
 const MAGIC: usize = 8;
 /// Bytes of a file that are expected without being there yet.
@@ -128,10 +122,7 @@ impl Reader<'_> {
     ) -> Result<Vec<u8>, Stop> {
         let mut behind = Vec::new();
         let stream: Box<dyn Read> = match codec {
-            Codec::Gzip => Box::new(flate2::bufread::GzDecoder::new(from)),
-            // The decoder's own memory is bounded, too: kernels use at most 64 MiB.
-            Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, false, 1 << 18)),
-            Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?.single_frame()),
+            Codec::Gzip | Codec::Xz | Codec::Zstd => compress::one(codec, from)?,
             // The old frame does not say where it ends.
             Codec::None | Codec::Lz4 => {
                 let mut packed = Vec::new();
@@ -159,22 +150,19 @@ impl Reader<'_> {
             let mut head = [0; HEADER];
             exactly(from, &mut head, || cut(&near))?;
             let (magic, digits) = head.split_at_checked(6).unwrap_or_default();
-            if magic != b"070701" && magic != b"070702" {
+            if !Header::is_magic(magic) {
                 return Err(Stop::Cpio(NewcError::Magic { offset, near }));
             }
-            let fields = fields(digits).ok_or_else(|| bad(&near))?;
-            let [ino, mode, _, _, nlink, _, size, _, _, _, _, name_len, _] = fields;
-            let (size, name_len) = (size as usize, name_len as usize);
-            if name_len == 0 || name_len > NAME_MAX {
-                return Err(bad(&near).into());
-            }
+            let header = Header::parse(digits).ok_or_else(|| bad(&near))?;
+            let Header { ino, mode, nlink, name_len, .. } = header;
+            let size = header.size as usize;
             let mut name = vec![0; name_len];
             exactly(from, &mut name, || cut(&near))?;
             let name = match name.pop() {
                 Some(0) => String::from_utf8(name).map_err(|_| bad(&near))?,
                 _ => return Err(bad(&near).into()),
             };
-            let data_at = (HEADER + name_len).next_multiple_of(4);
+            let data_at = header.data_at();
             skip(from, data_at - HEADER - name_len)?;
             let whole = (data_at + size).next_multiple_of(4);
             self.limits.bytes = self.limits.bytes.checked_sub(whole).ok_or_else(|| {
@@ -226,27 +214,6 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// The numbers of a header.
-fn fields(digits: &[u8]) -> Option<[u32; 13]> {
-    let mut fields = [0; 13];
-    for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
-        // from_str_radix would take a sign.
-        let text = std::str::from_utf8(digits).ok()?;
-        let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        *field = u32::from_str_radix(text, 16).ok().filter(|_| hexadecimal)?;
-    }
-    Some(fields)
-}
-
-/// A name without what leads to the root; empty for the root itself.
-fn plain(name: &str) -> &str {
-    let mut path = name;
-    while let Some(rest) = path.strip_prefix('/').or_else(|| path.strip_prefix("./")) {
-        path = rest;
-    }
-    if path == "." { "" } else { path.trim_end_matches('/') }
 }
 
 /// Goes to the next byte that is not zero; false when there is none.
