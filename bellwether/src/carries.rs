@@ -71,25 +71,19 @@ impl Image<'_> {
             let what = format!("{what} is not in its small /init (bellwether build --full)");
             lacks.push(Lack { fatal, what });
         }
-        if plan.network.as_ref().is_some_and(|network| network.required)
-            && !self.drives(Class::NET, "/drivers/net/")
-        {
-            lacks.push(Lack {
-                fatal: false,
-                what: "the line needs the network, and no driver of a network card is in it: \
-                       only one that is built into the kernel will serve \
-                       (bellwether build --profile net)"
-                    .to_owned(),
-            });
-        }
-        if plan.root.sources.iter().any(on_disk) && !self.drives(Class::STORAGE, "/drivers/") {
-            lacks.push(Lack {
-                fatal: false,
-                what: "the line needs a disk, and no driver of a disk controller is in it: \
-                       only one that is built into the kernel will serve \
-                       (bellwether build --profile net)"
-                    .to_owned(),
-            });
+        let network = plan.network.as_ref().is_some_and(|network| network.required);
+        let disk = plan.root.sources.iter().any(Source::on_disk);
+        for (wanted, class, below, what, driver) in [
+            (network, Class::NET, "/drivers/net/", "the network", "a network card"),
+            (disk, Class::STORAGE, "/drivers/", "a disk", "a disk controller"),
+        ] {
+            if wanted && !self.drives(class, below) {
+                let what = format!(
+                    "the line needs {what}, and no driver of {driver} is in it: only one that is \
+                     built into the kernel will serve (bellwether build --profile net)"
+                );
+                lacks.push(Lack { fatal: false, what });
+            }
         }
         // One source that works is enough.
         let blocked: Vec<_> =
@@ -130,14 +124,6 @@ impl Image<'_> {
         let mut found = self.index.is_builtin(name);
         self.index.for_request(name, &mut |id| found |= !self.index.module(id).blacklisted());
         found
-    }
-}
-
-fn on_disk(source: &Source) -> bool {
-    match source {
-        Source::Device(_) | Source::Scan(_) => true,
-        Source::File { on, .. } | Source::Partition { on, .. } => on_disk(on),
-        _ => false,
     }
 }
 

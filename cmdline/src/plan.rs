@@ -391,6 +391,18 @@ pub enum Source {
     Stage2(CloneMethod),
 }
 
+impl Source {
+    /// Whether it is on a disk of the machine, or in a file on one.
+    #[must_use]
+    pub fn on_disk(&self) -> bool {
+        match self {
+            Self::Device(_) | Self::Scan(_) => true,
+            Self::File { on, .. } | Self::Partition { on, .. } => on.on_disk(),
+            _ => false,
+        }
+    }
+}
+
 /// Which server: written on the line, or to be taken from DHCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Server {

@@ -152,20 +152,13 @@ fn classes(plan: &BootPlan) -> Class {
     if plan.network.is_some() {
         classes = classes.union(Class::NET);
     }
-    let disks = plan.root.sources.iter().any(needs_disks) || layers::keeps_on_disk(&plan.writable);
+    let disks =
+        plan.root.sources.iter().any(Source::on_disk) || layers::keeps_on_disk(&plan.writable);
     let clones = matches!(plan.handoff.then, Then::Clone(_));
     if disks || clones || plan.network.is_none() {
         classes = classes.union(Class::STORAGE);
     }
     classes
-}
-
-fn needs_disks(source: &Source) -> bool {
-    match source {
-        Source::Device(_) | Source::Scan(_) => true,
-        Source::File { on, .. } | Source::Partition { on, .. } => needs_disks(on),
-        _ => false,
-    }
 }
 
 /// Drivers that this plan will want for certain: in place before the controllers
