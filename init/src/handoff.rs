@@ -9,6 +9,7 @@ use core::ffi::CStr;
 
 use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Source, Writable};
+use netboot::nfs::UP;
 use overlay::switch::switch_root;
 use rustix::fs::{
     Access, AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, access, openat, openat2, readlinkat,
@@ -175,7 +176,7 @@ fn tell_server(plan: &BootPlan, found: &Found) {
     if let Some(medium) = &found.medium
         && plan.root.sources.iter().any(shared)
     {
-        let _ = access([medium, "/.bellwether-up"].concat().as_str(), Access::EXISTS);
+        let _ = access([medium, "/", UP].concat().as_str(), Access::EXISTS);
     }
 }
 

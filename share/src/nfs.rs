@@ -13,6 +13,7 @@
 
 use crate::tree::{At, FileId, Kind, Node, Tree};
 use crate::xdr::{Call, Writer, u64};
+use netboot::nfs::UP;
 use netboot::nfs::rpc::Decoder;
 use std::sync::Arc;
 
@@ -25,10 +26,6 @@ const MAX_LISTING: u32 = 64 << 10;
 /// Names and paths in arguments.
 const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 1024;
-
-/// A name that no medium has. Our `/init` looks it up on the medium when the root is
-/// complete: that is how one hears of it.
-pub const UP: &[u8] = b".bellwether-up";
 
 const PORTMAP: u32 = 100_000;
 const NFS: u32 = 100_003;
@@ -302,7 +299,7 @@ impl Server {
             Err(refused) => drop(xdr.u32(*refused)),
         }
         post_op(xdr, dir.as_ref().ok());
-        Ok(if dir.is_ok() && name == UP { Seen::Up } else { Seen::Other })
+        Ok(if dir.is_ok() && name == UP.as_bytes() { Seen::Up } else { Seen::Other })
     }
 
     fn access(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen, u32> {

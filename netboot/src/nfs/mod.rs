@@ -38,6 +38,10 @@ use crate::clock::{Instant, poll_timeout};
 use crate::network::NetworkUp;
 use options::{OptionError, Options};
 use probe::{Failure, Ports, Target};
+
+/// A name that no medium has. `/init` looks it up on the medium when the root is
+/// complete: that is how a server that knows it hears of it.
+pub const UP: &str = ".bellwether-up";
 use sys::errno::Shown;
 
 /// Where an export is.
