@@ -99,12 +99,12 @@ const fn method(method: &CloneMethod) -> &'static str {
 
 /// What this `/init` does not do, said before anything is touched.
 fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
-    match &clone.method {
-        method if by_files(plan, method) => tool::find(INSTALLER, &[]).map(drop).ok_or(
+    if by_files(plan, &clone.method) && tool::find(INSTALLER, &[]).is_none() {
+        return Err(
             "copying files needs the image of `bellwether clone tools` behind the initramfs",
-        ),
-        _ => Ok(()),
+        );
     }
+    Ok(())
 }
 
 /// Whether the sender describes partitions and sends files, as KA's own sessions do.
@@ -113,21 +113,22 @@ fn by_files(plan: &BootPlan, method: &CloneMethod) -> bool {
     plan.dialect == Dialect::Stage1 || session.is_empty() || session.starts_with("kainstall")
 }
 
+/// The disk that the line names, if it names one.
+fn named(machine: &Machine, clone: &ClonePlan) -> Result<Option<String>, String> {
+    let Some(target) = &clone.target else { return Ok(None) };
+    let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
+    device::resolve(target, &names).map(Some)
+}
+
 /// One try of that: everything but the network is the installer's.
 fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
     machine.network.up().ok_or("the network is not up")?;
     let installer = tool::find(INSTALLER, &[]).ok_or("the installer is gone")?;
     let timeout = clone.timeout.0.to_string();
     let mut words = alloc::vec!["clone", "install", "--timeout", &timeout];
-    let disk = match &clone.target {
-        Some(target) => {
-            let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
-            device::resolve(target, &names)?
-        }
-        None => String::new(),
-    };
-    if !disk.is_empty() {
-        words.extend(["--disk", &disk]);
+    let disk = named(machine, clone)?;
+    if let Some(disk) = &disk {
+        words.extend(["--disk", disk]);
     }
     installer.run(&words)?;
     machine.log.say(Level::Verdict, "copy complete");
@@ -162,14 +163,8 @@ fn disks(machine: &Machine) -> Vec<String> {
 
 /// One try.
 fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
-    let fixed = match &clone.target {
-        Some(target) => {
-            let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
-            Some(device::resolve(target, &names)?)
-        }
-        None => None,
-    };
-    let mut node = Node::new(machine, Place::Disk(fixed));
+    let disk = named(machine, clone)?;
+    let mut node = Node::new(machine, Place::Disk(disk));
     node.take(&clone.method, clone.timeout.0)?;
     // What a copied disk still needs to be this machine's, where the programs are there.
     match tool::find(INSTALLER, &[]) {
