@@ -21,7 +21,7 @@ type Files = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 struct Room {
     clock: Instant,
     files: Files,
-    /// Dies when it has so many bytes.
+    /// Dies when it has stored so many bytes.
     dies: Option<u64>,
     /// Its disk is full after so many bytes.
     full: Option<usize>,
@@ -31,6 +31,7 @@ struct Memory {
     path: String,
     bytes: Vec<u8>,
     full: usize,
+    dies: Option<u64>,
     meter: Meter,
     ended: bool,
     files: Files,
@@ -45,6 +46,11 @@ impl Store for Memory {
         let n = bytes.len().min(100_000);
         self.bytes.extend(&bytes[..n]);
         self.meter.update(&bytes[..n]);
+        let earlier: usize = self.files.lock().unwrap().values().map(Vec::len).sum();
+        if self.dies.is_some_and(|at| (earlier + self.bytes.len()) as u64 >= at) {
+            // As when the machine's power goes; the kernel closes its sockets.
+            std::panic::resume_unwind(Box::new("dies"));
+        }
         Ok(n)
     }
 
@@ -70,18 +76,14 @@ impl World for Room {
 
     fn say(&mut self, _: &str) {}
 
-    fn progress(&mut self, done: u64, _: Option<u64>) {
-        if self.dies.is_some_and(|at| done >= at) {
-            // As when the machine's power goes; the kernel closes its sockets.
-            std::panic::resume_unwind(Box::new("dies"));
-        }
-    }
+    fn progress(&mut self, _: u64, _: Option<u64>) {}
 
     fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String> {
         Ok(Box::new(Memory {
             path: target.path.to_owned(),
             bytes: Vec::new(),
             full: self.full.unwrap_or(usize::MAX),
+            dies: self.dies,
             meter: Meter::default(),
             ended: false,
             files: self.files.clone(),

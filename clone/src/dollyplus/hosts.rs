@@ -79,6 +79,12 @@ impl Hosts {
         self.next == 0
     }
 
+    /// Whether this is the server, and nobody is left.
+    #[must_use]
+    pub const fn alone(&self) -> bool {
+        self.next == self.own
+    }
+
     /// This node's name in the list.
     #[must_use]
     pub fn own_name(&self) -> &str {

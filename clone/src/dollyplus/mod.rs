@@ -9,9 +9,17 @@
 //! which chunk on it needs the data, and goes on from there. The last host tells
 //! the server that it has everything.
 //!
+//! Both ends are state machines without sockets, files or clocks:
+//!
+//! * [`io`]: what either is told and what it answers, and where the stream's bytes
+//!   pass it by.
+//! * [`node`]: a client. Its parts: `disk`, its copy; `line`, its line to the server.
+//! * [`server`]. Its part: `feed`, the files on their way into chunks.
+//! * `next`: the link to the next host, of either end.
+//! * [`backlog`]: what either remembers of the stream, for who may need it again.
+//! * [`hosts`]: who is behind whom.
 //! * [`wire`]: packets, and reading a stream of them.
 //! * [`config`]: the configuration with `iofiles`, `>` and `>>`.
-//! * [`hosts`]: who is behind whom.
 //!
 //! Ours, unseen by old programs: a host that wants its copy verified says so in
 //! a report to the server (TCP 9997), and keeps that connection if the server
@@ -20,11 +28,23 @@
 //!
 //! Not here: file pings (TCP 9996), the ports of the later CVS version, XOFF.
 
+pub mod backlog;
 pub mod config;
+mod disk;
+mod feed;
 pub mod hosts;
+pub mod io;
+mod line;
+mod next;
+pub mod node;
+pub mod server;
 pub mod wire;
 
 pub use config::Config;
+pub use disk::Todo;
+pub use feed::Want;
+pub use node::Node;
+pub use server::Server;
 
 /// TCP port of the data ring.
 pub const DATA_PORT: u16 = 9998;
@@ -33,6 +53,8 @@ pub const CONTROL_PORT: u16 = 9997;
 
 /// The name in messages.
 pub const NAME: &str = "dolly+";
+/// A host that cannot be connected is given up after so many tries, one a second.
+const TRIES: u32 = 4;
 /// The largest chunk of a file.
 pub const CHUNK: u32 = 4 << 20;
 /// What a node that was passed over may still hold of what it was sent: ten

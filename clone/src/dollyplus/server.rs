@@ -1,0 +1,469 @@
+//! The server: builds the ring, sends the files through it, and gathers what became of
+//! each copy.
+
+use super::NAME;
+use super::backlog::{Backlog, Sizes};
+use super::feed::{Feed, Want};
+use super::hosts::Hosts;
+use super::io::{Conn, End, Input, Outbox, Output, Patience};
+use super::line::{DIFFERS, FAILED, FILE, HELLO, LOST, VERIFIED, YES};
+use super::next::{Next, Place};
+use super::wire::{self, Command, Flag, Host, Item, Reader};
+use crate::Error;
+use crate::digest::Digest;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+/// Each client has a line; some room for those that ask or ping.
+const MAX_CALLERS: usize = wire::MAX_ENTRIES + 16;
+/// So long clients may take to leave after the last word.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How it stands with a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not known yet.
+    Waiting,
+    /// It could not be reached when the ring was built.
+    Absent,
+    /// Its copy is what was read here.
+    Verified,
+    /// Its copy is another.
+    Differs,
+    /// It could not store its copy.
+    Failed(String),
+    /// It has gone.
+    Lost,
+    /// The last host said that it has everything; this one, an old program, says
+    /// nothing.
+    Acknowledged,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("said nothing"),
+            Self::Absent => f.write_str("ABSENT: could not be reached, and was left out"),
+            Self::Verified => f.write_str("verified"),
+            Self::Differs => f.write_str("DIFFERS: do not use this copy"),
+            Self::Failed(why) => write!(f, "FAILED: {why}"),
+            Self::Lost => f.write_str("LOST: it has gone, and was passed over"),
+            Self::Acknowledged => f.write_str("finished, NOT verified: an old program"),
+        }
+    }
+}
+
+/// Files that went out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Of each file as it was read.
+    pub digests: Vec<Digest>,
+    /// The clients, and how it stands with each.
+    pub clients: Vec<(String, Standing)>,
+}
+
+/// Somebody at the command port.
+#[derive(Debug)]
+struct Caller {
+    number: u32,
+    heard: Vec<u8>,
+    /// The client of ours whose line it is.
+    client: Option<usize>,
+    /// Files whose digests it told, and whether all were right.
+    files: usize,
+    equal: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    /// The lists have not come round.
+    Building,
+    /// The files go out.
+    Sending,
+    /// All is over; until then clients may leave.
+    Farewell(Duration),
+}
+
+/// The server's state machine.
+#[derive(Debug)]
+pub struct Server {
+    patience: Patience,
+    state: State,
+    next: Next,
+    backlog: Backlog,
+    feed: Feed,
+    files: Vec<wire::Output>,
+    /// What the last host brings back.
+    round: Option<Reader>,
+    aside: Vec<u8>,
+    clients: Vec<(String, Standing)>,
+    callers: Vec<Caller>,
+    /// The last host has said that all have everything.
+    stopped: bool,
+    moved: Duration,
+    finished: bool,
+    out: Outbox,
+}
+
+impl Server {
+    /// A server that sends `files` to `clients` and takes so much memory. `name` is
+    /// what the last client connects back to.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        clients: &[String],
+        files: &[wire::Output],
+        patience: Patience,
+        sizes: Sizes,
+        now: Duration,
+    ) -> Self {
+        let mut out = Outbox::default();
+        Self {
+            patience,
+            state: State::Building,
+            next: Next::new(Hosts::of_server(name, clients), &mut out),
+            backlog: Backlog::new(sizes),
+            feed: Feed::new(files.len(), sizes.chunk),
+            files: files.to_vec(),
+            round: None,
+            aside: alloc::vec![0; 4096],
+            clients: clients.iter().map(|c| (c.clone(), Standing::Waiting)).collect(),
+            callers: Vec::new(),
+            stopped: false,
+            moved: now,
+            finished: false,
+            out,
+        }
+    }
+
+    /// What the files' loop does next.
+    pub fn want(&mut self) -> Want<'_> {
+        if self.state == State::Sending { self.feed.want() } else { Want::Nothing }
+    }
+
+    /// After [`Want::Open`]: it is open.
+    pub fn opened(&mut self) {
+        self.feed.opened();
+        self.feed();
+    }
+
+    /// After [`Want::Bytes`]: so many were read, 0 at the file's end.
+    pub fn read(&mut self, bytes: usize) {
+        self.feed.read(bytes, &mut self.backlog);
+        self.feed();
+    }
+
+    /// How far it is, once files go out.
+    #[must_use]
+    pub fn progress(&self) -> Option<u64> {
+        (self.state != State::Building).then(|| self.next.needed(&self.backlog))
+    }
+
+    /// What became of it, once all is said.
+    pub fn finished(&mut self) -> Option<Sent> {
+        if !self.finished {
+            return None;
+        }
+        let digests = core::mem::take(&mut self.feed.digests);
+        Some(Sent { digests, clients: core::mem::take(&mut self.clients) })
+    }
+
+    fn feed(&mut self) {
+        let needed = self.next.needed(&self.backlog);
+        self.feed.advance(&mut self.backlog, needed);
+        self.backlog.complete = self.state != State::Building && self.feed.complete();
+    }
+
+    fn place(&self) -> Place {
+        Place { fed: true, ours: self.callers.iter().any(|c| c.client.is_some()) }
+    }
+
+    fn set(&mut self, client: usize, standing: Standing) {
+        if let Some((_, old)) = self.clients.get_mut(client).filter(|c| c.1 == Standing::Waiting) {
+            *old = standing;
+        }
+    }
+
+    fn number(&self, name: &str) -> Option<usize> {
+        self.clients.iter().position(|c| c.0 == name)
+    }
+
+    fn waiting(&self) -> bool {
+        self.clients.iter().any(|c| c.1 == Standing::Waiting)
+    }
+
+    fn has_line(&self, client: usize) -> bool {
+        self.callers.iter().any(|c| c.client == Some(client))
+    }
+
+    /// A host was passed over. One with a line tells us itself when it ends.
+    fn lost(&mut self, name: &str) {
+        if let Some(client) = self.number(name)
+            && !self.has_line(client)
+            && !self.stopped
+        {
+            self.set(client, Standing::Lost);
+        }
+    }
+
+    /// The last host has closed the ring: who takes part is known.
+    fn closed_ring(&mut self, list: &[Host]) {
+        self.next.hosts.settle(list);
+        let hosts = self.next.hosts.all();
+        let mut present = 0;
+        for (host, (_, standing)) in hosts.iter().skip(1).zip(&mut self.clients) {
+            if host.flag == Flag::Absent {
+                *standing = Standing::Absent;
+            } else {
+                present += 1;
+            }
+        }
+        self.out.say(format!("the ring is closed: {present} hosts"));
+        let lists = [wire::hosts(hosts), wire::files(&self.files)].concat();
+        self.backlog.append(&lists, 0);
+        self.backlog.lists = lists.len() as u64;
+    }
+
+    /// What the last host brings back; nothing when it is of no use.
+    fn come_round(&mut self, bytes: &[u8], now: Duration) -> Result<(), Error> {
+        let mut rest = bytes;
+        while let Some(reader) = &mut self.round {
+            let (n, item) = reader.read(rest)?;
+            rest = rest.get(n..).unwrap_or_default();
+            self.moved = now;
+            match item {
+                Some(Item::Ring(list)) if self.backlog.is_empty() => self.closed_ring(&list),
+                Some(Item::Files(_)) if self.state == State::Building => {
+                    self.state = State::Sending;
+                    self.out.say("all hosts know the files".to_owned());
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Another takes the last host's place.
+    fn no_round(&mut self) {
+        self.round = None;
+        self.out.close(Conn::Before);
+    }
+
+    fn heard(&mut self, number: u32, bytes: &[u8], now: Duration) {
+        let Some(at) = self.callers.iter().position(|c| c.number == number) else { return };
+        if let Some(caller) = self.callers.get_mut(at) {
+            caller.heard.extend_from_slice(bytes);
+        }
+        while let Some(caller) = self.callers.get_mut(at) {
+            match Command::take(&mut caller.heard, "the peer") {
+                Ok(Some(command)) => {
+                    self.moved = now;
+                    self.command(at, command);
+                }
+                Ok(None) => return,
+                Err(_) => return self.hang_up(number),
+            }
+        }
+    }
+
+    fn hang_up(&mut self, number: u32) {
+        self.out.close(Conn::Caller(number));
+        if let Some(at) = self.callers.iter().position(|c| c.number == number)
+            && let Some(client) = self.callers.remove(at).client
+        {
+            self.set(client, Standing::Lost);
+        }
+    }
+
+    fn command(&mut self, at: usize, command: Command) {
+        match command {
+            Command::Report(text) => self.report(at, &text),
+            Command::Stop(text) => {
+                self.stopped = self.backlog.complete;
+                self.out.say(text);
+            }
+            Command::Ping => self.tell(at, Command::Pong(String::new())),
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, at: usize, command: Command) {
+        if let Some(caller) = self.callers.get(at) {
+            self.out.command(Conn::Caller(caller.number), &command);
+        }
+    }
+
+    /// A client says something about its copy, or something else.
+    fn report(&mut self, at: usize, text: &str) {
+        let client = self.callers.get(at).and_then(|c| c.client);
+        if let Some(name) = text.strip_prefix(HELLO) {
+            let client = self.number(name);
+            if let Some(caller) = self.callers.get_mut(at) {
+                caller.client = client;
+            }
+            if client.is_some() {
+                self.tell(at, Command::Report(YES.to_owned()));
+            }
+        } else if let (Some(rest), Some(client)) = (text.strip_prefix(FILE), client) {
+            self.digest(at, client, rest);
+        } else if let (Some(why), Some(client)) = (text.strip_prefix(FAILED), client) {
+            self.set(client, Standing::Failed(why.to_owned()));
+        } else if let Some(name) = text.strip_prefix(LOST) {
+            self.lost(name);
+        } else {
+            self.out.say(text.to_owned());
+        }
+    }
+
+    /// A client tells a file's digest. They come in their order; the last one decides.
+    fn digest(&mut self, at: usize, client: usize, text: &str) {
+        let Some(caller) = self.callers.get_mut(at) else { return };
+        let (number, hex) = text.split_once(' ').unwrap_or((text, ""));
+        let number: Option<usize> = number.parse().ok();
+        let digests = &self.feed.digests;
+        let own = number.filter(|n| *n == caller.files).and_then(|n| digests.get(n));
+        caller.equal &= own.is_some_and(|d| d.to_string() == hex);
+        caller.files += 1;
+        if caller.files == self.files.len() {
+            // The verdict is told at the end: it is the sign to leave, and who leaves
+            // early is missed by those that need what it relays.
+            let standing = if caller.equal { Standing::Verified } else { Standing::Differs };
+            self.set(client, standing);
+        }
+    }
+
+    fn advance(&mut self, now: Duration) -> Result<(), Error> {
+        self.feed();
+        let place = self.place();
+        self.next.advance(&self.backlog, place, &mut self.out);
+        for name in core::mem::take(&mut self.next.lost) {
+            self.lost(&name);
+        }
+        if self.stopped {
+            for client in 0..self.clients.len() {
+                if !self.has_line(client) {
+                    self.set(client, Standing::Acknowledged);
+                }
+            }
+        }
+        if self.backlog.complete && !self.waiting() {
+            self.farewell(now);
+            return Ok(());
+        }
+        // Nobody could be reached, or nobody is left.
+        if self.next.hosts.last() && (self.state == State::Building || !self.waiting()) {
+            return Err(Error::Gone {
+                protocol: NAME,
+                peer: "every client".to_owned(),
+                when: "or could not be reached",
+            });
+        }
+        let building = self.state == State::Building;
+        let Patience { start, stall } = self.patience;
+        let limit = if building { start } else { stall };
+        if let Some(waited) = limit.filter(|l| now.saturating_sub(self.moved) >= *l) {
+            for (name, standing) in &self.clients {
+                self.out.say(format!("  {name:<20} {standing}"));
+            }
+            let waiting_for = if building { "ring" } else { "progress" };
+            return Err(Error::Stalled { protocol: NAME, waiting_for, waited });
+        }
+        Ok(())
+    }
+
+    /// Tells everybody that all have what they need.
+    fn farewell(&mut self, now: Duration) {
+        self.state = State::Farewell(now + FAREWELL);
+        let mut callers = core::mem::take(&mut self.callers);
+        callers.retain(|caller| {
+            let conn = Conn::Caller(caller.number);
+            let Some(client) = caller.client else {
+                self.out.close(conn);
+                return false;
+            };
+            let good = matches!(self.clients.get(client), Some((_, Standing::Verified)));
+            let word = if good { VERIFIED } else { DIFFERS };
+            self.out.command(conn, &Command::Report(word.to_owned()));
+            true
+        });
+        self.callers = callers;
+    }
+
+    /// After the last word: only whether all have heard it counts.
+    fn leaving(&mut self, input: &Input<'_>, until: Duration, now: Duration) {
+        if let Input::Closed(Conn::Caller(number), _) = input {
+            self.callers.retain(|c| c.number != *number);
+        }
+        self.finished = self.callers.is_empty() || now >= until;
+    }
+}
+
+impl End for Server {
+    fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
+        if let State::Farewell(until) = self.state {
+            self.leaving(&input, until, now);
+            return Ok(());
+        }
+        match input {
+            Input::Accepted(Conn::Before, _) => self.round = Some(Reader::default()),
+            Input::Accepted(Conn::Caller(number), _) if self.callers.len() < MAX_CALLERS => {
+                let heard = Vec::new();
+                self.callers.push(Caller { number, heard, client: None, files: 0, equal: true });
+            }
+            Input::Accepted(conn, _) => self.out.close(conn),
+            Input::Connected(_) => {
+                self.moved = now;
+                self.next.connected(&mut self.out);
+            }
+            Input::Refused(_, why) => self.next.refused(why, &self.backlog, &mut self.out)?,
+            Input::Heard(Conn::Caller(number), bytes) => self.heard(number, bytes, now),
+            Input::Heard(_, bytes) => {
+                self.moved = now;
+                self.next.heard(bytes, &self.backlog, &mut self.out);
+            }
+            Input::Closed(Conn::Before, _) => self.no_round(),
+            Input::Closed(Conn::Caller(number), _) => self.hang_up(number),
+            Input::Closed(_, why) => {
+                let place = self.place();
+                self.next.closed(why, &self.backlog, place, &mut self.out);
+            }
+            Input::Tick => self.advance(now)?,
+        }
+        Ok(())
+    }
+
+    fn output(&mut self) -> Option<Output> {
+        self.out.pop()
+    }
+
+    fn awaits(&self) -> bool {
+        self.state == State::Building
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        if self.round.is_some() { &mut self.aside } else { &mut [] }
+    }
+
+    fn received(&mut self, bytes: usize, now: Duration) -> Result<(), Error> {
+        let aside = core::mem::take(&mut self.aside);
+        if self.come_round(aside.get(..bytes).unwrap_or_default(), now).is_err() {
+            self.no_round();
+        }
+        self.aside = aside;
+        Ok(())
+    }
+
+    fn sending(&self) -> &[u8] {
+        self.next.sending(&self.backlog)
+    }
+
+    fn sent(&mut self, bytes: usize, now: Duration) {
+        self.moved = now;
+        self.next.sent(bytes);
+    }
+}
