@@ -117,6 +117,8 @@ fn parts(
         timeout: Some(boot.timeout.unwrap_or(if entries.len() > 1 { 5 } else { 0 })),
         default: 0,
         entries,
+        // A directory that is served can get more files; a medium cannot.
+        per_machine: prefix.is_empty(),
     };
     menu.check().map_err(|e| usage(&e.to_string()))?;
     for entry in &menu.entries {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where leases are kept over restarts.
-const STATE: &str = "/var/lib/bellwether";
+pub const STATE: &str = "/var/lib/bellwether";
 
 /// Places where running live systems have their medium mounted.
 const MOUNTED: [&str; 6] = [
@@ -175,9 +175,23 @@ pub fn run(what: &Share) -> Result<(), Failure> {
         no_ipxe: what.no_ipxe,
         state,
         keep_settings: what.keep_settings,
-        behind: None,
+        ..Options::default()
     };
-    let json = what.json;
+    if let Some(dir) = &what.write_config {
+        let json = what.json;
+        let watch = Watch::new(move |event| tell(event, json));
+        let written = config::write(&options, dir, &watch);
+        for path in written.map_err(|e: Error| Failure::Failed(e.to_string()))? {
+            println!("{}", path.display());
+        }
+        return Ok(());
+    }
+    serve(&options, what.plain, what.json)
+}
+
+/// Serves until it is told to end, and shows what happens: as a view that fills the
+/// terminal, as lines (`plain`), or as JSON.
+pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> {
     // Lines until everything is up, then the view.
     let (log, viewing) = (Arc::new(view::Log::default()), Arc::new(AtomicBool::new(false)));
     let (told, quiet) = (Arc::clone(&log), Arc::clone(&viewing));
@@ -187,18 +201,11 @@ pub fn run(what: &Share) -> Result<(), Failure> {
             tell(event, json);
         }
     }));
-    if let Some(dir) = &what.write_config {
-        let written = config::write(&options, dir, &watch);
-        for path in written.map_err(|e: Error| Failure::Failed(e.to_string()))? {
-            println!("{}", path.display());
-        }
-        return Ok(());
-    }
     let failed = |e: Error| Failure::Failed(e.to_string());
     let ending = Ending::expect().map_err(failed)?;
-    let session = session::start(&options, &watch).map_err(failed)?;
+    let session = session::start(options, &watch).map_err(failed)?;
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
-    let shown = if terminal && !what.plain && !json {
+    let shown = if terminal && !plain && !json {
         viewing.store(true, Ordering::Relaxed);
         let shown = view::show(&session, &watch, &log, &ending);
         viewing.store(false, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use crate::cloop;
 use crate::error::Error;
 use crate::initrd::{Initrd, Limits};
 use crate::newc::Entry;
-use crate::tools::{DEBUGFS, Draft, MKE2FS, MKFS_EROFS, MKSQUASHFS, Workplace, XORRISO};
+use crate::tools::{COPY, DEBUGFS, Draft, MKE2FS, MKFS_EROFS, MKSQUASHFS, Workplace, XORRISO};
 use crate::verity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -195,6 +195,39 @@ fn open<'b>(path: &Path, bytes: &'b [u8]) -> Result<Initrd<'b>, Error> {
         .map_err(|source| Error::Initrd { path: path.into(), source })
 }
 
+/// Makes a directory of what is in an ISO, a cloop image around one, or another
+/// directory, which is copied.
+///
+/// # Errors
+/// A tool is missing or fails, the input cannot be read, or it is an initramfs.
+pub fn unpack(from: &Path, input: &Input, tree: &Path) -> Result<(), Error> {
+    match input {
+        Input::Dir(dir) => COPY.command()?.args(["-a", "--"]).arg(dir).arg(tree).run().map(drop),
+        Input::Iso(path) => take_out(from, path, tree),
+        Input::Cloop(path) => {
+            let iso = Draft::new(&tree.with_extension("iso"))?;
+            unpack_cloop(path, &iso, &mut |_, _, _| ())?;
+            take_out(from, iso.path(), tree)
+        }
+        Input::Initrd(_) => {
+            Err(Error::Media(format!("{} is no ISO, cloop image or directory", from.display())))
+        }
+    }
+}
+
+/// Takes an ISO's files out.
+fn take_out(from: &Path, iso: &Path, tree: &Path) -> Result<(), Error> {
+    // xorriso takes a medium without a root for an empty one.
+    let file = File::open(iso).map_err(|source| Error::Read { path: from.into(), source })?;
+    crate::iso::Iso::open(file)
+        .map_err(|e| Error::Container { path: from.into(), why: e.to_string() })?;
+    let run = XORRISO
+        .command()?
+        .args(["-abort_on", "FAILURE", "-osirrox", "device_files:auto_chmod_off", "-indev"])
+        .arg(iso);
+    run.args(["-extract", "/"]).arg(tree).run().map(drop)
+}
+
 /// Takes an ISO's files out, then goes on as with a directory.
 fn of_iso(
     spec: &Spec,
@@ -205,16 +238,8 @@ fn of_iso(
     told: Told<'_>,
 ) -> Result<(), Error> {
     told("taking the files out of the ISO", 0, 0);
-    // xorriso takes a medium without a root for an empty one.
-    let file = File::open(iso).map_err(|source| Error::Read { path: from.into(), source })?;
-    crate::iso::Iso::open(file)
-        .map_err(|e| Error::Container { path: from.into(), why: e.to_string() })?;
     let tree = work.join("tree");
-    let run = XORRISO
-        .command()?
-        .args(["-abort_on", "FAILURE", "-osirrox", "device_files:auto_chmod_off", "-indev"])
-        .arg(iso);
-    run.args(["-extract", "/"]).arg(&tree).run()?;
+    take_out(from, iso, &tree)?;
     make(spec, from, &Input::Dir(tree), draft, told)
 }
 

@@ -33,6 +33,9 @@ pub struct Menu {
     pub default: usize,
     /// The entries in order.
     pub entries: Vec<Entry>,
+    /// Over a network, a machine may have a menu of its own beside this one: see
+    /// [`disk_menus`].
+    pub per_machine: bool,
 }
 
 /// One way to boot.
@@ -42,12 +45,46 @@ pub struct Entry {
     pub id: String,
     /// What people read.
     pub title: String,
-    /// Path of the kernel, as the boot loader is told.
+    /// Path of the kernel, as the boot loader is told; empty for what the machine's own
+    /// disk boots.
     pub kernel: String,
     /// Paths of the initramfs files, in order.
     pub initrd: Vec<String>,
     /// The kernel's command line.
     pub append: String,
+}
+
+impl Entry {
+    /// What the machine's own disk boots.
+    #[must_use]
+    pub fn disk(id: &str, title: &str) -> Self {
+        Self { id: id.to_owned(), title: title.to_owned(), ..Self::default() }
+    }
+
+    fn is_disk(&self) -> bool {
+        self.kernel.is_empty() && self.initrd.is_empty() && self.append.is_empty()
+    }
+}
+
+/// What a machine with this hardware address (`52:54:00:12:34:56`) has to find below a
+/// TFTP server's directory to boot from its own disk: paths, and what is in them. For
+/// pxelinux, for GRUB as it looks for itself and as [`Menu::per_machine`] makes it, and
+/// for iPXE.
+///
+/// # Errors
+/// None of these texts is anybody's, so none in practice.
+pub fn disk_menus(mac: &str) -> Result<[(String, String); 4], MenuError> {
+    let mac = mac.to_ascii_lowercase();
+    let dashes = mac.replace(':', "-");
+    let entries = vec![Entry::disk("disk", "This machine's disk")];
+    let menu = Menu { timeout: Some(0), entries, ..Menu::default() };
+    let grub = menu.to_grub(true)?;
+    Ok([
+        (format!("pxelinux.cfg/01-{dashes}"), menu.to_syslinux(true)?),
+        (format!("grub/grub.cfg-01-{dashes}"), grub.clone()),
+        (format!("grub/{mac}.cfg"), grub),
+        (format!("boot-{dashes}.ipxe"), menu.to_ipxe()?),
+    ])
 }
 
 /// Which boot loader a configuration is for.
@@ -145,7 +182,9 @@ impl Menu {
         for entry in &self.entries {
             fits(&entry.id, "the label", true)?;
             fits(&entry.title, "the title", false)?;
-            fits(&entry.kernel, "the kernel's path", true)?;
+            if !entry.is_disk() {
+                fits(&entry.kernel, "the kernel's path", true)?;
+            }
             entry.initrd.iter().try_for_each(|path| fits(path, "the initrd's path", true))?;
             fits(&entry.append, "the command line", false)?;
         }
@@ -178,6 +217,10 @@ impl Menu {
             if !entry.title.is_empty() {
                 let _ = writeln!(out, "  MENU LABEL {}", entry.title);
             }
+            if entry.is_disk() {
+                let _ = writeln!(out, "  LOCALBOOT 0");
+                continue;
+            }
             // KERNEL would guess by the name's ending what kind of program it is.
             let _ = writeln!(out, "  LINUX {}", entry.kernel);
             if !entry.initrd.is_empty() {
@@ -204,6 +247,13 @@ impl Menu {
             "if serial --unit=0 --speed=115200; then\n  terminal_input console serial\n  \
              terminal_output console serial\nfi\n",
         );
+        if self.per_machine {
+            // GRUB has no way to write the address as its own search does, with dashes.
+            out.push_str(
+                "set own=/grub/$net_default_mac.cfg\nif test -e $own; then\n  \
+                 configfile $own\nfi\n",
+            );
+        }
         let _ = writeln!(out, "set default={}", self.default);
         let _ = match self.timeout {
             Some(seconds) => writeln!(out, "set timeout={seconds}"),
@@ -211,13 +261,14 @@ impl Menu {
         };
         for entry in &self.entries {
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
-            let _ = write!(
-                out,
-                "\nmenuentry {} --id {} {{\n  linux {}",
-                grub_word(title),
-                grub_word(&entry.id),
-                grub_word(&entry.kernel)
-            );
+            let _ =
+                write!(out, "\nmenuentry {} --id {} {{\n", grub_word(title), grub_word(&entry.id));
+            if entry.is_disk() {
+                // Back to the firmware, which tries what is next in its order.
+                out.push_str("  exit\n}\n");
+                continue;
+            }
+            let _ = write!(out, "  linux {}", grub_word(&entry.kernel));
             if from_network {
                 out.push_str(" BOOTIF=01-$net_default_mac");
             }
@@ -248,6 +299,9 @@ impl Menu {
             }
         }
         let mut out = String::from("#!ipxe\n");
+        if self.per_machine {
+            out.push_str("chain --autofree boot-${netX/mac:hexhyp}.ipxe && exit ||\n");
+        }
         if self.entries.len() > 1 {
             let _ = writeln!(out, "menu {}", self.title);
             for entry in &self.entries {
@@ -263,7 +317,12 @@ impl Menu {
             );
         }
         for entry in &self.entries {
-            let _ = write!(out, "\n:{}\nkernel {}", entry.id, entry.kernel);
+            let _ = writeln!(out, "\n:{}", entry.id);
+            if entry.is_disk() {
+                out.push_str("exit\n");
+                continue;
+            }
+            let _ = write!(out, "kernel {}", entry.kernel);
             // UEFI's stub takes the files from iPXE only under these names.
             for path in &entry.initrd {
                 let _ = write!(out, " initrd={}", path.rsplit('/').next().unwrap_or(path));
@@ -855,6 +914,35 @@ menuentry last { set gfxpayload=keep
         assert_eq!(Menu::default().to_grub(false), Err(MenuError::Empty));
     }
 
+    #[test]
+    fn machines_that_boot_from_their_disks() {
+        let entries = vec![
+            Entry { id: "copy".into(), kernel: "/vmlinuz".into(), ..Entry::default() },
+            Entry::disk("disk", "Disk"),
+        ];
+        let menu = Menu { entries, per_machine: true, ..Menu::default() };
+        assert!(
+            menu.to_syslinux(true)
+                .unwrap()
+                .contains("LABEL disk\n  MENU LABEL Disk\n  LOCALBOOT 0\n")
+        );
+        let grub = menu.to_grub(true).unwrap();
+        assert!(grub.contains("set own=/grub/$net_default_mac.cfg\n"), "{grub}");
+        assert!(grub.ends_with("menuentry Disk --id disk {\n  exit\n}\n"), "{grub}");
+        let ipxe = menu.to_ipxe().unwrap();
+        assert!(
+            ipxe.starts_with("#!ipxe\nchain --autofree boot-${netX/mac:hexhyp}.ipxe && exit ||\n")
+        );
+        assert!(ipxe.ends_with("\n:disk\nexit\n"), "{ipxe}");
+        let files = disk_menus("52:54:00:AB:cd:01").unwrap();
+        let paths: Vec<&str> = files.iter().map(|f| f.0.as_str()).collect();
+        let name = "01-52-54-00-ab-cd-01";
+        assert_eq!(paths[0], format!("pxelinux.cfg/{name}"));
+        assert_eq!(paths[1], format!("grub/grub.cfg-{name}"));
+        assert_eq!(paths[2..], ["grub/52:54:00:ab:cd:01.cfg", "boot-52-54-00-ab-cd-01.ipxe"]);
+        assert!(files[0].1.contains("DEFAULT disk\n"));
+    }
+
     prop_compose! {
         fn entry()(
             kernel in "/[a-z0-9.-]{1,12}[a-z]",
@@ -873,7 +961,7 @@ menuentry last { set gfxpayload=keep
             timeout in prop::option::of(1u32..1000),
             default in 0usize..5,
         ) {
-            let mut menu = Menu { title: "Some menu".into(), timeout, default: default % entries.len(), entries };
+            let mut menu = Menu { title: "Some menu".into(), timeout, default: default % entries.len(), entries, per_machine: false };
             for (n, entry) in menu.entries.iter_mut().enumerate() {
                 entry.id = format!("entry{n}");
                 // SYSLINUX would read these itself.

@@ -33,6 +33,7 @@ tools! {
     MFORMAT "mformat" in "mtools",
     MMD "mmd" in "mtools",
     MCOPY "mcopy" in "mtools",
+    COPY "cp" in "coreutils",
 }
 
 impl Tool {

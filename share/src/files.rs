@@ -1,11 +1,16 @@
 //! What HTTP and TFTP serve, under one set of paths: boot loaders, menus and our
 //! archive from memory, kernels, initramfs and media where they lie.
 
+use crate::error::Error;
 use crate::event::Stage;
 use crate::nfs::Export;
 use crate::tree::{At, ReadAt, Tree};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where the bytes of a file are.
@@ -137,6 +142,8 @@ impl File {
 pub struct Files {
     named: BTreeMap<String, File>,
     exports: Vec<Export>,
+    /// What is in it is looked up when it is asked for: it may change.
+    directory: Option<Arc<OwnedFd>>,
 }
 
 impl Files {
@@ -150,15 +157,42 @@ impl Files {
         self.exports.push(export);
     }
 
+    /// Serves what is in a directory, too, as it is when it is asked for. Symbolic links
+    /// in it are not followed.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn add_directory(&mut self, path: &Path) -> Result<(), Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        self.directory = Some(Arc::new(opened.map_err(|e| Error::read(path)(e.into()))?));
+        Ok(())
+    }
+
+    fn in_directory(&self, path: &str) -> Option<File> {
+        let directory = self.directory.as_ref()?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let within =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let path = path.trim_start_matches('/');
+        let opened = openat2(&**directory, path, flags, Mode::empty(), within).ok()?;
+        let file = std::fs::File::from(opened);
+        let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let changed = about.mtime_nsec().unsigned_abs() ^ about.mtime().unsigned_abs() << 30;
+        let identity = about.ino() ^ changed;
+        Some(File::image(Arc::new(file), about.len(), identity))
+    }
+
     /// The file at a plain path.
     pub fn find(&self, path: &str) -> Option<File> {
         if let Some(file) = self.named.get(path) {
             return Some(file.clone());
         }
-        self.exports.iter().find_map(|export| {
+        let in_medium = self.exports.iter().find_map(|export| {
             let rest = path.strip_prefix(&export.path)?;
             rest.starts_with('/').then(|| File::in_tree(&export.tree, rest))?
-        })
+        });
+        in_medium.or_else(|| self.in_directory(path))
     }
 
     /// The file that a TFTP client means: loaders write paths with and without a
@@ -197,5 +231,29 @@ mod tests {
         assert!(files.find("/debianlive/a b").is_none());
         assert!(files.find("/debian/live").is_none());
         assert!(files.find_loosely("debian/../../etc/passwd").is_none());
+    }
+
+    #[test]
+    fn a_directory_is_served_as_it_is_and_not_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("tree");
+        std::fs::create_dir_all(inside.join("pxelinux.cfg")).unwrap();
+        std::fs::write(dir.path().join("secret"), b"no").unwrap();
+        std::os::unix::fs::symlink("../secret", inside.join("link")).unwrap();
+        let mut files = Files::default();
+        files.add_directory(&inside).unwrap();
+        let menu = "/pxelinux.cfg/01-52-54-00-12-34-56";
+        assert!(files.find(menu).is_none());
+        std::fs::write(inside.join(&menu[1..]), b"DEFAULT disk").unwrap();
+        let found = files.find(menu).unwrap();
+        let mut buffer = [0; 7];
+        found.read_exact_at(0, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"DEFAULT");
+        std::fs::write(inside.join(&menu[1..]), b"DEFAULT copy").unwrap();
+        assert_ne!(files.find(menu).unwrap().tag, found.tag);
+        for bad in ["/link", "/../secret", "/pxelinux.cfg", "", "/", "/pxelinux.cfg/../../secret"] {
+            assert!(files.find(bad).is_none(), "{bad}");
+        }
+        assert!(Files::default().add_directory(&dir.path().join("absent")).is_err());
     }
 }

@@ -31,8 +31,8 @@ pub struct Interface {
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// Chooses the interface to share on: the named one, or the one with the default
-/// route, or the only one.
+/// Chooses the interface to share on: the one of this name or address, or the one with
+/// the default route, or the only one.
 ///
 /// # Errors
 /// There is none, or several and no reason to prefer one; names the candidates.
@@ -40,7 +40,9 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
     let all = interfaces()?;
     let names = || all.iter().map(|i| format!("{} ({})", i.name, i.address)).collect::<Vec<_>>();
     if let Some(wanted) = wanted {
-        return all.iter().find(|i| i.name == wanted).cloned().ok_or_else(|| Error::Interface {
+        let address = wanted.parse().ok();
+        let is_it = |i: &&Interface| i.name == wanted || Some(i.address) == address;
+        return all.iter().find(is_it).cloned().ok_or_else(|| Error::Interface {
             why: format!(
                 "{wanted} is no interface that is up and has an IPv4 address; there are: {}",
                 names().join(", ")

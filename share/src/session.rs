@@ -67,6 +67,23 @@ pub struct Options {
     pub keep_settings: bool,
     /// Where clients find us when there is another machine in between.
     pub behind: Option<Behind>,
+    /// What boots instead of media.
+    pub room: Option<Room>,
+}
+
+/// A menu of what is in a directory, for machines that boot something else than media.
+/// What is in it is served as it is when it is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    /// The directory.
+    pub directory: PathBuf,
+    /// What boots; paths are those of HTTP and TFTP.
+    pub menu: Menu,
+    /// What machines with an address of ours are told: the way out of the network; this
+    /// computer's when there is none.
+    pub router: Option<Ipv4Addr>,
+    /// And who knows names; this computer's when there are none.
+    pub dns: Vec<Ipv4Addr>,
 }
 
 /// Sharing behind a network that gives addresses and names the first file itself, as
@@ -229,6 +246,10 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     let mut files = Files::default();
     let place = (own, Some(nfs_port), String::new());
     let Shared { mut menu, exports, images } = media(options, &place, &mut files, watch)?;
+    if let Some(room) = &options.room {
+        files.add_directory(&room.directory)?;
+        menu = room.menu.clone();
+    }
     let mut store = match options.keep_settings {
         true => Some(Store::below(&options.state)?),
         false => None,
@@ -292,7 +313,11 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
         serve::dhcp(server, sockets, watch, keep)?;
     }
     let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
-    let mut services = format!("{} by NFS, http://{http_at}/", mounts.join(", "));
+    let mut services = match mounts.as_slice() {
+        [] => String::new(),
+        mounts => format!("{} by NFS, ", mounts.join(", ")),
+    };
+    services.push_str(&format!("http://{http_at}/"));
     if let Some(socket) = tftp {
         serve::tftp(files.clone(), socket, watch.clone())?;
         services.push_str(&format!(", tftp://{own}/"));
@@ -308,7 +333,7 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     }
     serve::nbd(Arc::new(disks), nbd_listener, watch.clone())?;
     ready(watch, "services", format!("serving {services} on {place}"));
-    for entry in &menu.entries {
+    for entry in menu.entries.iter().filter(|entry| !entry.kernel.is_empty()) {
         ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));
     }
     ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
@@ -382,6 +407,7 @@ pub fn media(
         timeout: if several { None } else { Some(3) },
         default: 0,
         entries,
+        per_machine: false,
     };
     Ok(Shared { menu, exports, images })
 }
@@ -612,10 +638,12 @@ fn addresses(
             }
         ),
     );
+    let room = options.room.as_ref();
+    let dns = room.map(|room| room.dns.clone()).filter(|dns| !dns.is_empty());
     let network = Network {
         prefix: interface.prefix,
-        router: interface.gateway,
-        dns: net::name_servers(),
+        router: room.and_then(|room| room.router).or(interface.gateway),
+        dns: dns.unwrap_or_else(net::name_servers),
         lease: 4 * 3600,
     };
     Ok(Some((network, leases)))

@@ -2,7 +2,8 @@
 
 use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::progress::{bytes, rate};
-use super::world::{Host, PipeSource, names, random, show_addresses, source};
+use super::report::{self, PXELINUX};
+use super::world::{Host, PipeSource, listed, names, random, show_addresses, source};
 use crate::Failure;
 use clone::dolly::config::{Config, Input, Line, Output, What};
 use clone::dolly::server::Standing;
@@ -36,6 +37,7 @@ pub static DOLLY: Program = Program {
         flag("nosync", Some('n'), None, "a client does not wait for its disk"),
         VERIFY,
         flag("no-verify", None, None, "a server asks for no digests"),
+        PXELINUX,
         flag("dry-run", None, None, "a server checks and shows the configuration, and ends"),
         flag("", Some('d'), None, "accepted; dummy in the configuration is enough"),
         flag("", Some('c'), Some("SIZE"), "accepted"),
@@ -139,7 +141,9 @@ fn send(given: &Given) -> Result<(), Failure> {
     world.end();
     let sent = sent?;
     super::sent("dolly", sent.digest, world.took());
-    super::standings(&sent.clients, |s| matches!(s, Standing::Verified | Standing::Acknowledged))
+    let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
+    let machines = listed(&sent.clients, good, &mut world);
+    report::table(&machines, sent.digest.bytes, world.took(), given)
 }
 
 fn receive(given: &Given) -> Result<(), Failure> {

@@ -2,8 +2,9 @@
 
 use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::progress::{bytes, rate};
+use super::report::{self, PXELINUX};
 use super::store::Source;
-use super::world::{Host, names, show_addresses, source, why};
+use super::world::{Host, listed, names, show_addresses, source, why};
 use crate::Failure;
 use clone::dollyplus::config::{Config, File, cook_of};
 use clone::dollyplus::wire::Output;
@@ -27,6 +28,7 @@ pub static SERVER: Program = Program {
         STALL,
         flag("verbose", Some('v'), None, "show what each node says"),
         QUIET,
+        PXELINUX,
         flag("dry-run", None, None, "check and show the configuration, and end"),
     ],
 };
@@ -126,7 +128,9 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     for (file, digest) in config.files.iter().zip(&sent.digests) {
         eprintln!("  {} blake3 {digest}", file.input);
     }
-    super::standings(&sent.clients, |s| matches!(s, Standing::Verified | Standing::Acknowledged))
+    let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
+    let machines = listed(&sent.clients, good, &mut world);
+    report::table(&machines, total, took, given)
 }
 
 /// Receives.

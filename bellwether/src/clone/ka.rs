@@ -2,6 +2,7 @@
 
 use super::flags::{Flag, Given, Program, QUIET, STALL, STALLED, VERIFY, flag};
 use super::progress::{bytes, rate};
+use super::report::{self, Machine, PXELINUX};
 use super::store::{How, Source, Target};
 use super::world::{Host, HostStore, source, why};
 use crate::Failure;
@@ -36,6 +37,7 @@ pub static SERVER: Program = Program {
         STALL,
         QUIET,
         flag("no-verify", None, None, "compare no digests"),
+        PXELINUX,
         flag("", Some('l'), None, "accepted; nobody is ever run away from"),
     ],
 };
@@ -86,8 +88,20 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         start_timeout: given.seconds("timeout")?,
         stall_timeout: given.stall()?,
     };
-    let (sent, _) = send_to(options, file, command, given.has("quiet"))?;
-    super::standings(&sent.clients, good)
+    let sent = send_to(options, file, command, given.has("quiet"))?;
+    end(&sent, given)
+}
+
+/// The table of a session.
+pub fn end((sent, took): &(edge::ka::Sent, Duration), given: &Given) -> Result<(), Failure> {
+    let machine = |(ip, standing): &(Ipv4Addr, Standing)| Machine {
+        name: ip.to_string(),
+        address: Some(*ip),
+        result: standing.to_string(),
+        good: good(standing),
+    };
+    let machines: Vec<Machine> = sent.clients.iter().map(machine).collect();
+    report::table(&machines, sent.digest.bytes, *took, given)
 }
 
 /// Whether that machine has a copy.

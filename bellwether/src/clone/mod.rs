@@ -12,6 +12,8 @@ mod layout;
 mod net;
 mod prepare;
 mod progress;
+mod report;
+mod room;
 mod store;
 mod tools;
 mod udp;
@@ -40,26 +42,6 @@ fn sent(program: &str, digest: Digest, took: Duration) {
     );
 }
 
-/// Says how it stands with each machine; a failure when one has no `good` copy.
-fn standings<N: std::fmt::Display, S: std::fmt::Display>(
-    clients: &[(N, S)],
-    good: impl Fn(&S) -> bool,
-) -> Result<(), Failure> {
-    for (name, standing) in clients {
-        eprintln!("  {name:<20} {standing}");
-    }
-    let bad = clients.iter().filter(|c| !good(&c.1)).count();
-    without_copy(bad, clients.len())
-}
-
-/// A failure when so many have none.
-fn without_copy(bad: usize, all: usize) -> Result<(), Failure> {
-    if bad == 0 {
-        return Ok(());
-    }
-    Err(Failure::Failed(format!("{bad} of {all} machines have no good copy")))
-}
-
 type Run = fn(&Given) -> Result<(), Failure>;
 
 /// All programs: names, grammar, what runs.
@@ -75,6 +57,7 @@ static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["install"], &install::INSTALL, install::run),
     (&["adapt"], &adapt::ADAPT, adapt::run),
     (&["tools"], &tools::TOOLS, tools::run),
+    (&["clone_script"], &room::SCRIPT, room::run),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),

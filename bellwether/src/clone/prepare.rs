@@ -4,9 +4,10 @@
 use super::flags::{Given, Program, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
-use super::progress::{bytes, rate};
+use super::report::{self, Machine, PXELINUX};
 use crate::Failure;
 use clone::ka::desc::{Desc, read_table};
+use clone::ka::server::Standing;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
@@ -44,13 +45,7 @@ pub static KA_D: Program = Program {
         flag("", Some('x'), Some("A|B"), "leave out these directories"),
         flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
         flag("finish", None, Some("S"), "machines may take so long to finish [1800]"),
-        flag(
-            "pxelinux",
-            None,
-            Some("DIR"),
-            "machines that have finished boot from disk: DIR is \
-              the TFTP directory with pxelinux.cfg",
-        ),
+        PXELINUX,
         flag("quiet", Some('q'), None, "no progress"),
         flag("dry-run", None, None, "say what would be sent, and to how many"),
     ],
@@ -93,8 +88,8 @@ pub fn session(given: &Given) -> Result<(), Failure> {
         return Ok(());
     }
     let wait = given.seconds("timeout")?;
-    let (sent, _) = ka::serve(name, clients, None, Some(&command), wait, given.has("quiet"))?;
-    super::standings(&sent.clients, ka::good)
+    let sent = ka::serve(name, clients, None, Some(&command), wait, given.has("quiet"))?;
+    ka::end(&sent, given)
 }
 
 /// How many machines there are.
@@ -295,41 +290,15 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
         Ok((done, _)) => done.clients.iter().filter(|c| ka::good(&c.1)).map(|c| c.0).collect(),
         Err(_) => Vec::new(),
     };
-    println!("{:<16}{:>10}{:>8}{:>13}  result", "machine", "bytes", "s", "rate");
-    for (ip, standing) in &sent.clients {
-        let amount = sent.digest.bytes;
-        let result = match done.contains(ip) {
+    let machine = |(ip, standing): &(Ipv4Addr, Standing)| {
+        let finished = done.contains(ip);
+        let result = match finished {
             true => format!("{standing}; boots from its own disk"),
             false if ka::good(standing) => format!("{standing}; did NOT finish"),
             false => standing.to_string(),
         };
-        println!(
-            "{:<16}{:>10}{:>8.1}{:>13}  {result}",
-            ip.to_string(),
-            bytes(amount),
-            took.as_secs_f64(),
-            rate(amount, took)
-        );
-        if let Some(dir) = given.get("pxelinux").filter(|_| done.contains(ip)) {
-            match to_local_boot(dir, *ip) {
-                Ok(file) => println!("{:<16}{file} says localboot", ""),
-                Err(why) => eprintln!("ka-d: {ip}: still boots from the network: {why}"),
-            }
-        }
-    }
-    super::without_copy(clients.saturating_sub(done.len()), clients)
-}
-
-/// Makes pxelinux send a machine to its disk.
-fn to_local_boot(dir: &str, ip: Ipv4Addr) -> Result<String, String> {
-    let table = fs::read_to_string("/proc/net/arp").map_err(|e| e.to_string())?;
-    let mac = table.lines().find_map(|l| {
-        let mut words = l.split_ascii_whitespace();
-        (words.next()? == ip.to_string()).then(|| words.nth(2).map(str::to_owned))?
-    });
-    let mac = mac.ok_or("its hardware address is not known")?.replace(':', "-");
-    let file = format!("{dir}/pxelinux.cfg/01-{mac}");
-    let text = "# Its disk is a copy now: bellwether clone ka-d\nDEFAULT disk\nLABEL disk\n  LOCALBOOT 0\n";
-    fs::write(&file, text).map_err(|e| format!("{file}: {e}"))?;
-    Ok(file)
+        Machine { name: ip.to_string(), address: Some(*ip), result, good: finished }
+    };
+    let machines: Vec<Machine> = sent.clients.iter().map(machine).collect();
+    report::table(&machines, sent.digest.bytes, took, given)
 }

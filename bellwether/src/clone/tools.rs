@@ -92,15 +92,20 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(words.map(PathBuf::from).collect())
 }
 
-/// Makes the image.
+/// Runs it.
 pub fn run(given: &Given) -> Result<(), Failure> {
+    let path = given.get("out").unwrap_or("clone-tools.img");
+    make(Path::new(path), given.get("adapt"), given.get("add"))
+}
+
+/// Makes the image. `adapt` is what is done to a copied disk, `more` another program.
+pub fn make(path: &Path, adapt: Option<&str>, more: Option<&str>) -> Result<(), Failure> {
     let io = |path: &Path, e: std::io::Error| Failure::Failed(format!("{}: {e}", path.display()));
     let mut files: BTreeSet<(PathBuf, String)> = BTreeSet::new();
     let mut missing = Vec::new();
     let own = std::env::current_exe().map_err(|e| Failure::Failed(e.to_string()))?;
     files.insert((own.clone(), "usr/bin/bellwether".to_owned()));
     let mut programs = vec![own];
-    let more = given.get("add").into_iter();
     for name in NEEDED.iter().copied().chain(WELCOME).chain(more) {
         match find(name) {
             Some(path) => {
@@ -131,7 +136,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
         let added = archive.add(dir, 0o755, Node::Dir);
         added.map_err(|e| Failure::Failed(format!("{dir}: {e}")))?;
     }
-    if let Some(words) = given.get("adapt") {
+    if let Some(words) = adapt {
         let words: Vec<&str> = words.split(',').collect();
         if let Some(word) = words.iter().find(|w| !["grow", "unique"].contains(w)) {
             return Err(Failure::Usage(format!("--adapt: '{word}' is neither grow nor unique")));
@@ -152,7 +157,6 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     // Every kernel unpacks this, and behind an initramfs of any length: archives that are
     // not packed must begin at a multiple of four.
     let image = compress(Codec::Gzip, &plain).map_err(|e| Failure::Failed(e.to_string()))?;
-    let path = Path::new(given.get("out").unwrap_or("clone-tools.img"));
     fs::write(path, &image).map_err(|e| io(path, e))?;
     println!(
         "{}: {} files, {}",

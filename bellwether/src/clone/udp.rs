@@ -3,6 +3,7 @@
 use super::flags::{Flag, Given, Program, STALLED, flag, scaled};
 use super::net::{Interface, interface};
 use super::progress::{Progress, bytes, rate};
+use super::report::{self, Machine, PXELINUX};
 use super::store::{How, Source, Target, Writer, read_back};
 use crate::Failure;
 use clone::digest::Digest;
@@ -91,6 +92,7 @@ pub static SENDER: Program = Program {
         ),
         flag("streaming", Some('Z'), None, "machines may join later, and get the rest"),
         flag("no-verify", None, None, "compare no digests at the end"),
+        PXELINUX,
     ],
 };
 
@@ -527,7 +529,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let Some(digest) = digest else {
         return Err(Failure::Failed("the transfer has no end".to_owned()));
     };
-    table(&core, digest, progress.elapsed())
+    table(&core, digest, progress.elapsed(), given)
 }
 
 fn core_failed(e: clone::Error) -> Failure {
@@ -554,7 +556,7 @@ const fn words(standing: Standing) -> &'static str {
 }
 
 /// The results; a failure if anybody has no copy.
-fn table(core: &Sender, digest: Digest, took: Duration) -> Result<(), Failure> {
+fn table(core: &Sender, digest: Digest, took: Duration, given: &Given) -> Result<(), Failure> {
     eprintln!(
         "udp-sender: {} in {:.1} s, {}; {} blocks sent again; blake3 {digest}",
         bytes(digest.bytes),
@@ -562,28 +564,25 @@ fn table(core: &Sender, digest: Digest, took: Duration) -> Result<(), Failure> {
         rate(digest.bytes, took),
         core.resent()
     );
-    let mut bad = 0;
+    let mut machines = Vec::new();
     for machine in core.machines() {
-        let late = if machine.missed > 0 {
-            format!("; joined late, lacks the first {}", bytes(machine.missed))
-        } else {
-            String::new()
-        };
-        eprintln!("  {:<15} {}{late}", machine.address, words(machine.standing));
-        if !matches!(machine.standing, Standing::Verified | Standing::Acknowledged) {
-            bad += 1;
+        let mut result = words(machine.standing).to_owned();
+        if machine.missed > 0 {
+            result += &format!("; joined late, lacks the first {}", bytes(machine.missed));
         }
+        machines.push(Machine {
+            name: machine.address.to_string(),
+            address: Some(machine.address),
+            result,
+            good: machine.missed == 0
+                && matches!(machine.standing, Standing::Verified | Standing::Acknowledged),
+        });
     }
-    if core.machines().is_empty() {
+    if machines.is_empty() {
         eprintln!("  nobody answered: whether anybody has a copy is not known");
+        return Ok(());
     }
-    if bad > 0 {
-        return Err(Failure::Failed(format!(
-            "{bad} of {} machines have no good copy",
-            core.machines().len()
-        )));
-    }
-    Ok(())
+    report::table(&machines, digest.bytes, took, given)
 }
 
 /// Receives.

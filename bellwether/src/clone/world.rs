@@ -1,6 +1,7 @@
 //! The host's files, names and screen for the loops of the `clone` room.
 
 use super::progress::Progress;
+use super::report::Machine;
 use super::store::{How, Source, Target, Writer, part};
 use crate::Failure;
 use clone::digest::Digest;
@@ -331,6 +332,21 @@ pub fn show_addresses<'a>(hosts: impl IntoIterator<Item = &'a String>) {
             Err(why) => println!("  {host:<20} {why}"),
         }
     }
+}
+
+/// How it went with listed machines, for the table of them.
+pub fn listed<S: std::fmt::Display>(
+    clients: &[(String, S)],
+    good: impl Fn(&S) -> bool,
+    world: &mut Host,
+) -> Vec<Machine> {
+    let machine = |(name, standing): &(String, S)| Machine {
+        name: name.clone(),
+        address: edge::World::resolve(world, name.trim_end()).ok(),
+        result: standing.to_string(),
+        good: good(standing),
+    };
+    clients.iter().map(machine).collect()
 }
 
 /// All names and addresses by which this machine may be listed.

@@ -47,7 +47,7 @@ fn live_boot_keeps_all_changes() {
 fn live_boot_keeps_single_directories() {
     scenario("storage-keep-directories", |lab| {
         let iso = live_iso(lab)?;
-        let conf = "/home bind\n/etc union\n/root link,source=r\n";
+        let conf = "/home bind\n/etc union\n/media link,source=r\n";
         let disk = volume(lab, "stick", Fs::Ext4, 64, conf)?;
         let client = client(lab, "boot=live persistence")?.disk(DISK, &iso).disk(DISK, &disk);
         let mut machine = boot(client)?;
@@ -56,8 +56,9 @@ fn live_boot_keeps_single_directories() {
         machine.run("mkdir -p /run/live/persistence/vdb/r/.kept && echo k >/run/live/persistence/vdb/r/.kept/file")?;
         machine.run("echo no >/srv/not-kept")?;
         machine.restart(secs(90))?;
-        assert_eq!(machine.run("cat /home/h /etc/e /root/.kept/file")?.trim(), "h\ne\nk");
-        machine.run("test ! -e /srv/not-kept && test -L /root/.kept/file && test -s /etc/issue")?;
+        assert_eq!(machine.run("cd /home && cat h /etc/e /media/.kept/file")?.trim(), "h\ne\nk");
+        machine
+            .run("test ! -e /srv/not-kept && test -L /media/.kept/file && test -s /etc/issue")?;
         Ok(())
     });
 }

@@ -1,0 +1,383 @@
+//! Dolly+ in rooms of threads with real TCP: each node has an address of its own
+//! on the loopback interface. And beside recorded runs of the real program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use clone::digest::{Digest, Meter};
+use clone::dollyplus::wire::{Command, Output};
+use clone::edge::dollyplus::{Options, Received, Sent, Standing, receive, send};
+use clone::edge::{Cook, Packing, Source, Store, Target, World};
+use common::{Event, payload, read};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+type Files = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+struct Room {
+    clock: Instant,
+    files: Files,
+    /// Dies when it has stored so many bytes.
+    dies: Option<u64>,
+    /// Its disk is full after so many bytes.
+    full: Option<usize>,
+}
+
+struct Memory {
+    path: String,
+    bytes: Vec<u8>,
+    full: usize,
+    dies: Option<u64>,
+    meter: Meter,
+    ended: bool,
+    files: Files,
+}
+
+impl Store for Memory {
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
+        if self.bytes.len() + bytes.len() > self.full {
+            return Err("no space left".to_owned());
+        }
+        // A disk takes what it likes.
+        let n = bytes.len().min(100_000);
+        self.bytes.extend(&bytes[..n]);
+        self.meter.update(&bytes[..n]);
+        let earlier: usize = self.files.lock().unwrap().values().map(Vec::len).sum();
+        if self.dies.is_some_and(|at| (earlier + self.bytes.len()) as u64 >= at) {
+            // As when the machine's power goes; the kernel closes its sockets.
+            std::panic::resume_unwind(Box::new("dies"));
+        }
+        Ok(n)
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+    }
+
+    fn done(&mut self) -> Option<Result<Digest, String>> {
+        assert!(self.ended);
+        self.files.lock().unwrap().insert(self.path.clone(), std::mem::take(&mut self.bytes));
+        Some(Ok(self.meter.digest()))
+    }
+}
+
+impl World for Room {
+    fn now(&mut self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn resolve(&mut self, host: &str) -> Result<Ipv4Addr, String> {
+        host.parse().map_err(|_| "unknown".to_owned())
+    }
+
+    fn say(&mut self, _: &str) {}
+
+    fn progress(&mut self, _: u64, _: Option<u64>) {}
+
+    fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String> {
+        Ok(Box::new(Memory {
+            path: target.path.to_owned(),
+            bytes: Vec::new(),
+            full: self.full.unwrap_or(usize::MAX),
+            dies: self.dies,
+            meter: Meter::default(),
+            ended: false,
+            files: self.files.clone(),
+        }))
+    }
+}
+
+struct Bytes(Vec<u8>, usize);
+
+impl Source for Bytes {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, String> {
+        // As a pipe brings it.
+        let n = buffer.len().min(self.0.len() - self.1).min(700_001);
+        buffer[..n].copy_from_slice(&self.0[self.1..self.1 + n]);
+        self.1 += n;
+        Ok(Some(n))
+    }
+
+    fn length(&self) -> Option<u64> {
+        None
+    }
+}
+
+fn room() -> Room {
+    Room { clock: Instant::now(), files: Files::default(), dies: None, full: None }
+}
+
+fn options(own: Ipv4Addr) -> Options {
+    let limit = Some(Duration::from_secs(20));
+    Options { own, start_timeout: limit, stall_timeout: limit }
+}
+
+type Outcome = (Option<Result<Received, clone::Error>>, BTreeMap<String, Vec<u8>>);
+
+/// A server and clients at 127.`net`.0.1 and up. `change` spoils a client's world;
+/// those in `absent` are not there.
+fn run(
+    net: u8,
+    clients: u8,
+    files: &[(&str, Vec<u8>)],
+    absent: &[u8],
+    change: impl Fn(u8, &mut Room),
+) -> (Result<Sent, clone::Error>, Vec<Outcome>) {
+    let ip = move |i: u8| Ipv4Addr::new(127, net, 0, i + 1);
+    let mut threads = Vec::new();
+    for i in 1..=clients {
+        let mut world = room();
+        change(i, &mut world);
+        let files = world.files.clone();
+        let here = !absent.contains(&i);
+        let thread = std::thread::spawn(move || here.then(|| receive(&options(ip(i)), &mut world)));
+        threads.push((thread, files));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let names: Vec<String> = (1..=clients).map(|i| ip(i).to_string()).collect();
+    let outputs: Vec<Output> = files
+        .iter()
+        .map(|(path, _)| Output { path: (*path).to_owned(), cook: Cook::default() })
+        .collect();
+    let mut open = |n: usize| -> Result<Box<dyn Source>, String> {
+        Ok(Box::new(Bytes(files[n].1.clone(), 0)))
+    };
+    let server = ip(0).to_string();
+    let sent = send(&server, &names, &outputs, &options(ip(0)), &mut open, &mut room());
+    let outcomes = threads
+        .into_iter()
+        .map(|(thread, files)| {
+            let outcome = thread.join().ok().flatten();
+            let files = files.lock().unwrap().clone();
+            (outcome, files)
+        })
+        .collect();
+    (sent, outcomes)
+}
+
+fn holds(outcome: &Outcome, files: &[(&str, Vec<u8>)]) {
+    let got = outcome.0.as_ref().expect("alive").as_ref().expect("finished");
+    assert!(got.verified);
+    for (path, bytes) in files {
+        assert!(outcome.1[*path] == *bytes, "{path} at {}", got.name);
+    }
+}
+
+#[test]
+fn many_files_to_three_clients() {
+    let files = [
+        ("/a", payload(0, 9_000_001)),
+        ("/empty", Vec::new()),
+        ("/whole", payload(7, 8 << 20)),
+        ("/b", payload(3, 337)),
+    ];
+    let (sent, outcomes) = run(11, 3, &files, &[], |_, _| {});
+    let sent = sent.unwrap();
+    assert!(sent.clients.iter().all(|c| c.1 == Standing::Verified), "{:?}", sent.clients);
+    outcomes.iter().for_each(|o| holds(o, &files));
+}
+
+#[test]
+fn an_absent_host_is_left_out() {
+    let files = [("/a", payload(0, 5_000_000))];
+    let (sent, outcomes) = run(12, 3, &files, &[2], |_, _| {});
+    let standings: Vec<_> = sent.unwrap().clients.into_iter().map(|c| c.1).collect();
+    assert_eq!(standings, [Standing::Verified, Standing::Absent, Standing::Verified]);
+    holds(&outcomes[0], &files);
+    holds(&outcomes[2], &files);
+}
+
+/// One of four machines dies at each tenth of the transfer, each of them once at
+/// each; the others have everything, verified.
+#[test]
+fn a_machine_dies_at_each_tenth() {
+    let files = [("/a", payload(0, 6_000_000)), ("/b", payload(9, 5_000_000))];
+    let dies = |net: u8, victim: u8, tenth: u64| {
+        let (sent, outcomes) = run(net, 4, &files, &[], |i, world| {
+            if i == victim {
+                world.dies = Some((11_000_000 * tenth / 10).max(1));
+            }
+        });
+        let sent = sent.unwrap();
+        for (i, (client, outcome)) in (1..).zip(sent.clients.iter().zip(&outcomes)) {
+            if i == victim {
+                assert_eq!(client.1, Standing::Lost, "{victim} at {tenth}");
+            } else {
+                assert_eq!(client.1, Standing::Verified, "{i} when {victim} dies at {tenth}");
+                holds(outcome, &files);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for victim in 1..=4 {
+            scope.spawn(move || (0..10).for_each(|tenth| dies(20 + victim, victim, tenth)));
+        }
+    });
+}
+
+/// Two neighbours at once, and the disk of another is full.
+#[test]
+fn several_misfortunes() {
+    let files = [("/a", payload(0, 30_000_000))];
+    let (sent, outcomes) = run(13, 6, &files, &[], |i, world| match i {
+        2 | 3 => world.dies = Some(9_000_000),
+        5 => world.full = Some(7_000_000),
+        _ => {}
+    });
+    let sent = sent.unwrap();
+    let lost = |i: usize| assert_eq!(sent.clients[i].1, Standing::Lost, "{i}");
+    lost(1);
+    lost(2);
+    assert!(matches!(&sent.clients[4].1, Standing::Failed(why) if why == "no space left"));
+    for i in [0, 3, 5] {
+        assert_eq!(sent.clients[i].1, Standing::Verified);
+        holds(&outcomes[i], &files);
+    }
+    assert!(matches!(outcomes[4].0, Some(Err(clone::Error::Store { .. }))));
+}
+
+#[test]
+fn a_server_without_clients_says_so() {
+    let (sent, _) = run(14, 2, &[("/a", vec![1])], &[1, 2], |_, _| {});
+    assert!(matches!(sent, Err(clone::Error::Gone { .. })), "{sent:?}");
+}
+
+/// What the real program sent on to the next host, ours sends too, byte for byte;
+/// and our server sends what the real one sent to its first client.
+fn replay(name: &str, net: u8) {
+    let events = read(name);
+    let swap = |text: &str| text.replace("10.77.0.", &format!("127.{net}.0."));
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    let mut to = BTreeMap::new();
+    for event in &events {
+        match event {
+            Event::Open { conn, to: target, .. } => {
+                to.insert(*conn, target.clone());
+            }
+            Event::Data { from, parts, .. } => {
+                let bytes: Vec<u8> = parts.iter().flat_map(common::Part::bytes).collect();
+                if from == "10.77.0.1" { up.extend(bytes) } else { down.extend(bytes) }
+            }
+            _ => {}
+        }
+    }
+    // Addresses of the same length, so that lists keep theirs.
+    let renumber = |bytes: &[u8]| -> Vec<u8> {
+        let mut out = bytes.to_vec();
+        let (old, new) = (b"10.77.0.", swap("10.77.0."));
+        assert_eq!(old.len(), new.len());
+        for i in 0..400.min(out.len() - old.len()) {
+            if out[i..].starts_with(old) {
+                out[i..i + old.len()].copy_from_slice(new.as_bytes());
+            }
+        }
+        out
+    };
+    let (up, down) = (renumber(&up), renumber(&down));
+    let host = move |i: u8| Ipv4Addr::new(127, net, 0, i);
+    let next = if name.ends_with("absent") { 4 } else { 3 };
+
+    // Our client between the real server and the real next host.
+    let listener = TcpListener::bind((host(next), 9998)).unwrap();
+    let server = TcpListener::bind((host(1), 9997)).unwrap();
+    let client = std::thread::spawn(move || {
+        let mut world = room();
+        let got = receive(&options(host(2)), &mut world);
+        let files = world.files.lock().unwrap().clone();
+        (got, files)
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    let mut real = TcpStream::connect((host(2), 9998)).unwrap();
+    let sender = std::thread::spawn(move || {
+        real.write_all(&up).unwrap();
+        real
+    });
+    // The old server takes reports and answers none.
+    let (report, _) = server.accept().unwrap();
+    let (mut child, _) = listener.accept().unwrap();
+    let mut relayed = vec![0; down.len()];
+    child.read_exact(&mut relayed).unwrap();
+    let differs = relayed.iter().zip(&down).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "relays what the recorded client relayed");
+    drop((child, report));
+    drop(sender.join().unwrap());
+    let (got, files) = client.join().unwrap();
+    let got = got.unwrap();
+    assert!(!got.verified, "an old server compares nothing");
+    assert!(files["/srv/clone/big.img"] == payload(0, 9_000_001));
+    assert_eq!(got.digests.len(), 2);
+    drop((listener, server));
+
+    // Our server before the real first client.
+    let first = TcpListener::bind((host(2), 9998)).unwrap();
+    let names: Vec<String> = (2..5).map(|i| host(i).to_string()).collect();
+    let notes = relayed[relayed.len() - 336..].to_vec();
+    let sources = [payload(0, 9_000_001), notes];
+    let gzip = Cook { unpack: Some(Packing::Gzip), archive: None };
+    let outputs = [
+        Output { path: "/srv/clone/big.img".to_owned(), cook: Cook::default() },
+        Output { path: "/srv/clone/notes".to_owned(), cook: gzip },
+    ];
+    let own = host(1).to_string();
+    let ours = std::thread::spawn(move || {
+        let mut open = |n: usize| -> Result<Box<dyn Source>, String> {
+            Ok(Box::new(Bytes(sources[n].clone(), 0)))
+        };
+        send(&own, &names, &outputs, &options(host(1)), &mut open, &mut room())
+    });
+    let (mut data, _) = first.accept().unwrap();
+    let mut ring = vec![0; 56];
+    data.read_exact(&mut ring).unwrap();
+    assert_eq!(ring, recorded_ring(&events, net));
+    // The last host closes the ring, then brings the lists round.
+    let mut round = TcpStream::connect((host(1), 9998)).unwrap();
+    let mut closed = down[..56].to_vec();
+    for (at, flag) in [(8, 2), (19, 1), (30, if next == 4 { 3 } else { 1 }), (41, 1)] {
+        closed[at] = flag;
+    }
+    round.write_all(&closed).unwrap();
+    let lists = 56 + 8 + 38 + 4;
+    let mut heard = vec![0; lists];
+    data.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, &down[56..56 + lists], "the lists as recorded");
+    round.write_all(&heard).unwrap();
+    let mut heard = vec![0; down.len() - 56 - lists];
+    data.read_exact(&mut heard).unwrap();
+    assert!(heard == down[56 + lists..], "the files as recorded");
+    let mut end = TcpStream::connect((host(1), 9997)).unwrap();
+    let text = "END:(<10.77.0.4): The last node finish recieving.";
+    end.write_all(&Command::Stop(text.to_owned()).packet()).unwrap();
+    let sent = ours.join().unwrap().unwrap();
+    assert!(sent.clients.iter().any(|c| c.1 == Standing::Acknowledged));
+    assert!(sent.clients.iter().all(|c| c.1 != Standing::Verified));
+}
+
+fn recorded_ring(events: &[Event], net: u8) -> Vec<u8> {
+    let first = events.iter().find_map(|e| match e {
+        Event::Data { from, parts, .. } if from == "10.77.0.1" => Some(parts[0].bytes()),
+        _ => None,
+    });
+    let text: Vec<u8> = first.unwrap();
+    let new = format!("127.{net}.0.");
+    let mut out = text;
+    for i in 0..out.len() - 8 {
+        if out[i..].starts_with(b"10.77.0.") {
+            out[i..i + 8].copy_from_slice(new.as_bytes());
+        }
+    }
+    out
+}
+
+#[test]
+fn a_recorded_run() {
+    replay("dolly-plus-0.94", 3);
+}
+
+#[test]
+fn a_recorded_run_past_an_absent_host() {
+    replay("dolly-plus-0.94-one-host-absent", 4);
+}
