@@ -10,6 +10,7 @@ mod simulated;
 use clone::dollyplus::server::Standing;
 use common::payload;
 use simulated::{At, Fate, MS, ON_THE_WAY, Outcome, SECOND, SIZES, run};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Three files, the second of nothing, of 30000 bytes in all.
@@ -31,6 +32,9 @@ fn all_verified(outcome: &Outcome, files: &[Vec<u8>], except: &[usize], what: &s
     };
     for (i, got) in (1..).zip(&outcome.clients) {
         if except.contains(&i) {
+            // An old program is none of them.
+            let known = ![Standing::Waiting, Standing::Acknowledged].contains(&standings[i - 1]);
+            assert!(known, "{what}: {i} {:?}\n{}", standings[i - 1], said());
             continue;
         }
         let fine = matches!(got, Some(Ok(got)) if got.verified);
@@ -73,7 +77,6 @@ fn lost_at_any_time(fate: fn(At) -> Fate, limit: Duration) {
             let outcome = run(4, &files, &[(victim, fate(At::Time(at)))], u64::from(step));
             let what = format!("{victim} is lost at {at:?}");
             all_verified(&outcome, &files, &[victim], &what);
-            assert!(standings(&outcome)[victim - 1] != Standing::Waiting, "{what}");
             assert!(outcome.took < limit, "{what}: {:?}", outcome.took);
         }
     }
@@ -209,40 +212,53 @@ fn a_host_that_stands_still_ends_it_for_all() {
     }
 }
 
-/// Whatever happens to whomever: all end, and who is called verified is.
+/// A host that was passed over and wakes up takes the others' places from nobody.
+#[test]
+fn a_host_that_comes_back_disturbs_nobody() {
+    let steps = undisturbed(5).as_millis() as u32 / 10;
+    for victim in 1..=5 {
+        for step in 0..=steps {
+            for sleep in [5, 22, 60] {
+                let fate = Fate::Sleeps(At::Time(MS * 10 * step), SECOND * sleep);
+                let outcome = run(5, &files(), &[(victim, fate)], u64::from(step));
+                let what = format!("{victim} sleeps {sleep} s at {} ms", 10 * step);
+                all_verified(&outcome, &files(), &[victim], &what);
+                assert!(outcome.clients[victim - 1].is_some(), "{what}");
+            }
+        }
+    }
+}
+
+/// Up to three misfortunes at once: who is not hit has everything.
 #[test]
 fn random_misfortunes() {
-    let runs: u64 = std::env::var("ROOMS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
-    let mut incomplete = 0;
-    for seed in 1..=runs {
+    for seed in 1..=300u64 {
         let mut random = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
         let mut below = |n: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) % n
         };
-        let n = 2 + below(7) as usize;
-        let files = files();
+        let n = 2 + below(7);
         let mut fates = Vec::new();
         for _ in 0..1 + below(3) {
-            let at = if below(2) == 0 {
-                At::Time(MS * below(400) as u32)
-            } else {
-                At::Bytes(below(31_000))
+            let at = match below(2) {
+                0 => At::Time(MS * below(400) as u32),
+                _ => At::Bytes(below(31_000)),
             };
-            let fate = [Fate::Dies(at), Fate::Silent(at), Fate::Slow(300), Fate::Full(9000)]
-                [below(4) as usize];
-            fates.push((1 + below(n as u64) as usize, fate));
+            let fate = match below(4) {
+                0 => Fate::Dies(at),
+                1 => Fate::Silent(at),
+                2 => Fate::Slow(300),
+                _ => Fate::Full(9000),
+            };
+            fates.push((1 + below(n) as usize, fate));
         }
-        let outcome = run(n, &files, &fates, seed);
-        let lost: Vec<usize> =
+        let outcome = run(n as usize, &files(), &fates, seed);
+        let hit: BTreeSet<usize> =
             fates.iter().filter(|f| !matches!(f.1, Fate::Slow(_))).map(|f| f.0).collect();
-        if lost.len() == n {
-            continue;
+        let hit: Vec<usize> = hit.into_iter().collect();
+        if hit.len() < n as usize {
+            all_verified(&outcome, &files(), &hit, &format!("{seed}: {n}, {fates:?}"));
         }
-        let r = std::panic::catch_unwind(|| {
-            all_verified(&outcome, &files, &lost, &format!("{seed} of {n}: {fates:?}"))
-        });
-        incomplete += usize::from(r.is_err());
     }
-    eprintln!("INCOMPLETE {incomplete} of {runs}");
 }

@@ -264,8 +264,7 @@ impl Menu {
             let _ =
                 write!(out, "\nmenuentry {} --id {} {{\n", grub_word(title), grub_word(&entry.id));
             if entry.is_disk() {
-                // Back to the firmware, which tries what is next in its order.
-                out.push_str("  exit\n}\n");
+                grub_disk(&mut out);
                 continue;
             }
             let _ = write!(out, "  linux {}", grub_word(&entry.kernel));
@@ -300,7 +299,7 @@ impl Menu {
         }
         let mut out = String::from("#!ipxe\n");
         if self.per_machine {
-            out.push_str("chain --autofree boot-${netX/mac:hexhyp}.ipxe && exit ||\n");
+            out.push_str("imgfetch --name own boot-${netX/mac:hexhyp}.ipxe && goto own-menu ||\n");
         }
         if self.entries.len() > 1 {
             let _ = writeln!(out, "menu {}", self.title);
@@ -319,7 +318,10 @@ impl Menu {
         for entry in &self.entries {
             let _ = writeln!(out, "\n:{}", entry.id);
             if entry.is_disk() {
-                out.push_str("exit\n");
+                // UEFI goes on with its next boot option after a failure only.
+                out.push_str(
+                    "iseq ${platform} pcbios && sanboot --no-describe --drive 0x80 ||\nexit 1\n",
+                );
                 continue;
             }
             let _ = write!(out, "kernel {}", entry.kernel);
@@ -333,8 +335,35 @@ impl Menu {
             }
             out.push_str("boot\n");
         }
+        if self.per_machine {
+            out.push_str("\n:own-menu\nimgexec --autofree own ||\nexit 1\n");
+        }
         Ok(out)
     }
+}
+
+/// Where systems have their loader on an EFI system partition; the last is where
+/// firmware looks on its own (UEFI 2.10, 3.5.1.1).
+const EFI_LOADERS: [&str; 9] = [
+    "/EFI/debian/shimx64.efi",
+    "/EFI/debian/grubx64.efi",
+    "/EFI/ubuntu/shimx64.efi",
+    "/EFI/fedora/shimx64.efi",
+    "/EFI/opensuse/shim.efi",
+    "/EFI/systemd/systemd-bootx64.efi",
+    "/EFI/Microsoft/Boot/bootmgfw.efi",
+    "/EFI/GRUB/grubx64.efi",
+    "/EFI/BOOT/BOOTX64.EFI",
+];
+
+/// What the disk would start. Back to the firmware only when there is nothing: after
+/// GRUB, most stop at their menu and do not go on to the next in their order.
+fn grub_disk(out: &mut String) {
+    let _ = writeln!(out, "  for loader in {}; do", EFI_LOADERS.join(" "));
+    out.push_str(
+        "    if search --no-floppy --set=root --file $loader; then\n      \
+         chainloader $loader\n      boot\n    fi\n  done\n  exit\n}\n",
+    );
 }
 
 /// Splits a kernel command line at spaces outside double quotes, and takes
@@ -928,12 +957,12 @@ menuentry last { set gfxpayload=keep
         );
         let grub = menu.to_grub(true).unwrap();
         assert!(grub.contains("set own=/grub/$net_default_mac.cfg\n"), "{grub}");
-        assert!(grub.ends_with("menuentry Disk --id disk {\n  exit\n}\n"), "{grub}");
+        assert!(grub.contains("menuentry Disk --id disk {\n  for loader in /EFI/debian"), "{grub}");
+        assert!(grub.ends_with("\n      boot\n    fi\n  done\n  exit\n}\n"), "{grub}");
         let ipxe = menu.to_ipxe().unwrap();
-        assert!(
-            ipxe.starts_with("#!ipxe\nchain --autofree boot-${netX/mac:hexhyp}.ipxe && exit ||\n")
-        );
-        assert!(ipxe.ends_with("\n:disk\nexit\n"), "{ipxe}");
+        let own = "#!ipxe\nimgfetch --name own boot-${netX/mac:hexhyp}.ipxe && goto own-menu ||\n";
+        assert!(ipxe.starts_with(own), "{ipxe}");
+        assert!(ipxe.contains("--drive 0x80 ||\nexit 1\n\n:own-menu\n"), "{ipxe}");
         let files = disk_menus("52:54:00:AB:cd:01").unwrap();
         let paths: Vec<&str> = files.iter().map(|f| f.0.as_str()).collect();
         let name = "01-52-54-00-ab-cd-01";

@@ -86,7 +86,7 @@ const KINDS: [Kind; 4] = [
 
 /// Where distributions keep GRUB's modules, and what is put into one of ours.
 const GRUB_MODULES: [&str; 2] = ["/usr/lib/grub", "/usr/share/grub"];
-const IN_GRUB: [&str; 18] = [
+const IN_GRUB: [&str; 24] = [
     "efinet",
     "http",
     "tftp",
@@ -105,6 +105,13 @@ const IN_GRUB: [&str; 18] = [
     "reboot",
     "halt",
     "true",
+    // To boot from the machine's own disk.
+    "chain",
+    "search",
+    "search_fs_file",
+    "part_gpt",
+    "part_msdos",
+    "fat",
 ];
 
 /// Modules that pxelinux wants for a menu.

@@ -46,6 +46,7 @@ pub static SCRIPT: Program = Program {
         flag("kernel", None, Some("FILE"), "the kernel [the running one's]"),
         flag("modules", None, Some("PATH"), "its modules, as for build [the running kernel's]"),
         flag("adapt", None, Some("grow,unique"), "what is done to a copied disk: see adapt"),
+        flag("state", None, Some("DIR"), "where addresses are remembered [/var/lib/bellwether]"),
         flag("quiet", Some('q'), None, "no view, but lines of what happens"),
         flag("dry-run", None, None, "write the directory, and serve nothing"),
     ],
@@ -183,7 +184,7 @@ fn options(given: &Given, dir: &Path, menu: Menu) -> Result<Options, Failure> {
         interface: Some(interface.name),
         dhcp: if range.is_some() { DhcpMode::Full } else { DhcpMode::Auto },
         range,
-        state: share::STATE.into(),
+        state: given.get("state").unwrap_or(share::STATE).into(),
         room: Some(Room {
             directory: dir.to_owned(),
             menu,

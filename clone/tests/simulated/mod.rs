@@ -19,9 +19,9 @@ use std::time::Duration;
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 /// What a connection holds on its way.
-pub const ON_THE_WAY: usize = 2 << 10;
-/// As the real ones, a two-thousandth.
-pub const SIZES: Sizes = Sizes { lead: 8 << 10, behind: 28 << 10, chunk: 2 << 10 };
+pub const ON_THE_WAY: usize = 1 << 10;
+/// As the real ones, a four-thousandth.
+pub const SIZES: Sizes = Sizes { lead: 4 << 10, behind: 14 << 10, chunk: 1 << 10 };
 /// The real ends' limits for a peer that acknowledges nothing: with data on the way to
 /// it, and without.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
@@ -43,6 +43,8 @@ pub enum Fate {
     Dies(At),
     /// Its power goes: nothing comes from it any more.
     Silent(At),
+    /// The same, but after so long it goes on as if nothing had been.
+    Sleeps(At, Duration),
     /// Its program stands still; its kernel goes on.
     Hangs(At),
     /// Its disk takes so many bytes in a millisecond.
@@ -80,8 +82,19 @@ struct Wire {
 }
 
 enum Socket {
-    Dial { host: usize, port: u16, due: Duration },
-    Open { wire: usize, side: usize, out: Vec<u8>, ended: bool },
+    /// `wire` once the peer's kernel has accepted; that is known here at `due`.
+    Dial {
+        host: usize,
+        port: u16,
+        due: Duration,
+        wire: Option<usize>,
+    },
+    Open {
+        wire: usize,
+        side: usize,
+        out: Vec<u8>,
+        ended: bool,
+    },
 }
 
 enum Core {
@@ -102,6 +115,7 @@ struct Host {
     core: Core,
     state: State,
     since: Duration,
+    wakes: Option<Duration>,
     fates: Vec<Fate>,
     sockets: Vec<(Conn, Socket)>,
     /// Connections that nobody has taken yet.
@@ -169,6 +183,7 @@ impl Room {
             },
             state: State::Runs,
             since: Duration::ZERO,
+            wakes: None,
             fates: fates.iter().filter(|f| f.0 == i).map(|f| f.1).collect(),
             sockets: Vec::new(),
             waiting: VecDeque::new(),
@@ -219,7 +234,7 @@ impl Room {
         self.outcome.took = self.now;
         assert!(self.now < SECOND * 3600, "somebody waits for ever");
         self.now = self.next_event();
-        self.hosts.iter().any(|h| h.state == State::Runs)
+        self.hosts.iter().any(|h| h.state == State::Runs || h.wakes.is_some())
     }
 
     /// The next moment at which something may happen.
@@ -243,6 +258,9 @@ impl Room {
                 if let Fate::Dies(At::Time(t)) | Fate::Silent(At::Time(t)) = fate {
                     at(*t);
                 }
+                if let Fate::Sleeps(At::Time(t), _) = fate {
+                    at(*t);
+                }
             }
             for (_, socket) in &host.sockets {
                 if let Socket::Dial { due, .. } = socket {
@@ -255,13 +273,21 @@ impl Room {
 
     /// What happens to a host now.
     fn fates(&mut self, i: usize) {
+        if let Some(until) = self.hosts[i].wakes.filter(|t| self.now >= *t) {
+            self.hosts[i].wakes = None;
+            if self.hosts[i].state == State::Silent {
+                self.hosts[i].state = State::Runs;
+                self.hosts[i].fates.retain(|f| !matches!(f, Fate::Sleeps(..)));
+                assert!(until <= self.now);
+            }
+        }
         if self.hosts[i].state != State::Runs {
             return;
         }
         for fate in self.hosts[i].fates.clone() {
             let (at, state) = match fate {
                 Fate::Dies(at) => (at, State::Dead),
-                Fate::Silent(at) => (at, State::Silent),
+                Fate::Silent(at) | Fate::Sleeps(at, _) => (at, State::Silent),
                 Fate::Hangs(at) => (at, State::Hangs),
                 _ => continue,
             };
@@ -270,6 +296,9 @@ impl Room {
                 At::Bytes(n) => self.hosts[i].received >= n,
             };
             if due {
+                if let Fate::Sleeps(_, long) = fate {
+                    self.hosts[i].wakes = Some(self.now + long);
+                }
                 self.ends(i, state);
                 return;
             }
@@ -333,7 +362,9 @@ impl Room {
                     assert!(self.find(i, conn).is_none(), "{i} has {conn:?} already");
                     let host: usize = host[1..].parse().unwrap();
                     let due = self.dial_due(host);
-                    self.hosts[i].sockets.push((conn, Socket::Dial { host, port, due }));
+                    self.hosts[i]
+                        .sockets
+                        .push((conn, Socket::Dial { host, port, due, wire: None }));
                 }
                 Output::Send(conn, bytes) => {
                     if let Some(at) = self.find(i, conn)
@@ -352,11 +383,11 @@ impl Room {
                     }
                 }
                 Output::Close(conn) => {
-                    if let Some(at) = self.find(i, conn)
-                        && let (_, Socket::Open { wire, side, .. }) =
-                            self.hosts[i].sockets.remove(at)
-                    {
-                        self.close(wire, side);
+                    let Some(at) = self.find(i, conn) else { continue };
+                    match self.hosts[i].sockets.remove(at).1 {
+                        Socket::Open { wire, side, .. } => self.close(wire, side),
+                        Socket::Dial { wire: Some(wire), .. } => self.close(wire, 0),
+                        Socket::Dial { .. } => {}
                     }
                 }
                 Output::Say(text) => self.outcome.said.push(format!("{}: {text}", name(i))),
@@ -378,7 +409,8 @@ impl Room {
     fn host(&mut self, i: usize) {
         self.outputs(i);
         self.accept(i);
-        let conns: Vec<Conn> = self.hosts[i].sockets.iter().map(|s| s.0).collect();
+        let mut conns: Vec<Conn> = self.hosts[i].sockets.iter().map(|s| s.0).collect();
+        conns.sort();
         for conn in conns {
             let Some(at) = self.find(i, conn) else { continue };
             if self.hosts[i].over {
@@ -386,7 +418,7 @@ impl Room {
             }
             match self.hosts[i].sockets[at].1 {
                 Socket::Dial { due, .. } if due > self.now => {}
-                Socket::Dial { host, port, .. } => self.dial(i, conn, host, port),
+                Socket::Dial { host, port, wire, .. } => self.dial(i, at, host, port, wire),
                 Socket::Open { ended: true, .. } => {}
                 Socket::Open { wire, side, .. } => self.stream(i, conn, wire, side),
             }
@@ -439,8 +471,15 @@ impl Room {
         }
     }
 
-    fn dial(&mut self, i: usize, conn: Conn, host: usize, port: u16) {
-        let at = self.find(i, conn).unwrap();
+    /// A try to connect has come to the peer, or its answer back.
+    fn dial(&mut self, i: usize, at: usize, host: usize, port: u16, wire: Option<usize>) {
+        self.moved = true;
+        let conn = self.hosts[i].sockets[at].0;
+        if let Some(wire) = wire {
+            let socket = Socket::Open { wire, side: 0, out: Vec::new(), ended: false };
+            self.hosts[i].sockets[at].1 = socket;
+            return self.step(i, Input::Connected(conn));
+        }
         let why = match self.hosts[host].state {
             State::Dead => "connection refused",
             State::Silent => "no answer",
@@ -453,13 +492,13 @@ impl Room {
                     moved: self.now,
                 });
                 self.hosts[host].waiting.push_back((port, wire));
-                self.hosts[i].sockets[at].1 =
-                    Socket::Open { wire, side: 0, out: Vec::new(), ended: false };
-                return self.step(i, Input::Connected(conn));
+                let due = self.now + self.delay();
+                self.hosts[i].sockets[at].1 = Socket::Dial { host, port, due, wire: Some(wire) };
+                return;
             }
         };
         let due = self.dial_due(host) + SECOND;
-        self.hosts[i].sockets[at].1 = Socket::Dial { host, port, due };
+        self.hosts[i].sockets[at].1 = Socket::Dial { host, port, due, wire: None };
         self.step(i, Input::Refused(conn, why));
     }
 

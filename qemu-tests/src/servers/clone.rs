@@ -2,7 +2,7 @@
 
 use crate::packages;
 use crate::shell::Daemon;
-use crate::{Lab, Result};
+use crate::{Lab, Result, secs};
 
 /// What the scenarios about cloning need besides.
 const PACKAGES: &[(&str, &str)] = &[("udpcast", "udp-sender, as Debian has it")];
@@ -19,5 +19,21 @@ impl Lab {
         let mut command = self.namespace().command(program);
         command.args(rest);
         Daemon::start("golden node", command, &self.directory().join("golden.log"))
+    }
+
+    /// Starts a program that serves a room of machines, and waits until they may be
+    /// switched on.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn clone_room(&self, words: &[&str]) -> Result<Daemon> {
+        let (program, rest) = words.split_first().unwrap_or((&"false", &[]));
+        let mut command = self.namespace().command(program);
+        command.args(rest);
+        let log = self.directory().join("room.log");
+        let mut daemon = Daemon::start("the room", command, &log)?;
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        daemon.wait_until(secs(120), || said().contains("ready: switch clients on"))?;
+        Ok(daemon)
     }
 }
