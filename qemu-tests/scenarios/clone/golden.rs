@@ -201,7 +201,7 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
             // On the DOS table the last one is swap, when it is not made anew.
             let grows = kind == Kind::Efi || way == Way::Ka;
             let size: u64 = size.trim().parse().unwrap_or(0);
-            assert!(!grows || size > mib - 1300, "{device}: {grown} has {size} MiB");
+            assert!(!grows || size > mib - 1000, "{device}: {grown} has {size} MiB");
             machine.send_line("poweroff")?;
             machine.wait_off(secs(300))?;
         }
