@@ -37,6 +37,7 @@ pub static INSTALL: Program = Program {
 const WORK: &str = "/tmp/bellwether-clone";
 /// Where a copy is mounted.
 pub const COPY: &str = "/tmp/bellwether-copy";
+const LILO: &str = "etc/lilo.conf";
 /// What a copy says its own identifiers in, besides fstab.
 const SAYS_UUIDS: [&str; 8] = [
     "etc/fstab",
@@ -44,10 +45,15 @@ const SAYS_UUIDS: [&str; 8] = [
     "etc/default/grub",
     "etc/initramfs-tools/conf.d/resume",
     "etc/kernel/cmdline",
-    "etc/lilo.conf",
+    LILO,
     "boot/extlinux/extlinux.conf",
     "etc/dracut.conf.d/resume.conf",
 ];
+/// Directories in which each file names a root, as the Boot Loader Specification has it.
+const ENTRIES: [&str; 3] = ["boot/loader/entries", "boot/efi/loader/entries", "efi/loader/entries"];
+/// Where distributions have the code that starts extlinux from a disk's first sector.
+const BOOT_CODE: [&str; 4] =
+    ["usr/lib/EXTLINUX", "usr/lib/syslinux/mbr", "usr/lib/syslinux/bios", "usr/share/syslinux"];
 /// The type of the partition in which GRUB for BIOS is on GPT.
 const BIOS_BOOT: &str = "21686148-6449-6E6F-744E-656564454649";
 /// What belongs to the golden machine alone.
@@ -277,28 +283,31 @@ pub fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
             .map(|t| t.trim().to_owned())
             .unwrap_or_default()
     };
-    let mut new = Vec::new();
+    let (mut same, mut devices) = (Vec::new(), Vec::new());
     for part in layout.parts.iter().filter(|p| !p.fs.is_empty()) {
         let device = part.device(disk);
-        let uuid = id("UUID", &device);
         // Names of the golden machine's disk may be another one here.
+        let uuid = id("UUID", &device);
         if !uuid.is_empty() {
-            new.push((part.uuid.clone(), uuid.clone()));
-            new.push((part.device(&layout.disk), format!("UUID={uuid}")));
+            devices.push((part.device(&layout.disk), device.clone(), format!("UUID={uuid}")));
+            same.push((part.uuid.clone(), uuid));
         }
-        new.push((part.partuuid.clone(), id("PART_ENTRY_UUID", &device)));
+        same.push((part.partuuid.clone(), id("PART_ENTRY_UUID", &device)));
     }
-    // Longer ones first: /dev/sda1 is the beginning of /dev/sda12.
-    new.retain(|(old, new)| !old.is_empty() && !new.is_empty());
-    new.sort_by_key(|(old, _)| std::cmp::Reverse(old.len()));
-    for file in SAYS_UUIDS {
+    // LILO takes no identifier without quotes.
+    let lilo = devices.iter().map(|(old, device, _)| (old.clone(), device.clone()));
+    let lilo = longest_first(same.iter().cloned().chain(lilo).collect());
+    let new = devices.into_iter().map(|(old, _, uuid)| (old, uuid));
+    let new = longest_first(same.into_iter().chain(new).collect());
+    for file in says_uuids() {
         let path = format!("{COPY}/{file}");
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        let mut changed = text.clone();
-        for (old, new) in &new {
-            changed = changed.replace(old, new);
-            changed = changed.replace(&old.to_uppercase(), new);
+        // A link would lead out of the copy.
+        if !fs::symlink_metadata(&path).is_ok_and(|m| m.is_file()) {
+            continue;
         }
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let pairs = if file == LILO { &lilo } else { &new };
+        let changed = renamed(&text, pairs, (&layout.disk, disk));
         if changed != text {
             fs::write(&path, changed).map_err(failed(&path))?;
             say(&format!("/{file} says the new identifiers"));
@@ -342,6 +351,58 @@ pub fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
             let _ = fs::remove_file(entry.path());
         }
     }
+    Ok(())
+}
+
+/// The copy's files that say its own identifiers.
+fn says_uuids() -> Vec<String> {
+    let mut files: Vec<String> = SAYS_UUIDS.map(str::to_owned).into();
+    for dir in ENTRIES {
+        for entry in fs::read_dir(format!("{COPY}/{dir}")).into_iter().flatten().flatten() {
+            files.push(format!("{dir}/{}", entry.file_name().to_string_lossy()));
+        }
+    }
+    files
+}
+
+/// /dev/sda1 is the beginning of /dev/sda12.
+fn longest_first(mut pairs: Vec<(String, String)>) -> Vec<(String, String)> {
+    pairs.retain(|(old, new)| !old.is_empty() && !new.is_empty());
+    pairs.sort_by_key(|(old, _)| std::cmp::Reverse(old.len()));
+    pairs
+}
+
+/// A text with the new identifiers, and with the disk's new name where a line is about
+/// the whole disk, as LILO's `boot=` is.
+fn renamed(text: &str, new: &[(String, String)], disk: (&str, &str)) -> String {
+    let mut changed = text.to_owned();
+    for (old, new) in new {
+        changed = changed.replace(old, new);
+        changed = changed.replace(&old.to_uppercase(), new);
+    }
+    let whole = |line: &str| match line.trim_end().rsplit_once('=') {
+        Some((word, name)) if name.trim() == disk.0 => format!("{word}={}\n", disk.1),
+        _ => line.to_owned(),
+    };
+    changed.split_inclusive('\n').map(whole).collect()
+}
+
+/// The code in the disk's first sector that starts extlinux.
+fn boot_code(layout: &Layout, disk: &str) -> Result<(), Failure> {
+    if layout.table != "dos" {
+        return Err(Failure::Failed("extlinux starts from a DOS table only, here".to_owned()));
+    }
+    let files = BOOT_CODE.iter().map(|dir| format!("{COPY}/{dir}/mbr.bin"));
+    let Some(code) = files.filter_map(|path| fs::read(path).ok()).next() else {
+        return Err(Failure::Failed("the copy has extlinux without its mbr.bin".to_owned()));
+    };
+    // The table begins behind it.
+    if code.len() > 440 {
+        return Err(Failure::Failed(format!("extlinux's mbr.bin has {} bytes", code.len())));
+    }
+    say(&format!("extlinux's mbr.bin to {disk}"));
+    let mut file = fs::OpenOptions::new().write(true).open(disk).map_err(failed(disk))?;
+    file.write_all(&code).map_err(failed(disk))?;
     Ok(())
 }
 
@@ -408,6 +469,7 @@ pub fn boots(layout: &Layout, disk: &str, mounted: &mut Mounted) -> Result<(), F
         loaders += 1;
     } else if has("extlinux") {
         inside(&["extlinux", "--install", "/boot/extlinux"])?;
+        boot_code(layout, disk)?;
         loaders += 1;
     } else if has("lilo") {
         inside(&["lilo"])?;
@@ -420,4 +482,28 @@ pub fn boots(layout: &Layout, disk: &str, mounted: &mut Mounted) -> Result<(), F
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_golden_disk_become_the_copys() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let new = longest_first(vec![
+            pair("/dev/sda1", "/dev/nvme0n1p1"),
+            pair("/dev/sda12", "/dev/nvme0n1p12"),
+            pair("", "none"),
+        ]);
+        let disks = ("/dev/sda", "/dev/nvme0n1");
+        let lilo = "boot=/dev/sda\nroot = /dev/sda1\nother=/dev/sda12\n# boot is /dev/sda";
+        let its =
+            "boot=/dev/nvme0n1\nroot = /dev/nvme0n1p1\nother=/dev/nvme0n1p12\n# boot is /dev/sda";
+        assert_eq!(renamed(lilo, &new, disks), its);
+        let new = [pair("a1b2", "dd")];
+        let entry = "options root=UUID=A1B2 ro\n";
+        assert_eq!(renamed(entry, &new, disks), "options root=UUID=dd ro\n");
+        assert_eq!(renamed("boot = /dev/sda", &new, disks), "boot =/dev/nvme0n1\n");
+    }
 }
