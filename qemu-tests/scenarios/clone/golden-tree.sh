@@ -1,11 +1,11 @@
 #!/bin/sh
-# The files of a golden machine, as an archive: Debian with what both kinds of golden.sh
+# The files of a golden machine, as an archive: Debian with what each kind of golden.sh
 # boot with, and its initramfs for any machine. What no lab machine has is left out.
 set -eu
 out=$1
 packages=systemd-sysv,udev,kmod,login,iproute2,initramfs-tools,linux-image-amd64,e2fsprogs
 packages=$packages,xfsprogs,dosfstools,grub2-common,grub-pc-bin,grub-efi-amd64-bin,zstd,attr,acl
-packages=$packages,libcap2-bin,openssh-server,ifupdown,isc-dhcp-client
+packages=$packages,libcap2-bin,openssh-server,ifupdown,isc-dhcp-client,extlinux
 set --
 modules='/lib/modules/*/kernel'
 for path in /usr/share/man/ /usr/share/doc/ /usr/share/locale/ "$modules/sound/" \

@@ -14,6 +14,8 @@ use super::empty_disk;
 enum Kind {
     /// DOS table, GRUB for BIOS, ext4, swap.
     Mbr,
+    /// The same, with extlinux in place of GRUB.
+    Extlinux,
     /// GPT, GRUB on an EFI system partition, ext4, swap, xfs on `/var`.
     Efi,
 }
@@ -57,7 +59,11 @@ impl Golden {
         if !Path::new(&tree).exists() {
             run(&["sh", &script("golden-tree.sh"), &tree])?;
         }
-        let word = if kind == Kind::Mbr { "mbr" } else { "efi" };
+        let word = match kind {
+            Kind::Mbr => "mbr",
+            Kind::Extlinux => "extlinux",
+            Kind::Efi => "efi",
+        };
         let golden = Golden { place, kind };
         run(&["sh", &script("golden.sh"), word, &tree, &golden.place])?;
         Ok(golden)
@@ -70,7 +76,7 @@ impl Golden {
     /// Its firmware.
     fn machine<'lab>(&self, lab: &'lab Lab, number: usize) -> Result<MachineBuilder<'lab>> {
         let machine = lab.machine();
-        if self.kind == Kind::Mbr {
+        if self.kind != Kind::Efi {
             return Ok(machine.nic(Nic::virtio().mac(&mac(number))));
         }
         // Without a card: where one is in the boot order, this firmware looks at nothing
@@ -194,7 +200,7 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
             let (grown, fs) = match (kind, way) {
                 (Kind::Efi, Way::Ka) => ("/", "ext4"),
                 (Kind::Efi, _) => ("/var", "xfs"),
-                (Kind::Mbr, _) => ("/", "ext4"),
+                _ => ("/", "ext4"),
             };
             assert_eq!(machine.run(&format!("findmnt -no FSTYPE {grown}"))?.trim(), fs);
             let size = machine.run(&format!("df -m --output=size {grown} | tail -1"))?;
@@ -229,6 +235,12 @@ fn sweep_files_by_ka_make_machines_that_boot() {
 #[ignore = "half an hour: cargo xtask test --sweep"]
 fn sweep_files_by_ka_make_uefi_machines_that_boot() {
     copies_that_boot("clone-ka-efi", Kind::Efi, Way::Ka, 3);
+}
+
+#[test]
+#[ignore = "ten minutes: cargo xtask test --sweep"]
+fn sweep_files_by_ka_make_a_machine_that_extlinux_boots() {
+    copies_that_boot("clone-ka-extlinux", Kind::Extlinux, Way::Ka, 1);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 #!/bin/sh
 # A golden machine as a disk image that boots: golden.sh KIND TREE DIR makes
-# DIR/golden.img of the archive TREE. KIND is mbr (DOS table, GRUB for BIOS, ext4, swap)
-# or efi (GPT, EFI system partition with GRUB, ext4, swap, xfs on /var).
+# DIR/golden.img of the archive TREE. KIND is mbr (DOS table, GRUB for BIOS, ext4, swap),
+# extlinux (the same, without GRUB) or efi (GPT, EFI system partition with GRUB, ext4,
+# swap, xfs on /var).
 #
 # GRUB is put there by hand: not every kernel that this runs on shows the partitions of
 # loop devices, which its installer needs. Nor has each of them vfat: what is on the
@@ -24,7 +25,7 @@ id() {
 }
 
 case $kind in
-mbr)
+mbr | extlinux)
 	truncate -s 600M "$disk"
 	printf 'label: dos\nstart=2048,size=560M,type=83,bootable\ntype=82\n' | sfdisk -q "$disk"
 	first=$(part 1 560)
@@ -116,6 +117,18 @@ mbr)
 		status=none
 	dd if="$root/tmp/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
 	rm "$root/tmp/core.img"
+	;;
+extlinux)
+	# The copies alone boot with it.
+	rm "$root"/usr/sbin/grub-* "$root/boot/grub/grub.cfg"
+	mkdir "$root/boot/extlinux"
+	cat >"$root/boot/extlinux/extlinux.conf" <<END
+serial 0
+default linux
+label linux
+	kernel /boot/$kernel
+	append initrd=/boot/initrd.img-${kernel#vmlinuz-} root=UUID=$uuid ro $line
+END
 	;;
 efi)
 	mkdir -p "$root/boot/efi/EFI/BOOT"
