@@ -86,12 +86,12 @@ impl Backlog {
         self.ring.end().saturating_sub(self.sizes.lead)
     }
 
-    /// Where the next bytes go, when what is at `needed` and behind it must not be lost.
+    /// Where the next bytes go, when what is at `needed` and after it must not be lost.
+    /// It is so little that as much as may be wanted again stays before that.
     pub(super) fn room(&mut self, needed: u64) -> &mut [u8] {
         let ahead = self.ring.end().saturating_sub(needed);
         let some = usize::try_from(self.sizes.lead.saturating_sub(ahead)).unwrap_or(0);
-        let oldest = needed.saturating_sub(self.sizes.behind).max(self.ring.oldest());
-        let room = self.ring.room(oldest);
+        let room = self.ring.room(needed);
         let some = some.min(room.len());
         room.get_mut(..some).unwrap_or_default()
     }

@@ -15,7 +15,7 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 /// A connection, by what it is for. There is one of each, but for callers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conn {
     /// From the host before this one to our data port; at the server, from the last.
     Before,

@@ -4,8 +4,11 @@
 //! A host that does not take our connection while the ring is built is left out, and
 //! the one after it invited. One that goes later is passed over: whoever comes after
 //! it is asked on its command port from where on it needs the stream, and gets it
-//! from there. Who has lost the host before as well has been passed over itself, or
-//! will be asked by another; it bothers nobody until then.
+//! from there.
+//!
+//! A host that was cut off for a while finds its connections closed too, because it was
+//! passed over itself. So that it takes nobody's place, the one that seems gone is asked
+//! first: if another feeds it, it is left to that one; if nobody does, to it is gone on.
 
 use super::backlog::Backlog;
 use super::hosts::Hosts;
@@ -18,20 +21,27 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// One of ours answers so when it is fed.
+pub(super) const FED: &str = " fed";
+
 #[derive(Debug)]
 enum Link {
     /// Its data port is dialled, to invite it into the ring.
     Invite,
     /// Its command port is dialled.
     Ask,
+    /// It has closed the connection, and why; its command port is dialled.
+    Check(String),
+    /// It was asked whether it is there; so much of the answer has come.
+    Checked(String, Vec<u8>),
     /// It was asked where to go on; so much of the answer has come.
     Asked(Vec<u8>),
     /// It said so; its data port is dialled.
     Again(u64),
     /// It is sent the stream from here on.
     Flow(u64),
-    /// It has gone, and so has the host before this one.
-    Stranded(String),
+    /// Another feeds it, or nobody feeds this host.
+    Yielded,
     /// There is nobody behind this host.
     Nobody,
 }
@@ -52,6 +62,8 @@ pub(super) struct Next {
     link: Link,
     /// Tries to connect that failed.
     tries: u32,
+    /// It seemed gone, and was not, so often.
+    returns: u32,
     /// All was sent, and the end of it.
     ended: bool,
     /// Those that were passed over, until somebody asks.
@@ -61,7 +73,8 @@ pub(super) struct Next {
 impl Next {
     /// Begins to build the ring.
     pub(super) fn new(hosts: Hosts, out: &mut Outbox) -> Self {
-        let mut next = Self { hosts, link: Link::Nobody, tries: 0, ended: false, lost: Vec::new() };
+        let (link, lost) = (Link::Nobody, Vec::new());
+        let mut next = Self { hosts, link, tries: 0, returns: 0, ended: false, lost };
         next.invite(out);
         next
     }
@@ -74,7 +87,7 @@ impl Next {
     /// An old program's duty is done: there is nobody who may need anything.
     pub(super) const fn passed_on(&self) -> bool {
         match self.link {
-            Link::Nobody => true,
+            Link::Nobody | Link::Yielded => true,
             Link::Flow(_) => self.hosts.last(),
             _ => false,
         }
@@ -85,7 +98,7 @@ impl Next {
         match self.link {
             Link::Flow(_) if self.hosts.last() => backlog.end(),
             Link::Flow(position) => position,
-            Link::Nobody => backlog.end(),
+            Link::Nobody | Link::Yielded => backlog.end(),
             Link::Invite => 0,
             // What it will want is not known: nothing more is taken in.
             _ => backlog.brink(),
@@ -110,8 +123,15 @@ impl Next {
         }
     }
 
+    /// A host has come before this one: the next one may be missing it.
+    pub(super) fn fed(&mut self, out: &mut Outbox) {
+        if matches!(self.link, Link::Yielded) {
+            self.redial(Link::Ask, out);
+        }
+    }
+
     pub(super) fn connected(&mut self, out: &mut Outbox) {
-        match self.link {
+        match &mut self.link {
             Link::Invite => {
                 out.send(Conn::Next, wire::ring(&self.hosts.for_next()));
                 self.link = Link::Flow(0);
@@ -120,7 +140,12 @@ impl Next {
                 out.command(Conn::Next, &Command::Reconnect { exact: true });
                 self.link = Link::Asked(Vec::new());
             }
+            Link::Check(why) => {
+                out.command(Conn::Next, &Command::Ping);
+                self.link = Link::Checked(core::mem::take(why), Vec::new());
+            }
             Link::Again(position) => {
+                let position = *position;
                 out.say(format!("goes on with {}", self.hosts.next_name()));
                 self.link = Link::Flow(position);
             }
@@ -135,6 +160,11 @@ impl Next {
         out: &mut Outbox,
     ) -> Result<(), Error> {
         self.tries += 1;
+        if let Link::Check(gone) = &mut self.link {
+            let gone = core::mem::take(gone);
+            self.pass_over(&gone, backlog, out);
+            return Ok(());
+        }
         if self.tries < TRIES {
             return Ok(());
         }
@@ -157,11 +187,18 @@ impl Next {
 
     /// The answer of one that was asked; what comes otherwise says nothing.
     pub(super) fn heard(&mut self, bytes: &[u8], backlog: &Backlog, out: &mut Outbox) {
-        let Link::Asked(answer) = &mut self.link else { return };
+        let (Link::Asked(answer) | Link::Checked(_, answer)) = &mut self.link else { return };
         answer.extend_from_slice(bytes);
-        let position = match Command::take(answer, self.hosts.next_name()) {
+        let command = match Command::take(answer, self.hosts.next_name()) {
             Ok(None) => return,
-            Ok(Some(Command::ReconnectFrom { sequence, exact })) => {
+            command => command.ok().flatten(),
+        };
+        if let Link::Checked(gone, _) = &mut self.link {
+            let gone = core::mem::take(gone);
+            return self.checked(command, &gone, backlog, out);
+        }
+        let position = match command {
+            Some(Command::ReconnectFrom { sequence, exact }) => {
                 exact.or_else(|| backlog.find(sequence))
             }
             _ => None,
@@ -172,35 +209,55 @@ impl Next {
         }
     }
 
+    /// One that seemed gone is there.
+    fn checked(
+        &mut self,
+        answer: Option<Command>,
+        gone: &str,
+        backlog: &Backlog,
+        out: &mut Outbox,
+    ) {
+        self.returns += 1;
+        match answer {
+            Some(Command::Pong(text)) if text.ends_with(FED) => {
+                out.close(Conn::Next);
+                self.link = Link::Yielded;
+            }
+            Some(_) if self.returns < TRIES => self.redial(Link::Ask, out),
+            _ => self.pass_over(gone, backlog, out),
+        }
+    }
+
     pub(super) fn closed(&mut self, why: &str, backlog: &Backlog, place: Place, out: &mut Outbox) {
-        match self.link {
+        match &mut self.link {
             // Nobody has invited it yet: the one that was lost was to do that.
             Link::Asked(_) if backlog.is_empty() => self.invite(out),
             Link::Asked(_) => self.pass_over("it does not say where to go on", backlog, out),
+            Link::Checked(gone, _) => {
+                let gone = core::mem::take(gone);
+                self.pass_over(&gone, backlog, out);
+            }
             // Old programs leave when they have sent everything on.
             Link::Flow(_) if self.ended && !place.ours => {
-                out.close(Conn::Next);
-                self.link = Link::Nobody;
+                self.nobody(out);
             }
-            Link::Flow(_) if !place.fed && !self.hosts.last() => {
+            // The server has the lists, or has gone itself.
+            Link::Flow(_) if self.hosts.last() => self.nobody(out),
+            Link::Flow(_) if place.fed => self.redial(Link::Check(why.to_owned()), out),
+            Link::Flow(_) => {
                 out.close(Conn::Next);
-                self.link = Link::Stranded(why.to_owned());
+                self.link = Link::Yielded;
             }
-            Link::Flow(_) => self.pass_over(why, backlog, out),
             _ => {}
         }
     }
 
-    pub(super) fn advance(&mut self, backlog: &Backlog, place: Place, out: &mut Outbox) {
+    pub(super) fn advance(&mut self, backlog: &Backlog, out: &mut Outbox) {
         match &self.link {
-            Link::Stranded(why) if place.fed => {
-                let why = why.clone();
-                self.pass_over(&why, backlog, out);
-            }
             Link::Flow(position) if self.hosts.last() => {
                 let behind = *position < backlog.lists && backlog.from(*position).is_none();
                 if behind {
-                    self.pass_over("it is too far behind", backlog, out);
+                    self.nobody(out);
                 }
             }
             Link::Flow(position) => {
@@ -216,15 +273,10 @@ impl Next {
 
     /// The next one is gone; the one after it is asked.
     fn pass_over(&mut self, why: &str, backlog: &Backlog, out: &mut Outbox) {
-        if self.hosts.last() {
-            // The server has the lists, or has gone itself.
-            self.nobody(out);
-            return;
-        }
         let name = self.hosts.next_name().to_owned();
         out.say(format!("{name} is passed over: {why}"));
         self.lost.push(name);
-        self.ended = false;
+        self.returns = 0;
         if backlog.is_empty() {
             // Who takes part is not known yet.
             self.hosts.skip();
@@ -257,10 +309,11 @@ impl Next {
         out.close(Conn::Next);
         let host = self.hosts.next_name();
         match link {
-            Link::Ask => out.dial_control(Conn::Next, host),
+            Link::Ask | Link::Check(_) => out.dial_control(Conn::Next, host),
             _ => out.dial_data(Conn::Next, host),
         }
         self.link = link;
         self.tries = 0;
+        self.ended = false;
     }
 }

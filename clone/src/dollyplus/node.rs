@@ -10,7 +10,7 @@ use super::disk::{Disk, Todo};
 use super::hosts::Hosts;
 use super::io::{Conn, End, Input, Outbox, Output, Patience};
 use super::line::Line;
-use super::next::{Next, Place};
+use super::next::{FED, Next, Place};
 use super::wire::{self, Command, Item, Reader};
 use crate::Error;
 use crate::digest::Digest;
@@ -188,6 +188,7 @@ impl Node {
         match conn {
             Conn::Before => {
                 self.before = Before::Here;
+                self.next(|next, _, out| next.fed(out));
                 self.out.say(format!("data comes from {ip}"));
             }
             Conn::Caller(number) if self.callers.len() < MAX_CALLERS => {
@@ -298,7 +299,8 @@ impl Node {
                     }
                 }
                 Ok(Some(Command::Ping)) => {
-                    let pong = Command::Pong(self.backlog.end().to_string());
+                    let fed = if matches!(self.before, Before::Gone(_)) { "" } else { FED };
+                    let pong = Command::Pong(self.backlog.end().to_string() + fed);
                     self.out.command(Conn::Caller(number), &pong);
                 }
                 Ok(Some(_)) => {}
@@ -408,8 +410,7 @@ impl Node {
 
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
         self.answer(now);
-        let place = self.place();
-        self.next(|next, backlog, out| next.advance(backlog, place, out));
+        self.next(|next, backlog, out| next.advance(backlog, out));
         self.line.advance(now, &mut self.out);
         if let Some(next) = &mut self.next {
             for name in core::mem::take(&mut next.lost) {

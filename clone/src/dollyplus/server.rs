@@ -22,6 +22,9 @@ use core::time::Duration;
 const MAX_CALLERS: usize = wire::MAX_ENTRIES + 16;
 /// So long clients may take to leave after the last word.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// A host that was passed over and still has its line may have everything, and say so
+/// at the latest so long after the others.
+const STRAGGLES: Duration = Duration::from_secs(30);
 
 /// How it stands with a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +76,18 @@ struct Caller {
     heard: Vec<u8>,
     /// The client of ours whose line it is.
     client: Option<usize>,
+    /// The host before it goes on without it.
+    passed_over: bool,
     /// Files whose digests it told, and whether all were right.
     files: usize,
     equal: bool,
+}
+
+impl Caller {
+    const fn new(number: u32) -> Self {
+        let heard = Vec::new();
+        Self { number, heard, client: None, passed_over: false, files: 0, equal: true }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -202,11 +214,28 @@ impl Server {
 
     /// A host was passed over. One with a line tells us itself when it ends.
     fn lost(&mut self, name: &str) {
-        if let Some(client) = self.number(name)
-            && !self.has_line(client)
-            && !self.stopped
+        let Some(client) = self.number(name) else { return };
+        match self.callers.iter_mut().find(|c| c.client == Some(client)) {
+            Some(caller) => caller.passed_over = true,
+            None if !self.stopped => self.set(client, Standing::Lost),
+            None => {}
+        }
+    }
+
+    /// Those that were passed over and do not end are waited for no longer than this.
+    fn straggle(&mut self, now: Duration) {
+        let waited = now.saturating_sub(self.moved);
+        if !self.backlog.complete
+            || self.patience.stall.unwrap_or(STRAGGLES).min(STRAGGLES) > waited
         {
-            self.set(client, Standing::Lost);
+            return;
+        }
+        let over = |i: usize| self.callers.iter().any(|c| c.client == Some(i) && c.passed_over);
+        let mut waiting = (0..).zip(&self.clients).filter(|(_, c)| c.1 == Standing::Waiting);
+        if waiting.all(|(i, _)| over(i)) {
+            for client in 0..self.clients.len() {
+                self.set(client, Standing::Lost);
+            }
         }
     }
 
@@ -339,8 +368,7 @@ impl Server {
 
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
         self.feed();
-        let place = self.place();
-        self.next.advance(&self.backlog, place, &mut self.out);
+        self.next.advance(&self.backlog, &mut self.out);
         for name in core::mem::take(&mut self.next.lost) {
             self.lost(&name);
         }
@@ -351,6 +379,7 @@ impl Server {
                 }
             }
         }
+        self.straggle(now);
         if self.backlog.complete && !self.waiting() {
             self.farewell(now);
             return Ok(());
@@ -382,12 +411,15 @@ impl Server {
         let mut callers = core::mem::take(&mut self.callers);
         callers.retain(|caller| {
             let conn = Conn::Caller(caller.number);
-            let Some(client) = caller.client else {
-                self.out.close(conn);
-                return false;
+            let standing = caller.client.and_then(|client| self.clients.get(client));
+            let word = match standing {
+                None | Some((_, Standing::Lost)) => {
+                    self.out.close(conn);
+                    return false;
+                }
+                Some((_, Standing::Verified)) => VERIFIED,
+                Some(_) => DIFFERS,
             };
-            let good = matches!(self.clients.get(client), Some((_, Standing::Verified)));
-            let word = if good { VERIFIED } else { DIFFERS };
             self.out.command(conn, &Command::Report(word.to_owned()));
             true
         });
@@ -412,8 +444,7 @@ impl End for Server {
         match input {
             Input::Accepted(Conn::Before, _) => self.round = Some(Reader::default()),
             Input::Accepted(Conn::Caller(number), _) if self.callers.len() < MAX_CALLERS => {
-                let heard = Vec::new();
-                self.callers.push(Caller { number, heard, client: None, files: 0, equal: true });
+                self.callers.push(Caller::new(number));
             }
             Input::Accepted(conn, _) => self.out.close(conn),
             Input::Connected(_) => {

@@ -21,7 +21,7 @@ use rustix::fd::OwnedFd;
 pub use crate::dollyplus::node::Received;
 pub use crate::dollyplus::server::{Sent, Standing};
 
-/// A host in the ring that acknowledges nothing for so long is passed over.
+/// A host that acknowledges nothing for so long is gone.
 const SILENT: Duration = Duration::from_secs(20);
 /// The ends want to know at least so often that time has passed.
 const TICK: Duration = Duration::from_secs(1);
@@ -295,8 +295,10 @@ impl<'a> Sockets<'a> {
             self.callers = self.callers.wrapping_add(1);
             self.accepted(conn, stream, ip, end)?;
         }
-        // What one of them brings may close another.
-        let conns: Vec<Conn> = self.all.iter().map(|s| s.0).collect();
+        // What one of them brings may close another. That the host before has gone must
+        // be known before the next one's leaving is judged.
+        let others = self.all.iter().map(|s| s.0).filter(|c| *c != Conn::Before);
+        let conns: Vec<Conn> = core::iter::once(Conn::Before).chain(others).collect();
         for conn in conns {
             match self.find(conn) {
                 Some(Socket::Open(_)) => self.stream(conn, end)?,
@@ -314,9 +316,7 @@ impl<'a> Sockets<'a> {
         ip: Ipv4Addr,
         end: &mut dyn End,
     ) -> Result<(), Error> {
-        if conn == Conn::Before {
-            stream.patience(SILENT);
-        }
+        stream.patience(SILENT);
         self.all.push((conn, Socket::Open(stream)));
         self.step(Input::Accepted(conn, ip), end)
     }
@@ -329,9 +329,7 @@ impl<'a> Sockets<'a> {
             Some(Socket::Dial(dial)) => {
                 let tries = dial.tries;
                 if let Some(stream) = dial.poll(now) {
-                    if conn == Conn::Next {
-                        stream.patience(SILENT);
-                    }
+                    stream.patience(SILENT);
                     self.close(conn);
                     self.all.push((conn, Socket::Open(stream)));
                     return self.step(Input::Connected(conn), end);

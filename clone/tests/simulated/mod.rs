@@ -47,8 +47,8 @@ pub enum Fate {
     Sleeps(At, Duration),
     /// Its program stands still; its kernel goes on.
     Hangs(At),
-    /// Its disk takes so many bytes in a millisecond.
-    Slow(usize),
+    /// Its disk takes so many bytes in such a time.
+    Slow(usize, Duration),
     /// Its disk is full after so many bytes.
     Full(usize),
     /// What it stores is something else.
@@ -122,6 +122,8 @@ struct Host {
     waiting: VecDeque<(u16, usize)>,
     callers: u32,
     received: u64,
+    /// The disk takes nothing before then.
+    rests: Duration,
     /// The file that is open, and what is in it.
     file: Option<(String, Vec<u8>, Meter)>,
     over: bool,
@@ -189,6 +191,7 @@ impl Room {
             waiting: VecDeque::new(),
             callers: 0,
             received: 0,
+            rests: Duration::ZERO,
             file: None,
             over: false,
         };
@@ -254,6 +257,7 @@ impl Room {
             pipe.fin.into_iter().for_each(&mut at);
         }
         for host in self.hosts.iter().filter(|h| h.state == State::Runs) {
+            at(host.rests);
             for fate in &host.fates {
                 if let Fate::Dies(At::Time(t)) | Fate::Silent(At::Time(t)) = fate {
                     at(*t);
@@ -410,7 +414,7 @@ impl Room {
         self.outputs(i);
         self.accept(i);
         let mut conns: Vec<Conn> = self.hosts[i].sockets.iter().map(|s| s.0).collect();
-        conns.sort();
+        conns.sort_by_key(|c| *c != Conn::Before);
         for conn in conns {
             let Some(at) = self.find(i, conn) else { continue };
             if self.hosts[i].over {
@@ -607,6 +611,7 @@ impl Room {
 
     /// Why this side of a connection is at its end, if it is.
     fn broken(&self, wire: usize, side: usize) -> Option<&'static str> {
+        let index = 2 * wire + side;
         let wire = &self.wires[wire];
         let pipe = &wire.pipes[1 - side];
         if pipe.queue.is_empty() && pipe.fin.is_some_and(|t| t <= self.now) {
@@ -616,6 +621,8 @@ impl Room {
         if peer.state == State::Silent {
             let unread = wire.pipes[side].size > 0;
             let limit = if unread { UNACKNOWLEDGED } else { KEPT_ALIVE };
+            // No two kernels find it at the same time.
+            let limit = limit + SECOND * (index as u32 % 3);
             return (self.now >= peer.since.max(wire.moved) + limit).then_some("no answer");
         }
         None
@@ -623,10 +630,11 @@ impl Room {
 
     fn disk(&mut self, i: usize) {
         let fates = self.hosts[i].fates.clone();
-        let mut budget = fates.iter().find_map(|f| match f {
-            Fate::Slow(n) => Some(*n),
+        let slow = fates.iter().find_map(|f| match f {
+            Fate::Slow(n, every) => Some((*n, *every)),
             _ => None,
         });
+        let mut budget = slow.map(|(n, _)| if self.now < self.hosts[i].rests { 0 } else { n });
         let full = fates.iter().find_map(|f| match f {
             Fate::Full(n) => Some(*n),
             _ => None,
@@ -654,6 +662,9 @@ impl Room {
                     held.extend(&bytes[..n]);
                     meter.update(&bytes[..n]);
                     budget = budget.map(|b| b - n);
+                    if let Some((_, every)) = slow {
+                        host.rests = now + every;
+                    }
                     node.stored(n, now);
                     self.moved = true;
                 }
