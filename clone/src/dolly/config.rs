@@ -184,7 +184,9 @@ impl Config {
     /// # Errors
     /// Line and word of the first thing that is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let mut lines = Lines { rest: text, number: 0, skip_blank: false };
+        // openSUSE's line knows no servers, and does not mind empty lines.
+        let classic = text.lines().any(|line| line.starts_with("server "));
+        let mut lines = Lines { rest: text, number: 0, skip_blank: !classic };
         if text.len() > MAX_CONFIG {
             return Err(lines.wrong("", "the file is longer than the 4095 bytes that Dolly reads"));
         }
@@ -263,7 +265,6 @@ impl Config {
             )?
         } else {
             config.line = Line::Suse;
-            lines.skip_blank = true;
             loop {
                 let host = lines.next()?;
                 if let Some(end) = host.strip_prefix("endconfig") {
@@ -273,7 +274,11 @@ impl Config {
                 if word("firstclient ") || word("lastclient ") || word("clients ") {
                     return Err(lines.wrong(host, "comes after a server line, which is missing"));
                 }
-                config.hosts.push(host.trim_end().to_owned());
+                let host = host.trim_end();
+                if host.is_empty() || host.contains(char::is_whitespace) {
+                    return Err(lines.wrong(host, "must be one host, without spaces"));
+                }
+                config.hosts.push(host.to_owned());
             }
         };
         config.verify = end.starts_with(super::VERIFY_WORD);
@@ -496,6 +501,17 @@ mod tests {
         assert_eq!(config.line, Line::Suse);
         assert_eq!(config.text(), text);
         assert_eq!(Config::parse(&text.replace("10.77.0.3", "\n10.77.0.3")).unwrap(), config);
+    }
+
+    #[test]
+    fn an_option_behind_an_empty_line_is_no_host() {
+        let text = "dummy 100\n\nfanout 2\na\nendconfig\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!((config.fanout, config.hosts.len()), (2, 1));
+        assert_eq!(config.text(), text.replace("\n\n", "\n"));
+        for bad in ["dummy 100\n\nadd2 e\nendconfig\n", "dummy 1\na b\nendconfig\n"] {
+            assert!(Config::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -71,6 +71,13 @@ pub fn cook_of(name: &str) -> Cook {
     Cook { unpack, archive }
 }
 
+/// C's isspace, by which the old programs read words.
+const SPACE: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+
+fn words(line: &str) -> impl DoubleEndedIterator<Item = &str> {
+    line.split(SPACE).filter(|word| !word.is_empty())
+}
+
 struct Lines<'a> {
     lines: core::iter::Enumerate<core::str::Lines<'a>>,
     number: usize,
@@ -85,7 +92,7 @@ impl<'a> Lines<'a> {
             };
             self.number = i + 1;
             // Comments and blank lines are of the later version.
-            if line.trim().is_empty() || line.starts_with('#') {
+            if line.trim_matches(SPACE).is_empty() || line.starts_with('#') {
                 continue;
             }
             if line.len() > 255 {
@@ -102,9 +109,10 @@ impl<'a> Lines<'a> {
 
     fn value(&mut self, keyword: &str, why: &'static str) -> Result<&'a str, Error> {
         let line = self.next()?;
-        let value = line.trim().strip_prefix(keyword).filter(|v| v.starts_with([' ', '\t']));
-        let word = value.and_then(|v| v.split_ascii_whitespace().next());
-        word.ok_or_else(|| self.wrong(line.trim(), why))
+        let value =
+            line.trim_matches(SPACE).strip_prefix(keyword).filter(|v| v.starts_with([' ', '\t']));
+        let word = value.and_then(|v| words(v).next());
+        word.ok_or_else(|| self.wrong(line.trim_matches(SPACE), why))
     }
 
     fn number(&self, text: &str, max: usize, why: &'static str) -> Result<usize, Error> {
@@ -116,11 +124,14 @@ impl<'a> Lines<'a> {
         let (input, output, cooked) = match (line.split_once(">>"), line.split_once('>')) {
             (Some((input, output)), _) => (input, output, true),
             (_, Some((input, output))) => (input, output, false),
-            _ => return Err(self.wrong(line.trim(), "must be INPUT > OUTPUT or INPUT >> OUTPUT")),
+            _ => {
+                return Err(self
+                    .wrong(line.trim_matches(SPACE), "must be INPUT > OUTPUT or INPUT >> OUTPUT"));
+            }
         };
         let word = |side: &str, why| {
-            let word = side.split_ascii_whitespace().next();
-            word.map(ToOwned::to_owned).ok_or_else(|| self.wrong(line.trim(), why))
+            let word = words(side).next();
+            word.map(ToOwned::to_owned).ok_or_else(|| self.wrong(line.trim_matches(SPACE), why))
         };
         let input = word(input, "there is no name before the >")?;
         let path = word(output, "there is no name behind the >")?;
@@ -142,8 +153,8 @@ impl Config {
         let mut lines = Lines { lines: text.lines().enumerate(), number: 0 };
         let first = lines.next()?;
         let mut files = Vec::new();
-        let mut words = first.split_ascii_whitespace();
-        match (words.next().unwrap_or_default(), words.next().unwrap_or_default()) {
+        let mut parts = words(first);
+        match (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
             ("iofiles", count) => {
                 let count = lines.number(count, MAX_FILES, "iofiles must be 1 to 32")?;
                 for _ in 0..count {
@@ -156,7 +167,7 @@ impl Config {
                 if word == "compressed" && !first.contains("infile") {
                     return Err(lines.wrong(first, why));
                 }
-                let name = first.split_ascii_whitespace().next_back();
+                let name = words(first).next_back();
                 let input =
                     name.filter(|n| *n != "infile").ok_or_else(|| lines.wrong(first, why))?;
                 let output = lines.value("outfile", "must be outfile NAME")?;
@@ -183,7 +194,7 @@ impl Config {
         let count = lines.number(count, MAX_CLIENTS, "clients must be 1 to 1024")?;
         let mut clients: Vec<String> = Vec::new();
         for _ in 0..count {
-            let name = lines.next()?.split_ascii_whitespace().next().unwrap_or_default();
+            let name = words(lines.next()?).next().unwrap_or_default();
             if name == "endconfig" {
                 return Err(lines.wrong(name, "fewer hosts than the clients line says"));
             }
@@ -193,8 +204,10 @@ impl Config {
             clients.push(host(&lines, name)?);
         }
         let end = lines.next()?;
-        if !end.trim().starts_with("endconfig") {
-            return Err(lines.wrong(end.trim(), "must be endconfig; more hosts than said?"));
+        if !end.trim_matches(SPACE).starts_with("endconfig") {
+            return Err(
+                lines.wrong(end.trim_matches(SPACE), "must be endconfig; more hosts than said?")
+            );
         }
         Ok(Self { files, server, clients })
     }
@@ -283,6 +296,14 @@ mod tests {
         case("clients 2", "clients two", 8, "two");
         case("n2\nend", "n1\nend", 10, "n1");
         case("endconfig\n", "", 11, "");
+    }
+
+    #[test]
+    fn a_vertical_tab_is_no_name() {
+        let text = "iofiles 1\na > b\nserver s\nfirstclient a\nlastclient a\nclients 1\n\x0b\ta\nendconfig\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.clients, ["a"]);
+        assert_eq!(Config::parse(&config.text()), Ok(config));
     }
 
     proptest! {
