@@ -313,6 +313,7 @@ pub fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
             say(&format!("/{file} says the new identifiers"));
         }
     }
+    entries_stay()?;
     let name = match given.get("name") {
         Some(name) => name.to_owned(),
         None => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
@@ -354,15 +355,58 @@ pub fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The copy's files that say its own identifiers.
-fn says_uuids() -> Vec<String> {
-    let mut files: Vec<String> = SAYS_UUIDS.map(str::to_owned).into();
+/// The copy's entries of the Boot Loader Specification, each with its directory.
+fn entries() -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
     for dir in ENTRIES {
         for entry in fs::read_dir(format!("{COPY}/{dir}")).into_iter().flatten().flatten() {
-            files.push(format!("{dir}/{}", entry.file_name().to_string_lossy()));
+            all.push((dir, entry.file_name().to_string_lossy().into_owned()));
         }
     }
-    files
+    all.sort();
+    all
+}
+
+/// The copy's files that say its own identifiers.
+fn says_uuids() -> Vec<String> {
+    let entries = entries().into_iter().map(|(dir, entry)| format!("{dir}/{entry}"));
+    SAYS_UUIDS.iter().map(|file| (*file).to_owned()).chain(entries).collect()
+}
+
+/// kernel-install names systemd-boot's entries after the machine, and puts the command line
+/// of the running kernel into them. Here that is the installer's, and the names on the
+/// copy are the golden machine's: its configuration says what they shall be.
+fn entries_stay() -> Result<(), Failure> {
+    if !has("bootctl") || has("grub-install") || has("grub2-install") {
+        return Ok(());
+    }
+    let exists = |path: &str| Path::new(&format!("{COPY}/{path}")).exists();
+    let own = fs::read_to_string(format!("{COPY}/etc/machine-id")).unwrap_or_default();
+    let own = own.trim();
+    for (dir, entry) in entries() {
+        let text = fs::read_to_string(format!("{COPY}/{dir}/{entry}")).unwrap_or_default();
+        let Some(options) = options(&text) else { continue };
+        let write = |path: &str, text: &str| {
+            let path = format!("{COPY}/{path}");
+            let place = Path::new(&path).parent().map_or(Ok(()), fs::create_dir_all);
+            place.and_then(|()| fs::write(&path, format!("{text}\n"))).map_err(failed(&path))
+        };
+        if !exists("etc/kernel/cmdline") && !exists("usr/lib/kernel/cmdline") {
+            write("etc/kernel/cmdline", &options)?;
+        }
+        if !own.is_empty() && entry.starts_with(own) && !exists("etc/kernel/entry-token") {
+            write("etc/kernel/entry-token", own)?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's command line in an entry of the Boot Loader Specification.
+fn options(entry: &str) -> Option<String> {
+    let key = |line: &str| line.trim().strip_prefix("options").map(str::to_owned);
+    let values = entry.lines().filter_map(key).filter(|v| v.starts_with([' ', '\t']));
+    let values: Vec<String> = values.map(|v| v.trim().to_owned()).collect();
+    (!values.is_empty()).then(|| values.join(" "))
 }
 
 /// /dev/sda1 is the beginning of /dev/sda12.
@@ -418,7 +462,9 @@ fn inside(words: &[&str]) -> Result<(), Failure> {
     say(&words.join(" "));
     let words: Vec<&str> = ["chroot", COPY].iter().chain(words).copied().collect();
     let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-    let words = [&["env", path, "LC_ALL=C"], words.as_slice()].concat();
+    // Without udev there is nothing by which bootctl would know a partition.
+    let relaxed = "SYSTEMD_RELAX_ESP_CHECKS=1";
+    let words = [&["env", path, "LC_ALL=C", relaxed], words.as_slice()].concat();
     output(&words).map(drop)
 }
 
@@ -501,6 +547,8 @@ mod tests {
         let its =
             "boot=/dev/nvme0n1\nroot = /dev/nvme0n1p1\nother=/dev/nvme0n1p12\n# boot is /dev/sda";
         assert_eq!(renamed(lilo, &new, disks), its);
+        assert_eq!(options("title x\noptions a=b  c\noptions d\n"), Some("a=b  c d".to_owned()));
+        assert_eq!(options("title x\n"), None);
         let new = [pair("a1b2", "dd")];
         let entry = "options root=UUID=A1B2 ro\n";
         assert_eq!(renamed(entry, &new, disks), "options root=UUID=dd ro\n");

@@ -178,9 +178,16 @@ pub fn with_mounts(mut layout: Layout, fstab: &str, grow: Option<u32>) -> Result
                 || value("UUID=").is_some_and(|v| v == part.uuid)
                 || value("LABEL=").is_some_and(|v| v == part.label)
                 || value("PARTUUID=").is_some_and(|v| v.to_lowercase() == part.partuuid);
-            if same && place.starts_with('/') {
-                part.mount = place.to_owned();
+            if !same || !place.starts_with('/') {
+                continue;
             }
+            if words.nth(1).is_some_and(|options| options.contains("subvol")) {
+                return Err(Failure::Failed(format!(
+                    "{device}: {place} is a subvolume of btrfs, which copies of files do not \
+                     have; copy the whole disk (dolly, dollyS, udp-sender)"
+                )));
+            }
+            part.mount = place.to_owned();
         }
     }
     let root = layout.parts.iter().find(|p| p.mount == "/").map(|p| p.number);
@@ -301,4 +308,24 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
     };
     let machines: Vec<Machine> = sent.clients.iter().map(machine).collect();
     report::table(&machines, sent.digest.bytes, took, given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_where() {
+        let text = "table gpt\ndisk /dev/sda\npart 1 size=900 type=L fs=btrfs mount=/ uuid=aa\n\
+                    part 2 size=99 type=L fs=xfs uuid=bb\n";
+        let golden = || Layout::parse(text).unwrap();
+        let fstab = "# UUID=bb /old xfs\nUUID=aa / btrfs defaults 0 0\n/dev/sda2 /var xfs\n";
+        let layout = with_mounts(golden(), fstab, None).unwrap();
+        let seen: Vec<_> = layout.parts.iter().map(|p| (p.mount.as_str(), p.size)).collect();
+        assert_eq!(seen, [("/", None), ("/var", Some(99))]);
+        let fstab = "UUID=aa / btrfs subvol=@ 0 0\nUUID=aa /home btrfs subvol=@home 0 0\n";
+        let refused = with_mounts(golden(), fstab, None);
+        let Err(Failure::Failed(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("/dev/sda1: / is a subvolume"), "{why}");
+    }
 }
