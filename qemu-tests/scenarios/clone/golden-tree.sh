@@ -1,11 +1,13 @@
 #!/bin/sh
-# The files of a golden machine, as an archive: Debian with what each kind of golden.sh
-# boot with, and its initramfs for any machine. What no lab machine has is left out.
+# golden-tree.sh OUT [PACKAGE]: the files of a golden machine, as an archive: Debian with
+# what golden.sh boots with, and its initramfs for any machine. What no lab machine has is
+# left out.
 set -eu
 out=$1
+more=${2:+,$2}
 packages=systemd-sysv,udev,kmod,login,iproute2,initramfs-tools,linux-image-amd64,e2fsprogs
 packages=$packages,xfsprogs,dosfstools,grub2-common,grub-pc-bin,grub-efi-amd64-bin,zstd,attr,acl
-packages=$packages,libcap2-bin,openssh-server,ifupdown,isc-dhcp-client,extlinux
+packages=$packages,libcap2-bin,openssh-server,ifupdown,isc-dhcp-client,extlinux$more
 set --
 modules='/lib/modules/*/kernel'
 for path in /usr/share/man/ /usr/share/doc/ /usr/share/locale/ "$modules/sound/" \

@@ -18,6 +18,23 @@ enum Kind {
     Extlinux,
     /// GPT, GRUB on an EFI system partition, ext4, swap, xfs on `/var`.
     Efi,
+    /// The same, with systemd-boot in place of GRUB.
+    SystemdBoot,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Mbr => "mbr",
+            Kind::Extlinux => "extlinux",
+            Kind::Efi => "efi",
+            Kind::SystemdBoot => "systemd-boot",
+        }
+    }
+
+    fn is_uefi(self) -> bool {
+        matches!(self, Kind::Efi | Kind::SystemdBoot)
+    }
 }
 
 /// How it is copied.
@@ -54,16 +71,14 @@ impl Golden {
         let recipe = std::fs::read_to_string(script("golden-tree.sh"))
             .map_err(|e| Error::Input(e.to_string()))?;
         let sum = run(&["sh", "-c", "printf %s \"$1\" | md5sum", "sh", &recipe])?;
-        let name = format!("golden-{}.tar", sum.get(..16).unwrap_or_default());
+        // What would make itself felt on the other kinds.
+        let more: &[&str] = if kind == Kind::SystemdBoot { &["systemd-boot"] } else { &[] };
+        let name = format!("golden-{}{}.tar", sum.get(..16).unwrap_or_default(), more.concat());
         let tree = workspace::lab().join("cache").join(name).to_string_lossy().into_owned();
         if !Path::new(&tree).exists() {
-            run(&["sh", &script("golden-tree.sh"), &tree])?;
+            run(&[&["sh", &script("golden-tree.sh"), &tree], more].concat())?;
         }
-        let word = match kind {
-            Kind::Mbr => "mbr",
-            Kind::Extlinux => "extlinux",
-            Kind::Efi => "efi",
-        };
+        let word = kind.word();
         let golden = Golden { place, kind };
         run(&["sh", &script("golden.sh"), word, &tree, &golden.place])?;
         Ok(golden)
@@ -76,7 +91,7 @@ impl Golden {
     /// Its firmware.
     fn machine<'lab>(&self, lab: &'lab Lab, number: usize) -> Result<MachineBuilder<'lab>> {
         let machine = lab.machine();
-        if self.kind != Kind::Efi {
+        if !self.kind.is_uefi() {
             return Ok(machine.nic(Nic::virtio().mac(&mac(number))));
         }
         // Without a card: where one is in the boot order, this firmware looks at nothing
@@ -197,15 +212,12 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
             assert_eq!(machine.run("hostname")?.trim(), format!("copy{number}"));
             assert!(machine.run("findmnt -no SOURCE /")?.trim().starts_with(device));
             assert!(machine.run("swapon --show=NAME --noheadings")?.trim().starts_with(device));
-            let (grown, fs) = match (kind, way) {
-                (Kind::Efi, Way::Ka) => ("/", "ext4"),
-                (Kind::Efi, _) => ("/var", "xfs"),
-                _ => ("/", "ext4"),
-            };
+            let last = kind.is_uefi() && way != Way::Ka;
+            let (grown, fs) = if last { ("/var", "xfs") } else { ("/", "ext4") };
             assert_eq!(machine.run(&format!("findmnt -no FSTYPE {grown}"))?.trim(), fs);
             let size = machine.run(&format!("df -m --output=size {grown} | tail -1"))?;
             // On the DOS table the last one is swap, when it is not made anew.
-            let grows = kind == Kind::Efi || way == Way::Ka;
+            let grows = kind.is_uefi() || way == Way::Ka;
             let size: u64 = size.trim().parse().unwrap_or(0);
             assert!(!grows || size > mib - 1000, "{device}: {grown} has {size} MiB");
             machine.send_line("poweroff")?;
@@ -241,6 +253,12 @@ fn sweep_files_by_ka_make_uefi_machines_that_boot() {
 #[ignore = "ten minutes: cargo xtask test --sweep"]
 fn sweep_files_by_ka_make_a_machine_that_extlinux_boots() {
     copies_that_boot("clone-ka-extlinux", Kind::Extlinux, Way::Ka, 1);
+}
+
+#[test]
+#[ignore = "ten minutes: cargo xtask test --sweep"]
+fn sweep_files_by_ka_make_a_machine_that_systemd_boot_boots() {
+    copies_that_boot("clone-ka-systemd-boot", Kind::SystemdBoot, Way::Ka, 1);
 }
 
 #[test]

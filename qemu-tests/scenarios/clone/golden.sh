@@ -1,8 +1,8 @@
 #!/bin/sh
 # A golden machine as a disk image that boots: golden.sh KIND TREE DIR makes
 # DIR/golden.img of the archive TREE. KIND is mbr (DOS table, GRUB for BIOS, ext4, swap),
-# extlinux (the same, without GRUB) or efi (GPT, EFI system partition with GRUB, ext4,
-# swap, xfs on /var).
+# extlinux (the same, without GRUB), efi (GPT, EFI system partition with GRUB, ext4, swap,
+# xfs on /var) or systemd-boot (the same, without GRUB).
 #
 # GRUB is put there by hand: not every kernel that this runs on shows the partitions of
 # loop devices, which its installer needs. Nor has each of them vfat: what is on the
@@ -31,7 +31,7 @@ mbr | extlinux)
 	first=$(part 1 560)
 	swap=$(part 561 39)
 	;;
-efi)
+efi | systemd-boot)
 	truncate -s 970M "$disk"
 	printf 'label: gpt\nstart=2048,size=64M,type=U,name=esp\nsize=560M,type=L\nsize=32M,type=S\ntype=L\n' |
 		sfdisk -q "$disk"
@@ -50,7 +50,7 @@ mount "$first" "$root"
 uuid=$(id "$first")
 fstab="UUID=$uuid / ext4 errors=remount-ro 0 1
 UUID=$(id "$swap") none swap sw 0 0"
-if [ "$kind" = efi ]; then
+if [ -n "${var:-}" ]; then
 	mkdir -p "$root/var" "$root/boot/efi"
 	mount "$var" "$root/var"
 	fstab="$fstab
@@ -119,7 +119,7 @@ mbr)
 	rm "$root/tmp/core.img"
 	;;
 extlinux)
-	# The copies alone boot with it.
+	# The copies alone boot.
 	rm "$root"/usr/sbin/grub-* "$root/boot/grub/grub.cfg"
 	mkdir "$root/boot/extlinux"
 	cat >"$root/boot/extlinux/extlinux.conf" <<END
@@ -138,6 +138,24 @@ efi)
 	rm "$root/tmp/early"
 	chmod -R go= "$root/boot/efi"
 	mcopy -s -i "$disk@@1M" "$root/boot/efi/EFI" ::
+	;;
+systemd-boot)
+	# As Debian's package does it, whose machine-id is in all names.
+	rm "$root"/usr/sbin/grub-* "$root/boot/grub/grub.cfg"
+	own=$(cat "$root/etc/machine-id")
+	esp=$root/boot/efi
+	mkdir -p "$esp/EFI/systemd" "$esp/loader/entries" "$esp/$own/${kernel#vmlinuz-}"
+	cp "$root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$esp/EFI/systemd/"
+	cp "$root/boot/$kernel" "$esp/$own/${kernel#vmlinuz-}/linux"
+	cat >"$esp/loader/entries/$own-${kernel#vmlinuz-}.conf" <<END
+title Debian
+version ${kernel#vmlinuz-}
+machine-id $own
+sort-key debian
+options root=UUID=$uuid ro $line
+linux /$own/${kernel#vmlinuz-}/linux
+END
+	chmod -R go= "$esp"
 	;;
 esac
 # The copies' own initramfs has what each of them needs, and nothing else; to pack it well
