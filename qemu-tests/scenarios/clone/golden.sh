@@ -143,6 +143,8 @@ systemd-boot)
 	# As Debian's package does it, whose machine-id is in all names.
 	rm "$root"/usr/sbin/grub-* "$root/boot/grub/grub.cfg"
 	own=$(cat "$root/etc/machine-id")
+	# The same files with new times are no difference that is looked for.
+	ln -s /dev/null "$root/etc/kernel/install.d/50-depmod.install"
 	esp=$root/boot/efi
 	mkdir -p "$esp/EFI/systemd" "$esp/loader/entries" "$esp/$own/${kernel#vmlinuz-}"
 	cp "$root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$esp/EFI/systemd/"
