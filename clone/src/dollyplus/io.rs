@@ -130,7 +130,9 @@ impl Outbox {
     }
 
     /// Sends a command.
-    pub(super) fn command(&mut self, conn: Conn, command: &Command) {
+    #[inline(never)]
+    #[expect(clippy::needless_pass_by_value, reason = "dropped here once, not by every caller")]
+    pub(super) fn command(&mut self, conn: Conn, command: Command) {
         self.send(conn, command.packet());
     }
 

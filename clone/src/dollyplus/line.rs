@@ -83,7 +83,7 @@ impl Line {
     }
 
     pub(super) fn connected(&mut self, own: &str, now: Duration, out: &mut Outbox) {
-        out.command(Conn::Line, &Command::Report(HELLO.to_owned() + own));
+        out.command(Conn::Line, Command::Report(HELLO.to_owned() + own));
         self.state = State::Hello(now + ANSWER);
     }
 
@@ -155,7 +155,7 @@ impl Line {
 
     fn tell(&mut self, text: String, out: &mut Outbox) {
         match self.state {
-            State::Ours => out.command(Conn::Line, &Command::Report(text)),
+            State::Ours => out.command(Conn::Line, Command::Report(text)),
             State::Old => {}
             _ => self.held.push(text),
         }

@@ -23,8 +23,8 @@
 //!
 //! Ours, unseen by old programs: a host that wants its copy verified says so in
 //! a report to the server (TCP 9997), and keeps that connection if the server
-//! answers; digests, failures and the verdict travel there. And who asks for
-//! the next chunk tells, if asked by one of ours, the exact byte.
+//! answers; digests, failures and the verdict travel there. Who is asked where to go
+//! on tells one of ours the exact byte, and who is pinged whether anybody feeds it.
 //!
 //! Not here: file pings (TCP 9996), the ports of the later CVS version, XOFF.
 

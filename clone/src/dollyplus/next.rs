@@ -137,11 +137,11 @@ impl Next {
                 self.link = Link::Flow(0);
             }
             Link::Ask => {
-                out.command(Conn::Next, &Command::Reconnect { exact: true });
+                out.command(Conn::Next, Command::Reconnect { exact: true });
                 self.link = Link::Asked(Vec::new());
             }
             Link::Check(why) => {
-                out.command(Conn::Next, &Command::Ping);
+                out.command(Conn::Next, Command::Ping);
                 self.link = Link::Checked(core::mem::take(why), Vec::new());
             }
             Link::Again(position) => {

@@ -210,7 +210,7 @@ impl Node {
             }
             Conn::Stop => {
                 let text = format!("END:(<{}): The last node finish recieving.", self.own_name());
-                self.out.command(Conn::Stop, &Command::Stop(text));
+                self.out.command(Conn::Stop, Command::Stop(text));
                 self.out.close(Conn::Stop);
                 self.stop = Stop::Said;
             }
@@ -301,7 +301,7 @@ impl Node {
                 Ok(Some(Command::Ping)) => {
                     let fed = if matches!(self.before, Before::Gone(_)) { "" } else { FED };
                     let pong = Command::Pong(self.backlog.end().to_string() + fed);
-                    self.out.command(Conn::Caller(number), &pong);
+                    self.out.command(Conn::Caller(number), pong);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return,
@@ -319,7 +319,7 @@ impl Node {
         if self.next.is_some() {
             let exact = caller.asks.take().unwrap_or(false);
             let answer = self.go_on(exact, now);
-            self.out.command(Conn::Caller(number), &answer);
+            self.out.command(Conn::Caller(number), answer);
         } else if self.before != Before::Here {
             self.hang_up(number);
         }

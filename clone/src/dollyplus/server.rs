@@ -323,7 +323,7 @@ impl Server {
 
     fn tell(&mut self, at: usize, command: Command) {
         if let Some(caller) = self.callers.get(at) {
-            self.out.command(Conn::Caller(caller.number), &command);
+            self.out.command(Conn::Caller(caller.number), command);
         }
     }
 
@@ -420,7 +420,7 @@ impl Server {
                 Some((_, Standing::Verified)) => VERIFIED,
                 Some(_) => DIFFERS,
             };
-            self.out.command(conn, &Command::Report(word.to_owned()));
+            self.out.command(conn, Command::Report(word.to_owned()));
             true
         });
         self.callers = callers;

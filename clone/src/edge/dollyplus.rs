@@ -182,8 +182,8 @@ enum Socket {
     Ended {
         _stream: Stream,
     },
-    /// The host's name is not known, and why.
-    Unknown(String),
+    /// The host's name is not known.
+    Unknown,
 }
 
 /// All sockets of an end.
@@ -229,7 +229,7 @@ impl<'a> Sockets<'a> {
                     let more = *conn == Conn::Next && !end.sending().is_empty();
                     waiter.both(stream, more || stream.pending());
                 }
-                Socket::Unknown(_) => limit = Duration::ZERO,
+                Socket::Unknown => limit = Duration::ZERO,
                 Socket::Ended { .. } => {}
             }
         }
@@ -253,7 +253,7 @@ impl<'a> Sockets<'a> {
                     Ok(ip) => Socket::Dial(Dial::new(SocketAddrV4::new(ip, port))),
                     Err(why) => {
                         self.world.say(&format!("{host}: {why}"));
-                        Socket::Unknown(why)
+                        Socket::Unknown
                     }
                 };
                 self.all.push((conn, socket));
@@ -274,12 +274,19 @@ impl<'a> Sockets<'a> {
         }
     }
 
+    fn at(&self, conn: Conn) -> Option<usize> {
+        self.all.iter().position(|s| s.0 == conn)
+    }
+
     fn find(&mut self, conn: Conn) -> Option<&mut Socket> {
-        self.all.iter_mut().find(|s| s.0 == conn).map(|s| &mut s.1)
+        let at = self.at(conn)?;
+        self.all.get_mut(at).map(|s| &mut s.1)
     }
 
     fn close(&mut self, conn: Conn) {
-        self.all.retain(|s| s.0 != conn);
+        if let Some(at) = self.at(conn) {
+            self.all.swap_remove(at);
+        }
     }
 
     /// Goes once over all sockets.
@@ -295,18 +302,25 @@ impl<'a> Sockets<'a> {
             self.callers = self.callers.wrapping_add(1);
             self.accepted(conn, stream, ip, end)?;
         }
-        // What one of them brings may close another. That the host before has gone must
-        // be known before the next one's leaving is judged.
-        let others = self.all.iter().map(|s| s.0).filter(|c| *c != Conn::Before);
-        let conns: Vec<Conn> = core::iter::once(Conn::Before).chain(others).collect();
+        // That the host before has gone must be known before the next one's leaving is
+        // judged.
+        self.serve(Conn::Before, end)?;
+        // What one of them brings may close another.
+        let conns: Vec<Conn> = self.all.iter().map(|s| s.0).collect();
         for conn in conns {
-            match self.find(conn) {
-                Some(Socket::Open(_)) => self.stream(conn, end)?,
-                Some(Socket::Dial(_) | Socket::Unknown(_)) => self.dial(conn, end)?,
-                Some(Socket::Ended { .. }) | None => {}
+            if conn != Conn::Before {
+                self.serve(conn, end)?;
             }
         }
         Ok(())
+    }
+
+    fn serve(&mut self, conn: Conn, end: &mut dyn End) -> Result<(), Error> {
+        match self.find(conn) {
+            Some(Socket::Open(_)) => self.stream(conn, end),
+            Some(Socket::Dial(_) | Socket::Unknown) => self.dial(conn, end),
+            Some(Socket::Ended { .. }) | None => Ok(()),
+        }
     }
 
     fn accepted(
@@ -325,7 +339,7 @@ impl<'a> Sockets<'a> {
     fn dial(&mut self, conn: Conn, end: &mut dyn End) -> Result<(), Error> {
         let now = self.world.now();
         let why = match self.find(conn) {
-            Some(Socket::Unknown(why)) => why.clone(),
+            Some(Socket::Unknown) => "nobody knows its address".to_string(),
             Some(Socket::Dial(dial)) => {
                 let tries = dial.tries;
                 if let Some(stream) = dial.poll(now) {
@@ -355,8 +369,9 @@ impl<'a> Sockets<'a> {
             broken => broken,
         };
         let Some(why) = broken else { return Ok(()) };
-        let Some(at) = self.all.iter().position(|s| s.0 == conn) else { return Ok(()) };
-        if let (_, Socket::Open(stream)) = self.all.swap_remove(at) {
+        if let Some(at) = self.at(conn)
+            && let (_, Socket::Open(stream)) = self.all.swap_remove(at)
+        {
             self.all.push((conn, Socket::Ended { _stream: stream }));
         }
         self.step(Input::Closed(conn, &why), end)
