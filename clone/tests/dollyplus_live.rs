@@ -246,52 +246,57 @@ fn a_server_without_clients_says_so() {
     assert!(matches!(sent, Err(clone::Error::Gone { .. })), "{sent:?}");
 }
 
-/// What the real program sent on to the next host, ours sends too, byte for byte;
-/// and our server sends what the real one sent to its first client.
-fn replay(name: &str, net: u8) {
-    let events = read(name);
-    let swap = |text: &str| text.replace("10.77.0.", &format!("127.{net}.0."));
-    let (mut up, mut down) = (Vec::new(), Vec::new());
-    let mut to = BTreeMap::new();
-    for event in &events {
-        match event {
-            Event::Open { conn, to: target, .. } => {
-                to.insert(*conn, target.clone());
-            }
-            Event::Data { from, parts, .. } => {
+/// A recorded run, its addresses moved to this test's net.
+struct Recorded {
+    /// What the server said to the first client, and that to the next.
+    up: Vec<u8>,
+    down: Vec<u8>,
+    net: u8,
+    absent: bool,
+}
+
+impl Recorded {
+    fn read(name: &str, net: u8) -> Self {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        for event in read(name) {
+            if let Event::Data { from, parts, .. } = event {
                 let bytes: Vec<u8> = parts.iter().flat_map(common::Part::bytes).collect();
                 if from == "10.77.0.1" { up.extend(bytes) } else { down.extend(bytes) }
             }
-            _ => {}
         }
-    }
-    // Addresses of the same length, so that lists keep theirs.
-    let renumber = |bytes: &[u8]| -> Vec<u8> {
-        let mut out = bytes.to_vec();
-        let (old, new) = (b"10.77.0.", swap("10.77.0."));
+        // Addresses of the same length, so that lists keep theirs.
+        let (old, new) = (b"10.77.0.", format!("127.{net}.0."));
         assert_eq!(old.len(), new.len());
-        for i in 0..400.min(out.len() - old.len()) {
-            if out[i..].starts_with(old) {
-                out[i..i + old.len()].copy_from_slice(new.as_bytes());
+        for bytes in [&mut up, &mut down] {
+            for i in 0..400 {
+                if bytes[i..].starts_with(old) {
+                    bytes[i..i + old.len()].copy_from_slice(new.as_bytes());
+                }
             }
         }
-        out
-    };
-    let (up, down) = (renumber(&up), renumber(&down));
-    let host = move |i: u8| Ipv4Addr::new(127, net, 0, i);
-    let next = if name.ends_with("absent") { 4 } else { 3 };
+        Self { up, down, net, absent: name.ends_with("absent") }
+    }
 
-    // Our client between the real server and the real next host.
-    let listener = TcpListener::bind((host(next), 9998)).unwrap();
-    let server = TcpListener::bind((host(1), 9997)).unwrap();
+    fn host(&self, i: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.net, 0, i)
+    }
+}
+
+/// Our client between the real server and the real next host: what the real one sent
+/// on, ours sends too, byte for byte.
+fn client_of(run: &Recorded) {
+    let listener = TcpListener::bind((run.host(if run.absent { 4 } else { 3 }), 9998)).unwrap();
+    let server = TcpListener::bind((run.host(1), 9997)).unwrap();
+    let own = run.host(2);
     let client = std::thread::spawn(move || {
         let mut world = room();
-        let got = receive(&options(host(2)), &mut world);
+        let got = receive(&options(own), &mut world);
         let files = world.files.lock().unwrap().clone();
         (got, files)
     });
     std::thread::sleep(Duration::from_millis(50));
-    let mut real = TcpStream::connect((host(2), 9998)).unwrap();
+    let mut real = TcpStream::connect((own, 9998)).unwrap();
+    let up = run.up.clone();
     let sender = std::thread::spawn(move || {
         real.write_all(&up).unwrap();
         real
@@ -299,9 +304,9 @@ fn replay(name: &str, net: u8) {
     // The old server takes reports and answers none.
     let (report, _) = server.accept().unwrap();
     let (mut child, _) = listener.accept().unwrap();
-    let mut relayed = vec![0; down.len()];
+    let mut relayed = vec![0; run.down.len()];
     child.read_exact(&mut relayed).unwrap();
-    let differs = relayed.iter().zip(&down).position(|(a, b)| a != b);
+    let differs = relayed.iter().zip(&run.down).position(|(a, b)| a != b);
     assert_eq!(differs, None, "relays what the recorded client relayed");
     drop((child, report));
     drop(sender.join().unwrap());
@@ -310,45 +315,46 @@ fn replay(name: &str, net: u8) {
     assert!(!got.verified, "an old server compares nothing");
     assert!(files["/srv/clone/big.img"] == payload(0, 9_000_001));
     assert_eq!(got.digests.len(), 2);
-    drop((listener, server));
+}
 
-    // Our server before the real first client.
-    let first = TcpListener::bind((host(2), 9998)).unwrap();
-    let names: Vec<String> = (2..5).map(|i| host(i).to_string()).collect();
-    let notes = relayed[relayed.len() - 336..].to_vec();
+/// Our server before the real first client: it sends what the real one sent.
+fn server_of(run: &Recorded) {
+    let first = TcpListener::bind((run.host(2), 9998)).unwrap();
+    let names: Vec<String> = (2..5).map(|i| run.host(i).to_string()).collect();
+    let notes = run.down[run.down.len() - 336..].to_vec();
     let sources = [payload(0, 9_000_001), notes];
     let gzip = Cook { unpack: Some(Packing::Gzip), archive: None };
     let outputs = [
         Output { path: "/srv/clone/big.img".to_owned(), cook: Cook::default() },
         Output { path: "/srv/clone/notes".to_owned(), cook: gzip },
     ];
-    let own = host(1).to_string();
+    let own = run.host(1);
     let ours = std::thread::spawn(move || {
         let mut open = |n: usize| -> Result<Box<dyn Source>, String> {
             Ok(Box::new(Bytes(sources[n].clone(), 0)))
         };
-        send(&own, &names, &outputs, &options(host(1)), &mut open, &mut room())
+        send(&own.to_string(), &names, &outputs, &options(own), &mut open, &mut room())
     });
     let (mut data, _) = first.accept().unwrap();
-    let mut ring = vec![0; 56];
-    data.read_exact(&mut ring).unwrap();
-    assert_eq!(ring, recorded_ring(&events, net));
+    let mut hear = |n: usize| {
+        let mut heard = vec![0; n];
+        data.read_exact(&mut heard).unwrap();
+        heard
+    };
+    assert_eq!(hear(56), run.up[..56], "the ring as recorded");
     // The last host closes the ring, then brings the lists round.
-    let mut round = TcpStream::connect((host(1), 9998)).unwrap();
-    let mut closed = down[..56].to_vec();
-    for (at, flag) in [(8, 2), (19, 1), (30, if next == 4 { 3 } else { 1 }), (41, 1)] {
+    let mut round = TcpStream::connect((own, 9998)).unwrap();
+    let mut closed = run.down[..56].to_vec();
+    for (at, flag) in [(8, 2), (19, 1), (30, if run.absent { 3 } else { 1 }), (41, 1)] {
         closed[at] = flag;
     }
     round.write_all(&closed).unwrap();
     let lists = 56 + 8 + 38 + 4;
-    let mut heard = vec![0; lists];
-    data.read_exact(&mut heard).unwrap();
-    assert_eq!(heard, &down[56..56 + lists], "the lists as recorded");
+    let heard = hear(lists);
+    assert_eq!(heard, run.up[56..56 + lists], "the lists as recorded");
     round.write_all(&heard).unwrap();
-    let mut heard = vec![0; down.len() - 56 - lists];
-    data.read_exact(&mut heard).unwrap();
-    assert!(heard == down[56 + lists..], "the files as recorded");
-    let mut end = TcpStream::connect((host(1), 9997)).unwrap();
+    assert!(hear(run.up.len() - 56 - lists) == run.up[56 + lists..], "the files as recorded");
+    let mut end = TcpStream::connect((own, 9997)).unwrap();
     let text = "END:(<10.77.0.4): The last node finish recieving.";
     end.write_all(&Command::Stop(text.to_owned()).packet()).unwrap();
     let sent = ours.join().unwrap().unwrap();
@@ -356,20 +362,10 @@ fn replay(name: &str, net: u8) {
     assert!(sent.clients.iter().all(|c| c.1 != Standing::Verified));
 }
 
-fn recorded_ring(events: &[Event], net: u8) -> Vec<u8> {
-    let first = events.iter().find_map(|e| match e {
-        Event::Data { from, parts, .. } if from == "10.77.0.1" => Some(parts[0].bytes()),
-        _ => None,
-    });
-    let text: Vec<u8> = first.unwrap();
-    let new = format!("127.{net}.0.");
-    let mut out = text;
-    for i in 0..out.len() - 8 {
-        if out[i..].starts_with(b"10.77.0.") {
-            out[i..i + 8].copy_from_slice(new.as_bytes());
-        }
-    }
-    out
+fn replay(name: &str, net: u8) {
+    let run = Recorded::read(name, net);
+    client_of(&run);
+    server_of(&run);
 }
 
 #[test]
