@@ -431,22 +431,26 @@ fn renamed(text: &str, new: &[(String, String)], disk: (&str, &str)) -> String {
     changed.split_inclusive('\n').map(whole).collect()
 }
 
-/// The code in the disk's first sector that starts extlinux.
+/// The code in the disk's first sector that starts extlinux, and on GPT by what it finds
+/// the partition.
 fn boot_code(layout: &Layout, disk: &str) -> Result<(), Failure> {
-    if layout.table != "dos" {
-        return Err(Failure::Failed("extlinux starts from a DOS table only, here".to_owned()));
-    }
-    let files = BOOT_CODE.iter().map(|dir| format!("{COPY}/{dir}/mbr.bin"));
+    let name = if layout.table == "gpt" { "gptmbr.bin" } else { "mbr.bin" };
+    let files = BOOT_CODE.iter().map(|dir| format!("{COPY}/{dir}/{name}"));
     let Some(code) = files.filter_map(|path| fs::read(path).ok()).next() else {
-        return Err(Failure::Failed("the copy has extlinux without its mbr.bin".to_owned()));
+        return Err(Failure::Failed(format!("the copy has extlinux without its {name}")));
     };
     // The table begins behind it.
     if code.len() > 440 {
-        return Err(Failure::Failed(format!("extlinux's mbr.bin has {} bytes", code.len())));
+        return Err(Failure::Failed(format!("extlinux's {name} has {} bytes", code.len())));
     }
-    say(&format!("extlinux's mbr.bin to {disk}"));
+    say(&format!("extlinux's {name} to {disk}"));
     let mut file = fs::OpenOptions::new().write(true).open(disk).map_err(failed(disk))?;
     file.write_all(&code).map_err(failed(disk))?;
+    if layout.table == "gpt" {
+        let at = |mount: &str| layout.parts.iter().find(|p| p.mount == mount);
+        let part = at("/boot").or_else(|| at("/")).map_or(0, |p| p.number).to_string();
+        output(&["sfdisk", "-q", "--part-attrs", disk, &part, "LegacyBIOSBootable"])?;
+    }
     Ok(())
 }
 

@@ -16,6 +16,8 @@ enum Kind {
     Mbr,
     /// The same, with extlinux in place of GRUB.
     Extlinux,
+    /// The same, with GPT.
+    ExtlinuxGpt,
     /// GPT, GRUB on an EFI system partition, ext4, swap, xfs on `/var`.
     Efi,
     /// The same, with systemd-boot in place of GRUB.
@@ -27,6 +29,7 @@ impl Kind {
         match self {
             Kind::Mbr => "mbr",
             Kind::Extlinux => "extlinux",
+            Kind::ExtlinuxGpt => "extlinux-gpt",
             Kind::Efi => "efi",
             Kind::SystemdBoot => "systemd-boot",
         }
@@ -238,13 +241,13 @@ fn copies_that_boot(name: &str, kind: Kind, way: Way, machines: usize) {
 }
 
 #[test]
-#[ignore = "half an hour: cargo xtask test --sweep"]
+#[ignore = "a quarter of an hour: cargo xtask test --sweep"]
 fn sweep_files_by_ka_make_machines_that_boot() {
     copies_that_boot("clone-ka-mbr", Kind::Mbr, Way::Ka, 3);
 }
 
 #[test]
-#[ignore = "half an hour: cargo xtask test --sweep"]
+#[ignore = "a quarter of an hour: cargo xtask test --sweep"]
 fn sweep_files_by_ka_make_uefi_machines_that_boot() {
     copies_that_boot("clone-ka-efi", Kind::Efi, Way::Ka, 3);
 }
@@ -257,30 +260,36 @@ fn sweep_files_by_ka_make_a_machine_that_extlinux_boots() {
 
 #[test]
 #[ignore = "ten minutes: cargo xtask test --sweep"]
+fn sweep_files_by_ka_make_a_machine_that_extlinux_boots_from_gpt() {
+    copies_that_boot("clone-ka-extlinux-gpt", Kind::ExtlinuxGpt, Way::Ka, 1);
+}
+
+#[test]
+#[ignore = "ten minutes: cargo xtask test --sweep"]
 fn sweep_files_by_ka_make_a_machine_that_systemd_boot_boots() {
     copies_that_boot("clone-ka-systemd-boot", Kind::SystemdBoot, Way::Ka, 1);
 }
 
 #[test]
-#[ignore = "half an hour: cargo xtask test --sweep"]
+#[ignore = "a quarter of an hour: cargo xtask test --sweep"]
 fn sweep_a_disk_by_dolly_makes_machines_that_boot() {
     copies_that_boot("clone-dolly-mbr", Kind::Mbr, Way::Dolly, 3);
 }
 
 #[test]
-#[ignore = "half an hour: cargo xtask test --sweep"]
+#[ignore = "a quarter of an hour: cargo xtask test --sweep"]
 fn sweep_a_disk_by_dolly_makes_uefi_machines_that_boot() {
     copies_that_boot("clone-dolly-efi", Kind::Efi, Way::Dolly, 3);
 }
 
 #[test]
-#[ignore = "half an hour: cargo xtask test --sweep"]
+#[ignore = "a quarter of an hour: cargo xtask test --sweep"]
 fn sweep_a_disk_by_dollyplus_makes_machines_that_boot() {
     copies_that_boot("clone-dollyplus-mbr", Kind::Mbr, Way::DollyPlus, 3);
 }
 
 #[test]
-#[ignore = "half an hour: cargo xtask test --sweep"]
+#[ignore = "a quarter of an hour: cargo xtask test --sweep"]
 fn sweep_a_disk_by_dollyplus_makes_uefi_machines_that_boot() {
     copies_that_boot("clone-dollyplus-efi", Kind::Efi, Way::DollyPlus, 3);
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
 # A golden machine as a disk image that boots: golden.sh KIND TREE DIR makes
 # DIR/golden.img of the archive TREE. KIND is mbr (DOS table, GRUB for BIOS, ext4, swap),
-# extlinux (the same, without GRUB), efi (GPT, EFI system partition with GRUB, ext4, swap,
-# xfs on /var) or systemd-boot (the same, without GRUB).
+# extlinux (the same, without GRUB), extlinux-gpt, efi (GPT, EFI system partition with
+# GRUB, ext4, swap, xfs on /var) or systemd-boot (the same, without GRUB).
 #
 # GRUB is put there by hand: not every kernel that this runs on shows the partitions of
 # loop devices, which its installer needs. Nor has each of them vfat: what is on the
@@ -25,9 +25,11 @@ id() {
 }
 
 case $kind in
-mbr | extlinux)
-	truncate -s 600M "$disk"
-	printf 'label: dos\nstart=2048,size=560M,type=83,bootable\ntype=82\n' | sfdisk -q "$disk"
+mbr | extlinux | extlinux-gpt)
+	truncate -s 601M "$disk"
+	table='label: dos\nstart=2048,size=560M,type=83,bootable\nsize=39M,type=82\n'
+	[ "$kind" != extlinux-gpt ] || table='label: gpt\nstart=2048,size=560M,type=L\nsize=39M,type=S\n'
+	printf "$table" | sfdisk -q "$disk"
 	first=$(part 1 560)
 	swap=$(part 561 39)
 	;;
@@ -118,7 +120,7 @@ mbr)
 	dd if="$root/tmp/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
 	rm "$root/tmp/core.img"
 	;;
-extlinux)
+extlinux*)
 	# The copies alone boot.
 	rm "$root"/usr/sbin/grub-* "$root/boot/grub/grub.cfg"
 	mkdir "$root/boot/extlinux"
