@@ -229,10 +229,28 @@ fn a_host_that_comes_back_disturbs_nobody() {
                 let outcome = run(5, &files(), &fates, u64::from(step));
                 let what = format!("{victim} sleeps {sleep} s at step {step}");
                 all_verified(&outcome, &files(), &[victim], &what);
-                assert!(outcome.clients[victim - 1].is_some(), "{what}");
+                let got = &outcome.clients[victim - 1];
+                assert!(got.is_some(), "{what}");
+                assert!(!matches!(got, Some(Err(clone::Error::Mismatch { .. }))), "{what}");
             }
         }
     }
+}
+
+/// Host 2 is passed over, wakes, and leaves host 3 to host 1; which then dies. Host 2 is
+/// asked again, and takes care of host 3 again.
+#[test]
+fn a_host_that_was_passed_over_is_taken_back() {
+    let fates = [
+        (2, Fate::Sleeps(At::Time(SECOND * 20), SECOND * 26)),
+        (1, Fate::Dies(At::Time(SECOND * 50))),
+        (5, Fate::Slow(150, SECOND)),
+    ];
+    let files = [payload(0, 40_000)];
+    let outcome = run(5, &files, &fates, 3);
+    all_verified(&outcome, &files, &[1], "taken back");
+    let said = |text: &str| outcome.said.iter().any(|s| s.starts_with(text));
+    assert!(said("h1: h2 is passed over") && said("h0: goes on with h2"), "{:?}", outcome.said);
 }
 
 /// Up to three misfortunes at once: who is not hit has everything.

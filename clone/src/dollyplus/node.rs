@@ -532,3 +532,49 @@ impl End for Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dollyplus::backlog::SIZES;
+
+    fn outputs(node: &mut Node) -> Vec<Output> {
+        core::iter::from_fn(|| node.output()).filter(|o| !matches!(o, Output::Say(_))).collect()
+    }
+
+    /// A host that is about to be invited keeps those waiting who ask where to go on:
+    /// refused, they would take it for lost.
+    #[test]
+    fn who_asks_too_early_waits() {
+        let now = Duration::ZERO;
+        let caller = Conn::Caller(0);
+        let ask = Command::Reconnect { exact: true }.packet();
+        let asked = || {
+            let mut node = Node::new(Patience::default(), SIZES, now);
+            for conn in [Conn::Before, caller] {
+                node.step(Input::Accepted(conn, Ipv4Addr::LOCALHOST), now).unwrap();
+            }
+            node.step(Input::Heard(caller, &ask), now).unwrap();
+            assert_eq!(outputs(&mut node), []);
+            node
+        };
+        let mut left = asked();
+        left.step(Input::Closed(Conn::Before, ""), now).unwrap();
+        left.step(Input::Tick, now).unwrap();
+        assert_eq!(outputs(&mut left), [Output::Close(Conn::Before), Output::Close(caller)]);
+
+        let mut invited = asked();
+        let ring = wire::ring(&Hosts::of_server("s", &["a".to_owned()]).for_next());
+        let mut rest = &ring[..];
+        while !rest.is_empty() {
+            let room = invited.room();
+            let n = room.len().min(rest.len());
+            room[..n].copy_from_slice(&rest[..n]);
+            invited.received(n, now).unwrap();
+            rest = &rest[n..];
+        }
+        invited.step(Input::Tick, now).unwrap();
+        let answer = Command::ReconnectFrom { sequence: 0, exact: Some(0) }.packet();
+        assert!(outputs(&mut invited).contains(&Output::Send(caller, answer)));
+    }
+}

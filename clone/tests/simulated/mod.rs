@@ -622,7 +622,7 @@ impl Room {
             let unread = wire.pipes[side].size > 0;
             let limit = if unread { UNACKNOWLEDGED } else { KEPT_ALIVE };
             // No two kernels find it at the same time.
-            let limit = limit + SECOND * (index as u32 % 3);
+            let limit = limit + SECOND * (index as u32 % 5);
             return (self.now >= peer.since.max(wire.moved) + limit).then_some("no answer");
         }
         None
