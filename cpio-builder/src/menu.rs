@@ -248,9 +248,10 @@ impl Menu {
              terminal_output console serial\nfi\n",
         );
         if self.per_machine {
-            // GRUB has no way to write the address as its own search does, with dashes.
+            // GRUB has no way to write the address as its own search does, with dashes; and
+            // -e looks into directories, which networks do not show.
             out.push_str(
-                "set own=/grub/$net_default_mac.cfg\nif test -e $own; then\n  \
+                "set own=/grub/$net_default_mac.cfg\nif test -s $own; then\n  \
                  configfile $own\nfi\n",
             );
         }
@@ -360,8 +361,15 @@ const EFI_LOADERS: [&str; 9] = [
 /// GRUB, most stop at their menu and do not go on to the next in their order.
 fn grub_disk(out: &mut String) {
     let _ = writeln!(out, "  for loader in {}; do", EFI_LOADERS.join(" "));
+    // Firmware starts from partitions only; a stick's whole disk may have the file, too.
+    let hints = ["gpt1", "gpt2", "msdos1", "msdos2"].map(|part| format!("--hint hd0,{part}"));
+    let _ = writeln!(
+        out,
+        "    if search --no-floppy {} --set=root --file $loader; then",
+        hints.join(" ")
+    );
     out.push_str(
-        "    if search --no-floppy --set=root --file $loader; then\n      \
+        "      \
          chainloader $loader\n      boot\n    fi\n  done\n  exit\n}\n",
     );
 }

@@ -17,7 +17,7 @@ fn firmware(place: &Path) -> Result<[String; 2]> {
     Ok([code.to_owned(), format!("if=pflash,format=raw,file={settings}")])
 }
 
-/// The golden disk is a live stick: it boots by either firmware.
+/// The golden disk is a live system's.
 fn served(name: &str, uefi: bool) {
     scenario(name, |lab| {
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
@@ -33,6 +33,17 @@ fn served(name: &str, uefi: bool) {
         let root = lab.assets().small_squashfs()?;
         let stick = ["iso", "--root", &root.to_string_lossy(), "--append", &line, "-o", &golden];
         run(&[&[&*ours][..], &stick, &from, &["--profile", "virt"]].concat())?;
+        let golden = match uefi {
+            // After another loader, firmware starts from partitions that it knows only,
+            // and of a stick for both it knows none.
+            true => {
+                let disk = path("golden.img");
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/clone/stick.sh");
+                run(&["sh", script, &golden, &disk])?;
+                disk
+            }
+            false => golden,
+        };
         let script = [&*ours, "clone", "clone_script", "-q", "-p", "10.77.0.1", "-t", "10.77.0.1"];
         let state = path("state");
         let more = ["-n", "10.77.0", "-d", &room, "--state", &state, "-e", "udpcast"];
