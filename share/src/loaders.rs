@@ -231,7 +231,7 @@ fn make_grub(target: &str, wanted: &Wanted) -> Option<Vec<u8>> {
 fn first_commands(wanted: &Wanted) -> String {
     let quick = wanted.http.map_or_else(String::new, |http| {
         format!(
-            "set root=http,{http}\nif test -e /grub/grub.cfg; then\n  \
+            "set root=http,{http}\nif test -s /grub/grub.cfg; then\n  \
              configfile /grub/grub.cfg\nfi\n"
         )
     });
