@@ -601,10 +601,10 @@ impl Receiver {
         }
         let Some(mut ahead) = self.ahead(number) else { return Ok(None) };
         // The slice that a late joiner came into never gets whole.
-        while self.streaming && self.meter.bytes() == 0 && ahead > 1 {
-            self.slots.pop_front();
-            self.next = self.next.wrapping_add(1);
-            ahead -= 1;
+        if self.streaming && self.meter.bytes() == 0 && ahead > 1 {
+            self.slots.drain(..self.slots.len().min(ahead - 1));
+            self.next = number.wrapping_sub(1);
+            ahead = 1;
         }
         if ahead >= SLOTS {
             let why = if self.passive {
