@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
-use clone::dollyplus::{
-    self,
-    wire::{Command, Item, Reader},
-};
+use clone::dollyplus::backlog::Sizes;
+use clone::dollyplus::io::{Conn, End, Input as RingInput, Output as RingOutput, Patience};
+use clone::dollyplus::node::Node;
+use clone::dollyplus::server::{Server, Standing};
+use clone::dollyplus::wire::{Command, Item, Output as RingFile, Reader};
+use clone::dollyplus::{self, Todo, Want};
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::udpcast::receiver::{Config, Input, Receiver};
@@ -299,6 +301,165 @@ pub fn dolly_plus_stream(data: &[u8]) {
     assert_eq!(read(1), read(data.len().max(1)));
     let mut heard = data.to_vec();
     while let Ok(Some(_)) = Command::take(&mut heard, "fuzz") {}
+}
+
+/// What happens to either end of Dolly+ at its sockets. The first byte of a message says
+/// which; an empty one stands for time that passes. Only what is open is heard from.
+struct Ring {
+    now: Duration,
+    dialled: Vec<Conn>,
+    open: Vec<Conn>,
+    callers: u32,
+}
+
+impl Ring {
+    const SIZES: Sizes = Sizes { lead: 4 << 10, behind: 14 << 10, chunk: 1 << 10 };
+    const PATIENCE: Patience =
+        Patience { start: Some(Duration::from_secs(60)), stall: Some(Duration::from_secs(60)) };
+
+    fn new() -> Self {
+        Self { now: Duration::ZERO, dialled: Vec::new(), open: Vec::new(), callers: 0 }
+    }
+
+    /// One message; false when the end has ended.
+    fn turn(&mut self, end: &mut dyn End, message: &[u8]) -> bool {
+        self.now += Duration::from_millis(if message.is_empty() { 1000 } else { 1 });
+        let at = |list: &[Conn], byte: u8| list.get(usize::from(byte) % list.len().max(1)).copied();
+        let outcome = match message {
+            [0..=99, bytes @ ..] if self.open.contains(&Conn::Before) => {
+                let mut rest = bytes;
+                loop {
+                    let room = end.room();
+                    let n = room.len().min(rest.len());
+                    if n == 0 {
+                        break Ok(());
+                    }
+                    room[..n].copy_from_slice(&rest[..n]);
+                    rest = &rest[n..];
+                    if let Err(error) = end.received(n, self.now) {
+                        break Err(error);
+                    }
+                }
+            }
+            [100..=109, ..] if end.awaits() => {
+                self.open.retain(|conn| *conn != Conn::Before);
+                self.open.push(Conn::Before);
+                end.step(RingInput::Accepted(Conn::Before, SENDER), self.now)
+            }
+            [110..=129, ..] if self.callers < 64 => {
+                let conn = Conn::Caller(self.callers);
+                self.callers += 1;
+                self.open.push(conn);
+                end.step(RingInput::Accepted(conn, SENDER), self.now)
+            }
+            [130..=159, which, ..] => match at(&self.dialled, *which) {
+                Some(conn) => {
+                    self.dialled.retain(|other| *other != conn);
+                    self.open.push(conn);
+                    end.step(RingInput::Connected(conn), self.now)
+                }
+                None => Ok(()),
+            },
+            [160..=169, which, ..] => match at(&self.dialled, *which) {
+                Some(conn) => end.step(RingInput::Refused(conn, "refused"), self.now),
+                None => Ok(()),
+            },
+            [170..=185, which, ..] => match at(&self.open, *which) {
+                Some(conn) => {
+                    self.open.retain(|other| *other != conn);
+                    end.step(RingInput::Closed(conn, "closed"), self.now)
+                }
+                None => Ok(()),
+            },
+            [186..=255, which, bytes @ ..] => match at(&self.open, *which) {
+                Some(conn) if conn != Conn::Before => {
+                    end.step(RingInput::Heard(conn, bytes), self.now)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        let outcome = outcome.and_then(|()| end.step(RingInput::Tick, self.now));
+        let mut said = 0;
+        while let Some(output) = end.output() {
+            said += 1;
+            assert!(said < 4096, "one message makes thousands");
+            match output {
+                RingOutput::Dial { conn, .. } => self.dialled.push(conn),
+                RingOutput::Close(conn) => {
+                    self.dialled.retain(|other| *other != conn);
+                    self.open.retain(|other| *other != conn);
+                }
+                RingOutput::Send(..) | RingOutput::End(_) | RingOutput::Say(_) => {}
+            }
+        }
+        if self.open.contains(&Conn::Next) {
+            let n = end.sending().len();
+            end.sent(n, self.now);
+        }
+        outcome.is_ok()
+    }
+}
+
+/// What comes to a client of Dolly+. Its disk takes everything.
+pub fn dolly_plus_node(data: &[u8]) {
+    let mut ring = Ring::new();
+    let mut node = Node::new(Ring::PATIENCE, Ring::SIZES, ring.now);
+    let mut meter = clone::digest::Meter::default();
+    for message in messages(data) {
+        if !ring.turn(&mut node, message) {
+            return;
+        }
+        loop {
+            match node.todo() {
+                Todo::Nothing => break,
+                Todo::Open(_) => {
+                    meter = clone::digest::Meter::default();
+                    node.opened();
+                }
+                Todo::Store(bytes) => {
+                    meter.update(bytes);
+                    let n = bytes.len();
+                    node.stored(n, ring.now);
+                }
+                Todo::Finish => node.kept(meter.digest()),
+            }
+        }
+    }
+}
+
+/// What comes to a server of Dolly+ with two clients and two short files.
+pub fn dolly_plus_server(data: &[u8]) {
+    let mut ring = Ring::new();
+    let file = |path: &str| RingFile { path: path.to_owned(), cook: clone::edge::Cook::default() };
+    let clients = ["a".to_owned(), "b".to_owned()];
+    let files = [file("/x"), file("/y")];
+    let mut server = Server::new("s", &clients, &files, Ring::PATIENCE, Ring::SIZES, ring.now);
+    let mut left = 0;
+    for message in messages(data) {
+        if !ring.turn(&mut server, message) {
+            return;
+        }
+        for _ in 0..64 {
+            match server.want() {
+                Want::Nothing => break,
+                Want::Open(_) => {
+                    left = 1500;
+                    server.opened();
+                }
+                Want::Bytes(room) => {
+                    let n = room.len().min(left);
+                    room[..n].fill(7);
+                    left -= n;
+                    server.read(n);
+                }
+            }
+        }
+        if let Some(sent) = server.finished() {
+            assert!(sent.clients.iter().all(|client| client.1 != Standing::Waiting));
+            return;
+        }
+    }
 }
 
 /// A DOS partition table with its chain of logical partitions.

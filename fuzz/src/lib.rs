@@ -61,6 +61,8 @@ pub const TARGETS: &[Target] = &[
     target("ka-server", copy::ka_server),
     target("dolly-plus-config", copy::dolly_plus_config),
     target("dolly-plus-stream", copy::dolly_plus_stream),
+    target("dolly-plus-node", copy::dolly_plus_node),
+    target("dolly-plus-server", copy::dolly_plus_server),
     target("ka-desc", copy::ka_desc),
     target("dos-table", copy::dos_table),
     target("compressed-image", disk::compressed_image),

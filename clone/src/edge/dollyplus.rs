@@ -138,6 +138,8 @@ pub fn send(
     let now = sockets.world.now();
     let mut server = Server::new(server, clients, files, options.patience(), SIZES, now);
     let mut source = None;
+    // It dials first, before there is anything to wait for.
+    sockets.step(Input::Tick, &mut server)?;
     loop {
         let limit = read(&mut server, &mut source, open)?;
         sockets.wait(limit, &mut server);
