@@ -40,8 +40,32 @@ pub enum Command {
     Image(Image),
     /// Fill a directory for a TFTP server.
     Pxe(Pxe),
+    /// Copy disks to many machines.
+    Clone(Clone),
     /// Write man pages and shell completions.
     Docs(crate::docs::Docs),
+}
+
+/// Copy a disk, or its files, to many machines, by the programs of udpcast, Dolly,
+/// Dolly+ and KA under their old names.
+///
+/// 'bellwether clone' alone lists the commands, and each has a --help of its own.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "clone",
+    example = "A room's addresses, boot files and menu:\n  \
+               bellwether clone clone_script --adapt grow,unique",
+    example = "A disk to twelve machines by multicast:\n  \
+               bellwether clone udp-sender -f /dev/sda --min-receivers 12 --max-wait 120",
+    example = "Through a chain, in the order of the list:\n  \
+               bellwether clone dolly -s -I /dev/sda -O /dev/sda -H node2,node3",
+    note = "Exit status: 0 every machine has a copy, 1 failed, 2 wrong usage."
+)]
+pub struct Clone {
+    /// the command, and what it takes
+    #[argh(positional, greedy, arg_name = "command")]
+    pub words: Vec<String>,
 }
 
 /// Make an initramfs from a kernel's modules, or list what is in one.

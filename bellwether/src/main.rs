@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             Ok(args::Command::Docs(what)) => docs::run(&what),
             Ok(args::Command::Iso(what)) => medium::iso(&what),
             Ok(args::Command::Pxe(what)) => medium::pxe(&what),
+            Ok(args::Command::Clone(what)) => clone::run(&what.words),
             Ok(args::Command::Image(what)) => imaging::run(&what),
             Ok(args::Command::Share(what)) => share::run(&what),
             Ok(args::Command::Try(what)) => trial::run(&what),

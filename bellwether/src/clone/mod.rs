@@ -81,25 +81,28 @@ pub fn called(args: &[OsString]) -> Option<Result<(), Failure>> {
     };
     let old = |p: &&(&[&str], &Program, Run)| p.0.first() == Some(&own) && !NEW.contains(&own);
     if let Some(program) = PROGRAMS.iter().find(old) {
-        return Some(text(args.get(1..)?).and_then(|args| run(program, &args)));
+        return Some(text(args.get(1..)?).and_then(|args| start(program, &args)));
     }
     if args.get(1)? != "clone" {
         return None;
     }
-    Some(text(args.get(2..)?).and_then(|args| {
-        let Some((name, rest)) = args.split_first() else { return Err(Failure::Usage(list())) };
-        if name == "--help" || name == "help" || name == "-h" {
-            println!("{}", list());
-            return Ok(());
-        }
-        match PROGRAMS.iter().find(|p| p.0.contains(&name.as_str())) {
-            Some(program) => run(program, rest),
-            None => Err(Failure::Usage(format!("there is no clone command '{name}'\n{}", list()))),
-        }
-    }))
+    Some(text(args.get(2..)?).and_then(|args| run(&args)))
 }
 
-fn run(program: &(&[&str], &'static Program, Run), args: &[String]) -> Result<(), Failure> {
+/// Runs `bellwether clone` with these words.
+pub fn run(words: &[String]) -> Result<(), Failure> {
+    let Some((name, rest)) = words.split_first() else { return Err(Failure::Usage(list())) };
+    if name == "--help" || name == "help" || name == "-h" {
+        println!("{}", list());
+        return Ok(());
+    }
+    match PROGRAMS.iter().find(|p| p.0.contains(&name.as_str())) {
+        Some(program) => start(program, rest),
+        None => Err(Failure::Usage(format!("there is no clone command '{name}'\n{}", list()))),
+    }
+}
+
+fn start(program: &(&[&str], &'static Program, Run), args: &[String]) -> Result<(), Failure> {
     match program.1.parse(args)? {
         Some(given) => {
             if let Some(extra) = given.rest.first().filter(|_| program.1.rest.is_empty()) {

@@ -92,7 +92,8 @@ impl<'a> Lines<'a> {
             };
             self.number = i + 1;
             // Comments and blank lines are of the later version.
-            if line.trim_matches(SPACE).is_empty() || line.starts_with('#') {
+            let text = line.trim_matches(SPACE);
+            if text.is_empty() || text.starts_with('#') {
                 continue;
             }
             if line.len() > 255 {
