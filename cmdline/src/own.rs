@@ -27,6 +27,8 @@ words! { OWN, OWN_DOCS:
     "bw.clone" Text Keep "Receive a copy of a disk: ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
     "bw.clone.timeout" Number Keep "Seconds to wait for the sender of a copy.";
     "bw.clone.tries" Number Keep "How often to wait for it before the machine reboots.";
+    "bw.clone.verify" Switch Keep "Read back what was written before it counts as a copy.";
+    "bw.clone.then" Text Keep "What a machine with a copy does: reboot (the default) or poweroff.";
     "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to.";
     "bw.timeout" Number Keep "Seconds for the whole boot until it counts as failed.";
     "bw.fail" Text Keep "After a failure: menu[:SECONDS], reboot[:SECONDS] or halt.";
@@ -359,7 +361,14 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
         match method {
             Some(method) => {
                 let (timeout, tries) = clone_defaults(&method);
-                plan.handoff.then = Then::Clone(ClonePlan { method, target: None, timeout, tries });
+                plan.handoff.then = Then::Clone(ClonePlan {
+                    method,
+                    target: None,
+                    timeout,
+                    tries,
+                    verify: false,
+                    power_off: false,
+                });
             }
             None => d.fatal_word(
                 "bw.clone",
@@ -380,6 +389,16 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
         }
         if let Some(tries) = d.number("bw.clone.tries") {
             clone.tries = tries.max(1);
+        }
+        clone.verify = d.has("bw.clone.verify");
+        match d.get("bw.clone.then") {
+            None | Some("reboot") => {}
+            Some("poweroff") => clone.power_off = true,
+            Some(word) => d.fatal_word(
+                "bw.clone.then",
+                word,
+                &("is nothing that a machine with a copy does", "reboot or poweroff"),
+            ),
         }
         // The receiver is in /init: no root is needed for it.
         plan.root.sources.clear();

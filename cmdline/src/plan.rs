@@ -874,6 +874,10 @@ pub struct ClonePlan {
     pub timeout: Seconds,
     /// How often to try before rebooting.
     pub tries: u32,
+    /// What was written is read back before it counts as a copy.
+    pub verify: bool,
+    /// With a copy, the machine is switched off instead of started anew.
+    pub power_off: bool,
 }
 
 /// What happens when a step fails.

@@ -524,6 +524,8 @@ fn handoff(j: &mut Json, plan: &Handoff) {
             }
             j.count("timeout", u64::from(plan.timeout.0));
             j.count("tries", u64::from(plan.tries));
+            j.flag("verify", plan.verify);
+            j.flag("power_off", plan.power_off);
         }
     }
     j.end_object().end_object();

@@ -584,6 +584,11 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
                 &clone.tries.to_string(),
                 " times, then reboots",
             ]),
+            text(&[
+                "with a copy, ",
+                if clone.verify { "reads it back and " } else { "" },
+                if clone.power_off { "switches the machine off" } else { "reboots" },
+            ]),
         ];
     }
     let mut line = handoff.init.clone().unwrap_or_else(|| String::from("/sbin/init"));

@@ -146,7 +146,14 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
             if let Some(seconds) = answers.get("dolly_timeout").and_then(value::number) {
                 timeout = Seconds(seconds.max(1));
             }
-            plan.handoff.then = Then::Clone(ClonePlan { method, target: None, timeout, tries });
+            plan.handoff.then = Then::Clone(ClonePlan {
+                method,
+                target: None,
+                timeout,
+                tries,
+                verify: false,
+                power_off: false,
+            });
             // stage1 gives up by rebooting, which asks the boot server again.
             reboot(d, plan);
             if let Some(asked) = answers.get("method").filter(|m| !matches!(*m, "ka" | "dolly")) {

@@ -26,8 +26,8 @@ use clone::{dolly, ka, udpcast};
 use cmdline::BootPlan;
 use cmdline::plan::{CloneMethod, ClonePlan, Dialect, Seconds};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, fdatasync, fstat, open};
-use rustix::io::{Errno, write};
+use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fdatasync, fstat, open};
+use rustix::io::{Errno, read, write};
 use rustix::system::{RebootCommand, reboot};
 use sys::errno::Shown;
 use sys::netlink::Route;
@@ -78,7 +78,7 @@ pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Fai
             once(machine, clone)
         };
         match tried {
-            Ok(()) => restart(machine),
+            Ok(()) => restart(machine, clone.power_off),
             Err(why) => {
                 machine.log.warn(&format!("try {attempt} of {}: {why}", clone.tries));
                 failure = Failure::new(STEP, method(&clone.method), why);
@@ -99,6 +99,9 @@ const fn method(method: &CloneMethod) -> &'static str {
 
 /// What this `/init` does not do, said before anything is touched.
 fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
+    if by_files(plan, &clone.method) && clone.verify {
+        return Err("bw.clone.verify reads back a disk; of files no digest of the disk is known");
+    }
     if by_files(plan, &clone.method) && tool::find(INSTALLER, &[]).is_none() {
         return Err(
             "copying files needs the image of `bellwether clone tools` behind the initramfs",
@@ -165,7 +168,10 @@ fn disks(machine: &Machine) -> Vec<String> {
 fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
     let disk = named(machine, clone)?;
     let mut node = Node::new(machine, Place::Disk(disk));
-    node.take(&clone.method, clone.timeout.0)?;
+    let digest = node.take(&clone.method, clone.timeout.0)?;
+    if clone.verify {
+        node.read_back(digest)?;
+    }
     // What a copied disk still needs to be this machine's, where the programs are there.
     match tool::find(INSTALLER, &[]) {
         Some(installer) => installer.run(&["clone", "adapt", "--disk", &node.path]),
@@ -194,7 +200,7 @@ pub fn stage2(
     if taken.is_err() {
         fetch::drop_all();
     }
-    taken.map(|()| node.path)
+    taken.map(|_| node.path)
 }
 
 const NO_NAME: Target<'static> = Target {
@@ -234,7 +240,7 @@ impl<'m> Node<'m> {
     }
 
     /// Waits for a sender, receives, and says how that went.
-    fn take(&mut self, method: &CloneMethod, timeout: u32) -> Result<(), String> {
+    fn take(&mut self, method: &CloneMethod, timeout: u32) -> Result<Digest, String> {
         let up = self.machine.network.up().ok_or("the network is not up")?;
         let address = up.config.address;
         let broadcast = up.config.broadcast.unwrap_or(Ipv4Addr::BROADCAST);
@@ -300,6 +306,32 @@ impl<'m> Node<'m> {
             if verified { "verified with the sender" } else { "NOT verified: old sender" };
         let line = format!("copy complete: {summary}, blake3 {digest}, {verdict}");
         self.machine.log.say(Level::Verdict, &line);
+        Ok(digest)
+    }
+
+    /// Reads the disk, past what the kernel remembers of it.
+    fn read_back(&mut self, wanted: Digest) -> Result<(), String> {
+        let path = &self.path;
+        let failed = |e| format!("{path}: cannot be read back: {}", Shown(e));
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let disk = open(path.as_str(), flags, Mode::empty()).map_err(failed)?;
+        fadvise(&disk, 0, None, Advice::DontNeed).map_err(failed)?;
+        let mut meter = Meter::default();
+        let mut buffer = alloc::vec![0; CHUNK];
+        while meter.bytes() < wanted.bytes {
+            let left = usize::try_from(wanted.bytes - meter.bytes()).unwrap_or(usize::MAX);
+            let room = buffer.get_mut(..left.min(CHUNK)).unwrap_or_default();
+            match read(&disk, &mut *room) {
+                Ok(0) => break,
+                Ok(n) => meter.update(room.get(..n).unwrap_or_default()),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        if meter.digest() != wanted {
+            return Err(format!("{path}: HAS OTHER BYTES than were written to it"));
+        }
+        self.machine.log.say(Level::Verdict, "read back: the disk has what was received");
         Ok(())
     }
 
@@ -437,8 +469,14 @@ impl Store for Disk {
     }
 }
 
-fn restart(machine: &mut Machine) {
-    machine.log.say(Level::Verdict, "rebooting; let the boot server send this machine to its disk");
+fn restart(machine: &mut Machine, power_off: bool) {
+    let (word, command) = match power_off {
+        true => ("powering off", RebootCommand::PowerOff),
+        false => {
+            ("rebooting; let the boot server send this machine to its disk", RebootCommand::Restart)
+        }
+    };
+    machine.log.say(Level::Verdict, word);
     rustix::fs::sync();
     // virtio's cards are reset at the end, and those with packets on their way then may
     // hold the kernel's only processor for ever.
@@ -447,7 +485,7 @@ fn restart(machine: &mut Machine) {
             let _ = route.set_up(link.index, false);
         }
     }
-    if let Err(errno) = reboot(RebootCommand::Restart) {
-        machine.log.warn(&format!("the kernel refuses to reboot: {}", Shown(errno)));
+    if let Err(errno) = reboot(command) {
+        machine.log.warn(&format!("the kernel refuses: {}", Shown(errno)));
     }
 }

@@ -46,7 +46,8 @@ fn udpcast_to_a_disk_that_boots() {
         let image = lab.assets().small_ext4()?;
         let disk = empty_disk(lab, "copy.img", 48)?;
         let _dhcp = lab.dhcp().serve()?;
-        let machine = node(lab, &disk, "bw.clone=udpcast bw.clone.timeout=120")?.start()?;
+        let line = "bw.clone=udpcast bw.clone.timeout=120 bw.clone.verify bw.clone.then=poweroff";
+        let machine = node(lab, &disk, line)?.start()?;
         machine.expect("OVERWRITES /dev/vda", secs(90))?;
         let file = image.to_string_lossy();
         let _golden = lab.golden_node(&[
@@ -62,7 +63,8 @@ fn udpcast_to_a_disk_that_boots() {
             "60",
         ])?;
         machine.expect("copy complete", secs(120))?;
-        machine.expect("rebooting", secs(20))?;
+        machine.expect("read back: the disk has what was received", secs(60))?;
+        machine.expect("powering off", secs(20))?;
         machine.wait_off(secs(20))?;
         boots(lab, &disk).map(drop)
     });

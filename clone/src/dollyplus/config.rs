@@ -71,6 +71,9 @@ pub fn cook_of(name: &str) -> Cook {
     Cook { unpack, archive }
 }
 
+/// Characters of a line.
+const MAX_LINE: usize = 255;
+
 /// C's isspace, by which the old programs read words.
 const SPACE: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
 
@@ -96,7 +99,7 @@ impl<'a> Lines<'a> {
             if text.is_empty() || text.starts_with('#') {
                 continue;
             }
-            if line.len() > 255 {
+            if line.len() > MAX_LINE {
                 return Err(self.wrong("", "the line is longer than 255 characters"));
             }
             return Ok(line);
@@ -138,6 +141,9 @@ impl<'a> Lines<'a> {
         let path = word(output, "there is no name behind the >")?;
         if path.len() > MAX_ENTRY - 2 {
             return Err(self.wrong(&path, "is longer than the 126 bytes that Dolly+ can send"));
+        }
+        if input.len() + " >> ".len() + path.len() > MAX_LINE {
+            return Err(self.wrong(&input, "is too long for a line of 255 characters"));
         }
         let cook = if cooked { cook_of(&input) } else { Cook::default() };
         let raw_after_all = cooked && cook == Cook::default();
