@@ -6,7 +6,9 @@ use super::progress::{bytes, rate};
 use crate::Failure;
 use cpio_builder::menu::disk_menus;
 use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -75,11 +77,18 @@ fn boot_from_disk(dir: &Path, address: Option<Ipv4Addr>) -> Result<String, Strin
     let mac = hardware_address(&table, address).ok_or("its hardware address is not known")?;
     for (path, text) in disk_menus(mac).map_err(|e| e.to_string())? {
         let path = dir.join(path);
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all);
-        let written = written.and_then(|()| fs::write(&path, text));
-        written.map_err(|e| format!("{}: {e}", path.display()))?;
+        let below = path.parent().unwrap_or(dir);
+        let written = fs::create_dir_all(below).and_then(|()| fs::write(&path, text));
+        let shown = written.and_then(|()| for_servers(below)).and_then(|()| for_servers(&path));
+        shown.map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(mac.to_owned())
+}
+
+/// Lets everybody read it, whatever the umask: boot servers run as nobody.
+pub fn for_servers(path: &Path) -> io::Result<()> {
+    let mode = if path.is_dir() { 0o755 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// The kernel's table of neighbours (`/proc/net/arp`): address, type, flags, hardware

@@ -5,6 +5,7 @@
 //! machine's entry can change while they run: see [`super::report::PXELINUX`].
 
 use super::flags::{Given, Program, flag};
+use super::report::for_servers;
 use super::tools;
 use crate::args::Build;
 use crate::{Failure, build, share};
@@ -232,7 +233,9 @@ fn fill(given: &Given, dir: &Path) -> Result<(), Failure> {
     let image = dir.join("initrd.img");
     fs::write(&image, &report.bytes).map_err(|e| at(&image, e))?;
     build::tell(&report, &spec, &image, false);
-    tools::make(&dir.join("tools.img"), given.get("adapt"), None)
+    tools::make(&dir.join("tools.img"), given.get("adapt"), None)?;
+    let served = ["", "vmlinuz", "initrd.img", "tools.img"].map(|name| dir.join(name));
+    served.iter().try_for_each(|path| for_servers(path).map_err(|e| at(path, e)))
 }
 
 /// `-c`: an image for Dolly and a directory for KA.
