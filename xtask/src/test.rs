@@ -63,10 +63,16 @@ const MACHINES: &[Step] = &[
     }),
 ];
 
-const SWEEPS: &[Step] = &[("sweeps", || {
-    let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
-    cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
-})];
+const SWEEPS: &[Step] = &[
+    ("clone rooms", || {
+        let words = ["test", "-p", "bellwether", "--features", "rooms", "--test", "clone_live"];
+        cargo(&words)
+    }),
+    ("sweeps", || {
+        let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
+        cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
+    }),
+];
 
 impl Test {
     /// Runs every step, also after a failure, and prints a summary.
