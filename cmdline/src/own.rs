@@ -332,14 +332,15 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
 }
 
-/// Seconds that a clone receiver waits for its sender, and tries, as the methods'
-/// documents say.
-pub(crate) fn clone_defaults(method: &CloneMethod) -> (Seconds, u32) {
-    match method {
+/// A clone receiver that waits for its sender as long, and tries as often, as the
+/// methods' documents say.
+pub(crate) fn clone_plan(method: CloneMethod) -> ClonePlan {
+    let (timeout, tries) = match method {
         CloneMethod::Ka { .. } => (Seconds(120), 5),
         CloneMethod::Dolly | CloneMethod::DollyPlus => (Seconds(300), 3),
         CloneMethod::Udpcast { .. } => (Seconds(300), 3),
-    }
+    };
+    ClonePlan { method, target: None, timeout, tries, verify: false, power_off: false }
 }
 
 fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
@@ -359,17 +360,7 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
             _ => None,
         };
         match method {
-            Some(method) => {
-                let (timeout, tries) = clone_defaults(&method);
-                plan.handoff.then = Then::Clone(ClonePlan {
-                    method,
-                    target: None,
-                    timeout,
-                    tries,
-                    verify: false,
-                    power_off: false,
-                });
-            }
+            Some(method) => plan.handoff.then = Then::Clone(clone_plan(method)),
             None => d.fatal_word(
                 "bw.clone",
                 word,

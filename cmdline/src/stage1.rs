@@ -15,8 +15,8 @@ use alloc::vec::Vec;
 
 use crate::ip::{Ip, Method};
 use crate::plan::{
-    BootPlan, CloneMethod, ClonePlan, Content, Dialect, ImagePick, LinkChoice, OnFailure, Payload,
-    Seconds, Source, Then, UrlSource, Writable,
+    BootPlan, CloneMethod, Content, Dialect, ImagePick, LinkChoice, OnFailure, Payload, Seconds,
+    Source, Then, UrlSource, Writable,
 };
 use crate::table::{Draft, Grammar, text, words};
 use crate::{base, net, nfsroot, own, source, value};
@@ -142,18 +142,11 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     match clone {
         Some(method) => {
-            let (mut timeout, tries) = own::clone_defaults(&method);
+            let mut clone = own::clone_plan(method);
             if let Some(seconds) = answers.get("dolly_timeout").and_then(value::number) {
-                timeout = Seconds(seconds.max(1));
+                clone.timeout = Seconds(seconds.max(1));
             }
-            plan.handoff.then = Then::Clone(ClonePlan {
-                method,
-                target: None,
-                timeout,
-                tries,
-                verify: false,
-                power_off: false,
-            });
+            plan.handoff.then = Then::Clone(clone);
             // stage1 gives up by rebooting, which asks the boot server again.
             reboot(d, plan);
             if let Some(asked) = answers.get("method").filter(|m| !matches!(*m, "ka" | "dolly")) {

@@ -142,7 +142,7 @@ fn send(given: &Given) -> Result<(), Failure> {
     let sent = sent?;
     super::sent("dolly", sent.digest, world.took());
     let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
-    let machines = listed(&sent.clients, good, &mut world);
+    let machines = listed(&sent.clients, good, given, &mut world);
     report::table(&machines, sent.digest.bytes, world.took(), given)
 }
 

@@ -129,7 +129,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         eprintln!("  {} blake3 {digest}", file.input);
     }
     let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
-    let machines = listed(&sent.clients, good, &mut world);
+    let machines = listed(&sent.clients, good, given, &mut world);
     report::table(&machines, total, took, given)
 }
 

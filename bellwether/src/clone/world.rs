@@ -1,5 +1,6 @@
 //! The host's files, names and screen for the loops of the `clone` room.
 
+use super::flags::Given;
 use super::progress::Progress;
 use super::report::Machine;
 use super::store::{How, Source, Target, Writer, part};
@@ -334,15 +335,18 @@ pub fn show_addresses<'a>(hosts: impl IntoIterator<Item = &'a String>) {
     }
 }
 
-/// How it went with listed machines, for the table of them.
+/// How it went with listed machines, for the table of them. Names are looked up only
+/// where an address is needed: to look for one that nobody knows takes seconds.
 pub fn listed<S: std::fmt::Display>(
     clients: &[(String, S)],
     good: impl Fn(&S) -> bool,
+    given: &Given,
     world: &mut Host,
 ) -> Vec<Machine> {
+    let needed = given.has("pxelinux");
     let machine = |(name, standing): &(String, S)| Machine {
         name: name.clone(),
-        address: edge::World::resolve(world, name.trim_end()).ok(),
+        address: needed.then(|| edge::World::resolve(world, name.trim_end()).ok()).flatten(),
         result: standing.to_string(),
         good: good(standing),
     };

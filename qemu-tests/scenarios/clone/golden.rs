@@ -7,7 +7,7 @@ use qemu_tests::assets::{Flavour, Profile, released};
 use qemu_tests::machine::{Bus, MachineBuilder};
 use qemu_tests::{Error, Lab, Nic, Result, scenario, secs, workspace};
 
-use super::empty_disk;
+use super::{empty_disk, uefi};
 
 /// How a golden machine boots.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,11 +99,7 @@ impl Golden {
         }
         // Without a card: where one is in the boot order, this firmware looks at nothing
         // that is not.
-        let settings = self.path(&format!("vars{number}.fd"));
-        run(&["cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", &settings])?;
-        let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-        let settings = format!("if=pflash,format=raw,file={settings}");
-        Ok(machine.qemu(&["-drive", code, "-drive", &settings]))
+        uefi(machine, &self.path(&format!("vars{number}.fd")))
     }
 }
 

@@ -1,24 +1,15 @@
 //! A room that `clone_script` serves: an empty disk gets a copy over the network, and
 //! the machine is sent to that disk from then on.
 
-use std::path::Path;
-
 use qemu_tests::assets::media::run;
 use qemu_tests::assets::{Flavour, Profile, bellwether};
 use qemu_tests::machine::{Bus, KERNEL_WORDS};
-use qemu_tests::{Nic, Result, scenario, secs};
+use qemu_tests::{Nic, scenario, secs};
 
-use super::empty_disk;
-
-fn firmware(place: &Path) -> Result<[String; 2]> {
-    let settings = place.join("vars.fd").to_string_lossy().into_owned();
-    run(&["cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", &settings])?;
-    let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-    Ok([code.to_owned(), format!("if=pflash,format=raw,file={settings}")])
-}
+use super::{empty_disk, uefi};
 
 /// The golden disk is a live system's.
-fn served(name: &str, uefi: bool) {
+fn served(name: &str, by_uefi: bool) {
     scenario(name, |lab| {
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
         let place = lab.scratch("room")?;
@@ -33,7 +24,7 @@ fn served(name: &str, uefi: bool) {
         let root = lab.assets().small_squashfs()?;
         let stick = ["iso", "--root", &root.to_string_lossy(), "--append", &line, "-o", &golden];
         run(&[&[&*ours][..], &stick, &from, &["--profile", "virt"]].concat())?;
-        let golden = match uefi {
+        let golden = match by_uefi {
             // After another loader, firmware starts from partitions that it knows only,
             // and of a stick for both it knows none.
             true => {
@@ -56,11 +47,10 @@ fn served(name: &str, uefi: bool) {
             .nic(Nic::virtio())
             .kept_disk(Bus::VirtioBlk, &disk)
             .qemu(&["-global", "virtio-blk-pci.bootindex=9"]);
-        if uefi {
-            let [code, settings] = firmware(&place)?;
+        if by_uefi {
             // The card without a ROM: the firmware's own driver and its own PXE.
             let rom = ["-global", "virtio-net-pci.romfile="];
-            machine = machine.qemu(&["-drive", &code, "-drive", &settings]).qemu(&rom);
+            machine = uefi(machine, &path("vars.fd"))?.qemu(&rom);
         }
         let mut machine = machine.start()?;
         machine.expect("OVERWRITES /dev/vda", secs(240))?;
