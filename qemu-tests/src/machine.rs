@@ -400,8 +400,9 @@ impl Machine {
     /// From a prompt to a shell that prints nothing but what commands print.
     fn quiet_shell(&mut self) -> Result<()> {
         // The words are split so that their echo is not taken for their output.
-        self.send_line("dmesg -n 1; stty -echo; PS1= PS2= exec sh")?;
-        self.send_line("echo shell is'' ready")?;
+        // `+i`: a shell that edits lines changes the terminal's mode between them,
+        // and what arrives in that moment can end a line early or the input at all.
+        self.send_line("dmesg -n 1; stty -echo; echo shell is'' ready; exec sh +i")?;
         self.expect("shell is ready\n", Duration::from_secs(60)).map(drop)
     }
 
