@@ -19,9 +19,11 @@
 //! ```
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::assets::{self, Assets, Flavour, Profile};
@@ -229,9 +231,13 @@ fn start_capture(namespace: &Namespace, directory: &Path) -> Result<Daemon> {
 /// everything that went over the wire as well.
 ///
 /// # Panics
-/// When the scenario fails: this is the body of a `#[test]`.
+/// When the scenario fails: this is the body of a `#[test]`. When another one has
+/// this name: they would empty each other's directory.
 #[allow(clippy::panic, reason = "the verdict of a test")]
 pub fn scenario(name: &str, story: impl FnOnce(&Lab) -> Result<()>) {
+    static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let new = NAMES.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    assert!(new, "two scenarios are called {name}");
     let start = Instant::now();
     let kept = workspace::lab().join("captures").join(name);
     let outcome = Lab::new(&kept).and_then(|lab| {

@@ -400,9 +400,10 @@ impl Machine {
     /// From a prompt to a shell that prints nothing but what commands print.
     fn quiet_shell(&mut self) -> Result<()> {
         // The words are split so that their echo is not taken for their output.
-        // `+i`: a shell that edits lines changes the terminal's mode between them,
-        // and what arrives in that moment can end a line early or the input at all.
-        self.send_line("dmesg -n 1; stty -echo; echo shell is'' ready; exec sh +i")?;
+        // The terminal as a script: a shell at a prompt changes the terminal's mode
+        // between lines, and what arrives in that moment can end its input.
+        let quiet = "dmesg -n 1; stty -echo; echo shell is'' ready; exec sh /proc/self/fd/0";
+        self.send_line(quiet)?;
         self.expect("shell is ready\n", Duration::from_secs(60)).map(drop)
     }
 

@@ -43,7 +43,7 @@ fn a_file_on_nfs() {
 /// that insists on its changes does not boot without.
 #[test]
 fn a_server_that_comes_later() {
-    scenario("storage-keep-late", |lab| {
+    scenario("storage-keep-server-late", |lab| {
         let iso = live_iso(lab)?;
         let disk = lab.tree("changes")?.image(Fs::Ext4, "changes", 32)?;
         let image = lab.scratch("keep")?.join("all.img");
