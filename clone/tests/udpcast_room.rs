@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use clone::digest::Meter;
-use clone::udpcast::{Receiver, Sender, default_group, receiver, sender};
+use clone::udpcast::wire::{Capabilities, ToReceiver, ToSender};
+use clone::udpcast::{Bits, Receiver, Sender, default_group, receiver, sender};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::Ipv4Addr;
@@ -291,6 +292,47 @@ fn a_fifth_of_all_packets_lost() {
         all_verified(&room, &data);
         assert!(room.sender.unwrap().resent() > 0);
     }
+}
+
+/// An old receiver that has heard of the end leaves half a second later; when its
+/// answers were lost it was counted as gone, and when it still lacked a block it
+/// waited for ever.
+#[test]
+fn the_end_is_told_when_all_have_the_data() {
+    let now = Duration::ZERO;
+    let mut core = Sender::new(config(1), now).unwrap();
+    let say = |core: &mut Sender, packet: &ToSender, now| {
+        let mut bytes = Vec::new();
+        packet.write(&mut bytes);
+        core.step(sender::Input::Packet { from: address(0), bytes: &bytes }, now).unwrap();
+    };
+    let old = Capabilities(Capabilities::NEW_GENERATION);
+    say(&mut core, &ToSender::ConnectReq { capabilities: old, receive_buffer: 1 << 20 }, now);
+    core.step(sender::Input::Data(&payload(100)), now).unwrap();
+    core.step(sender::Input::End, now).unwrap();
+    let mut out = Vec::new();
+    let mut ends = |core: &mut Sender, from: u32, to: u32| {
+        let mut ends = 0;
+        for ms in from..to {
+            core.step(sender::Input::Tick, MS * ms).unwrap();
+            while core.transmit(MS * ms, &mut out).is_some() {
+                let packet = ToReceiver::parse(&out);
+                ends += u32::from(matches!(packet, Some(ToReceiver::ReqAck { bytes: 0, .. })));
+            }
+        }
+        ends
+    };
+    assert_eq!(ends(&mut core, 0, 1), 0);
+    let lacks_all = ToSender::Retransmit { slice: 0, round: [0; 4], have: Bits::default() };
+    say(&mut core, &lacks_all, MS);
+    assert_eq!(ends(&mut core, 1, 1000), 0, "nobody has said that the data is there");
+    say(&mut core, &ToSender::Ok { slice: 0 }, MS * 1000);
+    // Then it is busy, and reads no packet for more than a second.
+    assert!(ends(&mut core, 1000, 2500) > 10);
+    assert!(!core.finished(), "the end was not answered yet, and it may still be asked for");
+    say(&mut core, &ToSender::Ok { slice: 1 }, MS * 2500);
+    assert!(core.finished());
+    assert_eq!(core.machines()[0].standing, sender::Standing::Acknowledged);
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Running {
             }
             if Instant::now() > until {
                 let _ = self.child.kill();
-                panic!("{} still runs:\n{}", self.name, self.log());
+                panic!("{} still runs:\n{}\nall said:\n{}", self.name, self.log(), self.logs());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -153,6 +153,19 @@ impl Running {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What all programs of the room have said.
+    fn logs(&self) -> String {
+        let of_log = |path: &PathBuf| path.to_string_lossy().contains("/log.");
+        let mut all: Vec<PathBuf> = std::fs::read_dir(self.log.parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(of_log)
+            .collect();
+        all.sort();
+        let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        all.iter().map(|path| format!("{}:\n{}", path.display(), text(path))).collect()
     }
 
     /// Waits until it has said this.

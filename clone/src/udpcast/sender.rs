@@ -211,6 +211,7 @@ struct Slice {
     number: u32,
     data: Vec<u8>,
     phase: Phase,
+    first_asked: Option<Duration>,
     round: u32,
     to_send: Bits,
     ready: Bits,
@@ -257,6 +258,9 @@ pub struct Sender {
 /// How long a verifying receiver may be silent.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(20);
 const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
+/// The end is asked about for so long at least, before silence is taken for a receiver
+/// that has left: a busy machine may read its packets later than 24 questions.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Unsent replies at most: a flood of requests must not fill the memory.
 const MAX_REPLIES: usize = 1100;
 
@@ -741,6 +745,7 @@ impl Sender {
         if let [only] = self.window.make_contiguous()
             && only.data.is_empty()
             && only.round >= 24
+            && only.first_asked.is_some_and(|first| now.saturating_sub(first) >= END_PATIENCE)
         {
             for (i, machine) in self.machines.iter_mut().enumerate() {
                 if machine.standing == Standing::Receiving
@@ -801,6 +806,12 @@ impl Sender {
             }
             let block = usize::from(self.config.block_size);
             let length = if length > block { length - length % block } else { length };
+            // An old receiver that knows of the end leaves half a second later, and
+            // its answers about the data before may all be lost by then; one that
+            // still lacks some of that data waits for ever.
+            if length == 0 && !self.window.is_empty() {
+                break;
+            }
             let mut rest = self.spare.pop().unwrap_or_default();
             rest.clear();
             rest.extend_from_slice(self.pending.get(length..).unwrap_or_default());
@@ -814,6 +825,7 @@ impl Sender {
             self.window.push_back(Slice {
                 number: self.next_slice,
                 phase: Phase::Sending { next: 0, next_fec: 0 },
+                first_asked: None,
                 round: 0,
                 to_send: Bits::first(blocks),
                 ready: Bits::default(),
@@ -939,6 +951,7 @@ impl Sender {
                 }
             }
             slice.phase = Phase::Asked { at: now };
+            slice.first_asked.get_or_insert(now);
             if self.config.asynchronous && !(bytes == 0 && self.config.fec.is_none()) {
                 continue;
             }
