@@ -11,13 +11,15 @@ use alloc::vec::Vec;
 pub struct Ring {
     buffer: Vec<u8>,
     end: u64,
+    /// The position at the buffer's beginning; nothing before it is there.
+    origin: u64,
 }
 
 impl Ring {
     /// A ring of this many bytes, at least one.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { buffer: alloc::vec![0; capacity.max(1)], end: 0 }
+        Self { buffer: alloc::vec![0; capacity.max(1)], end: 0, origin: 0 }
     }
 
     /// The stream's length so far.
@@ -29,7 +31,22 @@ impl Ring {
     /// The first position that is still there.
     #[must_use]
     pub const fn oldest(&self) -> u64 {
-        self.end.saturating_sub(self.buffer.len() as u64)
+        let oldest = self.end.saturating_sub(self.buffer.len() as u64);
+        if oldest > self.origin { oldest } else { self.origin }
+    }
+
+    /// Forgets everything if nobody needs it any more, so that the next bytes go to
+    /// memory that was just used: a ring that is larger than the processor's caches
+    /// is slow to go through for those who keep up.
+    pub const fn recycle(&mut self, needed: u64) {
+        if needed >= self.end {
+            self.origin = self.end;
+        }
+    }
+
+    /// Where a position is in the buffer.
+    const fn place(&self, position: u64) -> usize {
+        (position.saturating_sub(self.origin) % self.buffer.len() as u64) as usize
     }
 
     /// Where the next bytes go: as much as there is in one piece without
@@ -39,7 +56,7 @@ impl Ring {
         let capacity = self.buffer.len() as u64;
         let held = self.end.saturating_sub(needed.min(self.end));
         let free = capacity.saturating_sub(held);
-        let at = (self.end % capacity) as usize;
+        let at = self.place(self.end);
         let len = free.min(capacity - at as u64) as usize;
         self.buffer.get_mut(at..at + len).unwrap_or_default()
     }
@@ -57,7 +74,7 @@ impl Ring {
             return None;
         }
         let capacity = self.buffer.len() as u64;
-        let at = (position % capacity) as usize;
+        let at = self.place(position);
         let len = (self.end - position).min(capacity - at as u64) as usize;
         self.buffer.get(at..at + len)
     }
@@ -70,13 +87,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_reader_sees_the_stream(steps in proptest::collection::vec((0u8..3, 1usize..40), 1..300), capacity in 1usize..64) {
+        fn every_reader_sees_the_stream(steps in proptest::collection::vec((0u8..3, 1usize..40), 1..300), capacity in 1usize..64, recycles: bool) {
             let mut ring = Ring::new(capacity);
             let mut written = Vec::new();
             let mut readers = [Vec::new(), Vec::new()];
             for (who, n) in steps {
                 if who == 2 {
                     let needed = readers.iter().map(Vec::len).min().unwrap() as u64;
+                    if recycles {
+                        ring.recycle(needed);
+                    }
                     let room = ring.room(needed);
                     let n = n.min(room.len());
                     for b in &mut room[..n] {

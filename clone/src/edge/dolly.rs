@@ -18,6 +18,8 @@ use core::time::Duration;
 
 /// What is left to be said at a bad end goes out for this long.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// Read at once from a source: few calls, and what fits the processor's caches.
+const READ: usize = 256 << 10;
 /// Once in so long it is said who is waited for.
 const REMIND: Duration = Duration::from_secs(20);
 
@@ -370,6 +372,7 @@ impl Node<'_> {
         // Data: first on, then to the disk.
         let needed = self.needed();
         if let Some(data) = self.data.as_ref().filter(|_| !self.ended) {
+            self.ring.recycle(needed);
             let room = self.ring.room(needed);
             if !room.is_empty() {
                 match data.read(room) {
@@ -590,9 +593,9 @@ fn serve(
         // The source.
         if begun && !source_end {
             let needed = next.iter().map(|n| n.position).min().unwrap_or(0);
+            ring.recycle(needed);
             let room = ring.room(needed);
-            // Small reads cost more than they bring.
-            let some = room.len().min(1 << 20);
+            let some = room.len().min(READ);
             if some > 0 {
                 let room = room.get_mut(..some).unwrap_or_default();
                 match source.read(room).map_err(|why| Error::Source { why })? {
