@@ -118,19 +118,20 @@ pub fn run(given: &Given) -> Result<(), Failure> {
 }
 
 fn install() -> Result<(), Failure> {
-    let status = Command::new("apt-get")
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(PACKAGES)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .status()
-        .map_err(|e| {
+    let apt = |words: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        let status = apt.args(words).env("DEBIAN_FRONTEND", "noninteractive").status();
+        status.map(|s| s.success()).map_err(|e| {
             let all = PACKAGES.join(", ");
             Failure::Failed(format!("apt-get: {e}; install what here is called {all}"))
-        })?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(Failure::Failed("apt-get could not install what is needed".to_owned())),
+        })
+    };
+    let install = [&["install", "-y", "--no-install-recommends"], &PACKAGES[..]].concat();
+    // A new system knows of no packages yet, and an old one of those of its time.
+    if apt(&install)? || (apt(&["update"])? && apt(&install)?) {
+        return Ok(());
     }
+    Err(Failure::Failed("apt-get could not install what is needed".to_owned()))
 }
 
 fn menu(given: &Given) -> Result<Menu, Failure> {
