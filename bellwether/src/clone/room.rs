@@ -48,6 +48,7 @@ pub static SCRIPT: Program = Program {
         flag("modules", None, Some("PATH"), "its modules, as for build [the running kernel's]"),
         flag("adapt", None, Some("grow,unique"), "what is done to a copied disk: see adapt"),
         flag("state", None, Some("DIR"), "where addresses are remembered [/var/lib/bellwether]"),
+        flag("no-ipxe", None, None, "boot ROMs that are iPXE get pxelinux or GRUB as others do"),
         flag("quiet", Some('q'), None, "no view, but lines of what happens"),
         flag("dry-run", None, None, "write the directory, and serve nothing"),
     ],
@@ -187,6 +188,7 @@ fn options(given: &Given, dir: &Path, menu: Menu) -> Result<Options, Failure> {
         dhcp: if range.is_some() { DhcpMode::Full } else { DhcpMode::Auto },
         range,
         state: given.get("state").unwrap_or(share::STATE).into(),
+        no_ipxe: given.has("no-ipxe"),
         room: Some(Room {
             directory: dir.to_owned(),
             menu,

@@ -8,9 +8,21 @@ use qemu_tests::{Nic, scenario, secs};
 
 use super::{empty_disk, uefi};
 
+/// What shows the machine its menu.
+#[derive(PartialEq)]
+enum Loader {
+    /// As with the ROMs of most cards.
+    Pxelinux,
+    /// QEMU's own ROM.
+    Ipxe,
+    /// By UEFI.
+    Grub,
+}
+
 /// The golden disk is a live system's.
-fn served(name: &str, by_uefi: bool) {
+fn served(name: &str, loader: Loader) {
     scenario(name, |lab| {
+        let by_uefi = loader == Loader::Grub;
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
         let place = lab.scratch("room")?;
         let path = |name: &str| place.join(name).to_string_lossy().into_owned();
@@ -40,7 +52,8 @@ fn served(name: &str, by_uefi: bool) {
         let more = ["-n", "10.77.0", "-d", &room, "--state", &state, "-e", "udpcast"];
         let words = format!("{KERNEL_WORDS} bw.disk=/dev/vda");
         let append = ["--append", &words];
-        let _room = lab.clone_room(&[&script[..], &more, &append, &from].concat())?;
+        let ipxe: &[&str] = if loader == Loader::Pxelinux { &["--no-ipxe"] } else { &[] };
+        let _room = lab.clone_room(&[&script[..], &more, &append, &from, ipxe].concat())?;
         let disk = empty_disk(lab, "copy.img", 256)?;
         let mut machine = lab
             .machine()
@@ -69,11 +82,17 @@ fn served(name: &str, by_uefi: bool) {
 
 #[test]
 fn a_room_of_clone_script() {
-    served("clone-room-bios", false);
+    served("clone-room-pxelinux", Loader::Pxelinux);
 }
 
 #[test]
-#[ignore = "as above with UEFI: cargo xtask test --sweep"]
+#[ignore = "as above with another loader: cargo xtask test --sweep"]
+fn sweep_a_room_of_clone_script_by_ipxe() {
+    served("clone-room-ipxe", Loader::Ipxe);
+}
+
+#[test]
+#[ignore = "as above with another loader: cargo xtask test --sweep"]
 fn sweep_a_room_of_clone_script_by_uefi() {
-    served("clone-room-uefi", true);
+    served("clone-room-uefi", Loader::Grub);
 }
