@@ -26,15 +26,6 @@ fn empty_disk(lab: &Lab, name: &str, mib: u64) -> Result<PathBuf> {
     Ok(disk)
 }
 
-/// UEFI firmware, with settings of its own in this file.
-fn uefi<'lab>(machine: MachineBuilder<'lab>, settings: &str) -> Result<MachineBuilder<'lab>> {
-    let from = "/usr/share/OVMF/OVMF_VARS_4M.fd";
-    qemu_tests::assets::media::run(&["cp", from, settings])?;
-    let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-    let settings = format!("if=pflash,format=raw,file={settings}");
-    Ok(machine.qemu(&["-drive", code, "-drive", &settings]))
-}
-
 /// Boots from the copy to a shell.
 fn boots(lab: &Lab, disk: &Path) -> Result<Machine> {
     let line = "root=/dev/vda ro init=/bin/sh";

@@ -89,31 +89,17 @@ fn medium(lab: &Lab, layout: &Layout) -> Result<PathBuf> {
 
 /// A machine with UEFI.
 fn uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
-    firmware(lab, ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"], words)
+    Ok(own_driver(lab.machine().uefi()?.qemu(words)))
 }
 
-/// The same with Secure Boot on, and with the keys that PCs are sold with.
+/// The same with Secure Boot.
 fn secure_uefi(lab: &Lab) -> Result<MachineBuilder<'_>> {
-    let secure = ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"];
-    let machine = firmware(lab, ["OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"], &[])?;
-    Ok(machine.qemu(&secure))
+    Ok(own_driver(lab.machine().secure_uefi()?))
 }
 
-/// A machine with this code and a copy of these settings.
-fn firmware<'lab>(
-    lab: &'lab Lab,
-    [code, settings]: [&str; 2],
-    words: &[&str],
-) -> Result<MachineBuilder<'lab>> {
-    const PLACE: &str = "/usr/share/OVMF";
-    let copy = lab.scratch("uefi")?.join("vars.fd");
-    std::fs::copy(format!("{PLACE}/{settings}"), &copy)
-        .map_err(qemu_tests::Error::io("copy the firmware's settings"))?;
-    let code = &*format!("if=pflash,format=raw,readonly=on,file={PLACE}/{code}");
-    let settings = format!("if=pflash,format=raw,file={}", copy.display());
-    let machine = lab.machine().qemu(&["-drive", code, "-drive", &settings]).qemu(words);
-    // The card without a ROM: the firmware's own driver and its own PXE.
-    Ok(machine.qemu(&["-global", "virtio-net-pci.romfile="]).nic(Nic::virtio()))
+/// A card without a ROM: the firmware's own driver and its own PXE.
+fn own_driver(machine: MachineBuilder<'_>) -> MachineBuilder<'_> {
+    machine.qemu(&["-global", "virtio-net-pci.romfile="]).nic(Nic::virtio())
 }
 
 fn bios(lab: &Lab) -> Result<MachineBuilder<'_>> {

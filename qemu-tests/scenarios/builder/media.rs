@@ -1,15 +1,12 @@
 //! `bellwether iso`: one medium, booted by both firmwares, as a disc and as a stick.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use qemu_tests::assets::Flavour;
 use qemu_tests::machine::{Bus, MachineBuilder};
-use qemu_tests::{Error, Lab, Machine, Result, packages, scenario, secs};
+use qemu_tests::{Lab, Machine, Result, packages, scenario, secs};
 
 use super::{Shop, assert_contains, seen};
-
-const OVMF: &str = "/usr/share/OVMF";
 
 /// The cloud kernel, the small root checked by dm-verity, the modules of machines
 /// that are virtual.
@@ -24,21 +21,6 @@ fn medium(lab: &Lab, shop: &Shop) -> Result<PathBuf> {
         seen("boot=live")
     ))?;
     Ok(shop.path("live.iso"))
-}
-
-/// Gives a machine UEFI firmware with variables of its own.
-fn uefi<'lab>(
-    lab: &Lab,
-    machine: MachineBuilder<'lab>,
-    code: &str,
-    vars: &str,
-) -> Result<MachineBuilder<'lab>> {
-    let own = lab.scratch("firmware")?.join(vars);
-    let from = Path::new(OVMF).join(vars);
-    fs::copy(&from, &own).map_err(Error::at("copy", &from))?;
-    let code = format!("if=pflash,format=raw,readonly=on,file={OVMF}/{code}");
-    let vars = format!("if=pflash,format=raw,file={}", own.display());
-    Ok(machine.qemu(&["-drive", &code, "-drive", &vars]))
 }
 
 /// Boots to the shell, and says what the firmware was.
@@ -68,8 +50,7 @@ fn iso_by_uefi() {
         let shop = Shop::open(lab)?;
         let iso = medium(lab, &shop)?;
         let machine = lab.machine().disk(Bus::VirtioBlk, &iso);
-        let machine = uefi(lab, machine, "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")?;
-        assert_eq!(firmware(machine)?.1, "UEFI");
+        assert_eq!(firmware(machine.uefi()?)?.1, "UEFI");
         Ok(())
     });
 }
@@ -83,8 +64,7 @@ fn sweep_iso_the_other_way() {
         let iso = medium(lab, &shop)?;
         assert_eq!(firmware(lab.machine().disk(Bus::VirtioBlk, &iso))?.1, "BIOS");
         let machine = lab.machine().cdrom(Bus::VirtioScsi, &iso);
-        let machine = uefi(lab, machine, "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")?;
-        assert_eq!(firmware(machine)?.1, "UEFI");
+        assert_eq!(firmware(machine.uefi()?)?.1, "UEFI");
         Ok(())
     });
 }
@@ -102,17 +82,7 @@ fn sweep_iso_by_secure_boot() {
         let shop = Shop::open(lab)?;
         let iso = medium(lab, &shop)?;
         let machine = lab.machine().cdrom(Bus::VirtioScsi, &iso);
-        let machine = uefi(lab, machine, "OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")?;
-        // Variables that only the firmware may change live behind its own mode.
-        let machine = machine.qemu(&[
-            "-machine",
-            "smm=on",
-            "-global",
-            "driver=cfi.pflash01,property=secure,value=on",
-            "-global",
-            "ICH9-LPC.disable_s3=1",
-        ]);
-        let (mut machine, firmware) = firmware(machine)?;
+        let (mut machine, firmware) = firmware(machine.secure_uefi()?)?;
         assert_eq!(firmware, "UEFI");
         assert_contains(&machine.run("cat /sys/kernel/security/lockdown || { mount -t securityfs securityfs /sys/kernel/security && cat /sys/kernel/security/lockdown; }")?, "[integrity]");
         assert_contains(&machine.transcript(), "secureboot: Secure boot enabled");

@@ -7,7 +7,7 @@ use qemu_tests::assets::{Flavour, Profile, released};
 use qemu_tests::machine::{Bus, MachineBuilder};
 use qemu_tests::{Error, Lab, Nic, Result, scenario, secs, workspace};
 
-use super::{empty_disk, uefi};
+use super::empty_disk;
 
 /// How a golden machine boots.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Golden {
         }
         // Without a card: where one is in the boot order, this firmware looks at nothing
         // that is not.
-        uefi(machine, &self.path(&format!("vars{number}.fd")))
+        machine.uefi()
     }
 }
 

@@ -6,7 +6,7 @@ use qemu_tests::assets::{Flavour, Profile, bellwether};
 use qemu_tests::machine::{Bus, KERNEL_WORDS};
 use qemu_tests::{Nic, scenario, secs};
 
-use super::{empty_disk, uefi};
+use super::empty_disk;
 
 /// What shows the machine its menu.
 #[derive(PartialEq)]
@@ -63,7 +63,7 @@ fn served(name: &str, loader: Loader) {
         if by_uefi {
             // The card without a ROM: the firmware's own driver and its own PXE.
             let rom = ["-global", "virtio-net-pci.romfile="];
-            machine = uefi(machine, &path("vars.fd"))?.qemu(&rom);
+            machine = machine.uefi()?.qemu(&rom);
         }
         let mut machine = machine.start()?;
         machine.expect("OVERWRITES /dev/vda", secs(240))?;
