@@ -207,7 +207,9 @@ fn a_machine_dies_at_each_tenth() {
             if i == victim {
                 assert_eq!(client.1, Standing::Lost, "{victim} at {tenth}");
             } else {
-                assert_eq!(client.1, Standing::Verified, "{i} when {victim} dies at {tenth}");
+                let how = &outcome.0;
+                let what = format!("{i} when {victim} dies at {tenth}: {how:?}");
+                assert_eq!(client.1, Standing::Verified, "{what}");
                 holds(outcome, &files);
             }
         }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use clone::digest::Meter;
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
 use clone::dollyplus::backlog::Sizes;
 use clone::dollyplus::io::{Conn, End, Input as RingInput, Output as RingOutput, Patience};
@@ -13,6 +14,7 @@ use clone::dollyplus::{self, Todo, Want};
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::udpcast::receiver::{Config, Input, Receiver};
+use clone::udpcast::sender::{self, Sender};
 use clone::udpcast::wire::{ToReceiver, ToSender};
 
 use crate::messages;
@@ -60,6 +62,60 @@ pub fn udpcast_receiver(data: &[u8]) {
         }
         while receiver.event().is_some() {}
         let pause = receiver.deadline().filter(|_| bytes.is_empty());
+        now = pause.unwrap_or(now).max(now + Duration::from_millis(1));
+    }
+}
+
+/// Datagrams to a sender: the first byte says from which of four machines. An empty one
+/// stands for time that passes.
+pub fn udpcast_sender(data: &[u8]) {
+    let mut now = Duration::ZERO;
+    let group = Ipv4Addr::new(234, 77, 0, 1);
+    let config = sender::Config { min_receivers: 1, ..sender::Config::new(group) };
+    let Ok(mut sender) = Sender::new(config, now) else { return };
+    let stream = [7; 4000];
+    let mut meter = Meter::default();
+    meter.update(&stream);
+    let digest = meter.digest();
+    let (mut given, mut packet, mut right) = (0, Vec::new(), Vec::new());
+    for bytes in messages(data) {
+        let input = match bytes {
+            [] => sender::Input::Tick,
+            [who, bytes @ ..] => {
+                let from = Ipv4Addr::new(10, 77, 0, 2 + who % 4);
+                if matches!(ToSender::parse(bytes), Some(ToSender::Verdict { digest: d, .. }) if d == digest)
+                {
+                    right.push(from);
+                }
+                sender::Input::Packet { from, bytes }
+            }
+        };
+        if sender.step(input, now).is_err() {
+            return;
+        }
+        let wanted = sender.wants().min(stream.len() - given);
+        let more = match wanted {
+            0 if sender.wants() > 0 => sender.step(sender::Input::End, now),
+            0 => Ok(()),
+            some => {
+                given += some;
+                sender.step(sender::Input::Data(&stream[given - some..given]), now)
+            }
+        };
+        if more.is_err() {
+            return;
+        }
+        let mut sent = 0;
+        while sender.transmit(now, &mut packet).is_some() {
+            sent += 1;
+            assert!(sent <= 4096, "one datagram makes thousands");
+        }
+        while sender.event().is_some() {}
+        for machine in sender.machines() {
+            let verified = machine.standing == sender::Standing::Verified;
+            assert!(!verified || right.contains(&machine.address), "{machine:?}");
+        }
+        let pause = sender.deadline().filter(|_| bytes.is_empty());
         now = pause.unwrap_or(now).max(now + Duration::from_millis(1));
     }
 }

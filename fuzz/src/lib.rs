@@ -53,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     target("persistence-conf", disk::persistence_conf),
     target("udpcast-packet", copy::udpcast_packet),
     target("udpcast-receiver", copy::udpcast_receiver),
+    target("udpcast-sender", copy::udpcast_sender),
     target("dolly-config", copy::dolly_config),
     target("dolly-client", copy::dolly_client),
     target("dolly-server", copy::dolly_server),
