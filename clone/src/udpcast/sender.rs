@@ -506,17 +506,10 @@ impl Sender {
             ToSender::Go => self.go = true,
             ToSender::Disconnect => {
                 // Old receivers confirm the end once; when that is lost, their
-                // leaving after it says the same, if they have all data.
-                let all_data = known.is_some_and(|i| {
-                    self.end_cut
-                        && self.window.iter().all(|s| s.ready.get(i) || s.data.is_empty())
-                        && self
-                            .window
-                            .back()
-                            .is_some_and(|s| matches!(s.phase, Phase::Asked { .. }))
-                });
+                // leaving after it says the same: it is told when they have all data.
+                let told = self.end().is_some_and(|s| matches!(s.phase, Phase::Asked { .. }));
                 let Some(machine) = known.and_then(|i| self.machines.get_mut(i)) else { return };
-                if machine.standing == Standing::Receiving && all_data {
+                if machine.standing == Standing::Receiving && told {
                     machine.standing = Standing::Acknowledged;
                 } else if machine.standing == Standing::Receiving {
                     machine.standing = Standing::Left;
@@ -742,16 +735,16 @@ impl Sender {
         }
         // Old receivers are gone half a second after the end, and their last
         // words may be lost. They have confirmed all data: do not wait on.
-        if let [only] = self.window.make_contiguous()
-            && only.data.is_empty()
-            && only.round >= 24
-            && only.first_asked.is_some_and(|first| now.saturating_sub(first) >= END_PATIENCE)
+        if let Some(end) = self.end()
+            && end.round >= 24
+            && end.first_asked.is_some_and(|first| now.saturating_sub(first) >= END_PATIENCE)
         {
+            let ready = end.ready.clone();
             for (i, machine) in self.machines.iter_mut().enumerate() {
                 if machine.standing == Standing::Receiving
                     && !machine.verify
                     && machine.heard
-                    && !only.ready.get(i)
+                    && !ready.get(i)
                 {
                     machine.standing = Standing::Acknowledged;
                 }
@@ -783,6 +776,11 @@ impl Sender {
             slice.data.clear();
             self.spare.push(slice.data);
         }
+    }
+
+    /// The end, which is alone in the window: it is cut when all have the data.
+    fn end(&self) -> Option<&Slice> {
+        self.window.front().filter(|slice| slice.data.is_empty())
     }
 
     /// Whether every old program knows of the newest slice. Old receivers leave
