@@ -306,7 +306,9 @@ fn cell(text: &str) -> String {
 
 /// The shortest case of the dialect in which the word shapes the plan.
 fn example(cases: &[Case], dialect: Option<Dialect>, name: &str) -> Option<&'static str> {
-    let mut best: Option<&'static str> = None;
+    // A line that is refused holds to a word only where none is carried out.
+    let refused = |case: &Case| case.expected.iter().any(|piece| piece.starts_with("error:"));
+    let mut best: Option<&Case> = None;
     for case in cases {
         let line = token::split(case.line);
         if !line.words.iter().any(|token| covers(name, token.name)) {
@@ -320,11 +322,12 @@ fn example(cases: &[Case], dialect: Option<Dialect>, name: &str) -> Option<&'sta
             let word_name = word.text.split_once('=').map_or(word.text.as_str(), |(n, _)| n);
             covers(name, word_name) && !matches!(word.fate, Fate::Overridden | Fate::Unknown)
         });
-        if lives && best.is_none_or(|b| case.line.len() < b.len()) {
-            best = Some(case.line);
+        let rank = |case: &Case| (refused(case), case.line.len());
+        if lives && best.is_none_or(|b| rank(case) < rank(b)) {
+            best = Some(case);
         }
     }
-    best
+    best.map(|case| case.line)
 }
 
 #[cfg(test)]
