@@ -89,17 +89,12 @@ fn medium(lab: &Lab, layout: &Layout) -> Result<PathBuf> {
 
 /// A machine with UEFI.
 fn uefi<'lab>(lab: &'lab Lab, words: &[&str]) -> Result<MachineBuilder<'lab>> {
-    Ok(own_driver(lab.machine().uefi()?.qemu(words)))
+    Ok(lab.machine().uefi()?.qemu(words).nic(Nic::virtio()))
 }
 
 /// The same with Secure Boot.
 fn secure_uefi(lab: &Lab) -> Result<MachineBuilder<'_>> {
-    Ok(own_driver(lab.machine().secure_uefi()?))
-}
-
-/// A card without a ROM: the firmware's own driver and its own PXE.
-fn own_driver(machine: MachineBuilder<'_>) -> MachineBuilder<'_> {
-    machine.qemu(&["-global", "virtio-net-pci.romfile="]).nic(Nic::virtio())
+    Ok(lab.machine().secure_uefi()?.nic(Nic::virtio()))
 }
 
 fn bios(lab: &Lab) -> Result<MachineBuilder<'_>> {

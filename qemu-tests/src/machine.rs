@@ -197,7 +197,7 @@ impl<'lab> MachineBuilder<'lab> {
         Ok(self)
     }
 
-    /// UEFI firmware, with variables of its own.
+    /// UEFI firmware, with variables of its own, that boots from networks itself.
     ///
     /// # Errors
     /// [`Error::Io`] when they cannot be copied.
@@ -225,7 +225,9 @@ impl<'lab> MachineBuilder<'lab> {
         let code = place.join(code);
         let code = format!("if=pflash,format=raw,readonly=on,file={}", code.display());
         let variables = format!("if=pflash,format=raw,file={}", own.display());
-        Ok(self.qemu(&["-drive", &code, "-drive", &variables]))
+        // Cards without a ROM: the firmware's own driver and its own PXE.
+        let no_rom = "virtio-net-pci.romfile=";
+        Ok(self.qemu(&["-drive", &code, "-drive", &variables, "-global", no_rom]))
     }
 
     /// Adds words to QEMU's command line.

@@ -65,6 +65,13 @@ pub const FOR_SOURCES: &[(&str, &str)] = &[
     ("qemu-system-common", "virtiofsd"),
 ];
 
+/// What rooms of machines that copy need: peers, and networks that lose packets.
+pub const FOR_ROOMS: &[(&str, &str)] = &[
+    ("udpcast", "udp-sender and udp-receiver, as Debian has them"),
+    ("nftables", "packets lost on purpose"),
+    ("socat", "chains to measure against"),
+];
+
 /// True when this process is root.
 pub fn is_root() -> bool {
     shell::sh(&["id", "-u"]).is_ok_and(|id| id.trim() == "0")

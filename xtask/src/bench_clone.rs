@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
-use qemu_tests::{Error, Result};
+use qemu_tests::{Error, Result, packages};
 
 /// Copy to rooms of machines by each protocol, and by socat.
 #[derive(FromArgs, Debug)]
@@ -44,6 +44,7 @@ const LINK_BYTES_PER_S: f64 = 125e6 * 1448.0 / 1514.0;
 impl BenchClone {
     /// Measures and prints the table.
     pub fn run(self) -> Result<()> {
+        packages::ensure_all(packages::FOR_ROOMS)?;
         let ours = qemu_tests::assets::released()?;
         let file = std::env::temp_dir().join(format!("bench-clone-{}", std::process::id()));
         noise(&file, self.size * 1_000_000)?;

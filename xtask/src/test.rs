@@ -65,6 +65,7 @@ const MACHINES: &[Step] = &[
 
 const SWEEPS: &[Step] = &[
     ("clone rooms", || {
+        packages::ensure_all(packages::FOR_ROOMS)?;
         let words = ["test", "-p", "bellwether", "--features", "rooms", "--test", "clone_live"];
         cargo(&words)
     }),

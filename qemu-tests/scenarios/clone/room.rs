@@ -61,9 +61,7 @@ fn served(name: &str, loader: Loader) {
             .kept_disk(Bus::VirtioBlk, &disk)
             .qemu(&["-global", "virtio-blk-pci.bootindex=9"]);
         if by_uefi {
-            // The card without a ROM: the firmware's own driver and its own PXE.
-            let rom = ["-global", "virtio-net-pci.romfile="];
-            machine = machine.uefi()?.qemu(&rom);
+            machine = machine.uefi()?;
         }
         let mut machine = machine.start()?;
         machine.expect("OVERWRITES /dev/vda", secs(240))?;

@@ -4,9 +4,6 @@ use crate::packages;
 use crate::shell::Daemon;
 use crate::{Lab, Result, secs};
 
-/// What the scenarios about cloning need besides.
-const PACKAGES: &[(&str, &str)] = &[("udpcast", "udp-sender, as Debian has it")];
-
 impl Lab {
     /// Starts a program that sends a copy, in the lab's network. It ends when its
     /// receivers have everything, and is stopped when dropped.
@@ -14,7 +11,7 @@ impl Lab {
     /// # Errors
     /// When it is not there, or cannot be started.
     pub fn golden_node(&self, words: &[&str]) -> Result<Daemon> {
-        packages::ensure_all(PACKAGES)?;
+        packages::ensure_all(packages::FOR_ROOMS)?;
         let (program, rest) = words.split_first().unwrap_or((&"false", &[]));
         let mut command = self.namespace().command(program);
         command.args(rest);
