@@ -15,6 +15,7 @@
 
 extern crate alloc;
 
+pub mod cook;
 pub mod digest;
 pub mod dolly;
 pub mod dollyplus;

@@ -5,10 +5,11 @@
 
 mod common;
 
+use clone::cook::{Cook, Packing};
 use clone::digest::{Digest, Meter};
 use clone::dollyplus::wire::{Command, Output};
 use clone::edge::dollyplus::{Options, Received, Sent, Standing, receive, send};
-use clone::edge::{Cook, Packing, Source, Store, Target, World};
+use clone::edge::{Source, Store, Target, World};
 use common::{Event, payload, read};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -6,12 +6,12 @@
 
 mod common;
 
+use clone::cook::{Cook, Packing};
 use clone::dollyplus::backlog::SIZES;
 use clone::dollyplus::io::{Conn, End, Input, Output, Patience};
 use clone::dollyplus::server::Standing;
 use clone::dollyplus::wire::{self, Command, Flag, Host};
 use clone::dollyplus::{CONTROL_PORT, DATA_PORT, Node, Server, Todo, Want};
-use clone::edge::{Cook, Packing};
 use common::{Event, Part, payload, read};
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -487,7 +487,7 @@ pub fn dolly_plus_node(data: &[u8]) {
 /// What comes to a server of Dolly+ with two clients and two short files.
 pub fn dolly_plus_server(data: &[u8]) {
     let mut ring = Ring::new();
-    let file = |path: &str| RingFile { path: path.to_owned(), cook: clone::edge::Cook::default() };
+    let file = |path: &str| RingFile { path: path.to_owned(), cook: clone::cook::Cook::default() };
     let clients = ["a".to_owned(), "b".to_owned()];
     let files = [file("/x"), file("/y")];
     let mut server = Server::new("s", &clients, &files, Ring::PATIENCE, Ring::SIZES, ring.now);

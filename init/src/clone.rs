@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
+use clone::cook::Cook;
 use clone::digest::{Digest, Meter};
 use clone::edge::{self, Store, Target, World};
 use clone::ka::wire::Layout;
@@ -203,12 +204,8 @@ pub fn stage2(
     taken.map(|_| node.path)
 }
 
-const NO_NAME: Target<'static> = Target {
-    path: "",
-    existing: true,
-    cook: edge::Cook { unpack: None, archive: None },
-    split: None,
-};
+const NO_NAME: Target<'static> =
+    Target { path: "", existing: true, cook: Cook { unpack: None, archive: None }, split: None };
 
 fn host_name() -> Option<String> {
     let name = sys::file::read_file("/proc/sys/kernel/hostname", 256).ok()?;
@@ -391,7 +388,7 @@ impl World for Node<'_> {
     }
 
     fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String> {
-        if target.split.is_some() || target.cook != edge::Cook::default() {
+        if target.split.is_some() || target.cook != Cook::default() {
             return Err("what is packed or split cannot be written to a disk here".to_string());
         }
         if !self.path.is_empty() {

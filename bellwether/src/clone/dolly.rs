@@ -140,7 +140,7 @@ fn send(given: &Given) -> Result<(), Failure> {
     let sent = edge::dolly::send(config, &text, verify, options, RING, &mut *source, &mut world);
     world.end();
     let sent = sent?;
-    super::sent("dolly", sent.digest, world.took());
+    report::sent("dolly", sent.digest, world.took());
     let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
     let machines = listed(&sent.clients, good, given, &mut world);
     report::table(&machines, sent.digest.bytes, world.took(), given)

@@ -6,6 +6,7 @@ use super::report::{self, PXELINUX};
 use super::store::Source;
 use super::world::{Host, listed, names, show_addresses, source, why};
 use crate::Failure;
+use clone::cook::Cook;
 use clone::dollyplus::config::{Config, File, cook_of};
 use clone::dollyplus::wire::Output;
 use clone::edge;
@@ -62,7 +63,7 @@ fn config(given: &Given) -> Result<Config, Failure> {
         let usage = |what: &str| Failure::Usage(format!("-I needs {what}"));
         let output = given.get("output").ok_or_else(|| usage("-O FILE"))?;
         let hosts = given.get("hosts").ok_or_else(|| usage("-H HOST,HOST"))?;
-        let cook = if given.has("unpack") { cook_of(input) } else { edge::Cook::default() };
+        let cook = if given.has("unpack") { cook_of(input) } else { Cook::default() };
         let file = File {
             input: input.to_owned(),
             output: Output { path: output.to_owned(), cook },

@@ -95,6 +95,13 @@ impl Given {
     pub fn stall(&self) -> Result<Option<Duration>, Failure> {
         Ok(Some(self.seconds("stall")?.unwrap_or(STALLED)))
     }
+
+    /// How many machines there are.
+    pub fn clients(&self, program: &str) -> Result<usize, Failure> {
+        self.parsed("clients")?.ok_or_else(|| {
+            Failure::Usage(format!("{program}: -n N says how many machines there are"))
+        })
+    }
 }
 
 fn is(flag: &Flag, name: &str) -> bool {

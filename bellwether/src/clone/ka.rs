@@ -69,7 +69,7 @@ fn session(given: &Given) -> String {
 
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
-    let clients = super::prepare::clients(given, "ka-d-server")?;
+    let clients = given.clients("ka-d-server")?;
     let (file, command) = (given.get("file"), given.get("exec"));
     if file.is_none() && command.is_none() {
         return Err(Failure::Usage(
@@ -144,7 +144,7 @@ fn send_to(
     world.end();
     let sent = sent?;
     let took = world.took();
-    super::sent("ka-d-server", sent.digest, took);
+    report::sent("ka-d-server", sent.digest, took);
     Ok((sent, took))
 }
 

@@ -20,26 +20,14 @@ mod udp;
 mod world;
 
 use crate::Failure;
-use clone::digest::Digest;
 use flags::{Given, Program};
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
 
 impl From<clone::Error> for Failure {
     fn from(e: clone::Error) -> Self {
         Self::Failed(e.to_string())
     }
-}
-
-/// Says what went, and how fast.
-fn sent(program: &str, digest: Digest, took: Duration) {
-    eprintln!(
-        "{program}: {} in {:.1} s, {}; blake3 {digest}",
-        progress::bytes(digest.bytes),
-        took.as_secs_f64(),
-        progress::rate(digest.bytes, took),
-    );
 }
 
 type Run = fn(&Given) -> Result<(), Failure>;

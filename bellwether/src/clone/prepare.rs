@@ -69,7 +69,7 @@ pub static SESSION: Program = Program {
 
 /// Sends one directory.
 pub fn session(given: &Given) -> Result<(), Failure> {
-    let clients = clients(given, "ka-d-session")?;
+    let clients = given.clients("ka-d-session")?;
     let data = given.get("data").map(str::to_owned);
     let data = data.or_else(|| std::env::var("DATA_PATH").ok());
     let data = data.unwrap_or_else(|| "/mnt/ka".to_owned());
@@ -90,13 +90,6 @@ pub fn session(given: &Given) -> Result<(), Failure> {
     let wait = given.seconds("timeout")?;
     let sent = ka::serve(name, clients, None, Some(&command), wait, given.has("quiet"))?;
     ka::end(&sent, given)
-}
-
-/// How many machines there are.
-pub fn clients(given: &Given, program: &str) -> Result<usize, Failure> {
-    given
-        .parsed("clients")?
-        .ok_or_else(|| Failure::Usage(format!("{program}: -n N says how many machines there are")))
 }
 
 /// A command's output.
@@ -254,7 +247,7 @@ pub fn quoted(text: &str) -> String {
 
 /// Sends everything.
 pub fn serve(given: &Given) -> Result<(), Failure> {
-    let clients = clients(given, "ka-d")?;
+    let clients = given.clients("ka-d")?;
     let work = given.get("work").unwrap_or("golden");
     let root = given.get("root").unwrap_or("/");
     let path = format!("{work}/{FILE}");

@@ -4,6 +4,7 @@
 use super::flags::{Flag, Given, flag};
 use super::progress::{bytes, rate};
 use crate::Failure;
+use clone::digest::Digest;
 use cpio_builder::menu::disk_menus;
 use std::fs;
 use std::io;
@@ -31,6 +32,16 @@ pub struct Machine {
     pub result: String,
     /// It has a good copy.
     pub good: bool,
+}
+
+/// Says what went, and how fast.
+pub fn sent(program: &str, digest: Digest, took: Duration) {
+    eprintln!(
+        "{program}: {} in {:.1} s, {}; blake3 {digest}",
+        bytes(digest.bytes),
+        took.as_secs_f64(),
+        rate(digest.bytes, took),
+    );
 }
 
 /// Prints the table, and does what [`PXELINUX`] says. A failure when a machine has no

@@ -20,7 +20,7 @@
 
 use super::wire::{MAX_ENTRY, Output};
 use crate::Error;
-use crate::edge::{Archive, Cook, Packing};
+use crate::cook::{Archive, Cook, Packing};
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -2,7 +2,7 @@
 
 use super::{CHUNK, NAME};
 use crate::Error;
-use crate::edge::{Archive, Cook, Packing};
+use crate::cook::{Archive, Cook, Packing};
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

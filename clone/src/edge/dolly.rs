@@ -1,8 +1,9 @@
 //! Dolly's two ends at their sockets.
 
 use super::net::{Dial, Stream, Waiter, accept, listener};
-use super::{Cook, Keep, Packing, SOON, Source, Store, Target, World};
+use super::{Keep, SOON, Source, Store, Target, World};
 use crate::Error;
+use crate::cook::{Cook, Packing};
 use crate::digest::{Digest, Meter};
 use crate::dolly::config::{Config, What};
 use crate::dolly::server::Standing;

@@ -14,6 +14,7 @@ pub mod ka;
 pub mod net;
 pub mod udpcast;
 
+use crate::cook::Cook;
 use crate::digest::Digest;
 use crate::ring::Ring;
 use alloc::boxed::Box;
@@ -57,33 +58,6 @@ pub struct Target<'a> {
     pub cook: Cook,
     /// Into parts of this many bytes, `NAME_0`, `NAME_1` and so on.
     pub split: Option<u64>,
-}
-
-/// What is done with received bytes before they are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cook {
-    /// Unpacked, and how it was packed.
-    pub unpack: Option<Packing>,
-    /// The name is a directory, and the bytes an archive of its files.
-    pub archive: Option<Archive>,
-}
-
-/// How bytes are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// gzip.
-    Gzip,
-    /// compress, `.Z`.
-    Compress,
-}
-
-/// A kind of archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Archive {
-    /// tar.
-    Tar,
-    /// cpio.
-    Cpio,
 }
 
 /// What takes the received bytes.

@@ -1,0 +1,28 @@
+//! What clients do with received bytes before they store them.
+
+/// What is done with received bytes before they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cook {
+    /// It is unpacked; this is how it was packed.
+    pub unpack: Option<Packing>,
+    /// The name is a directory, and the bytes an archive of its files.
+    pub archive: Option<Archive>,
+}
+
+/// How bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// gzip.
+    Gzip,
+    /// compress, `.Z`.
+    Compress,
+}
+
+/// A kind of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archive {
+    /// tar.
+    Tar,
+    /// cpio.
+    Cpio,
+}
