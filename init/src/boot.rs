@@ -11,9 +11,10 @@ use coldplug::index::Class;
 
 use crate::baked::Baked;
 use crate::failure::{self, Next};
-use crate::layers::{self, ROOT, modules_for};
+use crate::layers::{self, modules_for};
 use crate::log::{Level, Log};
 use crate::machine::{Machine, Orders};
+use crate::newroot::ROOT;
 use crate::trace::Failure;
 use crate::{clone, console, early, handoff, layout, machine, network, source};
 
@@ -72,6 +73,7 @@ fn prepare(mut log: Log, orders: Orders) -> Machine {
         log.warn(&format!("{}{separator}{} {}", warning.word, warning.message, warning.hint));
     }
     let mut machine = Machine::new(log, orders, classes(plan));
+    machine.limit(failure::out_of_time);
     if machine.has(FAST_HASH) {
         machine.require(FAST_HASH);
     }

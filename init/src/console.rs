@@ -15,10 +15,11 @@ use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 use sys::mount::detach;
 
-use crate::failure::{self, SingleKeys, wait_key};
-use crate::layers::ROOT;
+use crate::keys::{SingleKeys, act, wait_key};
+use crate::layers;
 use crate::log::{Level, now_ms};
 use crate::machine::Machine;
+use crate::newroot::ROOT;
 use crate::tool;
 
 /// The keys of the failure screen that this module serves.
@@ -57,7 +58,8 @@ pub fn begin(machine: &mut Machine, step: &'static str) {
     loop {
         match wait_key(machine, None) {
             Some(b'c') | None => break,
-            Some(key) => failure::act(machine, key),
+            Some(code) if act(machine, code) => {}
+            Some(code) => key(machine, code),
         }
     }
     machine.start_clock();
@@ -136,7 +138,8 @@ fn edit(machine: &mut Machine) {
         Ok(()) => {
             // Whoever comes next finds the terminal as the kernel made it.
             let lines = SingleKeys::released(machine.log.console());
-            failure::start_anew(machine);
+            layers::undo(machine);
+            machine.start_anew();
             drop(lines);
         }
         Err(errno) => machine.log.warn(&format!("the line cannot be changed: {}", Shown(errno))),

@@ -5,16 +5,14 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use cmdline::plan::OnFailure;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::system::{RebootCommand, reboot};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
-use sys::errno::Shown;
+use rustix::system::RebootCommand;
 use sys::file::{make_dir, write_file};
 
+use crate::keys::{SingleKeys, act, restart, wait_key};
 use crate::log::{Level, now_ms};
 use crate::machine::Machine;
 use crate::trace::{Failure, Tried};
-use crate::{console, fetch, layers};
+use crate::{console, layers};
 
 /// What to do after the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,27 +43,13 @@ pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
         let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));
         match wait_key(machine, deadline) {
             Some(b'r') => return Next::Retry,
-            Some(key) => act(machine, key),
+            Some(key) if act(machine, key) => {}
+            Some(key) => console::key(machine, key),
             None => match plan.failure.then {
                 OnFailure::Reboot(_) => restart(machine, RebootCommand::Restart),
                 _ => return Next::Retry,
             },
         }
-    }
-}
-
-/// Does what a key of the screen says.
-pub fn act(machine: &mut Machine, key: u8) {
-    match key {
-        b'b' => restart(machine, RebootCommand::Restart),
-        b'o' => restart(machine, RebootCommand::PowerOff),
-        b'l' => {
-            let record = machine.log.record();
-            for line in record.lines() {
-                machine.log.print(line);
-            }
-        }
-        key => console::key(machine, key),
     }
 }
 
@@ -83,58 +67,11 @@ pub fn out_of_time(machine: &mut Machine) -> ! {
     let failure = Failure { step, tried, remedy: String::new() };
     let Next::Retry = handle(machine, &failure);
     machine.log.info("trying again");
-    start_anew(machine);
+    layers::undo(machine);
+    machine.start_anew();
     restart(machine, RebootCommand::Restart);
     // The kernel does not even reboot: there is nothing else that could be done.
     sys::process::exit(1)
-}
-
-/// Takes down what was set up and starts this program again, which reads the line
-/// again. Returns when the kernel refuses.
-pub fn start_anew(machine: &mut Machine) {
-    layers::undo(machine);
-    fetch::drop_all();
-    let env = machine.orders.env.clone();
-    let errno = sys::process::exec(c"/proc/self/exe", &[c"/init"], &env);
-    machine.log.warn(&format!("/init cannot be started again: {}", Shown(errno)));
-}
-
-/// The console passes each key on, without waiting for Enter, while this lives.
-#[derive(Debug)]
-pub struct SingleKeys {
-    console: OwnedFd,
-    before: Termios,
-}
-
-impl SingleKeys {
-    /// Nothing when there is no console, or it is no terminal.
-    #[must_use]
-    pub fn of(console: Option<&OwnedFd>) -> Option<Self> {
-        let console = rustix::io::dup(console?).ok()?;
-        let before = tcgetattr(&console).ok()?;
-        let mut single = before.clone();
-        single.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(&console, OptionalActions::Now, &single).ok()?;
-        Some(Self { console, before })
-    }
-
-    /// The opposite: whole lines, echoed, as a shell expects to find a terminal.
-    #[cfg(feature = "full")]
-    #[must_use]
-    pub fn released(console: Option<&OwnedFd>) -> Option<Self> {
-        let console = rustix::io::dup(console?).ok()?;
-        let before = tcgetattr(&console).ok()?;
-        let mut whole = before.clone();
-        whole.local_modes.insert(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(&console, OptionalActions::Now, &whole).ok()?;
-        Some(Self { console, before })
-    }
-}
-
-impl Drop for SingleKeys {
-    fn drop(&mut self) {
-        let _ = tcsetattr(&self.console, OptionalActions::Now, &self.before);
-    }
 }
 
 /// The screen: plan, step, candidates, remedy.
@@ -167,34 +104,4 @@ fn show(machine: &mut Machine, failure: &Failure) {
     let _ = write_file("/run/bellwether/log", log.record().as_bytes(), 0o644);
     let trace = machine.trace.to_json(machine.log.elapsed().0, Some(failure));
     let _ = write_file("/run/bellwether/trace.json", trace.as_bytes(), 0o644);
-}
-
-/// Waits for a key on the console, or for the deadline; drivers go on meanwhile.
-pub fn wait_key(machine: &mut Machine, deadline: Option<u64>) -> Option<u8> {
-    loop {
-        if deadline.is_some_and(|deadline| now_ms() >= deadline) {
-            return None;
-        }
-        let console = machine.log.console().and_then(|console| rustix::io::dup(console).ok());
-        match console {
-            Some(console) => {
-                machine.wait(&[console.as_fd()], deadline);
-                let mut key = [0];
-                let ready = rustix::io::ioctl_fionread(&console).is_ok_and(|waiting| waiting > 0);
-                if ready && rustix::io::read(&console, &mut key) == Ok(1) {
-                    return key.first().copied();
-                }
-            }
-            None => machine.wait(&[], deadline),
-        }
-    }
-}
-
-fn restart(machine: &mut Machine, command: RebootCommand) {
-    let what = if command == RebootCommand::PowerOff { "powering off" } else { "rebooting" };
-    machine.log.say(Level::Verdict, what);
-    rustix::fs::sync();
-    if let Err(errno) = reboot(command) {
-        machine.log.warn(&format!("the kernel refuses: {}", Shown(errno)));
-    }
 }

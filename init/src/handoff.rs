@@ -11,19 +11,17 @@ use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Source, Writable};
 use netboot::nfs::UP;
 use overlay::switch::switch_root;
-use rustix::fs::{
-    Access, AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, access, openat, openat2, readlinkat,
-    unlinkat,
-};
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::mount::{mount_bind_recursive, mount_move};
 use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 
-use crate::layers::{ROOT, Ready};
+use crate::layers::Ready;
 use crate::layout::Layout;
 use crate::log::Level;
 use crate::machine::Machine;
+use crate::newroot::{ROOT, in_root, inside_root, link_in_root, replace};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
 use crate::{console, hints, network, setup, shutdown, watch};
@@ -139,28 +137,6 @@ fn find_init(wanted: Option<&str>) -> Result<String, Failure> {
     Err(tried)
 }
 
-/// Whether a path leads to something executable, links followed as they will
-/// be once the new root is `/`.
-pub fn inside_root(path: &str) -> Result<(), Errno> {
-    let root = open_root()?;
-    let relative = path.trim_start_matches('/');
-    let file = openat2(
-        &root,
-        relative,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT,
-    )?;
-    let stat = rustix::fs::fstat(&file)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
-        return Err(Errno::ISDIR);
-    }
-    if stat.st_mode & 0o111 == 0 {
-        return Err(Errno::ACCESS);
-    }
-    Ok(())
-}
-
 /// Where in the root the medium is moved; empty when it stays.
 fn place(plan: &BootPlan, layout: Layout) -> &str {
     plan.handoff.medium_at.as_deref().unwrap_or(layout.medium_in_root)
@@ -265,74 +241,6 @@ fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
             )),
         }
     }
-}
-
-fn open_root() -> Result<rustix::fd::OwnedFd, Errno> {
-    rustix::fs::open(ROOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Puts a file in the new root in place of whatever is there. Links on the way
-/// are followed inside the root only; the file itself is never written through one.
-/// A file that is there keeps its owner and mode; a new one gets `mode`.
-///
-/// # Errors
-/// The kernel's; the directory must be there.
-pub fn replace(path: &str, text: &str, mode: u32) -> Result<(), Errno> {
-    let (parent, name) = path.trim_start_matches('/').rsplit_once('/').ok_or(Errno::INVAL)?;
-    let directory = openat2(
-        open_root()?,
-        parent,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT,
-    )?;
-    let old = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).ok();
-    let old = old.filter(|old| rustix::fs::FileType::from_raw_mode(old.st_mode).is_file());
-    let mode = old.map_or(mode, |old| old.st_mode & 0o7777);
-    match unlinkat(&directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno),
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&directory, name, flags, Mode::from_raw_mode(mode))?;
-    if let Some(old) = old {
-        let (uid, gid) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
-        rustix::fs::fchown(&file, Some(uid), Some(gid))?;
-    }
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        let length = rustix::io::write(&file, rest)?;
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// Where a link in the new root points; `None` when it is no link.
-fn link_in_root(path: &str) -> Option<String> {
-    let link = readlinkat(open_root().ok()?, path.trim_start_matches('/'), Vec::new()).ok()?;
-    link.into_string().ok()
-}
-
-/// The text of a file in the new root; links are not followed out of it. `None` for
-/// what is no text, or longer than 64 KiB.
-#[must_use]
-pub fn in_root(path: &str) -> Option<String> {
-    let root = open_root().ok()?;
-    let file = openat2(
-        &root,
-        path.trim_start_matches('/'),
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT,
-    )
-    .ok()?;
-    let mut bytes = alloc::vec![0; 64 << 10];
-    let length = rustix::io::read(&file, bytes.as_mut_slice()).ok()?;
-    if length == bytes.len() {
-        return None;
-    }
-    bytes.truncate(length);
-    String::from_utf8(bytes).ok()
 }
 
 /// An fstab that agrees with the root that is mounted; `None` leaves the

@@ -20,7 +20,7 @@ use sys::file::read_file;
 
 use crate::layout::Layout;
 use crate::machine::Machine;
-use crate::setup::{Change, put};
+use crate::newroot::{Change, put};
 use crate::source::{Found, Root};
 
 /// Longest table of mounts read.

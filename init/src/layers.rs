@@ -13,7 +13,7 @@ use cmdline::plan::{
 };
 use cmdline::text;
 use overlay::union::{mount_aufs, mount_overlay};
-use rustix::fs::{Access, Gid, Mode, Uid, access};
+use rustix::fs::{Access, access};
 use rustix::mount::{MountFlags, mount, mount_bind_recursive};
 use sys::errno::Shown;
 use sys::file::make_dir;
@@ -23,13 +23,11 @@ use crate::block::{self, MountWith};
 use crate::images::Layer;
 use crate::layout::Layout;
 use crate::machine::Machine;
+use crate::newroot::{ROOT, like};
 use crate::persist::{self, Kept};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
 use crate::{expand, integrity, snapshot, to_ram, unpack, verity};
-
-/// Where the new root is put together.
-pub const ROOT: &str = "/sysroot";
 
 /// Longest table of mounts that is read.
 const MAX_MOUNTS: usize = 256 << 10;
@@ -410,14 +408,6 @@ impl Stack<'_> {
         }
         Ok(())
     }
-}
-
-/// Gives one directory the owner and the mode of another; what cannot be is left.
-pub fn like(from: &str, to: &str) {
-    let Ok(stat) = rustix::fs::stat(from) else { return };
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    let _ = rustix::fs::chown(to, Some(uid), Some(gid));
-    let _ = rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777));
 }
 
 fn writable_format(path: &str) -> bool {

@@ -14,12 +14,15 @@ pub mod early;
 pub mod failure;
 pub mod handoff;
 pub mod images;
+pub mod keys;
 pub mod layers;
 pub mod layout;
+pub mod link;
 pub mod log;
 pub mod machine;
 pub mod modprobe;
 pub mod network;
+pub mod newroot;
 pub mod source;
 pub mod trace;
 

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use cmdline::BootPlan;
+use cmdline::plan::Seconds;
 use coldplug::index::{Class, Index};
 use coldplug::load::{Event, Loader, Policy};
 use coldplug::{sysfs, uevent};
@@ -19,9 +20,8 @@ use sys::errno::Shown;
 use sys::loopdev::Loop;
 
 use crate::device;
-use crate::failure;
+use crate::link::Network;
 use crate::log::{Log, now_ms};
-use crate::network::Network;
 use crate::trace::Trace;
 
 /// Where the image keeps the index of its modules.
@@ -54,6 +54,9 @@ pub struct Orders {
     pub env: Vec<&'static CStr>,
 }
 
+/// Ends a boot that took too long.
+pub type OutOfTime = fn(&mut Machine) -> !;
+
 /// The machine under us.
 #[derive(Debug)]
 pub struct Machine {
@@ -61,6 +64,8 @@ pub struct Machine {
     pub orders: Orders,
     /// When, in milliseconds since boot, this try of the boot counts as failed.
     deadline: Option<u64>,
+    /// How long a try may take, and what ends one that takes longer.
+    limit: Option<(Seconds, OutOfTime)>,
     /// What we say.
     pub log: Log,
     /// The network, which comes up inside [`Self::wait`].
@@ -101,6 +106,7 @@ impl Machine {
         Self {
             orders,
             deadline: None,
+            limit: None,
             log,
             network: Network::default(),
             trace: Trace::default(),
@@ -158,11 +164,17 @@ impl Machine {
         self.blocks.iter().map(String::as_str)
     }
 
+    /// What [`Self::wait`] calls when a try takes longer than the plan says. The
+    /// small `/init` keeps no time.
+    pub fn limit(&mut self, out_of_time: OutOfTime) {
+        let limit = self.orders.plan.failure.deadline.filter(|_| cfg!(feature = "full"));
+        self.limit = limit.map(|limit| (limit, out_of_time));
+    }
+
     /// A try of the boot begins, which has as long as the plan says.
     pub fn start_clock(&mut self) {
-        let limit = self.orders.plan.failure.deadline.filter(|_| cfg!(feature = "full"));
-        self.deadline =
-            limit.map(|limit| now_ms().saturating_add(u64::from(limit.0).saturating_mul(1000)));
+        let ms = |limit: Seconds| u64::from(limit.0).saturating_mul(1000);
+        self.deadline = self.limit.map(|(limit, _)| now_ms().saturating_add(ms(limit)));
     }
 
     /// There is no hurry any more: somebody is at the console, or the boot is over.
@@ -174,6 +186,13 @@ impl Machine {
     pub fn step(&mut self, name: &'static str) {
         let at = self.log.elapsed().0;
         self.trace.step(name, at);
+    }
+
+    /// Starts this program again, which reads the line again. Returns when the kernel
+    /// refuses.
+    pub fn start_anew(&mut self) {
+        let errno = sys::process::exec(c"/proc/self/exe", &[c"/init"], &self.orders.env);
+        self.log.warn(&format!("/init cannot be started again: {}", Shown(errno)));
     }
 
     /// Undoes what was set for the boot alone, before the real init takes over.
@@ -221,8 +240,10 @@ impl Machine {
         // The small /init starts nothing that leaves orphans, and keeps no time.
         if cfg!(feature = "full") {
             sys::process::reap_orphans();
-            if self.deadline.is_some_and(|deadline| now_ms() >= deadline) {
-                failure::out_of_time(self);
+            if let Some((_, out_of_time)) = self.limit
+                && self.deadline.is_some_and(|deadline| now_ms() >= deadline)
+            {
+                out_of_time(self);
             }
         }
         self.settle_events();

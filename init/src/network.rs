@@ -8,18 +8,15 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Dialect, Mac, NetworkPlan, NfsSource, NfsVersion, Server, Source};
+use cmdline::plan::{Dialect, NfsSource, NfsVersion, Server, Source};
 use cmdline::text;
-use netboot::clock::Instant;
 use netboot::dhcp::client::Needs;
-use netboot::network::{self, NetworkUp, Progress};
+use netboot::network::NetworkUp;
 use netboot::nfs;
-use netboot::race::Report;
 use netboot::resolve::Resolver;
 use netboot::state;
-use rustix::fd::BorrowedFd;
 
-use crate::log::{Level, Log};
+use crate::link::Network;
 use crate::machine::Machine;
 use crate::trace::{Failure, Refusal, Tried};
 
@@ -29,93 +26,6 @@ const ROUNDS: u32 = 3;
 
 /// How long a name may take to resolve before the round goes on without it.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
-
-/// The network, from nothing to up.
-#[derive(Debug, Default)]
-pub struct Network {
-    race: Option<network::Network>,
-    up: Option<NetworkUp>,
-    report: Option<Report>,
-    rounds: u32,
-    told_settled: bool,
-}
-
-impl Network {
-    /// What is known once it is up.
-    #[must_use]
-    pub fn up(&self) -> Option<&NetworkUp> {
-        self.up.as_ref()
-    }
-
-    /// The boot link's address.
-    #[must_use]
-    pub fn mac(&self) -> Option<Mac> {
-        self.up.as_ref().and_then(|up| up.mac).map(Mac)
-    }
-
-    /// Descriptors to poll.
-    #[must_use]
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.race.as_ref().map(network::Network::fds).unwrap_or_default()
-    }
-
-    /// When it wants to be called although nothing came in, in milliseconds since boot.
-    #[must_use]
-    pub fn deadline(&self) -> Option<u64> {
-        self.race.as_ref().and_then(network::Network::deadline).map(Instant::millis)
-    }
-
-    /// Takes in what happened, and says it.
-    pub fn on_ready(&mut self, log: &mut Log, drivers_settled: bool) {
-        let Some(race) = &mut self.race else { return };
-        if drivers_settled && !self.told_settled {
-            self.told_settled = true;
-            race.settled();
-        }
-        let progress = race.on_ready(Instant::now());
-        for event in race.take_events() {
-            let level = if event.what.is_warning() { Level::Warning } else { Level::Info };
-            log.say(level, &event.to_string());
-        }
-        match progress {
-            Progress::Pending => {}
-            Progress::RoundOver(report) => {
-                self.rounds += 1;
-                log.warn(&format!("no network yet: {}", report.reason));
-                self.report = Some(report);
-            }
-            Progress::Done(up) => {
-                log.info(&up.to_string());
-                if !up.config.hostname.is_empty() {
-                    let _ = rustix::system::sethostname(up.config.hostname.as_bytes());
-                }
-                // Our own resolver and /init's children read it.
-                let _ = sys::file::make_dir("/etc", 0o755);
-                let _ = sys::file::write_file(
-                    "/etc/resolv.conf",
-                    state::resolv_conf(&up).as_bytes(),
-                    0o644,
-                );
-                self.up = Some(*up);
-                self.race = None;
-            }
-        }
-    }
-
-    /// Begins to bring the network up; [`Machine::wait`] carries it on.
-    ///
-    /// # Errors
-    /// When the kernel has no network at all.
-    fn start(&mut self, plan: &NetworkPlan, needs: Needs) -> Result<(), Failure> {
-        if self.up.is_some() || self.race.is_some() {
-            return Ok(());
-        }
-        let race = network::Network::start(plan.clone(), needs)
-            .map_err(|error| Failure::new("bring up the network", "the kernel", error))?;
-        self.race = Some(race);
-        Ok(())
-    }
-}
 
 /// Brings the network up as planned; when the plan does not require it, only
 /// starts it and lets it come up beside the other steps.
@@ -133,9 +43,9 @@ pub fn bring_up(machine: &mut Machine, plan: &BootPlan) -> Result<(), Failure> {
         return Ok(());
     }
     started?;
-    let rounds = machine.network.rounds;
-    while machine.network.up.is_none() {
-        if machine.network.rounds >= rounds.saturating_add(ROUNDS) {
+    let rounds = machine.network.rounds();
+    while machine.network.up().is_none() {
+        if machine.network.rounds() >= rounds.saturating_add(ROUNDS) {
             return Err(failure(&machine.network));
         }
         machine.wait(&[], None);
@@ -156,7 +66,7 @@ fn needs(plan: &BootPlan) -> Needs {
 }
 
 fn failure(network: &Network) -> Failure {
-    let Some(report) = &network.report else {
+    let Some(report) = network.report() else {
         return Failure::new("bring up the network", "network", "nothing was tried");
     };
     let mut tried: Vec<Tried> = report
@@ -185,7 +95,7 @@ pub fn mount_nfs(
     target: &str,
 ) -> Result<String, (String, Refusal)> {
     let fail = |why: &dyn ToString| (describe_nfs(source), Refusal::now(why.to_string()));
-    let up = machine.network.up.clone();
+    let up = machine.network.up().cloned();
     let location = nfs::locate(source, up.as_ref()).map_err(|error| fail(&error))?;
     let up = up.ok_or_else(|| fail(&"the network is not up"))?;
     let server = resolve(&up, &location.host).map_err(|why| fail(&why))?;
@@ -253,7 +163,7 @@ fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, String> {
 /// the boot link.
 #[must_use]
 pub fn state_files(network: &Network, plan: &BootPlan, pinned: bool) -> Vec<(String, String)> {
-    let Some(up) = &network.up else { return Vec::new() };
+    let Some(up) = network.up() else { return Vec::new() };
     let mut files = Vec::from([
         (format!("/run/net-{}.conf", up.device), state::net_conf(up)),
         ("/run/bellwether/network.json".to_string(), state::json(up)),
@@ -296,7 +206,7 @@ pub fn root_files(
     plan: &BootPlan,
     link: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<(String, String)> {
-    let Some(up) = &network.up else { return Vec::new() };
+    let Some(up) = network.up() else { return Vec::new() };
     let mut files = Vec::new();
     let resolv = state::resolv_conf(up);
     // systemd-resolved's own link stays: it is told the servers by its own file.

@@ -13,10 +13,10 @@ use rustix::mount::{MountFlags, mount};
 use sys::file::make_dir;
 
 use crate::block::{self, Block, MountWith};
-use crate::layers::ROOT;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::memory::{self, Size};
+use crate::newroot::ROOT;
 use crate::persist;
 use crate::source::Found;
 use crate::trace::Failure;

@@ -1,199 +1,27 @@
-//! What a distribution's initramfs sets up in the live system that its own services
-//! do not: casper's user, host name, autologin, keyboard and locale; LTSP's init.
+//! casper (Ubuntu): the live session's user, host name, autologin, keyboard and
+//! locale. Facts: casper 1.470's casper-bottom.
 //!
 //! When the distribution's own scripts lie beside us in the initramfs (our archive
 //! stands behind theirs) and there is a shell, those are run; they know their
-//! release best. Otherwise the minimum is done here, as changes of files that
-//! [`crate::handoff`] writes. Facts: casper 1.470's casper-bottom, LTSP's
-//! initrd-bottom.
+//! release best. Otherwise the minimum is done here, as changes of files.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use cmdline::BootPlan;
-use cmdline::plan::{Content, Dialect};
-use overlay::probe::Format;
-use rustix::fs::{Access, access};
 use rustix::mount::mount_bind_recursive;
-use sys::errno::Shown;
 use sys::file::{make_dir, read_file, write_file};
 use sys::mount::detach;
 
-use crate::block;
-use crate::copy::{self, Progress};
-use crate::handoff::{in_root, inside_root, replace};
-use crate::layers::ROOT;
-use crate::log::now_ms;
 use crate::machine::Machine;
-use crate::source::Found;
+use crate::newroot::{Change, ROOT, Read, ended, in_root, inside_root, put};
 use crate::tool;
 
-/// A file of the new root or of `/run`, and what it holds from now on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Path from the new root; below `/run` it is ours.
-    pub path: String,
-    /// All of it.
-    pub text: String,
-    /// Mode when it is new; a file that is there keeps its own.
-    pub mode: u32,
-}
-
-impl Change {
-    fn new(path: &str, text: String) -> Self {
-        Self { path: path.to_string(), text, mode: 0o644 }
-    }
-}
-
-/// Sets up what the dialect's own initramfs would have set up in the new root, which
-/// can be written. `medium_at` is where in the root the medium is, empty when it is
-/// outside.
-pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &str) {
-    let handoff = &plan.handoff;
-    match handoff.layout {
-        Dialect::Casper => {
-            let medium = match medium_at {
-                "" => found.medium.clone(),
-                place => Some([ROOT, place].concat()),
-            };
-            casper(machine, &handoff.settings, medium.as_deref());
-        }
-        Dialect::Ltsp => ltsp(machine),
-        Dialect::LiveBoot => {
-            let boot_link = machine.network.up().map(|up| up.device.clone());
-            if let Some(text) = interfaces(&handoff.settings, boot_link.as_deref()) {
-                put(machine, &Change::new("/etc/network/interfaces", text));
-            }
-            swap(machine, &handoff.swap);
-        }
-        Dialect::Stage1 => {
-            let text = sourced(&answers(plan, found));
-            put(machine, &Change::new("/tmp/env", text));
-        }
-        Dialect::Slax => rootcopy(machine, plan, found),
-        _ => {}
-    }
-}
-
-/// Slax: the files of this directory on the medium come over those of the bundles.
-fn rootcopy(machine: &mut Machine, plan: &BootPlan, found: &Found) {
-    let (Content::Images(rule), Some(medium)) = (&plan.root.content, &found.medium) else { return };
-    for dir in &rule.dirs {
-        let from = [medium, "/", dir, "/rootcopy"].concat();
-        if access(from.as_str(), Access::EXISTS).is_ok() {
-            let mut progress = Progress::new("rootcopy", copy::tree_size(&from));
-            if let Err((path, errno)) = copy::over(&mut machine.log, &from, ROOT, &mut progress) {
-                machine
-                    .log
-                    .warn(&[&path, " cannot be copied: ", &*Shown(errno).to_string()].concat());
-            }
-        }
-    }
-}
-
-/// What the real init gets into its environment besides the kernel's words: stage1's
-/// answers, by which the rescue system's scripts find their server again.
-#[must_use]
-pub fn environment(plan: &BootPlan, found: &Found) -> Vec<CString> {
-    if plan.handoff.layout != Dialect::Stage1 {
-        return Vec::new();
-    }
-    let answers = answers(plan, found);
-    answers
-        .iter()
-        .filter_map(|(key, value)| CString::new([key, "=", value].concat()).ok())
-        .collect()
-}
-
-/// stage1's answers; a medium that came as an ISO file is a method of its own.
-fn answers(plan: &BootPlan, found: &Found) -> Vec<(String, String)> {
-    let mut answers = plan.handoff.settings.clone();
-    let iso = found.medium_blob.as_deref().is_some_and(|file| file.ends_with(".iso"));
-    let method = answers.iter_mut().find(|(key, _)| iso && key == "METHOD");
-    if let Some((_, method)) = method.filter(|(_, method)| matches!(&**method, "nfs" | "disk")) {
-        method.push_str("-iso");
-    }
-    answers
-}
-
-/// Settings as a shell reads them.
-fn sourced(settings: &[(String, String)]) -> String {
-    let mut text = String::new();
-    for (key, value) in settings {
-        text.push_str(&format!("{key}='{}'\n", value.replace('\'', "'\\''")));
-    }
-    text
-}
-
-/// What live-boot's `ip=` and `dhcp` write: stanzas of interfaces(5). `None` without
-/// such words; the boot link alone is the network step's to describe.
-fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<String> {
-    let said = |name: &str| settings.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-    let (ip, dhcp) = (said("ip").filter(|ip| !ip.is_empty()), said("dhcp").is_some());
-    if ip.is_none() && !(dhcp && boot_link.is_some()) {
-        return None;
-    }
-    let mut text = String::from("auto lo\niface lo inet loopback\n");
-    let mut named = Vec::new();
-    for stanza in ip.into_iter().flat_map(|ip| ip.split(',')) {
-        let mut fields = stanza.split(':').map(|field| {
-            field.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).collect()
-        });
-        let device: String = fields.next().unwrap_or_default();
-        text.push_str(&["\nauto ", &*device, "\niface ", &*device, " inet static\n"].concat());
-        for (key, value) in ["address", "netmask", "gateway", "dns-nameservers"].iter().zip(fields)
-        {
-            let value: String = value;
-            if !value.is_empty() {
-                text.push_str(&["    ", key, " ", &*value, "\n"].concat());
-            }
-        }
-        named.push(device);
-    }
-    if let Some(device) = boot_link.filter(|device| !named.iter().any(|name| name == device)) {
-        // Without the word the root's link stays as it is.
-        let (start, how) = if dhcp { ("auto", "dhcp") } else { ("# root:", "manual") };
-        text.push_str(
-            &["\n", start, " ", device, "\niface ", device, " inet ", how, "\n"].concat(),
-        );
-    }
-    Some(text)
-}
-
-/// Adds the swap partitions of these devices to the fstab.
-fn swap(machine: &mut Machine, devices: &[String]) {
-    if devices.is_empty() {
-        return;
-    }
-    // The root may have been found before the other disks.
-    let deadline = now_ms().saturating_add(SWAP_WAIT_MS);
-    while !machine.settled() && now_ms() < deadline {
-        machine.wait(&[], Some(deadline));
-    }
-    let paths: Vec<String> = machine.blocks().map(|name| ["/dev/", name].concat()).collect();
-    let mut fstab = in_root("/etc/fstab").unwrap_or_default();
-    for path in paths.iter().filter(|path| devices.iter().any(|device| matches(device, path))) {
-        if block::inspect(path).is_ok_and(|found| found.format == Format::Swap) {
-            fstab = [&*ended(&fstab), path, " none swap sw 0 0\n"].concat();
-        }
-    }
-    put(machine, &Change::new("/etc/fstab", fstab));
-}
-
-/// Whether a path is what a word names, `*` at its end standing for anything.
-fn matches(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(stem) => path.starts_with(stem),
-        None => path == pattern,
-    }
-}
-
-fn casper(machine: &mut Machine, line: &[(String, String)], medium: Option<&str>) {
-    let read = |path: &str| in_root(path).or_else(|| directory_in_root(path).then(String::new));
-    let casper = casper_settings(line, medium, &read);
-    if casper_scripts(machine, &casper, medium) {
+/// Sets up casper's live session. `medium` is where the medium is mounted.
+pub fn set_up(machine: &mut Machine, line: &[(String, String)], medium: Option<&str>) {
+    let read = |path: &str| in_root(path).or_else(|| exists_in_root(path).then(String::new));
+    let casper = settings(line, medium, &read);
+    if scripts(machine, &casper, medium) {
         put(machine, &Change::new("/etc/casper.conf", casper.text()));
         put(machine, &Change::new("/run/.casper-boot", String::new()));
         return;
@@ -208,28 +36,10 @@ fn casper(machine: &mut Machine, line: &[(String, String)], medium: Option<&str>
     let _ = rustix::fs::symlink("/dev/null", format!("{units}/cdrom.mount").as_str());
 }
 
-fn directory_in_root(path: &str) -> bool {
+/// Whether a path of the new root leads to anything.
+fn exists_in_root(path: &str) -> bool {
     inside_root(path) != Err(rustix::io::Errno::NOENT)
 }
-
-/// Writes a change; says what cannot be written.
-pub fn put(machine: &mut Machine, change: &Change) {
-    let below_run = change.path.starts_with("/run/");
-    let parent = change.path.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let base = if below_run { "" } else { ROOT };
-    let _ = make_dir(&[base, parent].concat(), 0o755);
-    let put = if below_run {
-        write_file(&change.path, change.text.as_bytes(), change.mode)
-    } else {
-        replace(&change.path, &change.text, change.mode)
-    };
-    if let Err(errno) = put {
-        machine.log.warn(&format!("{} cannot be written: {}", change.path, Shown(errno)));
-    }
-}
-
-/// Reads a file of the new root, or says whether a directory is there (as empty text).
-pub type Read<'r> = dyn Fn(&str) -> Option<String> + 'r;
 
 /// Scripts of casper that we have done ourselves, or that must not be done twice:
 /// mount points and fstab.
@@ -247,9 +57,6 @@ const GROUPS: &[&str] =
 
 /// Longest file read.
 const MAX: usize = 64 << 10;
-
-/// How long drivers may take to show the disks that swap is looked for on.
-const SWAP_WAIT_MS: u64 = 5_000;
 
 /// The live system's own settings, `/etc/casper.conf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -535,12 +342,6 @@ fn keep(text: &str, allowed: fn(char) -> bool) -> String {
     text.chars().filter(|c| allowed(*c)).collect()
 }
 
-/// With a newline at the end.
-fn ended(text: &str) -> String {
-    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    [text, newline].concat()
-}
-
 /// A name for a user or a host: what every tool accepts.
 fn is_name(text: &str) -> bool {
     text.len() <= 32
@@ -549,7 +350,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Casper's settings as they lie in the initramfs, in the root and on the medium.
-fn casper_settings(line: &[(String, String)], medium: Option<&str>, read: &Read<'_>) -> Casper {
+fn settings(line: &[(String, String)], medium: Option<&str>, read: &Read<'_>) -> Casper {
     let text = |path: &str| {
         let bytes = read_file(path, MAX).ok()?;
         String::from_utf8(bytes).ok()
@@ -561,7 +362,7 @@ fn casper_settings(line: &[(String, String)], medium: Option<&str>, read: &Read<
 
 /// Runs casper's own scripts on the new root, when the initramfs has them and a
 /// shell. Returns whether they did their work.
-fn casper_scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool {
+fn scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool {
     let Ok(order) = read_file(&format!("{CASPER_BOTTOM}/ORDER"), MAX) else { return false };
     let Some(shell) = tool::find("sh", &[]) else {
         machine.log.warn("casper's scripts are here and no shell; doing their minimum");
@@ -616,40 +417,6 @@ fn scripts_of(order: &str) -> Vec<&str> {
         .filter(|path| path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)))
         .filter(|path| !OUR_PART.iter().any(|ours| path.ends_with(ours)))
         .collect()
-}
-
-/// Puts LTSP's client part into the root, when `ltsp.img` lies beside us: its init
-/// goes before the real one, which it starts in the end.
-fn ltsp(machine: &mut Machine) {
-    const SHARE: &str = "/usr/share/ltsp";
-    if read_file(&format!("{SHARE}/client/init/init"), 1).is_err() {
-        return;
-    }
-    let _ = make_dir("/run/ltsp/client", 0o755);
-    for from in [SHARE, "/etc/ltsp"] {
-        let to = [ROOT, from].concat();
-        let _ = make_dir(&to, 0o755);
-        let mut progress = Progress::new("LTSP's client", copy::tree_size(from));
-        if let Err((path, errno)) = copy::tree(&mut machine.log, from, &to, &mut progress) {
-            machine.log.warn(&format!("{path}: {}; LTSP's client is not in place", Shown(errno)));
-            return;
-        }
-    }
-    let service = "../../../usr/share/ltsp/common/service/ltsp.service";
-    let units = format!("{ROOT}/lib/systemd/system");
-    let _ = make_dir(&format!("{units}/multi-user.target.wants"), 0o755);
-    let init = format!("{ROOT}/sbin/init");
-    let _ = rustix::fs::rename(init.as_str(), format!("{init}.ltsp").as_str());
-    for (to, at) in [
-        ("../share/ltsp/ltsp", format!("{ROOT}/usr/sbin/ltsp")),
-        (service, format!("{units}/ltsp.service")),
-        ("../ltsp.service", format!("{units}/multi-user.target.wants/ltsp.service")),
-        ("../../usr/share/ltsp/client/init/init", init.clone()),
-    ] {
-        let _ = rustix::fs::unlink(at.as_str());
-        let _ = rustix::fs::symlink(to, at.as_str());
-    }
-    machine.log.info("LTSP's init comes first");
 }
 
 #[cfg(test)]
@@ -724,22 +491,6 @@ mod tests {
         let changes = there.changes(&[], false, &image);
         assert!(!changes.iter().any(|change| change.path == "/etc/passwd"));
         assert_eq!(text(&changes, "/etc/hostname"), "ubuntu\n");
-    }
-
-    #[test]
-    fn live_boot_s_words_become_stanzas() {
-        let words = line(&[("ip", "eth0:10.0.0.5:255.255.255.0:10.0.0.1,wlan0:10.1.0.2")]);
-        assert_eq!(
-            interfaces(&words, Some("eth1")).unwrap(),
-            "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet static\n    \
-             address 10.0.0.5\n    netmask 255.255.255.0\n    gateway 10.0.0.1\n\n\
-             auto wlan0\niface wlan0 inet static\n    address 10.1.0.2\n\n\
-             # root: eth1\niface eth1 inet manual\n"
-        );
-        let dhcp = interfaces(&line(&[("dhcp", "")]), Some("eth0")).unwrap();
-        assert!(dhcp.ends_with("auto eth0\niface eth0 inet dhcp\n"));
-        assert_eq!(interfaces(&line(&[("nodhcp", "")]), Some("eth0")), None);
-        assert!(matches("/dev/sd*", "/dev/sda2") && !matches("/dev/sda", "/dev/sda2"));
     }
 
     #[test]

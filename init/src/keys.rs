@@ -1,0 +1,97 @@
+//! Keys on the console: one at a time, and those that do the same wherever the
+//! boot waits for one.
+
+use alloc::format;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::system::{RebootCommand, reboot};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use sys::errno::Shown;
+
+use crate::log::{Level, now_ms};
+use crate::machine::Machine;
+
+/// The console passes each key on, without waiting for Enter, while this lives.
+#[derive(Debug)]
+pub struct SingleKeys {
+    console: OwnedFd,
+    before: Termios,
+}
+
+impl SingleKeys {
+    /// Nothing when there is no console, or it is no terminal.
+    #[must_use]
+    pub fn of(console: Option<&OwnedFd>) -> Option<Self> {
+        let console = rustix::io::dup(console?).ok()?;
+        let before = tcgetattr(&console).ok()?;
+        let mut single = before.clone();
+        single.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        tcsetattr(&console, OptionalActions::Now, &single).ok()?;
+        Some(Self { console, before })
+    }
+
+    /// The opposite: whole lines, echoed, as a shell expects to find a terminal.
+    #[cfg(feature = "full")]
+    #[must_use]
+    pub fn released(console: Option<&OwnedFd>) -> Option<Self> {
+        let console = rustix::io::dup(console?).ok()?;
+        let before = tcgetattr(&console).ok()?;
+        let mut whole = before.clone();
+        whole.local_modes.insert(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        tcsetattr(&console, OptionalActions::Now, &whole).ok()?;
+        Some(Self { console, before })
+    }
+}
+
+impl Drop for SingleKeys {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.console, OptionalActions::Now, &self.before);
+    }
+}
+
+/// Waits for a key on the console, or for the deadline; drivers go on meanwhile.
+pub fn wait_key(machine: &mut Machine, deadline: Option<u64>) -> Option<u8> {
+    loop {
+        if deadline.is_some_and(|deadline| now_ms() >= deadline) {
+            return None;
+        }
+        let console = machine.log.console().and_then(|console| rustix::io::dup(console).ok());
+        match console {
+            Some(console) => {
+                machine.wait(&[console.as_fd()], deadline);
+                let mut key = [0];
+                let ready = rustix::io::ioctl_fionread(&console).is_ok_and(|waiting| waiting > 0);
+                if ready && rustix::io::read(&console, &mut key) == Ok(1) {
+                    return key.first().copied();
+                }
+            }
+            None => machine.wait(&[], deadline),
+        }
+    }
+}
+
+/// Does what `b`, `o` and `l` say. Returns false for another key.
+pub fn act(machine: &mut Machine, key: u8) -> bool {
+    match key {
+        b'b' => restart(machine, RebootCommand::Restart),
+        b'o' => restart(machine, RebootCommand::PowerOff),
+        b'l' => {
+            let record = machine.log.record();
+            for line in record.lines() {
+                machine.log.print(line);
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// Restarts the machine, or powers it off. Returns when the kernel refuses.
+pub fn restart(machine: &mut Machine, command: RebootCommand) {
+    let what = if command == RebootCommand::PowerOff { "powering off" } else { "rebooting" };
+    machine.log.say(Level::Verdict, what);
+    rustix::fs::sync();
+    if let Err(errno) = reboot(command) {
+        machine.log.warn(&format!("the kernel refuses: {}", Shown(errno)));
+    }
+}
