@@ -1,7 +1,7 @@
 //! The command line's grammar. Help texts, man pages and completions all come
 //! from these definitions.
 
-use crate::trial::Bus;
+use ::share::session::DhcpMode;
 use argh::{ArgsInfo, FromArgs};
 use cpio_builder::compress::Codec;
 use cpio_builder::fsimage::Format;
@@ -9,6 +9,7 @@ use cpio_builder::image::Include;
 use cpio_builder::profile::{CLASSES, Class, Profile};
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,9 +30,9 @@ pub enum Command {
     /// Make an initramfs, or look into one.
     Build(Build),
     /// Say what a command line will do.
-    Explain(crate::explain::Explain),
+    Explain(Explain),
     /// Serve live media to machines that boot from the network.
-    Share(crate::share::Share),
+    Share(Share),
     /// Boot something in QEMU.
     Try(Try),
     /// Make a live ISO.
@@ -43,7 +44,7 @@ pub enum Command {
     /// Copy disks to many machines.
     Clone(Clone),
     /// Write man pages and shell completions.
-    Docs(crate::docs::Docs),
+    Docs(Docs),
 }
 
 /// Copy a disk, or its files, to many machines, by the programs of udpcast, Dolly,
@@ -178,6 +179,152 @@ pub struct Build {
     pub output: Option<PathBuf>,
 }
 
+/// Say what a kernel command line will do, and what is wrong with it.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "explain",
+    example = "What the line of a PXE menu means:\n  \
+               bellwether explain 'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live ip=dhcp'",
+    example = "The line that this machine was booted with:\n  \
+               bellwether explain --file /proc/cmdline",
+    example = "Every entry of an ISO's boot menu, or of one file of a menu:\n  \
+               bellwether explain --from live.iso\n  \
+               bellwether explain --from /srv/tftp/pxelinux.cfg/default",
+    example = "Whether the image of that menu can do it: its drivers, file systems and /init:\n  \
+               bellwether explain --initrd initrd.img 'boot=live fetch=http://10.0.0.1/live.iso'",
+    note = "Exit status: 0 the line makes a plan, 1 it would fail at boot, 2 wrong usage.",
+    note = "--name=value is taken as --name value."
+)]
+pub struct Explain {
+    /// print the plan as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// say what each word means
+    #[argh(switch, short = 'w')]
+    pub words: bool,
+
+    /// machine that it is for, as uname -m has it; by default this one
+    #[argh(option, arg_name = "name")]
+    pub arch: Option<String>,
+
+    /// words that the image has built in, weaker than the line's own
+    #[argh(option, arg_name = "words")]
+    pub defaults: Vec<String>,
+
+    /// read the line from this file; '-' is standard input
+    #[argh(option, arg_name = "file")]
+    pub file: Option<PathBuf>,
+
+    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, or an ISO
+    /// with its menus
+    #[argh(option, arg_name = "file")]
+    pub from: Option<PathBuf>,
+
+    /// say what this initramfs lacks for it: drivers, file systems, steps of its /init
+    #[argh(option, arg_name = "file")]
+    pub initrd: Option<PathBuf>,
+
+    /// the command line, best in quotes
+    #[argh(positional, arg_name = "command line")]
+    pub line: Vec<String>,
+}
+
+/// Serve live media, as they are, to every machine that boots from the network.
+///
+/// Looks for a DHCP server first. If there is one, it is left to give addresses,
+/// and machines are only told what to boot; if there is none, addresses are given,
+/// too. Ctrl-C ends it and leaves nothing behind.
+#[derive(FromArgs, ArgsInfo, Debug, Default)]
+#[argh(
+    subcommand,
+    name = "share",
+    example = "A live system's ISO:\n  sudo bellwether share debian-live-12-amd64-standard.iso",
+    example = "The medium that this live system runs from:\n  sudo bellwether share",
+    example = "Every machine keeps its changes, on this one:\n  \
+               sudo bellwether share --keep-settings debian-live.iso",
+    example = "On another interface, without giving addresses:\n  \
+               sudo bellwether share --interface enp3s0 --dhcp proxy ubuntu.iso",
+    note = "Exit status: 0 ended by the user, 1 failed, 2 wrong usage."
+)]
+pub struct Share {
+    /// ISO images, drives or directories; none: the medium that this live system
+    /// runs from
+    #[argh(positional, arg_name = "medium")]
+    pub media: Vec<PathBuf>,
+
+    /// the network interface to share on; by default the one with the default route
+    #[argh(option, arg_name = "name")]
+    pub interface: Option<String>,
+
+    /// auto (the default), proxy (give no addresses), full (give them) or off
+    #[argh(option, arg_name = "mode", from_str_fn(dhcp))]
+    pub dhcp: Option<DhcpMode>,
+
+    /// addresses to give, FIRST-LAST
+    #[argh(option, arg_name = "first-last", from_str_fn(range))]
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+
+    /// kernel to boot instead of the medium's; with --initrd
+    #[argh(option, arg_name = "file")]
+    pub kernel: Option<PathBuf>,
+
+    /// initramfs to boot instead of the medium's; with --kernel
+    #[argh(option, arg_name = "file")]
+    pub initrd: Option<PathBuf>,
+
+    /// words for every kernel's command line
+    #[argh(option, arg_name = "words")]
+    pub append: Option<String>,
+
+    /// boot with the media's own /init, without ours behind their initramfs
+    #[argh(switch)]
+    pub own_init: bool,
+
+    /// the program to be /init; by default the one made with this command
+    #[argh(option, arg_name = "file")]
+    pub init: Option<PathBuf>,
+
+    /// give every machine a disk of its own on this one, where what it changes is kept
+    /// until it is reset
+    #[argh(switch)]
+    pub keep_settings: bool,
+
+    /// list what machines keep here; serves nothing
+    #[argh(switch)]
+    pub list_settings: bool,
+
+    /// forget what a machine keeps here, by its hardware address; serves nothing
+    #[argh(option, arg_name = "mac")]
+    pub reset_settings: Option<String>,
+
+    /// copy a machine's disk to a file, MAC=FILE; serves nothing
+    #[argh(option, arg_name = "mac=file")]
+    pub export_settings: Option<String>,
+
+    /// where leases and settings are kept; by default /var/lib/bellwether
+    #[argh(option, arg_name = "dir")]
+    pub state: Option<PathBuf>,
+
+    /// serve nothing; write what dnsmasq, dhcpd, pxelinux, GRUB and NFS servers of your
+    /// own need into this directory
+    #[argh(option, arg_name = "dir")]
+    pub write_config: Option<PathBuf>,
+
+    /// give machines whose firmware is iPXE a boot loader, too, not a script
+    #[argh(switch)]
+    pub no_ipxe: bool,
+
+    /// print what happens as JSON, a line each
+    #[argh(switch)]
+    pub json: bool,
+
+    /// print what happens, a line each, instead of a view that fills the terminal
+    #[argh(switch)]
+    pub plain: bool,
+}
+
 /// Boot an ISO, a disk image, a kernel or a PXE tree in QEMU, as a client would
 /// be booted.
 ///
@@ -262,151 +409,184 @@ pub struct Try {
     pub medium: Option<PathBuf>,
 }
 
-/// Make a live ISO that boots by BIOS and UEFI, from optical drives and sticks.
-///
-/// It is laid out for the words of live-boot: live/filesystem.squashfs,
-/// live/vmlinuz, live/initrd.img. The same input gives the same bytes; file times
-/// are SOURCE_DATE_EPOCH if that is set.
-#[derive(FromArgs, ArgsInfo, Debug, Default)]
-#[argh(
-    subcommand,
-    name = "iso",
-    example = "From a root directory with a kernel in it:\n  bellwether iso --root /srv/root -o live.iso",
-    example = "From a squashfs, a kernel, and the modules to make an initramfs from:\n  \
-               bellwether iso --root filesystem.squashfs --kernel vmlinuz --modules \
-               linux-image.deb --append 'boot=live console=ttyS0' -o live.iso",
-    example = "With a second menu entry:\n  \
-               bellwether iso --root /srv/root --entry 'To memory=toram' -o live.iso",
-    note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
-    note = "--name=value is taken as --name value."
-)]
-pub struct Iso {
-    /// the live system's root: a directory, or a squashfs, erofs or ext2 image
-    #[argh(option, arg_name = "path")]
-    pub root: Option<PathBuf>,
-
-    /// the kernel; by default the one in the root's /boot
-    #[argh(option, arg_name = "file")]
-    pub kernel: Option<PathBuf>,
-
-    /// an initramfs; may be repeated, then they are loaded in this order. By
-    /// default one is made
-    #[argh(option, arg_name = "file")]
-    pub initrd: Vec<PathBuf>,
-
-    /// where to take the modules from to make an initramfs, as in
-    /// 'bellwether build'; by default the root directory
-    #[argh(option, arg_name = "path")]
-    pub modules: Option<PathBuf>,
-
-    /// which modules: virt, net (the default) or all
-    #[argh(option, arg_name = "name", from_str_fn(profile))]
-    pub profile: Option<Profile>,
-
-    /// the program to be /init; by default the one made with this command
-    #[argh(option, arg_name = "file")]
-    pub init: Option<PathBuf>,
-
-    /// the kernel's command line; boot=live
-    #[argh(option, arg_name = "words")]
-    pub append: Option<String>,
-
-    /// a further menu entry: its title, and words behind --append's; may be
-    /// repeated
-    #[argh(option, arg_name = "title=words", from_str_fn(entry))]
-    pub entry: Vec<(String, String)>,
-
-    /// title of the first entry and of the menu
-    #[argh(option, arg_name = "text")]
-    pub title: Option<String>,
-
-    /// seconds until the first entry starts by itself
-    #[argh(option, arg_name = "seconds")]
-    pub timeout: Option<u32>,
-
-    /// have the root checked by dm-verity as it is read
-    #[argh(switch)]
-    pub verity: bool,
-
-    /// a further file or directory, and where on the medium to put it; may be
-    /// repeated
-    #[argh(option, arg_name = "file[:dest]", from_str_fn(include))]
-    pub include: Vec<Include>,
-
-    /// name of the volume; BELLWETHER
-    #[argh(option, arg_name = "name")]
-    pub label: Option<String>,
-
-    /// where to write the ISO
-    #[argh(option, short = 'o', long = "output", arg_name = "file")]
-    pub output: Option<PathBuf>,
+/// The bus that media and disks are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bus {
+    /// virtio: SCSI for media, block for disks.
+    #[default]
+    Virtio,
+    /// SATA.
+    Sata,
+    /// USB: an ISO becomes a stick.
+    Usb,
+    /// NVMe: disks only; an ISO becomes a disk.
+    Nvme,
 }
 
-/// Fill a directory that a TFTP server hands out: boot loaders for BIOS and UEFI,
-/// menus for pxelinux, GRUB and iPXE, kernel and initramfs.
-#[derive(FromArgs, ArgsInfo, Debug, Default)]
-#[argh(
-    subcommand,
-    name = "pxe",
-    example = "For a live system that an NFS server has:\n  \
-               bellwether pxe --kernel vmlinuz --modules linux-image.deb --append \
-               'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live' /srv/tftp",
-    example = "For a live ISO, with its own kernel and initramfs, which is mounted and exported:\n  \
-               bellwether pxe --iso live.iso --append \
-               'boot=casper netboot=nfs nfsroot=10.0.0.1:/mnt/iso' /srv/tftp",
-    note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
-    note = "--name=value is taken as --name value."
-)]
-pub struct Pxe {
-    /// take kernel and initramfs from this ISO
-    #[argh(option, arg_name = "file")]
-    pub iso: Option<PathBuf>,
+impl Bus {
+    /// All, in the order shown to people.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("virtio", Self::Virtio), ("sata", Self::Sata), ("usb", Self::Usb), ("nvme", Self::Nvme)];
+}
 
-    /// the kernel
-    #[argh(option, arg_name = "file")]
-    pub kernel: Option<PathBuf>,
+/// Defines the options of `iso` or `pxe`: the command's own first ones, those that
+/// both have, the command's own last ones. argh cannot put one struct into another.
+macro_rules! boots {
+    (
+        $(#[$about:meta])*
+        struct $name:ident {
+            $(#[$first_doc:meta])*
+            $first:ident,
+            kernel: $kernel:tt,
+            initrd: $initrd:tt,
+            modules: $modules:tt,
+            append: $append:tt,
+            $($last:tt)*
+        }
+    ) => {
+        #[derive(FromArgs, ArgsInfo, Debug, Default)]
+        $(#[$about])*
+        pub struct $name {
+            $(#[$first_doc])*
+            #[argh(option, arg_name = "path")]
+            pub $first: Option<PathBuf>,
 
-    /// an initramfs; may be repeated, then they are loaded in this order
-    #[argh(option, arg_name = "file")]
-    pub initrd: Vec<PathBuf>,
+            #[doc = $kernel]
+            #[argh(option, arg_name = "file")]
+            pub kernel: Option<PathBuf>,
 
-    /// where to take the modules from to make an initramfs, as in
-    /// 'bellwether build'
-    #[argh(option, arg_name = "path")]
-    pub modules: Option<PathBuf>,
+            #[doc = $initrd]
+            #[argh(option, arg_name = "file")]
+            pub initrd: Vec<PathBuf>,
 
-    /// which modules: virt, net (the default) or all
-    #[argh(option, arg_name = "name", from_str_fn(profile))]
-    pub profile: Option<Profile>,
+            #[doc = $modules]
+            #[argh(option, arg_name = "path")]
+            pub modules: Option<PathBuf>,
 
-    /// the program to be /init; by default the one made with this command
-    #[argh(option, arg_name = "file")]
-    pub init: Option<PathBuf>,
+            /// which modules: virt, net (the default) or all
+            #[argh(option, arg_name = "name", from_str_fn(profile))]
+            pub profile: Option<Profile>,
 
-    /// the kernel's command line
-    #[argh(option, arg_name = "words")]
-    pub append: Option<String>,
+            /// the program to be /init; by default the one made with this command
+            #[argh(option, arg_name = "file")]
+            pub init: Option<PathBuf>,
 
-    /// a further menu entry: its title, and words behind --append's; may be
-    /// repeated
-    #[argh(option, arg_name = "title=words", from_str_fn(entry))]
-    pub entry: Vec<(String, String)>,
+            #[doc = $append]
+            #[argh(option, arg_name = "words")]
+            pub append: Option<String>,
 
-    /// title of the first entry and of the menu
-    #[argh(option, arg_name = "text")]
-    pub title: Option<String>,
+            /// a further menu entry: its title, and words behind --append's; may be
+            /// repeated
+            #[argh(option, arg_name = "title=words", from_str_fn(entry))]
+            pub entry: Vec<(String, String)>,
 
-    /// seconds until the first entry starts by itself
-    #[argh(option, arg_name = "seconds")]
-    pub timeout: Option<u32>,
+            /// title of the first entry and of the menu
+            #[argh(option, arg_name = "text")]
+            pub title: Option<String>,
 
-    /// print the result as JSON
-    #[argh(switch)]
-    pub json: bool,
+            /// seconds until the first entry starts by itself
+            #[argh(option, arg_name = "seconds")]
+            pub timeout: Option<u32>,
 
-    /// the directory
-    #[argh(positional, arg_name = "dir")]
-    pub dir: PathBuf,
+            $($last)*
+        }
+
+        impl $name {
+            /// What `iso` and `pxe` have in common.
+            pub fn boot(&self) -> Boot<'_> {
+                Boot {
+                    root: None,
+                    kernel: self.kernel.as_deref(),
+                    initrd: &self.initrd,
+                    modules: self.modules.as_deref(),
+                    profile: self.profile,
+                    init: self.init.as_deref(),
+                    append: self.append.as_deref(),
+                    entries: &self.entry,
+                    title: self.title.as_deref(),
+                    timeout: self.timeout,
+                }
+            }
+        }
+    };
+}
+
+boots! {
+    /// Make a live ISO that boots by BIOS and UEFI, from optical drives and sticks.
+    ///
+    /// It is laid out for the words of live-boot: live/filesystem.squashfs,
+    /// live/vmlinuz, live/initrd.img. The same input gives the same bytes; file times
+    /// are SOURCE_DATE_EPOCH if that is set.
+    #[argh(
+        subcommand,
+        name = "iso",
+        example = "From a root directory with a kernel in it:\n  bellwether iso --root /srv/root -o live.iso",
+        example = "From a squashfs, a kernel, and the modules to make an initramfs from:\n  \
+                   bellwether iso --root filesystem.squashfs --kernel vmlinuz --modules \
+                   linux-image.deb --append 'boot=live console=ttyS0' -o live.iso",
+        example = "With a second menu entry:\n  \
+                   bellwether iso --root /srv/root --entry 'To memory=toram' -o live.iso",
+        note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+        note = "--name=value is taken as --name value."
+    )]
+    struct Iso {
+        /// the live system's root: a directory, or a squashfs, erofs or ext2 image
+        root,
+        kernel: "the kernel; by default the one in the root's /boot",
+        initrd: "an initramfs; may be repeated, then they are loaded in this order. By default one is made",
+        modules: "where to take the modules from to make an initramfs, as in 'bellwether build'; by default the root directory",
+        append: "the kernel's command line; boot=live",
+
+        /// have the root checked by dm-verity as it is read
+        #[argh(switch)]
+        pub verity: bool,
+
+        /// a further file or directory, and where on the medium to put it; may be
+        /// repeated
+        #[argh(option, arg_name = "file[:dest]", from_str_fn(include))]
+        pub include: Vec<Include>,
+
+        /// name of the volume; BELLWETHER
+        #[argh(option, arg_name = "name")]
+        pub label: Option<String>,
+
+        /// where to write the ISO
+        #[argh(option, short = 'o', long = "output", arg_name = "file")]
+        pub output: Option<PathBuf>,
+    }
+}
+
+boots! {
+    /// Fill a directory that a TFTP server hands out: boot loaders for BIOS and UEFI,
+    /// menus for pxelinux, GRUB and iPXE, kernel and initramfs.
+    #[argh(
+        subcommand,
+        name = "pxe",
+        example = "For a live system that an NFS server has:\n  \
+                   bellwether pxe --kernel vmlinuz --modules linux-image.deb --append \
+                   'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live' /srv/tftp",
+        example = "For a live ISO, with its own kernel and initramfs, which is mounted and exported:\n  \
+                   bellwether pxe --iso live.iso --append \
+                   'boot=casper netboot=nfs nfsroot=10.0.0.1:/mnt/iso' /srv/tftp",
+        note = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+        note = "--name=value is taken as --name value."
+    )]
+    struct Pxe {
+        /// take kernel and initramfs from this ISO
+        iso,
+        kernel: "the kernel",
+        initrd: "an initramfs; may be repeated, then they are loaded in this order",
+        modules: "where to take the modules from to make an initramfs, as in 'bellwether build'",
+        append: "the kernel's command line",
+
+        /// print the result as JSON
+        #[argh(switch)]
+        pub json: bool,
+
+        /// the directory
+        #[argh(positional, arg_name = "dir")]
+        pub dir: PathBuf,
+    }
 }
 
 /// What `iso` and `pxe` have in common.
@@ -476,9 +656,45 @@ pub struct Image {
     pub from: PathBuf,
 }
 
+/// Write man pages and shell completions.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "docs",
+    example = "Into the places that a package has for them:\n  bellwether docs debian/tmp/usr/share"
+)]
+pub struct Docs {
+    /// write one page in Markdown instead, about all commands; the place is a file then
+    #[argh(switch)]
+    pub page: bool,
+
+    /// directory like /usr/share: man/man1 and the shells' directories are
+    /// made in it
+    #[argh(positional, arg_name = "dir")]
+    pub dir: PathBuf,
+}
+
 fn bus(text: &str) -> Result<Bus, String> {
     let found = Bus::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, bus)| bus);
     found.ok_or_else(|| format!("no bus '{text}': virtio, sata, usb or nvme"))
+}
+
+fn dhcp(text: &str) -> Result<DhcpMode, String> {
+    match text {
+        "auto" => Ok(DhcpMode::Auto),
+        "proxy" => Ok(DhcpMode::Proxy),
+        "full" => Ok(DhcpMode::Full),
+        "off" => Ok(DhcpMode::Off),
+        _ => Err(format!("no DHCP mode '{text}': auto, proxy, full or off")),
+    }
+}
+
+fn range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
+    let ends = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last).then_some((first, last))
+    });
+    ends.ok_or_else(|| format!("'{text}' is not FIRST-LAST, as in 10.0.0.100-10.0.0.150"))
 }
 
 fn format(text: &str) -> Result<Format, String> {
@@ -629,6 +845,17 @@ mod tests {
                 other => panic!("{args:?}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn ranges_and_modes() {
+        let (first, last) = range("10.0.0.5-10.0.0.9").unwrap();
+        assert_eq!((first.octets()[3], last.octets()[3]), (5, 9));
+        for bad in ["", "10.0.0.5", "10.0.0.9-10.0.0.5", "a-b"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+        assert_eq!(dhcp("proxy"), Ok(DhcpMode::Proxy));
+        assert!(dhcp("yes").is_err());
     }
 
     #[test]

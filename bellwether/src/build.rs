@@ -1,8 +1,9 @@
 //! `bellwether build`: an initramfs from a kernel's modules.
 
 use crate::args::Build;
-use crate::output::{json_list, json_string, size, write_file};
-use crate::{Failure, list};
+use crate::failure::Failure;
+use crate::list;
+use crate::output::{file_time, json_list, json_string, size, write_file};
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
 use cpio_builder::image::{self, ImageSpec, Report};
@@ -74,7 +75,7 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         microcode: what.microcode.clone(),
         codec: what.compress.unwrap_or(Codec::Zstd),
         strip: what.strip,
-        mtime: image::mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?,
+        mtime: file_time()?,
         append_to,
         present,
     };

@@ -1,35 +1,15 @@
 //! `bellwether docs`: man pages and shell completions, from the definitions
 //! that the command line is parsed with. Packages run it when they are built.
 
-use crate::Failure;
-use crate::args;
+use crate::args::{self, Bus, Docs};
+use crate::failure::Failure;
 use crate::output::write_file;
-use crate::trial::Bus;
-use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
+use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
 use cpio_builder::fsimage::Format;
 use cpio_builder::profile::{CLASSES, PROFILES};
 use std::fmt::Write as _;
-use std::path::PathBuf;
-
-/// Write man pages and shell completions.
-#[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(
-    subcommand,
-    name = "docs",
-    example = "Into the places that a package has for them:\n  bellwether docs debian/tmp/usr/share"
-)]
-pub struct Docs {
-    /// write one page in Markdown instead, about all commands; the place is a file then
-    #[argh(switch)]
-    pub page: bool,
-
-    /// directory like /usr/share: man/man1 and the shells' directories are
-    /// made in it
-    #[argh(positional, arg_name = "dir")]
-    pub dir: PathBuf,
-}
 
 /// Runs the subcommand.
 pub fn run(what: &Docs) -> Result<(), Failure> {

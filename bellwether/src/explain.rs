@@ -5,69 +5,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::Failure;
+use crate::args::Explain;
 use crate::carries::{self, Lack};
+use crate::failure::Failure;
 use crate::output::{json_list, json_string};
-use argh::{ArgsInfo, FromArgs};
 use cmdline::{BootPlan, Context, docs};
 
 /// Most that is read from a file.
 const MAX_INPUT: u64 = 1 << 20;
-
-/// Say what a kernel command line will do, and what is wrong with it.
-#[derive(FromArgs, ArgsInfo, Debug, Default)]
-#[argh(
-    subcommand,
-    name = "explain",
-    example = "What the line of a PXE menu means:\n  \
-               bellwether explain 'boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live ip=dhcp'",
-    example = "The line that this machine was booted with:\n  \
-               bellwether explain --file /proc/cmdline",
-    example = "Every entry of an ISO's boot menu, or of one file of a menu:\n  \
-               bellwether explain --from live.iso\n  \
-               bellwether explain --from /srv/tftp/pxelinux.cfg/default",
-    example = "Whether the image of that menu can do it: its drivers, file systems and /init:\n  \
-               bellwether explain --initrd initrd.img 'boot=live fetch=http://10.0.0.1/live.iso'",
-    note = "Exit status: 0 the line makes a plan, 1 it would fail at boot, 2 wrong usage.",
-    note = "--name=value is taken as --name value."
-)]
-pub struct Explain {
-    /// print the plan as JSON
-    #[argh(switch)]
-    pub json: bool,
-
-    /// say what each word means
-    #[argh(switch, short = 'w')]
-    pub words: bool,
-
-    /// machine that it is for, as uname -m has it; by default this one
-    #[argh(option, arg_name = "name")]
-    pub arch: Option<String>,
-
-    /// words that the image has built in, weaker than the line's own
-    #[argh(option, arg_name = "words")]
-    pub defaults: Vec<String>,
-
-    /// read the line from this file; '-' is standard input
-    #[argh(option, arg_name = "file")]
-    pub file: Option<PathBuf>,
-
-    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, or an ISO
-    /// with its menus
-    #[argh(option, arg_name = "file")]
-    pub from: Option<PathBuf>,
-
-    /// say what this initramfs lacks for it: drivers, file systems, steps of its /init
-    #[argh(option, arg_name = "file")]
-    pub initrd: Option<PathBuf>,
-
-    /// the command line, best in quotes
-    #[argh(positional, arg_name = "command line")]
-    pub line: Vec<String>,
-}
 
 /// Prints the plan.
 ///

@@ -1,6 +1,6 @@
 //! `bellwether build --list`: what is in an initramfs, anyone's.
 
-use crate::Failure;
+use crate::failure::Failure;
 use crate::output::{json_string, size};
 use cpio_builder::error::Error;
 use cpio_builder::initrd::{Initrd, Limits};

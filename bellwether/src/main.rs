@@ -6,31 +6,19 @@ mod carries;
 mod clone;
 mod docs;
 mod explain;
-mod imaging;
+mod failure;
+mod image;
+mod iso;
 mod list;
 mod medium;
 mod menus;
 mod output;
+mod pxe;
 mod share;
-mod trial;
+mod r#try;
 
+use failure::Failure;
 use std::process::ExitCode;
-
-/// How a command ended badly. The exit codes are part of the contract with
-/// scripts: 0 done, 1 failed, 2 wrong usage.
-#[derive(Debug)]
-enum Failure {
-    /// It was asked for something that makes no sense.
-    Usage(String),
-    /// It could not be done.
-    Failed(String),
-}
-
-impl From<cpio_builder::error::Error> for Failure {
-    fn from(e: cpio_builder::error::Error) -> Self {
-        Self::Failed(e.to_string())
-    }
-}
 
 fn main() -> ExitCode {
     let given: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -40,12 +28,12 @@ fn main() -> ExitCode {
             Err(early) => return early.end(),
             Ok(args::Command::Build(what)) => build::run(&what),
             Ok(args::Command::Docs(what)) => docs::run(&what),
-            Ok(args::Command::Iso(what)) => medium::iso(&what),
-            Ok(args::Command::Pxe(what)) => medium::pxe(&what),
+            Ok(args::Command::Iso(what)) => iso::run(&what),
+            Ok(args::Command::Pxe(what)) => pxe::run(&what),
             Ok(args::Command::Clone(what)) => clone::run(&what.words),
-            Ok(args::Command::Image(what)) => imaging::run(&what),
+            Ok(args::Command::Image(what)) => image::run(&what),
             Ok(args::Command::Share(what)) => share::run(&what),
-            Ok(args::Command::Try(what)) => trial::run(&what),
+            Ok(args::Command::Try(what)) => r#try::run(&what),
             Ok(args::Command::Explain(what)) => return explain::run(&what),
         },
     };

@@ -1,6 +1,6 @@
 //! Boot menus that already exist: in a file, or on an ISO.
 
-use crate::Failure;
+use crate::failure::Failure;
 use cpio_builder::error::Error;
 use cpio_builder::iso::{Iso, IsoError};
 use cpio_builder::menu::{Dialect, FILE_MAX, Menu};

@@ -1,7 +1,8 @@
 //! Writing results: whole files or none, and JSON without a library.
 
-use crate::Failure;
+use crate::failure::Failure;
 use cpio_builder::error::Error;
+use cpio_builder::image::mtime_from_epoch;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{IsTerminal, Write as _};
@@ -98,6 +99,16 @@ fn progress_line(what: &str, unit: &str, done: u64, all: u64, spent: Duration) -
         count(all),
         count(rate)
     )
+}
+
+/// The time of files in images: SOURCE_DATE_EPOCH, or else 1970.
+pub fn file_time() -> Result<u32, Failure> {
+    Ok(mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?)
+}
+
+/// Whether file times are to be bound to a moment.
+pub fn epoch_given() -> bool {
+    std::env::var_os("SOURCE_DATE_EPOCH").is_some()
 }
 
 /// A text as a JSON string.

@@ -2,16 +2,15 @@
 
 mod view;
 
-use crate::Failure;
+use crate::args::Share;
 use crate::build;
+use crate::failure::Failure;
 use ::share::config;
 use ::share::error::Error;
 use ::share::event::{Event, Watch};
-use ::share::session::{self, DhcpMode, Ending, Options};
+use ::share::session::{self, Ending, Options};
 use ::share::settings::Store;
-use argh::{ArgsInfo, FromArgs};
 use std::io::{IsTerminal as _, Write as _};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,118 +27,6 @@ const MOUNTED: [&str; 6] = [
     "/run/archiso/bootmnt",
     "/run/bellwether/medium",
 ];
-
-/// Serve live media, as they are, to every machine that boots from the network.
-///
-/// Looks for a DHCP server first. If there is one, it is left to give addresses,
-/// and machines are only told what to boot; if there is none, addresses are given,
-/// too. Ctrl-C ends it and leaves nothing behind.
-#[derive(FromArgs, ArgsInfo, Debug, Default)]
-#[argh(
-    subcommand,
-    name = "share",
-    example = "A live system's ISO:\n  sudo bellwether share debian-live-12-amd64-standard.iso",
-    example = "The medium that this live system runs from:\n  sudo bellwether share",
-    example = "Every machine keeps its changes, on this one:\n  \
-               sudo bellwether share --keep-settings debian-live.iso",
-    example = "On another interface, without giving addresses:\n  \
-               sudo bellwether share --interface enp3s0 --dhcp proxy ubuntu.iso",
-    note = "Exit status: 0 ended by the user, 1 failed, 2 wrong usage."
-)]
-pub struct Share {
-    /// ISO images, drives or directories; none: the medium that this live system
-    /// runs from
-    #[argh(positional, arg_name = "medium")]
-    pub media: Vec<PathBuf>,
-
-    /// the network interface to share on; by default the one with the default route
-    #[argh(option, arg_name = "name")]
-    pub interface: Option<String>,
-
-    /// auto (the default), proxy (give no addresses), full (give them) or off
-    #[argh(option, arg_name = "mode", from_str_fn(dhcp))]
-    pub dhcp: Option<DhcpMode>,
-
-    /// addresses to give, FIRST-LAST
-    #[argh(option, arg_name = "first-last", from_str_fn(range))]
-    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
-
-    /// kernel to boot instead of the medium's; with --initrd
-    #[argh(option, arg_name = "file")]
-    pub kernel: Option<PathBuf>,
-
-    /// initramfs to boot instead of the medium's; with --kernel
-    #[argh(option, arg_name = "file")]
-    pub initrd: Option<PathBuf>,
-
-    /// words for every kernel's command line
-    #[argh(option, arg_name = "words")]
-    pub append: Option<String>,
-
-    /// boot with the media's own /init, without ours behind their initramfs
-    #[argh(switch)]
-    pub own_init: bool,
-
-    /// the program to be /init; by default the one made with this command
-    #[argh(option, arg_name = "file")]
-    pub init: Option<PathBuf>,
-
-    /// give every machine a disk of its own on this one, where what it changes is kept
-    /// until it is reset
-    #[argh(switch)]
-    pub keep_settings: bool,
-
-    /// list what machines keep here; serves nothing
-    #[argh(switch)]
-    pub list_settings: bool,
-
-    /// forget what a machine keeps here, by its hardware address; serves nothing
-    #[argh(option, arg_name = "mac")]
-    pub reset_settings: Option<String>,
-
-    /// copy a machine's disk to a file, MAC=FILE; serves nothing
-    #[argh(option, arg_name = "mac=file")]
-    pub export_settings: Option<String>,
-
-    /// where leases and settings are kept; by default /var/lib/bellwether
-    #[argh(option, arg_name = "dir")]
-    pub state: Option<PathBuf>,
-
-    /// serve nothing; write what dnsmasq, dhcpd, pxelinux, GRUB and NFS servers of your
-    /// own need into this directory
-    #[argh(option, arg_name = "dir")]
-    pub write_config: Option<PathBuf>,
-
-    /// give machines whose firmware is iPXE a boot loader, too, not a script
-    #[argh(switch)]
-    pub no_ipxe: bool,
-
-    /// print what happens as JSON, a line each
-    #[argh(switch)]
-    pub json: bool,
-
-    /// print what happens, a line each, instead of a view that fills the terminal
-    #[argh(switch)]
-    pub plain: bool,
-}
-
-fn dhcp(text: &str) -> Result<DhcpMode, String> {
-    match text {
-        "auto" => Ok(DhcpMode::Auto),
-        "proxy" => Ok(DhcpMode::Proxy),
-        "full" => Ok(DhcpMode::Full),
-        "off" => Ok(DhcpMode::Off),
-        _ => Err(format!("no DHCP mode '{text}': auto, proxy, full or off")),
-    }
-}
-
-fn range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
-    let ends = text.split_once('-').and_then(|(first, last)| {
-        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-        (first <= last).then_some((first, last))
-    });
-    ends.ok_or_else(|| format!("'{text}' is not FIRST-LAST, as in 10.0.0.100-10.0.0.150"))
-}
 
 /// Runs the subcommand.
 pub fn run(what: &Share) -> Result<(), Failure> {
@@ -273,17 +160,6 @@ fn running_medium() -> Result<PathBuf, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_and_modes() {
-        let (first, last) = range("10.0.0.5-10.0.0.9").unwrap();
-        assert_eq!((first.octets()[3], last.octets()[3]), (5, 9));
-        for bad in ["", "10.0.0.5", "10.0.0.9-10.0.0.5", "a-b"] {
-            assert!(range(bad).is_err(), "{bad}");
-        }
-        assert_eq!(dhcp("proxy"), Ok(DhcpMode::Proxy));
-        assert!(dhcp("yes").is_err());
-    }
 
     #[test]
     fn a_kernel_needs_its_initramfs() {

@@ -12,7 +12,7 @@ use super::install::{COPY, Mounted, boots, choose, feed, own, say, wait_for};
 use super::layout::{Layout, Part};
 use super::prepare::{output, survey, with_mounts};
 use super::world::random;
-use crate::Failure;
+use crate::failure::Failure;
 use std::fs;
 
 /// Where the image of `tools` has what was asked for.

@@ -1,7 +1,7 @@
 //! `fdisk_to_desc`: the description of a disk's partitions for KA.
 
 use super::flags::{Given, Program, flag};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::ka::desc::{Desc, read_table};
 use std::os::unix::fs::FileExt;
 

@@ -4,7 +4,7 @@ use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::progress::{bytes, rate};
 use super::report::{self, PXELINUX};
 use super::world::{Host, PipeSource, listed, names, random, show_addresses, source};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::dolly::config::{Config, Input, Line, Output, What};
 use clone::dolly::server::Standing;
 use clone::dolly::{client, server};

@@ -5,7 +5,7 @@ use super::progress::{bytes, rate};
 use super::report::{self, PXELINUX};
 use super::store::Source;
 use super::world::{Host, listed, names, show_addresses, source, why};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::cook::Cook;
 use clone::dollyplus::config::{Config, File, cook_of};
 use clone::dollyplus::wire::Output;

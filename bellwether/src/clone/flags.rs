@@ -2,7 +2,7 @@
 //! joined or apart, long names shortened where that is unambiguous. One table
 //! a program is the grammar and the help text.
 
-use crate::Failure;
+use crate::failure::Failure;
 use std::time::Duration;
 
 /// One option.

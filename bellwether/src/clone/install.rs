@@ -10,7 +10,7 @@ use super::ka;
 use super::layout::{FILE, Layout, Part};
 use super::prepare::{NAMES, output, quoted};
 use super::world::{Host, random};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::edge::World;
 use std::fs;
 use std::io::Write;

@@ -5,7 +5,7 @@ use super::progress::{bytes, rate};
 use super::report::{self, Machine, PXELINUX};
 use super::store::{How, Source, Target};
 use super::world::{Host, HostStore, source, why};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::edge;
 use clone::ka::server::Standing;
 use clone::ka::wire::Layout;

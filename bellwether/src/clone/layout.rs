@@ -13,7 +13,7 @@
 //! Sizes are MiB, or `fill` for what is left of the disk. Blanks in labels are
 //! written as in fstab, `\040`.
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// The name of the file in a session.
 pub const FILE: &str = "layout";

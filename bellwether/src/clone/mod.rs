@@ -19,7 +19,7 @@ mod tools;
 mod udp;
 mod world;
 
-use crate::Failure;
+use crate::failure::Failure;
 use flags::{Given, Program};
 use std::ffi::OsString;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Which interface, and its addresses.
 
-use crate::Failure;
+use crate::failure::Failure;
 use std::net::Ipv4Addr;
 
 /// An interface with an IPv4 address.

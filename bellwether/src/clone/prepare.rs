@@ -5,7 +5,7 @@ use super::flags::{Given, Program, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
 use super::report::{self, Machine, PXELINUX};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::ka::desc::{Desc, read_table};
 use clone::ka::server::Standing;
 use std::fs;

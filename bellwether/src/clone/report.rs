@@ -3,7 +3,7 @@
 
 use super::flags::{Flag, Given, flag};
 use super::progress::{bytes, rate};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::digest::Digest;
 use cpio_builder::menu::disk_menus;
 use std::fs;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// Where bytes go.
 #[derive(Debug)]

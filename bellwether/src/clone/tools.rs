@@ -2,7 +2,7 @@
 //! be loaded behind an initramfs of ours.
 
 use super::flags::{Given, Program, flag};
-use crate::Failure;
+use crate::failure::Failure;
 use cpio_builder::compress::{Codec, compress};
 use cpio_builder::newc::{Archive, Node};
 use std::collections::BTreeSet;

@@ -5,7 +5,7 @@ use super::net::{Interface, interface};
 use super::progress::{Progress, bytes, rate};
 use super::report::{self, Machine, PXELINUX};
 use super::store::{How, Source, Target, Writer, read_back};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::digest::Digest;
 use clone::udpcast::sender::{Redundancy, Standing};
 use clone::udpcast::{Receiver, Sender, default_group, receiver, sender};

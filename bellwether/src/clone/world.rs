@@ -4,7 +4,7 @@ use super::flags::Given;
 use super::progress::Progress;
 use super::report::Machine;
 use super::store::{How, Source, Target, Writer, part};
-use crate::Failure;
+use crate::failure::Failure;
 use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
 use clone::edge;

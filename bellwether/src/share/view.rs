@@ -1,7 +1,7 @@
 //! What goes on, on a terminal: the address that clients will see, the services, every
 //! client live, and what happened. The same that the web page shows.
 
-use crate::Failure;
+use crate::failure::Failure;
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};

@@ -1,8 +1,8 @@
 //! `bellwether try`: boots something in QEMU as a client would be booted, with
 //! the serial console on this terminal.
 
-use crate::Failure;
-use crate::args::Try;
+use crate::args::{self, Bus, Try};
+use crate::failure::Failure;
 use crate::output::size;
 use cpio_builder::error::Error;
 use cpio_builder::tools::{Tool, Workplace};
@@ -29,26 +29,6 @@ const ROMS: &[&str] = &[
     "/usr/share/ipxe/qemu/efi-virtio.rom",
     "/usr/share/qemu/pxe-virtio.rom",
 ];
-
-/// The bus that media and disks are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Bus {
-    /// virtio: SCSI for media, block for disks.
-    #[default]
-    Virtio,
-    /// SATA.
-    Sata,
-    /// USB: an ISO becomes a stick.
-    Usb,
-    /// NVMe: disks only; an ISO becomes a disk.
-    Nvme,
-}
-
-impl Bus {
-    /// All, in the order shown to people.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("virtio", Self::Virtio), ("sata", Self::Sata), ("usb", Self::Usb), ("nvme", Self::Nvme)];
-}
 
 /// What a file is to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,7 +215,7 @@ fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure
 
 /// A size like `10G`; a file's name is none.
 fn parse_size(text: &str) -> Option<u64> {
-    crate::args::bytes(text).ok()
+    args::bytes(text).ok()
 }
 
 /// Runs the subcommand. The exit status is QEMU's: 0 when the machine was

@@ -1,13 +1,11 @@
 //! `bellwether image`: file system images from directories, initramfs images,
 //! ISOs and cloop images.
 
-use crate::Failure;
 use crate::args::Image;
-use crate::medium::epoch_given;
-use crate::output::{Progress, json_string, size};
+use crate::failure::Failure;
+use crate::output::{Progress, epoch_given, file_time, json_string, size};
 use cpio_builder::error::Error;
 use cpio_builder::fsimage::{self, Format, Input, Spec};
-use cpio_builder::image::mtime_from_epoch;
 use cpio_builder::tools::Draft;
 use std::fs;
 use std::path::PathBuf;
@@ -34,7 +32,7 @@ pub fn run(what: &Image) -> Result<(), Failure> {
         fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.into(), source })?;
     }
     let input = Input::open(&what.from)?;
-    let mtime = mtime_from_epoch(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?;
+    let mtime = file_time()?;
     let spec = Spec { format, size: what.size, mtime, clamp: epoch_given() };
     let draft = Draft::new(&output)?;
     let mut progress = Progress::new(if what.verity { "bytes" } else { "blocks" });

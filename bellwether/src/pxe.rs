@@ -1,0 +1,88 @@
+//! `bellwether pxe`: a live system in a directory for a TFTP server.
+
+use crate::args::{Boot, Pxe};
+use crate::failure::Failure;
+use crate::medium::{Parts, parts, usage};
+use crate::menus;
+use crate::output::{json_list, json_string};
+use cpio_builder::error::Error;
+use cpio_builder::iso as iso9660;
+use cpio_builder::media;
+use cpio_builder::tools::Workplace;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Runs the subcommand.
+pub fn run(what: &Pxe) -> Result<(), Failure> {
+    let work = Workplace::new(&what.dir)?;
+    let boot = what.boot();
+    let taken;
+    let boot = match &what.iso {
+        None if what.append.is_none() => {
+            return Err(usage(
+                "--append says where the root comes from, and is missing: 'boot=live netboot=nfs nfsroot=SERVER:/DIR', for example",
+            ));
+        }
+        None => boot,
+        Some(path) => {
+            taken = from_iso(path, &work)?;
+            let (kernel, initrd) = &taken;
+            let initrd =
+                if boot.initrd.is_empty() && boot.modules.is_none() { initrd } else { boot.initrd };
+            Boot { kernel: boot.kernel.or(Some(kernel)), initrd, ..boot }
+        }
+    };
+    if boot.append.is_none() {
+        return Err(usage("--append says where the root comes from, and is missing"));
+    }
+    let Parts { files, menu } = parts(&boot, boot.kernel()?, &work, "")?;
+    fs::create_dir_all(&what.dir)
+        .map_err(|source| Error::Write { path: what.dir.clone(), source })?;
+    let lacking = media::pxe_tree(&menu, &files, &what.dir)?;
+    for text in &lacking {
+        eprintln!("warning: {text}");
+    }
+    if what.json {
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+        println!(
+            "{{\"dir\":{},\"files\":{},\"lacking\":{}}}",
+            json_string(&what.dir.to_string_lossy()),
+            json_list(&names),
+            json_list(&lacking)
+        );
+    } else {
+        eprintln!(
+            "{}: hand it out by TFTP; the file to boot is pxelinux.0 for BIOS, bootx64.efi for UEFI, \
+             boot.ipxe for iPXE; try: bellwether try --pxe {}",
+            what.dir.display(),
+            what.dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// Kernel and initramfs that an ISO's own menu starts by default.
+fn from_iso(path: &Path, work: &Workplace) -> Result<(PathBuf, Vec<PathBuf>), Failure> {
+    let fail = |e: iso9660::IsoError| Error::Container { path: path.into(), why: e.to_string() };
+    let menus = menus::read(path)?;
+    let entry = menus.iter().find_map(|(_, menu)| menu.entries.get(menu.default));
+    let entry = entry.ok_or_else(|| {
+        Failure::Failed(format!("{} has no menu entry that starts Linux", path.display()))
+    })?;
+    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let iso = iso9660::Iso::open(file).map_err(fail)?;
+    let take = |from: &str, name: &str| -> Result<PathBuf, Failure> {
+        let bytes = iso.read_path(menus::on_medium(from), 1 << 30).map_err(fail)?;
+        let path = work.join(name);
+        fs::write(&path, bytes).map_err(|source| Error::Write { path: path.clone(), source })?;
+        Ok(path)
+    };
+    let kernel = take(&entry.kernel, "vmlinuz")?;
+    let initrd: Result<Vec<PathBuf>, Failure> = entry
+        .initrd
+        .iter()
+        .enumerate()
+        .map(|(n, from)| take(from, &format!("initrd{n}")))
+        .collect();
+    Ok((kernel, initrd?))
+}
