@@ -6,6 +6,8 @@ use std::process::Command;
 use argh::FromArgs;
 use qemu_tests::{Error, Result, workspace};
 
+use crate::structure;
+
 /// Write the documentation that is made from the code.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "docs")]
@@ -16,16 +18,17 @@ pub struct Docs {
 }
 
 /// A page's path from the workspace's root, and what makes it.
-type Page = (&'static str, fn() -> String);
+type Page = (&'static str, fn() -> Result<String>);
 
-const PAGES: &[Page] = &[("docs/command-line.md", command_line)];
+const PAGES: &[Page] =
+    &[("docs/command-line.md", command_line), ("ARCHITECTURE.md", structure::page)];
 
 impl Docs {
     /// Writes or checks every page.
     pub fn run(self) -> Result<()> {
         for (name, make) in PAGES {
             let path = workspace::root().join(name);
-            let (new, old) = (make(), std::fs::read_to_string(&path).unwrap_or_default());
+            let (new, old) = (make()?, std::fs::read_to_string(&path).unwrap_or_default());
             if new == old {
                 continue;
             }
@@ -56,7 +59,7 @@ fn host_command() -> Result<()> {
     Err(Error::Input(format!("{page} could not be written: {status}")))
 }
 
-fn command_line() -> String {
+fn command_line() -> Result<String> {
     let intro = "<!-- Made by `cargo xtask docs` from the tables that /init reads lines by. -->\n\
                  # The kernel command line\n\n\
                  Every word that Bellwether knows, by the dialect whose word it is, with a line \
@@ -64,7 +67,7 @@ fn command_line() -> String {
                  with it, where there is one. The dialect \
                  of a line follows from its words; `bw.dialect=` names one. \
                  `bellwether explain 'LINE'` says what a line will do.\n\n";
-    format!("{intro}{}\n", cmdline::docs::tables(&scenarios()).trim_end())
+    Ok(format!("{intro}{}\n", cmdline::docs::tables(&scenarios()).trim_end()))
 }
 
 /// The sources of all scenarios, in the order of their names.

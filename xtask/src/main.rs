@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod fuzz;
 mod sizes;
+mod structure;
 mod test;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use qemu_tests::{Error, Result, packages, workspace};
 
 use crate::docs::Docs;
 use crate::sizes::{self, Sizes};
+use crate::structure;
 
 /// All checks and tests.
 #[derive(FromArgs, Debug)]
@@ -21,6 +22,10 @@ pub struct Test {
     /// those called sweep_… and marked as ignored
     #[argh(switch)]
     sweep: bool,
+
+    /// one step alone, by its name in the summary
+    #[argh(option)]
+    only: Option<String>,
 }
 
 type Step = (&'static str, fn() -> Result<()>);
@@ -48,6 +53,7 @@ const QUICK: &[Step] = &[
         cargo(&[&words[..], &small, &["--", "-D", "warnings"]].concat())
     }),
     ("documentation", || cargo(&["doc", "--quiet", "--workspace", "--no-deps"])),
+    ("no circles of modules", structure::no_circles),
     ("generated pages", || Docs { check: true }.run()),
     ("unit tests", || cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])),
     ("no libc in /init", no_libc_in_init),
@@ -83,7 +89,9 @@ impl Test {
         let sweeps = if self.sweep { SWEEPS } else { &[] };
         let mut failed = 0;
         let mut summary = Vec::new();
-        for (name, step) in packages.iter().chain(QUICK).chain(machines).chain(sweeps) {
+        let all = packages.iter().chain(QUICK).chain(machines).chain(sweeps);
+        for (name, step) in all.filter(|(name, _)| self.only.as_deref().is_none_or(|o| o == *name))
+        {
             println!("== {name}");
             let start = Instant::now();
             let outcome = step();
@@ -102,6 +110,7 @@ impl Test {
         println!("{:>15.1} s", total.as_secs_f32());
         println!("{} passed, {failed} failed", summary.len() - failed);
         match failed {
+            0 if summary.is_empty() => Err(Error::Input("no step has that name".to_string())),
             0 => Ok(()),
             n => Err(Error::Input(format!("{n} of {} steps failed", summary.len()))),
         }
