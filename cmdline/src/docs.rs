@@ -7,11 +7,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::parse::GRAMMARS;
 use crate::plan::{BootPlan, Dialect, Fate};
 use crate::table::{Act, Grammar, Shape, Spec, Words, covers};
 use crate::{
-    GRAMMARS, alpine, archiso, base, casper, dracut, kernel, knoppix, live_boot, ltsp, net, own,
-    slax, stage1, tiny_core, token,
+    alpine, archiso, base, casper, dracut, kernel, knoppix, live_boot, ltsp, net, own, slax,
+    stage1, tiny_core, token,
 };
 
 /// A table with what stands around it.
@@ -224,7 +225,7 @@ fn booted(source: &str) -> Vec<Booted> {
         for text in texts {
             // A line of Rust that ends in a backslash goes on behind the next one's blanks.
             let line = text.split("\\\n").map(str::trim_start).collect::<Vec<_>>().concat();
-            let dialect = crate::parse(&line, &crate::Context::default()).dialect;
+            let dialect = crate::parse::parse(&line, &crate::context::Context::default()).dialect;
             lines.push(Booted { scenario: String::from(scenario), dialect, line });
         }
     }
@@ -314,7 +315,7 @@ fn example(cases: &[Case], dialect: Option<Dialect>, name: &str) -> Option<&'sta
         if !line.words.iter().any(|token| covers(name, token.name)) {
             continue;
         }
-        let plan = crate::parse(case.line, &crate::Context::default());
+        let plan = crate::parse::parse(case.line, &crate::context::Context::default());
         if dialect.is_some_and(|d| d != plan.dialect && d != Dialect::Bellwether) {
             continue;
         }
@@ -455,7 +456,7 @@ mod tests {
                 count += 1;
                 let known = grammar.find(word).is_some()
                     || crate::table::listed(grammar.pass, word)
-                    || crate::table::listed(base::KERNEL_WORDS, word);
+                    || crate::table::listed(crate::kernel_words::KERNEL_WORDS, word);
                 if !known {
                     missing.push(format!("{word} of {}", grammar.dialect.name()));
                 }

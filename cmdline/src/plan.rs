@@ -112,6 +112,14 @@ pub struct BootPlan {
     pub warnings: Vec<Warning>,
 }
 
+impl BootPlan {
+    /// Whether the boot can succeed as far as the line alone tells.
+    #[must_use]
+    pub fn can_work(&self) -> bool {
+        !self.warnings.iter().any(|warning| warning.fatal)
+    }
+}
+
 /// One word of the command line and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {

@@ -4,6 +4,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::*;
+use crate::parse::GRAMMARS;
 use plan::*;
 use proptest::prelude::*;
 
@@ -27,6 +28,22 @@ fn fate(plan: &BootPlan, word: &str) -> Fate {
 
 fn words_about(plan: &BootPlan) -> Vec<&str> {
     plan.warnings.iter().map(|w| w.word.as_str()).collect()
+}
+
+#[test]
+fn no_table_names_a_word_twice() {
+    for grammar in GRAMMARS {
+        for table in grammar.tables {
+            for (at, spec) in table.iter().enumerate() {
+                assert!(
+                    !table.iter().skip(at + 1).any(|other| other.name == spec.name),
+                    "{} twice in {}",
+                    spec.name,
+                    grammar.dialect.name()
+                );
+            }
+        }
+    }
 }
 
 #[test]

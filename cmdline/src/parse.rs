@@ -1,0 +1,121 @@
+//! From a line to its plan: the dialects that this build reads, and the steps between.
+
+use crate::context::Context;
+use crate::plan::{BootPlan, Dialect, Fate};
+use crate::table::{Draft, Grammar, text};
+#[cfg(feature = "all")]
+use crate::{alpine, archiso, knoppix, ltsp, slax, stage1, tiny_core};
+use crate::{base, bw, casper, detect, dracut, kernel, live_boot, own, source, token};
+
+/// The dialects that this build reads, in the order of the documentation.
+pub(crate) static GRAMMARS: &[&Grammar] = &[
+    &kernel::GRAMMAR,
+    &casper::GRAMMAR,
+    &live_boot::GRAMMAR,
+    &dracut::GRAMMAR,
+    #[cfg(feature = "all")]
+    &archiso::GRAMMAR,
+    #[cfg(feature = "all")]
+    &stage1::GRAMMAR,
+    #[cfg(feature = "all")]
+    &slax::GRAMMAR,
+    #[cfg(feature = "all")]
+    &ltsp::GRAMMAR,
+    #[cfg(feature = "all")]
+    &alpine::GRAMMAR,
+    #[cfg(feature = "all")]
+    &tiny_core::GRAMMAR,
+    #[cfg(feature = "all")]
+    &knoppix::GRAMMAR,
+    &bw::GRAMMAR,
+];
+
+/// Turns a command line into a plan.
+///
+/// Never fails and never panics: what is wrong with the line stands in
+/// [`BootPlan::warnings`], and the plan is what can be made of the rest.
+#[must_use]
+pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
+    let own = token::split(line);
+    let mut words = token::Line { open_quote: own.open_quote, cut: own.cut, ..Default::default() };
+    let mut default_dialect = None;
+    for defaults in context.defaults {
+        let split = token::split(defaults);
+        default_dialect = default_dialect.or_else(|| detect::detect(&split.words));
+        words.words.extend(split.words);
+        words.init_args.extend(split.init_args);
+    }
+    let forced = own
+        .words
+        .iter()
+        .chain(&words.words)
+        .rev()
+        .find(|t| t.name == "bw.dialect")
+        .and_then(|t| t.value)
+        .unwrap_or_default();
+    let dialect = detect::named(forced)
+        .or_else(|| detect::detect(&own.words))
+        .or(default_dialect)
+        .unwrap_or(Dialect::Bellwether);
+    let mut grammar: &'static Grammar = &bw::GRAMMAR;
+    for candidate in GRAMMARS.iter().copied() {
+        if candidate.dialect == dialect {
+            grammar = candidate;
+        }
+    }
+    let (mut first, second) =
+        if grammar.first_wins { (own.words, words.words) } else { (words.words, own.words) };
+    first.extend(second);
+    words.words = first;
+    words.words.truncate(token::MAX_WORDS);
+    words.init_args.extend(own.init_args);
+    let (open_quote, cut) = (words.open_quote, words.cut);
+    let quoted = words.words.iter().find(|t| t.quoted_blank).map(token::Token::text);
+
+    let mut draft = Draft::new(context, GRAMMARS, grammar, words);
+    if cut {
+        draft.warn("", &("the line is longer than 64 KiB or 4096 words and was cut", ""));
+    }
+    if open_quote {
+        draft.warn("", &("a double quote is never closed; it swallows the rest of the line", ""));
+    }
+    if let Some(word) = quoted.filter(|_| grammar.splits_quotes) {
+        draft.warn(
+            &word,
+            &("holds a quoted blank, which the live system's own scripts split at", ""),
+        );
+    }
+    if !forced.is_empty() && detect::named(forced).is_none() {
+        draft.warn_word(
+            "bw.dialect",
+            forced,
+            &("names no dialect and was left out", &Dialect::ALL.map(Dialect::name).join(", ")),
+        );
+    }
+    if grammar.dialect != dialect {
+        draft.fatal(
+            "",
+            &(
+                &text(&[
+                    "is in words of ",
+                    dialect.name(),
+                    ", which this small /init does not read",
+                ]),
+                "build the image with --profile net, which carries the full one",
+            ),
+        );
+    }
+    base::unfilled(&mut draft);
+    draft.mark(Fate::Used, |t| {
+        t.value.and_then(detect::named) == Some(dialect) && matches!(t.name, "boot" | "bw.dialect")
+    });
+    let mut plan = base::plan(&mut draft);
+    (grammar.build)(&mut draft, &mut plan);
+    own::apply(&mut draft, &mut plan);
+    source::check(&mut draft, &mut plan);
+    #[cfg(feature = "all")]
+    base::check_points(&mut draft, &plan);
+    plan.words = draft.account();
+    plan.warnings = draft.warnings;
+    plan
+}
