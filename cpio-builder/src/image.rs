@@ -5,12 +5,12 @@
 //! directory.
 
 use crate::compress::{self, Codec};
+use crate::container::Container;
 use crate::error::Error;
 use crate::index::{Builder, ModuleEntry};
 use crate::modinfo::{machine, machine_name};
 use crate::newc::{Archive, Node};
 use crate::profile::{self, Profile};
-use crate::source::Source;
 use crate::strip;
 use crate::tree::{self, KernelModule, KernelTree, ModprobeConf};
 use coldplug::index::{Class, Compression};
@@ -386,7 +386,7 @@ fn find_firmware(spec: &ImageSpec, name: &str) -> Result<Option<(String, Vec<u8>
         let found = |data| Ok(Some((format!("{name}{end}"), data)));
         let path = format!("{place}{name}{end}");
         for dir in &spec.firmware {
-            if let Some(data) = Source::Dir(dir.clone()).read_if_any(&path)? {
+            if let Some(data) = Container::Dir(dir.clone()).read_if_any(&path)? {
                 return found(data);
             }
         }

@@ -6,6 +6,7 @@
 
 pub mod cloop;
 pub mod compress;
+pub mod container;
 pub mod error;
 pub mod fsimage;
 pub mod image;

@@ -6,257 +6,18 @@
 //! memory; a squashfs is read file by file.
 
 use crate::compress::{self, Codec};
+use crate::container::{Container, Squashfs, images};
 use crate::error::Error;
 use crate::initrd::{Initrd, Limits};
-use crate::iso::{Iso, IsoError, Section};
-use crate::modinfo::{self, Modinfo, ModinfoError};
 use crate::tree::{KernelTree, ModprobeConf};
-use backhand::{BackhandError, FilesystemReader, InnerNode};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The most that one file taken from a container may hold.
-const FILE_MAX: usize = 512 << 20;
 /// The most that all files kept of one container may hold.
 const KEPT_MAX: usize = 4 << 30;
-
-/// A set of files with paths relative to its root.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A directory.
-    Dir(PathBuf),
-    /// Files in memory.
-    Memory(Arc<BTreeMap<String, Vec<u8>>>),
-    /// A squashfs image.
-    Squashfs(Arc<Squashfs>),
-}
-
-impl Source {
-    /// Files in memory.
-    #[must_use]
-    pub fn memory(files: BTreeMap<String, Vec<u8>>) -> Self {
-        Self::Memory(Arc::new(files))
-    }
-
-    /// Paths of the files below a directory, without that directory, sorted.
-    /// Links to directories are not followed: in a module tree they lead into
-    /// the kernel's sources.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub fn list(&self, base: &str) -> Result<Vec<String>, Error> {
-        let below = |path: &String| Some(path.strip_prefix(base)?.strip_prefix('/')?.to_owned());
-        let mut found: Vec<String> = match self {
-            Self::Memory(files) => files.keys().filter_map(below).collect(),
-            Self::Squashfs(image) => image.files.keys().filter_map(below).collect(),
-            Self::Dir(root) => walk(&root.join(base))?,
-        };
-        found.sort_unstable();
-        Ok(found)
-    }
-
-    /// Reads a whole file.
-    ///
-    /// # Errors
-    /// It is not there, cannot be read, or is absurdly large.
-    pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
-        let absent = || Error::Read { path: path.into(), source: io::ErrorKind::NotFound.into() };
-        match self {
-            Self::Memory(files) => files.get(path).cloned().ok_or_else(absent),
-            Self::Squashfs(image) => image.read(path),
-            Self::Dir(root) => {
-                let path = root.join(path);
-                fs::read(&path).map_err(|source| Error::Read { path, source })
-            }
-        }
-    }
-
-    /// Reads a file that need not be there.
-    ///
-    /// # Errors
-    /// It is there, but cannot be read.
-    pub fn read_if_any(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        match self.read(path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Reads the `.modinfo` of an uncompressed module, touching as little of
-    /// the file as the source allows.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is not a module.
-    pub fn modinfo(&self, path: &str) -> Result<Modinfo, Error> {
-        let fail = |source| Error::Module { path: path.into(), source };
-        match self {
-            Self::Dir(root) => {
-                let file = File::open(root.join(path)).map_err(|e| fail(ModinfoError::Read(e)))?;
-                modinfo::read(&file).map_err(fail)
-            }
-            Self::Memory(files) => {
-                modinfo::read(files.get(path).map_or(&[][..], Vec::as_slice)).map_err(fail)
-            }
-            Self::Squashfs(_) => modinfo::read(self.read(path)?.as_slice()).map_err(fail),
-        }
-    }
-}
-
-/// Files below a directory, links to files included.
-fn walk(root: &Path) -> Result<Vec<String>, Error> {
-    let mut found = Vec::new();
-    let mut todo = vec![String::new()];
-    while let Some(dir) = todo.pop() {
-        let path = root.join(&dir);
-        let fail = |source| Error::Read { path: path.clone(), source };
-        for entry in fs::read_dir(&path).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let name = if dir.is_empty() { name } else { format!("{dir}/{name}") };
-            let kind = entry.file_type().map_err(fail)?;
-            if kind.is_dir() {
-                todo.push(name);
-            } else if kind.is_file() || (kind.is_symlink() && entry.path().is_file()) {
-                found.push(name);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// A squashfs image whose files are read when they are wanted.
-pub struct Squashfs {
-    origin: PathBuf,
-    reader: FilesystemReader<'static>,
-    /// Number of each file's node.
-    files: BTreeMap<String, usize>,
-    /// Targets of symbolic links.
-    links: BTreeMap<String, String>,
-}
-
-impl fmt::Debug for Squashfs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Squashfs").field("origin", &self.origin).finish_non_exhaustive()
-    }
-}
-
-/// Where live media keep the images of their root; each directory's in the
-/// order of their names.
-const IMAGE_DIRS: [&str; 8] =
-    ["live", "casper", "LiveOS", "arch/x86_64", "arch/aarch64", "loopbacks", "install/stage2", ""];
-
-/// The squashfs images on a medium: path, offset and length.
-fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
-    let fail = |e: IsoError| Error::Container { path: path.into(), why: e.to_string() };
-    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let iso = Iso::open(file).map_err(fail)?;
-    let mut found = Vec::new();
-    for dir in IMAGE_DIRS {
-        let nodes = match iso.find(dir).and_then(|node| iso.list(&node)) {
-            Ok(nodes) => nodes,
-            Err(IsoError::NotFound(_) | IsoError::Kind(_)) => continue,
-            Err(e) => return Err(fail(e)),
-        };
-        let mut nodes: Vec<_> = nodes.into_iter().filter(|node| !node.is_dir).collect();
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        for node in nodes {
-            let ends = [".squashfs", ".sfs", ".sqfs", ".img"];
-            if let Some(at) =
-                node.offset().filter(|_| ends.iter().any(|end| node.name.ends_with(end)))
-                && node.len() > 96
-            {
-                found.push((format!("{dir}/{}", node.name), at, node.len()));
-            }
-        }
-    }
-    Ok(found)
-}
-
-impl Squashfs {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let len = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        Self::open_part(path, 0, len.len())
-    }
-
-    /// Opens an image that is part of a file.
-    fn open_part(path: &Path, at: u64, len: u64) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let reader =
-            FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len))).map_err(
-                |e| Error::Container { path: path.into(), why: format!("squashfs: {}", why(&e)) },
-            )?;
-        let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
-        for (n, node) in reader.files().enumerate() {
-            let Some(name) = node.fullpath.to_str() else { continue };
-            let name = name.trim_start_matches('/').to_owned();
-            match &node.inner {
-                InnerNode::File(_) => drop(files.insert(name, n)),
-                InnerNode::Symlink(link) => {
-                    links.insert(name, link.link.to_string_lossy().into_owned());
-                }
-                _ => {}
-            }
-        }
-        Ok(Self { origin: path.into(), reader, files, links })
-    }
-
-    fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
-        let fail = |source| Error::Read { path: self.origin.join(path), source };
-        let mut name = path.to_owned();
-        // As many links in a row as the kernel follows.
-        for _ in 0..40 {
-            let Some(target) = self.links.get(&name) else { break };
-            name = join(&name, target);
-        }
-        let node = self.files.get(&name).and_then(|n| self.reader.files().nth(*n));
-        let Some(InnerNode::File(file)) = node.map(|node| &node.inner) else {
-            return Err(fail(io::ErrorKind::NotFound.into()));
-        };
-        let reader = self.reader.file(file).reader_checked();
-        let reader = reader.map_err(|e| fail(io::Error::other(why(&e))))?;
-        let mut out = Vec::new();
-        reader.take(FILE_MAX as u64 + 1).read_to_end(&mut out).map_err(fail)?;
-        if out.len() > FILE_MAX {
-            return Err(fail(io::ErrorKind::FileTooLarge.into()));
-        }
-        Ok(out)
-    }
-}
-
-/// What is wrong with a squashfs: the library is built without its own words.
-fn why(error: &BackhandError) -> String {
-    match error {
-        BackhandError::StdIo(error) => error.to_string(),
-        BackhandError::UnsupportedCompression(_) => {
-            "packed by lzo or lzma; repack it with gzip, xz, zstd or lz4".to_owned()
-        }
-        BackhandError::UnsupportedSquashfsVersion(major, minor) => {
-            format!("version {major}.{minor} of the format; only 4.0 is read")
-        }
-        _ => "damaged, or cut short".to_owned(),
-    }
-}
-
-/// The path that a symbolic link at `from` leads to.
-fn join(from: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = match target.starts_with('/') {
-        true => Vec::new(),
-        false => from.rsplit_once('/').map_or(Vec::new(), |(dir, _)| dir.split('/').collect()),
-    };
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
 
 /// What kind of thing modules were taken from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -319,9 +80,9 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
     }
     magic.truncate(8);
     let (source, kind) = if magic == b"!<arch>\n" {
-        (Source::memory(read_deb(path)?), Kind::Deb)
+        (Container::memory(read_deb(path)?), Kind::Deb)
     } else if magic.starts_with(b"hsqs") {
-        (Source::Squashfs(Arc::new(Squashfs::open(path)?)), Kind::Squashfs)
+        (Container::Squashfs(Arc::new(Squashfs::open(path)?)), Kind::Squashfs)
     } else {
         let bytes = fs::read(path).map_err(fail)?;
         let initrd = Initrd::open(&bytes, Limits::default())
@@ -331,7 +92,7 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         let links = links.map(|(path, _)| (*path).to_owned()).collect();
         let kept = tree.iter().filter(|(path, entry)| entry.is_file() && wanted(path));
         let kept = kept.map(|(path, entry)| ((*path).to_owned(), entry.data.to_vec())).collect();
-        (Source::memory(kept), Kind::Initrd { links })
+        (Container::memory(kept), Kind::Initrd { links })
     };
     from_container(path, source, kind, release)
 }
@@ -349,7 +110,7 @@ fn open_iso(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
             continue;
         }
         let image = Squashfs::open_part(path, at, len)?;
-        let source = Source::Squashfs(Arc::new(image));
+        let source = Container::Squashfs(Arc::new(image));
         match from_container(&path.join(name), source, Kind::Iso, release) {
             // Another layer may have them.
             Err(e @ (Error::NoModules { .. } | Error::NoSuchKernel { .. })) => refused = Some(e),
@@ -362,14 +123,14 @@ fn open_iso(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
 /// The one kernel's modules in a container.
 fn from_container(
     path: &Path,
-    source: Source,
+    source: Container,
     kind: Kind,
     release: Option<&str>,
 ) -> Result<Kernel, Error> {
     let paths: Vec<&String> = match &source {
-        Source::Memory(files) => files.keys().collect(),
-        Source::Squashfs(image) => image.files.keys().collect(),
-        Source::Dir(_) => Vec::new(),
+        Container::Memory(files) => files.keys().collect(),
+        Container::Squashfs(image) => image.paths().collect(),
+        Container::Dir(_) => Vec::new(),
     };
     let base = choose(path, bases(&paths), release)?;
     let mut conf = ModprobeConf::default();
@@ -431,7 +192,7 @@ fn open_dir(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
     };
     // The directory is called like the release, unless reached by a link.
     let dir = fs::canonicalize(&dir).map_err(|source| Error::Read { path: dir, source })?;
-    let tree = KernelTree::load(Source::Dir(dir), "")?;
+    let tree = KernelTree::load(Container::Dir(dir), "")?;
     Ok(Kernel { tree, conf: ModprobeConf::default(), kind: Kind::Dir })
 }
 

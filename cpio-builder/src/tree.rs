@@ -11,9 +11,9 @@
 //! binary `.bin` tries (private to kmod).
 
 use crate::compress::{self, Codec};
+use crate::container::Container;
 use crate::error::Error;
 use crate::modinfo::{self, Modinfo, ModinfoError};
-use crate::source::Source;
 use coldplug::index::{Compression, fnmatch, normalise_name, normalise_pattern};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -79,7 +79,7 @@ pub struct KernelTree {
     pub builtin_aliases: Vec<(String, String)>,
     by_name: BTreeMap<String, usize>,
     base: String,
-    source: Source,
+    source: Container,
 }
 
 /// Splits a module's file name off its path and its compression.
@@ -130,9 +130,9 @@ impl KernelTree {
     /// The tree cannot be read, or a module in it is damaged. No module at
     /// all is an error only when `modules.builtin` is missing too: then this
     /// is not a module tree.
-    pub fn load(source: Source, base: &str) -> Result<Self, Error> {
+    pub fn load(source: Container, base: &str) -> Result<Self, Error> {
         let origin = match &source {
-            Source::Dir(root) => root.join(base),
+            Container::Dir(root) => root.join(base),
             _ => base.into(),
         };
         let release = origin.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -407,7 +407,7 @@ impl KernelTree {
     #[must_use]
     pub fn dir(&self) -> Option<PathBuf> {
         match &self.source {
-            Source::Dir(root) => Some(root.join(&self.base)),
+            Container::Dir(root) => Some(root.join(&self.base)),
             _ => None,
         }
     }
@@ -420,7 +420,7 @@ impl KernelTree {
     /// It is there, but cannot be read.
     pub fn firmware(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match (&self.source, self.base.rsplit_once("modules/")) {
-            (Source::Dir(_), _) | (_, None) => Ok(None),
+            (Container::Dir(_), _) | (_, None) => Ok(None),
             (source, Some((lib, _))) => source.read_if_any(&format!("{lib}firmware/{name}")),
         }
     }

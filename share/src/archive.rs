@@ -10,12 +10,12 @@ use crate::tree::{At, Tree};
 use backhand::{FilesystemReader, InnerNode};
 use coldplug::index::Compression;
 use cpio_builder::compress::{self, Codec};
+use cpio_builder::container::Container;
 use cpio_builder::error::Error as BuildError;
 use cpio_builder::image::{INDEX_PATH, index};
 use cpio_builder::initrd::Limits;
 use cpio_builder::newc::{Archive, Node};
 use cpio_builder::profile::{ESSENTIAL, Profile};
-use cpio_builder::source::Source;
 use cpio_builder::tree::{KernelModule, KernelTree, ModprobeConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -158,7 +158,7 @@ fn collect(
             break;
         }
     }
-    let mut kernel = KernelTree::load(Source::memory(files), &base)?;
+    let mut kernel = KernelTree::load(Container::memory(files), &base)?;
     conf.apply(&mut kernel);
     cpio_builder::image::check_init(init, Path::new("/init"), kernel.machine)?;
     let is_there = |module: &KernelModule| there.contains(&kernel.within(&module.path));

@@ -1,8 +1,7 @@
 //! What happens while sharing, as data: the console, the JSON stream and every other
 //! view are made from these.
 
-use crate::dhcp::message::Mac;
-use crate::page::Switches;
+use crate::services::Switches;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -291,25 +290,6 @@ fn entry<'c>(clients: &'c mut BTreeMap<String, Client>, who: &str) -> &'c mut Cl
     clients.entry(who.to_owned()).or_insert_with(new)
 }
 
-/// The name of the client at an address: its hardware address, when the kernel
-/// knows it.
-pub fn name_of(address: Ipv4Addr) -> String {
-    let table = std::fs::read_to_string("/proc/net/arp").unwrap_or_default();
-    neighbour(&table, address).map_or_else(|| address.to_string(), |mac| mac.to_string())
-}
-
-/// Looks an address up in the kernel's table of neighbours.
-pub(crate) fn neighbour(table: &str, address: Ipv4Addr) -> Option<Mac> {
-    let address = address.to_string();
-    table.lines().skip(1).find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let found = words.next()? == address;
-        let (_, flags, mac) = (words.next()?, words.next()?, words.next()?);
-        let complete = u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()? & 2 != 0;
-        if found && complete { mac.parse().ok() } else { None }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,15 +320,5 @@ mod tests {
     fn json_lines() {
         let event = Event::Warning("a \"b\"\n".into());
         assert_eq!(event.to_json(), r#"{"event":"warning","text":"a \"b\"\u000a"}"#);
-    }
-
-    #[test]
-    fn neighbours() {
-        let table = "IP address  HW type  Flags  HW address  Mask  Device\n\
-                     10.0.0.7  0x1  0x2  52:54:00:01:02:03  *  lan\n\
-                     10.0.0.8  0x1  0x0  00:00:00:00:00:00  *  lan\n";
-        let mac = neighbour(table, Ipv4Addr::new(10, 0, 0, 7)).unwrap();
-        assert_eq!(mac.to_string(), "52:54:00:01:02:03");
-        assert_eq!(neighbour(table, Ipv4Addr::new(10, 0, 0, 8)), None);
     }
 }

@@ -17,6 +17,7 @@ pub mod nfs;
 pub mod page;
 pub mod privileges;
 pub mod serve;
+pub mod services;
 pub mod session;
 pub mod settings;
 pub mod tftp;

@@ -3,7 +3,6 @@
 
 use crate::dhcp::message::{Mac, Writer, code};
 use crate::error::Error;
-use crate::event::neighbour;
 use netboot::dhcp::message::read_bootp;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
@@ -263,6 +262,25 @@ pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeMa
     range().filter_map(|address| Some((address, neighbour(&table, address)?))).collect()
 }
 
+/// The name of the client at an address: its hardware address, when the kernel
+/// knows it.
+pub fn name_of(address: Ipv4Addr) -> String {
+    let table = std::fs::read_to_string("/proc/net/arp").unwrap_or_default();
+    neighbour(&table, address).map_or_else(|| address.to_string(), |mac| mac.to_string())
+}
+
+/// Looks an address up in the kernel's table of neighbours.
+fn neighbour(table: &str, address: Ipv4Addr) -> Option<Mac> {
+    let address = address.to_string();
+    table.lines().skip(1).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let found = words.next()? == address;
+        let (_, flags, mac) = (words.next()?, words.next()?, words.next()?);
+        let complete = u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()? & 2 != 0;
+        if found && complete { mac.parse().ok() } else { None }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,5 +308,15 @@ mod tests {
         let std::net::SocketAddr::V4(at) = listener.local_addr().unwrap() else { panic!() };
         assert!(tcp(at, "HTTP", false).is_err());
         assert_ne!(tcp(at, "HTTP", true).unwrap().local_addr().unwrap().port(), at.port());
+    }
+
+    #[test]
+    fn neighbours() {
+        let table = "IP address  HW type  Flags  HW address  Mask  Device\n\
+                     10.0.0.7  0x1  0x2  52:54:00:01:02:03  *  lan\n\
+                     10.0.0.8  0x1  0x0  00:00:00:00:00:00  *  lan\n";
+        let mac = neighbour(table, Ipv4Addr::new(10, 0, 0, 7)).unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:01:02:03");
+        assert_eq!(neighbour(table, Ipv4Addr::new(10, 0, 0, 8)), None);
     }
 }

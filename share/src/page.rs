@@ -1,4 +1,4 @@
-//! The page that shows what goes on, and the switches of the services.
+//! The page that shows what goes on.
 //!
 //! Anybody on the network may look; what changes something needs the token that only
 //! the terminal shows. The page is one file without anything from elsewhere; what it
@@ -6,57 +6,15 @@
 
 use crate::event::{Event, Watch, quoted};
 use crate::files::File;
+use crate::services::SERVICES;
 use crate::settings::{Kept, Store};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The page itself.
 pub const HTML: &str = include_str!("page.html");
 /// Clients that are shown.
 const SHOWN: usize = 200;
-
-/// A service that can be switched off and on again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "their names say it")]
-pub enum Service {
-    Dhcp,
-    Tftp,
-    Http,
-    Nfs,
-    Nbd,
-}
-
-/// Every service, in the order in which they are shown, and what it is called.
-pub const SERVICES: [(Service, &str); 5] = [
-    (Service::Dhcp, "dhcp"),
-    (Service::Tftp, "tftp"),
-    (Service::Http, "http"),
-    (Service::Nfs, "nfs"),
-    (Service::Nbd, "nbd"),
-];
-
-/// Which services are on. All are at first.
-#[derive(Debug, Default)]
-pub struct Switches([AtomicBool; 5]);
-
-impl Switches {
-    fn off(&self, service: Service) -> Option<&AtomicBool> {
-        self.0.get(SERVICES.iter().position(|(known, _)| *known == service)?)
-    }
-
-    /// Whether a service answers.
-    pub fn is_on(&self, service: Service) -> bool {
-        self.off(service).is_none_or(|off| !off.load(Ordering::Relaxed))
-    }
-
-    /// Switches a service.
-    pub fn set(&self, service: Service, on: bool) {
-        if let Some(off) = self.off(service) {
-            off.store(!on, Ordering::Relaxed);
-        }
-    }
-}
 
 /// The page of one session.
 #[derive(Debug)]
@@ -158,6 +116,7 @@ impl Page {
 mod tests {
     use super::*;
     use crate::event::{Event, Stage};
+    use crate::services::Service;
 
     #[test]
     fn only_the_token_switches() {

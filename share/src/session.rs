@@ -310,7 +310,7 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     let files = Arc::new(files);
     if let Some((server, sockets, keep)) = dhcp {
         let keep = keep.and_then(|keep| Some(if inside { keep.file_name()?.into() } else { keep }));
-        serve::dhcp(server, sockets, watch, keep)?;
+        serve::dhcp::start(server, sockets, watch, keep)?;
     }
     let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
     let mut services = match mounts.as_slice() {
@@ -319,19 +319,19 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     };
     services.push_str(&format!("http://{http_at}/"));
     if let Some(socket) = tftp {
-        serve::tftp(files.clone(), socket, watch.clone())?;
+        serve::tftp::start(files.clone(), socket, watch.clone())?;
         services.push_str(&format!(", tftp://{own}/"));
     }
     let page = Page::new(watch.clone(), store.clone())
         .map_err(Error::system("make a key for the page"))?;
     let page = Arc::new(page);
-    serve::http(files, http_listener, watch.clone(), Some(page.clone()))?;
-    serve::nfs(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
+    serve::http::start(files, http_listener, watch.clone(), Some(page.clone()))?;
+    serve::nfs::start(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
     let disks = Disks::new(images, store);
     if options.keep_settings || !disks.images.is_empty() {
         services.push_str(&format!(", nbd://{nbd_at}/"));
     }
-    serve::nbd(Arc::new(disks), nbd_listener, watch.clone())?;
+    serve::nbd::start(Arc::new(disks), nbd_listener, watch.clone())?;
     ready(watch, "services", format!("serving {services} on {place}"));
     for entry in menu.entries.iter().filter(|entry| !entry.kernel.is_empty()) {
         ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));

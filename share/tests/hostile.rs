@@ -55,11 +55,11 @@ fn site() -> Site {
     };
     let image = Arc::new(b"a medium".to_vec());
     let image = Image { name: "m".into(), image, size: 8, identity: 1 };
-    serve::nbd(Arc::new(Disks::new(vec![image], None)), nbd, watch.clone()).unwrap();
-    serve::http(files.clone(), http, watch.clone(), None).unwrap();
-    serve::tftp(files, tftp, watch.clone()).unwrap();
+    serve::nbd::start(Arc::new(Disks::new(vec![image], None)), nbd, watch.clone()).unwrap();
+    serve::http::start(files.clone(), http, watch.clone(), None).unwrap();
+    serve::tftp::start(files, tftp, watch.clone()).unwrap();
     let server = Nfs { exports: vec![export], port: site.nfs.port() };
-    serve::nfs(Arc::new(server), nfs, watch).unwrap();
+    serve::nfs::start(Arc::new(server), nfs, watch).unwrap();
     site
 }
 

@@ -9,7 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
 use share::event::{Client, Event, Stage, Watch};
-use share::page::SERVICES;
+use share::services::SERVICES;
 use share::session::{Ending, Session};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

@@ -1,0 +1,256 @@
+//! Files with paths below one root: a directory, memory, or a squashfs image.
+//!
+//! A squashfs is read file by file; nothing is unpacked to disk.
+
+use crate::error::Error;
+use crate::iso::{Iso, IsoError, Section};
+use crate::modinfo::{self, Modinfo, ModinfoError};
+use backhand::{BackhandError, FilesystemReader, InnerNode};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The most that one file taken from a container may hold.
+const FILE_MAX: usize = 512 << 20;
+
+/// A set of files with paths relative to its root.
+#[derive(Debug, Clone)]
+pub enum Container {
+    /// A directory.
+    Dir(PathBuf),
+    /// Files in memory.
+    Memory(Arc<BTreeMap<String, Vec<u8>>>),
+    /// A squashfs image.
+    Squashfs(Arc<Squashfs>),
+}
+
+impl Container {
+    /// Files in memory.
+    #[must_use]
+    pub fn memory(files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self::Memory(Arc::new(files))
+    }
+
+    /// Paths of the files below a directory, without that directory, sorted.
+    /// Links to directories are not followed: in a module tree they lead into
+    /// the kernel's sources.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self, base: &str) -> Result<Vec<String>, Error> {
+        let below = |path: &String| Some(path.strip_prefix(base)?.strip_prefix('/')?.to_owned());
+        let mut found: Vec<String> = match self {
+            Self::Memory(files) => files.keys().filter_map(below).collect(),
+            Self::Squashfs(image) => image.files.keys().filter_map(below).collect(),
+            Self::Dir(root) => walk(&root.join(base))?,
+        };
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or is absurdly large.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let absent = || Error::Read { path: path.into(), source: io::ErrorKind::NotFound.into() };
+        match self {
+            Self::Memory(files) => files.get(path).cloned().ok_or_else(absent),
+            Self::Squashfs(image) => image.read(path),
+            Self::Dir(root) => {
+                let path = root.join(path);
+                fs::read(&path).map_err(|source| Error::Read { path, source })
+            }
+        }
+    }
+
+    /// Reads a file that need not be there.
+    ///
+    /// # Errors
+    /// It is there, but cannot be read.
+    pub fn read_if_any(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        match self.read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads the `.modinfo` of an uncompressed module, touching as little of
+    /// the file as the source allows.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a module.
+    pub fn modinfo(&self, path: &str) -> Result<Modinfo, Error> {
+        let fail = |source| Error::Module { path: path.into(), source };
+        match self {
+            Self::Dir(root) => {
+                let file = File::open(root.join(path)).map_err(|e| fail(ModinfoError::Read(e)))?;
+                modinfo::read(&file).map_err(fail)
+            }
+            Self::Memory(files) => {
+                modinfo::read(files.get(path).map_or(&[][..], Vec::as_slice)).map_err(fail)
+            }
+            Self::Squashfs(_) => modinfo::read(self.read(path)?.as_slice()).map_err(fail),
+        }
+    }
+}
+
+/// Files below a directory, links to files included.
+fn walk(root: &Path) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    let mut todo = vec![String::new()];
+    while let Some(dir) = todo.pop() {
+        let path = root.join(&dir);
+        let fail = |source| Error::Read { path: path.clone(), source };
+        for entry in fs::read_dir(&path).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let name = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            let kind = entry.file_type().map_err(fail)?;
+            if kind.is_dir() {
+                todo.push(name);
+            } else if kind.is_file() || (kind.is_symlink() && entry.path().is_file()) {
+                found.push(name);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A squashfs image whose files are read when they are wanted.
+pub struct Squashfs {
+    origin: PathBuf,
+    reader: FilesystemReader<'static>,
+    /// Number of each file's node.
+    files: BTreeMap<String, usize>,
+    /// Targets of symbolic links.
+    links: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Squashfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Squashfs").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// Where live media keep the images of their root; each directory's in the
+/// order of their names.
+const IMAGE_DIRS: [&str; 8] =
+    ["live", "casper", "LiveOS", "arch/x86_64", "arch/aarch64", "loopbacks", "install/stage2", ""];
+
+/// The squashfs images on a medium: path, offset and length.
+pub(crate) fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
+    let fail = |e: IsoError| Error::Container { path: path.into(), why: e.to_string() };
+    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let iso = Iso::open(file).map_err(fail)?;
+    let mut found = Vec::new();
+    for dir in IMAGE_DIRS {
+        let nodes = match iso.find(dir).and_then(|node| iso.list(&node)) {
+            Ok(nodes) => nodes,
+            Err(IsoError::NotFound(_) | IsoError::Kind(_)) => continue,
+            Err(e) => return Err(fail(e)),
+        };
+        let mut nodes: Vec<_> = nodes.into_iter().filter(|node| !node.is_dir).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        for node in nodes {
+            let ends = [".squashfs", ".sfs", ".sqfs", ".img"];
+            if let Some(at) =
+                node.offset().filter(|_| ends.iter().any(|end| node.name.ends_with(end)))
+                && node.len() > 96
+            {
+                found.push((format!("{dir}/{}", node.name), at, node.len()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Squashfs {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let len = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::open_part(path, 0, len.len())
+    }
+
+    /// Opens an image that is part of a file.
+    pub(crate) fn open_part(path: &Path, at: u64, len: u64) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let reader =
+            FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len))).map_err(
+                |e| Error::Container { path: path.into(), why: format!("squashfs: {}", why(&e)) },
+            )?;
+        let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
+        for (n, node) in reader.files().enumerate() {
+            let Some(name) = node.fullpath.to_str() else { continue };
+            let name = name.trim_start_matches('/').to_owned();
+            match &node.inner {
+                InnerNode::File(_) => drop(files.insert(name, n)),
+                InnerNode::Symlink(link) => {
+                    links.insert(name, link.link.to_string_lossy().into_owned());
+                }
+                _ => {}
+            }
+        }
+        Ok(Self { origin: path.into(), reader, files, links })
+    }
+
+    /// Paths of its files, sorted.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &String> {
+        self.files.keys()
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let fail = |source| Error::Read { path: self.origin.join(path), source };
+        let mut name = path.to_owned();
+        // As many links in a row as the kernel follows.
+        for _ in 0..40 {
+            let Some(target) = self.links.get(&name) else { break };
+            name = join(&name, target);
+        }
+        let node = self.files.get(&name).and_then(|n| self.reader.files().nth(*n));
+        let Some(InnerNode::File(file)) = node.map(|node| &node.inner) else {
+            return Err(fail(io::ErrorKind::NotFound.into()));
+        };
+        let reader = self.reader.file(file).reader_checked();
+        let reader = reader.map_err(|e| fail(io::Error::other(why(&e))))?;
+        let mut out = Vec::new();
+        reader.take(FILE_MAX as u64 + 1).read_to_end(&mut out).map_err(fail)?;
+        if out.len() > FILE_MAX {
+            return Err(fail(io::ErrorKind::FileTooLarge.into()));
+        }
+        Ok(out)
+    }
+}
+
+/// What is wrong with a squashfs: the library is built without its own words.
+fn why(error: &BackhandError) -> String {
+    match error {
+        BackhandError::StdIo(error) => error.to_string(),
+        BackhandError::UnsupportedCompression(_) => {
+            "packed by lzo or lzma; repack it with gzip, xz, zstd or lz4".to_owned()
+        }
+        BackhandError::UnsupportedSquashfsVersion(major, minor) => {
+            format!("version {major}.{minor} of the format; only 4.0 is read")
+        }
+        _ => "damaged, or cut short".to_owned(),
+    }
+}
+
+/// The path that a symbolic link at `from` leads to.
+fn join(from: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = match target.starts_with('/') {
+        true => Vec::new(),
+        false => from.rsplit_once('/').map_or(Vec::new(), |(dir, _)| dir.split('/').collect()),
+    };
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}

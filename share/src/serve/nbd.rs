@@ -1,0 +1,282 @@
+//! Disks by NBD.
+
+use super::{CHUNK, HEAD_PATIENCE, PATIENCE, accept};
+use crate::error::Error;
+use crate::event::{Event, Stage, Watch};
+use crate::nbd::{self, Command, Failure, Refusal, Wish};
+use crate::net::name_of;
+use crate::services::Service;
+use crate::settings::{Disk, Disks, Refused};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// How a connection that says nothing is asked whether anybody is there.
+struct Patience {
+    /// Seconds until it is asked, and between two questions.
+    idle: u32,
+    interval: u32,
+    /// Questions without an answer.
+    count: u32,
+    /// Milliseconds that something sent may wait for its receipt.
+    unread: u32,
+}
+
+/// A disk that nobody reads for days is still in use; one of a machine that was switched
+/// off is not, half a minute later.
+const USUAL: Patience = Patience { idle: 15, interval: 5, count: 3, unread: 30_000 };
+/// Somebody else has come for the same disk.
+const HURRIED: Patience = Patience { idle: 1, interval: 1, count: 2, unread: 3_000 };
+
+/// A client opens several connections at a time.
+const TOGETHER: Duration = Duration::from_secs(3);
+
+/// A connection to a disk.
+struct Connection {
+    stream: TcpStream,
+    since: Instant,
+    /// It has been asked to prove that it is alive.
+    hurried: AtomicBool,
+}
+
+impl Connection {
+    fn be_patient(&self, patience: &Patience) -> nix::Result<()> {
+        let Patience { idle, interval, count, unread } = patience;
+        setsockopt(&self.stream, sockopt::TcpKeepIdle, idle)?;
+        setsockopt(&self.stream, sockopt::TcpKeepInterval, interval)?;
+        setsockopt(&self.stream, sockopt::TcpKeepCount, count)?;
+        setsockopt(&self.stream, sockopt::TcpUserTimeout, unread)?;
+        setsockopt(&self.stream, sockopt::KeepAlive, &true)
+    }
+}
+
+/// The connections to disks, each with the disk's name.
+#[derive(Default)]
+struct Connections(Mutex<Vec<(String, Weak<Connection>)>>);
+
+impl Connections {
+    /// Adds one. Those that the same machine has to the same disk already may be of the
+    /// time before it lost its power: they have to show that they are alive, or end.
+    fn add(&self, name: String, stream: TcpStream) -> io::Result<Arc<Connection>> {
+        let (since, hurried) = (Instant::now(), AtomicBool::new(false));
+        let new = Arc::new(Connection { stream, since, hurried });
+        new.be_patient(&USUAL)?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, connection)| connection.strong_count() > 0);
+        let same = all.iter().filter(|(other, _)| *other == name);
+        let same = same.filter_map(|(_, connection)| connection.upgrade());
+        for old in same.filter(|old| old.since.elapsed() > TOGETHER) {
+            old.hurried.store(true, Ordering::Relaxed);
+            old.be_patient(&HURRIED)?;
+        }
+        all.push((name, Arc::downgrade(&new)));
+        Ok(new)
+    }
+}
+
+/// Serves disks by NBD.
+///
+/// # Errors
+/// No thread can be started.
+pub fn start(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
+    let connections = Arc::new(Connections::default());
+    accept("nbd", listener, move |stream, from| {
+        if !watch.switches.is_on(Service::Nbd) {
+            return Ok(());
+        }
+        let who = name_of(from);
+        let Some((name, disk)) = negotiate(&stream, &disks, &who, &watch)? else {
+            return Ok(());
+        };
+        // A medium is for everybody.
+        let name = if disk.read_only() { format!("{name} {who}") } else { name };
+        serve(&*connections.add(name, stream)?, &disk, &who, &watch)
+    })
+}
+
+/// Until a client has chosen a disk, or gone.
+fn negotiate(
+    mut stream: &TcpStream,
+    disks: &Disks,
+    who: &str,
+    watch: &Watch,
+) -> io::Result<Option<(String, Arc<Disk>)>> {
+    stream.set_read_timeout(Some(HEAD_PATIENCE))?;
+    stream.write_all(&nbd::greeting())?;
+    let mut flags = [0; 4];
+    stream.read_exact(&mut flags)?;
+    let Some(zeroes) = nbd::wants_zeroes(flags) else { return Ok(None) };
+    let mut input = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    for _ in 0..nbd::MAX_OPTIONS {
+        let (wish, number, used) = loop {
+            match nbd::option(&input) {
+                nbd::Read::Whole(wish, number, used) => break (wish, number, used),
+                nbd::Read::Bad => return Ok(None),
+                nbd::Read::Partial => {}
+            }
+            let mut more = [0; 1024];
+            match stream.read(&mut more)? {
+                0 => return Ok(None),
+                _ if Instant::now() > end => return Ok(None),
+                length => input.extend_from_slice(more.get(..length).unwrap_or_default()),
+            }
+        };
+        input.drain(..used);
+        let answer = match wish {
+            Wish::Export(ref name) | Wish::Go(ref name) | Wish::About(ref name) => {
+                match disks.open(name, who) {
+                    Ok(disk) => {
+                        let about = nbd::About { size: disk.size(), read_only: disk.read_only() };
+                        match wish {
+                            Wish::About(_) => nbd::describe(number, about),
+                            Wish::Go(_) => {
+                                stream.write_all(&nbd::describe(number, about))?;
+                                watch.reached(who, Stage::Disk(name.clone()));
+                                return Ok(Some((name.clone(), disk)));
+                            }
+                            _ => {
+                                stream.write_all(&nbd::begin(about, zeroes))?;
+                                watch.reached(who, Stage::Disk(name.clone()));
+                                return Ok(Some((name.clone(), disk)));
+                            }
+                        }
+                    }
+                    Err(why) => {
+                        let (text, refusal) = match why {
+                            Refused::Unknown => {
+                                ("which is not shared".to_owned(), Refusal::NoExport)
+                            }
+                            Refused::NotYours(why) | Refused::Broken(why) => {
+                                (why.clone(), Refusal::NotYours(why))
+                            }
+                        };
+                        let text = format!("{who} wants the disk {name:?}: {text}");
+                        watch.tell(&Event::Warning(text));
+                        if matches!(wish, Wish::Export(_)) {
+                            // There is no answer that says no.
+                            return Ok(None);
+                        }
+                        nbd::refuse(number, &refusal)
+                    }
+                }
+            }
+            Wish::List => nbd::list(number, &disks.names()),
+            Wish::Abort => {
+                stream.write_all(&nbd::goodbye(number))?;
+                return Ok(None);
+            }
+            Wish::Senseless => nbd::refuse(number, &Refusal::Senseless),
+            Wish::Unknown => nbd::refuse(number, &Refusal::Unknown),
+        };
+        stream.write_all(&answer)?;
+    }
+    Ok(None)
+}
+
+fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::Result<()> {
+    let mut stream = &connection.stream;
+    stream.set_read_timeout(None)?;
+    let mut buffer = Vec::new();
+    loop {
+        let mut head = [0; nbd::REQUEST];
+        stream.read_exact(&mut head)?;
+        if connection.hurried.swap(false, Ordering::Relaxed) {
+            connection.be_patient(&USUAL)?;
+        }
+        let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
+        let length = request.length as usize;
+        // What does not arrive in time belongs to a machine that is gone.
+        if request.command == Command::Write {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            buffer.resize(length, 0);
+            stream.read_exact(&mut buffer)?;
+            stream.set_read_timeout(None)?;
+        }
+        let range = request.within(disk.size());
+        let done = match request.command {
+            Command::Disconnect => return Ok(()),
+            Command::Flush => disk.flush().map_err(Some),
+            Command::Unknown => Err(None),
+            Command::Read | Command::Write | Command::Trim if range.is_none() => Err(None),
+            Command::Read => {
+                // The answer's head goes before the data, in one piece.
+                buffer.clear();
+                buffer.resize(16 + length, 0);
+                disk.read(request.offset, buffer.get_mut(16..).unwrap_or_default()).map_err(Some)
+            }
+            Command::Write if disk.read_only() => {
+                stream.write_all(&request.answer(Some(Failure::Permission)))?;
+                continue;
+            }
+            Command::Write => disk.write(request.offset, &buffer).map_err(Some),
+            Command::Trim => {
+                disk.trim(request.offset, u64::from(request.length));
+                Ok(())
+            }
+        };
+        let done = match (done, request.now) {
+            (Ok(()), true) => disk.flush().map_err(Some),
+            (done, _) => done,
+        };
+        let failure = match &done {
+            Ok(()) => None,
+            Err(None) => Some(Failure::Invalid),
+            Err(Some(error)) => {
+                watch.broken("", error);
+                Some(match error.kind() {
+                    io::ErrorKind::StorageFull => Failure::NoSpace,
+                    _ => Failure::Io,
+                })
+            }
+        };
+        let answer = request.answer(failure);
+        match (request.command, failure) {
+            (Command::Read, None) => {
+                if let Some(place) = buffer.first_chunk_mut() {
+                    *place = answer;
+                }
+                stream.write_all(&buffer)?;
+                watch.sent(who, u64::from(request.length));
+            }
+            _ => stream.write_all(&answer)?,
+        }
+        // One large request does not make every later one cost as much memory.
+        if buffer.capacity() > 2 * CHUNK && length <= CHUNK {
+            buffer = Vec::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    /// Who is asked whether he is alive, and is, keeps his connection.
+    #[test]
+    fn a_second_connection_spares_the_living() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        let connections = Connections::default();
+        let ((mut first, stream), (_second, other)) = (connect(), connect());
+        let before = Instant::now().checked_sub(2 * TOGETHER).unwrap();
+        let old = Connection { stream, since: before, hurried: AtomicBool::new(false) };
+        let old = Arc::new(old);
+        connections.0.lock().unwrap().push(("disk".into(), Arc::downgrade(&old)));
+        let new = connections.add("disk".into(), other).unwrap();
+        assert!(old.hurried.load(Ordering::Relaxed) && !new.hurried.load(Ordering::Relaxed));
+        assert_eq!(nix::sys::socket::getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(1));
+        thread::sleep(Duration::from_millis(3500));
+        first.write_all(b"here").unwrap();
+        let mut said = [0; 4];
+        (&old.stream).read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"here");
+    }
+}

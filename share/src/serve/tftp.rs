@@ -1,0 +1,179 @@
+//! TFTP, a thread and a port for each transfer.
+
+use super::{Slots, spawn, tell_failure, v4};
+use crate::error::Error;
+use crate::event::Watch;
+use crate::files::{File, Files};
+use crate::net::name_of;
+use crate::services::Service;
+use crate::tftp::{self, Code, Packet, Send, Transfer};
+use std::io;
+use std::net::{IpAddr, SocketAddrV4, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// Serves TFTP.
+///
+/// # Errors
+/// No thread can be started.
+pub fn start(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<(), Error> {
+    let own = socket.local_addr().map_err(Error::system("read a socket's address"))?.ip();
+    spawn("tftp", move || {
+        let slots = Slots::default();
+        let mut buffer = [0; 1024];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            if !watch.switches.is_on(Service::Tftp) {
+                continue;
+            }
+            let refuse = |code, text: &str| {
+                let _ = socket.send_to(&tftp::error(code, text), from);
+            };
+            let request = match tftp::read(buffer.get(..length).unwrap_or_default()) {
+                Some(Packet::Read(request)) => request,
+                Some(Packet::Other) => {
+                    refuse(Code::AccessViolation, "nothing can be written here");
+                    continue;
+                }
+                Some(_) => continue,
+                None => {
+                    refuse(Code::IllegalOperation, "not understood");
+                    continue;
+                }
+            };
+            let Some(file) = files.find_loosely(&request.file) else {
+                refuse(Code::NotFound, "no such file");
+                continue;
+            };
+            // A client without a slot asks again.
+            let Some(client) = v4(from) else { continue };
+            let Some(slot) = slots.take(*client.ip()) else { continue };
+            let watch = watch.clone();
+            let done = spawn("tftp client", move || {
+                let _slot = slot;
+                // The client has gone; it says so or not.
+                let _ = transfer(own, client, &request, &file, &watch);
+            });
+            if let Err(e) = done {
+                tell_failure(&e);
+            }
+        }
+    })
+}
+
+fn transfer(
+    own: IpAddr,
+    client: SocketAddrV4,
+    request: &tftp::Request,
+    file: &File,
+    watch: &Watch,
+) -> io::Result<()> {
+    // RFC 1350 section 4: a port of its own for each transfer.
+    let socket = UdpSocket::bind((own, 0))?;
+    socket.connect(client)?;
+    let who = name_of(*client.ip());
+    if let Some(stage) = &file.stage {
+        watch.reached(&who, stage.clone());
+    }
+    let mut transfer = Transfer::new(request, file.length);
+    socket.set_read_timeout(Some(Duration::from_millis(transfer.patience)))?;
+    let mut next = transfer.send();
+    let mut silent = 0;
+    let mut packet = Vec::with_capacity(2048);
+    let mut buffer = [0; 1024];
+    loop {
+        match next {
+            Send::Options(options) => drop(socket.send(&options)?),
+            Send::Blocks(blocks) => {
+                for block in blocks {
+                    let (head, offset, length) = transfer.data(block);
+                    packet.clear();
+                    packet.extend_from_slice(&head);
+                    packet.resize(4 + length, 0);
+                    let data = packet.get_mut(4..).unwrap_or_default();
+                    if let Err(e) = file.read_exact_at(offset, data) {
+                        socket.send(&tftp::error(Code::NotDefined, "the medium cannot be read"))?;
+                        watch.broken("", &e);
+                        return Err(e);
+                    }
+                    socket.send(&packet)?;
+                }
+            }
+            Send::Nothing => {}
+            Send::Done => break,
+        }
+        next = match socket.recv(&mut buffer) {
+            Ok(length) => match tftp::read(buffer.get(..length).unwrap_or_default()) {
+                Some(Packet::Ack(number)) => {
+                    let before = transfer.done();
+                    let next = transfer.acknowledged(number);
+                    if transfer.done() > before {
+                        silent = 0;
+                    }
+                    next
+                }
+                Some(Packet::Error { .. }) => break,
+                _ => Send::Nothing,
+            },
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                silent += 1;
+                if silent >= tftp::MAX_TRIES {
+                    break;
+                }
+                transfer.send()
+            }
+            Err(e) => return Err(e),
+        };
+    }
+    watch.sent(&who, transfer.done());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::fixture::{files, watch};
+
+    #[test]
+    fn tftp_serves_whole_files() {
+        let (dir, files) = files();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        start(files, socket, watch()).unwrap();
+        let whole = std::fs::read(dir.path().join("big")).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send_to(b"\0\x01m/big\0octet\0blksize\x001000\0windowsize\x008\0", at).unwrap();
+        let mut buffer = [0; 2000];
+        let (length, port) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"\0\x06blksize\x001000\0windowsize\x008\0");
+        client.send_to(&[0, 4, 0, 0], port).unwrap();
+        let mut got: Vec<u8> = Vec::new();
+        let mut block = 0u16;
+        loop {
+            let (length, _) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..2], [0, 3]);
+            if buffer[2..4] != (block.wrapping_add(1)).to_be_bytes() {
+                continue;
+            }
+            block = block.wrapping_add(1);
+            got.extend(&buffer[4..length]);
+            let last = length < 1004;
+            if last || block.is_multiple_of(8) {
+                let [high, low] = block.to_be_bytes();
+                client.send_to(&[0, 4, high, low], port).unwrap();
+            }
+            if last {
+                break;
+            }
+        }
+        assert_eq!(got, whole);
+        client.send_to(b"\0\x01m/../big\0octet\0", at).unwrap();
+        let (length, _) = client.recv_from(&mut buffer).unwrap();
+        assert!(buffer[..length].starts_with(&[0, 5, 0, 1]));
+    }
+}
