@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use netboot::clock::Instant;
+use sys::clock::Instant;
 use netboot::dhcp::client::{Client, Identity, Needs};
 use netboot::dhcp::message::{self, Incoming};
 use netboot::fetch::http::{Body, parse_head};

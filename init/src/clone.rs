@@ -30,13 +30,14 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fdatasync, fstat, open};
 use rustix::io::{Errno, read, write};
 use rustix::system::{RebootCommand, reboot};
+use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::netlink::Route;
 
 use crate::copy::Progress;
 use crate::device;
 use crate::fetch;
-use crate::log::{Level, now_ms};
+use crate::log::Level;
 use crate::machine::Machine;
 use crate::memory::{Size, available};
 use crate::network;
@@ -44,7 +45,7 @@ use crate::tool;
 use crate::trace::Failure;
 
 /// Disks may announce themselves late; so long is waited for the first.
-const DISKS_MS: u64 = 20_000;
+const DISKS: Duration = Duration::from_secs(20);
 /// Bytes given to the disk at once.
 const CHUNK: usize = 1 << 20;
 /// What is held between a fast and a slow side of a chain.
@@ -141,10 +142,10 @@ fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
 
 /// Until the bus is silent and there is a disk, or it is clear that none comes.
 fn wait_for_disks(machine: &mut Machine) {
-    let deadline = now_ms().saturating_add(DISKS_MS);
+    let deadline = Instant::now().after(DISKS);
     machine.log.info("looking for disks");
-    while (disks(machine).is_empty() || !machine.settled()) && now_ms() < deadline {
-        let next = machine.quiet_at().max(now_ms() + 50);
+    while (disks(machine).is_empty() || !machine.settled()) && !deadline.is_past() {
+        let next = machine.quiet_at().max(Instant::now().after(Duration::from_millis(50)));
         machine.wait(&[], Some(next.min(deadline)));
     }
 }
@@ -368,7 +369,7 @@ impl<'m> Node<'m> {
 
 impl World for Node<'_> {
     fn now(&mut self) -> Duration {
-        Duration::from_millis(now_ms())
+        sys::clock::since_start()
     }
 
     fn resolve(&mut self, host: &str) -> Result<Ipv4Addr, String> {

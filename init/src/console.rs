@@ -7,17 +7,19 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use cmdline::plan::point;
 use rustix::fd::AsFd;
 use rustix::mount::mount_bind;
+use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 use sys::mount::detach;
 
 use crate::keys::{SingleKeys, act, wait_key};
 use crate::layers;
-use crate::log::{Level, now_ms};
+use crate::log::Level;
 use crate::machine::Machine;
 use crate::newroot::ROOT;
 use crate::tool;
@@ -33,7 +35,10 @@ const CMDLINE: &str = "/proc/cmdline";
 
 /// An editor that nobody types into gives up after this long, so that a machine
 /// that a passing cat woke does not wait for ever.
-const EDIT_LIMIT_MS: u64 = 300_000;
+const EDIT_LIMIT: Duration = Duration::from_secs(300);
+
+/// How often the ended children of a shell are looked for.
+const ORPHANS: Duration = Duration::from_secs(1);
 
 /// Does what a key says.
 pub fn key(machine: &mut Machine, key: u8) {
@@ -95,7 +100,7 @@ fn shell(machine: &mut Machine) {
         Ok(running) => {
             while running.runs() {
                 // Nobody tells of orphans that have ended: they are looked for.
-                let soon = now_ms().saturating_add(1000);
+                let soon = Instant::now().after(ORPHANS);
                 machine.wait(&[running.as_fd()], Some(soon));
             }
         }
@@ -109,7 +114,7 @@ fn edit(machine: &mut Machine) {
     let mut editor = Editor::new(machine.orders.line);
     loop {
         machine.log.write(&editor.shown());
-        match wait_key(machine, Some(now_ms().saturating_add(EDIT_LIMIT_MS))) {
+        match wait_key(machine, Some(Instant::now().after(EDIT_LIMIT))) {
             Some(byte) => match editor.feed(byte) {
                 Step::More => {}
                 Step::Done => break,

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -11,8 +12,9 @@ use rustix::fs::{
     unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use sys::clock::Instant;
 
-use crate::log::{Log, now_ms};
+use crate::log::Log;
 use crate::memory::Size;
 
 /// Bytes moved by one call: large enough that calls do not count, small enough
@@ -23,7 +25,7 @@ const CHUNK: usize = 4 << 20;
 const MAX_DEPTH: u32 = 128;
 
 /// Time between two lines of progress.
-const EVERY_MS: u64 = 2000;
+const EVERY: Duration = Duration::from_secs(2);
 
 /// What failed, on which path.
 pub type CopyError = (String, Errno);
@@ -34,28 +36,27 @@ pub struct Progress {
     what: String,
     total: u64,
     done: u64,
-    started: u64,
-    next: u64,
+    started: Instant,
+    next: Instant,
 }
 
 impl Progress {
     /// Work of `total` bytes begins; `what` as in "copying WHAT".
     #[must_use]
     pub fn new(what: &str, total: u64) -> Self {
-        let now = now_ms();
-        Self { what: what.to_string(), total, done: 0, started: now, next: now + EVERY_MS }
+        let now = Instant::now();
+        Self { what: what.to_string(), total, done: 0, started: now, next: now.after(EVERY) }
     }
 
     /// So many bytes more are done.
     pub fn add(&mut self, log: &mut Log, bytes: u64) {
         self.done = self.done.saturating_add(bytes);
-        let now = now_ms();
+        let now = Instant::now();
         if now < self.next {
             return;
         }
-        self.next = now + EVERY_MS;
-        let elapsed = now.saturating_sub(self.started).max(1);
-        let rate = self.done.saturating_mul(1000) / elapsed;
+        self.next = now.after(EVERY);
+        let (_, rate) = self.pace(now);
         if self.total == 0 {
             // How much there will be is not known.
             log.info(&format!("{}: {}, {}/s", self.what, Size(self.done), Size(rate)));
@@ -72,11 +73,16 @@ impl Progress {
         ));
     }
 
+    /// Milliseconds so far, and bytes a second.
+    fn pace(&self, now: Instant) -> (u64, u64) {
+        let elapsed = now.millis().saturating_sub(self.started.millis()).max(1);
+        (elapsed, self.done.saturating_mul(1000) / elapsed)
+    }
+
     /// What was done, and how fast, for the last line.
     #[must_use]
     pub fn summary(&self) -> String {
-        let elapsed = now_ms().saturating_sub(self.started).max(1);
-        let rate = self.done.saturating_mul(1000) / elapsed;
+        let (elapsed, rate) = self.pace(Instant::now());
         format!(
             "{} in {}.{} s ({}/s)",
             Size(self.done),

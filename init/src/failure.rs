@@ -4,12 +4,13 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use cmdline::plan::OnFailure;
+use cmdline::plan::{OnFailure, Seconds};
 use rustix::system::RebootCommand;
+use sys::clock::Instant;
 use sys::file::{make_dir, write_file};
 
 use crate::keys::{SingleKeys, act, restart, wait_key};
-use crate::log::{Level, now_ms};
+use crate::log::Level;
 use crate::machine::Machine;
 use crate::trace::{Failure, Tried};
 use crate::{console, layers};
@@ -40,7 +41,7 @@ pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
     }
     loop {
         // Somebody who presses keys is not hurried on.
-        let deadline = wait.map(|seconds| now_ms().saturating_add(u64::from(seconds) * 1000));
+        let deadline = wait.map(|seconds| Instant::now().after(Seconds(seconds).into()));
         match wait_key(machine, deadline) {
             Some(b'r') => return Next::Retry,
             Some(key) if act(machine, key) => {}
@@ -102,6 +103,6 @@ fn show(machine: &mut Machine, failure: &Failure) {
     }
     let _ = make_dir("/run/bellwether", 0o755);
     let _ = write_file("/run/bellwether/log", log.record().as_bytes(), 0o644);
-    let trace = machine.trace.to_json(machine.log.elapsed().0, Some(failure));
+    let trace = machine.trace.to_json(machine.log.elapsed(), Some(failure));
     let _ = write_file("/run/bellwether/trace.json", trace.as_bytes(), 0o644);
 }

@@ -203,7 +203,7 @@ fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: L
 }
 
 fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
-    let trace = machine.trace.to_json(machine.log.elapsed().0, None);
+    let trace = machine.trace.to_json(machine.log.elapsed(), None);
     let mut files = Vec::from([
         (format!("{STATE}/plan.json"), plan.to_json()),
         (format!("{STATE}/trace.json"), trace),

@@ -21,8 +21,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use sys::clock::Instant;
 
-use crate::log::now_ms;
 use crate::watch::{self, Voice};
 
 /// The name it runs under.
@@ -79,7 +79,7 @@ pub fn run(args: impl Iterator<Item = &'static CStr>) -> i32 {
         if lost == 0 {
             continue;
         }
-        let since = now_ms();
+        let since = Instant::now();
         let (name, server) = (keeper.export, keeper.server);
         voice.say(&format!(
             "WARNING: NBD {server}/{name} does not answer any more; what needs the root waits until it does"
@@ -90,7 +90,7 @@ pub fn run(args: impl Iterator<Item = &'static CStr>) -> i32 {
             }
             lost -= 1;
         }
-        let seconds = (now_ms() - since) / 1000;
+        let seconds = Instant::now().since(since).as_secs();
         voice.say(&format!("NBD {server}/{name} is connected again after {seconds} s"));
     }
 }

@@ -6,9 +6,10 @@ use alloc::format;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use sys::clock::Instant;
 use sys::errno::Shown;
 
-use crate::log::{Level, now_ms};
+use crate::log::Level;
 use crate::machine::Machine;
 
 /// The console passes each key on, without waiting for Enter, while this lives.
@@ -50,9 +51,9 @@ impl Drop for SingleKeys {
 }
 
 /// Waits for a key on the console, or for the deadline; drivers go on meanwhile.
-pub fn wait_key(machine: &mut Machine, deadline: Option<u64>) -> Option<u8> {
+pub fn wait_key(machine: &mut Machine, deadline: Option<Instant>) -> Option<u8> {
     loop {
-        if deadline.is_some_and(|deadline| now_ms() >= deadline) {
+        if deadline.is_some_and(Instant::is_past) {
             return None;
         }
         let console = machine.log.console().and_then(|console| rustix::io::dup(console).ok());

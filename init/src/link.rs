@@ -6,12 +6,12 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use cmdline::plan::{Mac, NetworkPlan};
-use netboot::clock::Instant;
 use netboot::dhcp::client::Needs;
 use netboot::network::{self, NetworkUp, Progress};
 use netboot::race::Report;
 use netboot::state;
 use rustix::fd::BorrowedFd;
+use sys::clock::Instant;
 
 use crate::log::{Level, Log};
 use crate::trace::Failure;
@@ -57,10 +57,10 @@ impl Network {
         self.race.as_ref().map(network::Network::fds).unwrap_or_default()
     }
 
-    /// When it wants to be called although nothing came in, in milliseconds since boot.
+    /// When it wants to be called although nothing came in.
     #[must_use]
-    pub fn deadline(&self) -> Option<u64> {
-        self.race.as_ref().and_then(network::Network::deadline).map(Instant::millis)
+    pub fn deadline(&self) -> Option<Instant> {
+        self.race.as_ref().and_then(network::Network::deadline)
     }
 
     /// Takes in what happened, and says it.

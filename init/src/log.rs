@@ -9,6 +9,7 @@ use core::fmt;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
+use sys::clock::Instant;
 
 /// Lines kept for the record; a boot that says more has lost its beginning,
 /// not its end.
@@ -42,7 +43,7 @@ pub enum Level {
 pub struct Log {
     console: Option<OwnedFd>,
     kmsg: Option<OwnedFd>,
-    started: u64,
+    started: Instant,
     /// The lowest level that the console shows.
     pub threshold: Level,
     lines: VecDeque<String>,
@@ -60,7 +61,7 @@ impl Log {
         Self {
             console: device("/dev/console"),
             kmsg: open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok(),
-            started: now_ms(),
+            started: Instant::now(),
             threshold: Level::Info,
             lines: VecDeque::new(),
         }
@@ -69,7 +70,7 @@ impl Log {
     /// Time since PID 1 started.
     #[must_use]
     pub fn elapsed(&self) -> Millis {
-        Millis(now_ms().saturating_sub(self.started))
+        Millis(Instant::now().millis().saturating_sub(self.started.millis()))
     }
 
     /// The console, for a menu or a shell.
@@ -144,10 +145,4 @@ fn printable(text: &str) -> String {
         return text.to_string();
     }
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Milliseconds since boot.
-#[must_use]
-pub fn now_ms() -> u64 {
-    u64::try_from(sys::clock::since_start().as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,20 +8,22 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ffi::CStr;
+use core::time::Duration;
 
 use cmdline::BootPlan;
 use cmdline::plan::Seconds;
 use coldplug::index::{Class, Index};
 use coldplug::load::{Event, Loader, Policy};
 use coldplug::{sysfs, uevent};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd};
+use sys::clock::{Instant, poll_timeout};
 use sys::errno::Shown;
 use sys::loopdev::Loop;
 
 use crate::device;
 use crate::link::Network;
-use crate::log::{Log, now_ms};
+use crate::log::Log;
 use crate::trace::Trace;
 
 /// Where the image keeps the index of its modules.
@@ -33,7 +35,7 @@ const MAX_INDEX: usize = 16 << 20;
 /// How long the bus must be silent before devices count as settled. Disks may
 /// announce themselves long after their driver is loaded; a step that must
 /// choose between devices waits this long after the last one came.
-const QUIET_MS: u64 = 150;
+const QUIET: Duration = Duration::from_millis(150);
 
 /// SCSI hosts are scanned in the context of the driver that found them, and each
 /// disk is there the moment it answers; in the kernel's background scan none is
@@ -62,8 +64,8 @@ pub type OutOfTime = fn(&mut Machine) -> !;
 pub struct Machine {
     /// What this boot is to do.
     pub orders: Orders,
-    /// When, in milliseconds since boot, this try of the boot counts as failed.
-    deadline: Option<u64>,
+    /// When this try of the boot counts as failed.
+    deadline: Option<Instant>,
     /// How long a try may take, and what ends one that takes longer.
     limit: Option<(Seconds, OutOfTime)>,
     /// What we say.
@@ -81,7 +83,7 @@ pub struct Machine {
     /// Grows whenever a block device comes, changes or goes; not for those that the
     /// boot itself makes.
     pub block_changes: u64,
-    last_event: u64,
+    last_event: Instant,
 }
 
 impl Machine {
@@ -115,7 +117,7 @@ impl Machine {
             uevents,
             blocks: Vec::new(),
             block_changes: 0,
-            last_event: now_ms(),
+            last_event: Instant::now(),
         }
     }
 
@@ -173,8 +175,7 @@ impl Machine {
 
     /// A try of the boot begins, which has as long as the plan says.
     pub fn start_clock(&mut self) {
-        let ms = |limit: Seconds| u64::from(limit.0).saturating_mul(1000);
-        self.deadline = self.limit.map(|(limit, _)| now_ms().saturating_add(ms(limit)));
+        self.deadline = self.limit.map(|(limit, _)| Instant::now().after(limit.into()));
     }
 
     /// There is no hurry any more: somebody is at the console, or the boot is over.
@@ -184,7 +185,7 @@ impl Machine {
 
     /// A step of the boot begins.
     pub fn step(&mut self, name: &'static str) {
-        let at = self.log.elapsed().0;
+        let at = self.log.elapsed();
         self.trace.step(name, at);
     }
 
@@ -205,30 +206,24 @@ impl Machine {
     /// Whether no driver is being loaded and the bus has been silent a while.
     #[must_use]
     pub fn settled(&self) -> bool {
-        !self.drivers.busy() && now_ms() >= self.quiet_at()
+        !self.drivers.busy() && self.quiet_at().is_past()
     }
 
-    /// When, in milliseconds since boot, the silence will have lasted long enough.
+    /// When the silence will have lasted long enough.
     #[must_use]
-    pub fn quiet_at(&self) -> u64 {
-        self.last_event.saturating_add(QUIET_MS)
+    pub fn quiet_at(&self) -> Instant {
+        self.last_event.after(QUIET)
     }
 
-    /// Waits until something happens or `deadline` (milliseconds since boot)
-    /// has come, and deals with uevents and drivers. `extra` are descriptors
-    /// that a step waits for; whether they are readable is for it to find out.
-    /// When the whole boot's time is over, this ends it and does not return.
-    pub fn wait(&mut self, extra: &[BorrowedFd<'_>], deadline: Option<u64>) {
+    /// Waits until something happens or `deadline` has come, and deals with uevents
+    /// and drivers. `extra` are descriptors that a step waits for; whether they are
+    /// readable is for it to find out. When the whole boot's time is over, this ends it and does not return.
+    pub fn wait(&mut self, extra: &[BorrowedFd<'_>], deadline: Option<Instant>) {
         // A settled bus is something that happens, too: the network waits for it.
         let quiet = (!self.settled() && !self.drivers.busy()).then(|| self.quiet_at());
         let deadlines = [deadline, self.network.deadline(), quiet, self.deadline];
         let deadline = deadlines.into_iter().flatten().min();
-        let left = deadline.map(|deadline| deadline.saturating_sub(now_ms()));
-        let timeout = left.map(|left| Timespec {
-            tv_sec: i64::try_from(left / 1000).unwrap_or(i64::MAX),
-            // Rounded up: waking before the deadline would only poll again.
-            tv_nsec: i64::try_from(left % 1000 * 1_000_000).unwrap_or(0),
-        });
+        let timeout = poll_timeout(deadline, Instant::now());
         {
             let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(extra.len() + 10);
             let all = self.drivers.fds().chain(self.uevents.as_ref().map(AsFd::as_fd));
@@ -241,7 +236,7 @@ impl Machine {
         if cfg!(feature = "full") {
             sys::process::reap_orphans();
             if let Some((_, out_of_time)) = self.limit
-                && self.deadline.is_some_and(|deadline| now_ms() >= deadline)
+                && self.deadline.is_some_and(Instant::is_past)
             {
                 out_of_time(self);
             }
@@ -276,7 +271,7 @@ impl Machine {
         });
         self.block_changes += block_changes;
         if seen {
-            self.last_event = now_ms();
+            self.last_event = Instant::now();
         }
         if lost {
             self.log.warn(

@@ -11,11 +11,11 @@ use netboot::nbd;
 use netboot::nvme::{self, NvmeError, Subsystem};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
+use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::FsContext;
 
-use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::trace::Refusal;
 use crate::{keeper, network};
@@ -24,7 +24,7 @@ use crate::{keeper, network};
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// How long a device may take to appear once its server is connected.
-const APPEAR_MS: u64 = 10_000;
+const APPEAR: Duration = Duration::from_secs(10);
 
 /// Connections to an export that may be shared, so that one slow answer does not
 /// hold up all the others.
@@ -101,16 +101,16 @@ pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>
     if refused.len() == subsystems.len() {
         return Err(refused.join("; "));
     }
-    let deadline = now_ms().saturating_add(APPEAR_MS);
+    let deadline = Instant::now().after(APPEAR);
     loop {
         let devices = namespaces(&subsystems);
         if !devices.is_empty() {
             return Ok(devices);
         }
-        if now_ms() >= deadline {
+        if deadline.is_past() {
             return Err("is connected and shows no namespace to this host".to_string());
         }
-        machine.wait(&[], Some(deadline.min(now_ms().saturating_add(100))));
+        machine.wait(&[], Some(deadline.min(Instant::now().after(Duration::from_millis(100)))));
     }
 }
 

@@ -9,14 +9,16 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use cmdline::plan::{
-    Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Source, ToRam, Writable,
+    Content, DeviceSelector, Dialect, Marker, RootPlan, ScanRule, Seconds, Source, ToRam, Writable,
 };
 use cmdline::text;
 use overlay::expand::is_compressed;
 use overlay::image;
 use overlay::probe::Superblock;
+use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::{FsContext, detach, mount_device};
@@ -26,7 +28,6 @@ use crate::device::{self, candidates, name_of, without_udev};
 use crate::expand;
 use crate::images::{self, Layer};
 use crate::layout::Layout;
-use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::trace::{Failure, Reasons};
 use crate::{clone, fetch, network, remote, unpack};
@@ -119,8 +120,8 @@ impl Search<'_> {
     fn run(&mut self) -> Result<Found, Failure> {
         let plan = self.plan;
         let retry = plan.retry;
-        let mut pause = u64::from(retry.pause.0.max(1)) * 1000;
-        let longest = u64::from(retry.max_pause.0.max(retry.pause.0).max(1)) * 1000;
+        let mut pause = Duration::from(retry.pause.max(Seconds(1)));
+        let longest = pause.max(retry.max_pause.into());
         let mut round = 1;
         let mut announced = false;
         let mut settled_at = None;
@@ -143,9 +144,9 @@ impl Search<'_> {
                 self.machine.log.info(&waiting_for(&plan.sources));
             }
             let changes = self.machine.block_changes;
-            let deadline = now_ms().saturating_add(pause);
+            let deadline = Instant::now().after(pause);
             // Something new ends the pause without using up a round.
-            while self.machine.block_changes == changes && now_ms() < deadline {
+            while self.machine.block_changes == changes && !deadline.is_past() {
                 let settled_before = self.machine.settled();
                 self.machine.wait(&[], Some(deadline));
                 // Once for all the devices that are there: what is mounted and let go
@@ -155,10 +156,10 @@ impl Search<'_> {
                     break;
                 }
             }
-            if now_ms() >= deadline {
+            if deadline.is_past() {
                 round += 1;
                 self.looked_at.clear();
-                pause = (pause * 2).min(longest);
+                pause = pause.saturating_mul(2).min(longest);
             }
         }
         let reasons = core::mem::take(&mut self.reasons).into_list();

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 use cmdline::json::Json;
 
+use crate::log::Millis;
+
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
@@ -65,7 +67,7 @@ impl Refusal {
 /// What happened and when, for the record of a boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    steps: Vec<(&'static str, u64)>,
+    steps: Vec<(&'static str, Millis)>,
     tried: Reasons,
 }
 
@@ -73,8 +75,8 @@ pub struct Trace {
 const MAX_STEPS: usize = 256;
 
 impl Trace {
-    /// A step begins, so many milliseconds after the start.
-    pub fn step(&mut self, name: &'static str, at: u64) {
+    /// A step begins, so long after the start of PID 1.
+    pub fn step(&mut self, name: &'static str, at: Millis) {
         if self.steps.len() >= MAX_STEPS {
             self.steps.remove(0);
         }
@@ -100,12 +102,12 @@ impl Trace {
 
     /// The record as JSON; `failure` is how the boot ended, if it did.
     #[must_use]
-    pub fn to_json(&self, elapsed: u64, failure: Option<&Failure>) -> String {
+    pub fn to_json(&self, elapsed: Millis, failure: Option<&Failure>) -> String {
         let mut out = Json::new();
-        out.object().key("elapsed_ms").number(elapsed);
+        out.object().key("elapsed_ms").number(elapsed.0);
         out.key("steps").array();
         for (name, at) in &self.steps {
-            out.object().key("step").string(name).key("at_ms").number(*at).end_object();
+            out.object().key("step").string(name).key("at_ms").number(at.0).end_object();
         }
         out.end_array();
         out.key("tried");
@@ -168,11 +170,11 @@ mod tests {
     #[test]
     fn the_record_names_steps_tries_and_the_end() {
         let mut trace = Trace::default();
-        trace.step("network", 12);
+        trace.step("network", Millis(12));
         trace.tried("10.0.0.1", "said \"no\"");
         let failure = Failure::new("find the root", "sr0", "no medium");
         assert_eq!(
-            trace.to_json(90, Some(&failure)),
+            trace.to_json(Millis(90), Some(&failure)),
             r#"{"elapsed_ms":90,"steps":[{"step":"network","at_ms":12}],"tried":[{"what":"10.0.0.1","why":"said \"no\""}],"failed":{"step":"find the root","tried":[{"what":"sr0","why":"no medium"}],"remedy":""}}"#
         );
     }

@@ -13,7 +13,7 @@ use rustix::net::{
     send, sendto, socket_with, sockopt,
 };
 
-use crate::clock::{Instant, poll_timeout};
+use sys::clock::{Instant, poll_timeout};
 
 /// Waits until `fd` is ready for `what`.
 fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Instant) -> Result<(), Errno> {

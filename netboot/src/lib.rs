@@ -21,7 +21,6 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
-pub mod clock;
 pub mod config;
 pub mod dhcp;
 pub mod fetch;
@@ -32,5 +31,6 @@ pub mod network;
 pub mod nfs;
 pub mod nvme;
 pub mod race;
+mod random;
 pub mod resolve;
 pub mod state;

@@ -22,8 +22,8 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use sys::netlink::{Arguments, Generic};
 
-use crate::clock::Instant;
 use crate::io::Tcp;
+use sys::clock::Instant;
 use sys::errno::Shown;
 
 /// Where servers listen.

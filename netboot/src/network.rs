@@ -22,11 +22,12 @@ use rustix::io::Errno;
 use sys::netlink::{FLAG_LOOPBACK, Link, Monitor, News, Route};
 use sys::packet::{ETHERTYPE_IPV4, PacketSocket, udp_port_filter};
 
-use crate::clock::{Instant, poll_timeout, random};
 use crate::config::{Config, Pnp, Protocol, parse_pnp};
 use crate::dhcp::client::{MAX_PAUSE, Needs};
 use crate::lease::Lease;
 use crate::race::{Action, Event, How, Race, Report, What, Winner};
+use crate::random::random;
+use sys::clock::{Instant, poll_timeout};
 use sys::errno::Shown;
 
 /// The largest frame that is read: DHCP answers are smaller.

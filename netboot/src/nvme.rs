@@ -19,8 +19,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read, write};
 use sys::errno::Shown;
 
-use crate::clock::Instant;
 use crate::io::Tcp;
+use sys::clock::Instant;
 
 /// The subsystem of every discovery controller.
 pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";

@@ -20,9 +20,9 @@ use core::time::Duration;
 use cmdline::plan::{Addressing, LinkChoice, Mac, NetworkPlan, Seconds};
 use sys::netlink::{Address, FLAG_LOOPBACK, FLAG_NO_ARP, HARDWARE_ETHERNET, Link, News};
 
-use crate::clock::Instant;
 use crate::dhcp::client::{self, Client, Identity, Needs};
 use crate::lease::Lease;
+use sys::clock::Instant;
 
 /// How long the link that `BOOTIF=` names may take to appear after the first
 /// link did, before all links are used.
@@ -425,7 +425,7 @@ impl Race {
     fn round_end(&self) -> (Instant, &'static str) {
         let limit = |since: Option<Instant>, seconds: Seconds| {
             let since = since.map_or(self.round, |since| since.max(self.round));
-            since.after(Duration::from_secs(u64::from(seconds.0.max(1))))
+            since.after(seconds.max(Seconds(1)).into())
         };
         if self.first_question.is_some() && self.runners.iter().any(|runner| runner.carrier) {
             let ignored = |runner: &Runner| runner.client.as_ref()?.ignored();

@@ -14,9 +14,10 @@ use core::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::clock::{Instant, random};
 use crate::io::Udp;
 use crate::lease::{is_domain_name, parse_name};
+use crate::random::random;
+use sys::clock::Instant;
 use sys::errno::Shown;
 
 const PORT: u16 = 53;

@@ -202,11 +202,11 @@ pub fn json(up: &NetworkUp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Instant;
     use crate::config::Config;
     use crate::config::tests::{lease, plan};
     use alloc::boxed::Box;
     use proptest::prelude::*;
+    use sys::clock::Instant;
 
     fn up(options: &[u8]) -> NetworkUp {
         let lease = lease(options);

@@ -15,11 +15,11 @@ use cmdline::plan::{
     Addressing, DhcpRequest, LinkChoice, Mac, NetworkPlan, Seconds, StaticAddress,
 };
 use lab::{Lab, skip};
-use netboot::clock::Instant;
 use netboot::config::Protocol;
 use netboot::dhcp::client::Needs;
 use netboot::network::{Network, NetworkUp};
 use netboot::state;
+use sys::clock::Instant;
 
 fn plan() -> NetworkPlan {
     NetworkPlan {

@@ -3,10 +3,12 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use cmdline::plan::{DeviceSelector, PersistPlan, Source};
 use overlay::probe::Format;
 use rustix::fs::{Access, access};
+use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::mount::detach;
 
@@ -14,7 +16,6 @@ use super::volume::{Opener, Volume, expand, mounted_at};
 use crate::block::{self, MountWith};
 use crate::device::{self, without_udev};
 use crate::layout::Layout;
-use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::network;
 use crate::source::Found;
@@ -25,21 +26,21 @@ pub const CONF: &str = "persistence.conf";
 
 /// How long the bus must be silent before a volume that the line asks for counts as
 /// not there: a USB stick says nothing for a second after its controller is up.
-const PATIENCE_MS: u64 = 3000;
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a volume is waited for at least, even on a silent bus: the root may have
 /// been found seconds before a slower disk, or behind another hub, says anything.
-const AT_LEAST_MS: u64 = 8000;
+const AT_LEAST: Duration = Duration::from_secs(8);
 
 /// How long a volume may take at most, however busy the bus is.
-const WAIT_MS: u64 = 30_000;
+const WAIT: Duration = Duration::from_secs(30);
 
 /// How long a server is waited for that changes are kept on: after a power cut it may
 /// start later than the one that the root came from.
-const SERVER_MS: u64 = 60_000;
+const SERVER: Duration = Duration::from_secs(60);
 
 /// The pause before it is asked again.
-const PAUSE_MS: u64 = 2000;
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A search for a volume.
 pub struct Hunt<'h> {
@@ -47,7 +48,7 @@ pub struct Hunt<'h> {
     pub open: Opener<'h>,
     why: String,
     /// Since when it is looked for.
-    since: u64,
+    since: Instant,
     waiting: bool,
 }
 
@@ -67,7 +68,7 @@ impl<'h> Hunt<'h> {
         Self {
             open: Opener { machine, plan, found, layers, place },
             why: String::new(),
-            since: now_ms(),
+            since: Instant::now(),
             waiting: false,
         }
     }
@@ -105,13 +106,13 @@ impl<'h> Hunt<'h> {
 
     /// Waits for the server that the line names.
     fn network(&mut self, source: &Source) -> Result<Volume, String> {
-        let deadline = self.since.saturating_add(SERVER_MS);
+        let deadline = self.since.after(SERVER);
         loop {
             let refusal = match self.server(source) {
                 Ok(volume) => return Ok(volume),
                 Err(refusal) => refusal,
             };
-            let next = now_ms().saturating_add(PAUSE_MS);
+            let next = Instant::now().after(PAUSE);
             if refusal.last || next >= deadline {
                 return Err(refusal.why);
             }
@@ -120,7 +121,7 @@ impl<'h> Hunt<'h> {
                 let why = format!("{}; waiting for what changes are kept on", refusal.why);
                 self.open.machine.log.warn(&why);
             }
-            while now_ms() < next {
+            while !next.is_past() {
                 self.open.machine.wait(&[], Some(next));
             }
         }
@@ -164,7 +165,7 @@ impl<'h> Hunt<'h> {
     /// Waits for the device that the line names.
     pub fn device(&mut self, selector: &DeviceSelector) -> Result<String, String> {
         let wanted = without_udev(selector);
-        let deadline = now_ms().saturating_add(WAIT_MS);
+        let deadline = Instant::now().after(WAIT);
         loop {
             let names: Vec<String> = self.open.machine.blocks().map(ToString::to_string).collect();
             // Its node may be there a moment before the disk answers.
@@ -182,13 +183,13 @@ impl<'h> Hunt<'h> {
     }
 
     /// Waits for something to happen on the bus; false when nothing more will.
-    fn may_come(&mut self, deadline: u64) -> bool {
+    fn may_come(&mut self, deadline: Instant) -> bool {
         let mut quiet = self.open.machine.quiet_at();
         // What nobody asked for is not worth a wait.
         if !self.open.plan.silent {
-            quiet = quiet.saturating_add(PATIENCE_MS).max(self.since.saturating_add(AT_LEAST_MS));
+            quiet = quiet.after(PATIENCE).max(self.since.after(AT_LEAST));
         }
-        let now = now_ms();
+        let now = Instant::now();
         if now >= deadline || (now >= quiet && self.open.machine.settled()) {
             return false;
         }
@@ -203,9 +204,9 @@ impl<'h> Hunt<'h> {
 
     /// The first volume, file or directory with one of these names.
     fn by_labels(&mut self, labels: &[String]) -> Result<Volume, String> {
-        let deadline = now_ms().saturating_add(WAIT_MS);
+        let deadline = Instant::now().after(WAIT);
         // Which of several is meant shows when all are there.
-        while !self.open.machine.settled() && now_ms() < deadline {
+        while !self.open.machine.settled() && !deadline.is_past() {
             self.open.machine.wait(&[], Some(deadline));
         }
         let mut seen = None;

@@ -2,16 +2,17 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use overlay::probe::Format;
+use sys::clock::Instant;
 
 use crate::block;
-use crate::log::now_ms;
 use crate::machine::Machine;
 use crate::newroot::{Change, ended, in_root, put};
 
 /// How long drivers may take to show the disks that swap is looked for on.
-const SWAP_WAIT_MS: u64 = 5_000;
+const SWAP_WAIT: Duration = Duration::from_secs(5);
 
 /// What live-boot's `ip=` and `dhcp` write: stanzas of interfaces(5). `None` without
 /// such words; the boot link alone is the network step's to describe.
@@ -54,8 +55,8 @@ pub fn swap(machine: &mut Machine, devices: &[String]) {
         return;
     }
     // The root may have been found before the other disks.
-    let deadline = now_ms().saturating_add(SWAP_WAIT_MS);
-    while !machine.settled() && now_ms() < deadline {
+    let deadline = Instant::now().after(SWAP_WAIT);
+    while !machine.settled() && !deadline.is_past() {
         machine.wait(&[], Some(deadline));
     }
     let paths: Vec<String> = machine.blocks().map(|name| ["/dev/", name].concat()).collect();

@@ -23,8 +23,8 @@ use core::time::Duration;
 
 use super::message::{Incoming, Kind, Outgoing, read, unreadable, write};
 use super::options::{REQUESTED, code};
-use crate::clock::Instant;
 use crate::lease::Lease;
+use sys::clock::Instant;
 
 /// The longest pause between two questions.
 pub const MAX_PAUSE: Duration = Duration::from_secs(4);

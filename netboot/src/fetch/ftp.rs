@@ -11,8 +11,8 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use rustix::io::Errno;
 
 use super::url::Url;
-use crate::clock::Instant;
 use crate::io::Tcp;
+use sys::clock::Instant;
 
 /// The longest reply, all its lines together.
 const MAX_REPLY: usize = 16 * 1024;

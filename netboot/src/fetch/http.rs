@@ -14,8 +14,8 @@ use core::fmt;
 use rustix::io::Errno;
 
 use super::url::Url;
-use crate::clock::Instant;
 use crate::io::Tcp;
+use sys::clock::Instant;
 
 /// The longest response head that is read.
 const MAX_HEAD: usize = 16 * 1024;

@@ -24,11 +24,11 @@ use core::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::clock::Instant;
 use crate::io::{FreeUdp, Tcp, pause};
 use crate::resolve::{self, Resolver};
 use ftp::FtpError;
 use http::HttpError;
+use sys::clock::Instant;
 use sys::errno::Shown;
 use tftp::{TftpError, Transfer};
 use url::{Scheme, Url, UrlError};

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use crate::clock::Instant;
+use sys::clock::Instant;
 
 /// Data bytes in a datagram: fits into an Ethernet frame with a VLAN tag or two.
 pub const BLOCK_SIZE: u16 = 1428;

@@ -34,10 +34,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use sys::mount::{FsContext, MountError};
 use sys::process::{Child, Exit, fork};
 
-use crate::clock::{Instant, poll_timeout};
 use crate::network::NetworkUp;
 use options::{OptionError, Options};
 use probe::{Failure, Ports, Target};
+use sys::clock::{Instant, poll_timeout};
 
 /// A name that no medium has. `/init` looks it up on the medium when the root is
 /// complete: that is how a server that knows it hears of it.
@@ -439,11 +439,11 @@ fn mount_now(source: &str, options: &Options, target: &str) -> Result<(), MountE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Instant;
     use crate::config::Config;
     use crate::config::tests::{lease, plan};
     use alloc::boxed::Box;
     use proptest::prelude::*;
+    use sys::clock::Instant;
 
     fn up(options: &[u8]) -> NetworkUp {
         let lease = lease(options);

@@ -20,8 +20,9 @@ use cmdline::plan::NfsVersion;
 use rustix::io::Errno;
 
 use super::rpc::{Call, Decoder, Encoder, Records, Refusal, parse_reply};
-use crate::clock::{Instant, random};
 use crate::io::Tcp;
+use crate::random::random;
+use sys::clock::Instant;
 use sys::errno::Shown;
 
 const PORTMAPPER: u16 = 111;
