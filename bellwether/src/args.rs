@@ -1,6 +1,7 @@
 //! The command line's grammar. Help texts, man pages and completions all come
 //! from these definitions.
 
+use crate::failure::Failure;
 use ::share::session::DhcpMode;
 use argh::{ArgsInfo, FromArgs};
 use cpio_builder::compress::Codec;
@@ -8,10 +9,8 @@ use cpio_builder::fsimage::Format;
 use cpio_builder::image::Include;
 use cpio_builder::profile::{CLASSES, Class, Profile};
 use std::ffi::OsString;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Boots live systems over the network or from disks: makes the images, and
 /// tells what they will do.
@@ -755,18 +754,18 @@ pub enum Early {
 }
 
 impl Early {
-    /// Says it and gives the exit status.
-    pub fn end(self) -> ExitCode {
+    /// Prints it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] for arguments that make no sense.
+    pub fn end(self) -> Result<(), Failure> {
         match self {
             Self::Help(text) => {
-                // A closed pipe is the reader's choice.
-                let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-                ExitCode::SUCCESS
+                println!("{}", text.trim_end());
+                Ok(())
             }
-            Self::Usage(text) => {
-                eprintln!("bellwether: {}", text.trim_end());
-                ExitCode::from(2)
-            }
+            Self::Usage(text) => Err(Failure::Usage(text.trim_end().to_owned())),
         }
     }
 }

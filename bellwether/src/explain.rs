@@ -4,9 +4,8 @@
 //! The plan is made by the same code that /init runs; here it is only printed.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::ExitCode;
 
 use crate::args::Explain;
 use crate::carries::{self, Lack};
@@ -21,7 +20,7 @@ const MAX_INPUT: u64 = 1 << 20;
 ///
 /// The exit status is 0 when the line makes a plan, 1 when the boot would fail, 2
 /// when there is no line to read.
-pub fn run(args: &Explain) -> ExitCode {
+pub fn run(args: &Explain) -> Result<(), Failure> {
     if let Some(from) = &args.from {
         return match (&args.file, args.line.as_slice()) {
             (None, []) => menus(args, from),
@@ -41,24 +40,20 @@ pub fn run(args: &Explain) -> ExitCode {
     let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
     let context = Context { arch, defaults: &defaults, ..Context::default() };
     let plan = cmdline::parse(&line, &context);
-    let lacks = match lacks(args, &plan) {
-        Ok(lacks) => lacks,
-        Err(why) => return failed(&why),
-    };
+    let lacks = lacks(args, &plan)?;
     let text = match args.json {
         true => with_lacks(&plan.to_json(), lacks.as_deref()),
         false => report(&plan, args.words) + &about(args, lacks.as_deref()),
     };
-    // A closed pipe is the reader's choice.
-    let _ = io::stdout().write_all(text.as_bytes());
+    print!("{text}");
     let works = plan.can_work() && !fails(lacks.as_deref());
-    if works { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    if works { Ok(()) } else { Err(Failure::Told) }
 }
 
 /// What the plan would miss in the initramfs that was given.
-fn lacks(args: &Explain, plan: &BootPlan) -> Result<Option<Vec<Lack>>, String> {
+fn lacks(args: &Explain, plan: &BootPlan) -> Result<Option<Vec<Lack>>, Failure> {
     let lacks = args.initrd.as_deref().map(|initrd| carries::lacks(plan, initrd));
-    lacks.transpose().map_err(|error| error.to_string())
+    Ok(lacks.transpose()?)
 }
 
 fn fails(lacks: Option<&[Lack]>) -> bool {
@@ -95,11 +90,8 @@ fn with_lacks(plan: &str, lacks: Option<&[Lack]>) -> String {
 }
 
 /// Explains the entries of menus; the exit status is 1 when one would fail.
-fn menus(args: &Explain, from: &Path) -> ExitCode {
-    let menus = match crate::menus::read(from) {
-        Ok(menus) => menus,
-        Err(Failure::Failed(why) | Failure::Usage(why)) => return failed(&why),
-    };
+fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
+    let menus = crate::menus::read(from)?;
     let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
     let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
     let context = Context { arch, defaults: &defaults, ..Context::default() };
@@ -108,10 +100,7 @@ fn menus(args: &Explain, from: &Path) -> ExitCode {
     for (name, menu) in &menus {
         for (n, entry) in menu.entries.iter().enumerate() {
             let plan = cmdline::parse(&entry.append, &context);
-            let lacks = match lacks(args, &plan) {
-                Ok(lacks) => lacks,
-                Err(why) => return failed(&why),
-            };
+            let lacks = lacks(args, &plan)?;
             all_work &= plan.can_work() && !fails(lacks.as_deref());
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
@@ -142,19 +131,12 @@ fn menus(args: &Explain, from: &Path) -> ExitCode {
         true => format!("[{}]\n", texts.join(",")),
         false => texts.join("\n"),
     };
-    // A closed pipe is the reader's choice.
-    let _ = io::stdout().write_all(text.as_bytes());
-    if all_work { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    print!("{text}");
+    if all_work { Ok(()) } else { Err(Failure::Told) }
 }
 
-fn failed(why: &str) -> ExitCode {
-    eprintln!("bellwether: {why}");
-    ExitCode::from(1)
-}
-
-fn usage(why: &str) -> ExitCode {
-    eprintln!("bellwether: {why}");
-    ExitCode::from(2)
+fn usage(why: &str) -> Result<(), Failure> {
+    Err(Failure::Usage(why.to_owned()))
 }
 
 fn read(file: &Path) -> io::Result<String> {
@@ -222,16 +204,14 @@ mod tests {
             line: line.iter().map(ToString::to_string).collect(),
             ..Explain::default()
         };
-        // ExitCode has no comparison; its Debug text is all that there is.
-        let code = |line: &[&str]| format!("{:?}", run(&args(line)));
-        assert_eq!(code(&["root=/dev/sda1"]), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(&["quiet"]), format!("{:?}", ExitCode::from(1)));
-        assert_eq!(code(&[]), format!("{:?}", ExitCode::from(2)));
+        let run = |line: &[&str]| run(&args(line));
+        assert!(matches!(run(&["root=/dev/sda1"]), Ok(())));
+        assert!(matches!(run(&["quiet"]), Err(Failure::Told)));
+        assert!(matches!(run(&[]), Err(Failure::Usage(_))));
         let from = |file: &str| Explain { file: Some(file.into()), ..Explain::default() };
-        let code = |file: &str| format!("{:?}", run(&from(file)));
-        assert_eq!(code("/no/such/file"), format!("{:?}", ExitCode::from(2)));
+        assert!(matches!(super::run(&from("/no/such/file")), Err(Failure::Usage(_))));
         // An empty line says nothing about a root.
-        assert_eq!(code("/dev/null"), format!("{:?}", ExitCode::from(1)));
+        assert!(matches!(super::run(&from("/dev/null")), Err(Failure::Told)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How a command fails.
 
+use std::fmt;
+
 /// How a command ended badly. The exit codes are part of the contract with
 /// scripts: 0 done, 1 failed, 2 wrong usage.
 #[derive(Debug)]
@@ -8,6 +10,17 @@ pub enum Failure {
     Usage(String),
     /// It could not be done.
     Failed(String),
+    /// It could not be done, and the output says why.
+    Told,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(why) | Self::Usage(why) => f.write_str(why),
+            Self::Told => f.write_str("failed"),
+        }
+    }
 }
 
 impl From<cpio_builder::error::Error> for Failure {

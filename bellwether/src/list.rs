@@ -5,7 +5,6 @@ use crate::output::{json_string, size};
 use cpio_builder::error::Error;
 use cpio_builder::initrd::{Initrd, Limits};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Prints segments and entries.
@@ -14,13 +13,8 @@ pub fn run(path: &Path, json: bool) -> Result<(), Failure> {
     let initrd = Initrd::open(&bytes, Limits::default())
         .map_err(|source| Error::Initrd { path: path.into(), source })?;
     let text = if json { as_json(&initrd) } else { as_text(&initrd) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // `| head` is not a failure.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::Failed(format!("cannot write the list: {e}")))
-        }
-        _ => Ok(()),
-    }
+    print!("{text}");
+    Ok(())
 }
 
 fn as_text(initrd: &Initrd<'_>) -> String {

@@ -1,5 +1,7 @@
 //! The host command. What a subcommand does is in the module of its name.
 
+#[macro_use]
+mod output;
 mod args;
 mod build;
 mod carries;
@@ -12,12 +14,10 @@ mod iso;
 mod list;
 mod medium;
 mod menus;
-mod output;
 mod pxe;
 mod share;
 mod r#try;
 
-use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let done = match clone::called(&given) {
         Some(done) => done,
         None => match args::parse(given) {
-            Err(early) => return early.end(),
+            Err(early) => early.end(),
             Ok(args::Command::Build(what)) => build::run(&what),
             Ok(args::Command::Docs(what)) => docs::run(&what),
             Ok(args::Command::Iso(what)) => iso::run(&what),
@@ -34,18 +34,8 @@ fn main() -> ExitCode {
             Ok(args::Command::Image(what)) => image::run(&what),
             Ok(args::Command::Share(what)) => share::run(&what),
             Ok(args::Command::Try(what)) => r#try::run(&what),
-            Ok(args::Command::Explain(what)) => return explain::run(&what),
+            Ok(args::Command::Explain(what)) => explain::run(&what),
         },
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(why)) => {
-            eprintln!("bellwether: {why}");
-            ExitCode::from(1)
-        }
-        Err(Failure::Usage(why)) => {
-            eprintln!("bellwether: {why}");
-            ExitCode::from(2)
-        }
-    }
+    output::finish(done)
 }

@@ -1,20 +1,81 @@
-//! Writing results: whole files or none, and JSON without a library.
+//! Writing results: standard output, whole files or none, and JSON without a library.
 
 use crate::failure::Failure;
 use cpio_builder::error::Error;
 use cpio_builder::image::mtime_from_epoch;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{IsTerminal, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Writes a file so that its name never stands for half of it: into a
-/// neighbour first, which is then renamed. `-` is standard output.
+/// The first error of standard output.
+static BROKEN: OnceLock<io::Error> = OnceLock::new();
+
+/// The exit status of a command whose reader closed the pipe, as shells show it for
+/// one that SIGPIPE ended. The signal itself stays ignored: it would end `share` and
+/// the clone programs when a client closes its connection.
+const CLOSED_PIPE: u8 = 128 + 13;
+
+/// Writes to standard output. After the first error output is dropped, but the
+/// command does its work; [`finish`] reports the error.
+pub fn write_out(bytes: &[u8]) {
+    if BROKEN.get().is_none()
+        && let Err(e) = io::stdout().write_all(bytes)
+    {
+        let _ = BROKEN.set(e);
+    }
+}
+
+// In this crate these take the place of std's macros of the same names, which panic
+// when the reader of a pipe is gone.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::output::write_out(format!($($text)*).as_bytes()) };
+}
+macro_rules! println {
+    ($($text:tt)*) => { print!("{}\n", format_args!($($text)*)) };
+}
+macro_rules! eprintln {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        // Without standard error there is no place to report to.
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
+/// Reports how the command ended, and gives the exit status: 0 done, 1 failed, 2 wrong
+/// usage, 141 when it was done and the reader of its output was gone.
+pub fn finish(done: Result<(), Failure>) -> ExitCode {
+    let status = match done {
+        Ok(()) => 0,
+        Err(Failure::Told) => 1,
+        Err(why) => {
+            eprintln!("bellwether: {why}");
+            if matches!(why, Failure::Usage(_)) { 2 } else { 1 }
+        }
+    };
+    if let Err(e) = io::stdout().flush() {
+        let _ = BROKEN.set(e);
+    }
+    ExitCode::from(match BROKEN.get() {
+        Some(e) if e.kind() == io::ErrorKind::BrokenPipe && status == 0 => CLOSED_PIPE,
+        Some(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("bellwether: standard output cannot be written: {e}");
+            status.max(1)
+        }
+        _ => status,
+    })
+}
+
+/// Writes a file atomically: to a temporary file in the same directory, then renames
+/// it. `-` is standard output.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |source| Failure::from(Error::Write { path: path.into(), source });
     if path.as_os_str() == "-" {
-        return std::io::stdout().write_all(bytes).map_err(fail);
+        write_out(bytes);
+        return Ok(());
     }
     // Not replacing devices and pipes, such as /dev/null.
     if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
@@ -48,7 +109,7 @@ pub struct Progress {
 impl Progress {
     /// For work counted in `unit`; `bytes` are shown as sizes.
     pub fn new(unit: &'static str) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = io::stderr().is_terminal();
         Self { unit, what: String::new(), start: Instant::now(), told: None, terminal }
     }
 
@@ -65,8 +126,8 @@ impl Progress {
             self.told = Some(now);
             let line = progress_line(what, self.unit, done, all, now - self.start);
             let _ = match self.terminal {
-                true => write!(std::io::stderr(), "\r\x1b[K{line}"),
-                false => writeln!(std::io::stderr(), "{line}"),
+                true => write!(io::stderr(), "\r\x1b[K{line}"),
+                false => writeln!(io::stderr(), "{line}"),
             };
         }
     }
@@ -75,7 +136,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.terminal && self.told.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }

@@ -10,7 +10,7 @@ use ::share::error::Error;
 use ::share::event::{Event, Watch};
 use ::share::session::{self, Ending, Options};
 use ::share::settings::Store;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,9 +134,7 @@ fn settings(what: &Share, state: &Path) -> Result<(), Failure> {
 }
 
 fn tell(event: &Event, json: bool) {
-    let line = if json { event.to_json() } else { event.to_string() };
-    // Whoever closed the pipe does not want to know; sharing goes on.
-    let _ = writeln!(std::io::stdout(), "{line}");
+    println!("{}", if json { event.to_json() } else { event.to_string() });
 }
 
 /// The medium that this system was started from.

@@ -708,9 +708,7 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
             if how.is_ok()
                 && let Some(path) = verify_path
             {
-                how = read_back(path, digest).map_err(|e| match e {
-                    Failure::Failed(why) | Failure::Usage(why) => why,
-                });
+                how = read_back(path, digest).map_err(|e| e.to_string());
             }
             stored = Some(how);
             // Said once only.

@@ -139,9 +139,7 @@ impl edge::World for Host {
 
 /// A failure's reason alone.
 pub fn why(e: Failure) -> String {
-    match e {
-        Failure::Failed(why) | Failure::Usage(why) => why,
-    }
+    e.to_string()
 }
 
 /// A writer thread behind a buffer.
