@@ -3,7 +3,7 @@
 //! A squashfs is read file by file; nothing is unpacked to disk.
 
 use crate::error::Error;
-use crate::iso::{Iso, IsoError, Section};
+use crate::iso::{self, Iso, IsoError, Section};
 use crate::modinfo::{self, Modinfo, ModinfoError};
 use backhand::{BackhandError, FilesystemReader, InnerNode};
 use std::collections::BTreeMap;
@@ -154,15 +154,16 @@ pub(crate) fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
             Err(IsoError::NotFound(_) | IsoError::Kind(_)) => continue,
             Err(e) => return Err(fail(e)),
         };
-        let mut nodes: Vec<_> = nodes.into_iter().filter(|node| !node.is_dir).collect();
+        let mut nodes: Vec<_> =
+            nodes.into_iter().filter(|node| node.kind == iso::Kind::File).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         for node in nodes {
             let ends = [".squashfs", ".sfs", ".sqfs", ".img"];
             if let Some(at) =
-                node.offset().filter(|_| ends.iter().any(|end| node.name.ends_with(end)))
+                node.offset().filter(|_| ends.iter().any(|end| node.name.ends_with(end.as_bytes())))
                 && node.len() > 96
             {
-                found.push((format!("{dir}/{}", node.name), at, node.len()));
+                found.push((format!("{dir}/{}", node.text()), at, node.len()));
             }
         }
     }

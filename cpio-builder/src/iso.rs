@@ -1,24 +1,40 @@
-//! Reading ISO 9660 media: directories and files, with the long names of Rock
-//! Ridge (IEEE P1282) and, without it, of Joliet.
+//! Reading ISO 9660 media: directories and files, with what Rock Ridge (IEEE
+//! P1282 over SUSP P1281) says of them and, without it, the names of Joliet.
 //!
 //! ECMA-119 is followed as far as live media go: one volume, extents in one
-//! piece or several, the primary or the Joliet descriptor. Links and device
-//! nodes are passed over. All numbers are taken as hostile: sizes, depth and
-//! counts are bounded, and nothing is kept that was not read.
+//! piece or several, the primary or the Joliet descriptor; Rock Ridge is
+//! preferred, then Joliet, then the plain names in lower case without version,
+//! as the kernel shows them. Relocated deep directories are where they belong.
+//! All numbers are taken as hostile: sizes and counts are bounded, and nothing
+//! is kept that was not read.
+//!
+//! Not read: interleaved files, transparent compression (ZF: the compressed
+//! bytes are given), UDF.
 
 use crate::modinfo::ReadAt;
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 
 const SECTOR: u64 = 2048;
-/// Volume descriptors searched.
-const DESCRIPTORS: u64 = 32;
-/// Most bytes of one directory.
-const DIR_MAX: u64 = 4 << 20;
-/// Most parts of one file.
-const EXTENTS_MAX: usize = 64;
-/// Longest name.
-const NAME_MAX: usize = 255;
+/// Where volume descriptors begin.
+const DESCRIPTORS: u64 = 16;
+/// More descriptors than any medium has.
+const DESCRIPTORS_MAX: u64 = 64;
+/// Most bytes of one directory; one with 100,000 entries has 15 MB.
+const DIR_MAX: u64 = 64 << 20;
+/// Continuation areas of one record.
+const CONTINUATIONS_MAX: usize = 64;
+/// Longest name, as Rock Ridge writes it.
+const NAME_MAX: usize = 1024;
+/// Targets of symbolic links are at most as long as the kernel's paths.
+const LINK_MAX: usize = 4096;
+/// Position of the root directory's record in a volume descriptor.
+const ROOT_RECORD: usize = 156;
+
+/// Flags of a directory record (ECMA-119 9.1.6).
+const DIRECTORY: u8 = 2;
+const ASSOCIATED: u8 = 4;
+const MORE_EXTENTS: u8 = 0x80;
 
 /// Why a medium or something on it is not read.
 #[derive(Debug)]
@@ -31,8 +47,15 @@ pub enum IsoError {
     Kind(String),
     /// Larger than was asked for.
     TooBig(String),
-    /// The medium is damaged or cut short.
-    Damaged(&'static str),
+    /// The medium is damaged.
+    Damaged(String),
+    /// It has interleaved files.
+    Interleaved,
+    /// A directory is behind the end of the medium.
+    CutShort {
+        /// Where the directory begins, in bytes.
+        at: u64,
+    },
     /// Reading failed.
     Read(io::Error),
 }
@@ -40,11 +63,17 @@ pub enum IsoError {
 impl fmt::Display for IsoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotIso => write!(f, "it is no ISO 9660 medium"),
+            Self::NotIso => write!(f, "it is not an ISO 9660 image"),
             Self::NotFound(path) => write!(f, "there is no /{path} on it"),
             Self::Kind(path) => write!(f, "/{path} is not what was expected: file or directory"),
             Self::TooBig(path) => write!(f, "/{path} is too large"),
             Self::Damaged(what) => write!(f, "the medium is damaged: {what}"),
+            Self::Interleaved => write!(f, "it has interleaved files, which are not read"),
+            Self::CutShort { at } => write!(
+                f,
+                "a directory lies at byte {at}, behind the end of the image: the image is cut \
+                 short; get it again"
+            ),
             Self::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 write!(f, "the medium is cut short")
             }
@@ -61,22 +90,66 @@ impl From<io::Error> for IsoError {
     }
 }
 
-/// A file or directory on a medium.
+/// A piece of a medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Byte offset on the medium.
+    pub start: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+    /// A symbolic link's target.
+    Link(Vec<u8>),
+    /// A device, pipe or socket.
+    Special,
+}
+
+/// A file, directory or link on a medium.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its name in its directory.
-    pub name: String,
-    /// Whether it is a directory.
-    pub is_dir: bool,
-    /// Parts: offset and length, in bytes.
-    extents: Vec<(u64, u64)>,
+    /// Its name in its directory, as it is recorded.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, without the type.
+    pub permissions: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last change, seconds since 1970.
+    pub mtime: i64,
+    /// Where its directory record is: tells it from every other of the medium.
+    pub position: u64,
+    /// Its parts.
+    pub extents: Vec<Extent>,
 }
 
 impl Node {
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.kind == Kind::Directory
+    }
+
+    /// Its name as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.name).into_owned()
+    }
+
     /// Bytes of the file.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.extents.iter().map(|(_, len)| len).sum()
+        self.extents.iter().fold(0, |sum: u64, e| sum.saturating_add(e.length))
     }
 
     /// Whether it has no bytes.
@@ -88,215 +161,289 @@ impl Node {
     /// Offset on the medium, if the file lies in one piece.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {
-        let (first, _) = self.extents.first()?;
-        let mut end = *first;
-        for (at, len) in &self.extents {
-            if *at != end {
+        let first = self.extents.first()?.start;
+        let mut end = first;
+        for extent in &self.extents {
+            if extent.start != end {
                 return None;
             }
-            end = at.checked_add(*len)?;
+            end = extent.start.checked_add(extent.length)?;
         }
-        Some(*first)
+        Some(first)
     }
 }
 
-/// How names are written.
+/// Where names and permissions come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Names {
-    Plain,
-    /// Bytes to skip at the start of each system use area.
+pub enum Names {
+    /// POSIX names, permissions and links; with the bytes at the start of each
+    /// system use area that are not Rock Ridge's (SUSP `SP`).
     RockRidge(usize),
+    /// Unicode names.
     Joliet,
+    /// Neither.
+    Plain,
 }
 
 /// A medium.
 #[derive(Debug)]
 pub struct Iso<F: ReadAt> {
     file: F,
-    root: Node,
-    names: Names,
+    block: u64,
+    /// The root directory.
+    pub root: Node,
+    /// Which names its nodes have.
+    pub names: Names,
     /// Name of the volume.
     pub label: String,
+    /// Volume creation time as written: `YYYYMMDDHHMMSScc`.
+    pub created: String,
+    /// Bytes that the volume should have.
+    pub size: u64,
+    /// The primary volume descriptor.
+    pub descriptor: Vec<u8>,
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
-}
-
-fn byte(bytes: &[u8], at: usize) -> u8 {
-    bytes.get(at).copied().unwrap_or(0)
+/// A volume descriptor's block size and root directory.
+fn volume(position: u64, sector: &[u8]) -> Result<(u64, Node), IsoError> {
+    let block = u64::from(le16(sector, 128));
+    if ![512, 1024, 2048].contains(&block) {
+        return Err(IsoError::Damaged(format!(
+            "its block size is {block}, which no ISO 9660 image has"
+        )));
+    }
+    let root = sector.get(ROOT_RECORD..ROOT_RECORD + 34).and_then(Record::read);
+    let root = root.filter(|root| root.flags & DIRECTORY != 0 && root.size > 0);
+    let root = root.ok_or_else(|| IsoError::Damaged("it has no root directory".into()))?;
+    Ok((block, root.node(position + ROOT_RECORD as u64, block)))
 }
 
 impl<F: ReadAt> Iso<F> {
     /// Finds the volume.
     ///
     /// # Errors
-    /// [`IsoError::NotIso`], or reading fails.
+    /// [`IsoError::NotIso`], damage, or reading fails.
     pub fn open(file: F) -> Result<Self, IsoError> {
-        let mut found = None;
+        let mut primary = None;
         let mut joliet = None;
-        for n in 0..DESCRIPTORS {
-            let mut sector = vec![0; 2048];
-            match file.read_exact_at(&mut sector, (16 + n) * SECTOR) {
+        for n in DESCRIPTORS..DESCRIPTORS + DESCRIPTORS_MAX {
+            let (at, mut sector) = (n * SECTOR, vec![0; SECTOR as usize]);
+            match file.read_exact_at(&mut sector, at) {
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
                 other => other?,
             }
             if sector.get(1..6) != Some(b"CD001") {
                 break;
             }
-            match byte(&sector, 0) {
-                1 if found.is_none() => found = Some(sector),
-                2 if matches!(sector.get(88..91), Some(b"%/@" | b"%/C" | b"%/E")) => {
-                    joliet = Some(sector);
+            match sector.first() {
+                Some(1) if primary.is_none() => primary = Some((at, sector)),
+                // A supplementary descriptor with one of the UCS-2 escape sequences.
+                Some(2)
+                    if joliet.is_none()
+                        && matches!(sector.get(88..91), Some(b"%/@" | b"%/C" | b"%/E")) =>
+                {
+                    joliet = Some((at, sector));
                 }
-                255 => break,
+                Some(255) => break,
                 _ => {}
             }
         }
-        let primary = found.ok_or(IsoError::NotIso)?;
-        let label = sector_text(primary.get(40..72));
-        let root_of = |sector: &[u8]| {
-            let record = sector.get(156..190).unwrap_or_default();
-            let extent = (u64::from(u32_at(record, 2)) * SECTOR, u64::from(u32_at(record, 10)));
-            Node { name: String::new(), is_dir: true, extents: vec![extent] }
+        let (at, descriptor) = primary.ok_or(IsoError::NotIso)?;
+        let (block, root) = volume(at, &descriptor)?;
+        let text = |from: usize, to: usize| {
+            let field = descriptor.get(from..to).unwrap_or_default();
+            String::from_utf8_lossy(field).trim_matches([' ', '\0']).to_owned()
         };
-        if root_of(&primary).is_empty() {
-            return Err(IsoError::Damaged("it has no root directory"));
-        }
-        let mut iso = Self { root: root_of(&primary), names: Names::Plain, label, file };
-        if let Some(skip) = iso.rock_ridge()? {
-            iso.names = Names::RockRidge(skip);
-        } else if let Some(joliet) = joliet {
-            iso.root = root_of(&joliet);
+        let mut iso = Self {
+            file,
+            block,
+            root,
+            names: Names::Plain,
+            label: text(40, 72),
+            created: text(813, 829),
+            size: u64::from(le32(&descriptor, 80)) * block,
+            descriptor,
+        };
+        iso.find_rock_ridge()?;
+        if iso.names == Names::Plain
+            && let Some((at, sector)) = joliet
+        {
+            (iso.block, iso.root) = volume(at, &sector)?;
             iso.names = Names::Joliet;
         }
         Ok(iso)
     }
 
-    /// Looks for SUSP's mark in the root's first record.
-    fn rock_ridge(&self) -> Result<Option<usize>, IsoError> {
-        let bytes = self.dir_bytes(&self.root)?;
-        let len = usize::from(byte(&bytes, 0));
-        let used = 33 + usize::from(byte(&bytes, 32)).next_multiple_of(2).max(1);
-        let area = bytes.get(..len).and_then(|record| record.get(used..)).unwrap_or_default();
-        // "SP", length 7, version 1, and two check bytes.
-        let found = area.get(..6) == Some(b"SP\x07\x01\xbe\xef");
-        let found = found || bytes.get(34..40) == Some(b"SP\x07\x01\xbe\xef");
-        let skip = usize::from(if bytes.get(34..40) == Some(b"SP\x07\x01\xbe\xef") {
-            byte(&bytes, 40)
-        } else {
-            byte(area, 6)
-        });
-        Ok(found.then_some(skip))
+    /// Looks for the SUSP mark in the root directory's own record.
+    fn find_rock_ridge(&mut self) -> Result<(), IsoError> {
+        let bytes = self.records(&self.root)?;
+        let Some(own) = Record::read(&bytes) else { return Ok(()) };
+        // CD-ROM XA puts 14 bytes in front of Rock Ridge's.
+        for skip in [0, 14] {
+            if let Some([b'S', b'P', 7, 1, 0xbe, 0xef, own_skip]) = own.area.get(skip..skip + 7) {
+                self.names = Names::RockRidge(usize::from(*own_skip));
+                self.posix(own.area).dress(&mut self.root);
+                self.root.name.clear();
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
-    fn dir_bytes(&self, dir: &Node) -> Result<Vec<u8>, IsoError> {
+    /// The bytes of a directory: its records.
+    ///
+    /// # Errors
+    /// It is larger than 64 MiB, behind the end of the medium, or reading fails.
+    pub fn records(&self, dir: &Node) -> Result<Vec<u8>, IsoError> {
+        let at = dir.extents.first().map_or(0, |extent| extent.start);
         if dir.len() > DIR_MAX {
-            return Err(IsoError::Damaged("a directory is too large"));
+            return Err(IsoError::Damaged(format!("it has a directory of {} bytes", dir.len())));
         }
-        self.read(dir, DIR_MAX)
+        self.read(dir, DIR_MAX).map_err(|e| match e {
+            IsoError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                IsoError::CutShort { at }
+            }
+            other => other,
+        })
     }
 
     /// What is in a directory, as it is recorded.
     ///
     /// # Errors
-    /// Damage, or reading fails.
+    /// Not a directory, damage, or reading fails.
     pub fn list(&self, dir: &Node) -> Result<Vec<Node>, IsoError> {
-        if !dir.is_dir {
-            return Err(IsoError::Kind(dir.name.clone()));
+        if !dir.is_dir() {
+            return Err(IsoError::Kind(dir.text()));
         }
-        let bytes = self.dir_bytes(dir)?;
+        let bytes = self.records(dir)?;
+        let start = dir.extents.first().map_or(0, |extent| extent.start);
         let mut nodes: Vec<Node> = Vec::new();
+        // Whether the record before was a part of a file, and whether the file is kept.
         let mut goes_on = false;
-        // Records do not cross sectors; a zero length ends one.
-        for sector in bytes.chunks(2048) {
-            let mut rest = sector;
-            while let Some((record, after)) = rest.split_at_checked(usize::from(byte(rest, 0))) {
-                if record.len() < 34 {
-                    break;
-                }
-                rest = after;
-                let flags = byte(record, 25);
-                let extent = (u64::from(u32_at(record, 2)) * SECTOR, u64::from(u32_at(record, 10)));
-                let id_len = usize::from(byte(record, 32));
-                let id = record.get(33..33 + id_len).unwrap_or_default();
-                if matches!(id, [0] | [1] | []) {
-                    continue;
-                }
-                if goes_on && let Some(last) = nodes.last_mut() {
-                    if last.extents.len() >= EXTENTS_MAX {
-                        return Err(IsoError::Damaged("a file has too many parts"));
-                    }
-                    last.extents.push(extent);
-                } else {
-                    let area = record.get((33 + id_len).next_multiple_of(2)..).unwrap_or_default();
-                    let (name, plain) = self.name(id, area)?;
-                    // Links and devices have no content here.
-                    if plain {
-                        nodes.push(Node { name, is_dir: flags & 2 != 0, extents: vec![extent] });
-                    }
-                }
-                goes_on = flags & 0x80 != 0;
+        let mut kept = false;
+        let mut offset = 0;
+        while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
+            if rest.first() == Some(&0) {
+                // Records do not cross sectors: the rest of this one is empty.
+                offset = (offset / SECTOR as usize + 1) * SECTOR as usize;
+                continue;
             }
+            let Some(record) = Record::read(rest) else {
+                return Err(IsoError::Damaged(format!(
+                    "the directory at byte {start} has a damaged record at byte {offset}"
+                )));
+            };
+            let position = start + offset as u64;
+            offset += record.length;
+            // The first two are the directory itself and its parent.
+            if matches!(record.name, [0] | [1] | []) || record.flags & ASSOCIATED != 0 {
+                continue;
+            }
+            if record.interleaved {
+                return Err(IsoError::Interleaved);
+            }
+            let is_dir = record.flags & DIRECTORY != 0;
+            if goes_on && !is_dir {
+                if kept && let Some(last) = nodes.last_mut() {
+                    last.extents.push(record.extent(self.block));
+                }
+            } else {
+                let node = self.node(&record, position)?;
+                kept = node.is_some();
+                nodes.extend(node);
+            }
+            goes_on = record.flags & MORE_EXTENTS != 0 && !is_dir;
         }
         Ok(nodes)
     }
 
-    /// The name of a record, and whether it is a file or directory.
-    fn name(&self, id: &[u8], area: &[u8]) -> Result<(String, bool), IsoError> {
-        let plain = || {
-            let text: String = id.iter().map(|b| char::from(*b)).collect();
-            let text = text.split(';').next().unwrap_or_default();
-            text.trim_end_matches('.').to_ascii_lowercase()
-        };
-        let skip = match self.names {
-            Names::Plain => return Ok((plain(), true)),
-            Names::Joliet => {
-                let units = id.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b));
-                let text: String =
-                    char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect();
-                return Ok((text.split(';').next().unwrap_or_default().to_owned(), true));
+    /// What a record is of. Nothing for a directory that belongs elsewhere.
+    fn node(&self, record: &Record<'_>, position: u64) -> Result<Option<Node>, IsoError> {
+        let mut node = record.node(position, self.block);
+        node.name = self.name(record.name);
+        if matches!(self.names, Names::RockRidge(_)) {
+            let posix = self.posix(record.area);
+            if posix.relocated {
+                return Ok(None);
             }
-            Names::RockRidge(skip) => skip,
+            if let Some(block) = posix.child {
+                node.kind = Kind::Directory;
+                node.permissions = 0o555;
+                node.extents = vec![self.relocated(block)?];
+            }
+            posix.dress(&mut node);
+        }
+        Ok(Some(node))
+    }
+
+    /// The directory that a child link leads to: its own first record.
+    fn relocated(&self, block: u64) -> Result<Extent, IsoError> {
+        let mut sector = vec![0; SECTOR as usize];
+        let start = block * self.block;
+        self.file.read_exact_at(&mut sector, start).ok();
+        Record::read(&sector)
+            .filter(|record| record.flags & DIRECTORY != 0 && record.block == block)
+            .map(|record| record.extent(self.block))
+            .ok_or_else(|| {
+                IsoError::Damaged(format!("a relocated directory is not at byte {start}"))
+            })
+    }
+
+    /// A name without Rock Ridge.
+    fn name(&self, raw: &[u8]) -> Vec<u8> {
+        let text = if self.names == Names::Joliet {
+            let units = raw.as_chunks::<2>().0.iter().map(|pair| u16::from_be_bytes(*pair));
+            char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+        } else {
+            String::from_utf8_lossy(raw).to_ascii_lowercase()
         };
-        let mut name = Vec::new();
-        let mut is_plain = true;
+        let version = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let text = match text.rsplit_once(';') {
+            Some((name, after)) if version(after) => name,
+            _ => &text,
+        };
+        let text = if self.names == Names::Joliet { text } else { text.trim_end_matches('.') };
+        text.as_bytes().to_vec()
+    }
+
+    /// Reads the system use entries of a record, continuation areas included.
+    fn posix(&self, area: &[u8]) -> Posix {
+        let mut posix = Posix::default();
+        let Names::RockRidge(skip) = self.names else { return posix };
+        let mut link = Link::default();
         let mut area = area.get(skip..).unwrap_or_default().to_vec();
-        // Each continuation is a seek; real names need one.
-        for _ in 0..4 {
+        for _ in 0..CONTINUATIONS_MAX {
             let mut next = None;
             let mut rest = area.as_slice();
-            while rest.len() >= 4 {
-                let Some((entry, after)) = rest.split_at_checked(usize::from(byte(rest, 2))) else {
-                    break;
-                };
-                if entry.len() < 4 {
-                    break;
-                }
-                rest = after;
-                match entry.get(..2) {
-                    Some(b"NM") if byte(entry, 4) & 6 == 0 => {
-                        name.extend_from_slice(entry.get(5..).unwrap_or_default());
+            while let Some((signature, body, tail)) = susp(rest) {
+                rest = tail;
+                match signature {
+                    b"CE" => next = Some((le32(body, 0), le32(body, 8), le32(body, 16))),
+                    b"ST" => break,
+                    // Without the flags for "." and "..".
+                    b"NM"
+                        if posix.name.len() < NAME_MAX
+                            && body.first().is_some_and(|f| f & 6 == 0) =>
+                    {
+                        posix.name.extend_from_slice(body.get(1..).unwrap_or_default());
                     }
-                    Some(b"SL" | b"PN") => is_plain = false,
-                    Some(b"CE") => {
-                        let at =
-                            u64::from(u32_at(entry, 4)) * SECTOR + u64::from(u32_at(entry, 12));
-                        next = Some((at, u32_at(entry, 20)));
-                    }
-                    Some(b"ST") => break,
+                    b"PX" => posix.mode = Some((le32(body, 0), le32(body, 16), le32(body, 24))),
+                    b"TF" => posix.mtime = modified(body).or(posix.mtime),
+                    b"SL" => link.add(body),
+                    b"CL" => posix.child = Some(u64::from(le32(body, 0))),
+                    b"RE" => posix.relocated = true,
                     _ => {}
                 }
             }
-            let Some((at, len)) = next.filter(|(_, len)| u64::from(*len) <= SECTOR) else { break };
-            area = vec![0; len as usize];
-            self.file.read_exact_at(&mut area, at)?;
+            let Some((block, offset, length)) = next else { break };
+            area = vec![0; (length as usize).min(SECTOR as usize)];
+            let at = u64::from(block) * self.block + u64::from(offset);
+            if self.file.read_exact_at(&mut area, at).is_err() {
+                break;
+            }
         }
-        if name.is_empty() {
-            return Ok((plain(), is_plain));
-        }
-        name.truncate(NAME_MAX);
-        Ok((String::from_utf8_lossy(&name).into_owned(), is_plain))
+        posix.link = link.finish();
+        posix
     }
 
     /// Finds a path. Names are compared exactly first, then without case.
@@ -308,10 +455,11 @@ impl<F: ReadAt> Iso<F> {
         let path = path.trim_matches('/');
         for part in path.split('/').filter(|p| !matches!(*p, "" | ".")).take(32) {
             let absent = || IsoError::NotFound(path.to_owned());
-            if !node.is_dir {
+            if !node.is_dir() {
                 return Err(absent());
             }
             let nodes = self.list(&node)?;
+            let part = part.as_bytes();
             let same = |n: &&Node| n.name == part;
             let alike = |n: &&Node| n.name.eq_ignore_ascii_case(part);
             let found = nodes.iter().find(same).or_else(|| nodes.iter().find(alike));
@@ -326,11 +474,11 @@ impl<F: ReadAt> Iso<F> {
     /// [`IsoError::TooBig`], or reading fails.
     pub fn read(&self, node: &Node, limit: u64) -> Result<Vec<u8>, IsoError> {
         if node.len() > limit {
-            return Err(IsoError::TooBig(node.name.clone()));
+            return Err(IsoError::TooBig(node.text()));
         }
         let mut out = Vec::new();
-        for (at, len) in &node.extents {
-            let (mut at, mut left) = (*at, *len);
+        for extent in &node.extents {
+            let (mut at, mut left) = (extent.start, extent.length);
             // In pieces: a length may be a lie.
             while left > 0 {
                 let size = left.min(1 << 20);
@@ -346,18 +494,182 @@ impl<F: ReadAt> Iso<F> {
     /// Reads a file by its path.
     ///
     /// # Errors
-    /// It is not there, is a directory, is larger than `limit`, or reading fails.
+    /// It is not there, is no file, is larger than `limit`, or reading fails.
     pub fn read_path(&self, path: &str, limit: u64) -> Result<Vec<u8>, IsoError> {
         let node = self.find(path)?;
-        if node.is_dir {
+        if node.kind != Kind::File {
             return Err(IsoError::Kind(path.to_owned()));
         }
         self.read(&node, limit)
     }
 }
 
-fn sector_text(bytes: Option<&[u8]>) -> String {
-    String::from_utf8_lossy(bytes.unwrap_or_default()).trim_end_matches([' ', '\0']).to_owned()
+fn le16(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_le_bytes(*b))
+}
+
+fn le32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+/// A directory record (ECMA-119 9.1).
+#[derive(Debug, Clone, Copy)]
+struct Record<'a> {
+    length: usize,
+    block: u64,
+    size: u64,
+    time: i64,
+    flags: u8,
+    interleaved: bool,
+    name: &'a [u8],
+    /// The system use area, behind the name padded to an even length.
+    area: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let length = usize::from(*bytes.first()?);
+        let bytes = bytes.get(..length)?;
+        let name_end = 33 + usize::from(*bytes.get(32)?);
+        Some(Self {
+            length,
+            // Extended attributes stand before the content.
+            block: u64::from(le32(bytes, 2)) + u64::from(*bytes.get(1)?),
+            size: u64::from(le32(bytes, 10)),
+            time: time7(bytes.get(18..25)?),
+            flags: *bytes.get(25)?,
+            interleaved: *bytes.get(26)? != 0 || *bytes.get(27)? != 0,
+            name: bytes.get(33..name_end)?,
+            area: bytes.get(name_end.next_multiple_of(2)..).unwrap_or_default(),
+        })
+    }
+
+    const fn extent(&self, block: u64) -> Extent {
+        Extent { start: self.block * block, length: self.size }
+    }
+
+    /// The node without name, as ISO 9660 alone describes it.
+    fn node(&self, position: u64, block: u64) -> Node {
+        let is_dir = self.flags & DIRECTORY != 0;
+        Node {
+            name: Vec::new(),
+            kind: if is_dir { Kind::Directory } else { Kind::File },
+            permissions: if is_dir { 0o555 } else { 0o444 },
+            uid: 0,
+            gid: 0,
+            mtime: self.time,
+            position,
+            extents: vec![self.extent(block)],
+        }
+    }
+}
+
+/// What Rock Ridge says of a file.
+#[derive(Debug, Default)]
+struct Posix {
+    name: Vec<u8>,
+    /// Type and permissions, owner, group.
+    mode: Option<(u32, u32, u32)>,
+    mtime: Option<i64>,
+    link: Option<Vec<u8>>,
+    /// Block of a directory that was relocated.
+    child: Option<u64>,
+    /// This directory was relocated here and belongs elsewhere.
+    relocated: bool,
+}
+
+impl Posix {
+    /// Puts what Rock Ridge says over what ISO 9660 says.
+    fn dress(self, node: &mut Node) {
+        if !self.name.is_empty() {
+            node.name = self.name;
+        }
+        node.mtime = self.mtime.unwrap_or(node.mtime);
+        if let Some((mode, uid, gid)) = self.mode {
+            node.permissions = mode & 0o7777;
+            (node.uid, node.gid) = (uid, gid);
+        }
+        node.kind = match (self.mode.unwrap_or_default().0 & 0o170_000, self.link) {
+            _ if node.is_dir() => return,
+            (0 | 0o120_000, Some(target)) => Kind::Link(target),
+            (0o010_000 | 0o020_000 | 0o060_000 | 0o140_000 | 0o120_000, _) => Kind::Special,
+            _ => return,
+        };
+        node.extents.clear();
+    }
+}
+
+/// A time in 7 bytes (ECMA-119 9.1.5) as seconds since 1970.
+fn time7(bytes: &[u8]) -> i64 {
+    let [year, month, day, hour, minute, second, zone] = bytes else { return 0 };
+    let days = days_from_civil(1900 + i64::from(*year), i64::from(*month), i64::from(*day));
+    let seconds = i64::from(*hour) * 3600 + i64::from(*minute) * 60 + i64::from(*second);
+    days * 86_400 + seconds - i64::from(zone.cast_signed()) * 900
+}
+
+/// Days since 1970 of a date of the Gregorian calendar.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    // March first: the leap day is then the last of its year.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * month + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// The first system use entry: signature, data, the rest behind it.
+fn susp(area: &[u8]) -> Option<(&[u8; 2], &[u8], &[u8])> {
+    let signature = area.first_chunk()?;
+    let length = usize::from(*area.get(2)?);
+    let (entry, rest) = area.split_at_checked(length)?;
+    Some((signature, entry.get(4..)?, rest))
+}
+
+/// Modification time of a `TF` entry.
+fn modified(body: &[u8]) -> Option<i64> {
+    let (&flags, stamps) = body.split_first()?;
+    // Bit 0 creation, bit 1 modification, bit 7 the 17-byte form.
+    if flags & 2 == 0 || flags & 0x80 != 0 {
+        return None;
+    }
+    let from = if flags & 1 == 0 { 0 } else { 7 };
+    stamps.get(from..from + 7).map(time7)
+}
+
+/// A symbolic link's target, component by component (`SL`).
+#[derive(Default)]
+struct Link {
+    target: Option<Vec<u8>>,
+    /// The last component goes on in the next record.
+    open: bool,
+}
+
+impl Link {
+    fn add(&mut self, body: &[u8]) {
+        let mut rest = body.get(1..).unwrap_or_default();
+        let target = self.target.get_or_insert_default();
+        while let Some((&[flags, length], tail)) = rest.split_first_chunk::<2>() {
+            let Some((text, tail)) = tail.split_at_checked(usize::from(length)) else { return };
+            rest = tail;
+            if target.len() > LINK_MAX {
+                return;
+            }
+            if !self.open && !target.is_empty() && !target.ends_with(b"/") {
+                target.push(b'/');
+            }
+            target.extend_from_slice(match flags & 0x0e {
+                2 => b".",
+                4 => b"..",
+                8 => b"/",
+                _ => text,
+            });
+            self.open = flags & 1 != 0;
+        }
+    }
+
+    fn finish(self) -> Option<Vec<u8>> {
+        self.target.filter(|target| !target.is_empty() && target.len() <= LINK_MAX)
+    }
 }
 
 /// One part of a file, read as if it were a file: an image on a medium.
@@ -435,6 +747,7 @@ mod tests {
         let root = record(&[0], 18, 2048, 2, b"");
         let mut pvd = vec![0; 190];
         pvd[..7].copy_from_slice(b"\x01CD001\x01");
+        pvd[128..130].copy_from_slice(&2048u16.to_le_bytes());
         pvd[40..72].copy_from_slice(format!("{:<32}", "MEDIUM").as_bytes());
         pvd[156..156 + root.len()].copy_from_slice(&root);
         sector(&mut iso, 16, &pvd);
@@ -466,19 +779,15 @@ mod tests {
         iso
     }
 
-    impl ReadAt for Vec<u8> {
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            self.as_slice().read_exact_at(buffer, offset)
-        }
-    }
-
     #[test]
     fn rock_ridge_names_and_parts() {
         let iso = Iso::open(medium(true)).unwrap();
         assert_eq!(iso.label, "MEDIUM");
         let dir = iso.find("Live").unwrap();
-        let names: Vec<String> = iso.list(&dir).unwrap().into_iter().map(|n| n.name).collect();
-        assert_eq!(names, ["a long n.img"]);
+        let nodes = iso.list(&dir).unwrap();
+        let names: Vec<_> = nodes.iter().map(|n| (n.text(), n.kind.clone())).collect();
+        let link = Kind::Link(b"x".to_vec());
+        assert_eq!(names, [("a long n.img".into(), Kind::File), ("link".into(), link)]);
         let file = iso.find("/live/a long n.img").unwrap();
         assert_eq!((file.len(), file.offset()), (2053, Some(20 * 2048)));
         let data = iso.read_path("Live/a long n.img", 4096).unwrap();
@@ -498,6 +807,12 @@ mod tests {
         cut.truncate(20 * 2048 + 7);
         let told = Iso::open(cut).unwrap().read_path("live/alongnam.img", 4096).unwrap_err();
         assert_eq!(told.to_string(), "the medium is cut short");
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(time7(&[70, 1, 1, 0, 0, 0, 0]), 0);
+        assert_eq!(time7(&[124, 2, 29, 12, 0, 0, 4]), 1_709_204_400);
     }
 
     #[test]

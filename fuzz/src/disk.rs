@@ -1,7 +1,6 @@
 //! What stands on disks, and the lists of digests on media.
 
 use cpio_builder::iso::Iso;
-use cpio_builder::modinfo::ReadAt;
 use overlay::expand::{expand, is_compressed};
 use overlay::probe::Format;
 use overlay::{digest, dm, partition, persistence_conf, probe, verity};
@@ -92,29 +91,21 @@ pub fn persistence_conf(data: &[u8]) {
     }
 }
 
-/// An ISO image from its sixteenth sector on: what comes before is not read. Both
-/// readers get it, the host command's and the server's.
+/// An ISO image from its sixteenth sector on: what comes before is not read. The one
+/// reader lists it for the host command and makes the server's tree of it.
 pub fn iso_image(data: &[u8]) {
-    const START: u64 = 32768;
-    let mut whole = vec![0; START as usize];
+    const START: usize = 32768;
+    let mut whole = vec![0; START];
     whole.extend_from_slice(data);
     share::iso::fuzz(&whole);
-    #[derive(Debug)]
-    struct Image(Vec<u8>);
-    impl ReadAt for Image {
-        fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<()> {
-            let at = at.checked_sub(START).unwrap_or(u64::MAX);
-            self.0.as_slice().read_exact_at(buffer, at)
-        }
-    }
-    let Ok(iso) = Iso::open(Image(data.to_vec())) else { return };
+    let Ok(iso) = Iso::open(whole) else { return };
     let mut dirs: Vec<_> = iso.find("/").into_iter().collect();
     // Directories may lead in a circle: a few levels are enough.
     for _ in 0..16 {
         let Some(dir) = dirs.pop() else { return };
         for node in iso.list(&dir).unwrap_or_default().into_iter().take(64) {
             let _ = (node.offset(), node.is_empty());
-            if node.is_dir {
+            if node.is_dir() {
                 dirs.push(node);
             } else {
                 let bytes = iso.read(&node, 1 << 16).unwrap_or_default();

@@ -8,6 +8,7 @@
 //! appear later are not seen; ones that vanish give an error when read).
 
 use crate::error::Error;
+pub use cpio_builder::iso::Extent;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -19,8 +20,8 @@ use std::sync::Arc;
 pub const MAX_NODES: usize = 2_000_000;
 /// The deepest directory.
 pub const MAX_DEPTH: usize = 128;
-/// Targets of symbolic links are at most as long as the kernel's paths.
-pub const MAX_LINK: usize = 4096;
+/// Most parts of a path that are still to be followed, links included.
+const MAX_PARTS: usize = 4096;
 
 /// Random access to an image.
 pub trait ReadAt: Send + Sync {
@@ -83,15 +84,6 @@ pub struct FileId(pub u64);
 /// Where a node is in its tree. Only valid for the tree it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct At(u32);
-
-/// A piece of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Byte offset in the image.
-    pub start: u64,
-    /// Bytes.
-    pub length: u64,
-}
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,7 +275,7 @@ impl Tree {
             match self.node(next).map(|node| &node.kind) {
                 Some(Kind::Link(target)) => {
                     links += 1;
-                    if links > 40 || todo.len() > MAX_LINK {
+                    if links > 40 || todo.len() > MAX_PARTS {
                         return None;
                     }
                     if target.starts_with(b"/") {
