@@ -62,7 +62,7 @@ pub const FOR_SOURCES: &[(&str, &str)] = &[
     ("atftpd", "TFTP with windows"),
     ("nbd-server", "network block devices"),
     ("samba", "CIFS"),
-    ("qemu-system-common", "virtiofsd"),
+    ("qemu-system-common", "virtiofsd, in Debian 12"),
 ];
 
 /// What rooms of machines that copy need: peers, and networks that lose packets.
@@ -71,6 +71,9 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("nftables", "packets lost on purpose"),
     ("socat", "chains to measure against"),
 ];
+
+/// How packages are installed.
+const INSTALL: &str = "apt-get install --yes --no-install-recommends";
 
 /// True when this process is root.
 pub fn is_root() -> bool {
@@ -104,7 +107,11 @@ pub fn ensure() -> Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_for_tests() -> Result<()> {
-    ensure_all(&[NEEDED, FOR_DISKS, FOR_SOURCES].concat())
+    let mut needed = [NEEDED, FOR_DISKS, FOR_SOURCES].concat();
+    if let (parts, true) = parts_of_rust() {
+        needed.extend(parts.into_iter().map(|part| (part, "a part of Rust")));
+    }
+    ensure_all(&needed)
 }
 
 /// Makes sure that every one of these packages is here, as [`ensure`] does; two
@@ -119,16 +126,55 @@ pub fn ensure_all(needed: &[(&'static str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let install = "apt-get install --yes --no-install-recommends";
     if !is_root() {
-        let remedy = format!("apt-get update && {install} {}", missing.join(" "));
+        let remedy = format!("apt-get update && {INSTALL} {}", missing.join(" "));
         return Err(Error::Packages { remedy });
     }
     crate::say(format_args!("installing {}", missing.join(" ")));
     apt(&["update"])?;
-    let mut words: Vec<&str> = install.split(' ').skip(1).collect();
+    let mut words: Vec<&str> = INSTALL.split(' ').skip(1).collect();
     words.extend(missing);
     apt(&words)
+}
+
+/// Tells what the checks without machines need and this machine lacks, all of it at once:
+/// parts of Rust's toolchain, and a program that unit tests run. Installs nothing.
+///
+/// # Errors
+/// [`Error::Input`] with the commands that install it.
+pub fn tools() -> Result<()> {
+    let (parts, debian) = parts_of_rust();
+    let mut remedies = Vec::new();
+    let mut packages = missing_of(&[("e2fsprogs", "mkfs.ext4, for the tests of client disks")]);
+    if debian {
+        packages.extend(parts);
+    } else if !parts.is_empty() {
+        remedies.push(format!("rustup component add {}", parts.join(" ")));
+    }
+    if !packages.is_empty() {
+        remedies.push(format!("{INSTALL} {}", packages.join(" ")));
+    }
+    match remedies.join("\n    ") {
+        none if none.is_empty() => Ok(()),
+        all => Err(Error::Input(format!("tools are missing; to install them:\n\n    {all}\n"))),
+    }
+}
+
+/// The parts of Rust's toolchain that are missing, and whether they are Debian packages;
+/// otherwise they are components of rustup.
+fn parts_of_rust() -> (Vec<&'static str>, bool) {
+    let owner = shell::sh(&["sh", "-c", "dpkg-query -S \"$(command -v cargo)\""]);
+    let owner = owner.ok().and_then(|line| Some(line.split_once(':')?.0.to_owned()));
+    let lacks = |tool: &&str| shell::sh(&["cargo", tool, "--version"]).is_err();
+    let parts = ["fmt", "clippy"].into_iter().filter(lacks);
+    let names = parts.map(|tool| match (owner.as_deref(), tool) {
+        (Some("cargo-web"), "fmt") => "rustfmt-web",
+        (Some("cargo-web"), _) => "rust-web-clippy",
+        (_, "fmt") => "rustfmt",
+        (Some(_), _) => "rust-clippy",
+        (None, _) => "clippy",
+    });
+    (names.collect(), owner.is_some())
 }
 
 fn apt(words: &[&str]) -> Result<()> {

@@ -34,6 +34,7 @@ type Step = (&'static str, fn() -> Result<()>);
 const PACKAGES: &[Step] = &[("packages", packages::ensure_for_tests)];
 
 const QUICK: &[Step] = &[
+    ("tools", packages::tools),
     ("rustfmt", || cargo(&["fmt", "--all", "--check"])),
     ("clippy", || {
         cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])

@@ -1,8 +1,10 @@
 //! Debian's kernels, as their packages ship them.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
-use super::{Assets, only};
+use super::{Assets, only, sources};
 use crate::{Error, Result, packages, shell};
 
 /// Which of Debian's kernels.
@@ -37,12 +39,14 @@ impl Assets {
             Flavour::Cloud => ("kernel-cloud", "linux-image-cloud-amd64"),
             Flavour::Stock => ("kernel-stock", "linux-image-amd64"),
         };
-        let dir = self.entry(name, "2: unpacked package, depmod", |dir| {
+        let recipe = format!("3: {}, unpacked package, depmod", sources::suite()?);
+        let dir = self.entry(name, &recipe, |dir| {
             let package = real_package(meta)?;
             shell::run(shell::command("apt-get").args(["download", &package]).current_dir(dir))?;
             let deb = only(dir, "linux-image-")?;
             shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-            std::fs::remove_file(&deb).map_err(Error::at("remove", &deb))?;
+            fs::remove_file(&deb).map_err(Error::at("remove", &deb))?;
+            settle_modules(dir)?;
             let modules = only(&dir.join("lib/modules"), "")?;
             let version = modules.file_name().unwrap_or_default();
             shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
@@ -58,16 +62,33 @@ impl Assets {
     }
 }
 
+/// Since Debian 13 a kernel's package has its modules below `usr/lib`. Which of the two
+/// places depmod looks at depends on how it was built, so both are there afterwards.
+fn settle_modules(dir: &Path) -> Result<()> {
+    let (old, new) = (dir.join("lib/modules"), dir.join("usr/lib/modules"));
+    if new.is_dir() {
+        let lib = dir.join("lib");
+        fs::create_dir_all(&lib).map_err(Error::at("make", &lib))?;
+        fs::rename(&new, &old).map_err(Error::at("rename", &new))?;
+        symlink("../../lib/modules", &new).map_err(Error::at("link", &new))?;
+    }
+    Ok(())
+}
+
 /// Where Debian's headers are, as their makefiles have it.
 const HEADERS: &str = "/usr/src/linux-headers-";
 
 impl Assets {
-    /// The modules of a kernel and a driver that Debian 12 leaves out, for NTFS, made
-    /// of Debian's sources of the same kernel. Downloads 150 MB and takes a minute.
+    /// The modules of a kernel with the driver for NTFS. Debian 12 leaves it out: it is
+    /// made of Debian's sources of the same kernel, which downloads 150 MB and takes a
+    /// minute.
     ///
     /// # Errors
     /// [`Error::Command`] when a package cannot be fetched or the compiler fails.
     pub fn ntfs3(&self, kernel: &Kernel) -> Result<PathBuf> {
+        if kernel.modules.join("kernel/fs/ntfs3").is_dir() {
+            return Ok(kernel.modules.clone());
+        }
         let tools = [("gcc", "the driver"), ("make", "the same"), ("libelf1", "its symbols")];
         packages::ensure_all(&tools)?;
         let version = &kernel.version;
@@ -103,12 +124,12 @@ impl Assets {
             let options = ["CONFIG_NTFS3_FS=m", "CC=gcc", "modules"];
             shell::run(shell::command("make").args(["-C", &headers, &built]).args(options))?;
             let all = dir.join("lib/modules").join(version);
-            std::fs::create_dir_all(&all).map_err(Error::at("make", &all))?;
+            fs::create_dir_all(&all).map_err(Error::at("make", &all))?;
             let from = format!("{}/.", kernel.modules.display());
             shell::sh(&["cp", "-a", &from, &all.to_string_lossy()])?;
             let driver = dir.join(&sources).join("ntfs3.ko");
             let place = all.join("kernel/fs/ntfs3.ko");
-            std::fs::copy(&driver, &place).map_err(Error::at("copy", &driver))?;
+            fs::copy(&driver, &place).map_err(Error::at("copy", &driver))?;
             shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
         })?;
         Ok(dir.join("lib/modules").join(version))

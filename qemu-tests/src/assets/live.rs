@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sources::{self, SUITE};
+use super::sources;
 use super::{Assets, copy, write};
 use crate::{Error, Result, shell};
 
@@ -84,7 +84,8 @@ impl Assets {
     /// # Errors
     /// [`Error::Command`] when a package cannot be fetched or unpacked.
     pub fn live_root(&self) -> Result<PathBuf> {
-        let recipe = format!("{SUITE} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE}");
+        let suite = sources::suite()?;
+        let recipe = format!("{suite} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE}");
         let dir = self.entry("live-root", &recipe, |dir| {
             let first = self.first_program()?;
             let hook = dir.join("settle");
@@ -116,20 +117,21 @@ impl Assets {
     /// The same, made by somebody who is not root: in a user namespace, and packed from
     /// an archive, because the files' owners exist nowhere outside of it.
     fn squashfs_without_root(&self) -> Result<PathBuf> {
+        let suite = sources::suite()?;
         let recipe =
-            format!("{SUITE} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE} {SQUASHFS:?}");
+            format!("{suite} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE} {SQUASHFS:?}");
         let dir = self.entry("squashfs-without-root", &recipe, |dir| {
             let (hook, tar) = (dir.join("settle"), dir.join("root.tar"));
-            let sources = dir.join("debian.sources");
+            let list = dir.join("debian.sources");
             write(&hook, &format!("#!/bin/sh\nset -eu\n{SETTLE}"))?;
-            write(&sources, &sources::debian()?)?;
+            write(&list, &sources::debian(&suite)?)?;
             shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
             let mut mmdebstrap = shell::command("mmdebstrap");
             mmdebstrap.args(["--quiet", "--mode=unshare", "--format=tar", "--variant=essential"]);
             mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
             mmdebstrap.env("FIRST_PROGRAM", self.first_program()?);
             mmdebstrap.arg(format!("--customize-hook={}", hook.display()));
-            mmdebstrap.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&tar).arg(&sources);
+            mmdebstrap.arg(format!("--include={PACKAGES}")).arg(&suite).arg(&tar).arg(&list);
             shell::run(&mut mmdebstrap)?;
             let archive = std::fs::File::open(&tar).map_err(Error::at("open", &tar))?;
             let mut pack = shell::command("mksquashfs");
@@ -213,12 +215,12 @@ impl Assets {
 
 /// mmdebstrap into `root`, from the host's Debian sources.
 pub(super) fn bootstrap(packages: &str, root: &Path) -> Result<std::process::Command> {
-    let sources = root.with_extension("sources");
-    write(&sources, &sources::debian()?)?;
+    let (suite, list) = (sources::suite()?, root.with_extension("sources"));
+    write(&list, &sources::debian(&suite)?)?;
     let mut mmdebstrap = shell::command("mmdebstrap");
     mmdebstrap.args(["--quiet", "--format=directory", "--variant=essential"]);
     mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
-    mmdebstrap.arg(format!("--include={packages}")).arg(SUITE).arg(root).arg(sources);
+    mmdebstrap.arg(format!("--include={packages}")).arg(suite).arg(root).arg(list);
     Ok(mmdebstrap)
 }
 

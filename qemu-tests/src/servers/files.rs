@@ -224,7 +224,7 @@ impl Lab {
         let path = socket.to_string_lossy().into_owned();
         let source = format!("source={}", root.display());
         let at = format!("--socket-path={path}");
-        let program = "/usr/lib/qemu/virtiofsd";
+        let program = virtiofsd()?;
         let words = [program, at.as_str(), "-o", source.as_str(), "-o", "sandbox=chroot"];
         let server = self.server("virtiofsd", &words, Sign::Socket(socket))?;
         let machine = [
@@ -260,4 +260,15 @@ impl Lab {
         std::fs::write(&path, text).map_err(Error::at("write", &path))?;
         Ok(path.to_string_lossy().into_owned())
     }
+}
+
+/// Until Debian 12 a part of QEMU, since Debian 13 a package of its own.
+fn virtiofsd() -> Result<&'static str> {
+    const PLACES: [&str; 2] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
+    packages::ensure_all(packages::FOR_SOURCES)?;
+    let found = || PLACES.into_iter().find(|place| Path::new(place).exists());
+    if found().is_none() {
+        packages::ensure_all(&[("virtiofsd", "virtiofs")])?;
+    }
+    found().ok_or_else(|| Error::Input(format!("no virtiofsd in {}", PLACES.join(" or "))))
 }

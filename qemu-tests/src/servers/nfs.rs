@@ -81,11 +81,13 @@ impl<'lab> NfsBuilder<'lab> {
         Ok(server)
     }
 
+    /// Where CAP_SYS_RESOURCE is missing, as in containers, Ganesha 6 ends at its start
+    /// unless its attempt to become a flusher of I/O may fail; 4 does not know that word.
     fn config(&self) -> String {
         let mut text = format!(
             "NFS_CORE_PARAM {{\n  Protocols = {};\n  NFS_Port = {};\n  MNT_Port = {};\n  \
              Enable_NLM = false;\n  Enable_RQUOTA = false;\n  Enable_UDP = false;\n  \
-             mount_path_pseudo = true;\n}}\n\
+             mount_path_pseudo = true;\n  allow_set_io_flusher_fail = true;\n}}\n\
              NFSv4 {{\n  Grace_Period = 5;\n  Lease_Lifetime = 5;\n  Graceless = true;\n  \
              RecoveryBackend = fs;\n}}\n\
              EXPORT_DEFAULTS {{ SecType = sys, none; Squash = No_Root_Squash; }}\n",
