@@ -10,7 +10,7 @@ pub mod live;
 pub mod media;
 mod ours;
 mod peers;
-mod sources;
+pub mod sources;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -58,14 +58,45 @@ impl Assets {
         crate::say(format_args!("building {name}"));
         let draft = self.cache.join(format!("{name}.draft"));
         if draft.exists() {
-            // A draft of a run that was killed; nothing is mounted in it.
-            fs::remove_dir_all(&draft).map_err(Error::at("remove", &draft))?;
+            discard(&draft)?;
         }
         fs::create_dir(&draft).map_err(Error::at("make", &draft))?;
         build(&draft)?;
         fs::rename(&draft, &entry).map_err(Error::at("rename", &draft))?;
         Ok(entry)
     }
+}
+
+/// Removes the draft of a run that was killed or failed. What that run mounted in it is
+/// unmounted first: behind a mount there may be this machine's own `/dev`.
+fn discard(draft: &Path) -> Result<()> {
+    let draft = draft.canonicalize().map_err(Error::at("find", draft))?;
+    let mounted = || -> Result<Vec<PathBuf>> {
+        let table = Path::new("/proc/self/mountinfo");
+        let text = fs::read_to_string(table).map_err(Error::at("read", table))?;
+        Ok(mounted_below(&text, &draft))
+    };
+    // What was mounted last may lie in what was mounted before.
+    for place in mounted()?.iter().rev() {
+        shell::run(shell::command("umount").arg("--lazy").arg(place))?;
+    }
+    match mounted()?.first() {
+        None => fs::remove_dir_all(&draft).map_err(Error::at("remove", &draft)),
+        Some(place) => Err(Error::Input(format!("unmount {} and try again", place.display()))),
+    }
+}
+
+/// The mount points in and below `dir`, in the order of mounting. The format is in
+/// proc_pid_mountinfo(5): the fifth field, with octal escapes for what separates fields.
+fn mounted_below(mountinfo: &str, dir: &Path) -> Vec<PathBuf> {
+    let places = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    let unescaped = places.map(|place| {
+        let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+        let plain =
+            escapes.iter().fold(place.to_owned(), |text, (from, to)| text.replace(from, to));
+        PathBuf::from(plain)
+    });
+    unescaped.filter(|place| place.starts_with(dir)).collect()
 }
 
 /// FNV-1a, 64 bits: names cache entries, protects nothing.
@@ -98,4 +129,54 @@ fn write(path: &Path, text: &str) -> Result<()> {
         fs::create_dir_all(dir).map_err(Error::at("make", dir))?;
     }
     fs::write(path, text).map_err(Error::at("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn finds_mounts_by_their_place() {
+        let table = "22 1 0:20 / /sys rw shared:1 - sysfs sysfs rw\n\
+                     40 22 0:40 / /lab/x.draft/root/sys ro - sysfs sysfs ro\n\
+                     41 40 0:41 / /lab/x.draft/root/a\\040b rw - tmpfs tmpfs rw\n\
+                     42 22 0:42 / /lab/x.draft2 rw - tmpfs tmpfs rw\n";
+        let found = mounted_below(table, Path::new("/lab/x.draft"));
+        assert_eq!(found, ["/lab/x.draft/root/sys", "/lab/x.draft/root/a b"].map(PathBuf::from));
+    }
+
+    /// A run that was killed left a draft with a read-only mount in it, on which every
+    /// later run failed.
+    #[test]
+    fn a_draft_with_mounts_is_built_anew() {
+        const INSIDE: &str = "BELLWETHER_LAB_DRAFT";
+        let Some(cache) = std::env::var_os(INSIDE).map(PathBuf::from) else {
+            // A mount needs a namespace of its own.
+            let cache = std::env::temp_dir().join(format!("lab-draft-{}", std::process::id()));
+            fs::create_dir(&cache).unwrap();
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--user", "--map-root-user", "--mount"]);
+            unshare.arg(std::env::current_exe().unwrap());
+            unshare.args(["--exact", "assets::tests::a_draft_with_mounts_is_built_anew"]);
+            let out = unshare.env(INSIDE, &cache).output().unwrap();
+            fs::remove_dir_all(&cache).unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+            return;
+        };
+        let place = cache.join("thing.draft/root/sys");
+        fs::create_dir_all(place.join("below")).unwrap();
+        let place = place.to_string_lossy().into_owned();
+        shell::sh(&["mount", "-t", "tmpfs", "lab", &place]).unwrap();
+        fs::create_dir(format!("{place}/deeper")).unwrap();
+        shell::sh(&["mount", "-t", "tmpfs", "lab", &format!("{place}/deeper")]).unwrap();
+        fs::write(format!("{place}/deeper/kept"), "").unwrap();
+        shell::sh(&["mount", "-o", "remount,ro", &format!("{place}/deeper")]).unwrap();
+        let made = Assets { cache }.entry("thing", "1", |dir| write(&dir.join("made"), "yes"));
+        let made = made.unwrap();
+        assert_eq!(fs::read_to_string(made.join("made")).unwrap(), "yes");
+        assert!(!made.join("root").exists());
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains("thing.draft"), "{table}");
+    }
 }
