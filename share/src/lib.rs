@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod config;
 pub mod dhcp;
+pub mod disk;
 pub mod error;
 pub mod event;
 pub mod files;
@@ -19,7 +20,6 @@ pub mod privileges;
 pub mod serve;
 pub mod services;
 pub mod session;
-pub mod settings;
 pub mod tftp;
 pub mod tree;
 pub mod xdr;

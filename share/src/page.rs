@@ -4,10 +4,10 @@
 //! the terminal shows. The page is one file without anything from elsewhere; what it
 //! shows comes as server-sent events (WHATWG HTML, section 9.2), a whole state each.
 
+use crate::disk::store::{Kept, Store};
 use crate::event::{Event, Watch, quoted};
 use crate::files::File;
 use crate::services::SERVICES;
-use crate::settings::{Kept, Store};
 use std::io;
 use std::sync::Arc;
 

@@ -5,6 +5,8 @@ use crate::archive::{self, Cursor, MAX_INITRD};
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
+use crate::disk::access::{Disks, OWN_DISK};
+use crate::disk::store::{Image, Store};
 use crate::error::Error;
 use crate::event::{Event, Stage, Watch};
 use crate::files::{File, Files};
@@ -12,7 +14,6 @@ use crate::medium::{self, Medium, Place};
 use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
 use crate::page::Page;
-use crate::settings::{Disks, Image, KEEP, Store};
 use crate::{loaders, nbd, privileges, serve};
 use cpio_builder::menu::{Entry, Menu};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -256,7 +257,7 @@ pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     };
     if store.is_some() {
         for entry in &mut menu.entries {
-            entry.append.push_str(&format!(" bw.persist=nbd:{nbd_at}/{KEEP}{{mac}}"));
+            entry.append.push_str(&format!(" bw.persist=nbd:{nbd_at}/{OWN_DISK}{{mac}}"));
         }
     }
     let add_menu = loaders::add_menu(&menu, &mut files);

@@ -1,12 +1,13 @@
 //! Disks by NBD.
 
 use super::{CHUNK, HEAD_PATIENCE, PATIENCE, accept};
+use crate::disk::access::{Disks, Refused};
+use crate::disk::device::Disk;
 use crate::error::Error;
 use crate::event::{Event, Stage, Watch};
 use crate::nbd::{self, Command, Failure, Refusal, Wish};
 use crate::net::name_of;
 use crate::services::Service;
-use crate::settings::{Disk, Disks, Refused};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,41 +15,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// How a connection that says nothing is asked whether anybody is there.
-struct Patience {
-    /// Seconds until it is asked, and between two questions.
+/// TCP keep-alive: when a silent connection counts as dead (tcp(7)).
+struct KeepAlive {
+    /// Seconds of silence before the first probe, and between two probes.
     idle: u32,
     interval: u32,
-    /// Questions without an answer.
+    /// Probes without an answer.
     count: u32,
-    /// Milliseconds that something sent may wait for its receipt.
-    unread: u32,
+    /// Milliseconds that sent data may stay unacknowledged.
+    unacknowledged: u32,
 }
 
-/// A disk that nobody reads for days is still in use; one of a machine that was switched
-/// off is not, half a minute later.
-const USUAL: Patience = Patience { idle: 15, interval: 5, count: 3, unread: 30_000 };
-/// Somebody else has come for the same disk.
-const HURRIED: Patience = Patience { idle: 1, interval: 1, count: 2, unread: 3_000 };
+/// A mounted disk may be silent for days; a machine that was switched off is noticed after
+/// half a minute.
+const USUAL: KeepAlive = KeepAlive { idle: 15, interval: 5, count: 3, unacknowledged: 30_000 };
+/// For connections that are older than a new one to the same disk.
+const HURRIED: KeepAlive = KeepAlive { idle: 1, interval: 1, count: 2, unacknowledged: 3_000 };
 
-/// A client opens several connections at a time.
+/// Connections that open within this time belong together: a client opens several.
 const TOGETHER: Duration = Duration::from_secs(3);
 
 /// A connection to a disk.
 struct Connection {
     stream: TcpStream,
     since: Instant,
-    /// It has been asked to prove that it is alive.
+    /// It is being probed by [`HURRIED`].
     hurried: AtomicBool,
 }
 
 impl Connection {
-    fn be_patient(&self, patience: &Patience) -> nix::Result<()> {
-        let Patience { idle, interval, count, unread } = patience;
+    fn keep_alive(&self, settings: &KeepAlive) -> nix::Result<()> {
+        let KeepAlive { idle, interval, count, unacknowledged } = settings;
         setsockopt(&self.stream, sockopt::TcpKeepIdle, idle)?;
         setsockopt(&self.stream, sockopt::TcpKeepInterval, interval)?;
         setsockopt(&self.stream, sockopt::TcpKeepCount, count)?;
-        setsockopt(&self.stream, sockopt::TcpUserTimeout, unread)?;
+        setsockopt(&self.stream, sockopt::TcpUserTimeout, unacknowledged)?;
         setsockopt(&self.stream, sockopt::KeepAlive, &true)
     }
 }
@@ -58,19 +59,19 @@ impl Connection {
 struct Connections(Mutex<Vec<(String, Weak<Connection>)>>);
 
 impl Connections {
-    /// Adds one. Those that the same machine has to the same disk already may be of the
-    /// time before it lost its power: they have to show that they are alive, or end.
-    fn add(&self, name: String, stream: TcpStream) -> io::Result<Arc<Connection>> {
-        let (since, hurried) = (Instant::now(), AtomicBool::new(false));
-        let new = Arc::new(Connection { stream, since, hurried });
-        new.be_patient(&USUAL)?;
+    /// Adds one that was opened at `now`. Older ones of the same machine to the same disk
+    /// may be from before it lost its power: they are probed at once, and end unless the
+    /// machine answers.
+    fn add(&self, name: String, stream: TcpStream, now: Instant) -> io::Result<Arc<Connection>> {
+        let new = Arc::new(Connection { stream, since: now, hurried: AtomicBool::new(false) });
+        new.keep_alive(&USUAL)?;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|(_, connection)| connection.strong_count() > 0);
         let same = all.iter().filter(|(other, _)| *other == name);
         let same = same.filter_map(|(_, connection)| connection.upgrade());
-        for old in same.filter(|old| old.since.elapsed() > TOGETHER) {
+        for old in same.filter(|old| now.saturating_duration_since(old.since) > TOGETHER) {
             old.hurried.store(true, Ordering::Relaxed);
-            old.be_patient(&HURRIED)?;
+            old.keep_alive(&HURRIED)?;
         }
         all.push((name, Arc::downgrade(&new)));
         Ok(new)
@@ -93,11 +94,11 @@ pub fn start(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Res
         };
         // A medium is for everybody.
         let name = if disk.read_only() { format!("{name} {who}") } else { name };
-        serve(&*connections.add(name, stream)?, &disk, &who, &watch)
+        serve(&*connections.add(name, stream, Instant::now())?, &disk, &who, &watch)
     })
 }
 
-/// Until a client has chosen a disk, or gone.
+/// Negotiates until a client has chosen a disk, or gone.
 fn negotiate(
     mut stream: &TcpStream,
     disks: &Disks,
@@ -185,7 +186,7 @@ fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::
         let mut head = [0; nbd::REQUEST];
         stream.read_exact(&mut head)?;
         if connection.hurried.swap(false, Ordering::Relaxed) {
-            connection.be_patient(&USUAL)?;
+            connection.keep_alive(&USUAL)?;
         }
         let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
         let length = request.length as usize;
@@ -254,9 +255,10 @@ fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread;
+    use nix::sys::socket::getsockopt;
 
-    /// Who is asked whether he is alive, and is, keeps his connection.
+    /// A machine that lost its power comes back before its old connection was missed:
+    /// the old one is probed at once. A machine that lives keeps both.
     #[test]
     fn a_second_connection_spares_the_living() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -265,16 +267,27 @@ mod tests {
             (client, listener.accept().unwrap().0)
         };
         let connections = Connections::default();
-        let ((mut first, stream), (_second, other)) = (connect(), connect());
-        let before = Instant::now().checked_sub(2 * TOGETHER).unwrap();
-        let old = Connection { stream, since: before, hurried: AtomicBool::new(false) };
-        let old = Arc::new(old);
-        connections.0.lock().unwrap().push(("disk".into(), Arc::downgrade(&old)));
-        let new = connections.add("disk".into(), other).unwrap();
-        assert!(old.hurried.load(Ordering::Relaxed) && !new.hurried.load(Ordering::Relaxed));
-        assert_eq!(nix::sys::socket::getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(1));
-        thread::sleep(Duration::from_millis(3500));
-        first.write_all(b"here").unwrap();
+        let add = |name: &str, stream, now| connections.add(name.into(), stream, now).unwrap();
+        let hurried = |connection: &Connection| connection.hurried.load(Ordering::Relaxed);
+        let (mut client, stream) = connect();
+        let (mut clients, start) = (Vec::new(), Instant::now());
+        let old = add("disk", stream, start);
+        let mut next = |name, now| {
+            let (client, stream) = connect();
+            clients.push(client);
+            add(name, stream, now)
+        };
+        // One client opens several connections at a time, and others use other disks.
+        let together = next("disk", start + TOGETHER);
+        next("other", start + 2 * TOGETHER);
+        assert!(!hurried(&old) && !hurried(&together));
+        assert_eq!(getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(USUAL.idle));
+        let new = next("disk", start + 2 * TOGETHER);
+        assert!(hurried(&old) && !hurried(&together) && !hurried(&new));
+        assert_eq!(getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(1));
+        assert_eq!(getsockopt(&old.stream, sockopt::TcpKeepCount), Ok(2));
+        assert_eq!(getsockopt(&old.stream, sockopt::TcpUserTimeout), Ok(3_000));
+        client.write_all(b"here").unwrap();
         let mut said = [0; 4];
         (&old.stream).read_exact(&mut said).unwrap();
         assert_eq!(&said, b"here");

@@ -1,0 +1,166 @@
+//! Which disks there are, and which client may open which.
+
+use super::device::Disk;
+use super::store::{Image, Store, address};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Name of a client's own disk, before its address with dashes.
+pub const OWN_DISK: &str = "keep-";
+/// In the name of a medium's writable disk, between the medium's name and the address.
+const COW_DISK: &str = "-for-";
+
+/// Why a client does not get a disk.
+#[derive(Debug)]
+pub enum Refused {
+    /// No disk has that name.
+    Unknown,
+    /// It belongs to another machine; in words.
+    NotYours(String),
+    /// It cannot be opened, or is in use; in words.
+    Broken(String),
+}
+
+/// Every disk that is served.
+#[derive(Debug, Default)]
+pub struct Disks {
+    /// The media.
+    pub images: Vec<Image>,
+    /// The clients' own disks, with `--keep-settings`.
+    pub store: Option<Store>,
+    open: Mutex<BTreeMap<String, Weak<Disk>>>,
+}
+
+impl Disks {
+    /// Media, and the store of clients' disks.
+    pub fn new(images: Vec<Image>, store: Option<Store>) -> Self {
+        Self { images, store, open: Mutex::default() }
+    }
+
+    /// Names of the disks that every client may open.
+    pub fn names(&self) -> Vec<String> {
+        self.images.iter().map(|image| image.name.clone()).collect()
+    }
+
+    /// Opens the disk of this name for the client with this hardware address.
+    ///
+    /// # Errors
+    /// No such disk, another machine's disk, or a file that cannot be opened.
+    pub fn open(&self, name: &str, client: &str) -> Result<Arc<Disk>, Refused> {
+        if let Some(image) = self.images.iter().find(|image| image.name == name) {
+            return Ok(Arc::new(Disk::Medium(image.image.clone(), image.size)));
+        }
+        let store = self.store.as_ref().ok_or(Refused::Unknown)?;
+        let below = |image: &Image| {
+            let mac = name.strip_prefix(&image.name)?.strip_prefix(COW_DISK)?;
+            Some((mac, Some(image.clone())))
+        };
+        let own = name.strip_prefix(OWN_DISK).map(|mac| (mac, None));
+        let found = own.or_else(|| self.images.iter().find_map(below));
+        let (mac, image) = found.ok_or(Refused::Unknown)?;
+        let mac = address(mac).ok_or(Refused::Unknown)?;
+        if address(client) != Some(mac) {
+            return Err(Refused::NotYours(format!("it is of {mac}, and you are {client}")));
+        }
+        // All connections to one disk share one map of changed blocks.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, disk| disk.strong_count() > 0);
+        if let Some(disk) = open.get(name).and_then(Weak::upgrade) {
+            return Ok(disk);
+        }
+        let disk = store.open(mac, image.as_ref()).map_err(|e| Refused::Broken(e.to_string()))?;
+        let disk = Arc::new(disk);
+        open.insert(name.to_owned(), Arc::downgrade(&disk));
+        Ok(disk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::store::Image;
+    use crate::disk::store::SIZE;
+    use std::fs::File;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::path::Path;
+
+    const MAC: &str = "52:54:00:12:34:56";
+
+    fn disks(dir: &Path) -> (Disks, Vec<u8>) {
+        let bytes: Vec<u8> = (0..100_000u32).map(|n| (n / 7) as u8).collect();
+        let image = Image {
+            name: "debian".into(),
+            image: Arc::new(bytes.clone()),
+            size: bytes.len() as u64,
+            identity: 5,
+        };
+        (Disks::new(vec![image], Some(Store::below(dir).unwrap())), bytes)
+    }
+
+    #[test]
+    fn a_client_has_its_own_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disks, _) = disks(dir.path());
+        let name = "keep-52-54-00-12-34-56";
+        let error = disks.open(name, "52:54:00:12:34:57").unwrap_err();
+        assert!(matches!(error, Refused::NotYours(_)), "{error:?}");
+        assert!(matches!(disks.open(name, "10.0.0.7"), Err(Refused::NotYours(_))));
+        for unknown in ["keep-../x", "keep-", "other", "debian-for-x", "", "/etc/passwd"] {
+            assert!(matches!(disks.open(unknown, MAC), Err(Refused::Unknown)), "{unknown}");
+        }
+        let store = disks.store.clone().unwrap();
+        assert!(store.list().unwrap().is_empty());
+        let disk = disks.open(name, MAC).unwrap();
+        let again = disks.open(name, MAC).unwrap();
+        assert!(Arc::ptr_eq(&disk, &again));
+        let mut magic = [0; 2];
+        disk.read(0x438, &mut magic).unwrap();
+        assert_eq!((disk.size(), magic), (SIZE, [0x53, 0xef]), "no ext4");
+        disk.write(SIZE - 3, b"end").unwrap();
+        disk.flush().unwrap();
+        let [kept] = store.list().unwrap().try_into().unwrap();
+        assert!(kept.used && kept.bytes < 200 << 20 && kept.mac == "52-54-00-12-34-56", "{kept:?}");
+        assert!(store.reset(MAC).unwrap_err().to_string().contains("being used"));
+        drop((disk, again));
+        let copy = dir.path().join("copy");
+        store.export("52-54-00-12-34-56", &copy).unwrap();
+        let copied = File::open(&copy).unwrap();
+        let mut end = [0; 3];
+        FileExt::read_exact_at(&copied, &mut end, SIZE - 3).unwrap();
+        let meta = copied.metadata().unwrap();
+        assert!(&end == b"end" && meta.len() == SIZE && meta.blocks() * 512 < 200 << 20);
+        store.reset(MAC).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        assert!(store.reset(MAC).unwrap_err().to_string().contains("keeps nothing"));
+        assert!(store.reset("../..").is_err());
+    }
+
+    #[test]
+    fn changes_of_a_medium_stay_and_the_medium_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disks, mut wanted) = disks(dir.path());
+        let name = "debian-for-52-54-00-12-34-56";
+        let untouched = wanted.clone();
+        for (offset, data) in [(4090u64, &[1u8; 20][..]), (99_990, &[2; 10]), (0, &[3; 4096])] {
+            let disk = disks.open(name, MAC).unwrap();
+            disk.write(offset, data).unwrap();
+            disk.flush().unwrap();
+            wanted[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+            // Every time it is opened anew.
+            drop(disk);
+            let disk = disks.open(name, MAC).unwrap();
+            let mut all = vec![0; wanted.len()];
+            disk.read(0, &mut all).unwrap();
+            assert_eq!(all, wanted);
+        }
+        let medium = disks.open("debian", "10.0.0.7").unwrap();
+        let mut all = vec![0; untouched.len()];
+        medium.read(0, &mut all).unwrap();
+        assert_eq!(all, untouched);
+        assert!(medium.write(0, b"x").is_err() && medium.read_only());
+        // The same name, and another medium.
+        let mut other = Disks::new(disks.images.clone(), disks.store.clone());
+        other.images[0].identity = 6;
+        assert!(matches!(other.open(name, MAC), Err(Refused::Broken(_))));
+    }
+}

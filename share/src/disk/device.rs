@@ -1,0 +1,103 @@
+//! One disk as NBD sees it: a number of bytes to read and write.
+
+use super::cow::Cow;
+use crate::tree::ReadAt;
+use nix::fcntl::{FallocateFlags, Flock, fallocate};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// A disk that clients have over NBD.
+pub enum Disk {
+    /// A medium.
+    Medium(Arc<dyn ReadAt>, u64),
+    /// A client's own; its file stays locked.
+    Own(Flock<File>, u64),
+    /// A medium and the changes that a client made to it.
+    Cow(Cow),
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+impl Disk {
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Medium(_, size) | Self::Own(_, size) => *size,
+            Self::Cow(cow) => cow.size(),
+        }
+    }
+
+    /// Whether it refuses writes.
+    pub fn read_only(&self) -> bool {
+        matches!(self, Self::Medium(..))
+    }
+
+    /// Reads; the range must be on the disk.
+    ///
+    /// # Errors
+    /// The medium's or the file's I/O error.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Medium(image, _) => image.read_exact_at(buffer, offset),
+            Self::Own(file, _) => FileExt::read_exact_at(&**file, buffer, offset),
+            Self::Cow(cow) => cow.read(offset, buffer),
+        }
+    }
+
+    /// Writes; the range must be on the disk.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::PermissionDenied`] for a medium; else the file's I/O error.
+    pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Medium(..) => Err(io::ErrorKind::PermissionDenied.into()),
+            Self::Own(file, _) => FileExt::write_all_at(&**file, data, offset),
+            Self::Cow(cow) => cow.write(offset, data),
+        }
+    }
+
+    /// Returns when everything that was written is on this machine's disk.
+    ///
+    /// # Errors
+    /// The file's I/O error.
+    pub fn flush(&self) -> io::Result<()> {
+        match self {
+            Self::Medium(..) => Ok(()),
+            Self::Own(file, _) => file.sync_data(),
+            Self::Cow(cow) => cow.flush(),
+        }
+    }
+
+    /// Frees the space of a range, if it can: NBD's TRIM is a hint. A copy-on-write file
+    /// keeps its space.
+    pub fn trim(&self, offset: u64, length: u64) {
+        if let (Self::Own(file, _), Ok(offset), Ok(length)) =
+            (self, i64::try_from(offset), i64::try_from(length))
+            && length > 0
+        {
+            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            // Some file systems have no holes: then it takes what it takes.
+            let _ = fallocate(&**file, hole, offset, length);
+        }
+    }
+}
+
+impl ReadAt for Flock<File> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        ReadAt::read_exact_at(&**self, buffer, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        (**self).length()
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(self)
+    }
+}

@@ -1,0 +1,257 @@
+//! The clients' files: each client's own disk, and its changes to media.
+//!
+//! The files are sparse, below one directory, and named after the client's hardware
+//! address. A file in use is locked (`flock`).
+
+use super::cow::Cow;
+use super::device::Disk;
+use crate::dhcp::message::Mac;
+use crate::error::Error;
+use crate::tree::ReadAt;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Whence, lseek};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Size of a client's own disk in bytes. Its file takes only what is written to it.
+pub const SIZE: u64 = 4 << 30;
+/// Most files of clients.
+const MAX_FILES: usize = 1000;
+
+/// The files of one client in a [`Store`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its hardware address, with dashes.
+    pub mac: String,
+    /// Bytes that they take on this machine's disk.
+    pub bytes: u64,
+    /// Seconds since the last write.
+    pub age: u64,
+    /// A client has one of them open.
+    pub used: bool,
+}
+
+impl Kept {
+    /// A JSON object.
+    pub fn to_json(&self) -> String {
+        let Self { mac, bytes, age, used } = self;
+        format!("{{\"mac\":\"{mac}\",\"bytes\":{bytes},\"seconds\":{age},\"used\":{used}}}")
+    }
+}
+
+/// A medium that is offered as a disk.
+#[derive(Clone)]
+pub struct Image {
+    /// The medium's name, and the disk's.
+    pub name: String,
+    /// Its content.
+    pub image: Arc<dyn ReadAt>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The medium's fingerprint, which tells it from others ([`crate::tree::Tree`]).
+    pub identity: u64,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Reads a hardware address with colons or dashes.
+pub(crate) fn address(text: &str) -> Option<Mac> {
+    text.replace('-', ":").parse().ok()
+}
+
+fn dashed(mac: Mac) -> String {
+    mac.to_string().replace(':', "-")
+}
+
+/// The directory with the clients' files.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// Its path.
+    pub dir: PathBuf,
+}
+
+impl Store {
+    /// The store below a state directory, made if it does not exist.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn below(state: &Path) -> Result<Self, Error> {
+        let dir = state.join("settings");
+        fs::create_dir_all(&dir).map_err(Error::write(&dir))?;
+        Ok(Self { dir })
+    }
+
+    pub(crate) fn open(&self, mac: Mac, image: Option<&Image>) -> io::Result<Disk> {
+        // The names are part of the format: docs/share-disks.md.
+        let name = match image {
+            None => format!("{}.img", dashed(mac)),
+            Some(image) => format!("{}.{}.cow", dashed(mac), image.name),
+        };
+        let path = self.dir.join(name);
+        if !path.exists() {
+            if fs::read_dir(&self.dir)?.count() >= MAX_FILES {
+                return Err(io::Error::other("too many machines keep something here"));
+            }
+            if image.is_none() {
+                make(&path)?;
+            }
+        }
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = lock(file?)?;
+        let size = file.metadata()?.len();
+        Ok(match image {
+            None => Disk::Own(file, size),
+            Some(i) => Disk::Cow(Cow::open(file, i.image.clone(), i.size, i.identity)?),
+        })
+    }
+
+    /// Every client that has files here, by address.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Kept>, Error> {
+        let mut found: BTreeMap<String, Kept> = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some((mac, kind)) = name.split_once('.') else { continue };
+            let Some(mac) = address(mac).filter(|_| kind == "img" || kind.ends_with(".cow")) else {
+                continue;
+            };
+            let Ok(meta) = entry.metadata() else { continue };
+            let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            let age = age.map_or(0, |age| age.as_secs());
+            let used = File::open(entry.path()).is_ok_and(|file| lock(file).is_err());
+            let new = Kept { mac: dashed(mac), bytes: 0, age, used: false };
+            let kept = found.entry(dashed(mac)).or_insert(new);
+            kept.bytes = kept.bytes.saturating_add(meta.blocks().saturating_mul(512));
+            kept.age = kept.age.min(age);
+            kept.used |= used;
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn files(&self, mac: &str) -> Result<Vec<PathBuf>, Error> {
+        let mac = address(mac).ok_or_else(|| Error::Medium {
+            why: format!("'{mac}' is no hardware address, as in 52:54:00:12:34:56"),
+        })?;
+        let own = |entry: &fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.split_once('.').is_some_and(|(word, _)| address(word) == Some(mac))
+        };
+        let all = fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten();
+        let files: Vec<PathBuf> = all.filter(own).map(|entry| entry.path()).collect();
+        match files.is_empty() {
+            true => Err(Error::Medium { why: format!("{mac} keeps nothing here") }),
+            false => Ok(files),
+        }
+    }
+
+    /// Deletes a client's files.
+    ///
+    /// # Errors
+    /// The client has no files here, or has one open.
+    pub fn reset(&self, mac: &str) -> Result<(), Error> {
+        let files = self.files(mac)?;
+        for path in &files {
+            let file = File::open(path).map_err(Error::read(path))?;
+            drop(lock(file).map_err(Error::write(path))?);
+        }
+        files.iter().try_for_each(|path| fs::remove_file(path).map_err(Error::write(path)))
+    }
+
+    /// Opens and locks a client's own disk.
+    ///
+    /// # Errors
+    /// The client has none, or has it open.
+    pub fn image(&self, mac: &str) -> Result<Flock<File>, Error> {
+        let files = self.files(mac)?;
+        let image = files.iter().find(|path| path.extension().is_some_and(|ext| ext == "img"));
+        let image = image.ok_or_else(|| Error::Medium {
+            why: format!("{mac} has no disk of its own here, only changes of a medium"),
+        })?;
+        lock(File::open(image).map_err(Error::read(image))?).map_err(Error::read(image))
+    }
+
+    /// Copies a client's own disk to a new sparse file.
+    ///
+    /// # Errors
+    /// The client has none or has it open, or the file exists or cannot be written.
+    pub fn export(&self, mac: &str, to: &Path) -> Result<(), Error> {
+        let from = self.image(mac)?;
+        let out =
+            File::options().write(true).create_new(true).open(to).map_err(Error::write(to))?;
+        sparse_copy(&from, &out).map_err(Error::write(to))
+    }
+}
+
+/// Locks a file for this process alone: two writers of one file system destroy it.
+fn lock(file: File) -> io::Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => io::Error::other("it is being used"),
+        error => error.into(),
+    })
+}
+
+/// Copies the data and leaves out the holes.
+fn sparse_copy(from: &File, to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let end = from.metadata()?.len();
+    to.set_len(end)?;
+    let mut at = 0;
+    while let Some(data) = seek(from, at, Whence::SeekData)? {
+        let hole = seek(from, data, Whence::SeekHole)?.unwrap_or(end).min(end);
+        at = data;
+        while at < hole {
+            let length = usize::try_from(hole - at).unwrap_or(usize::MAX).min(buffer.len());
+            let part = buffer.get_mut(..length).unwrap_or_default();
+            FileExt::read_exact_at(from, part, at)?;
+            FileExt::write_all_at(to, part, at)?;
+            at += length as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Offset of the next data or the next hole; nothing after the last.
+fn seek(file: &File, from: u64, to: Whence) -> io::Result<Option<u64>> {
+    let from = i64::try_from(from).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    match lseek(file, from, to) {
+        Ok(at) => Ok(u64::try_from(at).ok()),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes a disk with an empty file system.
+fn make(path: &Path) -> io::Result<()> {
+    let new = path.with_extension("new");
+    File::create(&new)?.set_len(SIZE)?;
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-L", "settings", "-E", "lazy_itable_init=1,lazy_journal_init=1"]);
+    mkfs.args(["-m", "0"]).arg(&new).stdin(Stdio::null()).stdout(Stdio::null());
+    // Root's path has it, others' may not.
+    mkfs.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+    let done = mkfs.output();
+    let failed = match &done {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(e) => Some(e.to_string()),
+    };
+    if let Some(why) = failed {
+        // An image without a file system must not look like one.
+        let _ = fs::remove_file(&new);
+        return Err(io::Error::other(format!("mkfs.ext4 (of e2fsprogs) failed: {why}")));
+    }
+    fs::rename(&new, path)
+}
