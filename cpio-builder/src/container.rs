@@ -62,7 +62,7 @@ impl Container {
             Self::Squashfs(image) => image.read(path),
             Self::Dir(root) => {
                 let path = root.join(path);
-                fs::read(&path).map_err(|source| Error::Read { path, source })
+                fs::read(&path).map_err(Error::read(&path))
             }
         }
     }
@@ -145,7 +145,7 @@ const IMAGE_DIRS: [&str; 8] =
 /// The squashfs images on a medium: path, offset and length.
 pub(crate) fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
     let fail = |e: IsoError| Error::Container { path: path.into(), why: e.to_string() };
-    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let file = File::open(path).map_err(Error::read(path))?;
     let iso = Iso::open(file).map_err(fail)?;
     let mut found = Vec::new();
     for dir in IMAGE_DIRS {
@@ -172,13 +172,13 @@ pub(crate) fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
 
 impl Squashfs {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let len = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let len = fs::metadata(path).map_err(Error::read(path))?;
         Self::open_part(path, 0, len.len())
     }
 
     /// Opens an image that is part of a file.
     pub(crate) fn open_part(path: &Path, at: u64, len: u64) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let file = File::open(path).map_err(Error::read(path))?;
         let reader =
             FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len))).map_err(
                 |e| Error::Container { path: path.into(), why: format!("squashfs: {}", why(&e)) },

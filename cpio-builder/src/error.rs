@@ -125,7 +125,7 @@ impl fmt::Display for Error {
             Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
             Self::Write { path, source } if source.kind() == io::ErrorKind::StorageFull => write!(
                 f,
-                "cannot write {}: the disk is full; free some space or give -o another place",
+                "cannot write {}: the disk is full; free some space or choose another place",
                 path.display()
             ),
             Self::Write { path, source } => write!(f, "cannot write {}: {source}", path.display()),
@@ -178,6 +178,20 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// For `map_err` on reading `path`.
+    pub fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Read { path, source }
+    }
+
+    /// For `map_err` on writing `path`.
+    pub fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Write { path, source }
+    }
+}
 
 impl From<ArchiveError> for Error {
     fn from(e: ArchiveError) -> Self {

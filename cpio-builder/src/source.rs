@@ -105,7 +105,7 @@ fn open_iso(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         let read = File::open(path)
             .and_then(|mut file| file.seek(SeekFrom::Start(at)).map(|_| file))
             .and_then(|mut file| file.read_exact(&mut magic));
-        read.map_err(|source| Error::Read { path: path.into(), source })?;
+        read.map_err(Error::read(path))?;
         if magic != *b"hsqs" {
             continue;
         }
@@ -172,7 +172,7 @@ fn open_dir(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
             .iter()
             .any(|name| dir.join(name).exists())
     };
-    fs::read_dir(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    fs::read_dir(path).map_err(Error::read(path))?;
     let dir = if is_tree(path) {
         path.to_owned()
     } else {
@@ -191,7 +191,7 @@ fn open_dir(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         choose(path, found, release)?
     };
     // The directory is called like the release, unless reached by a link.
-    let dir = fs::canonicalize(&dir).map_err(|source| Error::Read { path: dir, source })?;
+    let dir = fs::canonicalize(&dir).map_err(Error::read(&dir))?;
     let tree = KernelTree::load(Container::Dir(dir), "")?;
     Ok(Kernel { tree, conf: ModprobeConf::default(), kind: Kind::Dir })
 }

@@ -6,20 +6,8 @@ use std::{fmt, io};
 /// An operation that failed, and on what.
 #[derive(Debug)]
 pub enum Error {
-    /// A file or directory cannot be read.
-    Read {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file or directory cannot be written.
-    Write {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// A file cannot be read or written, or the archive with `/init` cannot be made.
+    File(cpio_builder::error::Error),
     /// Not an ISO 9660 image, or a damaged one.
     Image {
         /// What is wrong with it.
@@ -46,8 +34,6 @@ pub enum Error {
         /// Why none of them does.
         why: String,
     },
-    /// The archive with `/init` cannot be made.
-    Archive(cpio_builder::error::Error),
     /// Something else that the system refused.
     System {
         /// What was being done.
@@ -60,8 +46,6 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
-            Self::Write { path, source } => write!(f, "cannot write {}: {source}", path.display()),
             Self::Image { why } | Self::Medium { why } | Self::Interface { why } => {
                 f.write_str(why)
             }
@@ -80,7 +64,7 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
-            Self::Archive(source) => write!(f, "{source}"),
+            Self::File(source) => write!(f, "{source}"),
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }
@@ -90,21 +74,21 @@ impl std::error::Error for Error {}
 
 impl From<cpio_builder::error::Error> for Error {
     fn from(e: cpio_builder::error::Error) -> Self {
-        Self::Archive(e)
+        Self::File(e)
     }
 }
 
 impl Error {
     /// For `map_err` on reading `path`.
     pub fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Read { path, source }
+        let wrap = cpio_builder::error::Error::read(path);
+        move |source| Self::File(wrap(source))
     }
 
     /// For `map_err` on writing `path`.
     pub fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Write { path, source }
+        let wrap = cpio_builder::error::Error::write(path);
+        move |source| Self::File(wrap(source))
     }
 
     /// For `map_err` on anything else.

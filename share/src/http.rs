@@ -6,7 +6,6 @@
 //! not follow. Several ranges in one request are answered with the whole file, as
 //! the standard allows.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 
 /// The longest head of a request.
@@ -204,36 +203,39 @@ pub fn answer(request: &Request, length: u64, tag: &str) -> Answer {
 
 /// Answers with a text; the connection ends with it.
 pub fn text(kind: &str, body: &str) -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\nServer: bellwether\r\nContent-Type: {kind}; charset=utf-8\r\n\
-         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
-        body.len()
-    )
+    let fields = format!(
+        "Content-Type: {kind}; charset=utf-8\r\nCache-Control: no-store\r\n\
+         X-Content-Type-Options: nosniff\r\n"
+    );
+    head(200, &fields, Some(body.len() as u64), true) + body
 }
 
 /// The head of a stream of server-sent events.
-pub const EVENT_STREAM: &str = "HTTP/1.1 200 OK\r\nServer: bellwether\r\n\
-    Content-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
+pub fn event_stream() -> String {
+    head(200, "Content-Type: text/event-stream\r\nCache-Control: no-store\r\n", None, true)
+}
 
 /// Answers with an error, which closes the connection.
 pub fn refuse(status: u16) -> String {
-    let reason = reason(status);
-    let length = reason.len() + 1;
-    format!(
-        "HTTP/1.1 {status} {reason}\r\nServer: bellwether\r\nContent-Type: text/plain\r\n\
-         Content-Length: {length}\r\nConnection: close\r\n\r\n{reason}\n"
-    )
+    let body = format!("{}\n", reason(status));
+    head(status, "Content-Type: text/plain\r\n", Some(body.len() as u64), true) + &body
 }
 
-fn finish(request: &Request, status: u16, body: Range<u64>, more: &str) -> Answer {
-    let mut head = format!("HTTP/1.1 {status} {}\r\nServer: bellwether\r\n{more}", reason(status));
-    if status != 304 {
-        let _ = write!(head, "Content-Length: {}\r\n", body.end.saturating_sub(body.start));
-    }
-    let connection = if request.close { "close" } else { "keep-alive" };
-    let _ = write!(head, "Connection: {connection}\r\n\r\n");
+fn finish(request: &Request, status: u16, body: Range<u64>, fields: &str) -> Answer {
+    let length = (status != 304).then(|| body.end.saturating_sub(body.start));
+    let head = head(status, fields, length, request.close);
     Answer { status, head, body: if request.head { 0..0 } else { body } }
+}
+
+/// The head of every response. A header that all of them need goes here.
+fn head(status: u16, fields: &str, length: Option<u64>, close: bool) -> String {
+    let length = length.map_or_else(String::new, |n| format!("Content-Length: {n}\r\n"));
+    let connection = if close { "close" } else { "keep-alive" };
+    format!(
+        "HTTP/1.1 {status} {}\r\nServer: bellwether\r\n{fields}{length}\
+         Connection: {connection}\r\n\r\n",
+        reason(status)
+    )
 }
 
 fn reason(status: u16) -> &'static str {
@@ -322,6 +324,32 @@ mod tests {
         assert_eq!(read(b"GET /x HT"), Head::Partial);
         assert_eq!(read(&[b'a'; MAX_HEAD]), Head::Bad(431));
         assert_eq!(read(b"\x16\x03\x01 tls"), Head::Bad(400));
+    }
+
+    #[test]
+    fn every_response_has_one_head() {
+        assert_eq!(
+            refuse(404),
+            "HTTP/1.1 404 Not Found\r\nServer: bellwether\r\nContent-Type: text/plain\r\n\
+             Content-Length: 10\r\nConnection: close\r\n\r\nNot Found\n"
+        );
+        assert_eq!(
+            event_stream(),
+            "HTTP/1.1 200 OK\r\nServer: bellwether\r\nContent-Type: text/event-stream\r\n\
+             Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(
+            text("text/html", "ab"),
+            "HTTP/1.1 200 OK\r\nServer: bellwether\r\nContent-Type: text/html; charset=utf-8\r\n\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 2\r\n\
+             Connection: close\r\n\r\nab"
+        );
+        let kept = asked("GET /x HTTP/1.1\r\nIf-None-Match: \"t\"\r\n\r\n");
+        assert_eq!(
+            answer(&kept, 7, "t").head,
+            "HTTP/1.1 304 Not Modified\r\nServer: bellwether\r\nETag: \"t\"\r\n\
+             Connection: keep-alive\r\n\r\n"
+        );
     }
 
     proptest! {

@@ -61,7 +61,7 @@ fn answer_page(
                 stream.write_all(http::refuse(503).as_bytes())?;
                 return Ok(true);
             };
-            stream.write_all(http::EVENT_STREAM.as_bytes())?;
+            stream.write_all(http::event_stream().as_bytes())?;
             // Until the viewer goes: writing tells.
             loop {
                 stream.write_all(format!("data: {}\n\n", page.state()).as_bytes())?;
