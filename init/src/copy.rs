@@ -7,15 +7,15 @@ use core::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, chmodat,
-    chownat, fstat, mkdirat, mknodat, open, openat, openat2, readlinkat, statat, symlinkat,
-    unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fstat,
+    mknodat, open, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use sys::clock::Instant;
 
 use crate::log::Log;
 use crate::memory::Size;
+use crate::newroot::NewRoot;
 
 /// Bytes moved by one call: large enough that calls do not count, small enough
 /// that progress is seen.
@@ -160,22 +160,20 @@ fn size_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
 /// # Errors
 /// The path that failed, below `from`, and the kernel's error.
 pub fn tree(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
-    walk(log, from, to, progress, false)
+    let root = NewRoot::at(to).map_err(|errno| (to.to_string(), errno))?;
+    into_root(log, from, (&root, ""), progress, false)
 }
 
-/// The same over what is there: files and links are replaced, and links to directories
-/// followed, inside `to` only.
+/// The same to a directory of the new root, which is made when it is missing. Links to
+/// directories are followed, inside the root only; with `over`, files and links that
+/// are there are replaced.
 ///
 /// # Errors
 /// As [`tree`].
-pub fn over(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
-    walk(log, from, to, progress, true)
-}
-
-fn walk(
+pub fn into_root(
     log: &mut Log,
     from: &str,
-    to: &str,
+    (root, to): (&NewRoot, &str),
     progress: &mut Progress,
     over: bool,
 ) -> Result<(), CopyError> {
@@ -184,9 +182,9 @@ fn walk(
         move |errno| (path, errno)
     };
     let source = open_dir(rustix::fs::CWD, from).map_err(fail(from))?;
-    let target = open_dir(rustix::fs::CWD, to).map_err(fail(to))?;
+    let target = root.make_dir(to.as_bytes()).map_err(fail(to))?;
     let device = fstat(&source).map_err(fail(from))?.st_dev;
-    let mut walk = Walk { log, progress, device, over };
+    let mut walk = Walk { log, progress, device, over, root, from, to };
     walk.copy_below(source.as_fd(), target.as_fd(), from, 0)
 }
 
@@ -203,6 +201,10 @@ struct Walk<'w> {
     device: u64,
     /// Whether what is in the way is replaced.
     over: bool,
+    /// Where `from` is copied to the directory `to`.
+    root: &'w NewRoot,
+    from: &'w str,
+    to: &'w str,
 }
 
 impl Walk<'_> {
@@ -234,25 +236,23 @@ impl Walk<'_> {
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if self.over && kind != FileType::Directory {
+            // Nothing is there, or making the new one says what is.
             let _ = unlinkat(target, name, AtFlags::empty());
         }
         match kind {
             FileType::Directory => {
-                match mkdirat(target, name, mode) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(here(errno)),
-                }
+                let below = [self.to, path.strip_prefix(self.from).unwrap_or(path)].concat();
+                let to = self.root.make_dir(below.as_bytes()).map_err(here)?;
                 if stat.st_dev == self.device {
                     if depth >= MAX_DEPTH {
                         return Err(here(Errno::NAMETOOLONG));
                     }
                     let from = open_dir(source, name).map_err(here)?;
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                    let to = openat2(target, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)
-                        .map_err(here)?;
                     self.copy_below(from.as_fd(), to.as_fd(), path, depth + 1)
                         .map_err(|(path, errno)| (Some(path), errno))?;
                 }
+                settle(to.as_fd(), ".", stat);
+                return Ok(());
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -271,20 +271,27 @@ impl Walk<'_> {
             }
             _ => mknodat(target, name, kind, mode, stat.st_rdev).map_err(here)?,
         }
-        // What a file system cannot keep (vfat has no owners) is no failure.
-        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        let _ = chownat(target, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-        if kind != FileType::Symlink {
-            let _ = chmodat(target, name, mode, AtFlags::empty());
-        }
-        let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: nsec.cast_signed() };
-        let times = Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        };
-        let _ = utimensat(target, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+        settle(target, name, stat);
         Ok(())
     }
+}
+
+/// Gives what is called `name` in a directory, which was made a moment ago and is no
+/// link that could be followed, the owner, mode and times of `stat`.
+fn settle(directory: BorrowedFd<'_>, name: &str, stat: &Stat) {
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: nsec.cast_signed() };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    // What a file system cannot keep (vfat has no owners) is no failure.
+    let _ = chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        let _ = chmodat(directory, name, mode, AtFlags::empty());
+    }
+    let _ = utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW);
 }
 
 fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
@@ -294,6 +301,7 @@ fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
 /// Names that are text, with what they are; sorted, so that every run is alike.
 fn entries(directory: BorrowedFd<'_>) -> Vec<(String, Stat)> {
     let mut found: Vec<(String, Stat)> = Vec::new();
+    // What cannot be read any further is copied as far as it was read.
     let _ = sys::file::entries(directory, &mut |name, _| {
         let Ok(name) = name.to_str() else { return };
         if let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -346,7 +354,8 @@ mod tests {
         }
         let mut progress = Progress::new("copying", 1);
         let (from, to) = (from.path().to_str().unwrap(), to.path());
-        over(&mut Log::open(), from, to.to_str().unwrap(), &mut progress).unwrap();
+        let root = NewRoot::at(to.to_str().unwrap()).unwrap();
+        into_root(&mut Log::open(), from, (&root, "/"), &mut progress, true).unwrap();
         assert_eq!(std::fs::read_to_string(to.join("file")).unwrap(), "new");
         assert_eq!(std::fs::read_to_string(to.join("usr/lib/a/new")).unwrap(), "new");
     }

@@ -12,23 +12,26 @@ use cmdline::plan::{Dialect, Source, Writable};
 use netboot::nfs::UP;
 use overlay::switch::switch_root;
 use rustix::fs::{Access, access};
-use rustix::io::Errno;
-use rustix::mount::{mount_bind_recursive, mount_move};
 use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
+use sys::mount::detach;
 
+use crate::changes::{self, Change};
 use crate::layers::Ready;
 use crate::layout::Layout;
 use crate::log::Level;
 use crate::machine::Machine;
-use crate::newroot::{ROOT, in_root, inside_root, link_in_root, replace};
-use crate::source::{Found, Root};
+use crate::newroot::{NewRoot, Place, ROOT};
+use crate::source::Found;
 use crate::trace::Failure;
-use crate::{console, hints, network, setup, shutdown, watch};
+use crate::{console, hints, network, places, setup, shutdown, watch};
 
 /// Where the kernel and every distribution keep the real init.
 const INITS: &[&str] =
     &["/sbin/init", "/usr/lib/systemd/systemd", "/etc/init", "/bin/init", "/bin/sh"];
+
+/// The kernel's file systems, which move into the new root.
+const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 
 /// Where our own record goes.
 const STATE: &str = "/run/bellwether";
@@ -41,20 +44,33 @@ pub fn hand_over(
     ready: &Ready,
     layout: Layout,
 ) -> Failure {
-    let init = match find_init(plan.handoff.init.as_deref()) {
+    let root = match NewRoot::open() {
+        Ok(root) => root,
+        Err(errno) => return Failure::new("open the new root", ROOT, Shown(errno)),
+    };
+    let init = match find_init(&root, plan.handoff.init.as_deref()) {
         Ok(init) => init,
         Err(failure) => return failure,
     };
     tell_server(plan, found);
-    place_medium(machine, plan, found, layout);
+    let mut changes = places::changes(plan, found, layout);
     let writable = !matches!(
         plan.writable,
         Writable::AsIs { read_write: false } | Writable::Directories { .. }
     );
-    write_state(machine, plan, writable);
-    hints::leave(machine, plan, found);
+    changes.extend(record(machine, plan));
     if writable {
-        setup::apply(machine, plan, found, place(plan, layout));
+        changes.extend(updates(machine, plan, &root));
+    }
+    changes.extend(hints::changes(&machine.network, plan, found, hints::root_is_remote()));
+    changes::apply(&root, &mut machine.log, &changes);
+    if writable {
+        let moved = match places::of_medium(plan, layout) {
+            "" => None,
+            place => root.existing(place).ok(),
+        };
+        let medium = moved.as_ref().map(Place::path).or_else(|| found.medium.clone());
+        setup::apply(machine, plan, found, &root, medium.as_deref());
     }
     say_ready(machine, &found.origin, ready.kind, &init);
     if let Some(snapshot) = ready.snapshot
@@ -69,6 +85,15 @@ pub fn hand_over(
     console::begin(machine, "switch");
     machine.stop_clock();
     let settings = setup::environment(plan, found);
+    for kernel in MOVED {
+        if let Err(errno) = root.take(kernel, kernel) {
+            // As a root that cannot be written and lacks the directory.
+            machine.log.detail(&format!("{kernel} stays behind: {}", Shown(errno)));
+            if let Err(errno) = detach(kernel) {
+                machine.log.detail(&format!("{kernel} stays mounted: {}", Shown(errno)));
+            }
+        }
+    }
     if let Err(error) = switch_root(ROOT) {
         return Failure::new("switch to the new root", ROOT, error);
     }
@@ -85,9 +110,15 @@ pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
         return Failure::new("find the real init", "the initramfs", "has none beside /init")
             .remedy("put the system's own initramfs before ours, or name a root");
     };
-    write_state(machine, plan, false);
-    // By this file systemd knows an initramfs, and would look for a root to switch to.
-    let _ = rustix::fs::unlink("/etc/initrd-release");
+    match NewRoot::at("/") {
+        Ok(root) => {
+            let mut changes = record(machine, plan);
+            // By this file systemd knows an initramfs, and would look for a root to switch to.
+            changes.push(Change::Remove("/etc/initrd-release".to_string()));
+            changes::apply(&root, &mut machine.log, &changes);
+        }
+        Err(errno) => return Failure::new("open the root", "/", Shown(errno)),
+    }
     say_ready(machine, "the initramfs", "itself", init);
     machine.stop_clock();
     start(machine, plan, init, &[])
@@ -116,14 +147,14 @@ fn start(machine: &Machine, plan: &BootPlan, init: &str, settings: &[CString]) -
 }
 
 /// The first init that is there and may be executed.
-fn find_init(wanted: Option<&str>) -> Result<String, Failure> {
+fn find_init(root: &NewRoot, wanted: Option<&str>) -> Result<String, Failure> {
     let mut tried = Failure {
         step: "find the real init".to_string(),
         tried: Vec::new(),
         remedy: String::new(),
     };
     for path in wanted.into_iter().chain(INITS.iter().copied()) {
-        match inside_root(path) {
+        match root.executable(path) {
             Ok(()) => return Ok(path.to_string()),
             Err(errno) => tried.tried.push(crate::trace::Tried {
                 what: path.to_string(),
@@ -135,11 +166,6 @@ fn find_init(wanted: Option<&str>) -> Result<String, Failure> {
         "the root that was found has no init: is it the right image? (init=PATH names another)"
             .to_string();
     Err(tried)
-}
-
-/// Where in the root the medium is moved; empty when it stays.
-fn place(plan: &BootPlan, layout: Layout) -> &str {
-    plan.handoff.medium_at.as_deref().unwrap_or(layout.medium_in_root)
 }
 
 /// Lets `bellwether share` know that the root is complete: it hears that this name is
@@ -156,91 +182,29 @@ fn tell_server(plan: &BootPlan, found: &Found) {
     }
 }
 
-/// Moves and links what the dialect wants to see inside the root.
-fn place_medium(machine: &mut Machine, plan: &BootPlan, found: &Found, layout: Layout) {
-    let place = place(plan, layout);
-    if let (Some(medium), true) = (&found.medium, !place.is_empty()) {
-        let target = format!("{ROOT}{place}");
-        let _ = make_dir(&target, 0o755);
-        if let Err(errno) = mount_move(medium.as_str(), target.as_str()) {
-            machine.log.warn(&format!(
-                "the medium cannot be shown at {place}: {errno}",
-                errno = Shown(errno)
-            ));
-        }
-        if !layout.medium_link.is_empty() && place == layout.medium_in_root {
-            let link = format!("{ROOT}{}", layout.medium_link);
-            if let Some((parent, _)) = link.rsplit_once('/') {
-                let _ = make_dir(parent, 0o755);
-            }
-            let target = hints::link_target(plan, found, layout);
-            let _ = rustix::fs::symlink(target.as_str(), link.as_str());
-        }
-    }
-    if let (Root::Layers(layers), true) = (&found.root, plan.handoff.show_layers) {
-        for layer in layers.iter().filter(|layer| !layer.is_dir) {
-            let target = format!("{ROOT}/casper/{}", layer.name);
-            let _ = make_dir(&target, 0o755);
-            let from = format!("{}/{}", layout.images, layer.name);
-            let _ = mount_bind_recursive(from.as_str(), target.as_str());
-        }
-    }
-    if let (Root::Layers(layers), false) = (&found.root, layout.lowest_at.is_empty())
-        && let Some(lowest) = layers.first()
-        && !lowest.is_dir
-    {
-        let base = if layout.lowest_at.starts_with("/run/") { "" } else { ROOT };
-        let target = [base, layout.lowest_at].concat();
-        let _ = make_dir(&target, 0o755);
-        let _ = mount_move(format!("{}/{}", layout.images, lowest.name).as_str(), target.as_str());
-    }
-    let (from, to) = layout.alias;
-    if !from.is_empty() {
-        let target = format!("{ROOT}{to}");
-        let _ = make_dir(&target, 0o755);
-        let _ = mount_bind_recursive(from, target.as_str());
-    }
-}
-
-fn write_state(machine: &mut Machine, plan: &BootPlan, writable: bool) {
+/// The record of this boot, for the live system and for people.
+fn record(machine: &Machine, plan: &BootPlan) -> Vec<Change> {
     let trace = machine.trace.to_json(machine.log.elapsed(), None);
-    let mut files = Vec::from([
-        (format!("{STATE}/plan.json"), plan.to_json()),
-        (format!("{STATE}/trace.json"), trace),
-    ]);
     let pinned = plan.network.as_ref().is_some_and(|network| network.required)
         && (!cfg!(feature = "full") || hints::root_is_remote());
-    files.extend(network::state_files(&machine.network, plan, pinned));
-    let mut put = |path: &str, text: &str| {
-        if let Some((parent, _)) = path.rsplit_once('/') {
-            let _ = make_dir(parent, 0o755);
-        }
-        if let Err(errno) = write_file(path, text.as_bytes(), 0o644) {
-            machine.log.warn(&format!("{path} cannot be written: {errno}", errno = Shown(errno)));
-        }
-    };
-    for (path, text) in &files {
-        put(path, text);
-    }
-    if !writable {
-        return;
-    }
-    let mut files = network::root_files(&machine.network, plan, &|path| link_in_root(path));
+    let mut changes = Vec::from([
+        Change::file(&format!("{STATE}/plan.json"), plan.to_json()),
+        Change::file(&format!("{STATE}/trace.json"), trace),
+    ]);
+    let files = network::state_files(&machine.network, plan, pinned);
+    changes.extend(files.into_iter().map(|(path, text)| Change::File { path, text, mode: 0o644 }));
+    changes
+}
+
+/// Files of the new root that agree with this boot.
+fn updates(machine: &Machine, plan: &BootPlan, root: &NewRoot) -> Vec<Change> {
+    let mut files = network::root_files(&machine.network, plan, &|path| root.read_link(path));
     if !plan.handoff.keep_fstab
-        && let Some(text) = fstab(plan.handoff.layout, in_root("/etc/fstab").as_deref())
+        && let Some(text) = fstab(plan.handoff.layout, root.read("/etc/fstab").as_deref())
     {
         files.push(("/etc/fstab".to_string(), text));
     }
-    for (path, text) in files {
-        match replace(&path, &text, 0o644) {
-            // A system without the directory has nothing that reads the file.
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => machine.log.warn(&format!(
-                "{path} of the new root cannot be written: {errno}",
-                errno = Shown(errno)
-            )),
-        }
-    }
+    files.into_iter().map(|(path, text)| Change::Update { path, text }).collect()
 }
 
 /// An fstab that agrees with the root that is mounted; `None` leaves the

@@ -15,13 +15,12 @@ use cmdline::plan::Dialect;
 use coldplug::sysfs::names;
 use netboot::network::NetworkUp;
 use netboot::race::MacText;
-use rustix::fs::{Access, access, symlink};
+use rustix::fs::{Access, access};
 use sys::file::read_file;
 
-use crate::layout::Layout;
-use crate::machine::Machine;
-use crate::newroot::{Change, put};
-use crate::source::{Found, Root};
+use crate::changes::Change;
+use crate::link::Network;
+use crate::source::Found;
 
 /// Longest table of mounts read.
 const MAX_MOUNTS: usize = 256 << 10;
@@ -43,41 +42,25 @@ pub fn root_is_remote() -> bool {
         || names("/sys/class/nvme-fabrics/ctl").unwrap_or_default().iter().any(nvme)
 }
 
-/// Where the second name of the medium leads: stage1's to the directory of the
-/// architecture that the second stage was found in.
-#[must_use]
-pub fn link_target(plan: &BootPlan, found: &Found, layout: Layout) -> String {
-    let mut target = layout.medium_in_root.to_string();
-    if plan.handoff.layout == Dialect::Stage1
-        && let (Root::Layers(layers), Some(medium)) = (&found.root, &found.medium)
-        && let Some(path) = layers.first().and_then(|layer| layer.path.strip_prefix(medium))
-        && let Some((directory, _)) = path.split_once("/install/")
-    {
-        target.push_str(directory);
-    }
-    target
-}
-
 fn mounts_are_remote(mounts: &str) -> bool {
     mounts.lines().filter_map(|line| line.split(' ').nth(2)).any(|kind| REMOTE.contains(&kind))
 }
 
 /// Leaves a link that the root does not need to whoever manages it, and names by which
 /// a dialect's own programs know what the root is made of.
-pub fn leave(machine: &mut Machine, plan: &BootPlan, found: &Found) {
+#[must_use]
+pub fn changes(network: &Network, plan: &BootPlan, found: &Found, remote: bool) -> Vec<Change> {
+    let mut changes = Vec::new();
     if plan.handoff.layout == Dialect::Dracut {
-        let _ = symlink("initramfs/overlay/overlayfs", "/run/overlayfs");
+        changes.push(Change::link("/run/overlayfs", "initramfs/overlay/overlayfs"));
         if let Some(device) = found.medium_blob.as_deref().filter(|it| it.starts_with("/dev/")) {
-            let _ = symlink(device, "/run/initramfs/livedev");
+            changes.push(Change::link("/run/initramfs/livedev", device));
         }
     }
-    if plan.handoff.keep_network || root_is_remote() {
-        return;
+    if !plan.handoff.keep_network && !remote {
+        changes.extend(network.up().map(files).unwrap_or_default());
     }
-    let files = machine.network.up().map(files).unwrap_or_default();
-    for change in files {
-        put(machine, &change);
-    }
+    changes
 }
 
 /// The boot link's settings for managers that may have it.
@@ -113,12 +96,8 @@ fn files(up: &NetworkUp) -> Vec<Change> {
     let path = format!("/run/NetworkManager/system-connections/{device}.nmconnection");
     Vec::from([
         // NetworkManager trusts none that others can read.
-        Change { path, text: keyfile, mode: 0o600 },
-        Change {
-            path: format!("/run/systemd/network/70-bellwether-{device}.network"),
-            text: network,
-            mode: 0o644,
-        },
+        Change::File { path, text: keyfile, mode: 0o600 },
+        Change::file(&format!("/run/systemd/network/70-bellwether-{device}.network"), network),
     ])
 }
 

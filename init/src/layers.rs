@@ -23,7 +23,7 @@ use crate::block::{self, MountWith};
 use crate::images::Layer;
 use crate::layout::Layout;
 use crate::machine::Machine;
-use crate::newroot::{ROOT, like};
+use crate::newroot::{NewRoot, ROOT, like};
 use crate::persist::{self, Kept};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
@@ -313,7 +313,10 @@ impl Stack<'_> {
     /// Puts single directories that are kept in their places.
     fn place(&mut self, kept: Option<Kept>, kind: &'static str) -> Ready {
         if let Some(kept) = &kept {
-            kept.place(self.machine);
+            match NewRoot::open() {
+                Ok(root) => kept.place(&mut self.machine.log, &root),
+                Err(errno) => self.not_kept(&Shown(errno).to_string()),
+            }
             self.machine.log.info(&kept.describe());
         }
         Ready { kind, snapshot: None }
@@ -389,12 +392,12 @@ impl Stack<'_> {
             }
         };
         self.mount_upper(&size)?;
+        let root = NewRoot::open()
+            .map_err(|errno| Failure::new("make the root writable", ROOT, Shown(errno)))?;
         for (number, dir) in dirs.iter().enumerate() {
-            let target = format!("{ROOT}/{}", dir.trim_start_matches('/'));
-            let is_dir = rustix::fs::lstat(target.as_str())
-                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
-            // Links (/var/run) lead to another of them, or to /run.
-            if !is_dir {
+            // Links (/var/run) may lead to /run, which is the initramfs' own later.
+            let Ok(target) = root.existing(dir) else { continue };
+            if target.is_below(&root, "/run") {
                 continue;
             }
             let upper = format!("{}/{}/{number}", self.layout.upper, self.layout.upper_dir);
@@ -403,7 +406,10 @@ impl Stack<'_> {
                 make_dir(made, 0o755)
                     .map_err(|errno| Failure::new("make the root writable", made, Shown(errno)))?;
             }
-            like(&target, &upper);
+            let target = target.path();
+            if let Err(errno) = like(&target, &upper) {
+                self.machine.log.detail(&format!("{dir}: {}", Shown(errno)));
+            }
             self.mount_union(core::slice::from_ref(&target), plan, &upper, &work, &target)?;
         }
         Ok(())

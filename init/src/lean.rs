@@ -61,13 +61,14 @@ pub mod console {
 pub mod setup {
     use super::WHY;
     use crate::machine::Machine;
+    use crate::newroot::NewRoot;
     use crate::source::Found;
     use alloc::ffi::CString;
     use cmdline::BootPlan;
     use cmdline::plan::Dialect;
 
     /// Says that casper's user is missing; the system boots without.
-    pub fn apply(machine: &mut Machine, plan: &BootPlan, _: &Found, _: &str) {
+    pub fn apply(machine: &mut Machine, plan: &BootPlan, _: &Found, _: &NewRoot, _: Option<&str>) {
         if plan.handoff.layout == Dialect::Casper {
             machine.log.warn(&["no user for the live session: setting one up ", WHY].concat());
         }
@@ -82,9 +83,8 @@ pub mod setup {
 
 /// Instead of leaving the boot link to managers.
 pub mod hints {
-    use super::String;
-    use crate::layout::Layout;
-    use crate::machine::Machine;
+    use crate::changes::Change;
+    use crate::link::Network;
     use crate::source::Found;
     use cmdline::BootPlan;
 
@@ -95,12 +95,9 @@ pub mod hints {
     }
 
     /// Leaves nothing.
-    pub fn leave(_: &mut Machine, _: &BootPlan, _: &Found) {}
-
-    /// The medium itself.
     #[must_use]
-    pub fn link_target(_: &BootPlan, _: &Found, layout: Layout) -> String {
-        layout.medium_in_root.into()
+    pub fn changes(_: &Network, _: &BootPlan, _: &Found, _: bool) -> [Change; 0] {
+        []
     }
 }
 
@@ -323,7 +320,7 @@ pub mod persist {
 
     impl Kept {
         /// Never called.
-        pub fn place(&self, _: &mut Machine) {}
+        pub fn place(&self, _: &mut crate::log::Log, _: &crate::newroot::NewRoot) {}
 
         /// Never called.
         #[must_use]

@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod baked;
 pub mod block;
 pub mod boot;
+pub mod changes;
 pub mod device;
 pub mod early;
 pub mod failure;
@@ -23,6 +24,7 @@ pub mod machine;
 pub mod modprobe;
 pub mod network;
 pub mod newroot;
+pub mod places;
 pub mod source;
 pub mod trace;
 

@@ -9,13 +9,12 @@ use core::ffi::CStr;
 use core::fmt;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Access, access};
-use rustix::mount::mount_bind_recursive;
 use rustix::process::{chdir, chroot, ioctl_tiocsctty, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use sys::errno::Shown;
-use sys::mount::detach;
 use sys::process::{Child, Exit};
+
+use crate::newroot::{NewRoot, SecondView};
 
 /// Where programs of administration live.
 const PLACES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -35,9 +34,10 @@ pub struct Tool {
 pub fn find(name: &str, layers: &[String]) -> Option<Tool> {
     let trees = core::iter::once("").chain(layers.iter().rev().map(String::as_str));
     for tree in trees {
+        let Ok(root) = NewRoot::at(if tree.is_empty() { "/" } else { tree }) else { continue };
         for place in PLACES {
             let path = format!("{place}/{name}");
-            if access(format!("{tree}{path}").as_str(), Access::EXEC_OK).is_ok() {
+            if root.executable(&path).is_ok() {
                 return Some(Tool { tree: tree.to_string(), path });
             }
         }
@@ -57,7 +57,8 @@ impl fmt::Display for Tool {
 pub struct Running {
     child: Child,
     name: String,
-    bound: Vec<String>,
+    /// What is taken away when it has ended.
+    _kernel: Kernel,
 }
 
 impl AsFd for Running {
@@ -75,10 +76,15 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+/// The kernel's file systems in a program's tree.
+#[derive(Debug, Default)]
+struct Kernel(Vec<SecondView>);
+
+impl Drop for Kernel {
     fn drop(&mut self) {
-        for target in self.bound.iter().rev() {
-            let _ = detach(target);
+        for shown in self.0.drain(..).rev() {
+            // The tree is read-only or goes as a whole: nothing is lost by it.
+            let _ = shown.end();
         }
     }
 }
@@ -115,14 +121,12 @@ impl Tool {
             .map(c_string)
             .collect();
         let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
-        let mut bound: Vec<String> = Vec::new();
+        let mut kernel = Kernel::default();
         if !self.tree.is_empty() {
-            for from in BINDS {
-                let target = format!("{}{from}", self.tree);
-                if mount_bind_recursive(*from, target.as_str()).is_ok() {
-                    bound.push(target);
-                }
-            }
+            let root = NewRoot::at(&self.tree)
+                .map_err(|errno| format!("{}: {}", self.tree, Shown(errno)))?;
+            // One that the tree has no directory for is missed by few programs.
+            kernel.0.extend(BINDS.iter().filter_map(|from| root.bind(from, from).ok()));
         }
         let started = sys::process::fork(|| {
             if let Some(terminal) = terminal {
@@ -142,13 +146,8 @@ impl Tool {
         });
         let name = self.path.clone();
         match started {
-            Ok(child) => Ok(Running { child, name, bound }),
-            Err(errno) => {
-                for target in bound.iter().rev() {
-                    let _ = detach(target);
-                }
-                Err(format!("{name}: {}", Shown(errno)))
-            }
+            Ok(child) => Ok(Running { child, name, _kernel: kernel }),
+            Err(errno) => Err(format!("{name}: {}", Shown(errno))),
         }
     }
 }

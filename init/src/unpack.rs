@@ -15,9 +15,9 @@ use overlay::expand::{ExpandError, expand, is_compressed};
 use overlay::probe::{Format, probe};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
-    chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, open, openat,
-    openat2, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
+    fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, open, openat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::{Errno, read};
 use rustix::mount::{MountFlags, mount};
@@ -29,6 +29,7 @@ use crate::block;
 use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::memory::{self, Size};
+use crate::newroot::{self, NewRoot};
 
 /// Memory that the unpacked root must leave for the system that runs from it.
 const SPARE: u64 = 64 << 20;
@@ -166,7 +167,7 @@ fn plain(
 
 /// The new root while it is being filled.
 struct Tree {
-    root: OwnedFd,
+    root: NewRoot,
     /// The latest directory that something was made in, and its path.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// The file that data go to, and when it was changed last.
@@ -178,7 +179,7 @@ struct Tree {
 
 impl Tree {
     fn open(target: &str) -> Result<Self, Errno> {
-        let root = open(target, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = NewRoot::at(target)?;
         Ok(Self { root, parent: None, file: None, left: 0, path: Vec::new(), made: 0 })
     }
 
@@ -214,45 +215,19 @@ impl Tree {
         Ok(())
     }
 
-    /// The directory of a path, made when it is not there, and the path's last part.
+    /// The directory of a path, made when it is not there (archives need not name
+    /// every directory, and name some late), and the path's last part.
     fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {
-        let at = path.iter().rposition(|byte| *byte == b'/');
-        let (above, name) = match at {
-            Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..)),
-            None => (&[][..], Some(path)),
-        };
-        let name = name.filter(|name| !name.is_empty()).ok_or(Errno::INVAL)?;
-        if self.parent.as_ref().is_none_or(|(known, _)| known.as_slice() != above) {
-            self.parent = Some((above.to_vec(), self.directory(above)?));
-        }
-        let directory = self.parent.as_ref().map_or(&self.root, |(_, directory)| directory);
-        Ok((rustix::io::fcntl_dupfd_cloexec(directory, 0)?, name))
-    }
-
-    fn directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let resolve = |path: &[u8]| {
-            let path = if path.is_empty() { &b"."[..] } else { path };
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
-        };
-        match resolve(path) {
-            Err(Errno::NOENT) => {}
-            other => return other,
-        }
-        // Archives need not name every directory, and name some late.
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let mut above = resolve(&[])?;
-        let mut start = 0;
-        for end in ends.chain([path.len()]) {
-            let name = path.get(start..end).unwrap_or_default();
-            match mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
+        let (above, name) = newroot::split(path)?;
+        let known = self.parent.take().filter(|(known, _)| known.as_slice() == above);
+        let (_, directory) = match known {
+            Some(known) => self.parent.insert(known),
+            None => {
+                let made = self.root.make_until_link(above)?.map_err(|_| Errno::EXIST)?;
+                self.parent.insert((above.to_vec(), made))
             }
-            above = resolve(path.get(..end).unwrap_or_default())?;
-            start = end + 1;
-        }
-        Ok(above)
+        };
+        Ok((rustix::io::fcntl_dupfd_cloexec(&*directory, 0)?, name))
     }
 
     fn make(&mut self, entry: &Entry) -> Result<(), Errno> {
@@ -329,10 +304,7 @@ impl Tree {
     }
 
     fn settle_directory(&self, path: &[u8], entry: &Entry) -> Result<(), Errno> {
-        let path = if path.is_empty() { &b"."[..] } else { path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-        settle(&directory, entry)
+        settle(&self.root.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?, entry)
     }
 }
 

@@ -1,19 +1,15 @@
 //! switch_root: the new root takes the place of the initramfs
 //! (`Documentation/filesystems/ramfs-rootfs-initramfs.rst`).
 
-use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, mount_move, unmount};
+use rustix::mount::mount_move;
 use rustix::process::{chdir, chroot};
 use sys::errno::Shown;
-
-/// What moves into the new root, in this order.
-const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 
 /// Deepest directory that is emptied; the initramfs is far flatter, and a loop
 /// cannot occur, but the stack is ours to mind.
@@ -38,12 +34,8 @@ impl fmt::Display for SwitchError {
 
 impl core::error::Error for SwitchError {}
 
-/// Moves the kernel's file systems into `root`, empties the initramfs, and
-/// makes `root` the root of this process. What follows is exec.
-///
-/// A file system whose mount point the root lacks is left behind and detached,
-/// except `/dev`, `/proc`, `/sys` and `/run` on a writable root, where the
-/// mount point is made.
+/// Empties the initramfs, and makes `root` the root of this process. What follows is
+/// exec. The kernel's file systems must have been moved before.
 ///
 /// # Errors
 /// The step that failed. After a failure the initramfs may be empty already:
@@ -52,13 +44,6 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     let fail = |step, path: &str, errno| SwitchError { step, path: path.to_string(), errno };
     // Held before / changes: afterwards no path leads there.
     let old = open_dir(rustix::fs::CWD, "/").map_err(|errno| fail("open", "/", errno))?;
-    for from in MOVED {
-        let to = format!("{root}{from}");
-        let _ = rustix::fs::mkdir(to.as_str(), Mode::from_raw_mode(0o755));
-        if mount_move(from, to.as_str()).is_err() {
-            let _ = unmount(from, UnmountFlags::DETACH);
-        }
-    }
     chdir(root).map_err(|errno| fail("enter", root, errno))?;
     let device = fstat(&old).map_err(|errno| fail("stat", "/", errno))?.st_dev;
     let new = fstat(&open_dir(rustix::fs::CWD, ".").map_err(|errno| fail("open", root, errno))?)

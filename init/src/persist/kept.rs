@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 use overlay::persistence_conf::{Entry, How};
 use overlay::union::mount_overlay;
 use rustix::fs::{Access, access};
-use rustix::mount::mount_bind;
 use sys::errno::Shown;
 use sys::file::make_dir;
 
 use crate::copy::{self, Progress};
+use crate::log::Log;
 use crate::machine::Machine;
-use crate::newroot::{ROOT, inside, like};
+use crate::newroot::{NewRoot, Place, like};
 
 /// Casper never keeps these in the upper directory: they are not of the root.
 const NOT_ROOT: &[&str] = &["lost+found", "log", "crash", "upper", "work"];
@@ -54,18 +54,16 @@ pub fn adopt(machine: &mut Machine, root: &str, upper: &str) {
 impl Kept {
     /// Puts the single directories in their places of the finished root; each
     /// that cannot be is named, and the rest goes on.
-    pub fn place(&self, machine: &mut Machine) {
+    pub fn place(&self, log: &mut Log, root: &NewRoot) {
         for (volume, entry) in &self.entries {
-            if let Err(why) = place_entry(machine, volume, entry, self.read_only) {
-                machine.log.warn(&format!("{} is not kept: {why}", entry.dir));
+            if let Err(why) = place_entry(log, root, volume, entry, self.read_only) {
+                log.warn(&format!("{} is not kept: {why}", entry.dir));
             }
         }
-        if let Some(home) = &self.home {
-            let target = format!("{ROOT}/home");
-            let _ = make_dir(&target, 0o755);
-            if let Err(errno) = mount_bind(home.as_str(), target.as_str()) {
-                machine.log.warn(&format!("/home is not kept: {}", Shown(errno)));
-            }
+        if let Some(home) = &self.home
+            && let Err(errno) = root.bind(home, "/home")
+        {
+            log.warn(&format!("/home is not kept: {}", Shown(errno)));
         }
     }
 
@@ -85,48 +83,54 @@ impl Kept {
 }
 
 fn place_entry(
-    machine: &mut Machine,
+    log: &mut Log,
+    root: &NewRoot,
     volume: &str,
     entry: &Entry,
     read_only: bool,
 ) -> Result<(), String> {
     let shown = |errno: rustix::io::Errno| Shown(errno).to_string();
     let source = format!("{volume}/{}", entry.source);
-    let target = inside(&entry.dir).map_err(shown)?;
+    let target = root.place(&entry.dir).map_err(shown)?;
     match entry.how {
         How::Bind => {
             let fresh = access(source.as_str(), Access::EXISTS).is_err();
             make_dir(&source, 0o755).map_err(shown)?;
-            make_dir(&target, 0o755).map_err(shown)?;
             if fresh && !read_only {
                 let mut progress = Progress::new(&format!("filling {}", entry.dir), 0);
-                like(&target, &source);
-                copy::tree(&mut machine.log, &target, &source, &mut progress)
+                lend(log, &target, &source);
+                copy::tree(log, &target.path(), &source, &mut progress)
                     .map_err(|(path, errno)| format!("{path}: {}", Shown(errno)))?;
             }
-            mount_bind(source.as_str(), target.as_str()).map_err(shown)
+            root.bind(&source, &entry.dir).map(drop).map_err(shown)
         }
         How::Union => {
             let (upper, work) = (format!("{source}/rw"), format!("{source}/work"));
-            make_dir(&target, 0o755).map_err(shown)?;
             for dir in [&upper, &work] {
                 make_dir(dir, 0o755).map_err(shown)?;
             }
-            like(&target, &upper);
-            mount_overlay(core::slice::from_ref(&target), Some((&upper, &work)), &[], &target)
+            lend(log, &target, &upper);
+            mount_overlay(&[target.path()], Some((&upper, &work)), &[], &target.path())
                 .map_err(|error| error.to_string())
         }
         How::Link => {
             make_dir(&source, 0o755).map_err(shown)?;
-            make_dir(&target, 0o755).map_err(shown)?;
-            link_below(&source, &target, 0);
+            link_below(log, &source, (root, &entry.dir), 0);
             Ok(())
         }
     }
 }
 
-/// Links every file below one directory into another.
-fn link_below(source: &str, target: &str, depth: u32) {
+/// Gives a directory of a volume the owner and mode of the one that it stands for;
+/// a file system that has none is no failure.
+fn lend(log: &mut Log, from: &Place, to: &str) {
+    if let Err(errno) = like(&from.path(), to) {
+        log.detail(&format!("{to} has owner and mode of its own: {}", Shown(errno)));
+    }
+}
+
+/// Links every file below one directory into another of the new root.
+fn link_below(log: &mut Log, source: &str, (root, target): (&NewRoot, &str), depth: u32) {
     if depth > 32 {
         return;
     }
@@ -134,13 +138,16 @@ fn link_below(source: &str, target: &str, depth: u32) {
         let (from, to) = (format!("{source}/{name}"), format!("{target}/{name}"));
         let is_dir = rustix::fs::lstat(from.as_str())
             .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
-        if is_dir {
-            let _ = make_dir(&to, 0o755);
-            link_below(&from, &to, depth + 1);
+        let put = if is_dir {
+            root.make_dir(to.as_bytes()).map(drop)
         } else {
-            let _ = rustix::fs::unlink(to.as_str());
             // Below /run, so the path holds in the live system, too.
-            let _ = rustix::fs::symlink(from.as_str(), to.as_str());
+            root.remove(&to).and_then(|()| root.link(&from, &to))
+        };
+        match put {
+            Ok(()) if is_dir => link_below(log, &from, (root, &to), depth + 1),
+            Ok(()) => {}
+            Err(errno) => log.warn(&format!("{to} is not kept: {}", Shown(errno))),
         }
     }
 }
@@ -159,7 +166,8 @@ mod tests {
         std::fs::write(source.path().join("d/key"), "secret").unwrap();
         std::fs::create_dir(target.path().join("d")).unwrap();
         std::fs::write(target.path().join("d/key"), "image's").unwrap();
-        link_below(source.path().to_str().unwrap(), target.path().to_str().unwrap(), 0);
+        let root = NewRoot::at(target.path().to_str().unwrap()).unwrap();
+        link_below(&mut Log::open(), source.path().to_str().unwrap(), (&root, ""), 0);
         assert_eq!(std::fs::read_to_string(target.path().join("d/key")).unwrap(), "secret");
         assert_eq!(std::fs::read_to_string(target.path().join(".ssh/.k")).unwrap(), "dot");
         assert!(target.path().join("d").symlink_metadata().unwrap().is_dir());

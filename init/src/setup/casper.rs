@@ -10,35 +10,33 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use rustix::mount::mount_bind_recursive;
+use sys::errno::Shown;
 use sys::file::{make_dir, read_file, write_file};
 use sys::mount::detach;
 
+use crate::changes::Change;
 use crate::machine::Machine;
-use crate::newroot::{Change, ROOT, Read, ended, in_root, inside_root, put};
+use crate::newroot::{NewRoot, ROOT};
 use crate::tool;
 
-/// Sets up casper's live session. `medium` is where the medium is mounted.
-pub fn set_up(machine: &mut Machine, line: &[(String, String)], medium: Option<&str>) {
-    let read = |path: &str| in_root(path).or_else(|| exists_in_root(path).then(String::new));
+/// Reads a file of the new root, or says whether a directory is there (as empty text).
+pub type Read<'r> = dyn Fn(&str) -> Option<String> + 'r;
+
+/// What casper's live session needs; its scripts are run when they are here. `medium`
+/// is where the medium is mounted.
+pub fn changes(
+    machine: &mut Machine,
+    line: &[(String, String)],
+    root: &NewRoot,
+    medium: Option<&str>,
+) -> Vec<Change> {
+    let read = |path: &str| root.read(path).or_else(|| root.has(path).then(String::new));
     let casper = settings(line, medium, &read);
     if scripts(machine, &casper, medium) {
-        put(machine, &Change::new("/etc/casper.conf", casper.text()));
-        put(machine, &Change::new("/run/.casper-boot", String::new()));
-        return;
+        return Vec::from(casper.marks());
     }
     let named = machine.network.up().is_some_and(|up| !up.config.hostname.is_empty());
-    for change in casper.changes(line, named, &read) {
-        put(machine, &change);
-    }
-    // systemd would try to unmount what everything is on.
-    let units = "/run/systemd/system";
-    let _ = make_dir(units, 0o755);
-    let _ = rustix::fs::symlink("/dev/null", format!("{units}/cdrom.mount").as_str());
-}
-
-/// Whether a path of the new root leads to anything.
-fn exists_in_root(path: &str) -> bool {
-    inside_root(path) != Err(rustix::io::Errno::NOENT)
+    casper.changes(line, named, &read)
 }
 
 /// Scripts of casper that we have done ourselves, or that must not be done twice:
@@ -130,19 +128,21 @@ impl Casper {
         text
     }
 
+    /// What the live session's own programs read.
+    fn marks(&self) -> [Change; 2] {
+        // The second is empty: its presence is what casper's own services ask for.
+        [Change::file("/etc/casper.conf", self.text()), Change::file("/run/.casper-boot", "")]
+    }
+
     /// What the scripts would change, done here. `named` is whether the network gave
     /// this machine a name.
     #[must_use]
     pub fn changes(&self, line: &[(String, String)], named: bool, read: &Read<'_>) -> Vec<Change> {
-        let mut changes = Vec::from([
-            Change::new("/etc/casper.conf", self.text()),
-            // Its presence is what casper's own services ask for.
-            Change::new("/run/.casper-boot", String::new()),
-        ]);
+        let mut changes = Vec::from(self.marks());
         let host = self.get("HOST");
         if self.host_is_named || !named {
-            changes.push(Change::new("/etc/hostname", [host, "\n"].concat()));
-            changes.push(Change::new(
+            changes.push(Change::file("/etc/hostname", [host, "\n"].concat()));
+            changes.push(Change::file(
                 "/etc/hosts",
                 [
                     "127.0.0.1 localhost\n127.0.1.1 ",
@@ -156,6 +156,8 @@ impl Casper {
         self.user(&mut changes, read);
         self.logins(&mut changes, read);
         locale(&mut changes, line, read);
+        // systemd would try to unmount what everything is on.
+        changes.push(Change::link("/run/systemd/system/cdrom.mount", "/dev/null"));
         changes
     }
 
@@ -185,8 +187,8 @@ impl Casper {
             }
             groups.push('\n');
         }
-        changes.push(Change::new("/etc/group", [&groups, name, ":x:", &id, ":\n"].concat()));
-        changes.push(Change::new(
+        changes.push(Change::file("/etc/group", [&groups, name, ":x:", &id, ":\n"].concat()));
+        changes.push(Change::file(
             "/etc/passwd",
             [
                 &*ended(&passwd),
@@ -207,17 +209,17 @@ impl Casper {
         ));
         // No password: who sits at a live system may use it.
         let secret = [&*ended(&shadow), name, "::19000:0:99999:7:::\n"].concat();
-        changes.push(Change { path: "/etc/shadow".to_string(), text: secret, mode: 0o640 });
+        changes.push(Change::File { path: "/etc/shadow".to_string(), text: secret, mode: 0o640 });
         if read("/etc/sudoers.d").is_some() {
             let rule = [name, " ALL=(ALL) NOPASSWD: ALL\n"].concat();
-            changes.push(Change {
+            changes.push(Change::File {
                 path: "/etc/sudoers.d/casper".to_string(),
                 text: rule,
                 mode: 0o440,
             });
         }
         // systemd copies the skeleton before anybody logs in.
-        changes.push(Change::new(
+        changes.push(Change::file(
             "/run/tmpfiles.d/casper.conf",
             [
                 "C /home/",
@@ -240,7 +242,7 @@ impl Casper {
 
     fn logins(&self, changes: &mut Vec<Change>, read: &Read<'_>) {
         let name = self.get("USERNAME");
-        changes.push(Change::new(
+        changes.push(Change::file(
             "/run/systemd/system/getty@.service.d/casper.conf",
             [
                 "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin ",
@@ -250,13 +252,13 @@ impl Casper {
             .concat(),
         ));
         if read("/etc/lightdm").is_some() {
-            changes.push(Change::new(
+            changes.push(Change::file(
                 "/etc/lightdm/lightdm.conf.d/90-casper.conf",
                 ["[Seat:*]\nautologin-user=", name, "\nautologin-user-timeout=0\n"].concat(),
             ));
         }
         if read("/usr/bin/sddm").is_some() {
-            changes.push(Change::new(
+            changes.push(Change::file(
                 "/etc/sddm.conf.d/90-casper.conf",
                 ["[Autologin]\nUser=", name, "\n"].concat(),
             ));
@@ -278,7 +280,7 @@ impl Casper {
                 text.push_str("[daemon]\n");
                 text.push_str(&ours);
             }
-            changes.push(Change::new("/etc/gdm3/custom.conf", text));
+            changes.push(Change::file("/etc/gdm3/custom.conf", text));
         }
     }
 }
@@ -308,12 +310,18 @@ fn locale(changes: &mut Vec<Change>, line: &[(String, String)], read: &Read<'_>)
         }
     }
     if keyboard != before {
-        changes.push(Change::new("/etc/default/keyboard", keyboard));
+        changes.push(Change::file("/etc/default/keyboard", keyboard));
     }
     if let Some(value) = said(&["locale", "debian-installer/locale"]) {
         let old = read("/etc/default/locale").unwrap_or_default();
-        changes.push(Change::new("/etc/default/locale", assign(&old, "LANG", value)));
+        changes.push(Change::file("/etc/default/locale", assign(&old, "LANG", value)));
     }
+}
+
+/// With a newline at the end.
+fn ended(text: &str) -> String {
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    [text, newline].concat()
 }
 
 /// A file of shell assignments with one of them set.
@@ -356,7 +364,8 @@ fn settings(line: &[(String, String)], medium: Option<&str>, read: &Read<'_>) ->
         String::from_utf8(bytes).ok()
     };
     let conf = text("/etc/casper.conf").or_else(|| read("/etc/casper.conf")).unwrap_or_default();
-    let info = medium.and_then(|medium| text(&format!("{medium}/.disk/info"))).unwrap_or_default();
+    let medium = medium.and_then(|medium| NewRoot::at(medium).ok());
+    let info = medium.and_then(|medium| medium.read("/.disk/info")).unwrap_or_default();
     Casper::new(&conf, &info, line)
 }
 
@@ -371,14 +380,16 @@ fn scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool
     let order = String::from_utf8_lossy(&order).into_owned();
     let scripts = scripts_of(&order);
     machine.log.info(&format!("running {} scripts of {CASPER_BOTTOM}", scripts.len()));
-    let _ = write_file("/etc/casper.conf", casper.text().as_bytes(), 0o644);
+    if let Err(errno) = write_file("/etc/casper.conf", casper.text().as_bytes(), 0o644) {
+        machine.log.warn(&format!("/etc/casper.conf of the initramfs: {}", Shown(errno)));
+    }
     // The scripts' own names for the new root and the medium.
     let mut bound = Vec::new();
     for (from, to) in [(Some(ROOT), "/root"), (medium, "/cdrom")] {
         let Some(from) = from else { continue };
-        let _ = make_dir(to, 0o755);
-        if mount_bind_recursive(from, to).is_ok() {
-            bound.push(to);
+        match make_dir(to, 0o755).and_then(|()| mount_bind_recursive(from, to)) {
+            Ok(()) => bound.push(to),
+            Err(errno) => machine.log.warn(&format!("{to} for casper: {}", Shown(errno))),
         }
     }
     let mut text = String::from(
@@ -400,7 +411,9 @@ fn scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool
     text.push_str("[ -z \"$failed\" ] || { echo \"failed:$failed\"; exit 1; }\n");
     let ended = shell.run(&["-c", &text]);
     for target in bound.iter().rev() {
-        let _ = detach(target);
+        if let Err(errno) = detach(target) {
+            machine.log.detail(&format!("{target} stays mounted: {}", Shown(errno)));
+        }
     }
     if let Err(why) = &ended {
         machine.log.warn(&format!("{CASPER_BOTTOM}: {why}; its other scripts were run"));
@@ -440,7 +453,10 @@ mod tests {
     }
 
     fn text<'c>(changes: &'c [Change], path: &str) -> &'c str {
-        &changes.iter().find(|change| change.path == path).unwrap().text
+        match changes.iter().find(|change| change.path() == path).unwrap() {
+            Change::File { text, .. } => text,
+            other => panic!("{other}"),
+        }
     }
 
     #[test]
@@ -482,14 +498,15 @@ mod tests {
             text(&changes, "/etc/gdm3/custom.conf"),
             "[daemon]\nAutomaticLoginEnable=true\nAutomaticLogin=anna\n[security]\n"
         );
-        let sudo = changes.iter().find(|change| change.path == "/etc/sudoers.d/casper").unwrap();
-        assert_eq!(sudo.mode, 0o440);
+        let sudo = |change: &Change| matches!(change, Change::File { path, mode: 0o440, .. } if path == "/etc/sudoers.d/casper");
+        assert!(changes.iter().any(sudo));
+        assert!(changes.contains(&Change::link("/run/systemd/system/cdrom.mount", "/dev/null")));
         // The network named the machine, and the line does not.
-        assert!(!changes.iter().any(|change| change.path == "/etc/hostname"));
+        assert!(!changes.iter().any(|change| change.path() == "/etc/hostname"));
         // A user who is there stays as they are.
         let there = Casper::new("", "", &line(&[("username", "root")]));
         let changes = there.changes(&[], false, &image);
-        assert!(!changes.iter().any(|change| change.path == "/etc/passwd"));
+        assert!(!changes.iter().any(|change| change.path() == "/etc/passwd"));
         assert_eq!(text(&changes, "/etc/hostname"), "ubuntu\n");
     }
 

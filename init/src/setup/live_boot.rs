@@ -9,13 +9,13 @@ use sys::clock::Instant;
 
 use crate::block;
 use crate::machine::Machine;
-use crate::newroot::{Change, ended, in_root, put};
 
 /// How long drivers may take to show the disks that swap is looked for on.
 const SWAP_WAIT: Duration = Duration::from_secs(5);
 
 /// What live-boot's `ip=` and `dhcp` write: stanzas of interfaces(5). `None` without
 /// such words; the boot link alone is the network step's to describe.
+#[must_use]
 pub fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<String> {
     let said = |name: &str| settings.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let (ip, dhcp) = (said("ip").filter(|ip| !ip.is_empty()), said("dhcp").is_some());
@@ -49,10 +49,10 @@ pub fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Opt
     Some(text)
 }
 
-/// Adds the swap partitions of these devices to the fstab.
-pub fn swap(machine: &mut Machine, devices: &[String]) {
+/// The swap partitions of these devices.
+pub fn swaps(machine: &mut Machine, devices: &[String]) -> Vec<String> {
     if devices.is_empty() {
-        return;
+        return Vec::new();
     }
     // The root may have been found before the other disks.
     let deadline = Instant::now().after(SWAP_WAIT);
@@ -60,13 +60,24 @@ pub fn swap(machine: &mut Machine, devices: &[String]) {
         machine.wait(&[], Some(deadline));
     }
     let paths: Vec<String> = machine.blocks().map(|name| ["/dev/", name].concat()).collect();
-    let mut fstab = in_root("/etc/fstab").unwrap_or_default();
-    for path in paths.iter().filter(|path| devices.iter().any(|device| matches(device, path))) {
-        if block::inspect(path).is_ok_and(|found| found.format == Format::Swap) {
-            fstab = [&*ended(&fstab), path, " none swap sw 0 0\n"].concat();
+    let swap = |path: &String| {
+        devices.iter().any(|device| matches(device, path))
+            && block::inspect(path).is_ok_and(|found| found.format == Format::Swap)
+    };
+    paths.into_iter().filter(swap).collect()
+}
+
+/// An fstab with these swap partitions.
+#[must_use]
+pub fn fstab(old: &str, swaps: &[String]) -> String {
+    let mut text = String::from(old);
+    for path in swaps {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
         }
+        text.push_str(&[path, " none swap sw 0 0\n"].concat());
     }
-    put(machine, &Change::new("/etc/fstab", fstab));
+    text
 }
 
 /// Whether a path is what a word names, `*` at its end standing for anything.
@@ -98,6 +109,10 @@ mod tests {
         let dhcp = interfaces(&line(&[("dhcp", "")]), Some("eth0")).unwrap();
         assert!(dhcp.ends_with("auto eth0\niface eth0 inet dhcp\n"));
         assert_eq!(interfaces(&line(&[("nodhcp", "")]), Some("eth0")), None);
+        assert_eq!(
+            fstab("/dev/a / ext4", &["/dev/b".into(), "/dev/c".into()]),
+            "/dev/a / ext4\n/dev/b none swap sw 0 0\n/dev/c none swap sw 0 0\n"
+        );
         assert!(matches("/dev/sd*", "/dev/sda2") && !matches("/dev/sda", "/dev/sda2"));
     }
 }

@@ -1,44 +1,36 @@
-//! LTSP: its init goes before the real one. Facts: LTSP's initrd-bottom.
+//! LTSP: its client part, which the initramfs holds when `ltsp.img` lies beside us,
+//! goes into the root, and its init before the real one, which it starts in the end.
+//! Facts: LTSP's initrd-bottom.
 
-use alloc::format;
+use alloc::string::{String, ToString};
 
-use sys::errno::Shown;
-use sys::file::{make_dir, read_file};
+use crate::changes::Change;
 
-use crate::copy::{self, Progress};
-use crate::machine::Machine;
-use crate::newroot::ROOT;
+/// The client part.
+pub const SHARE: &str = "/usr/share/ltsp";
 
-/// Puts LTSP's client part into the root, when `ltsp.img` lies beside us: its init
-/// goes before the real one, which it starts in the end.
-pub fn set_up(machine: &mut Machine) {
-    const SHARE: &str = "/usr/share/ltsp";
-    if read_file(&format!("{SHARE}/client/init/init"), 1).is_err() {
-        return;
-    }
-    let _ = make_dir("/run/ltsp/client", 0o755);
-    for from in [SHARE, "/etc/ltsp"] {
-        let to = [ROOT, from].concat();
-        let _ = make_dir(&to, 0o755);
-        let mut progress = Progress::new("LTSP's client", copy::tree_size(from));
-        if let Err((path, errno)) = copy::tree(&mut machine.log, from, &to, &mut progress) {
-            machine.log.warn(&format!("{path}: {}; LTSP's client is not in place", Shown(errno)));
-            return;
-        }
-    }
-    let service = "../../../usr/share/ltsp/common/service/ltsp.service";
-    let units = format!("{ROOT}/lib/systemd/system");
-    let _ = make_dir(&format!("{units}/multi-user.target.wants"), 0o755);
-    let init = format!("{ROOT}/sbin/init");
-    let _ = rustix::fs::rename(init.as_str(), format!("{init}.ltsp").as_str());
-    for (to, at) in [
-        ("../share/ltsp/ltsp", format!("{ROOT}/usr/sbin/ltsp")),
-        (service, format!("{units}/ltsp.service")),
-        ("../ltsp.service", format!("{units}/multi-user.target.wants/ltsp.service")),
-        ("../../usr/share/ltsp/client/init/init", init.clone()),
-    ] {
-        let _ = rustix::fs::unlink(at.as_str());
-        let _ = rustix::fs::symlink(to, at.as_str());
-    }
-    machine.log.info("LTSP's init comes first");
+/// Its files.
+#[must_use]
+pub fn files() -> [Change; 3] {
+    let copy = |from: &str| Change::Copy { from: from.into(), path: from.into(), over: false };
+    [Change::Directory(String::from("/run/ltsp/client")), copy(SHARE), copy("/etc/ltsp")]
+}
+
+/// Its service, and its init in the place of the real one.
+#[must_use]
+pub fn links() -> [Change; 9] {
+    const UNIT: &str = "/lib/systemd/system/ltsp.service";
+    const WANTED: &str = "/lib/systemd/system/multi-user.target.wants/ltsp.service";
+    let remove = |path: &str| Change::Remove(path.to_string());
+    [
+        Change::Rename { from: "/sbin/init".into(), path: "/sbin/init.ltsp".into() },
+        remove("/usr/sbin/ltsp"),
+        Change::link("/usr/sbin/ltsp", "../share/ltsp/ltsp"),
+        remove(UNIT),
+        Change::link(UNIT, "../../../usr/share/ltsp/common/service/ltsp.service"),
+        remove(WANTED),
+        Change::link(WANTED, "../ltsp.service"),
+        remove("/sbin/init"),
+        Change::link("/sbin/init", "../../usr/share/ltsp/client/init/init"),
+    ]
 }

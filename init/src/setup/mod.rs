@@ -13,38 +13,51 @@ use alloc::vec::Vec;
 use cmdline::BootPlan;
 use cmdline::plan::Dialect;
 
+use crate::changes::{self, Change};
 use crate::machine::Machine;
-use crate::newroot::{Change, ROOT, put};
+use crate::newroot::NewRoot;
 use crate::source::Found;
 
 /// Sets up what the dialect's own initramfs would have set up in the new root, which
-/// can be written. `medium_at` is where in the root the medium is, empty when it is
-/// outside.
-pub fn apply(machine: &mut Machine, plan: &BootPlan, found: &Found, medium_at: &str) {
+/// can be written. `medium` is where the medium is mounted.
+pub fn apply(
+    machine: &mut Machine,
+    plan: &BootPlan,
+    found: &Found,
+    root: &NewRoot,
+    medium: Option<&str>,
+) {
     let handoff = &plan.handoff;
-    match handoff.layout {
-        Dialect::Casper => {
-            let medium = match medium_at {
-                "" => found.medium.clone(),
-                place => Some([ROOT, place].concat()),
-            };
-            casper::set_up(machine, &handoff.settings, medium.as_deref());
+    let changes = match handoff.layout {
+        Dialect::Casper => casper::changes(machine, &handoff.settings, root, medium),
+        Dialect::Ltsp => {
+            let here = NewRoot::at(ltsp::SHARE).is_ok_and(|share| share.has("client/init/init"));
+            if here
+                && changes::apply(root, &mut machine.log, &ltsp::files())
+                && changes::apply(root, &mut machine.log, &ltsp::links())
+            {
+                machine.log.info("LTSP's init comes first");
+            }
+            return;
         }
-        Dialect::Ltsp => ltsp::set_up(machine),
         Dialect::LiveBoot => {
             let boot_link = machine.network.up().map(|up| up.device.clone());
-            if let Some(text) = live_boot::interfaces(&handoff.settings, boot_link.as_deref()) {
-                put(machine, &Change::new("/etc/network/interfaces", text));
-            }
-            live_boot::swap(machine, &handoff.swap);
+            let interfaces = live_boot::interfaces(&handoff.settings, boot_link.as_deref());
+            let interfaces = interfaces.map(|text| Change::file("/etc/network/interfaces", text));
+            let swaps = live_boot::swaps(machine, &handoff.swap);
+            let fstab = (!handoff.swap.is_empty()).then(|| {
+                let old = root.read("/etc/fstab").unwrap_or_default();
+                Change::file("/etc/fstab", live_boot::fstab(&old, &swaps))
+            });
+            interfaces.into_iter().chain(fstab).collect()
         }
         Dialect::Stage1 => {
-            let text = stage1::sourced(&stage1::answers(plan, found));
-            put(machine, &Change::new("/tmp/env", text));
+            Vec::from([Change::file("/tmp/env", stage1::sourced(&stage1::answers(plan, found)))])
         }
-        Dialect::Slax => slax::rootcopy(machine, plan, found),
-        _ => {}
-    }
+        Dialect::Slax => slax::changes(plan, found),
+        _ => return,
+    };
+    changes::apply(root, &mut machine.log, &changes);
 }
 
 /// What the real init gets into its environment besides the kernel's words: stage1's

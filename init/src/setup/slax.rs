@@ -1,29 +1,23 @@
 //! Slax: files that lie beside the bundles.
 
 use alloc::string::ToString;
+use alloc::vec::Vec;
 
 use cmdline::BootPlan;
 use cmdline::plan::Content;
-use rustix::fs::{Access, access};
-use sys::errno::Shown;
 
-use crate::copy::{self, Progress};
-use crate::machine::Machine;
-use crate::newroot::ROOT;
+use crate::changes::Change;
+use crate::newroot::NewRoot;
 use crate::source::Found;
 
-/// The files of this directory on the medium come over those of the bundles.
-pub fn rootcopy(machine: &mut Machine, plan: &BootPlan, found: &Found) {
-    let (Content::Images(rule), Some(medium)) = (&plan.root.content, &found.medium) else { return };
-    for dir in &rule.dirs {
-        let from = [medium, "/", dir, "/rootcopy"].concat();
-        if access(from.as_str(), Access::EXISTS).is_ok() {
-            let mut progress = Progress::new("rootcopy", copy::tree_size(&from));
-            if let Err((path, errno)) = copy::over(&mut machine.log, &from, ROOT, &mut progress) {
-                machine
-                    .log
-                    .warn(&[&path, " cannot be copied: ", &*Shown(errno).to_string()].concat());
-            }
-        }
-    }
+/// The files of `rootcopy` on the medium come over those of the bundles.
+#[must_use]
+pub fn changes(plan: &BootPlan, found: &Found) -> Vec<Change> {
+    let (Content::Images(rule), Some(medium)) = (&plan.root.content, &found.medium) else {
+        return Vec::new();
+    };
+    let there = |from: &alloc::string::String| NewRoot::at(from).is_ok();
+    let trees = rule.dirs.iter().map(|dir| [medium, "/", dir, "/rootcopy"].concat());
+    let copy = |from| Change::Copy { from, path: "/".to_string(), over: true };
+    trees.filter(there).map(copy).collect()
 }
