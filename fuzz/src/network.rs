@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use sys::clock::Instant;
 use netboot::dhcp::client::{Client, Identity, Needs};
+use netboot::dhcp::lease::{self, is_domain_name, is_host_name};
 use netboot::dhcp::message::{self, Incoming};
 use netboot::fetch::http::{Body, parse_head};
 use netboot::fetch::tftp::Transfer;
 use netboot::fetch::{ftp, url::Url};
-use netboot::lease::{is_domain_name, is_host_name};
+
 use netboot::nbd::Negotiation;
 use netboot::nfs::rpc::Records;
 use netboot::nfs::{self, options};
 use netboot::race::{Action, Race};
-use netboot::{config, lease, resolve, state};
+use netboot::{config, resolve, state};
 
 use crate::messages;
 

@@ -14,7 +14,7 @@ use core::net::Ipv4Addr;
 use cmdline::plan::{NetworkPlan, Route, StaticAddress};
 use sys::netlink;
 
-use crate::lease::{Lease, classful_prefix, is_host_name, prefix_mask, same_network};
+use crate::dhcp::lease::{Lease, classful_prefix, is_host_name, prefix_mask, same_network};
 
 /// How an address was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,8 +306,8 @@ pub fn parse_pnp(text: &str) -> Pnp {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::dhcp::lease::Header;
     use crate::dhcp::options::Options;
-    use crate::lease::Header;
     use cmdline::plan::{Addressing, DhcpRequest, LinkChoice, Seconds};
     use proptest::prelude::*;
 

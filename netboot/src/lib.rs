@@ -7,7 +7,7 @@
 //!
 //! | step | module |
 //! | --- | --- |
-//! | links raced for an address | [`network`] over [`race`], [`dhcp`], [`lease`] |
+//! | links raced for an address | [`network`] over [`race`] and [`dhcp`] |
 //! | what the interface gets | [`config`] |
 //! | what the live system is told | [`state`] |
 //! | names to addresses | [`resolve`] |
@@ -25,7 +25,6 @@ pub mod config;
 pub mod dhcp;
 pub mod fetch;
 pub mod io;
-pub mod lease;
 pub mod nbd;
 pub mod network;
 pub mod nfs;

@@ -24,7 +24,7 @@ use sys::packet::{ETHERTYPE_IPV4, PacketSocket, udp_port_filter};
 
 use crate::config::{Config, Pnp, Protocol, parse_pnp};
 use crate::dhcp::client::{MAX_PAUSE, Needs};
-use crate::lease::Lease;
+use crate::dhcp::lease::Lease;
 use crate::race::{Action, Event, How, Race, Report, What, Winner};
 use crate::random::random;
 use sys::clock::{Instant, poll_timeout};

@@ -21,7 +21,7 @@ use cmdline::plan::{Addressing, LinkChoice, Mac, NetworkPlan, Seconds};
 use sys::netlink::{Address, FLAG_LOOPBACK, FLAG_NO_ARP, HARDWARE_ETHERNET, Link, News};
 
 use crate::dhcp::client::{self, Client, Identity, Needs};
-use crate::lease::Lease;
+use crate::dhcp::lease::Lease;
 use sys::clock::Instant;
 
 /// How long the link that `BOOTIF=` names may take to appear after the first

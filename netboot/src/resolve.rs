@@ -14,8 +14,8 @@ use core::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::dhcp::lease::{is_domain_name, parse_name};
 use crate::io::Udp;
-use crate::lease::{is_domain_name, parse_name};
 use crate::random::random;
 use sys::clock::Instant;
 use sys::errno::Shown;

@@ -14,7 +14,7 @@ use core::net::Ipv4Addr;
 use cmdline::json::Json;
 
 use crate::config::Protocol;
-use crate::lease::prefix_mask;
+use crate::dhcp::lease::prefix_mask;
 use crate::network::NetworkUp;
 use crate::race::MacText;
 

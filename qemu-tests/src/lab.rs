@@ -26,10 +26,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::assets::media::Tree;
 use crate::assets::{self, Assets, Flavour, Profile};
 use crate::machine::{MachineBuilder, Nic};
 use crate::net::Namespace;
-use crate::servers::{Dnsmasq, NfsBuilder, Rogue};
 use crate::shell::Daemon;
 use crate::{Error, Result, packages, shell, workspace};
 
@@ -78,30 +78,6 @@ impl Lab {
     /// Kernels, images and initramfs.
     pub fn assets(&self) -> &Assets {
         &self.assets
-    }
-
-    /// A dnsmasq for the main network: DHCP, TFTP, DNS.
-    pub fn dhcp(&self) -> Dnsmasq<'_> {
-        Dnsmasq::new(&self.namespace, &self.directory)
-    }
-
-    /// A dnsmasq with files of its own, for another network of this lab.
-    pub fn server_of(&self, network: &str) -> Dnsmasq<'_> {
-        Dnsmasq::new(&self.namespace, &self.directory.join(network))
-    }
-
-    /// A DHCP server for the main network whose answers `garble` may spoil, see
-    /// [`Rogue`].
-    ///
-    /// # Errors
-    /// As [`Rogue::start`].
-    pub fn rogue_dhcp(&self, garble: fn(&mut Vec<u8>)) -> Result<Rogue> {
-        Rogue::start(&self.namespace, "lan", garble)
-    }
-
-    /// An NFS server.
-    pub fn nfs(&self) -> NfsBuilder<'_> {
-        NfsBuilder::new(&self.namespace, &self.directory)
     }
 
     /// Another network besides `lan`; `address` is the server's, `A.B.C.D/LEN`.
@@ -215,6 +191,15 @@ impl Lab {
         let dir = self.directory.join(name);
         fs::create_dir_all(&dir).map_err(Error::at("make", &dir))?;
         Ok(dir)
+    }
+
+    /// A directory that becomes a medium or a disk; `name` tells it from the
+    /// lab's others.
+    ///
+    /// # Errors
+    /// As [`Tree::new`].
+    pub fn tree(&self, name: &str) -> Result<Tree> {
+        Tree::new(&self.scratch("media")?, name)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod lab;
 pub mod machine;
 pub mod net;
 pub mod packages;
+mod pxe;
 pub mod servers;
 mod shell;
 pub mod workspace;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::console::Console;
 use crate::net::Namespace;
-use crate::servers::write_pxelinux;
+use crate::pxe::write_pxelinux;
 use crate::shell::{self, kill_group};
 use crate::{Error, Result};
 

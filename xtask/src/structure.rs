@@ -14,6 +14,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, TargetK
 use proc_macro2::{TokenStream, TokenTree};
 use qemu_tests::{Error, Result, workspace};
 use quote::ToTokens as _;
+use syn::ext::IdentExt as _;
 use syn::{Attribute, File, Item, UseTree, Visibility};
 
 /// Where the picture stands.
@@ -162,8 +163,9 @@ impl Sources {
             match item {
                 Item::Mod(inner) if tested(&inner.attrs) => {}
                 Item::Mod(inner) => {
-                    let child: Module = [module.clone(), vec![inner.ident.to_string()]].concat();
-                    let below = dir.join(inner.ident.to_string());
+                    let child: Module =
+                        [module.clone(), vec![inner.ident.unraw().to_string()]].concat();
+                    let below = dir.join(inner.ident.unraw().to_string());
                     match inner.content {
                         Some((_, items)) => self.items(items, &below, &child, home)?,
                         None => self.file(&place(dir, &below), &below, child)?,
@@ -366,7 +368,7 @@ fn imports(tree: &UseTree, path: &mut Vec<String>, passed_on: bool, into: &mut V
     let mut leaf = |path: Vec<String>, name: String| into.push(Import { path, name, passed_on });
     match tree {
         UseTree::Path(step) => {
-            path.push(step.ident.to_string());
+            path.push(step.ident.unraw().to_string());
             imports(&step.tree, path, passed_on, into);
             path.pop();
         }
@@ -378,7 +380,7 @@ fn imports(tree: &UseTree, path: &mut Vec<String>, passed_on: bool, into: &mut V
             leaf(path.clone(), path.last().cloned().unwrap_or_default());
         }
         UseTree::Name(name) => {
-            let name = name.ident.to_string();
+            let name = name.ident.unraw().to_string();
             leaf([path.clone(), vec![name.clone()]].concat(), name);
         }
         UseTree::Rename(step) => {
@@ -401,7 +403,7 @@ fn paths(code: TokenStream, into: &mut BTreeSet<Vec<String>>) {
                 if colons != 2 && !path.is_empty() {
                     into.insert(std::mem::take(&mut path));
                 }
-                path.push(name.to_string());
+                path.push(name.unraw().to_string());
                 colons = 0;
             }
             TokenTree::Punct(mark) if mark.as_char() == ':' && !path.is_empty() => colons += 1,

@@ -23,7 +23,7 @@ use core::time::Duration;
 
 use super::message::{Incoming, Kind, Outgoing, read, unreadable, write};
 use super::options::{REQUESTED, code};
-use crate::lease::Lease;
+use crate::dhcp::lease::Lease;
 use sys::clock::Instant;
 
 /// The longest pause between two questions.

@@ -11,7 +11,7 @@ use smoltcp::wire::{
 };
 
 use super::options::{Options, code};
-use crate::lease::{Header, Lease};
+use crate::dhcp::lease::{Header, Lease};
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;

@@ -11,5 +11,6 @@
 //! does that), DECLINE after an address conflict, DHCPINFORM, IPv6.
 
 pub mod client;
+pub mod lease;
 pub mod message;
 pub mod options;

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
+use super::entry::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
 
 /// Bytes of a header: magic and thirteen numbers of eight hexadecimal digits.
 const HEADER: usize = 110;

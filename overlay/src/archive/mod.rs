@@ -13,62 +13,19 @@
 //! Not read: sparse files, archives in several volumes, old binary cpio.
 
 mod cpio;
+mod entry;
 mod tar;
 
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
+
+pub use entry::{ArchiveError, Entry, Kind};
+use entry::{Dialect, Next, State};
 
 use crate::probe::Format;
-use sys::errno::Shown;
-
-/// Longest path or link target.
-const MAX_PATH: usize = 4096;
 
 /// Longest list of further facts before an entry (extended headers, long names).
 const MAX_FACTS: u64 = 1 << 20;
-
-/// What an entry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// A file; its data follow.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link to this.
-    Symlink(Vec<u8>),
-    /// Another name of an entry before it, by path. Data may follow, which are the
-    /// file's.
-    Link(Vec<u8>),
-    /// A character device: major and minor number.
-    Character(u32, u32),
-    /// A block device.
-    Block(u32, u32),
-    /// A named pipe.
-    Fifo,
-}
-
-/// One entry of an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Relative, clean path; empty for the top directory itself.
-    pub path: Vec<u8>,
-    /// What it is.
-    pub kind: Kind,
-    /// Permissions, the low twelve bits of a mode.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Seconds since 1970.
-    pub mtime: i64,
-    /// Bytes of data that follow.
-    pub size: u64,
-    /// Extended attributes, name and value.
-    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
-}
 
 /// What comes out of a [`Reader`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,40 +36,6 @@ pub enum Event<'a> {
     Data(&'a [u8]),
 }
 
-/// Why an archive cannot be unpacked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ArchiveError {
-    /// It ends before its end.
-    CutShort,
-    /// It contradicts itself.
-    Damaged(&'static str),
-    /// A path leads out of it.
-    Outside(String),
-    /// It holds something that is not unpacked.
-    Unsupported(&'static str),
-    /// An entry could not be made: its path and the kernel's word.
-    Write(String, rustix::io::Errno),
-}
-
-impl fmt::Display for ArchiveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CutShort => f.write_str("is cut short: its end is missing; copy it again"),
-            Self::Damaged(what) => write!(f, "is damaged: {what}"),
-            Self::Outside(path) => {
-                write!(f, "holds a path that leads out of it: {path}; it is not trusted")
-            }
-            Self::Unsupported(what) => write!(f, "holds {what}, which is not unpacked"),
-            Self::Write(_, rustix::io::Errno::NOSPC) => {
-                f.write_str("does not fit into memory when unpacked")
-            }
-            Self::Write(path, errno) => write!(f, "/{path} cannot be made: {}", Shown(*errno)),
-        }
-    }
-}
-
-impl core::error::Error for ArchiveError {}
-
 /// Whether a format is one that [`Reader`] knows.
 #[must_use]
 pub const fn is_archive(format: Format) -> bool {
@@ -121,53 +44,6 @@ pub const fn is_archive(format: Format) -> bool {
 
 /// Where entries and data go.
 pub type Sink<'s> = &'s mut dyn FnMut(Event<'_>) -> Result<(), ArchiveError>;
-
-/// What the bytes that come next are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// A header, which is held until it is complete.
-    Header,
-    /// Facts of this kind about an entry, held likewise.
-    Facts(u8),
-    /// Data of the latest entry.
-    Data,
-    /// Of no use.
-    Skip,
-    /// Nothing: the archive has ended.
-    End,
-}
-
-/// What a format does with a complete header or complete facts.
-trait Dialect {
-    /// Bytes of a header.
-    fn header_length(&self) -> usize;
-    /// Reads a header; what follows it.
-    fn header(&mut self, bytes: &[u8]) -> Result<Next, ArchiveError>;
-    /// Reads the facts that a header announced; what follows them.
-    fn facts(&mut self, kind: u8, bytes: &[u8]) -> Result<Next, ArchiveError>;
-}
-
-/// A table of methods with one for this would bring all that it prints by into `/init`.
-impl fmt::Debug for dyn Dialect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Dialect")
-    }
-}
-
-/// What follows: `length` bytes in a state, then padding, and before all that
-/// perhaps an entry to report.
-#[derive(Debug)]
-struct Next {
-    entry: Option<Entry>,
-    state: State,
-    length: u64,
-    padding: u64,
-}
-
-impl Next {
-    const HEADER: Self = Self { entry: None, state: State::Header, length: 0, padding: 0 };
-    const END: Self = Self { entry: None, state: State::End, length: 0, padding: 0 };
-}
 
 /// Reads an archive.
 #[derive(Debug)]
@@ -259,44 +135,9 @@ impl Reader {
     }
 }
 
-/// A relative path without empty parts and `.`.
-fn clean(path: &[u8]) -> Result<Vec<u8>, ArchiveError> {
-    if path.len() > MAX_PATH || path.contains(&0) {
-        return Err(ArchiveError::Damaged("a path of it is too long"));
-    }
-    let mut clean = Vec::with_capacity(path.len());
-    for part in path.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                return Err(ArchiveError::Outside(String::from_utf8_lossy(path).to_string()));
-            }
-            part => {
-                if !clean.is_empty() {
-                    clean.push(b'/');
-                }
-                clean.extend_from_slice(part);
-            }
-        }
-    }
-    Ok(clean)
-}
-
-/// The target of a symbolic link, as it is.
-fn target(bytes: &[u8]) -> Result<Vec<u8>, ArchiveError> {
-    if bytes.is_empty() || bytes.len() > MAX_PATH || bytes.contains(&0) {
-        return Err(ArchiveError::Damaged("a link of it leads nowhere"));
-    }
-    Ok(bytes.to_vec())
-}
-
-/// Up to the first zero byte.
-fn text(bytes: &[u8]) -> &[u8] {
-    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::entry::clean;
     use super::*;
     use proptest::prelude::*;
     use std::process::Command;

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
+use super::entry::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
 
 /// Everything comes in blocks of this.
 const BLOCK: usize = 512;

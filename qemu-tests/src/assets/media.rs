@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::{Assets, copy, only, write};
-use crate::lab::Lab;
 use crate::{Error, Result, packages, shell};
 
 /// A file system that images are made of.
@@ -157,24 +156,6 @@ pub fn add_program(root: &Path, program: &str) -> Result<()> {
     Ok(())
 }
 
-impl Lab {
-    /// A directory that becomes a medium or a disk; `name` tells it from the
-    /// lab's others.
-    ///
-    /// # Errors
-    /// [`Error::Packages`] when what makes file systems is not installed.
-    pub fn tree(&self, name: &str) -> Result<Tree> {
-        packages::ensure_all(packages::FOR_DISKS)?;
-        let place = self.scratch("media")?;
-        let dir = place.join(name);
-        if dir.exists() {
-            return Err(Error::Input(format!("two trees are called {name}")));
-        }
-        fs::create_dir(&dir).map_err(Error::at("make", &dir))?;
-        Ok(Tree { dir })
-    }
-}
-
 /// A directory that becomes a medium or a disk.
 #[derive(Debug)]
 pub struct Tree {
@@ -182,6 +163,21 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// An empty one below `place`; `name` tells it from others there.
+    ///
+    /// # Errors
+    /// [`Error::Packages`] when what makes file systems is not installed,
+    /// [`Error::Input`] when there is one of that name.
+    pub fn new(place: &Path, name: &str) -> Result<Self> {
+        packages::ensure_all(packages::FOR_DISKS)?;
+        let dir = place.join(name);
+        if dir.exists() {
+            return Err(Error::Input(format!("two trees are called {name}")));
+        }
+        fs::create_dir(&dir).map_err(Error::at("make", &dir))?;
+        Ok(Self { dir })
+    }
+
     /// Where it is, for changes that have no word here.
     pub fn path(&self) -> &Path {
         &self.dir

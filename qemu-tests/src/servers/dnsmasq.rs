@@ -3,9 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::lab::Lab;
 use crate::net::Namespace;
 use crate::shell::Daemon;
 use crate::{Error, Result};
+
+impl Lab {
+    /// A dnsmasq for the main network: DHCP, TFTP, DNS.
+    pub fn dhcp(&self) -> Dnsmasq<'_> {
+        Dnsmasq::new(self.namespace(), self.directory())
+    }
+
+    /// A dnsmasq with files of its own, for another network of this lab.
+    pub fn server_of(&self, network: &str) -> Dnsmasq<'_> {
+        Dnsmasq::new(self.namespace(), &self.directory().join(network))
+    }
+}
 
 /// A dnsmasq that can be configured, started late, stopped and started again.
 #[derive(Debug)]

@@ -5,13 +5,11 @@ mod clone;
 mod dnsmasq;
 mod files;
 mod nfs;
-mod pxe;
 mod rogue;
 mod share;
 
 pub use dnsmasq::Dnsmasq;
 pub use files::{Offer, Server};
 pub use nfs::{Nfs, NfsBuilder};
-pub use pxe::write_pxelinux;
 pub use rogue::Rogue;
 pub use share::{Browser, Share, Terminal, machine_of_anybody};

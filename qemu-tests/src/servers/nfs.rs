@@ -4,9 +4,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::lab::Lab;
 use crate::net::Namespace;
 use crate::shell::{self, Daemon};
 use crate::{Error, Result};
+
+impl Lab {
+    /// An NFS server.
+    pub fn nfs(&self) -> NfsBuilder<'_> {
+        NfsBuilder::new(self.namespace(), self.directory())
+    }
+}
 
 /// What a Ganesha will export, and how.
 #[derive(Debug)]

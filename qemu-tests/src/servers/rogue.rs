@@ -6,11 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::lab::Lab;
 use crate::net::Namespace;
 use crate::{Error, Result};
 
 const SERVER: [u8; 4] = [10, 77, 0, 1];
 const CLIENT: [u8; 4] = [10, 77, 0, 66];
+
+impl Lab {
+    /// A DHCP server for the main network whose answers `garble` may spoil, see
+    /// [`Rogue`].
+    ///
+    /// # Errors
+    /// As [`Rogue::start`].
+    pub fn rogue_dhcp(&self, garble: fn(&mut Vec<u8>)) -> Result<Rogue> {
+        Rogue::start(self.namespace(), "lan", garble)
+    }
+}
 
 /// Offers and confirms 10.77.0.66 to everybody, after the answer was spoilt.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use core::net::Ipv4Addr;
 
 use cmdline::plan::Route;
 
-use crate::dhcp::options::{Options, code};
+use super::options::{Options, code};
 
 /// How many values of a list are kept.
 const MAX_LIST: usize = 32;
