@@ -3,13 +3,13 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use sys::clock::Instant;
 use netboot::dhcp::client::{Client, Identity, Needs};
 use netboot::dhcp::lease::{self, is_domain_name, is_host_name};
 use netboot::dhcp::message::{self, Incoming};
 use netboot::fetch::http::{Body, parse_head};
 use netboot::fetch::tftp::Transfer;
 use netboot::fetch::{ftp, url::Url};
+use sys::clock::Instant;
 
 use netboot::nbd::Negotiation;
 use netboot::nfs::rpc::Records;
