@@ -2,6 +2,8 @@
 //! that the command line is parsed with. Packages run it when they are built.
 
 use crate::args::{self, Bus, Docs};
+use crate::clone;
+use crate::clone::flags::{Flag, Program};
 use crate::failure::Failure;
 use crate::output::write_file;
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
@@ -13,19 +15,18 @@ use std::fmt::Write as _;
 
 /// Runs the subcommand.
 pub fn run(what: &Docs) -> Result<(), Failure> {
-    let root = args::info();
+    let (about, entries) = (args::info().description, entries());
     if what.page {
-        return write_file(&what.dir, markdown(&root).as_bytes());
+        return write_file(&what.dir, markdown(about, &entries).as_bytes());
     }
     let mut files = vec![
-        ("man/man1/bellwether.1".to_owned(), overview(&root)),
-        ("bash-completion/completions/bellwether".to_owned(), bash(&root)),
-        ("zsh/site-functions/_bellwether".to_owned(), zsh(&root)),
-        ("fish/vendor_completions.d/bellwether.fish".to_owned(), fish(&root)),
+        ("man/man1/bellwether.1".to_owned(), overview(about, &entries)),
+        ("bash-completion/completions/bellwether".to_owned(), bash(&entries)),
+        ("zsh/site-functions/_bellwether".to_owned(), zsh(&entries)),
+        ("fish/vendor_completions.d/bellwether.fish".to_owned(), fish(&entries)),
     ];
-    for command in &root.commands {
-        let name = format!("man/man1/bellwether-{}.1", command.name);
-        files.push((name, page(&command.command)));
+    for entry in &entries {
+        files.push((format!("man/man1/{}.1", entry.page_name()), page(entry, &entries)));
     }
     for (name, text) in files {
         let path = what.dir.join(name);
@@ -36,6 +37,137 @@ pub fn run(what: &Docs) -> Result<(), Failure> {
         write_file(&path, text.as_bytes())?;
     }
     Ok(())
+}
+
+/// A command as all the texts here show it: a subcommand, which argh reads, or a clone
+/// program, which getopt's grammar reads.
+struct Entry {
+    /// As it is typed behind `bellwether`.
+    call: String,
+    /// Old names of a clone program; a link of such a name runs it.
+    names: &'static [&'static str],
+    about: String,
+    positionals: Vec<(&'static str, &'static str)>,
+    options: Vec<Choice>,
+    /// What each example shows, if that is said, and its lines.
+    examples: Vec<(&'static str, &'static str)>,
+    notes: Vec<&'static str>,
+}
+
+/// An option: one of its names may be missing.
+struct Choice {
+    long: Option<String>,
+    short: Option<char>,
+    /// The name of its value.
+    value: Option<&'static str>,
+    about: &'static str,
+    /// What the value can be, where that is a list.
+    words: Vec<&'static str>,
+}
+
+impl Choice {
+    /// `-o`, `--output`.
+    fn names(&self) -> Vec<String> {
+        self.short.map(|c| format!("-{c}")).into_iter().chain(self.long.clone()).collect()
+    }
+}
+
+impl Entry {
+    fn of_argh(name: &str, command: &CommandInfoWithArgs) -> Self {
+        let option = |flag: &FlagInfo<'static>| Choice {
+            long: Some(flag.long.to_owned()),
+            short: flag.short,
+            value: match flag.kind {
+                FlagInfoKind::Switch => None,
+                FlagInfoKind::Option { arg_name } => Some(arg_name),
+            },
+            about: flag.description,
+            words: values(flag.long),
+        };
+        Self {
+            call: name.to_owned(),
+            names: &[],
+            about: command.description.trim().to_owned(),
+            positionals: command
+                .positionals
+                .iter()
+                .filter(|p| !p.hidden)
+                .map(|p| (p.name, p.description))
+                .collect(),
+            options: command.flags.iter().filter(|flag| !flag.hidden).map(option).collect(),
+            examples: command
+                .examples
+                .iter()
+                .map(|e| e.split_once('\n').unwrap_or(("", e)))
+                .collect(),
+            notes: command.notes.to_vec(),
+        }
+    }
+
+    fn of_program(names: &'static [&'static str], program: &'static Program) -> Self {
+        let option = |flag: &'static Flag| Choice {
+            long: (!flag.long.is_empty()).then(|| format!("--{}", flag.long)),
+            short: flag.short,
+            value: flag.takes,
+            about: flag.help,
+            words: Vec::new(),
+        };
+        Self {
+            call: format!("clone {}", program.name),
+            names,
+            about: program.about.to_owned(),
+            positionals: (!program.rest.is_empty())
+                .then_some((program.rest, ""))
+                .into_iter()
+                .collect(),
+            options: program.flags.iter().map(option).collect(),
+            examples: vec![("", program.example)],
+            notes: Vec::new(),
+        }
+    }
+
+    /// The name of its man page.
+    fn page_name(&self) -> String {
+        format!("bellwether-{}", self.call.replace(' ', "-"))
+    }
+
+    /// Its last word, under which its group lists it.
+    fn word(&self) -> &str {
+        self.call.rsplit(' ').next().unwrap_or_default()
+    }
+
+    fn is_program(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Every way to name it behind `bellwether`.
+    fn calls(&self) -> Vec<String> {
+        match self.names {
+            [] => vec![self.call.clone()],
+            names => names.iter().map(|name| format!("clone {name}")).collect(),
+        }
+    }
+
+    /// All names of options as a shell sees them.
+    fn flag_words(&self) -> String {
+        let mut words: Vec<String> = self.options.iter().flat_map(Choice::names).collect();
+        words.push("--help".to_owned());
+        words.join(" ")
+    }
+}
+
+/// Every subcommand and every clone program.
+fn entries() -> Vec<Entry> {
+    let root = args::info();
+    let commands = root.commands.iter().map(|c| Entry::of_argh(c.name, &c.command));
+    let programs =
+        clone::PROGRAMS.iter().map(|(names, program, _)| Entry::of_program(names, program));
+    commands.chain(programs).collect()
+}
+
+/// Names that clone programs can be called by.
+fn links() -> Vec<&'static str> {
+    clone::PROGRAMS.iter().flat_map(|p| p.0).copied().filter(|n| clone::is_link(n)).collect()
 }
 
 /// Words that an option's value may be, where there is a list of them.
@@ -50,21 +182,9 @@ fn values(flag: &str) -> Vec<&'static str> {
     }
 }
 
-fn shown(command: &CommandInfoWithArgs) -> impl Iterator<Item = &FlagInfo<'static>> {
-    command.flags.iter().filter(|flag| !flag.hidden)
-}
-
 /// The first sentence, without its full stop.
 fn summary(text: &str) -> &str {
     text.split(". ").next().unwrap_or(text).trim_end_matches('.')
-}
-
-/// The name of an option's value.
-const fn value_name<'f>(flag: &'f FlagInfo) -> Option<&'f str> {
-    match flag.kind {
-        FlagInfoKind::Switch => None,
-        FlagInfoKind::Option { arg_name } => Some(arg_name),
-    }
 }
 
 /// Text as troff takes it: no escape, no request at a line's start, hyphens
@@ -84,31 +204,35 @@ fn troff(text: &str) -> String {
 }
 
 /// The heading of a man page.
-fn heading(name: &str, about: &str) -> String {
+fn heading(name: &str, also: &[&str], about: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let about = summary(about);
     let about = about.chars().take(1).flat_map(char::to_lowercase).chain(about.chars().skip(1));
     format!(
         ".TH {} 1 \"\" \"bellwether {version}\" \"Bellwether\"\n.SH NAME\n{} \\- {}\n",
         name.to_uppercase(),
-        troff(name),
+        troff(&[&[name], also].concat().join(", ")),
         troff(&about.collect::<String>())
     )
 }
 
+/// A list of pages, and what each is about.
+fn pages<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
+    let one = |e: &Entry| {
+        format!(".TP\n.BR {} (1)\n{}\n", troff(&e.page_name()), troff(summary(&e.about)))
+    };
+    entries.map(one).collect()
+}
+
 /// bellwether(1).
-fn overview(root: &CommandInfoWithArgs) -> String {
-    let mut out = heading("bellwether", root.description);
+fn overview(about: &str, entries: &[Entry]) -> String {
+    let mut out = heading("bellwether", &[], about);
     let _ = write!(
         out,
-        ".SH SYNOPSIS\n.B bellwether\n.I command\n.RI [ options ]\n.SH DESCRIPTION\n{}\n.SH COMMANDS\n",
-        troff(root.description)
+        ".SH SYNOPSIS\n.B bellwether\n.I command\n.RI [ options ]\n.SH DESCRIPTION\n{}\n.SH COMMANDS\n{}",
+        troff(about),
+        pages(entries.iter().filter(|e| !e.is_program()))
     );
-    for command in &root.commands {
-        let about = summary(command.command.description);
-        let _ =
-            write!(out, ".TP\n.BR bellwether\\-{} (1)\n{}\n", troff(command.name), troff(about));
-    }
     out.push_str(
         ".SH OPTIONS\n.TP\n.B \\-\\-help\nSay how to use the command, or a command's command.\n\
          .TP\n.B \\-\\-version\nSay which version it is.\n",
@@ -117,52 +241,60 @@ fn overview(root: &CommandInfoWithArgs) -> String {
     out
 }
 
-const EXIT_STATUS: &str = ".SH EXIT STATUS\n.TP\n0\ndone\n.TP\n1\nfailed\n.TP\n2\nwrong usage\n";
+const EXIT_STATUS: &str = ".SH EXIT STATUS\n.TP\n0\ndone\n.TP\n1\nfailed\n.TP\n2\nwrong usage\n\
+                           .TP\n141\ndone, but the reader of the output was gone\n";
 
 /// The page of a command's command.
-fn page(command: &CommandInfoWithArgs) -> String {
-    let name = format!("bellwether-{}", command.name);
-    let mut out = heading(&name, command.description);
-    let _ = write!(out, ".SH SYNOPSIS\n.B bellwether {}\n", troff(command.name));
-    for flag in shown(command) {
-        let _ = match value_name(flag) {
-            None => writeln!(out, "[\\fB{}\\fR]", troff(flag.long)),
-            Some(value) => writeln!(out, "[\\fB{}\\fR \\fI{}\\fR]", troff(flag.long), troff(value)),
-        };
+fn page(entry: &Entry, entries: &[Entry]) -> String {
+    let mut out = heading(&entry.page_name(), entry.names, &entry.about);
+    let _ = write!(out, ".SH SYNOPSIS\n.B bellwether {}\n", troff(&entry.call));
+    let value = |option: &Choice| {
+        option.value.map(|v| format!(" \\fI{}\\fR", troff(v))).unwrap_or_default()
+    };
+    for option in &entry.options {
+        // The long name, if there is one.
+        let name = option.names().pop().unwrap_or_default();
+        let _ = writeln!(out, "[\\fB{}\\fR{}]", troff(&name), value(option));
     }
-    for positional in command.positionals.iter().filter(|p| !p.hidden) {
-        let _ = writeln!(out, "\\fI{}\\fR", troff(positional.name));
+    for (name, _) in &entry.positionals {
+        let _ = writeln!(out, "\\fI{}\\fR", troff(name));
     }
-    let _ = write!(out, ".SH DESCRIPTION\n{}\n.SH OPTIONS\n", troff(command.description));
-    for positional in command.positionals.iter().filter(|p| !p.hidden) {
-        let _ =
-            write!(out, ".TP\n.I {}\n{}\n", troff(positional.name), troff(positional.description));
+    let _ = write!(out, ".SH DESCRIPTION\n{}\n", troff(&entry.about));
+    if entry.names.iter().any(|name| clone::is_link(name)) {
+        out.push_str(".PP\nA link of an old name to bellwether runs it, too.\n");
     }
-    for flag in shown(command) {
-        let short = flag.short.map(|c| format!("\\fB\\-{c}\\fR, ")).unwrap_or_default();
-        let value = value_name(flag).map(|v| format!(" \\fI{}\\fR", troff(v))).unwrap_or_default();
-        let _ = write!(
-            out,
-            ".TP\n{short}\\fB{}\\fR{value}\n{}\n",
-            troff(flag.long),
-            troff(flag.description)
-        );
+    if !entry.options.is_empty() || entry.positionals.iter().any(|p| !p.1.is_empty()) {
+        out.push_str(".SH OPTIONS\n");
     }
-    if !command.examples.is_empty() {
+    for (name, about) in entry.positionals.iter().filter(|p| !p.1.is_empty()) {
+        let _ = write!(out, ".TP\n.I {}\n{}\n", troff(name), troff(about));
+    }
+    for option in &entry.options {
+        let names = option.names().join("\\fR, \\fB").replace('-', "\\-");
+        let _ = write!(out, ".TP\n\\fB{names}\\fR{}\n{}\n", value(option), troff(option.about));
+    }
+    if entry.call == "clone" {
+        let programs = pages(entries.iter().filter(|e| e.is_program()));
+        let _ = write!(out, ".SH PROGRAMS\n{programs}");
+    }
+    if !entry.examples.is_empty() {
         out.push_str(".SH EXAMPLES\n");
     }
-    for example in command.examples {
-        let (about, lines) = example.split_once('\n').unwrap_or(("", example));
-        let _ = write!(out, ".PP\n{}\n.PP\n.nf\n{}\n.fi\n", troff(about), troff(lines));
+    for (about, lines) in &entry.examples {
+        if !about.is_empty() {
+            let _ = write!(out, ".PP\n{}\n", troff(about));
+        }
+        let _ = write!(out, ".PP\n.nf\n{}\n.fi\n", troff(lines));
     }
-    if !command.notes.is_empty() {
+    if !entry.notes.is_empty() {
         out.push_str(".SH NOTES\n");
     }
-    for note in command.notes {
+    for note in &entry.notes {
         let _ = write!(out, ".PP\n{}\n", troff(note));
     }
     out.push_str(EXIT_STATUS);
-    out.push_str(".SH SEE ALSO\n.BR bellwether (1)\n");
+    let above = if entry.is_program() { "bellwether\\-clone" } else { "bellwether" };
+    let _ = write!(out, ".SH SEE ALSO\n.BR {above} (1)\n");
     out
 }
 
@@ -173,84 +305,108 @@ fn cell(text: &str) -> String {
 }
 
 /// The page about all commands.
-fn markdown(root: &CommandInfoWithArgs) -> String {
+fn markdown(about: &str, entries: &[Entry]) -> String {
     let mut out = format!(
         "<!-- Made by `cargo xtask docs` from the definitions that the command line is parsed with. -->\n\
          # The host command\n\n{}\n\n`--name=value` is taken as `--name value`. Exit status: 0 done, \
-         1 failed, 2 wrong usage.\n\n| command | |\n| --- | --- |\n",
-        root.description.trim()
+         1 failed, 2 wrong usage, 141 done, but the reader of the output was gone.\n",
+        about.trim()
     );
-    for command in &root.commands {
-        let about = cell(summary(command.command.description));
-        let _ = writeln!(out, "| [{0}](#bellwether-{0}) | {about} |", command.name);
-    }
-    for command in &root.commands {
-        let about = command.command.description.trim();
-        let _ = write!(out, "\n## bellwether {}\n\n{about}\n\n", command.name);
-        out.push_str("| option | |\n| --- | --- |\n");
-        for positional in command.command.positionals.iter().filter(|p| !p.hidden) {
+    let group = |out: &mut String, programs: bool| {
+        out.push_str("\n| command | |\n| --- | --- |\n");
+        for entry in entries.iter().filter(|e| e.is_program() == programs) {
+            let (about, link) = (cell(summary(&entry.about)), entry.page_name());
+            let also: String = entry.names.iter().skip(1).map(|n| format!(", {n}")).collect();
             let _ =
-                writeln!(out, "| *{}* | {} |", cell(positional.name), cell(positional.description));
+                writeln!(out, "| [{}](#{}){also} | {about} |", entry.word(), link.to_lowercase());
         }
-        for flag in shown(&command.command) {
-            let short = flag.short.map(|c| format!("`-{c}`, ")).unwrap_or_default();
-            let value = value_name(flag).map(|v| format!(" *{}*", cell(v))).unwrap_or_default();
-            let _ = writeln!(out, "| {short}`{}`{value} | {} |", flag.long, cell(flag.description));
+    };
+    group(&mut out, false);
+    for entry in entries {
+        let level = if entry.is_program() { "###" } else { "##" };
+        let _ = write!(out, "\n{level} bellwether {}\n\n{}\n", entry.call, entry.about);
+        if entry.call == "clone" {
+            group(&mut out, true);
+            out.push_str(
+                "\nThe programs read options as getopt does: `-n4` is `-n 4`, and a long name may be \
+                 shortened where that is unambiguous. A link to `bellwether` that has an old name runs \
+                 that program.\n",
+            );
+        } else if !entry.options.is_empty() || !entry.positionals.is_empty() {
+            out.push_str("\n| option | |\n| --- | --- |\n");
         }
-        for example in command.command.examples {
-            let (about, lines) = example.split_once('\n').unwrap_or(("", example));
+        for (name, about) in entry.positionals.iter().filter(|_| entry.call != "clone") {
+            let _ = writeln!(out, "| *{}* | {} |", cell(name), cell(about));
+        }
+        for option in &entry.options {
+            let names = option.names().join("`, `");
+            let value = option.value.map(|v| format!(" *{}*", cell(v))).unwrap_or_default();
+            let _ = writeln!(out, "| `{names}`{value} | {} |", cell(option.about));
+        }
+        for (about, lines) in &entry.examples {
             let lines: Vec<&str> = lines.lines().map(str::trim).collect();
-            let _ = write!(out, "\n{about}\n\n```console\n$ {}\n```\n", lines.join("\n$ "));
+            let about = if about.is_empty() { String::new() } else { format!("\n{about}\n") };
+            let _ = write!(out, "{about}\n```console\n$ {}\n```\n", lines.join("\n$ "));
         }
     }
     out
 }
 
-/// All flags of a command as a shell sees them.
-fn flag_words(command: &CommandInfoWithArgs) -> Vec<String> {
-    let short = |flag: &FlagInfo| flag.short.map(|c| format!("-{c}"));
-    shown(command).flat_map(|f| [Some(f.long.to_owned()), short(f)]).flatten().collect()
+/// The words behind `bellwether`, or behind `bellwether clone`.
+fn group_words(entries: &[Entry], programs: bool) -> String {
+    let own = |e: &&Entry| e.is_program() == programs;
+    let words: Vec<String> = match programs {
+        false => entries.iter().filter(own).map(|e| e.call.clone()).collect(),
+        true => entries.iter().filter(own).flat_map(|e| e.names).map(|n| (*n).to_owned()).collect(),
+    };
+    words.join(" ")
 }
 
-fn bash(root: &CommandInfoWithArgs) -> String {
-    let names: Vec<&str> = root.commands.iter().map(|c| c.name).collect();
+/// What bash and zsh match for a command, also by its other names.
+fn pattern(entry: &Entry, rest: &str) -> String {
+    let calls: Vec<String> = entry.calls().iter().map(|c| format!("'{c}{rest}'")).collect();
+    calls.join("|")
+}
+
+fn bash(entries: &[Entry]) -> String {
     let mut out = format!(
         "# bash completion for bellwether\n_bellwether() {{\n    \
          local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} words=\n    \
-         COMPREPLY=()\n    if ((COMP_CWORD == 1)); then\n        \
-         COMPREPLY=($(compgen -W '{} --help --version' -- \"$cur\"))\n        return\n    fi\n    \
-         case ${{COMP_WORDS[1]}}:$prev in\n",
-        names.join(" ")
+         local command=${{COMP_WORDS[1]}} name=${{COMP_WORDS[0]##*/}}\n    \
+         COMPREPLY=()\n    \
+         if [[ $name != bellwether ]]; then\n        command=\"clone $name\"\n    \
+         elif ((COMP_CWORD == 1)); then\n        \
+         COMPREPLY=($(compgen -W '{} --help --version' -- \"$cur\"))\n        return\n    \
+         elif [[ $command == clone ]] && ((COMP_CWORD == 2)); then\n        \
+         COMPREPLY=($(compgen -W '{} --help' -- \"$cur\"))\n        return\n    \
+         elif [[ $command == clone ]]; then\n        command=\"clone ${{COMP_WORDS[2]}}\"\n    \
+         fi\n    case $command:$prev in\n",
+        group_words(entries, false),
+        group_words(entries, true),
     );
-    for command in &root.commands {
-        for flag in shown(&command.command) {
-            let words = values(flag.long);
-            let short = flag.short.map(|c| format!("|{}:-{c}", command.name)).unwrap_or_default();
-            let pattern = format!("{}:{}{short}", command.name, flag.long);
-            let _ = match value_name(flag) {
-                None => continue,
-                Some(_) if !words.is_empty() => {
-                    writeln!(out, "    {pattern}) words='{}' ;;", words.join(" "))
-                }
-                Some(_) => {
-                    writeln!(out, "    {pattern}) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;")
-                }
+    for entry in entries {
+        for option in entry.options.iter().filter(|option| option.value.is_some()) {
+            let names = option.names();
+            let patterns: Vec<String> =
+                names.iter().map(|name| pattern(entry, &format!(":{name}"))).collect();
+            let then = match option.words.as_slice() {
+                [] => "COMPREPLY=($(compgen -f -- \"$cur\")); return".to_owned(),
+                words => format!("words='{}'", words.join(" ")),
             };
+            let _ = writeln!(out, "    {}) {then} ;;", patterns.join("|"));
         }
     }
-    for command in &root.commands {
-        let _ = writeln!(
-            out,
-            "    {}:*) words='{} --help' ;;",
-            command.name,
-            flag_words(&command.command).join(" ")
-        );
+    out.push_str("    esac\n    case $words$command in\n");
+    for entry in entries {
+        let _ = writeln!(out, "    {}) words='{}' ;;", pattern(entry, ""), entry.flag_words());
     }
-    out.push_str(
+    let _ = write!(
+        out,
         "    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n\
-         \x20   if ((${#COMPREPLY[@]} == 0)) && [[ $cur != -* ]]; then\n\
-         \x20       COMPREPLY=($(compgen -f -- \"$cur\"))\n    fi\n}\n\
-         complete -o filenames -F _bellwether bellwether\n",
+         \x20   if ((${{#COMPREPLY[@]}} == 0)) && [[ $cur != -* ]]; then\n\
+         \x20       COMPREPLY=($(compgen -f -- \"$cur\"))\n    fi\n}}\n\
+         complete -o filenames -F _bellwether bellwether {}\n",
+        links().join(" ")
     );
     out
 }
@@ -261,28 +417,34 @@ fn plain(text: &str) -> String {
     words.join(" ").replace(['\'', '"', '[', ']', ':', '\\', '`', '$'], " ")
 }
 
-fn zsh(root: &CommandInfoWithArgs) -> String {
-    let mut out = String::from(
-        "#compdef bellwether\n\nif (( CURRENT == 2 )); then\n    _values command \\\n",
+fn zsh(entries: &[Entry]) -> String {
+    let list = |programs: bool| -> String {
+        let lines = entries.iter().filter(|e| e.is_program() == programs);
+        lines.map(|e| format!("'{}[{}]' ", e.word(), plain(summary(&e.about)))).collect()
+    };
+    let mut out = format!(
+        "#compdef bellwether {}\n\nlocal command=\"clone ${{words[1]:t}}\"\n\
+         if [[ ${{words[1]:t}} == bellwether ]]; then\n    \
+         if (( CURRENT == 2 )); then\n        _values command {}--help --version\n        return\n    fi\n    \
+         shift words; (( CURRENT-- ))\n    command=${{words[1]}}\n    \
+         if [[ $command == clone ]]; then\n        \
+         if (( CURRENT == 2 )); then\n            _values program {}--help\n            return\n        fi\n        \
+         shift words; (( CURRENT-- ))\n        command=\"clone ${{words[1]}}\"\n    fi\nfi\n\
+         case $command in\n",
+        links().join(" "),
+        list(false),
+        list(true),
     );
-    for command in &root.commands {
-        let about = summary(command.command.description);
-        let _ = writeln!(out, "        '{}[{}]' \\", command.name, plain(about));
-    }
-    out.push_str("        --help --version\n    return\nfi\ncase ${words[2]} in\n");
-    for command in &root.commands {
-        let _ =
-            writeln!(out, "{})\n    shift words; (( CURRENT-- ))\n    _arguments \\", command.name);
-        for flag in shown(&command.command) {
-            let words = values(flag.long);
-            let value = match value_name(flag) {
-                None => String::new(),
-                Some(name) if words.is_empty() => format!(":{}:_files", plain(name)),
-                Some(name) => format!(":{}:({})", plain(name), words.join(" ")),
+    for entry in entries {
+        let _ = writeln!(out, "{})\n    _arguments \\", pattern(entry, ""));
+        for option in &entry.options {
+            let value = match (option.value, option.words.as_slice()) {
+                (None, _) => String::new(),
+                (Some(name), []) => format!(":{}:_files", plain(name)),
+                (Some(name), words) => format!(":{}:({})", plain(name), words.join(" ")),
             };
-            for word in [Some(flag.long.to_owned()), flag.short.map(|c| format!("-{c}"))] {
-                let Some(word) = word else { continue };
-                let _ = writeln!(out, "        '*{word}[{}]{value}' \\", plain(flag.description));
+            for name in option.names() {
+                let _ = writeln!(out, "        '*{name}[{}]{value}' \\", plain(option.about));
             }
         }
         out.push_str("        '*:file:_files'\n    ;;\n");
@@ -291,31 +453,51 @@ fn zsh(root: &CommandInfoWithArgs) -> String {
     out
 }
 
-fn fish(root: &CommandInfoWithArgs) -> String {
+fn fish(entries: &[Entry]) -> String {
     let mut out = String::from("# fish completion for bellwether\n");
-    for command in &root.commands {
-        let about = summary(command.command.description);
-        let _ = writeln!(
-            out,
-            "complete -c bellwether -n __fish_use_subcommand -f -a {} -d '{}'",
-            command.name,
-            plain(about)
-        );
-        for flag in shown(&command.command) {
-            let words = values(flag.long);
-            let short = flag.short.map(|c| format!(" -s {c}")).unwrap_or_default();
-            let value = match value_name(flag) {
-                None => String::new(),
-                Some(_) if words.is_empty() => " -r -F".to_owned(),
-                Some(_) => format!(" -x -a '{}'", words.join(" ")),
-            };
-            let _ = writeln!(
-                out,
-                "complete -c bellwether -n '__fish_seen_subcommand_from {}' -l {}{short}{value} -d '{}'",
-                command.name,
-                flag.long.trim_start_matches('-'),
-                plain(flag.description)
-            );
+    for entry in entries {
+        let names = if entry.is_program() { entry.names } else { &[] };
+        let (above, seen) = match names {
+            [] => (
+                "__fish_use_subcommand".to_owned(),
+                format!("__fish_seen_subcommand_from {}", entry.call),
+            ),
+            names => (
+                format!(
+                    "__fish_seen_subcommand_from clone; and not __fish_seen_subcommand_from {}",
+                    group_words(entries, true)
+                ),
+                format!(
+                    "__fish_seen_subcommand_from clone; and __fish_seen_subcommand_from {}",
+                    names.join(" ")
+                ),
+            ),
+        };
+        let about = plain(summary(&entry.about));
+        for word in entry.calls().iter().filter_map(|call| call.rsplit(' ').next()) {
+            let _ = writeln!(out, "complete -c bellwether -n '{above}' -f -a {word} -d '{about}'");
+        }
+        // The command itself, and the links that run it.
+        let mut calls = vec![format!("bellwether -n '{seen}'")];
+        calls.extend(names.iter().filter(|n| clone::is_link(n)).map(|n| (*n).to_owned()));
+        for call in calls {
+            for option in &entry.options {
+                let long =
+                    option.long.as_deref().map(|l| format!(" -l {}", l.trim_start_matches('-')));
+                let short = option.short.map(|c| format!(" -s {c}"));
+                let value = match (option.value, option.words.as_slice()) {
+                    (None, _) => String::new(),
+                    (Some(_), []) => " -r -F".to_owned(),
+                    (Some(_), words) => format!(" -x -a '{}'", words.join(" ")),
+                };
+                let _ = writeln!(
+                    out,
+                    "complete -c {call}{}{}{value} -d '{}'",
+                    long.unwrap_or_default(),
+                    short.unwrap_or_default(),
+                    plain(option.about)
+                );
+            }
         }
     }
     out
@@ -327,22 +509,36 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn every_command_and_flag_is_everywhere() {
-        let root = args::info();
-        assert!(root.commands.len() >= 3);
-        let (overview, bash, zsh, fish) = (overview(&root), bash(&root), zsh(&root), fish(&root));
-        for command in &root.commands {
-            for text in [&overview, &bash, &zsh, &fish] {
-                assert!(text.contains(command.name), "{} in {text}", command.name);
-            }
-            let page = page(&command.command);
-            assert!(page.contains(".SH EXAMPLES"), "{} has no example", command.name);
-            for flag in shown(&command.command) {
-                assert!(page.contains(&troff(flag.long)), "{page}");
-                for text in [&bash, &zsh] {
-                    assert!(text.contains(flag.long), "{} in {text}", flag.long);
+    fn every_command_program_name_and_option_is_everywhere() {
+        let entries = entries();
+        assert!(entries.len() >= 9 + 15);
+        let overview = overview("", &entries);
+        let (bash, zsh, fish) = (bash(&entries), zsh(&entries), fish(&entries));
+        let markdown = markdown("", &entries);
+        for entry in &entries {
+            let page = page(entry, &entries);
+            assert!(page.contains(".SH EXAMPLES"), "{} has no example", entry.call);
+            let above = match entry.is_program() {
+                true => super::page(entries.iter().find(|e| e.call == "clone").unwrap(), &entries),
+                false => overview.clone(),
+            };
+            assert!(above.contains(&troff(&entry.page_name())), "{} in {above}", entry.call);
+            for name in entry.names.iter().copied().chain([entry.word()]) {
+                for text in [&bash, &zsh, &fish, &markdown] {
+                    assert!(text.contains(name), "{name} in {text}");
                 }
-                assert!(fish.contains(flag.long.trim_start_matches('-')));
+                assert!(page.contains(&troff(name)), "{name} in {page}");
+            }
+            for option in &entry.options {
+                for name in option.names() {
+                    assert!(page.contains(&troff(&name)), "{name} in {page}");
+                    for text in [&bash, &zsh, &markdown] {
+                        assert!(text.contains(&name), "{name} in {text}");
+                    }
+                    let fishy = if name.starts_with("--") { " -l " } else { " -s " };
+                    let fishy = fishy.to_owned() + name.trim_start_matches('-');
+                    assert!(fish.contains(&fishy), "{fishy} in {fish}");
+                }
             }
         }
         assert!(bash.contains("words='virt net all'") && fish.contains("zstd gzip xz lz4 none"));
@@ -352,7 +548,10 @@ mod tests {
     fn the_page_about_all_commands_is_what_the_code_says() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/host-command.md");
         let there = std::fs::read_to_string(page).unwrap();
-        assert!(there == markdown(&args::info()), "out of date: run cargo xtask docs");
+        assert!(
+            there == markdown(args::info().description, &entries()),
+            "out of date: run cargo xtask docs"
+        );
     }
 
     /// groff has something to say about what is not a man page.
@@ -380,13 +579,22 @@ mod tests {
         assert!(page.starts_with(".TH BELLWETHER-BUILD 1 "));
         assert!(page.contains("\\fB\\-\\-modules\\fR \\fIpath\\fR"), "{page}");
         let script = dir.path().join("bash-completion/completions/bellwether");
-        let ask = format!(
-            "source {}; COMP_WORDS=(bellwether build --profile v); COMP_CWORD=3; _bellwether; \
-             echo \"${{COMPREPLY[*]}}\"; COMP_WORDS=(bellwether bu); COMP_CWORD=1; _bellwether; \
-             echo \"${{COMPREPLY[*]}}\"",
-            script.display()
-        );
-        let told = Command::new("bash").args(["-c", &ask]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&told.stdout), "virt\nbuild\n");
+        let lines = [
+            ("bellwether build --profile v", "virt"),
+            ("bellwether bu", "build"),
+            ("bellwether clone udp-s", "udp-sender udp-send"),
+            ("bellwether clone udp-send --min-r", "--min-receivers"),
+            ("dolly --no-v", "--no-verify"),
+            ("/usr/bin/ka-d-server --arit", "--arity"),
+        ];
+        for (line, wanted) in lines {
+            let ask = format!(
+                "source {}; COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+                 _bellwether; echo \"${{COMPREPLY[*]}}\"",
+                script.display()
+            );
+            let told = Command::new("bash").args(["-c", &ask]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), wanted, "{line}");
+        }
     }
 }

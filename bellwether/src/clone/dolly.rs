@@ -39,10 +39,10 @@ pub static DOLLY: Program = Program {
         flag("no-verify", None, None, "a server asks for no digests"),
         PXELINUX,
         flag("dry-run", None, None, "a server checks and shows the configuration, and ends"),
-        flag("", Some('d'), None, "accepted; dummy in the configuration is enough"),
-        flag("", Some('c'), Some("SIZE"), "accepted"),
-        flag("", Some('o'), Some("LOG"), "accepted; messages go to standard error"),
-        flag("", Some('r'), Some("N"), "accepted; tries go on until -a"),
+        flag("", Some('d'), None, "accepted and ignored; dummy in the configuration is enough"),
+        flag("", Some('c'), Some("SIZE"), "accepted and ignored"),
+        flag("", Some('o'), Some("LOG"), "accepted and ignored; messages go to standard error"),
+        flag("", Some('r'), Some("N"), "accepted and ignored; -a ends the attempts"),
         flag("", Some('V'), None, "the version"),
     ],
 };
@@ -113,7 +113,7 @@ fn send(given: &Given) -> Result<(), Failure> {
             let zeros = super::store::Source::open(Some(Path::new("/dev/zero")), None)?
                 .limited(megabytes.unwrap_or(1024).saturating_mul(1 << 20));
             let source: Box<dyn edge::Source> = Box::new(PipeSource::new(vec![zeros]));
-            (source, "noughts, to measure".to_owned())
+            (source, "zeros (benchmark)".to_owned())
         }
         What::File { input, output } => {
             let pipe = output.compressed.then_some("gzip -cf");

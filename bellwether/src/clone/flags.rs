@@ -76,14 +76,11 @@ impl Given {
         self.named(name).next_back()
     }
 
-    /// The option's last argument as a number or anything else that parses.
-    pub fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
-        self.get(name)
-            .map(|v| {
-                v.parse()
-                    .map_err(|_| Failure::Usage(format!("--{name}: '{v}' does not make sense")))
-            })
-            .transpose()
+    /// The option's last argument as a number or an address.
+    pub fn parsed<T: Value>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let dashes = if name.len() == 1 { "-" } else { "--" };
+        let wrong = |v| Failure::Usage(format!("{dashes}{name}: '{v}' is not {}", T::KIND));
+        self.get(name).map(|v| v.parse().map_err(|_| wrong(v))).transpose()
     }
 
     /// The option's last argument in seconds; 0 is as if it was not given.
@@ -102,6 +99,22 @@ impl Given {
             Failure::Usage(format!("{program}: -n N says how many machines there are"))
         })
     }
+}
+
+/// What an option's argument can be read as.
+pub trait Value: std::str::FromStr {
+    /// Named in the error when it cannot.
+    const KIND: &str;
+}
+
+macro_rules! numbers {
+    ($($number:ty)*) => { $(impl Value for $number { const KIND: &str = "a number"; })* };
+}
+
+numbers!(u8 u16 u32 u64 usize);
+
+impl Value for std::net::Ipv4Addr {
+    const KIND: &str = "an IPv4 address";
 }
 
 fn is(flag: &Flag, name: &str) -> bool {
@@ -207,7 +220,7 @@ impl Program {
 /// `factor` times the one before.
 pub fn scaled(text: &str, factor: u64) -> Result<u64, Failure> {
     let wrong =
-        || Failure::Usage(format!("'{text}' is no number, or one with k, m or g behind it"));
+        || Failure::Usage(format!("'{text}' is not a number, with k, m or g behind it or without"));
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let n: u64 = digits.parse().map_err(|_| wrong())?;
     let power = match text.get(digits.len()..).unwrap_or_default() {
@@ -251,6 +264,18 @@ mod tests {
         assert!(given(&["--f", "x"]).is_err(), "ambiguous");
         assert!(given(&["--nothing"]).is_err());
         assert!(given(&["-f"]).is_err());
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_option() {
+        let g = given(&["--file=9001x"]).unwrap();
+        let why = |e: Failure| e.to_string();
+        assert_eq!(
+            g.parsed::<u16>("file").map_err(why),
+            Err("--file: '9001x' is not a number".into())
+        );
+        let wrong = g.parsed::<std::net::Ipv4Addr>("f").map_err(why);
+        assert_eq!(wrong, Err("-f: '9001x' is not an IPv4 address".into()));
     }
 
     #[test]

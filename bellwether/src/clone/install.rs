@@ -26,7 +26,7 @@ pub static INSTALL: Program = Program {
     example: "bellwether clone install --disk /dev/sda",
     flags: &[
         flag("disk", None, Some("DISK"), "overwrite this one [the only one]"),
-        flag("host", Some('h'), Some("HOST"), "the server; without it, it is looked for"),
+        flag("host", Some('h'), Some("HOST"), "the server [found by broadcast]"),
         flag("name", None, Some("NAME"), "the copy's host name [this machine's, from DHCP]"),
         flag("keep-identity", None, None, "keep machine-id and SSH host keys"),
         flag("timeout", Some('T'), Some("S"), "wait this long for the server [600]"),

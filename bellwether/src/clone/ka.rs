@@ -38,7 +38,7 @@ pub static SERVER: Program = Program {
         QUIET,
         flag("no-verify", None, None, "compare no digests"),
         PXELINUX,
-        flag("", Some('l'), None, "accepted; nobody is ever run away from"),
+        flag("", Some('l'), None, "accepted and ignored"),
     ],
 };
 
@@ -50,7 +50,7 @@ pub static CLIENT: Program = Program {
     example: "bellwether clone ka-d-client -w -s room1 -f /dev/sda",
     flags: &[
         SESSION,
-        flag("host", Some('h'), Some("HOST"), "the server; without it, it is looked for"),
+        flag("host", Some('h'), Some("HOST"), "the server [found by broadcast]"),
         flag("wait", Some('w'), None, "stay until all have finished [yes]"),
         flag("go", Some('g'), None, "begin with those that are there"),
         COMMAND,

@@ -5,7 +5,7 @@ mod adapt;
 mod desc;
 mod dolly;
 mod dollyplus;
-mod flags;
+pub mod flags;
 mod install;
 mod ka;
 mod layout;
@@ -30,10 +30,10 @@ impl From<clone::Error> for Failure {
     }
 }
 
-type Run = fn(&Given) -> Result<(), Failure>;
+pub type Run = fn(&Given) -> Result<(), Failure>;
 
 /// All programs: names, grammar, what runs.
-static PROGRAMS: &[(&[&str], &Program, Run)] = &[
+pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["dolly"], &dolly::DOLLY, dolly::run),
     (&["dollyS"], &dollyplus::SERVER, dollyplus::send),
     (&["dollyC"], &dollyplus::CLIENT, dollyplus::receive),
@@ -54,6 +54,11 @@ static PROGRAMS: &[(&[&str], &Program, Run)] = &[
 /// Names too common for a link of that name to mean these.
 const NEW: [&str; 4] = ["prepare", "install", "adapt", "tools"];
 
+/// Whether a link of this name to the command runs the clone program.
+pub fn is_link(name: &str) -> bool {
+    !NEW.contains(&name)
+}
+
 /// Runs the program that was called by its old name, or as `bellwether clone
 /// NAME`; nothing when it was neither.
 pub fn called(args: &[OsString]) -> Option<Result<(), Failure>> {
@@ -67,7 +72,7 @@ pub fn called(args: &[OsString]) -> Option<Result<(), Failure>> {
             })
             .collect()
     };
-    let old = |p: &&(&[&str], &Program, Run)| p.0.first() == Some(&own) && !NEW.contains(&own);
+    let old = |p: &&(&[&str], &Program, Run)| p.0.contains(&own) && is_link(own);
     if let Some(program) = PROGRAMS.iter().find(old) {
         return Some(text(args.get(1..)?).and_then(|args| start(program, &args)));
     }
@@ -94,7 +99,10 @@ fn start(program: &(&[&str], &'static Program, Run), args: &[String]) -> Result<
     match program.1.parse(args)? {
         Some(given) => {
             if let Some(extra) = given.rest.first().filter(|_| program.1.rest.is_empty()) {
-                return Err(Failure::Usage(format!("{}: '{extra}' is too much", program.1.name)));
+                return Err(Failure::Usage(format!(
+                    "{}: unexpected argument '{extra}'",
+                    program.1.name
+                )));
             }
             (program.2)(&given)
         }
