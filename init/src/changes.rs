@@ -83,6 +83,12 @@ impl Change {
         Self::File { path: path.to_string(), text: text.to_string(), mode: 0o644 }
     }
 
+    /// A file whose directory may be missing.
+    #[must_use]
+    pub fn update(path: &str, text: impl ToString) -> Self {
+        Self::Update { path: path.to_string(), text: text.to_string() }
+    }
+
     /// A link.
     #[must_use]
     pub fn link(path: &str, to: &str) -> Self {

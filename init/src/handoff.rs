@@ -24,7 +24,7 @@ use crate::machine::Machine;
 use crate::newroot::{NewRoot, Place, ROOT};
 use crate::source::Found;
 use crate::trace::Failure;
-use crate::{console, hints, network, places, setup, shutdown, watch};
+use crate::{console, managers, places, setup, shutdown, watch};
 
 /// Where the kernel and every distribution keep the real init.
 const INITS: &[&str] =
@@ -62,7 +62,8 @@ pub fn hand_over(
     if writable {
         changes.extend(updates(machine, plan, &root));
     }
-    changes.extend(hints::changes(&machine.network, plan, found, hints::root_is_remote()));
+    let remote = managers::root_is_remote();
+    changes.extend(managers::settings(machine.network.up(), plan, remote));
     changes::apply(&root, &mut machine.log, &changes);
     if writable {
         let moved = match places::of_medium(plan, layout) {
@@ -185,26 +186,23 @@ fn tell_server(plan: &BootPlan, found: &Found) {
 /// The record of this boot, for the live system and for people.
 fn record(machine: &Machine, plan: &BootPlan) -> Vec<Change> {
     let trace = machine.trace.to_json(machine.log.elapsed(), None);
-    let pinned = plan.network.as_ref().is_some_and(|network| network.required)
-        && (!cfg!(feature = "full") || hints::root_is_remote());
     let mut changes = Vec::from([
         Change::file(&format!("{STATE}/plan.json"), plan.to_json()),
         Change::file(&format!("{STATE}/trace.json"), trace),
     ]);
-    let files = network::state_files(&machine.network, plan, pinned);
-    changes.extend(files.into_iter().map(|(path, text)| Change::File { path, text, mode: 0o644 }));
+    changes.extend(managers::state(machine.network.up(), plan, managers::root_is_remote()));
     changes
 }
 
 /// Files of the new root that agree with this boot.
 fn updates(machine: &Machine, plan: &BootPlan, root: &NewRoot) -> Vec<Change> {
-    let mut files = network::root_files(&machine.network, plan, &|path| root.read_link(path));
+    let mut changes = managers::updates(machine.network.up(), plan, &|path| root.read_link(path));
     if !plan.handoff.keep_fstab
         && let Some(text) = fstab(plan.handoff.layout, root.read("/etc/fstab").as_deref())
     {
-        files.push(("/etc/fstab".to_string(), text));
+        changes.push(Change::update("/etc/fstab", text));
     }
-    files.into_iter().map(|(path, text)| Change::Update { path, text }).collect()
+    changes
 }
 
 /// An fstab that agrees with the root that is mounted; `None` leaves the

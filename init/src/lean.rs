@@ -81,26 +81,6 @@ pub mod setup {
     }
 }
 
-/// Instead of leaving the boot link to managers.
-pub mod hints {
-    use crate::changes::Change;
-    use crate::link::Network;
-    use crate::source::Found;
-    use cmdline::BootPlan;
-
-    /// The link stays as it is.
-    #[must_use]
-    pub fn root_is_remote() -> bool {
-        true
-    }
-
-    /// Leaves nothing.
-    #[must_use]
-    pub fn changes(_: &Network, _: &BootPlan, _: &Found, _: bool) -> [Change; 0] {
-        []
-    }
-}
-
 /// Instead of taking the live system's root down at shutdown.
 pub mod shutdown {
     use crate::machine::Machine;

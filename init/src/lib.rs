@@ -21,6 +21,7 @@ pub mod layout;
 pub mod link;
 pub mod log;
 pub mod machine;
+pub mod managers;
 pub mod modprobe;
 pub mod network;
 pub mod newroot;
@@ -38,8 +39,6 @@ pub mod copy;
 pub mod expand;
 #[cfg(feature = "full")]
 pub mod fetch;
-#[cfg(feature = "full")]
-pub mod hints;
 #[cfg(feature = "full")]
 pub mod integrity;
 #[cfg(feature = "full")]
@@ -71,6 +70,6 @@ pub mod watch;
 pub mod lean;
 #[cfg(not(feature = "full"))]
 pub use lean::{
-    clone, console, expand, fetch, hints, integrity, persist, remote, setup, shutdown, snapshot,
-    to_ram, unpack, verity, watch,
+    clone, console, expand, fetch, integrity, persist, remote, setup, shutdown, snapshot, to_ram,
+    unpack, verity, watch,
 };

@@ -8,13 +8,11 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Dialect, NfsSource, NfsVersion, Server, Source};
-use cmdline::text;
+use cmdline::plan::{NfsSource, NfsVersion, Server, Source};
 use netboot::dhcp::client::Needs;
 use netboot::network::NetworkUp;
 use netboot::nfs;
 use netboot::resolve::Resolver;
-use netboot::state;
 
 use crate::link::Network;
 use crate::machine::Machine;
@@ -157,100 +155,6 @@ fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, String> {
     Resolver::new(&up.config)
         .resolve(host, &String::from_utf8_lossy(&hosts), RESOLVE_LIMIT)
         .map_err(|error| error.to_string())
-}
-
-/// State files below `/run`, as `(path, text)`; `pinned` is whether the root hangs on
-/// the boot link.
-#[must_use]
-pub fn state_files(network: &Network, plan: &BootPlan, pinned: bool) -> Vec<(String, String)> {
-    let Some(up) = network.up() else { return Vec::new() };
-    let mut files = Vec::from([
-        (format!("/run/net-{}.conf", up.device), state::net_conf(up)),
-        ("/run/bellwether/network.json".to_string(), state::json(up)),
-    ]);
-    // The root hangs on this link: whoever manages networks must not touch it.
-    if pinned && let Some(mac) = up.mac {
-        let mac = netboot::race::MacText(mac);
-        files.push((
-            format!("/run/systemd/network/05-bellwether-{}.network", up.device),
-            format!("[Match]\nMACAddress={mac}\n\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n"),
-        ));
-        files.push((
-            "/run/NetworkManager/conf.d/90-bellwether.conf".to_string(),
-            format!("[keyfile]\nunmanaged-devices=mac:{mac}\n"),
-        ));
-    }
-    let servers: Vec<String> = up.config.dns.iter().map(ToString::to_string).collect();
-    if !servers.is_empty() {
-        let mut text = format!("[Resolve]\nDNS={}\n", servers.join(" "));
-        let domains = if up.config.search.is_empty() {
-            up.config.domain.clone()
-        } else {
-            up.config.search.join(" ")
-        };
-        if !domains.is_empty() {
-            text.push_str(&format!("Domains={domains}\n"));
-        }
-        files.push(("/run/systemd/resolved.conf.d/90-bellwether.conf".to_string(), text));
-    }
-    if plan.handoff.layout == Dialect::Casper && !plan.handoff.keep_network {
-        files.push((format!("/run/netplan/{}.yaml", up.device), netplan(up)));
-    }
-    files
-}
-
-/// Files of the new root's `/etc`, as `(path, text)`. `link` reads links there.
-#[must_use]
-pub fn root_files(
-    network: &Network,
-    plan: &BootPlan,
-    link: &dyn Fn(&str) -> Option<String>,
-) -> Vec<(String, String)> {
-    let Some(up) = network.up() else { return Vec::new() };
-    let mut files = Vec::new();
-    let resolv = state::resolv_conf(up);
-    // systemd-resolved's own link stays: it is told the servers by its own file.
-    let managed = link("/etc/resolv.conf").is_some_and(|to| text::has(&to, "systemd/resolve"));
-    if plan.handoff.resolv_conf && !resolv.is_empty() && !managed {
-        files.push(("/etc/resolv.conf".to_string(), resolv));
-    }
-    if !up.config.hostname.is_empty() && !plan.handoff.keep_network {
-        files.push(("/etc/hostname".to_string(), format!("{}\n", up.config.hostname)));
-        files
-            .push(("/etc/hosts".to_string(), state::hosts(&up.config.hostname, &up.config.domain)));
-    }
-    if plan.handoff.layout == Dialect::LiveBoot && !plan.handoff.keep_network {
-        let text = format!(
-            "auto lo\niface lo inet loopback\n\n# The root came over this link: it must stay as it is.\niface {} inet manual\n",
-            up.device
-        );
-        files.push(("/etc/network/interfaces".to_string(), text));
-    }
-    files
-}
-
-/// What Ubuntu's initramfs leaves for netplan: a link that must not be let go.
-fn netplan(up: &NetworkUp) -> String {
-    let mut text = format!(
-        "network:\n  version: 2\n  renderer: networkd\n  ethernets:\n    {}:\n      critical: true\n      dhcp-identifier: mac\n",
-        up.device
-    );
-    if up.lease.is_some() {
-        text.push_str("      dhcp4: true\n");
-        return text;
-    }
-    text.push_str(&format!("      addresses: [\"{}/{}\"]\n", up.config.address, up.config.prefix));
-    if let Some(gateway) = up.config.gateway {
-        text.push_str(&format!("      gateway4: {gateway}\n"));
-    }
-    let servers: Vec<String> = up.config.dns.iter().map(ToString::to_string).collect();
-    if !servers.is_empty() {
-        text.push_str(&format!(
-            "      nameservers:\n        addresses: [{}]\n",
-            servers.join(", ")
-        ));
-    }
-    text
 }
 
 /// An export, for people.

@@ -48,6 +48,13 @@ pub fn changes(plan: &BootPlan, found: &Found, layout: Layout) -> Vec<Change> {
     if !from.is_empty() {
         changes.push(Change::Bind { from: from.to_string(), path: path.to_string() });
     }
+    if cfg!(feature = "full") && plan.handoff.layout == Dialect::Dracut {
+        // Names by which dracut's own programs know what the root is made of.
+        changes.push(Change::link("/run/overlayfs", "initramfs/overlay/overlayfs"));
+        if let Some(device) = found.medium_blob.as_deref().filter(|it| it.starts_with("/dev/")) {
+            changes.push(Change::link("/run/initramfs/livedev", device));
+        }
+    }
     changes
 }
 
@@ -64,4 +71,77 @@ fn link_target(plan: &BootPlan, found: &Found, layout: Layout) -> String {
         target.push_str(directory);
     }
     target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::Layer;
+    use crate::layout;
+
+    fn layer(name: &str, path: &str, is_dir: bool) -> Layer {
+        Layer { name: name.to_string(), path: path.to_string(), is_dir }
+    }
+
+    /// What a line makes of one image on a medium, a line of text a change.
+    fn changes_of(line: &str, path: &str) -> Vec<String> {
+        let plan = cmdline::parse(line, &cmdline::Context::default());
+        let layout = layout::of(plan.handoff.layout);
+        let found = Found {
+            origin: String::new(),
+            root: Root::Layers(Vec::from([
+                layer("a.squashfs", &format!("{}/{path}", layout.medium), false),
+                layer("dir", "/x", true),
+            ])),
+            medium: Some(layout.medium.to_string()),
+            medium_blob: Some("/dev/sr0".to_string()),
+        };
+        changes(&plan, &found, layout).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn each_dialect_has_its_places() {
+        let table: [(&str, &[&str]); 5] = [
+            (
+                "boot=casper",
+                &[
+                    "move the mount /run/bellwether/cdrom to /cdrom",
+                    "link /media/cdrom to /cdrom",
+                    "move the mount /run/bellwether/images/a.squashfs to /rofs",
+                ],
+            ),
+            (
+                "boot=casper showmounts",
+                &[
+                    "move the mount /run/bellwether/cdrom to /cdrom",
+                    "link /media/cdrom to /cdrom",
+                    "show /run/bellwether/images/a.squashfs at /casper/a.squashfs",
+                    "move the mount /run/bellwether/images/a.squashfs to /rofs",
+                ],
+            ),
+            ("boot=live", &["show /run/live at /lib/live/mount"]),
+            (
+                "root=live:/dev/sr0 rd.live.image",
+                &[
+                    "move the mount /run/initramfs/images/a.squashfs to /run/rootfsbase",
+                    "link /run/overlayfs to initramfs/overlay/overlayfs",
+                    "link /run/initramfs/livedev to /dev/sr0",
+                ],
+            ),
+            ("root=/dev/sda1", &[]),
+        ];
+        for (line, wanted) in table {
+            assert_eq!(changes_of(line, "a.squashfs"), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn stage1_s_link_leads_to_the_architecture_s_directory() {
+        let line = "automatic=method:cdrom rescue";
+        let changes = changes_of(line, "x86_64/install/stage2/a.squashfs");
+        assert!(
+            changes.contains(&"link /tmp/image to /tmp/media/x86_64".to_string()),
+            "{changes:?}"
+        );
+    }
 }

@@ -34,3 +34,16 @@ pub fn links() -> [Change; 9] {
         Change::link("/sbin/init", "../../usr/share/ltsp/client/init/init"),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_s_init_steps_aside_before_ltsp_s_takes_its_place() {
+        let links: alloc::vec::Vec<String> = links().iter().map(ToString::to_string).collect();
+        assert_eq!(links[0], "rename /sbin/init to /sbin/init.ltsp");
+        assert_eq!(links[8], "link /sbin/init to ../../usr/share/ltsp/client/init/init");
+        assert_eq!(files().len(), 3);
+    }
+}
