@@ -6,7 +6,7 @@ use std::process::Command;
 use argh::FromArgs;
 use qemu_tests::{Error, Result, workspace};
 
-use crate::structure;
+use crate::{status, structure};
 
 /// Write the documentation that is made from the code.
 #[derive(FromArgs, Debug)]
@@ -20,8 +20,11 @@ pub struct Docs {
 /// A page's path from the workspace's root, and what makes it.
 type Page = (&'static str, fn() -> Result<String>);
 
-const PAGES: &[Page] =
-    &[("docs/command-line.md", command_line), ("ARCHITECTURE.md", structure::page)];
+const PAGES: &[Page] = &[
+    ("docs/command-line.md", command_line),
+    ("docs/status.md", status::page),
+    ("ARCHITECTURE.md", structure::page),
+];
 
 impl Docs {
     /// Writes or checks every page.
@@ -44,6 +47,23 @@ impl Docs {
         // Its own unit test checks it: that program is not linked into this one.
         if self.check { Ok(()) } else { host_command() }
     }
+}
+
+/// A page whose part between the marks `name` is `text`.
+///
+/// # Errors
+/// [`Error::Input`] when the page has no such marks.
+pub fn fill(page: &str, name: &str, text: &str) -> Result<String> {
+    let path = workspace::root().join(page);
+    let old = std::fs::read_to_string(&path).map_err(Error::at("read", &path))?;
+    let (begin, end) = (
+        format!("<!-- {name}: made by `cargo xtask docs` -->\n"),
+        format!("<!-- end of {name} -->"),
+    );
+    let parts = old.split_once(&begin).and_then(|(before, rest)| {
+        rest.split_once(&end).map(|(_, after)| format!("{before}{begin}{text}\n{end}{after}"))
+    });
+    parts.ok_or_else(|| Error::Input(format!("{page} has no lines {begin:?} and {end:?}")))
 }
 
 /// The page about the host command, which writes it itself.

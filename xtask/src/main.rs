@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod fuzz;
 mod sizes;
+mod status;
 mod structure;
 mod test;
 

@@ -17,10 +17,7 @@ use quote::ToTokens as _;
 use syn::ext::IdentExt as _;
 use syn::{Attribute, File, Item, UseTree, Visibility};
 
-/// Where the picture stands.
-const PAGE: &str = "ARCHITECTURE.md";
-const BEGIN: &str = "<!-- picture: made by `cargo xtask docs` -->\n";
-const END: &str = "<!-- end of picture -->";
+use crate::docs::fill;
 
 /// A module's name from the crate's root: `["nfs", "probe"]`.
 type Module = Vec<String>;
@@ -53,15 +50,8 @@ pub fn no_circles() -> Result<()> {
 /// # Errors
 /// [`Error::Input`] when the page has no place for the picture or cargo fails.
 pub fn page() -> Result<String> {
-    let path = workspace::root().join(PAGE);
-    let text = std::fs::read_to_string(&path).map_err(Error::at("read", &path))?;
-    let place = text.split_once(BEGIN).and_then(|(before, rest)| {
-        rest.split_once(END).map(|(_, after)| (before.to_string(), after.to_string()))
-    });
-    let Some((before, after)) = place else {
-        return Err(Error::Input(format!("{PAGE} has no lines {BEGIN:?} and {END:?}")));
-    };
-    Ok(format!("{before}{BEGIN}```\n{}```\n{END}{after}", picture(&metadata()?)))
+    let picture = picture(&metadata()?);
+    fill("ARCHITECTURE.md", "picture", &format!("```\n{picture}```"))
 }
 
 fn metadata() -> Result<Metadata> {

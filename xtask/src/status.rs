@@ -1,0 +1,135 @@
+//! docs/status.md's list of everything that a machine of the laboratory boots, made
+//! from the scenarios: their functions' names and comments.
+
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{TokenStream, TokenTree};
+use qemu_tests::{Error, Result, workspace};
+use quote::ToTokens as _;
+use syn::{Attribute, Expr, Item, Lit, Meta};
+
+use crate::docs::fill;
+
+/// Pages that name scenarios in italics.
+const NAMING: &[&str] = &["docs/status.md", "docs/differences.md"];
+
+/// One scenario.
+#[derive(Debug)]
+struct Scenario {
+    name: String,
+    shows: String,
+    sweep: bool,
+}
+
+/// docs/status.md with the scenarios as they are.
+///
+/// # Errors
+/// [`Error::Input`] when a source cannot be parsed, or a page names a scenario that
+/// is not there.
+pub fn page() -> Result<String> {
+    let mut text = String::new();
+    let mut names = Vec::new();
+    for file in sources()? {
+        let (about, scenarios) = read(&file)?;
+        if scenarios.is_empty() {
+            continue;
+        }
+        text.push_str(&format!(
+            "### {about}\n\n| scenario | shows | runs |\n| --- | --- | --- |\n"
+        ));
+        for Scenario { name, shows, sweep } in scenarios {
+            let runs = if sweep { "sweep" } else { "CI" };
+            text.push_str(&format!("| `{name}` | {shows} | {runs} |\n"));
+            names.push(name);
+        }
+        text.push('\n');
+    }
+    let page = fill("docs/status.md", "scenarios", text.trim_end())?;
+    for path in NAMING {
+        let named = std::fs::read_to_string(workspace::root().join(path)).unwrap_or_default();
+        if let Some(wrong) = italics(&named).find(|name| !names.iter().any(|n| n == name)) {
+            return Err(Error::Input(format!(
+                "{path} names {wrong}, and no scenario is called so"
+            )));
+        }
+    }
+    Ok(page)
+}
+
+/// What stands between single stars and looks like a scenario's name.
+fn italics(text: &str) -> impl Iterator<Item = &str> {
+    text.split('*').skip(1).step_by(2).filter(|word| {
+        word.contains('-') && word.bytes().all(|b| b == b'-' || b.is_ascii_alphanumeric())
+    })
+}
+
+/// Every file of scenarios, sorted.
+fn sources() -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut dirs = vec![workspace::root().join("qemu-tests/scenarios")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).map_err(Error::at("list", &dir))?.flatten() {
+            match entry.path() {
+                path if path.is_dir() => dirs.push(path),
+                path if path.extension().is_some_and(|e| e == "rs") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What a file is about, and its scenarios.
+fn read(path: &Path) -> Result<(String, Vec<Scenario>)> {
+    let text = std::fs::read_to_string(path).map_err(Error::at("read", path))?;
+    let file = syn::parse_file(&text)
+        .map_err(|error| Error::Input(format!("{}: {error}", path.display())))?;
+    let about = comment(&file.attrs);
+    let about = about.split(['.', ':', ';']).next().unwrap_or_default().trim().to_string();
+    let mut scenarios = Vec::new();
+    for item in file.items {
+        let Item::Fn(function) = item else { continue };
+        let has = |name: &str| function.attrs.iter().any(|a| a.path().is_ident(name));
+        if !has("test") {
+            continue;
+        }
+        let Some(name) = first_name(function.block.to_token_stream()) else { continue };
+        let words = function.sig.ident.to_string().replace("sweep_", "").replace('_', " ");
+        let comment = comment(&function.attrs);
+        let shows = if comment.is_empty() { words } else { comment };
+        scenarios.push(Scenario { name, shows: shows.replace('|', "\\|"), sweep: has("ignore") });
+    }
+    Ok((about, scenarios))
+}
+
+/// The text of a comment for documentation, on one line.
+fn comment(attributes: &[Attribute]) -> String {
+    let lines = attributes.iter().filter_map(|attribute| {
+        let Meta::NameValue(pair) = &attribute.meta else { return None };
+        let Expr::Lit(literal) = &pair.value else { return None };
+        let Lit::Str(text) = &literal.lit else { return None };
+        pair.path.is_ident("doc").then(|| text.value().trim().to_string())
+    });
+    lines.collect::<Vec<_>>().join(" ").trim().to_string()
+}
+
+/// The first text of a function that may be a scenario's name.
+fn first_name(code: TokenStream) -> Option<String> {
+    for token in code {
+        let found = match token {
+            TokenTree::Group(group) => first_name(group.stream()),
+            TokenTree::Literal(literal) => {
+                let text = literal.to_string();
+                let name = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+                let fits = |b: u8| b == b'-' || b.is_ascii_digit() || b.is_ascii_lowercase();
+                name.filter(|n| !n.is_empty() && n.bytes().all(fits)).map(str::to_string)
+            }
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
