@@ -3,7 +3,8 @@
 use crate::args::Build;
 use crate::failure::Failure;
 use crate::list;
-use crate::output::{file_time, json_list, json_string, size, write_file};
+use crate::output::{file_time, size, write_file};
+use cmdline::json::Json;
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
 use cpio_builder::image::{self, ImageSpec, Report};
@@ -146,29 +147,35 @@ fn firmware_dirs(what: &Build, tree: &KernelTree) -> Vec<PathBuf> {
 /// Says what came out.
 pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
     if json {
-        println!(
-            "{{\"output\":{},\"bytes\":{},\"unpacked\":{},\"index\":{},\"release\":{},\
-             \"profile\":\"{}\",\"compression\":\"{}\",\"net_drivers\":{},\"storage_drivers\":{},\
-             \"filled\":{},\"unpacked_modules\":{},\"packed_modules\":{},\"modules\":{},\"firmware\":{},\"missing_firmware\":{},\"unresolved\":{},\
-             \"lacking\":{}}}",
-            json_string(&output.to_string_lossy()),
-            report.bytes.len(),
-            report.unpacked,
-            report.index,
-            json_string(&report.release),
-            spec.profile.name,
-            spec.codec,
-            report.net_drivers,
-            report.storage_drivers,
-            report.filled,
-            report.unpacked_modules,
-            report.packed_modules,
-            json_list(&report.modules),
-            json_list(&report.firmware),
-            json_list(&report.missing_firmware),
-            json_list(&report.unresolved),
-            json_list(&report.lacking),
-        );
+        let mut json = Json::new();
+        json.object().field("output", &output.to_string_lossy());
+        for (key, number) in
+            [("bytes", report.bytes.len()), ("unpacked", report.unpacked), ("index", report.index)]
+        {
+            json.count(key, number as u64);
+        }
+        json.field("release", &report.release).field("profile", spec.profile.name);
+        json.field("compression", &spec.codec.to_string());
+        for (key, number) in [
+            ("net_drivers", report.net_drivers),
+            ("storage_drivers", report.storage_drivers),
+            ("filled", report.filled),
+            ("unpacked_modules", report.unpacked_modules),
+            ("packed_modules", report.packed_modules),
+        ] {
+            json.count(key, number as u64);
+        }
+        for (key, names) in [
+            ("modules", &report.modules),
+            ("firmware", &report.firmware),
+            ("missing_firmware", &report.missing_firmware),
+            ("unresolved", &report.unresolved),
+            ("lacking", &report.lacking),
+        ] {
+            json.list(key, names);
+        }
+        json.end_object();
+        println!("{}", json.finish());
         return;
     }
     // Standard output may be carrying the image.

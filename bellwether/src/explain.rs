@@ -3,6 +3,7 @@
 //!
 //! The plan is made by the same code that /init runs; here it is only printed.
 
+use cmdline::json::Json;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -10,7 +11,6 @@ use std::path::Path;
 use crate::args::Explain;
 use crate::carries::{self, Lack};
 use crate::failure::Failure;
-use crate::output::{json_list, json_string};
 use cmdline::{BootPlan, Context, docs};
 
 /// Most that is read from a file.
@@ -82,11 +82,13 @@ fn with_lacks(plan: &str, lacks: Option<&[Lack]>) -> String {
     let (Some(lacks), Some(plan)) = (lacks, plan.trim_end().strip_suffix('}')) else {
         return plan.to_owned();
     };
-    let lacks: Vec<String> = lacks
-        .iter()
-        .map(|lack| format!("{{\"fatal\":{},\"message\":{}}}", lack.fatal, json_string(&lack.what)))
-        .collect();
-    format!("{plan},\"initrd_lacks\":[{}]}}\n", lacks.join(","))
+    let mut list = Json::new();
+    list.array();
+    for lack in lacks {
+        list.object().flag("fatal", lack.fatal).field("message", &lack.what).end_object();
+    }
+    list.end_array();
+    format!("{plan},\"initrd_lacks\":{}}}\n", list.finish())
 }
 
 /// Explains the entries of menus; the exit status is 1 when one would fail.
@@ -104,17 +106,13 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             all_work &= plan.can_work() && !fails(lacks.as_deref());
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
-                format!(
-                    "{{\"menu\":{},\"title\":{},\"default\":{},\"kernel\":{},\"initrd\":{},\
-                     \"append\":{},\"plan\":{}}}",
-                    json_string(name),
-                    json_string(title),
-                    n == menu.default,
-                    json_string(&entry.kernel),
-                    json_list(&entry.initrd),
-                    json_string(&entry.append),
-                    with_lacks(&plan.to_json(), lacks.as_deref()).trim_end()
-                )
+                let plan = with_lacks(&plan.to_json(), lacks.as_deref());
+                let mut json = Json::new();
+                json.object().field("menu", name).field("title", title);
+                json.flag("default", n == menu.default).field("kernel", &entry.kernel);
+                json.list("initrd", &entry.initrd).field("append", &entry.append);
+                json.key("plan").raw(plan.trim_end()).end_object();
+                json.finish()
             } else {
                 format!(
                     "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n\n{}",

@@ -3,7 +3,8 @@
 
 use crate::args::Image;
 use crate::failure::Failure;
-use crate::output::{Progress, epoch_given, file_time, json_string, size};
+use crate::output::{Progress, epoch_given, file_time, size};
+use cmdline::json::Json;
 use cpio_builder::error::Error;
 use cpio_builder::fsimage::{self, Format, Input, Spec};
 use cpio_builder::tools::Draft;
@@ -44,12 +45,10 @@ pub fn run(what: &Image) -> Result<(), Failure> {
     };
     let bytes = fs::metadata(&output).map_or(0, |meta| meta.len());
     if what.json {
-        let hash = hash.map_or("null".to_owned(), |hash| json_string(&hash));
-        println!(
-            "{{\"output\":{},\"format\":\"{}\",\"bytes\":{bytes},\"root_hash\":{hash}}}",
-            json_string(&output.to_string_lossy()),
-            format.name()
-        );
+        let mut json = Json::new();
+        json.object().field("output", &output.to_string_lossy()).field("format", format.name());
+        json.count("bytes", bytes).maybe_field("root_hash", hash.as_deref()).end_object();
+        println!("{}", json.finish());
         return Ok(());
     }
     eprintln!(

@@ -1,7 +1,8 @@
 //! `bellwether build --list`: what is in an initramfs, anyone's.
 
 use crate::failure::Failure;
-use crate::output::{json_string, size};
+use crate::output::size;
+use cmdline::json::Json;
 use cpio_builder::error::Error;
 use cpio_builder::initrd::{Initrd, Limits};
 use std::fmt::Write as _;
@@ -50,28 +51,24 @@ fn as_text(initrd: &Initrd<'_>) -> String {
 }
 
 fn as_json(initrd: &Initrd<'_>) -> String {
-    let segments = initrd.segments().iter().map(|segment| {
-        let entries = segment.entries().map(|entry| {
-            let link = entry.symlink().map(|to| format!(",\"target\":{}", json_string(to)));
-            format!(
-                "{{\"path\":{},\"mode\":\"{:o}\",\"uid\":{},\"gid\":{},\"size\":{},\"mtime\":{}{}}}",
-                json_string(entry.path()),
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                entry.data.len(),
-                entry.mtime,
-                link.unwrap_or_default()
-            )
-        });
-        format!(
-            "{{\"offset\":{},\"compression\":\"{}\",\"packed\":{},\"unpacked\":{},\"entries\":[{}]}}",
-            segment.offset,
-            segment.codec,
-            segment.packed,
-            segment.unpacked(),
-            entries.collect::<Vec<_>>().join(",")
-        )
-    });
-    format!("{{\"segments\":[{}]}}\n", segments.collect::<Vec<_>>().join(","))
+    let mut json = Json::new();
+    json.object().key("segments").array();
+    for segment in initrd.segments() {
+        json.object().count("offset", segment.offset as u64);
+        json.field("compression", &segment.codec.to_string());
+        json.count("packed", segment.packed as u64).count("unpacked", segment.unpacked() as u64);
+        json.key("entries").array();
+        for entry in segment.entries() {
+            json.object().field("path", entry.path()).field("mode", &format!("{:o}", entry.mode));
+            json.count("uid", entry.uid.into()).count("gid", entry.gid.into());
+            json.count("size", entry.data.len() as u64).count("mtime", entry.mtime.into());
+            if let Some(target) = entry.symlink() {
+                json.field("target", target);
+            }
+            json.end_object();
+        }
+        json.end_array().end_object();
+    }
+    json.end_array().end_object();
+    json.finish() + "\n"
 }

@@ -3,7 +3,6 @@
 use crate::failure::Failure;
 use cpio_builder::error::Error;
 use cpio_builder::image::mtime_from_epoch;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
@@ -172,29 +171,6 @@ pub fn epoch_given() -> bool {
     std::env::var_os("SOURCE_DATE_EPOCH").is_some()
 }
 
-/// A text as a JSON string.
-pub fn json_string(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            c if u32::from(c) < 0x20 => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// Texts as a JSON array.
-pub fn json_list(texts: &[String]) -> String {
-    let items: Vec<String> = texts.iter().map(|t| json_string(t)).collect();
-    format!("[{}]", items.join(","))
-}
-
 /// A size as people read it: two digits, powers of ten.
 pub fn size(bytes: usize) -> String {
     match bytes {
@@ -235,8 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn json_and_sizes() {
-        assert_eq!(json_list(&["a\"b\\\n".into(), "c".into()]), r#"["a\"b\\\u000a","c"]"#);
+    fn sizes() {
         assert_eq!(size(999), "999 bytes");
         assert_eq!(size(12_345), "12.3 kB");
         assert_eq!(size(1_987_654), "1.98 MB");

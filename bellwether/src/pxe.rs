@@ -4,7 +4,7 @@ use crate::args::{Boot, Pxe};
 use crate::failure::Failure;
 use crate::medium::{Parts, parts, usage};
 use crate::menus;
-use crate::output::{json_list, json_string};
+use cmdline::json::Json;
 use cpio_builder::error::Error;
 use cpio_builder::iso as iso9660;
 use cpio_builder::media;
@@ -44,12 +44,10 @@ pub fn run(what: &Pxe) -> Result<(), Failure> {
     }
     if what.json {
         let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
-        println!(
-            "{{\"dir\":{},\"files\":{},\"lacking\":{}}}",
-            json_string(&what.dir.to_string_lossy()),
-            json_list(&names),
-            json_list(&lacking)
-        );
+        let mut json = Json::new();
+        json.object().field("dir", &what.dir.to_string_lossy());
+        json.list("files", &names).list("lacking", &lacking).end_object();
+        println!("{}", json.finish());
     } else {
         eprintln!(
             "{}: hand it out by TFTP; the file to boot is pxelinux.0 for BIOS, bootx64.efi for UEFI, \

@@ -1,5 +1,5 @@
-//! A small writer of JSON (RFC 8259), for `explain --json` and for the files that
-//! /init leaves in `/run/bellwether/`.
+//! A small writer of JSON (RFC 8259), for all that the programs say in it: control
+//! characters are always escaped, since a terminal may show the text.
 //!
 //! Writes commas, quotes and escapes; that keys and values alternate is the
 //! caller's business. No reader, no pretty printing beyond one line per call.
@@ -159,6 +159,13 @@ impl Json {
         self.key(key).strings(items)
     }
 
+    /// A value that is JSON already.
+    pub fn raw(&mut self, json: &str) -> &mut Self {
+        self.item();
+        self.out.push_str(json);
+        self
+    }
+
     /// Starts a new line; between items only.
     #[inline(never)]
     pub fn newline(&mut self) -> &mut Self {
@@ -180,7 +187,7 @@ impl Json {
                 '\n' => self.out.push_str("\\n"),
                 '\r' => self.out.push_str("\\r"),
                 '\t' => self.out.push_str("\\t"),
-                c if (c as u32) < 0x20 || c == '\u{7f}' => {
+                c if c.is_control() => {
                     let hex = |n: u32| char::from_digit(n & 15, 16).unwrap_or('0');
                     self.out.push_str("\\u00");
                     self.out.push(hex(c as u32 >> 4));

@@ -2,8 +2,9 @@
 //! view are made from these.
 
 use crate::services::Switches;
+use cmdline::json::Json;
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -119,48 +120,33 @@ impl fmt::Display for Event {
     }
 }
 
-/// A text as a JSON string.
-pub(crate) fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => drop(write!(out, "\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
 impl Event {
     /// One line of JSON.
     pub fn to_json(&self) -> String {
-        let fields: Vec<(&str, String)> = match self {
+        let mut json = Json::new();
+        json.object();
+        match self {
             Self::Ready { what, text } => {
-                vec![("event", quoted("ready")), ("what", quoted(what)), ("text", quoted(text))]
+                json.field("event", "ready").field("what", what).field("text", text)
             }
-            Self::Client { who, stage } => vec![
-                ("event", quoted("client")),
-                ("client", quoted(who)),
-                ("stage", quoted(stage.name())),
-                ("text", quoted(&stage.to_string())),
-            ],
-            Self::Address { who, address } => vec![
-                ("event", quoted("address")),
-                ("client", quoted(who)),
-                ("address", quoted(&address.to_string())),
-            ],
-            Self::Warning(text) => vec![("event", quoted("warning")), ("text", quoted(text))],
-            Self::Broken(text) => vec![("event", quoted("broken")), ("text", quoted(text))],
-            Self::Stopped { clients, bytes } => vec![
-                ("event", quoted("stopped")),
-                ("clients", clients.to_string()),
-                ("bytes", bytes.to_string()),
-            ],
+            Self::Client { who, stage } => json
+                .field("event", "client")
+                .field("client", who)
+                .field("stage", stage.name())
+                .field("text", &stage.to_string()),
+            Self::Address { who, address } => json
+                .field("event", "address")
+                .field("client", who)
+                .field("address", &address.to_string()),
+            Self::Warning(text) => json.field("event", "warning").field("text", text),
+            Self::Broken(text) => json.field("event", "broken").field("text", text),
+            Self::Stopped { clients, bytes } => json
+                .field("event", "stopped")
+                .count("clients", *clients as u64)
+                .count("bytes", *bytes),
         };
-        let fields: Vec<String> = fields.iter().map(|(n, v)| format!("\"{n}\":{v}")).collect();
-        format!("{{{}}}", fields.join(","))
+        json.end_object();
+        json.finish()
     }
 }
 
@@ -319,6 +305,6 @@ mod tests {
     #[test]
     fn json_lines() {
         let event = Event::Warning("a \"b\"\n".into());
-        assert_eq!(event.to_json(), r#"{"event":"warning","text":"a \"b\"\u000a"}"#);
+        assert_eq!(event.to_json(), r#"{"event":"warning","text":"a \"b\"\n"}"#);
     }
 }

@@ -4,10 +4,11 @@
 //! the terminal shows. The page is one file without anything from elsewhere; what it
 //! shows comes as server-sent events (WHATWG HTML, section 9.2), a whole state each.
 
-use crate::disk::store::{Kept, Store};
-use crate::event::{Event, Watch, quoted};
+use crate::disk::store::Store;
+use crate::event::{Event, Watch};
 use crate::files::File;
 use crate::services::SERVICES;
+use cmdline::json::Json;
 use std::io;
 use std::sync::Arc;
 
@@ -79,36 +80,32 @@ impl Page {
     pub fn state(&self) -> String {
         let mut clients: Vec<_> = self.watch.clients().into_iter().collect();
         clients.sort_by_key(|(_, client)| std::cmp::Reverse(client.since));
-        let shown = clients.iter().take(SHOWN).map(|(who, client)| {
+        let mut json = Json::new();
+        json.object().key("services").object();
+        for (service, name) in SERVICES {
+            json.flag(name, self.watch.switches.is_on(service));
+        }
+        json.end_object().count("total", clients.len() as u64).key("clients").array();
+        for (who, client) in clients.iter().take(SHOWN) {
             let (stage, text) = match &client.stage {
                 Some(stage) => (stage.name(), stage.to_string()),
                 None => ("", String::new()),
             };
-            format!(
-                "{{\"who\":{},\"stage\":{},\"text\":{},\"bytes\":{},\"seconds\":{}}}",
-                quoted(who),
-                quoted(stage),
-                quoted(&text),
-                client.bytes,
-                client.since.elapsed().as_secs()
-            )
-        });
-        let shown: Vec<String> = shown.collect();
-        let services = SERVICES.map(|(service, name)| {
-            format!("{}:{}", quoted(name), self.watch.switches.is_on(service))
-        });
+            json.object().field("who", who).field("stage", stage).field("text", &text);
+            json.count("bytes", client.bytes).count("seconds", client.since.elapsed().as_secs());
+            json.end_object();
+        }
         let kept = self.settings.as_ref().and_then(|store| store.list().ok()).unwrap_or_default();
-        let kept: Vec<String> = kept.iter().map(Kept::to_json).collect();
-        format!(
-            "{{\"services\":{{{}}},\"total\":{},\"clients\":[{}],\"keeps\":{},\"kept\":[{}],\
-             \"events\":[{}]}}",
-            services.join(","),
-            clients.len(),
-            shown.join(","),
-            self.settings.is_some(),
-            kept.join(","),
-            self.watch.recent().join(",")
-        )
+        json.end_array().flag("keeps", self.settings.is_some()).key("kept").array();
+        for kept in kept {
+            json.raw(&kept.to_json());
+        }
+        json.end_array().key("events").array();
+        for event in self.watch.recent() {
+            json.raw(&event);
+        }
+        json.end_array().end_object();
+        json.finish()
     }
 }
 

@@ -8,6 +8,7 @@ use super::device::Disk;
 use crate::dhcp::message::Mac;
 use crate::error::Error;
 use crate::tree::ReadAt;
+use cmdline::json::Json;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Whence, lseek};
@@ -41,8 +42,10 @@ pub struct Kept {
 impl Kept {
     /// A JSON object.
     pub fn to_json(&self) -> String {
-        let Self { mac, bytes, age, used } = self;
-        format!("{{\"mac\":\"{mac}\",\"bytes\":{bytes},\"seconds\":{age},\"used\":{used}}}")
+        let mut json = Json::new();
+        json.object().field("mac", &self.mac).count("bytes", self.bytes);
+        json.count("seconds", self.age).flag("used", self.used).end_object();
+        json.finish()
     }
 }
 
