@@ -206,15 +206,15 @@ pub struct Iso<F: ReadAt> {
 
 /// A volume descriptor's block size and root directory.
 fn volume(position: u64, sector: &[u8]) -> Result<(u64, Node), IsoError> {
+    let root = sector.get(ROOT_RECORD..ROOT_RECORD + 34).and_then(Record::read);
+    let root = root.filter(|root| root.flags & DIRECTORY != 0 && root.size > 0);
+    let root = root.ok_or_else(|| IsoError::Damaged("it has no root directory".into()))?;
     let block = u64::from(le16(sector, 128));
     if ![512, 1024, 2048].contains(&block) {
         return Err(IsoError::Damaged(format!(
             "its block size is {block}, which no ISO 9660 image has"
         )));
     }
-    let root = sector.get(ROOT_RECORD..ROOT_RECORD + 34).and_then(Record::read);
-    let root = root.filter(|root| root.flags & DIRECTORY != 0 && root.size > 0);
-    let root = root.ok_or_else(|| IsoError::Damaged("it has no root directory".into()))?;
     Ok((block, root.node(position + ROOT_RECORD as u64, block)))
 }
 
