@@ -315,7 +315,9 @@ fn retry(retry: Retry) -> String {
     }
 }
 
-fn server(server: &Server) -> &str {
+/// A server as the line names it.
+#[must_use]
+pub fn server(server: &Server) -> &str {
     match server {
         Server::Host(host) => host,
         Server::Boot => "the boot server",
@@ -411,6 +413,50 @@ fn clone_method(method: &CloneMethod) -> String {
         CloneMethod::Dolly => String::from("Dolly"),
         CloneMethod::DollyPlus => String::from("Dolly+"),
         CloneMethod::Udpcast { portbase } => text(&["udpcast port ", &portbase.to_string()]),
+    }
+}
+
+/// A source as `/init`'s messages name it: no options, no promises.
+#[must_use]
+pub fn brief(item: &Source) -> String {
+    match item {
+        Source::Nfs(s) => {
+            let path = s.path.as_deref().unwrap_or("(root path of DHCP)");
+            text(&["NFS ", server(&s.server), ":", path])
+        }
+        Source::Cifs(s) => text(&["CIFS share //", server(&s.server), "/", &s.share]),
+        Source::Url(s) => s.url.clone(),
+        Source::Nbd(s) => {
+            text(&["NBD ", server(&s.server), ":", &s.port.to_string(), "/", &s.export])
+        }
+        Source::NvmeTcp(s) => text(&["NVMe/TCP ", server(&s.server), ":", &s.port.to_string()]),
+        Source::NineP(tag) => text(&["9p tag ", tag]),
+        Source::VirtioFs(tag) => text(&["virtiofs tag ", tag]),
+        Source::Device(selector) => property(selector),
+        Source::Scan(rule) => String::from(match (rule.optical, rule.removable_only) {
+            (_, true) => "removable disks",
+            (true, _) => "optical drives and disks",
+            (false, _) => "disks",
+        }),
+        Source::File { on, path } => text(&[path, " on ", &brief(on)]),
+        Source::Partition { on, number } => {
+            text(&["partition ", &number.to_string(), " of ", &brief(on)])
+        }
+        Source::Initramfs(path) => text(&[path, " in the initramfs"]),
+        Source::PxeFileList { port, .. } => text(&["PXEFILELIST, port ", &port.to_string()]),
+        Source::Stage2(_) => String::from("a clone sender"),
+    }
+}
+
+/// A device as `root=` names it: `LABEL=root`.
+#[must_use]
+pub fn property(selector: &DeviceSelector) -> String {
+    match selector {
+        DeviceSelector::Path(path) => path.clone(),
+        DeviceSelector::Label(label) => text(&["LABEL=", label]),
+        DeviceSelector::Uuid(uuid) => text(&["UUID=", uuid]),
+        DeviceSelector::PartUuid(uuid) => text(&["PARTUUID=", uuid]),
+        DeviceSelector::PartLabel(label) => text(&["PARTLABEL=", label]),
     }
 }
 

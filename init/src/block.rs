@@ -13,7 +13,7 @@ use sys::mount::mount_device;
 
 use crate::device;
 use crate::machine::Machine;
-use crate::trace::Failure;
+use crate::trace::{Failure, Fault};
 
 /// Every device-mapper device that a boot may make: taken down before a retry.
 const NAMES: &[&str] = &["live-rw", "arch_airootfs", "bellwether-root"];
@@ -42,24 +42,22 @@ impl Block {
     /// A device, or a file through a loop device.
     ///
     /// # Errors
-    /// Why no loop device could be had, in words.
-    pub fn open(machine: &mut Machine, path: &str, read_only: bool) -> Result<Self, String> {
+    /// There is no loop device.
+    pub fn open(machine: &mut Machine, path: &str, read_only: bool) -> Result<Self, Fault> {
         if path.starts_with("/dev/") {
             return Ok(Self::device(path));
         }
         machine.require("loop");
-        let held = image::attach(path, read_only)
-            .map_err(|errno| format!("no loop device: {}", Shown(errno)))?;
+        let held = image::attach(path, read_only).map_err(Fault::in_("no loop device"))?;
         Ok(Self { path: format!("/dev/loop{}", held.number), held: Some(held) })
     }
 
     /// Bytes.
     ///
     /// # Errors
-    /// The kernel's, in words.
-    pub fn length(&self) -> Result<u64, String> {
-        sys::blockdev::length(&self.path)
-            .map_err(|errno| format!("its length cannot be read: {}", Shown(errno)))
+    /// The kernel does not tell it.
+    pub fn length(&self) -> Result<u64, Fault> {
+        sys::blockdev::length(&self.path).map_err(Fault::in_("its length cannot be read"))
     }
 
     /// Whether a loop device stands between.
@@ -73,14 +71,14 @@ impl Block {
 ///
 /// # Errors
 /// When it cannot be read, is nothing known, or ends too early.
-pub fn inspect(path: &str) -> Result<Superblock, String> {
+pub fn inspect(path: &str) -> Result<Superblock, Fault> {
     if !path.starts_with("/dev/") {
-        return image::inspect(path).map_err(|error| error.why.to_string());
+        return image::inspect(path).map_err(|error| error.why.to_string().into());
     }
     match device::inspect(path) {
         Ok(Some(found)) => Ok(found),
-        Ok(None) => Err("has no known file system".to_string()),
-        Err(errno) => Err(format!("cannot be read: {}", Shown(errno))),
+        Ok(None) => Err("has no known file system".into()),
+        Err(errno) => Err(Fault::new("cannot be read", errno)),
     }
 }
 
@@ -98,14 +96,14 @@ pub struct MountWith<'a> {
 /// Mounts a device or an image file.
 ///
 /// # Errors
-/// Why not, in words.
+/// It cannot be read, is no file system, or the kernel refuses it.
 pub fn mount(
     machine: &mut Machine,
     path: &str,
     target: &str,
     with: MountWith<'_>,
-) -> Result<Format, String> {
-    sys::file::make_dir(target, 0o755).map_err(|errno| format!("{target}: {}", Shown(errno)))?;
+) -> Result<Format, Fault> {
+    sys::file::make_dir(target, 0o755).map_err(Fault::on(target))?;
     let found = inspect(path)?;
     let known = found.format.fs_type().ok_or_else(|| not_mountable(found.format))?;
     let fs_type = match with.fstype {
@@ -165,19 +163,20 @@ pub fn require_dm(machine: &mut Machine, step: &str, target: &str) -> Result<Con
 /// Makes a device-mapper device, with the link that udev would make.
 ///
 /// # Errors
-/// The kernel's, in words.
+/// The kernel refuses the table.
 pub fn make_dm(
     control: &Control,
     name: &str,
     table: &[Target],
     read_only: bool,
-) -> Result<String, String> {
-    // What a try before this one left behind.
+) -> Result<String, Fault> {
+    // What a try before this one left behind; mostly nothing.
     let _ = control.remove(name, false);
     let device = control.set_up(name, table, read_only).map_err(|errno| {
         format!("device-mapper refuses the table: {} (the kernel's log says more)", Shown(errno))
     })?;
     let link = format!("/dev/mapper/{name}");
+    // The link is for people and their tools; nothing of the boot goes through it.
     let _ = rustix::fs::unlink(link.as_str());
     let _ = rustix::fs::symlink(format!("../dm-{}", device.number).as_str(), link.as_str());
     Ok(format!("/dev/dm-{}", device.number))
@@ -187,6 +186,7 @@ pub fn make_dm(
 pub fn remove_all() {
     let Ok(control) = Control::open() else { return };
     for name in NAMES {
+        // Most of them were never made.
         let _ = control.remove(name, true);
     }
     for index in 0..MAX_VERIFIED {

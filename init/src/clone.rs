@@ -42,7 +42,7 @@ use crate::machine::Machine;
 use crate::memory::{Size, available};
 use crate::network;
 use crate::tool;
-use crate::trace::Failure;
+use crate::trace::{Failure, Fault};
 
 /// Disks may announce themselves late; so long is waited for the first.
 const DISKS: Duration = Duration::from_secs(20);
@@ -119,14 +119,14 @@ fn by_files(plan: &BootPlan, method: &CloneMethod) -> bool {
 }
 
 /// The disk that the line names, if it names one.
-fn named(machine: &Machine, clone: &ClonePlan) -> Result<Option<String>, String> {
+fn named(machine: &Machine, clone: &ClonePlan) -> Result<Option<String>, Fault> {
     let Some(target) = &clone.target else { return Ok(None) };
     let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
     device::resolve(target, &names).map(Some)
 }
 
 /// One try of that: everything but the network is the installer's.
-fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
+fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     machine.network.up().ok_or("the network is not up")?;
     let installer = tool::find(INSTALLER, &[]).ok_or("the installer is gone")?;
     let timeout = clone.timeout.0.to_string();
@@ -167,7 +167,7 @@ fn disks(machine: &Machine) -> Vec<String> {
 }
 
 /// One try.
-fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), String> {
+fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     let disk = named(machine, clone)?;
     let mut node = Node::new(machine, Place::Disk(disk));
     let digest = node.take(&clone.method, clone.timeout.0)?;
@@ -190,19 +190,20 @@ pub fn stage2(
     machine: &mut Machine,
     method: &CloneMethod,
     timeout: Option<Seconds>,
-) -> Result<String, String> {
+) -> Result<String, Fault> {
     let session = "getstage2".to_string();
     let method = match method {
         CloneMethod::Ka { session: named } if named.is_empty() => CloneMethod::Ka { session },
         other => other.clone(),
     };
-    fetch::prepare().map_err(|refusal| refusal.why)?;
+    fetch::prepare()?;
     let mut node = Node::new(machine, Place::Memory);
     let taken = node.take(&method, timeout.map_or(STAGE2_S, |timeout| timeout.0));
     if taken.is_err() {
         fetch::drop_all();
     }
-    taken.map(|_| node.path)
+    taken?;
+    Ok(node.path)
 }
 
 const NO_NAME: Target<'static> =
@@ -374,7 +375,7 @@ impl World for Node<'_> {
 
     fn resolve(&mut self, host: &str) -> Result<Ipv4Addr, String> {
         let host = cmdline::plan::Server::Host(host.to_string());
-        network::server(self.machine, &host)
+        Ok(network::server(self.machine, &host)?)
     }
 
     fn say(&mut self, text: &str) {

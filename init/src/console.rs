@@ -104,7 +104,7 @@ fn shell(machine: &mut Machine) {
                 machine.wait(&[running.as_fd()], Some(soon));
             }
         }
-        Err(why) => machine.log.warn(&why),
+        Err(fault) => machine.log.warn(&fault.to_string()),
     }
 }
 

@@ -5,12 +5,15 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{DeviceSelector, ScanRule};
+use cmdline::render::property;
 use cmdline::text;
 use coldplug::index::fnmatch;
 use overlay::partition::{self, Partition};
 use overlay::probe::{Superblock, probe};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
+
+use crate::trace::Fault;
 
 /// Names that are never somebody's medium: what we or the kernel made up.
 const NOT_MEDIA: &[&str] = &["loop", "ram", "zram", "fd", "dm-", "mtdblock"];
@@ -38,14 +41,21 @@ impl Candidate {
     }
 }
 
-/// The devices that a rule looks at, in its order.
-pub fn candidates<'a>(names: impl Iterator<Item = &'a str>, rule: &ScanRule) -> Vec<Candidate> {
+/// Where the kernel describes block devices.
+pub const BLOCKS: &str = "/sys/class/block";
+
+/// The devices that a rule looks at, in its order; `blocks` is [`BLOCKS`], or a test's.
+pub fn candidates<'a>(
+    blocks: &str,
+    names: impl Iterator<Item = &'a str>,
+    rule: &ScanRule,
+) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = names
         .filter(|name| !NOT_MEDIA.iter().any(|prefix| name.starts_with(prefix)))
         .filter_map(|name| {
             let optical = name.starts_with("sr");
-            let disk = disk_of(name);
-            let removable = optical || is_removable(&disk);
+            let disk = disk_of(blocks, name);
+            let removable = optical || is_removable(blocks, &disk);
             let wanted = if optical { rule.optical } else { rule.disks };
             if !wanted || (rule.removable_only && !removable) {
                 return None;
@@ -64,12 +74,12 @@ pub fn candidates<'a>(names: impl Iterator<Item = &'a str>, rule: &ScanRule) -> 
 }
 
 /// The disk that a partition belongs to, itself for a disk.
-fn disk_of(name: &str) -> String {
+fn disk_of(blocks: &str, name: &str) -> String {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     if stem.len() == name.len() {
         return name.to_string();
     }
-    let partition = format!("/sys/class/block/{}/partition", name.replace('/', "!"));
+    let partition = format!("{blocks}/{}/partition", name.replace('/', "!"));
     if sys::file::read_file(&partition, 16).is_err() {
         return name.to_string();
     }
@@ -80,8 +90,8 @@ fn disk_of(name: &str) -> String {
     }
 }
 
-fn is_removable(disk: &str) -> bool {
-    let path = format!("/sys/class/block/{}/removable", disk.replace('/', "!"));
+fn is_removable(blocks: &str, disk: &str) -> bool {
+    let path = format!("{blocks}/{}/removable", disk.replace('/', "!"));
     sys::file::read_file(&path, 16).is_ok_and(|text| text.starts_with(b"1"))
 }
 
@@ -162,7 +172,7 @@ fn udev_unescape(name: &str) -> String {
 ///
 /// # Errors
 /// Why none of them is it, with what was seen instead.
-pub fn resolve(selector: &DeviceSelector, names: &[String]) -> Result<String, String> {
+pub fn resolve(selector: &DeviceSelector, names: &[String]) -> Result<String, Fault> {
     match selector {
         DeviceSelector::Path(path) => by_path(path),
         DeviceSelector::PartUuid(_) | DeviceSelector::PartLabel(_) => by_partition(selector, names),
@@ -187,17 +197,17 @@ pub fn resolve(selector: &DeviceSelector, names: &[String]) -> Result<String, St
     }
 }
 
-fn nobody(selector: &DeviceSelector, seen: &[String]) -> String {
-    let name = name_of(selector);
+fn nobody(selector: &DeviceSelector, seen: &[String]) -> Fault {
+    let name = property(selector);
     if seen.is_empty() {
-        format!("no device has {name}")
+        format!("no device has {name}").into()
     } else {
-        format!("no device has {name} ({})", seen.join(", "))
+        format!("no device has {name} ({})", seen.join(", ")).into()
     }
 }
 
 /// A path, or the kernel's `major:minor`.
-fn by_path(path: &str) -> Result<String, String> {
+fn by_path(path: &str) -> Result<String, Fault> {
     let numbers = path.split_once(':').filter(|(major, minor)| {
         [major, minor]
             .iter()
@@ -208,18 +218,18 @@ fn by_path(path: &str) -> Result<String, String> {
         Some(_) => {
             let uevent = sys::file::read_file(&format!("/sys/dev/block/{path}/uevent"), 4096);
             let text = uevent.map_err(|_| format!("there is no device {path}"))?;
-            let name = property(&String::from_utf8_lossy(&text), "DEVNAME");
+            let name = uevent_line(&String::from_utf8_lossy(&text), "DEVNAME");
             format!("/dev/{}", name.ok_or_else(|| format!("device {path} has no name"))?)
         }
     };
     match rustix::fs::stat(path.as_str()) {
         Ok(_) => Ok(path),
-        Err(_) => Err(format!("there is no device {path}")),
+        Err(_) => Err(format!("there is no device {path}").into()),
     }
 }
 
 /// A line of a uevent file.
-fn property(uevent: &str, key: &str) -> Option<String> {
+fn uevent_line(uevent: &str, key: &str) -> Option<String> {
     let value = uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     value.map(ToString::to_string)
 }
@@ -229,7 +239,7 @@ fn property(uevent: &str, key: &str) -> Option<String> {
 pub fn partition_name(name: &str) -> Option<String> {
     let path = format!("/sys/class/block/{}/uevent", name.replace('/', "!"));
     let text = sys::file::read_file(&path, 4096).ok()?;
-    property(&String::from_utf8_lossy(&text), "PARTNAME")
+    uevent_line(&String::from_utf8_lossy(&text), "PARTNAME")
 }
 
 /// The partitions of a disk or of an image, by its own table.
@@ -249,9 +259,9 @@ pub fn partitions(path: &str) -> Result<Vec<Partition>, Errno> {
     ))
 }
 
-fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, String> {
+fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, Fault> {
     let mut seen = Vec::new();
-    for disk in names.iter().filter(|name| disk_of(name) == **name) {
+    for disk in names.iter().filter(|name| disk_of(BLOCKS, name) == **name) {
         for found in partitions(&format!("/dev/{disk}")).unwrap_or_default() {
             let (is_it, what) = match selector {
                 DeviceSelector::PartUuid(uuid) => {
@@ -264,9 +274,10 @@ fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, S
                 return partition_node(disk, found.number).ok_or_else(|| {
                     format!(
                         "{} is partition {} of {disk}, and the kernel has no device for it",
-                        name_of(selector),
+                        property(selector),
                         found.number
                     )
+                    .into()
                 });
             }
             if !what.is_empty() && seen.len() < 16 {
@@ -295,7 +306,7 @@ pub fn volumes(names: &[String], removable_only: bool) -> Vec<String> {
         removable_first: true,
         marker: None,
     };
-    let found = candidates(names.iter().map(String::as_str), &rule);
+    let found = candidates(BLOCKS, names.iter().map(String::as_str), &rule);
     found.into_iter().map(|candidate| candidate.name).collect()
 }
 
@@ -307,18 +318,6 @@ pub fn matches(selector: &DeviceSelector, found: &Superblock) -> bool {
         DeviceSelector::Label(label) => found.label == *label,
         DeviceSelector::Uuid(uuid) => found.uuid.eq_ignore_ascii_case(uuid),
         _ => false,
-    }
-}
-
-/// A selector as people write it.
-#[must_use]
-pub fn name_of(selector: &DeviceSelector) -> String {
-    match selector {
-        DeviceSelector::Path(path) => path.clone(),
-        DeviceSelector::Label(label) => format!("LABEL={label}"),
-        DeviceSelector::Uuid(uuid) => format!("UUID={uuid}"),
-        DeviceSelector::PartUuid(uuid) => format!("PARTUUID={uuid}"),
-        DeviceSelector::PartLabel(label) => format!("PARTLABEL={label}"),
     }
 }
 
@@ -335,17 +334,54 @@ mod tests {
     }
 
     #[test]
-    fn made_up_devices_are_no_candidates() {
-        let rule = ScanRule {
+    fn made_up_devices_are_no_candidates_and_removable_ones_go_first() {
+        let sysfs = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("sda/removable", "0\n"),
+            ("sda1/partition", "1\n"),
+            ("sda2/partition", "2\n"),
+            ("sdb/removable", "1\n"),
+            ("sdb1/partition", "1\n"),
+            ("nvme0n1/removable", "0\n"),
+            ("nvme0n1p3/partition", "3\n"),
+            ("cciss!c0d0/removable", "1\n"),
+        ] {
+            let path = sysfs.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut rule = ScanRule {
             optical: true,
             disks: true,
             removable_only: false,
             removable_first: true,
             marker: None,
         };
-        let names = ["loop0", "ram1", "sr0", "zram0", "nosuchdisk"];
-        let found = candidates(names.into_iter(), &rule);
-        let names: Vec<&str> = found.iter().map(|candidate| candidate.name.as_str()).collect();
-        assert_eq!(names, ["sr0", "nosuchdisk"]);
+        let all = [
+            "loop0",
+            "sda",
+            "sda2",
+            "sda1",
+            "ram1",
+            "sr0",
+            "zram0",
+            "sdb",
+            "sdb1",
+            "nvme0n1",
+            "nvme0n1p3",
+            "cciss/c0d0",
+            "dm-0",
+        ];
+        let names = |rule: &ScanRule| -> Vec<String> {
+            let found = candidates(sysfs.path().to_str().unwrap(), all.into_iter(), rule);
+            found.into_iter().map(|candidate| candidate.name).collect()
+        };
+        let removable = ["cciss/c0d0", "sdb1", "sdb", "sr0"];
+        let fixed = ["nvme0n1p3", "nvme0n1", "sda1", "sda2", "sda"];
+        assert_eq!(names(&rule), [removable.as_slice(), &fixed].concat());
+        rule.removable_only = true;
+        assert_eq!(names(&rule), removable);
+        rule.optical = false;
+        assert_eq!(names(&rule), ["cciss/c0d0", "sdb1", "sdb"]);
     }
 }

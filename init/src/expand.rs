@@ -9,7 +9,6 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pwrite, read};
 use rustix::mount::{MountFlags, mount};
-use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::detach;
 
@@ -17,6 +16,7 @@ use crate::block;
 use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::memory::{self, Size};
+use crate::trace::Fault;
 
 /// Where expanded images are kept, each on a tmpfs of its own.
 const PLACE: &str = "/run/bellwether/expanded";
@@ -33,32 +33,29 @@ const MAX_DEPTH: usize = 4;
 /// Expands a device or file as often as it is compressed; `None` when it is not.
 ///
 /// # Errors
-/// Why not, in words.
-pub fn expanded(machine: &mut Machine, path: &str) -> Result<Option<String>, String> {
+/// It cannot be read, is damaged, or does not fit into memory.
+pub fn expanded(machine: &mut Machine, path: &str) -> Result<Option<String>, Fault> {
     let mut result: Option<String> = None;
     for _ in 0..MAX_DEPTH {
         let from = result.as_deref().unwrap_or(path);
-        // What is nothing known is somebody else's to refuse.
+        // Unknown formats pass; the caller reports them.
         let Ok(found) = block::inspect(from) else { return Ok(result) };
         if !is_compressed(found.format) {
             return Ok(result);
         }
         let to = one(machine, from, found.format)?;
         if let Some(between) = result.replace(to) {
+            // A copy that stays only costs memory.
             let _ = detach(between.rsplit_once('/').map_or(PLACE, |(place, _)| place));
         }
     }
-    Err(format!("is compressed more than {MAX_DEPTH} times over"))
+    Err(format!("is compressed more than {MAX_DEPTH} times over").into())
 }
 
-fn one(
-    machine: &mut Machine,
-    from: &str,
-    format: overlay::probe::Format,
-) -> Result<String, String> {
+fn one(machine: &mut Machine, from: &str, format: overlay::probe::Format) -> Result<String, Fault> {
     let name = from.rsplit('/').next().unwrap_or("image");
     let source = open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+        .map_err(Fault::in_("cannot be read"))?;
     let packed = if from.starts_with("/dev/") {
         sys::blockdev::length(from).unwrap_or(0)
     } else {
@@ -72,7 +69,8 @@ fn one(
             Size(packed),
             Size(available),
             Size(SPARE),
-        ));
+        )
+        .into());
     }
     let mut number = 0;
     let place = loop {
@@ -82,14 +80,14 @@ fn one(
         }
         number += 1;
     };
-    let cannot = |errno: Errno| format!("{place}: {}", Shown(errno));
-    make_dir(&place, 0o755).map_err(cannot)?;
+    make_dir(&place, 0o755).map_err(Fault::on(&place))?;
     let options = CString::new(format!("mode=0755,size={room}")).unwrap_or_default();
     mount("tmpfs", place.as_str(), "tmpfs", MountFlags::NOATIME, Some(options.as_c_str()))
-        .map_err(cannot)?;
+        .map_err(Fault::on(&place))?;
     let target = format!("{place}/{}", without_suffix(name));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = open(target.as_str(), flags, Mode::from_raw_mode(0o444)).map_err(cannot)?;
+    let file =
+        open(target.as_str(), flags, Mode::from_raw_mode(0o444)).map_err(Fault::on(&place))?;
     machine.log.info(&format!("expanding {name} ({format}, {}) into memory", Size(packed)));
     let mut progress = Progress::new(&format!("expanding {name}"), packed);
     let log = &mut machine.log;
@@ -124,8 +122,9 @@ fn one(
             Ok(target)
         }
         Err(error) => {
+            // The error above is the one to tell.
             let _ = detach(&place);
-            Err(error.to_string())
+            Err(error.to_string().into())
         }
     }
 }

@@ -14,13 +14,12 @@ use netboot::network::NetworkUp;
 use netboot::resolve::Resolver;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, mount};
-use sys::errno::Shown;
 use sys::file::make_dir;
 
 use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::memory::{Size, available};
-use crate::trace::Refusal;
+use crate::trace::Fault;
 
 /// Where fetched files are kept: a tmpfs of their own, which lives as long as
 /// the root that is made of them.
@@ -42,9 +41,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The same for a list that may be had in another way.
 const A_LIST: Duration = Duration::from_secs(3);
 
-impl From<FetchError> for Refusal {
+impl From<FetchError> for Fault {
     fn from(error: FetchError) -> Self {
-        Self { why: error.to_string(), last: error.is_final() }
+        let fault = Self::from(error.to_string());
+        if error.is_final() { fault.last() } else { fault }
     }
 }
 
@@ -52,7 +52,7 @@ impl From<FetchError> for Refusal {
 ///
 /// # Errors
 /// Why it could not be had, or does not fit.
-pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Refusal> {
+pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Fault> {
     let name = source.url.split(['?', '#']).next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = if matches!(name, "" | "." | "..") { "file" } else { name };
@@ -68,25 +68,25 @@ pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Refusa
 ///
 /// # Errors
 /// As [`fetch`], and what is wrong with the list.
-pub fn fetch_list(machine: &mut Machine, server: &Server, port: u16) -> Result<String, Refusal> {
+pub fn fetch_list(machine: &mut Machine, server: &Server, port: u16) -> Result<String, Fault> {
     let result = prepare().and_then(|()| listed(machine, server, port));
     match result {
         Ok(()) => Ok(PLACE.to_string()),
-        Err(refusal) => {
+        Err(fault) => {
             drop_all();
-            Err(refusal)
+            Err(fault)
         }
     }
 }
 
-fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Refusal> {
+fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Fault> {
     let host = match server {
         Server::Host(host) => host.clone(),
         Server::Boot => machine
             .network
             .up()
             .and_then(NetworkUp::boot_server)
-            .ok_or_else(|| Refusal::now("nobody named a boot server"))?,
+            .ok_or_else(|| Fault::from("neither the line nor DHCP names a server"))?,
     };
     let system = rustix::system::uname();
     let (release, kind) = (system.release().to_string_lossy(), system.machine().to_string_lossy());
@@ -95,14 +95,14 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Refus
     let list = format!("{base}PXEFILELIST?{release}:{kind}");
     let list = match into_place(machine, &source(list), "PXEFILELIST", A_LIST) {
         // A server of TFTP alone refuses the connection.
-        Err(refusal) => {
-            machine.log.warn(&format!("{base}PXEFILELIST: {}; TFTP is tried", refusal.why));
+        Err(fault) => {
+            machine.log.warn(&format!("{base}PXEFILELIST: {fault}; TFTP is tried"));
             base = format!("tftp://{host}/");
             into_place(machine, &source(format!("{base}PXEFILELIST")), "PXEFILELIST", PATIENCE)?
         }
         Ok(list) => list,
     };
-    let list = sys::file::read_file(&list, MAX_LIST).map_err(|errno| cannot(&list, errno))?;
+    let list = sys::file::read_file(&list, MAX_LIST).map_err(Fault::on(&list))?;
     let list = String::from_utf8_lossy(&list).into_owned();
     let files = list.lines().map(str::trim).filter(|file| !file.is_empty());
     for file in files.take(MAX_FILES) {
@@ -110,7 +110,7 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Refus
         let name = parts.collect::<Vec<&str>>().join("/");
         if let Some((directory, _)) = name.rsplit_once('/') {
             let directory = format!("{PLACE}/{directory}");
-            make_dir(&directory, 0o755).map_err(|errno| cannot(&directory, errno))?;
+            make_dir(&directory, 0o755).map_err(Fault::on(&directory))?;
         }
         into_place(machine, &source(format!("{base}{name}")), &name, PATIENCE)?;
     }
@@ -123,8 +123,8 @@ fn into_place(
     source: &UrlSource,
     name: &str,
     patience: Duration,
-) -> Result<String, Refusal> {
-    let up = machine.network.up().ok_or_else(|| Refusal::now("the network is not up"))?;
+) -> Result<String, Fault> {
+    let up = machine.network.up().ok_or_else(|| Fault::from("the network is not up"))?;
     let hosts = sys::file::read_file("/etc/hosts", 64 << 10).unwrap_or_default();
     let options = Options {
         resolver: Resolver::new(&up.config),
@@ -143,6 +143,7 @@ fn into_place(
 
 /// Gives the memory of fetched files back.
 pub fn drop_all() {
+    // Mostly there is none.
     let _ = sys::mount::detach(PLACE);
 }
 
@@ -158,7 +159,7 @@ fn receive(
     url: &str,
     path: &str,
     download: &mut Download,
-) -> Result<(), Refusal> {
+) -> Result<(), Fault> {
     while !download.open()? {
         tell(machine, download);
     }
@@ -172,11 +173,10 @@ fn receive(
             Size(free),
             Size(SPARE)
         );
-        return Err(Refusal::last(why));
+        return Err(Fault::from(why).last());
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file =
-        open(path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| cannot(path, errno))?;
+    let file = open(path, flags, Mode::from_raw_mode(0o600)).map_err(Fault::on(path))?;
     let mut progress = Progress::new(&format!("fetching {url}"), download.total().unwrap_or(0));
     let mut buffer = vec![0; BUFFER];
     let mut until_look = SPARE / 2;
@@ -186,7 +186,7 @@ fn receive(
         let Some(length) = length else { continue };
         let Some(mut rest) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { break };
         while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest).map_err(|errno| cannot(path, errno))?;
+            let written = rustix::io::write(&file, rest).map_err(Fault::on(path))?;
             rest = rest.get(written..).unwrap_or_default();
         }
         progress.add(&mut machine.log, length as u64);
@@ -196,7 +196,7 @@ fn receive(
             until_look = SPARE / 2;
             if available() < SPARE {
                 let why = format!("does not fit into memory: {} so far", Size(download.position()));
-                return Err(Refusal::last(why));
+                return Err(Fault::from(why).last());
             }
         }
     }
@@ -204,19 +204,15 @@ fn receive(
     Ok(())
 }
 
-fn cannot(path: &str, errno: rustix::io::Errno) -> Refusal {
-    Refusal::now(format!("{path}: {}", Shown(errno)))
-}
-
 /// Makes room: a tmpfs that may grow as large as memory allows, since every size is
 /// checked against what is free.
 ///
 /// # Errors
 /// When there can be none.
-pub fn prepare() -> Result<(), Refusal> {
+pub fn prepare() -> Result<(), Fault> {
     drop_all();
-    make_dir(PLACE, 0o700).map_err(|errno| cannot(PLACE, errno))?;
+    make_dir(PLACE, 0o700).map_err(Fault::on(PLACE))?;
     let options = CString::from(c"mode=0700,size=100%");
     mount("tmpfs", PLACE, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, Some(options.as_c_str()))
-        .map_err(|errno| cannot(PLACE, errno))
+        .map_err(Fault::on(PLACE))
 }

@@ -8,7 +8,8 @@ use cmdline::pattern;
 use cmdline::plan::{Content, ImagePick, ImageRule, Mac, RootPlan};
 use cmdline::text;
 use coldplug::sysfs::names;
-use sys::errno::Shown;
+
+use crate::trace::Fault;
 
 /// One layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +32,7 @@ const MAX_LIST: usize = 64 << 10;
 ///
 /// # Errors
 /// What is missing, in words for the failure screen.
-pub fn pick(rule: &ImageRule, medium: &str, mac: Option<Mac>) -> Result<Vec<Layer>, String> {
+pub fn pick(rule: &ImageRule, medium: &str, mac: Option<Mac>) -> Result<Vec<Layer>, Fault> {
     let mut why = String::new();
     for dir in &rule.dirs {
         let place = format!("{medium}/{}", dir.trim_matches('/'));
@@ -42,11 +43,11 @@ pub fn pick(rule: &ImageRule, medium: &str, mac: Option<Mac>) -> Result<Vec<Laye
                 if !why.is_empty() {
                     why.push_str("; ");
                 }
-                why.push_str(&text::swap(&reason, medium, ""));
+                why.push_str(&text::swap(&reason.to_string(), medium, ""));
             }
         }
     }
-    Err(why)
+    Err(why.into())
 }
 
 fn pick_in(
@@ -54,7 +55,7 @@ fn pick_in(
     medium: &str,
     place: &str,
     mac: Option<Mac>,
-) -> Result<Vec<Layer>, String> {
+) -> Result<Vec<Layer>, Fault> {
     match pick {
         ImagePick::Named(files) => {
             files.iter().map(|file| layer(&resolve(medium, place, file))).collect()
@@ -63,7 +64,7 @@ fn pick_in(
             let found = files.iter().find_map(|file| layer(&resolve(medium, place, file)).ok());
             found
                 .map(|layer| Vec::from([layer]))
-                .ok_or_else(|| format!("none of {} in {place}", files.join(", ")))
+                .ok_or_else(|| format!("none of {} in {place}", files.join(", ")).into())
         }
         ImagePick::Suffixes { groups, skip, module_list, per_mac } => {
             if let Some(list) =
@@ -82,10 +83,12 @@ fn pick_in(
                     .flatten()
                     .map(|suffix| format!("*.{}", suffix.trim_start_matches('.')))
                     .collect();
-                return Err(format!("no {} in {place}", suffixes.join(", ")));
+                return Err(format!("no {} in {place}", suffixes.join(", ")).into());
             }
             if layers.len() > MAX_LAYERS {
-                return Err(format!("{} images in {place}, more than {MAX_LAYERS}", layers.len()));
+                return Err(
+                    format!("{} images in {place}, more than {MAX_LAYERS}", layers.len()).into()
+                );
             }
             Ok(layers)
         }
@@ -108,7 +111,7 @@ fn read_list(path: &str) -> Option<Vec<String>> {
 ///
 /// # Errors
 /// That none is left.
-pub fn choose(plan: &RootPlan, medium: &str, mut layers: Vec<Layer>) -> Result<Vec<Layer>, String> {
+pub fn choose(plan: &RootPlan, medium: &str, mut layers: Vec<Layer>) -> Result<Vec<Layer>, Fault> {
     let ImageRule { dirs, pick, .. } = match &plan.content {
         Content::Images(rule) | Content::Either(rule) if !plan.extra_dirs.is_empty() => rule,
         _ => return Ok(layers),
@@ -126,7 +129,7 @@ pub fn choose(plan: &RootPlan, medium: &str, mut layers: Vec<Layer>) -> Result<V
             && !pattern::matches(&plan.except, &layer.name)
     });
     if layers.is_empty() {
-        return Err("load= and noload= leave no bundle".to_string());
+        return Err("load= and noload= leave no bundle".into());
     }
     Ok(layers)
 }
@@ -169,9 +172,8 @@ fn resolve(medium: &str, place: &str, file: &str) -> String {
     format!("{base}/{}", parts.join("/"))
 }
 
-fn layer(path: &str) -> Result<Layer, String> {
-    let stat =
-        rustix::fs::stat(path).map_err(|errno| format!("{path}: {errno}", errno = Shown(errno)))?;
+fn layer(path: &str) -> Result<Layer, Fault> {
+    let stat = rustix::fs::stat(path).map_err(Fault::on(path))?;
     let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
     let name = path.rsplit('/').next().unwrap_or(path).to_string();
     Ok(Layer { name, path: path.to_string(), is_dir })
@@ -212,7 +214,7 @@ mod tests {
         layers.iter().map(|layer| layer.name.as_str()).collect()
     }
 
-    fn pick_from(dir: &tempfile::TempDir, pick_rule: ImagePick) -> Result<Vec<Layer>, String> {
+    fn pick_from(dir: &tempfile::TempDir, pick_rule: ImagePick) -> Result<Vec<Layer>, Fault> {
         let rule = ImageRule { dirs: vec!["live".to_string()], pick: pick_rule, nested: vec![] };
         pick(&rule, dir.path().to_str().unwrap(), Some(Mac([0x52, 0x54, 0, 0, 0, 1])))
     }
@@ -273,7 +275,7 @@ mod tests {
         let dir = medium(&["live/readme"]);
         assert_eq!(
             pick_from(&dir, suffixes(&[&["squashfs"]])).unwrap_err(),
-            "no *.squashfs in /live"
+            "no *.squashfs in /live".into()
         );
     }
 }

@@ -16,7 +16,7 @@ const WHY: &str =
 pub mod clone {
     use super::WHY;
     use crate::machine::Machine;
-    use crate::trace::Failure;
+    use crate::trace::{Failure, Fault};
     use alloc::string::String;
     use cmdline::BootPlan;
     use cmdline::plan::{CloneMethod, ClonePlan, Seconds};
@@ -30,8 +30,8 @@ pub mod clone {
     ///
     /// # Errors
     /// Always.
-    pub fn stage2(_: &mut Machine, _: &CloneMethod, _: Option<Seconds>) -> Result<String, String> {
-        Err(String::from(WHY))
+    pub fn stage2(_: &mut Machine, _: &CloneMethod, _: Option<Seconds>) -> Result<String, Fault> {
+        Err(WHY.into())
     }
 }
 
@@ -94,22 +94,22 @@ pub mod shutdown {
 pub mod fetch {
     use super::{String, WHY};
     use crate::machine::Machine;
-    use crate::trace::Refusal;
+    use crate::trace::Fault;
     use cmdline::plan::{Payload, Server, UrlSource};
 
     /// Refuses.
     ///
     /// # Errors
     /// Always.
-    pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, Refusal> {
-        Err(Refusal { why: ["fetching by URL ", WHY].concat(), last: true })
+    pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, Fault> {
+        Err(Fault::from(["fetching by URL ", WHY].concat()).last())
     }
 
     /// Refuses.
     ///
     /// # Errors
     /// Always.
-    pub fn fetch_list(machine: &mut Machine, _: &Server, _: u16) -> Result<String, Refusal> {
+    pub fn fetch_list(machine: &mut Machine, _: &Server, _: u16) -> Result<String, Fault> {
         let url = String::new();
         fetch(machine, &UrlSource { url, payload: Payload::Sniff, proxy: None })
     }
@@ -122,7 +122,7 @@ pub mod fetch {
 pub mod remote {
     use super::{String, WHY};
     use crate::machine::Machine;
-    use crate::trace::Refusal;
+    use crate::trace::Fault;
     use alloc::vec::Vec;
     use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource};
 
@@ -130,16 +130,16 @@ pub mod remote {
     ///
     /// # Errors
     /// Always.
-    pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, Refusal> {
-        Err(Refusal::last(["a network block device ", WHY].concat()))
+    pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, Fault> {
+        Err(Fault::from(["a network block device ", WHY].concat()).last())
     }
 
     /// Refuses.
     ///
     /// # Errors
     /// Always.
-    pub fn nvme(_: &mut Machine, _: &NvmeTcpSource) -> Result<Vec<String>, String> {
-        Err(["NVMe over TCP ", WHY].concat())
+    pub fn nvme(_: &mut Machine, _: &NvmeTcpSource) -> Result<Vec<String>, Fault> {
+        Err(["NVMe over TCP ", WHY].concat().into())
     }
 
     /// There is nothing to drop.
@@ -155,8 +155,8 @@ pub mod remote {
     ///
     /// # Errors
     /// Always.
-    pub fn cifs(_: &mut Machine, _: &CifsSource, _: &str) -> Result<(), String> {
-        Err(["a CIFS share ", WHY].concat())
+    pub fn cifs(_: &mut Machine, _: &CifsSource, _: &str) -> Result<(), Fault> {
+        Err(["a CIFS share ", WHY].concat().into())
     }
 }
 
@@ -165,15 +165,16 @@ pub mod expand {
     use super::{String, WHY};
     use crate::block;
     use crate::machine::Machine;
+    use crate::trace::Fault;
 
     /// Refuses what is compressed, and leaves alone what is not.
     ///
     /// # Errors
     /// For compressed images and cloop.
-    pub fn expanded(_: &mut Machine, path: &str) -> Result<Option<String>, String> {
+    pub fn expanded(_: &mut Machine, path: &str) -> Result<Option<String>, Fault> {
         match block::inspect(path) {
             Ok(found) if overlay::expand::is_compressed(found.format) => {
-                Err(["is compressed, and expanding it ", WHY].concat())
+                Err(["is compressed, and expanding it ", WHY].concat().into())
             }
             _ => Ok(None),
         }

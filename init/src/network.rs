@@ -9,6 +9,7 @@ use core::time::Duration;
 
 use cmdline::BootPlan;
 use cmdline::plan::{NfsSource, NfsVersion, Server, Source};
+use cmdline::render::brief;
 use netboot::dhcp::client::Needs;
 use netboot::network::NetworkUp;
 use netboot::nfs;
@@ -16,7 +17,7 @@ use netboot::resolve::Resolver;
 
 use crate::link::Network;
 use crate::machine::Machine;
-use crate::trace::{Failure, Refusal, Tried};
+use crate::trace::{Failure, Fault, Tried};
 
 /// Rounds of the race before the step counts as failed; the race itself goes
 /// on, so that the next try of the boot finds what answered meanwhile.
@@ -91,12 +92,13 @@ pub fn mount_nfs(
     machine: &mut Machine,
     source: &NfsSource,
     target: &str,
-) -> Result<String, (String, Refusal)> {
-    let fail = |why: &dyn ToString| (describe_nfs(source), Refusal::now(why.to_string()));
+) -> Result<String, (String, Fault)> {
+    let fail = |fault: Fault| (brief(&Source::Nfs(source.clone())), fault);
     let up = machine.network.up().cloned();
-    let location = nfs::locate(source, up.as_ref()).map_err(|error| fail(&error))?;
-    let up = up.ok_or_else(|| fail(&"the network is not up"))?;
-    let server = resolve(&up, &location.host).map_err(|why| fail(&why))?;
+    let location =
+        nfs::locate(source, up.as_ref()).map_err(|error| fail(error.to_string().into()))?;
+    let up = up.ok_or_else(|| fail("the network is not up".into()))?;
+    let server = resolve(&up, &location.host).map_err(fail)?;
     for version in &location.versions {
         machine.require(match version {
             NfsVersion::V2 => "nfsv2",
@@ -106,7 +108,7 @@ pub fn mount_nfs(
     }
     let name = format!("NFS {}:{}", location.host, location.path);
     machine.log.info(&format!("mounting {name}"));
-    sys::file::make_dir(target, 0o755).map_err(|errno| fail(&errno))?;
+    sys::file::make_dir(target, 0o755).map_err(|errno| fail(errno.into()))?;
     match nfs::mount(&location, server, up.config.address, target, nfs::Limits::default()) {
         Ok(mounted) => {
             for attempt in &mounted.failed {
@@ -117,8 +119,9 @@ pub fn mount_nfs(
         }
         Err(attempts) => {
             let reasons: Vec<String> = attempts.iter().map(ToString::to_string).collect();
-            let last = !attempts.iter().all(|attempt| attempt.reason.is_transient());
-            Err((name, Refusal { why: reasons.join("; "), last }))
+            let fault = Fault::from(reasons.join("; "));
+            let transient = attempts.iter().all(|attempt| attempt.reason.is_transient());
+            Err((name, if transient { fault } else { fault.last() }))
         }
     }
 }
@@ -126,8 +129,8 @@ pub fn mount_nfs(
 /// The address of a source's server.
 ///
 /// # Errors
-/// When there is no network, nobody to ask, or no such name.
-pub fn server(machine: &Machine, server: &Server) -> Result<Ipv4Addr, String> {
+/// There is no network, no name server, or no such name.
+pub fn server(machine: &Machine, server: &Server) -> Result<Ipv4Addr, Fault> {
     let up = machine.network.up().ok_or("the network is not up")?;
     match server {
         Server::Host(host) => resolve(up, host),
@@ -137,29 +140,13 @@ pub fn server(machine: &Machine, server: &Server) -> Result<Ipv4Addr, String> {
     }
 }
 
-/// A source's server, for people.
-#[must_use]
-pub fn name_of(server: &Server) -> &str {
-    match server {
-        Server::Host(host) => host,
-        Server::Boot => "the boot server",
-    }
-}
-
 /// The address of a server that the line or DHCP names.
-fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, String> {
+fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, Fault> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
     let hosts = sys::file::read_file("/etc/hosts", 64 << 10).unwrap_or_default();
     Resolver::new(&up.config)
         .resolve(host, &String::from_utf8_lossy(&hosts), RESOLVE_LIMIT)
-        .map_err(|error| error.to_string())
-}
-
-/// An export, for people.
-#[must_use]
-pub fn describe_nfs(source: &NfsSource) -> String {
-    let server = name_of(&source.server);
-    format!("NFS {server}:{}", source.path.as_deref().unwrap_or("(root path of DHCP)"))
+        .map_err(|error| error.to_string().into())
 }

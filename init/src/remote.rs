@@ -14,10 +14,10 @@ use rustix::mount::MountAttrFlags;
 use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::file::make_dir;
-use sys::mount::FsContext;
+use sys::mount::{FsContext, MountError};
 
 use crate::machine::Machine;
-use crate::trace::Refusal;
+use crate::trace::Fault;
 use crate::{keeper, network};
 
 /// How long a server may take to answer.
@@ -34,17 +34,21 @@ const CONNECTIONS: u8 = 4;
 /// whenever the server was gone.
 ///
 /// # Errors
-/// Why not.
-pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Refusal> {
-    let address = network::server(machine, &source.server).map_err(Refusal::now)?;
+/// No server, no such export, or no driver; [`Fault::is_last`] when trying again is in
+/// vain.
+pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Fault> {
+    let address = network::server(machine, &source.server)?;
     if !machine.require("nbd") {
-        return Err(Refusal::last("the driver nbd is not in this image"));
+        return Err(Fault::from("the driver nbd is not in this image").last());
     }
     machine.log.info(&format!("connecting to NBD {address}:{}/{}", source.port, source.export));
     let connections = source.connections.max(CONNECTIONS);
     let connected = nbd::connect(address, source.port, &source.export, connections, LIMIT)
-        .map_err(|error| Refusal { why: error.to_string(), last: !error.is_transient() })?;
-    let index = nbd::attach(&connected).map_err(Refusal::last)?;
+        .map_err(|error| {
+            let fault = Fault::from(error.to_string());
+            if error.is_transient() { fault } else { fault.last() }
+        })?;
+    let index = nbd::attach(&connected).map_err(|error| Fault::from(error.to_string()).last())?;
     if let Err(errno) = keeper::start(index, address, source, &connected) {
         machine.log.warn(&format!(
             "nobody will connect anew when the NBD server was gone: {}",
@@ -57,6 +61,7 @@ pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Refusal>
 /// Lets go of a device that was not what was looked for.
 pub fn drop_nbd(device: &str) {
     if let Some(index) = device.strip_prefix("/dev/nbd").and_then(|index| index.parse().ok()) {
+        // A device that is gone already is what is wanted.
         let _ = nbd::detach(index);
     }
 }
@@ -77,11 +82,11 @@ pub fn drop_all() {
 /// devices. The kernel connects anew by itself whenever the server was gone.
 ///
 /// # Errors
-/// Why not.
-pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>, String> {
+/// No server, no driver, every subsystem refuses, or no namespace appears.
+pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>, Fault> {
     let address = network::server(machine, &source.server)?;
     if !machine.require("nvme_tcp") {
-        return Err("the driver nvme-tcp is not in this image".to_string());
+        return Err("the driver nvme-tcp is not in this image".into());
     }
     let server = SocketAddrV4::new(address, source.port);
     machine.log.info(&format!("connecting to NVMe/TCP {server}"));
@@ -99,7 +104,7 @@ pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>
         }
     }
     if refused.len() == subsystems.len() {
-        return Err(refused.join("; "));
+        return Err(refused.join("; ").into());
     }
     let deadline = Instant::now().after(APPEAR);
     loop {
@@ -108,7 +113,7 @@ pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>
             return Ok(devices);
         }
         if deadline.is_past() {
-            return Err("is connected and shows no namespace to this host".to_string());
+            return Err("is connected and shows no namespace to this host".into());
         }
         machine.wait(&[], Some(deadline.min(Instant::now().after(Duration::from_millis(100)))));
     }
@@ -163,14 +168,14 @@ fn host_nqn() -> String {
 /// Mounts a share at `target`.
 ///
 /// # Errors
-/// Why not.
-pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<(), String> {
+/// No server, no driver, or the kernel's words about the mount.
+pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<(), Fault> {
     let address = network::server(machine, &source.server)?;
     if !machine.require("fs-cifs") {
-        return Err("the driver cifs is not in this image".to_string());
+        return Err("the driver cifs is not in this image".into());
     }
     machine.log.info(&format!("mounting //{address}/{}", source.share));
-    make_dir(target, 0o755).map_err(|errno| format!("{target}: {}", Shown(errno)))?;
+    make_dir(target, 0o755).map_err(Fault::on(target))?;
     let mount = || {
         let context = FsContext::open("cifs")?;
         context.set("source", Some(&format!("//{address}/{}", source.share)))?;
@@ -197,5 +202,5 @@ pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<
         }
         context.mount(target, attributes)
     };
-    mount().map_err(|error| error.to_string())
+    mount().map_err(|error: MountError| error.into())
 }

@@ -19,7 +19,7 @@ use crate::memory::{self, Size};
 use crate::newroot::ROOT;
 use crate::persist;
 use crate::source::Found;
-use crate::trace::Failure;
+use crate::trace::{Failure, Fault};
 
 const STEP: &str = "make the image writable by a snapshot";
 
@@ -68,11 +68,14 @@ pub fn mount_root(
     with: MountWith<'_>,
     context: &Context<'_>,
 ) -> Result<&'static str, Failure> {
-    let fail = |what: &str, why: String| Failure::new(STEP, what, why);
+    let fail = |what: &str, why: Fault| Failure::new(STEP, what, why);
     let found = block::inspect(image).map_err(|why| fail(image, why))?;
     if found.format.read_only() {
-        return Err(fail(image, format!("is {}, which no snapshot makes writable", found.format))
-            .remedy("use an overlay instead: bw.overlay"));
+        return Err(fail(
+            image,
+            format!("is {}, which no snapshot makes writable", found.format).into(),
+        )
+        .remedy("use an overlay instead: bw.overlay"));
     }
     let control = block::require_dm(machine, STEP, "snapshot")?;
     let origin = Block::open(machine, image, true).map_err(|why| fail(image, why))?;

@@ -11,10 +11,10 @@ use core::fmt;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::process::{chdir, chroot, ioctl_tiocsctty, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-use sys::errno::Shown;
 use sys::process::{Child, Exit};
 
 use crate::newroot::{NewRoot, SecondView};
+use crate::trace::Fault;
 
 /// Where programs of administration live.
 const PLACES: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -94,13 +94,17 @@ impl Tool {
     ///
     /// # Errors
     /// How it ended when not well.
-    pub fn run(&self, args: &[&str]) -> Result<(), String> {
+    pub fn run(&self, args: &[&str]) -> Result<(), Fault> {
         let running = self.start(args, None)?;
         match running.child.wait() {
             Ok(Exit::Status(0)) => Ok(()),
-            Ok(Exit::Status(status)) => Err(format!("{} ended with status {status}", self.path)),
-            Ok(Exit::Signal(signal)) => Err(format!("{} was ended by signal {signal}", self.path)),
-            Err(errno) => Err(format!("{}: {}", running.name, Shown(errno))),
+            Ok(Exit::Status(status)) => {
+                Err(format!("{} ended with status {status}", self.path).into())
+            }
+            Ok(Exit::Signal(signal)) => {
+                Err(format!("{} was ended by signal {signal}", self.path).into())
+            }
+            Err(errno) => Err(Fault::on(&running.name)(errno)),
         }
     }
 
@@ -109,11 +113,7 @@ impl Tool {
     ///
     /// # Errors
     /// When there can be no further process.
-    pub fn start(
-        &self,
-        args: &[&str],
-        terminal: Option<BorrowedFd<'_>>,
-    ) -> Result<Running, String> {
+    pub fn start(&self, args: &[&str], terminal: Option<BorrowedFd<'_>>) -> Result<Running, Fault> {
         let c_string = |text: &str| CString::new(text).unwrap_or_default();
         let path = c_string(&self.path);
         let args: Vec<CString> = core::iter::once(self.path.as_str())
@@ -123,8 +123,7 @@ impl Tool {
         let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
         let mut kernel = Kernel::default();
         if !self.tree.is_empty() {
-            let root = NewRoot::at(&self.tree)
-                .map_err(|errno| format!("{}: {}", self.tree, Shown(errno)))?;
+            let root = NewRoot::at(&self.tree).map_err(Fault::on(&self.tree))?;
             // One that the tree has no directory for is missed by few programs.
             kernel.0.extend(BINDS.iter().filter_map(|from| root.bind(from, from).ok()));
         }
@@ -147,7 +146,7 @@ impl Tool {
         let name = self.path.clone();
         match started {
             Ok(child) => Ok(Running { child, name, _kernel: kernel }),
-            Err(errno) => Err(format!("{name}: {}", Shown(errno))),
+            Err(errno) => Err(Fault::on(&name)(errno)),
         }
     }
 }
@@ -161,6 +160,6 @@ mod tests {
         assert_eq!(find("no-such-program-anywhere", &[]), None);
         let tool = find("sh", &[]).unwrap();
         assert_eq!(tool.run(&["-c", "exit 0"]), Ok(()));
-        assert!(tool.run(&["-c", "exit 3"]).unwrap_err().contains("status 3"));
+        assert!(tool.run(&["-c", "exit 3"]).unwrap_err().to_string().contains("status 3"));
     }
 }

@@ -1,10 +1,15 @@
 //! What was tried and why it failed: the memory behind the failure screen and
 //! `/run/bellwether/trace.json`.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use cmdline::json::Json;
+use rustix::io::Errno;
+use sys::errno::Shown;
+use sys::mount::MountError;
 
 use crate::log::Millis;
 
@@ -43,24 +48,134 @@ impl Failure {
     }
 }
 
-/// Why something that a server has cannot be had.
+/// Why a step could not be done: the object, the operation, the reason and the remedy.
+///
+/// The object is left out where the caller names it, as the failure screen does. The
+/// parts are boxed: functions hand one pointer on, which keeps `/init` small.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// In words.
-    pub why: String,
-    /// Asking again would change nothing.
-    pub last: bool,
+pub struct Fault(Box<Parts>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
+    object: String,
+    operation: &'static str,
+    reason: Reason,
+    remedy: &'static str,
+    last: bool,
 }
 
-impl Refusal {
-    /// One that may be gone the next time.
-    pub fn now(why: impl ToString) -> Self {
-        Self { why: why.to_string(), last: false }
+/// The reason of a [`Fault`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The kernel's error number.
+    Kernel(Errno),
+    /// Another reason, in words.
+    Said(String),
+}
+
+impl From<Errno> for Reason {
+    fn from(errno: Errno) -> Self {
+        Self::Kernel(errno)
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self::Said(text)
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self::Said(text.to_string())
+    }
+}
+
+impl From<MountError> for Reason {
+    fn from(error: MountError) -> Self {
+        if error.log.is_empty() { error.errno.into() } else { error.to_string().into() }
+    }
+}
+
+impl<R: Into<Reason>> From<R> for Fault {
+    fn from(reason: R) -> Self {
+        Self::new("", reason)
+    }
+}
+
+// Functions whose errors are still plain text pass it on.
+impl From<Fault> for String {
+    fn from(fault: Fault) -> Self {
+        fault.to_string()
+    }
+}
+
+impl Fault {
+    /// An operation that failed, as in "cannot be read"; empty when the reason says it.
+    pub fn new(operation: &'static str, reason: impl Into<Reason>) -> Self {
+        let reason = reason.into();
+        Self(Box::new(Parts { object: String::new(), operation, reason, remedy: "", last: false }))
     }
 
-    /// One that stays.
-    pub fn last(why: impl ToString) -> Self {
-        Self { why: why.to_string(), last: true }
+    /// Turns an error into a fault with an object; for `map_err`.
+    pub fn on<R: Into<Reason>>(object: &str) -> impl FnOnce(R) -> Self {
+        move |reason| Self::from(reason).of(object)
+    }
+
+    /// Turns an error into a fault of an operation; for `map_err`.
+    pub fn in_<R: Into<Reason>>(operation: &'static str) -> impl FnOnce(R) -> Self {
+        move |reason| Self::new(operation, reason)
+    }
+
+    /// The same with the object; an object that is named already follows it.
+    #[must_use]
+    pub fn of(mut self, object: &str) -> Self {
+        if !self.0.object.is_empty() {
+            self.0.object.insert_str(0, ": ");
+        }
+        self.0.object.insert_str(0, object);
+        self
+    }
+
+    /// The same with what to change.
+    #[must_use]
+    pub fn remedy(mut self, remedy: &'static str) -> Self {
+        self.0.remedy = remedy;
+        self
+    }
+
+    /// The same, and trying again would change nothing.
+    #[must_use]
+    pub fn last(mut self) -> Self {
+        self.0.last = true;
+        self
+    }
+
+    /// Whether trying again would change nothing.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.0.last
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { object, operation, reason, remedy, .. } = &*self.0;
+        for part in [object.as_str(), operation] {
+            if !part.is_empty() {
+                f.write_str(part)?;
+                f.write_str(": ")?;
+            }
+        }
+        match reason {
+            Reason::Kernel(errno) => Shown(*errno).fmt(f)?,
+            Reason::Said(text) => f.write_str(text)?,
+        }
+        if !remedy.is_empty() {
+            f.write_str("; ")?;
+            f.write_str(remedy)?;
+        }
+        Ok(())
     }
 }
 
@@ -177,6 +292,23 @@ mod tests {
             trace.to_json(Millis(90), Some(&failure)),
             r#"{"elapsed_ms":90,"steps":[{"step":"network","at_ms":12}],"tried":[{"what":"10.0.0.1","why":"said \"no\""}],"failed":{"step":"find the root","tried":[{"what":"sr0","why":"no medium"}],"remedy":""}}"#
         );
+    }
+
+    #[test]
+    fn a_fault_says_object_operation_reason_and_remedy() {
+        let fault = Fault::new("cannot be read", Errno::IO);
+        assert_eq!(fault.to_string(), "cannot be read: input/output error (EIO)");
+        let fault = fault.of("/dev/sda").of("partition 2").remedy("check the cable");
+        assert_eq!(
+            fault.to_string(),
+            "partition 2: /dev/sda: cannot be read: input/output error (EIO); check the cable"
+        );
+        assert!(!fault.is_last() && fault.last().is_last());
+        assert_eq!(Fault::from("is no disk").to_string(), "is no disk");
+        let silent = Fault::on("/mnt")(MountError { errno: Errno::NODEV, log: String::new() });
+        assert_eq!(silent, Fault::on("/mnt")(Errno::NODEV));
+        let said = MountError { errno: Errno::INVAL, log: "ext4: bad option".into() };
+        assert_eq!(Fault::from(said).to_string(), "ext4: bad option: invalid argument (EINVAL)");
     }
 
     #[test]

@@ -10,7 +10,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use sys::errno::Shown;
 
 use cmdline::plan::{Integrity, OnCorruption};
 use overlay::dm;
@@ -20,7 +19,7 @@ use rustix::io::pread;
 
 use crate::block::{self, Block};
 use crate::machine::Machine;
-use crate::trace::Failure;
+use crate::trace::{Failure, Fault};
 
 /// A root hash is at most that of SHA-512, in hexadecimal.
 const MAX_HASH: usize = 256;
@@ -81,10 +80,10 @@ pub fn device(
 ) -> Result<Option<String>, Failure> {
     const STEP: &str = "check the image by dm-verity";
     let Some(wanted) = wanted(plan, image, name) else { return Ok(None) };
-    let fail = |what: &str, why: String| Failure::new(STEP, what, why);
+    let fail = |what: &str, why: Fault| Failure::new(STEP, what, why);
     let made = (|| {
         if number >= block::MAX_VERIFIED {
-            return Err(fail(name, format!("more than {} images", block::MAX_VERIFIED)));
+            return Err(fail(name, format!("more than {} images", block::MAX_VERIFIED).into()));
         }
         let (tree, at, header) = find_tree(image).map_err(|why| fail(image, why))?;
         let control = block::require_dm(machine, STEP, "verity")?;
@@ -139,7 +138,7 @@ pub fn device(
         // The root hash is first looked at when the first block is read.
         if first_block(&device).is_err() {
             let _ = control.remove(&made, true);
-            return Err(fail(image, "does not match its root hash".to_string()).remedy(
+            return Err(fail(image, "does not match its root hash".into()).remedy(
                 "the image or its hash tree is damaged, changed, or another one than the root hash is of",
             ));
         }
@@ -188,7 +187,7 @@ fn wanted(plan: &[Integrity], image: &str, name: &str) -> Option<Wanted> {
 }
 
 /// The tree's file when it is one of its own, where its header begins, and the header.
-fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), String> {
+fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), Fault> {
     let beside = format!("{image}.verity");
     if rustix::fs::access(beside.as_str(), rustix::fs::Access::READ_OK).is_ok() {
         let header = header_at(&beside, 0).map_err(|why| format!("{beside} {why}"))?;
@@ -202,7 +201,7 @@ fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), String> {
         }
     }
     let name = beside.rsplit('/').next().unwrap_or_default();
-    Err(format!("has no hash tree: neither {name} beside it nor one behind its end"))
+    Err(format!("has no hash tree: neither {name} beside it nor one behind its end").into())
 }
 
 /// The parity data beside an image and their number of roots.
@@ -225,13 +224,12 @@ fn first_block(device: &str) -> Result<(), rustix::io::Errno> {
     pread(&device, &mut [0; 512], 0).map(drop)
 }
 
-fn header_at(path: &str, at: u64) -> Result<Header, String> {
+fn header_at(path: &str, at: u64) -> Result<Header, Fault> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+        .map_err(Fault::in_("cannot be read"))?;
     let mut bytes = [0; verity::LENGTH];
-    let length = pread(&file, &mut bytes, at)
-        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
-    verity::parse(bytes.get(..length).unwrap_or_default()).map_err(|error| error.to_string())
+    let length = pread(&file, &mut bytes, at).map_err(Fault::in_("cannot be read"))?;
+    verity::parse(bytes.get(..length).unwrap_or_default()).map_err(|error| error.to_string().into())
 }
 
 #[cfg(test)]

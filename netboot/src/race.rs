@@ -326,7 +326,7 @@ impl Race {
                 if self.addresses.len() < MAX_LINKS {
                     self.addresses.push(address);
                 }
-                self.look_for_configured(now);
+                self.look_for_configured();
             }
             News::AddressGone(address) => self
                 .addresses
@@ -395,7 +395,7 @@ impl Race {
         if self.mac_deadline().is_some_and(|moment| moment <= now) {
             self.give_up_mac(now);
         }
-        self.look_for_configured(now);
+        self.look_for_configured();
         for at in 0..self.runners.len() {
             self.step(now, at, None);
         }
@@ -659,7 +659,7 @@ impl Race {
                 }
             }
         }
-        self.look_for_configured(now);
+        self.look_for_configured();
     }
 
     /// A candidate can send now.
@@ -725,7 +725,7 @@ impl Race {
     }
 
     /// Takes a link that somebody configured before us, when the plan allows it.
-    fn look_for_configured(&mut self, _now: Instant) {
+    fn look_for_configured(&mut self) {
         if self.winner.is_some() {
             return;
         }

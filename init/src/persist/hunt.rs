@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cmdline::plan::{DeviceSelector, PersistPlan, Source};
+use cmdline::render::brief;
 use overlay::probe::Format;
 use rustix::fs::{Access, access};
 use sys::clock::Instant;
@@ -19,7 +20,7 @@ use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::network;
 use crate::source::Found;
-use crate::trace::Refusal;
+use crate::trace::Fault;
 
 /// The file that says which directories are kept.
 pub const CONF: &str = "persistence.conf";
@@ -82,7 +83,7 @@ impl<'h> Hunt<'h> {
     /// The file system that the plan means.
     pub fn volume(&mut self) -> Result<Volume, String> {
         if let Some(source) = &self.open.plan.network {
-            return self.network(source);
+            return Ok(self.network(source)?);
         }
         if let Some(device) = self.open.plan.device.clone() {
             let path = self.device(&device)?;
@@ -105,20 +106,20 @@ impl<'h> Hunt<'h> {
     }
 
     /// Waits for the server that the line names.
-    fn network(&mut self, source: &Source) -> Result<Volume, String> {
+    fn network(&mut self, source: &Source) -> Result<Volume, Fault> {
         let deadline = self.since.after(SERVER);
         loop {
-            let refusal = match self.server(source) {
+            let fault = match self.server(source) {
                 Ok(volume) => return Ok(volume),
-                Err(refusal) => refusal,
+                Err(fault) => fault,
             };
             let next = Instant::now().after(PAUSE);
-            if refusal.last || next >= deadline {
-                return Err(refusal.why);
+            if fault.is_last() || next >= deadline {
+                return Err(fault);
             }
             if !self.waiting {
                 self.waiting = true;
-                let why = format!("{}; waiting for what changes are kept on", refusal.why);
+                let why = format!("{fault}; waiting for what changes are kept on");
                 self.open.machine.log.warn(&why);
             }
             while !next.is_past() {
@@ -127,7 +128,7 @@ impl<'h> Hunt<'h> {
         }
     }
 
-    fn server(&mut self, source: &Source) -> Result<Volume, Refusal> {
+    fn server(&mut self, source: &Source) -> Result<Volume, Fault> {
         let mac = self.open.machine.network.mac();
         let nfs = match source {
             Source::Nfs(nfs) => nfs,
@@ -136,13 +137,12 @@ impl<'h> Hunt<'h> {
                 // A name, not a path.
                 nbd.export = expand(&nbd.export, "", "", mac).trim_start_matches('/').to_string();
                 let device = crate::remote::nbd(self.open.machine, &nbd)
-                    .map_err(|refusal| of(&crate::source::describe(source), refusal))?;
-                return self.open.mount(&device).map_err(Refusal::last);
+                    .map_err(|fault| fault.of(&brief(source)))?;
+                return self.open.mount(&device).map_err(|why| Fault::from(why).last());
             }
             other => {
-                let what = crate::source::describe(other);
-                let why = Refusal::last("changes are kept over NFS, over NBD or on a device");
-                return Err(of(&what, why));
+                let why = "changes are kept over NFS, over NBD or on a device";
+                return Err(Fault::from(why).of(&brief(other)).last());
             }
         };
         let mut nfs = nfs.clone();
@@ -151,7 +151,7 @@ impl<'h> Hunt<'h> {
             nfs.path.map(|path| if path.contains('{') { expand(&path, "", "", mac) } else { path });
         let target = format!("{}/network", self.open.place);
         let device = network::mount_nfs(self.open.machine, &nfs, &target)
-            .map_err(|(what, refusal)| of(&what, refusal))?;
+            .map_err(|(what, fault)| fault.of(&what))?;
         Ok(Volume {
             mounted: target,
             device,
@@ -172,11 +172,11 @@ impl<'h> Hunt<'h> {
             let answering =
                 device::resolve(&wanted, &names).and_then(|path| match device::inspect(&path) {
                     Ok(_) => Ok(path),
-                    Err(errno) => Err(format!("{path} cannot be read: {}", Shown(errno))),
+                    Err(errno) => Err(format!("{path} cannot be read: {}", Shown(errno)).into()),
                 });
             match answering {
                 Ok(path) => return Ok(path),
-                Err(why) if !self.may_come(deadline) => return Err(why),
+                Err(why) if !self.may_come(deadline) => return Err(why.into()),
                 Err(_) => {}
             }
         }
@@ -333,9 +333,4 @@ impl<'h> Hunt<'h> {
             let _ = detach(&volume.mounted);
         }
     }
-}
-
-/// A refusal with the name of what is refused.
-fn of(what: &str, refusal: Refusal) -> Refusal {
-    Refusal { why: format!("{what}: {}", refusal.why), ..refusal }
 }

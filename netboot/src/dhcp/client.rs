@@ -23,7 +23,7 @@ use core::time::Duration;
 
 use super::message::{Incoming, Kind, Outgoing, read, unreadable, write};
 use super::options::{REQUESTED, code};
-use crate::dhcp::lease::Lease;
+use crate::dhcp::lease::{Lease, usable};
 use sys::clock::Instant;
 
 /// The longest pause between two questions.
@@ -279,7 +279,7 @@ impl Client {
             // Somebody's old exchange; too common for a word on the console.
             return;
         }
-        if answer.kind != Kind::Nak && !acceptable(answer.lease.address) {
+        if answer.kind != Kind::Nak && usable(answer.lease.address).is_none() {
             // A proxyDHCP server, or a broken one.
             self.ignore(answer.server, "it offers no address", output);
             return;
@@ -485,14 +485,6 @@ impl Client {
 fn pause_before(nth: u32) -> Duration {
     let seconds = 1u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX);
     Duration::from_secs(seconds).min(MAX_PAUSE)
-}
-
-/// An address that a host can have.
-fn acceptable(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast())
 }
 
 #[cfg(test)]

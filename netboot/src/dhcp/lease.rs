@@ -153,8 +153,8 @@ impl Lease {
     }
 }
 
-/// An address that can be somebody's.
-fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
+/// An address that a host can have.
+pub(crate) fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
     let bad = address.is_unspecified()
         || address.is_broadcast()
         || address.is_multicast()
