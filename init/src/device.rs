@@ -12,7 +12,9 @@ use overlay::partition::{self, Partition};
 use overlay::probe::{Superblock, probe};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
+use sys::errno::Shown;
 
+use crate::log::Log;
 use crate::trace::Fault;
 
 /// Names that are never somebody's medium: what we or the kernel made up.
@@ -119,11 +121,16 @@ pub fn inspect(path: &str) -> Result<Option<Superblock>, Errno> {
 }
 
 /// Makes a device refuse writes when the plan's patterns (`/dev/sd*`) name it. A
-/// device that cannot be set so is left as it is.
-pub fn protect(patterns: &[String], name: &str) {
+/// device that cannot be set so is left as it is, with a warning.
+pub fn protect(log: &mut Log, patterns: &[String], name: &str) {
     let path = format!("/dev/{name}");
-    if patterns.iter().any(|pattern| fnmatch(pattern.as_bytes(), path.as_bytes())) {
-        let _ = sys::blockdev::set_read_only(&path, true);
+    if patterns.iter().any(|pattern| fnmatch(pattern.as_bytes(), path.as_bytes()))
+        && let Err(errno) = sys::blockdev::set_read_only(&path, true)
+    {
+        log.warn(&format!(
+            "{path} can be written to: it cannot be set read-only: {}",
+            Shown(errno)
+        ));
     }
 }
 

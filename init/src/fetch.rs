@@ -106,8 +106,7 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Fault
     let list = String::from_utf8_lossy(&list).into_owned();
     let files = list.lines().map(str::trim).filter(|file| !file.is_empty());
     for file in files.take(MAX_FILES) {
-        let parts = file.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
-        let name = parts.collect::<Vec<&str>>().join("/");
+        let name = downwards(file);
         if let Some((directory, _)) = name.rsplit_once('/') {
             let directory = format!("{PLACE}/{directory}");
             make_dir(&directory, 0o755).map_err(Fault::on(&directory))?;
@@ -115,6 +114,12 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Fault
         into_place(machine, &source(format!("{base}{name}")), &name, PATIENCE)?;
     }
     Ok(())
+}
+
+/// A path of a server's list, without what would lead out of [`PLACE`].
+fn downwards(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
+    parts.collect::<Vec<&str>>().join("/")
 }
 
 /// Fetches one file to that name below [`PLACE`].
@@ -215,4 +220,71 @@ pub fn prepare() -> Result<(), Fault> {
     let options = CString::from(c"mode=0700,size=100%");
     mount("tmpfs", PLACE, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, Some(options.as_c_str()))
         .map_err(Fault::on(PLACE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::machine::tests::machine;
+
+    /// Fetches from a server that answers one request so.
+    fn fetched(answer: &'static [u8]) -> Result<Vec<u8>, Fault> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            client.write_all(answer).unwrap();
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let options = Options { patience: PATIENCE, ..Options::default() };
+        let mut download = Download::new(&url, options).unwrap();
+        let result = receive(&mut machine(""), &url, path.to_str().unwrap(), &mut download);
+        server.join().unwrap();
+        result.map(|()| std::fs::read(path).unwrap())
+    }
+
+    #[test]
+    fn a_file_arrives() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbytes";
+        assert_eq!(fetched(answer), Ok(b"bytes".to_vec()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_its_first_byte() {
+        let fault = fetched(b"HTTP/1.1 200 OK\r\nContent-Length: 4611686018427387904\r\n\r\n");
+        let fault = fault.unwrap_err();
+        assert!(fault.is_last() && fault.to_string().contains("it does not fit"), "{fault}");
+    }
+
+    #[test]
+    fn what_the_server_does_not_have_is_not_asked_for_again() {
+        let fault = fetched(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        let fault = fault.unwrap_err();
+        assert!(fault.is_last() && fault.to_string().contains("404"), "{fault}");
+    }
+
+    #[test]
+    fn a_server_without_a_network_is_not_asked() {
+        let url = "http://10.0.0.1/x".to_string();
+        let source = UrlSource { url, payload: Payload::Sniff, proxy: None };
+        let fault = into_place(&mut machine(""), &source, "x", PATIENCE).unwrap_err();
+        assert_eq!((fault.to_string().as_str(), fault.is_last()), ("the network is not up", false));
+    }
+
+    #[test]
+    fn a_list_does_not_lead_out_of_the_place() {
+        assert_eq!(downwards("/slax/./modules//10-x.sb"), "slax/modules/10-x.sb");
+        assert_eq!(downwards("../../etc/passwd"), "etc/passwd");
+        assert_eq!(downwards(".."), "");
+    }
 }

@@ -122,6 +122,7 @@ impl Keeper<'_> {
             // Nothing is asked for: errors and hang-ups are told always.
             let mut fds: Vec<PollFd<'_>> =
                 fds.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::empty())).collect();
+            // Interrupted, no descriptor has news, and the caller waits again.
             let _ = poll(&mut fds, None);
             fds.iter().map(|fd| !fd.revents().is_empty()).collect()
         };

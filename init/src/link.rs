@@ -12,6 +12,7 @@ use netboot::race::Report;
 use netboot::state;
 use rustix::fd::BorrowedFd;
 use sys::clock::Instant;
+use sys::errno::Shown;
 
 use crate::log::{Level, Log};
 use crate::trace::Failure;
@@ -27,6 +28,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// A network that is up, without a kernel.
+    #[cfg(test)]
+    pub fn fake(up: NetworkUp) -> Self {
+        Self { up: Some(up), ..Self::default() }
+    }
+
     /// What is known once it is up.
     #[must_use]
     pub fn up(&self) -> Option<&NetworkUp> {
@@ -85,15 +92,17 @@ impl Network {
             Progress::Done(up) => {
                 log.info(&up.to_string());
                 if !up.config.hostname.is_empty() {
+                    // The live system sets its own; this is for the boot's log.
                     let _ = rustix::system::sethostname(up.config.hostname.as_bytes());
                 }
-                // Our own resolver and /init's children read it.
-                let _ = sys::file::make_dir("/etc", 0o755);
-                let _ = sys::file::write_file(
-                    "/etc/resolv.conf",
-                    state::resolv_conf(&up).as_bytes(),
-                    0o644,
-                );
+                // The children of /init read it.
+                let resolv = state::resolv_conf(&up);
+                let written = sys::file::make_dir("/etc", 0o755).and_then(|()| {
+                    sys::file::write_file("/etc/resolv.conf", resolv.as_bytes(), 0o644)
+                });
+                if let Err(errno) = written {
+                    log.detail(&format!("/etc/resolv.conf: {}", Shown(errno)));
+                }
                 self.up = Some(*up);
                 self.race = None;
             }

@@ -56,7 +56,7 @@ impl Log {
         let device = |path: &str| {
             open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
         };
-        // Without this the kernel keeps ten lines of ours in five seconds.
+        // Without this (an old kernel has no such file) the kernel keeps ten lines of ours in five seconds.
         let _ = sys::file::write_file("/proc/sys/kernel/printk_devkmsg", b"on\n", 0o644);
         Self {
             console: device("/dev/console"),
@@ -84,11 +84,13 @@ impl Log {
         let text = printable(text);
         if let Some(kmsg) = &self.kmsg {
             // Priority 7 keeps it off the console, which gets its own copy.
+            // Words that cannot be said cannot be complained about either.
             let _ = write(kmsg, format!("<7>bellwether: {text}\n").as_bytes());
         }
         if level >= self.threshold
             && let Some(console) = &self.console
         {
+            // Without a reader the record still has it.
             let _ = write(console, format!("bellwether: {text}\r\n").as_bytes());
         }
         if self.lines.len() >= MAX_LINES {
@@ -100,14 +102,13 @@ impl Log {
 
     /// Shows a line on the console only, as it is.
     pub fn print(&self, text: &str) {
-        if let Some(console) = &self.console {
-            let _ = write(console, format!("{text}\r\n").as_bytes());
-        }
+        self.write(&format!("{text}\r\n"));
     }
 
     /// Shows a text on the console only, without ending the line.
     pub fn write(&self, text: &str) {
         if let Some(console) = &self.console {
+            // There is no other place for what only concerns who sits there.
             let _ = write(console, text.as_bytes());
         }
     }
@@ -145,4 +146,74 @@ fn printable(text: &str) -> String {
         return text.to_string();
     }
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use rustix::pipe::pipe;
+
+    use super::*;
+
+    /// A log whose console and kernel log are pipes, and their other ends.
+    fn piped() -> (Log, std::fs::File, std::fs::File) {
+        let (console, console_in) = pipe().unwrap();
+        let (kmsg, kmsg_in) = pipe().unwrap();
+        let log = Log {
+            console: Some(console_in),
+            kmsg: Some(kmsg_in),
+            started: Instant::now(),
+            threshold: Level::Info,
+            lines: VecDeque::new(),
+        };
+        (log, console.into(), kmsg.into())
+    }
+
+    fn rest(mut from: std::fs::File) -> String {
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn details_stay_off_the_console_and_all_reaches_the_kernel_s_log_and_the_record() {
+        let (mut log, console, kmsg) = piped();
+        log.detail("one");
+        log.info("two");
+        log.warn("three");
+        let record = log.record();
+        drop(log);
+        assert_eq!(rest(console), "bellwether: two\r\nbellwether: three\r\n");
+        assert_eq!(rest(kmsg), "<7>bellwether: one\n<7>bellwether: two\n<7>bellwether: three\n");
+        let lines: Vec<&str> = record.lines().filter_map(|line| line.get(7..)).collect();
+        assert_eq!(lines, ["  one", "  two", "! three"]);
+    }
+
+    #[test]
+    fn text_from_outside_neither_moves_the_cursor_nor_forges_a_line() {
+        let (mut log, console, kmsg) = piped();
+        log.info("a\r\n<0>kernel: b\x1b[2J");
+        drop(log);
+        assert_eq!(rest(console), "bellwether: a  <0>kernel: b [2J\r\n");
+        assert_eq!(rest(kmsg), "<7>bellwether: a  <0>kernel: b [2J\n");
+    }
+
+    #[test]
+    fn a_long_boot_loses_the_beginning_of_its_record_and_not_the_end() {
+        let mut log = Log {
+            console: None,
+            kmsg: None,
+            started: Instant::now(),
+            threshold: Level::Info,
+            lines: VecDeque::new(),
+        };
+        for number in 0..=MAX_LINES {
+            log.info(&format!("line {number}."));
+        }
+        let record = log.record();
+        assert_eq!(record.lines().count(), MAX_LINES);
+        assert!(!record.contains("line 0.") && record.contains("line 1."));
+        assert!(record.trim_end().ends_with(&format!("line {MAX_LINES}.")));
+    }
 }

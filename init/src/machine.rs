@@ -199,6 +199,7 @@ impl Machine {
     /// Undoes what was set for the boot alone, before the real init takes over.
     pub fn back_to_normal(&mut self) {
         let (path, value) = SCAN_AFTER;
+        // There is no such file where SCSI is not loaded.
         let _ = sys::file::write_file(path, value, 0);
         set_urgent(false);
     }
@@ -230,6 +231,7 @@ impl Machine {
             for fd in all.chain(self.network.fds()).chain(extra.iter().copied()) {
                 fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             }
+            // An interrupted poll is looked at like any other: every descriptor is tried.
             let _ = poll(&mut fds, timeout.as_ref());
         }
         // The small /init starts nothing that leaves orphans, and keeps no time.
@@ -254,6 +256,7 @@ impl Machine {
         let drivers = &mut self.drivers;
         let blocks = &mut self.blocks;
         let protected = &self.orders.plan.root.protect;
+        let log = &mut self.log;
         let (mut seen, mut block_changes) = (false, 0);
         let lost = uevents.receive(&mut |event| {
             seen = true;
@@ -265,7 +268,7 @@ impl Machine {
                 if event.action == "remove" {
                     blocks.retain(|name| name != event.devname);
                 } else if add(blocks, event.devname) {
-                    device::protect(protected, event.devname);
+                    device::protect(log, protected, event.devname);
                 }
             }
         });
@@ -278,7 +281,9 @@ impl Machine {
                 "the kernel announced more devices than could be heard; walking the buses again",
             );
             let drivers = &mut self.drivers;
-            let _ = sysfs::each_modalias(&mut |modalias| drivers.device(modalias));
+            if let Err(errno) = sysfs::each_modalias(&mut |modalias| drivers.device(modalias)) {
+                self.log.warn(&format!("cannot walk /sys/bus: {}", Shown(errno)));
+            }
             self.find_blocks();
         }
         self.say_driver_events();
@@ -289,7 +294,7 @@ impl Machine {
             // A slash in a device's name is a ! in sysfs.
             let name = name.replace('!', "/");
             if add(&mut self.blocks, &name) {
-                device::protect(&self.orders.plan.root.protect, &name);
+                device::protect(&mut self.log, &self.orders.plan.root.protect, &name);
                 self.block_changes += 1;
             }
         }
@@ -320,6 +325,7 @@ fn is_ours(name: &str) -> bool {
 /// Puts this process before the kernel's own probing, so that the rest of a bus
 /// is searched while the root that was found on it starts; or back.
 pub fn set_urgent(urgent: bool) {
+    // It is only faster.
     let _ = rustix::process::setpriority_process(None, if urgent { -20 } else { 0 });
 }
 
@@ -346,4 +352,82 @@ fn read_index(log: &mut Log) -> Index<'static> {
             .warn(&format!("{INDEX}: {errno}; only built-in drivers serve", errno = Shown(errno))),
     }
     Index::empty()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use rustix::pipe::pipe;
+
+    use super::*;
+
+    /// A machine for a line, on the kernel that runs the test; no driver is loaded.
+    pub fn machine(line: &'static str) -> Machine {
+        let plan = cmdline::parse(line, &cmdline::Context::default());
+        let orders = Orders { plan: Box::leak(Box::new(plan)), line, env: Vec::new() };
+        Machine::new(Log::open(), orders, Class::BUS)
+    }
+
+    #[test]
+    fn a_wait_ends_with_what_it_waits_for() {
+        let mut machine = machine("");
+        let (ready, write) = pipe().unwrap();
+        let far = Instant::now().after(Duration::from_secs(3600));
+        rustix::io::write(&write, b"x").unwrap();
+        machine.wait(&[ready.as_fd()], Some(far));
+        assert!(!far.is_past());
+        assert_eq!(rustix::io::ioctl_fionread(&ready), Ok(1), "the byte is the step's to read");
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_deadline() {
+        let mut machine = machine("");
+        let (silent, _write) = pipe().unwrap();
+        let soon = Instant::now().after(Duration::from_millis(5));
+        while !soon.is_past() {
+            machine.wait(&[silent.as_fd()], Some(soon));
+        }
+        machine.wait(&[silent.as_fd()], Some(Instant::ZERO));
+    }
+
+    #[test]
+    fn the_bus_settles_after_a_silence_and_that_ends_a_wait() {
+        let mut machine = machine("");
+        machine.last_event = Instant::now();
+        assert!(!machine.settled());
+        // Without a deadline: only the silence ends this.
+        while !machine.settled() {
+            machine.wait(&[], None);
+        }
+        assert!(machine.quiet_at().is_past());
+    }
+
+    #[test]
+    #[should_panic = "out of time"]
+    fn a_try_that_takes_too_long_is_ended() {
+        let mut machine = machine("boot=live");
+        machine.limit = Some((Seconds(0), |_| panic!("out of time")));
+        machine.wait(&[], Some(Instant::ZERO));
+        machine.start_clock();
+        machine.wait(&[], Some(Instant::ZERO));
+    }
+
+    #[test]
+    fn a_boot_that_is_over_has_no_hurry() {
+        let mut machine = machine("boot=live");
+        machine.limit = Some((Seconds(0), |_| panic!("out of time")));
+        machine.start_clock();
+        machine.stop_clock();
+        machine.wait(&[], Some(Instant::ZERO));
+    }
+
+    #[test]
+    fn block_devices_are_listed_once_and_sorted_and_those_of_the_boot_are_no_news() {
+        let mut names = Vec::new();
+        let news: Vec<bool> =
+            ["sdb", "sda", "sdb", "sda1"].iter().map(|name| add(&mut names, name)).collect();
+        assert_eq!(news, [true, true, false, true]);
+        assert_eq!(names, ["sda", "sda1", "sdb"]);
+        let ours = ["loop3", "dm-0", "nbd1", "zram0"].iter().all(|name| is_ours(name));
+        assert!(ours && !["sda", "nvme0n1", "mmcblk0", "vda"].iter().any(|name| is_ours(name)));
+    }
 }

@@ -202,13 +202,13 @@ fn managed(up: &NetworkUp) -> Vec<Change> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use netboot::config::{Config, Protocol};
     use sys::clock::Instant;
 
     /// `eth0` with an address that the line gives.
-    fn up() -> NetworkUp {
+    pub(crate) fn up() -> NetworkUp {
         NetworkUp {
             device: "eth0".to_string(),
             index: 2,

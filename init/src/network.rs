@@ -150,3 +150,61 @@ fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, Fault> {
         .resolve(host, &String::from_utf8_lossy(&hosts), RESOLVE_LIMIT)
         .map_err(|error| error.to_string().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::machine;
+    use crate::managers::tests::up;
+
+    fn plan(line: &str) -> BootPlan {
+        cmdline::parse(line, &cmdline::Context::default())
+    }
+
+    #[test]
+    fn a_lease_must_have_what_the_line_leaves_out() {
+        let needs = |line| {
+            let needs = needs(&plan(line));
+            (needs.root_path, needs.boot_server)
+        };
+        assert_eq!(needs("root=/dev/nfs nfsroot=10.0.0.1:/srv ip=dhcp"), (false, false));
+        assert_eq!(needs("root=/dev/nfs nfsroot=/srv ip=dhcp"), (false, true));
+        assert_eq!(needs("root=/dev/nfs ip=dhcp"), (true, false));
+        assert_eq!(needs("root=/dev/sda1 ip=dhcp"), (false, false));
+    }
+
+    #[test]
+    fn a_server_is_the_named_one_or_the_boot_server() {
+        let mut machine = machine("");
+        let host = |name: &str| Server::Host(name.to_string());
+        let error = server(&machine, &host("10.0.0.9")).unwrap_err();
+        assert_eq!(error.to_string(), "the network is not up");
+        machine.network = Network::fake(up());
+        assert_eq!(server(&machine, &host("10.0.0.9")), Ok(Ipv4Addr::new(10, 0, 0, 9)));
+        let error = server(&machine, &Server::Boot).unwrap_err();
+        assert_eq!(error.to_string(), "neither the line nor DHCP names a server");
+        let known = Ipv4Addr::new(10, 0, 0, 1);
+        machine.network = Network::fake(NetworkUp { known_boot_server: Some(known), ..up() });
+        assert_eq!(server(&machine, &Server::Boot), Ok(known));
+    }
+
+    #[test]
+    fn an_export_without_a_network_is_refused_by_name() {
+        let line = "root=/dev/nfs nfsroot=10.0.0.1:/srv ip=10.0.0.7:::255.255.255.0";
+        let plan = plan(line);
+        let Some(Source::Nfs(nfs)) = plan.root.sources.first() else { panic!("{plan:?}") };
+        let (what, fault) = mount_nfs(&mut machine(""), nfs, "/nowhere").unwrap_err();
+        assert_eq!(what, "NFS 10.0.0.1:/srv");
+        assert_eq!(fault.to_string(), "the network is not up");
+        assert!(!fault.is_last(), "it may come up");
+    }
+
+    #[test]
+    fn a_network_that_did_not_come_up_says_what_to_do() {
+        let failure = failure(&Network::default());
+        assert_eq!(
+            failure.tried.first().map(|tried| tried.why.as_str()),
+            Some("nothing was tried")
+        );
+    }
+}

@@ -108,7 +108,7 @@ pub fn nvme(machine: &mut Machine, source: &NvmeTcpSource) -> Result<Vec<String>
     }
     let deadline = Instant::now().after(APPEAR);
     loop {
-        let devices = namespaces(&subsystems);
+        let devices = namespaces("", &subsystems);
         if !devices.is_empty() {
             return Ok(devices);
         }
@@ -136,16 +136,17 @@ fn subsystem_of(place: &str) -> String {
     String::from_utf8_lossy(&text).trim().to_string()
 }
 
-/// The devices of subsystems, sorted.
-fn namespaces(subsystems: &[Subsystem]) -> Vec<String> {
+/// The devices of subsystems, sorted. `top` is the directory of `/sys` and `/dev`: empty,
+/// or a test's.
+fn namespaces(top: &str, subsystems: &[Subsystem]) -> Vec<String> {
     let mut devices = Vec::new();
-    for name in coldplug::sysfs::names("/sys/block").unwrap_or_default() {
-        let device = format!("/dev/{name}");
+    for name in coldplug::sysfs::names(&format!("{top}/sys/block")).unwrap_or_default() {
+        let device = format!("{top}/dev/{name}");
         // Paths to a device of several paths have no node.
         if name.starts_with("nvme")
             && rustix::fs::access(device.as_str(), rustix::fs::Access::EXISTS).is_ok()
         {
-            let nqn = subsystem_of(&format!("/sys/block/{name}/device"));
+            let nqn = subsystem_of(&format!("{top}/sys/block/{name}/device"));
             if subsystems.iter().any(|subsystem| subsystem.nqn == nqn) {
                 devices.push(device);
             }
@@ -203,4 +204,68 @@ pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<
         context.mount(target, attributes)
     };
     mount().map_err(|error: MountError| error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Network;
+    use crate::machine::tests::machine;
+    use crate::managers::tests::up;
+    use cmdline::plan::{Server, Source};
+
+    fn source(line: &str) -> Source {
+        let plan = cmdline::parse(line, &cmdline::Context::default());
+        plan.root.sources.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn a_missing_network_may_come_and_a_missing_driver_does_not() {
+        let Source::Nbd(nbd_source) = source("root=nbd:10.0.0.1:10809:live ip=dhcp") else {
+            panic!("no NBD")
+        };
+        let mut machine = machine("");
+        let fault = nbd(&mut machine, &nbd_source).unwrap_err();
+        assert_eq!((fault.to_string().as_str(), fault.is_last()), ("the network is not up", false));
+        machine.network = Network::fake(up());
+        let fault = nbd(&mut machine, &nbd_source).unwrap_err();
+        let why = "the driver nbd is not in this image";
+        assert_eq!((fault.to_string().as_str(), fault.is_last()), (why, true));
+        let share = CifsSource {
+            server: Server::Boot,
+            share: "live".to_string(),
+            options: Vec::new(),
+            read_write: false,
+        };
+        let fault = cifs(&mut machine, &share, "/nowhere").unwrap_err();
+        assert_eq!(fault.to_string(), "the driver cifs is not in this image");
+    }
+
+    #[test]
+    fn namespaces_are_those_of_the_subsystem_that_have_a_node() {
+        let top = tempfile::tempdir().unwrap();
+        let subsystem = |nqn: &str| Subsystem {
+            server: SocketAddrV4::new([10, 0, 0, 1].into(), 4420),
+            nqn: nqn.to_string(),
+        };
+        for (name, nqn, node) in [
+            ("nvme1n2", "nqn.ours", true),
+            ("nvme1n1", "nqn.ours", true),
+            ("nvme1c0n1", "nqn.ours", false),
+            ("nvme2n1", "nqn.other", true),
+            ("sda", "nqn.ours", true),
+        ] {
+            let device = top.path().join("sys/block").join(name).join("device");
+            std::fs::create_dir_all(&device).unwrap();
+            std::fs::write(device.join("subsysnqn"), format!("{nqn}\n")).unwrap();
+            if node {
+                std::fs::create_dir_all(top.path().join("dev")).unwrap();
+                std::fs::write(top.path().join("dev").join(name), "").unwrap();
+            }
+        }
+        let at = top.path().to_str().unwrap();
+        let found = namespaces(at, &[subsystem("nqn.ours")]);
+        assert_eq!(found, ["nvme1n1", "nvme1n2"].map(|name| format!("{at}/dev/{name}")));
+        assert!(namespaces(at, &[subsystem("nqn.none")]).is_empty());
+    }
 }

@@ -117,6 +117,7 @@ fn copy_medium(machine: &mut Machine, found: &mut Found, layout: Layout) -> Resu
     mount_tmpfs(RAM, size)?;
     let mut progress = Progress::new("copying the medium", size);
     if let Err((path, errno)) = copy::tree(&mut machine.log, &medium, RAM, &mut progress) {
+        // The error below is the one to tell.
         let _ = detach(RAM);
         return Err(Failure::new("copy the medium to memory", &path, Shown(errno)));
     }
@@ -165,6 +166,7 @@ fn copy_images(
     for (path, name) in wanted.iter().chain(&companions) {
         let target = format!("{RAM}/{name}");
         if let Err((path, errno)) = copy::file(&mut machine.log, path, &target, &mut progress) {
+            // The error below is the one to tell.
             let _ = detach(RAM);
             return Err(Failure::new("copy the image to memory", &path, Shown(errno)));
         }
@@ -196,10 +198,94 @@ fn copy_images(
 /// Lets go of the medium and of what holds it.
 fn release(machine: &mut Machine, found: &mut Found, layout: Layout, progress: &Progress) {
     if let Some(medium) = found.medium.take() {
+        // The boot goes on from the copy, whatever stays mounted.
         let _ = detach(&medium);
     }
+    // Mostly nothing is there.
     let _ = detach(layout.container);
     found.medium_blob = None;
     machine.held.clear();
     machine.log.info(&format!("copied {}; the medium may be removed", progress.summary()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::Layer;
+    use crate::layout;
+    use crate::machine::tests::machine;
+    use cmdline::plan::{Bytes, Dialect};
+
+    /// A root of two images and a directory; the images claim so many bytes each.
+    fn found(dir: &tempfile::TempDir, size: u64) -> Found {
+        let layer = |name: &str, is_dir| {
+            let path = dir.path().join(name);
+            if is_dir {
+                std::fs::create_dir_all(&path).unwrap();
+            } else {
+                // A hole: no room is taken.
+                std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+            }
+            let path = path.to_str().unwrap().to_string();
+            Layer { name: name.to_string(), path, is_dir }
+        };
+        Found {
+            origin: "a test".to_string(),
+            root: Root::Layers(Vec::from([
+                layer("one.squashfs", false),
+                layer("two.squashfs", false),
+                layer("three.dir", true),
+            ])),
+            medium: Some("/nowhere".to_string()),
+            medium_blob: Some("/dev/xda1".to_string()),
+        }
+    }
+
+    #[test]
+    fn images_are_copied_by_name_and_directories_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = found(&dir, 1);
+        let names = |only| -> Vec<String> {
+            images(&found, only).into_iter().map(|(_, name)| name).collect()
+        };
+        assert_eq!(names(None), ["one.squashfs", "two.squashfs"]);
+        assert_eq!(names(Some("/live/two.squashfs")), ["two.squashfs"]);
+        assert!(names(Some("four.squashfs")).is_empty());
+        let blob = Found { root: Root::Blob("/x/root.img".to_string()), ..found.clone() };
+        let only = [("/x/root.img".to_string(), "root.img".to_string())];
+        assert_eq!(images(&blob, None), only);
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_on_the_medium() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = found(&dir, 1 << 42);
+        let plans = [
+            ToRam::Image(None),
+            ToRam::Image(Some("one.squashfs".to_string())),
+            ToRam::Auto { below: Bytes(1 << 20), spare: Bytes(0) },
+            ToRam::No,
+        ];
+        for plan in plans {
+            let mut machine = machine("");
+            let mut found = large.clone();
+            let places = layout::of(Dialect::LiveBoot);
+            assert_eq!(copy(&mut machine, &plan, &mut found, places), Ok(()));
+            assert_eq!(found, large, "{plan:?}");
+            let said = machine.log.record().contains("is not copied to memory");
+            assert_eq!(said, matches!(plan, ToRam::Image(_)), "a wish that fails is said");
+        }
+    }
+
+    #[test]
+    fn a_tree_has_no_image_to_copy() {
+        let mut found = Found {
+            root: Root::Tree("/mnt".to_string()),
+            ..found(&tempfile::tempdir().unwrap(), 1)
+        };
+        let mut machine = machine("");
+        let places = layout::of(Dialect::LiveBoot);
+        assert_eq!(copy(&mut machine, &ToRam::Image(None), &mut found, places), Ok(()));
+        assert!(machine.log.record().contains("the root is a directory tree, not an image"));
+    }
 }

@@ -137,6 +137,7 @@ pub fn device(
             block::make_dm(&control, &made, &table, true).map_err(|why| fail(image, why))?;
         // The root hash is first looked at when the first block is read.
         if first_block(&device).is_err() {
+            // The error below is the one to tell.
             let _ = control.remove(&made, true);
             return Err(fail(image, "does not match its root hash".into()).remedy(
                 "the image or its hash tree is damaged, changed, or another one than the root hash is of",

@@ -51,6 +51,7 @@ pub fn spawn(name: &CStr, words: &[&CStr], keep: &[OwnedFd]) -> Result<(), Errno
     args.extend(words);
     let child = sys::process::fork(|| {
         for fd in keep {
+            // The program tells a missing descriptor by itself.
             let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty());
         }
         // As its standard input the pipe outlives exec; it closes when the
@@ -119,6 +120,7 @@ impl Voice {
     pub fn say(&mut self, text: &str) {
         if let Some(kmsg) = &self.kmsg {
             // Priority 5: in the journal, and not a second time on the console.
+            // One of the two reaches somebody, or neither can be helped.
             let _ = write(kmsg, format!("<5>bellwether: {text}\n").as_bytes());
         }
         if let Some(console) = &self.console {
