@@ -9,6 +9,7 @@ mod sizes;
 mod status;
 mod structure;
 mod test;
+mod words;
 
 use std::process::ExitCode;
 
