@@ -2,7 +2,7 @@
 //! from these definitions.
 
 use crate::failure::Failure;
-use ::share::session::DhcpMode;
+use ::share::options::DhcpMode;
 use argh::{ArgsInfo, FromArgs};
 use cpio_builder::compress::Codec;
 use cpio_builder::fsimage::Format;

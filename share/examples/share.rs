@@ -1,7 +1,8 @@
 //! `bellwether share` without the rest of the command: `share INIT MEDIUM [MODE]`.
 
 use share::event::Watch;
-use share::session::{DhcpMode, Options, run};
+use share::options::{DhcpMode, Options};
+use share::session::run;
 use std::path::PathBuf;
 use std::sync::Arc;
 

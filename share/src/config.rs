@@ -5,12 +5,15 @@
 //! that start everything, are in the README beside the files. Nothing outside of the
 //! directory is written, nothing is started.
 
+use crate::dhcp::lease::range;
 use crate::error::Error;
+use crate::event::{Event, Watch};
 use crate::files::Files;
 use crate::loaders;
+use crate::media::{self, Media};
+use crate::medium::Place;
 use crate::net::{self, Interface};
-use crate::session::{self, Options};
-use crate::{dhcp::lease::range, event::Watch};
+use crate::options::Options;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -28,15 +31,25 @@ const CHUNK: u64 = 1 << 20;
 pub fn write(options: &Options, dir: &Path, watch: &Watch) -> Result<Vec<PathBuf>, Error> {
     fs::create_dir_all(dir).map_err(Error::write(dir))?;
     let dir = dir.canonicalize().map_err(Error::write(dir))?;
-    let interface = net::choose(options.interface.as_deref())?;
+    write_for(&net::choose(options.interface.as_deref())?, options, dir, watch)
+}
+
+/// The same for an interface; `dir` is there and absolute.
+fn write_for(
+    interface: &Interface,
+    options: &Options,
+    dir: PathBuf,
+    watch: &Watch,
+) -> Result<Vec<PathBuf>, Error> {
     let own = interface.address;
     let exported = dir.join("nfs");
     let mut files = Files::default();
-    let place = (own, None, exported.to_string_lossy().into_owned());
-    let session::Shared { menu, exports, .. } = session::media(options, &place, &mut files, watch)?;
+    // The portmapper knows the port.
+    let above = Place { server: own, port: None, path: exported.to_string_lossy().into_owned() };
+    let Media { menu, exports, .. } = media::open(options, &above, &mut files, watch)?;
     let found = loaders::add(&mut files, &loaders::Wanted { http: None, tftp: own, proxy: true });
     for text in &found.missing {
-        watch.tell(&crate::event::Event::Warning(text.clone()));
+        watch.tell(&Event::Warning(text.clone()));
     }
     loaders::add_menu(&menu, &mut files)
         .map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
@@ -49,7 +62,7 @@ pub fn write(options: &Options, dir: &Path, watch: &Watch) -> Result<Vec<PathBuf
         let at = exported.join(name);
         fs::create_dir_all(&at).map_err(Error::write(&at))?;
     }
-    let site = Site { interface: &interface, dir: &dir, names: &names, media: &options.media };
+    let site = Site { interface, dir: &dir, names: &names, media: &options.media };
     let texts = [
         ("dnsmasq.conf", site.dnsmasq(&menu.title)),
         ("dhcpd.conf", site.dhcpd(options.range)?),
@@ -193,5 +206,90 @@ impl Site<'_> {
              in.tftpd --foreground --secure '{dir}/tftp'\n"
         );
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface() -> Interface {
+        Interface {
+            name: "lan".into(),
+            address: Ipv4Addr::new(10, 77, 0, 1),
+            prefix: 24,
+            gateway: Some(Ipv4Addr::new(10, 77, 0, 254)),
+        }
+    }
+
+    #[test]
+    fn everything_is_below_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let medium = dir.path().join("live system");
+        fs::create_dir_all(medium.join("live")).unwrap();
+        for (path, text) in [("vmlinuz", "k"), ("initrd.img", "i"), ("filesystem.squashfs", "s")] {
+            fs::write(medium.join("live").join(path), text).unwrap();
+        }
+        let out = dir.path().canonicalize().unwrap().join("out");
+        fs::create_dir(&out).unwrap();
+        let options = Options { media: vec![medium.clone()], ..Options::default() };
+        let watch = Watch::new(|_| ());
+        let written = write_for(&interface(), &options, out.clone(), &watch).unwrap();
+        assert_eq!(written.len(), 7);
+        for path in &written {
+            assert!(path.starts_with(&out) && path.is_file(), "{}", path.display());
+        }
+        assert!(out.join("nfs/live-system").is_dir(), "the place to mount the medium");
+        assert_eq!(fs::read(out.join("tftp/boot/live-system/0/vmlinuz")).unwrap(), b"k");
+        let at = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+        let root = out.display();
+        assert_eq!(
+            at("exports"),
+            format!(
+                "\"{root}/nfs/live-system\" 10.77.0.0/255.255.255.0(ro,no_subtree_check,insecure,\
+                 crossmnt)\n"
+            )
+        );
+        let menu = at("tftp/pxelinux.cfg/default");
+        assert!(menu.contains(&format!("nfsroot=10.77.0.1:{root}/nfs/live-system")), "{menu}");
+        // The portmapper of the user's own server knows the port.
+        assert!(!menu.contains("port="), "{menu}");
+        let mount = format!("mount --bind '{}' '{root}/nfs/live-system'", medium.display());
+        assert!(at("README").contains(&mount), "{}", at("README"));
+        assert!(
+            at("ganesha.conf").contains("Export_Id = 1;") && at("dnsmasq.conf").contains("proxy")
+        );
+    }
+
+    #[test]
+    fn servers_are_told_of_the_network() {
+        let interface = interface();
+        let (dir, media) = (Path::new("/srv/out"), [PathBuf::from("/x/live.iso")]);
+        let site = Site { interface: &interface, dir, names: &["live"], media: &media };
+        assert_eq!(
+            site.dnsmasq("A \"live\", system"),
+            "# Beside the DHCP server that is there: it gives the addresses.\nport=0\nlog-dhcp\n\
+             interface=lan\nbind-interfaces\nexcept-interface=lo\n\
+             dhcp-range=10.77.0.0,proxy,255.255.255.0\n\
+             pxe-service=x86PC,\"A live system\",pxelinux.0\n\
+             pxe-service=X86-64_EFI,\"A live system\",bootx64.efi\n\
+             pxe-service=BC_EFI,\"A live system\",bootx64.efi\n\
+             enable-tftp\ntftp-root=/srv/out/tftp\n"
+        );
+        let given = Some((Ipv4Addr::new(10, 77, 0, 50), Ipv4Addr::new(10, 77, 0, 60)));
+        let dhcpd = site.dhcpd(given).unwrap();
+        for line in [
+            "subnet 10.77.0.0 netmask 255.255.255.0 {",
+            "  range 10.77.0.50 10.77.0.60;",
+            "  option routers 10.77.0.254;",
+            "  next-server 10.77.0.1;",
+        ] {
+            assert!(dhcpd.lines().any(|found| found == line), "{line}: {dhcpd}");
+        }
+        assert!(site.dhcpd(None).unwrap().contains("  range 10.77.0.100 10.77.0.199;"));
+        assert!(site.readme().contains("mount -o loop,ro '/x/live.iso' '/srv/out/nfs/live'"));
+        let tiny = Interface { prefix: 30, ..interface.clone() };
+        let site = Site { interface: &tiny, dir, names: &[], media: &[] };
+        assert!(site.dhcpd(None).unwrap_err().to_string().contains("--range"));
     }
 }

@@ -213,6 +213,11 @@ impl Watch {
         (self.tell)(event);
     }
 
+    /// A step of starting is done.
+    pub fn ready(&self, what: &'static str, text: String) {
+        self.tell(&Event::Ready { what, text });
+    }
+
     /// What it took to get up and the latest of what happened, as JSON.
     pub fn recent(&self) -> Vec<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);

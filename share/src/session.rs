@@ -1,102 +1,28 @@
 //! Sharing from the beginning to the end: media in, services up, and what a person
 //! has to know in between.
 
-use crate::archive::{self, Cursor, MAX_INITRD};
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
 use crate::disk::access::{Disks, OWN_DISK};
 use crate::disk::store::{Image, Store};
+use crate::ending::Ending;
 use crate::error::Error;
-use crate::event::{Event, Stage, Watch};
-use crate::files::{File, Files};
-use crate::medium::{self, Medium, Place};
+use crate::event::{Event, Watch};
+use crate::files::Files;
+use crate::media::{self, Media};
+use crate::medium::Place;
 use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
+use crate::options::{Behind, DhcpMode, Options};
 use crate::page::Page;
 use crate::{loaders, nbd, privileges, serve};
-use cpio_builder::menu::{Entry, Menu};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read as _};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use cpio_builder::menu::Menu;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What is done about DHCP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DhcpMode {
-    /// Look whether somebody gives addresses, and do the other thing.
-    #[default]
-    Auto,
-    /// Tell machines what to boot and give no addresses.
-    Proxy,
-    /// Give addresses, too.
-    Full,
-    /// Nothing: another server tells machines what to boot.
-    Off,
-}
-
-/// What is asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Images, drives and directories.
-    pub media: Vec<PathBuf>,
-    /// The interface to share on.
-    pub interface: Option<String>,
-    /// What is done about DHCP.
-    pub dhcp: DhcpMode,
-    /// Addresses to give, ends included.
-    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// Kernel to boot instead of the medium's.
-    pub kernel: Option<PathBuf>,
-    /// Initramfs instead of the medium's.
-    pub initrd: Option<PathBuf>,
-    /// Words for every kernel.
-    pub append: String,
-    /// Our `/init`; without one, the media's own has to do it.
-    pub init: Option<Vec<u8>>,
-    /// Firmware that is iPXE itself is given a boot loader, too.
-    pub no_ipxe: bool,
-    /// Where leases are kept.
-    pub state: PathBuf,
-    /// Every client has a disk of its own here, below `state`, where what it changes is
-    /// kept.
-    pub keep_settings: bool,
-    /// Where clients find us when there is another machine in between.
-    pub behind: Option<Behind>,
-    /// What boots instead of media.
-    pub room: Option<Room>,
-}
-
-/// A menu of what is in a directory, for machines that boot something else than media.
-/// What is in it is served as it is when it is asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Room {
-    /// The directory.
-    pub directory: PathBuf,
-    /// What boots; paths are those of HTTP and TFTP.
-    pub menu: Menu,
-    /// What machines with an address of ours are told: the way out of the network; this
-    /// computer's when there is none.
-    pub router: Option<Ipv4Addr>,
-    /// And who knows names; this computer's when there are none.
-    pub dns: Vec<Ipv4Addr>,
-}
-
-/// Sharing behind a network that gives addresses and names the first file itself, as
-/// an emulator's own network does: NFS and HTTP on any free ports, nothing else, and no
-/// need to be root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Behind {
-    /// The address that is listened on.
-    pub listen: Ipv4Addr,
-    /// The address under which clients know it.
-    pub known_as: Ipv4Addr,
-}
+use std::thread::{self, JoinHandle};
 
 /// Media being served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,12 +46,6 @@ pub struct Session {
 
 /// Where the menu for iPXE is.
 const SCRIPT: &str = "/boot.ipxe";
-
-/// Where a medium is served, and what it boots.
-struct Prepared {
-    medium: Medium,
-    menu: Menu,
-}
 
 /// Shares until the process is told to end (SIGINT or SIGTERM); `began` hears when
 /// everything is up.
@@ -152,65 +72,6 @@ pub fn stopped(watch: &Watch) {
     watch.tell(&Event::Stopped { clients: clients.len(), bytes });
 }
 
-/// The end that the system or somebody at the terminal asks for: SIGINT, SIGTERM or
-/// SIGHUP.
-#[derive(Debug)]
-pub struct Ending(SignalFd);
-
-impl Ending {
-    /// Expects it from now on. To be called before [`start`]: its threads inherit that
-    /// these signals do not kill.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn expect() -> Result<Self, Error> {
-        let mut signals = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            signals.add(signal);
-        }
-        let doing = |e: nix::errno::Errno| Error::system("wait for signals")(e.into());
-        signals.thread_block().map_err(doing)?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        SignalFd::with_flags(&signals, flags).map(Self).map_err(doing)
-    }
-
-    /// Whether it came.
-    pub fn came(&self) -> bool {
-        !matches!(self.0.read_signal(), Ok(None))
-    }
-
-    /// Waits for it.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn wait(&self) -> Result<(), Error> {
-        let mut this = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut this, PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {}
-        Ok(())
-    }
-}
-
-/// The sockets of everything but NFS and HTTP.
-struct Site {
-    interface: Interface,
-    tftp: UdpSocket,
-    dhcp: Option<[UdpSocket; 2]>,
-}
-
-impl Site {
-    fn bind(interface: Interface, mode: DhcpMode) -> Result<Self, Error> {
-        let tftp = net::udp(SocketAddrV4::new(interface.address, 69), "TFTP")?;
-        let dhcp = match mode {
-            DhcpMode::Off => None,
-            _ => Some([
-                net::broadcast_socket(&interface.name, 67, "DHCP")?,
-                net::broadcast_socket(&interface.name, PXE_PORT, "PXE")?,
-            ]),
-        };
-        Ok(Self { interface, tftp, dhcp })
-    }
-}
-
 /// Begins to share, in threads that live as long as the process. A process of root's is
 /// an ordinary user's afterwards, and may have another working directory; not so with
 /// [`Options::behind`].
@@ -219,394 +80,260 @@ impl Site {
 /// [`Error`], before anything is served.
 pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
     // Ports first: what cannot be served need not be prepared.
-    let (site, listen, own) = match options.behind {
-        Some(Behind { listen, known_as }) => (None, listen, known_as),
-        None => {
-            let interface = net::choose(options.interface.as_deref())?;
-            let own = interface.address;
-            (Some(Site::bind(interface, options.dhcp)?), own, own)
+    Plan::of(options)?.bind()?.prepare(watch)?.serve(watch)
+}
+
+/// Where to share.
+struct Plan<'o> {
+    options: &'o Options,
+    /// The network's interface; none behind another network.
+    interface: Option<Interface>,
+    /// The address that is listened on.
+    listen: Ipv4Addr,
+    /// The address that clients know.
+    own: Ipv4Addr,
+}
+
+impl<'o> Plan<'o> {
+    fn of(options: &'o Options) -> Result<Self, Error> {
+        if let Some(Behind { listen, known_as }) = options.behind {
+            return Ok(Self { options, interface: None, listen, own: known_as });
         }
-    };
-    let nfs_listener = net::tcp(SocketAddrV4::new(listen, 2049), "NFS", true)?;
-    let http_listener = net::tcp(SocketAddrV4::new(listen, 8080), "HTTP", true)?;
-    let nbd_listener = net::tcp(SocketAddrV4::new(listen, nbd::PORT), "NBD", true)?;
-    let port = |listener: &std::net::TcpListener| {
-        listener.local_addr().map(|at| at.port()).map_err(Error::system("read a socket's address"))
-    };
-    let (nfs_port, http_port) = (port(&nfs_listener)?, port(&http_listener)?);
-    let nbd_at = SocketAddrV4::new(own, port(&nbd_listener)?);
-    let http_at = SocketAddrV4::new(own, http_port);
-
-    // It waits for seconds, and preparing takes seconds: both at once.
-    let search = {
-        let interface = site.as_ref().map(|site| site.interface.clone());
-        let interface = interface.filter(|_| options.dhcp == DhcpMode::Auto);
-        std::thread::spawn(move || interface.map_or(Ok(None), |i| net::find_dhcp(&i)))
-    };
-
-    let mut files = Files::default();
-    let place = (own, Some(nfs_port), String::new());
-    let Shared { mut menu, exports, images } = media(options, &place, &mut files, watch)?;
-    if let Some(room) = &options.room {
-        files.add_directory(&room.directory)?;
-        menu = room.menu.clone();
+        let interface = net::choose(options.interface.as_deref())?;
+        let own = interface.address;
+        Ok(Self { options, interface: Some(interface), listen: own, own })
     }
-    let mut store = match options.keep_settings {
-        true => Some(Store::below(&options.state)?),
-        false => None,
-    };
-    if store.is_some() {
-        for entry in &mut menu.entries {
-            entry.append.push_str(&format!(" bw.persist=nbd:{nbd_at}/{OWN_DISK}{{mac}}"));
+
+    fn bind(self) -> Result<Bound<'o>, Error> {
+        let (mut tftp, mut dhcp) = (None, None);
+        if let Some(Interface { name, address, .. }) = &self.interface {
+            tftp = Some(net::udp(SocketAddrV4::new(*address, 69), "TFTP")?);
+            if self.options.dhcp != DhcpMode::Off {
+                let dhcp_port = net::broadcast_socket(name, 67, "DHCP")?;
+                dhcp = Some([dhcp_port, net::broadcast_socket(name, PXE_PORT, "PXE")?]);
+            }
         }
-    }
-    let add_menu = loaders::add_menu(&menu, &mut files);
-    add_menu.map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
-
-    let first = match site {
-        Some(_) => None,
-        None => loaders::add_lpxelinux(&mut files),
-    };
-    let first = format!("http://{http_at}{}", first.unwrap_or(SCRIPT));
-    let mut place = "this machine".to_owned();
-    let (mut tftp, mut dhcp) = (None, None);
-    let other = search.join().unwrap_or(Ok(None))?;
-    if let Some(site) = site {
-        let proxy = match options.dhcp {
-            DhcpMode::Auto => other.is_some(),
-            mode => mode == DhcpMode::Proxy,
+        let tcp = |port, service| net::tcp(SocketAddrV4::new(self.listen, port), service, true);
+        let (nfs, http, nbd) = (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(nbd::PORT, "NBD")?);
+        let at = |listener: &TcpListener| {
+            let at = listener.local_addr().map_err(Error::system("read a socket's address"));
+            at.map(|at| SocketAddrV4::new(self.own, at.port()))
         };
-        let found =
-            loaders::add(&mut files, &loaders::Wanted { http: Some(http_at), tftp: own, proxy });
+        let at = At { nfs: at(&nfs)?, http: at(&http)?, nbd: at(&nbd)? };
+        Ok(Bound { plan: self, sockets: Sockets { tftp, dhcp, nfs, http, nbd }, at })
+    }
+}
+
+/// Bound sockets; DHCP and TFTP only on a network of our own.
+struct Sockets {
+    tftp: Option<UdpSocket>,
+    dhcp: Option<[UdpSocket; 2]>,
+    nfs: TcpListener,
+    http: TcpListener,
+    nbd: TcpListener,
+}
+
+/// Where clients reach the services.
+struct At {
+    nfs: SocketAddrV4,
+    http: SocketAddrV4,
+    nbd: SocketAddrV4,
+}
+
+/// All ports are ours.
+struct Bound<'o> {
+    plan: Plan<'o>,
+    sockets: Sockets,
+    at: At,
+}
+
+impl<'o> Bound<'o> {
+    fn prepare(self, watch: &Watch) -> Result<Prepared<'o>, Error> {
+        let options = self.plan.options;
+        // It waits for seconds, and preparing takes seconds: both at once.
+        let search = self.search();
+        let mut files = Files::default();
+        let (server, port) = (self.plan.own, Some(self.at.nfs.port()));
+        let above = Place { server, port, path: String::new() };
+        let Media { mut menu, exports, images } = media::open(options, &above, &mut files, watch)?;
+        if let Some(room) = &options.room {
+            files.add_directory(&room.directory)?;
+            menu = room.menu.clone();
+        }
+        let store = match options.keep_settings {
+            true => Some(Store::below(&options.state)?),
+            false => None,
+        };
+        if store.is_some() {
+            let word = format!(" bw.persist=nbd:{}/{OWN_DISK}{{mac}}", self.at.nbd);
+            menu.entries.iter_mut().for_each(|entry| entry.append.push_str(&word));
+        }
+        let added = loaders::add_menu(&menu, &mut files);
+        added
+            .map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
+        let first = match self.plan.interface {
+            Some(_) => None,
+            None => loaders::add_lpxelinux(&mut files),
+        };
+        let first = format!("http://{}{}", self.at.http, first.unwrap_or(SCRIPT));
+        let other = search.join().unwrap_or(Ok(None))?;
+        let dhcp = self.dhcp(other, &mut files, watch)?;
+        Ok(Prepared { bound: self, files, menu, exports, images, store, dhcp, first })
+    }
+
+    /// Searches for another DHCP server, if that decides something.
+    fn search(&self) -> JoinHandle<Result<Option<Ipv4Addr>, Error>> {
+        let interface = self.plan.interface.clone();
+        let interface = interface.filter(|_| self.plan.options.dhcp == DhcpMode::Auto);
+        thread::spawn(move || interface.map_or(Ok(None), |i| net::find_dhcp(&i)))
+    }
+
+    /// The server that tells machines what to boot, and the boot loaders. None behind
+    /// another network, and with `--dhcp off`.
+    fn dhcp(
+        &self,
+        other: Option<Ipv4Addr>,
+        files: &mut Files,
+        watch: &Watch,
+    ) -> Result<Option<Dhcp>, Error> {
+        let Plan { options, interface, own, .. } = &self.plan;
+        let (Some(interface), own) = (interface, *own) else { return Ok(None) };
+        let mode = settle(options.dhcp, other);
+        let proxy = mode == DhcpMode::Proxy;
+        let wanted = loaders::Wanted { http: Some(self.at.http), tftp: own, proxy };
+        let found = loaders::add(files, &wanted);
         for text in &found.missing {
             watch.tell(&Event::Warning(text.clone()));
         }
         let loaders = Loaders {
             files: found.loaders,
             script: (!options.no_ipxe).then(|| SCRIPT.to_owned()),
-            http: http_at,
+            http: self.at.http,
             tftp: own,
         };
-        if let Some(sockets) = site.dhcp {
-            let keep = options.state.join(format!("leases-{}", site.interface.name));
-            let full = addresses(options, &site.interface, other, &keep, watch)?;
-            let keep = full.is_some().then_some(keep);
-            dhcp = Some((Dhcp { own, loaders, full }, sockets, keep));
-        } else {
-            ready(watch, "network", format!("DHCP is yours: next-server {own}, file pxelinux.0"));
-        }
-        place = site.interface.name;
-        tftp = Some(site.tftp);
+        let full = match (mode, other) {
+            (DhcpMode::Off, _) => {
+                let text = format!("DHCP is yours: next-server {own}, file pxelinux.0");
+                watch.ready("network", text);
+                return Ok(None);
+            }
+            (DhcpMode::Full, _) => {
+                let keep = leases_file(options, interface);
+                Some(addresses(options, interface, &keep, watch)?)
+            }
+            (_, Some(other)) => {
+                let on = &interface.name;
+                let text = format!("{other} gives addresses on {on}: beside it (proxy DHCP)");
+                watch.ready("network", text);
+                None
+            }
+            (_, None) => None,
+        };
+        Ok(Some(Dhcp { own, loaders, full }))
     }
-    let keeps = store.is_some() || dhcp.as_ref().is_some_and(|(.., keep)| keep.is_some());
-    let directories = options.media.iter().any(|path| path.is_dir());
-    // Behind another network no port needs root, and the process may have more to do.
-    let inside = options.behind.is_none()
-        && privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
-    if inside {
-        // From where the process is now.
-        store = store.and_then(|store| Some(Store { dir: store.dir.file_name()?.into() }));
-    }
+}
 
-    let files = Arc::new(files);
-    if let Some((server, sockets, keep)) = dhcp {
-        let keep = keep.and_then(|keep| Some(if inside { keep.file_name()?.into() } else { keep }));
-        serve::dhcp::start(server, sockets, watch, keep)?;
+/// What is done about DHCP, once the search for another server is over.
+fn settle(asked: DhcpMode, other: Option<Ipv4Addr>) -> DhcpMode {
+    match (asked, other) {
+        (DhcpMode::Auto, Some(_)) => DhcpMode::Proxy,
+        (DhcpMode::Auto, None) => DhcpMode::Full,
+        (asked, _) => asked,
     }
-    let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
-    let mut services = match mounts.as_slice() {
+}
+
+fn leases_file(options: &Options, interface: &Interface) -> PathBuf {
+    options.state.join(format!("leases-{}", interface.name))
+}
+
+/// Everything that is served is in memory or open.
+struct Prepared<'o> {
+    bound: Bound<'o>,
+    files: Files,
+    menu: Menu,
+    exports: Vec<Export>,
+    images: Vec<Image>,
+    store: Option<Store>,
+    dhcp: Option<Dhcp>,
+    first: String,
+}
+
+impl Prepared<'_> {
+    fn serve(self, watch: &Arc<Watch>) -> Result<Session, Error> {
+        let Self { bound, files, menu, exports, images, mut store, dhcp, first } = self;
+        let Bound { plan: Plan { options, interface, own, .. }, sockets, at } = bound;
+        let full = dhcp.as_ref().is_some_and(|dhcp| dhcp.full.is_some());
+        let mut leases =
+            interface.as_ref().filter(|_| full).map(|interface| leases_file(options, interface));
+        let keeps = store.is_some() || leases.is_some();
+        let directories = options.media.iter().any(|path| path.is_dir());
+        // Behind another network no port needs root, and the process may have more to do.
+        let inside = options.behind.is_none()
+            && privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
+        if inside {
+            // From where the process is now.
+            store = store.and_then(|store| Some(Store { dir: store.dir.file_name()?.into() }));
+            leases = leases.and_then(|leases| Some(leases.file_name()?.into()));
+        }
+
+        if let (Some(server), Some(sockets)) = (dhcp, sockets.dhcp) {
+            serve::dhcp::start(server, sockets, watch, leases)?;
+        }
+        let files = Arc::new(files);
+        let tftp = sockets.tftp.is_some();
+        if let Some(socket) = sockets.tftp {
+            serve::tftp::start(files.clone(), socket, watch.clone())?;
+        }
+        let page = Page::new(watch.clone(), store.clone())
+            .map_err(Error::system("make a key for the page"))?;
+        let page = Arc::new(page);
+        serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()))?;
+        let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
+        let nfs = Arc::new(Nfs { exports, port: at.nfs.port() });
+        serve::nfs::start(nfs, sockets.nfs, watch.clone())?;
+        let disks = Disks::new(images, store);
+        let nbd = options.keep_settings || !disks.images.is_empty();
+        serve::nbd::start(Arc::new(disks), sockets.nbd, watch.clone())?;
+
+        let place = interface.map_or_else(|| "this machine".to_owned(), |i| i.name);
+        let services = services(&mounts, &at, tftp, nbd);
+        watch.ready("services", format!("serving {services} on {place}"));
+        for entry in menu.entries.iter().filter(|entry| !entry.kernel.is_empty()) {
+            let text = format!("clients boot \"{}\": {}", entry.title, entry.append);
+            watch.ready("entry", text);
+        }
+        let text = "ready: switch clients on and let them boot from the network";
+        watch.ready("waiting", text.into());
+        let page = format!("http://{}/#{}", at.http, page.token);
+        let At { nfs, http, nbd } = at;
+        Ok(Session { http, nfs, nbd, mounts, menu, page, first })
+    }
+}
+
+/// What is served, and where.
+fn services(mounts: &[String], at: &At, tftp: bool, nbd: bool) -> String {
+    let mut services = match mounts {
         [] => String::new(),
         mounts => format!("{} by NFS, ", mounts.join(", ")),
     };
-    services.push_str(&format!("http://{http_at}/"));
-    if let Some(socket) = tftp {
-        serve::tftp::start(files.clone(), socket, watch.clone())?;
-        services.push_str(&format!(", tftp://{own}/"));
+    services.push_str(&format!("http://{}/", at.http));
+    if tftp {
+        services.push_str(&format!(", tftp://{}/", at.http.ip()));
     }
-    let page = Page::new(watch.clone(), store.clone())
-        .map_err(Error::system("make a key for the page"))?;
-    let page = Arc::new(page);
-    serve::http::start(files, http_listener, watch.clone(), Some(page.clone()))?;
-    serve::nfs::start(Arc::new(Nfs { exports, port: nfs_port }), nfs_listener, watch.clone())?;
-    let disks = Disks::new(images, store);
-    if options.keep_settings || !disks.images.is_empty() {
-        services.push_str(&format!(", nbd://{nbd_at}/"));
+    if nbd {
+        services.push_str(&format!(", nbd://{}/", at.nbd));
     }
-    serve::nbd::start(Arc::new(disks), nbd_listener, watch.clone())?;
-    ready(watch, "services", format!("serving {services} on {place}"));
-    for entry in menu.entries.iter().filter(|entry| !entry.kernel.is_empty()) {
-        ready(watch, "entry", format!("clients boot \"{}\": {}", entry.title, entry.append));
-    }
-    ready(watch, "waiting", "ready: switch clients on and let them boot from the network".into());
-    let nfs = SocketAddrV4::new(own, nfs_port);
-    let page = format!("http://{http_at}/#{}", page.token);
-    Ok(Session { http: http_at, nfs, nbd: nbd_at, mounts, menu, page, first })
+    services
 }
 
-/// What is made of the media.
-#[derive(Debug)]
-pub struct Shared {
-    /// What boots.
-    pub menu: Menu,
-    /// What is mounted.
-    pub exports: Vec<Export>,
-    /// What can be had as a disk.
-    pub images: Vec<Image>,
-}
-
-/// Opens every medium: what boots, and what is mounted. `server` is the address and the
-/// port of NFS, unless a portmapper knows it, and what is before the media's paths.
-///
-/// # Errors
-/// A medium cannot be read, or has nothing that boots over a network.
-pub fn media(
-    options: &Options,
-    server: &(Ipv4Addr, Option<u16>, String),
-    files: &mut Files,
-    watch: &Watch,
-) -> Result<Shared, Error> {
-    let mut images = Vec::new();
-    let mut exports: Vec<Export> = Vec::new();
-    let mut entries = Vec::new();
-    let several = options.media.len() > 1;
-    let mut title = String::new();
-    for path in &options.media {
-        let mut medium = Medium::open(path)?;
-        while exports.iter().any(|e| e.path == format!("/{}", medium.name)) {
-            medium.name.push_str("-2");
-        }
-        let mut prepared = prepare(medium, options, server, files, watch)?;
-        let medium = &prepared.medium;
-        let export = Export { path: format!("/{}", medium.name), tree: medium.tree.clone() };
-        files.add_tree(export.clone());
-        if let Some((image, length)) = &medium.image {
-            let file = File::image(image.clone(), *length, medium.tree.identity);
-            files.add(&format!("/{}.iso", medium.name), file);
-            images.push(Image {
-                name: medium.name.clone(),
-                image: image.clone(),
-                size: *length,
-                identity: medium.tree.identity,
-            });
-        }
-        if several {
-            for entry in &mut prepared.menu.entries {
-                entry.title = format!("{}: {}", medium.title, entry.title);
-            }
-        }
-        title.clone_from(&medium.title);
-        entries.append(&mut prepared.menu.entries);
-        exports.push(export);
-    }
-    for (n, entry) in entries.iter_mut().enumerate() {
-        // Labels of several media may be the same, and one may have a space.
-        entry.id = format!("e{n}");
-    }
-    let menu = Menu {
-        title: if several { "Bellwether".into() } else { title },
-        // One medium starts by itself, with a moment to reach for a key.
-        timeout: if several { None } else { Some(3) },
-        default: 0,
-        entries,
-        per_machine: false,
-    };
-    Ok(Shared { menu, exports, images })
-}
-
-fn ready(watch: &Watch, what: &'static str, text: String) {
-    watch.tell(&Event::Ready { what, text });
-}
-
-/// Makes a medium's entries ones that boot over the network, and puts what they load
-/// into the files that are served.
-fn prepare(
-    medium: Medium,
-    options: &Options,
-    (server, port, above): &(Ipv4Addr, Option<u16>, String),
-    files: &mut Files,
-    watch: &Watch,
-) -> Result<Prepared, Error> {
-    for text in &medium.warnings {
-        watch.tell(&Event::Warning(text.clone()));
-    }
-    let (base, name) = (format!("/boot/{}", medium.name), &medium.name);
-    let mut menu = medium.menu.clone();
-    if let (Some(kernel), Some(initrd)) = (&options.kernel, &options.initrd) {
-        let read =
-            |path: &PathBuf| std::fs::read(path).map(File::memory).map_err(Error::read(path));
-        files.add(&format!("{base}/vmlinuz"), read(kernel)?.at(Stage::Kernel));
-        files.add(&format!("{base}/initrd"), read(initrd)?.at(Stage::Initrd));
-        let append = menu.entries.get(menu.default).map(|e| e.append.clone()).unwrap_or_default();
-        let entry = Entry {
-            id: "live".into(),
-            title: medium.title.clone(),
-            kernel: String::new(),
-            initrd: vec![String::new()],
-            append,
-        };
-        menu = Menu { entries: vec![entry], ..Menu::default() };
-    }
-    if menu.entries.is_empty() {
-        return Err(Error::Medium {
-            why: format!(
-                "{name} has no boot menu that starts a Linux kernel and no kernel in a usual \
-                 place; give one with --kernel and --initrd"
-            ),
-        });
-    }
-    let place = Place { server: *server, port: *port, path: format!("{above}/{name}") };
-    let squashfs = medium.squashfs();
-    // Entries with the same initramfs share its archive.
-    let mut archives: BTreeMap<Vec<String>, Option<String>> = BTreeMap::new();
-    let mut kept = Vec::new();
-    for (n, mut entry) in menu.entries.into_iter().enumerate() {
-        entry.append = medium::line(medium.layout, &entry.append, &place, &options.append);
-        let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
-        if !plan.can_work() {
-            watch.tell(&Event::Warning(format!(
-                "entry \"{}\" would fail and is left out: {}",
-                entry.title,
-                plan.warnings_text().replace('\n', "; ")
-            )));
-            continue;
-        }
-        let given = entry.kernel.is_empty();
-        let sources = entry.initrd.clone();
-        if given {
-            entry.kernel = format!("{base}/vmlinuz");
-            entry.initrd = vec![format!("{base}/initrd")];
-        } else {
-            let mut publish = |path: &str, to: String, stage| -> Option<String> {
-                files.add(&to, File::in_tree(&medium.tree, path)?.at(stage));
-                Some(to)
-            };
-            let kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel);
-            let initrd: Option<Vec<String>> = (0..)
-                .zip(&sources)
-                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
-                .collect();
-            let (Some(kernel), Some(initrd)) = (kernel, initrd) else { continue };
-            (entry.kernel, entry.initrd) = (kernel, initrd);
-        }
-        if let Some(init) = &options.init {
-            let archive = match archives.get(&sources) {
-                Some(known) => known.clone(),
-                None => {
-                    let to = format!("{base}/bellwether{}.img", archives.len());
-                    let mut initrd = open_initrd(&medium, options, given, &sources)?;
-                    let made = archive::make(&medium.tree, &mut initrd, &squashfs, init)?;
-                    tell_archive(watch, &made);
-                    files.add(&to, File::memory(made.bytes));
-                    archives.insert(sources, Some(to.clone()));
-                    Some(to)
-                }
-            };
-            entry.initrd.extend(archive);
-        }
-        kept.push(entry);
-    }
-    if kept.is_empty() {
-        return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
-    }
-    let default = menu.default.min(kept.len().saturating_sub(1));
-    // The default first: it is the one that starts.
-    let first = kept.remove(default);
-    kept.insert(0, first);
-    ready(
-        watch,
-        "medium",
-        format!(
-            "{name}: \"{}\", {}, {} files, {} boot {}",
-            medium.title,
-            medium.layout,
-            medium.tree.len(),
-            kept.len(),
-            if kept.len() == 1 { "entry" } else { "entries" }
-        ),
-    );
-    Ok(Prepared { menu: Menu { entries: kept, ..Menu::default() }, medium })
-}
-
-/// An entry's initramfs files behind each other.
-fn open_initrd(
-    medium: &Medium,
-    options: &Options,
-    given: bool,
-    sources: &[String],
-) -> Result<Box<dyn BufRead + Send>, Error> {
-    if let (true, Some(path)) = (given, &options.initrd) {
-        let file = std::fs::File::open(path).map_err(Error::read(path))?;
-        return Ok(Box::new(BufReader::new(file)));
-    }
-    let mut all: Box<dyn BufRead + Send> = Box::new(io::empty());
-    for path in sources {
-        let Some((at, size)) = medium.tree.file(path) else { continue };
-        if size > MAX_INITRD {
-            return Err(Error::read(path)(io::ErrorKind::FileTooLarge.into()));
-        }
-        let file = BufReader::with_capacity(128 << 10, Cursor::new(medium.tree.clone(), at));
-        // To four bytes, as boot loaders do it.
-        let padding: &'static [u8] = match size % 4 {
-            0 => &[],
-            1 => &[0; 3],
-            2 => &[0; 2],
-            _ => &[0],
-        };
-        all = Box::new(all.chain(file).chain(padding));
-    }
-    Ok(all)
-}
-
-fn tell_archive(watch: &Watch, made: &archive::Made) {
-    let size = made.bytes.len() / 1000;
-    ready(
-        watch,
-        "archive",
-        format!(
-            "kernel {}: {} modules in its initramfs, {} added from the medium; {size} kB behind it",
-            if made.release.is_empty() { "without modules" } else { &made.release },
-            made.there,
-            made.added
-        ),
-    );
-    if !made.lacking.is_empty() {
-        watch.tell(&Event::Warning(format!(
-            "the kernel lacks {} and has it neither in its initramfs nor on the medium, unless it \
-             is built in: clients may not find their root",
-            made.lacking.join(", ")
-        )));
-    }
-}
-
-/// Whether addresses are given, and which.
+/// The network that the DHCP server describes, and the addresses that it leases.
 fn addresses(
     options: &Options,
     interface: &Interface,
-    other: Option<Ipv4Addr>,
-    keep: &std::path::Path,
+    keep: &Path,
     watch: &Watch,
-) -> Result<Option<(Network, Leases)>, Error> {
+) -> Result<(Network, Leases), Error> {
     let own = interface.address;
-    let mode = match options.dhcp {
-        DhcpMode::Auto => match other {
-            Some(other) => {
-                ready(
-                    watch,
-                    "network",
-                    format!(
-                        "{other} gives addresses on {}: beside it (proxy DHCP)",
-                        interface.name
-                    ),
-                );
-                DhcpMode::Proxy
-            }
-            None => DhcpMode::Full,
-        },
-        mode => mode,
-    };
-    if mode != DhcpMode::Full {
-        return Ok(None);
-    }
     let avoid: Vec<Ipv4Addr> = interface.gateway.into_iter().collect();
     let chosen = options.range.or_else(|| range(own, interface.prefix, &avoid));
     let Some((first, last)) = chosen else {
@@ -624,11 +351,10 @@ fn addresses(
     }
     match std::fs::read_to_string(keep) {
         Ok(text) => leases.remember(&text),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(Error::read(keep)(e)),
     }
-    ready(
-        watch,
+    watch.ready(
         "network",
         format!(
             "nobody gives addresses on {}: giving {first} to {last}{}",
@@ -647,5 +373,161 @@ fn addresses(
         dns: dns.unwrap_or_else(net::name_servers),
         lease: 4 * 3600,
     };
-    Ok(Some((network, leases)))
+    Ok((network, leases))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Room;
+    use cpio_builder::menu::Entry;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::sync::{Mutex, PoisonError};
+
+    /// Behind another network, at addresses that need neither root nor a network.
+    fn behind(listen: Ipv4Addr) -> Options {
+        let behind = Some(Behind { listen, known_as: Ipv4Addr::new(10, 0, 2, 2) });
+        Options { behind, ..Options::default() }
+    }
+
+    fn medium(dir: &Path) -> PathBuf {
+        let medium = dir.join("debian");
+        std::fs::create_dir_all(medium.join("live")).unwrap();
+        for (path, text) in [("vmlinuz", "k"), ("initrd.img", "i"), ("filesystem.squashfs", "s")] {
+            std::fs::write(medium.join("live").join(path), text).unwrap();
+        }
+        medium
+    }
+
+    fn heard() -> (Arc<Watch>, Arc<Mutex<Vec<String>>>) {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let copy = events.clone();
+        let hear = move |event: &Event| {
+            copy.lock().unwrap_or_else(PoisonError::into_inner).push(event.to_string());
+        };
+        (Arc::new(Watch::new(hear)), events)
+    }
+
+    fn get(at: SocketAddrV4, path: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, at.port())).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_medium_is_served_behind_another_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = behind(Ipv4Addr::LOCALHOST);
+        options.media.push(medium(dir.path()));
+        options.keep_settings = true;
+        options.state = dir.path().join("state");
+        options.append = "console=ttyS0".into();
+        let (watch, events) = heard();
+        let session = start(&options, &watch).unwrap();
+        assert_eq!(session.mounts, ["10.0.2.2:/debian"]);
+        let [entry] = session.menu.entries.as_slice() else { panic!("{:?}", session.menu) };
+        for word in [
+            "nfsroot=10.0.2.2:/debian".to_owned(),
+            format!("port={}", session.nfs.port()),
+            "console=ttyS0".into(),
+            format!("bw.persist=nbd:{}/keep-{{mac}}", session.nbd),
+        ] {
+            assert!(entry.append.contains(&word), "{word}: {}", entry.append);
+        }
+        assert!(options.state.join("settings").is_dir());
+        assert!(session.first.starts_with(&format!("http://{}/", session.http)));
+        let script = get(session.http, "/boot.ipxe");
+        assert!(script.contains(" 200 ") && script.contains("/boot/debian/0/vmlinuz"), "{script}");
+        assert!(get(session.http, "/boot/debian/0/vmlinuz").ends_with("\r\n\r\nk"));
+        let (_, token) = session.page.split_once('#').unwrap();
+        assert!(!token.is_empty() && get(session.http, "/state.json").contains("\"keeps\":true"));
+        let events = events.lock().unwrap().join("\n");
+        let services = format!(
+            "serving 10.0.2.2:/debian by NFS, http://{}/, nbd://{}/ on this machine",
+            session.http, session.nbd
+        );
+        assert!(events.contains(&services), "{events}");
+        assert!(events.contains("clients boot \"debian\": "), "{events}");
+        assert!(events.contains("ready: switch clients on and let them boot from the network"));
+    }
+
+    #[test]
+    fn a_room_brings_its_own_menu() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("kernel"), "the kernel").unwrap();
+        let entry = Entry {
+            id: "e0".into(),
+            title: "Clone".into(),
+            kernel: "/kernel".into(),
+            initrd: Vec::new(),
+            append: "bw.clone=udp".into(),
+        };
+        let menu = Menu { title: "Room".into(), entries: vec![entry], ..Menu::default() };
+        let directory = dir.path().to_owned();
+        let room = Some(Room { directory, menu, ..Room::default() });
+        let options = Options { room, ..behind(Ipv4Addr::LOCALHOST) };
+        let (watch, events) = heard();
+        let session = start(&options, &watch).unwrap();
+        assert_eq!(session.menu.entries[0].append, "bw.clone=udp");
+        assert!(session.mounts.is_empty());
+        assert!(get(session.http, "/kernel").ends_with("the kernel"));
+        let events = events.lock().unwrap().join("\n");
+        assert!(events.contains(&format!("serving http://{}/ on", session.http)), "{events}");
+    }
+
+    #[test]
+    fn ports_come_before_media() {
+        // An address for documentation, which no machine has.
+        let mut options = behind(Ipv4Addr::new(192, 0, 2, 1));
+        options.media.push("/nothing/here.iso".into());
+        let error = start(&options, &heard().0).unwrap_err();
+        assert!(matches!(error, Error::Port { service: "NFS", .. }), "{error}");
+        options.behind = behind(Ipv4Addr::LOCALHOST).behind;
+        let error = start(&options, &heard().0).unwrap_err().to_string();
+        assert!(error.contains("/nothing/here.iso"), "{error}");
+    }
+
+    #[test]
+    fn another_dhcp_server_decides_only_when_nothing_was_asked() {
+        use DhcpMode::{Auto, Full, Off, Proxy};
+        let other = Some(Ipv4Addr::new(10, 0, 0, 1));
+        for (asked, other, wanted) in [
+            (Auto, other, Proxy),
+            (Auto, None, Full),
+            (Full, other, Full),
+            (Proxy, None, Proxy),
+            (Off, None, Off),
+            (Off, other, Off),
+        ] {
+            assert_eq!(settle(asked, other), wanted, "{asked:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn the_services_in_one_line() {
+        let at = |port| SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), port);
+        let at = At { nfs: at(2049), http: at(8080), nbd: at(10809) };
+        let mounts = ["10.0.0.1:/a".to_owned(), "10.0.0.1:/b".to_owned()];
+        for (mounts, tftp, nbd, wanted) in [
+            (&[][..], false, false, "http://10.0.0.1:8080/"),
+            (
+                &mounts[..1],
+                true,
+                false,
+                "10.0.0.1:/a by NFS, http://10.0.0.1:8080/, tftp://10.0.0.1/",
+            ),
+            (
+                &mounts[..],
+                true,
+                true,
+                "10.0.0.1:/a, 10.0.0.1:/b by NFS, http://10.0.0.1:8080/, tftp://10.0.0.1/, \
+                 nbd://10.0.0.1:10809/",
+            ),
+        ] {
+            assert_eq!(services(mounts, &at, tftp, nbd), wanted);
+        }
+    }
 }

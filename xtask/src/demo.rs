@@ -13,7 +13,8 @@ use qemu_tests::machine::KERNEL_WORDS;
 use qemu_tests::servers::machine_of_anybody;
 use qemu_tests::{Error, Machine, Result, packages, secs, workspace};
 use share::event::{Event, Watch};
-use share::session::{self, Behind};
+use share::options::{Behind, Options};
+use share::session;
 
 /// Boot a Debian live system over an emulated network: PXE ROM, pxelinux, our init, NFS,
 /// overlay, login prompt. Everything is served by `bellwether share`; nobody has to
@@ -55,13 +56,13 @@ impl Demo {
         let initrd = assets.our_initrd(&kernel, Profile::Virt)?;
         let place = workspace::lab().join("captures/demo");
         std::fs::create_dir_all(&place).map_err(Error::at("make", &place))?;
-        let options = session::Options {
+        let options = Options {
             media: vec![assets.live_tree()?],
             kernel: Some(kernel.image),
             initrd: Some(initrd),
             append: KERNEL_WORDS.to_owned(),
             behind: Some(Behind { listen: Ipv4Addr::LOCALHOST, known_as: HOST }),
-            ..session::Options::default()
+            ..Options::default()
         };
         let watch = Watch::new(|event| {
             // What comes later would be written into the machine's console.

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::output::file_time;
 use crate::{build, share};
 use ::share::net;
-use ::share::session::{DhcpMode, Options, Room};
+use ::share::options::{DhcpMode, Options, Room};
 use cpio_builder::fsimage::{self, Format, Input, Spec};
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::profile::Profile;

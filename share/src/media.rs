@@ -1,0 +1,249 @@
+//! From media to a boot menu, the files that it loads, and what clients mount.
+
+use crate::archive::{self, Cursor, MAX_INITRD};
+use crate::disk::store::Image;
+use crate::error::Error;
+use crate::event::{Event, Stage, Watch};
+use crate::files::{File, Files};
+use crate::medium::{self, Medium, Place};
+use crate::nfs::Export;
+use crate::options::Options;
+use cpio_builder::menu::{Entry, Menu};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::PathBuf;
+
+/// What the media give.
+#[derive(Debug)]
+pub struct Media {
+    /// What boots.
+    pub menu: Menu,
+    /// What clients mount.
+    pub exports: Vec<Export>,
+    /// What clients can open as a disk.
+    pub images: Vec<Image>,
+}
+
+/// A medium, and what it boots.
+struct Prepared {
+    medium: Medium,
+    menu: Menu,
+}
+
+/// Opens every medium and adds what machines load to `files`. `above` is the NFS export
+/// that the media are below.
+///
+/// # Errors
+/// A medium cannot be read, or has nothing that boots over a network.
+pub fn open(
+    options: &Options,
+    above: &Place,
+    files: &mut Files,
+    watch: &Watch,
+) -> Result<Media, Error> {
+    let mut images = Vec::new();
+    let mut exports: Vec<Export> = Vec::new();
+    let mut entries = Vec::new();
+    let several = options.media.len() > 1;
+    let mut title = String::new();
+    for path in &options.media {
+        let mut medium = Medium::open(path)?;
+        while exports.iter().any(|e| e.path == format!("/{}", medium.name)) {
+            medium.name.push_str("-2");
+        }
+        let mut prepared = prepare(medium, options, above, files, watch)?;
+        let medium = &prepared.medium;
+        let export = Export { path: format!("/{}", medium.name), tree: medium.tree.clone() };
+        files.add_tree(export.clone());
+        if let Some((image, length)) = &medium.image {
+            let file = File::image(image.clone(), *length, medium.tree.identity);
+            files.add(&format!("/{}.iso", medium.name), file);
+            images.push(Image {
+                name: medium.name.clone(),
+                image: image.clone(),
+                size: *length,
+                identity: medium.tree.identity,
+            });
+        }
+        if several {
+            for entry in &mut prepared.menu.entries {
+                entry.title = format!("{}: {}", medium.title, entry.title);
+            }
+        }
+        title.clone_from(&medium.title);
+        entries.append(&mut prepared.menu.entries);
+        exports.push(export);
+    }
+    for (n, entry) in entries.iter_mut().enumerate() {
+        // Labels of several media may be the same, and one may have a space.
+        entry.id = format!("e{n}");
+    }
+    let menu = Menu {
+        title: if several { "Bellwether".into() } else { title },
+        // One medium starts by itself, with a moment to reach for a key.
+        timeout: if several { None } else { Some(3) },
+        default: 0,
+        entries,
+        per_machine: false,
+    };
+    Ok(Media { menu, exports, images })
+}
+
+/// Makes a medium's entries ones that boot over the network, and puts what they load
+/// into the files that are served.
+fn prepare(
+    medium: Medium,
+    options: &Options,
+    above: &Place,
+    files: &mut Files,
+    watch: &Watch,
+) -> Result<Prepared, Error> {
+    for text in &medium.warnings {
+        watch.tell(&Event::Warning(text.clone()));
+    }
+    let (base, name) = (format!("/boot/{}", medium.name), &medium.name);
+    let mut menu = medium.menu.clone();
+    if let (Some(kernel), Some(initrd)) = (&options.kernel, &options.initrd) {
+        let read =
+            |path: &PathBuf| std::fs::read(path).map(File::memory).map_err(Error::read(path));
+        files.add(&format!("{base}/vmlinuz"), read(kernel)?.at(Stage::Kernel));
+        files.add(&format!("{base}/initrd"), read(initrd)?.at(Stage::Initrd));
+        let append = menu.entries.get(menu.default).map(|e| e.append.clone()).unwrap_or_default();
+        let entry = Entry {
+            id: "live".into(),
+            title: medium.title.clone(),
+            kernel: String::new(),
+            initrd: vec![String::new()],
+            append,
+        };
+        menu = Menu { entries: vec![entry], ..Menu::default() };
+    }
+    if menu.entries.is_empty() {
+        return Err(Error::Medium {
+            why: format!(
+                "{name} has no boot menu that starts a Linux kernel and no kernel in a usual \
+                 place; give one with --kernel and --initrd"
+            ),
+        });
+    }
+    let place = Place { path: format!("{}/{name}", above.path), ..*above };
+    let squashfs = medium.squashfs();
+    // Entries with the same initramfs share its archive.
+    let mut archives: BTreeMap<Vec<String>, Option<String>> = BTreeMap::new();
+    let mut kept = Vec::new();
+    for (n, mut entry) in menu.entries.into_iter().enumerate() {
+        entry.append = medium::line(medium.layout, &entry.append, &place, &options.append);
+        let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
+        if !plan.can_work() {
+            watch.tell(&Event::Warning(format!(
+                "entry \"{}\" would fail and is left out: {}",
+                entry.title,
+                plan.warnings_text().replace('\n', "; ")
+            )));
+            continue;
+        }
+        let given = entry.kernel.is_empty();
+        let sources = entry.initrd.clone();
+        if given {
+            entry.kernel = format!("{base}/vmlinuz");
+            entry.initrd = vec![format!("{base}/initrd")];
+        } else {
+            let mut publish = |path: &str, to: String, stage| -> Option<String> {
+                files.add(&to, File::in_tree(&medium.tree, path)?.at(stage));
+                Some(to)
+            };
+            let kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel);
+            let initrd: Option<Vec<String>> = (0..)
+                .zip(&sources)
+                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
+                .collect();
+            let (Some(kernel), Some(initrd)) = (kernel, initrd) else { continue };
+            (entry.kernel, entry.initrd) = (kernel, initrd);
+        }
+        if let Some(init) = &options.init {
+            let archive = match archives.get(&sources) {
+                Some(known) => known.clone(),
+                None => {
+                    let to = format!("{base}/bellwether{}.img", archives.len());
+                    let mut initrd = open_initrd(&medium, options, given, &sources)?;
+                    let made = archive::make(&medium.tree, &mut initrd, &squashfs, init)?;
+                    tell_archive(watch, &made);
+                    files.add(&to, File::memory(made.bytes));
+                    archives.insert(sources, Some(to.clone()));
+                    Some(to)
+                }
+            };
+            entry.initrd.extend(archive);
+        }
+        kept.push(entry);
+    }
+    if kept.is_empty() {
+        return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
+    }
+    let default = menu.default.min(kept.len().saturating_sub(1));
+    // The default first: it is the one that starts.
+    let first = kept.remove(default);
+    kept.insert(0, first);
+    watch.ready(
+        "medium",
+        format!(
+            "{name}: \"{}\", {}, {} files, {} boot {}",
+            medium.title,
+            medium.layout,
+            medium.tree.len(),
+            kept.len(),
+            if kept.len() == 1 { "entry" } else { "entries" }
+        ),
+    );
+    Ok(Prepared { menu: Menu { entries: kept, ..Menu::default() }, medium })
+}
+
+/// An entry's initramfs files behind each other.
+fn open_initrd(
+    medium: &Medium,
+    options: &Options,
+    given: bool,
+    sources: &[String],
+) -> Result<Box<dyn BufRead + Send>, Error> {
+    if let (true, Some(path)) = (given, &options.initrd) {
+        let file = std::fs::File::open(path).map_err(Error::read(path))?;
+        return Ok(Box::new(BufReader::new(file)));
+    }
+    let mut all: Box<dyn BufRead + Send> = Box::new(io::empty());
+    for path in sources {
+        let Some((at, size)) = medium.tree.file(path) else { continue };
+        if size > MAX_INITRD {
+            return Err(Error::read(path)(io::ErrorKind::FileTooLarge.into()));
+        }
+        let file = BufReader::with_capacity(128 << 10, Cursor::new(medium.tree.clone(), at));
+        // To four bytes, as boot loaders do it.
+        let padding: &'static [u8] = match size % 4 {
+            0 => &[],
+            1 => &[0; 3],
+            2 => &[0; 2],
+            _ => &[0],
+        };
+        all = Box::new(all.chain(file).chain(padding));
+    }
+    Ok(all)
+}
+
+fn tell_archive(watch: &Watch, made: &archive::Made) {
+    let size = made.bytes.len() / 1000;
+    watch.ready(
+        "archive",
+        format!(
+            "kernel {}: {} modules in its initramfs, {} added from the medium; {size} kB behind it",
+            if made.release.is_empty() { "without modules" } else { &made.release },
+            made.there,
+            made.added
+        ),
+    );
+    if !made.lacking.is_empty() {
+        watch.tell(&Event::Warning(format!(
+            "the kernel lacks {} and has it neither in its initramfs nor on the medium, unless it \
+             is built in: clients may not find their root",
+            made.lacking.join(", ")
+        )));
+    }
+}
