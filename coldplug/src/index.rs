@@ -238,41 +238,45 @@ impl Class {
     }
 }
 
-/// How a module file is compressed.
+/// How a module file is compressed. Its place in [`Compression::ALL`] is its number in
+/// the file: new ones go to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// A plain ELF object.
     None,
-    /// gzip, `.ko.gz`.
+    /// gzip.
     Gzip,
-    /// xz, `.ko.xz`.
+    /// xz.
     Xz,
-    /// Zstandard, `.ko.zst`.
+    /// Zstandard.
     Zstd,
 }
 
 impl Compression {
+    /// All of them, by their number in the file.
+    pub const ALL: [Self; 4] = [Self::None, Self::Gzip, Self::Xz, Self::Zstd];
+
+    /// What follows `.ko` in a file's name.
+    #[must_use]
+    pub const fn ending(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Xz => ".xz",
+            Self::Zstd => ".zst",
+        }
+    }
+
     /// The number in the file.
     #[must_use]
     pub const fn to_byte(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Gzip => 1,
-            Self::Xz => 2,
-            Self::Zstd => 3,
-        }
+        self as u8
     }
 
     /// From the number in the file.
     #[must_use]
-    pub const fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            0 => Some(Self::None),
-            1 => Some(Self::Gzip),
-            2 => Some(Self::Xz),
-            3 => Some(Self::Zstd),
-            _ => None,
-        }
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
     }
 }
 
@@ -797,6 +801,15 @@ mod tests {
             return member != negated && oracle(&rest[close + 1..], text_rest);
         }
         (*first == b'?' || first == byte) && oracle(rest, text_rest)
+    }
+
+    #[test]
+    fn compressions_have_their_numbers() {
+        for (n, compression) in (0..).zip(Compression::ALL) {
+            assert_eq!(compression.to_byte(), n);
+            assert_eq!(Compression::from_byte(n), Some(compression));
+        }
+        assert_eq!(Compression::from_byte(4), None);
     }
 
     #[test]

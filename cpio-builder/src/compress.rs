@@ -11,6 +11,7 @@
 //!   blocks of 8 MiB, each behind its length, with no mark at the end.
 //! - bzip2, LZMA-alone and LZO are recognised to be named, not read.
 
+use coldplug::index::Compression;
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 
@@ -51,6 +52,12 @@ impl Codec {
         Self::ALL.into_iter().find(|codec| codec.name() == name)
     }
 
+    /// From the ending of a file's name: `.gz`, or empty.
+    #[must_use]
+    pub fn from_ending(ending: &str) -> Option<Self> {
+        Compression::ALL.into_iter().find(|known| known.ending() == ending).map(Self::from)
+    }
+
     /// Recognises a stream by its first bytes. Nothing recognised is `None`
     /// of the option, not [`Codec::None`].
     #[must_use]
@@ -71,6 +78,17 @@ impl Codec {
         let known: [(&[u8], &str); 3] =
             [(b"BZh", "bzip2"), (&[0x5d, 0, 0], "lzma"), (&[0x89, b'L', b'Z', b'O'], "lzo")];
         known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name)
+    }
+}
+
+impl From<Compression> for Codec {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Gzip => Self::Gzip,
+            Compression::Xz => Self::Xz,
+            Compression::Zstd => Self::Zstd,
+        }
     }
 }
 

@@ -246,13 +246,9 @@ fn read_deb(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
             io::copy(&mut file.by_ref().take(skip), &mut io::sink()).map_err(fail)?;
             continue;
         }
-        let codec = match name.strip_prefix("data.tar").unwrap_or_default() {
-            "" => Codec::None,
-            ".gz" => Codec::Gzip,
-            ".xz" => Codec::Xz,
-            ".zst" => Codec::Zstd,
-            other => return Err(bad(&format!("its data.tar{other} is not read"))),
-        };
+        let ending = name.strip_prefix("data.tar").unwrap_or_default();
+        let codec = Codec::from_ending(ending)
+            .ok_or_else(|| bad(&format!("its data.tar{ending} is not read")))?;
         let data = compress::reader(codec, file.take(size)).map_err(fail)?;
         return read_tar(data).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => bad("its data.tar is cut short"),

@@ -10,7 +10,7 @@
 //! Not read: `modules.symbols` (dependencies are already names) and the
 //! binary `.bin` tries (private to kmod).
 
-use crate::compress::{self, Codec};
+use crate::compress;
 use crate::container::Container;
 use crate::error::Error;
 use crate::modinfo::{self, Modinfo, ModinfoError};
@@ -25,13 +25,10 @@ const MODULE_MAX: usize = 512 << 20;
 
 /// Decompresses a module file.
 fn unpack(path: &str, how: Compression, data: Vec<u8>) -> Result<Vec<u8>, Error> {
-    let codec = match how {
-        Compression::None => return Ok(data),
-        Compression::Gzip => Codec::Gzip,
-        Compression::Xz => Codec::Xz,
-        Compression::Zstd => Codec::Zstd,
-    };
-    let out = compress::decompress(codec, &data, MODULE_MAX);
+    if how == Compression::None {
+        return Ok(data);
+    }
+    let out = compress::decompress(how.into(), &data, MODULE_MAX);
     out.map(|(data, _)| data).map_err(|source| Error::Unpack { path: path.into(), source })
 }
 
@@ -85,13 +82,8 @@ pub struct KernelTree {
 /// Splits a module's file name off its path and its compression.
 fn module_file(path: &str) -> Option<(&str, Compression)> {
     let file = path.rsplit('/').next().unwrap_or(path);
-    let kinds = [
-        (".ko", Compression::None),
-        (".ko.gz", Compression::Gzip),
-        (".ko.xz", Compression::Xz),
-        (".ko.zst", Compression::Zstd),
-    ];
-    kinds.iter().find_map(|(end, how)| Some((file.strip_suffix(end)?, *how)))
+    let name = |how: Compression| file.strip_suffix(how.ending())?.strip_suffix(".ko");
+    Compression::ALL.into_iter().find_map(|how| Some((name(how)?, how)))
 }
 
 /// The part of a path before `.ko`: what `modules.order` and a compressed

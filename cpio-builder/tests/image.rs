@@ -127,6 +127,15 @@ fn a_library_is_not_the_algorithm_of_its_name() {
     assert!(tree.wished("ext4").is_empty());
 }
 
+/// A new compression is not done before a module of this tree has it.
+#[test]
+fn every_compression_is_in_the_small_kernel() {
+    for compression in Compression::ALL {
+        let end = format!(".ko{}", compression.ending());
+        assert!(MODULES.iter().any(|(path, _)| path.ends_with(&end)), "no {end}");
+    }
+}
+
 #[test]
 fn the_same_from_another_directory_and_from_depmods_files() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

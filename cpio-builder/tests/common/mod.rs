@@ -78,12 +78,7 @@ pub fn write_tree(root: &Path) {
     fs::create_dir_all(root.join("etc/kernel/postinst.d")).unwrap();
     for (path, pairs) in MODULES {
         let data = module(62, pairs);
-        let codec = match path.rsplit('.').next() {
-            Some("gz") => Codec::Gzip,
-            Some("xz") => Codec::Xz,
-            Some("zst") => Codec::Zstd,
-            _ => Codec::None,
-        };
+        let codec = Codec::from_ending(path.rsplit_once(".ko").unwrap().1).unwrap();
         let path = base.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, compress(codec, &data).unwrap()).unwrap();
