@@ -152,116 +152,66 @@ fn boot_and(
     });
 }
 
-/// pxelinux, beside a router that gives the addresses. Nobody serves as root.
-#[test]
-fn live_boot_on_bios_beside_a_router() {
-    let stages = ["loads pxelinux.0", "has the boot menu", "mounted /live"];
-    boot("share-bios-router", &LIVE_BOOT, true, &["--no-ipxe"], bios, &stages);
+const ROUTER: bool = true;
+const ALONE: bool = false;
+
+fn plain_uefi(lab: &Lab) -> Result<MachineBuilder<'_>> {
+    uefi(lab, &[])
 }
 
-/// GRUB, and we give the addresses.
-#[test]
-fn casper_on_uefi_alone() {
-    let stages = ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /casper"];
-    boot("share-casper-uefi", &CASPER, false, &[], |lab| uefi(lab, &[]), &stages);
+/// A test for each row: when it runs, its name, the scenario's name, the medium, whether
+/// another DHCP server is there, the firmware, words for `share`, and stages that it
+/// reports.
+macro_rules! ways {
+    ($($when:ident $test:ident $name:literal $layout:ident $router:ident $firmware:ident
+       $words:tt $stages:tt;)*) => {
+        $(ways!(@$when $test { boot($name, &$layout, $router, &$words, $firmware, &$stages); });)*
+    };
+    (@always $test:ident $body:block) => {
+        #[test]
+        fn $test() $body
+    };
+    (@sweep $test:ident $body:block) => {
+        #[test]
+        #[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
+        fn $test() $body
+    };
 }
 
-/// A ROM that is iPXE is given a script.
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_live_boot_on_bios_alone() {
-    let stages = ["iPXE on BIOS", "loads the kernel", "loads the initramfs", "mounted /live"];
-    boot("share-bios-alone", &LIVE_BOOT, false, &[], bios, &stages);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_live_boot_on_uefi_alone() {
-    let stages = ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /live"];
-    boot("share-uefi-alone", &LIVE_BOOT, false, &[], |lab| uefi(lab, &[]), &stages);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_live_boot_on_uefi_beside_a_router() {
-    let stages = ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /live"];
-    boot("share-uefi-router", &LIVE_BOOT, true, &[], |lab| uefi(lab, &[]), &stages);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_casper_on_bios_beside_a_router() {
-    boot("share-casper-router", &CASPER, true, &["--no-ipxe"], bios, &["mounted /casper"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_casper_on_bios_alone() {
-    boot("share-casper-alone", &CASPER, false, &["--no-ipxe"], bios, &["mounted /casper"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_casper_on_uefi_beside_a_router() {
-    let stages = ["mounted /casper"];
-    boot("share-casper-uefi-router", &CASPER, true, &[], |lab| uefi(lab, &[]), &stages);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_dracut_on_bios_alone() {
-    boot("share-dracut", &DRACUT, false, &[], bios, &["mounted /fedora"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_dracut_on_bios_beside_a_router() {
-    boot("share-dracut-router", &DRACUT, true, &["--no-ipxe"], bios, &["mounted /fedora"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_dracut_on_uefi_alone() {
-    boot(
-        "share-dracut-uefi-alone",
-        &DRACUT,
-        false,
-        &[],
-        |lab| uefi(lab, &[]),
-        &["mounted /fedora"],
-    );
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_dracut_on_uefi_beside_a_router() {
-    boot("share-dracut-uefi", &DRACUT, true, &[], |lab| uefi(lab, &[]), &["mounted /fedora"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_archiso_on_bios_beside_a_router() {
-    boot("share-archiso", &ARCHISO, true, &[], bios, &["mounted /archlinux"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_archiso_on_bios_alone() {
-    let stages = ["mounted /archlinux"];
-    boot("share-archiso-alone", &ARCHISO, false, &["--no-ipxe"], bios, &stages);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_archiso_on_uefi_alone() {
-    boot("share-archiso-uefi", &ARCHISO, false, &[], |lab| uefi(lab, &[]), &["mounted /archlinux"]);
-}
-
-#[test]
-#[ignore = "one more of sixteen ways: cargo xtask test --sweep"]
-fn sweep_archiso_on_uefi_beside_a_router() {
-    let stages = ["mounted /archlinux"];
-    boot("share-archiso-uefi-router", &ARCHISO, true, &[], |lab| uefi(lab, &[]), &stages);
+// pxelinux (`--no-ipxe`) or a script for a ROM that is iPXE, and GRUB; beside a router that
+// gives the addresses, or giving them.
+ways! {
+    always live_boot_on_bios_beside_a_router "share-bios-router" LIVE_BOOT ROUTER bios
+        ["--no-ipxe"] ["loads pxelinux.0", "has the boot menu", "mounted /live"];
+    always casper_on_uefi_alone "share-casper-uefi" CASPER ALONE plain_uefi
+        [] ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /casper"];
+    sweep sweep_live_boot_on_bios_alone "share-bios-alone" LIVE_BOOT ALONE bios
+        [] ["iPXE on BIOS", "loads the kernel", "loads the initramfs", "mounted /live"];
+    sweep sweep_live_boot_on_uefi_alone "share-uefi-alone" LIVE_BOOT ALONE plain_uefi
+        [] ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /live"];
+    sweep sweep_live_boot_on_uefi_beside_a_router "share-uefi-router" LIVE_BOOT ROUTER plain_uefi
+        [] ["UEFI x86-64", "loads bootx64.efi", "has the boot menu", "mounted /live"];
+    sweep sweep_casper_on_bios_beside_a_router "share-casper-router" CASPER ROUTER bios
+        ["--no-ipxe"] ["mounted /casper"];
+    sweep sweep_casper_on_bios_alone "share-casper-alone" CASPER ALONE bios
+        ["--no-ipxe"] ["mounted /casper"];
+    sweep sweep_casper_on_uefi_beside_a_router "share-casper-uefi-router" CASPER ROUTER plain_uefi
+        [] ["mounted /casper"];
+    sweep sweep_dracut_on_bios_alone "share-dracut" DRACUT ALONE bios [] ["mounted /fedora"];
+    sweep sweep_dracut_on_bios_beside_a_router "share-dracut-router" DRACUT ROUTER bios
+        ["--no-ipxe"] ["mounted /fedora"];
+    sweep sweep_dracut_on_uefi_alone "share-dracut-uefi-alone" DRACUT ALONE plain_uefi
+        [] ["mounted /fedora"];
+    sweep sweep_dracut_on_uefi_beside_a_router "share-dracut-uefi" DRACUT ROUTER plain_uefi
+        [] ["mounted /fedora"];
+    sweep sweep_archiso_on_bios_beside_a_router "share-archiso" ARCHISO ROUTER bios
+        [] ["mounted /archlinux"];
+    sweep sweep_archiso_on_bios_alone "share-archiso-alone" ARCHISO ALONE bios
+        ["--no-ipxe"] ["mounted /archlinux"];
+    sweep sweep_archiso_on_uefi_alone "share-archiso-uefi" ARCHISO ALONE plain_uefi
+        [] ["mounted /archlinux"];
+    sweep sweep_archiso_on_uefi_beside_a_router "share-archiso-uefi-router" ARCHISO ROUTER plain_uefi
+        [] ["mounted /archlinux"];
 }
 
 #[test]
