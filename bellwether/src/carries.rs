@@ -7,14 +7,14 @@
 use std::path::Path;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Dialect, Integrity, NfsVersion, Source, Then, ToRam, Upper, Writable};
+use cmdline::needs::{self, Steps, needs};
+use cmdline::plan::{Integrity, NfsVersion, Source, Upper, Writable};
+use cmdline::render::warning_text;
 use cpio_builder::error::Error;
 use cpio_builder::image::INDEX_PATH;
 use cpio_builder::index::{Class, Index};
 use cpio_builder::initrd::{Initrd, Limits};
-
-/// What the small `/init` says of steps that it was built without (`init::lean`).
-const SMALL: &[u8] = b"is not in this small /init";
+use cpio_builder::modinfo;
 
 /// What to do about a module that is not there.
 const ADD: &str = "make the image with bellwether build --add";
@@ -38,38 +38,50 @@ pub fn lacks(plan: &BootPlan, path: &Path) -> Result<Vec<Lack>, Error> {
         .map_err(|source| Error::Initrd { path: path.into(), source })?;
     let tree = initrd.tree();
     let init = tree.get("init").map(|entry| entry.data).unwrap_or_default();
-    Ok(match tree.get(INDEX_PATH).map(|entry| Index::parse(entry.data)) {
-        Some(Ok(index)) => Image { index, small: holds(init, SMALL) }.lacks(plan),
-        Some(Err(error)) => vec![fatal(format!("its index of modules: {error}"))],
-        None => vec![fatal(
-            "it is no image of bellwether's: nothing in it reads this line as said here \
-             (bellwether build --append-only makes what has to stand behind it)"
-                .to_owned(),
-        )],
-    })
+    let note = modinfo::section(init, needs::NOTE.as_bytes()).ok().flatten();
+    let steps = note.as_deref().and_then(Steps::from_note);
+    let index = match (tree.get(INDEX_PATH).map(|entry| Index::parse(entry.data)), steps) {
+        (Some(Ok(index)), _) => index,
+        (Some(Err(error)), _) => return Ok(vec![fatal(format!("its index of modules: {error}"))]),
+        // Only what is built into the kernel serves.
+        (None, Some(_)) => Index::empty(),
+        (None, None) => {
+            return Ok(vec![fatal(
+                "it is no image of bellwether's: nothing in it reads this line as said here \
+                 (bellwether build --append-only makes what has to stand behind it)"
+                    .to_owned(),
+            )]);
+        }
+    };
+    Ok(Image { index, steps }.lacks(plan))
 }
 
 fn fatal(what: String) -> Lack {
     Lack { fatal: true, what }
 }
 
-fn holds(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
-
 struct Image<'a> {
     index: Index<'a>,
-    small: bool,
+    /// What its `/init` says that it can do.
+    steps: Option<Steps>,
 }
 
 impl Image<'_> {
     fn lacks(&self, plan: &BootPlan) -> Vec<Lack> {
         let mut lacks = Vec::new();
-        if self.small
-            && let Some((what, fatal)) = beyond_small(plan)
-        {
-            let what = format!("{what} is not in its small /init (bellwether build --full)");
-            lacks.push(Lack { fatal, what });
+        match self.steps {
+            Some(has) => lacks.extend(
+                needs(plan)
+                    .verdict(has)
+                    .iter()
+                    .map(|warning| Lack { fatal: warning.fatal, what: warning_text(warning) }),
+            ),
+            None => lacks.push(Lack {
+                fatal: false,
+                what: "its /init does not say what it can do: it is older than this command, or \
+                       another program (bellwether build makes a new image)"
+                    .to_owned(),
+            }),
         }
         let network = plan.network.as_ref().is_some_and(|network| network.required);
         let disk = plan.root.sources.iter().any(Source::on_disk);
@@ -86,8 +98,12 @@ impl Image<'_> {
             }
         }
         // One source that works is enough.
-        let blocked: Vec<_> =
-            plan.root.sources.iter().map(|source| self.first_missing(&needs(source))).collect();
+        let blocked: Vec<_> = plan
+            .root
+            .sources
+            .iter()
+            .map(|source| self.first_missing(&modules_of(source)))
+            .collect();
         let fatal = blocked.iter().all(Option::is_some);
         for missing in blocked.into_iter().flatten() {
             let lack = Lack { fatal, what: format!("{missing} is not in it ({ADD} {missing})") };
@@ -128,7 +144,7 @@ impl Image<'_> {
 }
 
 /// Modules that a source needs, each with its alternatives.
-fn needs(source: &Source) -> Vec<&'static [&'static str]> {
+fn modules_of(source: &Source) -> Vec<&'static [&'static str]> {
     match source {
         Source::Nfs(nfs) => {
             let old = |version: &NfsVersion| matches!(version, NfsVersion::V2 | NfsVersion::V3);
@@ -145,9 +161,9 @@ fn needs(source: &Source) -> Vec<&'static [&'static str]> {
         Source::NineP(_) => vec![&["9p"], &["9pnet_virtio"]],
         Source::VirtioFs(_) => vec![&["virtiofs"]],
         Source::File { on, .. } | Source::Partition { on, .. } => {
-            let mut needs = needs(on);
-            needs.push(&["loop"]);
-            needs
+            let mut modules = modules_of(on);
+            modules.push(&["loop"]);
+            modules
         }
         _ => Vec::new(),
     }
@@ -167,9 +183,10 @@ fn layers(plan: &BootPlan) -> Vec<(&'static str, bool)> {
         && let Upper::Persistent(persist) = &union.upper
         && let Some(source) = &persist.network
     {
-        let needs = needs(source);
-        modules
-            .extend(needs.iter().flat_map(|any| any.first()).map(|name| (*name, persist.required)));
+        let needed = modules_of(source);
+        modules.extend(
+            needed.iter().flat_map(|any| any.first()).map(|name| (*name, persist.required)),
+        );
     }
     let verity = |check: &Integrity| matches!(check, Integrity::Verity { .. });
     if plan.root.integrity.iter().any(verity) {
@@ -178,51 +195,10 @@ fn layers(plan: &BootPlan) -> Vec<(&'static str, bool)> {
     modules
 }
 
-/// What the plan asks for that only the full `/init` does, and whether the boot fails
-/// without: a check is never skipped, a wish that can be done without is.
-fn beyond_small(plan: &BootPlan) -> Option<(&'static str, bool)> {
-    let source = |source: &Source| match source {
-        Source::Url(_) | Source::PxeFileList { .. } => Some("fetching files"),
-        Source::Nbd(_) => Some("a network block device"),
-        Source::NvmeTcp(_) => Some("NVMe over TCP"),
-        Source::Cifs(_) => Some("a CIFS share"),
-        Source::Stage2(_) => Some("receiving a second stage"),
-        _ => None,
-    };
-    if matches!(plan.handoff.then, Then::Clone(_)) {
-        return Some(("receiving a copy of a disk", true));
-    }
-    let blocked: Vec<_> = plan.root.sources.iter().map(source).collect();
-    let fatal = blocked.iter().all(Option::is_some);
-    if let Some(what) = blocked.into_iter().flatten().next() {
-        return Some((what, fatal));
-    }
-    let persistent = |upper: &Upper| match upper {
-        Upper::Persistent(persist) => (!persist.silent).then_some(persist.required),
-        Upper::Tmpfs { .. } => None,
-    };
-    if !plan.root.integrity.is_empty() {
-        return Some(("checking images", true));
-    }
-    match &plan.writable {
-        Writable::DmSnapshot(_) => return Some(("a snapshot", true)),
-        Writable::Union(union) | Writable::ByImage { union, .. } => {
-            if let Some(required) = persistent(&union.upper) {
-                return Some(("keeping changes", required));
-            }
-        }
-        _ => {}
-    }
-    if plan.root.to_ram != ToRam::No {
-        return Some(("copying to memory", false));
-    }
-    // The live session has no user then.
-    (plan.handoff.layout == Dialect::Casper).then_some(("casper's set-up of the session", false))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cmdline::plan::Dialect;
 
     fn plan(line: &str) -> BootPlan {
         cmdline::parse(line, &cmdline::Context::default())
@@ -230,7 +206,7 @@ mod tests {
 
     #[test]
     fn an_empty_index_has_nothing() {
-        let image = Image { index: Index::empty(), small: false };
+        let image = Image { index: Index::empty(), steps: Some(Steps::ALL) };
         let told = |line: &str| -> Vec<(bool, String)> {
             let lacks = image.lacks(&plan(line)).into_iter();
             lacks.map(|lack| (lack.fatal, lack.what)).collect()
@@ -244,19 +220,21 @@ mod tests {
         assert_eq!(disk.len(), 1);
     }
 
+    /// A `virt` image was said to carry what a line of Slax asks for.
     #[test]
-    fn the_small_init_lacks_steps() {
-        let image = Image { index: Index::empty(), small: true };
-        let small = |line: &str| {
-            let lacks = image.lacks(&plan(line));
-            let found = lacks.iter().find(|lack| lack.what.contains("small /init"));
-            found.map(|lack| lack.fatal)
+    fn the_steps_of_init_are_those_of_its_note() {
+        let missing = |line: &str, steps: Option<Steps>| {
+            let lacks = Image { index: Index::empty(), steps }.lacks(&plan(line));
+            let found = lacks.iter().find(|lack| lack.what.contains("/init"));
+            found.map(|lack| (lack.fatal, lack.what.clone()))
         };
-        assert_eq!(small("boot=live fetch=http://10.0.0.1/live.squashfs"), Some(true));
-        assert_eq!(small("boot=live toram"), Some(false));
-        assert_eq!(small("boot=casper"), Some(false));
-        assert_eq!(small("boot=live persistence"), Some(false));
-        assert_eq!(small("bw.root=LABEL=x bw.clone=dolly bw.disk=/dev/sda"), Some(true));
-        assert_eq!(small("boot=live netboot=nfs nfsroot=10.0.0.1:/srv/live"), None);
+        let small = Steps::dialect(Dialect::LiveBoot);
+        let text = "the line is in the words of slax, which the /init of this image does not read \
+                    (bellwether build --full puts the full /init in)";
+        assert_eq!(missing("from=slax", Some(small)), Some((true, text.to_owned())));
+        assert_eq!(missing("from=slax", Some(Steps::ALL)), None);
+        let toram = missing("boot=live toram", Some(small)).unwrap();
+        assert!(!toram.0 && toram.1.contains("without copying to memory"), "{toram:?}");
+        assert!(missing("boot=live", None).is_some_and(|(fatal, _)| !fatal));
     }
 }

@@ -34,6 +34,7 @@ mod knoppix;
 mod live_boot;
 #[cfg(feature = "all")]
 mod ltsp;
+pub mod needs;
 mod net;
 pub mod nfsroot;
 mod own;

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::plan::{BootPlan, Dialect, Fate};
-use crate::table::{Draft, Grammar, text};
+use crate::table::{Draft, Grammar};
 #[cfg(feature = "all")]
 use crate::{alpine, archiso, knoppix, ltsp, slax, stage1, tiny_core};
 use crate::{base, bw, casper, detect, dracut, kernel, live_boot, own, source, token};
@@ -36,6 +36,17 @@ pub(crate) static GRAMMARS: &[&Grammar] = &[
 /// [`BootPlan::warnings`], and the plan is what can be made of the rest.
 #[must_use]
 pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
+    parse_with(line, context, GRAMMARS)
+}
+
+/// The same for a build that reads these dialects. A line in another one is not read
+/// any further: `needs` names that dialect, and `/init` refuses the plan.
+#[inline]
+pub(crate) fn parse_with(
+    line: &str,
+    context: &Context<'_>,
+    grammars: &'static [&'static Grammar],
+) -> BootPlan {
     let own = token::split(line);
     let mut words = token::Line { open_quote: own.open_quote, cut: own.cut, ..Default::default() };
     let mut default_dialect = None;
@@ -58,7 +69,7 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
         .or(default_dialect)
         .unwrap_or(Dialect::Bellwether);
     let mut grammar: &'static Grammar = &bw::GRAMMAR;
-    for candidate in GRAMMARS.iter().copied() {
+    for candidate in grammars.iter().copied() {
         if candidate.dialect == dialect {
             grammar = candidate;
         }
@@ -72,7 +83,7 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
     let (open_quote, cut) = (words.open_quote, words.cut);
     let quoted = words.words.iter().find(|t| t.quoted_blank).map(token::Token::text);
 
-    let mut draft = Draft::new(context, GRAMMARS, grammar, words);
+    let mut draft = Draft::new(context, grammars, grammar, words);
     if cut {
         draft.warn("", &("the line is longer than 64 KiB or 4096 words and was cut", ""));
     }
@@ -93,17 +104,9 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
         );
     }
     if grammar.dialect != dialect {
-        draft.fatal(
-            "",
-            &(
-                &text(&[
-                    "is in words of ",
-                    dialect.name(),
-                    ", which this small /init does not read",
-                ]),
-                "build the image with --profile net, which carries the full one",
-            ),
-        );
+        let mut plan = base::plan(&mut draft);
+        plan.dialect = dialect;
+        return plan;
     }
     base::unfilled(&mut draft);
     draft.mark(Fate::Used, |t| {

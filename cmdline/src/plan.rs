@@ -124,6 +124,12 @@ impl BootPlan {
     pub fn can_work(&self) -> bool {
         !self.warnings.iter().any(|warning| warning.fatal)
     }
+
+    /// Whether the initramfs is itself the live system (Tiny Core, `bw.root=initramfs`).
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        matches!(self.root.sources.first(), Some(Source::Initramfs(path)) if path == "/")
+    }
 }
 
 /// One word of the command line and what became of it.

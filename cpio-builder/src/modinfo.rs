@@ -118,7 +118,20 @@ pub fn machine_name(machine: u16) -> String {
 /// # Errors
 /// See [`ModinfoError`].
 pub fn read(file: &(impl ReadAt + ?Sized)) -> Result<Modinfo, ModinfoError> {
-    let machine = machine(file)?;
+    let text = section(file, b".modinfo\0")?.ok_or(ModinfoError::NotModule)?;
+    Ok(Modinfo { machine: machine(file)?, text })
+}
+
+/// The content of an ELF file's section; the name ends in a NUL. `None` when there is
+/// no such section, or it is larger than 4 MiB.
+///
+/// # Errors
+/// [`ModinfoError::NotElf`], or reading fails.
+pub fn section(
+    file: &(impl ReadAt + ?Sized),
+    name: &[u8],
+) -> Result<Option<Vec<u8>>, ModinfoError> {
+    machine(file)?;
     let mut head = [0; 64];
     file.read_exact_at(&mut head, 0)?;
     let table_at = u64_at(&head, 0x28);
@@ -126,27 +139,28 @@ pub fn read(file: &(impl ReadAt + ?Sized)) -> Result<Modinfo, ModinfoError> {
     let count = usize::from(u16_at(&head, 0x3c));
     let names = usize::from(u16_at(&head, 0x3e));
     if entry != 64 || count == 0 {
-        return Err(ModinfoError::NotModule);
+        return Ok(None);
     }
     let mut table = vec![0; count * entry];
     file.read_exact_at(&mut table, table_at)?;
-    let section = |header: &[u8]| -> Result<Vec<u8>, ModinfoError> {
+    let read = |header: &[u8]| -> Result<Option<Vec<u8>>, ModinfoError> {
         let (offset, size) = (u64_at(header, 0x18), u64_at(header, 0x20));
         if size > SECTION_MAX {
-            return Err(ModinfoError::NotModule);
+            return Ok(None);
         }
         let mut data = vec![0; usize::try_from(size).unwrap_or_default()];
         file.read_exact_at(&mut data, offset)?;
-        Ok(data)
+        Ok(Some(data))
     };
     let mut headers = table.chunks_exact(entry);
-    let names = section(headers.clone().nth(names).ok_or(ModinfoError::NotModule)?)?;
-    let is_modinfo = |header: &&[u8]| {
-        let at = u32_at(header, 0) as usize;
-        names.get(at..).is_some_and(|name| name.starts_with(b".modinfo\0"))
+    let Some(names) = headers.clone().nth(names).map(&read).transpose()?.flatten() else {
+        return Ok(None);
     };
-    let header = headers.find(is_modinfo).ok_or(ModinfoError::NotModule)?;
-    Ok(Modinfo { machine, text: section(header)? })
+    let wanted = |header: &&[u8]| {
+        let at = u32_at(header, 0) as usize;
+        names.get(at..).is_some_and(|found| found.starts_with(name))
+    };
+    Ok(headers.find(wanted).map(read).transpose()?.flatten())
 }
 
 /// The content of a `.modinfo` section.
@@ -231,6 +245,11 @@ pub(crate) mod tests {
         assert_eq!(told(&file[..file.len() - 1]), "is cut short");
         let text: Vec<u8> = file.iter().map(|b| if *b == b'm' { b'M' } else { *b }).collect();
         assert!(told(&text).contains("not a kernel module"));
+        assert_eq!(
+            section(file.as_slice(), b".modinfo\0").unwrap().as_deref(),
+            Some(&b"name=m\0"[..])
+        );
+        assert_eq!(section(file.as_slice(), b".modinf\0").unwrap(), None);
     }
 
     proptest! {
@@ -242,6 +261,7 @@ pub(crate) mod tests {
                 file[at] = value;
             }
             let _ = read(file.as_slice());
+            let _ = section(file.as_slice(), b".shstrtab\0");
         }
     }
 }

@@ -6,7 +6,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::BootPlan;
+use cmdline::needs::Steps;
 use cmdline::plan::{Content, Source, Then, Writable};
+use cmdline::render::warning_text;
 use coldplug::index::Class;
 
 use crate::baked::Baked;
@@ -17,6 +19,13 @@ use crate::machine::{Machine, Orders};
 use crate::newroot::ROOT;
 use crate::trace::Failure;
 use crate::{clone, console, early, handoff, layout, machine, network, source};
+
+/// What this `/init` can do: the dialects that it reads and, with the feature `full`,
+/// every step. Other programs find it in an ELF note.
+pub const HAS: Steps = match cfg!(feature = "full") {
+    true => Steps::READ_HERE.with(Steps::EVERY_STEP),
+    false => Steps::READ_HERE,
+};
 
 /// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
 const MAX_LINE: usize = 64 << 10;
@@ -43,7 +52,9 @@ pub fn run(process: rt::Process) -> ! {
         layerfs_path: &baked.layerfs_path,
         tls: false,
     };
-    let plan: &'static BootPlan = Box::leak(Box::new(cmdline::parse(line, &context)));
+    let mut plan = Box::new(cmdline::parse(line, &context));
+    plan.fit(HAS);
+    let plan: &'static BootPlan = Box::leak(plan);
     let mut machine = prepare(log, Orders { plan, line, env: process.env().collect() });
     loop {
         machine.start_clock();
@@ -68,12 +79,17 @@ fn prepare(mut log: Log, orders: Orders) -> Machine {
         log.threshold = Level::Warning;
     }
     log.detail(&format!("command line: {}", orders.line));
-    for warning in &plan.warnings {
-        let separator = if warning.word.is_empty() { "" } else { ": " };
-        log.warn(&format!("{}{separator}{} {}", warning.word, warning.message, warning.hint));
+    // The failure screen says what is fatal.
+    for warning in plan.warnings.iter().filter(|warning| !warning.fatal) {
+        log.warn(&warning_text(warning));
     }
     let mut machine = Machine::new(log, orders, classes(plan));
     machine.limit(failure::out_of_time);
+    if !plan.can_work() {
+        // No disk and no network for a plan that is refused: keyboards, for the screen.
+        machine.coldplug();
+        return machine;
+    }
     if machine.has(FAST_HASH) {
         machine.require(FAST_HASH);
     }
@@ -102,7 +118,7 @@ fn prepare(mut log: Log, orders: Orders) -> Machine {
 /// One try at the whole boot; what it set up is taken down when it fails.
 fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
     if let Some(fatal) = plan.warnings.iter().find(|warning| warning.fatal) {
-        let what = if fatal.word.is_empty() { "the line" } else { &fatal.word };
+        let what = if fatal.word.is_empty() { "the plan" } else { &fatal.word };
         return Failure::new("make a plan of the line", what, &fatal.message).remedy(&fatal.hint);
     }
     let layout = layout::of(plan.handoff.layout);
@@ -118,7 +134,7 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
     };
-    if cfg!(feature = "full") && stays(plan) {
+    if HAS.has(Steps::STAY) && plan.stays() {
         console::begin(machine, "handoff");
         return handoff::stay(machine, plan);
     }
@@ -142,15 +158,13 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
     failed
 }
 
-/// Whether the initramfs is itself the live system (Tiny Core, `bw.root=initramfs`).
-fn stays(plan: &BootPlan) -> bool {
-    matches!(plan.root.sources.first(), Some(Source::Initramfs(path)) if path == "/")
-}
-
 /// Which classes of drivers the plan can need at all. Keyboards come along: a
 /// failure screen without keys is half a screen.
 fn classes(plan: &BootPlan) -> Class {
     let mut classes = Class::BUS.union(Class::INPUT);
+    if !plan.can_work() {
+        return classes;
+    }
     if plan.network.is_some() {
         classes = classes.union(Class::NET);
     }

@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use cmdline::plan::{OnFailure, Seconds};
+use cmdline::render::warning_text;
 use rustix::system::RebootCommand;
 use sys::clock::Instant;
 use sys::file::{make_dir, write_file};
@@ -89,17 +90,10 @@ fn show(machine: &mut Machine, failure: &Failure) {
         log.say(Level::Verdict, &format!("  remedy: {}", failure.remedy));
     }
     for warning in &plan.warnings {
-        let mut text = String::from("  note:   ");
-        if !warning.word.is_empty() {
-            text.push_str(&warning.word);
-            text.push_str(": ");
+        // The one that the boot failed by is said above.
+        if failure.tried.iter().all(|tried| tried.why != warning.message) {
+            log.say(Level::Verdict, &["  note:   ", &warning_text(warning)].concat());
         }
-        text.push_str(&warning.message);
-        if !warning.hint.is_empty() {
-            text.push_str("; ");
-            text.push_str(&warning.hint);
-        }
-        log.say(Level::Verdict, &text);
     }
     let _ = make_dir("/run/bellwether", 0o755);
     let _ = write_file("/run/bellwether/log", log.record().as_bytes(), 0o644);

@@ -1,320 +1,134 @@
-//! The small `/init`: what it says of the steps that it was built without.
+//! The small `/init`: stand-ins for the steps that it was built without.
 //!
-//! A virtual machine or a thin client that boots over NFS or from an ISO never
-//! copies to RAM, keeps changes on disks or downloads; leaving those steps out
-//! makes `/init` a third smaller. Each module here has the face of the one that
-//! it stands in for, and refuses in words: a check that the line asks for is
-//! never skipped, a wish that can be done without is given up with a warning.
+//! [`cmdline::BootPlan::fit`] refuses a plan that needs one of them, or takes the wish
+//! out of it, before the first step. What fails here is therefore never reached; the
+//! rest are steps that every boot passes, with nothing to do.
 
+use alloc::ffi::CString;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-/// What is wrong, and what to do.
-const WHY: &str =
-    "is not in this small /init; build the image with `--profile net`, which carries the full one";
+use cmdline::BootPlan;
+use cmdline::plan::{
+    CifsSource, CloneMethod, ClonePlan, Dialect, Integrity, NbdSource, NvmeTcpSource, PersistPlan,
+    Seconds, Server, SnapshotPlan, ToRam, UrlSource,
+};
+use rustix::io::Errno;
 
-/// Instead of receiving a copy of a disk.
-pub mod clone {
-    use super::WHY;
-    use crate::machine::Machine;
-    use crate::trace::{Failure, Fault};
-    use alloc::string::String;
-    use cmdline::BootPlan;
-    use cmdline::plan::{CloneMethod, ClonePlan, Seconds};
+use crate::block::MountWith;
+use crate::layout::Layout;
+use crate::log::Log;
+use crate::machine::Machine;
+use crate::newroot::NewRoot;
+use crate::source::Found;
+use crate::trace::{Failure, Fault};
 
-    /// Refuses.
-    pub fn receive(_: &mut Machine, _: &BootPlan, _: &ClonePlan) -> Failure {
-        Failure::new("receive a copy of a disk", "this program", WHY)
-    }
+const ABSENT: &str = "this /init was built without that step";
 
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn stage2(_: &mut Machine, _: &CloneMethod, _: Option<Seconds>) -> Result<String, Fault> {
-        Err(WHY.into())
-    }
+/// A module whose functions give always the same.
+macro_rules! stand_in {
+    ($module:ident: $(fn $name:ident($($given:ty),*) -> $type:ty = $value:expr;)*) => {
+        pub(crate) mod $module {
+            use super::*;
+            $(pub(crate) fn $name($(_: $given),*) -> $type { $value })*
+        }
+    };
 }
 
-/// Instead of stopping at points, a shell and an editor.
-pub mod console {
-    use super::WHY;
-    use crate::machine::Machine;
+fn refused<T>() -> Result<T, Fault> {
+    Err(Fault::from(ABSENT).last())
+}
 
-    /// No keys beyond those of the failure screen.
-    pub const KEYS: &str = "";
+fn failed() -> Failure {
+    Failure::new("go on", "the plan", ABSENT)
+}
 
-    /// Never used: there are no further keys.
-    pub fn key(_: &mut Machine, _: u8) {}
+stand_in! { clone:
+    fn receive(&mut Machine, &BootPlan, &ClonePlan) -> Failure = failed();
+    fn stage2(&mut Machine, &CloneMethod, Option<Seconds>) -> Result<String, Fault> = refused();
+}
+stand_in! { setup:
+    fn apply(&mut Machine, &BootPlan, &Found, &NewRoot, Option<&str>) -> () = ();
+    fn environment(&BootPlan, &Found) -> [CString; 0] = [];
+}
+stand_in! { shutdown: fn prepare(&mut Machine, &BootPlan) -> () = (); }
+stand_in! { watch: fn start(&str) -> Result<(), Errno> = Ok(()); }
+stand_in! { fetch:
+    fn fetch(&mut Machine, &UrlSource) -> Result<String, Fault> = refused();
+    fn fetch_list(&mut Machine, &Server, u16) -> Result<String, Fault> = refused();
+    fn drop_all() -> () = ();
+}
+stand_in! { remote:
+    fn nbd(&mut Machine, &NbdSource) -> Result<String, Fault> = refused();
+    fn nvme(&mut Machine, &NvmeTcpSource) -> Result<Vec<String>, Fault> = refused();
+    fn cifs(&mut Machine, &CifsSource, &str) -> Result<(), Fault> = refused();
+    fn drop_nbd(&str) -> () = ();
+    fn drop_nvme(&str) -> () = ();
+    fn drop_all() -> () = ();
+}
+stand_in! { unpack:
+    fn archive_in(&str) -> Option<overlay::probe::Format> = None;
+    fn unpacked(&mut Machine, &str, &str) -> Result<bool, String> = Ok(false);
+}
+stand_in! { integrity:
+    fn check_medium(&mut Machine, &[Integrity], &Found) -> Result<(), Failure> = Ok(());
+    fn check_images(&mut Machine, &[Integrity], &Found) -> Result<(), Failure> = Ok(());
+}
+stand_in! { verity:
+    fn check_names(&[Integrity], &[&str]) -> Result<(), Failure> = Ok(());
+    fn device(&mut Machine, &[Integrity], &str, &str, usize) -> Result<Option<String>, Failure>
+        = Ok(None);
+}
+stand_in! { to_ram:
+    fn copy(&mut Machine, &ToRam, &mut Found, Layout) -> Result<(), Failure> = Ok(());
+}
 
-    /// A step begins; nothing stops before it.
-    pub fn begin(machine: &mut Machine, step: &'static str) {
-        let failure = &machine.orders.plan.failure;
-        let asked = !failure.breakpoints.is_empty() || failure.deadline.is_some();
-        if asked && step == "drivers" {
-            machine.log.warn(&["going on: stopping at a point or after a time ", WHY].concat());
-        }
+/// No key but those of the failure screen, and no stop.
+pub(crate) mod console {
+    use super::Machine;
+
+    pub(crate) const KEYS: &str = "";
+
+    pub(crate) fn key(_: &mut Machine, _: u8) {}
+
+    pub(crate) fn begin(machine: &mut Machine, step: &'static str) {
         machine.step(step);
     }
 }
 
-/// Instead of what a dialect's initramfs sets up in the live system.
-pub mod setup {
-    use super::WHY;
-    use crate::machine::Machine;
-    use crate::newroot::NewRoot;
-    use crate::source::Found;
-    use alloc::ffi::CString;
-    use cmdline::BootPlan;
-    use cmdline::plan::Dialect;
-
-    /// Says that casper's user is missing; the system boots without.
-    pub fn apply(machine: &mut Machine, plan: &BootPlan, _: &Found, _: &NewRoot, _: Option<&str>) {
-        if plan.handoff.layout == Dialect::Casper {
-            machine.log.warn(&["no user for the live session: setting one up ", WHY].concat());
-        }
-    }
-
-    /// Nothing.
-    #[must_use]
-    pub fn environment(_: &BootPlan, _: &Found) -> [CString; 0] {
-        []
-    }
-}
-
-/// Instead of taking the live system's root down at shutdown.
-pub mod shutdown {
-    use crate::machine::Machine;
-    use cmdline::BootPlan;
-
-    /// Leaves it to the live system.
-    pub fn prepare(_: &mut Machine, _: &BootPlan) {}
-}
-
-/// Instead of [`crate::fetch`] of the full `/init`.
-pub mod fetch {
-    use super::{String, WHY};
-    use crate::machine::Machine;
-    use crate::trace::Fault;
-    use cmdline::plan::{Payload, Server, UrlSource};
-
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn fetch(_: &mut Machine, _: &UrlSource) -> Result<String, Fault> {
-        Err(Fault::from(["fetching by URL ", WHY].concat()).last())
-    }
-
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn fetch_list(machine: &mut Machine, _: &Server, _: u16) -> Result<String, Fault> {
-        let url = String::new();
-        fetch(machine, &UrlSource { url, payload: Payload::Sniff, proxy: None })
-    }
-
-    /// There is nothing to drop.
-    pub fn drop_all() {}
-}
-
-/// Instead of [`crate::remote`] of the full `/init`.
-pub mod remote {
-    use super::{String, WHY};
-    use crate::machine::Machine;
-    use crate::trace::Fault;
-    use alloc::vec::Vec;
-    use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource};
-
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn nbd(_: &mut Machine, _: &NbdSource) -> Result<String, Fault> {
-        Err(Fault::from(["a network block device ", WHY].concat()).last())
-    }
-
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn nvme(_: &mut Machine, _: &NvmeTcpSource) -> Result<Vec<String>, Fault> {
-        Err(["NVMe over TCP ", WHY].concat().into())
-    }
-
-    /// There is nothing to drop.
-    pub fn drop_nbd(_: &str) {}
-
-    /// The same.
-    pub fn drop_nvme(_: &str) {}
-
-    /// The same.
-    pub fn drop_all() {}
-
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn cifs(_: &mut Machine, _: &CifsSource, _: &str) -> Result<(), Fault> {
-        Err(["a CIFS share ", WHY].concat().into())
-    }
-}
-
-/// Instead of [`crate::expand`] of the full `/init`.
-pub mod expand {
-    use super::{String, WHY};
+/// That an image is compressed shows when it is read; no plan tells.
+pub(crate) mod expand {
+    use super::{Fault, Machine, String};
     use crate::block;
-    use crate::machine::Machine;
-    use crate::trace::Fault;
 
-    /// Refuses what is compressed, and leaves alone what is not.
-    ///
-    /// # Errors
-    /// For compressed images and cloop.
-    pub fn expanded(_: &mut Machine, path: &str) -> Result<Option<String>, Fault> {
+    pub(crate) fn expanded(_: &mut Machine, path: &str) -> Result<Option<String>, Fault> {
         match block::inspect(path) {
-            Ok(found) if overlay::expand::is_compressed(found.format) => {
-                Err(["is compressed, and expanding it ", WHY].concat().into())
-            }
+            Ok(found) if overlay::expand::is_compressed(found.format) => Err(Fault::from(
+                "is compressed, and expanding it is not in this small /init \
+                 (bellwether build --full puts the full /init in)",
+            )),
             _ => Ok(None),
         }
     }
 }
 
-/// Instead of unpacking: an archive is then what cannot be mounted.
-pub mod unpack {
-    use super::String;
-    use crate::machine::Machine;
+pub(crate) mod persist {
+    use super::{ABSENT, Dialect, Found, Layout, Log, Machine, NewRoot, PersistPlan, String};
 
-    /// None that could be unpacked.
-    #[must_use]
-    pub fn archive_in(_: &str) -> Option<overlay::probe::Format> {
-        None
-    }
-
-    /// Nothing is unpacked.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn unpacked(_: &mut Machine, _: &str, _: &str) -> Result<bool, String> {
-        Ok(false)
-    }
-}
-
-/// Instead of checks of digests and media.
-pub mod integrity {
-    use super::WHY;
-    use crate::machine::Machine;
-    use crate::source::Found;
-    use crate::trace::Failure;
-    use cmdline::plan::Integrity;
-
-    /// Refuses what it cannot check.
-    ///
-    /// # Errors
-    /// When the plan asks for any check at all.
-    pub fn check_medium(_: &mut Machine, plan: &[Integrity], _: &Found) -> Result<(), Failure> {
-        if plan.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::new("check the image as the line asks", "checking", WHY))
-    }
-
-    /// Whatever there was to check was refused by [`check_medium`].
-    ///
-    /// # Errors
-    /// Never.
-    pub fn check_images(_: &mut Machine, _: &[Integrity], _: &Found) -> Result<(), Failure> {
-        Ok(())
-    }
-}
-
-/// Instead of dm-verity; a root hash of the line was refused by [`integrity`].
-pub mod verity {
-    use crate::machine::Machine;
-    use crate::trace::Failure;
-    use cmdline::plan::Integrity;
-
-    /// Nothing to check.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn check_names(_: &[Integrity], _: &[&str]) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    /// No verified device.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn device(
-        _: &mut Machine,
-        _: &[Integrity],
-        _: &str,
-        _: &str,
-        _: usize,
-    ) -> Result<Option<super::String>, Failure> {
-        Ok(None)
-    }
-}
-
-/// Instead of copying to RAM.
-pub mod to_ram {
-    use super::WHY;
-    use crate::layout::Layout;
-    use crate::machine::Machine;
-    use crate::source::Found;
-    use crate::trace::Failure;
-    use cmdline::plan::ToRam;
-
-    /// Goes on from the medium, and says so when the line asked for a copy.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn copy(
-        machine: &mut Machine,
-        plan: &ToRam,
-        _: &mut Found,
-        _: Layout,
-    ) -> Result<(), Failure> {
-        if matches!(plan, ToRam::Medium | ToRam::Image(_)) {
-            machine.log.warn(&["going on without a copy in memory: copying ", WHY].concat());
-        }
-        Ok(())
-    }
-}
-
-/// Instead of keeping changes.
-pub mod persist {
-    use super::{String, WHY};
-    use crate::layout::Layout;
-    use crate::machine::Machine;
-    use crate::source::Found;
-    use cmdline::plan::{Dialect, PersistPlan};
-
-    /// Never made.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct Kept {
-        /// The upper and work directories of the root.
-        pub root: Option<(String, String)>,
+    #[derive(Debug)]
+    pub(crate) struct Kept {
+        pub(crate) root: Option<(String, String)>,
     }
 
     impl Kept {
-        /// Never called.
-        pub fn place(&self, _: &mut crate::log::Log, _: &crate::newroot::NewRoot) {}
+        pub(crate) fn place(&self, _: &mut Log, _: &NewRoot) {}
 
-        /// Never called.
-        #[must_use]
-        pub fn describe(&self) -> String {
+        pub(crate) fn describe(&self) -> String {
             String::new()
         }
     }
 
-    /// Refuses; the caller goes on in memory, or fails when that must not be.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn find(
+    pub(crate) fn find(
         _: &mut Machine,
         _: &PersistPlan,
         _: &Found,
@@ -322,55 +136,27 @@ pub mod persist {
         _: Layout,
         _: Dialect,
     ) -> Result<Kept, String> {
-        Err(["keeping changes ", WHY].concat())
+        Err(String::from(ABSENT))
     }
 }
 
-/// Instead of snapshots.
-pub mod snapshot {
-    use super::WHY;
-    use crate::block::MountWith;
-    use crate::layout::Layout;
-    use crate::machine::Machine;
-    use crate::source::Found;
-    use crate::trace::Failure;
-    use cmdline::plan::{Dialect, SnapshotPlan};
+pub(crate) mod snapshot {
+    use super::{Dialect, Failure, Found, Layout, Machine, MountWith, SnapshotPlan, failed};
 
-    /// What a snapshot needs to know of the boot around it.
-    #[derive(Debug, Clone, Copy)]
-    pub struct Context<'c> {
-        /// What was found.
-        pub found: &'c Found,
-        /// Where things are mounted.
-        pub layout: Layout,
-        /// Whose live system it is for.
-        pub dialect: Dialect,
+    #[expect(dead_code, reason = "the real one reads them")]
+    pub(crate) struct Context<'c> {
+        pub(crate) found: &'c Found,
+        pub(crate) layout: Layout,
+        pub(crate) dialect: Dialect,
     }
 
-    /// Refuses.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn mount_root(
+    pub(crate) fn mount_root(
         _: &mut Machine,
         _: &SnapshotPlan,
-        (_, image): (&str, &str),
+        _: (&str, &str),
         _: MountWith<'_>,
         _: &Context<'_>,
     ) -> Result<&'static str, Failure> {
-        Err(Failure::new("make the root writable", image, ["a snapshot ", WHY].concat()))
-    }
-}
-
-/// Instead of watching a snapshot's store.
-pub mod watch {
-    use rustix::io::Errno;
-
-    /// Never called: there are no snapshots.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn start(_: &str) -> Result<(), Errno> {
-        Ok(())
+        Err(failed())
     }
 }

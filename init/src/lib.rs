@@ -67,9 +67,9 @@ pub mod verity;
 pub mod watch;
 
 #[cfg(not(feature = "full"))]
-pub mod lean;
+mod lean;
 #[cfg(not(feature = "full"))]
-pub use lean::{
+use lean::{
     clone, console, expand, fetch, integrity, persist, remote, setup, shutdown, snapshot, to_ram,
     unpack, verity, watch,
 };

@@ -4,6 +4,7 @@
 #![no_main]
 
 rt::main!(start);
+rt::note!(init::boot::HAS.note());
 
 fn start(process: rt::Process) -> ! {
     let name = process.args().next().map(core::ffi::CStr::to_bytes).unwrap_or_default();

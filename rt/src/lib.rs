@@ -108,3 +108,18 @@ macro_rules! main {
         }
     };
 }
+
+/// Puts an ELF note into the program, where other programs find it. Linkers keep notes.
+#[macro_export]
+macro_rules! note {
+    ($bytes:expr) => {
+        #[used]
+        #[unsafe(link_section = ".note.bellwether")]
+        static NOTE: $crate::Note = $crate::Note($bytes);
+    };
+}
+
+/// A note's bytes, aligned as linkers want them.
+#[derive(Debug)]
+#[repr(C, align(4))]
+pub struct Note(pub [u8; 32]);
