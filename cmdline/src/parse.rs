@@ -39,8 +39,8 @@ pub fn parse(line: &str, context: &Context<'_>) -> BootPlan {
     parse_with(line, context, GRAMMARS)
 }
 
-/// The same for a build that reads these dialects. A line in another one is not read
-/// any further: `needs` names that dialect, and `/init` refuses the plan.
+/// The same for a build that reads these dialects. The plan of a line in another one
+/// means nothing: `needs` names that dialect, and `/init` refuses the plan.
 #[inline]
 pub(crate) fn parse_with(
     line: &str,
@@ -103,11 +103,6 @@ pub(crate) fn parse_with(
             &("names no dialect and was left out", &Dialect::ALL.map(Dialect::name).join(", ")),
         );
     }
-    if grammar.dialect != dialect {
-        let mut plan = base::plan(&mut draft);
-        plan.dialect = dialect;
-        return plan;
-    }
     base::unfilled(&mut draft);
     draft.mark(Fate::Used, |t| {
         t.value.and_then(detect::named) == Some(dialect) && matches!(t.name, "boot" | "bw.dialect")
@@ -119,6 +114,9 @@ pub(crate) fn parse_with(
     #[cfg(feature = "all")]
     base::check_points(&mut draft, &plan);
     plan.words = draft.account();
-    plan.warnings = draft.warnings;
+    if grammar.dialect == dialect {
+        plan.warnings = draft.warnings;
+    }
+    plan.dialect = dialect;
     plan
 }

@@ -53,7 +53,7 @@ pub fn run(process: rt::Process) -> ! {
         tls: false,
     };
     let mut plan = Box::new(cmdline::parse(line, &context));
-    plan.fit(HAS);
+    plan.judge(HAS);
     let plan: &'static BootPlan = Box::leak(plan);
     let mut machine = prepare(log, Orders { plan, line, env: process.env().collect() });
     loop {

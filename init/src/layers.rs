@@ -107,7 +107,9 @@ type Image = (String, String);
 
 impl Stack<'_> {
     fn build(&mut self) -> Result<Ready, Failure> {
+        // The small /init mounts such an image read-only, under the union.
         let snapshot = match &self.plan.writable {
+            _ if !cfg!(feature = "full") => None,
             Writable::DmSnapshot(plan) => Some((plan, true)),
             Writable::ByImage { snapshot, .. } => Some((snapshot, false)),
             _ => None,
@@ -277,7 +279,9 @@ impl Stack<'_> {
     /// A union of everything, its upper layer in memory or where changes are kept.
     fn union(&mut self, trees: &mut Vec<String>, plan: &UnionPlan) -> Result<Ready, Failure> {
         let mut kept = None;
-        if let Upper::Persistent(persist) = &plan.upper {
+        if let Upper::Persistent(persist) = &plan.upper
+            && cfg!(feature = "full")
+        {
             kept = self.kept(persist, trees)?;
             let root = kept.as_ref().and_then(|kept| kept.root.clone());
             match root {

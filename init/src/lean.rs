@@ -1,8 +1,8 @@
 //! The small `/init`: stand-ins for the steps that it was built without.
 //!
-//! [`cmdline::BootPlan::fit`] refuses a plan that needs one of them, or takes the wish
-//! out of it, before the first step. What fails here is therefore never reached; the
-//! rest are steps that every boot passes, with nothing to do.
+//! [`cmdline::BootPlan::judge`] has refused the plan that cannot do without one of them,
+//! and has warned of each wish, before the first step. What fails here is reached only by
+//! a source of the root that has another beside it.
 
 use alloc::ffi::CString;
 use alloc::string::String;
