@@ -23,7 +23,7 @@ pub struct Page {
     /// What a request that changes something has to know.
     pub token: String,
     watch: Arc<Watch>,
-    settings: Option<Store>,
+    store: Option<Store>,
 }
 
 impl Page {
@@ -31,11 +31,11 @@ impl Page {
     ///
     /// # Errors
     /// The kernel gives no random numbers.
-    pub fn new(watch: Arc<Watch>, settings: Option<Store>) -> io::Result<Self> {
+    pub fn new(watch: Arc<Watch>, store: Option<Store>) -> io::Result<Self> {
         let mut bytes = [0u8; 12];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
         let token = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { token, watch, settings })
+        Ok(Self { token, watch, store })
     }
 
     /// Follows a request like `/control/nfs/off`. The status to answer with.
@@ -43,7 +43,7 @@ impl Page {
         if !token.is_some_and(|token| self.may(token)) {
             return 403;
         }
-        if let (Some(mac), Some(store)) = (path.strip_prefix("/reset/"), &self.settings) {
+        if let (Some(mac), Some(store)) = (path.strip_prefix("/reset/"), &self.store) {
             let Err(error) = store.reset(mac) else { return 204 };
             self.watch.tell(&Event::Warning(error.to_string()));
             return 409;
@@ -68,9 +68,9 @@ impl Page {
 
     /// A client's own disk, `/settings/TOKEN/MAC.img`; a link cannot have the token in
     /// a header.
-    pub fn settings(&self, path: &str) -> Option<File> {
+    pub fn own_disk(&self, path: &str) -> Option<File> {
         let (token, mac) = path.strip_prefix("/settings/")?.split_once('/')?;
-        let store = self.settings.as_ref().filter(|_| self.may(token))?;
+        let store = self.store.as_ref().filter(|_| self.may(token))?;
         let file = store.image(mac.strip_suffix(".img")?).ok()?;
         let length = file.metadata().ok()?.len();
         Some(File::image(Arc::new(file), length, crate::tree::hash(&[mac.as_bytes()])))
@@ -95,8 +95,8 @@ impl Page {
             json.count("bytes", client.bytes).count("seconds", client.since.elapsed().as_secs());
             json.end_object();
         }
-        let kept = self.settings.as_ref().and_then(|store| store.list().ok()).unwrap_or_default();
-        json.end_array().flag("keeps", self.settings.is_some()).key("kept").array();
+        let kept = self.store.as_ref().and_then(|store| store.list().ok()).unwrap_or_default();
+        json.end_array().flag("keeps", self.store.is_some()).key("kept").array();
         for kept in kept {
             json.raw(&kept.to_json());
         }

@@ -12,16 +12,16 @@ use std::path::Path;
 /// `nobody`, on every Linux.
 const NOBODY: u32 = 65534;
 
-/// Who the process is afterwards: who called sudo, or nobody.
-fn heir() -> (Uid, Gid) {
+/// The user that the process becomes: the caller of sudo, or `nobody`.
+fn successor() -> (Uid, Gid) {
     let number = |name: &str| std::env::var(name).ok()?.parse().ok().filter(|id: &u32| *id != 0);
     let id = |name: &str| number(name).unwrap_or(NOBODY);
     (Uid::from_raw(id("SUDO_UID")), Gid::from_raw(id("SUDO_GID")))
 }
 
-/// Makes a file or directory, if it is there, the heir's.
+/// Gives a file or directory, if it exists, to that user.
 fn give(path: &Path) -> Result<(), Error> {
-    let (user, group) = heir();
+    let (user, group) = successor();
     match chown(path, Some(user), Some(group)) {
         Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
         Err(e) => Err(Error::write(path)(e.into())),
@@ -54,7 +54,7 @@ pub fn drop_root(state: Option<&Path>, read_all: bool) -> Result<bool, Error> {
     }
     let doing = |e: nix::errno::Errno| Error::system("give up root's powers")(e.into());
     let system = |e: rustix::io::Errno| doing(nix::errno::Errno::from_raw(e.raw_os_error()));
-    let (user, group) = heir();
+    let (user, group) = successor();
     if read_all {
         set_keep_capabilities(true).map_err(system)?;
     }

@@ -20,22 +20,22 @@ use std::time::Duration;
 
 /// Connections and transfers at a time, of each protocol.
 const MAX_CLIENTS: usize = 512;
-/// And of one address, behind which there may be a room full of machines.
+/// The same for one address, behind which there may be a room full of machines.
 const MAX_OF_ONE: usize = 128;
-/// What a thread for a client may need of a stack.
+/// Stack of a client's thread, in bytes.
 const STACK: usize = 256 << 10;
-/// A client that takes nothing for so long is gone.
+/// A client that accepts no data for this long counts as gone.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A request has to be whole after so long.
+/// A request must be complete within this time.
 const HEAD_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a file that are read at once.
 const CHUNK: usize = 128 << 10;
 
-/// Slots for clients of one protocol; nobody gets all of them.
+/// Limits the clients of one protocol, in all and for each address.
 #[derive(Debug, Clone, Default)]
 struct Slots(Arc<Mutex<BTreeMap<Ipv4Addr, usize>>>);
 
-/// A slot that is taken.
+/// A taken slot; dropping it frees it.
 struct Slot(Slots, Ipv4Addr);
 
 impl Slots {

@@ -198,7 +198,7 @@ impl<'o> Bound<'o> {
     ) -> Result<Option<Dhcp>, Error> {
         let Plan { options, interface, own, .. } = &self.plan;
         let (Some(interface), own) = (interface, *own) else { return Ok(None) };
-        let mode = settle(options.dhcp, other);
+        let mode = dhcp_mode(options.dhcp, other);
         let proxy = mode == DhcpMode::Proxy;
         let wanted = loaders::Wanted { http: Some(self.at.http), tftp: own, proxy };
         let found = loaders::add(files, &wanted);
@@ -233,8 +233,8 @@ impl<'o> Bound<'o> {
     }
 }
 
-/// What is done about DHCP, once the search for another server is over.
-fn settle(asked: DhcpMode, other: Option<Ipv4Addr>) -> DhcpMode {
+/// The DHCP mode, once the search for another server is over.
+fn dhcp_mode(asked: DhcpMode, other: Option<Ipv4Addr>) -> DhcpMode {
     match (asked, other) {
         (DhcpMode::Auto, Some(_)) => DhcpMode::Proxy,
         (DhcpMode::Auto, None) => DhcpMode::Full,
@@ -502,7 +502,7 @@ mod tests {
             (Off, None, Off),
             (Off, other, Off),
         ] {
-            assert_eq!(settle(asked, other), wanted, "{asked:?} {other:?}");
+            assert_eq!(dhcp_mode(asked, other), wanted, "{asked:?} {other:?}");
         }
     }
 

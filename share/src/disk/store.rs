@@ -28,7 +28,7 @@ const MAX_FILES: usize = 1000;
 
 /// The files of one client in a [`Store`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct ClientFiles {
     /// Its hardware address, with dashes.
     pub mac: String,
     /// Bytes that they take on this machine's disk.
@@ -39,7 +39,7 @@ pub struct Kept {
     pub used: bool,
 }
 
-impl Kept {
+impl ClientFiles {
     /// A JSON object.
     pub fn to_json(&self) -> String {
         let mut json = Json::new();
@@ -123,8 +123,8 @@ impl Store {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn list(&self) -> Result<Vec<Kept>, Error> {
-        let mut found: BTreeMap<String, Kept> = BTreeMap::new();
+    pub fn list(&self) -> Result<Vec<ClientFiles>, Error> {
+        let mut found: BTreeMap<String, ClientFiles> = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some((mac, kind)) = name.split_once('.') else { continue };
@@ -135,7 +135,7 @@ impl Store {
             let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
             let age = age.map_or(0, |age| age.as_secs());
             let used = File::open(entry.path()).is_ok_and(|file| lock(file).is_err());
-            let new = Kept { mac: dashed(mac), bytes: 0, age, used: false };
+            let new = ClientFiles { mac: dashed(mac), bytes: 0, age, used: false };
             let kept = found.entry(dashed(mac)).or_insert(new);
             kept.bytes = kept.bytes.saturating_add(meta.blocks().saturating_mul(512));
             kept.age = kept.age.min(age);

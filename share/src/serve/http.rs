@@ -116,7 +116,7 @@ fn serve(
         {
             return Ok(());
         }
-        let kept = page.and_then(|(page, _)| page.settings(&request.path));
+        let kept = page.and_then(|(page, _)| page.own_disk(&request.path));
         let file = kept.or_else(|| files.find(&request.path)).filter(|_| !request.post);
         let Some(file) = file else {
             return stream.write_all(http::refuse(404).as_bytes());
