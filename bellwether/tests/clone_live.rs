@@ -38,7 +38,7 @@ fn dolly(len: usize, fanout: usize, n: usize) {
     server.succeeds(60);
     for (i, client) in clients.iter_mut().enumerate() {
         client.succeeds(20);
-        assert!(client.log().contains("; verified with the server; read back"), "{}", client.log());
+        assert!(client.log().contains("; verified with the sender; read back"), "{}", client.log());
         same(&room.path(&format!("copy{}", i + 1)), &golden);
     }
     assert_eq!(server.log().matches(" verified\n").count(), n, "{}", server.log());
@@ -313,7 +313,7 @@ fn udpcast_streaming_is_joined_late() {
 
 /// Waits for a server and its clients, of which one may be killed when so many of a
 /// hundred bytes have come to it: the server calls that one `gone`, and all others have
-/// their copies, compared with the server and read back.
+/// their copies, compared with the sender and read back.
 fn served(
     server: &mut Running,
     clients: &mut [Running],
@@ -342,7 +342,7 @@ fn served(
         if dead != Some(i) {
             client.succeeds(20);
             let said = client.log();
-            assert!(said.contains("; verified with the server; read back"), "{said}");
+            assert!(said.contains("; verified with the sender; read back"), "{said}");
             same(copy, golden);
         }
     }
@@ -368,7 +368,7 @@ fn ka(n: usize, len: usize, more: &[&str], kill: Option<(usize, u64)>) {
         })
         .collect();
     let copies: Vec<_> = (1..=n).map(copy).collect();
-    served(&mut server, &mut clients, &copies, &golden, kill, "GONE");
+    served(&mut server, &mut clients, &copies, &golden, kill, "LOST");
 }
 
 #[test]

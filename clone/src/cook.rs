@@ -1,5 +1,7 @@
 //! What clients do with received bytes before they store them.
 
+use alloc::string::String;
+
 /// What is done with received bytes before they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cook {
@@ -25,4 +27,13 @@ pub enum Archive {
     Tar,
     /// cpio.
     Cpio,
+}
+
+/// A file, as the sender tells the clients of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it goes.
+    pub path: String,
+    /// What clients do with its bytes.
+    pub cook: Cook,
 }

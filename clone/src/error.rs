@@ -75,6 +75,13 @@ pub enum Error {
         /// The operating system's reason.
         why: String,
     },
+    /// The network cannot be used as this end needs it.
+    Network {
+        /// What could not be done, as in `listen to 234.77.0.1`.
+        what: String,
+        /// The operating system's reason.
+        why: String,
+    },
     /// What is to be sent cannot be read.
     Source {
         /// Its name and the reason.
@@ -87,6 +94,21 @@ pub enum Error {
         /// Why it cannot be.
         why: &'static str,
     },
+}
+
+impl Error {
+    /// [`Error::Stalled`], when what is waited for did not come within `limit`.
+    pub(crate) fn stalled(
+        protocol: &'static str,
+        waiting_for: &'static str,
+        (since, limit): (Duration, Option<Duration>),
+        now: Duration,
+    ) -> Result<(), Self> {
+        match limit.filter(|limit| now.saturating_sub(since) >= *limit) {
+            Some(waited) => Err(Self::Stalled { protocol, waiting_for, waited }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -118,6 +140,7 @@ impl fmt::Display for Error {
             Self::Port { kind, port, why } => {
                 write!(f, "{kind} port {port}: {why}; does another clone program run here?")
             }
+            Self::Network { what, why } => write!(f, "cannot {what}: {why}"),
             Self::Source { why } => write!(f, "cannot read what is to be sent: {why}"),
             Self::Unfit { what, why } => write!(f, "{what}: {why}"),
         }

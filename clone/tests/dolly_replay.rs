@@ -9,6 +9,7 @@ mod common;
 
 use clone::digest::Meter;
 use clone::dolly::{Client, Config, Server, client, server};
+use clone::outcome::{Patience, Standing};
 use common::{Event, Part, payload, read};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,8 +47,10 @@ fn as_client(name: &str, password: Option<&str>) {
             names: vec![me.to_owned()],
             password: password.map(str::to_owned),
             nonce: nonce_of(&events, me),
-            start_timeout: Some(Duration::from_secs(120)),
-            stall_timeout: Some(Duration::from_secs(120)),
+            patience: Patience {
+                start: Some(Duration::from_secs(120)),
+                stall: Some(Duration::from_secs(120)),
+            },
         },
         now,
     );
@@ -179,8 +182,10 @@ fn as_server(name: &str, password: Option<&str>) {
     let options = server::Options {
         password: password.map(str::to_owned),
         nonce: nonce_of(&events, me),
-        start_timeout: Some(Duration::from_secs(120)),
-        stall_timeout: Some(Duration::from_secs(120)),
+        patience: Patience {
+            start: Some(Duration::from_secs(120)),
+            stall: Some(Duration::from_secs(120)),
+        },
         directories: false,
     };
     let config = Config::parse(&text).unwrap();
@@ -249,7 +254,7 @@ fn as_server(name: &str, password: Option<&str>) {
     }
     assert_eq!(said, wanted);
     assert!(begun && finished);
-    assert!(core.clients().all(|(_, s)| *s == server::Standing::Acknowledged));
+    assert!(core.clients().all(|(_, s)| *s == Standing::Acknowledged));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use clone::digest::{Digest, Meter};
 use clone::dolly::config::{Input as Infile, Output as Outfile, What};
 use clone::dolly::{Client, Config, Line, Server, client, server};
+use clone::outcome::{Patience, Standing};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ enum Msg {
 type Who = Option<usize>;
 
 struct Outcome {
-    server: Option<Result<Vec<server::Standing>, clone::Error>>,
+    server: Option<Result<Vec<Standing>, clone::Error>>,
     clients: Vec<Option<Result<bool, clone::Error>>>,
     took: Duration,
 }
@@ -103,8 +104,10 @@ fn run(n: usize, fanout: usize, line: Line, fault: Fault) -> Outcome {
     let options = server::Options {
         password: (!classic).then(|| "sheep".to_owned()),
         nonce: [3; 32],
-        start_timeout: Some(Duration::from_secs(60)),
-        stall_timeout: Some(Duration::from_secs(20)),
+        patience: Patience {
+            start: Some(Duration::from_secs(60)),
+            stall: Some(Duration::from_secs(20)),
+        },
         directories: false,
     };
     let text = config.text();
@@ -117,8 +120,10 @@ fn run(n: usize, fanout: usize, line: Line, fault: Fault) -> Outcome {
                     names: vec![h.clone()],
                     password: (!classic).then(|| "sheep".to_owned()),
                     nonce: [4; 32],
-                    start_timeout: Some(Duration::from_secs(60)),
-                    stall_timeout: patience.map(|p| p * 4),
+                    patience: Patience {
+                        start: Some(Duration::from_secs(60)),
+                        stall: patience.map(|p| p * 4),
+                    },
                 },
                 now,
             )
@@ -323,7 +328,7 @@ fn chains_and_trees_of_all_sizes() {
         let o = run(n, fanout, Line::Classic, Fault::None);
         assert!(o.clients.iter().all(|c| *c == Some(Ok(true))), "{n} {fanout} {:?}", o.clients);
         let standings = o.server.unwrap().unwrap();
-        assert!(standings.iter().all(|s| *s == server::Standing::Verified));
+        assert!(standings.iter().all(|s| *s == Standing::Verified));
     }
 }
 
@@ -332,7 +337,7 @@ fn the_new_line_with_a_password() {
     for n in [1, 2, 5, 16] {
         let o = run(n, 1, Line::Suse, Fault::None);
         assert!(o.clients.iter().all(|c| *c == Some(Ok(false))), "{n} {:?}", o.clients);
-        assert!(o.server.unwrap().unwrap().iter().all(|s| *s == server::Standing::Acknowledged));
+        assert!(o.server.unwrap().unwrap().iter().all(|s| *s == Standing::Acknowledged));
     }
 }
 
@@ -361,10 +366,10 @@ fn a_bad_disk_or_bad_bytes_are_reported_and_the_others_verify() {
             for (i, (client, standing)) in o.clients.iter().zip(&standings).enumerate() {
                 if i == bad {
                     assert!(matches!(client, Some(Err(_))), "{client:?}");
-                    assert!(matches!(standing, server::Standing::Failed(_)), "{standings:?}");
+                    assert!(matches!(standing, Standing::Failed(_)), "{standings:?}");
                 } else {
                     assert_eq!(*client, Some(Ok(true)));
-                    assert_eq!(*standing, server::Standing::Verified);
+                    assert_eq!(*standing, Standing::Verified);
                 }
             }
         }
@@ -392,8 +397,8 @@ fn a_node_that_goes_in_any_state_leaves_nobody_waiting() {
                     // Success at the server means success everywhere.
                     if let Ok(standings) = server {
                         for (i, s) in standings.iter().enumerate() {
-                            if *s != server::Standing::Verified {
-                                assert!(matches!(s, server::Standing::Failed(_)), "{s:?}");
+                            if *s != Standing::Verified {
+                                assert!(matches!(s, Standing::Failed(_)), "{s:?}");
                             } else if i != node {
                                 let end = o.clients[i].as_ref().unwrap();
                                 let fair = matches!(end, Ok(true) | Err(clone::Error::Gone { .. }));

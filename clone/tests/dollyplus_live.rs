@@ -8,8 +8,9 @@ mod common;
 use clone::cook::{Cook, Packing};
 use clone::digest::{Digest, Meter};
 use clone::dollyplus::wire::{Command, Output};
-use clone::edge::dollyplus::{Options, Received, Sent, Standing, receive, send};
-use clone::edge::{Source, Store, Target, World};
+use clone::edge::dollyplus::DollyPlus;
+use clone::edge::{Here, Level, Order, Protocol, Source, Store, Target, World};
+use clone::outcome::{Patience, Received, Sent, Standing};
 use common::{Event, payload, read};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -26,6 +27,8 @@ struct Room {
     dies: Option<u64>,
     /// Its disk is full after so many bytes.
     full: Option<usize>,
+    /// What a server sends.
+    sources: Vec<Vec<u8>>,
 }
 
 struct Memory {
@@ -75,9 +78,13 @@ impl World for Room {
         host.parse().map_err(|_| "unknown".to_owned())
     }
 
-    fn say(&mut self, _: &str) {}
+    fn say(&mut self, _: Level, _: &str) {}
 
     fn progress(&mut self, _: u64, _: Option<u64>) {}
+
+    fn source(&mut self, number: usize) -> Result<Box<dyn Source>, String> {
+        Ok(Box::new(Bytes(self.sources[number].clone(), 0)))
+    }
 
     fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String> {
         Ok(Box::new(Memory {
@@ -109,12 +116,45 @@ impl Source for Bytes {
 }
 
 fn room() -> Room {
-    Room { clock: Instant::now(), files: Files::default(), dies: None, full: None }
+    Room {
+        clock: Instant::now(),
+        files: Files::default(),
+        dies: None,
+        full: None,
+        sources: Vec::new(),
+    }
 }
 
-fn options(own: Ipv4Addr) -> Options {
-    let limit = Some(Duration::from_secs(20));
-    Options { own, start_timeout: limit, stall_timeout: limit }
+const PATIENCE: Patience =
+    Patience { start: Some(Duration::from_secs(20)), stall: Some(Duration::from_secs(20)) };
+
+fn here(own: Ipv4Addr) -> Here {
+    Here {
+        address: own,
+        broadcast: own,
+        names: vec![own.to_string()],
+        listen: own,
+        patience: PATIENCE,
+    }
+}
+
+fn take(own: Ipv4Addr, world: &mut Room) -> Result<Received, clone::Error> {
+    DollyPlus.receive(&here(own), world)
+}
+
+fn give(
+    own: Ipv4Addr,
+    clients: &[String],
+    files: &[Output],
+    sources: Vec<Vec<u8>>,
+) -> Result<Sent, clone::Error> {
+    let here = here(own);
+    let order = Order { here: &here, clients, files, start: None };
+    DollyPlus.send(&order, &mut Room { sources, ..room() })
+}
+
+fn lost() -> Standing {
+    Standing::lost("it has gone, and was passed over")
 }
 
 type Outcome = (Option<Result<Received, clone::Error>>, BTreeMap<String, Vec<u8>>);
@@ -134,8 +174,8 @@ fn run(
         let mut world = room();
         change(i, &mut world);
         let files = world.files.clone();
-        let here = !absent.contains(&i);
-        let thread = std::thread::spawn(move || here.then(|| receive(&options(ip(i)), &mut world)));
+        let present = !absent.contains(&i);
+        let thread = std::thread::spawn(move || present.then(|| take(ip(i), &mut world)));
         threads.push((thread, files));
     }
     std::thread::sleep(Duration::from_millis(50));
@@ -144,11 +184,8 @@ fn run(
         .iter()
         .map(|(path, _)| Output { path: (*path).to_owned(), cook: Cook::default() })
         .collect();
-    let mut open = |n: usize| -> Result<Box<dyn Source>, String> {
-        Ok(Box::new(Bytes(files[n].1.clone(), 0)))
-    };
-    let server = ip(0).to_string();
-    let sent = send(&server, &names, &outputs, &options(ip(0)), &mut open, &mut room());
+    let sources = files.iter().map(|file| file.1.clone()).collect();
+    let sent = give(ip(0), &names, &outputs, sources);
     let outcomes = threads
         .into_iter()
         .map(|(thread, files)| {
@@ -164,7 +201,7 @@ fn holds(outcome: &Outcome, files: &[(&str, Vec<u8>)]) {
     let got = outcome.0.as_ref().expect("alive").as_ref().expect("finished");
     assert!(got.verified);
     for (path, bytes) in files {
-        assert!(outcome.1[*path] == *bytes, "{path} at {}", got.name);
+        assert!(outcome.1[*path] == *bytes, "{path}");
     }
 }
 
@@ -178,7 +215,7 @@ fn many_files_to_three_clients() {
     ];
     let (sent, outcomes) = run(11, 3, &files, &[], |_, _| {});
     let sent = sent.unwrap();
-    assert!(sent.clients.iter().all(|c| c.1 == Standing::Verified), "{:?}", sent.clients);
+    assert!(sent.clients.iter().all(|c| c.standing == Standing::Verified), "{:?}", sent.clients);
     outcomes.iter().for_each(|o| holds(o, &files));
 }
 
@@ -186,7 +223,7 @@ fn many_files_to_three_clients() {
 fn an_absent_host_is_left_out() {
     let files = [("/a", payload(0, 5_000_000))];
     let (sent, outcomes) = run(12, 3, &files, &[2], |_, _| {});
-    let standings: Vec<_> = sent.unwrap().clients.into_iter().map(|c| c.1).collect();
+    let standings: Vec<_> = sent.unwrap().clients.into_iter().map(|c| c.standing).collect();
     assert_eq!(standings, [Standing::Verified, Standing::Absent, Standing::Verified]);
     holds(&outcomes[0], &files);
     holds(&outcomes[2], &files);
@@ -206,11 +243,11 @@ fn a_machine_dies_at_each_tenth() {
         let sent = sent.unwrap();
         for (i, (client, outcome)) in (1..).zip(sent.clients.iter().zip(&outcomes)) {
             if i == victim {
-                assert_eq!(client.1, Standing::Lost, "{victim} at {tenth}");
+                assert_eq!(client.standing, lost(), "{victim} at {tenth}");
             } else {
                 let how = &outcome.0;
                 let what = format!("{i} when {victim} dies at {tenth}: {how:?}");
-                assert_eq!(client.1, Standing::Verified, "{what}");
+                assert_eq!(client.standing, Standing::Verified, "{what}");
                 holds(outcome, &files);
             }
         }
@@ -232,12 +269,12 @@ fn several_misfortunes() {
         _ => {}
     });
     let sent = sent.unwrap();
-    let lost = |i: usize| assert_eq!(sent.clients[i].1, Standing::Lost, "{i}");
+    let lost = |i: usize| assert_eq!(sent.clients[i].standing, lost(), "{i}");
     lost(1);
     lost(2);
-    assert!(matches!(&sent.clients[4].1, Standing::Failed(why) if why == "no space left"));
+    assert!(matches!(&sent.clients[4].standing, Standing::Failed(why) if why == "no space left"));
     for i in [0, 3, 5] {
-        assert_eq!(sent.clients[i].1, Standing::Verified);
+        assert_eq!(sent.clients[i].standing, Standing::Verified);
         holds(&outcomes[i], &files);
     }
     assert!(matches!(outcomes[4].0, Some(Err(clone::Error::Store { .. }))));
@@ -293,7 +330,7 @@ fn client_of(run: &Recorded) {
     let own = run.host(2);
     let client = std::thread::spawn(move || {
         let mut world = room();
-        let got = receive(&options(own), &mut world);
+        let got = take(own, &mut world);
         let files = world.files.lock().unwrap().clone();
         (got, files)
     });
@@ -325,19 +362,14 @@ fn server_of(run: &Recorded) {
     let first = TcpListener::bind((run.host(2), 9998)).unwrap();
     let names: Vec<String> = (2..5).map(|i| run.host(i).to_string()).collect();
     let notes = run.down[run.down.len() - 336..].to_vec();
-    let sources = [payload(0, 9_000_001), notes];
+    let sources = vec![payload(0, 9_000_001), notes];
     let gzip = Cook { unpack: Some(Packing::Gzip), archive: None };
     let outputs = [
         Output { path: "/srv/clone/big.img".to_owned(), cook: Cook::default() },
         Output { path: "/srv/clone/notes".to_owned(), cook: gzip },
     ];
     let own = run.host(1);
-    let ours = std::thread::spawn(move || {
-        let mut open = |n: usize| -> Result<Box<dyn Source>, String> {
-            Ok(Box::new(Bytes(sources[n].clone(), 0)))
-        };
-        send(&own.to_string(), &names, &outputs, &options(own), &mut open, &mut room())
-    });
+    let ours = std::thread::spawn(move || give(own, &names, &outputs, sources));
     let (mut data, _) = first.accept().unwrap();
     let mut hear = |n: usize| {
         let mut heard = vec![0; n];
@@ -361,8 +393,8 @@ fn server_of(run: &Recorded) {
     let text = "END:(<10.77.0.4): The last node finish recieving.";
     end.write_all(&Command::Stop(text.to_owned()).packet()).unwrap();
     let sent = ours.join().unwrap().unwrap();
-    assert!(sent.clients.iter().any(|c| c.1 == Standing::Acknowledged));
-    assert!(sent.clients.iter().all(|c| c.1 != Standing::Verified));
+    assert!(sent.clients.iter().any(|c| c.standing == Standing::Acknowledged));
+    assert!(sent.clients.iter().all(|c| c.standing != Standing::Verified));
 }
 
 fn replay(name: &str, net: u8) {

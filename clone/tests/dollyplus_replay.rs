@@ -8,10 +8,10 @@ mod common;
 
 use clone::cook::{Cook, Packing};
 use clone::dollyplus::backlog::SIZES;
-use clone::dollyplus::io::{Conn, End, Input, Output, Patience};
-use clone::dollyplus::server::Standing;
+use clone::dollyplus::io::{Conn, End, Input, Output};
 use clone::dollyplus::wire::{self, Command, Flag, Host};
 use clone::dollyplus::{CONTROL_PORT, DATA_PORT, Node, Server, Todo, Want};
+use clone::outcome::{Patience, Standing};
 use common::{Event, Part, payload, read};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl Heard {
                     Output::Send(Conn::Line, bytes) => self.line.extend(bytes),
                     Output::Send(conn, bytes) => self.others.push((conn, bytes)),
                     Output::End(conn) => self.ended |= conn == Conn::Next,
-                    Output::Close(_) | Output::Say(_) => {}
+                    Output::Close(_) | Output::Say(_) | Output::Said(_) => {}
                 }
             }
             let bytes = end.sending().to_vec();
@@ -165,7 +165,7 @@ fn as_client(name: &str) {
     node.step(Input::Tick, now).unwrap();
     let got = node.finished().unwrap();
     assert!(!got.verified, "an old server compares nothing");
-    assert_eq!((got.name.as_str(), got.digests.len()), (ME, 2));
+    assert_eq!((node.own_name(), got.digests.len()), (ME, 2));
     assert!(files[0].1 == payload(0, BIG));
     assert_eq!(files[1].1.len(), NOTES);
     assert_eq!(files.iter().map(|f| f.0.clone()).collect::<Vec<_>>(), outputs());
@@ -236,9 +236,9 @@ fn as_server(name: &str, absent: bool) {
     // That the standings are all known, and that nobody is to be told.
     server.step(Input::Tick, now).unwrap();
     server.step(Input::Tick, now).unwrap();
-    let sent = server.finished().unwrap();
+    server.finished().unwrap();
     let middle = if absent { Standing::Absent } else { Standing::Acknowledged };
-    let standings: Vec<_> = sent.clients.into_iter().map(|c| c.1).collect();
+    let standings: Vec<_> = server.clients().iter().map(|c| c.standing.clone()).collect();
     assert_eq!(standings, [Standing::Acknowledged, middle, Standing::Acknowledged]);
     assert_eq!(heard.others, [], "old programs are told nothing");
 }

@@ -7,7 +7,7 @@
 mod common;
 mod simulated;
 
-use clone::dollyplus::server::Standing;
+use clone::outcome::Standing;
 use common::payload;
 use simulated::{At, Fate, MS, ON_THE_WAY, Outcome, SECOND, SIZES, run};
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ fn files() -> Vec<Vec<u8>> {
 
 fn standings(outcome: &Outcome) -> Vec<Standing> {
     let sent = outcome.server.as_ref().expect("the server ends").as_ref();
-    sent.expect("it has sent").clients.iter().map(|c| c.1.clone()).collect()
+    sent.expect("it has sent").clients.iter().map(|c| c.standing.clone()).collect()
 }
 
 /// All but those in `except` have everything, verified, and the server knows.
@@ -33,7 +33,7 @@ fn all_verified(outcome: &Outcome, files: &[Vec<u8>], except: &[usize], what: &s
     for (i, got) in (1..).zip(&outcome.clients) {
         if except.contains(&i) {
             // An old program is none of them.
-            let known = ![Standing::Waiting, Standing::Acknowledged].contains(&standings[i - 1]);
+            let known = ![Standing::Silent, Standing::Acknowledged].contains(&standings[i - 1]);
             assert!(known, "{what}: {i} {:?}\n{}", standings[i - 1], said());
             continue;
         }

@@ -10,6 +10,7 @@ mod common;
 use clone::digest::Meter;
 use clone::ka::wire::{Layout, ToClient, ToServer};
 use clone::ka::{Client, Server, client, server};
+use clone::outcome::{Patience, Standing};
 use common::{Event, Part, payload, read};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -58,8 +59,7 @@ fn as_client(name: &str, layout: Layout) {
         wait: true,
         go_now: false,
         tries: 10,
-        start_timeout: None,
-        stall_timeout: None,
+        patience: Patience { start: None, stall: None },
     };
     let mut core = Client::new(options, now);
     core.step(client::Input::Tick, now).unwrap();
@@ -159,8 +159,7 @@ fn as_server(name: &str, layout: Layout) {
         clients: 3,
         arity: 1,
         verify: true,
-        start_timeout: None,
-        stall_timeout: None,
+        patience: Patience { start: None, stall: None },
     };
     let mut core = Server::new(options, now).unwrap();
     core.step(server::Input::Question(ME, b"kainstall\0"), now).unwrap();
@@ -254,7 +253,7 @@ fn as_server(name: &str, layout: Layout) {
     assert_eq!(ours, words_down(layout, &wanted));
     assert!(log.contains(&server::Output::Begin) && log.contains(&server::Output::Finished));
     assert!(log.contains(&server::Output::Send(ME, 0)), "{log:?}");
-    assert!(core.clients().all(|(_, s)| *s == server::Standing::Finished));
+    assert!(core.clients().all(|(_, s)| *s == Standing::Acknowledged));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use clone::digest::{Digest, Meter};
 use clone::ka::wire::Layout;
 use clone::ka::{Client, Server, WINDOW, client, server};
+use clone::outcome::{Patience, Standing};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -57,7 +58,7 @@ struct Node {
 
 struct Room {
     clients: Vec<Option<Result<bool, clone::Error>>>,
-    server: Result<Vec<(Ipv4Addr, server::Standing)>, clone::Error>,
+    server: Result<Vec<(Ipv4Addr, Standing)>, clone::Error>,
     took: Duration,
 }
 
@@ -83,8 +84,7 @@ fn run(n: usize, arity: usize, fault: Fault) -> Room {
         clients: n,
         arity,
         verify: true,
-        start_timeout: patience,
-        stall_timeout: patience,
+        patience: Patience { start: patience, stall: patience },
     };
     let mut core = Server::new(options, now).unwrap();
     let mut nodes: Vec<Node> = (0..n)
@@ -97,8 +97,7 @@ fn run(n: usize, arity: usize, fault: Fault) -> Room {
                     wait: true,
                     go_now: false,
                     tries: 30,
-                    start_timeout: patience,
-                    stall_timeout: patience,
+                    patience: Patience { start: patience, stall: patience },
                 },
                 now,
             ),
@@ -343,7 +342,7 @@ fn all_verified_but(room: &Room, bad: Option<usize>, what: &str) {
     }
     for (who, standing) in room.server.as_ref().unwrap() {
         if Some(number(*who)) != bad {
-            assert_eq!(*standing, server::Standing::Verified, "{who}: {what}");
+            assert_eq!(*standing, Standing::Verified, "{who}: {what}");
         }
     }
 }
@@ -371,7 +370,7 @@ fn a_full_disk_is_known_and_harms_nobody_else() {
         all_verified_but(&room, Some(bad), "full");
         assert!(matches!(room.clients[bad], Some(Err(clone::Error::Store { .. }))));
         let standings = room.server.unwrap();
-        assert_eq!(standings[bad].1, server::Standing::Failed);
+        assert_eq!(standings[bad].1, Standing::failed("could not store it, or has other bytes"));
     }
 }
 
@@ -386,7 +385,7 @@ fn a_node_that_is_switched_off_in_any_state_is_bypassed() {
                 let standings = room.server.unwrap();
                 let its = standings.iter().find(|(a, _)| number(*a) == who).unwrap();
                 if at < 90 {
-                    assert!(matches!(its.1, server::Standing::Gone(_)), "{at} ms: {}", its.1);
+                    assert!(matches!(its.1, Standing::Lost(_)), "{at} ms: {}", its.1);
                 }
             }
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use clone::digest::Meter;
+use clone::outcome::Standing;
 use clone::udpcast::wire::{Capabilities, ToReceiver, ToSender};
 use clone::udpcast::{Bits, Receiver, Sender, default_group, receiver, sender};
 use std::cmp::Reverse;
@@ -256,7 +257,7 @@ fn all_verified(room: &Room, data: &[u8]) {
         assert_eq!(node.end, Some(Ok(true)), "receiver {i}");
     }
     assert!(
-        core.machines().iter().all(|m| m.standing == sender::Standing::Verified),
+        core.machines().iter().all(|m| m.standing == Standing::Verified),
         "{:?}",
         core.machines()
     );
@@ -332,7 +333,7 @@ fn the_end_is_told_when_all_have_the_data() {
     assert!(!core.finished(), "the end was not answered yet, and it may still be asked for");
     say(&mut core, &ToSender::Ok { slice: 1 }, MS * 2500);
     assert!(core.finished());
-    assert_eq!(core.machines()[0].standing, sender::Standing::Acknowledged);
+    assert_eq!(core.machines()[0].standing, Standing::Acknowledged);
 }
 
 #[test]
@@ -363,11 +364,11 @@ fn a_machine_that_dies_is_dropped_and_the_others_finish() {
         assert_eq!(room.nodes[3].end, Some(Ok(false)));
         for machine in core.machines() {
             let want = if machine.address == address(1) {
-                [sender::Standing::Dropped, sender::Standing::Left]
+                [Standing::lost("dropped, did not answer"), Standing::lost("left before the end")]
             } else if machine.address == address(3) {
-                [sender::Standing::Acknowledged; 2]
+                [Standing::Acknowledged, Standing::Acknowledged]
             } else {
-                [sender::Standing::Verified; 2]
+                [Standing::Verified, Standing::Verified]
             };
             assert!(want.contains(&machine.standing), "dies at {at}: {machine:?}");
         }
@@ -382,7 +383,7 @@ fn a_failing_disk_is_known_at_both_ends() {
     let core = room.sender.unwrap();
     let bad = core.machines().iter().find(|m| m.address == address(1)).unwrap();
     // It says so if the sender has asked by then; verified it can never be.
-    assert!(!matches!(bad.standing, sender::Standing::Verified | sender::Standing::Receiving));
+    assert!(!matches!(bad.standing, Standing::Verified | Standing::Receiving));
 }
 
 #[test]

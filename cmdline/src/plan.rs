@@ -883,6 +883,19 @@ pub enum CloneMethod {
     },
 }
 
+impl CloneMethod {
+    /// The protocol's name on a line, and what follows it there.
+    #[must_use]
+    pub fn on_line(&self) -> (&'static str, String) {
+        match self {
+            Self::Ka { session } => ("ka", session.clone()),
+            Self::Dolly => ("dolly", String::new()),
+            Self::DollyPlus => ("dollyplus", String::new()),
+            Self::Udpcast { portbase } => ("udpcast", alloc::format!("{portbase}")),
+        }
+    }
+}
+
 /// A clone receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClonePlan {

@@ -6,13 +6,14 @@ use std::time::Duration;
 use clone::digest::Meter;
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
 use clone::dollyplus::backlog::Sizes;
-use clone::dollyplus::io::{Conn, End, Input as RingInput, Output as RingOutput, Patience};
+use clone::dollyplus::io::{Conn, End, Input as RingInput, Output as RingOutput};
 use clone::dollyplus::node::Node;
-use clone::dollyplus::server::{Server, Standing};
+use clone::dollyplus::server::Server;
 use clone::dollyplus::wire::{Command, Item, Output as RingFile, Reader};
 use clone::dollyplus::{self, Todo, Want};
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
+use clone::outcome::{Patience, Standing};
 use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::sender::{self, Sender};
 use clone::udpcast::wire::{ToReceiver, ToSender};
@@ -112,7 +113,7 @@ pub fn udpcast_sender(data: &[u8]) {
         }
         while sender.event().is_some() {}
         for machine in sender.machines() {
-            let verified = machine.standing == sender::Standing::Verified;
+            let verified = machine.standing == Standing::Verified;
             assert!(!verified || right.contains(&machine.address), "{machine:?}");
         }
         let pause = sender.deadline().filter(|_| bytes.is_empty());
@@ -152,8 +153,7 @@ pub fn dolly_client(data: &[u8]) {
         names: vec!["a".to_owned()],
         password: Some("sheep".to_owned()),
         nonce: [0; 32],
-        start_timeout: None,
-        stall_timeout: Some(Duration::from_secs(60)),
+        patience: Patience { start: None, stall: Some(Duration::from_secs(60)) },
     };
     let mut client = dolly::Client::new(options, now);
     let (mut received, mut said) = (0u64, 0);
@@ -192,8 +192,7 @@ pub fn dolly_server(data: &[u8]) {
     let options = dolly_server::Options {
         password: None,
         nonce: [0; 32],
-        start_timeout: None,
-        stall_timeout: None,
+        patience: Patience { start: None, stall: None },
         directories: false,
     };
     let mut now = Duration::ZERO;
@@ -237,8 +236,7 @@ pub fn ka_client(data: &[u8]) {
         wait: true,
         go_now: true,
         tries: 5,
-        start_timeout: None,
-        stall_timeout: Some(Duration::from_secs(60)),
+        patience: Patience { start: None, stall: Some(Duration::from_secs(60)) },
     };
     let mut client = ka::Client::new(options, now);
     let (mut received, mut said) = (0u64, 0);
@@ -281,8 +279,7 @@ pub fn ka_server(data: &[u8]) {
         clients: 3,
         arity: 2,
         verify: true,
-        start_timeout: None,
-        stall_timeout: None,
+        patience: Patience { start: None, stall: None },
     };
     let Ok(mut server) = ka::Server::new(options, now) else { return };
     let own = Ipv4Addr::new(10, 77, 0, 1);
@@ -511,8 +508,8 @@ pub fn dolly_plus_server(data: &[u8]) {
                 }
             }
         }
-        if let Some(sent) = server.finished() {
-            assert!(sent.clients.iter().all(|client| client.1 != Standing::Waiting));
+        if server.finished().is_some() {
+            assert!(server.clients().iter().all(|client| client.standing != Standing::Silent));
             return;
         }
     }

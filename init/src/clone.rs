@@ -21,9 +21,8 @@ use core::time::Duration;
 
 use clone::cook::Cook;
 use clone::digest::{Digest, Meter};
-use clone::edge::{self, Store, Target, World};
-use clone::ka::wire::Layout;
-use clone::{dolly, ka, udpcast};
+use clone::edge::{self, Here, Store, Target, World};
+use clone::outcome::{Patience, Summary};
 use cmdline::BootPlan;
 use cmdline::plan::{CloneMethod, ClonePlan, Dialect, Seconds};
 use rustix::fd::{AsFd, OwnedFd};
@@ -48,10 +47,8 @@ use crate::trace::{Failure, Fault};
 const DISKS: Duration = Duration::from_secs(20);
 /// Bytes given to the disk at once.
 const CHUNK: usize = 1 << 20;
-/// What is held between a fast and a slow side of a chain.
-const RING: usize = 16 << 20;
 /// A second stage is waited for so long where the line does not say.
-const STAGE2_S: u32 = 120;
+const STAGE2: Seconds = Seconds(120);
 /// Memory that it must leave for the system in it.
 const SPARE: u64 = 64 << 20;
 /// Nothing came for so long: the sender is gone.
@@ -170,7 +167,7 @@ fn disks(machine: &Machine) -> Vec<String> {
 fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     let disk = named(machine, clone)?;
     let mut node = Node::new(machine, Place::Disk(disk));
-    let digest = node.take(&clone.method, clone.timeout.0)?;
+    let digest = node.take(&clone.method, clone.timeout)?;
     if clone.verify {
         node.read_back(digest)?;
     }
@@ -198,16 +195,13 @@ pub fn stage2(
     };
     fetch::prepare()?;
     let mut node = Node::new(machine, Place::Memory);
-    let taken = node.take(&method, timeout.map_or(STAGE2_S, |timeout| timeout.0));
+    let taken = node.take(&method, timeout.unwrap_or(STAGE2));
     if taken.is_err() {
         fetch::drop_all();
     }
     taken?;
     Ok(node.path)
 }
-
-const NO_NAME: Target<'static> =
-    Target { path: "", existing: true, cook: Cook { unpack: None, archive: None }, split: None };
 
 fn host_name() -> Option<String> {
     let name = sys::file::read_file("/proc/sys/kernel/hostname", 256).ok()?;
@@ -230,82 +224,35 @@ struct Node<'m> {
     /// What is written.
     path: String,
     progress: Option<Progress>,
+    /// When the first bytes had come.
+    began: Option<Duration>,
     shown: u64,
 }
 
 impl<'m> Node<'m> {
     fn new(machine: &'m mut Machine, place: Place) -> Self {
-        Self { machine, place, path: String::new(), progress: None, shown: 0 }
+        Self { machine, place, path: String::new(), progress: None, began: None, shown: 0 }
     }
 
     /// Waits for a sender, receives, and says how that went.
-    fn take(&mut self, method: &CloneMethod, timeout: u32) -> Result<Digest, String> {
+    fn take(&mut self, method: &CloneMethod, timeout: Seconds) -> Result<Digest, String> {
         let up = self.machine.network.up().ok_or("the network is not up")?;
         let address = up.config.address;
-        let broadcast = up.config.broadcast.unwrap_or(Ipv4Addr::BROADCAST);
-        let patience = Some(Duration::from_secs(u64::from(timeout)));
-        let said = |e: clone::Error| e.to_string();
-        let (digest, verified) = match method {
-            CloneMethod::Udpcast { portbase } => {
-                let store = self.open(&NO_NAME)?;
-                self.say(&format!("waiting for a udpcast sender, port {portbase}"));
-                let config = udpcast::receiver::Config {
-                    start_timeout: patience,
-                    receive_timeout: Some(STALL),
-                    ..udpcast::receiver::Config::default()
-                };
-                let place = edge::udpcast::Place { own: address, broadcast, port: *portbase };
-                let got = edge::udpcast::receive(config, place, store, self).map_err(said)?;
-                (Some(got.digest), got.verified)
-            }
-            CloneMethod::Dolly => {
-                let names = [Some(address.to_string()), host_name()];
-                let names: Vec<String> = names.into_iter().flatten().collect();
-                self.say(&format!("waiting for a dolly server, as {}", names.join(" or ")));
-                let options = dolly::client::Options {
-                    names,
-                    password: None,
-                    nonce: [0; 32],
-                    start_timeout: patience,
-                    stall_timeout: Some(STALL),
-                };
-                let got = edge::dolly::receive(options, RING, self).map_err(said)?;
-                (Some(got.digest), got.verified)
-            }
-            CloneMethod::DollyPlus => {
-                self.say("waiting for a Dolly+ server");
-                let options = edge::dollyplus::Options {
-                    start_timeout: patience,
-                    stall_timeout: Some(STALL),
-                    ..edge::dollyplus::Options::default()
-                };
-                let got = edge::dollyplus::receive(&options, self).map_err(said)?;
-                (got.digests.last().copied(), got.verified)
-            }
-            CloneMethod::Ka { session } => {
-                let store = self.open(&NO_NAME)?;
-                self.say(&format!("looking for the KA server of session {session}"));
-                let options = ka::client::Options {
-                    session: session.clone(),
-                    server: None,
-                    layout: Layout::I386,
-                    wait: true,
-                    go_now: false,
-                    tries: timeout,
-                    start_timeout: patience,
-                    stall_timeout: Some(STALL),
-                };
-                let got = edge::ka::receive(options, store, self).map_err(said)?;
-                (Some(got.digest), got.verified)
-            }
+        let here = Here {
+            address,
+            broadcast: up.config.broadcast.unwrap_or(Ipv4Addr::BROADCAST),
+            names: [Some(address.to_string()), host_name()].into_iter().flatten().collect(),
+            listen: Ipv4Addr::UNSPECIFIED,
+            patience: Patience { start: Some(timeout.into()), stall: Some(STALL) },
         };
-        let digest = digest.ok_or("the server sent no file")?;
-        let summary = self.progress.as_ref().map(Progress::summary).unwrap_or_default();
-        let verdict =
-            if verified { "verified with the sender" } else { "NOT verified: old sender" };
-        let line = format!("copy complete: {summary}, blake3 {digest}, {verdict}");
-        self.machine.log.say(Level::Verdict, &line);
-        Ok(digest)
+        let (name, argument) = method.on_line();
+        let receive = edge::named(edge::RECEIVERS, name).ok_or("no such protocol")?;
+        let got = receive(&argument, &here, self).map_err(|e| e.to_string())?;
+        let began = self.began.unwrap_or_else(|| self.now());
+        let took = self.now().saturating_sub(began);
+        let summary = Summary { digests: &got.digests, took, verdict: got.verdict() };
+        self.machine.log.say(Level::Verdict, &format!("copy complete: {summary}"));
+        got.digests.last().copied().ok_or_else(|| "the sender sent no file".to_string())
     }
 
     /// Reads the disk, past what the kernel remembers of it.
@@ -378,11 +325,15 @@ impl World for Node<'_> {
         Ok(network::server(self.machine, &host)?)
     }
 
-    fn say(&mut self, text: &str) {
-        self.machine.log.info(text);
+    fn say(&mut self, level: edge::Level, text: &str) {
+        match level {
+            edge::Level::News => self.machine.log.info(text),
+            edge::Level::Detail => self.machine.log.detail(text),
+        }
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>) {
+        self.began = self.began.or_else(|| Some(self.now()));
         let progress =
             self.progress.get_or_insert_with(|| Progress::new("receiving", total.unwrap_or(0)));
         progress.add(&mut self.machine.log, done.saturating_sub(self.shown));

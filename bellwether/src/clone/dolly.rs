@@ -1,18 +1,15 @@
 //! `dolly`: one program, server with `-s`, client without.
 
+use super::copying;
 use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
-use super::progress::{bytes, rate};
-use super::report::{self, PXELINUX};
-use super::world::{Host, PipeSource, listed, names, random, show_addresses, source};
+use super::report::PXELINUX;
+use super::world::{Check, Host, PipeSource, Sources, names, random, show_addresses, source};
 use crate::failure::Failure;
-use clone::dolly::config::{Config, Input, Line, Output, What};
-use clone::dolly::server::Standing;
-use clone::dolly::{client, server};
-use clone::edge;
+use clone::dolly::config::{Config, Line, What};
+use clone::edge::dolly::Dolly;
+use clone::edge::{self, Order};
+use clone::outcome::Amount;
 use std::path::{Path, PathBuf};
-
-/// What is held between a fast and a slow side.
-const RING: usize = 16 << 20;
 
 /// The grammar.
 pub static DOLLY: Program = Program {
@@ -58,37 +55,11 @@ pub fn run(given: &Given) -> Result<(), Failure> {
 
 /// The configuration: from a file, or from -I, -O and -H.
 fn config(given: &Given) -> Result<(Config, String), Failure> {
-    if let Some(input) = given.get("input") {
-        let usage = |what: &str| Failure::Usage(format!("-I needs {what}"));
-        let output = given.get("output").ok_or_else(|| usage("-O FILE"))?;
-        let hosts = given.get("hosts").ok_or_else(|| usage("-H HOST,HOST"))?;
-        let hosts: Vec<String> =
-            hosts.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
+    if let Some((input, output, hosts)) = copying::listed(given)? {
         let suse = given.has("suse") || given.has("password");
-        let classic = |text: Option<&String>| {
-            if suse { String::new() } else { text.cloned().unwrap_or_default() }
-        };
+        let line = if suse { Line::Suse } else { Line::Classic };
         let own = names().pop().unwrap_or_else(|| "server".to_owned());
-        let config = Config {
-            line: if suse { Line::Suse } else { Line::Classic },
-            what: What::File {
-                input: Input { path: input.to_owned(), ..Input::default() },
-                output: Output { path: output.to_owned(), ..Output::default() },
-            },
-            segment_size: None,
-            cards: None,
-            fanout: 1,
-            hyphen: None,
-            server: classic(Some(&own)),
-            first: classic(hosts.first()),
-            last: classic(hosts.last()),
-            hosts,
-            verify: false,
-        };
-        // Read back: what cannot be said in this format is found here.
-        let text = config.text();
-        let config = Config::parse(&text)?;
-        return Ok((config, text));
+        return Ok(Config::of_file(line, (input, output), &own, &hosts)?);
     }
     let path = given.get("config").unwrap_or("dolly.cfg");
     let text = std::fs::read_to_string(path)
@@ -108,7 +79,7 @@ fn send(given: &Given) -> Result<(), Failure> {
             own.join(", ")
         );
     }
-    let (mut source, name) = match &config.what {
+    let (source, name) = match &config.what {
         What::Dummy(megabytes) => {
             let zeros = super::store::Source::open(Some(Path::new("/dev/zero")), None)?
                 .limited(megabytes.unwrap_or(1024).saturating_mul(1 << 20));
@@ -122,59 +93,36 @@ fn send(given: &Given) -> Result<(), Failure> {
     };
     if given.has("dry-run") {
         print!("{text}");
-        let length = source.length().map_or("of unknown length".to_owned(), bytes);
+        let length =
+            source.length().map_or("of unknown length".to_owned(), |n| Amount(n).to_string());
         println!("{name}: {length}; chain:");
         show_addresses(&config.hosts);
         return Ok(());
     }
-    let options = server::Options {
+    let mut host = Host::new("dolly", given.has("quiet"), given.has("verbose"));
+    host.sources = Sources::Open(Some(source));
+    eprintln!("dolly: {name} to {} machines; connecting", config.hosts.len());
+    let dolly = Dolly {
         password: given.get("password").map(str::to_owned),
         nonce: random()?,
-        start_timeout: given.seconds("timeout")?,
-        stall_timeout: given.stall()?,
-        directories: false,
+        config: Some((config, text)),
+        unverified: given.has("no-verify"),
     };
-    let mut world = Host::new("dolly", given.has("quiet"), given.has("verbose"));
-    eprintln!("dolly: {name} to {} machines; connecting", config.hosts.len());
-    let verify = !given.has("no-verify");
-    let sent = edge::dolly::send(config, &text, verify, options, RING, &mut *source, &mut world);
-    world.end();
-    let sent = sent?;
-    report::sent("dolly", sent.digest, world.took());
-    let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
-    let machines = listed(&sent.clients, good, given, &mut world);
-    report::table(&machines, sent.digest.bytes, world.took(), given)
+    let here = copying::here(copying::patience(given)?);
+    let sent = copying::send(&dolly, &Order::of(&here), &mut host)?;
+    copying::table(&sent, given, &mut host)
 }
 
 fn receive(given: &Given) -> Result<(), Failure> {
-    let mut world = Host::new("dolly", given.has("quiet"), given.has("verbose"));
-    world.target = given.get("target").map(PathBuf::from);
-    world.sync = given.has("nosync").then_some(false);
-    let options = client::Options {
-        names: names(),
+    let mut host = Host::new("dolly", given.has("quiet"), given.has("verbose"));
+    host.target = given.get("target").map(PathBuf::from);
+    host.sync = given.has("nosync").then_some(false);
+    host.check = if given.has("verify") { Check::After } else { Check::Not };
+    let dolly = Dolly {
         password: given.get("password").map(str::to_owned),
         nonce: random()?,
-        start_timeout: given.seconds("timeout")?,
-        stall_timeout: given.stall()?,
+        ..Dolly::default()
     };
-    eprintln!("dolly: waiting for a server, as {}", options.names.join(" or "));
-    let got = edge::dolly::receive(options, RING, &mut world);
-    world.end();
-    let got = got?;
-    let mut verdict = match got.verified {
-        true => "verified with the server".to_owned(),
-        false => "NOT verified: the server, or a node, compares no digests".to_owned(),
-    };
-    if given.has("verify") {
-        world.read_back(&[got.digest])?;
-        verdict += "; read back";
-    }
-    eprintln!(
-        "dolly: {} in {:.1} s, {}; blake3 {}; {verdict}",
-        bytes(got.digest.bytes),
-        world.took().as_secs_f64(),
-        rate(got.digest.bytes, world.took()),
-        got.digest,
-    );
-    Ok(())
+    let here = copying::here(copying::patience(given)?);
+    copying::receive(&dolly, &here, &mut host).map(drop)
 }

@@ -1,16 +1,15 @@
 //! `dollyS` and `dollyC`: Dolly+'s server and client.
 
+use super::copying;
 use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
-use super::progress::{bytes, rate};
-use super::report::{self, PXELINUX};
-use super::store::Source;
-use super::world::{Host, listed, names, show_addresses, source, why};
+use super::report::PXELINUX;
+use super::world::{Check, Host, Sources, names, show_addresses};
 use crate::failure::Failure;
-use clone::cook::Cook;
+use clone::cook::{Cook, Output};
 use clone::dollyplus::config::{Config, File, cook_of};
-use clone::dollyplus::wire::Output;
-use clone::edge;
-use clone::edge::dollyplus::{Options, Standing};
+use clone::edge::dollyplus::DollyPlus;
+use clone::edge::{Here, Order};
+use clone::outcome::Amount;
 use std::path::{Path, PathBuf};
 
 /// The server's grammar.
@@ -50,19 +49,8 @@ pub static CLIENT: Program = Program {
     ],
 };
 
-fn options(given: &Given) -> Result<Options, Failure> {
-    Ok(Options {
-        start_timeout: given.seconds("timeout")?,
-        stall_timeout: given.stall()?,
-        ..Options::default()
-    })
-}
-
 fn config(given: &Given) -> Result<Config, Failure> {
-    let text = if let Some(input) = given.get("input") {
-        let usage = |what: &str| Failure::Usage(format!("-I needs {what}"));
-        let output = given.get("output").ok_or_else(|| usage("-O FILE"))?;
-        let hosts = given.get("hosts").ok_or_else(|| usage("-H HOST,HOST"))?;
+    let text = if let Some((input, output, clients)) = copying::listed(given)? {
         let cook = if given.has("unpack") { cook_of(input) } else { Cook::default() };
         let file = File {
             input: input.to_owned(),
@@ -73,7 +61,7 @@ fn config(given: &Given) -> Result<Config, Failure> {
             files: vec![file],
             // An address is understood everywhere.
             server: names().pop().unwrap_or_else(|| "server".to_owned()),
-            clients: hosts.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect(),
+            clients,
         };
         // Read back: what cannot be said in this format is found here.
         config.text()
@@ -96,9 +84,9 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     }
     // What cannot be read is known before the others wait for it.
     for file in &config.files {
-        let length = Source::open(Some(Path::new(&file.input)), None)?.length;
+        let length = copying::readable(Path::new(&file.input))?;
         if given.has("dry-run") {
-            let length = length.map_or("of unknown length".to_owned(), bytes);
+            let length = length.map_or("of unknown length".to_owned(), |n| Amount(n).to_string());
             println!("{} -> {}: {length}", file.input, file.output.path);
         }
     }
@@ -107,54 +95,23 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         show_addresses(std::iter::once(&config.server).chain(&config.clients));
         return Ok(());
     }
-    let mut world = Host::new("dollyS", given.has("quiet"), given.has("verbose"));
+    let mut host = Host::new("dollyS", given.has("quiet"), given.has("verbose"));
     let outputs: Vec<Output> = config.files.iter().map(|f| f.output.clone()).collect();
-    let mut open = |number: usize| -> Result<Box<dyn edge::Source>, String> {
-        let path = config.files.get(number).map_or("-", |f| &f.input);
-        source(Path::new(path), None, false).map_err(why)
-    };
-    let sent = edge::dollyplus::send(
-        &config.server,
-        &config.clients,
-        &outputs,
-        &options(given)?,
-        &mut open,
-        &mut world,
-    );
-    world.end();
-    let sent = sent?;
-    let total: u64 = sent.digests.iter().map(|d| d.bytes).sum();
-    let took = world.took();
-    eprintln!("dollyS: {} in {:.1} s, {}", bytes(total), took.as_secs_f64(), rate(total, took));
-    for (file, digest) in config.files.iter().zip(&sent.digests) {
-        eprintln!("  {} blake3 {digest}", file.input);
-    }
-    let good = |s: &Standing| matches!(s, Standing::Verified | Standing::Acknowledged);
-    let machines = listed(&sent.clients, good, given, &mut world);
-    report::table(&machines, total, took, given)
+    let inputs = config.files.iter().map(|f| PathBuf::from(&f.input)).collect();
+    host.sources = Sources::Files(inputs, None);
+    // The last client connects to the name of the configuration.
+    let here =
+        Here { names: vec![config.server.clone()], ..copying::here(copying::patience(given)?) };
+    let order = Order { here: &here, clients: &config.clients, files: &outputs, start: None };
+    let sent = copying::send(&DollyPlus, &order, &mut host)?;
+    copying::table(&sent, given, &mut host)
 }
 
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
-    let mut world = Host::new("dollyC", given.has("quiet"), true);
-    world.target = given.get("target").map(PathBuf::from);
-    eprintln!("dollyC: waiting for a server");
-    let got = edge::dollyplus::receive(&options(given)?, &mut world);
-    world.end();
-    let got = got?;
-    let mut verdict = if got.verified {
-        "verified with the server".to_owned()
-    } else {
-        "NOT verified: the server compares no digests".to_owned()
-    };
-    if given.has("verify") {
-        world.read_back(&got.digests)?;
-        verdict += "; read back";
-    }
-    let total: u64 = got.digests.iter().map(|d| d.bytes).sum();
-    eprintln!("dollyC: {}, {}; {verdict}", bytes(total), rate(total, world.took()));
-    for digest in &got.digests {
-        eprintln!("  blake3 {digest} ({})", bytes(digest.bytes));
-    }
-    Ok(())
+    let mut host = Host::new("dollyC", given.has("quiet"), true);
+    host.target = given.get("target").map(PathBuf::from);
+    host.check = if given.has("verify") { Check::After } else { Check::Not };
+    let here = copying::here(copying::patience(given)?);
+    copying::receive(&DollyPlus, &here, &mut host).map(drop)
 }

@@ -221,7 +221,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     let mib = disk_mib(&disk)?;
     fs::create_dir_all(WORK).map_err(failed(WORK))?;
     let got = ka::take("kainstall1", server, &format!("tar -x -C {WORK} -f -"), patience)?;
-    let server = server.or(got.server);
+    let server = server.or(got.sender);
     let path = format!("{WORK}/{FILE}");
     let text = fs::read_to_string(&path).map_err(|_| {
         Failure::Failed("the server sends no layout: is it ka-d of bellwether?".to_owned())
@@ -258,12 +258,9 @@ pub fn run(given: &Given) -> Result<(), Failure> {
         quoted(COPY)
     );
     let got = ka::take("kainstall2", server, &extract, Duration::from_secs(600))?;
-    say(&format!(
-        "{} bytes, blake3 {}, {}",
-        got.digest.bytes,
-        got.digest,
-        if got.verified { "verified with the server" } else { "NOT verified" }
-    ));
+    for digest in &got.digests {
+        say(&format!("{} bytes, blake3 {digest}, {}", digest.bytes, got.verdict()));
+    }
     own(given, &layout, &disk)?;
     boots(&layout, &disk, &mut mounted)?;
     mounted.written()?;

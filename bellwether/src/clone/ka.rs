@@ -1,23 +1,21 @@
 //! `ka-d-server` and `ka-d-client`: one session of KA.
 
+use super::copying::{self, FILE};
 use super::flags::{Flag, Given, Program, QUIET, STALL, STALLED, VERIFY, flag};
-use super::progress::{bytes, rate};
-use super::report::{self, Machine, PXELINUX};
-use super::store::{How, Source, Target};
-use super::world::{Host, HostStore, source, why};
+use super::report::PXELINUX;
+use super::world::{Check, Host, Sources};
 use crate::failure::Failure;
-use clone::edge;
-use clone::ka::server::Standing;
+use clone::edge::ka::Ka;
+use clone::edge::{Order, Protocol, World};
 use clone::ka::wire::Layout;
-use clone::ka::{client, server};
+use clone::outcome::{Patience, Received, Sent};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SESSION: Flag = flag("session", Some('s'), Some("NAME"), "the session's name [kainstall1]");
 const COMMAND: Flag =
     flag("exec", Some('e'), Some("COMMAND"), "shell command between the stream and the disk");
-const FILE: Flag = flag("file", Some('f'), Some("FILE"), "file or device, instead of a command");
 const TIMEOUT: Flag =
     flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long");
 
@@ -63,8 +61,13 @@ pub static CLIENT: Program = Program {
     ],
 };
 
-fn session(given: &Given) -> String {
-    given.get("session").unwrap_or("kainstall1").to_owned()
+/// KA with the session of the options.
+fn session(given: &Given) -> Ka {
+    named(given.get("session").unwrap_or("kainstall1"))
+}
+
+fn named(session: &str) -> Ka {
+    Ka { session: session.to_owned(), ..Ka::default() }
 }
 
 /// Sends.
@@ -78,74 +81,33 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     }
     // What cannot be read is known before the others wait for it.
     if let Some(file) = file {
-        Source::open(Some(Path::new(file)), None)?;
+        copying::readable(Path::new(file))?;
     }
-    let options = server::Options {
-        session: session(given),
+    let ka = Ka {
         clients,
-        arity: given.parsed("arity")?.unwrap_or(1),
-        verify: !given.has("no-verify"),
-        start_timeout: given.seconds("timeout")?,
-        stall_timeout: given.stall()?,
+        arity: given.parsed("arity")?,
+        unverified: given.has("no-verify"),
+        ..session(given)
     };
-    let sent = send_to(options, file, command, given.has("quiet"))?;
-    end(&sent, given)
-}
-
-/// The table of a session.
-pub fn end((sent, took): &(edge::ka::Sent, Duration), given: &Given) -> Result<(), Failure> {
-    let machine = |(ip, standing): &(Ipv4Addr, Standing)| Machine {
-        name: ip.to_string(),
-        address: Some(*ip),
-        result: standing.to_string(),
-        good: good(standing),
-    };
-    let machines: Vec<Machine> = sent.clients.iter().map(machine).collect();
-    report::table(&machines, sent.digest.bytes, *took, given)
-}
-
-/// Whether that machine has a copy.
-pub fn good(standing: &Standing) -> bool {
-    matches!(standing, Standing::Verified | Standing::Finished)
+    let mut host = Host::new("ka-d-server", given.has("quiet"), true);
+    let file = PathBuf::from(file.unwrap_or("/dev/null"));
+    host.sources = Sources::Files(vec![file], command.map(str::to_owned));
+    let here = copying::here(copying::patience(given)?);
+    let sent = copying::send(&ka, &Order::of(&here), &mut host)?;
+    copying::table(&sent, given, &mut host)
 }
 
 /// One session of `ka-d`.
 pub fn serve(
     session: &str,
     clients: usize,
-    file: Option<&str>,
-    command: Option<&str>,
-    start_timeout: Option<Duration>,
-    quiet: bool,
-) -> Result<(edge::ka::Sent, Duration), Failure> {
-    let options = server::Options {
-        session: session.to_owned(),
-        clients,
-        arity: 1,
-        verify: true,
-        start_timeout,
-        stall_timeout: Some(STALLED),
-    };
-    send_to(options, file, command, quiet)
-}
-
-fn send_to(
-    options: server::Options,
-    file: Option<&str>,
-    command: Option<&str>,
-    quiet: bool,
-) -> Result<(edge::ka::Sent, Duration), Failure> {
-    let mut world = Host::new("ka-d-server", quiet, true);
-    eprintln!("ka-d-server: session {}; waiting for {} clients", options.session, options.clients);
-    let mut open = || -> Result<Box<dyn edge::Source>, String> {
-        source(Path::new(file.unwrap_or("/dev/null")), command, false).map_err(why)
-    };
-    let sent = edge::ka::send(options, &mut open, &mut world);
-    world.end();
-    let sent = sent?;
-    let took = world.took();
-    report::sent("ka-d-server", sent.digest, took);
-    Ok((sent, took))
+    command: String,
+    start: Option<Duration>,
+    host: &mut Host,
+) -> Result<(Sent, Duration), Failure> {
+    host.sources = Sources::Files(vec!["/dev/null".into()], Some(command));
+    let here = copying::here(Patience { start, stall: Some(STALLED) });
+    copying::send(&Ka { clients, ..named(session) }, &Order::of(&here), host)
 }
 
 /// Takes one session of `ka-d`'s into a shell command.
@@ -154,71 +116,31 @@ pub fn take(
     server: Option<Ipv4Addr>,
     command: &str,
     patience: Duration,
-) -> Result<edge::ka::Received, Failure> {
-    let mut world = Host::new("ka-d-client", false, true);
-    let how = How { pipe: Some(command), ..How::default() };
-    let store = HostStore::new(Target::open(None, how)?);
-    let options = client::Options {
-        session: session.to_owned(),
-        server,
-        layout: Layout::I386,
-        wait: true,
-        go_now: false,
-        tries: u32::try_from(patience.as_secs()).unwrap_or(u32::MAX),
-        start_timeout: Some(patience),
-        stall_timeout: Some(STALLED),
-    };
-    let got = edge::ka::receive(options, Box::new(store), &mut world);
-    world.end();
+) -> Result<Received, Failure> {
+    let mut host = Host::new("ka-d-client", false, true);
+    host.pipe = Some(command.to_owned());
+    let here = copying::here(Patience { start: Some(patience), stall: Some(STALLED) });
+    let got = Ka { server, ..named(session) }.receive(&here, &mut host);
+    host.end();
     Ok(got?)
 }
 
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
-    let mut world = Host::new("ka-d-client", given.has("quiet"), true);
+    let mut host = copying::stream("ka-d-client", given, "exec", Check::After)?;
     let server = match given.get("host") {
-        Some(host) => Some(
-            edge::World::resolve(&mut world, host)
-                .map_err(|e| Failure::Failed(format!("{host}: {e}")))?,
-        ),
+        Some(name) => {
+            Some(host.resolve(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?)
+        }
         None => None,
     };
-    let path = given.get("file").map(Path::new);
-    let read_back = given.has("verify").then_some(path).flatten();
-    if given.has("verify") && (path.is_none() || given.has("exec")) {
-        return Err(Failure::Usage("ka-d-client: --verify reads back -f FILE alone".to_owned()));
-    }
-    let how = How { pipe: given.get("exec"), ..How::default() };
-    let store = HostStore::new(Target::open(path, how)?);
-    let options = client::Options {
-        session: session(given),
+    let ka = Ka {
         server,
         layout: if given.has("lp64") { Layout::Lp64 } else { Layout::I386 },
-        wait: true,
         go_now: given.has("go"),
-        tries: 10,
-        start_timeout: given.seconds("timeout")?,
-        stall_timeout: given.stall()?,
+        tries: Some(10),
+        ..session(given)
     };
-    eprintln!("ka-d-client: session {}", options.session);
-    let got = edge::ka::receive(options, Box::new(store), &mut world);
-    world.end();
-    let (got, took) = (got?, world.took());
-    let mut verdict = if got.verified {
-        "verified with the server".to_owned()
-    } else {
-        "NOT verified: the server compares no digests".to_owned()
-    };
-    if let Some(path) = read_back {
-        super::store::read_back(path, got.digest)?;
-        verdict += "; read back";
-    }
-    eprintln!(
-        "ka-d-client: {} in {:.1} s, {}; blake3 {}; {verdict}",
-        bytes(got.digest.bytes),
-        took.as_secs_f64(),
-        rate(got.digest.bytes, took),
-        got.digest,
-    );
-    Ok(())
+    let here = copying::here(copying::patience(given)?);
+    copying::receive(&ka, &here, &mut host).map(drop)
 }

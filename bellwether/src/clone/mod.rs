@@ -2,6 +2,7 @@
 //! their old names when a link of that name points here.
 
 mod adapt;
+mod copying;
 mod desc;
 mod dolly;
 mod dollyplus;
@@ -14,6 +15,7 @@ mod prepare;
 mod progress;
 mod report;
 mod room;
+
 mod store;
 mod tools;
 mod udp;

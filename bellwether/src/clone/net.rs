@@ -1,7 +1,17 @@
-//! Which interface, and its addresses.
+//! Which interface, its addresses, and UDP sockets.
 
 use crate::failure::Failure;
-use std::net::Ipv4Addr;
+use clone::Error;
+use clone::edge::net::{Datagrams, SOCKET_BUFFER};
+use nix::sys::socket::sockopt::{RcvBufForce, UdpGroSegment};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::Cell;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// An interface with an IPv4 address.
 #[derive(Debug, Clone)]
@@ -43,4 +53,133 @@ pub fn interface(wanted: Option<&str>) -> Result<Interface, Failure> {
         }
         None => "no network interface is up and has an IPv4 address".to_owned(),
     }))
+}
+
+/// How UDP sockets are opened.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    /// How many routers multicast may cross.
+    pub ttl: u32,
+    /// The interface that multicast goes out of.
+    pub own: Ipv4Addr,
+    /// Only this interface is used.
+    pub device: Option<String>,
+    /// A group that is listened to from the beginning.
+    pub group: Option<Ipv4Addr>,
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self { ttl: 1, own: Ipv4Addr::UNSPECIFIED, device: None, group: None }
+    }
+}
+
+/// A UDP socket that gives packets of one size to the kernel together, which divides them
+/// where it must, at the card or at the receiver (`UDP_SEGMENT` in udp(7)), and takes them
+/// so (`UDP_GRO`).
+#[derive(Debug)]
+pub struct Together {
+    socket: UdpSocket,
+    /// Where that cannot be had, they go one by one.
+    segments: Cell<bool>,
+}
+
+impl Together {
+    /// Opens one at this port of all addresses.
+    pub fn open(how: &Sockets, port: u16) -> Result<Self, Error> {
+        let open = || -> io::Result<UdpSocket> {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_reuse_address(true)?;
+            socket.set_broadcast(true)?;
+            socket.set_multicast_ttl_v4(how.ttl)?;
+            socket.set_multicast_if_v4(&how.own)?;
+            socket.set_multicast_loop_v4(false)?;
+            for size in [SOCKET_BUFFER, SOCKET_BUFFER / 2, SOCKET_BUFFER / 8] {
+                if setsockopt(&socket, RcvBufForce, &size).is_ok()
+                    || socket.set_recv_buffer_size(size).is_ok()
+                {
+                    break;
+                }
+            }
+            // Without it they come one by one.
+            let _ = setsockopt(&socket, UdpGroSegment, &true);
+            socket.set_nonblocking(true)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+            if let Some(device) = &how.device {
+                // Needs privileges; without them the routes decide.
+                let _ = socket.bind_device(Some(device.as_bytes()));
+            }
+            if let Some(group) = how.group.filter(Ipv4Addr::is_multicast) {
+                socket.join_multicast_v4(&group, &how.own)?;
+            }
+            Ok(socket.into())
+        };
+        let socket = open().map_err(|e| Error::Port { kind: "UDP", port, why: e.to_string() })?;
+        Ok(Self { socket, segments: Cell::new(true) })
+    }
+}
+
+/// The socket has no room.
+fn full(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(nix::libc::ENOBUFS)
+}
+
+impl Datagrams for Together {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> Option<(usize, usize, SocketAddrV4)> {
+        let mut space = nix::cmsg_space!(i32);
+        let mut parts = [io::IoSliceMut::new(buffer)];
+        let (fd, none) = (self.socket.as_raw_fd(), MsgFlags::empty());
+        let got = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut space), none).ok()?;
+        let size = got.cmsgs().into_iter().flatten().find_map(|c| match c {
+            ControlMessageOwned::UdpGroSegments(n) => usize::try_from(n).ok(),
+            _ => None,
+        });
+        let size = size.filter(|size| *size > 0).unwrap_or(got.bytes);
+        Some((got.bytes, size, got.address?.into()))
+    }
+
+    fn send(&self, bytes: &[u8], size: usize, to: SocketAddrV4) -> Result<usize, String> {
+        if self.segments.get() && bytes.len() > size {
+            let segment = u16::try_from(size).unwrap_or(u16::MAX);
+            let sent = sendmsg(
+                self.socket.as_raw_fd(),
+                &[io::IoSlice::new(bytes)],
+                &[ControlMessage::UdpGsoSegments(&segment)],
+                MsgFlags::empty(),
+                Some(&SockaddrIn::from(to)),
+            );
+            match sent {
+                Ok(_) => return Ok(bytes.len()),
+                Err(e) if full(&e.into()) => return Ok(0),
+                Err(_) => self.segments.set(false),
+            }
+        }
+        let one = bytes.get(..size.min(bytes.len())).unwrap_or_default();
+        match self.socket.send_to(one, to) {
+            Err(e) if full(&e) => Ok(0),
+            // An earlier packet found nobody there.
+            Err(e)
+                if !matches!(
+                    e.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Err(e.to_string())
+            }
+            _ => Ok(one.len()),
+        }
+    }
+
+    fn join(&self, group: Ipv4Addr, own: Ipv4Addr) -> Result<(), Error> {
+        match self.socket.join_multicast_v4(&group, &own) {
+            Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+                Err(Error::Network { what: format!("listen to {group}"), why: e.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
 }

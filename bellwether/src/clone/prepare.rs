@@ -1,15 +1,16 @@
 //! `prepare`: what a copy needs to know of the golden machine; and `ka-d`, which
 //! sends that and the machine's files to all who wait.
 
+use super::copying;
 use super::flags::{Given, Program, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
 use super::report::{self, Machine, PXELINUX};
+use super::world::Host;
 use crate::failure::Failure;
 use clone::ka::desc::{Desc, read_table};
-use clone::ka::server::Standing;
+use clone::outcome::{Client, total};
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -88,8 +89,9 @@ pub fn session(given: &Given) -> Result<(), Failure> {
         return Ok(());
     }
     let wait = given.seconds("timeout")?;
-    let sent = ka::serve(name, clients, None, Some(&command), wait, given.has("quiet"))?;
-    ka::end(&sent, given)
+    let mut host = Host::new("ka-d-server", given.has("quiet"), true);
+    let sent = ka::serve(name, clients, command, wait, &mut host)?;
+    copying::table(&sent, given, &mut host)
 }
 
 /// A command's output.
@@ -273,34 +275,31 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
         return Ok(());
     }
     let start = given.seconds("timeout")?;
-    let quiet = given.has("quiet");
-    let send = |session: &str, clients, command: &str, wait| {
-        ka::serve(session, clients, None, Some(command), wait, quiet)
+    let send = |session: &str, clients, command: String, wait| {
+        let mut host = Host::new("ka-d-server", given.has("quiet"), true);
+        ka::serve(session, clients, command, wait, &mut host)
     };
-    send("kainstall1", clients, &first, start)?;
+    send("kainstall1", clients, first, start)?;
     let wait = Some(Duration::from_secs(600));
-    let (sent, took) = send("kainstall2", clients, &second, wait)?;
-    let present = sent.clients.iter().filter(|c| ka::good(&c.1)).count();
+    let (sent, took) = send("kainstall2", clients, second, wait)?;
+    let present = sent.clients.iter().filter(|c| c.standing.good()).count();
     if present == 0 {
         return Err(Failure::Failed("no machine has the files".to_owned()));
     }
     let wait = given.seconds("finish")?.or(Some(Duration::from_secs(1800)));
-    let done = send("kafinished", present, "echo finished", wait);
-    let done: Vec<Ipv4Addr> = match &done {
-        Ok((done, _)) => done.clients.iter().filter(|c| ka::good(&c.1)).map(|c| c.0).collect(),
-        Err(_) => Vec::new(),
-    };
-    let machine = |(ip, standing): &(Ipv4Addr, Standing)| {
-        let finished = done.contains(ip);
+    let done = send("kafinished", present, "echo finished".to_owned(), wait);
+    let done: Vec<Client> = done.map(|(done, _)| done.clients).unwrap_or_default();
+    let machine = |Client { name, address, standing }: &Client| {
+        let finished = done.iter().any(|c| c.name == *name && c.standing.good());
         let result = match finished {
             true => format!("{standing}; boots from its own disk"),
-            false if ka::good(standing) => format!("{standing}; did NOT finish"),
+            false if standing.good() => format!("{standing}; did NOT finish"),
             false => standing.to_string(),
         };
-        Machine { name: ip.to_string(), address: Some(*ip), result, good: finished }
+        Machine { name: name.clone(), address: *address, result, good: finished }
     };
     let machines: Vec<Machine> = sent.clients.iter().map(machine).collect();
-    report::table(&machines, sent.digest.bytes, took, given)
+    report::table(&machines, total(&sent.digests), took, given)
 }
 
 #[cfg(test)]

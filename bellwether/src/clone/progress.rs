@@ -1,23 +1,8 @@
 //! What the user sees while bytes move: amount, percent, rate, time left.
 
+use clone::outcome::{Amount, rate};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
-
-/// Bytes in words.
-pub fn bytes(n: u64) -> String {
-    match n {
-        0..10_000 => format!("{n} B"),
-        10_000..10_000_000 => format!("{:.1} kB", n as f64 / 1e3),
-        10_000_000..10_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
-        _ => format!("{:.2} GB", n as f64 / 1e9),
-    }
-}
-
-/// Bytes per second in words.
-pub fn rate(n: u64, took: Duration) -> String {
-    let rate = n as f64 / took.as_secs_f64().max(1e-6);
-    format!("{}/s", bytes(rate as u64))
-}
 
 /// A line on stderr, renewed twice a second on a terminal and every ten
 /// seconds elsewhere.
@@ -51,7 +36,7 @@ impl Progress {
         }
         self.shown = Instant::now();
         let took = self.start.elapsed();
-        let mut line = format!("{} {}", bytes(done), rate(done, took));
+        let mut line = format!("{} {}/s", Amount(done), rate(done, took));
         if let Some(total) = total.filter(|t| *t > 0) {
             let percent = done as f64 * 100.0 / total as f64;
             let left =

@@ -2,9 +2,8 @@
 //! good copy boot from then on.
 
 use super::flags::{Flag, Given, flag};
-use super::progress::{bytes, rate};
 use crate::failure::Failure;
-use clone::digest::Digest;
+use clone::outcome::{Amount, rate};
 use cpio_builder::menu::disk_menus;
 use std::fs;
 use std::io;
@@ -34,16 +33,6 @@ pub struct Machine {
     pub good: bool,
 }
 
-/// Says what went, and how fast.
-pub fn sent(program: &str, digest: Digest, took: Duration) {
-    eprintln!(
-        "{program}: {} in {:.1} s, {}; blake3 {digest}",
-        bytes(digest.bytes),
-        took.as_secs_f64(),
-        rate(digest.bytes, took),
-    );
-}
-
 /// Prints the table, and does what [`PXELINUX`] says. A failure when a machine has no
 /// good copy.
 pub fn table(
@@ -55,7 +44,11 @@ pub fn table(
     println!("{:<20} {:>9} {:>7} {:>12}  result", "machine", "bytes", "s", "rate");
     for machine in machines {
         let (size, seconds, rate) = match machine.good {
-            true => (bytes(amount), format!("{:.1}", took.as_secs_f64()), rate(amount, took)),
+            true => (
+                Amount(amount).to_string(),
+                format!("{:.1}", took.as_secs_f64()),
+                format!("{}/s", rate(amount, took)),
+            ),
             false => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
         };
         let Machine { name, result, .. } = machine;

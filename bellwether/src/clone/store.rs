@@ -250,6 +250,11 @@ impl Target {
     }
 }
 
+/// A failure's reason alone.
+pub fn why(e: Failure) -> String {
+    e.to_string()
+}
+
 /// The name of a part.
 pub fn part(base: &Path, number: u32) -> PathBuf {
     let mut name = base.as_os_str().to_owned();
@@ -297,8 +302,8 @@ pub struct Writer {
 
 impl Writer {
     /// Starts writing to `target`, with at most `depth` buffers waiting. What is
-    /// written is digested on the way if `digest`.
-    pub fn start(mut target: Target, depth: usize, digest: bool) -> Self {
+    /// written is digested on the way if `digest`, and is read back from `check` at the end.
+    pub fn start(mut target: Target, depth: usize, digest: bool, check: Option<PathBuf>) -> Self {
         let (queue, work) = sync_channel::<Vec<u8>>(depth);
         let (done, spent) = sync_channel(depth + 2);
         let name = target.name().to_owned();
@@ -306,12 +311,15 @@ impl Writer {
             let mut meter = Meter::default();
             for bytes in work {
                 target.write(&bytes)?;
-                if digest {
+                if digest || check.is_some() {
                     meter.update(&bytes);
                 }
                 let _ = done.try_send(bytes);
             }
             target.close()?;
+            if let Some(path) = check {
+                read_back(&path, meter.digest()).map_err(|e| io::Error::other(why(e)))?;
+            }
             Ok(meter)
         });
         let meter = Meter::default();
@@ -459,10 +467,5 @@ impl Source {
                 }
             }
         }
-    }
-
-    /// To wait for.
-    pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.file)
     }
 }

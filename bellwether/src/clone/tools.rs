@@ -162,7 +162,7 @@ pub fn make(path: &Path, adapt: Option<&str>, more: Option<&str>) -> Result<(), 
         "{}: {} files, {}",
         path.display(),
         archive.len(),
-        super::progress::bytes(image.len() as u64)
+        clone::outcome::Amount(image.len() as u64)
     );
     if !missing.is_empty() {
         println!("without {}", missing.join(", "));

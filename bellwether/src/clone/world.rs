@@ -1,13 +1,13 @@
 //! The host's files, names and screen for the loops of the `clone` room.
 
-use super::flags::Given;
+use super::net::{Sockets, Together};
 use super::progress::Progress;
-use super::report::Machine;
-use super::store::{How, Source, Target, Writer, part};
+use super::store::{How, Source, Target, Writer, part, why};
 use crate::failure::Failure;
 use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
-use clone::edge;
+use clone::edge::net::Datagrams;
+use clone::edge::{self, Level};
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -15,11 +15,34 @@ use std::time::{Duration, Instant};
 
 /// One buffer on the way to the disk.
 const CHUNK: usize = 1 << 20;
+/// Buffers that may wait for the disk.
+const QUEUE: usize = 8;
+
+/// When what was written is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Not at all.
+    Not,
+    /// Before the sender hears that it is stored: udpcast's sender waits for that.
+    First,
+    /// After the copy.
+    After,
+}
+
+/// What a node sends.
+pub enum Sources {
+    /// Nothing.
+    None,
+    /// This, once.
+    Open(Option<Box<dyn edge::Source>>),
+    /// These files, opened when they are needed; each goes through the shell command.
+    Files(Vec<PathBuf>, Option<String>),
+}
 
 /// This machine as a node.
-#[derive(Debug)]
 pub struct Host {
-    name: &'static str,
+    /// The program's name in messages.
+    pub name: &'static str,
     clock: Instant,
     progress: Progress,
     quiet: bool,
@@ -27,8 +50,18 @@ pub struct Host {
     verbose: bool,
     /// Written to instead of what the sender names.
     pub target: Option<PathBuf>,
+    /// A shell command between the stream and the target.
+    pub pipe: Option<String>,
+    /// What is sent.
+    pub sources: Sources,
     /// Wait for the disk at the end.
     pub sync: Option<bool>,
+    /// Whether what was written is read back.
+    pub check: Check,
+    /// How UDP sockets are opened.
+    pub sockets: Sockets,
+    /// Blocks that were sent again.
+    pub again: u64,
     /// What was opened, if it can be read back.
     opened: Vec<Option<PathBuf>>,
 }
@@ -44,7 +77,12 @@ impl Host {
             begun: false,
             verbose,
             target: None,
+            pipe: None,
+            sources: Sources::None,
             sync: None,
+            check: Check::Not,
+            sockets: Sockets::default(),
+            again: 0,
             opened: Vec::new(),
         }
     }
@@ -87,10 +125,8 @@ impl edge::World for Host {
             .ok_or_else(|| "has no IPv4 address".to_owned())
     }
 
-    fn say(&mut self, text: &str) {
-        // What the nodes say one by one is for the curious.
-        let chatter = ["Host ", "Client "].iter().any(|w| text.starts_with(w));
-        if !chatter || self.verbose {
+    fn say(&mut self, level: Level, text: &str) {
+        if level == Level::News || self.verbose {
             self.progress.end();
             eprintln!("{}: {text}", self.name);
         }
@@ -101,11 +137,35 @@ impl edge::World for Host {
             self.begun = true;
             self.progress = Progress::new(self.quiet);
         }
-        self.progress.show(done, total, String::new);
+        let again = self.again;
+        self.progress.show(done, total, || match again {
+            0 => String::new(),
+            blocks => format!(", {blocks} blocks again"),
+        });
+    }
+
+    fn resent(&mut self, blocks: u64) {
+        self.again = blocks;
+    }
+
+    fn source(&mut self, number: usize) -> Result<Box<dyn edge::Source>, String> {
+        match &mut self.sources {
+            Sources::Files(paths, command) => {
+                let path = paths.get(number).ok_or("there is no such file")?;
+                source(path, command.as_deref(), false).map_err(why)
+            }
+            Sources::Open(source) => source.take().ok_or_else(|| "it was read already".to_owned()),
+            Sources::None => Err("nothing is to be sent".to_owned()),
+        }
+    }
+
+    fn datagrams(&mut self, port: u16) -> Result<Box<dyn Datagrams>, clone::Error> {
+        Ok(Box::new(Together::open(&self.sockets, port)?))
     }
 
     fn open(&mut self, wanted: &edge::Target<'_>) -> Result<Box<dyn edge::Store>, String> {
-        let path = self.target.clone().unwrap_or_else(|| PathBuf::from(wanted.path));
+        let named = (!wanted.path.is_empty()).then(|| PathBuf::from(wanted.path));
+        let path = self.target.clone().or(named);
         let cook = wanted.cook;
         let unpack = match cook.unpack {
             Some(Packing::Gzip) => Some("gzip -dc"),
@@ -120,7 +180,7 @@ impl edge::World for Host {
         };
         let command = match (unpack, extract) {
             (Some(a), Some(b)) => Some(format!("{a} | {b}")),
-            (a, b) => a.or(b).map(str::to_owned),
+            (a, b) => a.or(b).map(str::to_owned).or_else(|| self.pipe.clone()),
         };
         let how = How {
             pipe: command.as_deref(),
@@ -130,16 +190,13 @@ impl edge::World for Host {
             existing: wanted.existing && self.target.is_none(),
             new: false,
         };
-        let target = Target::open(Some(&path), how).map_err(why)?;
-        self.say(&format!("writing to {}", target.name()));
-        self.opened.push((command.is_none() && wanted.split.is_none()).then_some(path));
-        Ok(Box::new(HostStore::new(target)))
+        let target = Target::open(path.as_deref(), how).map_err(why)?;
+        self.say(Level::News, &format!("writing to {}", target.name()));
+        let plain = path.filter(|_| command.is_none() && wanted.split.is_none());
+        let check = plain.clone().filter(|_| self.check == Check::First);
+        self.opened.push(plain);
+        Ok(Box::new(HostStore::new(target, wanted.digest, check)))
     }
-}
-
-/// A failure's reason alone.
-pub fn why(e: Failure) -> String {
-    e.to_string()
 }
 
 /// A writer thread behind a buffer.
@@ -153,8 +210,8 @@ pub struct HostStore {
 
 impl HostStore {
     /// Starts its thread.
-    pub fn new(target: Target) -> Self {
-        let writer = Writer::start(target, 8, true);
+    pub fn new(target: Target, digest: bool, check: Option<PathBuf>) -> Self {
+        let writer = Writer::start(target, QUEUE, digest, check);
         Self { writer, filling: Vec::with_capacity(CHUNK), full: None, ended: false }
     }
 
@@ -314,12 +371,16 @@ pub fn source(
         }
         return Ok(Box::new(PipeSource::new(parts)));
     }
-    let source = Source::open(Some(path), pipe)?;
-    Ok(if source.length.is_some() {
+    Ok(opened(Source::open(Some(path), pipe)?))
+}
+
+/// An open source, read as it can be: a file at once, anything else by a thread.
+pub fn opened(source: Source) -> Box<dyn edge::Source> {
+    if source.length.is_some() {
         Box::new(FileSource(source))
     } else {
         Box::new(PipeSource::new(vec![source]))
-    })
+    }
 }
 
 /// Says at which addresses the hosts are, or why they cannot be reached.
@@ -332,24 +393,6 @@ pub fn show_addresses<'a>(hosts: impl IntoIterator<Item = &'a String>) {
             Err(why) => println!("  {host:<20} {why}"),
         }
     }
-}
-
-/// How it went with listed machines, for the table of them. Names are looked up only
-/// where an address is needed: to look for one that nobody knows takes seconds.
-pub fn listed<S: std::fmt::Display>(
-    clients: &[(String, S)],
-    good: impl Fn(&S) -> bool,
-    given: &Given,
-    world: &mut Host,
-) -> Vec<Machine> {
-    let needed = given.has("pxelinux");
-    let machine = |(name, standing): &(String, S)| Machine {
-        name: name.clone(),
-        address: needed.then(|| edge::World::resolve(world, name.trim_end()).ok()).flatten(),
-        result: standing.to_string(),
-        good: good(standing),
-    };
-    clients.iter().map(machine).collect()
 }
 
 /// All names and addresses by which this machine may be listed.

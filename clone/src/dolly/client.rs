@@ -9,6 +9,7 @@ use super::config::{Config, Line};
 use super::{AGREED, MAX_CONFIG, NAME, password_proof};
 use crate::Error;
 use crate::digest::Digest;
+use crate::outcome::Patience;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -79,10 +80,8 @@ pub struct Options {
     pub password: Option<String>,
     /// Random bytes for the question to children.
     pub nonce: [u8; 32],
-    /// Give up when no server came for so long.
-    pub start_timeout: Option<Duration>,
-    /// Give up when nothing moved for so long.
-    pub stall_timeout: Option<Duration>,
+    /// Until a server comes, and while nothing moves.
+    pub patience: Patience,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,9 +185,9 @@ impl Client {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let limit = if self.state == State::First {
-            self.options.start_timeout
+            self.options.patience.start
         } else {
-            self.options.stall_timeout
+            self.options.patience.stall
         };
         let stall = limit.map(|t| self.moved + t).filter(|_| self.state != State::Finished);
         let text = self.children.iter().filter_map(|c| c.text_at).min();
@@ -625,21 +624,14 @@ impl Client {
                 self.out.push_back(Output::Finished { verified: false });
             }
         }
+        let patience = self.options.patience;
         let (limit, waiting_for) = match self.state {
-            State::First => (self.options.start_timeout, "dolly server"),
-            State::Finished => (None, ""),
-            State::Storing => (None, ""),
-            State::Acknowledging => {
-                (self.options.stall_timeout, "acknowledgement of the next node")
-            }
-            _ => (self.options.stall_timeout, "data"),
+            State::First => (patience.start, "dolly server"),
+            State::Finished | State::Storing => (None, ""),
+            State::Acknowledging => (patience.stall, "acknowledgement of the next node"),
+            _ => (patience.stall, "data"),
         };
-        if let Some(limit) = limit
-            && now.saturating_sub(self.moved) >= limit
-        {
-            return Err(Error::Stalled { protocol: NAME, waiting_for, waited: limit });
-        }
-        Ok(())
+        Error::stalled(NAME, waiting_for, (self.moved, limit), now)
     }
 
     /// How many clients there are, for the user.

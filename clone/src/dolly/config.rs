@@ -179,6 +179,40 @@ fn size(text: &str) -> Option<u64> {
 }
 
 impl Config {
+    /// One file to these hosts, and the configuration's text. It is read back: what the
+    /// grammar cannot say is found here.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn of_file(
+        line: Line,
+        (input, output): (&str, &str),
+        server: &str,
+        hosts: &[String],
+    ) -> Result<(Self, String), Error> {
+        // openSUSE's grammar knows no servers.
+        let classic = |name: &str| String::from(if line == Line::Suse { "" } else { name });
+        let host = |name: Option<&String>| classic(name.map_or("", String::as_str));
+        let config = Self {
+            line,
+            what: What::File {
+                input: Input { path: input.to_owned(), ..Input::default() },
+                output: Output { path: output.to_owned(), ..Output::default() },
+            },
+            segment_size: None,
+            cards: None,
+            fanout: 1,
+            hyphen: None,
+            server: classic(server),
+            first: host(hosts.first()),
+            last: host(hosts.last()),
+            hosts: hosts.to_vec(),
+            verify: false,
+        };
+        let text = config.text();
+        Ok((Self::parse(&text)?, text))
+    }
+
     /// Reads either grammar.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::config::{Config, Line};
 use super::{AGREED, NAME, password_proof};
 use crate::Error;
 use crate::digest::Digest;
+use crate::outcome::{Patience, Standing};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -47,37 +48,6 @@ pub enum Output {
     Finished,
 }
 
-/// How it stands with a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing was heard of it.
-    Silent,
-    /// Has the configuration.
-    Configured,
-    /// Is ready.
-    Ready,
-    /// Has confirmed the length, through the chain; the bytes are not known
-    /// to be right.
-    Acknowledged,
-    /// Has stored all, and its digest is equal.
-    Verified,
-    /// Says that it failed, and why.
-    Failed(String),
-}
-
-impl core::fmt::Display for Standing {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Silent => f.write_str("not heard of"),
-            Self::Configured => f.write_str("has the configuration, not ready"),
-            Self::Ready => f.write_str("was ready, did not confirm"),
-            Self::Acknowledged => f.write_str("acknowledged, not verified"),
-            Self::Verified => f.write_str("verified"),
-            Self::Failed(why) => write!(f, "FAILED: {why}"),
-        }
-    }
-}
-
 /// What the server needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -85,10 +55,8 @@ pub struct Options {
     pub password: Option<String>,
     /// Random bytes for the question.
     pub nonce: [u8; 32],
-    /// Give up when not all clients are ready after so long.
-    pub start_timeout: Option<Duration>,
-    /// Give up when nothing moved for so long.
-    pub stall_timeout: Option<Duration>,
+    /// Until all clients are ready, and while nothing moves.
+    pub patience: Patience,
     /// The stream is a tar archive of directories.
     pub directories: bool,
 }
@@ -192,9 +160,9 @@ impl Server {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let limit = match self.state {
-            State::Building => self.options.start_timeout.map(|t| self.started + t),
+            State::Building => self.options.patience.start.map(|t| self.started + t),
             State::Finished => None,
-            _ => self.options.stall_timeout.map(|t| self.moved + t),
+            _ => self.options.patience.stall.map(|t| self.moved + t),
         };
         let text = self.children.iter().filter_map(|c| c.text_at).min();
         [limit, text].into_iter().flatten().min()
@@ -228,7 +196,7 @@ impl Server {
                     // The others' reports still count.
                     for node in self.config.subtree(index) {
                         if let Some(client) = self.clients.get_mut(node)
-                            && *client == Standing::Ready
+                            && *client == Standing::Receiving
                         {
                             *client = Standing::Failed(format!("lost before it reported ({why})"));
                         }
@@ -347,14 +315,14 @@ impl Server {
         let (name, standing) = if let Some(name) = quoted("Host got parameters '")
             .or(client(" configured with parameters. Ready to proceed."))
         {
-            (name, Standing::Configured)
+            (name, Standing::Waiting)
         } else if let Some(name) = quoted("Host ready '").or(client(" ready.")) {
-            (name, Standing::Ready)
+            (name, Standing::Receiving)
         } else if let Some(name) = quoted("Host verified '") {
             (name, Standing::Verified)
         } else if let Some(name) = quoted("Host failed '") {
             let why = line.split_once("': ").map_or("", |(_, why)| why);
-            (name, Standing::Failed(why.to_owned()))
+            (name, Standing::failed(why))
         } else {
             if let Some(i) = quoted("Host verifies '").and_then(found)
                 && let Some(flag) = self.verifying.get_mut(i)
@@ -366,9 +334,9 @@ impl Server {
         // A node may call itself by another of its names: then it is the first
         // of which that has not been heard.
         let expected = match standing {
-            Standing::Configured => Standing::Silent,
-            Standing::Ready => Standing::Configured,
-            _ => Standing::Ready,
+            Standing::Waiting => Standing::Silent,
+            Standing::Receiving => Standing::Waiting,
+            _ => Standing::Receiving,
         };
         let at = found(name).or_else(|| self.clients.iter().position(|c| *c == expected));
         if let Some(client) = at.and_then(|i| self.clients.get_mut(i)) {
@@ -406,7 +374,7 @@ impl Server {
         }
         match self.state {
             State::Building => {
-                if self.clients.iter().all(|c| *c == Standing::Ready) {
+                if self.clients.iter().all(|c| *c == Standing::Receiving) {
                     self.state = State::Running;
                     self.agreed = self.config.verify && self.verifying.iter().all(|v| *v);
                     self.out.push_back(Output::Begin);
@@ -425,18 +393,11 @@ impl Server {
             }
             State::Running | State::Finished => {}
         }
-        let limit = match self.state {
-            State::Building => {
-                self.options.start_timeout.map(|t| (self.started, t, "ready clients"))
-            }
-            State::Finished => None,
-            _ => self.options.stall_timeout.map(|t| (self.moved, t, "progress")),
-        };
-        match limit {
-            Some((since, limit, waiting_for)) if now.saturating_sub(since) >= limit => {
-                Err(Error::Stalled { protocol: NAME, waiting_for, waited: limit })
-            }
-            _ => Ok(()),
+        let Patience { start, stall } = self.options.patience;
+        match self.state {
+            State::Building => Error::stalled(NAME, "ready clients", (self.started, start), now),
+            State::Finished => Ok(()),
+            _ => Error::stalled(NAME, "progress", (self.moved, stall), now),
         }
     }
 }

@@ -69,6 +69,8 @@ pub enum Output {
     Close(Conn),
     /// Tell the user.
     Say(String),
+    /// Another machine has said this.
+    Said(String),
 }
 
 /// What the loop needs of either end.
@@ -103,15 +105,6 @@ pub trait End {
     fn sent(&mut self, bytes: usize, now: Duration);
 }
 
-/// How long either end waits.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Patience {
-    /// Until data flows.
-    pub start: Option<Duration>,
-    /// When nothing moves.
-    pub stall: Option<Duration>,
-}
-
 /// What is still to be done.
 #[derive(Debug, Default)]
 pub(super) struct Outbox(VecDeque<Output>);
@@ -123,6 +116,10 @@ impl Outbox {
 
     pub(super) fn say(&mut self, text: String) {
         self.0.push_back(Output::Say(text));
+    }
+
+    pub(super) fn said(&mut self, text: &str) {
+        self.0.push_back(Output::Said(text.to_owned()));
     }
 
     pub(super) fn send(&mut self, conn: Conn, bytes: Vec<u8>) {

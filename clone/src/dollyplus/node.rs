@@ -8,15 +8,16 @@ use super::TRIES;
 use super::backlog::{Backlog, Sizes};
 use super::disk::{Disk, Todo};
 use super::hosts::Hosts;
-use super::io::{Conn, End, Input, Outbox, Output, Patience};
+use super::io::{Conn, End, Input, Outbox, Output};
 use super::line::Line;
 use super::next::{FED, Next, Place};
 use super::wire::{self, Command, Item, Reader};
 use crate::Error;
 use crate::digest::Digest;
+use crate::outcome::{Patience, Received};
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -27,17 +28,6 @@ const ORPHANED: Duration = Duration::from_secs(300);
 const MAX_CALLERS: usize = 16;
 /// So much is read at once of what is not kept.
 const ASIDE: usize = 16 << 10;
-
-/// Files that came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Received {
-    /// Of each file as it was received, in their order.
-    pub digests: Vec<Digest>,
-    /// They are what the server read.
-    pub verified: bool,
-    /// The name by which this node is listed.
-    pub name: String,
-}
 
 /// The host before this one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -173,7 +163,9 @@ impl Node {
         Place { fed, ours: self.line.ours() }
     }
 
-    fn own_name(&self) -> &str {
+    /// The name by which the list has this node; empty before the list has come.
+    #[must_use]
+    pub fn own_name(&self) -> &str {
         self.next.as_ref().map_or("", |n| n.hosts.own_name())
     }
 
@@ -420,11 +412,9 @@ impl Node {
         self.disk.advance(&self.backlog);
         let Patience { start, stall } = self.patience;
         let limit = if self.backlog.is_empty() { start } else { stall };
-        if let Some(waited) = limit.filter(|l| now.saturating_sub(self.moved) >= *l) {
-            let here = matches!(self.before, Before::Here | Before::Ended);
-            let waiting_for = if here { "data" } else { "server" };
-            return Err(Error::Stalled { protocol: NAME, waiting_for, waited });
-        }
+        let here = matches!(self.before, Before::Here | Before::Ended);
+        let waiting_for = if here { "data" } else { "server" };
+        Error::stalled(NAME, waiting_for, (self.moved, limit), now)?;
         if let Before::Awaited(Some(since)) | Before::Gone(since) = self.before
             && !self.backlog.complete
             && now.saturating_sub(since) >= ORPHANED
@@ -462,7 +452,7 @@ impl Node {
         if self.line.verdict.is_some() && !verified {
             return Err(Error::Mismatch { bytes: digests.iter().map(|d| d.bytes).sum() });
         }
-        self.finished = Some(Received { digests, verified, name: self.own_name().to_owned() });
+        self.finished = Some(Received { digests, verified, sender: None });
         Ok(())
     }
 }

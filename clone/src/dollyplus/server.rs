@@ -5,17 +5,17 @@ use super::NAME;
 use super::backlog::{Backlog, Sizes};
 use super::feed::{Feed, Want};
 use super::hosts::Hosts;
-use super::io::{Conn, End, Input, Outbox, Output, Patience};
+use super::io::{Conn, End, Input, Outbox, Output};
 use super::line::{DIFFERS, FAILED, FILE, HELLO, LOST, VERIFIED, YES};
 use super::next::{Next, Place};
 use super::wire::{self, Command, Flag, Host, Item, Reader};
 use crate::Error;
 use crate::digest::Digest;
+use crate::outcome::{Client, Patience, Standing};
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 use core::time::Duration;
 
 /// Each client has a line; some room for those that ask or ping.
@@ -26,47 +26,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// at the latest so long after the others.
 const STRAGGLES: Duration = Duration::from_secs(30);
 
-/// How it stands with a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// It is not known yet.
-    Waiting,
-    /// It could not be reached when the ring was built.
-    Absent,
-    /// Its copy is what was read here.
-    Verified,
-    /// Its copy is another.
-    Differs,
-    /// It could not store its copy.
-    Failed(String),
-    /// It has gone.
-    Lost,
-    /// The last host said that it has everything; this one, an old program, says
-    /// nothing.
-    Acknowledged,
+/// A client of this name, of which nothing is known.
+fn client(name: &str) -> Client {
+    Client { name: name.to_owned(), address: None, standing: Standing::Silent }
 }
 
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting => f.write_str("said nothing"),
-            Self::Absent => f.write_str("ABSENT: could not be reached, and was left out"),
-            Self::Verified => f.write_str("verified"),
-            Self::Differs => f.write_str("DIFFERS: do not use this copy"),
-            Self::Failed(why) => write!(f, "FAILED: {why}"),
-            Self::Lost => f.write_str("LOST: it has gone, and was passed over"),
-            Self::Acknowledged => f.write_str("finished, NOT verified: an old program"),
-        }
-    }
+fn silent(client: &Client) -> bool {
+    client.standing == Standing::Silent
 }
 
-/// Files that went out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
-    /// Of each file as it was read.
-    pub digests: Vec<Digest>,
-    /// The clients, and how it stands with each.
-    pub clients: Vec<(String, Standing)>,
+fn lost() -> Standing {
+    Standing::lost("it has gone, and was passed over")
 }
 
 /// Somebody at the command port.
@@ -112,7 +82,7 @@ pub struct Server {
     /// What the last host brings back.
     round: Option<Reader>,
     aside: Vec<u8>,
-    clients: Vec<(String, Standing)>,
+    clients: Vec<Client>,
     callers: Vec<Caller>,
     /// The last host has said that all have everything.
     stopped: bool,
@@ -143,7 +113,7 @@ impl Server {
             files: files.to_vec(),
             round: None,
             aside: alloc::vec![0; 4096],
-            clients: clients.iter().map(|c| (c.clone(), Standing::Waiting)).collect(),
+            clients: clients.iter().map(|c| client(c)).collect(),
             callers: Vec::new(),
             stopped: false,
             moved: now,
@@ -175,13 +145,15 @@ impl Server {
         (self.state != State::Building).then(|| self.next.needed(&self.backlog))
     }
 
-    /// What became of it, once all is said.
-    pub fn finished(&mut self) -> Option<Sent> {
-        if !self.finished {
-            return None;
-        }
-        let digests = core::mem::take(&mut self.feed.digests);
-        Some(Sent { digests, clients: core::mem::take(&mut self.clients) })
+    /// The digest of each file as it was read, once all is said.
+    pub fn finished(&mut self) -> Option<Vec<Digest>> {
+        self.finished.then(|| core::mem::take(&mut self.feed.digests))
+    }
+
+    /// All clients, and how it stands with each.
+    #[must_use]
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
     }
 
     fn feed(&mut self) {
@@ -195,17 +167,17 @@ impl Server {
     }
 
     fn set(&mut self, client: usize, standing: Standing) {
-        if let Some((_, old)) = self.clients.get_mut(client).filter(|c| c.1 == Standing::Waiting) {
-            *old = standing;
+        if let Some(client) = self.clients.get_mut(client).filter(|c| silent(c)) {
+            client.standing = standing;
         }
     }
 
     fn number(&self, name: &str) -> Option<usize> {
-        self.clients.iter().position(|c| c.0 == name)
+        self.clients.iter().position(|c| c.name == name)
     }
 
     fn waiting(&self) -> bool {
-        self.clients.iter().any(|c| c.1 == Standing::Waiting)
+        self.clients.iter().any(silent)
     }
 
     fn has_line(&self, client: usize) -> bool {
@@ -217,7 +189,7 @@ impl Server {
         let Some(client) = self.number(name) else { return };
         match self.callers.iter_mut().find(|c| c.client == Some(client)) {
             Some(caller) => caller.passed_over = true,
-            None if !self.stopped => self.set(client, Standing::Lost),
+            None if !self.stopped => self.set(client, lost()),
             None => {}
         }
     }
@@ -231,10 +203,10 @@ impl Server {
             return;
         }
         let over = |i: usize| self.callers.iter().any(|c| c.client == Some(i) && c.passed_over);
-        let mut waiting = (0..).zip(&self.clients).filter(|(_, c)| c.1 == Standing::Waiting);
+        let mut waiting = (0..).zip(&self.clients).filter(|(_, c)| silent(c));
         if waiting.all(|(i, _)| over(i)) {
             for client in 0..self.clients.len() {
-                self.set(client, Standing::Lost);
+                self.set(client, lost());
             }
         }
     }
@@ -244,9 +216,9 @@ impl Server {
         self.next.hosts.settle(list);
         let hosts = self.next.hosts.all();
         let mut present = 0;
-        for (host, (_, standing)) in hosts.iter().skip(1).zip(&mut self.clients) {
+        for (host, client) in hosts.iter().skip(1).zip(&mut self.clients) {
             if host.flag == Flag::Absent {
-                *standing = Standing::Absent;
+                client.standing = Standing::Absent;
             } else {
                 present += 1;
             }
@@ -305,7 +277,7 @@ impl Server {
         if let Some(at) = self.callers.iter().position(|c| c.number == number)
             && let Some(client) = self.callers.remove(at).client
         {
-            self.set(client, Standing::Lost);
+            self.set(client, lost());
         }
     }
 
@@ -341,11 +313,11 @@ impl Server {
         } else if let (Some(rest), Some(client)) = (text.strip_prefix(FILE), client) {
             self.digest(at, client, rest);
         } else if let (Some(why), Some(client)) = (text.strip_prefix(FAILED), client) {
-            self.set(client, Standing::Failed(why.to_owned()));
+            self.set(client, Standing::failed(why));
         } else if let Some(name) = text.strip_prefix(LOST) {
             self.lost(name);
         } else {
-            self.out.say(text.to_owned());
+            self.out.said(text);
         }
     }
 
@@ -394,15 +366,8 @@ impl Server {
         }
         let building = self.state == State::Building;
         let Patience { start, stall } = self.patience;
-        let limit = if building { start } else { stall };
-        if let Some(waited) = limit.filter(|l| now.saturating_sub(self.moved) >= *l) {
-            for (name, standing) in &self.clients {
-                self.out.say(format!("  {name:<20} {standing}"));
-            }
-            let waiting_for = if building { "ring" } else { "progress" };
-            return Err(Error::Stalled { protocol: NAME, waiting_for, waited });
-        }
-        Ok(())
+        let (limit, what) = if building { (start, "ring") } else { (stall, "progress") };
+        Error::stalled(NAME, what, (self.moved, limit), now)
     }
 
     /// Tells everybody that all have what they need.
@@ -411,13 +376,13 @@ impl Server {
         let mut callers = core::mem::take(&mut self.callers);
         callers.retain(|caller| {
             let conn = Conn::Caller(caller.number);
-            let standing = caller.client.and_then(|client| self.clients.get(client));
-            let word = match standing {
-                None | Some((_, Standing::Lost)) => {
+            let client = caller.client.and_then(|client| self.clients.get(client));
+            let word = match client.map(|client| &client.standing) {
+                None | Some(Standing::Lost(_)) => {
                     self.out.close(conn);
                     return false;
                 }
-                Some((_, Standing::Verified)) => VERIFIED,
+                Some(Standing::Verified) => VERIFIED,
                 Some(_) => DIFFERS,
             };
             self.out.command(conn, Command::Report(word.to_owned()));

@@ -7,6 +7,8 @@ use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+pub use crate::cook::Output;
+
 /// The longest name of a file or host, as old programs have room for.
 pub const MAX_ENTRY: usize = 128;
 /// The most hosts or files in a list.
@@ -42,15 +44,6 @@ pub struct Host {
     pub flag: Flag,
     /// Its name or address, as the configuration has it.
     pub name: String,
-}
-
-/// A file, as receivers are told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Where it goes.
-    pub path: String,
-    /// What is to be done with it.
-    pub cook: Cook,
 }
 
 /// The flag byte of cooking. Octal in the program: 1 gzip, 2 compress, 4 cpio,

@@ -1,55 +1,54 @@
 //! Dolly's two ends at their sockets.
 
 use super::net::{Dial, Stream, Waiter, accept, listener};
-use super::{Keep, SOON, Source, Store, Target, World};
+use super::protocol::{Here, Order, Protocol, sent};
+use super::relay::{Keep, SOON, fill, first, pump, until};
+use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
 use crate::cook::{Cook, Packing};
 use crate::digest::{Digest, Meter};
-use crate::dolly::config::{Config, What};
-use crate::dolly::server::Standing;
+use crate::dolly::config::{Config, Line, What};
 use crate::dolly::{CONTROL_PORT, Client, DATA_PORT, Server, client, server};
+use crate::outcome::{self, Received, Sent};
 use crate::ring::Ring;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
+/// What is held between a fast and a slow side.
+const RING: usize = 16 << 20;
 /// What is left to be said at a bad end goes out for this long.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// Read at once from a source: few calls, and what fits the processor's caches.
 const READ: usize = 256 << 10;
 /// Once in so long it is said who is waited for.
 const REMIND: Duration = Duration::from_secs(20);
+/// A name that is not known is looked up again after so long.
+const NAME_AGAIN: Duration = Duration::from_millis(200);
 
-/// A copy that came.
-#[derive(Debug, Clone)]
-pub struct Received {
-    /// Of what was stored.
-    pub digest: Digest,
-    /// It is what the server read.
-    pub verified: bool,
-    /// The name by which this node is listed.
-    pub name: String,
-    /// All nodes have confirmed, this one and those behind it.
-    pub clients: usize,
-}
-
-/// A copy that went out.
-#[derive(Debug, Clone)]
-pub struct Sent {
-    /// Of what was read.
-    pub digest: Digest,
-    /// The clients, and how it stands with each.
-    pub clients: Vec<(String, Standing)>,
+/// Dolly as it is configured.
+#[derive(Debug, Clone, Default)]
+pub struct Dolly {
+    /// The password that all machines must know; only openSUSE's line has one.
+    pub password: Option<String>,
+    /// Random bytes for the question for it.
+    pub nonce: [u8; 32],
+    /// The configuration and its file's text, of a sender whose order does not say all.
+    pub config: Option<(Config, String)>,
+    /// A sender asks for no digests.
+    pub unverified: bool,
 }
 
 /// A node that data goes to.
 #[derive(Debug)]
 struct Next {
     index: usize,
+    /// Where connections to it are made from.
+    listen: Ipv4Addr,
     name: String,
     address: Option<Ipv4Addr>,
     dial: Option<Dial>,
@@ -68,10 +67,11 @@ struct Broken {
 }
 
 impl Next {
-    fn new(index: usize, config: &Config, now: Duration) -> Self {
+    fn new(index: usize, config: &Config, listen: Ipv4Addr, now: Duration) -> Self {
         let name = config.hosts.get(index).map_or("", |h| h.trim_end()).to_owned();
         Self {
             index,
+            listen,
             name,
             address: None,
             dial: None,
@@ -104,7 +104,9 @@ impl Next {
         // those behind it wait too.
         loop {
             let port = if self.data.is_some() { CONTROL_PORT } else { DATA_PORT };
-            let dial = self.dial.get_or_insert_with(|| Dial::new(SocketAddrV4::new(address, port)));
+            let dial = self
+                .dial
+                .get_or_insert_with(|| Dial::new(self.listen, SocketAddrV4::new(address, port)));
             let Some(stream) = dial.poll(now) else {
                 if let Some(why) = dial.failed.clone() {
                     self.remind(world, now, &why);
@@ -123,23 +125,36 @@ impl Next {
     fn remind(&mut self, world: &mut dyn World, now: Duration, why: &str) {
         if now.saturating_sub(self.reminded) >= REMIND {
             self.reminded = now;
-            world.say(&format!("still waiting for {}: {why}", self.name));
+            world.say(Level::News, &format!("still waiting for {}: {why}", self.name));
         }
     }
 
     /// Sends what the ring has for it.
     fn pump(&mut self, ring: &Ring) -> Result<u64, Broken> {
         let Some(data) = self.data.as_ref().filter(|_| !self.ended) else { return Ok(0) };
-        let mut all = 0;
-        while let Some(bytes) = ring.from(self.position).filter(|b| !b.is_empty()) {
-            let n = data.write(bytes).map_err(|why| self.broken(why))?;
-            self.position += n as u64;
-            all += n as u64;
-            if n < bytes.len() {
-                break;
-            }
+        let sent = pump(ring, &mut self.position, data);
+        sent.map_err(|why| self.broken(why))
+    }
+
+    /// Waits for what it may bring or take; how long at most, of `limit`.
+    fn watch<'a>(
+        &'a self,
+        waiter: &mut Waiter<'a>,
+        ring: &Ring,
+        now: Duration,
+        limit: Duration,
+    ) -> Duration {
+        if let Some(control) = &self.control {
+            waiter.both(control, control.pending());
         }
-        Ok(all)
+        if let Some(data) = self.data.as_ref().filter(|_| self.wants_room(ring)) {
+            waiter.writes(data);
+        }
+        match &self.dial {
+            Some(dial) => waiter.dials(dial, now, limit),
+            None if self.control.is_none() && !self.closed() => limit.min(NAME_AGAIN),
+            None => limit,
+        }
     }
 
     fn wants_room(&self, ring: &Ring) -> bool {
@@ -211,10 +226,7 @@ impl Store for Nowhere {
 
 fn open(config: &Config, world: &mut dyn World) -> Result<Box<dyn Store>, Error> {
     if config.cards.is_some() {
-        return Err(Error::Unfit {
-            what: "several network cards a node (add)",
-            why: "are not used here; take the line out of the configuration",
-        });
+        return Err(CARDS);
     }
     let What::File { input, output } = &config.what else {
         return Ok(Box::new(Nowhere::default()));
@@ -222,13 +234,14 @@ fn open(config: &Config, world: &mut dyn World) -> Result<Box<dyn Store>, Error>
     let cook = Cook { unpack: input.compressed.then_some(Packing::Gzip), archive: None };
     // The classic program creates only what it compresses or splits.
     let existing = !output.compressed && output.split.is_none();
-    let target = Target { path: &output.path, existing, cook, split: output.split };
+    let target = Target { path: &output.path, existing, cook, split: output.split, digest: true };
     world.open(&target).map_err(|why| Error::Store { why })
 }
 
 struct Node<'a> {
     world: &'a mut dyn World,
     core: Client,
+    listen: Ipv4Addr,
     ring: Ring,
     parent: Option<Stream>,
     data: Option<Stream>,
@@ -237,26 +250,76 @@ struct Node<'a> {
     ended: bool,
     complete: bool,
     length: Option<u64>,
-    clients: usize,
     finished: Option<bool>,
 }
 
+impl Protocol for Dolly {
+    fn new(_: &str) -> Result<Self, Error> {
+        Ok(Self::default())
+    }
+
+    fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
+        let options = client::Options {
+            names: here.names.clone(),
+            password: self.password.clone(),
+            nonce: self.nonce,
+            patience: here.patience,
+        };
+        receive(options, here.listen, world)
+    }
+
+    fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
+        let (config, text) = match &self.config {
+            Some(config) => config.clone(),
+            None => {
+                let output = order.files.first().map_or("", |f| &f.path);
+                let own = order.here.names.last().map_or("", String::as_str);
+                Config::of_file(Line::Classic, ("-", output), own, order.clients)?
+            }
+        };
+        if config.cards.is_some() {
+            return Err(CARDS);
+        }
+        let mut source = first(world)?;
+        let options = server::Options {
+            password: self.password.clone(),
+            nonce: self.nonce,
+            patience: order.here.patience,
+            directories: false,
+        };
+        let now = world.now();
+        let mut core = Server::new(config, &text, !self.unverified, options, now)?;
+        let digest = serve(&mut core, order.here.listen, &mut *source, world);
+        let client = |(name, standing): (&str, &outcome::Standing)| outcome::Client {
+            name: name.trim_end().to_owned(),
+            address: None,
+            standing: standing.clone(),
+        };
+        sent(digest.map(|d| alloc::vec![d]), core.clients().map(client).collect(), world)
+    }
+}
+
+const CARDS: Error = Error::Unfit {
+    what: "several network cards a node (add)",
+    why: "are not used here; take the line out of the configuration",
+};
+
 /// Waits for a parent, and receives and relays one stream.
-///
-/// # Errors
-/// When there is no whole copy at this node, or below it.
-pub fn receive(
+fn receive(
     options: client::Options,
-    ring: usize,
+    listen: Ipv4Addr,
     world: &mut dyn World,
 ) -> Result<Received, Error> {
-    let control = listener(CONTROL_PORT)?;
-    let data = listener(DATA_PORT)?;
+    let control = listener(listen, CONTROL_PORT)?;
+    let data = listener(listen, DATA_PORT)?;
+    let text = format!("waiting for a dolly server, as {}", options.names.join(" or "));
+    world.say(Level::News, &text);
     let now = world.now();
     let mut node = Node {
-        core: Client::new(options.clone(), now),
+        core: Client::new(options, now),
+        listen,
         world,
-        ring: Ring::new(ring),
+        ring: Ring::new(RING),
         parent: None,
         data: None,
         next: Vec::new(),
@@ -264,7 +327,6 @@ pub fn receive(
         ended: false,
         complete: false,
         length: None,
-        clients: 0,
         finished: None,
     };
     let mut early: Vec<(Stream, Ipv4Addr)> = Vec::new();
@@ -288,21 +350,9 @@ pub fn receive(
         if let Some(data) = node.data.as_ref().filter(|_| room && !node.ended) {
             waiter.reads(data);
         }
+        let now = node.world.now();
         for next in &node.next {
-            if let Some(control) = &next.control {
-                waiter.both(control, control.pending());
-            }
-            if let Some(data) = next.data.as_ref().filter(|_| next.wants_room(&node.ring)) {
-                waiter.writes(data);
-            }
-            if let Some(dial) = &next.dial {
-                limit = limit.min(dial.deadline().saturating_sub(node.world.now()).max(SOON));
-                if let Some(fd) = dial.waits() {
-                    waiter.writes(fd);
-                }
-            } else if next.control.is_none() && !next.closed() {
-                limit = limit.min(Duration::from_millis(200));
-            }
+            limit = next.watch(&mut waiter, &node.ring, now, limit);
         }
         let _ = waiter.wait(limit);
         if node.parent.is_none()
@@ -336,8 +386,7 @@ pub fn receive(
     // The last words must be on their way before the sockets close.
     node.farewell(&mut buffer);
     let verified = node.finished.unwrap_or(false);
-    let digest = node.keep.digest.unwrap_or_else(|| Meter::default().digest());
-    Ok(Received { digest, verified, name: node.core.name(), clients: node.clients })
+    Ok(Received { digests: alloc::vec![node.keep.digest()], verified, sender: peer })
 }
 
 impl Node<'_> {
@@ -348,8 +397,7 @@ impl Node<'_> {
 
     fn limit(&mut self) -> Duration {
         let now = self.world.now();
-        let limit = self.keep.limit(&self.ring, self.complete);
-        self.core.deadline().map_or(limit, |deadline| limit.min(deadline.saturating_sub(now)))
+        self.keep.limit(&self.ring, self.complete, self.core.deadline(), now)
     }
 
     /// All that can be done now. False when the parent was none.
@@ -412,7 +460,9 @@ impl Node<'_> {
                 Err(broken) => self.lost(&broken)?,
             }
         }
-        self.disk()?;
+        self.keep.step(&self.ring, self.complete, self.world, &mut |stored, now| {
+            self.core.step(client::Input::Stored(stored), now)
+        })?;
         let now = self.world.now();
         self.core.step(client::Input::Tick, now)?;
         self.outputs()?;
@@ -428,14 +478,6 @@ impl Node<'_> {
         }
         let now = self.world.now();
         self.core.step(client::Input::ChildClosed(broken.index, &broken.why), now)
-    }
-
-    fn disk(&mut self) -> Result<(), Error> {
-        let Some(how) = self.keep.step(&self.ring, self.complete, self.world) else {
-            return Ok(());
-        };
-        let now = self.world.now();
-        self.core.step(client::Input::Stored(how.as_ref().copied().map_err(String::as_str)), now)
     }
 
     fn outputs(&mut self) -> Result<(), Error> {
@@ -457,13 +499,13 @@ impl Node<'_> {
                     }
                 }
                 client::Output::Configured { config, index, children, directories } => {
-                    let place = index + 1;
-                    self.clients = config.hosts.len();
-                    self.world.say(&format!(
-                        "this is {}, {place} of {}",
+                    let text = format!(
+                        "this is {}, {} of {}",
                         config.hosts.get(index).map_or("", String::as_str),
-                        self.clients
-                    ));
+                        index + 1,
+                        config.hosts.len()
+                    );
+                    self.world.say(Level::News, &text);
                     if directories {
                         return Err(Error::Unfit {
                             what: "a copy of directories (dolly -D)",
@@ -472,7 +514,8 @@ impl Node<'_> {
                     }
                     self.keep = Keep::new(open(&config, self.world)?);
                     let now = self.world.now();
-                    self.next = children.iter().map(|i| Next::new(*i, &config, now)).collect();
+                    let next = |i: &usize| Next::new(*i, &config, self.listen, now);
+                    self.next = children.iter().map(next).collect();
                     for next in &mut self.next {
                         next.connect(self.world);
                     }
@@ -517,46 +560,13 @@ impl Node<'_> {
     }
 }
 
-/// Sends one stream to all clients of `config`, whose file is `text`.
-///
-/// # Errors
-/// When not all have a whole copy; [`Server::clients`] is in the world's ear
-/// by then.
-pub fn send(
-    config: Config,
-    text: &str,
-    verify: bool,
-    options: server::Options,
-    ring: usize,
-    source: &mut dyn Source,
-    world: &mut dyn World,
-) -> Result<Sent, Error> {
-    if config.cards.is_some() {
-        return Err(Error::Unfit {
-            what: "several network cards a node (add)",
-            why: "are not used here; take the line out of the configuration",
-        });
-    }
-    let now = world.now();
-    let mut core = Server::new(config, text, verify, options, now)?;
-    let result = serve(&mut core, ring, source, world);
-    if result.is_err() {
-        for (name, standing) in core.clients() {
-            world.say(&format!("  {:<20} {standing}", name.trim_end()));
-        }
-    }
-    let digest = result?;
-    let clients = core.clients().map(|(n, s)| (n.trim_end().to_string(), s.clone())).collect();
-    Ok(Sent { digest, clients })
-}
-
 fn serve(
     core: &mut Server,
-    ring: usize,
+    listen: Ipv4Addr,
     source: &mut dyn Source,
     world: &mut dyn World,
 ) -> Result<Digest, Error> {
-    let mut ring = Ring::new(ring);
+    let mut ring = Ring::new(RING);
     let mut next: Vec<Next> = Vec::new();
     let mut buffer = alloc::vec![0; 4096];
     let mut meter = Meter::default();
@@ -567,7 +577,7 @@ fn serve(
             match output {
                 server::Output::Connect(index) => {
                     let now = world.now();
-                    let mut node = Next::new(index, core.config(), now);
+                    let mut node = Next::new(index, core.config(), listen, now);
                     node.connect(world);
                     next.push(node);
                 }
@@ -578,57 +588,25 @@ fn serve(
                         core.step(server::Input::ChildClosed(broken.index, &broken.why), now)?;
                     }
                 }
-                server::Output::Said(line) => world.say(&line),
+                server::Output::Said(line) => world.say(Level::Detail, &line),
                 server::Output::Begin => {
                     begun = true;
-                    world.say("all clients are ready");
+                    world.say(Level::News, "all clients are ready");
                 }
                 server::Output::EndData => next.iter_mut().for_each(Next::end_data),
                 server::Output::Finished => return Ok(meter.digest()),
             }
         }
         let now = world.now();
-        let mut limit = core
-            .deadline()
-            .map_or(Duration::from_secs(1), |d| d.saturating_sub(now).min(Duration::from_secs(1)));
-        // The source.
+        let mut limit = until(core.deadline(), now);
         if begun && !source_end {
             let needed = next.iter().map(|n| n.position).min().unwrap_or(0);
             ring.recycle(needed);
-            let room = ring.room(needed);
-            let some = room.len().min(READ);
-            if some > 0 {
-                let room = room.get_mut(..some).unwrap_or_default();
-                match source.read(room).map_err(|why| Error::Source { why })? {
-                    Some(0) => {
-                        source_end = true;
-                        limit = Duration::ZERO;
-                    }
-                    Some(n) => {
-                        meter.update(room.get(..n).unwrap_or_default());
-                        ring.filled(n);
-                        limit = Duration::ZERO;
-                    }
-                    None => limit = limit.min(SOON),
-                }
-            }
+            source_end = fill((&mut ring, needed), READ, source, &mut meter, &mut limit)?;
         }
         let mut waiter = Waiter::default();
         for next in &next {
-            if let Some(control) = &next.control {
-                waiter.both(control, control.pending());
-            }
-            if let Some(data) = next.data.as_ref().filter(|_| next.wants_room(&ring)) {
-                waiter.writes(data);
-            }
-            if let Some(dial) = &next.dial {
-                limit = limit.min(dial.deadline().saturating_sub(now).max(SOON));
-                if let Some(fd) = dial.waits() {
-                    waiter.writes(fd);
-                }
-            } else if next.control.is_none() && !next.closed() {
-                limit = limit.min(Duration::from_millis(200));
-            }
+            limit = next.watch(&mut waiter, &ring, now, limit);
         }
         let _ = waiter.wait(limit);
         for next in &mut next {
@@ -637,7 +615,7 @@ fn serve(
             }
             let index = next.index;
             if next.connect(world) {
-                world.say(&format!("connected to {}", next.name));
+                world.say(Level::News, &format!("connected to {}", next.name));
                 core.step(server::Input::Connected(index), world.now())?;
                 continue;
             }

@@ -3,13 +3,16 @@
 //! What to do the state machines know ([`crate::dollyplus`]); here are the two loops
 //! that do it.
 
-use super::net::{Dial, Stream, Waiter, accept, listener_at};
-use super::{SOON, Source, Store, Target, World};
+use super::net::{Dial, Stream, Waiter, accept, listener};
+use super::protocol::{Here, Order, Protocol, sent};
+use super::relay::SOON;
+use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
+use crate::digest::Digest;
 use crate::dollyplus::backlog::SIZES;
-use crate::dollyplus::io::{Conn, End, Input, Output, Patience};
-use crate::dollyplus::wire;
-use crate::dollyplus::{CONTROL_PORT, DATA_PORT, Node, Server, Todo, Want};
+use crate::dollyplus::io::{Conn, End, Input, Output};
+use crate::dollyplus::{CONTROL_PORT, DATA_PORT, NAME, Node, Server, Todo, Want};
+use crate::outcome::{Received, Sent};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -18,9 +21,6 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 use rustix::fd::OwnedFd;
 
-pub use crate::dollyplus::node::Received;
-pub use crate::dollyplus::server::{Sent, Standing};
-
 /// A host that acknowledges nothing for so long is gone.
 const SILENT: Duration = Duration::from_secs(20);
 /// The ends want to know at least so often that time has passed.
@@ -28,53 +28,53 @@ const TICK: Duration = Duration::from_secs(1);
 /// So many reads at once: the loop around them costs more than one.
 const READS: usize = 4;
 
-/// Limits of either end.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Listen on this address; on all by default.
-    pub own: Ipv4Addr,
-    /// Wait so long until data flows.
-    pub start_timeout: Option<Duration>,
-    /// Give up when nothing moved for so long.
-    pub stall_timeout: Option<Duration>,
-}
+/// Dolly+, which has nothing to configure.
+#[derive(Debug, Clone, Copy)]
+pub struct DollyPlus;
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { own: Ipv4Addr::UNSPECIFIED, start_timeout: None, stall_timeout: None }
+impl Protocol for DollyPlus {
+    fn new(_: &str) -> Result<Self, Error> {
+        Ok(Self)
     }
-}
 
-impl Options {
-    const fn patience(&self) -> Patience {
-        Patience { start: self.start_timeout, stall: self.stall_timeout }
+    fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
+        let mut sockets = Sockets::open(here.listen, world)?;
+        sockets.world.say(Level::News, "waiting for a Dolly+ server");
+        let now = sockets.world.now();
+        let mut node = Node::new(here.patience, SIZES, now);
+        let mut store = None;
+        let received = loop {
+            let busy = !matches!(node.todo(), Todo::Nothing);
+            sockets.wait(if busy { SOON } else { TICK }, &mut node);
+            sockets.turn(&mut node)?;
+            keep(&mut node, &mut store, sockets.world);
+            sockets.step(Input::Tick, &mut node)?;
+            if let Some(done) = node.progress() {
+                sockets.world.progress(done, None);
+            }
+            if let Some(received) = node.finished() {
+                break received;
+            }
+        };
+        match received.digests.is_empty() {
+            true => Err(Error::Peer {
+                protocol: NAME,
+                peer: "the server".to_string(),
+                why: "it sent no file",
+            }),
+            false => Ok(received),
+        }
     }
-}
 
-/// Opens the file of this number.
-pub type Open<'a> = &'a mut dyn FnMut(usize) -> Result<Box<dyn Source>, String>;
-
-/// Waits for a server, and receives and relays its files.
-///
-/// # Errors
-/// When there is no whole copy at this node.
-pub fn receive(options: &Options, world: &mut dyn World) -> Result<Received, Error> {
-    let mut sockets = Sockets::open(options.own, world)?;
-    let now = sockets.world.now();
-    let mut node = Node::new(options.patience(), SIZES, now);
-    let mut store = None;
-    loop {
-        let busy = !matches!(node.todo(), Todo::Nothing);
-        sockets.wait(if busy { SOON } else { TICK }, &mut node);
-        sockets.turn(&mut node)?;
-        keep(&mut node, &mut store, sockets.world);
-        sockets.step(Input::Tick, &mut node)?;
-        if let Some(done) = node.progress() {
-            sockets.world.progress(done, None);
-        }
-        if let Some(received) = node.finished() {
-            return Ok(received);
-        }
+    fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
+        let mut sockets = Sockets::open(order.here.listen, world)?;
+        let now = sockets.world.now();
+        let Order { here, clients, files, .. } = order;
+        // The last client must find this machine: an address is understood everywhere.
+        let own = here.names.last().map_or("", String::as_str);
+        let mut server = Server::new(own, clients, files, here.patience, SIZES, now);
+        let digests = serve(&mut sockets, &mut server);
+        sent(digests, server.clients().to_vec(), sockets.world)
     }
 }
 
@@ -83,8 +83,7 @@ fn keep(node: &mut Node, store: &mut Option<Box<dyn Store>>, world: &mut dyn Wor
     loop {
         let failed = match (node.todo(), store.as_mut()) {
             (Todo::Open(file), _) => {
-                let target =
-                    Target { path: &file.path, existing: false, cook: file.cook, split: None };
+                let target = Target { path: &file.path, cook: file.cook, ..Target::UNNAMED };
                 match world.open(&target) {
                     Ok(opened) => {
                         *store = Some(opened);
@@ -122,34 +121,20 @@ fn keep(node: &mut Node, store: &mut Option<Box<dyn Store>>, world: &mut dyn Wor
 }
 
 /// Builds the ring and sends the files through it.
-///
-/// # Errors
-/// When nobody can be reached, nothing moves, or a file cannot be read. That not
-/// all clients have a copy is none: see [`Sent::clients`].
-pub fn send(
-    server: &str,
-    clients: &[String],
-    files: &[wire::Output],
-    options: &Options,
-    open: Open<'_>,
-    world: &mut dyn World,
-) -> Result<Sent, Error> {
-    let mut sockets = Sockets::open(options.own, world)?;
-    let now = sockets.world.now();
-    let mut server = Server::new(server, clients, files, options.patience(), SIZES, now);
+fn serve(sockets: &mut Sockets<'_>, server: &mut Server) -> Result<Vec<Digest>, Error> {
     let mut source = None;
     // It dials first, before there is anything to wait for.
-    sockets.step(Input::Tick, &mut server)?;
+    sockets.step(Input::Tick, server)?;
     loop {
-        let limit = read(&mut server, &mut source, open)?;
-        sockets.wait(limit, &mut server);
-        sockets.turn(&mut server)?;
-        sockets.step(Input::Tick, &mut server)?;
+        let limit = read(server, &mut source, sockets.world)?;
+        sockets.wait(limit, server);
+        sockets.turn(server)?;
+        sockets.step(Input::Tick, server)?;
         if let Some(done) = server.progress() {
             sockets.world.progress(done, None);
         }
-        if let Some(sent) = server.finished() {
-            return Ok(sent);
+        if let Some(digests) = server.finished() {
+            return Ok(digests);
         }
     }
 }
@@ -159,11 +144,11 @@ pub fn send(
 fn read(
     server: &mut Server,
     source: &mut Option<Box<dyn Source>>,
-    open: Open<'_>,
+    world: &mut dyn World,
 ) -> Result<Duration, Error> {
     let failed = |why| Error::Source { why };
     if let Want::Open(number) = server.want() {
-        *source = Some(open(number).map_err(failed)?);
+        *source = Some(world.source(number).map_err(failed)?);
         server.opened();
     }
     let (Want::Bytes(room), Some(reading)) = (server.want(), source) else { return Ok(TICK) };
@@ -191,6 +176,7 @@ enum Socket {
 /// All sockets of an end.
 struct Sockets<'a> {
     world: &'a mut dyn World,
+    own: Ipv4Addr,
     data: OwnedFd,
     control: OwnedFd,
     all: Vec<(Conn, Socket)>,
@@ -201,10 +187,10 @@ struct Sockets<'a> {
 
 impl<'a> Sockets<'a> {
     fn open(own: Ipv4Addr, world: &'a mut dyn World) -> Result<Self, Error> {
-        let data = listener_at(own, DATA_PORT)?;
-        let control = listener_at(own, CONTROL_PORT)?;
+        let data = listener(own, DATA_PORT)?;
+        let control = listener(own, CONTROL_PORT)?;
         let buffer = alloc::vec![0; 16 << 10];
-        Ok(Self { world, data, control, all: Vec::new(), callers: 0, buffer })
+        Ok(Self { world, own, data, control, all: Vec::new(), callers: 0, buffer })
     }
 
     /// Waits until there is something to do, at most so long.
@@ -217,10 +203,7 @@ impl<'a> Sockets<'a> {
         for (conn, socket) in &self.all {
             match socket {
                 Socket::Dial(dial) => {
-                    limit = limit.min(dial.deadline().saturating_sub(now).max(SOON));
-                    if let Some(fd) = dial.waits() {
-                        waiter.writes(fd);
-                    }
+                    limit = waiter.dials(dial, now, limit);
                 }
                 Socket::Open(stream) if *conn == Conn::Before => {
                     if !end.room().is_empty() {
@@ -252,9 +235,9 @@ impl<'a> Sockets<'a> {
         match output {
             Output::Dial { conn, host, port } => {
                 let socket = match self.world.resolve(&host) {
-                    Ok(ip) => Socket::Dial(Dial::new(SocketAddrV4::new(ip, port))),
+                    Ok(ip) => Socket::Dial(Dial::new(self.own, SocketAddrV4::new(ip, port))),
                     Err(why) => {
-                        self.world.say(&format!("{host}: {why}"));
+                        self.world.say(Level::News, &format!("{host}: {why}"));
                         Socket::Unknown
                     }
                 };
@@ -272,7 +255,8 @@ impl<'a> Sockets<'a> {
                 }
             }
             Output::Close(conn) => self.close(conn),
-            Output::Say(text) => self.world.say(&text),
+            Output::Say(text) => self.world.say(Level::News, &text),
+            Output::Said(text) => self.world.say(Level::Detail, &text),
         }
     }
 

@@ -1,12 +1,16 @@
 //! KA's two ends at their sockets.
 
-use super::net::{Datagrams, Dial, Stream, Waiter, accept, listener};
-use super::{Keep, SOON, Source, Store, World};
+use super::net::{Datagrams, Dial, Stream, Udp, Waiter, accept, listener};
+use super::protocol::{Here, Order, Protocol, sent};
+use super::relay::{Keep, SOON, fill, first, pump, until};
+use super::world::{Level, Source, Target, World};
 use crate::Error;
 use crate::digest::{Digest, Meter};
+use crate::ka::wire::Layout;
 use crate::ka::{
     ANSWER_PORT, ASK_PORT, CONTROL_PORT, Client, DATA_PORT, Server, WINDOW, client, server,
 };
+use crate::outcome::{self, Received, Sent};
 use crate::ring::Ring;
 use alloc::boxed::Box;
 use alloc::format;
@@ -22,24 +26,75 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// The window, and room for what is on its way.
 const RING: usize = WINDOW as usize + (2 << 20);
 
-/// A copy that came.
-#[derive(Debug, Clone)]
-pub struct Received {
-    /// Of what was stored.
-    pub digest: Digest,
-    /// It is what the server read.
-    pub verified: bool,
-    /// The server.
+/// So much is read at once from a source.
+const READ: usize = 1 << 20;
+/// A client without limits asks for a server so often, once a second.
+const TRIES: u32 = 10;
+
+/// KA as it is configured.
+#[derive(Debug, Clone, Default)]
+pub struct Ka {
+    /// The session's name.
+    pub session: String,
+    /// A client's server, where it is known.
     pub server: Option<Ipv4Addr>,
+    /// The layout that a client begins with.
+    pub layout: Layout,
+    /// A client asks for the start with the clients that are there.
+    pub go_now: bool,
+    /// How often a client asks for a server, a second apart; as long as its patience for
+    /// the start by default.
+    pub tries: Option<u32>,
+    /// Children of each node, 1 to 4; 1 by default.
+    pub arity: Option<usize>,
+    /// A server compares no digests.
+    pub unverified: bool,
+    /// How many clients a server waits for whose order lists none.
+    pub clients: usize,
 }
 
-/// A copy that went out.
-#[derive(Debug, Clone)]
-pub struct Sent {
-    /// Of what was read.
-    pub digest: Digest,
-    /// The clients in the order of the chain, and how it stands with each.
-    pub clients: Vec<(Ipv4Addr, server::Standing)>,
+impl Protocol for Ka {
+    fn new(argument: &str) -> Result<Self, Error> {
+        Ok(Self { session: argument.to_string(), ..Self::default() })
+    }
+
+    fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
+        let store = world.open(&Target::UNNAMED).map_err(|why| Error::Store { why })?;
+        let text = format!("looking for the KA server of session {}", self.session);
+        world.say(Level::News, &text);
+        let asked = here.patience.start.map(|p| u32::try_from(p.as_secs()).unwrap_or(u32::MAX));
+        let options = client::Options {
+            session: self.session.clone(),
+            server: self.server,
+            layout: self.layout,
+            wait: true,
+            go_now: self.go_now,
+            tries: self.tries.or(asked).unwrap_or(TRIES),
+            patience: here.patience,
+        };
+        receive(options, here.listen, Keep::new(store), world)
+    }
+
+    fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
+        let options = server::Options {
+            session: self.session.clone(),
+            clients: self.clients.max(order.clients.len()),
+            arity: self.arity.unwrap_or(1),
+            verify: !self.unverified,
+            patience: order.here.patience,
+        };
+        let text = format!("session {}; waiting for {} clients", self.session, options.clients);
+        world.say(Level::News, &text);
+        let now = world.now();
+        let mut core = Server::new(options, now)?;
+        let digest = serve(&mut core, order.here.listen, world);
+        let client = |(ip, standing): (Ipv4Addr, &outcome::Standing)| outcome::Client {
+            name: ip.to_string(),
+            address: Some(ip),
+            standing: standing.clone(),
+        };
+        sent(digest.map(|d| alloc::vec![d]), core.clients().map(client).collect(), world)
+    }
 }
 
 /// A node that data goes to.
@@ -93,29 +148,11 @@ impl Children {
         self.0.retain_mut(|child| {
             // What children write is to keep the connection alive only.
             let mut there = !matches!(child.stream.read(buffer), Ok(Some(0)) | Err(_));
-            while let Some(position) = child.position
-                && there
-                && !child.ended
-            {
-                let Some(bytes) = ring.from(position) else {
-                    there = false;
-                    break;
-                };
-                if bytes.is_empty() {
-                    if complete {
-                        child.stream.end();
-                        child.ended = true;
-                    }
-                    break;
-                }
-                match child.stream.write(bytes) {
-                    Ok(n) => {
-                        child.position = Some(position + n as u64);
-                        if n < bytes.len() {
-                            break;
-                        }
-                    }
-                    Err(_) => there = false,
+            if let Some(position) = child.position.as_mut().filter(|_| there && !child.ended) {
+                there = pump(ring, position, &child.stream).is_ok();
+                if there && complete && *position == ring.end() {
+                    child.stream.end();
+                    child.ended = true;
                 }
             }
             there
@@ -130,8 +167,9 @@ impl Children {
 struct Node<'a> {
     world: &'a mut dyn World,
     core: Client,
+    listen: Ipv4Addr,
     ring: Ring,
-    asks: Datagrams,
+    asks: Udp,
     control: Option<Stream>,
     control_dial: Option<Dial>,
     parent: Option<Stream>,
@@ -142,21 +180,20 @@ struct Node<'a> {
     finished: Option<bool>,
 }
 
-/// Finds a server, and receives and relays one stream into `store`.
-///
-/// # Errors
-/// When there is no whole copy at this node.
-pub fn receive(
+/// Finds a server, and receives and relays one stream.
+fn receive(
     options: client::Options,
-    store: Box<dyn Store>,
+    listen: Ipv4Addr,
+    keep: Keep,
     world: &mut dyn World,
 ) -> Result<Received, Error> {
-    let data = listener(DATA_PORT)?;
-    let answers = Datagrams::open(ANSWER_PORT)?;
-    let asks = Datagrams::open(0)?;
+    let data = listener(listen, DATA_PORT)?;
+    let answers = Udp::open(ANSWER_PORT)?;
+    let asks = Udp::open(0)?;
     let now = world.now();
     let mut node = Node {
         core: Client::new(options, now),
+        listen,
         world,
         ring: Ring::new(RING),
         asks,
@@ -165,7 +202,7 @@ pub fn receive(
         parent: None,
         parent_dial: None,
         children: Children::default(),
-        keep: Keep::new(store),
+        keep,
         complete: false,
         finished: None,
     };
@@ -174,16 +211,14 @@ pub fn receive(
         let mut waiter = Waiter::default();
         let mut limit = node.limit();
         waiter.reads(&data);
-        waiter.reads(&answers);
+        let questions = answers.fd();
+        waiter.reads(&questions);
         if let Some(control) = &node.control {
             waiter.both(control, control.pending());
         }
         let now = node.world.now();
         for dial in [&node.control_dial, &node.parent_dial].into_iter().flatten() {
-            limit = limit.min(dial.deadline().saturating_sub(now).max(SOON));
-            if let Some(fd) = dial.waits() {
-                waiter.writes(fd);
-            }
+            limit = waiter.dials(dial, now, limit);
         }
         let needed = node.needed();
         let room = !node.ring.room(needed).is_empty();
@@ -196,9 +231,9 @@ pub fn receive(
         if went.is_err() || node.finished.is_some() {
             node.farewell(&mut buffer);
             went?;
-            let digest = node.keep.digest.unwrap_or_else(|| Meter::default().digest());
             let verified = node.finished.unwrap_or(false);
-            return Ok(Received { digest, verified, server: node.core.server() });
+            let digests = alloc::vec![node.keep.digest()];
+            return Ok(Received { digests, verified, sender: node.core.server() });
         }
     }
 }
@@ -210,20 +245,19 @@ impl Node<'_> {
 
     fn limit(&mut self) -> Duration {
         let now = self.world.now();
-        let limit = self.keep.limit(&self.ring, self.complete);
-        self.core.deadline().map_or(limit, |deadline| limit.min(deadline.saturating_sub(now)))
+        self.keep.limit(&self.ring, self.complete, self.core.deadline(), now)
     }
 
     fn round(
         &mut self,
         data: &rustix::fd::OwnedFd,
-        answers: &Datagrams,
+        answers: &Udp,
         buffer: &mut [u8],
     ) -> Result<(), Error> {
         let now = self.world.now();
-        while let Some((n, from)) = answers.receive(buffer) {
+        while let Some((n, _, from)) = answers.receive(buffer) {
             let bytes = buffer.get(..n).unwrap_or_default();
-            self.core.step(client::Input::Answer(from, bytes), now)?;
+            self.core.step(client::Input::Answer(*from.ip(), bytes), now)?;
         }
         if let Some((stream, ip)) = accept(data) {
             self.children.came(stream, ip);
@@ -283,7 +317,9 @@ impl Node<'_> {
             }
         }
         self.children.pump(&self.ring, self.complete, buffer);
-        self.disk()?;
+        self.keep.step(&self.ring, self.complete, self.world, &mut |stored, now| {
+            self.core.step(client::Input::Stored(stored), now)
+        })?;
         let now = self.world.now();
         self.core.step(client::Input::Tick, now)?;
         self.outputs()?;
@@ -293,23 +329,21 @@ impl Node<'_> {
         Ok(())
     }
 
-    fn disk(&mut self) -> Result<(), Error> {
-        let Some(how) = self.keep.step(&self.ring, self.complete, self.world) else {
-            return Ok(());
-        };
-        let now = self.world.now();
-        self.core.step(client::Input::Stored(how.as_ref().copied().map_err(String::as_str)), now)
+    const fn dial(&self, ip: Ipv4Addr, port: u16) -> Dial {
+        Dial::new(self.listen, SocketAddrV4::new(ip, port))
     }
 
     fn outputs(&mut self) -> Result<(), Error> {
         while let Some(output) = self.core.output() {
             match output {
                 client::Output::Ask(bytes) => {
-                    self.asks.send(&bytes, SocketAddrV4::new(Ipv4Addr::BROADCAST, ASK_PORT));
+                    // Who asks again does not mind a question that is lost.
+                    let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, ASK_PORT);
+                    let _ = self.asks.send(&bytes, bytes.len(), to);
                 }
                 client::Output::ConnectServer(ip) => {
-                    self.world.say(&format!("the server is {ip}"));
-                    self.control_dial = Some(Dial::new(SocketAddrV4::new(ip, CONTROL_PORT)));
+                    self.world.say(Level::News, &format!("the server is {ip}"));
+                    self.control_dial = Some(self.dial(ip, CONTROL_PORT));
                 }
                 client::Output::ToServer(bytes) => {
                     if let Some(control) = &mut self.control {
@@ -318,9 +352,9 @@ impl Node<'_> {
                     }
                 }
                 client::Output::ConnectParent(ip) => {
-                    self.world.say(&format!("data comes from {ip}"));
+                    self.world.say(Level::News, &format!("data comes from {ip}"));
                     self.parent = None;
-                    self.parent_dial = Some(Dial::new(SocketAddrV4::new(ip, DATA_PORT)));
+                    self.parent_dial = Some(self.dial(ip, DATA_PORT));
                 }
                 client::Output::KeepAlive(bytes) => {
                     if let Some(parent) = &mut self.parent {
@@ -354,49 +388,24 @@ impl Node<'_> {
     }
 }
 
-/// Gathers the session's clients and sends them what `open` opens, once all
-/// are there.
-///
-/// # Errors
-/// When nobody is left, or nothing moves.
-pub fn send(
-    options: server::Options,
-    open: &mut dyn FnMut() -> Result<Box<dyn Source>, String>,
-    world: &mut dyn World,
-) -> Result<Sent, Error> {
-    let now = world.now();
-    let mut core = Server::new(options, now)?;
-    let result = serve(&mut core, open, world);
-    if result.is_err() {
-        for (ip, standing) in core.clients() {
-            world.say(&format!("  {ip:<15} {standing}"));
-        }
-    }
-    let digest = result?;
-    Ok(Sent { digest, clients: core.clients().map(|(ip, s)| (ip, s.clone())).collect() })
-}
-
-fn serve(
-    core: &mut Server,
-    open: &mut dyn FnMut() -> Result<Box<dyn Source>, String>,
-    world: &mut dyn World,
-) -> Result<Digest, Error> {
-    let control = listener(CONTROL_PORT)?;
-    let data = listener(DATA_PORT)?;
-    let asks = Datagrams::open(ASK_PORT)?;
+/// Gathers the session's clients and sends them a stream once all are there.
+fn serve(core: &mut Server, listen: Ipv4Addr, world: &mut dyn World) -> Result<Digest, Error> {
+    let control = listener(listen, CONTROL_PORT)?;
+    let data = listener(listen, DATA_PORT)?;
+    let asks = Udp::open(ASK_PORT)?;
     let mut connections: Vec<(usize, Stream)> = Vec::new();
     let mut children = Children::default();
     let mut next = 0usize;
     let mut ring = Ring::new(RING);
     let mut meter = Meter::default();
     let mut source: Option<Box<dyn Source>> = None;
-    let mut end = None;
+    let mut end = false;
     let mut buffer = alloc::vec![0; 4096];
     loop {
         while let Some(output) = core.output() {
             match output {
                 server::Output::Answer(ip, bytes) => {
-                    asks.send(&bytes, SocketAddrV4::new(ip, ANSWER_PORT));
+                    let _ = asks.send(&bytes, bytes.len(), SocketAddrV4::new(ip, ANSWER_PORT));
                 }
                 server::Output::ToClient(number, bytes) => {
                     if let Some((_, stream)) = connections.iter_mut().find(|c| c.0 == number) {
@@ -406,10 +415,11 @@ fn serve(
                 server::Output::Close(number) => connections.retain(|c| c.0 != number),
                 server::Output::Send(ip, position) => children.send(ip, position, &ring),
                 server::Output::Drop(ip) => children.drop(ip),
-                server::Output::Say(text) => world.say(&text),
+                server::Output::Say(text) => world.say(Level::News, &text),
                 server::Output::Begin => {
-                    world.say(&format!("all are in their places: {}", core.chain()));
-                    source = Some(open().map_err(|why| Error::Source { why })?);
+                    let text = format!("all are in their places: {}", core.chain());
+                    world.say(Level::News, &text);
+                    source = Some(first(world)?);
                 }
                 server::Output::Finished => {
                     let until = world.now() + FAREWELL;
@@ -423,44 +433,30 @@ fn serve(
             }
         }
         let now = world.now();
-        let mut limit = core
-            .deadline()
-            .map_or(Duration::from_secs(1), |d| d.saturating_sub(now).min(Duration::from_secs(1)));
-        if let Some(source) = source.as_mut().filter(|_| end.is_none()) {
+        let mut limit = until(core.deadline(), now);
+        if let Some(source) = source.as_mut().filter(|_| !end) {
             let ahead = core.allowed().saturating_sub(ring.end());
+            let most = usize::try_from(ahead).unwrap_or(usize::MAX).min(READ);
             let needed = children.needed(ring.end());
-            let room = ring.room(needed);
-            let some = room.len().min(1 << 20).min(usize::try_from(ahead).unwrap_or(usize::MAX));
-            if some > 0 {
-                let room = room.get_mut(..some).unwrap_or_default();
-                match source.read(room).map_err(|why| Error::Source { why })? {
-                    Some(0) => {
-                        end = Some(meter.digest());
-                        core.step(server::Input::End(meter.digest()), now)?;
-                        limit = Duration::ZERO;
-                    }
-                    Some(n) => {
-                        meter.update(room.get(..n).unwrap_or_default());
-                        ring.filled(n);
-                        limit = Duration::ZERO;
-                    }
-                    None => limit = limit.min(SOON),
-                }
+            end = fill((&mut ring, needed), most, &mut **source, &mut meter, &mut limit)?;
+            if end {
+                core.step(server::Input::End(meter.digest()), now)?;
             }
         }
         let mut waiter = Waiter::default();
         waiter.reads(&control);
         waiter.reads(&data);
-        waiter.reads(&asks);
+        let questions = asks.fd();
+        waiter.reads(&questions);
         for (_, stream) in &connections {
             waiter.both(stream, stream.pending());
         }
         children.watch(&mut waiter, &ring);
         let _ = waiter.wait(limit);
         let now = world.now();
-        while let Some((n, from)) = asks.receive(&mut buffer) {
+        while let Some((n, _, from)) = asks.receive(&mut buffer) {
             let bytes = buffer.get(..n).unwrap_or_default();
-            core.step(server::Input::Question(from, bytes), now)?;
+            core.step(server::Input::Question(*from.ip(), bytes), now)?;
         }
         if let Some((stream, ip)) = accept(&control) {
             let own = stream.own_address().unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -488,7 +484,7 @@ fn serve(
             connections.retain(|c| c.0 != number);
             core.step(server::Input::Closed(number, &why), now)?;
         }
-        children.pump(&ring, end.is_some(), &mut buffer);
+        children.pump(&ring, end, &mut buffer);
         core.step(server::Input::Tick, now)?;
         if let Some(source) = &source {
             let sent = children.needed(ring.end());

@@ -1,12 +1,13 @@
 //! Sockets that never block, and waiting for several at once.
 
 use crate::Error;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, bind,
@@ -32,19 +33,12 @@ fn soft(e: Errno) -> bool {
     matches!(e, Errno::AGAIN | Errno::INTR)
 }
 
-/// A TCP socket that takes connections on all addresses.
+/// A TCP socket that takes connections on this address; on all for
+/// [`Ipv4Addr::UNSPECIFIED`].
 ///
 /// # Errors
-/// When the port cannot be had.
-pub fn listener(port: u16) -> Result<OwnedFd, Error> {
-    listener_at(Ipv4Addr::UNSPECIFIED, port)
-}
-
-/// The same on one address only.
-///
-/// # Errors
-/// As [`listener`].
-pub fn listener_at(own: Ipv4Addr, port: u16) -> Result<OwnedFd, Error> {
+/// [`Error::Port`]: another program has the port, or the system refuses.
+pub fn listener(own: Ipv4Addr, port: u16) -> Result<OwnedFd, Error> {
     let open = || -> Result<OwnedFd, Errno> {
         let fd = tcp()?;
         sockopt::set_socket_reuseaddr(&fd, true)?;
@@ -175,68 +169,89 @@ impl AsFd for Stream {
     }
 }
 
-/// A UDP socket that may broadcast.
-#[derive(Debug)]
-pub struct Datagrams(OwnedFd);
+/// A UDP socket. Systems that can take packets of one size together, and bring them so,
+/// do (`UDP_SEGMENT` and `UDP_GRO` in udp(7)).
+pub trait Datagrams {
+    /// To wait for.
+    fn fd(&self) -> BorrowedFd<'_>;
 
-impl Datagrams {
-    /// On this port of all addresses; on any for 0.
+    /// One packet, or several of one size from one sender: their bytes, the size of each
+    /// (the last may be shorter), and the sender. Nothing when none is there.
+    fn receive(&self, buffer: &mut [u8]) -> Option<(usize, usize, SocketAddrV4)>;
+
+    /// Sends bytes as packets of this size, of which the last may be shorter; how many bytes
+    /// the system took. 0 when the socket has no room.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// The system's reason to refuse a packet for good.
+    fn send(&self, bytes: &[u8], size: usize, to: SocketAddrV4) -> Result<usize, String>;
+
+    /// Listens to a group at the interface of this address; again is no error.
+    ///
+    /// # Errors
+    /// [`Error::Network`]: the system refuses.
+    fn join(&self, group: Ipv4Addr, own: Ipv4Addr) -> Result<(), Error>;
+}
+
+/// Room for two slices of udpcast's packets, with what the kernel adds to each.
+pub const SOCKET_BUFFER: usize = 8 << 20;
+
+/// A plain UDP socket, which may broadcast. It takes packets one by one.
+#[derive(Debug)]
+pub struct Udp(OwnedFd);
+
+impl Udp {
+    /// At this port of all addresses; at any port for 0.
+    ///
+    /// # Errors
+    /// [`Error::Port`]: another program has the port, or the system refuses.
     pub fn open(port: u16) -> Result<Self, Error> {
         let open = || -> Result<OwnedFd, Errno> {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
             sockopt::set_socket_broadcast(&fd, true)?;
+            if sockopt::set_socket_recv_buffer_size_force(&fd, SOCKET_BUFFER).is_err() {
+                let _ = sockopt::set_socket_recv_buffer_size(&fd, SOCKET_BUFFER);
+            }
             bind(&fd, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
             Ok(fd)
         };
         open().map(Self).map_err(|e| Error::Port { kind: "UDP", port, why: reason(e) })
     }
-
-    /// A datagram, its length and who sent it.
-    #[must_use]
-    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, Ipv4Addr)> {
-        self.receive_from(buffer).map(|(n, from)| (n, *from.ip()))
-    }
-
-    /// The same, with the port.
-    #[must_use]
-    pub fn receive_from(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
-        let (n, _, from) = recvfrom(&self.0, buffer, RecvFlags::empty()).ok()?;
-        Some((n, SocketAddrV4::try_from(from?).ok()?))
-    }
-
-    /// Asks for so much room for what comes before it is read.
-    pub fn receive_buffer(&self, bytes: usize) {
-        if sockopt::set_socket_recv_buffer_size_force(&self.0, bytes).is_err() {
-            let _ = sockopt::set_socket_recv_buffer_size(&self.0, bytes);
-        }
-    }
-
-    /// Listens to a group at the interface of this address; again is no error.
-    pub fn join(&self, group: Ipv4Addr, own: Ipv4Addr) {
-        if group.is_multicast() {
-            let _ = sockopt::set_ip_add_membership(&self.0, &group, &own);
-        }
-    }
-
-    /// Sends; what is lost on the way is lost here too.
-    pub fn send(&self, bytes: &[u8], to: SocketAddrV4) {
-        let _ = sendto(&self.0, bytes, SendFlags::NOSIGNAL, &to);
-    }
 }
 
-impl AsFd for Datagrams {
-    fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
+impl Datagrams for Udp {
+    fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> Option<(usize, usize, SocketAddrV4)> {
+        let (n, _, from) = recvfrom(&self.0, buffer, RecvFlags::empty()).ok()?;
+        Some((n, n, SocketAddrV4::try_from(from?).ok()?))
+    }
+
+    fn send(&self, bytes: &[u8], size: usize, to: SocketAddrV4) -> Result<usize, String> {
+        let one = bytes.get(..size.min(bytes.len())).unwrap_or_default();
+        match sendto(&self.0, one, SendFlags::NOSIGNAL, &to) {
+            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(0),
+            // An earlier packet found nobody there.
+            Ok(_) | Err(Errno::CONNREFUSED | Errno::INTR) => Ok(one.len()),
+            Err(e) => Err(reason(e)),
+        }
+    }
+
+    fn join(&self, group: Ipv4Addr, own: Ipv4Addr) -> Result<(), Error> {
+        match sockopt::set_ip_add_membership(&self.0, &group, &own) {
+            Ok(()) | Err(Errno::ADDRINUSE) => Ok(()),
+            Err(e) => Err(Error::Network { what: format!("listen to {group}"), why: reason(e) }),
+        }
     }
 }
 
 /// A connection in the making, tried again each second until it stands.
 #[derive(Debug)]
 pub struct Dial {
+    from: Ipv4Addr,
     to: SocketAddrV4,
     fd: Option<OwnedFd>,
     again: Duration,
@@ -247,10 +262,11 @@ pub struct Dial {
 }
 
 impl Dial {
-    /// Begins with the next [`Dial::poll`].
+    /// Begins with the next [`Dial::poll`], at this address of ours or, for
+    /// [`Ipv4Addr::UNSPECIFIED`], at the one that the system takes.
     #[must_use]
-    pub const fn new(to: SocketAddrV4) -> Self {
-        Self { to, fd: None, again: Duration::ZERO, failed: None, tries: 0 }
+    pub const fn new(from: Ipv4Addr, to: SocketAddrV4) -> Self {
+        Self { from, to, fd: None, again: Duration::ZERO, failed: None, tries: 0 }
     }
 
     fn fail(&mut self, e: Errno, now: Duration) {
@@ -266,10 +282,17 @@ impl Dial {
             if now < self.again {
                 return None;
             }
-            match tcp().and_then(|fd| match connect(&fd, &self.to) {
-                Ok(()) | Err(Errno::INPROGRESS | Errno::AGAIN) => Ok(fd),
-                Err(e) => Err(e),
-            }) {
+            let dial = || -> Result<OwnedFd, Errno> {
+                let fd = tcp()?;
+                if !self.from.is_unspecified() {
+                    bind(&fd, &SocketAddrV4::new(self.from, 0))?;
+                }
+                match connect(&fd, &self.to) {
+                    Ok(()) | Err(Errno::INPROGRESS | Errno::AGAIN) => Ok(fd),
+                    Err(e) => Err(e),
+                }
+            };
+            match dial() {
                 Ok(fd) => {
                     self.fd = Some(fd);
                     // An answer that never comes must not hold this up: a
@@ -296,18 +319,6 @@ impl Dial {
             }
         }
     }
-
-    /// When it is to be polled at the latest.
-    #[must_use]
-    pub const fn deadline(&self) -> Duration {
-        self.again
-    }
-
-    /// What to wait for, if anything.
-    #[must_use]
-    pub const fn waits(&self) -> Option<&OwnedFd> {
-        self.fd.as_ref()
-    }
 }
 
 /// A set of sockets to wait for.
@@ -330,6 +341,14 @@ impl<'a> Waiter<'a> {
     /// Waits until `fd` has bytes, and, if `write`, until it takes some.
     pub fn both(&mut self, fd: &'a impl AsFd, write: bool) -> usize {
         self.add(fd, if write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN })
+    }
+
+    /// Waits until a connection stands or fails; how long at most, of `limit`.
+    pub fn dials(&mut self, dial: &'a Dial, now: Duration, limit: Duration) -> Duration {
+        if let Some(fd) = &dial.fd {
+            self.writes(fd);
+        }
+        limit.min(dial.again.saturating_sub(now).max(Duration::from_millis(3)))
     }
 
     fn add(&mut self, fd: &'a impl AsFd, flags: PollFlags) -> usize {

@@ -1,180 +1,428 @@
-//! udpcast's receiver at its socket.
+//! udpcast's two ends at their socket.
 
 use super::net::{Datagrams, Waiter};
-use super::{Store, World};
+use super::protocol::{Here, Order, Protocol, sent};
+use super::relay::{SOON, first, until};
+use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
 use crate::digest::Digest;
-use crate::udpcast::{Receiver, receiver};
-use alloc::boxed::Box;
+use crate::outcome::{Client, Received, Sent, Standing};
+use crate::udpcast::{Receiver, Sender, default_group, receiver, sender};
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-const SOON: Duration = Duration::from_millis(3);
-/// Packets taken before anything else is looked at.
+/// Packets taken, or sent, before anything else is looked at.
 const BATCH: usize = 64;
-/// Two slices of packets, with what the kernel adds to each.
-const SOCKET_BUFFER: usize = 8 << 20;
+/// The largest datagram.
+const DATAGRAM: usize = 1 << 16;
+/// So much is read at once from a source.
+const READ: usize = 2 << 20;
+/// Without a byte for so long, what the source gave is sent before a slice is full.
+const FLUSH: Duration = Duration::from_millis(100);
+/// The kernel takes no more packets, and no more bytes, together (`UDP_MAX_SEGMENTS`, and a
+/// datagram's length).
+const TOGETHER: (usize, usize) = (44, 65_000);
 
-/// Where an end is.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Our address: multicast is listened to there.
-    pub own: Ipv4Addr,
-    /// Where everybody on its network hears it.
-    pub broadcast: Ipv4Addr,
-    /// The even port; senders use the next.
+/// udpcast as it is configured.
+#[derive(Debug, Clone)]
+pub struct Udpcast {
+    /// The receivers' port, an even one; senders use the next.
     pub port: u16,
+    /// Where the ends find each other; the network's broadcast address by default.
+    pub rendezvous: Option<Ipv4Addr>,
+    /// Receive a stream that began earlier, without its beginning.
+    pub late: bool,
+    /// The receiver's settings; those of [`Here::patience`] are not looked at.
+    pub receiver: receiver::Config,
+    /// The sender's settings. Without a group, data goes to the one that is derived from the
+    /// sender's address.
+    pub sender: sender::Config,
 }
 
-/// A copy that came.
-#[derive(Debug, Clone, Copy)]
-pub struct Received {
-    /// Of what was stored.
-    pub digest: Digest,
-    /// It is what the sender read.
-    pub verified: bool,
-}
+impl Protocol for Udpcast {
+    fn new(argument: &str) -> Result<Self, Error> {
+        let port = if argument.is_empty() { Some(9000) } else { argument.parse().ok() };
+        let port = port.filter(|port| port % 2 == 0 && *port > 0).ok_or(Error::Unfit {
+            what: "udpcast's port",
+            why: "is an even number from 2 to 65534",
+        })?;
+        Ok(Self {
+            port,
+            rendezvous: None,
+            late: false,
+            receiver: receiver::Config::default(),
+            sender: sender::Config::new(Ipv4Addr::UNSPECIFIED),
+        })
+    }
 
-/// Finds a sender, and receives one stream into `store`.
-///
-/// # Errors
-/// When there is no whole copy here.
-pub fn receive(
-    config: receiver::Config,
-    place: Place,
-    mut store: Box<dyn Store>,
-    world: &mut dyn World,
-) -> Result<Received, Error> {
-    let socket = Datagrams::open(place.port)?;
-    socket.receive_buffer(SOCKET_BUFFER);
-    let mut core = Receiver::new(config, world.now());
-    let mut incoming = [0; 2048];
-    let mut packet = Vec::new();
-    // Taken from the core, not yet all in the store.
-    let (mut chunk, mut done): (Vec<u8>, usize) = (Vec::new(), 0);
-    let mut storing = false;
-    let mut said = false;
-    let mut result = None;
-    let mut failed: Option<Error> = None;
-    while !core.finished() {
-        let mut step = Ok(());
-        for _ in 0..BATCH {
-            let Some((n, from)) = socket.receive_from(&mut incoming) else { break };
-            // Senders speak from the odd port; anything else is noise.
-            if from.port() != place.port.wrapping_add(1) {
-                continue;
+    fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
+        let target = Target { digest: false, ..Target::UNNAMED };
+        let mut store = world.open(&target).map_err(|why| Error::Store { why })?;
+        let socket = world.datagrams(self.port)?;
+        let socket = &*socket;
+        world.say(Level::News, &format!("waiting for a udpcast sender, port {}", self.port));
+        let config = receiver::Config {
+            start_timeout: here.patience.start,
+            receive_timeout: here.patience.stall,
+            ..self.receiver.clone()
+        };
+        let mut core = Receiver::new(config, world.now());
+        let peers = self.port.wrapping_add(1);
+        let everybody = self.rendezvous.unwrap_or(here.broadcast);
+        let join = |group| match group {
+            group if Ipv4Addr::is_multicast(&group) => socket.join(group, here.address),
+            _ => Ok(()),
+        };
+        let mut incoming = alloc::vec![0; DATAGRAM];
+        let mut packet = Vec::new();
+        let mut rest = Rest::default();
+        // The stream has ended; the core knows what became of the copy.
+        let (mut ended, mut told) = (false, false);
+        let (mut result, mut sender, mut failed) = (None, None, None);
+        while !core.finished() {
+            let mut step = packets(socket, &mut incoming, &mut |from, bytes| {
+                // Senders speak from the odd port; anything else is noise.
+                if from.port() != peers {
+                    return Ok(());
+                }
+                core.step(receiver::Input::Packet { from: *from.ip(), bytes }, world.now())
+            });
+            if step.is_ok() {
+                step = core.step(receiver::Input::Tick, world.now());
             }
-            let bytes = incoming.get(..n).unwrap_or_default();
-            step = core.step(receiver::Input::Packet { from: *from.ip(), bytes }, world.now());
-            if step.is_err() {
+            let mut stored = Ok(());
+            if !told {
+                stored = rest.store(&mut core, &mut *store);
+            }
+            let mut how = stored.err().map(Err);
+            if ended && !told && rest.bytes.is_empty() && how.is_none() {
+                store.end();
+                how = store.done().map(|done| done.map(drop));
+            }
+            if let Some(how) = how {
+                told = true;
+                let input = receiver::Input::Stored(how.as_ref().copied().map_err(String::as_str));
+                step = step.and(core.step(input, world.now()));
+            }
+            while let Some(event) = core.event() {
+                match event {
+                    receiver::Event::Connected { sender: from, group, client } => {
+                        sender = Some(from);
+                        step = step.and(join(group));
+                        let number = match client {
+                            Some(client) => format!("this is receiver {client}"),
+                            None => "it wants no answers".to_string(),
+                        };
+                        world.say(Level::News, &format!("found sender {from}; {number}"));
+                    }
+                    receiver::Event::Listen(group) => step = step.and(join(group)),
+                    receiver::Event::TooLate(sender) => {
+                        let text = format!(
+                            "{sender} sends already, and takes no more receivers; waiting for \
+                             the next time"
+                        );
+                        world.say(Level::News, &text);
+                    }
+                    receiver::Event::Started { late: true } if self.late => {
+                        world.say(Level::News, "joined late: the beginning is MISSING");
+                    }
+                    receiver::Event::Started { late: true } => {
+                        // Half a disk is no copy.
+                        failed = Some(Error::Lost {
+                            protocol: "udpcast",
+                            after: 0,
+                            why: "the beginning was sent before this machine came",
+                        });
+                        core.leave();
+                    }
+                    receiver::Event::Started { late: false } => {}
+                    receiver::Event::End(_) => ended = true,
+                    receiver::Event::Finished { digest, verified } => {
+                        result = Some((digest, verified));
+                    }
+                }
+            }
+            while let Some(to) = core.transmit(&mut packet) {
+                let ip = match to {
+                    receiver::To::Everybody => everybody,
+                    receiver::To::Sender(ip) => ip,
+                };
+                // What is lost here is asked for again, as on the wire.
+                let _ = socket.send(&packet, packet.len(), SocketAddrV4::new(ip, peers));
+            }
+            step?;
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
+            if core.bytes() > 0 {
+                world.progress(core.bytes(), None);
+            }
+            let mut limit = until(core.deadline(), world.now());
+            if core.finished() {
                 break;
             }
-        }
-        if step.is_ok() {
-            step = core.step(receiver::Input::Tick, world.now());
-        }
-        let mut stored: Option<Result<(), String>> = None;
-        let mut busy = false;
-        while stored.is_none() && !storing {
-            if done >= chunk.len() {
-                if !core.take(&mut chunk) {
-                    chunk.clear();
-                    done = 0;
-                    break;
-                }
-                done = 0;
+            if !told && (ended || !rest.bytes.is_empty()) {
+                limit = limit.min(SOON);
             }
-            match store.put(chunk.get(done..).unwrap_or_default()) {
-                Ok(0) => {
-                    busy = true;
-                    break;
-                }
-                Ok(n) => done += n,
-                Err(why) => stored = Some(Err(why)),
-            }
+            wait(socket, false, limit);
         }
-        while let Some(event) = core.event() {
-            match event {
-                receiver::Event::Connected { sender, group, client } => {
-                    socket.join(group, place.own);
-                    world.say(&match client {
-                        Some(client) => format!("found sender {sender}; this is receiver {client}"),
-                        None => format!("found sender {sender}, who wants no answers"),
-                    });
-                }
-                receiver::Event::Listen(group) => socket.join(group, place.own),
-                receiver::Event::TooLate(sender) => world.say(&format!(
-                    "{sender} sends already, and takes no more receivers; waiting for the next time"
-                )),
-                receiver::Event::Started { late: false } => {}
-                receiver::Event::Started { late: true } => {
-                    // Half a disk is no copy.
-                    failed = Some(Error::Lost {
-                        protocol: "udpcast",
-                        after: 0,
-                        why: "the beginning was sent before this machine came",
-                    });
-                }
-                receiver::Event::End(_) => storing = true,
-                receiver::Event::Finished { digest, verified } => {
-                    result = Some(Received { digest, verified });
-                }
-            }
-        }
-        if storing && !said && stored.is_none() {
-            store.end();
-            stored = store.done().map(|how| how.map(|_| ()));
-        }
-        if let Some(how) = stored
-            && !said
-        {
-            said = true;
-            let input = receiver::Input::Stored(how.as_ref().copied().map_err(String::as_str));
-            step = step.and(core.step(input, world.now()));
-        }
-        if failed.is_some() {
-            core.leave();
-        }
-        while let Some(to) = core.transmit(&mut packet) {
-            let port = place.port.wrapping_add(1);
-            let ip = match to {
-                receiver::To::Everybody => place.broadcast,
-                receiver::To::Sender(ip) => ip,
-            };
-            // What is lost here is asked for again, as on the wire.
-            socket.send(&packet, SocketAddrV4::new(ip, port));
-        }
-        while let Some(event) = core.event() {
-            if let receiver::Event::Finished { digest, verified } = event {
-                result = Some(Received { digest, verified });
-            }
-        }
-        step?;
-        if let Some(failed) = failed {
-            return Err(failed);
-        }
-        if core.bytes() > 0 {
-            world.progress(core.bytes(), None);
-        }
-        if core.finished() {
-            break;
-        }
-        let mut limit = core.deadline().map_or(Duration::from_secs(1), |d| {
-            d.saturating_sub(world.now()).min(Duration::from_secs(1))
-        });
-        if busy || (storing && !said) {
-            limit = limit.min(SOON);
-        }
-        let mut waiter = Waiter::default();
-        waiter.reads(&socket);
-        let _ = waiter.wait(limit);
+        let Some((digest, verified)) = result else {
+            return Err(Error::Gone {
+                protocol: "udpcast",
+                peer: "the sender".to_string(),
+                when: "before the end",
+            });
+        };
+        Ok(Received { digests: alloc::vec![digest], verified, sender })
     }
-    result.ok_or(Error::Gone {
+
+    fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
+        let mut source = first(world)?;
+        let socket = world.datagrams(self.port.wrapping_add(1))?;
+        let socket = &*socket;
+        let mut config = self.sender.clone();
+        if config.group.is_unspecified() {
+            config.group = default_group(order.here.address);
+        }
+        let all = u16::try_from(order.clients.len()).unwrap_or(u16::MAX);
+        config.min_receivers = config.min_receivers.max(all);
+        config.start_timeout = order.here.patience.start;
+        // Without a way back, many packets must not be lost at once.
+        let together = !config.asynchronous;
+        let mut core = Sender::new(config, world.now())?;
+        let key = if order.start.is_some() { "; press return to begin" } else { "" };
+        let text = format!("waiting for udpcast receivers, port {}{key}", self.port);
+        world.say(Level::News, &text);
+        let everybody = self.rendezvous.unwrap_or(order.here.broadcast);
+        let mut out = Out {
+            socket,
+            everybody: SocketAddrV4::new(everybody, self.port),
+            batch: Vec::new(),
+            to: SocketAddrV4::new(everybody, self.port),
+            size: 1,
+            together,
+            packet: Vec::new(),
+            unsent: None,
+        };
+        let digest = transfer(&mut core, order, &mut *source, &mut out, world);
+        let client = |m: &sender::Machine| Client {
+            name: m.address.to_string(),
+            address: Some(m.address),
+            standing: match m.missed {
+                missed if missed > 0 && m.standing.good() => Standing::Late(missed),
+                _ => m.standing.clone(),
+            },
+        };
+        sent(digest.map(|d| alloc::vec![d]), core.machines().iter().map(client).collect(), world)
+    }
+}
+
+/// Waits until a packet has come, or, if `write`, until one can be sent.
+fn wait(socket: &dyn Datagrams, write: bool, limit: Duration) {
+    let fd = socket.fd();
+    let mut waiter = Waiter::default();
+    waiter.both(&fd, write);
+    let _ = waiter.wait(limit);
+}
+
+/// Takes a packet.
+type Take<'a> = &'a mut dyn FnMut(SocketAddrV4, &[u8]) -> Result<(), Error>;
+
+/// Takes the packets that have come, not many more than [`BATCH`].
+fn packets(socket: &dyn Datagrams, buffer: &mut [u8], take: Take<'_>) -> Result<(), Error> {
+    let mut count = 0;
+    while count < BATCH
+        && let Some((bytes, size, from)) = socket.receive(buffer)
+    {
+        count += 1;
+        for packet in buffer.get(..bytes).unwrap_or_default().chunks(size.max(1)) {
+            count += 1;
+            take(from, packet)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the stream that the store did not take yet.
+#[derive(Default)]
+struct Rest {
+    bytes: Vec<u8>,
+    done: usize,
+}
+
+impl Rest {
+    /// Stores what came, until there is no more or the store has enough to do.
+    fn store(&mut self, core: &mut Receiver, store: &mut dyn Store) -> Result<(), String> {
+        loop {
+            let Some(bytes) = self.bytes.get(self.done..).filter(|b| !b.is_empty()) else {
+                self.done = 0;
+                if core.take(&mut self.bytes) {
+                    continue;
+                }
+                self.bytes.clear();
+                return Ok(());
+            };
+            match store.put(bytes)? {
+                0 => return Ok(()),
+                n => self.done += n,
+            }
+        }
+    }
+}
+
+/// Packets of one size to one address on their way out, which the system takes together
+/// where it can: what a packet costs on its way through the kernel is then shared by all.
+struct Out<'a> {
+    socket: &'a dyn Datagrams,
+    everybody: SocketAddrV4,
+    batch: Vec<u8>,
+    to: SocketAddrV4,
+    size: usize,
+    together: bool,
+    packet: Vec<u8>,
+    /// Where `packet` goes, when it has not gone yet.
+    unsent: Option<sender::To>,
+}
+
+impl Out<'_> {
+    fn takes(&self, to: SocketAddrV4) -> bool {
+        self.batch.is_empty()
+            || (self.together
+                && to == self.to
+                && self.packet.len() <= self.size
+                && self.batch.len().is_multiple_of(self.size)
+                && self.batch.len() < TOGETHER.0 * self.size
+                && self.batch.len() + self.packet.len() <= TOGETHER.1)
+    }
+
+    /// Sends the batch; false when the socket has no room.
+    fn flush(&mut self) -> Result<bool, Error> {
+        while !self.batch.is_empty() {
+            let sent = self
+                .socket
+                .send(&self.batch, self.size, self.to)
+                .map_err(|why| Error::Network { what: format!("send to {}", self.to), why })?;
+            if sent == 0 {
+                return Ok(false);
+            }
+            self.batch.drain(..sent);
+        }
+        Ok(true)
+    }
+
+    /// Sends what the core has for now; false when the socket has no room.
+    fn transmit(&mut self, core: &mut Sender, now: Duration) -> Result<bool, Error> {
+        if !self.flush()? {
+            return Ok(false);
+        }
+        for _ in 0..BATCH {
+            let unsent = self.unsent.take().or_else(|| core.transmit(now, &mut self.packet));
+            let Some(to) = unsent else { break };
+            let address = match to {
+                sender::To::Everybody => self.everybody,
+                sender::To::Group(ip) | sender::To::Machine(ip) => {
+                    SocketAddrV4::new(ip, self.everybody.port())
+                }
+            };
+            if !self.takes(address) && !self.flush()? {
+                self.unsent = Some(to);
+                return Ok(false);
+            }
+            if self.batch.is_empty() {
+                (self.to, self.size) = (address, self.packet.len().max(1));
+            }
+            self.batch.extend_from_slice(&self.packet);
+        }
+        self.flush()
+    }
+}
+
+/// Sends the whole stream.
+fn transfer(
+    core: &mut Sender,
+    order: &Order<'_>,
+    source: &mut dyn Source,
+    out: &mut Out<'_>,
+    world: &mut dyn World,
+) -> Result<Digest, Error> {
+    let mut incoming = alloc::vec![0; DATAGRAM];
+    let mut buffer = alloc::vec![0; READ];
+    let (mut ended, mut digest) = (false, None);
+    let mut idle_since: Option<Duration> = None;
+    while !core.finished() {
+        packets(out.socket, &mut incoming, &mut |from, bytes| {
+            core.step(sender::Input::Packet { from: *from.ip(), bytes }, world.now())
+        })?;
+        core.step(sender::Input::Tick, world.now())?;
+        let want = if ended { 0 } else { core.wants() };
+        let mut quiet = false;
+        if want > 0 {
+            let room = buffer.get_mut(..want.min(READ)).unwrap_or_default();
+            let now = world.now();
+            match source.read(room).map_err(|why| Error::Source { why })? {
+                Some(n) => {
+                    ended = n == 0;
+                    idle_since = None;
+                    core.step(
+                        match room.get(..n) {
+                            Some(bytes) if n > 0 => sender::Input::Data(bytes),
+                            _ => sender::Input::End,
+                        },
+                        now,
+                    )?;
+                }
+                None => {
+                    quiet = true;
+                    if now.saturating_sub(*idle_since.get_or_insert(now)) >= FLUSH {
+                        core.step(sender::Input::Flush, now)?;
+                    }
+                }
+            }
+        }
+        let room = out.transmit(core, world.now())?;
+        while let Some(event) = core.event() {
+            let text = match event {
+                sender::Event::Joined(ip) => format!("{ip} has come"),
+                sender::Event::Started { receivers, to } => {
+                    format!("begins with {receivers} receivers, data to {to}")
+                }
+                sender::Event::Lost(ip, how) => format!("{ip}: {how}"),
+                sender::Event::Finished(all) => {
+                    digest = Some(all);
+                    continue;
+                }
+            };
+            world.say(Level::News, &text);
+        }
+        if !core.gathering() {
+            world.resent(core.resent());
+            world.progress(core.acknowledged(), source.length());
+        }
+        let now = world.now();
+        if !room {
+            wait(out.socket, true, until(core.deadline(), now));
+        } else if !core.finished() && !core.transmit_waits(now) && (quiet || want == 0) {
+            let limit = until(core.deadline(), now);
+            let fd = out.socket.fd();
+            let mut waiter = Waiter::default();
+            waiter.reads(&fd);
+            let key = order.start.as_ref().filter(|_| core.gathering());
+            let key = key.map(|fd| (fd, waiter.reads(fd)));
+            let happened = waiter.wait(if quiet { limit.min(SOON) } else { limit });
+            if let Some((fd, number)) = key
+                && happened.at(Some(number))
+            {
+                let _ = rustix::io::read(fd, &mut buffer);
+                core.step(sender::Input::Start, world.now())?;
+            }
+        }
+    }
+    digest.ok_or_else(|| Error::Gone {
         protocol: "udpcast",
-        peer: String::from("the sender"),
+        peer: "every receiver".to_string(),
         when: "before the end",
     })
 }

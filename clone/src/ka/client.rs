@@ -8,6 +8,7 @@ use super::wire::{Layout, Report, ToClient, ToServer, VERSION};
 use super::{NAME, REPORT_EACH, question};
 use crate::Error;
 use crate::digest::Digest;
+use crate::outcome::Patience;
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -83,11 +84,9 @@ pub struct Options {
     pub go_now: bool,
     /// How often to ask for a server, a second apart.
     pub tries: u32,
-    /// Give up when the data did not begin for so long after the server was
-    /// found: it waits for other clients.
-    pub start_timeout: Option<Duration>,
-    /// Give up when nothing moved for so long.
-    pub stall_timeout: Option<Duration>,
+    /// Until data flows once the server is found, which waits for other clients; and while
+    /// nothing moves.
+    pub patience: Patience,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +174,7 @@ impl Client {
     pub fn deadline(&self) -> Option<Duration> {
         let ask = (self.state == State::Asking).then_some(self.next_ask);
         let alive = self.linked.then(|| self.alive + KEEP_ALIVE);
-        let stall = self.limit().map(|(limit, _)| self.moved + limit);
+        let stall = self.limit().0.map(|limit| self.moved + limit);
         [ask, alive, stall].into_iter().flatten().min()
     }
 
@@ -185,16 +184,15 @@ impl Client {
         self.server
     }
 
-    fn limit(&self) -> Option<(Duration, &'static str)> {
+    const fn limit(&self) -> (Option<Duration>, &'static str) {
+        let Patience { start, stall } = self.options.patience;
         match self.state {
-            State::Asking | State::Finished | State::Storing => None,
+            State::Asking | State::Finished | State::Storing => (None, ""),
             State::Connecting | State::Attached if self.received == 0 => {
-                self.options.start_timeout.map(|t| (t, "start by the KA server"))
+                (start, "start by the KA server")
             }
-            State::Waiting => {
-                self.options.stall_timeout.map(|t| (t, "word from the KA server to finish"))
-            }
-            _ => self.options.stall_timeout.map(|t| (t, "data")),
+            State::Waiting => (stall, "word from the KA server to finish"),
+            _ => (stall, "data"),
         }
     }
 
@@ -418,11 +416,7 @@ impl Client {
             self.alive = now;
             self.out.push_back(Output::KeepAlive(1234u32.to_le_bytes().to_vec()));
         }
-        match self.limit() {
-            Some((waited, waiting_for)) if now.saturating_sub(self.moved) >= waited => {
-                Err(Error::Stalled { protocol: NAME, waiting_for, waited })
-            }
-            _ => Ok(()),
-        }
+        let (limit, waiting_for) = self.limit();
+        Error::stalled(NAME, waiting_for, (self.moved, limit), now)
     }
 }

@@ -8,11 +8,11 @@ use super::wire::{Layout, Report, ToClient, ToServer, VERSION};
 use super::{AHEAD, MAX_CLIENTS, NAME, question};
 use crate::Error;
 use crate::digest::Digest;
+use crate::outcome::{Patience, Standing};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
@@ -57,36 +57,6 @@ pub enum Output {
     Finished,
 }
 
-/// How it stands with a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// Has come, and waits.
-    Waiting,
-    /// Gets data.
-    Receiving,
-    /// Says that it has all; the bytes are not known to be right.
-    Finished,
-    /// Has stored all, and its digest is equal.
-    Verified,
-    /// Says that what it has is not what was sent, or not stored.
-    Failed,
-    /// Left the chain before the end, and why.
-    Gone(String),
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting => f.write_str("waits"),
-            Self::Receiving => f.write_str("in the middle"),
-            Self::Finished => f.write_str("finished, not verified"),
-            Self::Verified => f.write_str("verified"),
-            Self::Failed => f.write_str("FAILED: could not store it, or has other bytes"),
-            Self::Gone(why) => write!(f, "GONE before the end: {why}"),
-        }
-    }
-}
-
 /// What a server needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -98,10 +68,8 @@ pub struct Options {
     pub arity: usize,
     /// Compare digests with clients that can.
     pub verify: bool,
-    /// Give up when not all clients came for so long.
-    pub start_timeout: Option<Duration>,
-    /// Give up when nothing moved for so long.
-    pub stall_timeout: Option<Duration>,
+    /// Until all clients have come, and while nothing moves.
+    pub patience: Patience,
 }
 
 /// Where a node's link to its parent stands.
@@ -142,7 +110,7 @@ struct Node {
 
 impl Node {
     const fn there(&self) -> bool {
-        !matches!(self.standing, Standing::Gone(_))
+        !matches!(self.standing, Standing::Lost(_))
     }
 }
 
@@ -216,9 +184,9 @@ impl Server {
             return None;
         }
         let limit = if self.begun {
-            self.options.stall_timeout.map(|t| self.moved + t)
+            self.options.patience.stall.map(|t| self.moved + t)
         } else {
-            self.options.start_timeout.map(|t| self.started + t)
+            self.options.patience.start.map(|t| self.started + t)
         };
         let nodes = self.nodes.iter().filter(|n| n.there()).map(|n| match n.link {
             Link::Lost(since) => since + GRACE,
@@ -406,8 +374,8 @@ impl Server {
             ToServer::HasFinished(equal) => {
                 node.standing = match equal {
                     Some(true) if node.verifies => Standing::Verified,
-                    Some(false) => Standing::Failed,
-                    _ => Standing::Finished,
+                    Some(false) => Standing::failed("could not store it, or has other bytes"),
+                    _ => Standing::Acknowledged,
                 };
                 node.link = Link::Ended;
                 self.moved = now;
@@ -473,10 +441,12 @@ impl Server {
     /// A node leaves; its children go on behind its parent.
     fn remove(&mut self, i: usize, why: &str) {
         let Some(node) = self.nodes.get_mut(i) else { return };
-        let done =
-            matches!(node.standing, Standing::Finished | Standing::Verified | Standing::Failed);
+        let done = matches!(
+            node.standing,
+            Standing::Acknowledged | Standing::Verified | Standing::Failed(_)
+        );
         let (ip, parent, last) = (node.ip, node.parent, node.standing.clone());
-        node.standing = Standing::Gone(why.to_owned());
+        node.standing = Standing::lost(why);
         if !self.laid_out {
             if node.accepts {
                 self.out.push_back(Output::Say(alloc::format!("{ip} has left: {why}")));
@@ -545,7 +515,10 @@ impl Server {
         }
         let done = |n: &Node| {
             !n.there()
-                || matches!(n.standing, Standing::Finished | Standing::Verified | Standing::Failed)
+                || matches!(
+                    n.standing,
+                    Standing::Acknowledged | Standing::Verified | Standing::Failed(_)
+                )
         };
         if self.begun && !self.finished && self.nodes.iter().all(done) {
             self.finished = true;
@@ -556,18 +529,11 @@ impl Server {
             }
             self.out.push_back(Output::Finished);
         }
-        let limit = if self.finished {
-            None
-        } else if self.begun {
-            self.options.stall_timeout.map(|t| (self.moved, t, "progress"))
-        } else {
-            self.options.start_timeout.map(|t| (self.started, t, "clients in their places"))
-        };
-        match limit {
-            Some((since, waited, waiting_for)) if now.saturating_sub(since) >= waited => {
-                Err(Error::Stalled { protocol: NAME, waiting_for, waited })
-            }
-            _ => Ok(()),
+        let Patience { start, stall } = self.options.patience;
+        match (self.finished, self.begun) {
+            (true, _) => Ok(()),
+            (_, true) => Error::stalled(NAME, "progress", (self.moved, stall), now),
+            _ => Error::stalled(NAME, "clients in their places", (self.started, start), now),
         }
     }
 

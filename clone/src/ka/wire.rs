@@ -22,9 +22,10 @@ const DIGEST: u32 = 0x6277_6233;
 pub struct NoPacket;
 
 /// How the peer was compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// 32-bit, as shipped: packets of 32 and 16 bytes.
+    #[default]
     I386,
     /// 64-bit: 40 and 24.
     Lp64,

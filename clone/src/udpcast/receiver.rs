@@ -327,22 +327,14 @@ impl Receiver {
     }
 
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
-        let silent = now.saturating_sub(self.last_heard);
         match self.state {
             State::Seeking => {
-                if let Some(limit) = self.config.start_timeout
-                    && silent >= limit
-                {
-                    return Err(Error::Stalled {
-                        protocol: NAME,
-                        waiting_for: if self.too_late {
-                            "new transfer; the one that runs began without this machine"
-                        } else {
-                            "sender"
-                        },
-                        waited: limit,
-                    });
-                }
+                let waiting_for = match self.too_late {
+                    true => "new transfer; the one that runs began without this machine",
+                    false => "sender",
+                };
+                let limit = (self.last_heard, self.config.start_timeout);
+                Error::stalled(NAME, waiting_for, limit, now)?;
                 if self.next_connect.is_some_and(|t| t <= now) {
                     // Old receivers ask once; on networks that lose packets that
                     // is not enough.
@@ -351,15 +343,11 @@ impl Receiver {
                 }
             }
             State::Receiving => {
-                if let Some(limit) = self.config.receive_timeout
-                    && silent >= limit
-                {
+                let limit = (self.last_heard, self.config.receive_timeout);
+                let stalled = Error::stalled(NAME, "data", limit, now);
+                if stalled.is_err() {
                     self.leave();
-                    return Err(Error::Stalled {
-                        protocol: NAME,
-                        waiting_for: "data",
-                        waited: limit,
-                    });
+                    return stalled;
                 }
             }
             State::Storing => {

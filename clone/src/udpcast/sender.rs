@@ -9,6 +9,7 @@ use super::wire::{Capabilities, HelloKind, ToReceiver, ToSender, Verdict};
 use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, NAME, fec};
 use crate::Error;
 use crate::digest::{Digest, Meter};
+use crate::outcome::Standing;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -135,26 +136,6 @@ pub enum To {
     Group(Ipv4Addr),
     /// To one machine.
     Machine(Ipv4Addr),
-}
-
-/// How it stands with a receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Takes part.
-    Receiving,
-    /// Has confirmed the whole stream; whether the bytes are right is not
-    /// known.
-    Acknowledged,
-    /// Has stored all of it, and the digests are equal.
-    Verified,
-    /// Has received something else.
-    Mismatch,
-    /// Could not store it.
-    StoreFailed,
-    /// Has left before the end.
-    Left,
-    /// Was dropped because it did not answer.
-    Dropped,
 }
 
 /// A receiver, as the sender knows it.
@@ -512,8 +493,8 @@ impl Sender {
                 if machine.standing == Standing::Receiving && told {
                     machine.standing = Standing::Acknowledged;
                 } else if machine.standing == Standing::Receiving {
-                    machine.standing = Standing::Left;
-                    self.events.push_back(Event::Lost(from, Standing::Left));
+                    machine.standing = Standing::lost("left before the end");
+                    self.events.push_back(Event::Lost(from, machine.standing.clone()));
                 }
                 machine.verify = false;
             }
@@ -542,8 +523,8 @@ impl Sender {
                     machine.standing = match verdict {
                         Verdict::Pending => Standing::Acknowledged,
                         Verdict::Verified if right => Standing::Verified,
-                        Verdict::Verified | Verdict::Mismatch => Standing::Mismatch,
-                        Verdict::StoreFailed => Standing::StoreFailed,
+                        Verdict::Verified | Verdict::Mismatch => Standing::Differs,
+                        Verdict::StoreFailed => Standing::failed("could not store it"),
                     };
                 }
             }
@@ -672,16 +653,10 @@ impl Sender {
             || (auto && (receivers > 0 || alone))
         {
             self.start(now);
-        } else if let Some(limit) = self.config.start_timeout
-            && now.saturating_sub(self.started_at) >= limit
-        {
-            return Err(Error::Stalled {
-                protocol: NAME,
-                waiting_for: "enough receivers",
-                waited: limit,
-            });
+            return Ok(());
         }
-        Ok(())
+        let limit = (self.started_at, self.config.start_timeout);
+        Error::stalled(NAME, "enough receivers", limit, now)
     }
 
     fn start(&mut self, now: Duration) {
@@ -753,8 +728,8 @@ impl Sender {
         if let Some(ready) = drop {
             for (i, machine) in self.machines.iter_mut().enumerate() {
                 if machine.standing == Standing::Receiving && !ready.get(i) {
-                    machine.standing = Standing::Dropped;
-                    self.events.push_back(Event::Lost(machine.address, Standing::Dropped));
+                    machine.standing = Standing::lost("dropped, did not answer");
+                    self.events.push_back(Event::Lost(machine.address, machine.standing.clone()));
                 }
             }
         }

@@ -8,10 +8,11 @@
 use clone::Error;
 use clone::digest::Meter;
 use clone::dollyplus::backlog::Sizes;
-use clone::dollyplus::io::{Conn, End, Input, Output, Patience};
-use clone::dollyplus::node::{Node, Received};
-use clone::dollyplus::server::{Sent, Server};
+use clone::dollyplus::io::{Conn, End, Input, Output};
+use clone::dollyplus::node::Node;
+use clone::dollyplus::server::Server;
 use clone::dollyplus::{CONTROL_PORT, Todo, Want, wire};
+use clone::outcome::{Patience, Received, Sent};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -394,7 +395,9 @@ impl Room {
                         Socket::Dial { .. } => {}
                     }
                 }
-                Output::Say(text) => self.outcome.said.push(format!("{}: {text}", name(i))),
+                Output::Say(text) | Output::Said(text) => {
+                    self.outcome.said.push(format!("{}: {text}", name(i)))
+                }
             }
         }
     }
@@ -445,8 +448,9 @@ impl Room {
                 self.outcome.clients[i - 1] = Some(Ok(got));
             }
             Core::Server(server) => {
-                let Some(sent) = server.finished() else { return };
-                self.outcome.server = Some(Ok(sent));
+                let Some(digests) = server.finished() else { return };
+                let clients = server.clients().to_vec();
+                self.outcome.server = Some(Ok(Sent { digests, clients }));
             }
         }
         self.over(i);

@@ -1,0 +1,139 @@
+//! A copy at the host, by any protocol: what is said when it ends.
+
+use super::flags::{Flag, Given, flag};
+use super::report::{self, Machine};
+use super::world::{Check, Host, names};
+use crate::failure::Failure;
+use clone::edge::{Here, Order, Protocol, World};
+use clone::outcome::{Patience, Received, Sent, Standing, Summary};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+/// Of those that send or receive one stream.
+pub const FILE: Flag =
+    flag("file", Some('f'), Some("FILE"), "file or device, instead of a command");
+
+/// This machine, on any of its networks.
+pub fn here(patience: Patience) -> Here {
+    Here {
+        address: Ipv4Addr::UNSPECIFIED,
+        broadcast: Ipv4Addr::BROADCAST,
+        names: names(),
+        listen: Ipv4Addr::UNSPECIFIED,
+        patience,
+    }
+}
+
+/// What the options say of waiting.
+pub fn patience(given: &Given) -> Result<Patience, Failure> {
+    Ok(Patience { start: given.seconds("timeout")?, stall: given.stall()? })
+}
+
+/// A file, what it is called at the machines, and the machines.
+type Listed<'a> = (&'a str, &'a str, Vec<String>);
+
+/// What -I, -O and -H say instead of a configuration.
+pub fn listed(given: &Given) -> Result<Option<Listed<'_>>, Failure> {
+    let Some(input) = given.get("input") else { return Ok(None) };
+    let usage = |what: &str| Failure::Usage(format!("-I needs {what}"));
+    let output = given.get("output").ok_or_else(|| usage("-O FILE"))?;
+    let hosts = given.get("hosts").ok_or_else(|| usage("-H HOST,HOST"))?;
+    let hosts = hosts.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
+    Ok(Some((input, output, hosts)))
+}
+
+/// A world that writes one stream to `--file`, through the shell command of this option.
+pub fn stream(
+    program: &'static str,
+    given: &Given,
+    command: &str,
+    check: Check,
+) -> Result<Host, Failure> {
+    let mut host = Host::new(program, given.has("quiet") || given.has("no-progress"), true);
+    host.target = given.get("file").map(Into::into);
+    host.pipe = given.get(command).map(str::to_owned);
+    if given.has("verify") {
+        if host.target.is_none() || host.pipe.is_some() {
+            let why = format!("{program}: --verify reads back -f FILE alone");
+            return Err(Failure::Usage(why));
+        }
+        host.check = check;
+    }
+    Ok(host)
+}
+
+/// Receives, and says how it went.
+pub fn receive(
+    protocol: &impl Protocol,
+    here: &Here,
+    host: &mut Host,
+) -> Result<Received, Failure> {
+    let got = protocol.receive(here, host);
+    host.end();
+    let got = got?;
+    let mut verdict = got.verdict().to_owned();
+    let took = host.took();
+    if host.check == Check::After {
+        host.read_back(&got.digests)?;
+    }
+    if host.check != Check::Not {
+        verdict += "; read back";
+    }
+    let line = Summary { digests: &got.digests, took, verdict: &verdict };
+    eprintln!("{}: {line}", host.name);
+    Ok(got)
+}
+
+/// Sends, and says how fast.
+pub fn send(
+    protocol: &impl Protocol,
+    order: &Order<'_>,
+    host: &mut Host,
+) -> Result<(Sent, Duration), Failure> {
+    let sent = protocol.send(order, host);
+    host.end();
+    let (sent, took) = (sent?, host.took());
+    let again = match host.again {
+        0 => String::new(),
+        blocks => format!("{blocks} blocks sent again"),
+    };
+    let line = Summary { digests: &sent.digests, took, verdict: &again };
+    eprintln!("{}: {line}", host.name);
+    Ok((sent, took))
+}
+
+/// The table of all machines. A failure when one has no good copy.
+pub fn table(
+    (sent, took): &(Sent, Duration),
+    given: &Given,
+    host: &mut Host,
+) -> Result<(), Failure> {
+    if sent.clients.is_empty() {
+        eprintln!("  no machine has answered: whether one has a copy is not known");
+        return Ok(());
+    }
+    let machines: Vec<Machine> = sent
+        .clients
+        .iter()
+        .map(|client| {
+            let standing: &Standing = &client.standing;
+            // To look up a name that nobody knows takes seconds.
+            let address = client.address.or_else(|| {
+                given.has("pxelinux").then(|| host.resolve(&client.name).ok()).flatten()
+            });
+            Machine {
+                name: client.name.clone(),
+                address,
+                result: standing.to_string(),
+                good: standing.good(),
+            }
+        })
+        .collect();
+    report::table(&machines, clone::outcome::total(&sent.digests), *took, given)
+}
+
+/// One file that is opened before any machine waits for it.
+pub fn readable(path: &Path) -> Result<Option<u64>, Failure> {
+    Ok(super::store::Source::open(Some(path), None)?.length)
+}

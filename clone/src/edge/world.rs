@@ -1,0 +1,119 @@
+//! What the loops need of the machine they run on: a clock, names, files, a UDP socket
+//! and the user's screen.
+
+use super::net::{Datagrams, Udp};
+use crate::Error;
+use crate::cook::Cook;
+use crate::digest::Digest;
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+/// For whom a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Every user.
+    News,
+    /// A user who looks for a fault: what single machines say.
+    Detail,
+}
+
+/// What a loop needs of the machine it runs on.
+pub trait World {
+    /// Time since some fixed moment.
+    fn now(&mut self) -> Duration;
+
+    /// A host's address.
+    ///
+    /// # Errors
+    /// The name is unknown, or has no IPv4 address.
+    fn resolve(&mut self, host: &str) -> Result<Ipv4Addr, String>;
+
+    /// Tells the user one thing.
+    fn say(&mut self, level: Level, text: &str);
+
+    /// Tells the user how far it is. Called often.
+    fn progress(&mut self, done: u64, total: Option<u64>);
+
+    /// Tells the user how many blocks were sent again so far. Called often.
+    fn resent(&mut self, _blocks: u64) {}
+
+    /// Opens the place that the received bytes go to, before a sender hears of this
+    /// machine.
+    ///
+    /// # Errors
+    /// The place cannot be written to: its name and the reason.
+    fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String>;
+
+    /// Opens the file of this number, to be sent.
+    ///
+    /// # Errors
+    /// It cannot be read: its name and the reason. `/init` has nothing to send.
+    fn source(&mut self, _number: usize) -> Result<Box<dyn Source>, String> {
+        Err("this program sends nothing".to_owned())
+    }
+
+    /// Opens a UDP socket at this port of all addresses.
+    ///
+    /// # Errors
+    /// [`Error::Port`]: another program has the port, or the system refuses.
+    fn datagrams(&mut self, port: u16) -> Result<Box<dyn Datagrams>, Error> {
+        Ok(Box::new(Udp::open(port)?))
+    }
+}
+
+/// What is to be written, as the sender names it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its name; empty when the protocol has none.
+    pub path: &'a str,
+    /// It must be there already.
+    pub existing: bool,
+    /// What is to be done with the bytes on the way.
+    pub cook: Cook,
+    /// Into parts of this many bytes, `NAME_0`, `NAME_1` and so on.
+    pub split: Option<u64>,
+    /// The protocol needs the digest of [`Store::done`]; without it, any digest does.
+    pub digest: bool,
+}
+
+impl Target<'_> {
+    /// One stream of bytes, of a protocol that names no file.
+    pub const UNNAMED: Target<'static> = Target {
+        path: "",
+        existing: false,
+        cook: Cook { unpack: None, archive: None },
+        split: None,
+        digest: true,
+    };
+}
+
+/// What takes the received bytes.
+pub trait Store {
+    /// Takes the beginning of `bytes` and says how much that was; 0 when it
+    /// has enough to do for now.
+    ///
+    /// # Errors
+    /// The bytes cannot be stored, and why; nothing more is then offered.
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, String>;
+
+    /// No more will come.
+    fn end(&mut self);
+
+    /// After [`Store::end`]: whether all is stored, and the digest of it.
+    fn done(&mut self) -> Option<Result<Digest, String>>;
+}
+
+/// Where sent bytes come from.
+pub trait Source {
+    /// The next bytes; 0 at the end, nothing when they are not there yet.
+    ///
+    /// # Errors
+    /// The bytes cannot be read, and why.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, String>;
+
+    /// The length, where it is known.
+    fn length(&self) -> Option<u64>;
+}

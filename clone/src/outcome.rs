@@ -1,0 +1,240 @@
+//! How a copy went, in the same words for every protocol and at both ends.
+
+use crate::digest::Digest;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+
+/// How long an end waits before it gives up; without a limit, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Patience {
+    /// Until data flows.
+    pub start: Option<Duration>,
+    /// While nothing moves.
+    pub stall: Option<Duration>,
+}
+
+/// How it stands with one machine's copy, as the sender knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// The machine has not said anything.
+    Silent,
+    /// It has come, and is not ready for data.
+    Waiting,
+    /// It is ready or receives data, and has not confirmed a whole copy.
+    Receiving,
+    /// It has confirmed a whole copy; no digests were compared.
+    Acknowledged,
+    /// It has stored everything, and its digest is the sender's.
+    Verified,
+    /// It has received other bytes than were sent.
+    Differs,
+    /// It says that it has no copy, and why.
+    Failed(String),
+    /// It joined late, and lacks so many bytes of the beginning.
+    Late(u64),
+    /// It could not be reached at the beginning, and was left out.
+    Absent,
+    /// It was lost before the end, and why.
+    Lost(String),
+}
+
+impl Standing {
+    /// [`Standing::Failed`] for this reason.
+    #[must_use]
+    pub fn failed(why: &str) -> Self {
+        Self::Failed(why.to_owned())
+    }
+
+    /// [`Standing::Lost`] for this reason.
+    #[must_use]
+    pub fn lost(why: &str) -> Self {
+        Self::Lost(why.to_owned())
+    }
+
+    /// Whether the machine has a whole copy.
+    #[must_use]
+    pub const fn good(&self) -> bool {
+        matches!(self, Self::Acknowledged | Self::Verified)
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "said nothing",
+            Self::Waiting => "came, was not ready",
+            Self::Receiving => "did not confirm its copy",
+            Self::Acknowledged => "finished, NOT verified",
+            Self::Verified => "verified",
+            Self::Differs => "DIFFERS: do not use this copy",
+            Self::Failed(why) => return write!(f, "FAILED: {why}"),
+            Self::Late(missed) => {
+                return write!(f, "LATE: lacks the first {}", Amount(*missed));
+            }
+            Self::Absent => "ABSENT: could not be reached, and was left out",
+            Self::Lost(why) => return write!(f, "LOST: {why}"),
+        })
+    }
+}
+
+/// One machine of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// Its name or address, as the sender lists it.
+    pub name: String,
+    /// Its address, where the protocol knows it.
+    pub address: Option<Ipv4Addr>,
+    /// How it stands with its copy.
+    pub standing: Standing,
+}
+
+/// A copy that went out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The digest of each file as it was read.
+    pub digests: Vec<Digest>,
+    /// All machines, in the sender's order.
+    pub clients: Vec<Client>,
+}
+
+/// A copy that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The digest of each file as it was received, in their order.
+    pub digests: Vec<Digest>,
+    /// The digests are the sender's.
+    pub verified: bool,
+    /// The sender, where the protocol found it.
+    pub sender: Option<Ipv4Addr>,
+}
+
+impl Received {
+    /// What the last line says about the bytes.
+    #[must_use]
+    pub const fn verdict(&self) -> &'static str {
+        match self.verified {
+            true => "verified with the sender",
+            false => "NOT verified: no digests were compared",
+        }
+    }
+}
+
+/// An amount of bytes in decimal units, as disks and networks have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amount(pub u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            0..10_000 => return write!(f, "{} B", self.0),
+            10_000..10_000_000 => (1_000, "kB"),
+            10_000_000..10_000_000_000 => (1_000_000, "MB"),
+            _ => (1_000_000_000, "GB"),
+        };
+        let tenths = self.0 / (unit / 10);
+        write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
+    }
+}
+
+/// Bytes in a second.
+#[must_use]
+pub fn rate(bytes: u64, took: Duration) -> Amount {
+    let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+    Amount(bytes.saturating_mul(1000) / ms)
+}
+
+/// The bytes of all files.
+#[must_use]
+pub fn total(digests: &[Digest]) -> u64 {
+    digests.iter().map(|d| d.bytes).sum()
+}
+
+/// The last line about a copy: amount, time, rate, digests and, where there is one, the
+/// verdict.
+#[derive(Debug, Clone, Copy)]
+pub struct Summary<'a> {
+    /// Of the copied files.
+    pub digests: &'a [Digest],
+    /// From the first byte to the end.
+    pub took: Duration,
+    /// [`Received::verdict`]; empty at the sender, where a table tells of each machine.
+    pub verdict: &'a str,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = total(self.digests);
+        let (s, tenth) = (self.took.as_secs(), self.took.subsec_millis() / 100);
+        write!(f, "{} in {s}.{tenth} s, {}/s", Amount(bytes), rate(bytes, self.took))?;
+        for (i, digest) in self.digests.iter().enumerate() {
+            write!(f, "{}{digest}", if i == 0 { "; blake3 " } else { ", " })?;
+        }
+        match self.verdict {
+            "" => Ok(()),
+            verdict => write!(f, "; {verdict}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn amounts() {
+        let cases = [
+            (9_999, "9999 B"),
+            (10_000, "10.0 kB"),
+            (12_345_678, "12.3 MB"),
+            (99_990_000_000, "99.9 GB"),
+            (u64::MAX, "18446744073.7 GB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(Amount(bytes).to_string(), text);
+        }
+        assert_eq!(rate(5_000_000, Duration::from_millis(500)).to_string(), "10.0 MB");
+        assert_eq!(rate(7, Duration::ZERO).0, 7000);
+    }
+
+    #[test]
+    fn the_last_line() {
+        let digest = Digest { bytes: 20_000_000, blake3: [0xab; 32] };
+        let hex = "ab".repeat(32);
+        let line = |digests: &[Digest], verdict| {
+            Summary { digests, took: Duration::from_millis(2050), verdict }.to_string()
+        };
+        let received = Received { digests: alloc::vec![digest], verified: true, sender: None };
+        assert_eq!(
+            line(&received.digests, received.verdict()),
+            format!("20.0 MB in 2.0 s, 9756.0 kB/s; blake3 {hex}; verified with the sender")
+        );
+        assert_eq!(
+            line(&[digest, digest], ""),
+            format!("40.0 MB in 2.0 s, 19.5 MB/s; blake3 {hex}, {hex}")
+        );
+        assert_eq!(line(&[], ""), "0 B in 2.0 s, 0 B/s");
+    }
+
+    #[test]
+    fn only_a_confirmed_whole_copy_is_good() {
+        let bad = [
+            Standing::Silent,
+            Standing::Waiting,
+            Standing::Receiving,
+            Standing::Differs,
+            Standing::failed("x"),
+            Standing::Late(1),
+            Standing::Absent,
+            Standing::lost("x"),
+        ];
+        assert!(bad.iter().all(|s| !s.good()));
+        assert!(Standing::Verified.good() && Standing::Acknowledged.good());
+        assert_eq!(Standing::Late(20_000).to_string(), "LATE: lacks the first 20.0 kB");
+        assert_eq!(Standing::lost("no answer").to_string(), "LOST: no answer");
+    }
+}
