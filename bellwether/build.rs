@@ -58,7 +58,7 @@ fn build(
 ) -> Result<PathBuf, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["rustc", "--package", "init", "--bin", "init", "--profile", "init"]);
-    cargo.args(["--features", "freestanding"]);
+    cargo.args(["--features", "freestanding", "--locked"]);
     if small {
         cargo.arg("--no-default-features");
     }
@@ -82,6 +82,12 @@ fn build(
     ] {
         cargo.env_remove(name);
     }
+    // The same bytes from every directory, and no path of this computer in them.
+    let home = std::env::var("CARGO_HOME").or(std::env::var("HOME").map(|home| home + "/.cargo"));
+    let top = std::fs::canonicalize(workspace).map_err(|e| format!("the workspace: {e}"))?;
+    let mut remap = vec![format!("--remap-path-prefix={}=/bellwether", top.display())];
+    remap.extend(home.map(|home| format!("--remap-path-prefix={home}=/cargo")));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", remap.join("\x1f"));
     let flags = workspace.join("init/rustflags");
     let flags = std::fs::read_to_string(&flags).map_err(|e| format!("init/rustflags: {e}"))?;
     cargo.arg("--").args(flags.split_whitespace());

@@ -3,6 +3,7 @@
 mod bench;
 mod bench_clone;
 mod demo;
+mod dist;
 mod docs;
 mod fuzz;
 mod sizes;
@@ -26,6 +27,7 @@ struct Xtask {
 #[argh(subcommand)]
 enum Task {
     Demo(demo::Demo),
+    Dist(dist::Dist),
     Docs(docs::Docs),
     Test(test::Test),
     Bench(bench::Bench),
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let Xtask { task } = argh::from_env();
     let outcome = match task {
         Task::Demo(task) => task.run(),
+        Task::Dist(task) => task.run(),
         Task::Docs(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::Bench(task) => task.run(),
