@@ -18,7 +18,26 @@ use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::sender::{self, Sender};
 use clone::udpcast::wire::{ToReceiver, ToSender};
 
-use crate::messages;
+use crate::{Target, messages, target};
+
+/// All targets that read what a copy brings.
+pub const TARGETS: &[Target] = &[
+    target("udpcast-packet", udpcast_packet),
+    target("udpcast-receiver", udpcast_receiver),
+    target("udpcast-sender", udpcast_sender),
+    target("dolly-config", dolly_config),
+    target("dolly-client", dolly_client),
+    target("dolly-server", dolly_server),
+    target("ka-packet", ka_packet),
+    target("ka-client", ka_client),
+    target("ka-server", ka_server),
+    target("dolly-plus-config", dolly_plus_config),
+    target("dolly-plus-stream", dolly_plus_stream),
+    target("dolly-plus-node", dolly_plus_node),
+    target("dolly-plus-server", dolly_plus_server),
+    target("ka-desc", ka_desc),
+    target("dos-table", dos_table),
+];
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 

@@ -1,4 +1,4 @@
-//! libFuzzer around [`fuzz::TARGETS`]: the environment variable `FUZZ_TARGET`
+//! libFuzzer around [`fuzz::targets`]: the environment variable `FUZZ_TARGET`
 //! names one. `cargo xtask fuzz` builds and runs it.
 
 #![no_main]

@@ -649,3 +649,53 @@ fn serve(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Memory, copy, here, noise, verified};
+    use super::*;
+    use crate::outcome::Standing;
+    use std::net::TcpListener;
+
+    #[test]
+    fn two_nodes_of_a_chain_have_the_bytes() {
+        let bytes = noise(3_000_001);
+        verified(&copy(&Dolly::default(), 40, &bytes, &[usize::MAX; 2]), &bytes);
+    }
+
+    #[test]
+    fn a_full_disk_fails_its_own_copy_alone() {
+        let bytes = noise(400_000);
+        let copy = copy(&Dolly::default(), 41, &bytes, &[100_000, usize::MAX]);
+        let standings: Vec<_> =
+            copy.sent.unwrap().clients.into_iter().map(|c| c.standing).collect();
+        assert!(matches!(standings.as_slice(), [Standing::Failed(_), Standing::Verified]));
+        assert!(matches!(copy.got[0].0, Err(Error::Store { .. })), "{:?}", copy.got[0].0);
+        assert!(copy.got[1].0.is_ok() && copy.got[1].1.as_ref() == Some(&bytes));
+    }
+
+    #[test]
+    fn a_node_that_dies_ends_the_copy_by_name() {
+        let node = "127.42.0.2";
+        let ports = [DATA_PORT, CONTROL_PORT].map(|port| TcpListener::bind((node, port)).unwrap());
+        let dies = std::thread::spawn(move || ports.map(|port| drop(port.accept().unwrap())));
+        let (mut world, _) = Memory::new();
+        let here = here([127, 42, 0, 1], 20_000);
+        let clients = [node.to_owned()];
+        let file = crate::cook::Output { path: "x".to_owned(), cook: Cook::default() };
+        let order = Order { clients: &clients, files: &[file], ..Order::of(&here) };
+        let sent = Dolly::default().send(&order, &mut world);
+        let Err(Error::Gone { peer, .. }) = &sent else { panic!("{sent:?}") };
+        assert!(peer.contains(node), "{peer}");
+        assert!(world.said.iter().any(|line| line.starts_with("  127.42.0.2")), "{:?}", world.said);
+        dies.join().unwrap();
+    }
+
+    #[test]
+    fn a_server_that_never_comes_is_waited_for_no_longer_than_told() {
+        let (mut world, stored) = Memory::new();
+        let got = Dolly::default().receive(&here([127, 43, 0, 1], 50), &mut world);
+        assert!(matches!(got, Err(Error::Stalled { .. })), "{got:?}");
+        assert!(stored.try_recv().is_err());
+    }
+}

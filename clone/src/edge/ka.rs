@@ -492,3 +492,55 @@ fn serve(core: &mut Server, listen: Ipv4Addr, world: &mut dyn World) -> Result<D
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Memory, copy, here, noise, verified};
+    use super::*;
+    use crate::outcome::Standing;
+    use std::net::TcpListener;
+    use std::sync::Mutex;
+
+    /// The UDP ports are one machine's.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    fn of(server: [u8; 4]) -> Ka {
+        Ka { session: "room1".into(), server: Some(server.into()), ..Ka::default() }
+    }
+
+    #[test]
+    fn a_node_has_the_bytes() {
+        let _alone = ONE_AT_A_TIME.lock();
+        let bytes = noise(3_000_001);
+        verified(&copy(&of([127, 50, 0, 1]), 50, &bytes, &[usize::MAX]), &bytes);
+    }
+
+    #[test]
+    fn a_full_disk_is_known_at_both_ends() {
+        let _alone = ONE_AT_A_TIME.lock();
+        let copy = copy(&of([127, 51, 0, 1]), 51, &noise(400_000), &[100_000]);
+        let sent = copy.sent.unwrap();
+        assert!(matches!(sent.clients[0].standing, Standing::Failed(_)), "{:?}", sent.clients);
+        assert!(matches!(copy.got[0].0, Err(Error::Store { .. })), "{:?}", copy.got[0].0);
+    }
+
+    #[test]
+    fn a_server_that_dies_ends_the_wait() {
+        let _alone = ONE_AT_A_TIME.lock();
+        let server = TcpListener::bind(("127.52.0.1", CONTROL_PORT)).unwrap();
+        let dies = std::thread::spawn(move || drop(server.accept().unwrap()));
+        let (mut world, _) = Memory::new();
+        let got = of([127, 52, 0, 1]).receive(&here([127, 52, 0, 2], 2_000), &mut world);
+        assert!(got.is_err(), "{got:?}");
+        dies.join().unwrap();
+    }
+
+    #[test]
+    fn clients_that_never_come_are_waited_for_no_longer_than_told() {
+        let _alone = ONE_AT_A_TIME.lock();
+        let (mut world, _) = Memory::new();
+        let here = here([127, 53, 0, 1], 50);
+        let sent = Ka { clients: 2, ..of([127, 53, 0, 1]) }.send(&Order::of(&here), &mut world);
+        assert!(matches!(sent, Err(Error::Stalled { .. })), "{sent:?}");
+    }
+}

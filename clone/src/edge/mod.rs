@@ -14,6 +14,8 @@ pub mod ka;
 pub mod net;
 pub mod protocol;
 mod relay;
+#[cfg(test)]
+mod testing;
 pub mod udpcast;
 pub mod world;
 

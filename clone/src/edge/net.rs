@@ -77,7 +77,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(fd: OwnedFd) -> Self {
         let _ = sockopt::set_tcp_nodelay(&fd, true);
         let _ = sockopt::set_socket_keepalive(&fd, true);
         let _ = sockopt::set_tcp_keepidle(&fd, Duration::from_secs(20));
@@ -377,5 +377,92 @@ impl Happened {
     #[must_use]
     pub fn at(&self, number: Option<usize>) -> bool {
         number.and_then(|n| self.0.get(n)).copied().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+
+    #[test]
+    fn what_is_said_to_a_slow_peer_arrives_later_and_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(to) = listener.local_addr().unwrap() else { unreachable!() };
+        let mut dial = Dial::new(Ipv4Addr::new(127, 0, 0, 9), to);
+        let mut stream = loop {
+            if let Some(stream) = dial.poll(Duration::ZERO) {
+                break stream;
+            }
+            let mut waiter = Waiter::default();
+            let limit = waiter.dials(&dial, Duration::ZERO, Duration::from_secs(5));
+            let _ = waiter.wait(limit);
+        };
+        let (mut peer, from) = listener.accept().unwrap();
+        assert_eq!(from.ip(), Ipv4Addr::new(127, 0, 0, 9), "it was dialled from there");
+        let much = alloc::vec![5; 16 << 20];
+        stream.say(&much).unwrap();
+        assert!(stream.pending(), "no peer takes so much at once");
+        let hears = std::thread::spawn(move || {
+            let mut heard = alloc::vec![0; 16 << 20];
+            std::io::Read::read_exact(&mut peer, &mut heard).unwrap();
+            (heard, peer)
+        });
+        while !stream.flush().unwrap() {
+            let mut waiter = Waiter::default();
+            waiter.writes(&stream);
+            let _ = waiter.wait(Duration::from_secs(5));
+        }
+        let (heard, peer) = hears.join().unwrap();
+        assert!(heard == much);
+        drop(peer);
+        let mut waiter = Waiter::default();
+        let number = waiter.reads(&stream);
+        assert!(waiter.wait(Duration::from_secs(5)).at(Some(number)), "its end is an event");
+        assert_eq!(stream.read(&mut [0; 8]), Ok(Some(0)));
+    }
+
+    #[test]
+    fn a_refusal_has_a_reason_and_another_try() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut dial =
+            Dial::new(Ipv4Addr::UNSPECIFIED, SocketAddrV4::new(Ipv4Addr::LOCALHOST, free));
+        for _ in 0..2 {
+            assert!(dial.poll(Duration::ZERO).is_none());
+        }
+        assert_eq!((dial.tries, dial.failed.as_deref()), (1, Some("connection refused")));
+        assert!(dial.poll(Duration::ZERO).is_none() && dial.tries == 1, "not before a second");
+        for _ in 0..2 {
+            assert!(dial.poll(Duration::from_secs(1)).is_none());
+        }
+        assert_eq!(dial.tries, 2);
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let own = Ipv4Addr::new(127, 0, 0, 8);
+        let held = TcpListener::bind((own, 0)).unwrap();
+        let port = held.local_addr().unwrap().port();
+        let Err(error) = listener(own, port) else { panic!("two programs have one port") };
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("TCP port {port}: in use")), "{text}");
+    }
+
+    #[test]
+    fn packets_go_one_by_one_and_keep_their_sizes() {
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let udp = Udp::open(0).unwrap();
+        let std::net::SocketAddr::V4(to) = peer.local_addr().unwrap() else { unreachable!() };
+        assert_eq!(udp.send(&[1; 25], 10, to), Ok(10));
+        let mut buffer = [0; 64];
+        let (n, from) = peer.recv_from(&mut buffer).unwrap();
+        assert_eq!(n, 10);
+        peer.send_to(&[2; 7], (Ipv4Addr::LOCALHOST, from.port())).unwrap();
+        let fd = udp.fd();
+        let mut waiter = Waiter::default();
+        waiter.reads(&fd);
+        let _ = waiter.wait(Duration::from_secs(5));
+        assert_eq!(udp.receive(&mut buffer), Some((7, 7, to)));
+        assert_eq!(udp.receive(&mut buffer), None);
     }
 }

@@ -136,3 +136,37 @@ impl Keep {
         tell(how.as_ref().copied().map_err(String::as_str), world.now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn a_child_gets_what_the_ring_has_and_no_more_than_it_takes() {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let (stream, theirs) = (Stream::new(pair.0), Stream::new(pair.1));
+        let mut ring = Ring::new(4 << 20);
+        ring.room(0).fill(7);
+        ring.filled(4 << 20);
+        let mut position = 0;
+        let sent = pump(&ring, &mut position, &stream).unwrap();
+        assert!(sent > 0 && sent < 4 << 20 && position == sent, "a pipe holds less: {sent}");
+        assert_eq!(pump(&ring, &mut position, &stream), Ok(0));
+        let mut heard = alloc::vec![0; sent as usize];
+        let mut done = 0;
+        while done < heard.len() {
+            done += theirs.read(&mut heard[done..]).unwrap().unwrap();
+        }
+        assert!(heard.iter().all(|byte| *byte == 7));
+        assert!(pump(&ring, &mut position, &stream).unwrap() > 0, "it goes on");
+        // The child was slower than the ring is long.
+        ring.room(position);
+        ring.filled(4 << 20);
+        let mut old = 0;
+        assert!(pump(&ring, &mut old, &stream).is_err());
+        drop(theirs);
+        assert!(pump(&ring, &mut position, &stream).is_err(), "a child that died");
+    }
+}

@@ -426,3 +426,113 @@ fn transfer(
         when: "before the end",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Memory, copy, here, noise, verified};
+    use super::*;
+
+    /// Both ends on one machine find each other at its own address.
+    fn at(port: u16) -> Udpcast {
+        let loopback = Some(Ipv4Addr::LOCALHOST);
+        Udpcast { port, rendezvous: loopback, ..Udpcast::new("").unwrap() }
+    }
+
+    #[test]
+    fn a_receiver_has_the_bytes() {
+        for (port, len) in [(39_100, 500_001), (39_102, 0)] {
+            let bytes = noise(len);
+            verified(&copy(&at(port), 60, &bytes, &[usize::MAX]), &bytes);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_copy() {
+        let copy = copy(&at(39_104), 61, &noise(400_000), &[100_000]);
+        assert!(matches!(copy.got[0].0, Err(Error::Store { .. })), "{:?}", copy.got[0].0);
+        let good = |sent: &Sent| sent.clients.iter().any(|c| c.standing.good());
+        assert!(!copy.sent.as_ref().is_ok_and(good), "{:?}", copy.sent);
+    }
+
+    #[test]
+    fn silence_ends_either_end() {
+        let (mut world, _) = Memory::new();
+        let got = at(39_106).receive(&here([127, 62, 0, 1], 50), &mut world);
+        assert!(matches!(got, Err(Error::Stalled { .. })), "{got:?}");
+        let here = here([127, 62, 0, 1], 50);
+        let order = Order { clients: &["x".to_string()], ..Order::of(&here) };
+        let sent = at(39_108).send(&order, &mut world);
+        assert!(matches!(sent, Err(Error::Stalled { .. })), "{sent:?}");
+    }
+
+    #[test]
+    fn a_port_is_even_or_refused() {
+        assert_eq!(Udpcast::new("").unwrap().port, 9000);
+        assert_eq!(Udpcast::new("9002").unwrap().port, 9002);
+        for wrong in ["9001", "0", "65536", "x"] {
+            assert!(Udpcast::new(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// A socket that takes so many bytes at once, and remembers what it was given.
+    struct Narrow(std::cell::RefCell<Vec<(usize, usize)>>, usize);
+
+    impl Datagrams for Narrow {
+        fn fd(&self) -> rustix::fd::BorrowedFd<'_> {
+            unreachable!("nothing waits for it")
+        }
+
+        fn receive(&self, _: &mut [u8]) -> Option<(usize, usize, SocketAddrV4)> {
+            None
+        }
+
+        fn send(&self, bytes: &[u8], size: usize, _: SocketAddrV4) -> Result<usize, String> {
+            self.0.borrow_mut().push((bytes.len(), size));
+            Ok(bytes.len().min(self.1))
+        }
+
+        fn join(&self, _: Ipv4Addr, _: Ipv4Addr) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn packets_of_one_size_go_together_and_a_full_socket_loses_none() {
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000);
+        let run = |together, takes| {
+            let socket = Narrow(Vec::new().into(), takes);
+            let config = sender::Config { min_receivers: 0, autostart: Some(1), ..at(9000).sender };
+            let config = sender::Config { asynchronous: true, verify: false, ..config };
+            let mut core = Sender::new(config, Duration::ZERO).unwrap();
+            let mut out = Out {
+                socket: &socket,
+                everybody: to,
+                batch: Vec::new(),
+                to,
+                size: 1,
+                together,
+                packet: Vec::new(),
+                unsent: None,
+            };
+            let mut now = Duration::ZERO;
+            while core.wants() == 0 {
+                core.step(sender::Input::Tick, now).unwrap();
+                out.transmit(&mut core, now).unwrap();
+                now += Duration::from_millis(100);
+            }
+            core.step(sender::Input::Data(&[7; 1456 * 8]), now).unwrap();
+            core.step(sender::Input::Flush, now).unwrap();
+            socket.0.borrow_mut().clear();
+            let room = out.transmit(&mut core, now).unwrap();
+            (room, out.batch.len(), socket.0.take())
+        };
+        let (room, left, sent) = run(true, usize::MAX);
+        assert!(room && left == 0);
+        assert!(sent.iter().any(|(bytes, size)| bytes / size >= 8), "{sent:?}");
+        let (room, left, sent) = run(false, usize::MAX);
+        assert!(room && left == 0);
+        assert!(sent.iter().all(|(bytes, size)| bytes == size), "{sent:?}");
+        let (room, left, _) = run(true, 0);
+        assert!(!room && left > 0, "what had no room waits");
+    }
+}
