@@ -336,9 +336,9 @@ impl Stack<'_> {
             }
             Err(why) => {
                 if plan.silent {
-                    self.machine.log.detail(&why);
+                    self.machine.log.detail(&why.to_string());
                 } else {
-                    self.not_kept(&why);
+                    self.not_kept(&why.to_string());
                 }
                 Ok(None)
             }

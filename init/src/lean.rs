@@ -68,7 +68,7 @@ stand_in! { remote:
 }
 stand_in! { unpack:
     fn archive_in(&str) -> Option<overlay::probe::Format> = None;
-    fn unpacked(&mut Machine, &str, &str) -> Result<bool, String> = Ok(false);
+    fn unpacked(&mut Machine, &str, &str) -> Result<bool, Fault> = Ok(false);
 }
 stand_in! { integrity:
     fn check_medium(&mut Machine, &[Integrity], &Found) -> Result<(), Failure> = Ok(());
@@ -113,7 +113,9 @@ pub(crate) mod expand {
 }
 
 pub(crate) mod persist {
-    use super::{ABSENT, Dialect, Found, Layout, Log, Machine, NewRoot, PersistPlan, String};
+    use super::{
+        Dialect, Fault, Found, Layout, Log, Machine, NewRoot, PersistPlan, String, refused,
+    };
 
     #[derive(Debug)]
     pub(crate) struct Kept {
@@ -135,8 +137,8 @@ pub(crate) mod persist {
         _: &[String],
         _: Layout,
         _: Dialect,
-    ) -> Result<Kept, String> {
-        Err(String::from(ABSENT))
+    ) -> Result<Kept, Fault> {
+        refused()
     }
 }
 

@@ -232,7 +232,7 @@ mod tests {
         let why = "the driver nbd is not in this image";
         assert_eq!((fault.to_string().as_str(), fault.is_last()), (why, true));
         let share = CifsSource {
-            server: Server::Boot,
+            server: Server::Host("10.0.0.1".to_string()),
             share: "live".to_string(),
             options: Vec::new(),
             read_write: false,

@@ -142,7 +142,7 @@ fn find_store(
 }
 
 /// The first RAM disk, made as large as asked.
-fn ram_disk(machine: &mut Machine, size: Bytes) -> Result<Block, String> {
+fn ram_disk(machine: &mut Machine, size: Bytes) -> Result<Block, Fault> {
     const DISK: &str = "/dev/ram0";
     machine.module_options("brd", &format!("rd_nr=1 rd_size={}", size.0.div_ceil(1024)));
     let available = memory::available();
@@ -154,16 +154,16 @@ fn ram_disk(machine: &mut Machine, size: Bytes) -> Result<Block, String> {
         ));
     }
     if !machine.require("brd") {
-        return Err("there is no RAM disk: the module brd is not in this image".to_string());
+        return Err("there is no RAM disk: the module brd is not in this image".into());
     }
-    let length =
-        sys::blockdev::length(DISK).map_err(|errno| format!("{DISK}: {}", Shown(errno)))?;
+    let length = sys::blockdev::length(DISK).map_err(Fault::on(DISK))?;
     if length < size.0 {
         return Err(format!(
             "{DISK} has {} and {} are asked for (the kernel's ramdisk_size= sets it)",
             Size(length),
             Size(size.0),
-        ));
+        )
+        .into());
     }
     Ok(Block::device(DISK))
 }
@@ -205,7 +205,7 @@ fn lasting(
     persistent: bool,
     image_length: u64,
     context: &Context<'_>,
-) -> Result<Store, String> {
+) -> Result<Store, Fault> {
     let place = persist::find_place(machine, plan, context.found, context.layout)?;
     let (block, what) = match place {
         persist::Place::Raw(device) => (Block::device(&device), device),
@@ -221,12 +221,13 @@ fn lasting(
                 let room = volume.free() / 10 * 9;
                 let length = wanted.min(room) & !0xfff;
                 if length < 1 << 20 {
-                    return Err(format!("{} has no room for changes", volume.device));
+                    return Err(format!("{} has no room for changes", volume.device).into());
                 }
                 if let Some((parent, _)) = path.rsplit_once('/') {
+                    // The file that is made in it tells.
                     let _ = make_dir(parent, 0o755);
                 }
-                make_store(&path, length).map_err(|errno| format!("{path}: {}", Shown(errno)))?;
+                make_store(&path, length).map_err(Fault::on(&path))?;
                 machine.log.info(&format!("made {path} for changes, {}", Size(length)));
             }
             (Block::open(machine, &path, false)?, path)
@@ -237,8 +238,8 @@ fn lasting(
 }
 
 /// Makes sure that a store holds changes or nothing, and nothing when asked.
-fn prepare(path: &str, reset: bool) -> Result<(), String> {
-    let cannot = |errno: rustix::io::Errno| format!("cannot be used for changes: {}", Shown(errno));
+fn prepare(path: &str, reset: bool) -> Result<(), Fault> {
+    let cannot = |errno: rustix::io::Errno| Fault::new("cannot be used for changes", errno);
     let device = open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
     let mut head = [0; HEAD];
     let length = rustix::io::pread(&device, &mut head, 0).map_err(cannot)?;
@@ -253,12 +254,12 @@ fn prepare(path: &str, reset: bool) -> Result<(), String> {
         Some(format) if !ours => {
             return Err(format!(
                 "holds {format}: changes would overwrite it. Name a file on it (…,path=FILE), or empty the start of it (wipefs -a)"
-            ));
+            ).into());
         }
         None if !ours && !empty => {
             return Err(
                 "holds something unknown: changes would overwrite it. Empty the start of it (wipefs -a, or 4 KiB of zeroes)"
-                    .to_string(),
+                    .into(),
             );
         }
         _ => {}
@@ -287,7 +288,7 @@ mod tests {
         assert!(prepare(store(&[]).path().to_str().unwrap(), false).is_ok());
         assert!(prepare(store(b"SnAp\x01").path().to_str().unwrap(), false).is_ok());
         let why = prepare(store(b"hsqs").path().to_str().unwrap(), true).unwrap_err();
-        assert!(why.contains("squashfs"), "{why}");
+        assert!(why.to_string().contains("squashfs"), "{why}");
         assert!(prepare(store(b"diary").path().to_str().unwrap(), true).is_err());
     }
 

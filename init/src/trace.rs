@@ -103,7 +103,7 @@ impl<R: Into<Reason>> From<R> for Fault {
     }
 }
 
-// Functions whose errors are still plain text pass it on.
+// The `clone` room's traits take plain text.
 impl From<Fault> for String {
     fn from(fault: Fault) -> Self {
         fault.to_string()

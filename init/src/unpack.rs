@@ -21,7 +21,6 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, read};
 use rustix::mount::{MountFlags, mount};
-use sys::errno::Shown;
 use sys::file::make_dir;
 use sys::mount::detach;
 
@@ -30,6 +29,7 @@ use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::memory::{self, Size};
 use crate::newroot::{self, NewRoot};
+use crate::trace::Fault;
 
 /// Memory that the unpacked root must leave for the system that runs from it.
 const SPARE: u64 = 64 << 20;
@@ -66,13 +66,12 @@ pub fn archive_in(path: &str) -> Option<Format> {
 /// Unpacks an archive into a tmpfs at `target`; false when it is none.
 ///
 /// # Errors
-/// Why not, in words.
-pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool, String> {
+/// The archive cannot be read, is damaged, or does not fit into memory.
+pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool, Fault> {
     let Some(kind) = archive_in(path) else { return Ok(false) };
     let packed = block::inspect(path)?.format;
-    let cannot = |errno: Errno| format!("{target}: {}", Shown(errno));
     let source = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| format!("cannot be read: {}", Shown(errno)))?;
+        .map_err(Fault::in_("cannot be read"))?;
     let size = if path.starts_with("/dev/") {
         sys::blockdev::length(path).unwrap_or(0)
     } else {
@@ -86,12 +85,12 @@ pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool,
             Size(size),
             Size(available),
             Size(SPARE),
-        ));
+        ).into());
     }
-    make_dir(target, 0o755).map_err(cannot)?;
+    make_dir(target, 0o755).map_err(Fault::on(target))?;
     let options = CString::new(format!("mode=0755,size={room}")).unwrap_or_default();
     mount("tmpfs", target, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
-        .map_err(cannot)?;
+        .map_err(Fault::on(target))?;
     let name = path.rsplit('/').next().unwrap_or("archive");
     machine.log.info(&format!("unpacking {name} ({kind}, {}) into memory", Size(size)));
     let result = unpack(machine, &source, (packed, kind), target, name, size);
@@ -101,6 +100,7 @@ pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool,
             Ok(true)
         }
         Err(why) => {
+            // The error below is the one to tell.
             let _ = detach(target);
             Err(why)
         }
@@ -115,8 +115,8 @@ fn unpack(
     target: &str,
     name: &str,
     size: u64,
-) -> Result<u64, String> {
-    let mut tree = Tree::open(target).map_err(|errno| format!("{target}: {}", Shown(errno)))?;
+) -> Result<u64, Fault> {
+    let mut tree = Tree::open(target).map_err(Fault::on(target))?;
     let mut reader = Reader::new(kind).ok_or("is no archive")?;
     let mut progress = Progress::new(&format!("unpacking {name}"), size);
     let log = &mut machine.log;
@@ -143,8 +143,8 @@ fn unpack(
         plain(&mut next, &mut push)
     };
     match (failed, result) {
-        (Some(error), _) => return Err(error.to_string()),
-        (None, Err(error)) => return Err(error.to_string()),
+        (Some(error), _) => return Err(error.to_string().into()),
+        (None, Err(error)) => return Err(error.to_string().into()),
         (None, Ok(())) => {}
     }
     reader.finish().map_err(|error| error.to_string())?;

@@ -10,7 +10,6 @@ use cmdline::render::brief;
 use overlay::probe::Format;
 use rustix::fs::{Access, access};
 use sys::clock::Instant;
-use sys::errno::Shown;
 use sys::mount::detach;
 
 use super::volume::{Opener, Volume, expand, mounted_at};
@@ -81,9 +80,9 @@ impl<'h> Hunt<'h> {
     }
 
     /// The file system that the plan means.
-    pub fn volume(&mut self) -> Result<Volume, String> {
+    pub fn volume(&mut self) -> Result<Volume, Fault> {
         if let Some(source) = &self.open.plan.network {
-            return Ok(self.network(source)?);
+            return self.network(source);
         }
         if let Some(device) = self.open.plan.device.clone() {
             let path = self.device(&device)?;
@@ -138,7 +137,7 @@ impl<'h> Hunt<'h> {
                 nbd.export = expand(&nbd.export, "", "", mac).trim_start_matches('/').to_string();
                 let device = crate::remote::nbd(self.open.machine, &nbd)
                     .map_err(|fault| fault.of(&brief(source)))?;
-                return self.open.mount(&device).map_err(|why| Fault::from(why).last());
+                return self.open.mount(&device).map_err(Fault::last);
             }
             other => {
                 let why = "changes are kept over NFS, over NBD or on a device";
@@ -163,7 +162,7 @@ impl<'h> Hunt<'h> {
     }
 
     /// Waits for the device that the line names.
-    pub fn device(&mut self, selector: &DeviceSelector) -> Result<String, String> {
+    pub fn device(&mut self, selector: &DeviceSelector) -> Result<String, Fault> {
         let wanted = without_udev(selector);
         let deadline = Instant::now().after(WAIT);
         loop {
@@ -172,11 +171,11 @@ impl<'h> Hunt<'h> {
             let answering =
                 device::resolve(&wanted, &names).and_then(|path| match device::inspect(&path) {
                     Ok(_) => Ok(path),
-                    Err(errno) => Err(format!("{path} cannot be read: {}", Shown(errno)).into()),
+                    Err(errno) => Err(Fault::new("cannot be read", errno).of(&path)),
                 });
             match answering {
                 Ok(path) => return Ok(path),
-                Err(why) if !self.may_come(deadline) => return Err(why.into()),
+                Err(why) if !self.may_come(deadline) => return Err(why),
                 Err(_) => {}
             }
         }
@@ -203,7 +202,7 @@ impl<'h> Hunt<'h> {
     }
 
     /// The first volume, file or directory with one of these names.
-    fn by_labels(&mut self, labels: &[String]) -> Result<Volume, String> {
+    fn by_labels(&mut self, labels: &[String]) -> Result<Volume, Fault> {
         let deadline = Instant::now().after(WAIT);
         // Which of several is meant shows when all are there.
         while !self.open.machine.settled() && !deadline.is_past() {
@@ -219,10 +218,10 @@ impl<'h> Hunt<'h> {
             }
             // A volume that is there and does not do is the answer.
             if !self.why.is_empty() {
-                return Err(core::mem::take(&mut self.why));
+                return Err(core::mem::take(&mut self.why).into());
             }
             if !self.may_come(deadline) {
-                return Err(format!("no volume is called {}", labels.join(" or ")));
+                return Err(format!("no volume is called {}", labels.join(" or ")).into());
             }
         }
     }
@@ -263,7 +262,7 @@ impl<'h> Hunt<'h> {
                     self.not_it(format!("{} is called {label} and has no {CONF}", volume.device));
                     self.let_go(&volume);
                 }
-                Err(why) => self.not_it(why),
+                Err(fault) => self.not_it(fault.to_string()),
             }
         }
         None
@@ -317,7 +316,7 @@ impl<'h> Hunt<'h> {
             match opened {
                 Ok(volume) if self.has_conf(&volume.mounted) => return Some(volume),
                 Ok(volume) => self.not_it(format!("{} has no {CONF}", volume.device)),
-                Err(why) => self.not_it(why),
+                Err(fault) => self.not_it(fault.to_string()),
             }
         }
         None

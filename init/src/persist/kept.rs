@@ -14,6 +14,7 @@ use crate::copy::{self, Progress};
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::newroot::{NewRoot, Place, like};
+use crate::trace::Fault;
 
 /// Casper never keeps these in the upper directory: they are not of the root.
 const NOT_ROOT: &[&str] = &["lost+found", "log", "crash", "upper", "work"];
@@ -88,33 +89,32 @@ fn place_entry(
     volume: &str,
     entry: &Entry,
     read_only: bool,
-) -> Result<(), String> {
-    let shown = |errno: rustix::io::Errno| Shown(errno).to_string();
+) -> Result<(), Fault> {
     let source = format!("{volume}/{}", entry.source);
-    let target = root.place(&entry.dir).map_err(shown)?;
+    let target = root.place(&entry.dir)?;
     match entry.how {
         How::Bind => {
             let fresh = access(source.as_str(), Access::EXISTS).is_err();
-            make_dir(&source, 0o755).map_err(shown)?;
+            make_dir(&source, 0o755)?;
             if fresh && !read_only {
                 let mut progress = Progress::new(&format!("filling {}", entry.dir), 0);
                 lend(log, &target, &source);
                 copy::tree(log, &target.path(), &source, &mut progress)
-                    .map_err(|(path, errno)| format!("{path}: {}", Shown(errno)))?;
+                    .map_err(|(path, errno)| Fault::from(errno).of(&path))?;
             }
-            root.bind(&source, &entry.dir).map(drop).map_err(shown)
+            root.bind(&source, &entry.dir).map(drop).map_err(Fault::from)
         }
         How::Union => {
             let (upper, work) = (format!("{source}/rw"), format!("{source}/work"));
             for dir in [&upper, &work] {
-                make_dir(dir, 0o755).map_err(shown)?;
+                make_dir(dir, 0o755)?;
             }
             lend(log, &target, &upper);
             mount_overlay(&[target.path()], Some((&upper, &work)), &[], &target.path())
-                .map_err(|error| error.to_string())
+                .map_err(|error| error.to_string().into())
         }
         How::Link => {
-            make_dir(&source, 0o755).map_err(shown)?;
+            make_dir(&source, 0o755)?;
             link_below(log, &source, (root, &entry.dir), 0);
             Ok(())
         }

@@ -16,13 +16,13 @@ use alloc::vec::Vec;
 use cmdline::plan::{Dialect, PersistPlan};
 use overlay::persistence_conf;
 use overlay::switch::remove_below;
-use sys::errno::Shown;
 use sys::file::{make_dir, read_file};
 
 use crate::block;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::source::Found;
+use crate::trace::Fault;
 
 use self::hunt::{CONF, Hunt};
 pub use self::kept::Kept;
@@ -43,13 +43,13 @@ pub enum Place {
 /// A place for a snapshot's store.
 ///
 /// # Errors
-/// Why there is none, in words.
+/// The device or volume is missing, or is not to be written to.
 pub fn find_place(
     machine: &mut Machine,
     plan: &PersistPlan,
     found: &Found,
     layout: Layout,
-) -> Result<Place, String> {
+) -> Result<Place, Fault> {
     let mut hunt = Hunt::new(machine, plan, found, &[], layout);
     if let Some(device) = hunt.open.plan.device.clone() {
         let path = hunt.device(&device)?;
@@ -57,7 +57,7 @@ pub fn find_place(
             Ok(found) if found.format.fs_type().is_some() => {
                 hunt.open.mount(&path).map(Place::Volume)
             }
-            Ok(found) => Err(format!("{path} is {}", found.format)),
+            Ok(found) => Err(format!("{path} is {}", found.format).into()),
             Err(_) => Ok(Place::Raw(path)),
         };
     }
@@ -67,7 +67,7 @@ pub fn find_place(
 /// Finds what the plan keeps changes on, and makes it ready.
 ///
 /// # Errors
-/// Why not, in words: what was looked for, and what is wrong with what is there.
+/// What was looked for, and what is wrong with what is there.
 pub fn find(
     machine: &mut Machine,
     plan: &PersistPlan,
@@ -75,7 +75,7 @@ pub fn find(
     layers: &[String],
     layout: Layout,
     dialect: Dialect,
-) -> Result<Kept, String> {
+) -> Result<Kept, Fault> {
     let mut hunt = Hunt::new(machine, plan, found, layers, layout);
     let volume = hunt.volume();
     let home = hunt.home();
@@ -98,7 +98,7 @@ pub fn find(
     if plan.reset {
         machine.log.info(&format!("emptying the kept changes on {origin}"));
         remove_below(&base.mounted, &[CONF, "lost+found"])
-            .map_err(|errno| format!("{origin} cannot be emptied: {}", Shown(errno)))?;
+            .map_err(|errno| Fault::new("cannot be emptied", errno).of(&origin))?;
     }
     let mut entries = Vec::new();
     let mut root = None;
@@ -116,7 +116,9 @@ pub fn find(
             }
         }
         if root.is_none() && entries.is_empty() {
-            return Err(format!("{CONF} on {origin} keeps nothing (`/ union` keeps everything)"));
+            return Err(
+                format!("{CONF} on {origin} keeps nothing (`/ union` keeps everything)").into()
+            );
         }
     } else {
         root = Some(base.mounted.clone());
@@ -138,7 +140,7 @@ pub fn find(
                 kept::adopt(machine, root, &upper);
             }
             for dir in [&upper, &work] {
-                make_dir(dir, 0o755).map_err(|errno| format!("{dir}: {}", Shown(errno)))?;
+                make_dir(dir, 0o755).map_err(Fault::on(dir))?;
             }
             Some((upper, work))
         }

@@ -8,13 +8,13 @@ use cmdline::plan::{Mac, PersistPlan};
 use overlay::probe::Format;
 use rustix::fs::{Mode, OFlags, ftruncate, open, statfs};
 use rustix::mount::{MountFlags, mount_remount};
-use sys::errno::Shown;
 use sys::file::{make_dir, read_file};
 
 use crate::block::{self, MountWith};
 use crate::machine::Machine;
 use crate::source::Found;
 use crate::tool;
+use crate::trace::Fault;
 
 /// Longest table of mounts that is read.
 const MAX_MOUNTS: usize = 256 << 10;
@@ -57,18 +57,15 @@ impl Volume {
     /// Whether overlayfs can put its upper layer here.
     ///
     /// # Errors
-    /// What it is instead, in words.
-    pub fn can_be_upper(&self) -> Result<(), String> {
-        match self.format {
-            None => Err(format!("{} is a network directory", self.device)),
-            Some(Format::Vfat | Format::Exfat | Format::Ntfs) => {
-                Err(format!("{} is {}", self.device, self.format.map_or("", Format::name)))
-            }
-            Some(_) => Ok(()),
-        }
-        .map_err(|what| {
-            format!("{what}, which cannot hold changes as files; keep them in an image file on it")
-        })
+    /// It is a network directory or a file system without owners and modes.
+    pub fn can_be_upper(&self) -> Result<(), Fault> {
+        let what = match self.format {
+            None => "a network directory",
+            Some(format @ (Format::Vfat | Format::Exfat | Format::Ntfs)) => format.name(),
+            Some(_) => return Ok(()),
+        };
+        let why = format!("{} is {what}, which cannot hold changes as files", self.device);
+        Err(Fault::from(why).remedy("keep them in an image file on it"))
     }
 }
 
@@ -110,20 +107,19 @@ impl Opener<'_> {
     /// Mounts a device to be written; one that is mounted already becomes writable.
     ///
     /// # Errors
-    /// Why not, in words.
-    pub fn mount(&mut self, path: &str) -> Result<Volume, String> {
-        let fail = |why: &dyn ToString| format!("{path}: {}", why.to_string());
-        let found = block::inspect(path).map_err(|why| fail(&why))?;
+    /// It cannot be read, is read-only by nature, or the kernel refuses the mount.
+    pub fn mount(&mut self, path: &str) -> Result<Volume, Fault> {
+        let found = block::inspect(path).map_err(|fault| fault.of(path))?;
         if found.format.read_only() {
-            return Err(fail(&format!("is {}, which nothing can be kept on", found.format)));
+            let why = format!("is {}, which nothing can be kept on", found.format);
+            return Err(Fault::from(why).of(path));
         }
         let read_only = self.plan.read_only;
         let mounted = match mounted_at(path) {
             Some(target) => {
                 if !read_only {
-                    mount_remount(target.as_str(), MountFlags::empty(), "").map_err(|errno| {
-                        fail(&format!("cannot be made writable: {}", Shown(errno)))
-                    })?;
+                    mount_remount(target.as_str(), MountFlags::empty(), "")
+                        .map_err(|errno| Fault::new("cannot be made writable", errno).of(path))?;
                 }
                 target
             }
@@ -132,7 +128,7 @@ impl Opener<'_> {
                 let target = format!("{}/{name}", self.place);
                 let with =
                     MountWith { fstype: &self.plan.fstype, flags: &self.plan.flags, read_only };
-                block::mount(self.machine, path, &target, with).map_err(|why| fail(&why))?;
+                block::mount(self.machine, path, &target, with).map_err(|fault| fault.of(path))?;
                 target
             }
         };
@@ -155,13 +151,13 @@ impl Opener<'_> {
     /// Mounts an image file.
     ///
     /// # Errors
-    /// Why not, in words.
-    pub fn mount_file(&mut self, file: &str, what: &str) -> Result<Volume, String> {
+    /// The file holds no file system, or the kernel refuses the mount.
+    pub fn mount_file(&mut self, file: &str, what: &str) -> Result<Volume, Fault> {
         let name = file.rsplit('/').next().unwrap_or("file");
         let target = format!("{}/{name}-file", self.place);
         let with = MountWith { read_only: self.plan.read_only, ..Default::default() };
-        let format = block::mount(self.machine, file, &target, with)
-            .map_err(|why| format!("{what}: {why}"))?;
+        let format =
+            block::mount(self.machine, file, &target, with).map_err(|fault| fault.of(what))?;
         Ok(Volume {
             mounted: target,
             device: what.to_string(),
@@ -176,8 +172,8 @@ impl Opener<'_> {
     /// volume itself without one.
     ///
     /// # Errors
-    /// Why not, in words.
-    pub fn base(&mut self, volume: &Volume) -> Result<(Volume, String), String> {
+    /// The path is not there and cannot be made.
+    pub fn base(&mut self, volume: &Volume) -> Result<(Volume, String), Fault> {
         let labelled = !self.plan.labels.is_empty() && self.plan.device.is_none();
         let path = match &self.plan.path {
             // There the path has led to the file already.
@@ -195,14 +191,14 @@ impl Opener<'_> {
         match is_dir {
             Ok(true) => {}
             Ok(false) => return Ok((self.mount_file(&full, &what)?, what)),
-            Err(_) if self.plan.silent => return Err(format!("{what} is not there")),
-            Err(_) if self.plan.read_only => return Err(format!("{what} is not there")),
+            Err(_) if self.plan.silent => return Err(format!("{what} is not there").into()),
+            Err(_) if self.plan.read_only => return Err(format!("{what} is not there").into()),
             Err(_) if self.wants_file(volume, &path) => {
                 self.make_file(volume, &full, &what)?;
                 return Ok((self.mount_file(&full, &what)?, what));
             }
             Err(_) => {
-                make_dir(&full, 0o755).map_err(|errno| format!("{what}: {}", Shown(errno)))?;
+                make_dir(&full, 0o755).map_err(Fault::on(&what))?;
                 self.machine.log.info(&format!("made the directory {what} for changes"));
             }
         }
@@ -218,7 +214,7 @@ impl Opener<'_> {
     }
 
     /// Makes an image file with a file system in it, by the live system's mkfs.
-    fn make_file(&mut self, volume: &Volume, file: &str, what: &str) -> Result<(), String> {
+    fn make_file(&mut self, volume: &Volume, file: &str, what: &str) -> Result<(), Fault> {
         let mkfs = tool::find("mkfs.ext4", self.layers).ok_or_else(|| {
             format!(
                 "{what} is not there, and the image has no mkfs.ext4 to make it: make it by hand (truncate -s 1G FILE; mkfs.ext4 FILE)"
@@ -228,12 +224,12 @@ impl Opener<'_> {
         // Sparse where that is possible, but never more than could be had.
         let size = wanted.min(volume.free() / 10 * 9) & !0xfffff;
         if size < 16 << 20 {
-            return Err(format!("{} has no room for {what}", volume.device));
+            return Err(format!("{} has no room for {what}", volume.device).into());
         }
         if let Some((parent, _)) = file.rsplit_once('/') {
-            make_dir(parent, 0o755).map_err(|errno| format!("{parent}: {}", Shown(errno)))?;
+            make_dir(parent, 0o755).map_err(Fault::on(parent))?;
         }
-        let fail = |errno: rustix::io::Errno| format!("{what}: {}", Shown(errno));
+        let fail = |errno: rustix::io::Errno| Fault::from(errno).of(what);
         // Under another name until it is whole: a boot that is cut short must
         // not leave something that looks like a volume.
         let partial = format!("{file}.new");
@@ -252,11 +248,11 @@ impl Opener<'_> {
     ///
     /// # Errors
     /// What is missing, or how cryptsetup ended.
-    pub fn unlock(&mut self, path: &str) -> Result<String, String> {
+    pub fn unlock(&mut self, path: &str) -> Result<String, Fault> {
         if !self.plan.luks {
             return Err(format!(
                 "{path} is encrypted (LUKS), and the line does not allow that: persistence-encryption=luks"
-            ));
+            ).into());
         }
         let cryptsetup = tool::find("cryptsetup", self.layers).ok_or_else(|| {
             format!(
@@ -266,13 +262,14 @@ impl Opener<'_> {
         if !(self.machine.require("dm_mod") && self.machine.require("dm_crypt")) {
             return Err(format!(
                 "{path} is encrypted (LUKS), and the module dm-crypt is not in this image"
-            ));
+            )
+            .into());
         }
         let name = format!("{}-unlocked", path.rsplit('/').next().unwrap_or("volume"));
         self.machine.log.info(&format!("{path} is encrypted: enter its passphrase"));
         cryptsetup.run(&["open", "--type", "luks", "--tries", "3", path, &name])?;
-        let control = sys::dm::Control::open().map_err(|errno| Shown(errno).to_string())?;
-        let device = control.find(&name).map_err(|errno| Shown(errno).to_string())?;
+        let control = sys::dm::Control::open().map_err(Fault::from)?;
+        let device = control.find(&name).map_err(Fault::from)?;
         Ok(format!("/dev/dm-{}", device.number))
     }
 }
