@@ -212,7 +212,10 @@ fn a_breakpoint_is_a_shell() {
         machine.expect("stopped before the step source, at mount", secs(120))?;
         machine.expect("# ", secs(10))?;
         // Orphans of the shell are reaped while it runs.
-        machine.send_line("(sleep 1 & ); sleep 3; cat /proc/[0-9]*/stat | grep -c ' Z '")?;
+        machine.send_line("orphan=$(sleep 1 >/dev/null & echo $!); echo is $orphan")?;
+        machine.send_line("while [ -e /proc/$orphan ]; do sleep 0.1; done; echo reap''ed")?;
+        machine.expect("reaped", secs(20))?;
+        machine.send_line("cat /proc/[0-9]*/stat | grep -c ' Z '")?;
         machine.expect("\n0", secs(20))?;
         machine.send_line("exit")?;
         machine.expect("keys: c continue", secs(10))?;

@@ -147,6 +147,45 @@ impl Lab {
         self.namespace.run(&["ip", "link", "set", &tap, if up { "up" } else { "down" }]).map(drop)
     }
 
+    /// How many segments the servers' network has refused so far, because nothing listens
+    /// on the port: a machine that waits for a server knocks again and again.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the kernel does not count them.
+    pub fn refused_segments(&self) -> Result<u64> {
+        let counters = self.run(&["cat", "/proc/net/snmp"])?;
+        let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let mut both = names.split(' ').zip(values.split(' '));
+        let value = both.find(|(name, _)| *name == "OutRsts").and_then(|(_, v)| v.parse().ok());
+        value.ok_or_else(|| Error::Input(format!("no OutRsts in {counters}")))
+    }
+
+    /// Waits until the network has refused `count` segments more than now: until machines
+    /// have knocked that often at servers that are not there.
+    ///
+    /// # Errors
+    /// As [`until`](crate::until).
+    pub fn knocks(&self, count: u64, limit: Duration) -> Result<()> {
+        let before = self.refused_segments()?;
+        crate::until("machines knock at the servers that are gone", limit, || {
+            Ok(self.refused_segments()? >= before + count)
+        })
+    }
+
+    /// How many bytes a machine's card has been sent so far.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is no such card.
+    pub fn sent_to(&self, machine: usize, nic: usize) -> Result<u64> {
+        let tap = format!("tap{machine}x{nic}:");
+        // The ninth number of proc_net_dev(5): what went into the tap goes to the machine.
+        let table = self.run(&["cat", "/proc/net/dev"])?;
+        let line = table.lines().find_map(|line| line.trim_start().strip_prefix(&tap));
+        let sent = line.and_then(|line| line.split_whitespace().nth(8)?.parse().ok());
+        sent.ok_or_else(|| Error::Input(format!("no {tap} in\n{table}")))
+    }
+
     /// A copy of the live system as a tree, to be written to.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub mod workspace;
 
 use std::fmt;
 use std::io::{Write, stderr};
+use std::time::{Duration, Instant};
 
 pub use error::Error;
 pub use lab::{Lab, scenario, secs};
@@ -36,6 +37,27 @@ pub use machine::{Machine, Nic};
 
 /// What everything in the lab returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Waits until `happened` says so, asking it several times a second. Scenarios wait for
+/// events with this, never for a time to pass.
+///
+/// # Errors
+/// [`Error::Input`] with `event` when it does not happen within `limit`; what `happened`
+/// fails with, at once.
+pub fn until(
+    event: &str,
+    limit: Duration,
+    mut happened: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let end = Instant::now() + limit;
+    while !happened()? {
+        if Instant::now() > end {
+            return Err(Error::Input(format!("not within {} s: {event}", limit.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
 
 /// Says what is going on. Not by `eprintln!`, which cargo's test harness keeps to
 /// itself: the first run builds for minutes, and must not look dead.

@@ -447,8 +447,8 @@ impl Machine {
             return Ok(());
         }
         let reason = self.expect("\n", Duration::from_secs(5))?;
-        // The rest of the screen belongs to the report.
-        thread::sleep(Duration::from_secs(1));
+        // The rest of the screen belongs to the report; without its end, what there is does.
+        let _ = self.expect("keys: ", Duration::from_secs(5));
         Err(Error::Machine {
             waiting: format!("{wanted:?}"),
             instead: format!("{FAILED}{}", reason.trim_end()),

@@ -1,10 +1,7 @@
 //! Files fetched into memory: HTTP, FTP, TFTP.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use qemu_tests::assets::media::run;
-use qemu_tests::{Lab, Result, scenario, secs};
+use qemu_tests::{Lab, Result, scenario, secs, until};
 
 use super::{assert_contains, assert_live, boot, client, refused};
 
@@ -88,7 +85,7 @@ fn servers_restart() {
             machine.expect("going on at byte", secs(30))?;
         }
         let before = http.log().len();
-        sleep(secs(3));
+        lab.knocks(6, secs(60))?;
         http.start()?;
         ftp.start()?;
         for (place, machine) in &mut machines {
@@ -142,11 +139,11 @@ fn tftp_server_restarts() {
         let line = "boot=casper url=tftp://nas.lab:1069/casper.iso";
         let mut machine = client(lab, line)?.start()?;
         machine.expect("fetching tftp://", secs(60))?;
-        let begun = Instant::now();
-        while !tftp.log().contains("Serving casper.iso") && begun.elapsed() < secs(30) {
-            sleep(Duration::from_millis(10));
-        }
-        sleep(Duration::from_millis(200));
+        let serving = || Ok(tftp.log().contains("Serving casper.iso"));
+        until("the server has begun", secs(30), serving)?;
+        // More than is under way at a time: some of it has arrived.
+        let before = lab.sent_to(0, 0)?;
+        until("a megabyte was sent", secs(60), || Ok(lab.sent_to(0, 0)? > before + (1 << 20)))?;
         tftp.stop();
         machine.expect("going on at byte", secs(30))?;
         tftp.start()?;

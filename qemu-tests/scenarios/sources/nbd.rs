@@ -1,8 +1,6 @@
 //! Network block devices: what is on them, and a server that goes away under a
 //! running system.
 
-use std::thread::sleep;
-
 use qemu_tests::assets::media::run;
 use qemu_tests::servers::Offer;
 use qemu_tests::{scenario, secs};
@@ -21,21 +19,22 @@ fn nbd_root_outlives_its_server() {
         let mut machine = boot(lab, "root=nbd:nas.lab:root:ext4 ip=dhcp rw")?;
         assert_contains(&machine.run("cat /proc/mounts")?, "/dev/nbd0 / ext4 rw");
         machine.run("dd if=/dev/urandom of=/tmp/noise bs=64k count=64 2>/dev/null; sync")?;
-        machine.send_line("sleep 2; cp /tmp/noise /copy; sync; echo writ''ten")?;
-        sleep(secs(1));
+        let copy = "until [ -e /run/enough ]; do cp /tmp/noise /copy; sync; echo cop''ied; done";
+        machine.send_line(&format!("({copy}; echo writ''ten) &"))?;
+        machine.expect("copied", secs(60))?;
         nbd.stop();
         machine.expect("does not answer any more", secs(60))?;
-        sleep(secs(10));
+        lab.knocks(4, secs(60))?;
         nbd.start()?;
-        // Which of the two is first is not said.
-        if !machine.expect("written", secs(60))?.contains("is connected again") {
-            machine.expect("is connected again", secs(30))?;
-        }
+        machine.expect("is connected again", secs(60))?;
+        machine.expect("copied", secs(60))?;
+        machine.send_line("echo >/run/enough")?;
+        machine.expect("written", secs(60))?;
         machine.run("echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/noise /copy")?;
         assert_eq!(machine.run("dmesg | grep -E 'Buffer I/O|EXT4-fs error' || true")?, "");
         // A second time, and with nothing under way.
         nbd.stop();
-        sleep(secs(5));
+        machine.expect("does not answer any more", secs(60))?;
         nbd.start()?;
         machine.expect("is connected again", secs(30))?;
         machine.run("echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/noise /copy")?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use qemu_tests::assets::media::{Fs, add_program, pipe};
 use qemu_tests::assets::{FULL, Flavour, Profile};
-use qemu_tests::{Lab, Machine, Result, scenario, secs};
+use qemu_tests::{Lab, Machine, Result, scenario, secs, until};
 
 use super::{DISK, assert_said, boot, client, live_iso};
 
@@ -26,9 +26,13 @@ fn encrypted(lab: &Lab) -> Result<PathBuf> {
 fn answer(machine: &mut Machine) -> Result<()> {
     machine.expect("enter its passphrase", secs(60))?;
     machine.expect("Enter passphrase", secs(30))?;
-    // What is typed before it listens is thrown away, as it should be.
-    std::thread::sleep(secs(1));
-    machine.send_line(PASSPHRASE)?;
+    // What is typed before it listens is thrown away, as it should be: it is typed until
+    // it is taken.
+    until("the passphrase is taken", secs(90), || {
+        machine.send_line(PASSPHRASE)?;
+        let heard = machine.expect_any(&["/dev/dm-0", "Enter passphrase"], secs(10));
+        Ok(heard.is_ok_and(|(which, _)| which == 0))
+    })?;
     machine.shell(secs(60))
 }
 

@@ -1,13 +1,12 @@
 //! NFS-Ganesha: NFS versions 3 and 4 over TCP without the host's kernel.
 
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::net::Namespace;
 use crate::shell::{self, Daemon};
-use crate::{Error, Result};
+use crate::{Error, Result, until};
 
 impl Lab {
     /// An NFS server.
@@ -155,10 +154,9 @@ impl Nfs<'_> {
         self.daemons.clear();
         // The kill has been sent; a busy host takes a moment to carry it out, and a
         // server that is started meanwhile finds its place taken.
-        let give_up = Instant::now() + Duration::from_secs(10);
-        while listens(self.site.namespace, self.site.port) && Instant::now() < give_up {
-            thread::sleep(Duration::from_millis(20));
-        }
+        let gone = || Ok(!listens(self.site.namespace, self.site.port));
+        // One that does not go makes itself known when the next is started.
+        let _ = until("the NFS server is gone", Duration::from_secs(10), gone);
     }
 }
 

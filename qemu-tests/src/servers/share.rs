@@ -8,7 +8,7 @@ use crate::assets::{Assets, Profile, bellwether};
 use crate::lab::Lab;
 use crate::machine::MachineBuilder;
 use crate::shell::{self, Daemon};
-use crate::{Error, Result, packages, workspace};
+use crate::{Error, Result, packages, until, workspace};
 
 /// A machine on QEMU's own network, which gives it an address and the name of what its
 /// card's ROM loads first. Nobody has to be root for it. The host's loopback is
@@ -64,15 +64,10 @@ impl Share<'_> {
     /// # Errors
     /// [`Error::Input`] with what it said instead.
     pub fn expect(&self, wanted: &str, limit: Duration) -> Result<()> {
-        let end = std::time::Instant::now() + limit;
-        while !self.log().contains(wanted) {
-            if std::time::Instant::now() > end {
-                let said = shell::last_lines(&self.log(), 40);
-                return Err(Error::Input(format!("share did not say {wanted:?} but:\n{said}")));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
+        until(wanted, limit, || Ok(self.log().contains(wanted))).map_err(|_| {
+            let said = shell::last_lines(&self.log(), 40);
+            Error::Input(format!("share did not say {wanted:?} but:\n{said}"))
+        })
     }
 }
 
@@ -393,16 +388,14 @@ impl Terminal<'_> {
     /// # Errors
     /// [`Error::Input`] with the screen when it does not come.
     pub fn expect(&self, wanted: &str, limit: Duration) -> Result<String> {
-        let end = std::time::Instant::now() + limit;
-        loop {
-            let screen = self.screen()?;
-            if screen.contains(wanted) {
-                return Ok(screen);
-            }
-            if std::time::Instant::now() > end {
-                return Err(Error::Input(format!("no {wanted:?} on the screen:\n{screen}")));
-            }
-            std::thread::sleep(Duration::from_millis(200));
+        let mut screen = String::new();
+        let seen = until(wanted, limit, || {
+            screen = self.screen()?;
+            Ok(screen.contains(wanted))
+        });
+        match seen {
+            Ok(()) => Ok(screen),
+            Err(error) => Err(Error::Input(format!("{error}; the screen:\n{screen}"))),
         }
     }
 }
