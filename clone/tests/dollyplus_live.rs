@@ -157,6 +157,19 @@ fn lost() -> Standing {
     Standing::lost("it has gone, and was passed over")
 }
 
+/// Waits until a client at this address takes connections, without making one: the last
+/// port that it opens is 9997.
+fn listens(own: Ipv4Addr) {
+    let address = u32::from_ne_bytes(own.octets());
+    // proc_net_tcp(5): the local address, any remote one, and LISTEN.
+    let wanted = format!(" {address:08X}:{:04X} 00000000:0000 0A ", 9997);
+    let until = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted) {
+        assert!(Instant::now() < until, "nothing listens at {own}:9997");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 type Outcome = (Option<Result<Received, clone::Error>>, BTreeMap<String, Vec<u8>>);
 
 /// A server and clients at 127.`net`.0.1 and up. `change` spoils a client's world;
@@ -178,7 +191,7 @@ fn run(
         let thread = std::thread::spawn(move || present.then(|| take(ip(i), &mut world)));
         threads.push((thread, files));
     }
-    std::thread::sleep(Duration::from_millis(50));
+    (1..=clients).filter(|i| !absent.contains(i)).for_each(|i| listens(ip(i)));
     let names: Vec<String> = (1..=clients).map(|i| ip(i).to_string()).collect();
     let outputs: Vec<Output> = files
         .iter()
@@ -334,7 +347,7 @@ fn client_of(run: &Recorded) {
         let files = world.files.lock().unwrap().clone();
         (got, files)
     });
-    std::thread::sleep(Duration::from_millis(50));
+    listens(own);
     let mut real = TcpStream::connect((own, 9998)).unwrap();
     let up = run.up.clone();
     let sender = std::thread::spawn(move || {

@@ -219,7 +219,7 @@ fn tftp_by_atftpd_and_dnsmasq() {
         lab.wait_for(":69 ");
         check_tftp(&lab, &small, &file);
     }
-    std::thread::sleep(Duration::from_millis(200));
+    lab.wait_gone(":69 ");
     let _dnsmasq = lab.dnsmasq(0, &format!("enable-tftp\ntftp-root={path}\n"));
     lab.wait_for(":69 ");
     check_tftp(&lab, &small, &file);

@@ -166,7 +166,7 @@ impl Lab {
         let mut text = format!(
             "NFS_CORE_PARAM {{ Protocols = {protocols}; NFS_Port = {port}; MNT_Port = {mount}; \
              Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; \
-             mount_path_pseudo = true; }}\n\
+             mount_path_pseudo = true; allow_set_io_flusher_fail = true; }}\n\
              NFSv4 {{ Graceless = true; RecoveryBackend = fs; }}\n\
              EXPORT_DEFAULTS {{ SecType = sys; Squash = No_Root_Squash; Access_Type = RO; }}\n",
             mount = port + 1
@@ -208,13 +208,22 @@ impl Lab {
     /// Waits until something in the server's namespace listens at an address that
     /// contains this text.
     pub fn wait_for(&self, address: &str) {
-        for _ in 0..500 {
-            if self.at('s', "ss -Hltun").1.contains(address) {
-                return;
+        assert!(self.comes(address, true), "nothing listens at {address}");
+    }
+
+    /// Waits until nothing there listens at such an address any more.
+    pub fn wait_gone(&self, address: &str) {
+        assert!(self.comes(address, false), "something still listens at {address}");
+    }
+
+    fn comes(&self, address: &str, listens: bool) -> bool {
+        (0..500).any(|_| {
+            let now = self.at('s', "ss -Hltun").1.contains(address) == listens;
+            if !now {
+                std::thread::sleep(Duration::from_millis(20));
             }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("nothing listens at {address}");
+            now
+        })
     }
 
     /// Runs code in the client's namespace.
