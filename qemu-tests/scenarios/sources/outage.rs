@@ -1,4 +1,4 @@
-//! Cables that are out for half a minute and servers that are killed, for every
+//! Cables that are out until a download gives its connection up, and servers that are killed, for every
 //! source at once: a machine for each waits through the same outage.
 
 use std::path::Path;
