@@ -11,7 +11,9 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::Ipv4Addr;
+use core::str::FromStr;
 
 /// Seconds, as every dialect counts its timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -262,6 +264,49 @@ pub struct LinkName {
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// `52-54-00-12-34-56`, as boot loaders write it in file names.
+    #[must_use]
+    pub fn dashed(self) -> String {
+        self.text('-')
+    }
+
+    fn text(self, separator: char) -> String {
+        let mut text = String::new();
+        for byte in self.0 {
+            if !text.is_empty() {
+                text.push(separator);
+            }
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+            }
+        }
+        text
+    }
+}
+
+/// `52:54:00:12:34:56`
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(':'))
+    }
+}
+
+/// Reads two hexadecimal digits an octet, with colons or dashes.
+impl FromStr for Mac {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(())?;
+            *byte = u8::from_str_radix(part, 16).map_err(drop)?;
+        }
+        if parts.next().is_none() { Ok(Self(bytes)) } else { Err(()) }
+    }
+}
 
 /// How addresses are found.
 #[derive(Debug, Clone, PartialEq, Eq)]

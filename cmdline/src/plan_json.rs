@@ -7,7 +7,7 @@ use crate::json::Json;
 use crate::nfsroot;
 use crate::plan::{
     Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Fate, Handoff, ImagePick,
-    ImageRule, Integrity, LinkChoice, Mac, Marker, NetworkPlan, OnCorruption, OnFailure, Payload,
+    ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnCorruption, OnFailure, Payload,
     PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
     UnionPlan, Upper, Writable,
 };
@@ -120,21 +120,6 @@ fn maybe_number(j: &mut Json, key: &str, number: Option<u64>) {
     };
 }
 
-/// `52:54:00:12:34:56`
-#[must_use]
-pub fn mac_text(mac: Mac) -> String {
-    let mut text = String::new();
-    for byte in mac.0 {
-        if !text.is_empty() {
-            text.push(':');
-        }
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-    }
-    text
-}
-
 fn network(j: &mut Json, plan: &NetworkPlan) {
     let addresses = |j: &mut Json, list: &[core::net::Ipv4Addr]| {
         j.array();
@@ -147,7 +132,7 @@ fn network(j: &mut Json, plan: &NetworkPlan) {
     match &plan.links {
         LinkChoice::Race => kind(j, "race").end_object(),
         LinkChoice::Named(names) => kind(j, "named").list("names", names).end_object(),
-        LinkChoice::Mac(mac) => kind(j, "mac").field("mac", &mac_text(*mac)).end_object(),
+        LinkChoice::Mac(mac) => kind(j, "mac").field("mac", &mac.to_string()).end_object(),
     };
     j.key("addressing");
     match &plan.addressing {
@@ -183,7 +168,7 @@ fn network(j: &mut Json, plan: &NetworkPlan) {
     }
     j.key("names").array();
     for name in &plan.names {
-        j.object().field("name", &name.name).field("mac", &mac_text(name.mac));
+        j.object().field("name", &name.name).field("mac", &name.mac.to_string());
         j.end_object();
     }
     j.end_array().key("vlan");

@@ -14,7 +14,7 @@ use crate::plan::{
     Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind, UnionPlan, Upper, Warning,
     Writable,
 };
-use crate::plan_json::{fate_name, mac_text};
+use crate::plan_json::fate_name;
 use crate::table::text;
 
 /// Column at which the text of each part begins.
@@ -146,12 +146,12 @@ fn network(plan: &BootPlan) -> Vec<String> {
             }
             (LinkChoice::Race, _) => String::from("the first wired link with a carrier"),
             (LinkChoice::Named(names), _) => names.join(", "),
-            (LinkChoice::Mac(mac), _) => text(&["the link with ", &mac_text(*mac)]),
+            (LinkChoice::Mac(mac), _) => text(&["the link with ", &mac.to_string()]),
         },
         if network.required { "" } else { "; nothing waits for it" },
     ])];
     for name in &network.names {
-        lines.push(text(&["the link with ", &mac_text(name.mac), " is called ", &name.name]));
+        lines.push(text(&["the link with ", &name.mac.to_string(), " is called ", &name.name]));
     }
     if let Some(vlan) = &network.vlan {
         lines.push(text(&["VLAN ", &vlan.id.to_string(), " as ", &vlan.name, " on ", &vlan.link]));

@@ -13,10 +13,10 @@ use alloc::vec::Vec;
 
 use cmdline::BootPlan;
 use cmdline::plan::Dialect;
+use cmdline::plan::Mac;
 use cmdline::text;
 use coldplug::sysfs::names;
 use netboot::network::NetworkUp;
-use netboot::race::MacText;
 use netboot::state;
 use rustix::fs::{Access, access};
 use sys::file::read_file;
@@ -61,7 +61,7 @@ pub fn state(up: Option<&NetworkUp>, plan: &BootPlan, remote: bool) -> Vec<Chang
     ]);
     let required = plan.network.as_ref().is_some_and(|network| network.required);
     if let (true, Some(mac)) = (required && remote, up.mac) {
-        files.extend(unmanaged(&up.device, MacText(mac)));
+        files.extend(unmanaged(&up.device, Mac(mac)));
     }
     files.extend(resolved(up));
     if plan.handoff.layout == Dialect::Casper && !plan.handoff.keep_network {
@@ -108,7 +108,7 @@ pub fn updates(
 }
 
 /// Marks for managers that must not touch the link that the root comes over.
-fn unmanaged(device: &str, mac: MacText) -> [Change; 2] {
+fn unmanaged(device: &str, mac: Mac) -> [Change; 2] {
     [
         Change::file(
             &format!("/run/systemd/network/05-bellwether-{device}.network"),
@@ -166,7 +166,7 @@ fn netplan(up: &NetworkUp) -> String {
 /// The boot link's settings for managers that may have it.
 fn managed(up: &NetworkUp) -> Vec<Change> {
     let Some(mac) = up.mac else { return Vec::new() };
-    let mac = MacText(mac);
+    let mac = Mac(mac);
     let device = &up.device;
     let dns: Vec<String> = up.config.dns.iter().map(ToString::to_string).collect();
     let mut keyfile = format!(

@@ -111,28 +111,13 @@ impl fmt::Display for Event {
             What::Dhcp(event) => write!(f, "{event}"),
             What::Skipped(why) => write!(f, "not used: {why}"),
             What::MacNotFound(mac) => {
-                write!(
-                    f,
-                    "no network device has the address {} of BOOTIF, using all",
-                    MacText(mac.0)
-                )
+                write!(f, "no network device has the address {} of BOOTIF, using all", mac)
             }
             What::AlreadyConfigured(found) => {
                 write!(f, "already has {}/{}, using it", found.address, found.prefix)
             }
             What::Failed(why) | What::Note(why) => f.write_str(why),
         }
-    }
-}
-
-/// Shows a hardware address the usual way.
-#[derive(Debug, Clone, Copy)]
-pub struct MacText(pub [u8; 6]);
-
-impl fmt::Display for MacText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
@@ -182,7 +167,7 @@ impl fmt::Display for Report {
         for link in &self.links {
             write!(f, "\n  {}", link.device)?;
             if let Some(mac) = link.mac {
-                write!(f, " ({})", MacText(mac))?;
+                write!(f, " ({})", Mac(mac))?;
             }
             write!(f, ": {}", link.outcome)?;
         }

@@ -16,7 +16,7 @@ use cmdline::json::Json;
 use crate::config::Protocol;
 use crate::dhcp::lease::prefix_mask;
 use crate::network::NetworkUp;
-use crate::race::MacText;
+use cmdline::plan::Mac;
 
 /// Appends `KEY='value'` and a newline.
 fn assign(text: &mut String, key: &str, value: &dyn Display) {
@@ -158,7 +158,7 @@ pub fn json(up: &NetworkUp) -> String {
     let addresses = |list: &[Ipv4Addr]| list.iter().map(|a| text(a)).collect::<Vec<_>>();
     out.object().key("device").string(&up.device);
     if let Some(mac) = up.mac {
-        out.key("mac").string(&text(&MacText(mac)));
+        out.key("mac").string(&text(&Mac(mac)));
     }
     out.key("protocol").string(match config.protocol {
         Protocol::Dhcp => "dhcp",

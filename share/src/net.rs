@@ -1,8 +1,9 @@
 //! The host's network: which interface to share on, who else answers there, which
 //! addresses are in use, who has a port.
 
-use crate::dhcp::message::{Mac, Writer, code};
+use crate::dhcp::message::{Writer, code};
 use crate::error::Error;
+use cmdline::plan::Mac;
 use netboot::dhcp::message::read_bootp;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{

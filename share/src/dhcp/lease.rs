@@ -5,7 +5,7 @@
 //! Offers hold an address for a short time only, so that forged questions cannot use
 //! the range up for long.
 
-use super::message::Mac;
+use cmdline::plan::Mac;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;

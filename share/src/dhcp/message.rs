@@ -1,5 +1,6 @@
 //! DHCP messages as they are in a UDP datagram.
 
+use cmdline::plan::Mac;
 use netboot::dhcp::options::Options;
 use std::net::Ipv4Addr;
 
@@ -49,31 +50,6 @@ pub mod code {
     pub const CLIENT_ARCH: u8 = 93;
     pub const CLIENT_UUID: u8 = 97;
     pub const IPXE: u8 = 175;
-}
-
-/// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl std::str::FromStr for Mac {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(())?;
-            *byte = u8::from_str_radix(part, 16).map_err(drop)?;
-        }
-        if parts.next().is_none() { Ok(Self(bytes)) } else { Err(()) }
-    }
 }
 
 /// A client's message.

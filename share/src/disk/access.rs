@@ -58,8 +58,8 @@ impl Disks {
         let own = name.strip_prefix(OWN_DISK).map(|mac| (mac, None));
         let found = own.or_else(|| self.images.iter().find_map(below));
         let (mac, image) = found.ok_or(Refused::Unknown)?;
-        let mac = address(mac).ok_or(Refused::Unknown)?;
-        if address(client) != Some(mac) {
+        let mac = mac.parse::<Mac>().ok().ok_or(Refused::Unknown)?;
+        if client.parse() != Ok(mac) {
             return Err(Refused::NotYours(format!("it is of {mac}, and you are {client}")));
         }
         // All connections to one disk share one map of changed blocks.

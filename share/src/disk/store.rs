@@ -5,10 +5,10 @@
 
 use super::cow::Cow;
 use super::device::Disk;
-use crate::dhcp::message::Mac;
 use crate::error::Error;
 use crate::tree::ReadAt;
 use cmdline::json::Json;
+use cmdline::plan::Mac;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Whence, lseek};
@@ -68,15 +68,6 @@ impl std::fmt::Debug for Image {
     }
 }
 
-/// Reads a hardware address with colons or dashes.
-pub(crate) fn address(text: &str) -> Option<Mac> {
-    text.replace('-', ":").parse().ok()
-}
-
-fn dashed(mac: Mac) -> String {
-    mac.to_string().replace(':', "-")
-}
-
 /// The directory with the clients' files.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -98,8 +89,8 @@ impl Store {
     pub(crate) fn open(&self, mac: Mac, image: Option<&Image>) -> io::Result<Disk> {
         // The names are part of the format: docs/share-disks.md.
         let name = match image {
-            None => format!("{}.img", dashed(mac)),
-            Some(image) => format!("{}.{}.cow", dashed(mac), image.name),
+            None => format!("{}.img", mac.dashed()),
+            Some(image) => format!("{}.{}.cow", mac.dashed(), image.name),
         };
         let path = self.dir.join(name);
         if !path.exists() {
@@ -128,15 +119,17 @@ impl Store {
         for entry in fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some((mac, kind)) = name.split_once('.') else { continue };
-            let Some(mac) = address(mac).filter(|_| kind == "img" || kind.ends_with(".cow")) else {
+            let Some(mac) =
+                mac.parse::<Mac>().ok().filter(|_| kind == "img" || kind.ends_with(".cow"))
+            else {
                 continue;
             };
             let Ok(meta) = entry.metadata() else { continue };
             let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
             let age = age.map_or(0, |age| age.as_secs());
             let used = File::open(entry.path()).is_ok_and(|file| lock(file).is_err());
-            let new = ClientFiles { mac: dashed(mac), bytes: 0, age, used: false };
-            let kept = found.entry(dashed(mac)).or_insert(new);
+            let new = ClientFiles { mac: mac.dashed(), bytes: 0, age, used: false };
+            let kept = found.entry(mac.dashed()).or_insert(new);
             kept.bytes = kept.bytes.saturating_add(meta.blocks().saturating_mul(512));
             kept.age = kept.age.min(age);
             kept.used |= used;
@@ -145,12 +138,12 @@ impl Store {
     }
 
     fn files(&self, mac: &str) -> Result<Vec<PathBuf>, Error> {
-        let mac = address(mac).ok_or_else(|| Error::Medium {
+        let mac = mac.parse::<Mac>().ok().ok_or_else(|| Error::Medium {
             why: format!("'{mac}' is no hardware address, as in 52:54:00:12:34:56"),
         })?;
         let own = |entry: &fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            name.split_once('.').is_some_and(|(word, _)| address(word) == Some(mac))
+            name.split_once('.').is_some_and(|(word, _)| word.parse() == Ok(mac))
         };
         let all = fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten();
         let files: Vec<PathBuf> = all.filter(own).map(|entry| entry.path()).collect();
