@@ -2,9 +2,14 @@
 //!
 //! The edge between the protocol cores and the network: non-blocking sockets, and
 //! poll(2) until a deadline. `ETIMEDOUT` means that the deadline came.
+//!
+//! A protocol over a byte stream is generic over [`Stream`], which is `embedded-io`'s
+//! `Read` and `Write` with a deadline. A socket is one, a test's peer is another.
 
+use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
+use embedded_io::{ErrorKind, ErrorType, Read, Write};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -30,6 +35,38 @@ fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Instant) -> Result<(), Er
     }
 }
 
+/// Why a connection broke: the kernel's error, `ETIMEDOUT` at the deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken(pub Errno);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", sys::errno::Shown(self.0))
+    }
+}
+
+impl core::error::Error for Broken {}
+
+impl embedded_io::Error for Broken {
+    fn kind(&self) -> ErrorKind {
+        match self.0 {
+            Errno::TIMEDOUT => ErrorKind::TimedOut,
+            Errno::CONNREFUSED => ErrorKind::ConnectionRefused,
+            Errno::CONNRESET => ErrorKind::ConnectionReset,
+            Errno::CONNABORTED => ErrorKind::ConnectionAborted,
+            Errno::NOTCONN => ErrorKind::NotConnected,
+            Errno::PIPE => ErrorKind::BrokenPipe,
+            _ => ErrorKind::Other,
+        }
+    }
+}
+
+/// A connection that carries bytes both ways. Reads and writes wait until the deadline.
+pub trait Stream: Read<Error = Broken> + Write<Error = Broken> {
+    /// From now on a call that waits longer than this fails with `ETIMEDOUT`.
+    fn set_deadline(&mut self, deadline: Instant);
+}
+
 fn open(kind: SocketType) -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
@@ -50,10 +87,11 @@ pub fn pause(span: core::time::Duration) {
 #[derive(Debug)]
 pub struct Tcp {
     fd: OwnedFd,
+    deadline: Instant,
 }
 
 impl Tcp {
-    /// Connects. With `reserved` the local port is below 1024, which servers take
+    /// Connects, and keeps the deadline. With `reserved` the local port is below 1024, which servers take
     /// as a sign that root is asking; where that is not allowed, any port.
     ///
     /// # Errors
@@ -90,37 +128,59 @@ impl Tcp {
         }
         // Requests are written whole: waiting for more would only delay them.
         let _ = sockopt::set_tcp_nodelay(&fd, true);
-        Ok(Tcp { fd })
+        Ok(Tcp { fd, deadline })
     }
+}
 
-    /// Sends all of it.
-    ///
-    /// # Errors
-    /// The kernel's; `ETIMEDOUT` at the deadline.
-    pub fn write_all(&self, bytes: &[u8], deadline: Instant) -> Result<(), Errno> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match send(&self.fd, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(Errno::AGAIN) => wait(self.fd.as_fd(), PollFlags::OUT, deadline)?,
+impl ErrorType for Tcp {
+    type Error = Broken;
+}
+
+impl Stream for Tcp {
+    fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+}
+
+impl Write for Tcp {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        loop {
+            match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(sent),
+                Err(Errno::AGAIN) => {
+                    wait(self.fd.as_fd(), PollFlags::OUT, self.deadline).map_err(Broken)?;
+                }
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
+                Err(errno) => return Err(Broken(errno)),
             }
         }
+    }
+
+    fn flush(&mut self) -> Result<(), Broken> {
         Ok(())
     }
 
-    /// Receives what is there, at least one byte; 0 at the end.
-    ///
-    /// # Errors
-    /// The kernel's; `ETIMEDOUT` at the deadline.
-    pub fn read(&self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Errno> {
+    /// As the trait's, which panics when nothing is taken.
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let sent = self.write(rest)?;
+            rest = rest.get(sent..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+impl Read for Tcp {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
         loop {
             match recv(&self.fd, &mut *buffer, RecvFlags::empty()) {
                 Ok((length, _)) => return Ok(length),
-                Err(Errno::AGAIN) => wait(self.fd.as_fd(), PollFlags::IN, deadline)?,
+                Err(Errno::AGAIN) => {
+                    wait(self.fd.as_fd(), PollFlags::IN, self.deadline).map_err(Broken)?;
+                }
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
+                Err(errno) => return Err(Broken(errno)),
             }
         }
     }
@@ -234,6 +294,73 @@ impl Udp {
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// A peer in memory: gives its answer in pieces of one size and then ends or fails.
+    #[derive(Debug)]
+    pub struct Peer {
+        answer: Vec<u8>,
+        piece: usize,
+        end: Result<usize, Errno>,
+        /// What was written to it.
+        pub sent: Vec<u8>,
+    }
+
+    impl Peer {
+        pub fn new(answer: &[u8], piece: usize, end: Result<usize, Errno>) -> Self {
+            Self { answer: answer.to_vec(), piece, end, sent: Vec::new() }
+        }
+    }
+
+    impl ErrorType for Peer {
+        type Error = Broken;
+    }
+
+    impl Read for Peer {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
+            let length = self.piece.min(buffer.len()).min(self.answer.len());
+            if length == 0 {
+                return self.end.map_err(Broken);
+            }
+            buffer[..length].copy_from_slice(&self.answer[..length]);
+            self.answer.drain(..length);
+            Ok(length)
+        }
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+            // Takes half at most, as a socket with a full buffer does.
+            let taken = bytes.len().div_ceil(2);
+            self.sent.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> Result<(), Broken> {
+            Ok(())
+        }
+    }
+
+    impl Stream for Peer {
+        fn set_deadline(&mut self, _: Instant) {}
+    }
+
+    #[test]
+    fn errors_have_the_kinds_of_embedded_io() {
+        use embedded_io::Error as _;
+        for (errno, kind) in [
+            (Errno::TIMEDOUT, ErrorKind::TimedOut),
+            (Errno::CONNRESET, ErrorKind::ConnectionReset),
+            (Errno::IO, ErrorKind::Other),
+        ] {
+            assert_eq!(Broken(errno).kind(), kind);
         }
     }
 }

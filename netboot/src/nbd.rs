@@ -22,7 +22,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use sys::netlink::{Arguments, Generic};
 
-use crate::io::Tcp;
+use crate::io::{Broken, Stream, Tcp};
 use sys::clock::Instant;
 use sys::errno::Shown;
 
@@ -389,24 +389,35 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Negotiates on a connection until the end.
+/// Negotiates on a new connection until the end.
 fn negotiate(
     peer: SocketAddrV4,
     mut negotiation: Negotiation,
     deadline: Instant,
 ) -> Result<(Tcp, Negotiation), NbdError> {
-    let io = |errno| NbdError::Io(peer, errno);
-    let tcp = Tcp::connect(peer, false, deadline).map_err(io)?;
+    let tcp = Tcp::connect(peer, false, deadline);
+    let mut tcp = tcp.map_err(|errno| NbdError::Io(peer, errno))?;
+    converse(peer, &mut tcp, &mut negotiation)?;
+    Ok((tcp, negotiation))
+}
+
+/// Negotiates on a connection until the end. `peer` is for the errors.
+fn converse(
+    peer: SocketAddrV4,
+    stream: &mut impl Stream,
+    negotiation: &mut Negotiation,
+) -> Result<(), NbdError> {
+    let io = |Broken(errno)| NbdError::Io(peer, errno);
     let mut buffer = [0u8; 4096];
     while !negotiation.is_done() {
-        let length = tcp.read(&mut buffer, deadline).map_err(io)?;
+        let length = stream.read(&mut buffer).map_err(io)?;
         if length == 0 {
-            return Err(io(Errno::CONNRESET));
+            return Err(io(Broken(Errno::CONNRESET)));
         }
         let answer = negotiation.push(buffer.get(..length).unwrap_or_default())?;
-        tcp.write_all(&answer, deadline).map_err(io)?;
+        stream.write_all(&answer).map_err(io)?;
     }
-    Ok((tcp, negotiation))
+    Ok(())
 }
 
 /// Connections to an export, ready for the kernel.
@@ -529,6 +540,7 @@ fn sockets(sockets: &[OwnedFd]) -> Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::tests::Peer;
     use proptest::prelude::*;
 
     const HELLO: &[u8] = b"NBDMAGICIHAVEOPT\x00\x03";
@@ -595,6 +607,28 @@ mod tests {
         nbd.push(&reply(3, 2, b"\0\0\xff\xffbad")).unwrap();
         nbd.push(&reply(3, 1, b"")).unwrap();
         assert_eq!(nbd.exports(), ["live", ""]);
+    }
+
+    #[test]
+    fn servers_may_dribble_cut_and_fail() {
+        let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT);
+        let mut answers = HELLO.to_vec();
+        answers.extend(reply(7, 3, b"\0\0\0\0\0\0\0\x10\0\0\x01\x03"));
+        answers.extend(reply(7, 1, b""));
+        let run = |mut peer: Peer| {
+            let mut nbd = Negotiation::new("live").unwrap();
+            converse(server, &mut peer, &mut nbd).map(|()| (nbd.export().unwrap().size, peer.sent))
+        };
+        for piece in [1, 5, 4096] {
+            let (size, sent) = run(Peer::new(&answers, piece, Ok(0))).unwrap();
+            assert_eq!((size, &sent[4..12]), (0x10_0000, &b"IHAVEOPT"[..]));
+        }
+        for end in [0, 9, 18, 30, answers.len() - 1] {
+            let cut = run(Peer::new(&answers[..end], 1, Ok(0)));
+            assert_eq!(cut, Err(NbdError::Io(server, Errno::CONNRESET)), "after {end} bytes");
+            let late = run(Peer::new(&answers[..end], 1, Err(Errno::TIMEDOUT)));
+            assert_eq!(late, Err(NbdError::Io(server, Errno::TIMEDOUT)), "after {end} bytes");
+        }
     }
 
     proptest! {

@@ -6,12 +6,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::{Ipv4Addr, SocketAddrV4};
 
 use rustix::io::Errno;
 
 use super::url::Url;
-use crate::io::Tcp;
+use crate::io::{self, Broken};
 use sys::clock::Instant;
 
 /// The longest reply, all its lines together.
@@ -133,10 +132,10 @@ pub fn parse_pasv(text: &str) -> Option<u16> {
 
 /// A file coming in.
 #[derive(Debug)]
-pub struct Stream {
-    control: Tcp,
+pub struct Stream<S> {
+    control: S,
     replies: Replies,
-    data: Tcp,
+    data: S,
     /// The control connection has confirmed the end.
     confirmed: bool,
     /// Size of the whole file, when the server tells.
@@ -145,21 +144,19 @@ pub struct Stream {
     pub start: u64,
 }
 
-impl Stream {
+impl<S: io::Stream> Stream<S> {
     /// Logs in and asks for a file from byte `from` on; from the start when the
-    /// server cannot restart.
+    /// server cannot restart. `connect` opens a connection to a port of the server.
     ///
     /// # Errors
     /// The server's refusal, or the connection's failure.
     pub fn open(
         url: &Url,
-        server: Ipv4Addr,
         from: u64,
-        deadline: Instant,
-    ) -> Result<Stream, FtpError> {
-        let peer = SocketAddrV4::new(server, url.port);
-        let tcp = Tcp::connect(peer, false, deadline).map_err(FtpError::Io)?;
-        let mut control = Control { tcp, replies: Replies::default(), deadline };
+        connect: &mut dyn FnMut(u16) -> Result<S, Errno>,
+    ) -> Result<Self, FtpError> {
+        let peer = connect(url.port).map_err(FtpError::Io)?;
+        let mut control = Control { peer, replies: Replies::default() };
         let greeting = control.reply()?;
         if greeting.code != 220 {
             return Err(refused(greeting));
@@ -195,12 +192,11 @@ impl Stream {
             if from > 0 && control.ask("REST", &format!("{from}"))?.code == 350 {
                 start = from;
             }
-            let data = Tcp::connect(SocketAddrV4::new(server, port), false, deadline)
-                .map_err(FtpError::Io)?;
+            let data = connect(port).map_err(FtpError::Io)?;
             let answer = control.ask("RETR", &name)?;
             match answer.code {
                 125 | 150 => {
-                    let Control { tcp: control, replies, .. } = control;
+                    let Control { peer: control, replies } = control;
                     return Ok(Stream { control, replies, data, confirmed: false, size, start });
                 }
                 _ => last = refused(answer),
@@ -214,11 +210,13 @@ impl Stream {
     /// # Errors
     /// When the connection fails or ends too early.
     pub fn read(&mut self, out: &mut [u8], deadline: Instant) -> Result<usize, FtpError> {
-        let length = self.data.read(out, deadline).map_err(FtpError::Io)?;
+        self.data.set_deadline(deadline);
+        let length = self.data.read(out)?;
         if length > 0 || self.confirmed {
             return Ok(length);
         }
-        match read_reply(&self.control, &mut self.replies, deadline)? {
+        self.control.set_deadline(deadline);
+        match read_reply(&mut self.control, &mut self.replies)? {
             Reply { code: 226 | 250, .. } => {
                 self.confirmed = true;
                 Ok(0)
@@ -229,19 +227,24 @@ impl Stream {
     }
 }
 
+impl From<Broken> for FtpError {
+    fn from(Broken(errno): Broken) -> Self {
+        FtpError::Io(errno)
+    }
+}
+
 fn refused(reply: Reply) -> FtpError {
     FtpError::Refused(reply.code, reply.text)
 }
 
-struct Control {
-    tcp: Tcp,
+struct Control<S> {
+    peer: S,
     replies: Replies,
-    deadline: Instant,
 }
 
-impl Control {
+impl<S: io::Stream> Control<S> {
     fn reply(&mut self) -> Result<Reply, FtpError> {
-        read_reply(&self.tcp, &mut self.replies, self.deadline)
+        read_reply(&mut self.peer, &mut self.replies)
     }
 
     fn ask(&mut self, command: &str, argument: &str) -> Result<Reply, FtpError> {
@@ -252,7 +255,7 @@ impl Control {
     }
 
     fn send(&mut self, line: &str) -> Result<(), FtpError> {
-        self.tcp.write_all(line.as_bytes(), self.deadline).map_err(FtpError::Io)
+        Ok(self.peer.write_all(line.as_bytes())?)
     }
 
     fn passive(&mut self) -> Result<u16, FtpError> {
@@ -272,13 +275,13 @@ impl Control {
     }
 }
 
-fn read_reply(tcp: &Tcp, replies: &mut Replies, deadline: Instant) -> Result<Reply, FtpError> {
+fn read_reply(peer: &mut impl io::Stream, replies: &mut Replies) -> Result<Reply, FtpError> {
     let mut buffer = [0u8; 1024];
     loop {
         if let Some(reply) = replies.next_reply()? {
             return Ok(reply);
         }
-        match tcp.read(&mut buffer, deadline).map_err(FtpError::Io)? {
+        match peer.read(&mut buffer)? {
             0 => return Err(FtpError::CutShort),
             length => replies.push(buffer.get(..length).unwrap_or_default())?,
         }
@@ -288,6 +291,8 @@ fn read_reply(tcp: &Tcp, replies: &mut Replies, deadline: Instant) -> Result<Rep
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::tests::Peer;
+    use alloc::vec;
     use proptest::prelude::*;
 
     #[test]
@@ -305,6 +310,42 @@ mod tests {
         bad.push(b"HTTP/1.1 400\r\n").unwrap();
         assert_eq!(bad.next_reply(), Err(FtpError::Malformed));
         assert!(Replies::default().push(&[b'x'; MAX_REPLY + 1]).is_err());
+    }
+
+    #[test]
+    fn a_file_comes_over_peers_that_dribble_and_cut() {
+        const SESSION: &str = "220 hello\r\n331 password\r\n230 in\r\n200 binary\r\n213 5\r\n\
+                               229 ok (|||4000|)\r\n350 from there\r\n150 coming\r\n";
+        let fetch = |end: &str, data: Peer| {
+            let session = [SESSION, end].concat();
+            let mut peers = vec![data, Peer::new(session.as_bytes(), 1, Ok(0))];
+            let mut ports = Vec::new();
+            let mut connect = |port| {
+                ports.push(port);
+                peers.pop().ok_or(Errno::CONNREFUSED)
+            };
+            let url = Url::parse("ftp://server/live/file").unwrap();
+            let mut stream = Stream::open(&url, 2, &mut connect)?;
+            assert_eq!((stream.size, stream.start, ports), (Some(5), 2, vec![21, 4000]));
+            let commands = "USER anonymous\r\nPASS bellwether@\r\nTYPE I\r\nSIZE live/file\r\n\
+                            EPSV\r\nREST 2\r\nRETR live/file\r\n";
+            assert_eq!(String::from_utf8_lossy(&stream.control.sent), commands);
+            let mut file = Vec::new();
+            let mut buffer = [0; 9];
+            loop {
+                match stream.read(&mut buffer, Instant::now())? {
+                    0 => return Ok(file),
+                    length => file.extend_from_slice(&buffer[..length]),
+                }
+            }
+        };
+        let whole = || Peer::new(b"llo", 1, Ok(0));
+        assert_eq!(fetch("226 done\r\n", whole()).unwrap(), b"llo");
+        // Without the server's word the end of the data is no end of the file.
+        assert_eq!(fetch("", whole()), Err(FtpError::CutShort));
+        assert_eq!(fetch("426 broken\r\n", whole()), Err(FtpError::CutShort));
+        let broken = Peer::new(b"l", 1, Err(Errno::CONNRESET));
+        assert_eq!(fetch("226 done\r\n", broken), Err(FtpError::Io(Errno::CONNRESET)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use core::fmt;
 use rustix::io::Errno;
 
 use super::url::Url;
-use crate::io::Tcp;
+use crate::io::{self, Broken};
 use sys::clock::Instant;
 
 /// The longest response head that is read.
@@ -50,6 +50,12 @@ impl fmt::Display for HttpError {
             HttpError::CutShort => f.write_str("the connection ended in the middle"),
             HttpError::Io(errno) => write!(f, "{}", sys::errno::Shown(*errno)),
         }
+    }
+}
+
+impl From<Broken> for HttpError {
+    fn from(Broken(errno): Broken) -> Self {
+        HttpError::Io(errno)
     }
 }
 
@@ -323,8 +329,8 @@ impl Body {
 
 /// A file coming in.
 #[derive(Debug)]
-pub struct Stream {
-    tcp: Tcp,
+pub struct Stream<S> {
+    peer: S,
     buffer: Vec<u8>,
     /// What of the buffer is not used up yet.
     start: usize,
@@ -332,16 +338,16 @@ pub struct Stream {
     body: Body,
 }
 
-impl Stream {
+impl<S: io::Stream> Stream<S> {
     /// Sends a request and reads the response head. Redirections and errors are
     /// heads like any other.
     ///
     /// # Errors
-    /// When no usable head comes before the deadline.
-    pub fn open(tcp: Tcp, request: &[u8], deadline: Instant) -> Result<(Head, Stream), HttpError> {
-        tcp.write_all(request, deadline).map_err(HttpError::Io)?;
+    /// When no usable head comes before the connection's deadline.
+    pub fn open(mut peer: S, request: &[u8]) -> Result<(Head, Self), HttpError> {
+        peer.write_all(request)?;
         let mut stream =
-            Stream { tcp, buffer: vec![0; BUFFER], start: 0, end: 0, body: Body::Done };
+            Stream { peer, buffer: vec![0; BUFFER], start: 0, end: 0, body: Body::Done };
         loop {
             let got = stream.buffer.get(..stream.end).unwrap_or_default();
             match parse_head(got)? {
@@ -357,7 +363,7 @@ impl Stream {
                 }
                 None => {
                     let room = stream.buffer.get_mut(stream.end..).unwrap_or_default();
-                    match stream.tcp.read(room, deadline).map_err(HttpError::Io)? {
+                    match stream.peer.read(room)? {
                         0 => return Err(HttpError::CutShort),
                         length => stream.end = stream.end.saturating_add(length),
                     }
@@ -371,6 +377,7 @@ impl Stream {
     /// # Errors
     /// When the connection fails or ends too early.
     pub fn read(&mut self, out: &mut [u8], deadline: Instant) -> Result<usize, HttpError> {
+        self.peer.set_deadline(deadline);
         loop {
             if self.body == Body::Done || out.is_empty() {
                 return Ok(0);
@@ -399,7 +406,7 @@ impl Stream {
             };
             if direct > 0 {
                 let room = out.get_mut(..direct).unwrap_or_default();
-                let length = self.tcp.read(room, deadline).map_err(HttpError::Io)?;
+                let length = self.peer.read(room)?;
                 if length == 0 {
                     let whole = self.body == Body::UntilClose;
                     self.body = Body::Done;
@@ -408,7 +415,7 @@ impl Stream {
                 self.body.take(out.get(..length).unwrap_or_default())?;
                 return Ok(length);
             }
-            match self.tcp.read(&mut self.buffer, deadline).map_err(HttpError::Io)? {
+            match self.peer.read(&mut self.buffer)? {
                 0 => return Err(HttpError::CutShort),
                 length => (self.start, self.end) = (0, length),
             }
@@ -419,6 +426,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::tests::Peer;
     use proptest::prelude::*;
 
     fn url(text: &str) -> Url {
@@ -504,6 +512,42 @@ mod tests {
         for bad in [&b"x\r\n"[..], b"\r\n", b"11111111111111111\r\n", b"1\r\nab"] {
             assert!(run(Body::new(&head), bad, 3).is_err(), "{bad:?}");
         }
+    }
+
+    /// Fetches from a peer in the way that a download does.
+    fn fetch(peer: Peer) -> Result<Vec<u8>, HttpError> {
+        let (_, mut stream) = Stream::open(peer, b"GET")?;
+        assert_eq!(stream.peer.sent, b"GET");
+        let mut file = Vec::new();
+        let mut buffer = [0; 7];
+        loop {
+            match stream.read(&mut buffer, Instant::now())? {
+                0 => return Ok(file),
+                length => file.extend_from_slice(&buffer[..length]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_comes_over_peers_that_dribble_cut_and_fail() {
+        let answers: [&[u8]; 3] = [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+              5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\nhello world",
+        ];
+        for (at, answer) in answers.iter().enumerate() {
+            for piece in [1, 2, 3, 7, 4096] {
+                assert_eq!(fetch(Peer::new(answer, piece, Ok(0))).unwrap(), b"hello world");
+            }
+            let cut = &answer[..answer.len() - 6];
+            let reset = Peer::new(cut, 1, Err(Errno::CONNRESET));
+            assert_eq!(fetch(reset), Err(HttpError::Io(Errno::CONNRESET)));
+            // Only a length or chunks tell a cut from the end.
+            let expected = if at == 2 { Ok(b"hello".to_vec()) } else { Err(HttpError::CutShort) };
+            assert_eq!(fetch(Peer::new(cut, 1, Ok(0))), expected);
+        }
+        assert_eq!(fetch(Peer::new(b"HTTP/1.1 2", 1, Ok(0))), Err(HttpError::CutShort));
     }
 
     proptest! {

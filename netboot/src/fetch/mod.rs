@@ -152,8 +152,8 @@ impl FetchError {
 /// A connection that brings the file.
 #[derive(Debug)]
 enum Connection {
-    Http(http::Stream),
-    Ftp(ftp::Stream),
+    Http(http::Stream<Tcp>),
+    Ftp(ftp::Stream<Tcp>),
     Tftp(TftpStream),
 }
 
@@ -318,7 +318,9 @@ impl Download {
             Scheme::Http => self.connect_http(deadline),
             Scheme::Ftp => {
                 let server = self.address(&self.url.host, self.url.port)?;
-                let stream = ftp::Stream::open(&self.url, *server.ip(), self.position, deadline)
+                let mut connect =
+                    |port| Tcp::connect(SocketAddrV4::new(*server.ip(), port), false, deadline);
+                let stream = ftp::Stream::open(&self.url, self.position, &mut connect)
                     .map_err(FetchError::Ftp)?;
                 self.settle(stream.size, stream.start)?;
                 self.connection = Some(Connection::Ftp(stream));
@@ -348,8 +350,7 @@ impl Download {
                 .map_err(|errno| FetchError::Connect(peer, errno))?;
             let validator = self.validator.as_deref();
             let request = http::request(&self.url, self.position, validator, proxy.is_some());
-            let (head, stream) =
-                http::Stream::open(tcp, &request, deadline).map_err(FetchError::Http)?;
+            let (head, stream) = http::Stream::open(tcp, &request).map_err(FetchError::Http)?;
             match head.status {
                 200 | 206 => {
                     http::check_encoding(&head, &self.url).map_err(FetchError::Http)?;

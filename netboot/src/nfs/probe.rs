@@ -20,8 +20,9 @@ use cmdline::plan::NfsVersion;
 use rustix::io::Errno;
 
 use super::rpc::{Call, Decoder, Encoder, Records, Refusal, parse_reply};
-use crate::io::Tcp;
+use crate::io::{Broken, Tcp};
 use crate::random::random;
+use embedded_io::{Read as _, Write as _};
 use sys::clock::Instant;
 use sys::errno::Shown;
 
@@ -374,12 +375,13 @@ fn exchange(
     let unreachable = |errno| Failure::Unreachable { service, port, errno };
     let refused = |refusal| Failure::Refused { service, port, refusal };
     let peer = SocketAddrV4::new(address, port);
-    let tcp = Tcp::connect(peer, service != Service::Portmapper, deadline).map_err(unreachable)?;
-    tcp.write_all(&call.to_record(), deadline).map_err(unreachable)?;
+    let mut tcp =
+        Tcp::connect(peer, service != Service::Portmapper, deadline).map_err(unreachable)?;
+    tcp.write_all(&call.to_record()).map_err(|Broken(errno)| unreachable(errno))?;
     let mut records = Records::default();
     let mut buffer = [0u8; 2048];
     loop {
-        let length = tcp.read(&mut buffer, deadline).map_err(unreachable)?;
+        let length = tcp.read(&mut buffer).map_err(|Broken(errno)| unreachable(errno))?;
         if length == 0 {
             return Err(unreachable(Errno::CONNRESET));
         }
