@@ -308,8 +308,11 @@ pub(crate) mod tests {
     use super::*;
     use crate::dhcp::lease::Header;
     use crate::dhcp::options::Options;
+    use crate::network::NetworkUp;
+    use alloc::boxed::Box;
     use cmdline::plan::{Addressing, DhcpRequest, LinkChoice, Seconds};
     use proptest::prelude::*;
+    use sys::clock::Instant;
 
     pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -348,6 +351,20 @@ pub(crate) mod tests {
             file: &[],
         };
         Lease::read(header, &all)
+    }
+
+    /// A network with a lease of these options.
+    pub fn up(options: &[u8]) -> NetworkUp {
+        let lease = lease(options);
+        NetworkUp {
+            device: "eth0".into(),
+            index: 2,
+            mac: Some([0x52, 0x54, 0, 1, 2, 3]),
+            config: Config::from_lease(&lease, &plan()),
+            lease: Some(Box::new(lease)),
+            known_boot_server: None,
+            since: Instant::from_millis(12_345),
+        }
     }
 
     fn route(destination: [u8; 4], prefix: u8, gateway: Option<[u8; 4]>) -> Route {

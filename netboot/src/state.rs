@@ -202,24 +202,8 @@ pub fn json(up: &NetworkUp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::config::tests::{lease, plan};
-    use alloc::boxed::Box;
+    use crate::config::tests::up;
     use proptest::prelude::*;
-    use sys::clock::Instant;
-
-    fn up(options: &[u8]) -> NetworkUp {
-        let lease = lease(options);
-        NetworkUp {
-            device: "eth0".into(),
-            index: 2,
-            mac: Some([0x52, 0x54, 0, 1, 2, 3]),
-            config: Config::from_lease(&lease, &plan()),
-            lease: Some(Box::new(lease)),
-            known_boot_server: None,
-            since: Instant::from_millis(12_345),
-        }
-    }
 
     #[test]
     fn klibcs_file() {

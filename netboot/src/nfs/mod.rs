@@ -439,24 +439,8 @@ fn mount_now(source: &str, options: &Options, target: &str) -> Result<(), MountE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::config::tests::{lease, plan};
-    use alloc::boxed::Box;
+    use crate::config::tests::up;
     use proptest::prelude::*;
-    use sys::clock::Instant;
-
-    fn up(options: &[u8]) -> NetworkUp {
-        let lease = lease(options);
-        NetworkUp {
-            device: "eth0".into(),
-            index: 2,
-            mac: None,
-            config: Config::from_lease(&lease, &plan()),
-            lease: Some(Box::new(lease)),
-            known_boot_server: None,
-            since: Instant::ZERO,
-        }
-    }
 
     fn source(server: Server, path: Option<&str>) -> NfsSource {
         NfsSource {
