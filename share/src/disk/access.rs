@@ -1,7 +1,8 @@
 //! Which disks there are, and which client may open which.
 
 use super::device::Disk;
-use super::store::{Image, Store, address};
+use super::store::{Image, Store};
+use cmdline::plan::Mac;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -58,7 +59,7 @@ impl Disks {
         let own = name.strip_prefix(OWN_DISK).map(|mac| (mac, None));
         let found = own.or_else(|| self.images.iter().find_map(below));
         let (mac, image) = found.ok_or(Refused::Unknown)?;
-        let mac = mac.parse::<Mac>().ok().ok_or(Refused::Unknown)?;
+        let mac = mac.parse::<Mac>().map_err(|()| Refused::Unknown)?;
         if client.parse() != Ok(mac) {
             return Err(Refused::NotYours(format!("it is of {mac}, and you are {client}")));
         }
