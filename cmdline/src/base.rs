@@ -3,7 +3,7 @@
 //!
 //! Follows the kernel's `kernel-parameters.txt` and initramfs-tools' `init`. What a
 //! failed boot does is spelled out here for all dialects. Where a peer drops to a
-//! prompt that nobody may be sitting at, the answer is a menu that tries again by
+//! prompt at a console that may have no user, the answer is a menu that tries again by
 //! itself.
 
 use alloc::string::String;
@@ -158,7 +158,7 @@ fn failure(d: &mut Draft<'_>) -> FailurePlan {
             Ok(n) if n < 0 => OnFailure::Reboot(Seconds(0)),
             Ok(n) => OnFailure::Reboot(Seconds(u32::try_from(n).unwrap_or(u32::MAX))),
             Err(_) => {
-                // initramfs-tools stops for ever here, which nobody means by a typo.
+                // initramfs-tools stops for ever here, which no typing error means.
                 d.warn_word(
                     "panic",
                     value,

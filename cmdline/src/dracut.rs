@@ -39,7 +39,7 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.live.overlay.reset" Switch Keep "Empty the kept changes first.";
     "rd.live.overlay.thin" Switch Idle "A thin snapshot is not made; an ordinary one is.";
     "rd.live.overlay.cowfs" Text Idle "No partition is created for changes.";
-    "rd.live.overlay.nouserconfirmprompt" OptText Idle "Nobody is asked anyway.";
+    "rd.live.overlay.nouserconfirmprompt" OptText Idle "There is no prompt anyway.";
     "rd.overlay" OptText Keep "Alone: overlayfs in memory. Otherwise DEVICE[:PATH], LABEL=…, tmpfs:size=…, or none.";
     "rd.overlayfs" OptText Local "The same.";
     "rd.overlay.readonly" Switch Keep "The kept changes stay read-only under this session's.";

@@ -225,7 +225,7 @@ pub fn parse(text: &str, form: Form) -> Option<Ip> {
             ip.client = Some(address);
             return Some(ip);
         }
-        // Nobody's syntax, but what is meant is plain: `ip=eth0`.
+        // No dialect's syntax, but its meaning is plain: `ip=eth0`.
         if is_device_name(word)
             && word.starts_with(|c: char| c.is_ascii_alphabetic())
             && word.ends_with(|c: char| c.is_ascii_digit())

@@ -156,7 +156,7 @@ pub enum Fate {
     Ignored,
     /// A word of another dialect than the one in force.
     Foreign(Dialect),
-    /// Known to nobody; kept for the real init.
+    /// No dialect knows it; kept for the real init.
     Unknown,
 }
 
@@ -986,7 +986,7 @@ const POINTS: [(&str, &str); 6] = [
 ];
 
 /// The step of a boot that a breakpoint stops before; a step's own name is a point
-/// too. `None` for a point that nobody knows.
+/// too. `None` for an unknown point.
 #[cfg(feature = "all")]
 #[must_use]
 pub fn point(name: &str) -> Option<&'static str> {

@@ -51,7 +51,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let scan = Source::Scan(rule);
     let found = if from.is_empty() || from == "ask" {
         if from == "ask" {
-            d.warn("from=ask", &("nobody is asked; every drive is looked at", ""));
+            d.warn("from=ask", &("there is no prompt; every drive is searched", ""));
         }
         scan
     } else if text::has(from, "://") {

@@ -275,7 +275,7 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         d.fatal(
             "",
             &(
-                "no server is named, and without DHCP nobody else can name one",
+                "no server is named, and without DHCP no other source can name one",
                 "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp",
             ),
         );

@@ -1,7 +1,7 @@
 //! Mandriva's and Mageia's stage1: `automatic=`, `rescue`, `kamethod`.
 //!
 //! Read from mdk-stage1 (2005 to 2018) and from IGGI's document for the Dolly words.
-//! Where stage1 leaves automatic mode and asks, nobody can be asked here: that is an
+//! Where stage1 leaves automatic mode and asks, there is no prompt here: that is an
 //! error of the line. `automatic=` entries, unlike words, have short aliases; both
 //! spellings and the `net` of the documents are taken, the first of a key wins.
 //!
@@ -31,7 +31,7 @@ words! { STAGE1, STAGE1_DOCS:
     "keepmounted" OptText Idle "The medium always stays mounted.";
     "noauto" OptText Idle "Hardware is always looked for.";
     "netauto" OptText Pass "For the installer.";
-    "changedisk" OptText Idle "Nobody is asked to change a disk.";
+    "changedisk" OptText Idle "There is no prompt to change a disk.";
     "updatemodules" OptText Idle "No modules are read from floppies.";
     "thirdparty" OptText Idle "No modules are read from floppies.";
     "debugstage1" OptText Soft "Everything on the console.";
@@ -135,7 +135,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         d.fatal(
             "",
             &(
-                "stage1 would ask every question, and nobody is asked here",
+                "stage1 would ask every question, and there is no prompt here",
                 "automatic=method:nfs,interface:auto,network:dhcp,server:SERVER,directory:/PATH",
             ),
         );

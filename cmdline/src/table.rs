@@ -3,7 +3,7 @@
 //!
 //! A dialect is a [`Grammar`]: tables of [`Spec`]s and one function that builds the
 //! plan. That function asks a [`Draft`] for words by name; asking is what marks a
-//! word as used. Whatever a table knows and nobody asked for had no effect, and is
+//! word as used. Whatever a table knows and no dialect asked for had no effect, and is
 //! reported without the dialect having to think of it: `nfsroot=` beside
 //! `netboot=url`, a persistence label without `persistence`.
 //!

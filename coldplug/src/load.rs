@@ -259,7 +259,7 @@ impl<'a> Loader<'a> {
             let forked = if module.class().intersects(SLOW) {
                 let this = &*self;
                 fork(|| {
-                    // Probing may take its time; whoever waits for it must not.
+                    // Probing may sleep; the waiting process must not.
                     let _ = setpriority_process(None, 0);
                     match this.insert(id) {
                         Ok(()) => 0,

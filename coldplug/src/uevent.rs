@@ -107,7 +107,7 @@ impl Socket {
         loop {
             match recvfrom(&self.fd, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
                 Ok((length, _, sender)) => {
-                    // Anybody may send to the group; only port 0 is the kernel.
+                    // Any process may send to the group; only port 0 is the kernel.
                     let from_kernel = sender
                         .and_then(|address| netlink::SocketAddrNetlink::try_from(address).ok())
                         .is_some_and(|address| address.pid() == 0);

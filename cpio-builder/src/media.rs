@@ -178,7 +178,7 @@ pub fn iso(medium: &Medium, draft: &Draft) -> Result<(), Error> {
         run = run.arg("-map").arg(from).arg(format!("/{}", to.trim_start_matches('/')));
     }
     run = run.args(["-chown_r", "0", "/", "--", "-chgrp_r", "0", "/", "--"]);
-    // Whoever made the files had a umask; a medium is for all to read.
+    // The files were made under some umask; a medium must be readable for all.
     run = run.args(["-chmod_r", "a+r,u+w,go-w", "/", "--"]);
     run = run.args(["-find", "/", "-type", "d", "-exec", "chmod", "0755", "--"]);
     run = run.args(["-alter_date_r", "b", &time, "/", "--"]);

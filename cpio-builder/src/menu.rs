@@ -72,7 +72,7 @@ impl Entry {
 /// for iPXE.
 ///
 /// # Errors
-/// None of these texts is anybody's, so none in practice.
+/// None in practice: the texts are constants.
 pub fn disk_menus(mac: &str) -> Result<[(String, String); 4], MenuError> {
     let mac = mac.to_ascii_lowercase();
     let dashes = mac.replace(':', "-");

@@ -273,7 +273,7 @@ impl KernelTree {
     }
 
     /// Modules that a name or alias stands for, as `modprobe` would take it.
-    /// `None` if nobody knows it; an empty list if it is built in.
+    /// `None` if it is unknown; an empty list if it is built in.
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<Vec<usize>> {
         let name = normalise_name(name);

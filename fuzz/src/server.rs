@@ -52,7 +52,7 @@ static SERVER: LazyLock<(Server, Vec<u8>)> = LazyLock::new(|| {
     let tree = Arc::new(tree.expect("our own sources can be read"));
     let export = Export { path: "/srv/live".to_owned(), tree };
     let server = Server { exports: vec![export], port: 2049 };
-    // Transaction 1, a call, RPC 2, MOUNT version 3, MNT, nobody's credentials, the path.
+    // Transaction 1, a call, RPC 2, MOUNT version 3, MNT, AUTH_NONE, the path.
     let words = [1, 0, 2, 100_005, 3, 1, 0, 0, 0, 0, 9u32];
     let mut call: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     call.extend_from_slice(b"/srv/live\0\0\0");

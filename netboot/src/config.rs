@@ -40,7 +40,7 @@ pub struct Config {
     pub prefix: u8,
     /// Broadcast address; none for prefixes 31 and 32.
     pub broadcast: Option<Ipv4Addr>,
-    /// MTU in bytes, when somebody asked for one.
+    /// MTU in bytes, when the line or the DHCP server set one.
     pub mtu: Option<u16>,
     /// In the order in which they are set: a route comes after those it needs.
     pub routes: Vec<Route>,
@@ -52,7 +52,7 @@ pub struct Config {
     pub domain: String,
     /// Search list; empty when the domain will do.
     pub search: Vec<String>,
-    /// Host name; empty when nobody gave one.
+    /// Host name; empty when neither the line nor the DHCP server gave one.
     pub hostname: String,
     /// NIS domain; may be empty.
     pub nis_domain: String,

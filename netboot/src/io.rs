@@ -198,7 +198,7 @@ impl AsFd for Tcp {
     }
 }
 
-/// A UDP socket that talks to whoever answers.
+/// A UDP socket that takes answers from any peer.
 #[derive(Debug)]
 pub struct FreeUdp {
     fd: OwnedFd,
@@ -215,7 +215,7 @@ impl FreeUdp {
         Ok(FreeUdp { fd })
     }
 
-    /// From now on talks to this peer only, and hears when nobody is there any more.
+    /// From now on talks to this peer only, and hears when the peer is gone.
     ///
     /// # Errors
     /// The kernel's.

@@ -6,7 +6,7 @@
 //! `NBD_OPT_LIST` to say which exports there are when the wanted one is not. The
 //! kernel side is the generic netlink interface `nbd` (`linux/nbd-netlink.h`,
 //! Linux 4.12). It needs no process for reading and writing; it cannot connect anew
-//! by itself, though: whoever notices that a connection is lost gives it another
+//! by itself, though: the process that sees a lost connection gives it another
 //! one by [`reconnect`], and until then it lets readers and writers wait.
 //!
 //! Not done: TLS, the old style.

@@ -274,7 +274,7 @@ impl Network {
         let mut links = self.route.links()?;
         for link in &mut links {
             classify(link);
-            // Everything that talks to itself expects it, and nobody else sets it up.
+            // Everything that talks to itself expects it, and no other program sets it up.
             if link.flags & FLAG_LOOPBACK != 0 && !link.is_up() {
                 let _ = self.route.set_up(link.index, true);
             }

@@ -46,7 +46,7 @@ pub struct Subsystem {
 /// Why there is no device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NvmeError {
-    /// Nobody answers there.
+    /// No server answers there.
     Connect(SocketAddrV4, Errno),
     /// The kernel cannot be asked.
     Kernel(Errno),
@@ -134,7 +134,7 @@ fn subsystem(record: &[u8]) -> Option<Subsystem> {
 /// out before; this may take `limit`.
 ///
 /// # Errors
-/// When nobody answers, or the server refuses. `EALREADY` inside of
+/// When no server answers, or the server refuses. `EALREADY` inside of
 /// [`NvmeError::Refused`] when there is a connection already.
 pub fn connect(subsystem: &Subsystem, host: &str, limit: Duration) -> Result<u32, NvmeError> {
     let server = subsystem.server;

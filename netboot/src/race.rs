@@ -2,7 +2,7 @@
 //! answer wins.
 //!
 //! Why: trying one network card after the other costs the sum of all their
-//! time-outs, and the cards that cost most are those that nobody cabled. Here a
+//! time-outs, and the cards that cost most are those without a cable. Here a
 //! dead port costs nothing, a port whose carrier comes late joins late, and a
 //! card whose driver is still loading joins when it appears.
 //!
@@ -709,7 +709,7 @@ impl Race {
         }
     }
 
-    /// Takes a link that somebody configured before us, when the plan allows it.
+    /// Takes a link that was configured before us, when the plan allows it.
     fn look_for_configured(&mut self) {
         if self.winner.is_some() {
             return;

@@ -69,9 +69,9 @@ impl fmt::Display for Refusal {
 pub enum Error {
     /// It is no name.
     NotAName(String),
-    /// There is nobody to ask.
+    /// There is no name server to ask.
     NoServers(String),
-    /// Nobody knew.
+    /// No name server knows the name.
     Failed {
         /// The name.
         name: String,
@@ -266,7 +266,7 @@ impl Resolver {
     /// name servers say. Blocks for `limit` at most.
     ///
     /// # Errors
-    /// When nobody knows the name.
+    /// When no name server knows the name.
     pub fn resolve(&self, name: &str, hosts: &str, limit: Duration) -> Result<Ipv4Addr, Error> {
         if let Ok(address) = name.parse::<Ipv4Addr>() {
             return Ok(address);
@@ -288,7 +288,7 @@ impl Resolver {
         for full in candidates(name, &self.search) {
             match self.ask_all(&full, deadline, &mut answers) {
                 Ok(address) => return Ok(address),
-                // Nobody is there: other names will not change that.
+                // No server is there: other names will not change that.
                 Err(Refusal::Unreachable(_)) => break,
                 Err(_) => {}
             }
@@ -406,7 +406,7 @@ mod tests {
         let circle = b"\xc0\x0c\x00\x05\x00\x01\x00\x00\x00\x3c\x00\x02\xc0\x0c";
         let bad = answer(7, "files.lab", 0, &[circle]);
         assert_eq!(parse_answer(&bad, 7, "files.lab"), Some(Err(Refusal::NoAddress)));
-        // Somebody else's address in the answer is not ours.
+        // An address of another name in the answer is not ours.
         let stranger =
             b"\x03nas\x03lab\x00\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x06\x06\x06\x06";
         let bad = answer(7, "files.lab", 0, &[stranger]);

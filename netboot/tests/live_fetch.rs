@@ -185,7 +185,7 @@ fn http_by_nginx() {
     });
     assert_eq!(got, Err(FetchError::Changed));
 
-    // Nobody comes back: given up when the patience ends.
+    // The server does not come back: given up when the patience ends.
     lab.kill("nginx");
     let began = Clock::now();
     let (got, _) = fetch(&lab, "http://10.77.0.1/image", 3, |_| ());

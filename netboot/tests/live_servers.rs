@@ -46,7 +46,7 @@ fn an_nfs_server_is_asked_before_the_kernel_is() {
     std::fs::create_dir_all(directory.join("inner")).unwrap();
     std::fs::write(directory.join("file"), "x").unwrap();
 
-    // Nobody there yet.
+    // No server yet.
     for version in [NfsVersion::V3, NfsVersion::V4_2] {
         let (result, took) = ask(&lab, target("/srv/live", version));
         let failure = result.unwrap_err();
@@ -143,10 +143,10 @@ fn what_is_no_nfs_server_is_told_apart() {
     let result = lab.in_client(|| probe(&what, Duration::from_millis(700)));
     println!("{}", result.clone().unwrap_err());
     assert!(result.is_err() && began.elapsed() < Duration::from_secs(2));
-    // An address where nobody is.
-    let nobody = Target { address: Ipv4Addr::new(10, 77, 0, 99), ..what };
+    // An address without a machine.
+    let absent = Target { address: Ipv4Addr::new(10, 77, 0, 99), ..what };
     let began = Clock::now();
-    let result = lab.in_client(|| probe(&nobody, Duration::from_secs(2)));
+    let result = lab.in_client(|| probe(&absent, Duration::from_secs(2)));
     println!("{}", result.clone().unwrap_err());
     assert!(result.is_err() && began.elapsed() < Duration::from_secs(3));
     // And one that has no route.

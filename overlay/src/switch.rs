@@ -52,7 +52,7 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     mount_move(".", "/").map_err(|errno| fail("move to / from", root, errno))?;
     chroot(".").map_err(|errno| fail("chroot to", root, errno))?;
     chdir("/").map_err(|errno| fail("enter", "/", errno))?;
-    // Memory that nobody can reach any more; the new root is another file system.
+    // Memory that no process can reach any more; the new root is another file system.
     // A child frees it, so that the real init need not wait.
     if new != device
         && sys::process::fork(|| {

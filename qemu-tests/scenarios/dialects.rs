@@ -189,8 +189,8 @@ fn stage1_rescue_by_nfs_cdrom_and_disk() {
     });
 }
 
-/// What four dialects download to memory; then nothing hangs on the network any
-/// more, and its link is left to whoever manages networks.
+/// What four dialects download to memory; then nothing needs the network any
+/// more, and its link is left to the network manager.
 #[test]
 fn four_dialects_over_http() {
     scenario("dialect-http", |lab| {

@@ -105,7 +105,7 @@ fn garbage_options_are_named_and_left_out() {
     });
 }
 
-/// Answers that are no DHCP at all: the screen says that somebody answers, and that
+/// Answers that are no DHCP at all: the screen says that a server answers, and that
 /// it is of no use.
 #[test]
 fn garbage_answers_are_named() {

@@ -19,7 +19,7 @@ fn e1000e_with_the_stock_kernel() {
     });
 }
 
-/// Three cards: one has no cable, on one nobody answers, one works.
+/// Three cards: one has no cable, one has no DHCP server, one works.
 #[test]
 fn dead_and_silent_cards_do_not_matter() {
     scenario("nic-dead-and-silent", |lab| {

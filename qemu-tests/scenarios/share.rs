@@ -243,7 +243,7 @@ fn sweep_secure_boot_alone() {
     boot_and("share-secure-boot", &LIVE_BOOT, alone, secure_uefi, &stages, on);
 }
 
-/// Two networks: one with a router that gives addresses, one where nobody does.
+/// Two networks: one with a router that gives addresses, one without a DHCP server.
 #[test]
 #[ignore = "two machines: cargo xtask test --sweep"]
 fn sweep_two_networks() {
@@ -269,7 +269,7 @@ fn sweep_two_networks() {
 }
 
 /// What a machine changes is on the server; it can be listed, copied and forgotten, and
-/// is nobody else's.
+/// no other client reaches it.
 #[test]
 #[ignore = "boots a whole system twice: cargo xtask test --sweep"]
 fn sweep_settings_that_stay() {
@@ -290,7 +290,7 @@ fn sweep_settings_that_stay() {
         machine.shell(secs(180))?;
         assert_eq!(machine.run("cat /kept")?.trim(), "once");
         // It had no time to say goodbye. What it had open before is not in its way, and
-        // not for long in anybody's.
+        // not for long in any other.
         let connections =
             || lab.run(&["ss", "-Htn", "state", "established", "sport", "=", ":10809"]);
         machine.run("sync")?;
@@ -436,7 +436,7 @@ fn sweep_what_a_person_sees() {
 
 /// Nothing runs or listens any more, and no drive is made of a medium.
 fn nothing_is_left(lab: &Lab) -> Result<()> {
-    // Killed ones that nobody asked about yet do not count.
+    // Killed processes that were not reaped yet do not count.
     let runs = || -> Result<bool> {
         let all = lab.run(&["ps", "-e", "-o", "stat=,comm="])?;
         Ok(all.lines().any(|line| line.contains("bellwether") && !line.starts_with('Z')))
@@ -466,7 +466,7 @@ fn a_client_outlives_a_restart() {
         let state = std::fs::read_dir(state).map_err(qemu_tests::Error::io("look at the state"))?;
         let left: Vec<_> = state.flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["leases-lan"]);
-        // What nobody has read yet, and nothing remembered of what was.
+        // Console text that was not read yet, and nothing remembered of what was.
         machine
             .send_line("echo 3 >/proc/sys/vm/drop_caches; md5sum /usr/sbin/dmsetup; echo ev''en")?;
         lab.knocks(1, secs(60))?;

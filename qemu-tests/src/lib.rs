@@ -62,6 +62,6 @@ pub fn until(
 /// Says what is going on. Not by `eprintln!`, which cargo's test harness keeps to
 /// itself: the first run builds for minutes, and must not look dead.
 pub(crate) fn say(what: impl fmt::Display) {
-    // Without a stderr there is nobody to tell.
+    // Without a stderr there is no reader.
     let _ = writeln!(stderr().lock(), "lab: {what}");
 }

@@ -17,7 +17,7 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("nfs-ganesha", "NFS versions 3 and 4 without the host's kernel"),
     ("nfs-ganesha-vfs", "its exports of directories"),
     ("rpcbind", "port lookups of NFS version 3"),
-    ("netbase", "/etc/services, without which rpcbind hears nobody"),
+    ("netbase", "/etc/services, without which rpcbind hears no client"),
     ("mmdebstrap", "live systems from Debian packages"),
     ("squashfs-tools", "their images"),
     ("xorriso", "their ISOs"),

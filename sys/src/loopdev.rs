@@ -68,7 +68,7 @@ pub fn attach(backing: BorrowedFd<'_>, options: Options) -> Result<Loop, Errno> 
         | flag(options.read_only, LO_FLAGS_READ_ONLY)
         | flag(options.direct_io, LO_FLAGS_DIRECT_IO)
         | flag(options.partitions, LO_FLAGS_PARTSCAN);
-    // Somebody else may take the free device between the two calls.
+    // Another process may take the free device between the two calls.
     for _ in 0..64 {
         // SAFETY: takes no argument and returns a number.
         let free = unsafe {

@@ -23,7 +23,7 @@ pub struct Child {
     pidfd: OwnedFd,
 }
 
-/// Processes that a [`Child`] will reap. Whoever finds no place here is taken for an
+/// Processes that a [`Child`] will reap. A process without a place here is taken for an
 /// orphan; so many at once are never started.
 static OURS: [AtomicI32; 32] = [const { AtomicI32::new(0) }; 32];
 

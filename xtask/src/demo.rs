@@ -17,13 +17,13 @@ use share::options::{Behind, Options};
 use share::session;
 
 /// Boot a Debian live system over an emulated network: PXE ROM, pxelinux, our init, NFS,
-/// overlay, login prompt. Everything is served by `bellwether share`; nobody has to
-/// be root. Leaves you at its console.
+/// overlay, login prompt. `bellwether share` serves it; no step needs root.
+/// Leaves you at its console.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "demo")]
 pub struct Demo {
-    /// end by itself: 0 when the system came up and what was written to it vanished
-    /// with a reboot
+    /// end by itself: 0 when the system came up and a reboot undid what was written
+    /// to it
     #[argh(switch)]
     once: bool,
 }

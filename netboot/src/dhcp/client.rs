@@ -32,7 +32,7 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(4);
 pub const GRACE: Duration = Duration::from_secs(2);
 /// How often an offer is asked for before looking for another.
 const MAX_REQUESTS: u32 = 3;
-/// The longest silence between two remarks that nobody answers.
+/// The longest silence between two messages that no server answers.
 const MAX_REMARK_PAUSE: Duration = Duration::from_secs(30);
 /// What we say we are when the line does not say (option 60).
 pub const DEFAULT_VENDOR_CLASS: &str = "Linux bellwether";
@@ -73,7 +73,7 @@ impl Identity {
 pub struct Needs {
     /// A root path (option 17).
     pub root_path: bool,
-    /// Somebody to boot from who is not just the DHCP server itself.
+    /// A boot server besides the DHCP server itself.
     pub boot_server: bool,
 }
 
@@ -95,7 +95,7 @@ impl Needs {
 pub enum Event {
     /// The first question went out.
     Asking,
-    /// Nobody answered so far.
+    /// No answer so far.
     NoAnswer {
         /// Questions asked.
         tries: u32,
@@ -276,7 +276,7 @@ impl Client {
     /// Deals with an answer.
     fn hear(&mut self, now: Instant, answer: Incoming, output: &mut Output) {
         if answer.transaction != self.transaction || self.began.is_none() {
-            // Somebody's old exchange; too common for a word on the console.
+            // An answer to an older exchange; too common for a word on the console.
             return;
         }
         if answer.kind != Kind::Nak && usable(answer.lease.address).is_none() {

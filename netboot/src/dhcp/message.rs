@@ -156,7 +156,7 @@ pub struct Incoming {
 /// Reads a frame; `None` unless it is a server's DHCP or BOOTP message for `mac`.
 ///
 /// The UDP checksum is not looked at: frames from a virtual machine on the same
-/// host are handed over before anybody filled it in.
+/// host are handed over before the checksum was filled in.
 pub fn read(frame: &[u8], mac: [u8; 6]) -> Option<Incoming> {
     let (bytes, sender) = datagram(frame)?;
     read_bootp(bytes, mac, sender)

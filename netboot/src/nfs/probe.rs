@@ -27,7 +27,7 @@ use sys::clock::Instant;
 use sys::errno::Shown;
 
 const PORTMAPPER: u16 = 111;
-/// Where NFS is when nobody says otherwise.
+/// The port of NFS, unless the line or the portmapper says otherwise.
 pub const NFS_PORT: u16 = 2049;
 /// Where mountd is on servers that fix its port without a portmapper.
 const USUAL_MOUNT_PORT: u16 = 20048;

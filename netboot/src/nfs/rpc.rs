@@ -80,7 +80,7 @@ pub struct Call<'a> {
     pub procedure: u32,
     /// XDR of the arguments.
     pub arguments: &'a [u8],
-    /// Say that root of this machine asks (`AUTH_SYS`); otherwise nobody (`AUTH_NONE`).
+    /// Call as root of this machine (`AUTH_SYS`); otherwise anonymously (`AUTH_NONE`).
     pub root: bool,
 }
 

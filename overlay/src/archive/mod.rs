@@ -9,7 +9,7 @@
 //!
 //! Paths come out relative and without `.`; one with `..` is an error, so that no
 //! archive writes beside the place it is unpacked to. Links inside the archive can
-//! still lead elsewhere: whoever creates files resolves them below the new root.
+//! still lead elsewhere: the caller that creates files resolves them below the new root.
 //! Not read: sparse files, archives in several volumes, old binary cpio.
 
 mod cpio;

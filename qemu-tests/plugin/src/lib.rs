@@ -57,12 +57,12 @@ unsafe impl Sync for Counter {}
 
 impl Counter {
     fn get(&self) -> u64 {
-        // SAFETY: nobody writes while a callback runs.
+        // SAFETY: no code writes while a callback runs.
         unsafe { *self.0.get() }
     }
 
     fn clear(&self) {
-        // SAFETY: nobody else accesses it while a callback runs.
+        // SAFETY: no other code accesses it while a callback runs.
         unsafe { *self.0.get() = 0 }
     }
 }

@@ -38,7 +38,7 @@ const DISKS: [&str; 14] = [
 ];
 
 /// What is there and not in the image, and why. A driver that a later kernel brings
-/// is in neither list, and fails the test until somebody has decided.
+/// is in neither list, and fails the test until a maintainer has put it into one.
 const LEFT_OUT: [(&str, &str); 5] = [
     (
         "storage that is a network of its own (Fibre Channel, iSCSI offload); --class storage adds it",
@@ -113,7 +113,7 @@ fn net_has_every_driver_of_the_stock_kernel() {
             .collect();
         assert!(
             forgotten.is_empty(),
-            "in the kernel, not in net, and nobody decided: {forgotten:?}"
+            "in the kernel, not in net, and in no list of exceptions: {forgotten:?}"
         );
         let there: Vec<&&str> =
             decided.iter().filter(|name| inside.iter().any(|i| i == **name)).collect();

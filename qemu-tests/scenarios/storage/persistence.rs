@@ -184,7 +184,7 @@ fn nothing_to_keep_on() {
         machine.run("echo new >/new")?;
         drop(machine);
 
-        // A volume without its configuration is somebody else's.
+        // A volume without its configuration belongs to another system.
         let disk = lab.tree("bare")?.text("mine", "mine\n")?.image(Fs::Ext4, "persistence", 16)?;
         let client = client(lab, "boot=live persistence")?.disk(DISK, &iso).disk(DISK, &disk);
         let mut machine = boot(client)?;

@@ -89,7 +89,7 @@ fn missing_modules_are_named() {
     });
 }
 
-/// A store on a disk of its own, on a file system, and on what is somebody's.
+/// A store on a disk of its own, on a file system, and on a disk with foreign data.
 #[test]
 fn a_store_lasts() {
     scenario("storage-store-lasts", |lab| {
@@ -116,13 +116,13 @@ fn a_store_lasts() {
         assert_eq!(machine.run("cat /kept")?.trim(), "once");
         drop(machine);
 
-        // Bytes that nobody knows, in the very first block.
+        // Unknown bytes, in the very first block.
         damage(&empty, 100)?;
         let before = sha256(&empty)?;
         let line = format!("{seed} bw.snapshot=/dev/vdb,persistent");
         let said = refused(client(lab, &line)?.disk(DISK, &iso).kept_disk(DISK, &empty))?;
         assert_contains(&said, "holds something unknown: changes would overwrite it");
-        assert_eq!(sha256(&empty)?, before, "somebody's disk was written to");
+        assert_eq!(sha256(&empty)?, before, "a disk with foreign data was written to");
         let line = format!("{seed} bw.snapshot=/dev/vda,persistent");
         let said = refused(client(lab, &line)?.disk(DISK, &iso))?;
         assert_contains(&said, "is iso9660, which nothing can be kept on");

@@ -9,7 +9,7 @@ use crate::{Error, Result, shell};
 /// What is in the live system besides the essential packages.
 const PACKAGES: &str = "systemd-sysv,udev,dbus,iproute2,iputils-ping,kmod,login,procps";
 
-/// Left out of every root made here: nobody reads them on a lab machine.
+/// Left out of every root made here: no lab machine reads them.
 pub(super) const LEFT_OUT: [&str; 4] =
     ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"];
 
@@ -114,7 +114,7 @@ impl Assets {
         Ok(dir.join("filesystem.squashfs"))
     }
 
-    /// The same, made by somebody who is not root: in a user namespace, and packed from
+    /// The same tree, made without root: in a user namespace, and packed from
     /// an archive, because the files' owners exist nowhere outside of it.
     fn squashfs_without_root(&self) -> Result<PathBuf> {
         let suite = sources::suite()?;

@@ -100,7 +100,7 @@ impl<'lab> Dnsmasq<'lab> {
         Ok(())
     }
 
-    /// Stops it: from now on nobody answers.
+    /// Stops it: from now on no server answers.
     pub fn stop(&mut self) {
         self.daemon = None;
     }

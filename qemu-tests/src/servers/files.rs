@@ -57,7 +57,7 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Stops it at once: connections break, nobody listens.
+    /// Stops it at once: connections break, and the port is closed.
     pub fn stop(&mut self) {
         if let Some((program, args)) = self.end.split_first() {
             // Failure means that it is gone already.

@@ -149,7 +149,7 @@ impl Nfs<'_> {
         Ok(())
     }
 
-    /// Stops it: connections break, nobody listens.
+    /// Stops it: connections break, and the port is closed.
     pub fn stop(&mut self) {
         self.daemons.clear();
         // The kill has been sent; a busy host takes a moment to carry it out, and a

@@ -1,4 +1,4 @@
-//! `bellwether share`, as a person starts it, and a DHCP server of somebody else beside it.
+//! `bellwether share`, as a person starts it, and another DHCP server beside it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::shell::{self, Daemon};
 use crate::{Error, Result, packages, until, workspace};
 
 /// A machine on QEMU's own network, which gives it an address and the name of what its
-/// card's ROM loads first. Nobody has to be root for it. The host's loopback is
+/// card's ROM loads first. It needs no root. The host's loopback is
 /// 10.0.2.2 there.
 pub fn machine_of_anybody(directory: &Path, first: &str) -> MachineBuilder<'static> {
     MachineBuilder::new(None, directory, 0).qemu(&[
@@ -193,7 +193,7 @@ impl Lab {
         shell::run(&mut command).map(drop)
     }
 
-    /// A dnsmasq with somebody else's configuration.
+    /// A dnsmasq with a configuration of its own.
     ///
     /// # Errors
     /// [`Error::Command`] when it does not start.
