@@ -89,13 +89,20 @@ fn read(path: &Path) -> Result<(String, Vec<Scenario>)> {
     let about = about.split(['.', ':', ';']).next().unwrap_or_default().trim().to_string();
     let mut scenarios = Vec::new();
     for item in file.items {
-        let Item::Fn(function) = item else { continue };
+        let function = match item {
+            Item::Fn(function) => function,
+            Item::Macro(made) if made.ident.is_none() => {
+                scenarios.extend(rows(made.mac.tokens));
+                continue;
+            }
+            _ => continue,
+        };
         let has = |name: &str| function.attrs.iter().any(|a| a.path().is_ident(name));
         if !has("test") {
             continue;
         }
-        let Some(name) = first_name(function.block.to_token_stream()) else { continue };
-        let words = function.sig.ident.to_string().replace("sweep_", "").replace('_', " ");
+        let Some(name) = called_with(function.block.to_token_stream()) else { continue };
+        let words = in_words(&function.sig.ident.to_string());
         let comment = comment(&function.attrs);
         let shows = if comment.is_empty() { words } else { comment };
         scenarios.push(Scenario { name, shows: shows.replace('|', "\\|"), sweep: has("ignore") });
@@ -114,22 +121,51 @@ fn comment(attributes: &[Attribute]) -> String {
     lines.collect::<Vec<_>>().join(" ").trim().to_string()
 }
 
-/// The first text of a function that may be a scenario's name.
-fn first_name(code: TokenStream) -> Option<String> {
+/// The first call of a function whose first argument may be a scenario's name.
+fn called_with(code: TokenStream) -> Option<String> {
+    let mut after_name = false;
     for token in code {
-        let found = match token {
-            TokenTree::Group(group) => first_name(group.stream()),
-            TokenTree::Literal(literal) => {
-                let text = literal.to_string();
-                let name = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-                let fits = |b: u8| b == b'-' || b.is_ascii_digit() || b.is_ascii_lowercase();
-                name.filter(|n| !n.is_empty() && n.bytes().all(fits)).map(str::to_string)
+        if let TokenTree::Group(group) = &token {
+            let first = group.stream().into_iter().next().filter(|_| after_name);
+            let found = first.as_ref().and_then(name_of).or_else(|| called_with(group.stream()));
+            if found.is_some() {
+                return found;
             }
-            _ => None,
-        };
-        if found.is_some() {
-            return found;
         }
+        after_name = matches!(token, TokenTree::Ident(_));
     }
     None
+}
+
+/// Rows of a macro that makes tests: each has the test's name before the scenario's.
+fn rows(code: TokenStream) -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    let mut test = String::new();
+    let mut in_row = false;
+    for token in code {
+        match &token {
+            TokenTree::Ident(ident) if !in_row => test = ident.to_string(),
+            TokenTree::Literal(_) if !in_row => {
+                let sweep = test.starts_with("sweep_");
+                let shows = in_words(&test);
+                scenarios.extend(name_of(&token).map(|name| Scenario { name, shows, sweep }));
+                in_row = true;
+            }
+            TokenTree::Punct(mark) if mark.as_char() == ';' => in_row = false,
+            _ => {}
+        }
+    }
+    scenarios
+}
+
+fn in_words(test: &str) -> String {
+    test.trim_start_matches("sweep_").replace('_', " ")
+}
+
+fn name_of(token: &TokenTree) -> Option<String> {
+    let TokenTree::Literal(literal) = token else { return None };
+    let text = literal.to_string();
+    let name = text.strip_prefix('"')?.strip_suffix('"')?;
+    let fits = |b: u8| b == b'-' || b.is_ascii_digit() || b.is_ascii_lowercase();
+    (!name.is_empty() && name.bytes().all(fits)).then(|| name.to_string())
 }
