@@ -5,9 +5,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::plan::{
-    BootPlan, Bytes, CloneMethod, ClonePlan, Content, DeviceSelector, ImagePick, ImageRule,
-    Integrity, OnCorruption, OnFailure, Payload, PersistPlan, Seconds, SnapshotPlan, SnapshotStore,
-    Source, Then, UnionKind, UnionPlan, Upper, UrlSource, Writable,
+    BootPlan, Bytes, CloneMethod, ClonePlan, CloneProtocol, Content, DeviceSelector, ImagePick,
+    ImageRule, Integrity, OnCorruption, OnFailure, Payload, PersistPlan, Seconds, SnapshotPlan,
+    SnapshotStore, Source, Then, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::table::{Draft, text, words};
 use crate::text;
@@ -335,31 +335,13 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
 /// A clone receiver that waits for its sender as long, and tries as often, as the
 /// methods' documents say.
 pub(crate) fn clone_plan(method: CloneMethod) -> ClonePlan {
-    let (timeout, tries) = match method {
-        CloneMethod::Ka { .. } => (Seconds(120), 5),
-        CloneMethod::Dolly | CloneMethod::DollyPlus => (Seconds(300), 3),
-        CloneMethod::Udpcast { .. } => (Seconds(300), 3),
-    };
+    let CloneProtocol { timeout, tries, .. } = *method.protocol;
     ClonePlan { method, target: None, timeout, tries, verify: false, power_off: false }
 }
 
 fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some(word) = d.get("bw.clone") {
-        let (name, rest) = word.split_once(':').unwrap_or((word, ""));
-        let method = match name {
-            "ka" => Some(CloneMethod::Ka { session: String::from(rest) }),
-            "dolly" if rest.is_empty() => Some(CloneMethod::Dolly),
-            "dollyplus" if rest.is_empty() => Some(CloneMethod::DollyPlus),
-            "udpcast" if rest.is_empty() => Some(CloneMethod::Udpcast { portbase: 9000 }),
-            // udpcast uses the port and the one above; the lower one is even.
-            "udpcast" => rest
-                .parse()
-                .ok()
-                .filter(|p: &u16| *p > 0 && p.is_multiple_of(2))
-                .map(|portbase| CloneMethod::Udpcast { portbase }),
-            _ => None,
-        };
-        match method {
+        match CloneMethod::of(word) {
             Some(method) => plan.handoff.then = Then::Clone(clone_plan(method)),
             None => d.fatal_word(
                 "bw.clone",

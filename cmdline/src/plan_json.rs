@@ -6,10 +6,10 @@ use alloc::string::{String, ToString};
 use crate::json::Json;
 use crate::nfsroot;
 use crate::plan::{
-    Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Fate, Handoff, ImagePick,
-    ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnCorruption, OnFailure, Payload,
-    PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
-    UnionPlan, Upper, Writable,
+    Addressing, BootPlan, CloneArgument, CloneMethod, Content, DeviceSelector, Fate, Handoff,
+    ImagePick, ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnCorruption, OnFailure,
+    Payload, PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam,
+    UnionKind, UnionPlan, Upper, Writable,
 };
 
 impl BootPlan {
@@ -345,13 +345,11 @@ fn source(j: &mut Json, item: &Source) {
 }
 
 fn clone_method(j: &mut Json, method: &CloneMethod) {
-    match method {
-        CloneMethod::Ka { session } => kind(j, "ka").field("session", session),
-        CloneMethod::Dolly => kind(j, "dolly"),
-        CloneMethod::DollyPlus => kind(j, "dollyplus"),
-        CloneMethod::Udpcast { portbase } => {
-            kind(j, "udpcast").count("portbase", u64::from(*portbase))
-        }
+    let j = kind(j, method.protocol.name);
+    match method.protocol.argument {
+        CloneArgument::None => j,
+        CloneArgument::Session => j.field("session", &method.argument),
+        CloneArgument::Port => j.count("portbase", method.argument.parse().unwrap_or(0)),
     }
     .end_object();
 }

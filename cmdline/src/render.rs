@@ -9,10 +9,10 @@ use alloc::vec::Vec;
 
 use crate::nfsroot;
 use crate::plan::{
-    Addressing, BootPlan, CloneMethod, Content, DeviceSelector, Dialect, Fate, ImagePick,
-    ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload, PersistPlan, Retry,
-    Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind, UnionPlan, Upper, Warning,
-    Writable,
+    Addressing, BootPlan, CloneArgument, CloneMethod, Content, DeviceSelector, Dialect, Fate,
+    ImagePick, ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload,
+    PersistPlan, Retry, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
+    UnionPlan, Upper, Warning, Writable,
 };
 use crate::plan_json::fate_name;
 use crate::table::text;
@@ -407,13 +407,13 @@ pub fn source(item: &Source) -> String {
 }
 
 fn clone_method(method: &CloneMethod) -> String {
-    match method {
-        CloneMethod::Ka { session } if session.is_empty() => String::from("KA"),
-        CloneMethod::Ka { session } => text(&["KA session ", session]),
-        CloneMethod::Dolly => String::from("Dolly"),
-        CloneMethod::DollyPlus => String::from("Dolly+"),
-        CloneMethod::Udpcast { portbase } => text(&["udpcast port ", &portbase.to_string()]),
-    }
+    let argument = match method.protocol.argument {
+        _ if method.argument.is_empty() => "",
+        CloneArgument::None => "",
+        CloneArgument::Session => " session ",
+        CloneArgument::Port => " port ",
+    };
+    text(&[method.protocol.title, argument, &method.argument])
 }
 
 /// A source as `/init`'s messages name it: no options, no promises.

@@ -165,20 +165,25 @@ fn reboot(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
 }
 
+/// KA's session of the line.
+fn ka(d: &mut Draft<'_>) -> Option<CloneMethod> {
+    CloneMethod::of(&text(&["ka:", &d.text("kaopt").unwrap_or_default()]))
+}
+
 /// The word that allows a disk to be overwritten.
 fn clone_method(d: &mut Draft<'_>) -> Option<CloneMethod> {
-    let session = d.text("kaopt").unwrap_or_default();
+    let ka = ka(d);
     let mut found = None;
     for (word, method) in [
-        ("kamethod", CloneMethod::Ka { session }),
-        ("dollymethod", CloneMethod::Dolly),
-        ("dollyCmethod", CloneMethod::DollyPlus),
+        ("kamethod", ka),
+        ("dollymethod", CloneMethod::of("dolly")),
+        ("dollyCmethod", CloneMethod::of("dollyplus")),
     ] {
         if d.has(word) {
             if found.is_some() {
                 d.warn(word, &("comes beside another way to receive a copy, which counts", ""));
             } else {
-                found = Some(method);
+                found = method;
             }
         }
     }
@@ -235,14 +240,13 @@ fn method(d: &mut Draft<'_>, plan: &mut BootPlan, answers: &Answers<'_>, rescue:
         }
         Some("disk") => disk(d, plan, answers, directory),
         Some("ka") => {
-            let session = d.text("kaopt").unwrap_or_default();
-            plan.root.sources = alloc::vec![Source::Stage2(CloneMethod::Ka { session })];
+            plan.root.sources = ka(d).map(Source::Stage2).into_iter().collect();
             plan.root.content = source::tree();
             plan.root.retry = base::rounds(5, 5);
             reboot(d, plan);
         }
         Some("dolly") => {
-            plan.root.sources = alloc::vec![Source::Stage2(CloneMethod::Dolly)];
+            plan.root.sources = CloneMethod::of("dolly").map(Source::Stage2).into_iter().collect();
             plan.root.content = source::tree();
             plan.root.retry = base::rounds(3, 5);
             let timeout = answers.get("dolly_timeout").and_then(value::number).unwrap_or(120);

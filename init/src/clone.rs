@@ -24,7 +24,7 @@ use clone::digest::{Digest, Meter};
 use clone::edge::{self, Here, Store, Target, World};
 use clone::outcome::{Patience, Summary};
 use cmdline::BootPlan;
-use cmdline::plan::{CloneMethod, ClonePlan, Dialect, Seconds};
+use cmdline::plan::{CloneArgument, CloneMethod, ClonePlan, Dialect, Seconds};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fdatasync, fstat, open};
 use rustix::io::{Errno, read, write};
@@ -80,20 +80,11 @@ pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Fai
             Ok(()) => restart(machine, clone.power_off),
             Err(why) => {
                 machine.log.warn(&format!("try {attempt} of {}: {why}", clone.tries));
-                failure = Failure::new(STEP, method(&clone.method), why);
+                failure = Failure::new(STEP, clone.method.protocol.title, why);
             }
         }
     }
     failure
-}
-
-const fn method(method: &CloneMethod) -> &'static str {
-    match method {
-        CloneMethod::Ka { .. } => "KA",
-        CloneMethod::Dolly => "dolly",
-        CloneMethod::DollyPlus => "Dolly+",
-        CloneMethod::Udpcast { .. } => "udpcast",
-    }
 }
 
 /// What this `/init` does not do, said before anything is touched.
@@ -111,8 +102,11 @@ fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
 
 /// Whether the sender describes partitions and sends files, as KA's own sessions do.
 fn by_files(plan: &BootPlan, method: &CloneMethod) -> bool {
-    let CloneMethod::Ka { session } = method else { return false };
-    plan.dialect == Dialect::Stage1 || session.is_empty() || session.starts_with("kainstall")
+    let session = &method.argument;
+    method.protocol.name == "ka"
+        && (plan.dialect == Dialect::Stage1
+            || session.is_empty()
+            || session.starts_with("kainstall"))
 }
 
 /// The disk that the line names, if it names one.
@@ -149,18 +143,30 @@ fn wait_for_disks(machine: &mut Machine) {
 
 /// The names of all whole disks that could be a target.
 fn disks(machine: &Machine) -> Vec<String> {
-    let disk = |name: &&str| {
-        let class = format!("/sys/class/block/{name}");
-        let flag = |what: &str| {
-            sys::file::read_file(&format!("{class}/{what}"), 16)
-                .is_ok_and(|text| text.starts_with(b"1"))
-        };
-        !NO_DISKS.iter().any(|no| name.starts_with(no))
-            && sys::file::read_file(&format!("{class}/partition"), 16).is_err()
-            && !flag("removable")
-            && !flag("ro")
-    };
+    let disk = |name: &&str| whole("/sys/class/block", name);
     machine.blocks().filter(disk).map(ToString::to_string).collect()
+}
+
+/// Whether the device of this name, described below `class`, is a whole disk that stays
+/// and can be written.
+fn whole(class: &str, name: &str) -> bool {
+    let read = |what: &str| sys::file::read_file(&format!("{class}/{name}/{what}"), 16);
+    let flag = |what: &str| read(what).is_ok_and(|text| text.starts_with(b"1"));
+    !NO_DISKS.iter().any(|no| name.starts_with(no))
+        && read("partition").is_err()
+        && !flag("removable")
+        && !flag("ro")
+}
+
+/// The path of the disk to write: the line's, the sender's, or that of the only disk.
+fn choose(line: Option<&str>, sender: &str, disks: &[String]) -> Result<String, String> {
+    match (line, sender, disks) {
+        (Some(path), _, _) => Ok(path.to_string()),
+        (None, "", [one]) => Ok(format!("/dev/{one}")),
+        (None, "", []) => Err("there is no disk in this machine".to_string()),
+        (None, "", all) => Err(format!("which disk? bw.disk= must name one of {}", all.join(", "))),
+        (None, path, _) => Ok(path.to_string()),
+    }
 }
 
 /// One try.
@@ -169,7 +175,8 @@ fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     let mut node = Node::new(machine, Place::Disk(disk));
     let digest = node.take(&clone.method, clone.timeout)?;
     if clone.verify {
-        node.read_back(digest)?;
+        read_back(&node.path, digest)?;
+        node.machine.log.say(Level::Verdict, "read back: the disk has what was received");
     }
     // What a copied disk still needs to be this machine's, where the programs are there.
     match tool::find(INSTALLER, &[]) {
@@ -188,11 +195,10 @@ pub fn stage2(
     method: &CloneMethod,
     timeout: Option<Seconds>,
 ) -> Result<String, Fault> {
-    let session = "getstage2".to_string();
-    let method = match method {
-        CloneMethod::Ka { session: named } if named.is_empty() => CloneMethod::Ka { session },
-        other => other.clone(),
-    };
+    let mut method = method.clone();
+    if method.protocol.argument == CloneArgument::Session && method.argument.is_empty() {
+        method.argument = "getstage2".to_string();
+    }
     fetch::prepare()?;
     let mut node = Node::new(machine, Place::Memory);
     let taken = node.take(&method, timeout.unwrap_or(STAGE2));
@@ -207,6 +213,29 @@ fn host_name() -> Option<String> {
     let name = sys::file::read_file("/proc/sys/kernel/hostname", 256).ok()?;
     let name = String::from_utf8_lossy(&name).trim().to_string();
     (!name.is_empty() && name != "(none)").then_some(name)
+}
+
+/// Reads the disk, past what the kernel remembers of it.
+fn read_back(path: &str, wanted: Digest) -> Result<(), String> {
+    let failed = |e| format!("{path}: cannot be read back: {}", Shown(e));
+    let disk = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    fadvise(&disk, 0, None, Advice::DontNeed).map_err(failed)?;
+    let mut meter = Meter::default();
+    let mut buffer = alloc::vec![0; CHUNK];
+    while meter.bytes() < wanted.bytes {
+        let left = usize::try_from(wanted.bytes - meter.bytes()).unwrap_or(usize::MAX);
+        let room = buffer.get_mut(..left.min(CHUNK)).unwrap_or_default();
+        match read(&disk, &mut *room) {
+            Ok(0) => break,
+            Ok(n) => meter.update(room.get(..n).unwrap_or_default()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    match meter.digest() == wanted {
+        true => Ok(()),
+        false => Err(format!("{path}: HAS OTHER BYTES than were written to it")),
+    }
 }
 
 /// Where a copy goes.
@@ -245,9 +274,9 @@ impl<'m> Node<'m> {
             listen: Ipv4Addr::UNSPECIFIED,
             patience: Patience { start: Some(timeout.into()), stall: Some(STALL) },
         };
-        let (name, argument) = method.on_line();
-        let receive = edge::named(edge::RECEIVERS, name).ok_or("no such protocol")?;
-        let got = receive(&argument, &here, self).map_err(|e| e.to_string())?;
+        let receive = edge::named(edge::RECEIVERS, method.protocol.name);
+        let receive = receive.ok_or("this /init has no such protocol")?;
+        let got = receive(&method.argument, &here, self).map_err(|e| e.to_string())?;
         let began = self.began.unwrap_or_else(|| self.now());
         let took = self.now().saturating_sub(began);
         let summary = Summary { digests: &got.digests, took, verdict: got.verdict() };
@@ -255,49 +284,13 @@ impl<'m> Node<'m> {
         got.digests.last().copied().ok_or_else(|| "the sender sent no file".to_string())
     }
 
-    /// Reads the disk, past what the kernel remembers of it.
-    fn read_back(&mut self, wanted: Digest) -> Result<(), String> {
-        let path = &self.path;
-        let failed = |e| format!("{path}: cannot be read back: {}", Shown(e));
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let disk = open(path.as_str(), flags, Mode::empty()).map_err(failed)?;
-        fadvise(&disk, 0, None, Advice::DontNeed).map_err(failed)?;
-        let mut meter = Meter::default();
-        let mut buffer = alloc::vec![0; CHUNK];
-        while meter.bytes() < wanted.bytes {
-            let left = usize::try_from(wanted.bytes - meter.bytes()).unwrap_or(usize::MAX);
-            let room = buffer.get_mut(..left.min(CHUNK)).unwrap_or_default();
-            match read(&disk, &mut *room) {
-                Ok(0) => break,
-                Ok(n) => meter.update(room.get(..n).unwrap_or_default()),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(failed(e)),
-            }
-        }
-        if meter.digest() != wanted {
-            return Err(format!("{path}: HAS OTHER BYTES than were written to it"));
-        }
-        self.machine.log.say(Level::Verdict, "read back: the disk has what was received");
-        Ok(())
-    }
-
     /// The disk to write, opened for nobody else.
     fn disk(&mut self, target: &Target<'_>) -> Result<(OwnedFd, String), String> {
-        let path = match &self.place {
-            Place::Disk(Some(path)) => path.clone(),
-            _ if !target.path.is_empty() => target.path.to_string(),
-            _ => {
-                let disks = disks(self.machine);
-                match disks.as_slice() {
-                    [one] => format!("/dev/{one}"),
-                    [] => return Err("there is no disk in this machine".to_string()),
-                    _ => {
-                        let all = disks.join(", ");
-                        return Err(format!("which disk? bw.disk= must name one of {all}"));
-                    }
-                }
-            }
+        let line = match &self.place {
+            Place::Disk(Some(path)) => Some(path.as_str()),
+            _ => None,
         };
+        let path = choose(line, target.path, &disks(self.machine))?;
         let flags = OFlags::WRONLY | OFlags::EXCL | OFlags::CLOEXEC;
         let disk = open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
             Errno::NOENT => {
@@ -347,29 +340,21 @@ impl World for Node<'_> {
         if !self.path.is_empty() {
             return Err(format!("{}: a second file cannot go to the same place", self.path));
         }
-        if matches!(self.place, Place::Memory) {
+        let (disk, path, length) = if matches!(self.place, Place::Memory) {
             let path = format!("{}/stage2", fetch::PLACE);
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let disk = open(path.as_str(), flags, Mode::from_raw_mode(0o600))
+            let file = open(path.as_str(), flags, Mode::from_raw_mode(0o600))
                 .map_err(|e| format!("{path}: {}", Shown(e)))?;
-            self.path.clone_from(&path);
-            let (meter, ended) = (Meter::default(), false);
-            return Ok(Box::new(Disk { disk, path, length: None, meter, ended }));
-        }
-        let (disk, path) = self.disk(target)?;
-        let length = sys::blockdev::length_of(disk.as_fd()).unwrap_or(0);
-        self.machine.log.say(
-            Level::Verdict,
-            &format!("OVERWRITES {path}, {}, as soon as a sender begins", Size(length)),
-        );
+            (file, path, None)
+        } else {
+            let (disk, path) = self.disk(target)?;
+            let length = sys::blockdev::length_of(disk.as_fd()).unwrap_or(0);
+            let text = format!("OVERWRITES {path}, {}, as soon as a sender begins", Size(length));
+            self.machine.log.say(Level::Verdict, &text);
+            (disk, path, Some(length))
+        };
         self.path.clone_from(&path);
-        Ok(Box::new(Disk {
-            disk,
-            path,
-            length: Some(length),
-            meter: Meter::default(),
-            ended: false,
-        }))
+        Ok(Box::new(Disk { disk, path, length, meter: Meter::default(), ended: false }))
     }
 }
 
@@ -437,5 +422,112 @@ fn restart(machine: &mut Machine, power_off: bool) {
     }
     if let Err(errno) = reboot(command) {
         machine.log.warn(&format!("the kernel refuses: {}", Shown(errno)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cmdline::plan::Then;
+    use std::path::PathBuf;
+
+    /// A directory of a test's own.
+    fn place(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("clone-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_line_chooses_before_the_sender_and_the_only_disk() {
+        let one = ["sda".to_string()];
+        let two = ["sda".to_string(), "nvme0n1".to_string()];
+        assert_eq!(choose(Some("/dev/sdb"), "/dev/hda", &two).unwrap(), "/dev/sdb");
+        assert_eq!(choose(None, "/dev/hda", &two).unwrap(), "/dev/hda");
+        assert_eq!(choose(None, "", &one).unwrap(), "/dev/sda");
+        assert_eq!(choose(None, "", &[]).unwrap_err(), "there is no disk in this machine");
+        let which = choose(None, "", &two).unwrap_err();
+        assert_eq!(which, "which disk? bw.disk= must name one of sda, nvme0n1");
+    }
+
+    #[test]
+    fn partitions_and_what_can_be_taken_out_are_no_targets() {
+        let class = place("disks");
+        let devices: [(&str, &[(&str, &str)]); 7] = [
+            ("sda", &[("removable", "0\n"), ("ro", "0\n")]),
+            ("sda1", &[("partition", "1\n")]),
+            ("sdb", &[("removable", "1\n")]),
+            ("vda", &[("ro", "1\n")]),
+            ("sr0", &[]),
+            ("loop0", &[]),
+            ("nvme0n1", &[]),
+        ];
+        for (name, flags) in devices {
+            std::fs::create_dir(class.join(name)).unwrap();
+            for (flag, text) in flags {
+                std::fs::write(class.join(name).join(flag), text).unwrap();
+            }
+        }
+        let class = class.to_str().unwrap();
+        let found: Vec<_> = devices.iter().filter(|d| whole(class, d.0)).map(|d| d.0).collect();
+        assert_eq!(found, ["sda", "nvme0n1"]);
+        std::fs::remove_dir_all(class).unwrap();
+    }
+
+    fn disk(path: &str) -> Disk {
+        let disk = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let (path, meter) = (path.to_string(), Meter::default());
+        Disk { disk, path, length: Some(4096), meter, ended: false }
+    }
+
+    #[test]
+    fn a_full_disk_says_how_large_it_is() {
+        let why = disk("/dev/full").put(&[7; 9000]).unwrap_err();
+        assert_eq!(why, format!("/dev/full: is too small: it has {}", Size(4096)));
+    }
+
+    #[test]
+    fn what_was_stored_is_what_is_read_back() {
+        let dir = place("read-back");
+        let path = dir.join("disk");
+        // A disk is longer than the copy on it.
+        std::fs::write(&path, [1; 9000]).unwrap();
+        let path = path.to_str().unwrap();
+        let mut store = disk(path);
+        let bytes: Vec<u8> = (0..5000u32).map(|i| i as u8).collect();
+        let mut done = 0;
+        while done < bytes.len() {
+            done += store.put(&bytes[done..]).unwrap();
+        }
+        assert!(store.done().is_none(), "more may come");
+        store.end();
+        let digest = store.done().unwrap().unwrap();
+        assert_eq!(digest.bytes, 5000);
+        assert_eq!(read_back(path, digest), Ok(()));
+        std::fs::write(path, [1; 9000]).unwrap();
+        assert!(read_back(path, digest).unwrap_err().contains("HAS OTHER BYTES"));
+        std::fs::write(path, [1; 10]).unwrap();
+        assert!(read_back(path, digest).is_err(), "a disk that ends early");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn every_protocol_of_a_line_has_a_receiver() {
+        for protocol in &cmdline::plan::CLONE_PROTOCOLS {
+            assert!(edge::named(edge::RECEIVERS, protocol.name).is_some(), "{}", protocol.name);
+        }
+        assert_eq!(edge::RECEIVERS.len(), cmdline::plan::CLONE_PROTOCOLS.len());
+    }
+
+    #[test]
+    fn sessions_of_files_are_told_from_those_of_disks() {
+        let files = |line: &str| {
+            let plan = cmdline::parse(line, &cmdline::Context::default());
+            let Then::Clone(clone) = &plan.handoff.then else { panic!("{line}") };
+            by_files(&plan, &clone.method)
+        };
+        assert!(files("bw.clone=ka") && files("bw.clone=ka:kainstall2"));
+        assert!(!files("bw.clone=ka:room1") && !files("bw.clone=udpcast"));
     }
 }
