@@ -13,17 +13,23 @@ pub fn module(machine: u16, pairs: &[&str]) -> Vec<u8> {
     let vermagic = format!("vermagic={RELEASE} SMP mod_unload");
     let pairs = pairs.iter().copied().chain([vermagic.as_str()]);
     let modinfo: Vec<u8> = pairs.flat_map(|p| [p.as_bytes(), b"\0"].concat()).collect();
-    let names = b"\0.modinfo\0.shstrtab\0";
+    elf(machine, ".modinfo", &modinfo)
+}
+
+/// An ELF file with one section.
+fn elf(machine: u16, name: &str, modinfo: &[u8]) -> Vec<u8> {
+    let names = format!("\0{name}\0.shstrtab\0").into_bytes();
+    let last = name.len() as u32 + 2;
     let mut out = vec![0; 64];
     out[..6].copy_from_slice(b"\x7fELF\x02\x01");
     out[18..20].copy_from_slice(&machine.to_le_bytes());
     let modinfo_at = out.len() as u64;
-    out.extend(&modinfo);
+    out.extend(modinfo);
     let names_at = out.len() as u64;
-    out.extend(names);
+    out.extend(&names);
     let table_at = out.len() as u64;
     for (name, at, len) in
-        [(0u32, 0, 0), (1, modinfo_at, modinfo.len()), (10, names_at, names.len())]
+        [(0, 0, 0), (1, modinfo_at, modinfo.len()), (last, names_at, names.len())]
     {
         let mut header = vec![0; 64];
         header[..4].copy_from_slice(&name.to_le_bytes());
@@ -36,9 +42,11 @@ pub fn module(machine: u16, pairs: &[&str]) -> Vec<u8> {
     out
 }
 
-/// A program for `/init`: the kernel would not run it, but its header is right.
+/// A program for `/init`: the kernel would not run it, but its header is right, and its
+/// note says that it has every step (`cmdline::needs`).
 pub fn init() -> Vec<u8> {
-    module(62, &["this=is not really a program"])
+    let note = [&b"\x0b\0\0\0\x08\0\0\0\x01\0\0\0Bellwether\0\0"[..], &[0xff; 8]].concat();
+    elf(62, ".note.bellwether", &note)
 }
 
 /// Files of a small kernel: path in the tree, `.modinfo`.
