@@ -135,7 +135,7 @@ fn edit(machine: &mut Machine) {
     let bound = make_dir("/run/bellwether", 0o755)
         .and_then(|()| write_file(CHANGED, format!("{line}\n").as_bytes(), 0o444))
         .and_then(|()| {
-            // The one of an earlier change.
+            // The one of an earlier change; there is none the first time.
             let _ = detach(CMDLINE);
             mount_bind(CHANGED, CMDLINE)
         });

@@ -130,8 +130,12 @@ fn say_ready(machine: &mut Machine, origin: &str, kind: &str, init: &str) {
     let line = format!("ready in {elapsed}: {origin} on {kind}, handing over to {init}");
     machine.log.say(Level::Verdict, &line);
     machine.back_to_normal();
-    let _ = make_dir(STATE, 0o755);
-    let _ = write_file(&format!("{STATE}/log"), machine.log.record().as_bytes(), 0o644);
+    let path = format!("{STATE}/log");
+    let record = machine.log.record();
+    let kept = make_dir(STATE, 0o755).and_then(|()| write_file(&path, record.as_bytes(), 0o644));
+    if let Err(errno) = kept {
+        machine.log.warn(&format!("{path} cannot be written: {}", Shown(errno)));
+    }
 }
 
 /// PID 1 becomes the real init; returns only on failure.
@@ -179,6 +183,7 @@ fn tell_server(plan: &BootPlan, found: &Found) {
     if let Some(medium) = &found.medium
         && plan.root.sources.iter().any(shared)
     {
+        // The answer is always no; being asked is what counts.
         let _ = access([medium, "/", UP].concat().as_str(), Access::EXISTS);
     }
 }

@@ -46,6 +46,7 @@ impl SingleKeys {
 
 impl Drop for SingleKeys {
     fn drop(&mut self) {
+        // A console that is gone needs no mode.
         let _ = tcsetattr(&self.console, OptionalActions::Now, &self.before);
     }
 }

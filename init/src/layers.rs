@@ -430,7 +430,9 @@ pub fn undo(machine: &mut Machine) {
     machine.held.clear();
     let text = sys::file::read_file("/proc/self/mounts", MAX_MOUNTS).unwrap_or_default();
     for target in ours(&String::from_utf8_lossy(&text)).iter().rev() {
-        let _ = detach(target);
+        if let Err(errno) = detach(target) {
+            machine.log.detail(&format!("{target} stays mounted: {}", Shown(errno)));
+        }
     }
     block::remove_all();
 }

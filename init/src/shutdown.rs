@@ -83,6 +83,7 @@ pub fn run(mut args: impl Iterator<Item = &'static CStr>) -> ! {
     let command = command(verb);
     // Whatever hangs, the machine goes down.
     let limit = sys::process::fork(|| {
+        // An early end of the sleep, or a refusal, leaves it to the process that forked.
         let _ = nanosleep(&Timespec { tv_sec: LIMIT_SECONDS, tv_nsec: 0 });
         let _ = reboot(command);
         1
@@ -92,8 +93,11 @@ pub fn run(mut args: impl Iterator<Item = &'static CStr>) -> ! {
     drop(limit);
     rustix::fs::sync();
     log.info(&format!("root taken down after {}", log.elapsed()));
-    let _ = reboot(command);
-    // The verb needs what is not there (kexec without a kernel).
+    if let Err(errno) = reboot(command) {
+        // The verb needs what is not there (kexec without a kernel).
+        log.warn(&format!("restarting: the kernel refuses the verb: {}", Shown(errno)));
+    }
+    // Nothing is left that could be done about a refusal.
     let _ = reboot(RebootCommand::Restart);
     sys::process::exit(1)
 }
@@ -113,7 +117,9 @@ fn take_down(log: &mut Log) {
     // The kernel's own, whose users (the one that watches a snapshot) hold no file of
     // the root.
     for kernel in ["/oldroot/dev", "/oldroot/proc", "/oldroot/sys"] {
-        let _ = unmount(kernel, UnmountFlags::DETACH);
+        if let Err(errno) = unmount(kernel, UnmountFlags::DETACH) {
+            log.detail(&format!("{kernel} stays mounted: {}", Shown(errno)));
+        }
     }
     for round in 0..ROUNDS {
         let before = mounted();
@@ -141,6 +147,7 @@ fn take_down(log: &mut Log) {
         // What is written to stays whole even where it cannot be let go.
         if round > 2 && mounted().len() == before.len() {
             for (target, _) in &stuck {
+                // It is among those that are named in the end.
                 let _ = mount_remount(target.as_str(), MountFlags::RDONLY, "");
             }
         }
@@ -148,12 +155,14 @@ fn take_down(log: &mut Log) {
             if round > 3 + PATIENT_ROUNDS {
                 break;
             }
-            // The kernel lets a loop device go only after the last who used it.
+            // The kernel lets a loop device go only after its last user; a shorter sleep
+            // uses up a round.
             let _ = nanosleep(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 });
         }
     }
     for (what, why) in &stuck {
         log.warn(&format!("{what} cannot be taken down: {why}"));
+        // The last attempt; that it is stuck was said.
         let _ = unmount(what.as_str(), UnmountFlags::DETACH);
     }
     disconnect_nbd();
@@ -200,6 +209,7 @@ fn disconnect_nbd() {
         if let Some(index) = index
             && rustix::fs::access(busy.as_str(), rustix::fs::Access::EXISTS).is_ok()
         {
+            // The kernel drops the connection anyway when the machine goes down.
             let _ = kernel.command(DISCONNECT, 1, &Arguments::default().u32(INDEX, index));
         }
     }

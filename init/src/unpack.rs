@@ -209,6 +209,7 @@ impl Tree {
         }
         self.left = self.left.saturating_sub(bytes.len() as u64);
         if self.left == 0 {
+            // A time that cannot be set is missed by no boot.
             let _ = futimens(file, &times(*mtime));
             self.file = None;
         }
@@ -269,6 +270,7 @@ impl Tree {
             Kind::Symlink(to) => {
                 symlinkat(to.as_slice(), &parent, name)?;
                 chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                // A time that cannot be set is missed by no boot.
                 let _ = utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
                 Ok(())
             }
@@ -296,6 +298,7 @@ impl Tree {
         settle(&file, entry)?;
         self.left = entry.size;
         if entry.size == 0 {
+            // As above.
             let _ = futimens(&file, &times(entry.mtime));
         } else {
             self.file = Some((file, entry.mtime));

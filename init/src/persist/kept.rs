@@ -90,12 +90,14 @@ fn place_entry(
     entry: &Entry,
     read_only: bool,
 ) -> Result<(), Fault> {
-    let source = format!("{volume}/{}", entry.source);
+    // A volume's own links lead out of it as little as the image's.
+    let store = NewRoot::at(volume)?;
     let target = root.place(&entry.dir)?;
     match entry.how {
         How::Bind => {
-            let fresh = access(source.as_str(), Access::EXISTS).is_err();
-            make_dir(&source, 0o755)?;
+            let fresh = !store.has(&entry.source);
+            let source = store.place(&entry.source)?;
+            let source = source.path();
             if fresh && !read_only {
                 let mut progress = Progress::new(&format!("filling {}", entry.dir), 0);
                 lend(log, &target, &source);
@@ -105,16 +107,16 @@ fn place_entry(
             root.bind(&source, &entry.dir).map(drop).map_err(Fault::from)
         }
         How::Union => {
-            let (upper, work) = (format!("{source}/rw"), format!("{source}/work"));
-            for dir in [&upper, &work] {
-                make_dir(dir, 0o755)?;
-            }
-            lend(log, &target, &upper);
-            mount_overlay(&[target.path()], Some((&upper, &work)), &[], &target.path())
+            let upper = store.place(&format!("{}/rw", entry.source))?;
+            let work = store.place(&format!("{}/work", entry.source))?;
+            lend(log, &target, &upper.path());
+            let dirs = (&*upper.path(), &*work.path());
+            mount_overlay(&[target.path()], Some(dirs), &[], &target.path())
                 .map_err(|error| error.to_string().into())
         }
         How::Link => {
-            make_dir(&source, 0o755)?;
+            store.make_dir(entry.source.as_bytes())?;
+            let source = format!("{volume}/{}", entry.source);
             link_below(log, &source, (root, &entry.dir), 0);
             Ok(())
         }
