@@ -7,137 +7,87 @@ use core::fmt;
 use rustix::io::Errno;
 use sys::errno::Shown;
 
-use crate::log::{Level, Log};
+use crate::log::Log;
 use crate::newroot::NewRoot;
 
-/// One change. Paths are those of the live system: below `/run` they are of the
-/// initramfs, whose `/run` moves there, else of the new root. `from` is a path of the
-/// initramfs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A file that holds this text and nothing else.
-    File {
-        /// Where.
-        path: String,
-        /// All of it.
-        text: String,
-        /// Mode when it is new; a file that is there keeps its own.
-        mode: u32,
-    },
-    /// The same where its directory is there: a system without it has nothing that
-    /// reads the file.
-    Update {
-        /// Where.
-        path: String,
-        /// All of it.
-        text: String,
-    },
-    /// A link; whatever is there stays.
-    Link {
-        /// Where.
-        path: String,
-        /// Where it leads.
-        to: String,
-    },
-    /// An empty directory, unless there is one.
-    Directory(String),
+/// What is done at a path; the words are those of [`Change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// A file is made that holds the text `with`; a file that is there keeps its mode,
+    /// a new one gets this.
+    File(u32),
+    /// The same where the file's directory is there: a system without it has nothing
+    /// that reads the file.
+    Update,
+    /// A link to `with` is made; whatever is there stays.
+    Link,
+    /// An empty directory is made, unless there is one.
+    Directory,
     /// A file or link is removed.
-    Remove(String),
-    /// A file gets another name.
-    Rename {
-        /// Its name so far.
-        from: String,
-        /// The new one.
-        path: String,
-    },
-    /// What is mounted moves.
-    Move {
-        /// From there.
-        from: String,
-        /// To this directory.
-        path: String,
-    },
-    /// A tree is shown a second time.
-    Bind {
-        /// What.
-        from: String,
-        /// At this directory.
-        path: String,
-    },
-    /// A tree is copied.
+    Remove,
+    /// The file `with` gets this name.
+    Rename,
+    /// What is mounted at `with` moves to this directory.
+    Move,
+    /// The tree at `with` is shown at this directory, too.
+    Bind,
+    /// The tree at `with` is copied into this directory. Files that are there give way
+    /// when this is true; otherwise they are an error.
     #[cfg(feature = "full")]
-    Copy {
-        /// What.
-        from: String,
-        /// Into this directory.
-        path: String,
-        /// Whether files that are there give way; otherwise they are an error.
-        over: bool,
-    },
+    Copy(bool),
+}
+
+/// One change. Paths are those of the live system: below `/run` they are of the
+/// initramfs, whose `/run` moves there, else of the new root. What is moved, shown or
+/// copied is a path of the initramfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What is done.
+    pub act: Act,
+    /// The path that changes.
+    pub path: String,
+    /// The text, the link's target or the source, as the act says; else empty.
+    pub with: String,
 }
 
 impl Change {
+    /// A change.
+    #[must_use]
+    pub fn new(act: Act, path: &str, with: &str) -> Self {
+        Self { act, path: path.to_string(), with: with.to_string() }
+    }
+
     /// A file that everybody may read.
     #[must_use]
-    pub fn file(path: &str, text: impl ToString) -> Self {
-        Self::File { path: path.to_string(), text: text.to_string(), mode: 0o644 }
+    pub fn file(path: &str, text: &str) -> Self {
+        Self::new(Act::File(0o644), path, text)
     }
 
-    /// A file whose directory may be missing.
-    #[must_use]
-    pub fn update(path: &str, text: impl ToString) -> Self {
-        Self::Update { path: path.to_string(), text: text.to_string() }
-    }
-
-    /// A link.
-    #[must_use]
-    pub fn link(path: &str, to: &str) -> Self {
-        Self::Link { path: path.to_string(), to: to.to_string() }
-    }
-
-    /// The path that changes.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        match self {
-            Self::Directory(path) | Self::Remove(path) => path,
-            Self::File { path, .. }
-            | Self::Update { path, .. }
-            | Self::Link { path, .. }
-            | Self::Rename { path, .. }
-            | Self::Move { path, .. }
-            | Self::Bind { path, .. } => path,
-            #[cfg(feature = "full")]
-            Self::Copy { path, .. } => path,
-        }
-    }
-
-    #[cfg_attr(not(feature = "full"), allow(unused_variables, reason = "only a copy says more"))]
     fn make(&self, root: &NewRoot, log: &mut Log) -> Result<(), Errno> {
-        match self {
-            Self::File { path, text, mode } => {
+        let Self { act, path, with } = self;
+        match act {
+            Act::File(mode) => {
                 root.parent(path.as_bytes())?;
-                root.replace(path, text, *mode)
+                root.replace(path, with, *mode)
             }
-            Self::Update { path, text } => match root.replace(path, text, 0o644) {
-                Err(Errno::NOENT) => Ok(()),
-                other => other,
-            },
-            Self::Link { path, to } => match root.link(to, path) {
-                Err(Errno::EXIST) => Ok(()),
-                other => other,
-            },
-            Self::Directory(path) => root.make_dir(path.as_bytes()).map(drop),
-            Self::Remove(path) => root.remove(path),
-            Self::Rename { from, path } => root.rename(from, path),
-            Self::Move { from, path } => root.take(from, path),
-            Self::Bind { from, path } => root.bind(from, path).map(drop),
+            Act::Update => ignore(root.replace(path, with, 0o644), Errno::NOENT),
+            Act::Link => ignore(root.link(with, path), Errno::EXIST),
+            Act::Directory => root.make_dir(path.as_bytes()).map(drop),
+            Act::Remove => root.remove(path),
+            Act::Rename => root.rename(with, path),
+            Act::Move => root.take(with, path),
+            // A second view of what is there already can be missed.
+            Act::Bind => root.bind(with, path).map(drop).or_else(|errno| {
+                log.detail(&[&*self.to_string(), ": ", &Shown(errno).to_string()].concat());
+                Ok(())
+            }),
             #[cfg(feature = "full")]
-            Self::Copy { from, path, over } => {
+            Act::Copy(over) => {
                 use crate::copy::{self, Progress};
 
-                let mut progress =
-                    Progress::new(&["copying ", from].concat(), copy::tree_size(from));
-                copy::into_root(log, from, (root, path), &mut progress, *over).map_err(
+                let size = copy::tree_size(with);
+                let mut progress = Progress::new(&["copying ", with].concat(), size);
+                copy::into_root(log, with, (root, path), &mut progress, *over).map_err(
                     |(failed, errno)| {
                         log.warn(&[&failed, ": ", &*Shown(errno).to_string()].concat());
                         errno
@@ -148,19 +98,25 @@ impl Change {
     }
 }
 
+fn ignore(made: Result<(), Errno>, fine: Errno) -> Result<(), Errno> {
+    made.or_else(|errno| if errno == fine { Ok(()) } else { Err(errno) })
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File { path, .. } | Self::Update { path, .. } => write!(f, "write {path}"),
-            Self::Link { path, to } => write!(f, "link {path} to {to}"),
-            Self::Directory(path) => write!(f, "make {path}"),
-            Self::Remove(path) => write!(f, "remove {path}"),
-            Self::Rename { from, path } => write!(f, "rename {from} to {path}"),
-            Self::Move { from, path } => write!(f, "move the mount {from} to {path}"),
-            Self::Bind { from, path } => write!(f, "show {from} at {path}"),
+        let (path, with) = (&*self.path, &*self.with);
+        let words = match self.act {
+            Act::File(_) | Act::Update => ["write ", path, "", ""],
+            Act::Link => ["link ", path, " to ", with],
+            Act::Directory => ["make ", path, "", ""],
+            Act::Remove => ["remove ", path, "", ""],
+            Act::Rename => ["rename ", with, " to ", path],
+            Act::Move => ["move the mount ", with, " to ", path],
+            Act::Bind => ["show ", with, " at ", path],
             #[cfg(feature = "full")]
-            Self::Copy { from, path, .. } => write!(f, "copy {from} to {path}"),
-        }
+            Act::Copy(_) => ["copy ", with, " to ", path],
+        };
+        words.iter().try_for_each(|word| f.write_str(word))
     }
 }
 
@@ -170,23 +126,18 @@ pub fn apply(root: &NewRoot, log: &mut Log, changes: &[Change]) -> bool {
     let initramfs = NewRoot::at("/");
     let mut all = true;
     for change in changes {
-        let made = match &initramfs {
-            Ok(initramfs) if change.path().starts_with("/run/") => change.make(initramfs, log),
-            _ => change.make(root, log),
+        let root = match &initramfs {
+            Ok(initramfs) if change.path.starts_with("/run/") => initramfs,
+            _ => root,
         };
-        if let Err(errno) = made {
+        if let Err(errno) = change.make(root, log) {
             all = false;
-            // A second showing of what is there already can be missed.
-            let level =
-                if matches!(change, Change::Bind { .. }) { Level::Detail } else { Level::Warning };
-            let (why, path) = (Shown(errno).to_string(), change.path());
-            let text = match change {
-                Change::File { .. } | Change::Update { .. } => {
-                    [path, " cannot be written: ", &why].concat()
-                }
-                _ => ["cannot ", &*change.to_string(), ": ", &why].concat(),
+            let (why, what) = (Shown(errno).to_string(), change.to_string());
+            let text = match change.act {
+                Act::File(_) | Act::Update => [&change.path, " cannot be written: ", &why].concat(),
+                _ => ["cannot ", &*what, ": ", &why].concat(),
             };
-            log.say(level, &text);
+            log.warn(&text);
         }
     }
     all

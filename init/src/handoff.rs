@@ -16,7 +16,7 @@ use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
 use sys::mount::detach;
 
-use crate::changes::{self, Change};
+use crate::changes::{self, Act, Change};
 use crate::layers::Ready;
 use crate::layout::Layout;
 use crate::log::Level;
@@ -115,7 +115,7 @@ pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
         Ok(root) => {
             let mut changes = record(machine, plan);
             // By this file systemd knows an initramfs, and would look for a root to switch to.
-            changes.push(Change::Remove("/etc/initrd-release".to_string()));
+            changes.push(Change::new(Act::Remove, "/etc/initrd-release", ""));
             changes::apply(&root, &mut machine.log, &changes);
         }
         Err(errno) => return Failure::new("open the root", "/", Shown(errno)),
@@ -192,8 +192,8 @@ fn tell_server(plan: &BootPlan, found: &Found) {
 fn record(machine: &Machine, plan: &BootPlan) -> Vec<Change> {
     let trace = machine.trace.to_json(machine.log.elapsed(), None);
     let mut changes = Vec::from([
-        Change::file(&format!("{STATE}/plan.json"), plan.to_json()),
-        Change::file(&format!("{STATE}/trace.json"), trace),
+        Change::file(&format!("{STATE}/plan.json"), &plan.to_json()),
+        Change::file(&format!("{STATE}/trace.json"), &trace),
     ]);
     changes.extend(managers::state(machine.network.up(), plan, managers::root_is_remote()));
     changes
@@ -205,7 +205,7 @@ fn updates(machine: &Machine, plan: &BootPlan, root: &NewRoot) -> Vec<Change> {
     if !plan.handoff.keep_fstab
         && let Some(text) = fstab(plan.handoff.layout, root.read("/etc/fstab").as_deref())
     {
-        changes.push(Change::update("/etc/fstab", text));
+        changes.push(Change::new(Act::Update, "/etc/fstab", &text));
     }
     changes
 }

@@ -21,7 +21,7 @@ use netboot::state;
 use rustix::fs::{Access, access};
 use sys::file::read_file;
 
-use crate::changes::Change;
+use crate::changes::{Act, Change};
 
 /// Longest table of mounts read.
 const MAX_MOUNTS: usize = 256 << 10;
@@ -56,8 +56,8 @@ fn mounts_are_remote(mounts: &str) -> bool {
 pub fn state(up: Option<&NetworkUp>, plan: &BootPlan, remote: bool) -> Vec<Change> {
     let Some(up) = up else { return Vec::new() };
     let mut files = Vec::from([
-        Change::file(&format!("/run/net-{}.conf", up.device), state::net_conf(up)),
-        Change::file("/run/bellwether/network.json", state::json(up)),
+        Change::file(&format!("/run/net-{}.conf", up.device), &state::net_conf(up)),
+        Change::file("/run/bellwether/network.json", &state::json(up)),
     ]);
     let required = plan.network.as_ref().is_some_and(|network| network.required);
     if let (true, Some(mac)) = (required && remote, up.mac) {
@@ -65,7 +65,7 @@ pub fn state(up: Option<&NetworkUp>, plan: &BootPlan, remote: bool) -> Vec<Chang
     }
     files.extend(resolved(up));
     if plan.handoff.layout == Dialect::Casper && !plan.handoff.keep_network {
-        files.push(Change::file(&format!("/run/netplan/{}.yaml", up.device), netplan(up)));
+        files.push(Change::file(&format!("/run/netplan/{}.yaml", up.device), &netplan(up)));
     }
     files
 }
@@ -90,19 +90,19 @@ pub fn updates(
     // systemd-resolved's own link stays: it is told the servers by its own file.
     let managed = link("/etc/resolv.conf").is_some_and(|to| text::has(&to, "systemd/resolve"));
     if plan.handoff.resolv_conf && !resolv.is_empty() && !managed {
-        files.push(Change::update("/etc/resolv.conf", resolv));
+        files.push(Change::new(Act::Update, "/etc/resolv.conf", &resolv));
     }
     let (name, domain) = (&up.config.hostname, &up.config.domain);
     if !name.is_empty() && !plan.handoff.keep_network {
-        files.push(Change::update("/etc/hostname", format!("{name}\n")));
-        files.push(Change::update("/etc/hosts", state::hosts(name, domain)));
+        files.push(Change::new(Act::Update, "/etc/hostname", &format!("{name}\n")));
+        files.push(Change::new(Act::Update, "/etc/hosts", &state::hosts(name, domain)));
     }
     if plan.handoff.layout == Dialect::LiveBoot && !plan.handoff.keep_network {
         let text = format!(
             "auto lo\niface lo inet loopback\n\n# The root came over this link: it must stay as it is.\niface {} inet manual\n",
             up.device
         );
-        files.push(Change::update("/etc/network/interfaces", text));
+        files.push(Change::new(Act::Update, "/etc/network/interfaces", &text));
     }
     files
 }
@@ -112,11 +112,11 @@ fn unmanaged(device: &str, mac: Mac) -> [Change; 2] {
     [
         Change::file(
             &format!("/run/systemd/network/05-bellwether-{device}.network"),
-            format!("[Match]\nMACAddress={mac}\n\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n"),
+            &format!("[Match]\nMACAddress={mac}\n\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n"),
         ),
         Change::file(
             "/run/NetworkManager/conf.d/90-bellwether.conf",
-            format!("[keyfile]\nunmanaged-devices=mac:{mac}\n"),
+            &format!("[keyfile]\nunmanaged-devices=mac:{mac}\n"),
         ),
     ]
 }
@@ -136,7 +136,7 @@ fn resolved(up: &NetworkUp) -> Option<Change> {
     if !domains.is_empty() {
         text.push_str(&format!("Domains={domains}\n"));
     }
-    Some(Change::file("/run/systemd/resolved.conf.d/90-bellwether.conf", text))
+    Some(Change::file("/run/systemd/resolved.conf.d/90-bellwether.conf", &text))
 }
 
 /// What Ubuntu's initramfs leaves for netplan: a link that must not be let go.
@@ -196,8 +196,8 @@ fn managed(up: &NetworkUp) -> Vec<Change> {
     let path = format!("/run/NetworkManager/system-connections/{device}.nmconnection");
     Vec::from([
         // NetworkManager trusts none that others can read.
-        Change::File { path, text: keyfile, mode: 0o600 },
-        Change::file(&format!("/run/systemd/network/70-bellwether-{device}.network"), network),
+        Change::new(Act::File(0o600), &path, &keyfile),
+        Change::file(&format!("/run/systemd/network/70-bellwether-{device}.network"), &network),
     ])
 }
 
@@ -236,7 +236,7 @@ pub(crate) mod tests {
     }
 
     fn paths(changes: &[Change]) -> Vec<&str> {
-        changes.iter().map(Change::path).collect()
+        changes.iter().map(|change| &*change.path).collect()
     }
 
     const LIVE: &str = "boot=live netboot=nfs nfsroot=10.0.0.1:/x";
@@ -288,11 +288,8 @@ pub(crate) mod tests {
     fn what_only_root_may_read_is_so() {
         let plan = cmdline::parse(CASPER, &cmdline::Context::default());
         let changes = settings(Some(&up()), &plan, false);
-        assert!(matches!(
-            &changes[0],
-            Change::File { mode: 0o600, text, .. }
-                if text.contains("address1=10.0.0.5/24,10.0.0.1\ndns=10.0.0.2;\n")
-        ));
+        assert_eq!(changes[0].act, Act::File(0o600));
+        assert!(changes[0].with.contains("address1=10.0.0.5/24,10.0.0.1\ndns=10.0.0.2;\n"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use cmdline::BootPlan;
 use cmdline::plan::Dialect;
 
-use crate::changes::Change;
+use crate::changes::{Act, Change};
 use crate::layout::Layout;
 use crate::source::{Found, Root};
 
@@ -24,35 +24,38 @@ pub fn changes(plan: &BootPlan, found: &Found, layout: Layout) -> Vec<Change> {
     let mut changes = Vec::new();
     let place = of_medium(plan, layout);
     if let (Some(medium), true) = (&found.medium, !place.is_empty()) {
-        changes.push(Change::Move { from: medium.clone(), path: place.to_string() });
+        changes.push(Change::new(Act::Move, place, medium));
         if !layout.medium_link.is_empty() && place == layout.medium_in_root {
-            changes.push(Change::link(layout.medium_link, &link_target(plan, found, layout)));
+            changes.push(Change::new(
+                Act::Link,
+                layout.medium_link,
+                &link_target(plan, found, layout),
+            ));
         }
     }
     if let Root::Layers(layers) = &found.root {
         let mounted = |name: &str| format!("{}/{name}", layout.images);
         let images = layers.iter().filter(|layer| !layer.is_dir && plan.handoff.show_layers);
-        changes.extend(images.map(|layer| Change::Bind {
-            from: mounted(&layer.name),
-            path: format!("/casper/{}", layer.name),
+        changes.extend(images.map(|layer| {
+            let path = format!("/casper/{}", layer.name);
+            Change::new(Act::Bind, &path, &mounted(&layer.name))
         }));
         if let Some(lowest) = layers.first()
             && !lowest.is_dir
             && !layout.lowest_at.is_empty()
         {
-            let path = layout.lowest_at.to_string();
-            changes.push(Change::Move { from: mounted(&lowest.name), path });
+            changes.push(Change::new(Act::Move, layout.lowest_at, &mounted(&lowest.name)));
         }
     }
     let (from, path) = layout.alias;
     if !from.is_empty() {
-        changes.push(Change::Bind { from: from.to_string(), path: path.to_string() });
+        changes.push(Change::new(Act::Bind, path, from));
     }
     if cfg!(feature = "full") && plan.handoff.layout == Dialect::Dracut {
         // Names by which dracut's own programs know what the root is made of.
-        changes.push(Change::link("/run/overlayfs", "initramfs/overlay/overlayfs"));
+        changes.push(Change::new(Act::Link, "/run/overlayfs", "initramfs/overlay/overlayfs"));
         if let Some(device) = found.medium_blob.as_deref().filter(|it| it.starts_with("/dev/")) {
-            changes.push(Change::link("/run/initramfs/livedev", device));
+            changes.push(Change::new(Act::Link, "/run/initramfs/livedev", device));
         }
     }
     changes

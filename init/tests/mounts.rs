@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use init::changes::{Change, apply};
+use init::changes::{Act, Change, apply};
 use init::log::Log;
 use init::newroot::NewRoot;
 use init::persist::Kept;
@@ -86,11 +86,11 @@ fn mounts_go_where_planted_links_lead_inside() {
         let new = NewRoot::at(root.to_str().unwrap()).unwrap();
         let medium = medium.to_str().unwrap();
         let changes = [
-            Change::Bind { from: medium.into(), path: "/lib/live/mount".into() },
-            Change::Move { from: medium.into(), path: "/var/cdrom".into() },
-            Change::link("/srv/link", "/var/cdrom"),
+            Change::new(Act::Bind, "/lib/live/mount", medium),
+            Change::new(Act::Move, "/var/cdrom", medium),
+            Change::new(Act::Link, "/srv/link", "/var/cdrom"),
             Change::file("/etc/deep/new", "text"),
-            Change::Rename { from: "/etc/deep/new".into(), path: "/home/new".into() },
+            Change::new(Act::Rename, "/home/new", "/etc/deep/new"),
         ];
         assert!(apply(&new, &mut Log::open(), &changes));
         for path in ["usr/lib/live/mount/on-medium", "data/var/cdrom/on-medium"] {

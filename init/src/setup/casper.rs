@@ -14,7 +14,7 @@ use sys::errno::Shown;
 use sys::file::{make_dir, read_file, write_file};
 use sys::mount::detach;
 
-use crate::changes::Change;
+use crate::changes::{Act, Change};
 use crate::machine::Machine;
 use crate::newroot::{NewRoot, ROOT};
 use crate::tool;
@@ -131,7 +131,7 @@ impl Casper {
     /// What the live session's own programs read.
     fn marks(&self) -> [Change; 2] {
         // The second is empty: its presence is what casper's own services ask for.
-        [Change::file("/etc/casper.conf", self.text()), Change::file("/run/.casper-boot", "")]
+        [Change::file("/etc/casper.conf", &self.text()), Change::file("/run/.casper-boot", "")]
     }
 
     /// What the scripts would change, done here. `named` is whether the network gave
@@ -141,10 +141,10 @@ impl Casper {
         let mut changes = Vec::from(self.marks());
         let host = self.get("HOST");
         if self.host_is_named || !named {
-            changes.push(Change::file("/etc/hostname", [host, "\n"].concat()));
+            changes.push(Change::file("/etc/hostname", &[host, "\n"].concat()));
             changes.push(Change::file(
                 "/etc/hosts",
-                [
+                &[
                     "127.0.0.1 localhost\n127.0.1.1 ",
                     host,
                     "\n\n::1 ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n\
@@ -157,7 +157,7 @@ impl Casper {
         self.logins(&mut changes, read);
         locale(&mut changes, line, read);
         // systemd would try to unmount what everything is on.
-        changes.push(Change::link("/run/systemd/system/cdrom.mount", "/dev/null"));
+        changes.push(Change::new(Act::Link, "/run/systemd/system/cdrom.mount", "/dev/null"));
         changes
     }
 
@@ -187,10 +187,10 @@ impl Casper {
             }
             groups.push('\n');
         }
-        changes.push(Change::file("/etc/group", [&groups, name, ":x:", &id, ":\n"].concat()));
+        changes.push(Change::file("/etc/group", &[&groups, name, ":x:", &id, ":\n"].concat()));
         changes.push(Change::file(
             "/etc/passwd",
-            [
+            &[
                 &*ended(&passwd),
                 name,
                 ":x:",
@@ -209,19 +209,15 @@ impl Casper {
         ));
         // No password: who sits at a live system may use it.
         let secret = [&*ended(&shadow), name, "::19000:0:99999:7:::\n"].concat();
-        changes.push(Change::File { path: "/etc/shadow".to_string(), text: secret, mode: 0o640 });
+        changes.push(Change::new(Act::File(0o640), "/etc/shadow", &secret));
         if read("/etc/sudoers.d").is_some() {
             let rule = [name, " ALL=(ALL) NOPASSWD: ALL\n"].concat();
-            changes.push(Change::File {
-                path: "/etc/sudoers.d/casper".to_string(),
-                text: rule,
-                mode: 0o440,
-            });
+            changes.push(Change::new(Act::File(0o440), "/etc/sudoers.d/casper", &rule));
         }
         // systemd copies the skeleton before anybody logs in.
         changes.push(Change::file(
             "/run/tmpfiles.d/casper.conf",
-            [
+            &[
                 "C /home/",
                 name,
                 " 0750 ",
@@ -244,7 +240,7 @@ impl Casper {
         let name = self.get("USERNAME");
         changes.push(Change::file(
             "/run/systemd/system/getty@.service.d/casper.conf",
-            [
+            &[
                 "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin ",
                 name,
                 " --noclear %I $TERM\n",
@@ -254,13 +250,13 @@ impl Casper {
         if read("/etc/lightdm").is_some() {
             changes.push(Change::file(
                 "/etc/lightdm/lightdm.conf.d/90-casper.conf",
-                ["[Seat:*]\nautologin-user=", name, "\nautologin-user-timeout=0\n"].concat(),
+                &["[Seat:*]\nautologin-user=", name, "\nautologin-user-timeout=0\n"].concat(),
             ));
         }
         if read("/usr/bin/sddm").is_some() {
             changes.push(Change::file(
                 "/etc/sddm.conf.d/90-casper.conf",
-                ["[Autologin]\nUser=", name, "\n"].concat(),
+                &["[Autologin]\nUser=", name, "\n"].concat(),
             ));
         }
         if read("/etc/gdm3").is_some() {
@@ -280,7 +276,7 @@ impl Casper {
                 text.push_str("[daemon]\n");
                 text.push_str(&ours);
             }
-            changes.push(Change::file("/etc/gdm3/custom.conf", text));
+            changes.push(Change::file("/etc/gdm3/custom.conf", &text));
         }
     }
 }
@@ -310,11 +306,11 @@ fn locale(changes: &mut Vec<Change>, line: &[(String, String)], read: &Read<'_>)
         }
     }
     if keyboard != before {
-        changes.push(Change::file("/etc/default/keyboard", keyboard));
+        changes.push(Change::file("/etc/default/keyboard", &keyboard));
     }
     if let Some(value) = said(&["locale", "debian-installer/locale"]) {
         let old = read("/etc/default/locale").unwrap_or_default();
-        changes.push(Change::file("/etc/default/locale", assign(&old, "LANG", value)));
+        changes.push(Change::file("/etc/default/locale", &assign(&old, "LANG", value)));
     }
 }
 
@@ -453,10 +449,7 @@ mod tests {
     }
 
     fn text<'c>(changes: &'c [Change], path: &str) -> &'c str {
-        match changes.iter().find(|change| change.path() == path).unwrap() {
-            Change::File { text, .. } => text,
-            other => panic!("{other}"),
-        }
+        &changes.iter().find(|change| change.path == path).unwrap().with
     }
 
     #[test]
@@ -498,15 +491,19 @@ mod tests {
             text(&changes, "/etc/gdm3/custom.conf"),
             "[daemon]\nAutomaticLoginEnable=true\nAutomaticLogin=anna\n[security]\n"
         );
-        let sudo = |change: &Change| matches!(change, Change::File { path, mode: 0o440, .. } if path == "/etc/sudoers.d/casper");
-        assert!(changes.iter().any(sudo));
-        assert!(changes.contains(&Change::link("/run/systemd/system/cdrom.mount", "/dev/null")));
+        let sudo = changes.iter().find(|change| change.path == "/etc/sudoers.d/casper").unwrap();
+        assert_eq!(sudo.act, Act::File(0o440));
+        assert!(changes.contains(&Change::new(
+            Act::Link,
+            "/run/systemd/system/cdrom.mount",
+            "/dev/null"
+        )));
         // The network named the machine, and the line does not.
-        assert!(!changes.iter().any(|change| change.path() == "/etc/hostname"));
+        assert!(!changes.iter().any(|change| change.path == "/etc/hostname"));
         // A user who is there stays as they are.
         let there = Casper::new("", "", &line(&[("username", "root")]));
         let changes = there.changes(&[], false, &image);
-        assert!(!changes.iter().any(|change| change.path() == "/etc/passwd"));
+        assert!(!changes.iter().any(|change| change.path == "/etc/passwd"));
         assert_eq!(text(&changes, "/etc/hostname"), "ubuntu\n");
     }
 

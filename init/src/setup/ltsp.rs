@@ -2,9 +2,7 @@
 //! goes into the root, and its init before the real one, which it starts in the end.
 //! Facts: LTSP's initrd-bottom.
 
-use alloc::string::{String, ToString};
-
-use crate::changes::Change;
+use crate::changes::{Act, Change};
 
 /// The client part.
 pub const SHARE: &str = "/usr/share/ltsp";
@@ -12,8 +10,8 @@ pub const SHARE: &str = "/usr/share/ltsp";
 /// Its files.
 #[must_use]
 pub fn files() -> [Change; 3] {
-    let copy = |from: &str| Change::Copy { from: from.into(), path: from.into(), over: false };
-    [Change::Directory(String::from("/run/ltsp/client")), copy(SHARE), copy("/etc/ltsp")]
+    let copy = |from: &str| Change::new(Act::Copy(false), from, from);
+    [Change::new(Act::Directory, "/run/ltsp/client", ""), copy(SHARE), copy("/etc/ltsp")]
 }
 
 /// Its service, and its init in the place of the real one.
@@ -21,23 +19,24 @@ pub fn files() -> [Change; 3] {
 pub fn links() -> [Change; 9] {
     const UNIT: &str = "/lib/systemd/system/ltsp.service";
     const WANTED: &str = "/lib/systemd/system/multi-user.target.wants/ltsp.service";
-    let remove = |path: &str| Change::Remove(path.to_string());
+    let remove = |path: &str| Change::new(Act::Remove, path, "");
     [
-        Change::Rename { from: "/sbin/init".into(), path: "/sbin/init.ltsp".into() },
+        Change::new(Act::Rename, "/sbin/init.ltsp", "/sbin/init"),
         remove("/usr/sbin/ltsp"),
-        Change::link("/usr/sbin/ltsp", "../share/ltsp/ltsp"),
+        Change::new(Act::Link, "/usr/sbin/ltsp", "../share/ltsp/ltsp"),
         remove(UNIT),
-        Change::link(UNIT, "../../../usr/share/ltsp/common/service/ltsp.service"),
+        Change::new(Act::Link, UNIT, "../../../usr/share/ltsp/common/service/ltsp.service"),
         remove(WANTED),
-        Change::link(WANTED, "../ltsp.service"),
+        Change::new(Act::Link, WANTED, "../ltsp.service"),
         remove("/sbin/init"),
-        Change::link("/sbin/init", "../../usr/share/ltsp/client/init/init"),
+        Change::new(Act::Link, "/sbin/init", "../../usr/share/ltsp/client/init/init"),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     #[test]
     fn the_image_s_init_steps_aside_before_ltsp_s_takes_its_place() {

@@ -43,16 +43,16 @@ pub fn apply(
         Dialect::LiveBoot => {
             let boot_link = machine.network.up().map(|up| up.device.clone());
             let interfaces = live_boot::interfaces(&handoff.settings, boot_link.as_deref());
-            let interfaces = interfaces.map(|text| Change::file("/etc/network/interfaces", text));
+            let interfaces = interfaces.map(|text| Change::file("/etc/network/interfaces", &text));
             let swaps = live_boot::swaps(machine, &handoff.swap);
             let fstab = (!handoff.swap.is_empty()).then(|| {
                 let old = root.read("/etc/fstab").unwrap_or_default();
-                Change::file("/etc/fstab", live_boot::fstab(&old, &swaps))
+                Change::file("/etc/fstab", &live_boot::fstab(&old, &swaps))
             });
             interfaces.into_iter().chain(fstab).collect()
         }
         Dialect::Stage1 => {
-            Vec::from([Change::file("/tmp/env", stage1::sourced(&stage1::answers(plan, found)))])
+            Vec::from([Change::file("/tmp/env", &stage1::sourced(&stage1::answers(plan, found)))])
         }
         Dialect::Slax => slax::changes(plan, found),
         _ => return,

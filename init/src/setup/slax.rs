@@ -1,12 +1,11 @@
 //! Slax: files that lie beside the bundles.
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use cmdline::BootPlan;
 use cmdline::plan::Content;
 
-use crate::changes::Change;
+use crate::changes::{Act, Change};
 use crate::newroot::NewRoot;
 use crate::source::Found;
 
@@ -18,6 +17,6 @@ pub fn changes(plan: &BootPlan, found: &Found) -> Vec<Change> {
     };
     let there = |from: &alloc::string::String| NewRoot::at(from).is_ok();
     let trees = rule.dirs.iter().map(|dir| [medium, "/", dir, "/rootcopy"].concat());
-    let copy = |from| Change::Copy { from, path: "/".to_string(), over: true };
+    let copy = |from: alloc::string::String| Change::new(Act::Copy(true), "/", &from);
     trees.filter(there).map(copy).collect()
 }
