@@ -8,6 +8,7 @@ mod dialects;
 mod failures;
 mod handoff;
 mod late;
+mod links;
 mod nfs;
 mod nics;
 mod peer;
