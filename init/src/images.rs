@@ -9,6 +9,7 @@ use cmdline::plan::{Content, ImagePick, ImageRule, Mac, RootPlan};
 use cmdline::text;
 use coldplug::sysfs::names;
 
+use crate::newroot::NewRoot;
 use crate::trace::Fault;
 
 /// One layer.
@@ -182,14 +183,22 @@ fn layer(path: &str) -> Result<Layer, Fault> {
 /// Whether a mounted file system is a system's root rather than a medium.
 #[must_use]
 pub fn looks_like_root(tree: &str) -> bool {
-    ["usr", "etc"].iter().all(|dir| {
-        rustix::fs::access(format!("{tree}/{dir}").as_str(), rustix::fs::Access::EXISTS).is_ok()
-    })
+    NewRoot::at(tree).is_ok_and(|root| root.has("/usr") && root.has("/etc"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A root's `/etc` may be a link that leads nowhere from outside.
+    #[test]
+    fn a_root_with_absolute_links_is_a_root() {
+        let dir = medium(&["outside/etc/issue", "usr/bin/sh"]);
+        let tree = dir.path().to_str().unwrap();
+        assert!(!looks_like_root(tree));
+        std::os::unix::fs::symlink("/outside/etc", dir.path().join("etc")).unwrap();
+        assert!(looks_like_root(tree));
+    }
 
     fn medium(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
