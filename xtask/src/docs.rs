@@ -49,23 +49,6 @@ impl Docs {
     }
 }
 
-/// A page whose part between the marks `name` is `text`.
-///
-/// # Errors
-/// [`Error::Input`] when the page has no such marks.
-pub fn fill(page: &str, name: &str, text: &str) -> Result<String> {
-    let path = workspace::root().join(page);
-    let old = std::fs::read_to_string(&path).map_err(Error::at("read", &path))?;
-    let (begin, end) = (
-        format!("<!-- {name}: made by `cargo xtask docs` -->\n"),
-        format!("<!-- end of {name} -->"),
-    );
-    let parts = old.split_once(&begin).and_then(|(before, rest)| {
-        rest.split_once(&end).map(|(_, after)| format!("{before}{begin}{text}\n{end}{after}"))
-    });
-    parts.ok_or_else(|| Error::Input(format!("{page} has no lines {begin:?} and {end:?}")))
-}
-
 /// The page about the host command, which writes it itself.
 fn host_command() -> Result<()> {
     let words = ["run", "--quiet", "--package", "bellwether", "--", "docs", "--page"];

@@ -6,6 +6,7 @@ mod demo;
 mod dist;
 mod docs;
 mod fuzz;
+mod marks;
 mod sizes;
 mod status;
 mod structure;

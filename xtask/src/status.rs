@@ -8,7 +8,7 @@ use qemu_tests::{Error, Result, workspace};
 use quote::ToTokens as _;
 use syn::{Attribute, Expr, Item, Lit, Meta};
 
-use crate::docs::fill;
+use crate::marks::fill;
 
 /// Pages that name scenarios in italics.
 const NAMING: &[&str] = &["docs/status.md", "docs/differences.md"];

@@ -17,7 +17,7 @@ use quote::ToTokens as _;
 use syn::ext::IdentExt as _;
 use syn::{Attribute, File, Item, UseTree, Visibility};
 
-use crate::docs::fill;
+use crate::marks::fill;
 
 /// A module's name from the crate's root: `["nfs", "probe"]`.
 type Module = Vec<String>;
@@ -383,12 +383,14 @@ fn imports(tree: &UseTree, path: &mut Vec<String>, passed_on: bool, into: &mut V
     }
 }
 
-/// Every `a::b::c` in a piece of code, also inside macros; single names, too.
+/// Every `a::b::c` in a piece of code, also inside macros; single names, too, but not
+/// those of methods and fields.
 fn paths(code: TokenStream, into: &mut BTreeSet<Vec<String>>) {
     let mut path: Vec<String> = Vec::new();
-    let mut colons = 0;
+    let (mut colons, mut member) = (0, false);
     for token in code {
         match token {
+            TokenTree::Ident(_) if member => member = false,
             TokenTree::Ident(name) => {
                 if colons != 2 && !path.is_empty() {
                     into.insert(std::mem::take(&mut path));
@@ -402,6 +404,9 @@ fn paths(code: TokenStream, into: &mut BTreeSet<Vec<String>>) {
                     into.insert(std::mem::take(&mut path));
                 }
                 colons = 0;
+                // Not behind the two dots of a range.
+                let dot = matches!(&other, TokenTree::Punct(mark) if mark.as_char() == '.');
+                member = dot && !member;
                 if let TokenTree::Group(group) = other {
                     paths(group.stream(), into);
                 }
@@ -431,8 +436,10 @@ mod tests {
     #[test]
     fn one_way_is_fine() {
         let files = [
-            ("lib.rs", "pub mod a; pub mod b; pub use b::Thing;"),
+            ("lib.rs", "pub mod a; pub mod b; pub mod c; pub use b::Thing;"),
             ("a.rs", "use crate::Thing; fn f(_: Thing) {}"),
+            ("c.rs", "mod d; pub use d::g; pub fn h(t: &str) { t.g() }"),
+            ("c/d.rs", "pub fn g() { super::h(\"\") }"),
             ("b.rs", "pub struct Thing; #[cfg(test)] mod tests { use crate::a::f; }"),
         ];
         assert_eq!(sources(&files), [""; 0]);
