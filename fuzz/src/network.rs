@@ -54,13 +54,12 @@ pub fn dhcp_exchange(data: &[u8]) {
     for answer in std::iter::once(&[][..]).chain(messages(data)) {
         let frame = (!answer.is_empty()).then(|| addressed(answer, transaction));
         let output = client.step(now, frame.as_deref());
-        if let Some(sent) = output.frames.last().and_then(|frame| frame.get(46..50)) {
+        if let Some(sent) = output.frame.as_ref().and_then(|frame| frame.get(46..50)) {
             transaction = u32::from_be_bytes(sent.try_into().expect("four bytes"));
         }
         for event in &output.events {
             let _ = event.to_string();
         }
-        assert!(output.frames.len() <= 4, "one answer makes {} frames", output.frames.len());
         if output.lease.is_some() {
             assert_eq!(client.deadline(), None, "asks on after the lease");
         }

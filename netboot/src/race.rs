@@ -702,7 +702,7 @@ impl Race {
             let device = runner.link.name.clone();
             self.events.push(Event { device, what: What::Dhcp(event) });
         }
-        self.actions.extend(output.frames.into_iter().map(|frame| Action::Send(index, frame)));
+        self.actions.extend(output.frame.map(|frame| Action::Send(index, frame)));
         if let Some(lease) = output.lease {
             let link = runner.link.clone();
             self.finish(Winner { link, how: How::Lease(lease) });

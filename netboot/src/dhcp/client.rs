@@ -157,8 +157,8 @@ impl fmt::Display for Event {
 /// What one step brings.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Frames to send, in order.
-    pub frames: Vec<Vec<u8>>,
+    /// A frame to send.
+    pub frame: Option<Vec<u8>>,
     /// What happened.
     pub events: Vec<Event>,
     /// The lease, once: the exchange is over.
@@ -407,7 +407,7 @@ impl Client {
             self.next_remark =
                 waited.saturating_add(waited.clamp(Duration::from_secs(3), MAX_REMARK_PAUSE));
         }
-        output.frames.push(self.question(waited));
+        output.frame = Some(self.question(waited));
         self.tries = self.tries.saturating_add(1);
         let nth = match &mut self.state {
             State::Requesting { offer, tries } => {
@@ -442,24 +442,17 @@ impl Client {
         };
         let address = address.map(|address| address.octets());
         let server = server.map(|server| server.octets());
-        let mut options: Vec<(u8, &[u8])> = alloc::vec![(code::CLIENT_ID, client_id)];
-        if let Some(address) = &address {
-            options.push((code::REQUESTED_ADDRESS, address));
-        }
-        if let Some(server) = &server {
-            options.push((code::SERVER_ID, server));
-        }
-        options.push((code::PARAMETERS, &REQUESTED));
-        options.push((code::MAX_SIZE, &max_size));
-        if !self.identity.vendor_class.is_empty() {
-            options.push((code::VENDOR_CLASS, self.identity.vendor_class.as_bytes()));
-        }
-        if let Some(hostname) = &self.identity.hostname {
-            options.push((code::HOST_NAME, hostname.as_bytes()));
-        }
-        if kind == Kind::Discover {
-            options.push((code::RAPID_COMMIT, &[]));
-        }
+        let vendor_class = self.identity.vendor_class.as_bytes();
+        let options: [(u8, Option<&[u8]>); 8] = [
+            (code::CLIENT_ID, Some(client_id)),
+            (code::REQUESTED_ADDRESS, address.as_ref().map(|address| &address[..])),
+            (code::SERVER_ID, server.as_ref().map(|server| &server[..])),
+            (code::PARAMETERS, Some(&REQUESTED)),
+            (code::MAX_SIZE, Some(&max_size)),
+            (code::VENDOR_CLASS, Some(vendor_class).filter(|class| !class.is_empty())),
+            (code::HOST_NAME, self.identity.hostname.as_ref().map(|name| name.as_bytes())),
+            (code::RAPID_COMMIT, (kind == Kind::Discover).then_some(&[])),
+        ];
         write(&Outgoing {
             kind,
             mac,
@@ -544,7 +537,7 @@ mod tests {
                 assert_eq!(client.deadline(), None);
                 return (Some((now, lease)), events);
             }
-            for frame in output.frames {
+            if let Some(frame) = output.frame {
                 wire.extend(
                     reply(&frame, now).into_iter().map(|(delay, answer)| (now + delay, answer)),
                 );
@@ -807,10 +800,10 @@ mod tests {
     #[test]
     fn a_restart_asks_at_once() {
         let mut client = client(Needs::default());
-        assert_eq!(client.step(at(0), None).frames.len(), 1);
-        assert_eq!(client.step(at(10), None).frames.len(), 0);
+        assert!(client.step(at(0), None).frame.is_some());
+        assert!(client.step(at(10), None).frame.is_none());
         client.restart(at(20));
-        assert_eq!(client.step(at(20), None).frames.len(), 1);
+        assert!(client.step(at(20), None).frame.is_some());
     }
 
     #[test]
@@ -820,7 +813,7 @@ mod tests {
         identity.vendor_class = "anaconda".to_owned();
         identity.hostname = Some("pc7".to_owned());
         identity.requested = Some(OURS);
-        let frame = Client::new(identity, Needs::default(), 1).step(at(0), None).frames.remove(0);
+        let frame = Client::new(identity, Needs::default(), 1).step(at(0), None).frame.unwrap();
         assert_eq!(option(&frame, 61).unwrap(), b"\0ab");
         assert_eq!(option(&frame, 60).unwrap(), b"anaconda");
         assert_eq!(option(&frame, 12).unwrap(), b"pc7");

@@ -56,15 +56,15 @@ pub struct Outgoing<'a> {
     pub seconds: u16,
     /// Ask for the answer to be broadcast.
     pub broadcast: bool,
-    /// Options after the message type, in order.
-    pub options: &'a [(u8, &'a [u8])],
+    /// Options after the message type, in order; those without a value are left out.
+    pub options: &'a [(u8, Option<&'a [u8]>)],
 }
 
 /// Writes a broadcast frame with a client's message.
 ///
 /// Options that do not fit into 1200 bytes are left out.
 pub fn write(message: &Outgoing<'_>) -> Vec<u8> {
-    let mut options = vec![0u8; MAX_MESSAGE - BOOTP];
+    let mut options = [0u8; MAX_MESSAGE - BOOTP];
     let kind = match message.kind {
         Kind::Discover => 1u8,
         _ => 3,
@@ -73,8 +73,9 @@ pub fn write(message: &Outgoing<'_>) -> Vec<u8> {
     let mut used = 0usize;
     {
         let mut writer = smoltcp::wire::DhcpOptionWriter::new(&mut options);
-        let head = [(code::MESSAGE_TYPE, &[kind][..])];
+        let head = [(code::MESSAGE_TYPE, Some(&[kind][..]))];
         for &(option, data) in head.iter().chain(message.options) {
+            let Some(data) = data else { continue };
             let needed = data.len().saturating_add(2);
             if data.len() <= 255
                 && used.saturating_add(needed) < room
@@ -88,22 +89,23 @@ pub fn write(message: &Outgoing<'_>) -> Vec<u8> {
         }
     }
     let length = BOOTP.saturating_add(used).max(MIN_MESSAGE);
-    let mut bootp = vec![0u8; length];
-    if let Some(area) = bootp.get_mut(BOOTP..) {
-        for (to, from) in area.iter_mut().zip(options) {
-            *to = from;
-        }
-    }
     let mac = EthernetAddress(message.mac);
-    let mut packet = DhcpPacket::new_unchecked(&mut bootp);
-    packet.set_opcode(DhcpOpCode::Request);
-    packet.set_hardware_type(ArpHardware::Ethernet);
-    packet.set_hardware_len(6);
-    packet.set_transaction_id(message.transaction);
-    packet.set_secs(message.seconds);
-    packet.set_flags(if message.broadcast { DhcpFlags::BROADCAST } else { DhcpFlags::empty() });
-    packet.set_client_hardware_address(mac);
-    packet.set_magic_number(MAGIC);
+    let fill = |bootp: &mut [u8]| {
+        if let Some(area) = bootp.get_mut(BOOTP..) {
+            for (to, from) in area.iter_mut().zip(options) {
+                *to = from;
+            }
+        }
+        let mut packet = DhcpPacket::new_unchecked(bootp);
+        packet.set_opcode(DhcpOpCode::Request);
+        packet.set_hardware_type(ArpHardware::Ethernet);
+        packet.set_hardware_len(6);
+        packet.set_transaction_id(message.transaction);
+        packet.set_secs(message.seconds);
+        packet.set_flags(if message.broadcast { DhcpFlags::BROADCAST } else { DhcpFlags::empty() });
+        packet.set_client_hardware_address(mac);
+        packet.set_magic_number(MAGIC);
+    };
 
     let source = Ipv4Addr::UNSPECIFIED;
     let target = Ipv4Addr::BROADCAST;
@@ -130,7 +132,7 @@ pub fn write(message: &Outgoing<'_>) -> Vec<u8> {
         &source.into(),
         &target.into(),
         length,
-        |payload| payload.copy_from_slice(&bootp),
+        fill,
         &checksums,
     );
     frame
@@ -323,7 +325,11 @@ pub(crate) mod tests {
             transaction: 0xdead_beef,
             seconds: 3,
             broadcast: true,
-            options: &[(61, &[1, 0x52, 0x54, 0, 1, 2, 3]), (55, &[1, 3, 6])],
+            options: &[
+                (61, Some(&[1, 0x52, 0x54, 0, 1, 2, 3])),
+                (80, None),
+                (55, Some(&[1, 3, 6])),
+            ],
         });
         assert_eq!(frame.len(), 14 + 20 + 8 + 300);
         assert_eq!(&frame[..14], b"\xff\xff\xff\xff\xff\xff\x52\x54\x00\x01\x02\x03\x08\x00");
@@ -347,7 +353,7 @@ pub(crate) mod tests {
     #[test]
     fn too_many_options_are_left_out_not_cut() {
         let long = [7u8; 255];
-        let options: Vec<(u8, &[u8])> = (100..110).map(|kind| (kind, &long[..])).collect();
+        let options: Vec<_> = (100..110).map(|kind| (kind, Some(&long[..]))).collect();
         let frame = write(&Outgoing {
             kind: Kind::Request,
             mac: MAC,

@@ -1,6 +1,6 @@
 //! DHCP options of one message (RFC 2132), split options joined (RFC 3396).
 
-use alloc::vec::Vec;
+use heapless::Vec;
 
 /// Option codes.
 pub mod code {
@@ -60,17 +60,25 @@ pub const REQUESTED: [u8; 19] = [
     code::SERVER_ID,
 ];
 
+/// Bytes of all options of one message: no frame is longer.
+const MAX_BYTES: usize = 2048;
+/// Different options: 0 and 255 are none.
+const MAX_OPTIONS: usize = 254;
+
 /// The options of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
-    items: Vec<(u8, Vec<u8>)>,
+    /// Option and length of its value, in the order of their first parts.
+    items: Vec<(u8, u16), MAX_OPTIONS>,
+    /// The values, one behind the other.
+    values: Vec<u8, MAX_BYTES>,
 }
 
 impl Options {
     /// Adds the options of one area; parts of an option seen before are joined to it.
     ///
     /// Reading stops at the end mark or at the first option that does not fit; what
-    /// came before it counts.
+    /// came before it counts. So does it behind 2048 bytes of values.
     pub fn collect(&mut self, area: &[u8]) {
         let mut rest = area;
         while let Some((&option, tail)) = rest.split_first() {
@@ -82,23 +90,48 @@ impl Options {
                     let Some((value, tail)) = tail.split_at_checked(usize::from(length)) else {
                         return;
                     };
-                    self.add(option, value);
+                    if self.add(option, value).is_none() {
+                        return;
+                    }
                     rest = tail;
                 }
             }
         }
     }
 
-    fn add(&mut self, option: u8, value: &[u8]) {
-        match self.items.iter_mut().find(|(known, _)| *known == option) {
-            Some((_, joined)) => joined.extend_from_slice(value),
-            None => self.items.push((option, value.to_vec())),
+    /// Adds one option, or a further part of it; nothing where there is no room.
+    fn add(&mut self, option: u8, value: &[u8]) -> Option<()> {
+        let more = u16::try_from(value.len()).ok()?;
+        let end = self.range(option).map(|(_, end)| end);
+        self.values.extend_from_slice(value).ok()?;
+        let Some(end) = end else { return self.items.push((option, more)).ok() };
+        // Byte by byte to its place: split options are rare, and this is the least code.
+        for _ in value {
+            let last = self.values.pop()?;
+            self.values.insert(end, last).ok()?;
         }
+        let (_, length) = self.items.iter_mut().find(|(known, _)| *known == option)?;
+        *length = length.saturating_add(more);
+        Some(())
+    }
+
+    /// Where among the values that of an option begins and ends.
+    fn range(&self, option: u8) -> Option<(usize, usize)> {
+        let mut end = 0usize;
+        for (known, length) in &self.items {
+            let start = end;
+            end = end.saturating_add(usize::from(*length));
+            if *known == option {
+                return Some((start, end));
+            }
+        }
+        None
     }
 
     /// The value of an option.
     pub fn get(&self, option: u8) -> Option<&[u8]> {
-        self.items.iter().find(|(known, _)| *known == option).map(|(_, value)| value.as_slice())
+        let (start, end) = self.range(option)?;
+        self.values.get(start..end)
     }
 
     /// Option 52: bit 0 says that `file` holds options, bit 1 that `sname` does.
@@ -113,6 +146,8 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::collections::BTreeMap;
+    use proptest::prelude::*;
 
     #[test]
     fn split_options_are_joined_and_cut_ones_dropped() {
@@ -125,5 +160,32 @@ mod tests {
         assert_eq!(options.get(6), None);
         options.collect(&[17]);
         assert_eq!(options.overload(), 0);
+    }
+
+    #[test]
+    fn values_that_no_frame_holds_are_left_out() {
+        let mut options = Options::default();
+        let part = [&[43, 255][..], &[7; 255]].concat();
+        options
+            .collect(&[&[3, 4, 10, 0, 0, 1][..], &part.repeat(9), &[6, 4, 10, 0, 0, 2]].concat());
+        assert_eq!(options.get(43).unwrap().len(), 8 * 255);
+        assert_eq!((options.get(3), options.get(6)), (Some(&[10, 0, 0, 1][..]), None));
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_joined_in_their_order(
+            parts in proptest::collection::vec((1u8..6, proptest::collection::vec(any::<u8>(), 0..20)), 0..40)
+        ) {
+            let mut options = Options::default();
+            let mut expected = BTreeMap::<u8, alloc::vec::Vec<u8>>::new();
+            for (option, value) in &parts {
+                options.collect(&[&[*option, value.len() as u8][..], value].concat());
+                expected.entry(*option).or_default().extend(value);
+            }
+            for option in 0..=255 {
+                prop_assert_eq!(options.get(option), expected.get(&option).map(|value| &value[..]));
+            }
+        }
     }
 }
