@@ -462,7 +462,10 @@ impl Ring {
                     self.dialled.retain(|other| *other != conn);
                     self.open.retain(|other| *other != conn);
                 }
-                RingOutput::Send(..) | RingOutput::End(_) | RingOutput::Say(_) => {}
+                RingOutput::Send(..)
+                | RingOutput::End(_)
+                | RingOutput::Say(_)
+                | RingOutput::Said(_) => {}
             }
         }
         if self.open.contains(&Conn::Next) {

@@ -96,13 +96,13 @@ impl Config {
         }
         config.mtu = plan.mtu.or(lease.mtu);
         if plan.peer_dns {
-            config.dns.clone_from(&lease.dns);
+            config.dns = lease.dns.to_vec();
         }
         config.domain.clone_from(&lease.domain);
         config.search.clone_from(&lease.search);
         config.hostname.clone_from(&lease.hostname);
         config.nis_domain.clone_from(&lease.nis_domain);
-        config.ntp.clone_from(&lease.ntp);
+        config.ntp = lease.ntp.to_vec();
         let mut routes = lease.routes.clone();
         if !lease.classless
             && let Some(router) = lease.routers.first()

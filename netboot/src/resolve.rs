@@ -14,7 +14,7 @@ use core::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::dhcp::lease::{is_domain_name, parse_name};
+use crate::dhcp::lease::{Name, is_domain_name, parse_name};
 use crate::io::Udp;
 use crate::random::random;
 use sys::clock::Instant;
@@ -103,23 +103,26 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// A question: header, a name as labels (RFC 1035 2.3.4), type and class.
+pub type Query = heapless::Vec<u8, { HEADER + 255 + 4 }>;
+
 /// Writes a question for the A records of `name`; `None` when it is no domain name.
-pub fn query(id: u16, name: &str) -> Option<Vec<u8>> {
+pub fn query(id: u16, name: &str) -> Option<Query> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if !is_domain_name(name) {
         return None;
     }
-    let mut bytes = Vec::with_capacity(HEADER + name.len() + 6);
-    bytes.extend_from_slice(&id.to_be_bytes());
+    let mut bytes = Query::new();
+    bytes.extend_from_slice(&id.to_be_bytes()).ok()?;
     // Recursion desired; one question.
-    bytes.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]).ok()?;
     for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).ok()?);
-        bytes.extend_from_slice(label.as_bytes());
+        bytes.push(u8::try_from(label.len()).ok()?).ok()?;
+        bytes.extend_from_slice(label.as_bytes()).ok()?;
     }
-    bytes.push(0);
-    bytes.extend_from_slice(&TYPE_A.to_be_bytes());
-    bytes.extend_from_slice(&CLASS_IN.to_be_bytes());
+    bytes.push(0).ok()?;
+    bytes.extend_from_slice(&TYPE_A.to_be_bytes()).ok()?;
+    bytes.extend_from_slice(&CLASS_IN.to_be_bytes()).ok()?;
     Some(bytes)
 }
 
@@ -149,48 +152,47 @@ pub fn parse_answer(bytes: &[u8], id: u16, name: &str) -> Option<Result<Ipv4Addr
     })
 }
 
-/// One record that matters.
-enum Record {
-    Address(Ipv4Addr),
-    Alias(String),
+/// What matters of a record.
+struct Record {
+    owner: Name,
+    address: Option<Ipv4Addr>,
+    alias: Option<Name>,
+    /// Where the next record begins.
+    next: usize,
 }
 
 fn parse_records(bytes: &[u8], start: usize, name: &str) -> Option<Result<Ipv4Addr, Refusal>> {
     let count = usize::from(read_u16(bytes, 6)?);
     let cut = read_u16(bytes, 2)? & 0x0200 != 0;
-    let mut records: Vec<(String, Record)> = Vec::new();
-    let mut at = start;
-    for _ in 0..count.min(MAX_RECORDS) {
-        // What was cut off behind the last whole record is of no interest.
-        let Some((owner, record, next)) = parse_record(bytes, at) else {
-            if cut {
-                break;
-            }
-            return None;
-        };
-        records.extend(record.map(|record| (owner, record)));
-        at = next;
-    }
-    let mut wanted = name.to_owned();
+    let mut wanted = Name::try_from(name).ok()?;
     for _ in 0..MAX_ALIASES {
-        let of_wanted = |owner: &str| owner.eq_ignore_ascii_case(&wanted);
-        let mut alias = None;
-        for (owner, record) in &records {
-            match record {
-                Record::Address(address) if of_wanted(owner) => return Some(Ok(*address)),
-                Record::Alias(target) if of_wanted(owner) => alias = Some(target.clone()),
-                _ => {}
+        let (mut address, mut alias) = (None, None);
+        let mut at = start;
+        for _ in 0..count.min(MAX_RECORDS) {
+            // What was cut off behind the last whole record is of no interest.
+            let Some(record) = parse_record(bytes, at) else {
+                if cut {
+                    break;
+                }
+                return None;
+            };
+            if record.owner.eq_ignore_ascii_case(&wanted) {
+                address = address.or(record.address);
+                alias = record.alias.or(alias);
             }
+            at = record.next;
         }
-        match alias {
-            Some(target) => wanted = target,
-            None => return Some(Err(if cut { Refusal::Malformed } else { Refusal::NoAddress })),
+        match (address, alias) {
+            (Some(address), _) => return Some(Ok(address)),
+            (None, Some(target)) => wanted = target,
+            (None, None) if cut => return Some(Err(Refusal::Malformed)),
+            (None, None) => break,
         }
     }
     Some(Err(Refusal::NoAddress))
 }
 
-fn parse_record(bytes: &[u8], at: usize) -> Option<(String, Option<Record>, usize)> {
+fn parse_record(bytes: &[u8], at: usize) -> Option<Record> {
     let (owner, at) = parse_name(bytes, at)?;
     let kind = read_u16(bytes, at)?;
     let class = read_u16(bytes, at.checked_add(2)?)?;
@@ -198,14 +200,13 @@ fn parse_record(bytes: &[u8], at: usize) -> Option<(String, Option<Record>, usiz
     let start = at.checked_add(10)?;
     let end = start.checked_add(length)?;
     let data = bytes.get(start..end)?;
-    let record = match (class, kind) {
-        (CLASS_IN, TYPE_A) => {
-            <[u8; 4]>::try_from(data).ok().map(|octets| Record::Address(octets.into()))
-        }
-        (CLASS_IN, TYPE_CNAME) => Some(Record::Alias(parse_name(bytes, start)?.0)),
-        _ => None,
-    };
-    Some((owner, record, end))
+    let (mut address, mut alias) = (None, None);
+    match (class, kind) {
+        (CLASS_IN, TYPE_A) => address = <[u8; 4]>::try_from(data).ok().map(Ipv4Addr::from),
+        (CLASS_IN, TYPE_CNAME) => alias = Some(parse_name(bytes, start)?.0),
+        _ => {}
+    }
+    Some(Record { owner, address, alias, next: end })
 }
 
 /// The address of `name` in the text of a hosts(5) file.
@@ -353,7 +354,7 @@ mod tests {
 
     /// An answer to [`query`] with these records after the question.
     fn answer(id: u16, name: &str, code: u8, records: &[&[u8]]) -> Vec<u8> {
-        let mut bytes = query(id, name).unwrap();
+        let mut bytes = query(id, name).unwrap().to_vec();
         bytes[2] = 0x81;
         bytes[3] = 0x80 | code;
         bytes[7] = records.len() as u8;

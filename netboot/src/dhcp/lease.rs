@@ -7,20 +7,23 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::Ipv4Addr;
 
 use cmdline::plan::Route;
 
 use super::options::{Options, code};
 
-/// How many values of a list are kept.
-const MAX_LIST: usize = 32;
+/// The usable addresses of an option, each once; no more than these are kept.
+pub type Addresses = heapless::Vec<Ipv4Addr, 32>;
 /// How many routes of one option are kept.
 const MAX_ROUTES: usize = 128;
 /// How many search domains are kept; resolv.conf(5) had a limit of six for long.
 const MAX_SEARCH: usize = 16;
 /// The longest domain name in text form (RFC 1035).
 const MAX_NAME: usize = 253;
+/// A domain name in text form.
+pub type Name = heapless::String<MAX_NAME>;
 /// Below this an interface cannot carry IPv4 with options comfortably (RFC 791),
 /// and NFS or HTTP would crawl: such an answer is a mistake.
 pub const MIN_MTU: u16 = 576;
@@ -43,20 +46,20 @@ pub struct Lease {
     /// Option 66, or the `sname` field: the boot server's name.
     pub server_name: String,
     /// Option 150: TFTP servers.
-    pub tftp_servers: Vec<Ipv4Addr>,
+    pub tftp_servers: Addresses,
     /// Option 67, or the `file` field: the boot file.
     pub boot_file: String,
     /// Option 17.
     pub root_path: String,
     /// Option 3, best first.
-    pub routers: Vec<Ipv4Addr>,
+    pub routers: Addresses,
     /// Option 121, which replaces options 3 and 33 when it is there (RFC 3442);
     /// otherwise option 33.
     pub routes: Vec<Route>,
     /// Whether [`Self::routes`] are of option 121.
     pub classless: bool,
     /// Option 6.
-    pub dns: Vec<Ipv4Addr>,
+    pub dns: Addresses,
     /// Option 15.
     pub domain: String,
     /// Option 119 (RFC 3397).
@@ -66,7 +69,7 @@ pub struct Lease {
     /// Option 40.
     pub nis_domain: String,
     /// Option 42.
-    pub ntp: Vec<Ipv4Addr>,
+    pub ntp: Addresses,
     /// Option 26 in bytes, when it is at least [`MIN_MTU`].
     pub mtu: Option<u16>,
     /// Option 51 in seconds; `None` for ever.
@@ -105,12 +108,14 @@ impl Lease {
         let overload = options.overload();
         let server_name = match reader.text(code::TFTP_SERVER_NAME, "boot server name") {
             name if !name.is_empty() => name,
-            _ if overload & 2 == 0 => reader.clean(header.server_name, "server name field"),
+            _ if overload & 2 == 0 => {
+                reader.clean(header.server_name, format_args!("server name field"))
+            }
             _ => String::new(),
         };
         let boot_file = match reader.text(code::BOOT_FILE, "boot file") {
             name if !name.is_empty() => name,
-            _ if overload & 1 == 0 => reader.clean(header.file, "boot file field"),
+            _ if overload & 1 == 0 => reader.clean(header.file, format_args!("boot file field")),
             _ => String::new(),
         };
         Lease {
@@ -219,12 +224,12 @@ pub fn is_domain_name(name: &str) -> bool {
 ///
 /// Malformed names end the list. A pointer must lead backwards, so a loop is not possible.
 pub fn parse_search(bytes: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
+    let mut names: Vec<String> = Vec::new();
     let mut at = 0;
     while at < bytes.len() && names.len() < MAX_SEARCH {
         let Some((name, next)) = parse_name(bytes, at) else { break };
-        if is_domain_name(&name) && !names.contains(&name) {
-            names.push(name);
+        if is_domain_name(&name) && !names.iter().any(|known| known.as_str() == name.as_str()) {
+            names.push(name.as_str().into());
         }
         at = next;
     }
@@ -233,8 +238,8 @@ pub fn parse_search(bytes: &[u8]) -> Vec<String> {
 
 /// Reads one possibly compressed name at `at`; gives it in text form, lower case
 /// not forced, and the offset that follows it.
-pub fn parse_name(bytes: &[u8], at: usize) -> Option<(String, usize)> {
-    let mut name = String::new();
+pub fn parse_name(bytes: &[u8], at: usize) -> Option<(Name, usize)> {
+    let mut name = Name::new();
     let mut here = at;
     let mut after = None;
     // Every pointer must lead below all places read so far.
@@ -251,12 +256,9 @@ pub fn parse_name(bytes: &[u8], at: usize) -> Option<(String, usize)> {
                 let end = start.checked_add(usize::from(length))?;
                 let label = core::str::from_utf8(bytes.get(start..end)?).ok()?;
                 if !name.is_empty() {
-                    name.push('.');
+                    name.push('.').ok()?;
                 }
-                name.push_str(label);
-                if name.len() > MAX_NAME {
-                    return None;
-                }
+                name.push_str(label).ok()?;
                 here = end;
             }
             0xc0.. => {
@@ -326,19 +328,20 @@ impl Reader<'_> {
         usable(address)
     }
 
-    fn addresses(&mut self, option: u8, what: &str) -> Vec<Ipv4Addr> {
+    fn addresses(&mut self, option: u8, what: &str) -> Addresses {
         let raw = self.options.get(option).unwrap_or_default();
         if !raw.len().is_multiple_of(4) {
             self.ignore(option, &format!("{what} are not whole addresses"));
-            return Vec::new();
+            return Addresses::new();
         }
-        let mut found = Vec::new();
-        for octets in raw.chunks_exact(4).take(MAX_LIST) {
+        let mut found = Addresses::new();
+        for octets in raw.chunks_exact(4) {
             let address = <[u8; 4]>::try_from(octets).ok().map(Ipv4Addr::from);
             if let Some(address) = address.and_then(usable)
                 && !found.contains(&address)
+                && found.push(address).is_err()
             {
-                found.push(address);
+                break;
             }
         }
         found
@@ -375,7 +378,7 @@ impl Reader<'_> {
     }
 
     /// Text without its padding; dropped when it holds control characters.
-    fn clean(&mut self, raw: &[u8], what: &str) -> String {
+    fn clean(&mut self, raw: &[u8], what: fmt::Arguments<'_>) -> String {
         let end = raw.iter().position(|byte| *byte == 0).unwrap_or(raw.len());
         let raw = raw.get(..end).unwrap_or_default();
         match core::str::from_utf8(raw) {
@@ -389,7 +392,7 @@ impl Reader<'_> {
 
     fn text(&mut self, option: u8, what: &str) -> String {
         match self.options.get(option) {
-            Some(raw) => self.clean(raw, &format!("option {option} ({what})")),
+            Some(raw) => self.clean(raw, format_args!("option {option} ({what})")),
             None => String::new(),
         }
     }
@@ -568,7 +571,7 @@ mod tests {
         lease.next_server = None;
         lease.server_name.clear();
         assert_eq!(lease.boot_server(), "10.0.0.1");
-        lease.tftp_servers.push(Ipv4Addr::new(10, 0, 0, 7));
+        lease.tftp_servers.push(Ipv4Addr::new(10, 0, 0, 7)).unwrap();
         assert_eq!(lease.boot_server(), "10.0.0.7");
         assert_eq!(lease.boot_file, "pxelinux.0");
     }
