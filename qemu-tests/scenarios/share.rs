@@ -140,7 +140,7 @@ fn boot_and(
         let _router = if router { Some(lab.router()?) } else { None };
         let words = [words, &["--append", WORDS]].concat();
         let share = lab.share(&iso, &words)?;
-        let mode = if router { "10.77.0.2 gives addresses" } else { "nobody gives addresses" };
+        let mode = if router { "10.77.0.2 is the DHCP server" } else { "no DHCP server on" };
         share.expect(mode, secs(1))?;
         let mut machine = machine(lab)?.start()?;
         at_home(&mut machine, layout)?;
@@ -178,8 +178,8 @@ macro_rules! ways {
     };
 }
 
-// pxelinux (`--no-ipxe`) or a script for a ROM that is iPXE, and GRUB; beside a router that
-// gives the addresses, or giving them.
+// pxelinux (`--no-ipxe`) or a script for a ROM that is iPXE, and GRUB; beside a router with a
+// DHCP server, or as the DHCP server.
 ways! {
     always live_boot_on_bios_beside_a_router "share-bios-router" LIVE_BOOT ROUTER bios
         ["--no-ipxe"] ["loads pxelinux.0", "has the boot menu", "mounted /live"];
@@ -243,7 +243,7 @@ fn sweep_secure_boot_alone() {
     boot_and("share-secure-boot", &LIVE_BOOT, alone, secure_uefi, &stages, on);
 }
 
-/// Two networks: one with a router that gives addresses, one without a DHCP server.
+/// Two networks: one with a DHCP server, one without.
 #[test]
 #[ignore = "two machines: cargo xtask test --sweep"]
 fn sweep_two_networks() {
@@ -254,8 +254,8 @@ fn sweep_two_networks() {
         let words = ["--append", WORDS];
         let (here, there) =
             (lab.share_on("lan", &iso, &words)?, lab.share_on("wing", &iso, &words)?);
-        here.expect("10.77.0.2 gives addresses", secs(1))?;
-        there.expect("nobody gives addresses", secs(1))?;
+        here.expect("10.77.0.2 is the DHCP server", secs(1))?;
+        there.expect("no DHCP server on", secs(1))?;
         let mut first = bios(lab)?.start()?;
         at_home(&mut first, &LIVE_BOOT)?;
         drop(first);
@@ -268,8 +268,8 @@ fn sweep_two_networks() {
     });
 }
 
-/// What a machine changes is on the server; it can be listed, copied and forgotten, and
-/// no other client reaches it.
+/// A client's changes are on the server; they can be listed, copied and deleted, and no other
+/// client gets them.
 #[test]
 #[ignore = "boots a whole system twice: cargo xtask test --sweep"]
 fn sweep_settings_that_stay() {
@@ -289,8 +289,8 @@ fn sweep_settings_that_stay() {
         machine.send_line("sync; echo b >/proc/sysrq-trigger")?;
         machine.shell(secs(180))?;
         assert_eq!(machine.run("cat /kept")?.trim(), "once");
-        // It had no time to say goodbye. What it had open before is not in its way, and
-        // not for long in any other.
+        // The killed client closed nothing: its old connections are not in its way, and
+        // close soon.
         let connections =
             || lab.run(&["ss", "-Htn", "state", "established", "sport", "=", ":10809"]);
         machine.run("sync")?;
@@ -302,7 +302,7 @@ fn sweep_settings_that_stay() {
         assert!((1..=4).contains(&after.lines().count()), "{after}");
         assert!(settings(&["--list-settings"])?.contains("52-54-00-77-00-00"));
         let error = settings(&["--reset-settings", "52:54:00:77:00:00"]).unwrap_err().to_string();
-        assert!(error.contains("being used"), "{error}");
+        assert!(error.contains("has it open"), "{error}");
         drop(machine);
 
         // The medium as a disk, to be read.
@@ -436,7 +436,7 @@ fn sweep_what_a_person_sees() {
 
 /// Nothing runs or listens any more, and no drive is made of a medium.
 fn nothing_is_left(lab: &Lab) -> Result<()> {
-    // Killed processes that were not reaped yet do not count.
+    // Killed children that are not reaped yet do not count.
     let runs = || -> Result<bool> {
         let all = lab.run(&["ps", "-e", "-o", "stat=,comm="])?;
         Ok(all.lines().any(|line| line.contains("bellwether") && !line.starts_with('Z')))
@@ -466,7 +466,7 @@ fn a_client_outlives_a_restart() {
         let state = std::fs::read_dir(state).map_err(qemu_tests::Error::io("look at the state"))?;
         let left: Vec<_> = state.flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["leases-lan"]);
-        // Console text that was not read yet, and nothing remembered of what was.
+        // Neither read before nor in the page cache.
         machine
             .send_line("echo 3 >/proc/sys/vm/drop_caches; md5sum /usr/sbin/dmsetup; echo ev''en")?;
         lab.knocks(1, secs(60))?;

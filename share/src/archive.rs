@@ -1,5 +1,5 @@
-//! The archive that goes behind a medium's own initramfs: our `/init`, the index of
-//! the modules that are there, and those that are not, from the medium's squashfs.
+//! The archive that follows a medium's own initramfs: our `/init`, the module index, and
+//! modules from the medium's squashfs that the initramfs lacks.
 //!
 //! The kernel unpacks both one after the other, and files of the second replace
 //! those of the first (Documentation/filesystems/ramfs-rootfs-initramfs.rst).
@@ -50,7 +50,7 @@ const PLACES: [&str; 17] = [
     "crypto/",
     "arch/",
 ];
-/// What of these it surely does not need.
+/// Directories among these that a network boot does not need.
 const NOT: [&str; 6] = [
     "drivers/net/wireless/",
     "drivers/net/can/",
@@ -60,10 +60,10 @@ const NOT: [&str; 6] = [
     "net/wireless/",
 ];
 
-/// What was made.
+/// The archive and what it contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
-    /// The archive.
+    /// The archive, compressed.
     pub bytes: Vec<u8>,
     /// Kernel release; empty when the initramfs has no modules.
     pub release: String,
@@ -71,11 +71,11 @@ pub struct Made {
     pub there: usize,
     /// Modules that were added.
     pub added: usize,
-    /// What a live boot needs and neither has.
+    /// Modules that a live boot needs and neither the initramfs nor the medium has.
     pub lacking: Vec<String>,
 }
 
-/// What goes into the archive.
+/// The contents of the archive.
 #[derive(Clone)]
 struct Parts {
     /// The archive, not yet compressed.
@@ -86,19 +86,20 @@ struct Parts {
     lacking: Vec<String>,
 }
 
-/// Makes the archive for an initramfs. `squashfs` are images in `tree` that may have
-/// the same kernel's modules.
+/// Makes the archive for an initramfs. `squashfs` lists images in `tree` that may have modules
+/// of the same kernel.
 ///
 /// # Errors
-/// The initramfs is not one, `/init` is not for its machine, or a module is damaged.
+/// [`Error::File`] when the initramfs is damaged or not one, `/init` is for another
+/// processor, or a module is damaged.
 pub fn make(
     tree: &Arc<Tree>,
     initrd: &mut (dyn BufRead + Send),
     squashfs: &[String],
     init: &[u8],
 ) -> Result<Made, Error> {
-    // All modules are in memory for a moment. They are in a thread's, which goes back to
-    // the system when nothing of it is left, and before compressing takes as much again.
+    // All modules are in memory for a moment. A thread of its own gives that memory back to the
+    // system before compression takes as much again.
     let collected =
         thread::scope(|scope| scope.spawn(|| collect(tree, initrd, squashfs, init)).join());
     let failed =
@@ -146,8 +147,8 @@ fn collect(
         }
     };
     let there: BTreeSet<String> = files.keys().cloned().collect();
-    // An initramfs without modules is for a kernel that has everything built in, or
-    // the first of several: then there is nothing to look for.
+    // An initramfs without modules belongs to a kernel with everything built in, or is the
+    // first of several: no modules are looked for.
     let Some(base) = base else {
         return only_init(init, &links);
     };
@@ -207,14 +208,14 @@ fn only_init(init: &[u8], links: &BTreeSet<String>) -> Result<Parts, Error> {
 }
 
 fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Error> {
-    // A directory in this archive would replace a link of that name in the first.
+    // A directory in this archive would replace a link of that name in the medium's initramfs.
     for link in links {
         archive.forget_dir(link);
     }
     Ok(archive.write(0).map_err(BuildError::from)?)
 }
 
-/// A path below `/` or `/usr`, without the latter.
+/// Strips `/` or `/usr` from a path.
 fn within_usr(path: &str) -> &str {
     path.strip_prefix("usr/").unwrap_or(path)
 }
@@ -229,8 +230,8 @@ fn bases<'p>(paths: impl Iterator<Item = &'p String>) -> BTreeSet<String> {
     paths.filter_map(base).collect()
 }
 
-/// Puts into `files` the modules of a squashfs for `release` that are not there yet;
-/// false when it has none for it.
+/// Adds the modules of a squashfs for `release` that `files` lacks. False when it has none for
+/// that release.
 fn add_missing(
     tree: &Arc<Tree>,
     at: At,
@@ -239,7 +240,7 @@ fn add_missing(
     files: &mut BTreeMap<String, Vec<u8>>,
 ) -> Result<bool, Error> {
     let reader = BufReader::new(Cursor::new(tree.clone(), at));
-    // A layer in another format, or a damaged one: clients will be told by the kernel.
+    // A layer in another format, or a damaged one: the client's kernel will report it.
     let Ok(image) = FilesystemReader::from_reader(reader) else { return Ok(false) };
     let known: BTreeSet<String> =
         files.keys().filter_map(|path| module_name(path)).map(str::to_owned).collect();
@@ -252,8 +253,8 @@ fn add_missing(
         let Some(below) = below.and_then(|p| p.strip_prefix('/')) else { continue };
         let InnerNode::File(file) = &node.inner else { continue };
         found = true;
-        // depmod's files of the initramfs tell about its own modules only; without
-        // any, what modules say themselves counts.
+        // The initramfs's depmod files cover its own modules only; without any, `.modinfo`
+        // counts.
         let Some(name) = module_name(below) else { continue };
         let Some(inside) = below.strip_prefix("kernel/") else { continue };
         let fits = |list: &[&str]| list.iter().any(|place| inside.starts_with(place));
@@ -292,7 +293,7 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// From its beginning.
+    /// Reads from its beginning.
     pub(crate) fn new(tree: Arc<Tree>, at: At) -> Self {
         Self { tree, at, position: 0 }
     }

@@ -1,9 +1,8 @@
-//! The configuration for those who prefer servers of their own: dnsmasq or ISC's dhcpd,
-//! a TFTP tree with pxelinux and GRUB, `/etc/exports` and Ganesha's exports.
+//! Writes configuration for other servers: dnsmasq or ISC dhcpd, a TFTP tree with pxelinux and
+//! GRUB, `/etc/exports` and Ganesha's exports.
 //!
-//! The medium itself stays in one piece; where it is to be mounted, and the commands
-//! that start everything, are in the README beside the files. Nothing outside of the
-//! directory is written, nothing is started.
+//! The medium itself stays in one piece. The README beside the files says where to mount it and
+//! how to start the servers. Nothing outside the directory is written and no server is started.
 
 use crate::dhcp::lease::range;
 use crate::error::Error;
@@ -23,18 +22,19 @@ use std::path::{Path, PathBuf};
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 20;
 
-/// Writes all of it below `dir`, which is made when it is not there. Gives the files
-/// that a person looks at.
+/// Writes everything below `dir`, which is created if missing. Returns the files that the user
+/// edits or reads.
 ///
 /// # Errors
-/// A medium cannot be read or booted, or a file cannot be written.
+/// [`Error::Medium`] or [`Error::Image`] when a medium cannot be read or booted,
+/// [`Error::File`] when a file cannot be written.
 pub fn write(options: &Options, dir: &Path, watch: &Watch) -> Result<Vec<PathBuf>, Error> {
     fs::create_dir_all(dir).map_err(Error::write(dir))?;
     let dir = dir.canonicalize().map_err(Error::write(dir))?;
     write_for(&net::choose(options.interface.as_deref())?, options, dir, watch)
 }
 
-/// The same for an interface; `dir` is there and absolute.
+/// Writes the files for one interface; `dir` exists and is absolute.
 fn write_for(
     interface: &Interface,
     options: &Options,
@@ -119,7 +119,7 @@ impl Site<'_> {
         let (network, mask) = self.network();
         let title: String = title.chars().filter(|c| !matches!(c, '"' | ',')).collect();
         format!(
-            "# Beside the DHCP server that is there: it gives the addresses.\n\
+            "# Proxy DHCP: another server leases the addresses.\n\
              port=0\nlog-dhcp\ninterface={}\nbind-interfaces\nexcept-interface=lo\n\
              dhcp-range={network},proxy,{mask}\n\
              pxe-service=x86PC,\"{title}\",pxelinux.0\n\
@@ -137,10 +137,13 @@ impl Site<'_> {
         let avoid: Vec<Ipv4Addr> = self.interface.gateway.into_iter().collect();
         let chosen = given.or_else(|| range(own, self.interface.prefix, &avoid));
         let (first, last) = chosen.ok_or_else(|| Error::Interface {
-            why: format!("no room for addresses on {own}/{}: --range", self.interface.prefix),
+            why: format!(
+                "no free range of addresses on {own}/{}: give one with --range",
+                self.interface.prefix
+            ),
         })?;
         let mut text = format!(
-            "# Where nobody else gives addresses.\n\
+            "# The only DHCP server of this network.\n\
              option client-architecture code 93 = unsigned integer 16;\n\
              authoritative;\nddns-update-style none;\n\
              subnet {network} netmask {mask} {{\n  range {first} {last};\n"
@@ -268,7 +271,7 @@ mod tests {
         let site = Site { interface: &interface, dir, names: &["live"], media: &media };
         assert_eq!(
             site.dnsmasq("A \"live\", system"),
-            "# Beside the DHCP server that is there: it gives the addresses.\nport=0\nlog-dhcp\n\
+            "# Proxy DHCP: another server leases the addresses.\nport=0\nlog-dhcp\n\
              interface=lan\nbind-interfaces\nexcept-interface=lo\n\
              dhcp-range=10.77.0.0,proxy,255.255.255.0\n\
              pxe-service=x86PC,\"A live system\",pxelinux.0\n\

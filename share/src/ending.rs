@@ -7,16 +7,16 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::AsFd;
 
-/// SIGINT, SIGTERM and SIGHUP, taken from a descriptor.
+/// SIGINT, SIGTERM and SIGHUP, read from a signalfd.
 #[derive(Debug)]
 pub struct Ending(SignalFd);
 
 impl Ending {
-    /// Blocks the signals from now on. Call it before [`crate::session::start`], whose
-    /// threads inherit that.
+    /// Blocks the signals from now on. Call it before [`crate::session::start`], whose threads
+    /// inherit the mask.
     ///
     /// # Errors
-    /// The system refuses a descriptor for signals.
+    /// [`Error::System`] when the kernel refuses the signal mask or the signalfd.
     pub fn expect() -> Result<Self, Error> {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -28,7 +28,7 @@ impl Ending {
         SignalFd::with_flags(&signals, flags).map(Self).map_err(doing)
     }
 
-    /// Whether one of the signals came.
+    /// Whether one of the signals arrived.
     pub fn came(&self) -> bool {
         !matches!(self.0.read_signal(), Ok(None))
     }
@@ -36,7 +36,7 @@ impl Ending {
     /// Waits for one of the signals.
     ///
     /// # Errors
-    /// The system refuses to wait.
+    /// [`Error::System`] when poll(2) fails.
     pub fn wait(&self) -> Result<(), Error> {
         let mut this = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         loop {

@@ -1,4 +1,4 @@
-//! What can go wrong in sharing, in the words of the one who shares.
+//! The errors of sharing, worded for the user.
 
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -10,35 +10,35 @@ pub enum Error {
     File(cpio_builder::error::Error),
     /// Not an ISO 9660 image, or a damaged one.
     Image {
-        /// What is wrong with it.
+        /// The damage.
         why: String,
     },
     /// The medium has nothing that can be booted.
     Medium {
-        /// What is missing, and what to do.
+        /// The missing part, and the remedy.
         why: String,
     },
-    /// A port cannot be had.
+    /// A port cannot be bound.
     Port {
-        /// What it is for.
+        /// The service that needs it.
         service: &'static str,
         /// Address and port.
         at: std::net::SocketAddrV4,
-        /// Who has it, if that can be told.
+        /// The program that has it, if known.
         holder: Option<String>,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// No network interface to share on.
+    /// There is no network interface to share on.
     Interface {
-        /// Why none of them does.
+        /// Why no interface will do.
         why: String,
     },
-    /// Something else that the system refused.
+    /// Another operation that the system refused.
     System {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -91,7 +91,7 @@ impl Error {
         move |source| Self::File(wrap(source))
     }
 
-    /// For `map_err` on anything else.
+    /// For `map_err` on any other operation.
     pub fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { doing, source }
     }

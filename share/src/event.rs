@@ -1,5 +1,5 @@
-//! What happens while sharing, as data: the console, the JSON stream and every other
-//! view are made from these.
+//! Events of a session, as data: the console, the JSON stream and every other view are made
+//! from these.
 
 use crate::services::Switches;
 use cmdline::json::Json;
@@ -9,14 +9,14 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// How far a client is.
+/// A client's progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// It asked by DHCP and was told what to load.
+    /// It sent a DHCP request and was sent a file name.
     Asked {
-        /// What it is: "BIOS", "UEFI x86-64", "iPXE on BIOS".
+        /// The client: "BIOS", "UEFI x86-64", "iPXE on BIOS".
         what: String,
-        /// What it was told to load.
+        /// The file.
         file: String,
     },
     /// It fetched a boot loader.
@@ -29,9 +29,9 @@ pub enum Stage {
     Initrd,
     /// It mounted the medium.
     Mounted(String),
-    /// It has a disk over NBD.
+    /// It opened a disk over NBD.
     Disk(String),
-    /// Its root is complete, and its own init is started.
+    /// Its root is complete, and the live system's init starts.
     Up,
 }
 
@@ -66,35 +66,35 @@ impl Stage {
     }
 }
 
-/// Something happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A step of starting, done.
+    /// A step of the start is done.
     Ready {
         /// Which service, or "medium", "network".
         what: &'static str,
-        /// In words.
+        /// The message.
         text: String,
     },
-    /// A client got further.
+    /// A client reached a new stage.
     Client {
         /// Its hardware address when known, else its address.
         who: String,
-        /// How far.
+        /// The stage.
         stage: Stage,
     },
-    /// A client got an address from us.
+    /// A client leased an address.
     Address {
         /// Its hardware address.
         who: String,
         /// The address.
         address: Ipv4Addr,
     },
-    /// Something that the person should know and that does not end sharing.
+    /// A warning; the session continues.
     Warning(String),
-    /// The medium does not give its data any more.
+    /// The medium cannot be read any more.
     Broken(String),
-    /// Sharing ends.
+    /// The session ends.
     Stopped {
         /// Clients seen.
         clients: usize,
@@ -155,7 +155,7 @@ impl Event {
 pub struct Client {
     /// Its last stage.
     pub stage: Option<Stage>,
-    /// When that was.
+    /// When it reached that stage.
     pub since: Instant,
     /// Bytes sent to it.
     pub bytes: u64,
@@ -163,17 +163,17 @@ pub struct Client {
 
 /// Clients that are remembered; forged ones push the oldest out.
 const MAX_CLIENTS: usize = 4096;
-/// The same stage again after this many seconds is news: the machine booted again.
+/// Seconds after which a repeated stage is reported again: the machine booted again.
 const AGAIN: u64 = 20;
-/// What happened that is remembered.
+/// Events that are kept.
 const RECENT: usize = 100;
 
-/// Everything known about clients, and who is told.
+/// Everything known about clients, and the listener for events.
 pub struct Watch {
     tell: Box<dyn Fn(&Event) + Send + Sync>,
     clients: Mutex<BTreeMap<String, Client>>,
     broken: Mutex<Option<(String, Instant)>>,
-    /// What it takes to get up, and the latest of what happened since; as JSON.
+    /// The steps of the start and the latest events, as JSON.
     log: Mutex<(Vec<String>, VecDeque<String>)>,
     /// Which services are on.
     pub switches: Switches,
@@ -186,7 +186,7 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// `tell` hears every event, from several threads.
+    /// `tell` is called with every event, from several threads.
     pub fn new(tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         Self {
             tell: Box::new(tell),
@@ -197,7 +197,7 @@ impl Watch {
         }
     }
 
-    /// Something happened.
+    /// Reports an event.
     pub fn tell(&self, event: &Event) {
         let json = event.to_json();
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,19 +213,18 @@ impl Watch {
         (self.tell)(event);
     }
 
-    /// A step of starting is done.
+    /// Reports a step of the start.
     pub fn ready(&self, what: &'static str, text: String) {
         self.tell(&Event::Ready { what, text });
     }
 
-    /// What it took to get up and the latest of what happened, as JSON.
+    /// The steps of the start and the latest events, as JSON.
     pub fn recent(&self) -> Vec<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.0.iter().chain(&log.1).cloned().collect()
     }
 
-    /// The medium did not give what a client wanted; told when that is news, for
-    /// clients ask again and again.
+    /// Reports that the medium cannot be read, once in a while: clients ask again and again.
     pub fn broken(&self, what: &str, error: &std::io::Error) {
         let why = match error.kind() {
             std::io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
@@ -243,7 +242,7 @@ impl Watch {
         self.tell(&Event::Broken(text));
     }
 
-    /// A client got to a stage; told when that is news.
+    /// Records a client's stage and reports it if new.
     pub fn reached(&self, who: &str, stage: Stage) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let client = entry(&mut clients, who);
@@ -257,14 +256,14 @@ impl Watch {
         self.tell(&Event::Client { who: who.to_owned(), stage });
     }
 
-    /// Bytes were sent to a client.
+    /// Counts bytes sent to a client.
     pub fn sent(&self, who: &str, bytes: u64) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let client = entry(&mut clients, who);
         client.bytes = client.bytes.saturating_add(bytes);
     }
 
-    /// A copy of what is known.
+    /// A copy of all clients.
     pub fn clients(&self) -> BTreeMap<String, Client> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

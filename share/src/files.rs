@@ -1,5 +1,5 @@
-//! What HTTP and TFTP serve, under one set of paths: boot loaders, menus and our
-//! archive from memory, kernels, initramfs and media where they lie.
+//! The files that HTTP and TFTP serve, under one set of paths: boot loaders, menus and our
+//! archive from memory; kernels, initramfs and media from where they are stored.
 
 use crate::error::Error;
 use crate::event::Stage;
@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where the bytes of a file are.
+/// Where a file's bytes are.
 #[derive(Clone)]
 pub enum Content {
     /// In memory.
@@ -39,11 +39,11 @@ impl std::fmt::Debug for Content {
 pub struct File {
     /// Where its bytes are.
     pub content: Content,
-    /// How many.
+    /// Its length in bytes.
     pub length: u64,
-    /// Tells its content from others' under the same path.
+    /// Tells its content from other content under the same path (ETag).
     pub tag: String,
-    /// How far a client is that fetches it.
+    /// The stage of a client that fetches it.
     pub stage: Option<Stage>,
 }
 
@@ -64,7 +64,7 @@ impl File {
         }
     }
 
-    /// A file of a medium; nothing for what is no file.
+    /// A file of a medium; `None` for other nodes.
     pub fn in_tree(tree: &Arc<Tree>, path: &str) -> Option<Self> {
         let (at, length) = tree.file(path)?;
         let id = tree.node(at)?.id.0;
@@ -86,15 +86,15 @@ impl File {
         }
     }
 
-    /// The same, fetched at a stage.
+    /// Sets the stage of a client that fetches it.
     #[must_use]
     pub fn at(mut self, stage: Stage) -> Self {
         self.stage = Some(stage);
         self
     }
 
-    /// The file of this system that the bytes from `offset` on are in, where, and how
-    /// many of them are together; nothing when they are in none.
+    /// The system file that holds the bytes from `offset` on, the offset in it, and how many
+    /// follow in one piece; `None` when no file holds them.
     pub fn lies_in(&self, offset: u64) -> Option<(&std::fs::File, u64, u64)> {
         match &self.content {
             Content::Memory(_) => None,
@@ -119,7 +119,7 @@ impl File {
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors
-    /// The system's, or there are not that many bytes.
+    /// The system's read error; [`io::ErrorKind::UnexpectedEof`] when the file is shorter.
     pub fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         match &self.content {
             Content::Memory(bytes) => {
@@ -142,26 +142,26 @@ impl File {
 pub struct Files {
     named: BTreeMap<String, File>,
     exports: Vec<Export>,
-    /// What is in it is looked up when it is asked for: it may change.
+    /// Directories whose content is looked up at each request: it may change.
     directory: Option<Arc<OwnedFd>>,
 }
 
 impl Files {
-    /// Adds a file under a path with a leading `/`; one that is there already goes.
+    /// Adds a file under a path with a leading `/`, and replaces an earlier one.
     pub fn add(&mut self, path: &str, file: File) {
         self.named.insert(path.to_owned(), file);
     }
 
-    /// Adds everything in a medium, below its path.
+    /// Adds all files of a medium, below its path.
     pub fn add_tree(&mut self, export: Export) {
         self.exports.push(export);
     }
 
-    /// Serves what is in a directory, too, as it is when it is asked for. Symbolic links
-    /// in it are not followed.
+    /// Also serves the files of a directory, looked up at each request. Symbolic links in it
+    /// are not followed.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// [`Error::File`] when it cannot be opened.
     pub fn add_directory(&mut self, path: &Path) -> Result<(), Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path, flags, Mode::empty());
@@ -183,7 +183,7 @@ impl Files {
         Some(File::image(Arc::new(file), about.len(), identity))
     }
 
-    /// The file at a plain path.
+    /// The file at a normalised path.
     pub fn find(&self, path: &str) -> Option<File> {
         if let Some(file) = self.named.get(path) {
             return Some(file.clone());
@@ -195,14 +195,14 @@ impl Files {
         in_medium.or_else(|| self.in_directory(path))
     }
 
-    /// The file that a TFTP client means: loaders write paths with and without a
-    /// leading slash, and some with backslashes.
+    /// The file that a TFTP client asks for: loaders write paths with and without a leading
+    /// slash, and some with backslashes.
     pub fn find_loosely(&self, name: &str) -> Option<File> {
         let path = crate::http::path(&format!("/{}", name.replace('\\', "/").replace('%', "%25")))?;
         self.find(&path)
     }
 
-    /// Every path that is in memory or stands for itself.
+    /// Every path in memory or with a file of its own.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.named.keys().map(String::as_str)
     }

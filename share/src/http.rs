@@ -1,24 +1,22 @@
-//! HTTP/1.1 (RFC 9112) for reading files: GET and HEAD, one byte range (RFC 9110
-//! section 14), connections that stay open. What is asked and what is answered,
-//! without sockets.
+//! HTTP/1.1 (RFC 9112) for reading files: GET and HEAD, one byte range (RFC 9110 section 14),
+//! persistent connections. Requests and responses, without sockets.
 //!
-//! Doubled slashes in a path count as one, without a redirect that firmware would
-//! not follow. Several ranges in one request are answered with the whole file, as
-//! the standard allows.
+//! Doubled slashes in a path count as one, without a redirect, which firmware would not follow.
+//! Several ranges in one request are answered with the whole file, as the standard allows.
 
 use std::ops::Range;
 
 /// The longest head of a request.
 pub const MAX_HEAD: usize = 16 << 10;
 
-/// What a client asks for.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The head alone is wanted.
+    /// HEAD: only the head is sent.
     pub head: bool,
-    /// Something is to change: POST, without a body.
+    /// POST, without a body: a control request.
     pub post: bool,
-    /// The token with which it may.
+    /// The token that authorises a control request.
     pub token: Option<String>,
     /// Path, decoded, with a leading `/`, without `.`, `..` and empty parts.
     pub path: String,
@@ -26,35 +24,35 @@ pub struct Request {
     pub range: Option<Part>,
     /// The range counts only for the file with this tag.
     pub if_range: Option<String>,
-    /// The client has the file with this tag.
+    /// The client has the file with this tag cached.
     pub if_none_match: Option<String>,
-    /// The connection ends after this.
+    /// The connection closes after the response.
     pub close: bool,
-    /// Who asks, as it says itself; printable characters, at most 100.
+    /// User-Agent: printable characters, at most 100.
     pub agent: String,
 }
 
 /// One byte range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// From, and up to with (or to the end).
+    /// From an offset, up to and including another (or to the end).
     From(u64, Option<u64>),
-    /// This many at the end.
+    /// The last bytes, this many.
     Last(u64),
 }
 
-/// How the head of a request reads.
+/// The result of parsing the head of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Head {
-    /// There is more to come.
+    /// The head is incomplete.
     Partial,
-    /// A request; this many bytes of the input were it.
+    /// A request, and its length in bytes.
     Whole(Request, usize),
-    /// No request that can be served: the status to answer with.
+    /// Not a request that can be served: the status to answer with.
     Bad(u16),
 }
 
-/// Reads the head of a request.
+/// Parses the head of a request.
 pub fn read(bytes: &[u8]) -> Head {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut headers);
@@ -110,11 +108,11 @@ pub fn read(bytes: &[u8]) -> Head {
     Head::Whole(request, used)
 }
 
-/// The path of a request target, decoded and made plain. Nothing when it leads
-/// out, has a NUL or is no path.
+/// The path of a request target, decoded and normalised. `None` when it leaves the root, has a
+/// NUL or is not a path.
 pub fn path(target: &str) -> Option<String> {
     let target = match target.split_once("://") {
-        // The absolute form, as a proxy is asked.
+        // The absolute form, as sent to a proxy.
         Some((scheme, rest)) if !scheme.contains('/') => {
             rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
         }
@@ -148,7 +146,7 @@ pub fn path(target: &str) -> Option<String> {
     Some(if plain.is_empty() { "/".into() } else { plain })
 }
 
-/// A `Range` header; nothing for what is not understood, which then does not count.
+/// Parses a `Range` header; `None` for an unsupported one, which is then ignored.
 fn range(value: &str) -> Option<Part> {
     let spec = value.strip_prefix("bytes=")?.trim();
     let (from, to) = spec.split_once('-')?;
@@ -165,18 +163,18 @@ fn range(value: &str) -> Option<Part> {
     }
 }
 
-/// An answer: its head, and which bytes of the file follow.
+/// A response: its head, and the range of the file that follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// The head with its empty line, and the text of an error behind it.
+    /// The head with its empty line, and the text of an error after it.
     pub head: String,
-    /// Bytes of the file to send behind it.
+    /// Bytes of the file to send after it.
     pub body: Range<u64>,
 }
 
-/// Answers a request with a file of `length` bytes whose content has this tag.
+/// Answers a request for a file of `length` bytes with this tag.
 pub fn answer(request: &Request, length: u64, tag: &str) -> Answer {
     let tag = format!("\"{tag}\"");
     if request.if_none_match.as_ref().is_some_and(|tags| tags.contains(&tag)) {
@@ -201,7 +199,7 @@ pub fn answer(request: &Request, length: u64, tag: &str) -> Answer {
     finish(request, 206, body, &(common + &more))
 }
 
-/// Answers with a text; the connection ends with it.
+/// Answers with a text and closes the connection.
 pub fn text(kind: &str, body: &str) -> String {
     let fields = format!(
         "Content-Type: {kind}; charset=utf-8\r\nCache-Control: no-store\r\n\
@@ -227,7 +225,7 @@ fn finish(request: &Request, status: u16, body: Range<u64>, fields: &str) -> Ans
     Answer { status, head, body: if request.head { 0..0 } else { body } }
 }
 
-/// The head of every response. A header that all of them need goes here.
+/// The head of every response. Add headers that all of them need here.
 fn head(status: u16, fields: &str, length: Option<u64>, close: bool) -> String {
     let length = length.map_or_else(String::new, |n| format!("Content-Length: {n}\r\n"));
     let connection = if close { "close" } else { "keep-alive" };

@@ -1,9 +1,9 @@
-//! What is needed of an initramfs, read as a stream: neither the whole file nor what it
-//! unpacks to is ever in memory.
+//! Reads the needed files of an initramfs as a stream: neither the whole file nor its unpacked
+//! content is ever in memory.
 //!
-//! The format is the kernel's, see [`cpio_builder::initrd`]: newc archives behind each
-//! other, each plain or compressed, with zero bytes between them; of files with the same
-//! path the last counts. Everything is bounded, see [`Limits`].
+//! The format is the kernel's, see [`cpio_builder::initrd`]: newc archives one after another,
+//! each plain or compressed, with zero bytes between them; of files with the same path the last
+//! counts. Everything is bounded, see [`Limits`].
 
 use crate::error::Error;
 use cpio_builder::compress::{self, Codec};
@@ -13,30 +13,31 @@ use cpio_builder::newc::{Entry, HEADER, Header, NewcError, TRAILER, plain};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read};
 
-/// What the start of a segment shows itself by.
+/// Bytes that identify the start of a segment.
 const MAGIC: usize = 8;
-/// Bytes of a file that are expected without being there yet.
+/// Initial capacity for a file's bytes.
 const EXPECTED: usize = 1 << 20;
 
-/// What was found.
+/// The files and links found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picked {
-    /// Files that were wanted, by path without a leading `/`.
+    /// Wanted files, by path without a leading `/`.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Every symbolic link.
     pub links: BTreeSet<String>,
 }
 
-/// Why an archive cannot be read on.
+/// Why an archive cannot be read any further.
 enum Stop {
     Io(io::Error),
     Cpio(NewcError),
 }
 
-/// Reads an initramfs and keeps the files whose path `wanted` takes.
+/// Reads an initramfs and keeps the files whose path `wanted` accepts.
 ///
 /// # Errors
-/// [`InitrdError`] when it is not one, or damaged; the system's when it cannot be read.
+/// [`Error::File`] when it is damaged or not an initramfs; [`Error::System`] when it cannot
+/// be read.
 pub fn pick(
     input: &mut dyn BufRead,
     limits: Limits,
@@ -58,7 +59,7 @@ fn unread(source: io::Error) -> Error {
     Error::System { doing: "read the initramfs", source }
 }
 
-/// Names of one file in a segment; one of them has the content.
+/// The names of one file in a segment; one of them has the content.
 #[derive(Default)]
 struct Linked {
     content: BTreeMap<u32, Vec<u8>>,
@@ -67,15 +68,15 @@ struct Linked {
 
 struct Reader<'w> {
     wanted: &'w dyn Fn(&str) -> bool,
-    /// What may still come.
+    /// The remaining limits.
     limits: Limits,
     segments: usize,
     found: Picked,
 }
 
 impl Reader<'_> {
-    /// Reads one segment after the other. Gives what stands behind them and could not be
-    /// left in `input`, with its place.
+    /// Reads one segment after the other. Returns bytes after them that were already taken from
+    /// `input`, with their offset.
     fn segments(&mut self, input: &mut Counted<'_>) -> Result<Option<(Vec<u8>, usize)>, Error> {
         while skip_zeros(input).map_err(unread)? {
             let offset = input.taken;
@@ -112,8 +113,8 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    /// Reads what one compressed stream holds. Gives what stands behind it and could
-    /// not be left in `from`.
+    /// Reads the content of one compressed stream. Returns bytes after it that were already
+    /// taken from `from`.
     fn packed(
         &mut self,
         codec: Codec,
@@ -123,7 +124,7 @@ impl Reader<'_> {
         let mut behind = Vec::new();
         let stream: Box<dyn Read> = match codec {
             Codec::Gzip | Codec::Xz | Codec::Zstd => compress::one(codec, from)?,
-            // The old frame does not say where it ends.
+            // The legacy frame does not say where it ends.
             Codec::None | Codec::Lz4 => {
                 let mut packed = Vec::new();
                 from.read_to_end(&mut packed)?;
@@ -133,7 +134,7 @@ impl Reader<'_> {
             }
         };
         let mut stream = BufReader::with_capacity(64 << 10, stream);
-        // Several archives may be packed together.
+        // Several archives may be in one compressed stream.
         while skip_zeros(&mut stream)? {
             self.archive(&mut stream, linked)?;
         }
@@ -205,7 +206,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Gives every name of a file its content.
+    /// Gives the content of a file to all its names.
     fn resolve(&mut self, linked: Linked) {
         for (path, ino) in linked.empty {
             let file = self.found.files.get_mut(&path).filter(|file| file.is_empty());
@@ -216,7 +217,7 @@ impl Reader<'_> {
     }
 }
 
-/// Goes to the next byte that is not zero; false when there is none.
+/// Skips zero bytes; false at the end of the input.
 fn skip_zeros(from: &mut dyn BufRead) -> io::Result<bool> {
     loop {
         let buffer = from.fill_buf()?;
@@ -228,7 +229,7 @@ fn skip_zeros(from: &mut dyn BufRead) -> io::Result<bool> {
     }
 }
 
-/// Reads over bytes; gives how many there were.
+/// Skips bytes; returns how many there were.
 fn skip(from: &mut dyn BufRead, count: usize) -> io::Result<usize> {
     let skipped = io::copy(&mut from.take(count as u64), &mut io::sink())?;
     Ok(usize::try_from(skipped).unwrap_or(count))
@@ -257,7 +258,7 @@ impl From<NewcError> for Stop {
     }
 }
 
-/// Knows how far it was read.
+/// Counts the bytes read.
 struct Counted<'i> {
     inner: &'i mut dyn BufRead,
     taken: usize,
@@ -282,8 +283,8 @@ impl BufRead for Counted<'_> {
     }
 }
 
-/// Reads what may be an initramfs, for fuzzers: with what the reader of whole files in
-/// memory says of the same bytes.
+/// Reads a possible initramfs, for fuzzers, and compares with the reader of whole files in
+/// memory.
 pub fn fuzz(data: &[u8]) {
     let limits = Limits { bytes: 1 << 20, segments: 8 };
     let wanted = |path: &str| !path.ends_with(".no");
@@ -294,7 +295,7 @@ pub fn fuzz(data: &[u8]) {
     let tree = whole.tree();
     for (path, content) in &picked.files {
         let entry = tree.get(path.as_str());
-        // Names of one file may be outside of what is wanted.
+        // Names of one file may be outside the wanted paths.
         let same = |e: &Entry<'_>| e.is_file() && (e.nlink > 1 || e.data == content);
         assert!(entry.is_some_and(same), "{path}");
     }

@@ -1,7 +1,6 @@
 //! An ISO 9660 image as a [`Tree`], without mounting: `cpio_builder::iso` reads
 //! its records, here they become nodes.
-//!
-//! The number of a file is the position of its directory record: the same as
+//! The number of a file is the offset of its directory record: stable as long as the image is.
 //! long as the image is the same.
 
 use crate::error::Error;
@@ -16,14 +15,14 @@ const DIRECTORY_SIZE: u64 = 2048;
 /// All directories together, in bytes.
 const MAX_DIRECTORIES: u64 = 512 << 20;
 
-/// What an image says of itself, and its files.
+/// An image's volume descriptor and files.
 #[derive(Debug)]
 pub struct Iso {
     /// Volume label.
     pub label: String,
     /// Volume creation time as written: `YYYYMMDDHHMMSScc`.
     pub created: String,
-    /// Which names the tree has.
+    /// The kind of names in the tree.
     pub names: Names,
     /// The files.
     pub tree: Tree,
@@ -51,7 +50,8 @@ impl cpio_builder::modinfo::ReadAt for dyn ReadAt {
 /// Reads an image's directories.
 ///
 /// # Errors
-/// [`Error::Image`] when it is not ISO 9660 or its directories are damaged.
+/// [`Error::Image`] when it is not ISO 9660 or its directories are damaged; [`Error::System`]
+/// when it cannot be read.
 pub fn open(image: Arc<dyn ReadAt>) -> Result<Iso, Error> {
     let length = image.length().map_err(|source| unread(source.into()))?;
     let iso = iso::Iso::open(image.clone()).map_err(unread)?;
@@ -110,7 +110,7 @@ fn node(entry: &iso::Node) -> Node {
     }
 }
 
-/// Whether a name may stand in a directory.
+/// Whether a name is allowed in a directory.
 fn plain(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..")
         && name.len() <= 255

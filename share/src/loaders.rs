@@ -1,12 +1,11 @@
-//! Boot loaders of this system's packages, and the menus that they read.
+//! Boot loaders from this system's packages, and their menus.
 //!
-//! Nothing is linked or shipped: SYSLINUX, GRUB and shim are under licences of their
-//! own and are taken from where distributions put them.
+//! Nothing is linked or shipped: SYSLINUX, GRUB and shim have their own licences and are read
+//! from where distributions install them.
 //!
-//! GRUB as it comes asks the machine that gave the address for its menu, and no other:
-//! beside another DHCP server it never finds us. So it is put together here, by
-//! `grub-mkimage`, with our address in it. A GRUB that somebody has to have signed
-//! cannot be: machines with Secure Boot need us to give the addresses.
+//! Signed GRUB fetches its menu only from the DHCP server that gave the lease: beside another
+//! DHCP server it never finds us. `grub-mkimage` therefore builds one with our address in it.
+//! That one is unsigned: Secure Boot needs us to be the DHCP server.
 
 use crate::dhcp::client::Arch;
 use crate::event::Stage;
@@ -16,19 +15,19 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A file: the name that it is served under, and where systems have it.
+/// A file: the name it is served under, and the places where systems have it.
 type Part = (&'static str, &'static [&'static str]);
 
 /// A loader for one kind of client.
 struct Kind {
     arch: Arch,
-    /// The path that clients are told, and what is served there.
+    /// The path that clients are sent, and that is served.
     entry: &'static str,
-    /// Chains that do, the best first.
+    /// Sets of files that work, the best first.
     chains: &'static [&'static [Part]],
     /// What `grub-mkimage` calls it.
     grub: Option<&'static str>,
-    /// What to install when none is there; empty for what few have.
+    /// The package to install when none is found; empty for rare architectures.
     install: &'static str,
 }
 
@@ -58,8 +57,8 @@ const KINDS: [Kind; 4] = [
     Kind {
         arch: Arch::UefiX64,
         entry: "bootx64.efi",
-        // shim loads GRUB under this name from beside itself. Nothing tells a server
-        // whether a client has Secure Boot on, so the signed pair goes to all.
+        // shim loads GRUB under this name from the same directory. Nothing tells a server
+        // whether a client has Secure Boot on, so all get the signed pair.
         chains: &[
             &[("bootx64.efi", SHIM), ("grubx64.efi", GRUB_SIGNED)],
             &[("bootx64.efi", GRUB_SIGNED)],
@@ -84,7 +83,7 @@ const KINDS: [Kind; 4] = [
     },
 ];
 
-/// Where distributions keep GRUB's modules, and what is put into one of ours.
+/// Where distributions keep GRUB's modules, and which ones our build contains.
 const GRUB_MODULES: [&str; 2] = ["/usr/lib/grub", "/usr/share/grub"];
 const IN_GRUB: [&str; 24] = [
     "efinet",
@@ -114,32 +113,32 @@ const IN_GRUB: [&str; 24] = [
     "fat",
 ];
 
-/// Modules that pxelinux wants for a menu.
+/// Modules that pxelinux needs for a menu.
 const MENU_MODULES: [&str; 2] = ["menu.c32", "libutil.c32"];
 const MODULE_DIRS: [&str; 3] =
     ["/usr/lib/syslinux/modules/bios", "/usr/lib/syslinux/bios", "/usr/share/syslinux"];
 
-/// What was found.
+/// The loaders found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// Loaders, by kind of client.
     pub loaders: Vec<(Arch, String)>,
-    /// What is missing and how to get it.
+    /// Missing packages and how to install them.
     pub missing: Vec<String>,
 }
 
-/// What loaders have to know.
+/// The addresses that loaders need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Where files are, by HTTP, if there.
+    /// The HTTP server, if any.
     pub http: Option<SocketAddrV4>,
-    /// And by TFTP.
+    /// The TFTP server.
     pub tftp: Ipv4Addr,
-    /// Another server gives the addresses.
+    /// Another DHCP server leases the addresses.
     pub proxy: bool,
 }
 
-/// Puts this system's loaders into the files that are served.
+/// Adds this system's loaders to the served files.
 pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
     let mut found = Found::default();
     for kind in &KINDS {
@@ -152,7 +151,7 @@ pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
             chains.find_map(|chain| chain.iter().map(read).collect::<Option<Vec<_>>>())
         };
         let made = || Some(vec![(kind.entry, make_grub(kind.grub?, wanted)?)]);
-        // Signed ones where they can work, the plain one only if nothing else is there.
+        // Signed ones where they work, the plain one only if nothing else exists.
         let signed = kind.chains.first().is_some_and(|chain| chain.iter().all(is_there));
         let chain = match wanted.proxy || !signed {
             true => made().or_else(packaged),
@@ -188,8 +187,8 @@ fn add_menu_modules(files: &mut Files) {
     }
 }
 
-/// Puts the pxelinux that speaks HTTP into the files that are served, for networks
-/// where nobody serves TFTP. Gives its path; nothing when this system lacks it.
+/// Adds the pxelinux that speaks HTTP to the served files, for networks without a TFTP server.
+/// Returns its path; `None` when this system lacks it.
 pub fn add_lpxelinux(files: &mut Files) -> Option<&'static str> {
     let read = |places: &[&str]| places.iter().find_map(|place| std::fs::read(place).ok());
     let (loader, core) = (read(LPXELINUX)?, read(LDLINUX)?);
@@ -204,13 +203,12 @@ fn is_there((_, places): &Part) -> bool {
     places.iter().any(|place| Path::new(place).exists())
 }
 
-/// GRUB with our address in it; nothing when its parts or the program that puts them
-/// together are not on this system.
+/// GRUB with our address in it; `None` when this system lacks its modules or `grub-mkimage`.
 fn make_grub(target: &str, wanted: &Wanted) -> Option<Vec<u8>> {
     let modules =
         GRUB_MODULES.iter().map(|dir| Path::new(dir).join(target)).find(|d| d.is_dir())?;
-    // A directory of nobody else's: the program takes its first commands from a file
-    // only, and gives what it made to one only; it wants to sync it.
+    // A private directory: grub-mkimage reads its first commands only from a file, and writes
+    // its output only to one, which it syncs.
     let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
     let dir = std::env::temp_dir().join(format!("bellwether-grub-{}", random.trim()));
     std::fs::create_dir(&dir).ok()?;
@@ -222,12 +220,12 @@ fn make_grub(target: &str, wanted: &Wanted) -> Option<Vec<u8>> {
         let done = program.output().ok()?;
         if done.status.success() { std::fs::read(&out).ok() } else { None }
     });
-    // What is left over is in a temporary directory.
+    // A leftover stays in a temporary directory.
     let _ = std::fs::remove_dir_all(&dir);
     made.filter(|made| !made.is_empty())
 }
 
-/// What GRUB does first: to our menu, by the quicker protocol if it can.
+/// GRUB's first commands: load our menu, by HTTP if GRUB can.
 fn first_commands(wanted: &Wanted) -> String {
     let quick = wanted.http.map_or_else(String::new, |http| {
         format!(
@@ -238,10 +236,10 @@ fn first_commands(wanted: &Wanted) -> String {
     format!("{quick}set root=tftp,{}\nconfigfile /grub/grub.cfg\n", wanted.tftp)
 }
 
-/// Puts the menu in all three languages into the files that are served.
+/// Adds the menu in all three languages to the served files.
 ///
 /// # Errors
-/// A text of the menu fits none of the loaders.
+/// [`MenuError`] when a text cannot be written in one of the languages.
 pub fn add_menu(menu: &Menu, files: &mut Files) -> Result<(), MenuError> {
     let mut add = |path: &str, text: String| {
         files.add(path, File::memory(text.into_bytes()).at(Stage::Menu));
@@ -267,7 +265,7 @@ mod tests {
         let text = first_commands(&wanted);
         assert!(text.contains("set root=http,10.0.0.1:8080\n"), "{text}");
         assert!(text.ends_with("set root=tftp,10.0.0.1\nconfigfile /grub/grub.cfg\n"), "{text}");
-        // Where GRUB's parts are installed, putting them together must work.
+        // Where GRUB's modules are installed, building an image must work.
         if Path::new("/usr/lib/grub/x86_64-efi/normal.mod").exists()
             && Command::new("grub-mkimage").arg("--version").output().is_ok()
         {

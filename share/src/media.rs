@@ -1,4 +1,4 @@
-//! From media to a boot menu, the files that it loads, and what clients mount.
+//! From media to a boot menu, the files it loads, and the exports that clients mount.
 
 use crate::archive::{self, Cursor, MAX_INITRD};
 use crate::disk::store::Image;
@@ -13,28 +13,29 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::PathBuf;
 
-/// What the media give.
+/// The menu, exports and disks of all media.
 #[derive(Debug)]
 pub struct Media {
-    /// What boots.
+    /// The boot menu.
     pub menu: Menu,
-    /// What clients mount.
+    /// The NFS exports.
     pub exports: Vec<Export>,
-    /// What clients can open as a disk.
+    /// The disks.
     pub images: Vec<Image>,
 }
 
-/// A medium, and what it boots.
+/// A medium and its boot entries.
 struct Prepared {
     medium: Medium,
     menu: Menu,
 }
 
-/// Opens every medium and adds what machines load to `files`. `above` is the NFS export
-/// that the media are below.
+/// Opens every medium and adds the files of its boot entries to `files`. `above` is the NFS
+/// export that the media are below.
 ///
 /// # Errors
-/// A medium cannot be read, or has nothing that boots over a network.
+/// [`Error::Image`] or [`Error::File`] when a medium cannot be read, [`Error::Medium`] when it
+/// has nothing that boots over a network.
 pub fn open(
     options: &Options,
     above: &Place,
@@ -75,12 +76,12 @@ pub fn open(
         exports.push(export);
     }
     for (n, entry) in entries.iter_mut().enumerate() {
-        // Labels of several media may be the same, and one may have a space.
+        // Labels of several media may be equal, and a label may contain a space.
         entry.id = format!("e{n}");
     }
     let menu = Menu {
         title: if several { "Bellwether".into() } else { title },
-        // One medium starts by itself, with a moment to reach for a key.
+        // One medium starts by itself after a few seconds.
         timeout: if several { None } else { Some(3) },
         default: 0,
         entries,
@@ -89,8 +90,7 @@ pub fn open(
     Ok(Media { menu, exports, images })
 }
 
-/// Makes a medium's entries ones that boot over the network, and puts what they load
-/// into the files that are served.
+/// Turns a medium's entries into network-boot entries, and adds the files they load.
 fn prepare(
     medium: Medium,
     options: &Options,
@@ -181,7 +181,7 @@ fn prepare(
         return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
     }
     let default = menu.default.min(kept.len().saturating_sub(1));
-    // The default first: it is the one that starts.
+    // The default first: it starts by itself.
     let first = kept.remove(default);
     kept.insert(0, first);
     watch.ready(
@@ -198,7 +198,7 @@ fn prepare(
     Ok(Prepared { menu: Menu { entries: kept, ..Menu::default() }, medium })
 }
 
-/// An entry's initramfs files behind each other.
+/// The initramfs files of an entry, one after the other.
 fn open_initrd(
     medium: &Medium,
     options: &Options,
@@ -216,7 +216,7 @@ fn open_initrd(
             return Err(Error::read(path)(io::ErrorKind::FileTooLarge.into()));
         }
         let file = BufReader::with_capacity(128 << 10, Cursor::new(medium.tree.clone(), at));
-        // To four bytes, as boot loaders do it.
+        // Padded to four bytes, as boot loaders do.
         let padding: &'static [u8] = match size % 4 {
             0 => &[],
             1 => &[0; 3],

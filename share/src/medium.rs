@@ -1,5 +1,5 @@
-//! What is on a medium: its layout, the entries of its own boot menus, and the lines
-//! that make its kernel find it over the network.
+//! The content of a medium: its layout, the entries of its own boot menus, and the command
+//! lines with which its kernel finds it over the network.
 
 use crate::error::Error;
 use crate::iso;
@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How a live system lies on its medium.
+/// The layout of a live system on its medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// Debian's live-boot: `live/`.
@@ -21,7 +21,7 @@ pub enum Layout {
     Dracut,
     /// Arch Linux: `arch/`.
     Archiso,
-    /// Anything else; its own line has to say what the root is.
+    /// Any other; its own command line has to name the root.
     Other,
 }
 
@@ -45,8 +45,8 @@ const LAYOUTS: [(&str, Layout); 4] = [
     ("/arch", Layout::Archiso),
 ];
 
-/// Where media have their menus. GRUB's file for loop-mounted images comes first: it
-/// is the one that is meant to be read by others.
+/// Where media have their menus. GRUB's file for loop-mounted images comes first: it is made
+/// for other loaders to read.
 const MENUS: [(Dialect, &str); 13] = [
     (Dialect::Syslinux, "/isolinux/isolinux.cfg"),
     (Dialect::Syslinux, "/boot/isolinux/isolinux.cfg"),
@@ -78,17 +78,17 @@ const USUAL: [(&str, &str); 7] = [
 pub struct Medium {
     /// A word for paths, made from the file's name.
     pub name: String,
-    /// What people call it: from `.disk/info` or the label.
+    /// The title: from `.disk/info` or the label.
     pub title: String,
     /// Its files.
     pub tree: Arc<Tree>,
-    /// The image, when it is one, and its length.
+    /// The image, if it is one, and its length.
     pub image: Option<(Arc<dyn ReadAt>, u64)>,
-    /// How the live system lies on it.
+    /// The live system's layout.
     pub layout: Layout,
     /// Its own menu, with paths of this medium; may be empty.
     pub menu: Menu,
-    /// What a person should know about it.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -103,10 +103,11 @@ impl std::fmt::Debug for Medium {
 }
 
 impl Medium {
-    /// Looks at an ISO image, a drive with one, or a directory.
+    /// Opens an ISO image, a drive with one, or a directory.
     ///
     /// # Errors
-    /// It cannot be read, or is none of these.
+    /// [`Error::File`] when it cannot be read, [`Error::Image`] for a damaged image,
+    /// [`Error::Medium`] for any other kind of file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         let meta = path.metadata().map_err(Error::read(path))?;
@@ -160,7 +161,7 @@ impl Medium {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The first of the medium's menus that starts a kernel which is there.
+    /// The first menu of the medium that starts a kernel present on it.
     fn read_menu(&self) -> Menu {
         for (dialect, path) in MENUS {
             let Some(text) = self.text(path) else { continue };
@@ -190,7 +191,7 @@ impl Medium {
         Menu { entries: entries.into_iter().collect(), ..Menu::default() }
     }
 
-    /// Makes an entry's paths ones of this medium; false when its files are not there.
+    /// Resolves an entry's paths on this medium; false when its files are missing.
     fn settle(&self, entry: &mut Entry, dir: &str) -> bool {
         let find = |name: &str| {
             let places = [resolve(dir, name), resolve("", name)];
@@ -206,7 +207,7 @@ impl Medium {
         true
     }
 
-    /// The images of the live system's root, the likeliest first.
+    /// Images of the live system's root, the most likely first.
     pub fn squashfs(&self) -> Vec<String> {
         let dirs = ["/live", "/casper", "/LiveOS", "/arch/x86_64"];
         let mut found = Vec::new();
@@ -224,7 +225,7 @@ impl Medium {
     }
 }
 
-/// A path in a menu as one of the medium: `(loop)/live/vmlinuz`, `vmlinuz`.
+/// Converts a path in a menu to one of the medium: `(loop)/live/vmlinuz`, `vmlinuz`.
 fn resolve(dir: &str, name: &str) -> String {
     let name = match name.strip_prefix('(') {
         Some(rest) => rest.split_once(')').map_or(name, |(_, path)| path),
@@ -238,7 +239,7 @@ fn resolve(dir: &str, name: &str) -> String {
     if name.starts_with('/') { name.to_owned() } else { format!("{dir}/{name}") }
 }
 
-/// A word for paths and labels.
+/// Makes a path component from a label.
 fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let word: String = text.chars().map(|c| if plain(c) { c } else { '-' }).take(60).collect();
@@ -251,14 +252,13 @@ fn word(text: &str) -> String {
 pub struct Place {
     /// Our address.
     pub server: Ipv4Addr,
-    /// The TCP port of NFS and of its mount service; without one a portmapper is asked.
+    /// The TCP port of NFS and of its mount service; `None` when a portmapper knows it.
     pub port: Option<u16>,
-    /// The path that is mounted.
+    /// The exported path.
     pub path: String,
 }
 
-/// Words that say where the medium is, or that belong to a loader: they would
-/// contradict what we say.
+/// Words that say where the medium is, or that belong to a loader: they would contradict ours.
 const DROPPED: [&str; 28] = [
     "copytoram",
     "BOOT_IMAGE",
@@ -310,7 +310,7 @@ pub fn line(layout: Layout, own: &str, place: &Place, more: &str) -> String {
         Layout::Archiso => vec![
             format!("archiso_nfs_srv={at}"),
             format!("archiso_nfs_opt={options}"),
-            // By itself it copies what fits.
+            // Without this word it copies to memory if there is room.
             "copytoram=n".into(),
             "ip=dhcp".into(),
         ],
@@ -321,7 +321,7 @@ pub fn line(layout: Layout, own: &str, place: &Place, more: &str) -> String {
     words.extend(more.split_whitespace().map(str::to_owned));
     let kept = own.split_whitespace().filter(|word| {
         let name = word.split_once('=').map_or(*word, |(name, _)| name);
-        // What a loader's variable stood for is not known here.
+        // The value of a loader's variable is not known here.
         !DROPPED.contains(&name) && !word.contains('$')
     });
     words.extend(kept.map(str::to_owned));

@@ -7,13 +7,13 @@ use std::ops::Range;
 
 /// Where clients look for a server.
 pub const PORT: u16 = 10809;
-/// Names are at most this long (`doc/proto.md`).
+/// The longest name (`doc/proto.md`).
 const MAX_NAME: usize = 4096;
-/// The data of an option; a longer one ends the connection.
+/// The most data of an option; more ends the connection.
 pub const MAX_OPTION: usize = 8 << 10;
 /// The most bytes of one request.
 pub const MAX_REQUEST: u32 = 32 << 20;
-/// Options that a client may try before it is sent away.
+/// Options that a client may send before the connection is closed.
 pub const MAX_OPTIONS: usize = 64;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
@@ -36,7 +36,7 @@ mod reply {
     pub const UNKNOWN: u32 = ERROR + 6;
 }
 
-/// What went wrong with a request; the numbers of `errno`, as the protocol has them.
+/// Errors of a request; the numbers of `errno`, as the protocol defines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "their names say it")]
 pub enum Failure {
@@ -46,7 +46,7 @@ pub enum Failure {
     NoSpace = 28,
 }
 
-/// What the server says first.
+/// The server's greeting.
 pub fn greeting() -> [u8; 18] {
     let mut bytes = [0; 18];
     let words = [MAGIC.to_be_bytes(), MAGIC_OPTION.to_be_bytes()].concat();
@@ -56,44 +56,44 @@ pub fn greeting() -> [u8; 18] {
     bytes
 }
 
-/// The client's answer to that: whether it wants the zeroes after an old-fashioned
-/// choice of an export. Nothing for one that speaks something else.
+/// Parses the client's flags: whether `NBD_OPT_EXPORT_NAME` is answered with trailing zeroes.
+/// `None` for unknown flags.
 pub fn wants_zeroes(flags: [u8; 4]) -> Option<bool> {
     let flags = u32::from_be_bytes(flags);
     (flags & FIXED != 0 && flags & !(FIXED | NO_ZEROES) == 0).then_some(flags & NO_ZEROES == 0)
 }
 
-/// What a client wants while it negotiates.
+/// A client's request during negotiation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// This export, and then nothing but data (`NBD_OPT_EXPORT_NAME`).
+    /// Open this export and go straight to data (`NBD_OPT_EXPORT_NAME`).
     Export(String),
-    /// This export, after an answer (`NBD_OPT_GO`).
+    /// Open this export after an answer (`NBD_OPT_GO`).
     Go(String),
-    /// To know about this export (`NBD_OPT_INFO`).
+    /// Describe this export (`NBD_OPT_INFO`).
     About(String),
-    /// To know what there is (`NBD_OPT_LIST`).
+    /// List the exports.
     List,
-    /// To end.
+    /// End the connection.
     Abort,
-    /// Something that makes no sense.
+    /// A malformed option.
     Senseless,
-    /// Something that is not done here.
+    /// An unsupported option.
     Unknown,
 }
 
-/// How the bytes of an option read.
+/// The result of parsing an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
-    /// There is more to come.
+    /// The option is incomplete.
     Partial,
-    /// A wish, the number of its option, and how many bytes were it.
+    /// A request, the option's number, and its length in bytes.
     Whole(Wish, u32, usize),
-    /// No option: the connection is over.
+    /// Not an option: the connection ends.
     Bad,
 }
 
-/// Reads an option.
+/// Parses an option.
 pub fn option(bytes: &[u8]) -> Read {
     let Some((magic, rest)) = bytes.split_first_chunk::<8>() else { return Read::Partial };
     if u64::from_be_bytes(*magic) != MAGIC_OPTION {
@@ -123,8 +123,7 @@ fn name(bytes: &[u8]) -> Option<String> {
     (bytes.len() <= MAX_NAME && !text.contains('\0')).then(|| text.to_owned())
 }
 
-/// The name in an option that asks about an export; what it wants to know besides is
-/// told anyway.
+/// The export's name in an option; all information is sent whatever the client lists.
 fn info(data: &[u8]) -> Option<String> {
     let (length, rest) = data.split_first_chunk::<4>()?;
     let (text, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
@@ -132,18 +131,18 @@ fn info(data: &[u8]) -> Option<String> {
     (rest.len() == usize::from(u16::from_be_bytes(*count)) * 2).then(|| name(text))?
 }
 
-/// What is told about an export.
+/// The description of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct About {
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// Nothing can be written.
+    /// It is read-only.
     pub read_only: bool,
 }
 
 impl About {
     fn flags(self) -> u16 {
-        // Flags, FLUSH, FUA, several connections see the same.
+        // Flags, FLUSH, FUA, multi-connection.
         let common = 1 | 1 << 2 | 1 << 3 | 1 << 8;
         // Read-only, or TRIM.
         common | if self.read_only { 1 << 1 } else { 1 << 5 }
@@ -199,11 +198,11 @@ pub fn goodbye(option: u32) -> Vec<u8> {
 pub enum Refusal {
     /// There is no such export.
     NoExport,
-    /// It is not for this machine; in words.
+    /// It belongs to another client; the message says to which.
     NotYours(String),
-    /// The option makes no sense.
+    /// The option is malformed.
     Senseless,
-    /// The option is not known.
+    /// The option is unknown.
     Unknown,
 }
 
@@ -212,13 +211,13 @@ pub fn refuse(option: u32, why: &Refusal) -> Vec<u8> {
     let (kind, text) = match why {
         Refusal::NoExport => (reply::UNKNOWN, "there is no such export"),
         Refusal::NotYours(text) => (reply::POLICY, text.as_str()),
-        Refusal::Senseless => (reply::INVALID, "the option makes no sense"),
+        Refusal::Senseless => (reply::INVALID, "the option is malformed"),
         Refusal::Unknown => (reply::UNSUPPORTED, ""),
     };
     answer(option, kind, text.as_bytes())
 }
 
-/// What is to be done with the data.
+/// The operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "their names say it")]
 pub enum Command {
@@ -233,15 +232,15 @@ pub enum Command {
 /// One request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// What is to be done.
+    /// The operation.
     pub command: Command,
-    /// And it must be on the disk before the answer.
+    /// FUA: the data must be on the disk before the answer.
     pub now: bool,
-    /// The client's name for this request.
+    /// The client's handle for this request.
     pub cookie: [u8; 8],
     /// The first byte.
     pub offset: u64,
-    /// How many.
+    /// How many bytes.
     pub length: u32,
 }
 
@@ -249,7 +248,7 @@ pub struct Request {
 pub const REQUEST: usize = 28;
 
 impl Request {
-    /// Reads a request; nothing when it is none, and the connection is over.
+    /// Parses a request; `None` for a malformed one, which ends the connection.
     pub fn read(bytes: &[u8; REQUEST]) -> Option<Self> {
         let (magic, rest) = bytes.split_first_chunk::<4>()?;
         let (flags, rest) = rest.split_first_chunk::<2>()?;
@@ -266,7 +265,7 @@ impl Request {
             _ => Command::Unknown,
         };
         let too_long = matches!(command, Command::Read | Command::Write) && length > MAX_REQUEST;
-        // The data of a write that is too long would have to be read all the same.
+        // The data of an oversized write would have to be read all the same.
         if u32::from_be_bytes(*magic) != MAGIC_REQUEST || too_long {
             return None;
         }
@@ -275,7 +274,7 @@ impl Request {
         Some(Self { command, now, cookie: *cookie, offset, length })
     }
 
-    /// The bytes that it is about, when they are on the disk.
+    /// The range of the request, if it is inside the disk.
     pub fn within(&self, size: u64) -> Option<Range<u64>> {
         let end = self.offset.checked_add(u64::from(self.length)).filter(|end| *end <= size)?;
         Some(self.offset..end)
@@ -293,7 +292,7 @@ impl Request {
     }
 }
 
-/// Reads what a client may send, options and requests; for fuzzers.
+/// Parses a client's options and requests; for fuzzers.
 pub fn fuzz(data: &[u8]) {
     let mut rest = data;
     while let Read::Whole(wish, number, used) = option(rest) {

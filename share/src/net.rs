@@ -1,5 +1,5 @@
-//! The host's network: which interface to share on, who else answers there, which
-//! addresses are in use, who has a port.
+//! The host's network: the interface to share on, other DHCP servers, addresses in use, and the
+//! program that has a port.
 
 use crate::dhcp::message::{Writer, code};
 use crate::error::Error;
@@ -18,7 +18,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// An interface with an address.
+/// An interface with an IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
@@ -27,15 +27,16 @@ pub struct Interface {
     pub address: Ipv4Addr,
     /// Length of its prefix.
     pub prefix: u8,
-    /// The default route's gateway, when it goes here.
+    /// The default route's gateway, when it uses this interface.
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// Chooses the interface to share on: the one of this name or address, or the one with
-/// the default route, or the only one.
+/// Chooses the interface to share on: the one with this name or address, or the one with the
+/// default route, or the only one.
 ///
 /// # Errors
-/// There is none, or several and no reason to prefer one; names the candidates.
+/// [`Error::Interface`] when there is none, or several and no default route; it names the
+/// candidates.
 pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
     let all = interfaces()?;
     let names = || all.iter().map(|i| format!("{} ({})", i.name, i.address)).collect::<Vec<_>>();
@@ -93,13 +94,13 @@ fn gateway(routes: &str, interface: &str) -> Option<Ipv4Addr> {
         let mut words = line.split_ascii_whitespace();
         let (name, to, gateway) = (words.next()?, words.next()?, words.next()?);
         let address = u32::from_str_radix(gateway, 16).ok()?;
-        // In the order of the machine's bytes.
+        // In the machine's byte order.
         let address = Ipv4Addr::from(address.to_ne_bytes());
         (name == interface && to == "00000000" && !address.is_unspecified()).then_some(address)
     })
 }
 
-/// Name servers of this machine that others can reach, too.
+/// Name servers of this machine that are not on the loopback interface.
 pub fn name_servers() -> Vec<Ipv4Addr> {
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
@@ -107,10 +108,10 @@ pub fn name_servers() -> Vec<Ipv4Addr> {
     servers.filter(|address| !address.is_loopback()).take(3).collect()
 }
 
-/// A UDP socket on one interface only, for messages to everybody.
+/// A UDP socket bound to one interface, for broadcasts.
 ///
 /// # Errors
-/// [`Error::Port`].
+/// [`Error::Port`] when the port cannot be bound, or the interface cannot be chosen.
 pub fn broadcast_socket(
     interface: &str,
     port: u16,
@@ -132,19 +133,19 @@ pub fn broadcast_socket(
 /// A UDP socket on one address.
 ///
 /// # Errors
-/// [`Error::Port`].
+/// [`Error::Port`] when the port cannot be bound.
 pub fn udp(at: SocketAddrV4, service: &'static str) -> Result<UdpSocket, Error> {
     UdpSocket::bind(at).map_err(|e| taken(service, at, "udp", e))
 }
 
-/// A listening TCP socket; another port when this one is taken and `or_any`.
+/// A listening TCP socket; with `or_any` on another port when this one is taken.
 ///
 /// # Errors
-/// [`Error::Port`].
+/// [`Error::Port`] when the port cannot be bound.
 pub fn tcp(at: SocketAddrV4, service: &'static str, or_any: bool) -> Result<TcpListener, Error> {
     let listening = |at: SocketAddrV4| -> io::Result<TcpListener> {
         let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // A restart must not wait for the old connections' last packets.
+        // A restart must not wait for connections in TIME_WAIT.
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         bind(fd.as_raw_fd(), &SockaddrIn::from(at))?;
         listen(&fd, Backlog::new(128)?)?;
@@ -181,7 +182,7 @@ pub fn holder(kind: &str, port: u16) -> Option<String> {
         })
         .collect();
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        // "self" is there, too.
+        // "self" is in the directory, too.
         let number = process.file_name();
         if !number.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
@@ -198,19 +199,18 @@ pub fn holder(kind: &str, port: u16) -> Option<String> {
     None
 }
 
-/// How long an answer may take: dnsmasq looks for three seconds whether the address
-/// that it is going to offer answers a ping.
+/// How long an answer may take: dnsmasq pings an address for three seconds before it offers it.
 const DHCP_PATIENCE: Duration = Duration::from_secs(6);
 
-/// Asks whether somebody gives addresses here. Waits six seconds at most, and
-/// returns as soon as one has answered.
+/// Looks for a DHCP server: sends a DISCOVER every two seconds and waits at most six. Returns
+/// at the first offer.
 ///
 /// # Errors
-/// The port of DHCP clients cannot be had.
+/// [`Error::Port`] when port 68 cannot be bound, [`Error::System`] when sending fails.
 pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
     let doing = || Error::system("look for a DHCP server");
     let socket = broadcast_socket(&interface.name, 68, "the search for a DHCP server")?;
-    // A made-up address: our own lease is nobody's business here.
+    // A random hardware address: our own lease must not change.
     let random = fs::File::open("/dev/urandom").and_then(|mut file| {
         let mut bytes = [0; 9];
         io::Read::read_exact(&mut file, &mut bytes).map(|()| bytes)
@@ -241,7 +241,7 @@ pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
         let bytes = buffer.get(..length).unwrap_or_default();
         if let Some(answer) = read_bootp(bytes, mac.0, sender)
             && answer.transaction == transaction
-            // A proxy like ourselves gives no addresses.
+            // A proxy offers no address.
             && !answer.lease.address.is_unspecified()
         {
             return Ok(Some(answer.server));
@@ -249,13 +249,13 @@ pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
     }
 }
 
-/// Addresses between two that somebody has, and who: the kernel asks by ARP for whom we send
-/// an empty datagram to, and knows a second later.
+/// Addresses of a range that are in use, with their hardware addresses. An empty datagram to
+/// each makes the kernel send ARP requests; the table is read a second later.
 pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeMap<Ipv4Addr, Mac> {
     let Ok(socket) = UdpSocket::bind((interface.address, 0)) else { return BTreeMap::new() };
     let range = || (u32::from(first)..=u32::from(last)).map(Ipv4Addr::from).take(1024);
     for address in range() {
-        // The port of "discard": whoever listens throws it away.
+        // The discard port (RFC 863).
         let _ = socket.send_to(&[], (address, 9));
     }
     std::thread::sleep(Duration::from_millis(1000));
@@ -263,8 +263,7 @@ pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeMa
     range().filter_map(|address| Some((address, neighbour(&table, address)?))).collect()
 }
 
-/// The name of the client at an address: its hardware address, when the kernel
-/// knows it.
+/// The name of the client at an address: its hardware address, when the kernel knows it.
 pub fn name_of(address: Ipv4Addr) -> String {
     let table = std::fs::read_to_string("/proc/net/arp").unwrap_or_default();
     neighbour(&table, address).map_or_else(|| address.to_string(), |mac| mac.to_string())

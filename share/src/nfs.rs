@@ -1,13 +1,13 @@
 //! NFS version 3 (RFC 1813), read-only, with its MOUNT protocol and a portmapper's
 //! GETPORT (RFC 1833), as one function from a call to a reply.
 //!
-//! A file handle is the medium's identity and the file's number, both of which are
-//! computed from the medium itself: after a restart, and from a second server with
-//! the same image, handles stay valid. Nothing is remembered about a client.
+//! A file handle is the medium's fingerprint and the file's number, both computed from the
+//! medium: handles stay valid after a restart, and on a second server with the same image. The
+//! server keeps no state about clients.
 //!
-//! Everyone may read everything, as with the medium in their own drive: owner and
-//! permission bits are shown and not enforced by the server. What would change a
-//! file is answered with "read-only file system".
+//! Every client may read everything, as with the medium in its own drive: owner and permission
+//! bits are shown and not enforced by the server. A call that would change a file is answered
+//! with "read-only file system".
 //!
 //! Not done: UDP, locking (clients mount `nolock`), version 4.
 
@@ -17,13 +17,13 @@ use netboot::nfs::UP;
 use netboot::nfs::rpc::Decoder;
 use std::sync::Arc;
 
-/// The longest record that is taken from a client: no call that we serve is longer.
+/// The longest record accepted: no call that we serve is longer.
 pub const MAX_CALL: usize = 64 << 10;
 /// The most bytes of one READ.
 pub const MAX_READ: u32 = 1 << 20;
 /// The most bytes of one directory listing.
 const MAX_LISTING: u32 = 64 << 10;
-/// Names and paths in arguments.
+/// The longest name or path in arguments.
 const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 1024;
 
@@ -49,7 +49,7 @@ mod status {
     pub const TOOSMALL: u32 = 10_005;
 }
 
-/// One medium under a name.
+/// One exported medium.
 #[derive(Debug, Clone)]
 pub struct Export {
     /// Path that clients mount, with a leading `/` and none at the end.
@@ -58,41 +58,41 @@ pub struct Export {
     pub tree: Arc<Tree>,
 }
 
-/// What a call was about, for those who watch.
+/// What a call did, for the log.
 #[derive(Debug)]
 pub enum Seen {
-    /// Mounted.
+    /// A mount request.
     Mount {
-        /// The path as the client asked for it.
+        /// The path as requested.
         path: String,
-        /// Whether there is such a thing.
+        /// Whether it is exported.
         done: bool,
     },
     /// Unmounted.
     Unmount,
     /// Data was read.
     Read(u64),
-    /// The medium does not give the data of this file any more.
+    /// The medium's data of this file cannot be read any more.
     Broken(String, std::io::Error),
-    /// A client's own system starts, see [`UP`].
+    /// A client's live system starts, see [`UP`].
     Up,
     /// Anything else.
     Other,
 }
 
-/// All that is served.
+/// All exports.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// The media.
     pub exports: Vec<Export>,
-    /// The TCP port of everything, for GETPORT.
+    /// The TCP port of all three services, for GETPORT.
     pub port: u16,
 }
 
-/// Why a call has no result: an `nfsstat3`.
+/// Why a call failed: an `nfsstat3`.
 type Refused = u32;
 
-/// A file that a handle names.
+/// The file of a handle.
 struct Handle<'t> {
     tree: &'t Tree,
     at: At,
@@ -100,8 +100,8 @@ struct Handle<'t> {
 }
 
 impl Server {
-    /// Answers one call. The reply is appended to `out`, without the record mark;
-    /// nothing is when the record is not a call and the connection should end.
+    /// Answers one call. The reply is appended to `out`, without the record mark. Nothing is
+    /// appended when the record is not a call; the connection should end then.
     pub fn handle(&self, record: &[u8], out: &mut Vec<u8>) -> Option<Seen> {
         let (call, mut args) = Call::read(record)?;
         let start = out.len();
@@ -180,7 +180,7 @@ impl Server {
                 }
                 Ok(Seen::Mount { path, done: found.is_ok() })
             }
-            // Nobody is remembered, so nobody is listed.
+            // The server keeps no list of mounts.
             2 => {
                 xdr.u32(0);
                 Ok(Seen::Other)
@@ -200,7 +200,7 @@ impl Server {
         }
     }
 
-    /// The directory that a mount path means: an export or a directory in it.
+    /// The directory of a mount path: an export or a directory in it.
     fn export(&self, path: &str) -> Result<(&Tree, FileId), Refused> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let path = parts.iter().fold(String::new(), |path, part| path + "/" + part);
@@ -241,7 +241,7 @@ impl Server {
             16 => self.readdir(args, xdr, false)?,
             17 => self.readdir(args, xdr, true)?,
             18..=20 => self.about(procedure, args, xdr)?,
-            // What would write: nothing before and nothing after. RENAME has two
+            // The modifying procedures: no attributes before and none after. RENAME has two
             // directories, LINK a file and a directory.
             2 | 7..=13 | 21 => {
                 xdr.u32(status::ROFS).bool(false).bool(false);
@@ -414,7 +414,7 @@ impl Server {
         let refused = match &dir {
             Err(refused) => Some(*refused),
             Ok(dir) if !matches!(dir.node.kind, Kind::Directory(_)) => Some(status::NOTDIR),
-            // The listing of an image never changes; another image is another identity.
+            // An image's listing never changes; another image has another fingerprint.
             Ok(dir) if cookie != 0 && verifier != 0 && verifier != dir.tree.identity => {
                 Some(status::BAD_COOKIE)
             }
@@ -422,7 +422,7 @@ impl Server {
                 xdr.u32(status::OK);
                 post_op(xdr, Some(dir));
                 xdr.u64(dir.tree.identity);
-                // A listing with nothing in it that is not at its end would be asked for again.
+                // Clients would repeat a call whose listing is empty and not at its end.
                 let fits = list(dir, cookie, plus, names, all, begin, xdr);
                 (!fits).then_some(status::TOOSMALL)
             }
@@ -455,12 +455,12 @@ impl Server {
         post_op(xdr, Some(file));
         match procedure {
             18 => {
-                // Bytes and files: all, free, free for users; then seconds of stability.
+                // Bytes and files: total, free, free for users; then seconds of stability.
                 xdr.u64(0).u64(0).u64(0).u64(file.tree.len() as u64).u64(0).u64(0).u32(u32::MAX);
             }
             19 => {
                 xdr.u32(MAX_READ).u32(MAX_READ).u32(4096);
-                // Writing is not: sizes that keep a client's arithmetic sound.
+                // Write sizes that keep a client's arithmetic sound; writing is refused.
                 xdr.u32(4096).u32(4096).u32(4096).u32(MAX_LISTING);
                 xdr.u64(i64::MAX.cast_unsigned()).u32(1).u32(0);
                 // FSF3_LINK | FSF3_SYMLINK | FSF3_HOMOGENEOUS.
@@ -476,13 +476,13 @@ impl Server {
     }
 }
 
-/// `accept_stat`: there is no such procedure.
+/// `accept_stat`: unknown procedure.
 const NO_PROCEDURE: u32 = 3;
-/// `accept_stat`: the arguments make no sense.
+/// `accept_stat`: malformed arguments.
 const GARBAGE: u32 = 4;
 
-/// Lists a directory from `cookie` on. Cookies are places in the sorted listing:
-/// 1 for `.`, 2 for `..`, then the children. False when not one entry fits.
+/// Lists a directory from `cookie` on. Cookies are positions in the sorted listing: 1 for `.`,
+/// 2 for `..`, then the children. False when no entry fits.
 fn list(
     dir: &Handle<'_>,
     cookie: u64,
@@ -511,7 +511,7 @@ fn list(
             post_op(xdr, Some(&Handle { tree: dir.tree, at, node }));
             xdr.u32(1).opaque(&handle(dir.tree, node.id));
         }
-        // The end mark takes 8 bytes, the status of the reply is counted too.
+        // The end mark takes 8 bytes, and the status of the reply counts, too.
         if xdr.0.len() - begin + 8 > limit || name_part > left {
             xdr.0.truncate(before);
             xdr.u32(0).bool(false);
@@ -552,7 +552,7 @@ fn attributes(xdr: &mut Writer<'_>, file: &Handle<'_>) {
             (2, 2 + dirs.count())
         }
         Kind::Link(_) => (5, 1),
-        // Shown as pipes, which nobody opens by accident.
+        // Shown as pipes, which programs do not open by accident.
         Kind::Special => (7, 1),
     };
     xdr.u32(kind).u32(node.permissions).u32(u32::try_from(links).unwrap_or(u32::MAX));
@@ -563,14 +563,14 @@ fn attributes(xdr: &mut Writer<'_>, file: &Handle<'_>) {
     }
 }
 
-/// A record of a client's stream being put together.
+/// Reads one record of a client's stream into a buffer. False at the end of the stream.
 ///
 /// # Errors
-/// The system's, or [`std::io::ErrorKind::InvalidData`] when it is no RPC stream.
-/// False at the end of the stream.
+/// The stream's read error; [`std::io::ErrorKind::InvalidData`] when it is not an RPC stream or
+/// the record is too long.
 pub fn read_record(from: &mut impl std::io::Read, record: &mut Vec<u8>) -> std::io::Result<bool> {
     record.clear();
-    // A call in more pieces than this is no client's.
+    // No client splits a call into more fragments than this.
     for piece in 0..16 {
         let mut mark = [0; 4];
         let mut got = 0;
@@ -580,7 +580,7 @@ pub fn read_record(from: &mut impl std::io::Read, record: &mut Vec<u8>) -> std::
                 Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => got += read,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                // Nothing is said for a long time: a mounted client may be idle.
+                // No timeout here: a mounted client may be idle.
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && got + piece == 0 => {}
                 Err(e) => return Err(e),
             }
@@ -622,7 +622,7 @@ mod tests {
         dir
     }
 
-    /// Calls as our own client does; gives the results.
+    /// Calls as our own client does; returns the results.
     fn call(server: &Server, program: u32, procedure: u32, arguments: &[u8]) -> Vec<u8> {
         let version = if program == PORTMAP { 2 } else { 3 };
         let call = ClientCall { xid: 9, program, version, procedure, arguments, root: true };

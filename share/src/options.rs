@@ -1,77 +1,74 @@
-//! What the user asks of a session.
+//! The options of a session.
 
 use cpio_builder::menu::Menu;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-/// What the session does about DHCP.
+/// The session's DHCP mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DhcpMode {
     /// Search for a DHCP server: beside one do as [`DhcpMode::Proxy`], without one as
     /// [`DhcpMode::Full`].
     #[default]
     Auto,
-    /// Tell machines what to boot, and leave addresses to the DHCP server that is there.
+    /// Tell clients what to boot, and leave addresses to the other DHCP server.
     Proxy,
     /// Be the DHCP server: addresses and what to boot.
     Full,
-    /// Nothing: another server tells machines what to boot.
+    /// No DHCP: another server tells clients what to boot.
     Off,
 }
 
-/// Everything that the user asks for.
+/// All options.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Images, drives and directories.
     pub media: Vec<PathBuf>,
     /// The interface to share on.
     pub interface: Option<String>,
-    /// What is done about DHCP.
+    /// The DHCP mode.
     pub dhcp: DhcpMode,
-    /// Addresses to give, ends included.
+    /// Addresses to lease, ends included.
     pub range: Option<(Ipv4Addr, Ipv4Addr)>,
     /// Kernel to boot instead of the medium's.
     pub kernel: Option<PathBuf>,
     /// Initramfs instead of the medium's.
     pub initrd: Option<PathBuf>,
-    /// Words for every kernel.
+    /// Words for every kernel command line.
     pub append: String,
-    /// Our `/init`; without one, the media's own has to do it.
+    /// Our `/init`; without one, the medium's own initramfs has to find the root.
     pub init: Option<Vec<u8>>,
-    /// Firmware that is iPXE itself is given a boot loader, too.
+    /// Firmware that is iPXE gets a boot loader, too.
     pub no_ipxe: bool,
     /// Where leases are kept.
     pub state: PathBuf,
-    /// Every client has a disk of its own here, below `state`, where what it changes is
-    /// kept.
+    /// Every client has a disk of its own here, below `state`, for its changes.
     pub keep_settings: bool,
-    /// Where clients find us when there is another machine in between.
+    /// The addresses of this machine as clients see them, when another machine is in between.
     pub behind: Option<Behind>,
-    /// What boots instead of media.
+    /// A menu to boot instead of media.
     pub room: Option<Room>,
 }
 
-/// A menu of what is in a directory, for machines that boot something else than media.
-/// What is in it is served as it is when it is asked for.
+/// A menu for a directory's files, for clients that boot something else than media. The files
+/// are read at each request.
 #[derive(Debug, Clone, Default)]
 pub struct Room {
     /// The directory.
     pub directory: PathBuf,
-    /// What boots; paths are those of HTTP and TFTP.
+    /// The menu; paths are those of HTTP and TFTP.
     pub menu: Menu,
-    /// What machines with an address of ours are told: the way out of the network; this
-    /// computer's when there is none.
+    /// The router in leases; this computer's when `None`.
     pub router: Option<Ipv4Addr>,
-    /// And who knows names; this computer's when there are none.
+    /// The name servers in leases; this computer's when empty.
     pub dns: Vec<Ipv4Addr>,
 }
 
-/// Sharing behind a network that gives addresses and names the first file itself, as
-/// an emulator's own network does: NFS and HTTP on any free ports, nothing else, and no
-/// need to be root.
+/// Sharing behind a network with its own DHCP server that names the first file, such as an
+/// emulator's: NFS and HTTP on any free ports, no other service, and no root needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behind {
-    /// The address that is listened on.
+    /// The address to listen on.
     pub listen: Ipv4Addr,
     /// The address under which clients know it.
     pub known_as: Ipv4Addr,

@@ -1,8 +1,8 @@
-//! The page that shows what goes on.
+//! The web page that shows the session.
 //!
-//! Anybody on the network may look; what changes something needs the token that only
-//! the terminal shows. The page is one file without anything from elsewhere; what it
-//! shows comes as server-sent events (WHATWG HTML, section 9.2), a whole state each.
+//! Every machine of the network may read it; a change needs the token that only the terminal
+//! shows. The page is one file without external resources. Its state comes as server-sent
+//! events (WHATWG HTML, section 9.2), each with the whole state.
 
 use crate::disk::store::Store;
 use crate::event::{Event, Watch};
@@ -20,7 +20,7 @@ const SHOWN: usize = 200;
 /// The page of one session.
 #[derive(Debug)]
 pub struct Page {
-    /// What a request that changes something has to know.
+    /// The token of requests that change something.
     pub token: String,
     watch: Arc<Watch>,
     store: Option<Store>,
@@ -30,7 +30,7 @@ impl Page {
     /// A page with a new token.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The read error of /dev/urandom.
     pub fn new(watch: Arc<Watch>, store: Option<Store>) -> io::Result<Self> {
         let mut bytes = [0u8; 12];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
@@ -38,7 +38,7 @@ impl Page {
         Ok(Self { token, watch, store })
     }
 
-    /// Follows a request like `/control/nfs/off`. The status to answer with.
+    /// Carries out a request like `/control/nfs/off`. Returns the status to answer with.
     pub fn control(&self, path: &str, token: Option<&str>) -> u16 {
         if !token.is_some_and(|token| self.may(token)) {
             return 403;
@@ -61,13 +61,13 @@ impl Page {
 
     /// Whether this is the token.
     fn may(&self, token: &str) -> bool {
-        // In the same time wherever they differ.
+        // In constant time.
         token.len() == self.token.len()
             && token.bytes().zip(self.token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
     }
 
-    /// A client's own disk, `/settings/TOKEN/MAC.img`; a link cannot have the token in
-    /// a header.
+    /// A client's own disk, `/settings/TOKEN/MAC.img`: a link cannot carry the token in a
+    /// header.
     pub fn own_disk(&self, path: &str) -> Option<File> {
         let (token, mac) = path.strip_prefix("/settings/")?.split_once('/')?;
         let store = self.store.as_ref().filter(|_| self.may(token))?;
@@ -76,7 +76,7 @@ impl Page {
         Some(File::image(Arc::new(file), length, crate::tree::hash(&[mac.as_bytes()])))
     }
 
-    /// Everything that is shown, as JSON.
+    /// The whole state, as JSON.
     pub fn state(&self) -> String {
         let mut clients: Vec<_> = self.watch.clients().into_iter().collect();
         clients.sort_by_key(|(_, client)| std::cmp::Reverse(client.since));
@@ -149,7 +149,7 @@ mod tests {
         let client = r#"{"who":"52:54:00:00:00:01","stage":"kernel","text":"loads the kernel","bytes":7,"seconds":0}"#;
         assert!(state.contains(client), "{state}");
         assert!(state.contains(r#"{"event":"warning","text":"a \"b\""}"#), "{state}");
-        // Nothing that the page loads is from elsewhere.
+        // The page loads nothing from other servers.
         assert!(!HTML.contains("http://") && !HTML.contains("https://") && !HTML.contains("//cdn"));
     }
 }

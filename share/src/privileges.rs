@@ -1,21 +1,20 @@
-//! Giving up root's powers once the ports are bound.
+//! Drops root once the ports are bound.
 //!
-//! Ports below 1024 and a socket for everybody on one interface are root's; serving is
-//! not. What stays is what a medium needs that is a directory: reading what only root
-//! may read.
+//! Only ports below 1024 and a broadcast socket on one interface need root. Serving a directory
+//! keeps one capability: reading files that only root may read.
 
 use crate::error::Error;
 use nix::unistd::{Gid, Uid, chown, geteuid, setgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities};
 use std::path::Path;
 
-/// `nobody`, on every Linux.
-const NOBODY: u32 = 65534;
+/// The user `nobody` on every Linux.
+const UNPRIVILEGED: u32 = 65534;
 
 /// The user that the process becomes: the caller of sudo, or `nobody`.
 fn successor() -> (Uid, Gid) {
     let number = |name: &str| std::env::var(name).ok()?.parse().ok().filter(|id: &u32| *id != 0);
-    let id = |name: &str| number(name).unwrap_or(NOBODY);
+    let id = |name: &str| number(name).unwrap_or(UNPRIVILEGED);
     (Uid::from_raw(id("SUDO_UID")), Gid::from_raw(id("SUDO_GID")))
 }
 
@@ -28,13 +27,13 @@ fn give(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Becomes an ordinary user, in this thread and those that it will start; nothing
-/// happens when it is one, and the answer is false. `state`, its `settings` and what is
-/// in these are given to that user, and the process goes there: that user may not be
-/// allowed to. With `read_all` everything can still be read.
+/// Becomes an ordinary user, in this thread and those that it will start. Returns false, and
+/// does nothing, when it is one already. `state`, its `settings` and the files in these are
+/// given to that user, and the process changes into the directory: that user may not be allowed
+/// to. With `read_all` it keeps the capability to read every file.
 ///
 /// # Errors
-/// The system refuses: better not to serve than to serve as root.
+/// [`Error::System`] when the kernel refuses: the session must not serve as root.
 pub fn drop_root(state: Option<&Path>, read_all: bool) -> Result<bool, Error> {
     if !geteuid().is_root() {
         return Ok(false);

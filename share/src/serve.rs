@@ -1,8 +1,8 @@
-//! The sockets: DHCP, TFTP, HTTP, NFS and NBD, each a thread that listens and threads for
-//! its clients, all bounded in number, memory and patience.
+//! The sockets: DHCP, TFTP, HTTP, NFS and NBD, each with a thread that listens and threads for
+//! its clients, bounded in number, memory and time.
 //!
-//! Nothing is left behind when the process ends, however it ends: no mounts, no
-//! loop devices, no files but the list of leases.
+//! Nothing is left behind however the process ends: no mounts, no loop devices, no files but
+//! the list of leases.
 
 pub mod dhcp;
 pub mod http;
@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Connections and transfers at a time, of each protocol.
+/// Most connections and transfers at a time, of each protocol.
 const MAX_CLIENTS: usize = 512;
-/// The same for one address, behind which there may be a room full of machines.
+/// Most connections of one address, which may be a NAT in front of many machines.
 const MAX_OF_ONE: usize = 128;
 /// Stack of a client's thread, in bytes.
 const STACK: usize = 256 << 10;
@@ -31,7 +31,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a file that are read at once.
 const CHUNK: usize = 128 << 10;
 
-/// Limits the clients of one protocol, in all and for each address.
+/// Limits the clients of one protocol, in total and for each address.
 #[derive(Debug, Clone, Default)]
 struct Slots(Arc<Mutex<BTreeMap<Ipv4Addr, usize>>>);
 
@@ -86,7 +86,7 @@ fn accept(
         let slots = Slots::default();
         loop {
             let Ok((stream, from)) = listener.accept() else {
-                // Out of descriptors, for example: others may end meanwhile.
+                // Out of descriptors, for example: other connections may end meanwhile.
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
@@ -100,7 +100,7 @@ fn accept(
                     .set_nodelay(true)
                     .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
                     .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-                // A client that went away is no news.
+                // A client that disconnected is not worth a message.
                 let _ = settled.and_then(|()| serve(stream, *from.ip()));
             });
             if let Err(e) = done {

@@ -13,7 +13,7 @@ pub enum Service {
     Nbd,
 }
 
-/// Every service, in the order in which they are shown, and what it is called.
+/// Every service with its name, in display order.
 pub const SERVICES: [(Service, &str); 5] = [
     (Service::Dhcp, "dhcp"),
     (Service::Tftp, "tftp"),

@@ -1,5 +1,4 @@
-//! Sharing from the beginning to the end: media in, services up, and what a person
-//! has to know in between.
+//! A session from start to end: opens the media, starts the services, and reports to the user.
 
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
@@ -33,25 +32,24 @@ pub struct Session {
     pub nfs: SocketAddrV4,
     /// NBD, as clients reach it.
     pub nbd: SocketAddrV4,
-    /// The page that shows what goes on, with the key that lets it change something.
+    /// The URL of the web page, with the token.
     pub page: String,
-    /// What clients mount, the first medium's first.
+    /// The NFS exports that clients mount, the first medium's first.
     pub mounts: Vec<String>,
-    /// What boots, with its command lines; paths are those of HTTP and TFTP.
+    /// The boot menu, with command lines; paths are those of HTTP and TFTP.
     pub menu: Menu,
-    /// The URL of the first file that a machine has to be told of, when another network
-    /// tells it: pxelinux, or where that is missing the menu for iPXE.
+    /// The URL of the boot file to configure on another network's DHCP server: pxelinux, or
+    /// without it the menu for iPXE.
     pub first: String,
 }
 
 /// Where the menu for iPXE is.
 const SCRIPT: &str = "/boot.ipxe";
 
-/// Shares until the process is told to end (SIGINT or SIGTERM); `began` hears when
-/// everything is up.
+/// Shares until SIGINT or SIGTERM; `began` is called when all services run.
 ///
 /// # Errors
-/// [`Error`], before anything is served.
+/// [`Error`] of a port, a medium or the network, before anything is served.
 pub fn run(
     options: &Options,
     watch: &Arc<Watch>,
@@ -65,32 +63,31 @@ pub fn run(
     Ok(())
 }
 
-/// Tells what there was, at the end.
+/// Reports the totals at the end.
 pub fn stopped(watch: &Watch) {
     let clients = watch.clients();
     let bytes = clients.values().map(|client| client.bytes).sum();
     watch.tell(&Event::Stopped { clients: clients.len(), bytes });
 }
 
-/// Begins to share, in threads that live as long as the process. A process of root's is
-/// an ordinary user's afterwards, and may have another working directory; not so with
-/// [`Options::behind`].
+/// Starts to share, in threads that live as long as the process. A root process becomes an
+/// ordinary user's and may change its working directory; not so with [`Options::behind`].
 ///
 /// # Errors
-/// [`Error`], before anything is served.
+/// [`Error`] of a port, a medium or the network, before anything is served.
 pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
-    // Ports first: what cannot be served need not be prepared.
+    // Ports first: media are not prepared in vain.
     Plan::of(options)?.bind()?.prepare(watch)?.serve(watch)
 }
 
 /// Where to share.
 struct Plan<'o> {
     options: &'o Options,
-    /// The network's interface; none behind another network.
+    /// The network interface; `None` behind another network.
     interface: Option<Interface>,
-    /// The address that is listened on.
+    /// The address to listen on.
     listen: Ipv4Addr,
-    /// The address that clients know.
+    /// The address that clients use.
     own: Ipv4Addr,
 }
 
@@ -140,7 +137,7 @@ struct At {
     nbd: SocketAddrV4,
 }
 
-/// All ports are ours.
+/// Every port is bound.
 struct Bound<'o> {
     plan: Plan<'o>,
     sockets: Sockets,
@@ -150,7 +147,7 @@ struct Bound<'o> {
 impl<'o> Bound<'o> {
     fn prepare(self, watch: &Watch) -> Result<Prepared<'o>, Error> {
         let options = self.plan.options;
-        // It waits for seconds, and preparing takes seconds: both at once.
+        // The search for a DHCP server and the preparation both take seconds: at the same time.
         let search = self.search();
         let mut files = Files::default();
         let (server, port) = (self.plan.own, Some(self.at.nfs.port()));
@@ -181,14 +178,15 @@ impl<'o> Bound<'o> {
         Ok(Prepared { bound: self, files, menu, exports, images, store, dhcp, first })
     }
 
-    /// Searches for another DHCP server, if that decides something.
+    /// Searches for another DHCP server, if the DHCP mode depends on it.
     fn search(&self) -> JoinHandle<Result<Option<Ipv4Addr>, Error>> {
         let interface = self.plan.interface.clone();
         let interface = interface.filter(|_| self.plan.options.dhcp == DhcpMode::Auto);
         thread::spawn(move || interface.map_or(Ok(None), |i| net::find_dhcp(&i)))
     }
 
-    /// The server that tells machines what to boot, and the boot loaders. None behind
+    /// The DHCP server with its boot loaders. `None` behind another network, and with `--dhcp
+    /// off`.
     /// another network, and with `--dhcp off`.
     fn dhcp(
         &self,
@@ -223,7 +221,7 @@ impl<'o> Bound<'o> {
             }
             (_, Some(other)) => {
                 let on = &interface.name;
-                let text = format!("{other} gives addresses on {on}: beside it (proxy DHCP)");
+                let text = format!("{other} is the DHCP server on {on}: proxy DHCP beside it");
                 watch.ready("network", text);
                 None
             }
@@ -246,7 +244,7 @@ fn leases_file(options: &Options, interface: &Interface) -> PathBuf {
     options.state.join(format!("leases-{}", interface.name))
 }
 
-/// Everything that is served is in memory or open.
+/// Everything that is served is in memory or open by now.
 struct Prepared<'o> {
     bound: Bound<'o>,
     files: Files,
@@ -267,11 +265,11 @@ impl Prepared<'_> {
             interface.as_ref().filter(|_| full).map(|interface| leases_file(options, interface));
         let keeps = store.is_some() || leases.is_some();
         let directories = options.media.iter().any(|path| path.is_dir());
-        // Behind another network no port needs root, and the process may have more to do.
+        // Behind another network no port needs root, and the caller may have other work.
         let inside = options.behind.is_none()
             && privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
         if inside {
-            // From where the process is now.
+            // A path relative to the current working directory.
             store = store.and_then(|store| Some(Store { dir: store.dir.file_name()?.into() }));
             leases = leases.and_then(|leases| Some(leases.file_name()?.into()));
         }
@@ -310,7 +308,7 @@ impl Prepared<'_> {
     }
 }
 
-/// What is served, and where.
+/// The services and their addresses.
 fn services(mounts: &[String], at: &At, tftp: bool, nbd: bool) -> String {
     let mut services = match mounts {
         [] => String::new(),
@@ -326,7 +324,7 @@ fn services(mounts: &[String], at: &At, tftp: bool, nbd: bool) -> String {
     services
 }
 
-/// The network that the DHCP server describes, and the addresses that it leases.
+/// The network settings and leases of the full DHCP server.
 fn addresses(
     options: &Options,
     interface: &Interface,
@@ -357,7 +355,7 @@ fn addresses(
     watch.ready(
         "network",
         format!(
-            "nobody gives addresses on {}: giving {first} to {last}{}",
+            "no DHCP server on {}: leasing {first} to {last}{}",
             interface.name,
             match used.len() {
                 0 => String::new(),
@@ -480,7 +478,7 @@ mod tests {
 
     #[test]
     fn ports_come_before_media() {
-        // An address for documentation, which no machine has.
+        // An address for documentation (RFC 5737).
         let mut options = behind(Ipv4Addr::new(192, 0, 2, 1));
         options.media.push("/nothing/here.iso".into());
         let error = start(&options, &heard().0).unwrap_err();

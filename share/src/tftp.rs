@@ -1,9 +1,9 @@
-//! TFTP (RFC 1350) for reading, with options (2347), block size (2348), timeout
-//! and size (2349) and windows (7440), as a machine without sockets.
+//! TFTP (RFC 1350) for reading, with options (2347), block size (2348), timeout and size (2349)
+//! and windows (7440), as a state machine without sockets.
 //!
-//! Only what a client asked for is in the OACK: firmware gives up over an option it
-//! did not ask for. Block numbers wrap to 0, so files have no size limit. Blocks are
-//! kept small enough for an Ethernet frame: firmware does not put fragments together.
+//! The OACK has only options that the client asked for: firmware aborts on others. Block
+//! numbers wrap to 0, so files have no size limit. Blocks fit an Ethernet frame: firmware does
+//! not reassemble fragments.
 //!
 //! Not done: writing, `netascii` and `mail` modes, multicast.
 
@@ -13,7 +13,7 @@ pub const MAX_BLOCK: u16 = 1428;
 pub const MAX_WINDOW: u16 = 64;
 /// The longest file name.
 const MAX_NAME: usize = 512;
-/// How often a block is sent without an answer before the client counts as gone.
+/// How often a block is sent without an answer before the transfer ends.
 pub const MAX_TRIES: u32 = 6;
 
 /// Error codes of RFC 1350 and 2347.
@@ -30,29 +30,29 @@ pub enum Code {
 /// A client's packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
-    /// It wants a file.
+    /// RRQ: a file request.
     Read(Request),
-    /// It got blocks up to this one.
+    /// ACK: all blocks up to this one.
     Ack(u16),
-    /// It gives up.
+    /// ERROR: the client aborts.
     Error {
         /// Its error code.
         code: u16,
         /// Its words, printable characters only.
         message: String,
     },
-    /// It wants to write, or something else that is not done.
+    /// WRQ, or another unsupported request.
     Other,
 }
 
-/// What a client asks for.
+/// A file request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
     /// File name as written.
     pub file: String,
     /// Block size.
     pub block: Option<u16>,
-    /// It wants to know the size.
+    /// Whether the client asks for the size.
     pub size: bool,
     /// Seconds until a block is sent again.
     pub timeout: Option<u8>,
@@ -60,7 +60,7 @@ pub struct Request {
     pub window: Option<u16>,
 }
 
-/// Reads a packet; nothing when it is none.
+/// Parses a packet; `None` for a malformed one.
 pub fn read(bytes: &[u8]) -> Option<Packet> {
     let (code, rest) = bytes.split_first_chunk::<2>()?;
     Some(match u16::from_be_bytes(*code) {
@@ -85,7 +85,7 @@ fn request(bytes: &[u8]) -> Option<Request> {
     }
     for _ in 0..16 {
         let (Some(name), Some(value)) = (fields.next(), fields.next()) else { break };
-        // RFC 2347: a value that makes no sense is as if the option were not there.
+        // RFC 2347: an invalid value counts as an absent option.
         match name.to_ascii_lowercase().as_str() {
             "blksize" => request.block = value.parse().ok().filter(|n| (8..=65464).contains(n)),
             "tsize" => request.size = true,
@@ -102,10 +102,10 @@ pub fn error(code: Code, message: &str) -> Vec<u8> {
     [&[0, 5, 0, code as u8], message.as_bytes(), &[0]].concat()
 }
 
-/// What has to be sent.
+/// The next packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Send {
-    /// These bytes, an OACK.
+    /// An OACK, these bytes.
     Options(Vec<u8>),
     /// These blocks of the file.
     Blocks(std::ops::RangeInclusive<u64>),
@@ -115,23 +115,23 @@ pub enum Send {
     Done,
 }
 
-/// One transfer. It knows which blocks have to be sent; reading them is the caller's.
+/// One transfer. It says which blocks to send; the caller reads them.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     length: u64,
     block: u16,
     window: u16,
-    /// Milliseconds until something is sent again.
+    /// Milliseconds until a retransmission.
     pub patience: u64,
     options: Option<Vec<u8>>,
-    /// Blocks that the client has.
+    /// Blocks that the client acknowledged.
     acked: u64,
-    /// The last acknowledgement that made us send a window again.
+    /// The last acknowledgement that repeated a window.
     repeated: Option<u64>,
 }
 
 impl Transfer {
-    /// Begins to serve a file of `length` bytes.
+    /// Starts to serve a file of `length` bytes.
     pub fn new(request: &Request, length: u64) -> Self {
         let block = request.block.map_or(512, |n| n.min(MAX_BLOCK));
         let window = request.window.map_or(1, |n| n.min(MAX_WINDOW));
@@ -167,7 +167,7 @@ impl Transfer {
         self.length / u64::from(self.block) + 1
     }
 
-    /// What to send now: at the beginning, and again when nothing was heard.
+    /// The packets at the start, and again after a timeout.
     pub fn send(&self) -> Send {
         if let Some(options) = &self.options {
             return Send::Options(options.clone());
@@ -177,7 +177,7 @@ impl Transfer {
         if first > last { Send::Done } else { Send::Blocks(first..=last) }
     }
 
-    /// Takes an acknowledgement; gives what to send next.
+    /// Takes an acknowledgement; returns the next packets.
     pub fn acknowledged(&mut self, number: u16) -> Send {
         if self.options.is_some() {
             if number != 0 {
@@ -186,15 +186,15 @@ impl Transfer {
             self.options = None;
             return self.send();
         }
-        // How far ahead of what was acknowledged this is, over the wrap.
+        // How far this is ahead of the acknowledged block, across the wrap.
         let ahead = number.wrapping_sub((self.acked & 0xffff) as u16);
         let last = self.blocks().min(self.acked + u64::from(self.window));
         if self.acked + u64::from(ahead) > last {
             return Send::Nothing;
         }
         if ahead == 0 {
-            // Twice the same: with a window the first block was lost, and once is
-            // enough to send it again; without one an answer would double every
+            // A repeated acknowledgement: with a window its first block was lost, and one
+            // repetition is enough to send it again; without one, an answer would double every
             // packet from here on (RFC 1123 4.2.3.1).
             if self.window == 1 || self.repeated == Some(self.acked) {
                 return Send::Nothing;
@@ -213,7 +213,7 @@ impl Transfer {
         ([0, 3, high, low], offset, usize::try_from(length).unwrap_or(0))
     }
 
-    /// Bytes that the client has.
+    /// Bytes that the client acknowledged.
     pub fn done(&self) -> u64 {
         self.acked.saturating_mul(u64::from(self.block)).min(self.length)
     }
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(error(Code::NotFound, "no"), b"\0\x05\0\x01no\0");
     }
 
-    /// A client over a wire that loses and doubles packets.
+    /// A client over a link that loses and doubles packets.
     fn fetch(length: u64, options: &str, mut lose: impl FnMut() -> bool) -> u64 {
         let mut transfer = Transfer::new(&asked(options), length);
         let mut have = 0u64;
@@ -266,7 +266,7 @@ mod tests {
         let mut queue = vec![transfer.send()];
         for _ in 0..2_000_000 {
             let Some(send) = queue.pop() else {
-                // Silence: both send again what they sent last.
+                // A timeout: both ends repeat their last packet.
                 queue.push(transfer.send());
                 continue;
             };

@@ -1,11 +1,11 @@
-//! A read-only file tree, the same whether it comes from an image or a directory.
+//! A read-only file tree, read from an image or a directory.
 //!
-//! The whole directory is read once, bounded; contents stay where they are and
-//! are read by position. Every node has a number that is the same after a restart
-//! ([`FileId`]), so that what a client holds on to stays valid.
+//! All directories are read once, bounded; file contents stay in place and are read by offset.
+//! Every node has a number that stays the same after a restart ([`FileId`]), so that clients'
+//! handles stay valid.
 //!
-//! Not done: noticing that a directory changes while it is shared (files that
-//! appear later are not seen; ones that vanish give an error when read).
+//! Not done: noticing that a directory changes while it is shared (new files are not seen;
+//! deleted ones give an error when read).
 
 use crate::error::Error;
 pub use cpio_builder::iso::Extent;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub const MAX_NODES: usize = 2_000_000;
 /// The deepest directory.
 pub const MAX_DEPTH: usize = 128;
-/// Most parts of a path that are still to be followed, links included.
+/// Most path components still to be followed, links included.
 const MAX_PARTS: usize = 4096;
 
 /// Random access to an image.
@@ -28,16 +28,16 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::UnexpectedEof`] behind the end.
+    /// The system's read error; [`io::ErrorKind::UnexpectedEof`] past the end.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Bytes.
+    /// Its length in bytes.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error from fstat(2) or a seek.
     fn length(&self) -> io::Result<u64>;
 
-    /// The file that it is, for those who can let the kernel copy.
+    /// The file behind it, for sendfile(2).
     fn file(&self) -> Option<&File> {
         None
     }
@@ -54,7 +54,7 @@ impl ReadAt for File {
         if meta.is_file() {
             return Ok(meta.len());
         }
-        // A drive says 0 in its metadata.
+        // A drive's metadata says 0.
         let mut file = self;
         file.seek(SeekFrom::End(0))
     }
@@ -85,7 +85,7 @@ pub struct FileId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct At(u32);
 
-/// What a node is.
+/// The kinds of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory; its children sorted by name.
@@ -96,7 +96,7 @@ pub enum Kind {
     Path(PathBuf),
     /// A symbolic link's target.
     Link(Vec<u8>),
-    /// A device, pipe or socket; nothing is said about it but that it is there.
+    /// A device, pipe or socket; only its existence is shown.
     Special,
 }
 
@@ -117,13 +117,13 @@ pub struct Node {
     pub mtime: i64,
     /// Bytes, for files and links.
     pub size: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
 }
 
 /// A file tree. See the module.
 pub struct Tree {
-    /// Hash of what the tree was read from; tells one medium from another.
+    /// Hash of the tree's source; tells one medium from another.
     pub identity: u64,
     nodes: Vec<Node>,
     parents: Vec<At>,
@@ -160,7 +160,7 @@ impl Builder {
         Self { nodes: vec![root], parents: vec![At(0)] }
     }
 
-    /// Adds a node to a directory. Gives nothing when there are too many.
+    /// Adds a node to a directory. `None` when there are too many.
     pub(crate) fn add(&mut self, parent: At, node: Node) -> Option<At> {
         let at = At(u32::try_from(self.nodes.len()).ok().filter(|n| *n < MAX_NODES as u32)?);
         self.nodes.push(node);
@@ -178,7 +178,7 @@ impl Builder {
         for node in &mut self.nodes {
             if let Kind::Directory(children) = &mut node.kind {
                 children.sort_by(|a, b| order.get(a).cmp(&order.get(b)));
-                // Of two with one name the first counts; clients could not tell them apart.
+                // Of two with one name the first counts: clients could not tell them apart.
                 children.dedup_by(|a, b| order.get(a) == order.get(b));
             }
         }
@@ -194,11 +194,12 @@ impl Tree {
     /// The root directory.
     pub const ROOT: At = At(0);
 
-    /// Reads a directory and all below it, on one file system and across others.
-    /// Symbolic links stay links.
+    /// Reads a directory and everything below it, across file systems. Symbolic links stay
+    /// links.
     ///
     /// # Errors
-    /// It cannot be read, or has more than [`MAX_NODES`] entries.
+    /// [`Error::File`] when it cannot be read, [`Error::Medium`] when it has more than
+    /// [`MAX_NODES`] entries.
     pub fn of_directory(path: &Path) -> Result<Self, Error> {
         let path = path.canonicalize().map_err(Error::read(path))?;
         let meta = path.metadata().map_err(Error::read(&path))?;
@@ -237,12 +238,12 @@ impl Tree {
         self.by_id.get(&id).copied()
     }
 
-    /// The directory that a node is in; the root is in itself.
+    /// The parent of a node; the root is its own.
     pub fn parent(&self, at: At) -> At {
         self.parents.get(at.0 as usize).copied().unwrap_or(Self::ROOT)
     }
 
-    /// The children of a directory, sorted by name; nothing for others.
+    /// The children of a directory, sorted by name; empty for other nodes.
     pub fn children(&self, at: At) -> &[At] {
         match self.node(at).map(|node| &node.kind) {
             Some(Kind::Directory(children)) => children,
@@ -250,7 +251,7 @@ impl Tree {
         }
     }
 
-    /// The child of this name; `.` and `..` count.
+    /// The child of this name, including `.` and `..`.
     pub fn lookup(&self, at: At, name: &[u8]) -> Option<At> {
         match name {
             b"." => Some(at),
@@ -264,8 +265,8 @@ impl Tree {
         }
     }
 
-    /// Follows a path from the root, symbolic links inside the tree included. A
-    /// path that leads out of the tree stays at the root, as `/..` does.
+    /// Follows a path from the root, symbolic links inside the tree included. `..` at the root
+    /// stays at the root.
     pub fn walk(&self, path: &str) -> Option<At> {
         let mut todo: Vec<Vec<u8>> = split(path.as_bytes());
         let mut at = Self::ROOT;
@@ -296,8 +297,8 @@ impl Tree {
         matches!(node.kind, Kind::Extents(_) | Kind::Path(_)).then_some((at, node.size))
     }
 
-    /// The child of a directory whose name is this but for case, as boot loaders
-    /// look for files on ISO 9660.
+    /// The child of a directory by name, ignoring case, as boot loaders look up files on ISO
+    /// 9660.
     pub fn walk_ignoring_case(&self, path: &str) -> Option<At> {
         self.walk(path).or_else(|| {
             split(path.as_bytes()).into_iter().rev().try_fold(Self::ROOT, |at, name| {
@@ -321,11 +322,12 @@ impl Tree {
         format!("/{}", parts.join("/"))
     }
 
-    /// Reads a file from `offset` on; gives how many bytes were read, fewer than
-    /// asked for only at the end of the file.
+    /// Reads a file from `offset` on; returns how many bytes, fewer than requested only at the
+    /// end of the file.
     ///
     /// # Errors
-    /// Not a file, or the system's: the medium was pulled, or the image is cut short.
+    /// [`io::ErrorKind::InvalidInput`] for a node that is not a file; else the system's error:
+    /// the medium was removed, or the image is truncated.
     pub fn read_at(&self, at: At, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let node = self.node(at).ok_or(io::ErrorKind::NotFound)?;
         let wanted = node.size.saturating_sub(offset).min(buffer.len() as u64);
@@ -340,7 +342,7 @@ impl Tree {
         }
     }
 
-    /// Where a file lies in the image; nothing for what is in a file of its own.
+    /// Where a file is in the image; `None` for one in a directory.
     pub fn extents(&self, at: At) -> Option<(&dyn ReadAt, &[Extent])> {
         match (&self.node(at)?.kind, &self.image) {
             (Kind::Extents(extents), Some(image)) => Some((image.as_ref(), extents)),
@@ -351,7 +353,7 @@ impl Tree {
     /// Reads a whole file of at most `limit` bytes.
     ///
     /// # Errors
-    /// As [`Tree::read_at`], or it is larger.
+    /// As [`Tree::read_at`]; also when the file is larger.
     pub fn read_all(&self, at: At, limit: u64) -> io::Result<Vec<u8>> {
         let size = self.node(at).map_or(0, |node| node.size);
         if size > limit {
@@ -363,12 +365,12 @@ impl Tree {
         Ok(bytes)
     }
 
-    /// How many nodes there are.
+    /// The number of nodes.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Whether there is nothing but the root.
+    /// Whether there is only the root.
     pub fn is_empty(&self) -> bool {
         self.nodes.len() <= 1
     }
@@ -392,7 +394,7 @@ fn node_of(meta: &std::fs::Metadata, path: &Path, name: Vec<u8>) -> Result<Node,
         Kind::Special
     };
     Ok(Node {
-        // Inode numbers of several file systems below one directory may meet.
+        // Inode numbers of several file systems below one directory may collide.
         id: FileId(meta.ino() ^ meta.dev().rotate_left(40)),
         name,
         permissions: meta.mode() & 0o7777,
@@ -433,7 +435,7 @@ fn read_extents(
 
 fn read_file(path: &Path, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     use std::os::unix::fs::OpenOptionsExt;
-    // A file that became a link since it was listed may lead anywhere.
+    // A file that was replaced by a link since the listing may point anywhere.
     let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let mut done = 0;

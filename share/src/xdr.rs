@@ -1,26 +1,26 @@
-//! XDR (RFC 4506) being written, and calls of ONC RPC (RFC 5531) being read, on
-//! the server's side. Reading data types is [`netboot`]'s decoder's.
+//! Writes XDR (RFC 4506) and parses calls of ONC RPC (RFC 5531), for servers. [`netboot`]'s
+//! decoder parses the data types.
 
 use netboot::nfs::rpc::Decoder;
 
-/// XDR being written to the end of a buffer.
+/// Appends XDR to a buffer.
 #[derive(Debug)]
 pub struct Writer<'b>(pub &'b mut Vec<u8>);
 
 impl Writer<'_> {
-    /// A number.
+    /// A 32-bit number.
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
-    /// A large number.
+    /// A 64-bit number.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
-    /// Yes or no.
+    /// A boolean.
     pub fn bool(&mut self, value: bool) -> &mut Self {
         self.u32(u32::from(value))
     }
@@ -32,7 +32,7 @@ impl Writer<'_> {
         self.pad(bytes.len())
     }
 
-    /// What has to follow `length` bytes.
+    /// The padding after `length` bytes.
     pub fn pad(&mut self, length: usize) -> &mut Self {
         let padded = length.next_multiple_of(4);
         self.0.extend(std::iter::repeat_n(0, padded - length));
@@ -61,8 +61,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Reads the head of a call; the rest are the arguments. Nothing when it is no
-    /// call at all. Who asks is not looked at: everything served is public.
+    /// Parses the head of a call; the rest are the arguments. `None` when it is not a call.
+    /// Credentials are ignored: everything served is public.
     pub fn read<'a>(record: &'a [u8]) -> Option<(Self, Decoder<'a>)> {
         let mut xdr = Decoder::new(record);
         let xid = xdr.u32()?;
@@ -78,16 +78,15 @@ impl Call {
         Some((Self { xid, rpc, program, version, procedure }, xdr))
     }
 
-    /// Begins an accepted reply with an `accept_stat`: 0 success, 1 no such
-    /// program, 2 no such version (two numbers follow), 3 no such procedure,
-    /// 4 arguments that make no sense.
+    /// Starts an accepted reply with an `accept_stat`: 0 success, 1 no such program, 2 no such
+    /// version (two numbers follow), 3 no such procedure, 4 malformed arguments.
     pub fn accept<'b>(&self, out: &'b mut Vec<u8>, status: u32) -> Writer<'b> {
         let mut xdr = Writer(out);
         xdr.u32(self.xid).u32(1).u32(0).u32(0).u32(0).u32(status);
         xdr
     }
 
-    /// Refuses another version of RPC itself.
+    /// Refuses another version of RPC.
     pub fn deny(&self, out: &mut Vec<u8>) {
         Writer(out).u32(self.xid).u32(1).u32(1).u32(0).u32(2).u32(2);
     }

@@ -294,7 +294,7 @@ fn a_thousand_forged_discovers() {
     assert_eq!(refused, 950);
     let honest = [0x52, 0x54, 0, 0, 0, 1];
     assert_eq!(discover(&mut server, honest, 1010).1, Seen::Exhausted);
-    // Offers that nobody took are over after half a minute.
+    // Offers that no client accepted expire after half a minute.
     assert!(discover(&mut server, honest, 1031).0.is_some());
     // And nothing of it is kept over a restart.
     let (_, leases) = server.full.unwrap();

@@ -1,4 +1,4 @@
-//! What kind of client asks, and which file it needs.
+//! Which kind of client sent a message, and which file it needs.
 //!
 //! The numbers are IANA's "Processor Architecture Types"; 7 and 9 are both used for
 //! 64-bit UEFI on PCs (RFC 4578 and its errata).
@@ -16,7 +16,7 @@ pub enum Arch {
     UefiArm64,
     UefiArm32,
     UefiRiscv64,
-    /// A number that we have no loader for.
+    /// An architecture number without a loader here.
     Other(u16),
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Display for Arch {
     }
 }
 
-/// Who asks.
+/// The program that sent the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// The firmware's PXE.
@@ -67,15 +67,15 @@ pub enum Program {
 /// A network-booting client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// Who asks.
+    /// The program that sent the message.
     pub program: Program,
-    /// On what.
+    /// The machine's architecture.
     pub arch: Arch,
 }
 
 impl Client {
-    /// Tells from its options what a client is; nothing for one that does not boot
-    /// from the network.
+    /// Identifies a client by its options. `None` for a client that does not boot from the
+    /// network.
     pub fn of(message: &Message) -> Option<Self> {
         let get = |option| message.options.get(option).unwrap_or_default();
         let class = get(code::VENDOR_CLASS);
@@ -86,7 +86,7 @@ impl Client {
         }
         let number = match get(code::CLIENT_ARCH) {
             [high, low, ..] => u16::from_be_bytes([*high, *low]),
-            // RFC 4578 wants it; ROMs from before are BIOS.
+            // RFC 4578 requires it; older ROMs omit it and are BIOS.
             _ => 0,
         };
         let known = ARCHES.iter().find(|(n, ..)| *n == number);
@@ -94,7 +94,7 @@ impl Client {
         let program = if ipxe {
             let features = get(code::IPXE);
             let has = |feature| suboption(features, feature) == Some(&[1]);
-            // HTTP, and bzImage or EFI. A build too old to list them has to try.
+            // HTTP, and bzImage or EFI. A build too old to list its features has to try.
             Program::Ipxe { able: features.is_empty() || has(0x13) && (has(0x18) || has(0x24)) }
         } else if http || known.is_some_and(|(_, _, http)| *http) {
             Program::Http
@@ -104,7 +104,7 @@ impl Client {
         Some(Self { program, arch })
     }
 
-    /// What it is told to load; nothing when we have nothing for it.
+    /// The file that the client shall load; `None` when there is no loader for it.
     pub fn file(&self, loaders: &Loaders) -> Option<String> {
         let url = |path: &str| format!("http://{}{path}", loaders.http);
         if let (Program::Ipxe { able: true }, Some(script)) = (self.program, &loaders.script) {
@@ -118,10 +118,10 @@ impl Client {
     }
 }
 
-/// What there is to load.
+/// The boot files and the servers that have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaders {
-    /// TFTP paths of boot loaders, without a leading `/`; by HTTP they are the same.
+    /// TFTP paths of boot loaders, without a leading `/`; HTTP uses the same paths.
     pub files: Vec<(Arch, String)>,
     /// Path of the iPXE script on the HTTP server.
     pub script: Option<String>,

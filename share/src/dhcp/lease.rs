@@ -1,8 +1,8 @@
-//! Addresses given out, one for each hardware address.
+//! Leased addresses, one for each hardware address.
 //!
-//! The boot ROM, the boot loader and the live system of one machine name themselves
-//! differently (option 61); by its hardware address all three get the same address.
-//! Offers hold an address for a short time only, so that forged questions cannot use
+//! The boot ROM, the boot loader and the live system of one machine use different client
+//! identifiers (option 61). Keyed by hardware address, all three get the same address. Offers
+//! expire soon, so that forged requests cannot exhaust the range for long.
 //! the range up for long.
 
 use cmdline::plan::Mac;
@@ -12,15 +12,16 @@ use std::net::Ipv4Addr;
 
 /// Seconds that an offer holds its address.
 const OFFER: u64 = 30;
-/// Seconds that an address is left alone after a client found somebody else on it.
+/// Seconds that an address is avoided after a client declined it because another machine uses
+/// it.
 const DECLINED: u64 = 600;
 
-/// An address and until when it is taken, in seconds since 1970.
+/// An address and when its lease or offer ends, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// The address.
     pub address: Ipv4Addr,
-    /// Until when.
+    /// When it ends.
     pub until: u64,
     /// The client took it; otherwise it is only offered.
     pub taken: bool,
@@ -32,14 +33,14 @@ pub struct Leases {
     first: u32,
     last: u32,
     by_mac: BTreeMap<Mac, Lease>,
-    /// Addresses that somebody uses without having them from us: until when they are
-    /// left alone, and whose they are when that is known.
+    /// Addresses in use without a lease from here: until when they are avoided, and the
+    /// holder's hardware address if known.
     avoided: BTreeMap<Ipv4Addr, (u64, Option<Mac>)>,
 }
 
 impl Leases {
-    /// An empty range, ends included. An address of `used` is given to nobody but
-    /// the one that was found on it: that may be a client from before a restart.
+    /// An empty range, ends included. An address of `used` is leased only to the machine that
+    /// was found on it: it may be a client from before a restart.
     pub fn new(first: Ipv4Addr, last: Ipv4Addr, used: &BTreeMap<Ipv4Addr, Mac>) -> Self {
         let avoided = used.iter().map(|(at, mac)| (*at, (u64::MAX, Some(*mac)))).collect();
         Self { first: first.into(), last: last.into(), by_mac: BTreeMap::new(), avoided }
@@ -54,7 +55,7 @@ impl Leases {
         avoided.is_some_and(|(until, holder)| *until > now && *holder != Some(mac))
     }
 
-    /// Whether an address may be given to `mac`.
+    /// Whether an address may be leased to `mac`.
     fn free_for(&self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         self.holds(address)
             && !self.avoids(mac, address, now)
@@ -63,8 +64,8 @@ impl Leases {
             })
     }
 
-    /// The address to offer: the one it had, the one it asks for, or a free one.
-    /// Nothing when all are taken.
+    /// The address to offer: the client's earlier one, the requested one, or a free one. `None`
+    /// when all are taken.
     pub fn offer(&mut self, mac: Mac, wanted: Option<Ipv4Addr>, now: u64) -> Option<Ipv4Addr> {
         let had = self.by_mac.get(&mac).copied();
         let taken: BTreeSet<Ipv4Addr> = self
@@ -78,7 +79,7 @@ impl Leases {
         let known = had.map(|lease| lease.address).into_iter().chain(wanted);
         let mut known = known.filter(|address| self.holds(*address)).filter(|a| free(a));
         let mut fresh = (self.first..=self.last).map(Ipv4Addr::from).filter(free);
-        // One that nobody ever had, before one that somebody may come back to.
+        // Never-leased addresses first; a client may return for an expired one.
         let remembered: BTreeSet<Ipv4Addr> = self.by_mac.values().map(|l| l.address).collect();
         let address = known
             .next()
@@ -92,7 +93,7 @@ impl Leases {
         Some(address)
     }
 
-    /// Gives an address for `seconds`; false when it cannot be had.
+    /// Leases an address for `seconds`; false when it is not available.
     pub fn take(&mut self, mac: Mac, address: Ipv4Addr, seconds: u32, now: u64) -> bool {
         if !self.free_for(mac, address, now) {
             return false;
@@ -103,26 +104,27 @@ impl Leases {
         true
     }
 
-    /// Ends what a client has; with `used` somebody else was found on the address.
+    /// Ends a client's lease. With `used` the client declined it: another machine has the
+    /// address.
     pub fn release(&mut self, mac: Mac, used: Option<Ipv4Addr>, now: u64) {
-        // Only the client's own address: anybody can say that any is used.
+        // Only the client's own address: any client can claim that an address is in use.
         let own = self.by_mac.get(&mac).map(|lease| lease.address);
         if let Some(address) = used.filter(|address| own == Some(*address)) {
             self.avoided.insert(address, (now.saturating_add(DECLINED), None));
             self.by_mac.remove(&mac);
         } else if let Some(lease) = self.by_mac.get_mut(&mac) {
-            // The address stays remembered.
+            // The address stays reserved for the client.
             lease.until = now;
             lease.taken = false;
         }
     }
 
-    /// What a client has now.
+    /// The address that a client has now.
     pub fn of(&self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
         self.by_mac.get(&mac).filter(|lease| lease.taken && lease.until > now).map(|l| l.address)
     }
 
-    /// Everything that was given out, a line each: hardware address, address, end.
+    /// Every lease, one a line: hardware address, address, end.
     pub fn to_text(&self) -> String {
         let mut text = String::from("# hardware address, address, end in seconds since 1970\n");
         for (mac, lease) in self.by_mac.iter().filter(|(_, lease)| lease.taken) {
@@ -131,8 +133,8 @@ impl Leases {
         text
     }
 
-    /// Takes up what was given out before a restart. Lines that make no sense, and
-    /// addresses outside the range, are passed over.
+    /// Loads the leases from before a restart. Malformed lines and addresses outside the range
+    /// are skipped.
     pub fn remember(&mut self, text: &str) {
         for line in text.lines().take(70_000) {
             let mut words = line.split_ascii_whitespace();
@@ -149,14 +151,13 @@ impl Leases {
     }
 }
 
-/// A range for a network: a part of it that stays clear of the addresses which
-/// people give by hand, of `own` and of `avoid`. Nothing in a network of fewer than
-/// eight addresses.
+/// A range for a network: a part without `own`, `avoid` and the addresses usually assigned by
+/// hand. `None` in a network of fewer than eight addresses.
 pub fn range(own: Ipv4Addr, prefix: u8, avoid: &[Ipv4Addr]) -> Option<(Ipv4Addr, Ipv4Addr)> {
     if !(8..=29).contains(&prefix) {
         return None;
     }
-    // Of a large network the /24 that we are in.
+    // In a large network, the /24 around our address.
     let mask = u32::MAX << (32 - u32::from(prefix.max(24)));
     let network = u32::from(own) & mask;
     let size = !mask + 1;

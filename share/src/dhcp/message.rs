@@ -1,4 +1,4 @@
-//! DHCP messages as they are in a UDP datagram.
+//! DHCP messages as UDP payloads.
 
 use cmdline::plan::Mac;
 use netboot::dhcp::options::Options;
@@ -55,7 +55,7 @@ pub mod code {
 /// A client's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// What it is.
+    /// The message type.
     pub kind: Type,
     /// Transaction id.
     pub transaction: u32,
@@ -67,14 +67,14 @@ pub struct Message {
     pub own: Ipv4Addr,
     /// The relay that passed it on; unspecified for none.
     pub relay: Ipv4Addr,
-    /// Its hardware address.
+    /// The client's hardware address.
     pub mac: Mac,
     /// Options.
     pub options: Options,
 }
 
 impl Message {
-    /// Reads a client's message on Ethernet; nothing when it is none.
+    /// Parses a client's message on Ethernet; `None` when it is not one.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let field = |at: usize| Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?));
         let &[op, hardware, length, _, ..] = bytes else { return None };
@@ -98,7 +98,7 @@ impl Message {
         })
     }
 
-    /// An option that is one address.
+    /// The value of an option that holds one address.
     pub fn address(&self, option: u8) -> Option<Ipv4Addr> {
         Some(Ipv4Addr::from(<[u8; 4]>::try_from(self.options.get(option)?).ok()?))
     }
@@ -109,11 +109,11 @@ impl Message {
 pub struct Writer {
     /// Options in order.
     pub options: Vec<(u8, Vec<u8>)>,
-    /// The address that the client gets.
+    /// The client's address (`yiaddr`).
     pub yours: Option<Ipv4Addr>,
-    /// The server that it gets the file from.
+    /// The server that has the boot file.
     pub next_server: Option<Ipv4Addr>,
-    /// The file; one of more than 127 bytes goes into an option.
+    /// The boot file; one of more than 127 bytes goes into an option.
     pub file: String,
 }
 
@@ -124,12 +124,12 @@ impl Writer {
         self
     }
 
-    /// A server's answer to a client's message.
+    /// Builds a server's answer to a client's message.
     pub fn answer(&self, to: &Message, kind: Type) -> Vec<u8> {
         self.write(2, kind, to.transaction, to.seconds, to.flags, to.own, to.mac)
     }
 
-    /// A client's question, to find other servers with. The answer is to be broadcast.
+    /// Builds a DISCOVER, to find other servers. It asks for a broadcast answer.
     pub fn question(&self, mac: Mac, transaction: u32) -> Vec<u8> {
         self.write(1, Type::Discover, transaction, 0, 0x8000, Ipv4Addr::UNSPECIFIED, mac)
     }
@@ -163,7 +163,7 @@ impl Writer {
         out.resize(236, 0);
         out.extend(MAGIC);
         let mut option = |code: u8, value: &[u8]| {
-            // RFC 3396: what is longer goes into several.
+            // RFC 3396: a longer value is split over several options.
             for part in value.chunks(255) {
                 out.push(code);
                 out.push(u8::try_from(part.len()).unwrap_or(u8::MAX));

@@ -1,5 +1,5 @@
-//! DHCP (RFC 2131) and PXE (Intel's specification 2.1, RFC 4578) from the server's
-//! side: beside another server, which gives the addresses, or alone.
+//! DHCP (RFC 2131) and PXE (Intel's specification 2.1, RFC 4578) from the server's side: as a
+//! proxy beside another DHCP server, or alone.
 //!
 //! | part | module |
 //! | --- | --- |

@@ -1,10 +1,9 @@
 //! The answer to a client's message.
 //!
-//! Beside another server ("proxy") only machines that boot from the network are
-//! answered, and get no address: BIOS with the option that says "load just this",
-//! UEFI with nothing but our name, after which it asks on port 4011. That is what
-//! firmware of both kinds was found to follow. Alone ("full") everybody is answered,
-//! because the live system asks again after the ROM did.
+//! As a proxy beside another server, only network-booting clients are answered, and they get no
+//! address: BIOS gets the option "load just this", UEFI gets only the server's name and asks
+//! for the file on port 4011. Firmware of both kinds was found to follow that. A full server
+//! answers every client, because the live system asks again after the ROM did.
 
 use super::client::{Arch, Client, Loaders, Program};
 use super::lease::Leases;
@@ -16,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 pub const PXE_PORT: u16 = 4011;
 const CLIENT_PORT: u16 = 68;
 
-/// What a full server gives with an address.
+/// The network settings that a full server sends with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// Length of the prefix.
@@ -25,7 +24,7 @@ pub struct Network {
     pub router: Option<Ipv4Addr>,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
-    /// Seconds.
+    /// Lease time in seconds.
     pub lease: u32,
 }
 
@@ -34,47 +33,47 @@ pub struct Network {
 pub struct Server {
     /// Our address there.
     pub own: Ipv4Addr,
-    /// What there is to load.
+    /// The boot files.
     pub loaders: Loaders,
-    /// Addresses, when they are given by us.
+    /// The leases of a full server; `None` for a proxy.
     pub full: Option<(Network, Leases)>,
 }
 
-/// What became of a message, for those who watch.
+/// The outcome of a message, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// A machine that boots from the network was told what to load.
+    /// A network-booting client was sent a file name.
     Boot {
-        /// What it is.
+        /// The client.
         client: Client,
-        /// What it was told to load.
+        /// The file.
         file: String,
     },
-    /// There is nothing for a machine of this kind.
+    /// There is no boot loader for this kind of client.
     NoLoader(Client),
-    /// An address was given.
+    /// An address was leased.
     Address(Ipv4Addr),
     /// All addresses are taken.
     Exhausted,
-    /// A client took another server's address, though we give addresses as well.
+    /// A client accepted another server's offer although this one leases addresses, too.
     OtherServer(Ipv4Addr),
-    /// Nothing that anybody needs to know.
+    /// Not worth a message.
     Quiet,
 }
 
-/// An answer and where it goes.
+/// An answer and its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// A UDP datagram's content.
+    /// The UDP payload.
     pub bytes: Vec<u8>,
-    /// To whom; broadcast for a client that has no address yet.
+    /// The destination; broadcast for a client that has no address yet.
     pub to: SocketAddrV4,
 }
 
-/// Where a message came in.
+/// How a message arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// The port that it came to: 67 or [`PXE_PORT`].
+    /// The port that received it: 67 or [`PXE_PORT`].
     pub port: u16,
     /// The sender.
     pub from: SocketAddrV4,
@@ -85,7 +84,7 @@ pub struct Arrival {
 impl Server {
     /// Answers a message.
     pub fn handle(&mut self, message: &Message, arrival: &Arrival) -> (Option<Reply>, Seen) {
-        // What a relay passes on is of another network, which we know nothing about.
+        // A relayed message is from another network, which this server does not know.
         if !message.relay.is_unspecified() {
             return (None, Seen::Quiet);
         }
@@ -105,7 +104,7 @@ impl Server {
         }
     }
 
-    /// Beside another server.
+    /// The answer of a proxy.
     fn beside(
         &mut self,
         message: &Message,
@@ -133,7 +132,7 @@ impl Server {
         };
         let mut writer = self.pxe(message, client);
         if client.program == Program::Pxe && client.arch != Arch::Bios {
-            // Its question on 4011 will be seen.
+            // Its request on 4011 will be logged.
             return (Some(writer), Seen::Quiet);
         }
         if client.program != Program::Http {
@@ -154,19 +153,19 @@ impl Server {
         (Some(writer), Seen::Boot { client: *client, file })
     }
 
-    /// What every PXE answer without an address has.
+    /// The options of every PXE answer without an address.
     fn pxe(&self, message: &Message, client: &Client) -> Writer {
         let mut writer = Writer { next_server: Some(self.loaders.tftp), ..Writer::default() };
         writer.add(code::SERVER_ID, &self.own.octets());
         writer.add(code::VENDOR_CLASS, vendor_class(client));
-        // Intel's ROMs leave it out themselves; others want to see theirs again.
+        // Intel's ROMs omit it; other clients expect their own identifier back.
         if let Some(uuid) = message.options.get(code::CLIENT_UUID) {
             writer.add(code::CLIENT_UUID, uuid);
         }
         writer
     }
 
-    /// Without another server.
+    /// The answer of a full server.
     fn alone(
         &mut self,
         message: &Message,
@@ -199,8 +198,8 @@ impl Server {
                 }
                 let mut writer = Writer::default();
                 writer.add(code::SERVER_ID, &own.octets());
-                writer.add(code::MESSAGE, b"that address is not to be had");
-                // It may believe in an address of another network: broadcast.
+                writer.add(code::MESSAGE, b"the address is not available");
+                // The client may use an address of another network: broadcast.
                 let mut refused = reply(&writer, message, Type::Nak, arrival);
                 refused.to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
                 (Some(refused), Seen::Quiet)
@@ -221,7 +220,7 @@ impl Server {
         }
     }
 
-    /// An answer with an address and, for machines that boot, what to load.
+    /// An answer with an address and, for network-booting clients, the file.
     fn with_address(
         &self,
         message: &Message,
@@ -254,9 +253,9 @@ impl Server {
         writer.next_server = Some(self.loaders.tftp);
         writer.file.clone_from(&file);
         match client.program {
-            // UEFI takes a URL only from one who says that it is one.
+            // UEFI accepts a URL only from a server that calls itself `HTTPClient`.
             Program::Http => drop(writer.add(code::VENDOR_CLASS, vendor_class(&client))),
-            // Do not wait for a proxy: we are all there is.
+            // Do not wait for a proxy: there is none.
             Program::Ipxe { .. } => drop(writer.add(code::IPXE, &[0xb0, 1, 1])),
             Program::Pxe => {}
         }
@@ -271,7 +270,7 @@ impl Server {
         (writer, Seen::Boot { client, file })
     }
 
-    /// What a client has from us now.
+    /// The address that a client has leased here.
     pub fn address_of(&self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
         self.full.as_ref().and_then(|(_, leases)| leases.of(mac, now))
     }
@@ -292,7 +291,7 @@ fn reply(writer: &Writer, message: &Message, kind: Type, arrival: &Arrival) -> R
     Reply { bytes: writer.answer(message, kind), to }
 }
 
-/// Answers one datagram in each of the two ways; for fuzzers.
+/// Answers one datagram as a proxy and as a full server; for fuzzers.
 pub fn fuzz(data: &[u8]) {
     let Some(message) = Message::read(data) else { return };
     let own = Ipv4Addr::new(10, 0, 0, 1);

@@ -1,4 +1,4 @@
-//! Which disks there are, and which client may open which.
+//! The list of disks, and which client may open which.
 
 use super::device::Disk;
 use super::store::{Image, Store};
@@ -11,14 +11,14 @@ pub const OWN_DISK: &str = "keep-";
 /// In the name of a medium's writable disk, between the medium's name and the address.
 const COW_DISK: &str = "-for-";
 
-/// Why a client does not get a disk.
+/// Why a client may not open a disk.
 #[derive(Debug)]
 pub enum Refused {
     /// No disk has that name.
     Unknown,
-    /// It belongs to another machine; in words.
+    /// It belongs to another client; the message says to which.
     NotYours(String),
-    /// It cannot be opened, or is in use; in words.
+    /// It cannot be opened, or is in use; the message says why.
     Broken(String),
 }
 
@@ -46,7 +46,8 @@ impl Disks {
     /// Opens the disk of this name for the client with this hardware address.
     ///
     /// # Errors
-    /// No such disk, another machine's disk, or a file that cannot be opened.
+    /// [`Refused`]: the name is unknown, the disk belongs to another client, or its file cannot
+    /// be opened.
     pub fn open(&self, name: &str, client: &str) -> Result<Arc<Disk>, Refused> {
         if let Some(image) = self.images.iter().find(|image| image.name == name) {
             return Ok(Arc::new(Disk::Medium(image.image.clone(), image.size)));
@@ -61,7 +62,7 @@ impl Disks {
         let (mac, image) = found.ok_or(Refused::Unknown)?;
         let mac = mac.parse::<Mac>().map_err(|()| Refused::Unknown)?;
         if client.parse() != Ok(mac) {
-            return Err(Refused::NotYours(format!("it is of {mac}, and you are {client}")));
+            return Err(Refused::NotYours(format!("it belongs to {mac}, and you are {client}")));
         }
         // All connections to one disk share one map of changed blocks.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +122,7 @@ mod tests {
         disk.flush().unwrap();
         let [kept] = store.list().unwrap().try_into().unwrap();
         assert!(kept.used && kept.bytes < 200 << 20 && kept.mac == "52-54-00-12-34-56", "{kept:?}");
-        assert!(store.reset(MAC).unwrap_err().to_string().contains("being used"));
+        assert!(store.reset(MAC).unwrap_err().to_string().contains("has it open"));
         drop((disk, again));
         let copy = dir.path().join("copy");
         store.export("52-54-00-12-34-56", &copy).unwrap();
@@ -147,7 +148,7 @@ mod tests {
             disk.write(offset, data).unwrap();
             disk.flush().unwrap();
             wanted[offset as usize..offset as usize + data.len()].copy_from_slice(data);
-            // Every time it is opened anew.
+            // A client's disk is opened anew each time.
             drop(disk);
             let disk = disks.open(name, MAC).unwrap();
             let mut all = vec![0; wanted.len()];

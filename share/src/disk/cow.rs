@@ -49,20 +49,24 @@ fn header(identity: u64, size: u64) -> Vec<u8> {
     [&MAGIC[..], &[VERSION], &identity.to_be_bytes(), &size.to_be_bytes()].concat()
 }
 
-/// Holds a header that was read against the one that the medium asks for.
+/// Compares a header read from a file with the one that the medium needs.
 fn check(found: &[u8], wanted: &[u8]) -> io::Result<()> {
     let bad = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     match found.strip_prefix(MAGIC).and_then(<[u8]>::first) {
-        None => bad("its file of changes has no header: it is damaged; reset it".to_owned()),
+        None => {
+            bad("the file of changes is damaged: it has no header; reset the client's disk"
+                .to_owned())
+        }
         Some(version) if *version != VERSION => bad(format!(
             "its changes are in version {} of the format, and this program reads version {}: use \
              the program that wrote them, or reset it",
             version.escape_ascii(),
             VERSION.escape_ascii()
         )),
-        Some(_) if found != wanted => {
-            bad("what was changed belongs to another version of the medium: reset it".to_owned())
-        }
+        Some(_) if found != wanted => bad(
+            "the file of changes belongs to another version of the medium; reset the client's disk"
+                .to_owned(),
+        ),
         Some(_) => Ok(()),
     }
 }
@@ -115,8 +119,8 @@ impl Cow {
         self.size
     }
 
-    /// Calls back for each piece of a range that is in one block: block, place on the
-    /// disk, place in the range.
+    /// Calls back for each part of a range that lies in one block: block, offset on the disk,
+    /// range in the buffer.
     fn pieces(
         offset: u64,
         length: usize,
@@ -137,7 +141,7 @@ impl Cow {
         byte.is_some_and(|byte| byte & (1 << (block % 8)) != 0)
     }
 
-    /// Reads; the range must be on the disk.
+    /// Reads a range, which must be inside the disk.
     ///
     /// # Errors
     /// The medium's or the file's I/O error.
@@ -152,7 +156,7 @@ impl Cow {
         })
     }
 
-    /// Writes; the range must be on the disk.
+    /// Writes a range, which must be inside the disk.
     ///
     /// # Errors
     /// The medium's or the file's I/O error; [`io::ErrorKind::InvalidInput`] outside of
@@ -178,12 +182,12 @@ impl Cow {
             let byte = usize::try_from(block / 8).ok().and_then(|at| map.get_mut(at));
             let byte = byte.ok_or(io::ErrorKind::InvalidInput)?;
             *byte |= 1 << (block % 8);
-            // The data first: a marked block must never hold a hole.
+            // Data before the mark: a marked block must never hold a hole.
             FileExt::write_all_at(&*self.file, &[*byte], MAP_AT + block / 8)
         })
     }
 
-    /// Returns when everything that was written is on this machine's disk.
+    /// Returns when all writes are on this machine's disk.
     ///
     /// # Errors
     /// The file's I/O error.

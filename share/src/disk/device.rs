@@ -1,4 +1,4 @@
-//! One disk as NBD sees it: a number of bytes to read and write.
+//! One disk as NBD sees it: a range of bytes to read and write.
 
 use super::cow::Cow;
 use crate::tree::ReadAt;
@@ -8,13 +8,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// A disk that clients have over NBD.
+/// A disk that clients open over NBD.
 pub enum Disk {
     /// A medium.
     Medium(Arc<dyn ReadAt>, u64),
-    /// A client's own; its file stays locked.
+    /// A client's own disk; its file stays locked.
     Own(Flock<File>, u64),
-    /// A medium and the changes that a client made to it.
+    /// A medium with the changes of one client.
     Cow(Cow),
 }
 
@@ -33,12 +33,12 @@ impl Disk {
         }
     }
 
-    /// Whether it refuses writes.
+    /// Whether the disk refuses writes.
     pub fn read_only(&self) -> bool {
         matches!(self, Self::Medium(..))
     }
 
-    /// Reads; the range must be on the disk.
+    /// Reads a range, which must be inside the disk.
     ///
     /// # Errors
     /// The medium's or the file's I/O error.
@@ -50,7 +50,7 @@ impl Disk {
         }
     }
 
-    /// Writes; the range must be on the disk.
+    /// Writes a range, which must be inside the disk.
     ///
     /// # Errors
     /// [`io::ErrorKind::PermissionDenied`] for a medium; else the file's I/O error.
@@ -62,7 +62,7 @@ impl Disk {
         }
     }
 
-    /// Returns when everything that was written is on this machine's disk.
+    /// Returns when all writes are on this machine's disk.
     ///
     /// # Errors
     /// The file's I/O error.
@@ -74,15 +74,15 @@ impl Disk {
         }
     }
 
-    /// Frees the space of a range, if it can: NBD's TRIM is a hint. A copy-on-write file
-    /// keeps its space.
+    /// Frees the space of a range if possible: NBD's TRIM is a hint. A copy-on-write file keeps
+    /// its space.
     pub fn trim(&self, offset: u64, length: u64) {
         if let (Self::Own(file, _), Ok(offset), Ok(length)) =
             (self, i64::try_from(offset), i64::try_from(length))
             && length > 0
         {
             let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // Some file systems have no holes: then it takes what it takes.
+            // Some file systems have no holes: the space stays allocated.
             let _ = fallocate(&**file, hole, offset, length);
         }
     }

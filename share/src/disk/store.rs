@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Size of a client's own disk in bytes. Its file takes only what is written to it.
+/// Size of a client's own disk in bytes. Its sparse file takes only the blocks written.
 pub const SIZE: u64 = 4 << 30;
 /// Most files of clients.
 const MAX_FILES: usize = 1000;
@@ -31,7 +31,7 @@ const MAX_FILES: usize = 1000;
 pub struct ClientFiles {
     /// Its hardware address, with dashes.
     pub mac: String,
-    /// Bytes that they take on this machine's disk.
+    /// Bytes that they occupy on this machine's disk.
     pub bytes: u64,
     /// Seconds since the last write.
     pub age: u64,
@@ -54,7 +54,7 @@ impl ClientFiles {
 pub struct Image {
     /// The medium's name, and the disk's.
     pub name: String,
-    /// Its content.
+    /// Its image.
     pub image: Arc<dyn ReadAt>,
     /// Its size in bytes.
     pub size: u64,
@@ -79,7 +79,7 @@ impl Store {
     /// The store below a state directory, made if it does not exist.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// [`Error::File`] when the directory cannot be created.
     pub fn below(state: &Path) -> Result<Self, Error> {
         let dir = state.join("settings");
         fs::create_dir_all(&dir).map_err(Error::write(&dir))?;
@@ -95,7 +95,7 @@ impl Store {
         let path = self.dir.join(name);
         if !path.exists() {
             if fs::read_dir(&self.dir)?.count() >= MAX_FILES {
-                return Err(io::Error::other("too many machines keep something here"));
+                return Err(io::Error::other("too many clients have files here"));
             }
             if image.is_none() {
                 make(&path)?;
@@ -113,7 +113,7 @@ impl Store {
     /// Every client that has files here, by address.
     ///
     /// # Errors
-    /// The directory cannot be read.
+    /// [`Error::File`] when the directory cannot be read.
     pub fn list(&self) -> Result<Vec<ClientFiles>, Error> {
         let mut found: BTreeMap<String, ClientFiles> = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten() {
@@ -139,7 +139,7 @@ impl Store {
 
     fn files(&self, mac: &str) -> Result<Vec<PathBuf>, Error> {
         let mac = mac.parse::<Mac>().ok().ok_or_else(|| Error::Medium {
-            why: format!("'{mac}' is no hardware address, as in 52:54:00:12:34:56"),
+            why: format!("'{mac}' is not a hardware address such as 52:54:00:12:34:56"),
         })?;
         let own = |entry: &fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -148,7 +148,7 @@ impl Store {
         let all = fs::read_dir(&self.dir).map_err(Error::read(&self.dir))?.flatten();
         let files: Vec<PathBuf> = all.filter(own).map(|entry| entry.path()).collect();
         match files.is_empty() {
-            true => Err(Error::Medium { why: format!("{mac} keeps nothing here") }),
+            true => Err(Error::Medium { why: format!("{mac} has no files here") }),
             false => Ok(files),
         }
     }
@@ -156,7 +156,8 @@ impl Store {
     /// Deletes a client's files.
     ///
     /// # Errors
-    /// The client has no files here, or has one open.
+    /// [`Error::Medium`] when the client has no files; [`Error::File`] when one is open or cannot
+    /// be deleted.
     pub fn reset(&self, mac: &str) -> Result<(), Error> {
         let files = self.files(mac)?;
         for path in &files {
@@ -169,12 +170,12 @@ impl Store {
     /// Opens and locks a client's own disk.
     ///
     /// # Errors
-    /// The client has none, or has it open.
+    /// [`Error::Medium`] when the client has no disk; [`Error::File`] when it is in use.
     pub fn image(&self, mac: &str) -> Result<Flock<File>, Error> {
         let files = self.files(mac)?;
         let image = files.iter().find(|path| path.extension().is_some_and(|ext| ext == "img"));
         let image = image.ok_or_else(|| Error::Medium {
-            why: format!("{mac} has no disk of its own here, only changes of a medium"),
+            why: format!("{mac} has no disk of its own here, only changes to a medium"),
         })?;
         lock(File::open(image).map_err(Error::read(image))?).map_err(Error::read(image))
     }
@@ -182,7 +183,7 @@ impl Store {
     /// Copies a client's own disk to a new sparse file.
     ///
     /// # Errors
-    /// The client has none or has it open, or the file exists or cannot be written.
+    /// As [`Store::image`]; [`Error::File`] when `to` exists or cannot be written.
     pub fn export(&self, mac: &str, to: &Path) -> Result<(), Error> {
         let from = self.image(mac)?;
         let out =
@@ -191,15 +192,15 @@ impl Store {
     }
 }
 
-/// Locks a file for this process alone: two writers of one file system destroy it.
+/// Locks a file exclusively: two writers destroy a file system.
 fn lock(file: File) -> io::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => io::Error::other("it is being used"),
+        Errno::EWOULDBLOCK => io::Error::other("the client has it open"),
         error => error.into(),
     })
 }
 
-/// Copies the data and leaves out the holes.
+/// Copies the data and skips the holes.
 fn sparse_copy(from: &File, to: &File) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let end = from.metadata()?.len();
@@ -219,7 +220,7 @@ fn sparse_copy(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Offset of the next data or the next hole; nothing after the last.
+/// Offset of the next data or the next hole; `None` after the last.
 fn seek(file: &File, from: u64, to: Whence) -> io::Result<Option<u64>> {
     let from = i64::try_from(from).map_err(|_| io::ErrorKind::FileTooLarge)?;
     match lseek(file, from, to) {
@@ -236,7 +237,7 @@ fn make(path: &Path) -> io::Result<()> {
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.args(["-q", "-F", "-L", "settings", "-E", "lazy_itable_init=1,lazy_journal_init=1"]);
     mkfs.args(["-m", "0"]).arg(&new).stdin(Stdio::null()).stdout(Stdio::null());
-    // Root's path has it, others' may not.
+    // Root's PATH has /sbin, other users' may not.
     mkfs.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
     let done = mkfs.output();
     let failed = match &done {
@@ -245,7 +246,7 @@ fn make(path: &Path) -> io::Result<()> {
         Err(e) => Some(e.to_string()),
     };
     if let Some(why) = failed {
-        // An image without a file system must not look like one.
+        // An image without a file system must not look like one with it.
         let _ = fs::remove_file(&new);
         return Err(io::Error::other(format!("mkfs.ext4 (of e2fsprogs) failed: {why}")));
     }

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// Serves DHCP on both ports. `keep` is where the leases go.
+/// Serves DHCP on both ports. Leases are saved in `keep`.
 ///
 /// # Errors
-/// No thread can be started.
+/// [`Error::System`] when a thread cannot be started.
 pub fn start(
     server: Server,
     sockets: [UdpSocket; 2],
@@ -25,8 +25,7 @@ pub fn start(
     keep: Option<PathBuf>,
 ) -> Result<(), Error> {
     let server = Arc::new(Mutex::new(server));
-    // What came while everything was prepared is old, and our own search for other
-    // servers is among it.
+    // Messages from before the start are old, and our own DISCOVER is among them.
     for socket in &sockets {
         let drained = socket.set_nonblocking(true).and_then(|()| {
             while socket.recv(&mut [0; 16]).is_ok() {}
@@ -90,13 +89,13 @@ fn answer_all(
             }
             Seen::Address(address) => watch.tell(&Event::Address { who, address }),
             Seen::Exhausted => watch.tell(&Event::Warning(format!(
-                "{who} asks for an address and all are taken; --range can give more"
+                "{who} asks for an address, but all are leased; give a larger range with --range"
             ))),
             Seen::OtherServer(other) => {
                 // Once for each server.
                 if others.len() < 16 && others.insert(other) {
                     watch.tell(&Event::Warning(format!(
-                        "{other} gives addresses on this network as well; stop it, or share \
+                        "{other} is another DHCP server on this network; stop it, or share \
                          with --dhcp proxy"
                     )));
                 }

@@ -1,4 +1,4 @@
-//! HTTP: the files, and the page that shows what goes on.
+//! HTTP: the files, and the web page.
 
 use super::{CHUNK, HEAD_PATIENCE, PATIENCE, Slots, accept};
 use crate::error::Error;
@@ -18,15 +18,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// And that the kernel copies at once, between two looks at how far a client is.
+/// Bytes that the kernel copies at once, between two updates of a client's progress.
 const LARGE: usize = 1 << 20;
-/// Bytes that wait in the kernel for a client.
+/// Bytes that may wait in the kernel for a client.
 const WAITING: usize = 200 << 10;
 
 /// Serves HTTP.
 ///
 /// # Errors
-/// No thread can be started.
+/// [`Error::System`] when a thread cannot be started.
 pub fn start(
     files: Arc<Files>,
     listener: TcpListener,
@@ -40,7 +40,7 @@ pub fn start(
     })
 }
 
-/// Answers what is asked of the page; false when it was something else.
+/// Answers requests for the page; false for others.
 fn answer_page(
     stream: &mut TcpStream,
     request: &http::Request,
@@ -62,7 +62,7 @@ fn answer_page(
                 return Ok(true);
             };
             stream.write_all(http::event_stream().as_bytes())?;
-            // Until the viewer goes: writing tells.
+            // Until the viewer disconnects: writing fails then.
             loop {
                 stream.write_all(format!("data: {}\n\n", page.state()).as_bytes())?;
                 thread::sleep(Duration::from_secs(1));
@@ -80,15 +80,16 @@ fn serve(
     watch: &Watch,
     page: Option<(&Page, &Slots)>,
 ) -> io::Result<()> {
-    // A client that is slower than we are must not push what others need out of the
-    // processor's caches: the kernel would let megabytes wait for each.
+    // A slow client must not fill the processor's caches: the kernel would let megabytes wait
+    // for each.
     setsockopt(&stream, sockopt::SndBuf, &WAITING)?;
     let mut input: Vec<u8> = Vec::new();
     let mut buffer = vec![0; CHUNK];
-    // The name costs a look into a table: once a connection.
+    // The name needs a look into a table: once a connection.
     let who = name_of(from);
     loop {
-        // From its first byte on: a connection may be idle, but not a request half said.
+        // The timeout starts at a request's first byte: a connection may be idle, but not in
+        // the middle of a request.
         let mut end = None;
         let (request, used) = loop {
             if end.is_none() && !input.is_empty() {
@@ -131,7 +132,7 @@ fn serve(
         stream.write_all(answer.head.as_bytes())?;
         let mut at = answer.body.start;
         while at < answer.body.end {
-            // Closing early tells the client that this is not all.
+            // Closing early tells the client that data is missing.
             let sent = send_some(&mut stream, &file, at..answer.body.end, &mut buffer, watch)?;
             at += sent;
             watch.sent(&who, sent);
@@ -142,7 +143,7 @@ fn serve(
     }
 }
 
-/// Sends the beginning of a part of a file; gives how much it was, never nothing.
+/// Sends the beginning of a part of a file; returns how many bytes, never zero.
 fn send_some(
     stream: &mut TcpStream,
     file: &File,

@@ -1,4 +1,4 @@
-//! Disks by NBD.
+//! NBD connections.
 
 use super::{CHUNK, HEAD_PATIENCE, PATIENCE, accept};
 use crate::disk::access::{Disks, Refused};
@@ -26,13 +26,13 @@ struct KeepAlive {
     unacknowledged: u32,
 }
 
-/// A mounted disk may be silent for days; a machine that was switched off is noticed after
-/// half a minute.
+/// A mounted disk may be idle for days; a machine that was switched off is noticed after half a
+/// minute.
 const USUAL: KeepAlive = KeepAlive { idle: 15, interval: 5, count: 3, unacknowledged: 30_000 };
-/// For connections that are older than a new one to the same disk.
+/// For connections older than a new one to the same disk.
 const HURRIED: KeepAlive = KeepAlive { idle: 1, interval: 1, count: 2, unacknowledged: 3_000 };
 
-/// Connections that open within this time belong together: a client opens several.
+/// Connections opened within this time belong together: a client opens several.
 const TOGETHER: Duration = Duration::from_secs(3);
 
 /// A connection to a disk.
@@ -59,9 +59,8 @@ impl Connection {
 struct Connections(Mutex<Vec<(String, Weak<Connection>)>>);
 
 impl Connections {
-    /// Adds one that was opened at `now`. Older ones of the same machine to the same disk
-    /// may be from before it lost its power: they are probed at once, and end unless the
-    /// machine answers.
+    /// Adds a connection opened at `now`. Older ones of the same client to the same disk may be
+    /// from before a power cut: they are probed at once, and end unless the client answers.
     fn add(&self, name: String, stream: TcpStream, now: Instant) -> io::Result<Arc<Connection>> {
         let new = Arc::new(Connection { stream, since: now, hurried: AtomicBool::new(false) });
         new.keep_alive(&USUAL)?;
@@ -81,7 +80,7 @@ impl Connections {
 /// Serves disks by NBD.
 ///
 /// # Errors
-/// No thread can be started.
+/// [`Error::System`] when a thread cannot be started.
 pub fn start(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
     let connections = Arc::new(Connections::default());
     accept("nbd", listener, move |stream, from| {
@@ -92,13 +91,13 @@ pub fn start(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Res
         let Some((name, disk)) = negotiate(&stream, &disks, &who, &watch)? else {
             return Ok(());
         };
-        // A medium is for everybody.
+        // A medium is open to every client.
         let name = if disk.read_only() { format!("{name} {who}") } else { name };
         serve(&*connections.add(name, stream, Instant::now())?, &disk, &who, &watch)
     })
 }
 
-/// Negotiates until a client has chosen a disk, or gone.
+/// Negotiates until a client has chosen a disk, or disconnected.
 fn negotiate(
     mut stream: &TcpStream,
     disks: &Disks,
@@ -158,7 +157,7 @@ fn negotiate(
                         let text = format!("{who} wants the disk {name:?}: {text}");
                         watch.tell(&Event::Warning(text));
                         if matches!(wish, Wish::Export(_)) {
-                            // There is no answer that says no.
+                            // `NBD_OPT_EXPORT_NAME` has no negative answer.
                             return Ok(None);
                         }
                         nbd::refuse(number, &refusal)
@@ -190,7 +189,7 @@ fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::
         }
         let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
         let length = request.length as usize;
-        // What does not arrive in time belongs to a machine that is gone.
+        // Data that does not arrive in time: the machine was switched off.
         if request.command == Command::Write {
             stream.set_read_timeout(Some(PATIENCE))?;
             buffer.resize(length, 0);
@@ -245,7 +244,7 @@ fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::
             }
             _ => stream.write_all(&answer)?,
         }
-        // One large request does not make every later one cost as much memory.
+        // One large request must not make every later one take as much memory.
         if buffer.capacity() > 2 * CHUNK && length <= CHUNK {
             buffer = Vec::new();
         }
@@ -257,8 +256,8 @@ mod tests {
     use super::*;
     use nix::sys::socket::getsockopt;
 
-    /// A machine that lost its power comes back before its old connection was missed:
-    /// the old one is probed at once. A machine that lives keeps both.
+    /// A client that lost its power comes back before its old connection timed out: the old one
+    /// is probed at once. A running client keeps both.
     #[test]
     fn a_second_connection_spares_the_living() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

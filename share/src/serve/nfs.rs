@@ -11,16 +11,16 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// Everything but the content of a READ.
+/// Bytes of a reply without the content of a READ.
 const REPLY_SLACK: usize = 4096;
 
 /// Serves NFS and its mount protocol.
 ///
 /// # Errors
-/// No thread can be started.
+/// [`Error::System`] when a thread cannot be started.
 pub fn start(server: Arc<Server>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
     accept("nfs", listener, move |stream, from| {
-        // Those who have the medium mounted keep it.
+        // Clients that have the medium mounted keep their connection.
         if watch.switches.is_on(Service::Nfs) {
             return serve(stream, from, &server, &watch);
         }
@@ -29,7 +29,7 @@ pub fn start(server: Arc<Server>, listener: TcpListener, watch: Arc<Watch>) -> R
 }
 
 fn serve(stream: TcpStream, from: Ipv4Addr, server: &Server, watch: &Watch) -> io::Result<()> {
-    // A mounted client may say nothing for days, and may vanish without a word.
+    // A mounted client may be idle for days, and may disappear without closing.
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
     let who = name_of(from);
     let mut input = io::BufReader::with_capacity(16 << 10, &stream);
@@ -54,7 +54,7 @@ fn serve(stream: TcpStream, from: Ipv4Addr, server: &Server, watch: &Watch) -> i
             nfs::Seen::Up => watch.reached(&who, Stage::Up),
             nfs::Seen::Unmount | nfs::Seen::Other => {}
         }
-        // One large read does not make every later one cost as much memory.
+        // One large read must not make every later one take as much memory.
         if reply.capacity() > CHUNK + REPLY_SLACK && reply.len() <= CHUNK {
             reply.shrink_to(CHUNK + REPLY_SLACK);
         }

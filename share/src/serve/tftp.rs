@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Serves TFTP.
 ///
 /// # Errors
-/// No thread can be started.
+/// [`Error::System`] when a thread cannot be started.
 pub fn start(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<(), Error> {
     let own = socket.local_addr().map_err(Error::system("read a socket's address"))?.ip();
     spawn("tftp", move || {
@@ -55,7 +55,7 @@ pub fn start(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<
             let watch = watch.clone();
             let done = spawn("tftp client", move || {
                 let _slot = slot;
-                // The client has gone; it says so or not.
+                // A lost client needs no message.
                 let _ = transfer(own, client, &request, &file, &watch);
             });
             if let Err(e) = done {
