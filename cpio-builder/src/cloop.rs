@@ -33,14 +33,14 @@ pub enum CloopError {
     NotCloop(&'static str),
     /// It is cut short.
     Truncated {
-        /// Block that is not all there, from 0.
+        /// The incomplete block, from 0.
         block: u32,
     },
     /// A block does not unpack to what it should.
     Block {
-        /// Block, from 0.
+        /// Its number, from 0.
         block: u32,
-        /// What zlib said.
+        /// The codec's error.
         source: io::Error,
     },
     /// Too much for the format's limits here.
@@ -73,7 +73,7 @@ fn cut(block: u32) -> impl Fn(io::Error) -> CloopError {
     }
 }
 
-/// What the numbers at an image's start say.
+/// The header and the table of offsets of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// Bytes of an unpacked block.
@@ -86,7 +86,8 @@ impl Header {
     /// Reads and checks the header and the table of offsets.
     ///
     /// # Errors
-    /// [`CloopError`].
+    /// [`CloopError::NotCloop`] for an impossible header or table, [`CloopError::Truncated`]
+    /// for a short one, [`CloopError::Read`].
     pub fn read(from: &mut impl Read) -> Result<Self, CloopError> {
         let mut head = [0; HEADER];
         from.read_exact(&mut head).map_err(|_| CloopError::NotCloop("it is too short"))?;
@@ -96,12 +97,14 @@ impl Header {
         };
         let (block_size, blocks) = (number(PREAMBLE), number(PREAMBLE + 4));
         if block_size == 0 || block_size > BLOCK_MAX || block_size % 512 != 0 {
-            return Err(CloopError::NotCloop("its block size is no multiple of 512 up to 1 MiB"));
+            return Err(CloopError::NotCloop(
+                "its block size is not a multiple of 512 up to 1 MiB",
+            ));
         }
         if blocks > BLOCKS_MAX {
             return Err(CloopError::TooBig);
         }
-        // Read before anything is kept for it: the number may be a lie.
+        // Read before memory is reserved for it: the number may be false.
         let size = (u64::from(blocks) + 1) * 8;
         let mut table = Vec::new();
         from.take(size).read_to_end(&mut table).map_err(CloopError::Read)?;
@@ -117,7 +120,7 @@ impl Header {
         let most = u64::from(block_size) + u64::from(block_size) / 64 + 64;
         let grows = |pair: &[u64]| matches!(pair, [a, b] if b > a && b - a <= most);
         if !offsets.windows(2).all(grows) {
-            return Err(CloopError::NotCloop("its offsets do not rise"));
+            return Err(CloopError::NotCloop("its offsets do not increase"));
         }
         Ok(Self { block_size, offsets })
     }
@@ -129,11 +132,12 @@ impl Header {
     }
 }
 
-/// Unpacks an image; gives the number of bytes written. `told` is called with
-/// the number of blocks done.
+/// Unpacks an image; returns the number of bytes written. `told` is called with the number of
+/// blocks done.
 ///
 /// # Errors
-/// [`CloopError`] names the damaged block.
+/// [`CloopError::Truncated`] or [`CloopError::Block`] with the damaged block;
+/// [`CloopError::Write`].
 pub fn unpack(
     from: &mut impl Read,
     to: &mut impl Write,
@@ -168,11 +172,12 @@ pub fn unpack(
     Ok(written)
 }
 
-/// Packs `len` bytes into an image. The last block is filled with zeros, as
-/// other readers want it. The same input gives the same bytes.
+/// Packs `len` bytes into an image. The last block is filled with zeros, as other readers need
+/// it. The same input gives the same bytes.
 ///
 /// # Errors
-/// [`CloopError::TooBig`], a short input, or writing fails.
+/// [`CloopError::TooBig`] for too many blocks, [`CloopError::NotCloop`] for an invalid block
+/// size, [`CloopError::Read`] for a short input, [`CloopError::Write`].
 pub fn pack(
     from: &mut impl Read,
     len: u64,
@@ -217,7 +222,7 @@ pub fn pack(
 /// Reads an image in memory: the shape of the function that is fuzzed.
 ///
 /// # Errors
-/// [`CloopError`].
+/// As [`Header::read`] and [`unpack`].
 pub fn unpack_bytes(mut bytes: &[u8], limit: usize) -> Result<Vec<u8>, CloopError> {
     struct Bounded(Vec<u8>, usize);
     impl Write for Bounded {

@@ -1,15 +1,14 @@
 //! The compressions that kernels unpack: zstd, gzip, xz and lz4.
 //!
-//! The codecs are libraries; what is here is the choice of parameters that
-//! the *kernel's* decoders accept, and reading one stream out of several that
-//! lie behind each other.
+//! The codecs are libraries. This module chooses parameters that the *kernel's* decoders
+//! accept, and reads one of several concatenated streams.
 //!
 //! - zstd: `lib/decompress_unzstd.c` refuses windows over 128 MiB, and takes
 //!   the window's size in memory; 8 MiB is used here.
 //! - xz: the kernel checks CRC32 or nothing.
 //! - lz4: the kernel reads only the legacy frame (`lz4 -l`): a magic, then
 //!   blocks of 8 MiB, each behind its length, with no mark at the end.
-//! - bzip2, LZMA-alone and LZO are recognised to be named, not read.
+//! bzip2, LZMA-alone and LZO are only recognised, for error messages.
 
 use coldplug::index::Compression;
 use std::fmt;
@@ -103,9 +102,9 @@ const LZ4_FRAME: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 /// Uncompressed size of a block in the legacy frame; fixed by the format.
 const LZ4_BLOCK: usize = 8 << 20;
 
-/// zstd's parameters, spelt out so that another version of the library with
-/// other ideas of its levels makes the same image. Chosen on kernel modules:
-/// 0.4 % larger than level 18 and 15 % faster, 2 % smaller than level 17.
+/// zstd's parameters, spelt out so that a library version with other levels makes the same
+/// image. Chosen on kernel modules: 0.4 % larger than level 18 and 15 % faster, 2 % smaller
+/// than level 17.
 const ZSTD_STRATEGY: zstd::zstd_safe::Strategy = zstd::zstd_safe::Strategy::ZSTD_btultra;
 const ZSTD_WINDOW_LOG: u32 = 23;
 const ZSTD_CHAIN_LOG: u32 = 23;
@@ -113,10 +112,10 @@ const ZSTD_HASH_LOG: u32 = 22;
 const ZSTD_SEARCH_LOG: u32 = 5;
 const ZSTD_MIN_MATCH: u32 = 3;
 const ZSTD_TARGET_LENGTH: u32 = 64;
-/// How much of its window a job takes over from the one before it: an eighth.
+/// How much of the previous job's window a job starts with: an eighth.
 const ZSTD_OVERLAP: u32 = 6;
-/// Input is cut into this many jobs, whatever the machine: the cut shows in
-/// the output, the number of threads does not.
+/// Number of jobs, whatever the machine: the split changes the output, the number of threads
+/// does not.
 const ZSTD_JOBS: usize = 2;
 /// The smallest job that zstd allows.
 const ZSTD_JOB_MIN: usize = 512 << 10;
@@ -124,7 +123,7 @@ const ZSTD_JOB_MIN: usize = 512 << 10;
 /// Compresses. The same input gives the same bytes on every machine.
 ///
 /// # Errors
-/// What the codec reports, such as no memory.
+/// The codec's error, such as a lack of memory.
 pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
     match codec {
         Codec::None => Ok(data.to_vec()),
@@ -177,11 +176,12 @@ pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Unpacks the one stream at the start of `bytes`, and says how many bytes it
-/// took. At most `limit` bytes are unpacked.
+/// Unpacks the first stream in `bytes`; returns the data and the stream's length. At most
+/// `limit` bytes are unpacked.
 ///
 /// # Errors
-/// Damage, a stream cut short, or more than `limit` bytes in it.
+/// [`io::ErrorKind::FileTooLarge`] above `limit` bytes; the codec's error for a damaged or
+/// truncated stream.
 pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u8>, usize)> {
     let mut rest = bytes;
     let out = match codec {
@@ -198,26 +198,25 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u
     Ok((out, bytes.len() - rest.len()))
 }
 
-/// Unpacks the one stream at the start of `from` while it is read, and leaves what stands
-/// behind it. Gzip, xz and zstd only: of the others not all say where they end.
+/// Unpacks the first stream of `from` as it is read, and leaves the bytes after it. Gzip, xz
+/// and zstd only: other formats do not mark their end.
 ///
 /// # Errors
-/// The start of the stream is damaged, or the codec is not read this way.
+/// The start of the stream is damaged, or the codec does not mark its end.
 pub fn one<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
     Ok(match codec {
         Codec::Gzip => Box::new(flate2::bufread::GzDecoder::new(from)),
-        // The decoder's own memory is bounded too: kernels use at most 64 MiB.
+        // The decoder's own memory is bounded, too: kernels use at most 64 MiB.
         Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, false, 1 << 18)),
         Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?.single_frame()),
         Codec::None | Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
     })
 }
 
-/// Unpacks one stream while it is read. LZ4's legacy frame, which has no end,
-/// is not among what it reads.
+/// Unpacks one stream as it is read. Not LZ4's legacy frame, which does not mark its end.
 ///
 /// # Errors
-/// The start of the stream is damaged, or the codec is not read this way.
+/// The start of the stream is damaged, or the codec is not supported here.
 pub fn reader<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
     Ok(match codec {
         Codec::None => Box::new(from),
@@ -248,7 +247,7 @@ fn lz4_legacy(rest: &mut &[u8], limit: usize) -> io::Result<Vec<u8>> {
             continue;
         }
         let len = u32::from_le_bytes(*len) as usize;
-        // Padding, or the start of whatever stands behind the stream.
+        // Padding, or the start of the data after the stream.
         if len == 0 || len > lz4_flex::block::get_maximum_output_size(LZ4_BLOCK) {
             break;
         }

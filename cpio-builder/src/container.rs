@@ -13,7 +13,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The most that one file taken from a container may hold.
+/// The largest file read from a container.
 const FILE_MAX: usize = 512 << 20;
 
 /// A set of files with paths relative to its root.
@@ -39,7 +39,7 @@ impl Container {
     /// the kernel's sources.
     ///
     /// # Errors
-    /// The directory cannot be read.
+    /// [`Error::Read`] when the directory cannot be read.
     pub fn list(&self, base: &str) -> Result<Vec<String>, Error> {
         let below = |path: &String| Some(path.strip_prefix(base)?.strip_prefix('/')?.to_owned());
         let mut found: Vec<String> = match self {
@@ -54,7 +54,8 @@ impl Container {
     /// Reads a whole file.
     ///
     /// # Errors
-    /// It is not there, cannot be read, or is absurdly large.
+    /// [`Error::Read`] when the file is missing or unreadable, [`Error::Container`] for a
+    /// damaged squashfs or a file that is too large.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         let absent = || Error::Read { path: path.into(), source: io::ErrorKind::NotFound.into() };
         match self {
@@ -67,10 +68,10 @@ impl Container {
         }
     }
 
-    /// Reads a file that need not be there.
+    /// Reads a file that may be missing.
     ///
     /// # Errors
-    /// It is there, but cannot be read.
+    /// [`Error::Read`] when the file exists but cannot be read.
     pub fn read_if_any(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.read(path) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -83,7 +84,7 @@ impl Container {
     /// the file as the source allows.
     ///
     /// # Errors
-    /// The file cannot be read, or is not a module.
+    /// [`Error::Read`] or [`Error::Module`] when the file cannot be read or is not a module.
     pub fn modinfo(&self, path: &str) -> Result<Modinfo, Error> {
         let fail = |source| Error::Module { path: path.into(), source };
         match self {
@@ -121,7 +122,7 @@ fn walk(root: &Path) -> Result<Vec<String>, Error> {
     Ok(found)
 }
 
-/// A squashfs image whose files are read when they are wanted.
+/// A squashfs image, of which only requested files are read.
 pub struct Squashfs {
     origin: PathBuf,
     reader: FilesystemReader<'static>,
@@ -137,8 +138,7 @@ impl fmt::Debug for Squashfs {
     }
 }
 
-/// Where live media keep the images of their root; each directory's in the
-/// order of their names.
+/// Where live media have the images of their root, each directory's sorted by name.
 const IMAGE_DIRS: [&str; 8] =
     ["live", "casper", "LiveOS", "arch/x86_64", "arch/aarch64", "loopbacks", "install/stage2", ""];
 
@@ -206,7 +206,7 @@ impl Squashfs {
     fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         let fail = |source| Error::Read { path: self.origin.join(path), source };
         let mut name = path.to_owned();
-        // As many links in a row as the kernel follows.
+        // The kernel's limit on chained links.
         for _ in 0..40 {
             let Some(target) = self.links.get(&name) else { break };
             name = join(&name, target);
@@ -226,7 +226,7 @@ impl Squashfs {
     }
 }
 
-/// What is wrong with a squashfs: the library is built without its own words.
+/// Why a squashfs cannot be read: the library is built without its error texts.
 fn why(error: &BackhandError) -> String {
     match error {
         BackhandError::StdIo(error) => error.to_string(),
@@ -236,11 +236,11 @@ fn why(error: &BackhandError) -> String {
         BackhandError::UnsupportedSquashfsVersion(major, minor) => {
             format!("version {major}.{minor} of the format; only 4.0 is read")
         }
-        _ => "damaged, or cut short".to_owned(),
+        _ => "damaged or truncated".to_owned(),
     }
 }
 
-/// The path that a symbolic link at `from` leads to.
+/// The path that a symbolic link at `from` points to.
 fn join(from: &str, target: &str) -> String {
     let mut parts: Vec<&str> = match target.starts_with('/') {
         true => Vec::new(),

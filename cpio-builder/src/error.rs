@@ -1,4 +1,4 @@
-//! What can go wrong on the way to an image, in the user's words.
+//! The errors of making an image, worded for the user.
 
 use crate::initrd::InitrdError;
 use crate::modinfo::ModinfoError;
@@ -13,14 +13,14 @@ pub enum Error {
     Read {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file could not be written.
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// There is no kernel module tree where one was expected.
@@ -48,54 +48,54 @@ pub enum Error {
     Module {
         /// Path in the module tree.
         path: String,
-        /// What is wrong.
+        /// The reason.
         source: ModinfoError,
     },
-    /// A compressed file does not unpack.
+    /// A compressed file cannot be unpacked.
     Unpack {
         /// The file.
         path: String,
-        /// What the codec said.
+        /// The codec's error.
         source: io::Error,
     },
-    /// A module that was asked for by name is not there.
+    /// A requested module does not exist.
     NoSuchModule {
         /// Its name.
         name: String,
-        /// The kernel it was looked for in.
+        /// The release of the kernel that was searched.
         release: String,
     },
     /// Modules and `/init` are for different processors.
     Machine {
-        /// What the modules are for.
+        /// The modules' processor.
         modules: String,
-        /// What `/init` is for.
+        /// The processor of `/init`.
         init: String,
     },
-    /// The file given as `/init` is not a program for the kernel to start.
+    /// The file given as `/init` is not a program that the kernel can start.
     Init {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// An initramfs cannot be read.
     Initrd {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         source: InitrdError,
     },
     /// A package or file system image cannot be read.
     Container {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
-    /// A program or file of the system that is needed is not installed.
+    /// A required program or file is not installed.
     NoTool {
-        /// The program, or what the file is for.
+        /// The program, or the purpose of the file.
         what: String,
         /// Debian package that has it.
         package: &'static str,
@@ -104,14 +104,14 @@ pub enum Error {
     Tool {
         /// Its name.
         program: &'static str,
-        /// What it said.
+        /// Its last message.
         why: String,
     },
-    /// What was asked for cannot be.
+    /// A request that cannot be met.
     Media(String),
-    /// Something cannot be put into the archive.
+    /// A file cannot be added to the archive.
     Archive(ArchiveError),
-    /// The index would overflow its numbers.
+    /// The index would exceed a limit of its format.
     Index(String),
     /// Compressing failed.
     Compress(io::Error),

@@ -1,10 +1,9 @@
 //! File system images: squashfs, erofs, ext2 and cloop, from a directory, an
 //! initramfs, an ISO or a cloop image.
 //!
-//! The file systems' own tools do the writing; what is here is which one,
-//! with which words, so that the same input gives the same bytes. An initramfs
-//! needs no root rights and no mount: squashfs is fed with a tar stream,
-//! ext2 filled by debugfs.
+//! The file systems' own tools write them. This module chooses the tool and its options, so
+//! that the same input gives the same bytes. An initramfs needs neither root rights nor a
+//! mount: squashfs gets a tar stream, debugfs fills ext2.
 
 use crate::cloop;
 use crate::error::Error;
@@ -55,7 +54,7 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// From what a file is called.
+    /// Guesses the kind from a file name.
     #[must_use]
     pub fn from_path(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
@@ -69,7 +68,7 @@ impl Format {
     }
 }
 
-/// What an image is made from.
+/// The source of an image.
 #[derive(Debug)]
 pub enum Input {
     /// A directory.
@@ -83,14 +82,14 @@ pub enum Input {
 }
 
 impl Input {
-    /// Finds out what a path is.
+    /// Detects the kind of a path.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// [`Error::Read`] when it cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let fail = |source| Error::Read { path: path.into(), source };
         if fs::metadata(path).map_err(fail)?.is_dir() {
-            // mksquashfs would pack a symbolic link as what it is.
+            // mksquashfs would pack a symbolic link itself.
             return Ok(Self::Dir(fs::canonicalize(path).map_err(fail)?));
         }
         let mut head = Vec::new();
@@ -102,7 +101,7 @@ impl Input {
         let mut whole = BufReader::new(File::open(path).map_err(fail)?);
         match cloop::Header::read(&mut whole) {
             Ok(_) => return Ok(Self::Cloop(path.into())),
-            // A script is nothing else that is taken here.
+            // Of the supported inputs only a cloop image starts as a script.
             Err(e) if head.starts_with(b"#!") => {
                 return Err(Error::Container { path: path.into(), why: e.to_string() });
             }
@@ -112,12 +111,12 @@ impl Input {
     }
 }
 
-/// What is wanted.
+/// The options of an image.
 #[derive(Debug)]
 pub struct Spec {
     /// Kind of the image.
     pub format: Format,
-    /// Size in bytes, of ext2 only; by default what is needed and a tenth.
+    /// Size in bytes, of ext2 only; by default the required size plus a tenth.
     pub size: Option<u64>,
     /// Time that the image itself carries, seconds since 1970. Files keep
     /// theirs.
@@ -126,14 +125,14 @@ pub struct Spec {
     pub clamp: bool,
 }
 
-/// Called with what is being done, how much is done, and of how much.
+/// Called with the current step, the amount done, and the total.
 pub type Told<'t> = &'t mut dyn FnMut(&str, u64, u64);
 
-/// Makes an image under a draft's name.
+/// Makes an image as a draft.
 ///
 /// # Errors
-/// A tool is missing or fails, the input cannot be read, or this input cannot
-/// become that format.
+/// [`Error::NoTool`] or [`Error::Tool`] for a missing or failed tool, [`Error::Read`] for the
+/// input, [`Error::Media`] when this input cannot become that format.
 pub fn make(
     spec: &Spec,
     from: &Path,
@@ -195,11 +194,11 @@ fn open<'b>(path: &Path, bytes: &'b [u8]) -> Result<Initrd<'b>, Error> {
         .map_err(|source| Error::Initrd { path: path.into(), source })
 }
 
-/// Makes a directory of what is in an ISO, a cloop image around one, or another
-/// directory, which is copied.
+/// Unpacks an ISO, a cloop image around one, or a copy of another directory, into a directory.
 ///
 /// # Errors
-/// A tool is missing or fails, the input cannot be read, or it is an initramfs.
+/// [`Error::NoTool`] or [`Error::Tool`] for a missing or failed tool, [`Error::Read`] for the
+/// input, [`Error::Media`] for an initramfs.
 pub fn unpack(from: &Path, input: &Input, tree: &Path) -> Result<(), Error> {
     match input {
         Input::Dir(dir) => COPY.command()?.args(["-a", "--"]).arg(dir).arg(tree).run().map(drop),
@@ -210,14 +209,14 @@ pub fn unpack(from: &Path, input: &Input, tree: &Path) -> Result<(), Error> {
             take_out(from, iso.path(), tree)
         }
         Input::Initrd(_) => {
-            Err(Error::Media(format!("{} is no ISO, cloop image or directory", from.display())))
+            Err(Error::Media(format!("{} is not an ISO, cloop image or directory", from.display())))
         }
     }
 }
 
-/// Takes an ISO's files out.
+/// Extracts an ISO's files.
 fn take_out(from: &Path, iso: &Path, tree: &Path) -> Result<(), Error> {
-    // xorriso takes a medium without a root for an empty one.
+    // xorriso treats a medium without a root as an empty one.
     let file = File::open(iso).map_err(|source| Error::Read { path: from.into(), source })?;
     crate::iso::Iso::open(file)
         .map_err(|e| Error::Container { path: from.into(), why: e.to_string() })?;
@@ -228,7 +227,7 @@ fn take_out(from: &Path, iso: &Path, tree: &Path) -> Result<(), Error> {
     run.args(["-extract", "/"]).arg(tree).run().map(drop)
 }
 
-/// Takes an ISO's files out, then goes on as with a directory.
+/// Extracts an ISO's files, then continues as with a directory.
 fn of_iso(
     spec: &Spec,
     from: &Path,
@@ -237,7 +236,7 @@ fn of_iso(
     draft: &Draft,
     told: Told<'_>,
 ) -> Result<(), Error> {
-    told("taking the files out of the ISO", 0, 0);
+    told("extracting the ISO", 0, 0);
     let tree = work.join("tree");
     take_out(from, iso, &tree)?;
     make(spec, from, &Input::Dir(tree), draft, told)
@@ -264,7 +263,7 @@ fn squashfs(
     if dir.is_none() {
         run = run.arg("-tar");
     }
-    // mksquashfs takes the variable or the option, not both.
+    // mksquashfs accepts the variable or the option, not both.
     run = if spec.clamp {
         run.env("SOURCE_DATE_EPOCH", spec.mtime.to_string())
     } else {
@@ -308,8 +307,8 @@ fn tar(tree: &BTreeMap<&str, Entry<'_>>, out: &mut dyn Write) -> io::Result<()> 
 }
 
 fn erofs(spec: &Spec, to: &Path, dir: &Path) -> Result<(), Error> {
-    // The UUID is random otherwise. It says which image it is, and one
-    // directory gives one image.
+    // The UUID is random otherwise. It identifies the image, and the same directory has to give
+    // the same image.
     let mut run = MKFS_EROFS.command()?.args(["-zlz4hc,12", "-C65536", "-U", UUID]);
     if spec.clamp {
         run = run.arg(format!("-T{}", spec.mtime));
@@ -320,13 +319,13 @@ fn erofs(spec: &Spec, to: &Path, dir: &Path) -> Result<(), Error> {
 const UUID: &str = "b3117e74-0000-4000-8000-000000000001";
 
 fn mke2fs(spec: &Spec, to: &Path, need: u64, files: u64) -> Result<crate::tools::Run, Error> {
-    // Every inode takes 128 bytes or a block with its data; a tenth on top,
-    // and never less than what the structures of ext2 take.
+    // Every inode takes 128 bytes, or a block with its data; a tenth more, and never less than
+    // ext2's own structures need.
     let least = need + files * 256 + (256 << 10);
     let size = spec.size.unwrap_or(least + least / 10 + (1 << 20)).next_multiple_of(4096);
     if size < need {
         return Err(Error::Media(format!(
-            "the files take {need} bytes, --size gives {size}: give more, or leave it out"
+            "the files need {need} bytes, --size gives {size}: give more, or omit --size"
         )));
     }
     let made = File::options().write(true).create(true).truncate(true).open(to);
@@ -343,7 +342,7 @@ fn mke2fs(spec: &Spec, to: &Path, need: u64, files: u64) -> Result<crate::tools:
         .env("SOURCE_DATE_EPOCH", spec.mtime.to_string()))
 }
 
-/// Blocks that a file's data takes, with those that point to them.
+/// Blocks of a file's data, with the blocks that point to them.
 fn blocks(len: u64) -> u64 {
     let data = len.div_ceil(1024);
     (data + data / 256 + u64::from(data > 12) + u64::from(data > 268)) * 1024
@@ -387,7 +386,7 @@ fn ext2_of_initrd(spec: &Spec, to: &Path, tree: &BTreeMap<&str, Entry<'_>>) -> R
     for (n, (path, entry)) in tree.iter().enumerate() {
         if path.chars().any(|c| c.is_control() || c == '"') {
             return Err(Error::Media(format!(
-                "'{}' has a name that debugfs cannot take",
+                "'{}' has a name that debugfs does not accept",
                 path.escape_debug()
             )));
         }
@@ -405,14 +404,14 @@ fn ext2_of_initrd(spec: &Spec, to: &Path, tree: &BTreeMap<&str, Entry<'_>>) -> R
                 let name = work.join(&n.to_string());
                 fs::write(&name, entry.data)
                     .map_err(|source| Error::Write { path: to.into(), source })?;
-                // debugfs splits at blanks: the file lies where it runs.
+                // debugfs splits at blanks: the file is in its working directory.
                 writeln!(script, "write {n} \"/{path}\"")
             }
             Some('l') => {
                 let target = entry.symlink().unwrap_or_default();
                 if target.chars().any(|c| c.is_control() || c == '"') {
                     return Err(Error::Media(format!(
-                        "the link '{path}' leads where debugfs cannot say"
+                        "the target of the link '{path}' is not one that debugfs accepts"
                     )));
                 }
                 writeln!(script, "symlink \"/{path}\" \"{target}\"")
@@ -446,8 +445,7 @@ fn ext2_of_initrd(spec: &Spec, to: &Path, tree: &BTreeMap<&str, Entry<'_>>) -> R
     let run = DEBUGFS.command()?.args(["-w", "-f", "script"]).arg(image).dir(&work.join(""));
     let run = run.env("E2FSPROGS_FAKE_TIME", spec.mtime.to_string());
     let said = run.run()?;
-    // debugfs ends well whatever happened: it echoes commands, and what
-    // follows one that is not a command is a complaint.
+    // debugfs exits with 0 after any failure. It echoes commands; other lines are errors.
     let said = String::from_utf8_lossy(&said);
     let known = ["debugfs: ", "Allocated inode: "];
     match said
@@ -460,7 +458,7 @@ fn ext2_of_initrd(spec: &Spec, to: &Path, tree: &BTreeMap<&str, Entry<'_>>) -> R
 }
 
 fn iso(spec: &Spec, to: &Path, dir: &Path) -> Result<(), Error> {
-    // Deep directories as they are, as Mandriva's mkisofs did it.
+    // Deep directories are not relocated, as with Mandriva's mkisofs.
     let run = XORRISO.command()?.args(["-as", "mkisofs", "-quiet", "-D", "-R", "-o"]);
     run.arg(to).arg(dir).env("SOURCE_DATE_EPOCH", spec.mtime.to_string()).run().map(drop)
 }
@@ -485,12 +483,11 @@ fn pack_cloop(path: &Path, draft: &Draft, told: Told<'_>) -> Result<(), Error> {
     out.flush().map_err(|source| Error::Write { path: draft.path().into(), source })
 }
 
-/// Puts a dm-verity tree beside an image: `IMAGE.verity` and
-/// `IMAGE.roothash`. Gives the root hash. The image is filled up to whole
-/// blocks of the tree.
+/// Writes a dm-verity tree beside an image: `IMAGE.verity` and `IMAGE.roothash`. Returns the
+/// root hash. The image is padded to whole blocks of the tree.
 ///
 /// # Errors
-/// Something cannot be read or written.
+/// [`Error::Read`] or [`Error::Write`] for the image or one of the two files.
 pub fn add_verity(image: &Path, told: Told<'_>) -> Result<String, Error> {
     let fail = |source| Error::Read { path: image.into(), source };
     let file = File::options().read(true).write(true).open(image).map_err(fail)?;

@@ -1,5 +1,5 @@
-//! Images: `/init`, the modules a profile asks for, their index, and the few
-//! directories and nodes that the kernel wants before `/init` runs.
+//! Images: `/init`, the modules of a profile, their index, and the few directories and device
+//! nodes that the kernel needs before `/init` runs.
 //!
 //! The same [`ImageSpec`] gives the same bytes, on any day and in any
 //! directory.
@@ -18,27 +18,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the index lies in an image.
+/// Where the index is in an image.
 pub const INDEX_PATH: &str = "lib/bellwether/modules.idx";
 
-/// What goes into an image.
+/// The content of an image.
 #[derive(Debug)]
 pub struct ImageSpec {
-    /// The program for `/init`, if the image shall have one.
+    /// The program for `/init`, if the image has one.
     pub init: Option<Vec<u8>>,
     /// Where `/init` came from, for messages.
     pub init_origin: PathBuf,
     /// The kernel's modules.
     pub tree: KernelTree,
-    /// Which of them.
+    /// The profile.
     pub profile: Profile,
     /// Further modules, by name or alias.
     pub add: Vec<String>,
-    /// Modules for devices with these aliases, as far as there are any.
+    /// Modules for devices with these aliases, if the kernel has any.
     pub hosted: BTreeSet<String>,
     /// All modules of these classes.
     pub classes: Class,
-    /// What modprobe.d says.
+    /// The modprobe.d configuration.
     pub conf: ModprobeConf,
     /// Directories searched for firmware, first match counts.
     pub firmware: Vec<PathBuf>,
@@ -49,32 +49,30 @@ pub struct ImageSpec {
     pub microcode: Option<PathBuf>,
     /// Compression of the main archive.
     pub codec: Codec,
-    /// Make modules smaller at the price of their signatures, see
-    /// `strip`.
+    /// Make modules smaller by removing their signatures, see `strip`.
     pub strip: bool,
     /// Every file's time, seconds since 1970.
     pub mtime: u32,
-    /// Make only what has to stand behind the initramfs that the modules are
-    /// in: `/init` and the index. These are the symbolic links in it.
+    /// Make only `/init` and the index, to append to the initramfs with the modules. These are
+    /// the symbolic links in it.
     pub append_to: Option<BTreeSet<String>>,
-    /// When appending, `tree` may be a fuller one of the same kernel: then
-    /// these are the modules in the initramfs, by name, and what the profile
-    /// names beside them is put in.
+    /// When appending, `tree` may have more modules than the initramfs. These are the modules
+    /// in it, by name; the profile's others are added.
     pub present: BTreeMap<String, (String, Compression)>,
 }
 
 /// A file to include.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Include {
-    /// Where it is now. A directory is taken with all that is below.
+    /// Its path on this machine. A directory includes everything below.
     pub from: PathBuf,
     /// Path in the image, without the leading `/`.
     pub to: String,
 }
 
 impl Include {
-    /// From `FILE[:DEST]`; without a destination the file keeps its path.
-    /// Nothing if the file part is empty or the path leads out of the image.
+    /// From `FILE[:DEST]`; without a destination the file keeps its path. `None` if the file
+    /// part is empty or the path leaves the image.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (from, to) = text.split_once(':').unwrap_or((text, ""));
@@ -90,7 +88,7 @@ impl Include {
     }
 }
 
-/// What came out.
+/// An image, and a report of its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// The image.
@@ -99,9 +97,9 @@ pub struct Report {
     pub release: String,
     /// Names of the modules in it, sorted.
     pub modules: Vec<String>,
-    /// How many of them drive wired network devices.
+    /// How many of them are for wired network cards.
     pub net_drivers: usize,
-    /// How many of them drive storage devices.
+    /// How many of them are for storage devices.
     pub storage_drivers: usize,
     /// Bytes of the archive before compression.
     pub unpacked: usize,
@@ -109,25 +107,24 @@ pub struct Report {
     pub index: usize,
     /// How many modules the initramfs to append to lacked.
     pub filled: usize,
-    /// How many of that initramfs's compressed modules were put in unpacked.
+    /// How many of that initramfs's compressed modules were added unpacked.
     pub unpacked_modules: usize,
-    /// How many modules the kernel will have to unpack by itself.
+    /// How many modules the kernel has to unpack itself.
     pub packed_modules: usize,
-    /// Firmware files put in.
+    /// Firmware files in the image.
     pub firmware: Vec<String>,
-    /// Firmware files that modules name, but that were not found.
+    /// Firmware files that modules name and no directory has.
     pub missing_firmware: Vec<String>,
-    /// Modules that need something which is neither a module nor built in.
+    /// Modules with a dependency that is neither a module nor built in.
     pub unresolved: Vec<String>,
-    /// What a live boot needs, but this kernel with these modules lacks.
+    /// Features that a live boot needs and this kernel lacks.
     pub lacking: Vec<String>,
 }
 
 /// Makes an image.
 ///
 /// # Errors
-/// See [`Error`]. Missing firmware and unresolved needs are not errors: they
-/// are in the report.
+/// See [`Error`]. Missing firmware and missing dependencies are in the report instead.
 pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
     let tree = &spec.tree;
     let mut report = Report { release: tree.release.clone(), ..Report::default() };
@@ -142,7 +139,7 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
         let unpacked = to_unpack(spec)?;
         add_modules(spec, &lacked, &mut archive, &mut report)?;
         for module in unpacked.iter().filter_map(|n| tree.modules.get(*n)) {
-            // Its firmware is where it was.
+            // Its firmware is in the initramfs already.
             archive.add(&place(tree, module), 0o644, Node::File(module_data(spec, module)?))?;
         }
         report.filled = lacked.len();
@@ -179,8 +176,8 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
         report.bytes = microcode(dir, spec.mtime)?;
     }
     report.bytes.extend(compress::compress(spec.codec, &main).map_err(Error::Compress)?);
-    // No zeros behind it: boot loaders align the next file themselves, and zstd(1)
-    // takes them for a damaged frame.
+    // No zeros at the end: boot loaders align the next file themselves, and zstd(1) reports
+    // them as a damaged frame.
     Ok(report)
 }
 
@@ -192,7 +189,7 @@ fn base(spec: &ImageSpec, archive: &mut Archive) -> Result<(), Error> {
     archive.add("dev/console", 0o600, Node::Char { major: 5, minor: 1 })?;
     archive.add("dev/null", 0o666, Node::Char { major: 1, minor: 3 })?;
     if spec.init.is_some() {
-        // The kernel runs /sbin/modprobe when it wants a module.
+        // The kernel runs /sbin/modprobe to load a module.
         archive.add("sbin/modprobe", 0o777, Node::Symlink("/init".into()))?;
     }
     let version = env!("CARGO_PKG_VERSION");
@@ -205,7 +202,7 @@ fn base(spec: &ImageSpec, archive: &mut Archive) -> Result<(), Error> {
     Ok(())
 }
 
-/// The modules that are asked for, without their needs.
+/// The requested modules, without their dependencies.
 fn named(spec: &ImageSpec) -> Result<BTreeSet<usize>, Error> {
     let tree = &spec.tree;
     let mut named = spec.profile.select(tree);
@@ -221,8 +218,8 @@ fn named(spec: &ImageSpec) -> Result<BTreeSet<usize>, Error> {
     Ok(named)
 }
 
-/// The modules that the image will have: the profile's and the added ones
-/// with all they need; for an initramfs to append to, those in it.
+/// The modules of the image: the profile's and the added ones with all dependencies; when
+/// appending, those of the initramfs.
 fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Error> {
     let tree = &spec.tree;
     let mut chosen = named(spec)?;
@@ -253,7 +250,7 @@ fn choose(spec: &ImageSpec, report: &mut Report) -> Result<BTreeSet<usize>, Erro
     Ok(chosen)
 }
 
-/// Where a module is in the initramfs to append to, if it is there.
+/// The path of a module in the initramfs to append to, if it is there.
 fn there(spec: &ImageSpec, module: &KernelModule) -> Option<(String, Compression)> {
     if spec.present.is_empty() {
         return Some((spec.tree.within(&module.path), module.compression));
@@ -261,16 +258,15 @@ fn there(spec: &ImageSpec, module: &KernelModule) -> Option<(String, Compression
     spec.present.get(&module.name).cloned()
 }
 
-/// Those of the chosen modules that the initramfs to append to has not.
+/// The chosen modules that the initramfs to append to lacks.
 fn lacked(spec: &ImageSpec, chosen: &BTreeSet<usize>) -> BTreeSet<usize> {
     let lacks = |n: &&usize| spec.tree.modules.get(**n).is_some_and(|m| there(spec, m).is_none());
     chosen.iter().filter(lacks).copied().collect()
 }
 
-/// The modules of the initramfs to append to that are put in once more, unpacked:
-/// the compressed ones that the profile names, with their needs. Kernels before 5.17
-/// load no compressed file, later ones only if they were built to
-/// (`CONFIG_MODULE_DECOMPRESS`), and nothing in an initramfs tells.
+/// The modules of the initramfs to append to that are added again, unpacked: the profile's
+/// compressed ones, with their dependencies. Kernels before 5.17 load no compressed file, later
+/// ones only with `CONFIG_MODULE_DECOMPRESS`, and the initramfs does not tell.
 fn to_unpack(spec: &ImageSpec) -> Result<BTreeSet<usize>, Error> {
     let tree = &spec.tree;
     let packed = |n: &usize| {
@@ -282,13 +278,13 @@ fn to_unpack(spec: &ImageSpec) -> Result<BTreeSet<usize>, Error> {
     Ok(named.into_iter().filter(packed).collect())
 }
 
-/// Where a module goes: as in the kernel's tree, but decompressed.
+/// The path of a module: as in the kernel's tree, but decompressed.
 fn place(tree: &KernelTree, module: &KernelModule) -> String {
     let (stem, _) = module.path.rsplit_once(".ko").unwrap_or((&module.path, ""));
     format!("lib/modules/{}/{stem}.ko", tree.release)
 }
 
-/// Puts in the modules and the firmware that they name.
+/// Adds the modules and the firmware that they name.
 fn add_modules(
     spec: &ImageSpec,
     chosen: &BTreeSet<usize>,
@@ -315,11 +311,11 @@ fn add_modules(
     Ok(())
 }
 
-/// Makes the index of the chosen modules. `place` tells each one's path and
-/// compression in the image.
+/// Makes the index of the chosen modules. `place` returns each one's path and compression in
+/// the image.
 ///
 /// # Errors
-/// The index outgrows its format.
+/// [`Error::Index`] when a number exceeds the format.
 pub fn index(
     tree: &KernelTree,
     chosen: &BTreeSet<usize>,
@@ -351,11 +347,12 @@ pub fn index(
     Builder { release: tree.release.clone(), modules, builtin }.build()
 }
 
-/// Checks that a program can be PID 1 beside these modules. `modules` is
-/// their ELF machine, 0 if unknown.
+/// Checks that a program can be PID 1 of these modules' kernel. `modules` is their ELF machine,
+/// 0 if unknown.
 ///
 /// # Errors
-/// Not an ELF program, or one for another machine.
+/// [`Error::Init`] for a file that is not an ELF program, [`Error::Machine`] for another
+/// processor.
 pub fn check_init(init: &[u8], origin: &Path, modules: u16) -> Result<(), Error> {
     let found =
         machine(init).map_err(|e| Error::Init { path: origin.into(), why: format!("it {e}") })?;
@@ -365,17 +362,17 @@ pub fn check_init(init: &[u8], origin: &Path, modules: u16) -> Result<(), Error>
     Ok(())
 }
 
-/// A module as it is put in: unpacked, and stripped if so wished.
+/// A module as added: unpacked, and stripped if requested.
 fn module_data(spec: &ImageSpec, module: &KernelModule) -> Result<Vec<u8>, Error> {
     let data = spec.tree.read(module)?;
     let smaller = if spec.strip { strip::strip(&data) } else { None };
     Ok(smaller.unwrap_or(data))
 }
 
-/// Finds a firmware file, plain or compressed as kernels take it, where the
-/// kernel would look: in `updates/RELEASE`, `updates`, `RELEASE`, then plain.
+/// Finds a firmware file, plain or in a compression that kernels accept, where the kernel would
+/// look: in `updates/RELEASE`, `updates`, `RELEASE`, then plain.
 fn find_firmware(spec: &ImageSpec, name: &str) -> Result<Option<(String, Vec<u8>)>, Error> {
-    // A module's word is not to lead out of the directory.
+    // The name comes from a module: it must not leave the directory.
     if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Ok(None);
     }
@@ -397,7 +394,7 @@ fn find_firmware(spec: &ImageSpec, name: &str) -> Result<Option<(String, Vec<u8>
     Ok(None)
 }
 
-/// Adds a file, or a directory with all below it, following no links.
+/// Adds a file, or a directory with everything below. Links are not followed.
 fn add_tree(archive: &mut Archive, from: &Path, to: &str) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let fail = |source| Error::Read { path: from.into(), source };
@@ -436,7 +433,7 @@ fn microcode(dir: &Path, mtime: u32) -> Result<Vec<u8>, Error> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(fail(e)),
         };
-        // Signatures (.asc) and read-me files lie beside AMD's .bin files.
+        // AMD's directory also has signatures (.asc) and read-me files.
         files.retain(|f| from == "intel-ucode" || f.extension().is_some_and(|e| e == "bin"));
         files.sort_unstable();
         let mut data = Vec::new();
@@ -452,11 +449,11 @@ fn microcode(dir: &Path, mtime: u32) -> Result<Vec<u8>, Error> {
     Ok(archive.write(mtime)?)
 }
 
-/// Every file's time: `SOURCE_DATE_EPOCH` if given, else 1. (0 confuses tools
-/// that take it for "no time".)
+/// The time of every file: `SOURCE_DATE_EPOCH` if given, else 1. (Some tools treat 0 as "no
+/// time".)
 ///
 /// # Errors
-/// The text is not a number that fits.
+/// [`Error::Epoch`] when the text is not a number below 2^32.
 pub fn mtime_from_epoch(epoch: Option<&str>) -> Result<u32, Error> {
     epoch.map_or(Ok(1), |text| text.trim().parse().map_err(|_| Error::Epoch(text.into())))
 }

@@ -6,15 +6,14 @@ pub use coldplug::index::{Class, Index};
 use coldplug::index::{Compression, layout as l, normalise_name, normalise_pattern};
 use std::collections::BTreeMap;
 
-/// What the index says about one module. References are positions in
-/// [`Builder::modules`].
+/// The index entry of one module. References are positions in [`Builder::modules`].
 #[derive(Debug, Clone)]
 pub struct ModuleEntry {
     /// Name; written normalised.
     pub name: String,
     /// Path relative to the image's root.
     pub path: String,
-    /// What it is for.
+    /// Its class.
     pub class: Class,
     /// How its file in the image is compressed.
     pub compression: Compression,
@@ -39,7 +38,7 @@ pub struct Builder {
     pub release: String,
     /// The modules, highest priority first.
     pub modules: Vec<ModuleEntry>,
-    /// Names of what is built into the kernel.
+    /// Names of built-in modules.
     pub builtin: Vec<String>,
 }
 
@@ -80,8 +79,8 @@ impl Builder {
     /// The bytes of the index.
     ///
     /// # Errors
-    /// A number outgrows the format (65,535 modules, 4 GiB of text, 64 KiB in
-    /// one text), two modules have one name, or a reference leads nowhere.
+    /// [`Error::Index`] when a number exceeds the format (65,535 modules, 4 GiB of text, 64 KiB
+    /// in one text), two modules have one name, or a reference points past the end.
     pub fn build(&self) -> Result<Vec<u8>, Error> {
         let count = self.modules.len();
         u16_of(count)?;

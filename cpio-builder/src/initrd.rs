@@ -1,9 +1,8 @@
-//! Reading an initramfs as the kernel does: cpio archives behind each other,
-//! each plain or compressed, with zero bytes between them.
+//! Reads an initramfs as the kernel does: cpio archives one after another, each plain or
+//! compressed, with zero bytes between them.
 //!
-//! Distributions ship early microcode as a plain archive and the rest
-//! compressed behind it; `mkinitramfs` and `dracut` make up to four segments.
-//! Later files replace earlier ones.
+//! Distributions ship early microcode as a plain archive and the rest compressed after it;
+//! `mkinitramfs` and `dracut` make up to four segments. Later files replace earlier ones.
 //!
 //! The whole is bounded: see [`Limits`].
 
@@ -32,16 +31,16 @@ impl Default for Limits {
 /// Why bytes are not an initramfs.
 #[derive(Debug)]
 pub enum InitrdError {
-    /// A segment does not unpack.
+    /// A segment cannot be unpacked.
     Unpack {
         /// Offset of the segment in the file.
         offset: usize,
         /// Its compression.
         codec: Codec,
-        /// What the codec says.
+        /// The codec's error.
         source: io::Error,
     },
-    /// A compression that is known by name only.
+    /// A compression that is recognised but not supported.
     Foreign {
         /// Offset of the segment in the file.
         offset: usize,
@@ -57,8 +56,7 @@ pub enum InitrdError {
     Cpio {
         /// Offset of the segment in the file.
         offset: usize,
-        /// What is wrong in it; its offset counts from the segment's start,
-        /// after decompression.
+        /// The damage; its offset counts from the segment's start, after decompression.
         source: NewcError,
     },
     /// More segments than allowed.
@@ -76,7 +74,7 @@ impl fmt::Display for InitrdError {
             Self::Foreign { offset, name } => {
                 write!(
                     f,
-                    "the data at byte {offset} is compressed with {name}, which is not read; "
+                    "the data at byte {offset} is compressed with {name}, which is not supported; "
                 )?;
                 write!(f, "repack it with zstd, gzip, xz or lz4")
             }
@@ -114,7 +112,7 @@ impl Segment<'_> {
         self.data.len()
     }
 
-    /// Its entries in order. They were checked when it was opened.
+    /// Its entries in order, which were checked at opening.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.archives
             .iter()
@@ -133,7 +131,7 @@ impl<'a> Initrd<'a> {
     /// Unpacks and checks every segment.
     ///
     /// # Errors
-    /// [`InitrdError`] names the offset of what cannot be read.
+    /// [`InitrdError`] with the offset of the damaged segment.
     pub fn open(bytes: &'a [u8], limits: Limits) -> Result<Self, InitrdError> {
         let mut segments: Vec<Segment<'a>> = Vec::new();
         let mut left = limits.bytes;
@@ -181,10 +179,9 @@ impl<'a> Initrd<'a> {
         &self.segments
     }
 
-    /// What the kernel ends up with, by path: of entries with the same path
-    /// the last one counts, and every name of a hard-linked file carries its
-    /// content. Paths stand as written: symbolic links to directories are not
-    /// followed.
+    /// The unpacked files by path: of entries with the same path the last one counts, and every
+    /// name of a hard-linked file has its content. Paths are as written: symbolic links to
+    /// directories are not followed.
     #[must_use]
     pub fn tree(&self) -> BTreeMap<&str, Entry<'_>> {
         let mut tree = BTreeMap::new();
@@ -208,14 +205,14 @@ impl<'a> Initrd<'a> {
     }
 }
 
-/// Checks one archive; gives its length.
+/// Checks one archive; returns its length.
 fn check(bytes: &[u8]) -> Result<usize, NewcError> {
     let mut reader = Reader::new(bytes);
     reader.by_ref().try_for_each(|entry| entry.map(drop))?;
     Ok(reader.consumed())
 }
 
-/// Checks the archives of a decompressed segment; gives where they start.
+/// Checks the archives of a decompressed segment; returns their offsets.
 fn archives(bytes: &[u8]) -> Result<Vec<usize>, NewcError> {
     let mut starts = Vec::new();
     let mut at = 0;

@@ -1,15 +1,14 @@
-//! Reading ISO 9660 media: directories and files, with what Rock Ridge (IEEE
-//! P1282 over SUSP P1281) says of them and, without it, the names of Joliet.
+//! Reads ISO 9660 media: directories and files, with Rock Ridge (IEEE P1282 over SUSP P1281) or
+//! else the names of Joliet.
 //!
-//! ECMA-119 is followed as far as live media go: one volume, extents in one
-//! piece or several, the primary or the Joliet descriptor; Rock Ridge is
-//! preferred, then Joliet, then the plain names in lower case without version,
-//! as the kernel shows them. Relocated deep directories are where they belong.
-//! All numbers are taken as hostile: sizes and counts are bounded, and nothing
-//! is kept that was not read.
+//! Implements the part of ECMA-119 that live media use: one volume, files in one extent or
+//! several, the primary or the Joliet descriptor. Rock Ridge is preferred, then Joliet, then
+//! the plain names in lower case without version, as the kernel shows them. Relocated deep
+//! directories are shown in their original place. All numbers are hostile: sizes and counts are
+//! bounded, and memory is only reserved for bytes that were read.
 //!
-//! Not read: interleaved files, transparent compression (ZF: the compressed
-//! bytes are given), UDF.
+//! Not supported: interleaved files, transparent compression (ZF: the compressed bytes are
+//! returned), UDF.
 
 use crate::modinfo::ReadAt;
 use std::fmt;
@@ -36,22 +35,22 @@ const DIRECTORY: u8 = 2;
 const ASSOCIATED: u8 = 4;
 const MORE_EXTENTS: u8 = 0x80;
 
-/// Why a medium or something on it is not read.
+/// Why a medium or a file on it cannot be read.
 #[derive(Debug)]
 pub enum IsoError {
     /// There is no ISO 9660 volume.
     NotIso,
-    /// The path is not there.
+    /// The path does not exist.
     NotFound(String),
-    /// A file where a directory was wanted, or the other way round.
+    /// A file instead of a directory, or a directory instead of a file.
     Kind(String),
-    /// Larger than was asked for.
+    /// Larger than the caller's limit.
     TooBig(String),
     /// The medium is damaged.
     Damaged(String),
     /// It has interleaved files.
     Interleaved,
-    /// A directory is behind the end of the medium.
+    /// A directory is past the end of the medium.
     CutShort {
         /// Where the directory begins, in bytes.
         at: u64,
@@ -65,7 +64,10 @@ impl fmt::Display for IsoError {
         match self {
             Self::NotIso => write!(f, "it is not an ISO 9660 image"),
             Self::NotFound(path) => write!(f, "there is no /{path} on it"),
-            Self::Kind(path) => write!(f, "/{path} is not what was expected: file or directory"),
+            Self::Kind(path) => write!(
+                f,
+                "/{path} is a file instead of a directory, or a directory instead of a file"
+            ),
             Self::TooBig(path) => write!(f, "/{path} is too large"),
             Self::Damaged(what) => write!(f, "the medium is damaged: {what}"),
             Self::Interleaved => write!(f, "it has interleaved files, which are not read"),
@@ -90,7 +92,7 @@ impl From<io::Error> for IsoError {
     }
 }
 
-/// A piece of a medium.
+/// An extent of a medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Byte offset on the medium.
@@ -99,7 +101,7 @@ pub struct Extent {
     pub length: u64,
 }
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -117,7 +119,7 @@ pub enum Kind {
 pub struct Node {
     /// Its name in its directory, as it is recorded.
     pub name: Vec<u8>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Permission bits, without the type.
     pub permissions: u32,
@@ -127,9 +129,9 @@ pub struct Node {
     pub gid: u32,
     /// Time of last change, seconds since 1970.
     pub mtime: i64,
-    /// Where its directory record is: tells it from every other of the medium.
+    /// Offset of its directory record, which identifies it on the medium.
     pub position: u64,
-    /// Its parts.
+    /// Its extents.
     pub extents: Vec<Extent>,
 }
 
@@ -158,7 +160,7 @@ impl Node {
         self.len() == 0
     }
 
-    /// Offset on the medium, if the file lies in one piece.
+    /// Offset on the medium, if the file has one extent.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {
         let first = self.extents.first()?.start;
@@ -173,7 +175,7 @@ impl Node {
     }
 }
 
-/// Where names and permissions come from.
+/// The source of names and permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
     /// POSIX names, permissions and links; with the bytes at the start of each
@@ -192,7 +194,7 @@ pub struct Iso<F: ReadAt> {
     block: u64,
     /// The root directory.
     pub root: Node,
-    /// Which names its nodes have.
+    /// The source of names.
     pub names: Names,
     /// Name of the volume.
     pub label: String,
@@ -222,7 +224,8 @@ impl<F: ReadAt> Iso<F> {
     /// Finds the volume.
     ///
     /// # Errors
-    /// [`IsoError::NotIso`], damage, or reading fails.
+    /// [`IsoError::NotIso`] without a volume descriptor, [`IsoError::Damaged`],
+    /// [`IsoError::Read`].
     pub fn open(file: F) -> Result<Self, IsoError> {
         let mut primary = None;
         let mut joliet = None;
@@ -290,10 +293,11 @@ impl<F: ReadAt> Iso<F> {
         Ok(())
     }
 
-    /// The bytes of a directory: its records.
+    /// The bytes of a directory's records.
     ///
     /// # Errors
-    /// It is larger than 64 MiB, behind the end of the medium, or reading fails.
+    /// [`IsoError::Damaged`] above 64 MiB, [`IsoError::CutShort`] past the end of the medium,
+    /// [`IsoError::Read`].
     pub fn records(&self, dir: &Node) -> Result<Vec<u8>, IsoError> {
         let at = dir.extents.first().map_or(0, |extent| extent.start);
         if dir.len() > DIR_MAX {
@@ -307,10 +311,10 @@ impl<F: ReadAt> Iso<F> {
         })
     }
 
-    /// What is in a directory, as it is recorded.
+    /// The entries of a directory, as recorded.
     ///
     /// # Errors
-    /// Not a directory, damage, or reading fails.
+    /// [`IsoError::Kind`] for another node, [`IsoError::Damaged`], and as [`Iso::records`].
     pub fn list(&self, dir: &Node) -> Result<Vec<Node>, IsoError> {
         if !dir.is_dir() {
             return Err(IsoError::Kind(dir.text()));
@@ -318,7 +322,7 @@ impl<F: ReadAt> Iso<F> {
         let bytes = self.records(dir)?;
         let start = dir.extents.first().map_or(0, |extent| extent.start);
         let mut nodes: Vec<Node> = Vec::new();
-        // Whether the record before was a part of a file, and whether the file is kept.
+        // Whether the previous record was a part of a file, and whether the file is kept.
         let mut goes_on = false;
         let mut kept = false;
         let mut offset = 0;
@@ -357,7 +361,7 @@ impl<F: ReadAt> Iso<F> {
         Ok(nodes)
     }
 
-    /// What a record is of. Nothing for a directory that belongs elsewhere.
+    /// The node of a record. `None` for a relocated directory at its new place.
     fn node(&self, record: &Record<'_>, position: u64) -> Result<Option<Node>, IsoError> {
         let mut node = record.node(position, self.block);
         node.name = self.name(record.name);
@@ -376,7 +380,7 @@ impl<F: ReadAt> Iso<F> {
         Ok(Some(node))
     }
 
-    /// The directory that a child link leads to: its own first record.
+    /// The directory that a child link points to: its own first record.
     fn relocated(&self, block: u64) -> Result<Extent, IsoError> {
         let mut sector = vec![0; SECTOR as usize];
         let start = block * self.block;
@@ -449,7 +453,7 @@ impl<F: ReadAt> Iso<F> {
     /// Finds a path. Names are compared exactly first, then without case.
     ///
     /// # Errors
-    /// [`IsoError::NotFound`], damage, or reading fails.
+    /// [`IsoError::NotFound`], and as [`Iso::list`].
     pub fn find(&self, path: &str) -> Result<Node, IsoError> {
         let mut node = self.root.clone();
         let path = path.trim_matches('/');
@@ -471,7 +475,7 @@ impl<F: ReadAt> Iso<F> {
     /// Reads a file of at most `limit` bytes.
     ///
     /// # Errors
-    /// [`IsoError::TooBig`], or reading fails.
+    /// [`IsoError::TooBig`] above `limit`, [`IsoError::Read`].
     pub fn read(&self, node: &Node, limit: u64) -> Result<Vec<u8>, IsoError> {
         if node.len() > limit {
             return Err(IsoError::TooBig(node.text()));
@@ -479,7 +483,7 @@ impl<F: ReadAt> Iso<F> {
         let mut out = Vec::new();
         for extent in &node.extents {
             let (mut at, mut left) = (extent.start, extent.length);
-            // In pieces: a length may be a lie.
+            // In pieces: the length may be false.
             while left > 0 {
                 let size = left.min(1 << 20);
                 let mut piece = vec![0; usize::try_from(size).unwrap_or_default()];
@@ -494,7 +498,7 @@ impl<F: ReadAt> Iso<F> {
     /// Reads a file by its path.
     ///
     /// # Errors
-    /// It is not there, is no file, is larger than `limit`, or reading fails.
+    /// As [`Iso::find`] and [`Iso::read`]; [`IsoError::Kind`] for a directory.
     pub fn read_path(&self, path: &str, limit: u64) -> Result<Vec<u8>, IsoError> {
         let node = self.find(path)?;
         if node.kind != Kind::File {
@@ -522,7 +526,7 @@ struct Record<'a> {
     flags: u8,
     interleaved: bool,
     name: &'a [u8],
-    /// The system use area, behind the name padded to an even length.
+    /// The system use area, after the name padded to an even length.
     area: &'a [u8],
 }
 
@@ -533,7 +537,7 @@ impl<'a> Record<'a> {
         let name_end = 33 + usize::from(*bytes.get(32)?);
         Some(Self {
             length,
-            // Extended attributes stand before the content.
+            // Extended attributes come before the content.
             block: u64::from(le32(bytes, 2)) + u64::from(*bytes.get(1)?),
             size: u64::from(le32(bytes, 10)),
             time: time7(bytes.get(18..25)?),
@@ -564,7 +568,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// What Rock Ridge says of a file.
+/// The Rock Ridge data of a file.
 #[derive(Debug, Default)]
 struct Posix {
     name: Vec<u8>,
@@ -574,12 +578,12 @@ struct Posix {
     link: Option<Vec<u8>>,
     /// Block of a directory that was relocated.
     child: Option<u64>,
-    /// This directory was relocated here and belongs elsewhere.
+    /// This directory was relocated here from another place.
     relocated: bool,
 }
 
 impl Posix {
-    /// Puts what Rock Ridge says over what ISO 9660 says.
+    /// Overrides the ISO 9660 fields with Rock Ridge's.
     fn dress(self, node: &mut Node) {
         if !self.name.is_empty() {
             node.name = self.name;
@@ -617,7 +621,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// The first system use entry: signature, data, the rest behind it.
+/// The first system use entry: signature, data, and the rest.
 fn susp(area: &[u8]) -> Option<(&[u8; 2], &[u8], &[u8])> {
     let signature = area.first_chunk()?;
     let length = usize::from(*area.get(2)?);

@@ -1,8 +1,8 @@
 //! Initramfs images: newc archives, the module closure of a kernel's tree,
 //! the index that `/init` reads.
 //!
-//! [`image::build`] makes an image from an [`image::ImageSpec`];
-//! [`initrd::Initrd`] reads anyone's.
+//! [`image::build`] makes an image from an [`image::ImageSpec`]; [`initrd::Initrd`] reads any
+//! initramfs.
 
 pub mod cloop;
 pub mod compress;

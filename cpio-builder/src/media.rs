@@ -90,7 +90,7 @@ impl Part {
     }
 }
 
-/// UEFI programs: file to take, name to give.
+/// UEFI programs: source file, and name on the medium.
 fn uefi(
     plain: &Part,
     signed: &Part,
@@ -108,18 +108,18 @@ fn uefi(
 pub struct Medium {
     /// Volume name, at most 32 characters of A–Z, 0–9 and `_` to be safe.
     pub label: String,
-    /// The menu; its paths are those that `files` gives.
+    /// The menu; its paths are those of `files`.
     pub menu: Menu,
-    /// Files and directories: path on the medium, where to take it from.
+    /// Files and directories: path on the medium, and source.
     pub files: Vec<(String, PathBuf)>,
     /// Time of everything on it, seconds since 1970.
     pub mtime: u32,
 }
 
-/// Checks that everything which an ISO needs is installed, before any work.
+/// Checks that everything an ISO needs is installed, before any work.
 ///
 /// # Errors
-/// The first thing that is missing.
+/// [`Error::NoTool`] with the first missing program or file.
 pub fn check_iso() -> Result<(), Error> {
     [XORRISO, MFORMAT, MMD, MCOPY].iter().try_for_each(|tool| tool.find().map(drop))?;
     [ISOLINUX, ISOHDPFX, MODULES].iter().try_for_each(|part| part.find().map(drop))?;
@@ -140,12 +140,13 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 /// Makes a hybrid ISO. The same medium gives the same bytes.
 ///
 /// # Errors
-/// Something is not installed, a file cannot be read, xorriso fails.
+/// [`Error::NoTool`] for a program or file, [`Error::Read`] for an input, [`Error::Tool`] when
+/// xorriso fails.
 pub fn iso(medium: &Medium, draft: &Draft) -> Result<(), Error> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_- .".contains(c);
     if medium.label.is_empty() || medium.label.len() > 32 || !medium.label.chars().all(fits) {
         return Err(Error::Media(format!(
-            "'{}' cannot be a medium's name: at most 32 letters, digits, '_', '-', '.'",
+            "'{}' is not a valid name for a medium: at most 32 letters, digits, '_', '-', '.'",
             medium.label
         )));
     }
@@ -159,7 +160,7 @@ pub fn iso(medium: &Medium, draft: &Draft) -> Result<(), Error> {
     }
     put(&isolinux.join("isolinux.cfg"), medium.menu.to_syslinux(false).map_err(menu)?.as_bytes())?;
     put(&tree.join("boot/grub/grub.cfg"), medium.menu.to_grub(false).map_err(menu)?.as_bytes())?;
-    // What Debian's GRUB looks for to know its medium.
+    // Debian's GRUB identifies its medium by this file.
     let info = format!("{} - made by Bellwether {}\n", medium.label, env!("CARGO_PKG_VERSION"));
     put(&tree.join(".disk/info"), info.as_bytes())?;
     for (from, name) in uefi(&GRUB_CD, &GRUB_CD_SIGNED, "bootx64.efi")? {
@@ -178,7 +179,7 @@ pub fn iso(medium: &Medium, draft: &Draft) -> Result<(), Error> {
         run = run.arg("-map").arg(from).arg(format!("/{}", to.trim_start_matches('/')));
     }
     run = run.args(["-chown_r", "0", "/", "--", "-chgrp_r", "0", "/", "--"]);
-    // The files were made under some umask; a medium must be readable for all.
+    // The files have their creator's umask; every user may read a medium.
     run = run.args(["-chmod_r", "a+r,u+w,go-w", "/", "--"]);
     run = run.args(["-find", "/", "-type", "d", "-exec", "chmod", "0755", "--"]);
     run = run.args(["-alter_date_r", "b", &time, "/", "--"]);
@@ -208,7 +209,7 @@ pub fn iso(medium: &Medium, draft: &Draft) -> Result<(), Error> {
     run.run().map(drop)
 }
 
-/// The FAT image that UEFI reads from the medium: the same programs once more.
+/// The FAT image that UEFI reads from the medium: another copy of the programs.
 fn efi_image(tree: &Path, work: &Workplace, mtime: u32) -> Result<(), Error> {
     let from = tree.join("EFI/boot");
     let read = |source| Error::Read { path: from.clone(), source };
@@ -242,13 +243,13 @@ fn efi_image(tree: &Path, work: &Workplace, mtime: u32) -> Result<(), Error> {
 /// FAT counts time from 1980.
 const FAT_EPOCH: u32 = 315_532_800;
 
-/// Fills a directory that a TFTP server hands out: boot loaders for BIOS and
-/// UEFI, menus for pxelinux, GRUB and iPXE, kernel and initramfs. What else
-/// is in the directory stays. Gives what was left out, and why: one of the
-/// two firmwares is enough.
+/// Fills a directory of a TFTP server: boot loaders for BIOS and UEFI, menus for pxelinux, GRUB
+/// and iPXE, kernel and initramfs. Other files in it stay. Returns what was left out and why:
+/// one of the two firmwares is enough.
 ///
 /// # Errors
-/// A file cannot be read or written, or neither boot loader is installed.
+/// [`Error::Read`] or [`Error::Write`] for a file, [`Error::NoTool`] when neither boot loader
+/// is installed.
 pub fn pxe_tree(
     menu: &Menu,
     files: &[(String, PathBuf)],

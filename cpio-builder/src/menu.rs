@@ -1,14 +1,13 @@
 //! Boot menus: one description, read from and written as the configuration of
 //! SYSLINUX (isolinux, pxelinux), GRUB and iPXE.
 //!
-//! Reading takes what these menus say about Linux entries: kernel, initrd,
-//! command line. It follows the SYSLINUX wiki's "Config" page and the GRUB
-//! manual's "Shell-like scripting", and is no interpreter: both branches of a
-//! GRUB `if` count, functions are not called, `.c32` programs, chain loading
-//! and local boot are passed over. What a file includes is asked of the
-//! caller. Input, entries and depth are bounded.
+//! The reader takes Linux entries: kernel, initrd, command line. It follows the SYSLINUX wiki's
+//! "Config" page and the GRUB manual's "Shell-like scripting", and is no interpreter: both
+//! branches of a GRUB `if` count, functions are not called, `.c32` programs, chain loading and
+//! local boot are skipped. The caller loads included files. Input, entries and depth are
+//! bounded.
 //!
-//! Writing gives files without anything but the entries, a default and a time.
+//! The writer's files have only the entries, a default and a timeout.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -17,9 +16,9 @@ use std::fmt::{self, Write as _};
 pub const FILE_MAX: usize = 1 << 20;
 /// Most entries of a menu.
 pub const ENTRIES_MAX: usize = 1024;
-/// Most files that one menu is made of.
+/// Most files of one menu.
 const FILES_MAX: usize = 64;
-/// Most that a GRUB line may grow to by its variables.
+/// Longest GRUB line after expansion of variables.
 const LINE_MAX: usize = 64 << 10;
 
 /// A boot menu.
@@ -29,7 +28,7 @@ pub struct Menu {
     pub title: String,
     /// Seconds until the default starts; `None` waits for ever.
     pub timeout: Option<u32>,
-    /// Position of the entry that starts by itself.
+    /// Index of the default entry.
     pub default: usize,
     /// The entries in order.
     pub entries: Vec<Entry>,
@@ -43,9 +42,10 @@ pub struct Menu {
 pub struct Entry {
     /// Short name, without white space.
     pub id: String,
-    /// What people read.
+    /// The title.
     pub title: String,
-    /// Path of the kernel, as the boot loader is told; empty for what the machine's own
+    /// Path of the kernel, in the boot loader's form; empty for a boot from the machine's own
+    /// disk.
     /// disk boots.
     pub kernel: String,
     /// Paths of the initramfs files, in order.
@@ -55,7 +55,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What the machine's own disk boots.
+    /// An entry that boots from the machine's own disk.
     #[must_use]
     pub fn disk(id: &str, title: &str) -> Self {
         Self { id: id.to_owned(), title: title.to_owned(), ..Self::default() }
@@ -66,13 +66,12 @@ impl Entry {
     }
 }
 
-/// What a machine with this hardware address (`52:54:00:12:34:56`) has to find below a
-/// TFTP server's directory to boot from its own disk: paths, and what is in them. For
-/// pxelinux, for GRUB as it looks for itself and as [`Menu::per_machine`] makes it, and
-/// for iPXE.
+/// Files below a TFTP server's directory that let the machine with this hardware address
+/// (`52:54:00:12:34:56`) boot from its own disk: path and content. For pxelinux, for GRUB's own
+/// search and for [`Menu::per_machine`], and for iPXE.
 ///
 /// # Errors
-/// None in practice: the texts are constants.
+/// None in practice: [`MenuError`] only for texts from outside.
 pub fn disk_menus(mac: &str) -> Result<[(String, String); 4], MenuError> {
     let mac = mac.to_ascii_lowercase();
     let dashes = mac.replace(':', "-");
@@ -99,15 +98,15 @@ pub enum Dialect {
 /// Why a menu cannot be written or read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MenuError {
-    /// There is nothing to start.
+    /// It has no Linux entry.
     Empty,
     /// More entries or files than any menu has.
     TooMany,
-    /// A text would break its line.
+    /// A text that would break its line.
     Text {
         /// The text.
         text: String,
-        /// What it is.
+        /// Its purpose.
         what: &'static str,
     },
 }
@@ -128,14 +127,14 @@ impl fmt::Display for MenuError {
 
 impl std::error::Error for MenuError {}
 
-/// Gives the text of a file that a menu includes, if there is one.
+/// Loads an included file, if it exists.
 pub type Load<'l> = &'l mut dyn FnMut(&str) -> Option<String>;
 
 impl Menu {
     /// Reads a configuration. Without entries it is an empty menu.
     ///
     /// # Errors
-    /// [`MenuError::TooMany`].
+    /// [`MenuError::TooMany`] for too many entries or files.
     pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Result<Self, MenuError> {
         match dialect {
             Dialect::Syslinux => Syslinux::default().read(text, load),
@@ -143,7 +142,7 @@ impl Menu {
         }
     }
 
-    /// Tells the boot loader from the words that only it has.
+    /// Detects the boot loader by its own keywords.
     #[must_use]
     pub fn guess(text: &str) -> Option<Dialect> {
         let first = |line: &str| {
@@ -159,10 +158,10 @@ impl Menu {
         text.lines().find_map(first)
     }
 
-    /// Checks that every text fits the one line that it gets.
+    /// Checks that every text fits its line.
     ///
     /// # Errors
-    /// The text that does not.
+    /// [`MenuError::Text`] for the first that does not.
     pub fn check(&self) -> Result<(), MenuError> {
         if self.entries.is_empty() {
             return Err(MenuError::Empty);
@@ -191,8 +190,8 @@ impl Menu {
         Ok(())
     }
 
-    /// As isolinux and pxelinux read it. Over a network (`from_network`) the
-    /// card that was booted from is told to the kernel, as `BOOTIF=`.
+    /// The menu for isolinux and pxelinux. Over a network (`from_network`) the kernel gets the
+    /// boot card as `BOOTIF=`.
     ///
     /// # Errors
     /// See [`Menu::check`].
@@ -206,7 +205,7 @@ impl Menu {
             let _ = writeln!(out, "MENU TITLE {}", self.title);
         }
         let _ = writeln!(out, "PROMPT 0");
-        // Tenths of seconds; 0 would be for ever, so at once is 1.
+        // Tenths of seconds; 0 means forever, so immediately is 1.
         let tenths = self.timeout.map_or(0, |s| s.saturating_mul(10).max(1));
         let _ = writeln!(out, "TIMEOUT {tenths}");
         if let Some(entry) = self.entries.get(self.default) {
@@ -221,12 +220,12 @@ impl Menu {
                 let _ = writeln!(out, "  LOCALBOOT 0");
                 continue;
             }
-            // KERNEL would guess by the name's ending what kind of program it is.
+            // KERNEL would guess the program's type by its suffix.
             let _ = writeln!(out, "  LINUX {}", entry.kernel);
             if !entry.initrd.is_empty() {
                 let _ = writeln!(out, "  INITRD {}", entry.initrd.join(","));
             }
-            // A lone - keeps a global APPEND away.
+            // A lone - overrides a global APPEND.
             let append = if entry.append.is_empty() { "-" } else { &entry.append };
             let _ = writeln!(out, "  APPEND {append}");
             if from_network {
@@ -236,8 +235,7 @@ impl Menu {
         Ok(out)
     }
 
-    /// As GRUB reads it. Paths stay as they are: absolute ones count from the
-    /// device that GRUB has as `$root`.
+    /// The menu for GRUB. Paths stay as they are: absolute ones count from GRUB's `$root`.
     ///
     /// # Errors
     /// See [`Menu::check`].
@@ -248,8 +246,8 @@ impl Menu {
              terminal_output console serial\nfi\n",
         );
         if self.per_machine {
-            // GRUB has no way to write the address as its own search does, with dashes; and
-            // -e looks into directories, which networks do not show.
+            // GRUB cannot print the address with dashes, as its own search does, and -e reads
+            // directories, which networks do not show.
             out.push_str(
                 "set own=/grub/$net_default_mac.cfg\nif test -s $own; then\n  \
                  configfile $own\nfi\n",
@@ -285,10 +283,10 @@ impl Menu {
         Ok(out)
     }
 
-    /// As an iPXE script. Paths are taken as relative to the script's own.
+    /// The menu as an iPXE script. Paths are relative to the script's.
     ///
     /// # Errors
-    /// See [`Menu::check`]; `${` in a command line would be iPXE's.
+    /// See [`Menu::check`]; also for `${` in a command line, which iPXE would expand.
     pub fn to_ipxe(&self) -> Result<String, MenuError> {
         self.check()?;
         for entry in &self.entries {
@@ -319,14 +317,14 @@ impl Menu {
         for entry in &self.entries {
             let _ = writeln!(out, "\n:{}", entry.id);
             if entry.is_disk() {
-                // UEFI goes on with its next boot option after a failure only.
+                // UEFI continues with its next boot option only after a failure.
                 out.push_str(
                     "iseq ${platform} pcbios && sanboot --no-describe --drive 0x80 ||\nexit 1\n",
                 );
                 continue;
             }
             let _ = write!(out, "kernel {}", entry.kernel);
-            // UEFI's stub takes the files from iPXE only under these names.
+            // UEFI's stub gets the files from iPXE only under these names.
             for path in &entry.initrd {
                 let _ = write!(out, " initrd={}", path.rsplit('/').next().unwrap_or(path));
             }
@@ -343,8 +341,8 @@ impl Menu {
     }
 }
 
-/// Where systems have their loader on an EFI system partition; the last is where
-/// firmware looks on its own (UEFI 2.10, 3.5.1.1).
+/// Boot loaders on an EFI system partition; the last is the firmware's default (UEFI 2.10,
+/// 3.5.1.1).
 const EFI_LOADERS: [&str; 9] = [
     "/EFI/debian/shimx64.efi",
     "/EFI/debian/grubx64.efi",
@@ -357,11 +355,11 @@ const EFI_LOADERS: [&str; 9] = [
     "/EFI/BOOT/BOOTX64.EFI",
 ];
 
-/// What the disk would start. Back to the firmware only when there is nothing: after
-/// GRUB, most stop at their menu and do not go on to the next in their order.
+/// Starts the disk's boot loader. Returns to the firmware only without one: after GRUB, most
+/// stop at their menu and do not try the next boot option.
 fn grub_disk(out: &mut String) {
     let _ = writeln!(out, "  for loader in {}; do", EFI_LOADERS.join(" "));
-    // Firmware starts from partitions only; a stick's whole disk may have the file, too.
+    // Firmware starts only from partitions; a stick's whole disk may have the file, too.
     let hints = ["gpt1", "gpt2", "msdos1", "msdos2"].map(|part| format!("--hint hd0,{part}"));
     let _ = writeln!(
         out,
@@ -528,8 +526,7 @@ impl Syslinux {
         let append = append.unwrap_or_else(|| self.append.clone());
         let mut kept: Vec<&str> = Vec::new();
         for word in append.split_whitespace().filter(|word| *word != "-") {
-            // It is the boot loader that reads this one; the kernel gets it
-            // too and does not care.
+            // Only the boot loader uses this word; the kernel ignores it.
             match word.strip_prefix("initrd=") {
                 Some(list) => entry.initrd = paths(list),
                 None => kept.push(word),
@@ -571,7 +568,7 @@ struct Grub {
     variables: BTreeMap<String, String>,
     entry: Option<Entry>,
     files: usize,
-    /// Blocks that are open.
+    /// Open blocks.
     depth: usize,
     /// Position in `menu.entries` of each item of the first level.
     items: Vec<usize>,
@@ -605,7 +602,7 @@ impl Grub {
             self.depth += usize::from(opens);
             let mut words = words.iter().map(String::as_str);
             let Some(mut first) = words.next() else { continue };
-            // What stands before a command on its line.
+            // Arguments of an earlier command on the line.
             while matches!(first, "if" | "then" | "else" | "elif" | "{" | "}" | "do" | "fi" | "!") {
                 if first == "}" {
                     self.end_entry()?;
@@ -696,8 +693,8 @@ impl Grub {
         Ok(())
     }
 
-    /// The words up to the end of a command: a line's end, `;`, or a brace;
-    /// and whether that opens a block. A closing brace is a command.
+    /// The words up to the end of a command: a line's end, `;`, or a brace; and whether it
+    /// opens a block. A closing brace is a command.
     fn command(&self, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> (Vec<String>, bool) {
         let mut words = Vec::new();
         let mut word: Option<String> = None;
@@ -762,7 +759,7 @@ impl Grub {
         (words, opens)
     }
 
-    /// Puts in a variable's value; gives its length.
+    /// Appends a variable's value; returns its length.
     fn expand(
         &self,
         chars: &mut std::iter::Peekable<std::str::Chars<'_>>,

@@ -1,12 +1,11 @@
-//! What a kernel module says about itself: its `.modinfo` section.
+//! Reads the `.modinfo` section of a kernel module.
 //!
 //! `.modinfo` is a run of NUL-ended `key=value` texts (`include/linux/
 //! moduleparam.h`). With it neither `depmod` nor its files are needed: the
 //! kernel's build already wrote each module's dependencies there.
 //!
-//! Reads just enough ELF (64-bit little-endian, System V gABI chapter 4) to
-//! find one section, through a [`ReadAt`], so that of a large module only a
-//! few hundred bytes come from the disk.
+//! Parses just enough ELF (64-bit little-endian, System V gABI chapter 4) to find one section,
+//! through a [`ReadAt`]: of a large module only a few hundred bytes are read.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,7 +17,8 @@ pub trait ReadAt {
     /// Fills the buffer from the offset.
     ///
     /// # Errors
-    /// Reading fails, or the data ends before the buffer is full.
+    /// The source's read error; [`io::ErrorKind::UnexpectedEof`] when the data ends before the
+    /// buffer is full.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -48,14 +48,14 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     }
 }
 
-/// Why a file gave no `.modinfo`.
+/// Why a file has no readable `.modinfo`.
 #[derive(Debug)]
 pub enum ModinfoError {
     /// Not a 64-bit little-endian ELF file.
     NotElf,
     /// It has no `.modinfo` section: an ELF file, but not a kernel module.
     NotModule,
-    /// It ends before its own section table does, or cannot be read.
+    /// It ends before its section table, or cannot be read.
     Read(io::Error),
 }
 
@@ -85,7 +85,7 @@ const SECTION_MAX: u64 = 4 << 20;
 /// Machine of an ELF file, `e_machine`: 62 is x86-64, 183 is AArch64.
 ///
 /// # Errors
-/// [`ModinfoError::NotElf`], or reading fails.
+/// [`ModinfoError::NotElf`] for another file, [`ModinfoError::Read`] when it cannot be read.
 pub fn machine(file: &(impl ReadAt + ?Sized)) -> Result<u16, ModinfoError> {
     let mut head = [0; 20];
     match file.read_exact_at(&mut head, 0) {
@@ -99,7 +99,7 @@ pub fn machine(file: &(impl ReadAt + ?Sized)) -> Result<u16, ModinfoError> {
     Ok(u16_at(&head, 18))
 }
 
-/// The name people use for an ELF machine.
+/// The common name of an ELF machine.
 #[must_use]
 pub fn machine_name(machine: u16) -> String {
     match machine {
@@ -116,7 +116,8 @@ pub fn machine_name(machine: u16) -> String {
 /// Reads the `.modinfo` of a module.
 ///
 /// # Errors
-/// See [`ModinfoError`].
+/// [`ModinfoError::NotElf`] for another file, [`ModinfoError::NotModule`] without the section,
+/// [`ModinfoError::Read`].
 pub fn read(file: &(impl ReadAt + ?Sized)) -> Result<Modinfo, ModinfoError> {
     let text = section(file, b".modinfo\0")?.ok_or(ModinfoError::NotModule)?;
     Ok(Modinfo { machine: machine(file)?, text })
@@ -126,7 +127,7 @@ pub fn read(file: &(impl ReadAt + ?Sized)) -> Result<Modinfo, ModinfoError> {
 /// no such section, or it is larger than 4 MiB.
 ///
 /// # Errors
-/// [`ModinfoError::NotElf`], or reading fails.
+/// [`ModinfoError::NotElf`] for another file, [`ModinfoError::Read`] when it cannot be read.
 pub fn section(
     file: &(impl ReadAt + ?Sized),
     name: &[u8],

@@ -5,10 +5,9 @@
 //! 110-byte header of hexadecimal fields, the name with its NUL, padding to
 //! four bytes, the data, padding again; `TRAILER!!!` ends an archive.
 //!
-//! The writer is reproducible: entries are sorted, times are one given
-//! number, inodes count up, owner is root, parents are made as needed. The
-//! reader borrows and is strict about bounds. The checksums of the `070702`
-//! variant are read over, as the kernel does.
+//! The writer is reproducible: entries are sorted, times are one given number, inodes count up,
+//! owner is root, parents are added as needed. The reader borrows and checks all bounds. The
+//! checksums of the `070702` variant are not verified, as in the kernel.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +37,7 @@ pub enum NewcError {
         /// Name of the entry, or the last one before it.
         near: String,
     },
-    /// No header where one should be.
+    /// A header is missing.
     Magic {
         /// Offset of the supposed header.
         offset: usize,
@@ -68,7 +67,7 @@ impl fmt::Display for NewcError {
 
 impl std::error::Error for NewcError {}
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// A directory.
@@ -95,7 +94,7 @@ pub enum Node {
     HardLink(String),
 }
 
-/// Something wrong with what was put into an [`Archive`].
+/// Why an [`Archive`] cannot hold an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArchiveError {
     /// Not a plain relative path: empty, absolute, `..`, NUL, or too long.
@@ -104,7 +103,7 @@ pub enum ArchiveError {
     Twice(String),
     /// A parent of the path is not a directory.
     Parent(String),
-    /// The file is larger than the format can say (4 GiB).
+    /// The file is larger than the format allows (4 GiB).
     TooBig(String),
     /// A hard link to something that is not a regular file in the archive.
     Link(String),
@@ -137,12 +136,12 @@ impl Archive {
         Self::default()
     }
 
-    /// Adds an entry with its permission bits. Parents appear by themselves
-    /// as directories with mode 0755; a directory that is already there is
-    /// not an error.
+    /// Adds an entry with its permission bits. Missing parents are added with mode 0755; an
+    /// existing directory is not an error.
     ///
     /// # Errors
-    /// A path that is not plain and relative, or already taken.
+    /// [`ArchiveError::Path`] for a path that is not plain and relative,
+    /// [`ArchiveError::Twice`] for one already taken.
     pub fn add(&mut self, path: &str, permissions: u32, node: Node) -> Result<(), ArchiveError> {
         let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
         if !path.split('/').all(plain) || path.len() >= NAME_MAX || path == TRAILER {
@@ -169,9 +168,9 @@ impl Archive {
         Ok(())
     }
 
-    /// Takes a directory entry out again, leaving what is below. For an archive
-    /// that will be unpacked over another one, in which the directory is a
-    /// symbolic link: the kernel would replace the link.
+    /// Removes a directory entry and keeps the entries below. For an archive that is unpacked
+    /// over another in which the directory is a symbolic link: the kernel would replace the
+    /// link.
     pub fn forget_dir(&mut self, path: &str) {
         if self.entries.get(path).is_some_and(|(_, node)| *node == Node::Dir) {
             self.entries.remove(path);
@@ -196,11 +195,13 @@ impl Archive {
         self.entries.is_empty()
     }
 
-    /// The bytes of the archive, padded to 512 as other tools do. `mtime` is
-    /// every entry's time.
+    /// The bytes of the archive, padded to 512 as other tools do. `mtime` is the time of every
+    /// entry.
     ///
     /// # Errors
-    /// A hard link that leads to no regular file.
+    /// [`ArchiveError::Link`] for a hard link without its regular file,
+    /// [`ArchiveError::Parent`] and [`ArchiveError::TooBig`] for an entry that the format
+    /// cannot hold.
     pub fn write(&self, mtime: u32) -> Result<Vec<u8>, ArchiveError> {
         let file_of = |path: &str| match self.entries.get(path) {
             Some((mode, Node::File(data))) => Some((*mode, data.as_slice())),
@@ -279,7 +280,7 @@ fn pad(out: &mut Vec<u8>, to: usize) {
     out.resize(out.len().next_multiple_of(to), 0);
 }
 
-/// What a header says of its entry, as it stands there.
+/// The fields of a header, as written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
     /// Inode number.
@@ -303,20 +304,20 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether these first six bytes of an entry are those of a format read here.
+    /// Whether these first six bytes of an entry are a supported magic.
     #[must_use]
     pub fn is_magic(magic: &[u8]) -> bool {
         magic == b"070701" || magic == b"070702"
     }
 
-    /// Reads what stands behind the magic: thirteen numbers of eight digits. Nothing
-    /// when they are none, or the name is empty or longer than the kernel takes.
+    /// Parses the fields after the magic: thirteen numbers of eight digits. `None` when one is
+    /// malformed, or the name is empty or longer than the kernel accepts.
     #[must_use]
     pub fn parse(digits: &[u8]) -> Option<Self> {
         let mut fields = [0; 13];
         for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
             let text = std::str::from_utf8(digits).ok()?;
-            // from_str_radix would take a sign.
+            // from_str_radix accepts a sign.
             let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
             *field = u32::from_str_radix(text, 16).ok().filter(|_| hexadecimal)?;
         }
@@ -335,7 +336,7 @@ impl Header {
         })
     }
 
-    /// Where the content begins, counted from the start of the entry.
+    /// Offset of the content from the start of the entry.
     #[must_use]
     pub const fn data_at(&self) -> usize {
         (HEADER + self.name_len).next_multiple_of(4)
@@ -422,7 +423,7 @@ impl<'a> Entry<'a> {
         self.mode & S_IFMT == S_IFDIR
     }
 
-    /// Where it points, if it is a symbolic link.
+    /// Its target, if it is a symbolic link.
     #[must_use]
     pub fn symlink(&self) -> Option<&'a str> {
         let link = self.mode & S_IFMT == S_IFLNK;
@@ -458,7 +459,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads from the start of `bytes`. What follows the trailer is left.
+    /// Reads from the start of `bytes`. Bytes after the trailer are left.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0, last: "", done: false }

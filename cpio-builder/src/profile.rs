@@ -1,4 +1,4 @@
-//! Which modules go into an image, and what each is for: tables.
+//! Tables: the modules of each profile, and the class of each module.
 
 use crate::error::Error;
 use crate::tree::{KernelModule, KernelTree};
@@ -7,17 +7,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// A choice of modules. What a kernel lacks or has built in is passed over:
-/// one table serves all kernels. The lists are words between white space.
+/// A selection of modules. Modules that a kernel lacks or has built in are skipped: one table
+/// serves all kernels. The lists are words between white space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
     /// The word on the command line.
     pub name: &'static str,
-    /// What it is for, one line.
+    /// A description, one line.
     pub about: &'static str,
     /// Whole directories below `kernel/`, or starts of file names there.
     places: &'static str,
-    /// What is taken out of `places` again.
+    /// Exceptions to `places`.
     without: &'static str,
     /// Modules or aliases by name.
     names: &'static str,
@@ -35,7 +35,7 @@ impl Profile {
         PROFILES.into_iter().find(|profile| profile.name == name)
     }
 
-    /// The modules it names in a kernel, without what they need.
+    /// The profile's modules in a kernel, without their dependencies.
     #[must_use]
     pub fn select(&self, tree: &KernelTree) -> BTreeSet<usize> {
         let under = |place: &str, list: &str| {
@@ -70,15 +70,15 @@ const VIRT: Profile = Profile {
     also: &[LIVE],
 };
 
-/// File systems of a live boot and what stands below and beside them; and the
-/// fast SHA-256 that the kernel checks module signatures with, once it is loaded.
+/// File systems of a live boot, with the block layers and libraries they need; and the fast
+/// SHA-256 for the kernel's check of module signatures.
 const LIVE: &str = "
     loop squashfs overlay isofs ext4 vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8
     nfs nfsv3 nfsv4 9p 9pnet_virtio af_packet ipv6
     crc32c_intel crc32c_generic crc32c
     sha256_ssse3 sha256_ce";
 
-/// One machine's own devices: what [`host_aliases`] finds comes on top.
+/// The devices of this machine: [`host_aliases`] adds its modules.
 pub const HOST: Profile = Profile {
     name: "host",
     about: "the machine that the image is made on",
@@ -98,11 +98,10 @@ pub const CLASSES: [(&str, Class); 6] = [
     ("lib", Class::LIB),
 ];
 
-/// What a machine's devices ask for: every `modalias` below a sysfs's
-/// `devices`, sorted.
+/// The aliases of a machine's devices: every `modalias` below a sysfs's `devices`, sorted.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// [`Error::Read`] when the directory cannot be read.
 pub fn host_aliases(sys: &Path) -> Result<BTreeSet<String>, Error> {
     let top = sys.join("devices");
     let mut todo = vec![top.clone()];
@@ -144,7 +143,7 @@ pub fn of_class(tree: &KernelTree, wanted: Class) -> BTreeSet<usize> {
     modules.filter(|(_, m)| class(m).intersects(wanted)).map(|(n, _)| n).collect()
 }
 
-/// Without these there is no live system, wherever its image comes from.
+/// Every live system needs these, wherever its image comes from.
 pub const ESSENTIAL: [&str; 3] = ["loop", "squashfs", "overlay"];
 
 /// Any machine with a wired network, and the disks that such machines have.
@@ -265,8 +264,8 @@ const CLASS_BY_DIR: &[(&str, Class)] = &[
     ("net/sunrpc/", Class::FS),
 ];
 
-/// Class by the start of an alias, for modules whose directory says nothing
-/// (out-of-tree drivers under `updates/` and `extra/`).
+/// Class by the start of an alias, for modules whose directory does not tell (out-of-tree
+/// drivers under `updates/` and `extra/`).
 const CLASS_BY_ALIAS: &[(&str, Class)] = &[
     ("fs_", Class::FS),
     ("crypto_", Class::LIB),
@@ -289,7 +288,7 @@ const CLASS_BY_PCI: &[(&str, Class)] = &[
     ("bc0Csc03", Class::BUS),
 ];
 
-/// What a module is for.
+/// The class of a module.
 #[must_use]
 pub fn class(module: &KernelModule) -> Class {
     let place = module.place();

@@ -1,9 +1,8 @@
-//! Places that kernel modules come from: a directory, a Debian package, an
-//! initramfs, the squashfs of a live system.
+//! Sources of kernel modules: a directory, a Debian package, an initramfs, the squashfs of a
+//! live system.
 //!
-//! All but the directory are read without unpacking them to disk. A package
-//! or an initramfs is one compressed stream, so its modules are kept in
-//! memory; a squashfs is read file by file.
+//! None of them is unpacked to disk. A package or an initramfs is one compressed stream, so its
+//! modules are kept in memory; a squashfs is read file by file.
 
 use crate::compress::{self, Codec};
 use crate::container::{Container, Squashfs, images};
@@ -19,7 +18,7 @@ use std::sync::Arc;
 /// The most that all files kept of one container may hold.
 const KEPT_MAX: usize = 4 << 30;
 
-/// What kind of thing modules were taken from.
+/// The kind of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -37,24 +36,23 @@ pub enum Kind {
     },
 }
 
-/// A kernel's modules and where they come from.
+/// A kernel's modules and their source.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// The modules.
     pub tree: KernelTree,
-    /// What the container's own modprobe.d says. Empty for a directory,
-    /// which has none.
+    /// The container's own modprobe.d. Empty for a directory, which has none.
     pub conf: ModprobeConf,
-    /// What they were taken from.
+    /// Their source.
     pub kind: Kind,
 }
 
-/// Finds the one kernel's modules in whatever a path means. `release`
-/// chooses among several kernels.
+/// Finds one kernel's modules in a source of any kind. `release` chooses among several kernels.
 ///
 /// # Errors
-/// It cannot be read, has no modules, or has several kernels' without one
-/// being chosen.
+/// [`Error::Read`], [`Error::Container`] or [`Error::Initrd`] when it cannot be read,
+/// [`Error::NoModules`] without modules, [`Error::ManyKernels`] for several kernels without a
+/// choice.
 pub fn open(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
     let kernel = open_any(path, release)?;
     match release {
@@ -143,7 +141,7 @@ fn from_container(
     Ok(Kernel { tree, conf, kind })
 }
 
-/// Which files of a container are worth keeping.
+/// Whether a container's file is kept.
 fn wanted(path: &str) -> bool {
     let path = path.strip_prefix("usr/").unwrap_or(path);
     ["lib/modules/", "lib/firmware/", "lib/modprobe.d/", "etc/modprobe.d/"]
@@ -164,8 +162,7 @@ fn bases(paths: &[&String]) -> BTreeMap<String, String> {
     found
 }
 
-/// Finds the `lib/modules/VERSION` directory that a path means: itself, or
-/// the one below it.
+/// Finds the `lib/modules/VERSION` directory of a path: itself, or the one below it.
 fn open_dir(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
     let is_tree = |dir: &Path| {
         ["modules.order", "modules.dep", "modules.builtin", "kernel"]
@@ -190,7 +187,7 @@ fn open_dir(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         }
         choose(path, found, release)?
     };
-    // The directory is called like the release, unless reached by a link.
+    // The directory has the release's name, unless reached by a link.
     let dir = fs::canonicalize(&dir).map_err(Error::read(&dir))?;
     let tree = KernelTree::load(Container::Dir(dir), "")?;
     Ok(Kernel { tree, conf: ModprobeConf::default(), kind: Kind::Dir })
@@ -228,7 +225,7 @@ fn read_deb(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
     loop {
         // Name in 16 bytes, size in decimal at 48, and a two-byte mark.
         let mut member = [0; 60];
-        file.read_exact(&mut member).map_err(|_| bad("it has no data.tar, or is cut short"))?;
+        file.read_exact(&mut member).map_err(|_| bad("it has no data.tar, or is truncated"))?;
         let text = |from: usize, to: usize| {
             let field = member.get(from..to).and_then(|b| std::str::from_utf8(b).ok());
             field.unwrap_or_default().trim_end_matches([' ', '/'])
@@ -248,7 +245,7 @@ fn read_deb(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         }
         let ending = name.strip_prefix("data.tar").unwrap_or_default();
         let codec = Codec::from_ending(ending)
-            .ok_or_else(|| bad(&format!("its data.tar{ending} is not read")))?;
+            .ok_or_else(|| bad(&format!("its data.tar{ending} is not supported")))?;
         let data = compress::reader(codec, file.take(size)).map_err(fail)?;
         return read_tar(data).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => bad("its data.tar is cut short"),

@@ -1,10 +1,9 @@
-//! Makes modules smaller than the kernel's build left them.
+//! Shrinks modules.
 //!
-//! What goes: BTF type information, the ORC tables of the stack unwinder,
-//! local symbols that no relocation uses, and the signature, which would no
-//! longer fit. A module loads and works without them; what is lost is BPF's
-//! view of it, the module's part of a stack trace, and loading where
-//! signatures are enforced (Secure Boot's lockdown). Hence never by default.
+//! Removed: BTF type information, the ORC tables of the stack unwinder, local symbols that no
+//! relocation uses, and the signature, which would be invalid. A module loads and works without
+//! them. Lost are BPF's view of it, its part of a stack trace, and loading where signatures are
+//! enforced (Secure Boot's lockdown). Therefore never by default.
 //!
 //! Sections keep their numbers: what is dropped leaves an empty header of
 //! type SHT_NULL, which the kernel's loader passes over (`elf_validity_check`
@@ -28,8 +27,7 @@ const SECTION: usize = 64;
 const SYMBOL: usize = 24;
 const RELA: usize = 24;
 
-/// The smaller module, or nothing if this is not a module of the shape that
-/// is understood here; then it is better left alone.
+/// The smaller module; `None` for an unknown shape, which is better left unchanged.
 #[must_use]
 pub fn strip(module: &[u8]) -> Option<Vec<u8>> {
     let header = module.get(..HEADER)?;
@@ -52,7 +50,7 @@ pub fn strip(module: &[u8]) -> Option<Vec<u8>> {
     Some(write(header, &sections))
 }
 
-/// A section: its header's fields that matter, and its content.
+/// A section: the relevant header fields, and its content.
 #[derive(Clone)]
 struct Section {
     header: [u8; SECTION],

@@ -1,5 +1,5 @@
-//! Programs that do the writing of file systems and media, and files that
-//! appear whole or not at all.
+//! External programs that write file systems and media, and files that appear complete or not
+//! at all.
 
 use crate::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A program of the system, and where it comes from.
+/// An external program and its package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tool {
     /// Name of the program.
@@ -37,10 +37,10 @@ tools! {
 }
 
 impl Tool {
-    /// Where it is: in `PATH`, or where programs for administrators are.
+    /// Its path: in `PATH`, or in the directories of administrators' programs.
     ///
     /// # Errors
-    /// It is not installed.
+    /// [`Error::NoTool`] when it is not installed.
     pub fn find(&self) -> Result<PathBuf, Error> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -49,13 +49,13 @@ impl Tool {
         found.into_iter().find(|file| file.is_file()).ok_or_else(missing)
     }
 
-    /// A run of it, to be filled with words.
+    /// A run of it without arguments.
     ///
     /// # Errors
-    /// It is not installed.
+    /// [`Error::NoTool`] when it is not installed.
     pub fn command(&self) -> Result<Run, Error> {
         let mut command = Command::new(self.find()?);
-        // Messages are read, and times are not to depend on where it runs.
+        // Messages are parsed, and times must not depend on the machine.
         command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC0").stdin(Stdio::null());
         Ok(Run { command, program: self.program })
     }
@@ -69,14 +69,14 @@ pub struct Run {
 }
 
 impl Run {
-    /// Adds words.
+    /// Adds arguments.
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.command.args(words);
         self
     }
 
-    /// Adds a word.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
         self.command.arg(word);
@@ -97,19 +97,18 @@ impl Run {
         self
     }
 
-    /// Runs it to its end; gives what it wrote to standard output.
+    /// Runs it to its end; returns its standard output.
     ///
     /// # Errors
-    /// It does not start, or fails: then its last words are in the error.
+    /// [`Error::Tool`] when it does not start, or fails: with its last message.
     pub fn run(self) -> Result<Vec<u8>, Error> {
         self.feed(|_| Ok(()))
     }
 
-    /// Runs it with something to read.
+    /// Runs it with a standard input.
     ///
     /// # Errors
-    /// As [`Run::run`], or `write` fails for another reason than that the
-    /// program does not want more.
+    /// As [`Run::run`]; also the error of `write`, except a closed pipe.
     pub fn feed(
         mut self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send,
@@ -138,9 +137,9 @@ impl Run {
     }
 }
 
-/// What a program said last, in one line.
+/// The program's last message, in one line.
 fn last_words(text: &str) -> String {
-    // xorriso asks before it writes.
+    // xorriso checks before it writes.
     let full = ["No space left on device", "exceeds free space on media"];
     if full.iter().any(|said| text.contains(said)) {
         return "the disk is full; free some space or give -o another place".into();
@@ -158,8 +157,8 @@ fn last_words(text: &str) -> String {
     }
 }
 
-/// A file being made under another name, which gets its own when it is whole.
-/// Dropped before that, it leaves nothing.
+/// A file being made under a temporary name, renamed when complete. Dropping it earlier leaves
+/// nothing.
 #[derive(Debug)]
 pub struct Draft {
     path: PathBuf,
@@ -171,7 +170,7 @@ impl Draft {
     /// A draft of `to`, in the same directory.
     ///
     /// # Errors
-    /// The path names no file, or its directory is not there.
+    /// [`Error::Write`] when the path has no file name, or its directory does not exist.
     pub fn new(to: &Path) -> Result<Self, Error> {
         let fail = |kind: io::ErrorKind| Error::Write { path: to.into(), source: kind.into() };
         let name = to.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory))?;
@@ -187,7 +186,7 @@ impl Draft {
         Ok(Self { path: to.with_file_name(draft), to: to.into(), kept: false })
     }
 
-    /// Where the work goes on.
+    /// The temporary path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -196,17 +195,17 @@ impl Draft {
     /// Creates it empty, open for reading and writing.
     ///
     /// # Errors
-    /// It cannot be created.
+    /// [`Error::Write`] when it cannot be created.
     pub fn create(&self) -> Result<File, Error> {
         let file =
             File::options().read(true).write(true).create(true).truncate(true).open(&self.path);
         file.map_err(|source| Error::Write { path: self.to.clone(), source })
     }
 
-    /// Gives it its name.
+    /// Syncs and renames it.
     ///
     /// # Errors
-    /// It cannot be written to the disk, or renamed.
+    /// [`Error::Write`] when it cannot be synced or renamed.
     pub fn keep(mut self) -> Result<(), Error> {
         let synced = File::open(&self.path).and_then(|file| file.sync_all());
         let done = synced.and_then(|()| fs::rename(&self.path, &self.to));
@@ -224,7 +223,7 @@ impl Drop for Draft {
     }
 }
 
-/// A directory for what is needed while a file is made; gone with it.
+/// A temporary directory, removed when dropped.
 #[derive(Debug)]
 pub struct Workplace(PathBuf);
 
@@ -232,7 +231,7 @@ impl Workplace {
     /// A new directory beside `near`, where there is room for what `near` will hold.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// [`Error::Write`] when it cannot be created.
     pub fn new(near: &Path) -> Result<Self, Error> {
         use std::os::unix::fs::DirBuilderExt;
         let name = near.file_name().unwrap_or_default().to_string_lossy();

@@ -1,11 +1,8 @@
-//! A kernel's module tree: which modules there are, what they need, what they
-//! serve.
+//! A kernel's module tree: its modules, their dependencies and the devices they serve.
 //!
-//! The tree may be a directory or lie inside an initramfs or a package. What
-//! `depmod` wrote is used when it is there, because then compressed modules
-//! need not be unpacked to be understood. What it did not write, or when it
-//! never ran (a kernel package just unpacked), comes from each module's
-//! `.modinfo`: depmod is not needed.
+//! The tree may be a directory or part of an initramfs or a package. depmod's files are used
+//! where they exist, because compressed modules then need not be unpacked. The rest comes from
+//! each module's `.modinfo`: depmod need not have run.
 //!
 //! Not read: `modules.symbols` (dependencies are already names) and the
 //! binary `.bin` tries (private to kmod).
@@ -41,7 +38,7 @@ pub struct KernelModule {
     pub path: String,
     /// How its file is compressed.
     pub compression: Compression,
-    /// Names of modules it needs; at least the direct ones.
+    /// Names of modules that it depends on; at least the direct ones.
     pub depends: Vec<String>,
     /// Alias patterns, normalised.
     pub aliases: Vec<String>,
@@ -68,26 +65,25 @@ pub struct KernelTree {
     pub release: String,
     /// ELF machine of the modules; 0 if there are none.
     pub machine: u16,
-    /// The modules in the order of `modules.order`, those it lacks behind.
+    /// The modules in the order of `modules.order`, others after them.
     pub modules: Vec<KernelModule>,
-    /// Normalised names of what is built into the kernel.
+    /// Normalised names of built-in modules.
     pub builtin: BTreeSet<String>,
-    /// Normalised alias patterns of what is built in, with the name.
+    /// Normalised alias patterns of built-in modules, with the name.
     pub builtin_aliases: Vec<(String, String)>,
     by_name: BTreeMap<String, usize>,
     base: String,
     source: Container,
 }
 
-/// Splits a module's file name off its path and its compression.
+/// Splits a path into module name and compression.
 fn module_file(path: &str) -> Option<(&str, Compression)> {
     let file = path.rsplit('/').next().unwrap_or(path);
     let name = |how: Compression| file.strip_suffix(how.ending())?.strip_suffix(".ko");
     Compression::ALL.into_iter().find_map(|how| Some((name(how)?, how)))
 }
 
-/// The part of a path before `.ko`: what `modules.order` and a compressed
-/// file have in common.
+/// The part of a path before `.ko`: common to `modules.order` and a compressed file.
 fn stem(path: &str) -> &str {
     path.rsplit_once(".ko").map_or(path, |(stem, _)| stem)
 }
@@ -115,8 +111,8 @@ fn softdep(text: &str, pre: &mut Vec<String>, post: &mut Vec<String>) {
 }
 
 impl KernelTree {
-    /// Reads the tree at `base` of a source. The release is what its
-    /// directory is called, unless the modules say otherwise.
+    /// Reads the tree at `base` of a source. The release is the directory's name, unless the
+    /// modules have another.
     ///
     /// # Errors
     /// The tree cannot be read, or a module in it is damaged. No module at
@@ -139,8 +135,7 @@ impl KernelTree {
         let builtin_text = text("modules.builtin")?;
         let order = text("modules.order")?.unwrap_or_default();
 
-        // What depmod says, by path and by name. Only together do its files
-        // tell all about a module.
+        // depmod's data, by path and by name: only its files together are complete.
         let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut softdeps: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
@@ -174,8 +169,8 @@ impl KernelTree {
         for path in &files {
             let Some((name, how)) = module_file(path) else { continue };
             let name = normalise_name(name);
-            // Of two files with one name depmod's choice counts, then its
-            // default search order: updates before the rest.
+            // Of two files with one name depmod's choice counts, then its default search order:
+            // updates before the rest.
             let rank = |path: &str| (said.contains_key(path), path.starts_with("updates/"));
             match chosen.get(&name) {
                 Some((there, _)) if rank(there) >= rank(path) => {}
@@ -255,7 +250,7 @@ impl KernelTree {
         Ok(tree)
     }
 
-    /// Takes machine and release from the first module that is looked into.
+    /// Takes machine and release from the first module that is read.
     fn learn(&mut self, info: &Modinfo) {
         if self.machine == 0 {
             self.machine = info.machine;
@@ -272,8 +267,8 @@ impl KernelTree {
         self.by_name.get(&normalise_name(name)).copied()
     }
 
-    /// Modules that a name or alias stands for, as `modprobe` would take it.
-    /// `None` if it is unknown; an empty list if it is built in.
+    /// The modules of a name or alias, as `modprobe` would resolve it. `None` if it is unknown;
+    /// empty if it is built in.
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<Vec<usize>> {
         let name = normalise_name(name);
@@ -291,9 +286,9 @@ impl KernelTree {
         known.then_some(found)
     }
 
-    /// Modules that a soft dependency wishes for. Where the kernel has a library of
-    /// that name built in, the wish is for the algorithm of its crypto interface:
-    /// f2fs asks for `crc32`, and cannot mount without `crypto-crc32`.
+    /// The modules of a soft dependency. If the kernel has a library of that name built in, the
+    /// dependency means the algorithm of its crypto interface: f2fs asks for `crc32`, and
+    /// cannot mount without `crypto-crc32`.
     #[must_use]
     pub fn wished(&self, name: &str) -> Vec<usize> {
         let found = self.resolve(name).unwrap_or_default();
@@ -303,8 +298,8 @@ impl KernelTree {
         found
     }
 
-    /// The modules' direct needs as numbers. Needs that are neither modules
-    /// nor built in go to `missing`.
+    /// The modules' direct dependencies as numbers. Those that are neither modules nor built in
+    /// go to `missing`.
     fn needs(&self, module: &KernelModule, missing: &mut BTreeSet<String>) -> Vec<usize> {
         let mut found = Vec::new();
         for need in &module.depends {
@@ -317,13 +312,13 @@ impl KernelTree {
         found
     }
 
-    /// Everything a module needs, in load order, without itself. Cycles,
-    /// which depmod would refuse, are cut where they close.
+    /// All dependencies of a module, in load order, without itself. Cycles, which depmod would
+    /// refuse, are cut where they close.
     #[must_use]
     pub fn closure(&self, module: usize, missing: &mut BTreeSet<String>) -> Vec<usize> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::from([module]);
-        // (module, its needs not yet visited)
+        // (module, its dependencies not yet visited)
         let mut stack: Vec<(usize, Vec<usize>)> = Vec::new();
         let mut needs = |n: usize| {
             let mut list = self.modules.get(n).map(|m| self.needs(m, missing)).unwrap_or_default();
@@ -349,8 +344,7 @@ impl KernelTree {
         order
     }
 
-    /// The given modules and everything they need or may want: hard, soft and
-    /// weak dependencies of all of them.
+    /// The given modules and all their dependencies: hard, soft and weak.
     #[must_use]
     pub fn with_needs(
         &self,
@@ -374,7 +368,7 @@ impl KernelTree {
     /// Reads a module, decompressed; a signature at its end stays.
     ///
     /// # Errors
-    /// Reading or unpacking fails.
+    /// [`Error::Read`] or [`Error::Unpack`] for its file.
     pub fn read(&self, module: &KernelModule) -> Result<Vec<u8>, Error> {
         unpack(&module.path, module.compression, self.source.read(&self.within(&module.path))?)
     }
@@ -404,12 +398,11 @@ impl KernelTree {
         }
     }
 
-    /// Reads a firmware file from beside the modules of a package or image:
-    /// `lib/firmware` where they are in `lib/modules`. Nothing for a
-    /// directory.
+    /// Reads a firmware file of the same package or image: in `lib/firmware` beside
+    /// `lib/modules`. `None` for a directory.
     ///
     /// # Errors
-    /// It is there, but cannot be read.
+    /// [`Error::Read`] when it exists but cannot be read.
     pub fn firmware(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match (&self.source, self.base.rsplit_once("modules/")) {
             (Container::Dir(_), _) | (_, None) => Ok(None),
@@ -421,27 +414,27 @@ impl KernelTree {
 /// Names of the firmware files that a module may ask for.
 ///
 /// # Errors
-/// The module is damaged.
+/// [`Error::Module`] when the module is damaged.
 pub fn firmware(data: &[u8]) -> Result<Vec<String>, ModinfoError> {
     Ok(modinfo::read(data)?.values("firmware").map(str::to_owned).collect())
 }
 
-/// What `modprobe.d` files say.
+/// The content of `modprobe.d` files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModprobeConf {
     /// Normalised names of blacklisted modules.
     pub blacklist: BTreeSet<String>,
     /// Parameters by normalised name.
     pub options: BTreeMap<String, String>,
-    /// Normalised alias patterns, with the name they stand for.
+    /// Normalised alias patterns, with their module.
     pub aliases: Vec<(String, String)>,
     /// `softdep` lines: name, pre, post.
     pub softdeps: Vec<(String, Vec<String>, Vec<String>)>,
 }
 
 impl ModprobeConf {
-    /// Adds a file's content, `modprobe.d(5)`. `install` and `remove` lines
-    /// run programs that an initramfs does not have; they are left out.
+    /// Adds a file's content, `modprobe.d(5)`. `install` and `remove` lines run programs that
+    /// an initramfs lacks; they are skipped.
     pub fn parse(&mut self, text: &str) {
         let text = text.replace("\\\n", " ");
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
@@ -475,7 +468,7 @@ impl ModprobeConf {
     /// Reads a `modprobe.d` directory's `.conf` files in order, or one file.
     ///
     /// # Errors
-    /// Something cannot be read.
+    /// [`Error::Read`] when the directory or a file cannot be read.
     pub fn read(&mut self, path: &Path) -> Result<(), Error> {
         let fail = |source| Error::Read { path: path.into(), source };
         if !fs::metadata(path).map_err(fail)?.is_dir() {

@@ -15,12 +15,12 @@ pub const BLOCK: usize = 4096;
 /// Digests in a hash block.
 const PER_BLOCK: usize = BLOCK / 32;
 
-/// A hash tree and what proves it.
+/// A hash tree and its root hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verity {
     /// The file to put beside the image: superblock and tree.
     pub tree: Vec<u8>,
-    /// The digest that stands for the whole image, in hexadecimal.
+    /// The digest of the whole image, in hexadecimal.
     pub root_hash: String,
     /// Data blocks covered.
     pub blocks: u64,
@@ -30,12 +30,12 @@ fn digest(salt: &[u8; 32], data: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(salt).chain_update(data).finalize().into()
 }
 
-/// Makes the tree of an image. A last block that is short counts as filled
-/// with zeros: pad the image to whole blocks, or the kernel sees another.
-/// `told` is called with the number of bytes read.
+/// Makes the tree of an image. A short last block counts as padded with zeros: pad the image to
+/// whole blocks, or the kernel computes another digest. `told` is called with the number of
+/// bytes read.
 ///
 /// # Errors
-/// Reading fails, or there is nothing to read.
+/// The read error; [`io::ErrorKind::UnexpectedEof`] for an empty image.
 pub fn format(from: &mut impl Read, told: &mut dyn FnMut(u64)) -> io::Result<Verity> {
     let mut block = vec![0; BLOCK];
     let mut fill = |block: &mut Vec<u8>| -> io::Result<usize> {
@@ -48,7 +48,7 @@ pub fn format(from: &mut impl Read, told: &mut dyn FnMut(u64)) -> io::Result<Ver
     if read == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the image is empty"));
     }
-    // The first block holds the file system's identity.
+    // The first block identifies the file system.
     let salt: [u8; 32] = Sha256::digest(&block).into();
     let mut level: Vec<[u8; 32]> = Vec::new();
     while read > 0 {

@@ -429,7 +429,7 @@ fn bad_input_is_named() {
     assert!(told(&base).contains("virtio_net.ko.zst does not unpack"), "{}", told(&base));
     fs::write(&path, good).unwrap();
 
-    // A need that no module meets is reported, not fatal: the rest boots.
+    // A need that no module meets is told, not fatal: the rest boots.
     fs::remove_file(base.join("kernel/drivers/net/net_failover.ko")).unwrap();
     let report = build(&spec(&base, "virt").unwrap()).unwrap();
     assert_eq!(report.unresolved, ["virtio_net needs net_failover"]);
