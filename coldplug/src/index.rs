@@ -8,8 +8,8 @@
 //!
 //! The meaning follows kmod: '-' and '_' are the same letter in names and
 //! aliases, alias patterns are `fnmatch(3)` without flags (`*`, `?`, `[...]`),
-//! and where several modules claim a device they are reported in the order of
-//! `modules.order`. Only modules that are present in the image are listed.
+//! and where several modules claim a device they are reported in the order of `modules.order`.
+//! Only modules in the image are listed.
 //!
 //! What it does not do: load anything, read `modules.*` text files, or run
 //! `install`/`remove` commands of `modprobe.d`.
@@ -44,8 +44,8 @@ use core::ops::Range;
 pub mod layout {
     /// First eight bytes of the file.
     pub const MAGIC: [u8; 8] = *b"BWMODIDX";
-    /// Format version. Any change of layout increments it: image and `/init`
-    /// are always made together, so there is no reading of older versions.
+    /// Format version. Any change of layout increments it. An image and its `/init` are always
+    /// made together, so older versions are not read.
     pub const VERSION: u32 = 1;
     /// Offset of the checksum; it covers the bytes after it.
     pub const CHECKSUM_AT: usize = 16;
@@ -92,9 +92,9 @@ pub mod layout {
     /// Flag: a `blacklist` line names the module.
     pub const FLAG_BLACKLISTED: u8 = 1;
 
-    /// The checksum: a multiply-and-rotate over 8-byte words. Each step is a
-    /// bijection of the state, so damage confined to one word never goes
-    /// unseen. It guards against bad memory and cut files, not against people.
+    /// The checksum: a multiply-and-rotate over 8-byte words. Each step is a bijection of the
+    /// state, so damage within one word is always detected. It detects bad memory and truncated
+    /// files, not forgery.
     #[must_use]
     pub fn checksum(bytes: &[u8]) -> u64 {
         const K: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -109,8 +109,8 @@ pub mod layout {
         step(h, bytes.len() as u64)
     }
 
-    /// The literal start of a pattern: what stands before the first `*`, `?`
-    /// or `[`. The whole pattern when it has none.
+    /// The literal start of a pattern: everything before the first `*`, `?` or `[`. The whole
+    /// pattern when it has none.
     #[must_use]
     pub fn literal_prefix(pattern: &[u8]) -> &[u8] {
         let end = pattern.iter().position(|b| matches!(b, b'*' | b'?' | b'['));
@@ -150,7 +150,7 @@ pub enum IndexError {
         /// Bytes given.
         len: usize,
     },
-    /// The checksum does not fit the content.
+    /// The checksum does not match the content.
     Checksum,
     /// A section lies outside the file.
     Section {
@@ -168,7 +168,7 @@ impl fmt::Display for IndexError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort { len } => {
-                write!(f, "module index: cut short, {len} bytes are less than a header")
+                write!(f, "module index: truncated, {len} bytes are less than a header")
             }
             Self::NotAnIndex => write!(f, "module index: wrong magic, this is not an index"),
             Self::Version { found } => write!(
@@ -177,9 +177,9 @@ impl fmt::Display for IndexError {
                 layout::VERSION
             ),
             Self::Length { stated, len } => {
-                write!(f, "module index: says {stated} bytes long, but {len} are there")
+                write!(f, "module index: its header says {stated} bytes, but it has {len}")
             }
-            Self::Checksum => write!(f, "module index: damaged, the checksum does not fit"),
+            Self::Checksum => write!(f, "module index: damaged, the checksum does not match"),
             Self::Section { number } => {
                 write!(f, "module index: damaged, section {number} lies outside the file")
             }
@@ -205,7 +205,7 @@ impl ModuleId {
     }
 }
 
-/// What a module is for: a set of bits, so that a plan can say "storage only".
+/// Classes of a module: a set of bits, so that a plan can say "storage only".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Class(pub u16);
 
@@ -214,7 +214,7 @@ impl Class {
     pub const STORAGE: Self = Self(1);
     /// Network cards, PHYs and network protocols.
     pub const NET: Self = Self(1 << 1);
-    /// What makes further devices appear: PCI, USB, virtio, Hyper-V buses…
+    /// Buses and their controllers: PCI, USB, virtio, Hyper-V buses…
     pub const BUS: Self = Self(1 << 2);
     /// File systems, their character sets, and block layers like dm and loop.
     pub const FS: Self = Self(1 << 3);
@@ -288,7 +288,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
 }
 
-/// Bytes `offset..offset + len`, or nothing when they are not all there.
+/// Bytes `offset..offset + len`; `None` past the end.
 fn span(bytes: &[u8], offset: u32, len: usize) -> Option<&[u8]> {
     bytes.get(offset as usize..)?.get(..len)
 }
@@ -312,7 +312,7 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// An index of no modules: what a kernel with everything built in needs.
+    /// An index without modules: for a kernel with everything built in.
     #[must_use]
     pub const fn empty() -> Self {
         Self {
@@ -331,8 +331,8 @@ impl<'a> Index<'a> {
     /// Reads an index.
     ///
     /// # Errors
-    /// [`IndexError`] says what is wrong with bytes that are not an index, are
-    /// of another version, or were cut or damaged.
+    /// [`IndexError`] for bytes that are not an index, are of another version, or are truncated
+    /// or damaged.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, IndexError> {
         use layout as l;
         if bytes.len() < l::HEADER {
@@ -423,12 +423,12 @@ impl<'a> Index<'a> {
 
     /// All modules, by priority.
     pub fn ids(&self) -> impl Iterator<Item = ModuleId> + use<> {
-        // `parse` made sure that the count fits.
+        // `parse` checked the count.
         (0..u16::try_from(self.len()).unwrap_or(u16::MAX)).map(ModuleId)
     }
 
-    /// The module behind an id of *this* index. An id of another index that
-    /// lies beyond the end gives a module with empty fields.
+    /// The module of an id of *this* index. An id past the end gives a module with empty
+    /// fields.
     #[must_use]
     pub fn module(&self, id: ModuleId) -> Module<'a> {
         let at = id.index() * layout::MODULE;
@@ -500,8 +500,7 @@ impl<'a> Index<'a> {
         hits.into_iter().for_each(found);
     }
 
-    /// Resolves what the kernel or a person asks `modprobe` for: a module's
-    /// name if there is one of that name, else an alias.
+    /// Resolves a name given to `modprobe`: a module's name if it exists, else an alias.
     pub fn for_request(&self, name: &str, found: &mut dyn FnMut(ModuleId)) {
         match self.by_name(name) {
             Some(id) => found(id),
@@ -528,7 +527,7 @@ impl<'a> Index<'a> {
         first + found.start..first + found.end
     }
 
-    /// The text that the `(u32 offset, u16 length)` at `at` points to.
+    /// The text of the `(u32 offset, u16 length)` at `at`.
     fn text(&self, table: &[u8], at: usize) -> &'a [u8] {
         span(self.strings, u32_at(table, at), u16_at(table, at + 4).into()).unwrap_or_default()
     }
@@ -610,8 +609,8 @@ pub fn normalise_pattern(pattern: &str) -> String {
 #[must_use]
 pub fn fnmatch(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
-    // Where to go on when a match after the last `*` fails: the pattern
-    // behind the star, and the text it was last tried at.
+    // Where to continue when a match after the last `*` fails: the pattern after the star, and
+    // its last start in the text.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         match pattern.split_first() {
@@ -644,8 +643,8 @@ pub fn fnmatch(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Matches one pattern element (`first`, continued in `rest`) against a byte;
-/// gives the pattern behind the element.
+/// Matches one pattern element (`first`, continued in `rest`) against a byte; returns the
+/// pattern after it.
 fn match_one(first: u8, rest: &[u8], byte: u8) -> Option<&[u8]> {
     match first {
         b'?' => Some(rest),
@@ -658,8 +657,8 @@ fn match_one(first: u8, rest: &[u8], byte: u8) -> Option<&[u8]> {
     }
 }
 
-/// Matches a byte against the set that starts behind its `[`. Gives whether
-/// it is a member and the pattern behind the `]`, or nothing if unclosed.
+/// Matches a byte against the set that starts after its `[`. Returns whether it is a member,
+/// and the pattern after the `]`; `None` if unclosed.
 fn match_set(set: &[u8], byte: u8) -> Option<(bool, &[u8])> {
     let (negated, mut set) = match set.split_first() {
         Some((b'!' | b'^', rest)) => (true, rest),
@@ -711,7 +710,7 @@ impl<'a> Module<'a> {
         self.str_at(0)
     }
 
-    /// What it is for.
+    /// Its classes.
     #[must_use]
     pub fn class(&self) -> Class {
         Class(u16_at(self.record, 6))

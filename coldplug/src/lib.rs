@@ -1,9 +1,8 @@
-//! Drivers for the devices that are there: uevents, a walk over sysfs,
-//! modalias to module, loading in dependency order.
+//! Loads drivers for the machine's devices: uevents, a walk over sysfs, modalias to module,
+//! loading in dependency order.
 //!
-//! What udev's `kmod` rule does, without udev: no device nodes (devtmpfs has
-//! them), no names, no permissions, no rules. Which module serves which device
-//! was worked out when the image was made ([`index`]).
+//! Replaces udev's `kmod` rule: no device nodes (devtmpfs makes them), no names, no
+//! permissions, no rules. The image's [`index`] says which module serves which device.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;

@@ -1,9 +1,9 @@
 //! Loading modules: dependencies first, each once, slow probes side by side.
 //!
-//! A driver's init may sleep for seconds while it probes hardware, so drivers
-//! are loaded in child processes and the parent goes on; what they depend on
-//! only registers itself and is loaded in place, so that no two children load
-//! the same library. The kernel settles what is left of such races by EEXIST.
+//! A driver's init may sleep for seconds while it probes hardware, so drivers are loaded in
+//! child processes. Their dependencies only register themselves and are loaded in place, so
+//! that no two children load the same library. The kernel settles the remaining races by
+//! EEXIST.
 
 use alloc::ffi::CString;
 use alloc::format;
@@ -22,7 +22,7 @@ use sys::process::{Child, Exit, fork};
 
 use crate::index::{Class, Compression, Index, ModuleId, normalise_name};
 
-/// Children at a time: more would only queue for the kernel's module lock.
+/// Most children at a time: more would only queue for the kernel's module lock.
 const MAX_WORKERS: usize = 8;
 
 /// `MODULE_INIT_COMPRESSED_FILE` of `linux/module.h`.
@@ -31,12 +31,12 @@ const COMPRESSED: i32 = 4;
 /// Classes whose init may sleep on hardware.
 const SLOW: Class = Class::STORAGE.union(Class::NET).union(Class::BUS).union(Class::INPUT);
 
-/// What devices of a bus are called, and the driver that finds them. It finds them one
-/// by one: a driver for them that was loaded meanwhile would meet them in any order, and
-/// disks and links would be numbered in that order, another one each boot.
+/// Alias of a bus's devices, and its controller's driver. That driver finds the devices one by
+/// one: a device driver loaded meanwhile would probe them in any order, and disks and links
+/// would be numbered differently at each boot.
 const NUMBERED: &[(&str, &str)] = &[("virtio:", "virtio_pci")];
 
-/// What may be loaded, and how.
+/// Which modules may be loaded, and with which options.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Classes of modules that devices may pull in.
@@ -47,10 +47,10 @@ pub struct Policy {
     pub options: Vec<(String, String)>,
 }
 
-/// What happened, for the log.
+/// Events, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A module is in.
+    /// A module was loaded.
     Loaded(String),
     /// A module could not be loaded.
     Failed(LoadError),
@@ -59,9 +59,9 @@ pub enum Event {
 /// Why a module could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadError {
-    /// The module's name, or what was asked for.
+    /// The module's name, or the requested alias.
     pub module: String,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
@@ -143,13 +143,13 @@ impl<'a> Loader<'a> {
         Self { index, policy, states, queue: Vec::new(), workers: Vec::new(), events: Vec::new() }
     }
 
-    /// Loads a module by name or alias and waits for it; several when an alias
-    /// has several, and it is enough that one of them loads. Built-in ones are fine.
+    /// Loads a module by name or alias and waits for it. Of an alias's modules one is enough.
+    /// Built-in ones count as loaded.
     ///
-    /// The blacklist does not apply: this is asked for by name.
+    /// The blacklist does not apply to requests by name.
     ///
     /// # Errors
-    /// The last module's error when none could be loaded.
+    /// The last module's [`Reason`] when none could be loaded.
     pub fn require(&mut self, name: &str) -> Result<(), LoadError> {
         let mut found = Vec::new();
         self.index.for_request(name, &mut |id| found.push(id));
@@ -191,7 +191,7 @@ impl<'a> Loader<'a> {
         self.start_workers();
     }
 
-    /// Adds options for a module, before those that are there: these win.
+    /// Adds options for a module before the existing ones, which win.
     pub fn add_options(&mut self, module: &str, options: &str) {
         self.policy.options.insert(0, (module.to_string(), options.to_string()));
     }
@@ -213,7 +213,7 @@ impl<'a> Loader<'a> {
         self.workers.iter().map(|worker| worker.child.as_fd())
     }
 
-    /// Takes note of finished children and starts the next ones; does not wait.
+    /// Collects finished children and starts the next ones; does not wait.
     pub fn on_ready(&mut self) {
         let mut at = 0;
         while let Some(worker) = self.workers.get(at) {
@@ -237,7 +237,7 @@ impl<'a> Loader<'a> {
         self.start_workers();
     }
 
-    /// What happened since the last call.
+    /// The events since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         core::mem::take(&mut self.events)
     }
@@ -259,7 +259,7 @@ impl<'a> Loader<'a> {
             let forked = if module.class().intersects(SLOW) {
                 let this = &*self;
                 fork(|| {
-                    // Probing may sleep; the waiting process must not.
+                    // Probing may take long; the boot's own waits have deadlines.
                     let _ = setpriority_process(None, 0);
                     match this.insert(id) {
                         Ok(()) => 0,
@@ -282,11 +282,11 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Loads a module and what it depends on, in place.
+    /// Loads a module and its dependencies, in place.
     fn load_chain(&mut self, id: ModuleId) -> Result<(), LoadError> {
         match self.state(id) {
             State::Loaded => return Ok(()),
-            // A child may be at it: asking the kernel again waits for that.
+            // A child may be loading it: the second request waits in the kernel for the first.
             State::Unknown | State::Underway | State::Failed => {}
         }
         self.load_deps(id)?;
@@ -304,7 +304,7 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Soft dependencies are wishes: their failure is logged and goes no further.
+    /// Soft dependencies are optional: a failure is only logged.
     fn load_soft(&mut self, id: ModuleId, before: bool) {
         let module = self.index.module(id);
         let wishes: Vec<ModuleId> =
@@ -333,7 +333,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Hands one module to the kernel; being there already is success.
+    /// Hands one module to the kernel; "already loaded" is success.
     fn insert(&self, id: ModuleId) -> Result<(), Reason> {
         let module = self.index.module(id);
         let file =

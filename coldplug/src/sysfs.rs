@@ -1,5 +1,5 @@
-//! The devices that were there before us: every `modalias` of every bus, and
-//! every block device and network interface.
+//! Devices present at the start: every `modalias` of every bus, and every block device and
+//! network interface.
 
 use alloc::format;
 use alloc::string::String;
@@ -14,11 +14,11 @@ const MAX_MODALIAS: usize = 4096;
 
 /// Calls `each` with the modalias of every device of every bus.
 ///
-/// Devices without one need no driver and are skipped. A bus or device that
-/// cannot be read is skipped too: it may just have gone.
+/// Devices without a modalias need no driver and are skipped. An unreadable bus or device is
+/// skipped, too: it may just have been removed.
 ///
 /// # Errors
-/// The kernel's, when `/sys/bus` itself cannot be read.
+/// The errno of openat(2) or getdents64(2), when `/sys/bus` itself cannot be read.
 pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
     let mut buffer = [0; MAX_MODALIAS];
     for bus in names("/sys/bus")? {
@@ -36,7 +36,7 @@ pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
 
 /// Names of all entries of a directory, sorted, dot entries left out.
 ///
-/// # Errors
+/// The errno of openat(2) or getdents64(2).
 /// The kernel's, when it cannot be read.
 pub fn names(path: &str) -> Result<Vec<String>, Errno> {
     let directory = directory(path)?;
@@ -56,8 +56,7 @@ fn directory(path: &str) -> Result<rustix::fd::OwnedFd, Errno> {
     open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// The text of a one-line file, its newline removed; `None` when there is no
-/// such file, or no text in it.
+/// The text of a one-line file without its newline; `None` when the file is missing or empty.
 fn small_file<'b>(at: BorrowedFd<'_>, path: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
     let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let length = read(&file, &mut *buffer).ok()?;

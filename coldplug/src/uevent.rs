@@ -1,8 +1,7 @@
-//! Kernel uevents: how the kernel says that a device came or went
-//! (`lib/kobject_uevent.c`).
+//! Kernel uevents: messages about added and removed devices (`lib/kobject_uevent.c`).
 //!
-//! A message is `ACTION@DEVPATH` and `KEY=value` strings, each ended by a NUL.
-//! Only the kernel's own messages are read, not udevd's, which start otherwise.
+//! A message is `ACTION@DEVPATH` and `KEY=value` strings, each ended by a NUL. udevd's
+//! messages, which start otherwise, are ignored.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,8 +16,8 @@ use rustix::net::{
 /// and devpath and action come on top.
 const MAX_MESSAGE: usize = 8192;
 
-/// Messages that may wait while we are busy: a coldplug of a large machine is
-/// thousands of messages of about 500 bytes.
+/// Size of the receive queue: a coldplug of a large machine is thousands of messages of about
+/// 500 bytes.
 const QUEUE_BYTES: usize = 4 << 20;
 
 /// One uevent, borrowed from the message.
@@ -28,11 +27,11 @@ pub struct Uevent<'a> {
     pub action: &'a str,
     /// Path below `/sys`, with a leading slash.
     pub devpath: &'a str,
-    /// `block`, `net`, `pci`, …
+    /// The subsystem: `block`, `net`, `pci`, …
     pub subsystem: &'a str,
-    /// `disk`, `partition`, `usb_device`, …; empty when the kernel names none.
+    /// The type: `disk`, `partition`, `usb_device`, …; empty when the kernel sends none.
     pub devtype: &'a str,
-    /// What a driver must match; empty for devices that need none.
+    /// The modalias; empty for devices that need no driver.
     pub modalias: &'a str,
     /// Node below `/dev`, without that prefix; empty when there is none.
     pub devname: &'a str,
@@ -80,10 +79,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Opens the socket; events from now on are kept until they are received.
+    /// Opens the socket; later events are queued until received.
     ///
     /// # Errors
-    /// The kernel's, from socket(2) or bind(2).
+    /// The errno of socket(2) or bind(2).
     pub fn open() -> Result<Self, Errno> {
         let fd = socket_with(
             AddressFamily::NETLINK,
@@ -91,17 +90,17 @@ impl Socket {
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             Some(netlink::KOBJECT_UEVENT),
         )?;
-        // Needs CAP_NET_ADMIN; without it the default queue must do.
+        // Needs CAP_NET_ADMIN; without it the default queue has to do.
         let _ = sockopt::set_socket_recv_buffer_size_force(&fd, QUEUE_BYTES);
         // Group 1 is the kernel's own.
         rustix::net::bind(&fd, &netlink::SocketAddrNetlink::new(0, 1))?;
         Ok(Self { fd, buffer: vec![0; MAX_MESSAGE] })
     }
 
-    /// Calls `each` for every event that has arrived; does not wait.
+    /// Calls `each` for every queued event; does not wait.
     ///
-    /// Returns whether events were lost because the queue overflowed: then the
-    /// bus has to be walked again.
+    /// Returns whether events were lost because the queue overflowed: the buses must then be
+    /// walked again.
     pub fn receive(&mut self, each: &mut dyn FnMut(&Uevent<'_>)) -> bool {
         let mut lost = false;
         loop {

@@ -1,5 +1,5 @@
-//! Tables for device-mapper (`Documentation/admin-guide/device-mapper`): a
-//! writable snapshot of a read-only image, and an image that proves every block.
+//! Device-mapper tables (`Documentation/admin-guide/device-mapper`): a writable snapshot of a
+//! read-only image, and an image with a verified hash tree.
 //!
 //! Text only; [`sys::dm`] hands it to the kernel.
 
@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 
 use sys::dm::Target;
 
-/// Bytes of a sector, whatever the device's own are.
+/// Bytes of a device-mapper sector, whatever the device's own are.
 pub const SECTOR: u64 = 512;
 
-/// A snapshot of `origin`: reads of what was not changed go there, everything
-/// else to `store`. Neither is ever written to but the store.
+/// A snapshot of `origin`: reads of unchanged chunks go there, everything else to `store`. Only
+/// the store is written to.
 ///
 /// `sectors` is the origin's length; `chunk` the unit that is copied, in
 /// sectors, a power of two. A `persistent` store must be zeroed at its first use.
@@ -35,7 +35,7 @@ pub fn linear(device: &str, sectors: u64, from: u64) -> Vec<Target> {
     one(sectors, "linear", format!("{device} {from}"))
 }
 
-/// What dm-verity is told; numbers as in the header of `veritysetup(8)`.
+/// The parameters of dm-verity; numbers as in the header of `veritysetup(8)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verity<'a> {
     /// The device with the data.
@@ -62,7 +62,7 @@ pub struct Verity<'a> {
     pub options: &'a [&'a str],
 }
 
-/// A device whose every block is checked against a tree of hashes as it is read.
+/// A device that verifies every block against a hash tree when it is read.
 #[must_use]
 pub fn verity(verity: &Verity<'_>) -> Vec<Target> {
     let mut text = format!(
@@ -93,17 +93,17 @@ fn one(length: u64, kind: &str, parameters: String) -> Vec<Target> {
     Vec::from([Target { start: 0, length, kind: kind.to_string(), parameters }])
 }
 
-/// How full a snapshot's store is.
+/// The fill level of a snapshot's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     /// In use.
     Part {
         /// Sectors that hold changes.
         used: u64,
-        /// Sectors that there are.
+        /// Sectors of the store.
         total: u64,
     },
-    /// It is full, or broken: every read and write fails.
+    /// It is full or damaged: every read and write fails.
     Lost,
 }
 
@@ -121,7 +121,7 @@ impl Fill {
     }
 }
 
-/// Reads the status line of a snapshot: `USED/TOTAL METADATA`, or a word.
+/// Parses the status line of a snapshot: `USED/TOTAL METADATA`, or a word.
 #[must_use]
 pub fn snapshot_fill(status: &str) -> Option<Fill> {
     let word = status.split_whitespace().next()?;

@@ -1,9 +1,9 @@
-//! Compressed images, expanded while they stream by: gzip (RFC 1952), xz,
-//! Zstandard (RFC 8878), and cloop, an image in blocks of zlib (RFC 1950).
+//! Expands compressed images as streams: gzip (RFC 1952), xz, Zstandard (RFC 8878), and cloop,
+//! an image in blocks of zlib (RFC 1950).
 //!
-//! Bytes come from one closure and go to another, so a download is expanded as
-//! it arrives. gzip and xz are held against their checksums; Zstandard's is
-//! optional and not looked at: a digest or dm-verity is the better check.
+//! Bytes come from one closure and go to another, so a download is expanded as it arrives. The
+//! checksums of gzip and xz are verified. Zstandard's is optional and ignored: a digest or
+//! dm-verity is the better check.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -29,15 +29,15 @@ const MAX_BLOCKS: u32 = 1 << 24;
 /// Why an image could not be expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpandError {
-    /// Its bytes could not be had.
+    /// The input cannot be read.
     Read(Errno),
-    /// The result could not be written.
+    /// The output cannot be written.
     Write(Errno),
-    /// It ends too early.
+    /// It is truncated.
     CutShort,
-    /// It is damaged, or not what it seems.
+    /// It is damaged, or not in the format.
     Damaged(&'static str),
-    /// The format is none that is expanded.
+    /// The format is not supported.
     NotCompressed(Format),
 }
 
@@ -64,16 +64,16 @@ pub const fn is_compressed(format: Format) -> bool {
     matches!(format, Format::Gzip | Format::Xz | Format::Zstd | Format::Cloop)
 }
 
-/// Where bytes come from; 0 at the end.
+/// The input; 0 at the end.
 pub type Read<'r> = &'r mut dyn FnMut(&mut [u8]) -> Result<usize, Errno>;
 
-/// Where bytes go.
+/// The output.
 pub type Write<'w> = &'w mut dyn FnMut(&[u8]) -> Result<(), Errno>;
 
 /// Expands a stream from its first byte to its end. Returns the bytes written.
 ///
 /// # Errors
-/// The first thing that went wrong; what was written before stays written.
+/// [`ExpandError`] of the first failure; the bytes written before it stay.
 pub fn expand(format: Format, read: Read<'_>, write: Write<'_>) -> Result<u64, ExpandError> {
     let mut input = Input::new(read);
     let mut output = Output { write, written: 0 };
@@ -100,7 +100,7 @@ impl<'r> Input<'r> {
         Self { read, buffer: alloc::vec![0; BUFFER], at: 0, filled: 0 }
     }
 
-    /// What is buffered; more is read when nothing is. Empty at the end.
+    /// The buffered bytes, refilled when empty. Empty at the end.
     fn fill(&mut self) -> Result<&[u8], ExpandError> {
         if self.at >= self.filled {
             self.at = 0;
@@ -183,7 +183,7 @@ fn gzip(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
         if u32::from_le_bytes([e, f, g, h]) != length {
             return Err(ExpandError::Damaged("its length does not match"));
         }
-        // Another member may follow; padding may, too, and counts for nothing.
+        // Another member may follow; padding is ignored.
         if input.fill()?.first() != Some(&0x1f) {
             return Ok(());
         }
@@ -199,7 +199,7 @@ fn gzip_header(input: &mut Input<'_>) -> Result<(), ExpandError> {
     let mut head = [0; 10];
     input.exact(&mut head)?;
     let [0x1f, 0x8b, 8, flags, ..] = head else {
-        return Err(ExpandError::Damaged("its gzip header is wrong"));
+        return Err(ExpandError::Damaged("its gzip header is malformed"));
     };
     if flags & EXTRA != 0 {
         let length = u16::from_le_bytes([input.byte()?, input.byte()?]);
@@ -217,7 +217,7 @@ fn gzip_header(input: &mut Input<'_>) -> Result<(), ExpandError> {
     Ok(())
 }
 
-/// Inflates to the end of the deflate stream; what follows stays in the input.
+/// Inflates to the end of the deflate stream; the bytes after it stay in the input.
 fn inflate_all(
     state: &mut InflateState,
     input: &mut Input<'_>,
@@ -243,7 +243,7 @@ fn inflate_all(
     }
 }
 
-/// CRC-32 of gzip, with a table of sixteen: small, and not what takes the time.
+/// CRC-32 of gzip, with a table of sixteen: small, and fast enough.
 struct Crc(u32);
 
 const CRC_TABLE: [u32; 16] = {
@@ -285,8 +285,7 @@ impl Crc {
     }
 }
 
-/// xz by its push interface: the crate's readers have other types in a program
-/// that has `std`.
+/// xz by the crate's push interface: its readers have other types in a program that has `std`.
 fn xz(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandError> {
     use lzma_rust2::{Action, Status, XzStream};
     let mut room = alloc::vec![0; BUFFER];
@@ -301,7 +300,7 @@ fn xz(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandError>
             Err(_) if ended => return Err(ExpandError::CutShort),
             Err(_) => {
                 return Err(ExpandError::Damaged(
-                    "its xz data make no sense, or want a window of more than 128 MiB",
+                    "its xz data are malformed, or need a window of more than 128 MiB",
                 ));
             }
         };
@@ -322,7 +321,7 @@ const ZSTD_BLOCK: usize = (128 << 10) + 64;
 /// The first number of skippable frames (RFC 8878, 3.1.2); the last is 15 more.
 const ZSTD_SKIP: u32 = 0x184d_2a50;
 
-/// Zstandard by slices, for the same reason as with xz.
+/// Zstandard by slices, for the same reason.
 fn zstd(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandError> {
     let mut room = alloc::vec![0; BUFFER];
     let mut decoder = Box::new(ruzstd::decoding::FrameDecoder::new());
@@ -344,18 +343,18 @@ fn zstd(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
         decoder.reset(&mut rest).map_err(zstd_finds)?;
         let header = held.len() - rest.len();
         held.drain(..header);
-        // One block at a time: thousands of small ones may hold gigabytes.
+        // One block at a time: thousands of small ones may expand to gigabytes.
         loop {
             ended = ended || top_up(input, &mut held)?;
             let next = zstd_next(&held).ok_or(ExpandError::CutShort)?;
             let (read, written) = decoder.decode_from_to(next, &mut room).map_err(zstd_finds)?;
             output.put(room.get(..written).unwrap_or_default())?;
-            // The decoder counts a checksum that is not there.
+            // The decoder does not count an absent checksum.
             if read > held.len() {
                 return Err(ExpandError::CutShort);
             }
             held.drain(..read);
-            // What it holds back for later blocks comes out with the last.
+            // The bytes held back for later blocks follow the last one.
             while decoder.can_collect() > 0 {
                 let (_, written) = decoder.decode_from_to(&[], &mut room).map_err(zstd_finds)?;
                 if written == 0 {
@@ -373,13 +372,13 @@ fn zstd(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErro
     }
 }
 
-/// The block that comes next, with its header (RFC 8878, 3.1.1.2) and, when it
-/// is the last, the checksum that may follow.
+/// The next block, with its header (RFC 8878, 3.1.1.2) and, after the last, the optional
+/// checksum.
 fn zstd_next(held: &[u8]) -> Option<&[u8]> {
     const CHECKSUM: usize = 4;
     let [a, b, c] = held.first_chunk().copied()?;
     let header = u32::from_le_bytes([a, b, c, 0]);
-    // A block of one byte repeated holds just that byte.
+    // A block of one repeated byte holds just that byte.
     let content = if header >> 1 & 3 == 1 { 1 } else { (header >> 3) as usize };
     let whole = 3 + content;
     let last = header & 1 == 1;
@@ -387,12 +386,12 @@ fn zstd_next(held: &[u8]) -> Option<&[u8]> {
         .filter(|block| block.len() >= whole)
 }
 
-/// The library's own words would bring the texts of all its errors with them.
+/// The library's own texts would add those of all its errors.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn zstd_finds(why: FrameDecoderError) -> ExpandError {
     ExpandError::Damaged(match why {
-        FrameDecoderError::WindowSizeTooBig { .. } => "it wants a window of more than 128 MiB",
-        FrameDecoderError::DictNotProvided { .. } => "it wants a dictionary",
+        FrameDecoderError::WindowSizeTooBig { .. } => "it needs a window of more than 128 MiB",
+        FrameDecoderError::DictNotProvided { .. } => "it needs a dictionary",
         _ => "its compressed data make no sense",
     })
 }
@@ -436,7 +435,7 @@ fn cloop(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErr
     let [a, b, c, d, e, f, g, h] = numbers;
     let (size, count) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
     if size == 0 || size % 512 != 0 || size > MAX_BLOCK || count == 0 || count > MAX_BLOCKS {
-        return Err(ExpandError::Damaged("its cloop header is wrong"));
+        return Err(ExpandError::Damaged("its cloop header is malformed"));
     }
     let mut offsets = Vec::new();
     for _ in 0..=count {
@@ -465,7 +464,7 @@ fn cloop(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(), ExpandErr
         state.reset_as(MinReset);
         let result = inflate(&mut state, &packed, &mut room, MZFlush::Finish);
         if result.status != Ok(MZStatus::StreamEnd) {
-            return Err(ExpandError::Damaged("one of its blocks makes no sense"));
+            return Err(ExpandError::Damaged("one of its blocks is malformed"));
         }
         // The last block may be shorter.
         output.put(room.get(..result.bytes_written).unwrap_or_default())?;

@@ -1,5 +1,5 @@
-//! An image file as a mounted file system: sniffed, checked for its length,
-//! loop-attached, mounted.
+//! Mounts an image file: recognised, checked for its length, attached to a loop device,
+//! mounted.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -14,34 +14,34 @@ use sys::mount::{MountError, mount_device};
 
 use crate::probe::{Format, Superblock, probe};
 
-/// Why an image did not become a mounted file system.
+/// Why an image could not be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageError {
     /// The image's path.
     pub image: String,
-    /// What went wrong.
+    /// The failure.
     pub why: Why,
 }
 
-/// What went wrong with an image.
+/// The kinds of failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// The file could not be opened or read.
     Open(Errno),
-    /// Nothing in its first sectors is known.
+    /// Its format is unknown.
     Unknown,
-    /// It is something, but not a file system.
+    /// Its format is known, but is not a file system.
     NotAFileSystem(Format),
-    /// It ends before its own superblock says.
+    /// It is shorter than its superblock claims.
     CutShort {
         /// Its format.
         format: Format,
-        /// Bytes there.
+        /// Its length in bytes.
         has: u64,
         /// Bytes that its superblock claims.
         needs: u64,
     },
-    /// No loop device could be had.
+    /// No loop device could be attached.
     Loop(Errno),
     /// The kernel refused to mount it.
     Mount(Format, MountError),
@@ -57,7 +57,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(errno) => write!(f, "cannot be read: {}", Shown(*errno)),
-            Self::Unknown => f.write_str("is no image of a known format"),
+            Self::Unknown => f.write_str("is not an image of a known format"),
             Self::NotAFileSystem(format) => write!(f, "is {format}, not a file system"),
             Self::CutShort { format, has, needs } => write!(
                 f,
@@ -71,10 +71,11 @@ impl fmt::Display for Why {
 
 impl core::error::Error for ImageError {}
 
-/// Looks at an image file without mounting it.
+/// Inspects an image file without mounting it.
 ///
 /// # Errors
-/// When it cannot be read, is of no known format, or ends too early.
+/// [`ImageError`]: the file cannot be read, its format is unknown or not a file system, or it
+/// is truncated.
 pub fn inspect(path: &str) -> Result<Superblock, ImageError> {
     let fail = |why| ImageError { image: path.to_string(), why };
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -104,7 +105,7 @@ pub fn inspect(path: &str) -> Result<Superblock, ImageError> {
 /// request).
 ///
 /// # Errors
-/// As [`inspect`], and when the loop device or the mount fails.
+/// As [`inspect`]; also when the loop device or the mount fails.
 pub fn mount(
     path: &str,
     found: &Superblock,
@@ -123,7 +124,7 @@ pub fn mount(
 /// Attaches a file to a loop device.
 ///
 /// # Errors
-/// The kernel's, from opening the file or the loop device.
+/// The errno of openat(2) or of the loop device's ioctls.
 pub fn attach(path: &str, read_only: bool) -> Result<Loop, Errno> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
     let file = open(path, access | OFlags::CLOEXEC, Mode::empty())?;

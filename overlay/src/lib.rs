@@ -1,8 +1,7 @@
 //! From a block device or an image file to a writable root: superblocks, loop
 //! mounts, unions, switch_root.
 //!
-//! Mechanisms only: which image, which layers and which mount points is `init`'s
-//! business, by its plan.
+//! Mechanisms only: `init` chooses image, layers and mount points by its plan.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;

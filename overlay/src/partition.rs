@@ -1,10 +1,8 @@
-//! Partition tables: GPT (UEFI 2.10, chapter 5) and MBR with its extended
-//! partitions, as far as a boot needs them: where each partition is, and the
-//! names that people give it.
+//! Partition tables: GPT (UEFI 2.10, chapter 5) and MBR with its extended partitions: the place
+//! and the names of each partition.
 //!
-//! Reads only. Checksums are not verified: the kernel has made its devices by
-//! the same table, and a wrong one finds nothing worse than no file system. A
-//! hybrid MBR beside a GPT does not count.
+//! Read-only. Checksums are not verified: the kernel made its devices from the same table, and
+//! a damaged one leads at worst to no file system. A hybrid MBR beside a GPT is ignored.
 
 use alloc::format;
 use alloc::string::String;
@@ -12,7 +10,7 @@ use alloc::vec::Vec;
 
 use crate::probe::ReadAt;
 
-/// Most partitions that are looked at.
+/// Most partitions that are read.
 const MAX_PARTITIONS: usize = 256;
 
 /// A partition.
@@ -30,7 +28,7 @@ pub struct Partition {
     pub name: String,
 }
 
-/// Reads a disk's table; empty when it has none.
+/// Parses a disk's table; empty when it has none.
 ///
 /// `sector` is the size of the disk's logical sectors, 512 or 4096.
 #[must_use]
@@ -102,7 +100,7 @@ fn mbr(source: ReadAt<'_>, sector: u64, boot: &[u8; 512], entries: &[Entry]) -> 
         }
         let next = links.iter().find(|entry| is_extended(entry.kind));
         match next.map(|entry| extended.start.saturating_add(entry.start)) {
-            // Forward only: a chain that leads back would never end.
+            // Forward only: a chain with a loop would never end.
             Some(next) if next > at => at = next,
             _ => break,
         }

@@ -1,19 +1,19 @@
-//! `persistence.conf` (live-boot's persistence.conf(5)): which directories of a
-//! live system are kept on a volume, and how.
+//! `persistence.conf` (live-boot's persistence.conf(5)): which directories of a live system
+//! persist on a volume, and how.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-/// Most lines that count.
+/// Most lines that are used.
 const MAX_ENTRIES: usize = 256;
 
-/// How a directory is kept.
+/// How a directory persists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// The directory is the volume's; at first use it gets the image's contents.
+    /// The directory is on the volume; at first use it gets the image's contents.
     Bind,
-    /// The image's contents show through, changes are the volume's.
+    /// An overlay: the image's contents with changes on the volume.
     Union,
     /// Each file of the volume's directory is linked into the image's.
     Link,
@@ -25,17 +25,16 @@ pub struct Entry {
     /// The directory in the live system, absolute, without a slash at its end;
     /// `/` for the whole root.
     pub dir: String,
-    /// Where it is kept on the volume, relative to its root; empty for the root itself.
+    /// The directory on the volume, relative to its root; empty for the root itself.
     pub source: String,
-    /// How.
+    /// The method.
     pub how: How,
 }
 
-/// Places that the live system itself stands on.
+/// Directories that the live system itself needs.
 const FORBIDDEN: &[&str] = &["/lib", "/lib/live", "/run/live", "/live"];
 
-/// Reads the file. Lines that cannot be used are left out and named in the
-/// second list; the others stand.
+/// Parses the file. Invalid lines are skipped and named in the second list.
 #[must_use]
 pub fn parse(text: &str) -> (Vec<Entry>, Vec<String>) {
     let (mut entries, mut complaints) = (Vec::<Entry>::new(), Vec::new());
@@ -71,7 +70,7 @@ fn parse_line(line: &str) -> Result<Entry, &'static str> {
     let dir = clean(dir).ok_or("leads upwards")?;
     let dir = format!("/{dir}");
     if FORBIDDEN.contains(&dir.as_str()) {
-        return Err("is where the live system itself lives");
+        return Err("is part of the live system itself");
     }
     let (mut how, mut source) = (None, None);
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -80,17 +79,16 @@ fn parse_line(line: &str) -> Result<Entry, &'static str> {
             "union" => How::Union,
             "link" => How::Link,
             _ => {
-                let path =
-                    option.strip_prefix("source=").ok_or("has an option that is not known")?;
+                let path = option.strip_prefix("source=").ok_or("has an unknown option")?;
                 if path.starts_with('/') {
                     return Err("has a source that is not relative");
                 }
-                source = Some(clean(path).ok_or("has a source that leads upwards")?);
+                source = Some(clean(path).ok_or("has a source with '..'")?);
                 continue;
             }
         };
         if how.is_some_and(|how| how != wanted) {
-            return Err("asks for two of bind, union and link");
+            return Err("has two of bind, union and link");
         }
         how = Some(wanted);
     }
@@ -102,7 +100,7 @@ fn parse_line(line: &str) -> Result<Entry, &'static str> {
     Ok(Entry { dir, source, how })
 }
 
-/// A path without empty and `.` parts; `None` when it leads upwards.
+/// A path without empty and `.` parts; `None` when it has `..`.
 fn clean(path: &str) -> Option<String> {
     let mut text = String::new();
     for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {

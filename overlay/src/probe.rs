@@ -1,19 +1,19 @@
-//! What is on a block device or in an image: file-system type, label, UUID and
-//! the size that its superblock claims.
+//! Identifies a block device or image: file-system type, label, UUID and the size that its
+//! superblock claims.
 //!
 //! Follows each format's on-disk documentation (kernel `include/uapi/linux`,
-//! `Documentation/filesystems`, ECMA-119, ECMA-167). Reads only the few sectors
-//! that the table below names, and trusts nothing in them. Does not check
-//! checksums: the kernel does when it mounts.
+//! `Documentation/filesystems`, ECMA-119, ECMA-167). Reads only the few sectors in the table
+//! below, and trusts none of their values. Checksums are not verified: the kernel does when it
+//! mounts.
 
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
-/// Reads up to `buffer.len()` bytes at a byte offset; returns how many there were.
+/// Reads up to `buffer.len()` bytes at a byte offset; returns how many were read.
 pub type ReadAt<'r> = &'r mut dyn FnMut(u64, &mut [u8]) -> usize;
 
-/// A format that is told by its first sectors.
+/// A format recognised by its first sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Format {
@@ -33,11 +33,11 @@ pub enum Format {
     Luks,
     Lvm,
     MdRaid,
-    /// gzip, possibly around something else.
+    /// gzip, with any content.
     Gzip,
-    /// xz, possibly around something else.
+    /// xz, with any content.
     Xz,
-    /// Zstandard, possibly around something else.
+    /// Zstandard, with any content.
     Zstd,
     /// cloop V2: an image in compressed blocks.
     Cloop,
@@ -48,7 +48,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The kernel's file-system type; `None` for what is not a file system.
+    /// The kernel's file-system type; `None` for other formats.
     #[must_use]
     pub const fn fs_type(self) -> Option<&'static str> {
         Some(match self {
@@ -69,7 +69,7 @@ impl Format {
         })
     }
 
-    /// The format's name for people.
+    /// The format's common name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.fs_type() {
@@ -105,7 +105,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// What a superblock says.
+/// The content of a superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
     /// The format.
@@ -118,10 +118,10 @@ pub struct Superblock {
     pub size: Option<u64>,
 }
 
-/// One row: how a format is recognised, and who reads the rest.
+/// One row: how a format is recognised, and its superblock's parser.
 struct Row {
     format: Format,
-    /// Byte offset of the block that the reader function gets.
+    /// Byte offset of the block for the parser.
     block: u64,
     /// Offset of the magic inside that block.
     magic_at: usize,
@@ -132,9 +132,9 @@ struct Row {
 /// Bytes read at a row's block.
 const BLOCK: usize = 1024;
 
-/// Asked in this order. Formats with a magic that other formats cannot carry
-/// come first; the boot-sector formats last, because any disk may start with a
-/// boot sector; hybrid ISOs carry a partition table, so ISO 9660 precedes it.
+/// Tried in this order. Formats with a magic that other formats cannot carry come first; the
+/// boot-sector formats last, because any disk may start with a boot sector; hybrid ISOs carry a
+/// partition table, so ISO 9660 precedes it.
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     Row { format: Format::Squashfs, block: 0, magic_at: 0, magic: b"hsqs", read: squashfs },
@@ -162,7 +162,7 @@ const ROWS: &[Row] = &[
     Row { format: Format::Vfat, block: 0, magic_at: 54, magic: b"FAT1", read: fat16 },
 ];
 
-/// Tells what is there; `None` when nothing known is.
+/// Identifies the format; `None` when it is unknown.
 #[must_use]
 pub fn probe(read: ReadAt<'_>) -> Option<Superblock> {
     let mut block = [0; BLOCK];

@@ -1,4 +1,4 @@
-//! switch_root: the new root takes the place of the initramfs
+//! switch_root: the new root replaces the initramfs
 //! (`Documentation/filesystems/ramfs-rootfs-initramfs.rst`).
 
 use alloc::string::{String, ToString};
@@ -11,18 +11,17 @@ use rustix::mount::mount_move;
 use rustix::process::{chdir, chroot};
 use sys::errno::Shown;
 
-/// Deepest directory that is emptied; the initramfs is far flatter, and a loop
-/// cannot occur, but the stack is ours to mind.
+/// Deepest directory that is emptied: a bound on our stack.
 const MAX_DEPTH: u32 = 64;
 
-/// Which step of switch_root failed.
+/// The step of switch_root that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwitchError {
-    /// What was being done.
+    /// The operation.
     pub step: &'static str,
-    /// To what.
+    /// Its object.
     pub path: String,
-    /// The kernel's error.
+    /// The errno.
     pub errno: Errno,
 }
 
@@ -34,15 +33,15 @@ impl fmt::Display for SwitchError {
 
 impl core::error::Error for SwitchError {}
 
-/// Empties the initramfs, and makes `root` the root of this process. What follows is
-/// exec. The kernel's file systems must have been moved before.
+/// Empties the initramfs, and makes `root` the root of this process. The caller execs next. The
+/// kernel's file systems must have been moved before.
 ///
 /// # Errors
-/// The step that failed. After a failure the initramfs may be empty already:
-/// only the steps before `enter` can be repeated.
+/// [`SwitchError`] of the failed step. The initramfs may be empty by then: only the steps
+/// before `enter` can be repeated.
 pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     let fail = |step, path: &str, errno| SwitchError { step, path: path.to_string(), errno };
-    // Held before / changes: afterwards no path leads there.
+    // Opened before / changes: afterwards it has no path.
     let old = open_dir(rustix::fs::CWD, "/").map_err(|errno| fail("open", "/", errno))?;
     chdir(root).map_err(|errno| fail("enter", root, errno))?;
     let device = fstat(&old).map_err(|errno| fail("stat", "/", errno))?.st_dev;
@@ -52,8 +51,8 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     mount_move(".", "/").map_err(|errno| fail("move to / from", root, errno))?;
     chroot(".").map_err(|errno| fail("chroot to", root, errno))?;
     chdir("/").map_err(|errno| fail("enter", "/", errno))?;
-    // Memory that no process can reach any more; the new root is another file system.
-    // A child frees it, so that the real init need not wait.
+    // A child frees the initramfs's memory, which has no path any more, so that the real init
+    // need not wait.
     if new != device
         && sys::process::fork(|| {
             empty(old.as_fd(), device, 0, &[]);
@@ -70,7 +69,7 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
 /// Other file systems that are mounted below are left alone.
 ///
 /// # Errors
-/// The kernel's, when the directory cannot be opened.
+/// The errno of openat(2), when the directory cannot be opened.
 pub fn remove_below(path: &str, except: &[&str]) -> Result<(), Errno> {
     let directory = open_dir(rustix::fs::CWD, path)?;
     let device = fstat(&directory)?.st_dev;
@@ -93,7 +92,7 @@ fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32, except: &[&str]) {
     if depth > MAX_DEPTH {
         return;
     }
-    // What cannot be read stays, as does what cannot be removed.
+    // Unreadable and undeletable entries stay.
     let _ = sys::file::entries(directory, &mut |name, kind| {
         if except.iter().any(|kept| kept.as_bytes() == name.to_bytes()) {
             return;

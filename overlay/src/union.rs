@@ -9,22 +9,22 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use sys::errno::Shown;
 
-/// A mount's option text is one page, its end included.
+/// The size of a mount's option text, NUL included: one page.
 const MAX_OPTIONS: usize = 4095;
 
 /// Why the layers could not be stacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnionError {
-    /// The option text would not fit into the page that mount(2) takes.
+    /// The option text does not fit into the page that mount(2) takes.
     TooManyLayers {
-        /// How many there are.
+        /// Their number.
         layers: usize,
     },
     /// The kernel refused.
     Mount {
-        /// Its error number.
+        /// Its errno.
         errno: Errno,
-        /// The options it was given.
+        /// The mount options.
         options: String,
     },
 }
@@ -33,7 +33,10 @@ impl fmt::Display for UnionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooManyLayers { layers } => {
-                write!(f, "{layers} layers: their paths do not fit into one overlay mount")
+                write!(
+                    f,
+                    "{layers} layers: their paths do not fit into the options of one overlay mount"
+                )
             }
             Self::Mount { errno, options } => {
                 write!(f, "overlay cannot be mounted: {} (options {options})", Shown(*errno))?;
@@ -75,7 +78,8 @@ fn escape(text: &mut String, path: &str) {
 /// directory. `upper` is `(upperdir, workdir)`; both must exist, on one file system.
 ///
 /// # Errors
-/// When the layers are too many, or the kernel refuses.
+/// [`UnionError::TooManyLayers`] when the layers' paths do not fit, [`UnionError::Mount`] when
+/// the kernel refuses.
 pub fn mount_overlay(
     bottom_first: &[String],
     upper: Option<(&str, &str)>,

@@ -1,15 +1,15 @@
-//! The header that `veritysetup format` puts before a hash tree: everything
-//! that dm-verity needs but the root hash.
+//! The header of `veritysetup format` before a hash tree: all parameters of dm-verity except
+//! the root hash.
 //!
-//! Layout from cryptsetup's on-disk description of the verity superblock,
-//! version 1. A hash device without a header is not supported.
+//! Layout from cryptsetup's on-disk description of the verity superblock, version 1. A hash
+//! device without a header is not supported.
 
 use alloc::string::{String, ToString};
 
 /// Bytes of a header.
 pub const LENGTH: usize = 512;
 
-/// What a header says.
+/// The fields of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// Hash format, 0 (Chrome OS) or 1.
@@ -26,12 +26,12 @@ pub struct Header {
     pub salt: String,
 }
 
-/// Why a header does not do.
+/// Why a header cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderError {
     /// It does not begin with `verity`.
     NoMagic,
-    /// A number in it cannot be.
+    /// A field of it has an invalid value.
     BadValue(&'static str),
 }
 
@@ -46,10 +46,10 @@ impl core::fmt::Display for HeaderError {
 
 impl core::error::Error for HeaderError {}
 
-/// Reads a header.
+/// Parses a header.
 ///
 /// # Errors
-/// When it is none, or says what cannot be.
+/// [`HeaderError::NoMagic`] without a header, [`HeaderError::BadValue`] for an invalid field.
 pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
     let bad = HeaderError::BadValue;
     let u16_at = |at: usize| bytes.get(at..)?.first_chunk().copied().map(u16::from_le_bytes);
@@ -64,7 +64,7 @@ pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
     let version = u32_at(12).filter(|version| *version <= 1).ok_or(bad("hash type"))?;
     let name = bytes.get(32..64).ok_or(bad("length"))?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    // It goes into a table of words: nothing but a word may come through.
+    // The name goes into a device-mapper table: letters and digits only.
     let algorithm = core::str::from_utf8(name)
         .ok()
         .filter(|name| {

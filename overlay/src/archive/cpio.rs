@@ -1,4 +1,4 @@
-//! cpio's "new ASCII" format, with or without checksums (which are not looked at).
+//! cpio's "new ASCII" format. Its checksums are not verified.
 
 use alloc::vec::Vec;
 
@@ -10,13 +10,13 @@ const HEADER: usize = 110;
 /// The name that ends an archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
 
-/// Files with several names that are remembered.
+/// Most files with several names.
 const MAX_LINKED: usize = 1 << 16;
 
 const NAME: u8 = b'n';
 const SYMLINK: u8 = b'l';
 
-/// What is known of the entry that is being read, and of earlier ones.
+/// State of the current entry, and of earlier ones with several names.
 #[derive(Debug, Default)]
 pub struct Cpio {
     numbers: [u32; 13],
@@ -33,12 +33,12 @@ impl Dialect for Cpio {
     fn header(&mut self, bytes: &[u8]) -> Result<Next, ArchiveError> {
         let (magic, digits) = bytes.split_at_checked(6).unwrap_or_default();
         if magic != b"070701" && magic != b"070702" {
-            return Err(ArchiveError::Damaged("a header of it has no magic number"));
+            return Err(ArchiveError::Damaged("one of its headers has no magic number"));
         }
         for (number, digits) in self.numbers.iter_mut().zip(digits.chunks(8)) {
             let digits = core::str::from_utf8(digits).ok();
             let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
-            *number = value.ok_or(ArchiveError::Damaged("a number of it is none"))?;
+            *number = value.ok_or(ArchiveError::Damaged("a number in it is malformed"))?;
         }
         let [.., length, _] = self.numbers;
         Ok(after(None, State::Facts(NAME), length, HEADER as u64))
@@ -70,7 +70,7 @@ impl Dialect for Cpio {
             }
             0o100_000 if links > 1 => self.link([major, minor, inode], &path)?,
             0o100_000 => Kind::File,
-            // Sockets: their programs make them anew.
+            // Sockets: their programs create them.
             _ => return Ok(after(None, State::Skip, size, 0)),
         };
         let data = matches!(kind, Kind::File | Kind::Link(_));
@@ -81,7 +81,7 @@ impl Dialect for Cpio {
 }
 
 impl Cpio {
-    /// A file with several names: itself at the first, a link to that at the others.
+    /// A file with several names: a file at the first, a link to it at the others.
     fn link(&mut self, key: [u32; 3], path: &[u8]) -> Result<Kind, ArchiveError> {
         if let Some((_, first)) = self.linked.iter().rev().find(|(known, _)| *known == key) {
             return Ok(Kind::Link(first.clone()));

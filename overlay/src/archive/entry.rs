@@ -1,4 +1,4 @@
-//! What both formats have in common: entries, the words of a header's reader, paths.
+//! Shared by both formats: entries, the states of a reader, paths.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -9,7 +9,7 @@ use sys::errno::Shown;
 /// Longest path or link target.
 const MAX_PATH: usize = 4096;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A file; its data follow.
@@ -18,8 +18,7 @@ pub enum Kind {
     Directory,
     /// A symbolic link to this.
     Symlink(Vec<u8>),
-    /// Another name of an entry before it, by path. Data may follow, which are the
-    /// file's.
+    /// Another name of an earlier entry, by path. Data may follow, which belong to the file.
     Link(Vec<u8>),
     /// A character device: major and minor number.
     Character(u32, u32),
@@ -34,7 +33,7 @@ pub enum Kind {
 pub struct Entry {
     /// Relative, clean path; empty for the top directory itself.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Permissions, the low twelve bits of a mode.
     pub mode: u32,
@@ -53,15 +52,15 @@ pub struct Entry {
 /// Why an archive cannot be unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArchiveError {
-    /// It ends before its end.
+    /// It is truncated.
     CutShort,
-    /// It contradicts itself.
+    /// It is malformed.
     Damaged(&'static str),
-    /// A path leads out of it.
+    /// One of its paths has `..`.
     Outside(String),
-    /// It holds something that is not unpacked.
+    /// It has an entry of an unsupported kind.
     Unsupported(&'static str),
-    /// An entry could not be made: its path and the kernel's word.
+    /// An entry could not be created: its path and the errno.
     Write(String, rustix::io::Errno),
 }
 
@@ -84,51 +83,50 @@ impl fmt::Display for ArchiveError {
 
 impl core::error::Error for ArchiveError {}
 
-/// What the bytes that come next are.
+/// The meaning of the next bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// A header, which is held until it is complete.
     Header,
-    /// Facts of this kind about an entry, held likewise.
+    /// An extended header of this kind, held until it is complete.
     Facts(u8),
     /// Data of the latest entry.
     Data,
-    /// Of no use.
+    /// Padding.
     Skip,
-    /// Nothing: the archive has ended.
+    /// The archive has ended.
     End,
 }
 
-/// What a format does with a complete header or complete facts.
+/// A format's parsers for a complete header and extended header.
 pub trait Dialect {
     /// Bytes of a header.
     fn header_length(&self) -> usize;
     /// Reads a header; returns what follows it.
     ///
     /// # Errors
-    /// [`ArchiveError`] when the header contradicts itself or names something outside.
+    /// [`ArchiveError`] when the header is malformed or its path leaves the archive.
     fn header(&mut self, bytes: &[u8]) -> Result<Next, ArchiveError>;
-    /// Reads the facts that a header announced; returns what follows them.
+    /// Parses an extended header; returns what follows it.
     ///
     /// # Errors
     /// As [`Dialect::header`].
     fn facts(&mut self, kind: u8, bytes: &[u8]) -> Result<Next, ArchiveError>;
 }
 
-/// A table of methods with one for this would bring all that it prints by into `/init`.
+/// A `dyn` table would bring formatting code into `/init`.
 impl fmt::Debug for dyn Dialect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Dialect")
     }
 }
 
-/// What follows: `length` bytes in a state, then padding, and before all that
-/// perhaps an entry to report.
+/// The next state: `length` bytes of a kind, then padding, after an optional entry to report.
 #[derive(Debug)]
 pub struct Next {
-    /// Reported first.
+    /// An entry to report first.
     pub entry: Option<Entry>,
-    /// Of the bytes that follow.
+    /// The state of the following bytes.
     pub state: State,
     /// Bytes in that state.
     pub length: u64,
@@ -143,14 +141,14 @@ impl Next {
     pub const END: Self = Self { entry: None, state: State::End, length: 0, padding: 0 };
 }
 
-/// A relative path without empty parts and `.`.
+/// Normalises a relative path: no empty parts and no `.`.
 ///
 /// # Errors
 /// [`ArchiveError::Damaged`] when it is too long or has a zero byte,
 /// [`ArchiveError::Outside`] when it has `..`.
 pub fn clean(path: &[u8]) -> Result<Vec<u8>, ArchiveError> {
     if path.len() > MAX_PATH || path.contains(&0) {
-        return Err(ArchiveError::Damaged("a path of it is too long"));
+        return Err(ArchiveError::Damaged("one of its paths is too long"));
     }
     let mut clean = Vec::with_capacity(path.len());
     for part in path.split(|byte| *byte == b'/') {
@@ -170,13 +168,13 @@ pub fn clean(path: &[u8]) -> Result<Vec<u8>, ArchiveError> {
     Ok(clean)
 }
 
-/// The target of a symbolic link, as it is.
+/// The target of a symbolic link, unchanged.
 ///
 /// # Errors
 /// [`ArchiveError::Damaged`] when it is empty, too long or has a zero byte.
 pub fn target(bytes: &[u8]) -> Result<Vec<u8>, ArchiveError> {
     if bytes.is_empty() || bytes.len() > MAX_PATH || bytes.contains(&0) {
-        return Err(ArchiveError::Damaged("a link of it leads nowhere"));
+        return Err(ArchiveError::Damaged("one of its links has no target"));
     }
     Ok(bytes.to_vec())
 }

@@ -1,5 +1,4 @@
-//! tar and cpio archives, read as they stream by: what a root may come as besides
-//! an image, since the kernel mounts neither.
+//! tar and cpio archives, read as streams: the kernel mounts neither.
 //!
 //! Follows POSIX.1-2017 pax (ustar headers, extended headers with `path`, `linkpath`,
 //! `size`, `uid`, `gid`, `mtime` and `SCHILY.xattr.*`), GNU tar's long names and
@@ -7,10 +6,10 @@
 //! `buffer-format.rst` describes it. Bytes go in by [`Reader::push`] in pieces of
 //! any size; entries and their data come out by a closure.
 //!
-//! Paths come out relative and without `.`; one with `..` is an error, so that no
-//! archive writes beside the place it is unpacked to. Links inside the archive can
-//! still lead elsewhere: the caller that creates files resolves them below the new root.
-//! Not read: sparse files, archives in several volumes, old binary cpio.
+//! Paths are returned relative and without `.`; one with `..` is an error, so that no archive
+//! writes outside its directory. Links inside the archive can still point elsewhere: the caller
+//! resolves them below the new root. Not supported: sparse files, archives in several volumes,
+//! old binary cpio.
 
 mod cpio;
 mod entry;
@@ -24,10 +23,10 @@ use entry::{Dialect, Next, State};
 
 use crate::probe::Format;
 
-/// Longest list of further facts before an entry (extended headers, long names).
+/// Longest extended header or long name before an entry.
 const MAX_FACTS: u64 = 1 << 20;
 
-/// What comes out of a [`Reader`].
+/// The output of a [`Reader`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// An entry begins.
@@ -42,7 +41,7 @@ pub const fn is_archive(format: Format) -> bool {
     matches!(format, Format::Tar | Format::Cpio)
 }
 
-/// Where entries and data go.
+/// The receiver of entries and data.
 pub type Sink<'s> = &'s mut dyn FnMut(Event<'_>) -> Result<(), ArchiveError>;
 
 /// Reads an archive.
@@ -50,7 +49,7 @@ pub type Sink<'s> = &'s mut dyn FnMut(Event<'_>) -> Result<(), ArchiveError>;
 pub struct Reader {
     dialect: Box<dyn Dialect>,
     state: State,
-    /// Bytes that the state still takes.
+    /// Remaining bytes of the state.
     left: u64,
     /// Bytes to skip after them.
     padding: u64,
@@ -58,7 +57,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader for a format; nothing when it is no archive's.
+    /// A reader for a format; `None` when it is not an archive format.
     #[must_use]
     pub fn new(format: Format) -> Option<Self> {
         let dialect: Box<dyn Dialect> = match format {
@@ -70,10 +69,11 @@ impl Reader {
         Some(Self { dialect, state: State::Header, left, padding: 0, held: Vec::new() })
     }
 
-    /// Takes the next bytes of the archive. What follows its end is ignored.
+    /// Takes the next bytes of the archive. Bytes after its end are ignored.
     ///
     /// # Errors
-    /// What is wrong with it, or the sink's own.
+    /// [`ArchiveError`] when the archive is malformed or unsupported, or when the sink returns
+    /// one.
     pub fn push(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), ArchiveError> {
         let mut rest = bytes;
         while self.state != State::End && !rest.is_empty() {
@@ -94,7 +94,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What the present bytes lead to, now that they are complete.
+    /// Handles the current bytes, now that they are complete.
     fn turn(&mut self, sink: Sink<'_>) -> Result<(), ArchiveError> {
         let next = match self.state {
             State::Header => self.dialect.header(&self.held)?,
@@ -118,7 +118,7 @@ impl Reader {
             State::Header => (self.dialect.header_length() as u64, 0),
             // Held with their padding, which the format cuts off.
             State::Facts(_) if next.length > MAX_FACTS => {
-                return Err(ArchiveError::Damaged("a header of it is too long"));
+                return Err(ArchiveError::Damaged("one of its headers is too long"));
             }
             State::Facts(_) => (next.length.saturating_add(next.padding), 0),
             _ => (next.length, next.padding),
@@ -126,10 +126,10 @@ impl Reader {
         Ok(())
     }
 
-    /// Says that no more bytes come.
+    /// Says that the input has ended.
     ///
     /// # Errors
-    /// When the archive has not reached its end.
+    /// [`ArchiveError::CutShort`] when the archive has not reached its end.
     pub fn finish(&self) -> Result<(), ArchiveError> {
         if self.state == State::End { Ok(()) } else { Err(ArchiveError::CutShort) }
     }
@@ -249,7 +249,7 @@ mod tests {
         let mut bytes = packed("tar -c etc/issue");
         bytes[3] ^= 1;
         let error = read(Format::Tar, &bytes, 512).unwrap_err();
-        assert_eq!(error, ArchiveError::Damaged("a checksum of it does not match"));
+        assert_eq!(error, ArchiveError::Damaged("one of its checksums does not match"));
         let sparse = packed("truncate -s 1M etc/hole; tar -cS etc/hole");
         assert!(matches!(read(Format::Tar, &sparse, 512), Err(ArchiveError::Unsupported(_))));
     }

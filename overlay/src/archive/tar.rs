@@ -4,13 +4,13 @@ use alloc::vec::Vec;
 
 use super::entry::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
 
-/// Everything comes in blocks of this.
+/// Size of a block.
 const BLOCK: usize = 512;
 
 /// Most extended attributes of one entry.
 const MAX_ATTRIBUTES: usize = 64;
 
-/// Facts about the entry that comes next, from headers before its own.
+/// Data for the next entry, from extended headers.
 #[derive(Debug, Default)]
 pub struct Tar {
     path: Option<Vec<u8>>,
@@ -37,18 +37,18 @@ impl Dialect for Tar {
             _ => u32::from(*byte),
         });
         if number(field(148, 8)) != u64::from(spaces.sum::<u32>()) {
-            return Err(ArchiveError::Damaged("a checksum of it does not match"));
+            return Err(ArchiveError::Damaged("one of its checksums does not match"));
         }
         let length = number(field(124, 12));
         let kind = bytes.get(156).copied().unwrap_or_default();
         match kind {
             0 | b'0'..=b'7' => {}
-            // About the entry that comes next.
+            // For the next entry.
             b'L' | b'K' | b'x' => return Ok(after(None, State::Facts(kind), length)),
             b'S' | b'M' => {
                 return Err(ArchiveError::Unsupported("a sparse file or a part of one"));
             }
-            // About all entries; labels, dumps of directories.
+            // For all entries; labels, directory dumps.
             _ => return Ok(after(None, State::Skip, length)),
         }
         let length = self.size.unwrap_or(length);
@@ -83,7 +83,7 @@ impl Dialect for Tar {
             attributes: core::mem::take(&mut self.attributes),
         };
         *self = Self::default();
-        // A directory's size counts for nothing, and its data are not there.
+        // A directory's size is meaningless: it has no data.
         let (state, length) = if data { (State::Data, length) } else { (State::Skip, 0) };
         Ok(after(Some(entry), state, length))
     }
@@ -124,7 +124,7 @@ impl Tar {
             b"size" => {
                 let size = decimal().and_then(|size| u64::try_from(size).ok());
                 self.size =
-                    Some(size.ok_or(ArchiveError::Damaged("the size of a file makes no sense"))?);
+                    Some(size.ok_or(ArchiveError::Damaged("the size of a file is malformed"))?);
             }
             b"uid" => self.uid = id(),
             b"gid" => self.gid = id(),
@@ -153,8 +153,7 @@ fn after(entry: Option<Entry>, state: State, length: u64) -> Next {
     Next { entry, state, length, padding }
 }
 
-/// Octal digits; or, GNU's way, binary with the highest bit set. What makes no sense
-/// is 0.
+/// Octal digits; or, GNU's way, binary with the highest bit set. 0 when malformed.
 fn number(field: &[u8]) -> u64 {
     if let Some((first, rest)) = field.split_first()
         && first & 0x80 != 0

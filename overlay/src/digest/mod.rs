@@ -1,4 +1,4 @@
-//! Digests of files, and the lists that media carry of them.
+//! Digests of files, and the checksum lists on media.
 //!
 //! SHA-512 is our own, because it is rarely asked for and the crate's has 16 KB
 //! more. MD5 is here because media carry `md5sum.txt`: it finds damage, not forgery.
@@ -77,7 +77,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A digest under way.
+/// A digest in progress.
 pub struct Hasher(State);
 
 enum State {
@@ -94,7 +94,7 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// Takes in the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             State::Md5(hasher) => hasher.update(bytes),
@@ -137,9 +137,9 @@ pub struct Sum {
     pub path: String,
 }
 
-/// Reads what `md5sum`, `sha256sum` and `sha512sum` write: digest, blank, blank
-/// or `*`, path. Comments, empty lines and lines that are no checksum are left
-/// out, as those programs' `--check` does; so are paths that lead out of the medium.
+/// Parses the output of `md5sum`, `sha256sum` and `sha512sum`: digest, blank, blank or `*`,
+/// path. Comments, empty and malformed lines are skipped, as those programs' `--check` does; so
+/// are paths that leave the medium.
 #[must_use]
 pub fn parse_sums(text: &str) -> Vec<Sum> {
     let line = |line: &str| {
@@ -159,24 +159,24 @@ pub fn parse_sums(text: &str) -> Vec<Sum> {
     text.lines().filter_map(line).take(MAX_FILES).collect()
 }
 
-/// Where an ISO's own MD5 leaves out what was written after it was taken.
+/// The MD5 of an ISO that is stored in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddedMd5 {
     /// The digest in lower-case hexadecimal.
     pub hex: String,
-    /// Bytes that count, from the start.
+    /// Length of the digested part, from the start.
     pub length: u64,
 }
 
-/// The application-use area of an ISO 9660 primary volume descriptor, where
-/// `implantisomd5` leaves its note; it counts as blanks in the digest.
+/// The application-use area of an ISO 9660 primary volume descriptor, where `implantisomd5`
+/// stores its note; the digest sees blanks instead.
 pub const NOTE_AT: u64 = 16 * 2048 + 883;
 
 /// Bytes of that area.
 pub const NOTE_LENGTH: usize = 512;
 
-/// Reads the note: `ISO MD5SUM = …;SKIPSECTORS = …`. `iso_length` is what the
-/// descriptor says of the ISO's size.
+/// Parses the note: `ISO MD5SUM = …;SKIPSECTORS = …`. `iso_length` is the size in the
+/// descriptor.
 #[must_use]
 pub fn parse_embedded(note: &[u8], iso_length: u64) -> Option<EmbeddedMd5> {
     let text = core::str::from_utf8(note.get(..NOTE_LENGTH)?).ok()?;

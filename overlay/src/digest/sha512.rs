@@ -15,8 +15,8 @@ const START: [u64; 8] = [
     0x5be0_cd19_137e_2179,
 ];
 
-/// The first 64 bits of the fractions of the cube roots of the first 80 primes,
-/// worked out when this is compiled.
+/// The first 64 bits of the fractions of the cube roots of the first 80 primes, computed at
+/// compile time.
 const ROUNDS: [u64; 80] = {
     let mut table = [0; 80];
     let (mut found, mut candidate) = (0, 2_u64);
@@ -40,8 +40,8 @@ const ROUNDS: [u64; 80] = {
     table
 };
 
-/// The first 64 bits behind the point of the cube root of `n`, below 512: the
-/// largest `x` whose cube is at most `n << 192`, bit by bit.
+/// The first 64 bits after the point of the cube root of `n`, below 512: the largest `x` whose
+/// cube is at most `n << 192`, bit by bit.
 const fn cube_root_fraction(n: u64) -> u64 {
     let (mut root, mut bit) = (0_u128, 66);
     loop {
@@ -107,7 +107,7 @@ const fn cube_at_most(x: u128, n: u64) -> bool {
     true
 }
 
-/// A hash under way.
+/// A hash in progress.
 pub struct Sha512 {
     state: [u64; 8],
     block: [u8; BLOCK],
