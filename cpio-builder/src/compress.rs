@@ -8,7 +8,7 @@
 //! - xz: the kernel checks CRC32 or nothing.
 //! - lz4: the kernel reads only the legacy frame (`lz4 -l`): a magic, then
 //!   blocks of 8 MiB, each behind its length, with no mark at the end.
-//! bzip2, LZMA-alone and LZO are only recognised, for error messages.
+//! - bzip2, LZMA-alone and LZO are only recognised, for error messages.
 
 use coldplug::index::Compression;
 use std::fmt;
