@@ -13,11 +13,11 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::setpriority_process;
 use rustix::system::finit_module;
 use sys::errno::Shown;
+use sys::file::open_read;
 use sys::process::{Child, Exit, fork};
 
 use crate::index::{Class, Compression, Index, ModuleId, normalise_name};
@@ -336,9 +336,7 @@ impl<'a> Loader<'a> {
     /// Hands one module to the kernel; "already loaded" is success.
     fn insert(&self, id: ModuleId) -> Result<(), Reason> {
         let module = self.index.module(id);
-        let file =
-            open(format!("/{}", module.path()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(Reason::Open)?;
+        let file = open_read(&format!("/{}", module.path())).map_err(Reason::Open)?;
         let flags = if module.compression() == Compression::None { 0 } else { COMPRESSED };
         match finit_module(&file, &self.options(id), flags) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),

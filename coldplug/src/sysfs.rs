@@ -6,8 +6,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags, open, openat};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, read};
+use sys::file::{c_path, open};
 
 /// Longest modalias read: a page is sysfs's own limit.
 const MAX_MODALIAS: usize = 4096;
@@ -53,12 +54,13 @@ pub fn names(path: &str) -> Result<Vec<String>, Errno> {
 }
 
 fn directory(path: &str) -> Result<rustix::fd::OwnedFd, Errno> {
-    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)
 }
 
 /// The text of a one-line file without its newline; `None` when the file is missing or empty.
 fn small_file<'b>(at: BorrowedFd<'_>, path: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
-    let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let path = c_path(path.as_bytes()).ok()?;
+    let file = openat(at, &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let length = read(&file, &mut *buffer).ok()?;
     let text = core::str::from_utf8(buffer.get(..length)?).ok()?.trim_end();
     (!text.is_empty()).then_some(text)

@@ -26,11 +26,12 @@ use clone::outcome::{Patience, Summary};
 use cmdline::BootPlan;
 use cmdline::plan::{CloneArgument, CloneMethod, ClonePlan, Dialect, Seconds};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fdatasync, fstat, open};
+use rustix::fs::{Advice, FileType, OFlags, fadvise, fdatasync, fstat};
 use rustix::io::{Errno, read, write};
 use rustix::system::{RebootCommand, reboot};
 use sys::clock::Instant;
 use sys::errno::Shown;
+use sys::file::{open, open_read};
 use sys::netlink::Route;
 
 use crate::copy::Progress;
@@ -218,7 +219,7 @@ fn host_name() -> Option<String> {
 /// Reads the disk, past what the kernel remembers of it.
 fn read_back(path: &str, wanted: Digest) -> Result<(), String> {
     let failed = |e| format!("{path}: cannot be read back: {}", Shown(e));
-    let disk = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let disk = open_read(path).map_err(failed)?;
     fadvise(&disk, 0, None, Advice::DontNeed).map_err(failed)?;
     let mut meter = Meter::default();
     let mut buffer = alloc::vec![0; CHUNK];
@@ -292,7 +293,7 @@ impl<'m> Node<'m> {
         };
         let path = choose(line, target.path, &disks(self.machine))?;
         let flags = OFlags::WRONLY | OFlags::EXCL | OFlags::CLOEXEC;
-        let disk = open(path.as_str(), flags, Mode::empty()).map_err(|e| match e {
+        let disk = open(&path, flags, 0).map_err(|e| match e {
             Errno::NOENT => {
                 format!("{path}: no such disk; here: {}", disks(self.machine).join(", "))
             }
@@ -343,8 +344,7 @@ impl World for Node<'_> {
         let (disk, path, length) = if matches!(self.place, Place::Memory) {
             let path = format!("{}/stage2", fetch::PLACE);
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = open(path.as_str(), flags, Mode::from_raw_mode(0o600))
-                .map_err(|e| format!("{path}: {}", Shown(e)))?;
+            let file = open(&path, flags, 0o600).map_err(|e| format!("{path}: {}", Shown(e)))?;
             (file, path, None)
         } else {
             let (disk, path) = self.disk(target)?;
@@ -476,7 +476,7 @@ mod tests {
     }
 
     fn disk(path: &str) -> Disk {
-        let disk = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let disk = open(path, OFlags::WRONLY, 0).unwrap();
         let (path, meter) = (path.to_string(), Meter::default());
         Disk { disk, path, length: Some(4096), meter, ended: false }
     }

@@ -11,11 +11,10 @@ use core::time::Duration;
 
 use cmdline::plan::point;
 use rustix::fd::AsFd;
-use rustix::mount::mount_bind;
 use sys::clock::Instant;
 use sys::errno::Shown;
 use sys::file::{make_dir, write_file};
-use sys::mount::detach;
+use sys::mount::{bind, detach};
 
 use crate::keys::{SingleKeys, act, wait_key};
 use crate::layers;
@@ -137,7 +136,7 @@ fn edit(machine: &mut Machine) {
         .and_then(|()| {
             // The one of an earlier change; there is none the first time.
             let _ = detach(CMDLINE);
-            mount_bind(CHANGED, CMDLINE)
+            bind(CHANGED, CMDLINE)
         });
     match bound {
         Ok(()) => {

@@ -8,10 +8,11 @@ use core::time::Duration;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fstat,
-    mknodat, open, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
+    mknodat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use sys::clock::Instant;
+use sys::file::{open, open_read};
 
 use crate::log::Log;
 use crate::memory::Size;
@@ -98,11 +99,9 @@ impl Progress {
 /// # Errors
 /// The path that failed and the kernel's error.
 pub fn file(log: &mut Log, from: &str, to: &str, progress: &mut Progress) -> Result<(), CopyError> {
-    let source = open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| (from.to_string(), errno))?;
+    let source = open_read(from).map_err(|errno| (from.to_string(), errno))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let target =
-        open(to, flags, Mode::from_raw_mode(0o644)).map_err(|errno| (to.to_string(), errno))?;
+    let target = open(to, flags, 0o644).map_err(|errno| (to.to_string(), errno))?;
     contents(log, source.as_fd(), target.as_fd(), progress)
         .map_err(|errno| (from.to_string(), errno))
 }

@@ -10,9 +10,10 @@ use cmdline::text;
 use coldplug::index::fnmatch;
 use overlay::partition::{self, Partition};
 use overlay::probe::{Superblock, probe};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, pread};
 use sys::errno::Shown;
+use sys::file::{open, stat};
 
 use crate::log::Log;
 use crate::trace::Fault;
@@ -102,7 +103,7 @@ fn is_removable(blocks: &str, disk: &str) -> bool {
 /// # Errors
 /// The kernel's, when it cannot be opened or not even its start can be read.
 pub fn inspect(path: &str) -> Result<Option<Superblock>, Errno> {
-    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
     let mut failed = None;
     let found = probe(&mut |at, buffer| match pread(&device, &mut *buffer, at) {
         Ok(length) => length,
@@ -229,7 +230,7 @@ fn by_path(path: &str) -> Result<String, Fault> {
             format!("/dev/{}", name.ok_or_else(|| format!("device {path} has no name"))?)
         }
     };
-    match rustix::fs::stat(path.as_str()) {
+    match stat(&path) {
         Ok(_) => Ok(path),
         Err(_) => Err(format!("there is no device {path}").into()),
     }
@@ -254,7 +255,7 @@ pub fn partition_name(name: &str) -> Option<String> {
 /// # Errors
 /// The kernel's, when it cannot be opened.
 pub fn partitions(path: &str) -> Result<Vec<Partition>, Errno> {
-    let disk = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let disk = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
     let name = path.strip_prefix("/dev/").unwrap_or_default().replace('/', "!");
     let size =
         sys::file::read_file(&format!("/sys/class/block/{name}/queue/logical_block_size"), 16);
@@ -300,7 +301,7 @@ fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, F
 pub fn partition_node(disk: &str, number: u32) -> Option<String> {
     let joint = if disk.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
     let path = format!("/dev/{disk}{joint}{number}");
-    rustix::fs::stat(path.as_str()).ok().map(|_| path)
+    stat(&path).ok().map(|_| path)
 }
 
 /// Devices that may hold somebody's volume: partitions before whole disks.

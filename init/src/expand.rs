@@ -1,16 +1,15 @@
 //! Compressed images and cloop, expanded into memory: the kernel mounts neither.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 
 use overlay::expand::{ExpandError, expand, is_compressed};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, pwrite, read};
-use rustix::mount::{MountFlags, mount};
-use sys::file::make_dir;
-use sys::mount::detach;
+use rustix::mount::MountFlags;
+use sys::file::{exists, open, open_read};
+use sys::mount::{detach, tmpfs};
 
 use crate::block;
 use crate::copy::Progress;
@@ -54,8 +53,7 @@ pub fn expanded(machine: &mut Machine, path: &str) -> Result<Option<String>, Fau
 
 fn one(machine: &mut Machine, from: &str, format: overlay::probe::Format) -> Result<String, Fault> {
     let name = from.rsplit('/').next().unwrap_or("image");
-    let source = open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Fault::in_("cannot be read"))?;
+    let source = open_read(from).map_err(Fault::in_("cannot be read"))?;
     let packed = if from.starts_with("/dev/") {
         sys::blockdev::length(from).unwrap_or(0)
     } else {
@@ -75,19 +73,16 @@ fn one(machine: &mut Machine, from: &str, format: overlay::probe::Format) -> Res
     let mut number = 0;
     let place = loop {
         let place = format!("{PLACE}/{number}");
-        if rustix::fs::access(place.as_str(), rustix::fs::Access::EXISTS).is_err() {
+        if !exists(&place) {
             break place;
         }
         number += 1;
     };
-    make_dir(&place, 0o755).map_err(Fault::on(&place))?;
-    let options = CString::new(format!("mode=0755,size={room}")).unwrap_or_default();
-    mount("tmpfs", place.as_str(), "tmpfs", MountFlags::NOATIME, Some(options.as_c_str()))
+    tmpfs(&place, MountFlags::NOATIME, &format!("mode=0755,size={room}"))
         .map_err(Fault::on(&place))?;
     let target = format!("{place}/{}", without_suffix(name));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file =
-        open(target.as_str(), flags, Mode::from_raw_mode(0o444)).map_err(Fault::on(&place))?;
+    let file = open(&target, flags, 0o444).map_err(Fault::on(&place))?;
     machine.log.info(&format!("expanding {name} ({format}, {}) into memory", Size(packed)));
     let mut progress = Progress::new(&format!("expanding {name}"), packed);
     let log = &mut machine.log;

@@ -1,7 +1,6 @@
 //! A file fetched by URL into memory: asked for its size first, refused before
 //! the first byte when it does not fit, shown while it comes.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -12,9 +11,10 @@ use cmdline::plan::{Payload, Server, UrlSource};
 use netboot::fetch::{Download, FetchError, Options};
 use netboot::network::NetworkUp;
 use netboot::resolve::Resolver;
-use rustix::fs::{Mode, OFlags, open};
-use rustix::mount::{MountFlags, mount};
-use sys::file::make_dir;
+use rustix::fs::OFlags;
+use rustix::mount::MountFlags;
+use sys::file::{make_dir, open};
+use sys::mount::tmpfs;
 
 use crate::copy::Progress;
 use crate::machine::Machine;
@@ -181,7 +181,7 @@ fn receive(
         return Err(Fault::from(why).last());
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = open(path, flags, Mode::from_raw_mode(0o600)).map_err(Fault::on(path))?;
+    let file = open(path, flags, 0o600).map_err(Fault::on(path))?;
     let mut progress = Progress::new(&format!("fetching {url}"), download.total().unwrap_or(0));
     let mut buffer = vec![0; BUFFER];
     let mut until_look = SPARE / 2;
@@ -216,9 +216,7 @@ fn receive(
 /// When there can be none.
 pub fn prepare() -> Result<(), Fault> {
     drop_all();
-    make_dir(PLACE, 0o700).map_err(Fault::on(PLACE))?;
-    let options = CString::from(c"mode=0700,size=100%");
-    mount("tmpfs", PLACE, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, Some(options.as_c_str()))
+    tmpfs(PLACE, MountFlags::NODEV | MountFlags::NOSUID, "mode=0700,size=100%")
         .map_err(Fault::on(PLACE))
 }
 

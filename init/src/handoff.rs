@@ -11,9 +11,9 @@ use cmdline::BootPlan;
 use cmdline::plan::{Dialect, Source, Writable};
 use netboot::nfs::UP;
 use overlay::switch::switch_root;
-use rustix::fs::{Access, access};
+use rustix::fs::Access;
 use sys::errno::Shown;
-use sys::file::{make_dir, write_file};
+use sys::file::{access, exists, make_dir, write_file};
 use sys::mount::detach;
 
 use crate::changes::{self, Act, Change};
@@ -106,7 +106,7 @@ pub fn hand_over(
 pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
     let wanted = plan.handoff.init.as_deref();
     let mut inits = wanted.into_iter().chain(INITS.iter().copied());
-    let init = inits.find(|path| access(*path, Access::EXEC_OK).is_ok());
+    let init = inits.find(|path| access(path, Access::EXEC_OK));
     let Some(init) = init else {
         return Failure::new("find the real init", "the initramfs", "has none beside /init")
             .remedy("put the system's own initramfs before ours, or name a root");
@@ -184,7 +184,7 @@ fn tell_server(plan: &BootPlan, found: &Found) {
         && plan.root.sources.iter().any(shared)
     {
         // The answer is always no; being asked is what counts.
-        let _ = access([medium, "/", UP].concat().as_str(), Access::EXISTS);
+        let _ = exists(&[medium, "/", UP].concat());
     }
 }
 

@@ -11,6 +11,7 @@ use coldplug::sysfs::names;
 
 use crate::newroot::NewRoot;
 use crate::trace::Fault;
+use sys::file::stat;
 
 /// One layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +175,7 @@ fn resolve(medium: &str, place: &str, file: &str) -> String {
 }
 
 fn layer(path: &str) -> Result<Layer, Fault> {
-    let stat = rustix::fs::stat(path).map_err(Fault::on(path))?;
+    let stat = stat(path).map_err(Fault::on(path))?;
     let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
     let name = path.rsplit('/').next().unwrap_or(path).to_string();
     Ok(Layer { name, path: path.to_string(), is_dir })

@@ -6,10 +6,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use sys::errno::Shown;
+use sys::file::{open_read, stat};
 
 use cmdline::plan::Integrity;
 use overlay::digest::{self, Algorithm, Hasher};
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
 
 use crate::copy::Progress;
@@ -136,7 +136,7 @@ fn check_sums(machine: &mut Machine, lists: &[String], found: &Found) -> Result<
     }
     let path_of = |path: &str| format!("{place}/{path}");
     let size = |path: &str| {
-        rustix::fs::stat(path_of(path)).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+        stat(&path_of(path)).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
     };
     let total = sums.iter().map(|sum| size(&sum.path)).sum();
     machine.log.info(&format!("checking {} files against {name}", sums.len()));
@@ -170,7 +170,7 @@ fn check_embedded(machine: &mut Machine, found: &Found) -> Result<(), Failure> {
         return Err(Failure::new(STEP, &found.origin, "is no ISO image"));
     };
     let fail = |why: String| Failure::new(STEP, blob, why);
-    let open_blob = || open(blob.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let open_blob = || open_read(blob);
     let device = open_blob().map_err(|errno| fail(Shown(errno).to_string()))?;
     let mut descriptor = [0; 2048];
     let mut filled = 0;
@@ -234,7 +234,7 @@ fn hash_file(
     algorithm: Algorithm,
     progress: Option<&mut Progress>,
 ) -> Result<String, Errno> {
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_read(path)?;
     let mut own = None;
     let progress = match progress {
         Some(progress) => progress,

@@ -1,7 +1,6 @@
 //! From what was found to a root at [`ROOT`]: checked, copied to memory if
 //! asked, mounted, stacked, made writable.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -13,11 +12,11 @@ use cmdline::plan::{
 };
 use cmdline::text;
 use overlay::union::{mount_aufs, mount_overlay};
-use rustix::fs::{Access, access};
-use rustix::mount::{MountFlags, mount, mount_bind_recursive};
+use rustix::fs::Access;
+use rustix::mount::MountFlags;
 use sys::errno::Shown;
-use sys::file::make_dir;
-use sys::mount::detach;
+use sys::file::{access, make_dir};
+use sys::mount::{bind, detach, tmpfs};
 
 use crate::block::{self, MountWith};
 use crate::images::Layer;
@@ -220,7 +219,7 @@ impl Stack<'_> {
         };
         let paths =
             rule.nested.iter().map(|path| format!("{tree}/{}", path.trim_start_matches('/')));
-        paths.into_iter().find(|path| access(path.as_str(), Access::READ_OK).is_ok())
+        paths.into_iter().find(|path| access(path, Access::READ_OK))
     }
 
     /// What the line says about mounting the root itself.
@@ -266,7 +265,7 @@ impl Stack<'_> {
     fn as_is(&mut self, trees: &[String]) -> Result<(), Failure> {
         match trees {
             [tree] if tree == ROOT => Ok(()),
-            [tree] => mount_bind_recursive(tree.as_str(), ROOT)
+            [tree] => bind(tree, ROOT)
                 .map_err(|errno| Failure::new("put the root in place", tree, Shown(errno))),
             several => {
                 self.machine.require("overlay");
@@ -353,14 +352,12 @@ impl Stack<'_> {
         let upper = self.layout.upper;
         let fail =
             |errno: rustix::io::Errno| Failure::new("make the root writable", upper, Shown(errno));
-        make_dir(upper, 0o755).map_err(fail)?;
         let mut options = String::from("mode=0755");
         if !size.is_empty() {
             options.push_str(",size=");
             options.push_str(size);
         }
-        let data = CString::new(options).unwrap_or_default();
-        mount("tmpfs", upper, "tmpfs", MountFlags::NOATIME, Some(data.as_c_str())).map_err(fail)
+        tmpfs(upper, MountFlags::NOATIME, &options).map_err(fail)
     }
 
     fn mount_union(

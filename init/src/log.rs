@@ -7,9 +7,10 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::write;
 use sys::clock::Instant;
+use sys::file::open;
 
 /// Lines kept for the record; a boot that says more has lost its beginning,
 /// not its end.
@@ -53,14 +54,12 @@ impl Log {
     /// Opens what there is of console and kernel log; `/dev` must be mounted.
     #[must_use]
     pub fn open() -> Self {
-        let device = |path: &str| {
-            open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
-        };
+        let device = |path: &str| open(path, OFlags::RDWR | OFlags::NOCTTY, 0).ok();
         // Without this (an old kernel has no such file) the kernel keeps ten lines of ours in five seconds.
         let _ = sys::file::write_file("/proc/sys/kernel/printk_devkmsg", b"on\n", 0o644);
         Self {
             console: device("/dev/console"),
-            kmsg: open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok(),
+            kmsg: open("/dev/kmsg", OFlags::WRONLY, 0).ok(),
             started: Instant::now(),
             threshold: Level::Info,
             lines: VecDeque::new(),

@@ -18,8 +18,7 @@ use cmdline::text;
 use coldplug::sysfs::names;
 use netboot::network::NetworkUp;
 use netboot::state;
-use rustix::fs::{Access, access};
-use sys::file::read_file;
+use sys::file::{exists, read_file};
 
 use crate::changes::{Act, Change};
 
@@ -37,8 +36,7 @@ pub fn root_is_remote() -> bool {
     }
     let mounts = read_file("/proc/self/mounts", MAX_MOUNTS).unwrap_or_default();
     let nbd = |device: &String| {
-        device.starts_with("nbd")
-            && access(format!("/sys/class/block/{device}/pid").as_str(), Access::EXISTS).is_ok()
+        device.starts_with("nbd") && exists(&format!("/sys/class/block/{device}/pid"))
     };
     let nvme = |name: &String| name.starts_with("nvme");
     mounts_are_remote(&String::from_utf8_lossy(&mounts))

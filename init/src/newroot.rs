@@ -6,17 +6,20 @@
 //! the root is filled through before it is mounted there: an unpacked archive, a copy
 //! in memory.
 
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ffi::CStr;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fstat, mkdirat, open,
-    openat, openat2, readlinkat, renameat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fstat, mkdirat, openat,
+    openat2, readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use sys::file::{c_path, open, stat};
 use sys::mount::detach;
 
 /// Where the new root is mounted.
@@ -53,16 +56,13 @@ impl Place {
     /// The path, good while this lives and in this process.
     #[must_use]
     pub fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.directory.as_raw_fd())
+        path_of(&self.directory)
     }
 
     /// Whether it is this directory of the live system, or below it.
     #[must_use]
     pub fn is_below(&self, root: &NewRoot, top: &str) -> bool {
-        let name = |directory: &OwnedFd| {
-            let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
-            readlinkat(CWD, link, Vec::new()).map(alloc::ffi::CString::into_bytes)
-        };
+        let name = |directory| read_link_at(CWD, &c_path(path_of(directory).as_bytes())?);
         let (Ok(here), Ok(base)) = (name(&self.directory), name(&root.directory)) else {
             return false;
         };
@@ -91,8 +91,7 @@ impl NewRoot {
     /// # Errors
     /// As open(2): `ENOENT`, `ENOTDIR`.
     pub fn at(path: &str) -> Result<Self, Errno> {
-        let directory = open(path, FOLDER | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { directory })
+        Ok(Self { directory: open(path, FOLDER, 0)? })
     }
 
     /// Opens what a path leads to, all links followed inside.
@@ -100,11 +99,11 @@ impl NewRoot {
     /// # Errors
     /// As openat2(2); `ELOOP` for links in a circle.
     pub fn resolve(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if path.is_empty() { b"/" } else { path };
+        let path = c_path(if path.is_empty() { b"/" } else { path })?;
         let (flags, inside) = (flags | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
         let mut tries = MAX_LINKS;
         loop {
-            match openat2(&self.directory, path, flags, Mode::empty(), inside) {
+            match openat2(&self.directory, &*path, flags, Mode::empty(), inside) {
                 // Something was mounted meanwhile, and the kernel cannot vouch for a `..`.
                 Err(Errno::AGAIN) if tries > 0 => tries -= 1,
                 other => return other,
@@ -156,10 +155,11 @@ impl NewRoot {
                     continue;
                 }
             }
-            match mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
+            let name = c_path(name)?;
+            match mkdirat(&above, &*name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => above = self.resolve(here, FOLDER)?,
                 Err(Errno::EXIST) => {
-                    let link = readlinkat(&above, name, Vec::new())?.into_bytes();
+                    let link = read_link_at(above.as_fd(), &name)?;
                     let from = if link.starts_with(b"/") { None } else { before };
                     let rest = path.get(end..).unwrap_or_default();
                     return Ok(Err([from.unwrap_or_default(), &link, rest].concat()));
@@ -174,7 +174,7 @@ impl NewRoot {
     ///
     /// # Errors
     /// As [`Self::make_dir`]; `EINVAL` when there is no last name.
-    pub fn parent<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {
+    pub fn parent(&self, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
         let (above, name) = split(path)?;
         Ok((self.make_dir(above)?, name))
     }
@@ -234,7 +234,7 @@ impl NewRoot {
     pub fn read_link(&self, path: &str) -> Option<String> {
         let (above, name) = split(path.as_bytes()).ok()?;
         let above = self.resolve(above, FOLDER).ok()?;
-        readlinkat(above, name, Vec::new()).ok()?.into_string().ok()
+        String::from_utf8(read_link_at(above.as_fd(), &name).ok()?).ok()
     }
 
     /// Puts a file in place of the file or link that is there; its directory must be
@@ -245,12 +245,12 @@ impl NewRoot {
     pub fn replace(&self, path: &str, text: &str, mode: u32) -> Result<(), Errno> {
         let (above, name) = split(path.as_bytes())?;
         let above = self.resolve(above, FOLDER)?;
-        let old = statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        let old = statat(&above, &*name, AtFlags::SYMLINK_NOFOLLOW).ok();
         let old = old.filter(|old| FileType::from_raw_mode(old.st_mode).is_file());
         let mode = old.map_or(mode, |old| old.st_mode & 0o7777);
-        unlink(&above, name)?;
+        unlink(&above, &name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = openat(&above, name, flags, Mode::from_raw_mode(mode))?;
+        let file = openat(&above, &*name, flags, Mode::from_raw_mode(mode))?;
         if let Some(old) = old {
             let (uid, gid) = owner(&old);
             rustix::fs::fchown(&file, Some(uid), Some(gid))?;
@@ -269,7 +269,7 @@ impl NewRoot {
     /// As symlink(2): `EEXIST` when something is there.
     pub fn link(&self, to: &str, path: &str) -> Result<(), Errno> {
         let (above, name) = self.parent(path.as_bytes())?;
-        symlinkat(to, above, name)
+        symlinkat(&*c_path(to.as_bytes())?, above, &*name)
     }
 
     /// Removes a file or a link; none is fine.
@@ -279,7 +279,7 @@ impl NewRoot {
     pub fn remove(&self, path: &str) -> Result<(), Errno> {
         let (above, name) = split(path.as_bytes())?;
         match self.resolve(above, FOLDER) {
-            Ok(above) => unlink(&above, name),
+            Ok(above) => unlink(&above, &name),
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno),
         }
@@ -292,7 +292,7 @@ impl NewRoot {
     pub fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
         let (old, name) = split(from.as_bytes())?;
         let (new, new_name) = self.parent(to.as_bytes())?;
-        renameat(self.resolve(old, FOLDER)?, name, new, new_name)
+        renameat(self.resolve(old, FOLDER)?, &*name, new, &*new_name)
     }
 
     /// Shows a tree of the initramfs at a directory, what is mounted in it included;
@@ -304,8 +304,8 @@ impl NewRoot {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::AT_RECURSIVE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = open_tree(CWD, from, flags)?;
-        move_mount(&tree, "", self.make_dir(path.as_bytes())?, "", BY_FD)?;
+        let tree = open_tree(CWD, &*c_path(from.as_bytes())?, flags)?;
+        self.attach(&tree, path)?;
         Ok(SecondView { tree })
     }
 
@@ -314,8 +314,11 @@ impl NewRoot {
     /// # Errors
     /// As move_mount(2).
     pub fn take(&self, from: &str, path: &str) -> Result<(), Errno> {
-        let tree = open(from, FOLDER | OFlags::CLOEXEC, Mode::empty())?;
-        move_mount(&tree, "", self.make_dir(path.as_bytes())?, "", BY_FD)
+        self.attach(&open(from, FOLDER, 0)?, path)
+    }
+
+    fn attach(&self, tree: &OwnedFd, path: &str) -> Result<(), Errno> {
+        move_mount(tree, c"", self.make_dir(path.as_bytes())?, c"", BY_FD)
     }
 }
 
@@ -331,24 +334,32 @@ impl SecondView {
     /// # Errors
     /// As umount2(2).
     pub fn end(self) -> Result<(), Errno> {
-        detach(&format!("/proc/self/fd/{}", self.tree.as_raw_fd()))
+        detach(&path_of(&self.tree))
     }
+}
+
+fn path_of(descriptor: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
+}
+
+fn read_link_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>, Errno> {
+    readlinkat(directory, name, Vec::new()).map(CString::into_bytes)
 }
 
 /// A path's directory and its last name.
 ///
 /// # Errors
 /// `EINVAL` when it has none.
-pub fn split(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
+pub fn split(path: &[u8]) -> Result<(&[u8], CString), Errno> {
     let at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     let (above, name) = path.split_at_checked(at).ok_or(Errno::INVAL)?;
     match name {
         b"" | b"." | b".." => Err(Errno::INVAL),
-        name => Ok((above, name)),
+        name => Ok((above, c_path(name)?)),
     }
 }
 
-fn unlink(above: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+fn unlink(above: &OwnedFd, name: &CStr) -> Result<(), Errno> {
     match unlinkat(above, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         other => other,
@@ -364,10 +375,11 @@ fn owner(stat: &Stat) -> (Uid, Gid) {
 /// # Errors
 /// As stat(2), chown(2) and chmod(2).
 pub fn like(from: &str, to: &str) -> Result<(), Errno> {
-    let stat = rustix::fs::stat(from)?;
+    let stat = stat(from)?;
     let (uid, gid) = owner(&stat);
-    rustix::fs::chown(to, Some(uid), Some(gid))?;
-    rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))
+    let to = c_path(to.as_bytes())?;
+    rustix::fs::chown(&*to, Some(uid), Some(gid))?;
+    rustix::fs::chmod(&*to, Mode::from_raw_mode(stat.st_mode & 0o7777))
 }
 
 #[cfg(test)]

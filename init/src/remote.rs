@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use sys::clock::Instant;
 use sys::errno::Shown;
-use sys::file::make_dir;
+use sys::file::{exists, make_dir};
 use sys::mount::{FsContext, MountError};
 
 use crate::machine::Machine;
@@ -70,9 +70,7 @@ pub fn drop_nbd(device: &str) {
 pub fn drop_all() {
     for name in coldplug::sysfs::names("/sys/block").unwrap_or_default() {
         let connected = format!("/sys/block/{name}/pid");
-        if name.starts_with("nbd")
-            && rustix::fs::access(connected.as_str(), rustix::fs::Access::EXISTS).is_ok()
-        {
+        if name.starts_with("nbd") && exists(&connected) {
             drop_nbd(&format!("/dev/{name}"));
         }
     }
@@ -143,9 +141,7 @@ fn namespaces(top: &str, subsystems: &[Subsystem]) -> Vec<String> {
     for name in coldplug::sysfs::names(&format!("{top}/sys/block")).unwrap_or_default() {
         let device = format!("{top}/dev/{name}");
         // Paths to a device of several paths have no node.
-        if name.starts_with("nvme")
-            && rustix::fs::access(device.as_str(), rustix::fs::Access::EXISTS).is_ok()
-        {
+        if name.starts_with("nvme") && exists(&device) {
             let nqn = subsystem_of(&format!("{top}/sys/block/{name}/device"));
             if subsystems.iter().any(|subsystem| subsystem.nqn == nqn) {
                 devices.push(device);

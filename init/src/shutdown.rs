@@ -23,7 +23,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_move, mount_remount, unmount
 use rustix::system::{RebootCommand, reboot};
 use rustix::thread::{Timespec, nanosleep};
 use sys::errno::Shown;
-use sys::file::{make_dir, read_file};
+use sys::file::{exists, make_dir, read_file};
 use sys::netlink::{Arguments, Generic};
 
 use crate::copy::{self, Progress};
@@ -61,7 +61,7 @@ pub fn prepare(machine: &mut Machine, plan: &BootPlan) {
     let plain = matches!(plan.writable, Writable::AsIs { .. })
         && plan.root.sources.iter().all(|source| matches!(source, Source::Device(_)));
     let place = format!("{PLACE}/shutdown");
-    if plain || rustix::fs::access(place.as_str(), rustix::fs::Access::EXISTS).is_ok() {
+    if plain || exists(&place) {
         return;
     }
     let put = make_dir(PLACE, 0o755).map_err(|errno| (place.clone(), errno)).and_then(|()| {
@@ -207,7 +207,7 @@ fn disconnect_nbd() {
         let index = device.strip_prefix("nbd").and_then(|index| index.parse().ok());
         let busy = format!("/sys/class/block/{device}/pid");
         if let Some(index) = index
-            && rustix::fs::access(busy.as_str(), rustix::fs::Access::EXISTS).is_ok()
+            && exists(&busy)
         {
             // The kernel drops the connection anyway when the machine goes down.
             let _ = kernel.command(DISCONNECT, 1, &Arguments::default().u32(INDEX, index));

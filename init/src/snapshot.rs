@@ -1,16 +1,16 @@
 //! A writable root over an image that is never written: a device-mapper
 //! snapshot, with the changes in memory or in a store that lasts.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use sys::errno::Shown;
+use sys::mount::tmpfs;
 
 use cmdline::plan::{Bytes, Dialect, PersistPlan, SnapshotPlan, SnapshotStore};
 use overlay::dm;
-use rustix::fs::{Mode, OFlags, ftruncate, open};
-use rustix::mount::{MountFlags, mount};
-use sys::file::make_dir;
+use rustix::fs::{OFlags, ftruncate};
+use rustix::mount::MountFlags;
+use sys::file::{exists, make_dir, open};
 
 use crate::block::{self, Block, MountWith};
 use crate::layout::Layout;
@@ -181,11 +181,8 @@ fn sparse_file(machine: &mut Machine, size: Bytes, layout: Layout) -> Result<Sto
         ));
     }
     let fail = |errno: rustix::io::Errno| Failure::new(STEP, layout.upper, Shown(errno));
-    make_dir(layout.upper, 0o755).map_err(fail)?;
     let options = format!("mode=0755,size={}", length.saturating_add(1 << 20));
-    let options = CString::new(options).unwrap_or_default();
-    mount("tmpfs", layout.upper, "tmpfs", MountFlags::NOATIME, Some(options.as_c_str()))
-        .map_err(fail)?;
+    tmpfs(layout.upper, MountFlags::NOATIME, &options).map_err(fail)?;
     let path = format!("{}/{STORE}", layout.upper);
     make_store(&path, length).map_err(fail)?;
     let block = Block::open(machine, &path, false).map_err(|why| Failure::new(STEP, &path, why))?;
@@ -194,7 +191,7 @@ fn sparse_file(machine: &mut Machine, size: Bytes, layout: Layout) -> Result<Sto
 
 fn make_store(path: &str, length: u64) -> Result<(), rustix::io::Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = open(path, flags, Mode::from_raw_mode(0o600))?;
+    let file = open(path, flags, 0o600)?;
     ftruncate(&file, length)
 }
 
@@ -216,7 +213,7 @@ fn lasting(
                 }
                 None => format!("{}/{STORE}", volume.mounted),
             };
-            if rustix::fs::access(path.as_str(), rustix::fs::Access::EXISTS).is_err() {
+            if !exists(&path) {
                 let wanted = plan.create.map_or(image_length, |size| size.0);
                 let room = volume.free() / 10 * 9;
                 let length = wanted.min(room) & !0xfff;
@@ -240,7 +237,7 @@ fn lasting(
 /// Makes sure that a store holds changes or nothing, and nothing when asked.
 fn prepare(path: &str, reset: bool) -> Result<(), Fault> {
     let cannot = |errno: rustix::io::Errno| Fault::new("cannot be used for changes", errno);
-    let device = open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
+    let device = open(path, OFlags::RDWR, 0).map_err(cannot)?;
     let mut head = [0; HEAD];
     let length = rustix::io::pread(&device, &mut head, 0).map_err(cannot)?;
     let ours = head.starts_with(&MAGIC);

@@ -2,16 +2,16 @@
 //! it fits, and never a reason to fail when it does not: the medium is still
 //! there, and the boot goes on from it with a warning.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use sys::errno::Shown;
 
 use cmdline::plan::ToRam;
-use rustix::mount::{MountFlags, mount, mount_move};
-use sys::file::make_dir;
-use sys::mount::detach;
+use rustix::fs::Access;
+use rustix::mount::{MountFlags, mount_move};
+use sys::file::{access, stat};
+use sys::mount::{detach, tmpfs};
 
 use crate::copy::{self, Progress};
 use crate::layout::Layout;
@@ -78,7 +78,7 @@ fn size_of(path: &str) -> u64 {
     if path.starts_with("/dev/") {
         return sys::blockdev::length(path).unwrap_or(u64::MAX);
     }
-    rustix::fs::stat(path).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    stat(path).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 /// Whether so much fits; says what is wrong when it does not.
@@ -98,11 +98,8 @@ fn fits(machine: &mut Machine, what: &str, size: u64) -> bool {
 
 fn mount_tmpfs(target: &str, size: u64) -> Result<(), Failure> {
     let fail = |errno: rustix::io::Errno| Failure::new("make room in memory", target, Shown(errno));
-    make_dir(target, 0o755).map_err(fail)?;
-    let options =
-        format!("mode=0755,size={}", size.saturating_add(size / 20).saturating_add(1 << 20));
-    let options = CString::new(options).unwrap_or_default();
-    mount("tmpfs", target, "tmpfs", MountFlags::NOATIME, Some(options.as_c_str())).map_err(fail)
+    let size = size.saturating_add(size / 20).saturating_add(1 << 20);
+    tmpfs(target, MountFlags::NOATIME, &format!("mode=0755,size={size}")).map_err(fail)
 }
 
 fn copy_medium(machine: &mut Machine, found: &mut Found, layout: Layout) -> Result<(), Failure> {
@@ -157,7 +154,7 @@ fn copy_images(
         .flat_map(|(path, name)| {
             COMPANIONS.iter().map(move |more| (format!("{path}.{more}"), format!("{name}.{more}")))
         })
-        .filter(|(path, _)| rustix::fs::access(path.as_str(), rustix::fs::Access::READ_OK).is_ok())
+        .filter(|(path, _)| access(path, Access::READ_OK))
         .collect();
     let more: u64 = companions.iter().map(|(path, _)| size_of(path)).sum();
     machine.log.info(&format!("copying {} image(s) to memory, {}", wanted.len(), Size(size)));

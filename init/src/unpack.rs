@@ -16,13 +16,13 @@ use overlay::probe::{Format, probe};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, open, openat, symlinkat,
-    unlinkat, utimensat,
+    fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::{Errno, read};
-use rustix::mount::{MountFlags, mount};
-use sys::file::make_dir;
-use sys::mount::detach;
+use rustix::mount::MountFlags;
+use sys::file::{c_path, open_read};
+use sys::mount::{detach, tmpfs};
 
 use crate::block;
 use crate::copy::Progress;
@@ -47,7 +47,7 @@ pub fn archive_in(path: &str) -> Option<Format> {
     if !is_compressed(found) {
         return Some(found).filter(|format| is_archive(*format));
     }
-    let source = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let source = open_read(path).ok()?;
     let mut head: Vec<u8> = Vec::new();
     // Ends by the error of the closure, as soon as there is enough.
     let _ = expand(found, &mut |room| read(&source, room), &mut |bytes| {
@@ -70,8 +70,7 @@ pub fn archive_in(path: &str) -> Option<Format> {
 pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool, Fault> {
     let Some(kind) = archive_in(path) else { return Ok(false) };
     let packed = block::inspect(path)?.format;
-    let source = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Fault::in_("cannot be read"))?;
+    let source = open_read(path).map_err(Fault::in_("cannot be read"))?;
     let size = if path.starts_with("/dev/") {
         sys::blockdev::length(path).unwrap_or(0)
     } else {
@@ -87,9 +86,7 @@ pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool,
             Size(SPARE),
         ).into());
     }
-    make_dir(target, 0o755).map_err(Fault::on(target))?;
-    let options = CString::new(format!("mode=0755,size={room}")).unwrap_or_default();
-    mount("tmpfs", target, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
+    tmpfs(target, MountFlags::empty(), &format!("mode=0755,size={room}"))
         .map_err(Fault::on(target))?;
     let name = path.rsplit('/').next().unwrap_or("archive");
     machine.log.info(&format!("unpacking {name} ({kind}, {}) into memory", Size(size)));
@@ -218,7 +215,7 @@ impl Tree {
 
     /// The directory of a path, made when it is not there (archives need not name
     /// every directory, and name some late), and the path's last part.
-    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {
+    fn parent(&mut self, path: &[u8]) -> Result<(OwnedFd, CString), Errno> {
         let (above, name) = newroot::split(path)?;
         let known = self.parent.take().filter(|(known, _)| known.as_slice() == above);
         let (_, directory) = match known {
@@ -239,6 +236,7 @@ impl Tree {
             return self.settle_directory(&[], entry);
         }
         let (parent, name) = self.parent(&entry.path)?;
+        let name = &*name;
         let device = match entry.kind {
             Kind::Character(major, minor) => Some((FileType::CharacterDevice, major, minor)),
             Kind::Block(major, minor) => Some((FileType::BlockDevice, major, minor)),
@@ -268,7 +266,7 @@ impl Tree {
                 self.expect(file, entry)
             }
             Kind::Symlink(to) => {
-                symlinkat(to.as_slice(), &parent, name)?;
+                symlinkat(&*c_path(to)?, &parent, name)?;
                 chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
                 // A time that cannot be set is missed by no boot.
                 let _ = utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
@@ -276,7 +274,7 @@ impl Tree {
             }
             Kind::Link(to) => {
                 let (other, first) = self.parent(to)?;
-                linkat(&other, first, &parent, name, AtFlags::empty())?;
+                linkat(&other, &*first, &parent, name, AtFlags::empty())?;
                 if entry.size > 0 {
                     let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let file = openat(&parent, name, flags, Mode::empty())?;

@@ -14,12 +14,13 @@ use alloc::vec::Vec;
 use cmdline::plan::{Integrity, OnCorruption};
 use overlay::dm;
 use overlay::verity::{self, Header};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::Access;
 use rustix::io::pread;
 
 use crate::block::{self, Block};
 use crate::machine::Machine;
 use crate::trace::{Failure, Fault};
+use sys::file::{access, open_read};
 
 /// A root hash is at most that of SHA-512, in hexadecimal.
 const MAX_HASH: usize = 256;
@@ -190,7 +191,7 @@ fn wanted(plan: &[Integrity], image: &str, name: &str) -> Option<Wanted> {
 /// The tree's file when it is one of its own, where its header begins, and the header.
 fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), Fault> {
     let beside = format!("{image}.verity");
-    if rustix::fs::access(beside.as_str(), rustix::fs::Access::READ_OK).is_ok() {
+    if access(&beside, Access::READ_OK) {
         let header = header_at(&beside, 0).map_err(|why| format!("{beside} {why}"))?;
         return Ok((Some(beside), 0, header));
     }
@@ -208,7 +209,7 @@ fn find_tree(image: &str) -> Result<(Option<String>, u64, Header), Fault> {
 /// The parity data beside an image and their number of roots.
 fn parity(machine: &mut Machine, image: &str) -> Option<(Block, u32)> {
     let path = format!("{image}.fec");
-    rustix::fs::access(path.as_str(), rustix::fs::Access::READ_OK).ok()?;
+    access(&path, Access::READ_OK).then_some(())?;
     let roots = sys::file::read_file(&format!("{path}.roots"), 16).ok();
     let roots = roots.and_then(|text| core::str::from_utf8(&text).ok()?.trim().parse().ok());
     match Block::open(machine, &path, true) {
@@ -221,13 +222,12 @@ fn parity(machine: &mut Machine, image: &str) -> Option<(Block, u32)> {
 }
 
 fn first_block(device: &str) -> Result<(), rustix::io::Errno> {
-    let device = open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let device = open_read(device)?;
     pread(&device, &mut [0; 512], 0).map(drop)
 }
 
 fn header_at(path: &str, at: u64) -> Result<Header, Fault> {
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Fault::in_("cannot be read"))?;
+    let file = open_read(path).map_err(Fault::in_("cannot be read"))?;
     let mut bytes = [0; verity::LENGTH];
     let length = pread(&file, &mut bytes, at).map_err(Fault::in_("cannot be read"))?;
     verity::parse(bytes.get(..length).unwrap_or_default()).map_err(|error| error.to_string().into())

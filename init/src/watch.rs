@@ -15,11 +15,12 @@ use core::ffi::CStr;
 
 use overlay::dm::{Fill, SECTOR, snapshot_fill};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
 use sys::dm::Control;
+use sys::file::open;
 
 use crate::memory::Size;
 
@@ -109,8 +110,7 @@ impl Voice {
     /// has what it needs; nothing when it has not.
     #[must_use]
     pub fn open() -> Option<Self> {
-        let node =
-            |path: &str| open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+        let node = |path: &str| open(path, OFlags::RDWR | OFlags::NOCTTY, 0);
         let voice = Self { console: node("/dev/console").ok(), kmsg: node("/dev/kmsg").ok() };
         rustix::stdio::dup2_stdin(&node("/dev/null").ok()?).ok()?;
         Some(voice)

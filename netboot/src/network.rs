@@ -17,8 +17,8 @@ use core::net::Ipv4Addr;
 use cmdline::plan::{Addressing, NetworkPlan};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use sys::file::open_read;
 use sys::netlink::{FLAG_LOOPBACK, Link, Monitor, News, Route};
 use sys::packet::{ETHERTYPE_IPV4, PacketSocket, udp_port_filter};
 
@@ -456,7 +456,7 @@ fn classify(link: &mut Link) {
 
 /// The start of a small file; empty when it cannot be read.
 fn read_small<'a>(path: &str, buffer: &'a mut [u8]) -> &'a str {
-    let Ok(fd) = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return "" };
+    let Ok(fd) = open_read(path) else { return "" };
     let length = rustix::io::read(&fd, &mut *buffer).unwrap_or(0);
     core::str::from_utf8(buffer.get(..length).unwrap_or_default()).unwrap_or("")
 }

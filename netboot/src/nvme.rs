@@ -15,9 +15,10 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
 use rustix::fd::AsFd;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, read, write};
 use sys::errno::Shown;
+use sys::file::open;
 
 use crate::io::Tcp;
 use sys::clock::Instant;
@@ -91,7 +92,7 @@ pub fn discover(
     let instance = connect(&controller, host, limit)?;
     let mut log = alloc::vec![0; RECORD * (1 + MAX_RECORDS)];
     let device = format!("/dev/nvme{instance}");
-    let asked = open(device.as_str(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+    let asked = open(&device, OFlags::RDWR, 0)
         .and_then(|device| sys::nvme::log_page(device.as_fd(), 0x70, &mut log));
     disconnect(instance);
     asked.map_err(NvmeError::Log)?;
@@ -141,7 +142,7 @@ pub fn connect(subsystem: &Subsystem, host: &str, limit: Duration) -> Result<u32
     let tried = Tcp::connect(server, false, Instant::now().after(limit));
     drop(tried.map_err(|errno| NvmeError::Connect(server, errno))?);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let kernel = open("/dev/nvme-fabrics", flags, Mode::empty()).map_err(NvmeError::Kernel)?;
+    let kernel = open("/dev/nvme-fabrics", flags, 0).map_err(NvmeError::Kernel)?;
     let line = options(subsystem, host);
     let refused = |errno| NvmeError::Refused(subsystem.nqn.clone(), errno);
     write(&kernel, line.as_bytes()).map_err(refused)?;

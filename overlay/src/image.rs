@@ -6,9 +6,10 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use rustix::fd::AsFd;
-use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::fs::{OFlags, fstat};
 use rustix::io::{Errno, pread};
 use sys::errno::Shown;
+use sys::file::{open, open_read};
 use sys::loopdev::{self, Loop};
 use sys::mount::{MountError, mount_device};
 
@@ -78,8 +79,7 @@ impl core::error::Error for ImageError {}
 /// is truncated.
 pub fn inspect(path: &str) -> Result<Superblock, ImageError> {
     let fail = |why| ImageError { image: path.to_string(), why };
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| fail(Why::Open(errno)))?;
+    let file = open_read(path).map_err(|errno| fail(Why::Open(errno)))?;
     let has = fstat(&file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
     let mut failed = None;
     let found = probe(&mut |at, buffer| match pread(&file, &mut *buffer, at) {
@@ -127,6 +127,6 @@ pub fn mount(
 /// The errno of openat(2) or of the loop device's ioctls.
 pub fn attach(path: &str, read_only: bool) -> Result<Loop, Errno> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let file = open(path, access | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open(path, access, 0)?;
     loopdev::attach(file.as_fd(), loopdev::Options { read_only, ..Default::default() })
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::mount_move;
 use rustix::process::{chdir, chroot};
 use sys::errno::Shown;
+use sys::file::c_path;
 
 /// Deepest directory that is emptied: a bound on our stack.
 const MAX_DEPTH: u32 = 64;
@@ -48,9 +49,9 @@ pub fn switch_root(root: &str) -> Result<(), SwitchError> {
     let new = fstat(&open_dir(rustix::fs::CWD, ".").map_err(|errno| fail("open", root, errno))?)
         .map_err(|errno| fail("stat", root, errno))?
         .st_dev;
-    mount_move(".", "/").map_err(|errno| fail("move to / from", root, errno))?;
-    chroot(".").map_err(|errno| fail("chroot to", root, errno))?;
-    chdir("/").map_err(|errno| fail("enter", "/", errno))?;
+    mount_move(c".", c"/").map_err(|errno| fail("move to / from", root, errno))?;
+    chroot(c".").map_err(|errno| fail("chroot to", root, errno))?;
+    chdir(c"/").map_err(|errno| fail("enter", "/", errno))?;
     // A child frees the initramfs's memory, which has no path any more, so that the real init
     // need not wait.
     if new != device
@@ -80,7 +81,7 @@ pub fn remove_below(path: &str, except: &[&str]) -> Result<(), Errno> {
 fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     openat(
         at,
-        path,
+        &*c_path(path.as_bytes())?,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )

@@ -1,13 +1,13 @@
 //! Layers under one writable root: overlayfs
 //! (`Documentation/filesystems/overlayfs.rst`).
 
-use alloc::ffi::CString;
 use alloc::string::{String, ToString};
 use core::fmt;
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::MountFlags;
 use sys::errno::Shown;
+use sys::mount::mount_nodev;
 
 /// The size of a mount's option text, NUL included: one page.
 const MAX_OPTIONS: usize = 4095;
@@ -102,9 +102,8 @@ pub fn mount_overlay(
         return Err(UnionError::TooManyLayers { layers: bottom_first.len() });
     }
     let fail = |errno| UnionError::Mount { errno, options: options.to_string() };
-    let data = CString::new(options.as_str()).map_err(|_| fail(Errno::INVAL))?;
     let flags = if upper.is_some() { MountFlags::NOATIME } else { MountFlags::RDONLY };
-    mount("overlay", target, "overlay", flags, Some(data.as_c_str())).map_err(fail)
+    mount_nodev(c"overlay", target, flags, &options).map_err(fail)
 }
 
 /// Mounts `bottom_first` at `target` with aufs (`aufs(5)`), writable in `upper`.
@@ -133,8 +132,7 @@ pub fn mount_aufs(
         return Err(UnionError::TooManyLayers { layers: bottom_first.len() });
     }
     let fail = |errno| UnionError::Mount { errno, options: options.to_string() };
-    let data = CString::new(options.as_str()).map_err(|_| fail(Errno::INVAL))?;
-    mount("aufs", target, "aufs", MountFlags::NOATIME, Some(data.as_c_str())).map_err(fail)
+    mount_nodev(c"aufs", target, MountFlags::NOATIME, &options).map_err(fail)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use linux_raw_sys::general::__NR_ioctl;
 use linux_raw_sys::ioctl::{BLKGETSIZE64, BLKROSET};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::file::open;
 use crate::raw::syscall;
 
 /// Length of a block device in bytes.
@@ -13,7 +14,7 @@ use crate::raw::syscall;
 /// # Errors
 /// The kernel's, from open(2) or ioctl(2); `ENOTTY` for what is no block device.
 pub fn length(path: &str) -> Result<u64, Errno> {
-    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
     length_of(device.as_fd())
 }
 
@@ -38,7 +39,7 @@ pub fn length_of(device: BorrowedFd<'_>) -> Result<u64, Errno> {
 /// # Errors
 /// The kernel's, from open(2) or ioctl(2).
 pub fn set_read_only(path: &str, read_only: bool) -> Result<(), Errno> {
-    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
     let value = i32::from(read_only);
     // SAFETY: the kernel reads one int behind the pointer.
     unsafe {

@@ -11,9 +11,10 @@ use core::mem::size_of;
 
 use linux_raw_sys::general::__NR_ioctl;
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, minor, open};
+use rustix::fs::{OFlags, minor};
 use rustix::io::Errno;
 
+use crate::file::open;
 use crate::raw::syscall;
 
 /// Its control node, which the driver makes.
@@ -108,7 +109,7 @@ impl Control {
     /// # Errors
     /// `ENOENT` when the driver is not there.
     pub fn open() -> Result<Self, Errno> {
-        Ok(Self { fd: open(CONTROL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())? })
+        Ok(Self { fd: open(CONTROL, OFlags::RDWR, 0)? })
     }
 
     /// Makes a device without a table.

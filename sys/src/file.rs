@@ -1,11 +1,58 @@
 //! Small files and directories, read and written whole.
 
+use alloc::ffi::CString;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use rustix::fd::BorrowedFd;
-use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{Access, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::{Errno, read};
+
+/// A path as the kernel takes it. rustix converts strings, too, but with a buffer and
+/// code of its own at every call.
+///
+/// # Errors
+/// `EINVAL` for a path with a NUL.
+pub fn c_path(path: &[u8]) -> Result<CString, Errno> {
+    CString::new(path).map_err(|_| Errno::INVAL)
+}
+
+/// Opens a file; the descriptor does not outlive exec(2).
+///
+/// # Errors
+/// As open(2).
+pub fn open(path: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    let path = c_path(path.as_bytes())?;
+    rustix::fs::open(&*path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
+}
+
+/// Opens a file to read it.
+///
+/// # Errors
+/// As open(2).
+pub fn open_read(path: &str) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::RDONLY, 0)
+}
+
+/// What stat(2) says of a path, links followed.
+///
+/// # Errors
+/// As stat(2).
+pub fn stat(path: &str) -> Result<Stat, Errno> {
+    rustix::fs::stat(&*c_path(path.as_bytes())?)
+}
+
+/// Whether a path leads to something that this process may use so.
+#[must_use]
+pub fn access(path: &str, access: Access) -> bool {
+    c_path(path.as_bytes()).is_ok_and(|path| rustix::fs::access(&*path, access).is_ok())
+}
+
+/// Whether a path leads to anything.
+#[must_use]
+pub fn exists(path: &str) -> bool {
+    access(path, Access::EXISTS)
+}
 
 /// Makes a directory and its parents; one that is there is fine.
 ///
@@ -17,7 +64,8 @@ pub fn make_dir(path: &str, mode: u32) -> Result<(), Errno> {
     loop {
         let next = path.get(end + 1..).and_then(|rest| rest.find('/'));
         end = next.map_or(path.len(), |at| end + 1 + at);
-        match rustix::fs::mkdir(path.get(..end).unwrap_or(path), mode) {
+        let path_so_far = c_path(path.as_bytes().get(..end).unwrap_or_default())?;
+        match rustix::fs::mkdir(&*path_so_far, mode) {
             Ok(()) | Err(Errno::EXIST) => {}
             // A read-only parent that exists answers so before EEXIST.
             Err(Errno::ROFS) if end < path.len() => {}
@@ -55,8 +103,7 @@ pub fn entries(
 /// # Errors
 /// The kernel's, from openat(2) or write(2).
 pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
+    let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, mode)?;
     let mut rest = bytes;
     while !rest.is_empty() {
         match rustix::io::write(&file, rest) {
@@ -74,7 +121,7 @@ pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
 /// # Errors
 /// The kernel's, from openat(2) or read(2).
 pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_read(path)?;
     // A file in memory says how long it is; one in /proc says 0.
     let said =
         rustix::fs::fstat(&file).map_or(0, |stat| usize::try_from(stat.st_size).unwrap_or(0));

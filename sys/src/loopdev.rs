@@ -10,9 +10,10 @@ use linux_raw_sys::general::__NR_ioctl;
 
 use linux_raw_sys::loop_device::{LOOP_CONFIGURE, LOOP_CTL_GET_FREE, loop_config};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::file::open;
 use crate::raw::syscall;
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
@@ -56,7 +57,7 @@ impl AsFd for Loop {
 /// The kernel's, from opening `/dev/loop-control` or the device, or from
 /// attaching; `EBUSY` only after losing the race for a free device many times.
 pub fn attach(backing: BorrowedFd<'_>, options: Options) -> Result<Loop, Errno> {
-    let control = open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let control = open("/dev/loop-control", OFlags::RDWR, 0)?;
     let mode = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
     let flag = |on: bool, bit: u32| if on { bit } else { 0 };
     // SAFETY: plain integers and byte arrays; all zeroes is a valid value.
@@ -74,7 +75,7 @@ pub fn attach(backing: BorrowedFd<'_>, options: Options) -> Result<Loop, Errno> 
         let free = unsafe {
             syscall(__NR_ioctl, &[control.as_raw_fd() as usize, LOOP_CTL_GET_FREE as usize])?
         };
-        let device = open(format!("/dev/loop{free}"), mode | OFlags::CLOEXEC, Mode::empty())?;
+        let device = open(&format!("/dev/loop{free}"), mode, 0)?;
         // SAFETY: the kernel reads one loop_config behind the pointer.
         let attached = unsafe {
             syscall(

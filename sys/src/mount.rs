@@ -4,15 +4,18 @@
 //! rustix has the calls; this adds the one thing that mount(2) cannot do: say why.
 
 use alloc::string::String;
+use core::ffi::CStr;
 use core::fmt;
 
 use crate::errno::Shown;
+use crate::file::{c_path, make_dir};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::CWD;
 use rustix::io::{Errno, read};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive,
+    move_mount,
 };
 
 /// Longest log kept; the kernel keeps eight messages at most.
@@ -58,7 +61,7 @@ impl FsContext {
     /// `ENODEV` when the kernel does not know the type; its driver may be a
     /// module that is not loaded.
     pub fn open(fs_type: &str) -> Result<Self, MountError> {
-        Ok(Self { fd: fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)? })
+        Ok(Self { fd: fsopen(&*c_path(fs_type.as_bytes())?, FsOpenFlags::FSOPEN_CLOEXEC)? })
     }
 
     /// Sets `key=value`; a `value` of `None` sets a flag.
@@ -67,9 +70,10 @@ impl FsContext {
     /// The kernel's, when the file system refuses the option. A value is at
     /// most 255 bytes long.
     pub fn set(&self, key: &str, value: Option<&str>) -> Result<(), MountError> {
+        let key = c_path(key.as_bytes())?;
         match value {
-            Some(value) => fsconfig_set_string(&self.fd, key, value),
-            None => fsconfig_set_flag(&self.fd, key),
+            Some(value) => fsconfig_set_string(&self.fd, &*key, &*c_path(value.as_bytes())?),
+            None => fsconfig_set_flag(&self.fd, &*key),
         }
         .map_err(|errno| self.explain(errno))
     }
@@ -124,7 +128,39 @@ impl FsContext {
 /// # Errors
 /// The kernel's, from move_mount(2).
 pub fn attach(mount: BorrowedFd<'_>, target: &str) -> Result<(), Errno> {
-    move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    let target = c_path(target.as_bytes())?;
+    move_mount(mount, c"", CWD, &*target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Shows a tree, what is mounted in it included, at a second place.
+///
+/// # Errors
+/// As mount(2).
+pub fn bind(from: &str, target: &str) -> Result<(), Errno> {
+    mount_bind_recursive(&*c_path(from.as_bytes())?, &*c_path(target.as_bytes())?)
+}
+
+/// Makes a directory and mounts a tmpfs there.
+///
+/// # Errors
+/// As mkdir(2) and mount(2).
+pub fn tmpfs(target: &str, flags: MountFlags, options: &str) -> Result<(), Errno> {
+    make_dir(target, 0o755)?;
+    mount_nodev(c"tmpfs", target, flags, options)
+}
+
+/// Mounts a file system that has no device, by mount(2).
+///
+/// # Errors
+/// The kernel's, or `EINVAL` for a NUL in the target or the options.
+pub fn mount_nodev(
+    fs_type: &CStr,
+    target: &str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<(), Errno> {
+    let (target, options) = (c_path(target.as_bytes())?, c_path(options.as_bytes())?);
+    rustix::mount::mount(fs_type, &*target, fs_type, flags, &*options)
 }
 
 /// Mounts a file system of a known type on a device in one go.
@@ -154,5 +190,5 @@ pub fn mount_device(
 /// # Errors
 /// The kernel's, from umount2(2).
 pub fn detach(target: &str) -> Result<(), Errno> {
-    rustix::mount::unmount(target, UnmountFlags::DETACH)
+    rustix::mount::unmount(&*c_path(target.as_bytes())?, UnmountFlags::DETACH)
 }

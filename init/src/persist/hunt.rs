@@ -8,8 +8,9 @@ use core::time::Duration;
 use cmdline::plan::{DeviceSelector, PersistPlan, Source};
 use cmdline::render::brief;
 use overlay::probe::Format;
-use rustix::fs::{Access, access};
+use rustix::fs::Access;
 use sys::clock::Instant;
+use sys::file::{access, stat};
 use sys::mount::detach;
 
 use super::volume::{Opener, Volume, expand, mounted_at};
@@ -292,7 +293,7 @@ impl<'h> Hunt<'h> {
                 }
             };
             let inner = expand(&format!("{dir}/{label}"), &found.label, &found.uuid, None);
-            let stat = rustix::fs::stat(format!("{mounted}{inner}").as_str());
+            let stat = stat(&format!("{mounted}{inner}"));
             if ours {
                 let _ = detach(&mounted);
             }
@@ -323,8 +324,7 @@ impl<'h> Hunt<'h> {
     }
 
     fn has_conf(&self, mounted: &str) -> bool {
-        !self.open.plan.conf
-            || access(format!("{mounted}/{CONF}").as_str(), Access::READ_OK).is_ok()
+        !self.open.plan.conf || access(&format!("{mounted}/{CONF}"), Access::READ_OK)
     }
 
     fn let_go(&self, volume: &Volume) {

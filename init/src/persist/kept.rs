@@ -6,9 +6,8 @@ use alloc::vec::Vec;
 
 use overlay::persistence_conf::{Entry, How};
 use overlay::union::mount_overlay;
-use rustix::fs::{Access, access};
 use sys::errno::Shown;
-use sys::file::make_dir;
+use sys::file::{exists, make_dir};
 
 use crate::copy::{self, Progress};
 use crate::log::Log;
@@ -38,7 +37,7 @@ pub struct Kept {
 /// Older casper kept the root's files at the top of the volume: they move to
 /// where they are looked for now.
 pub fn adopt(machine: &mut Machine, root: &str, upper: &str) {
-    if access(upper, Access::EXISTS).is_ok() || make_dir(upper, 0o755).is_err() {
+    if exists(upper) || make_dir(upper, 0o755).is_err() {
         return;
     }
     for name in copy::names(root) {

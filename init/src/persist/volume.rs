@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 
 use cmdline::plan::{Mac, PersistPlan};
 use overlay::probe::Format;
-use rustix::fs::{Mode, OFlags, ftruncate, open, statfs};
+use rustix::fs::{OFlags, ftruncate, statfs};
 use rustix::mount::{MountFlags, mount_remount};
-use sys::file::{make_dir, read_file};
+use sys::file::{make_dir, open, read_file, stat};
 
 use crate::block::{self, MountWith};
 use crate::machine::Machine;
@@ -186,8 +186,8 @@ impl Opener<'_> {
         let Some(path) = path else { return Ok((volume.clone(), volume.device.clone())) };
         let full = format!("{}{path}", volume.mounted);
         let what = format!("{path} on {}", volume.device);
-        let is_dir = rustix::fs::stat(full.as_str())
-            .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
+        let is_dir =
+            stat(&full).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
         match is_dir {
             Ok(true) => {}
             Ok(false) => return Ok((self.mount_file(&full, &what)?, what)),
@@ -234,7 +234,7 @@ impl Opener<'_> {
         // not leave something that looks like a volume.
         let partial = format!("{file}.new");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let handle = open(partial.as_str(), flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
+        let handle = open(&partial, flags, 0o600).map_err(fail)?;
         ftruncate(&handle, size).map_err(fail)?;
         drop(handle);
         self.machine.log.info(&format!("making {what} for changes, {}", crate::memory::Size(size)));

@@ -9,10 +9,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use rustix::mount::mount_bind_recursive;
 use sys::errno::Shown;
 use sys::file::{make_dir, read_file, write_file};
-use sys::mount::detach;
+use sys::mount::{bind, detach};
 
 use crate::changes::{Act, Change};
 use crate::machine::Machine;
@@ -383,7 +382,7 @@ fn scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool
     let mut bound = Vec::new();
     for (from, to) in [(Some(ROOT), "/root"), (medium, "/cdrom")] {
         let Some(from) = from else { continue };
-        match make_dir(to, 0o755).and_then(|()| mount_bind_recursive(from, to)) {
+        match make_dir(to, 0o755).and_then(|()| bind(from, to)) {
             Ok(()) => bound.push(to),
             Err(errno) => machine.log.warn(&format!("{to} for casper: {}", Shown(errno))),
         }

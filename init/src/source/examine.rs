@@ -6,13 +6,13 @@ use alloc::string::{String, ToString};
 use cmdline::plan::{Content, Dialect, ImageRule, Marker, ScanRule, Source};
 use cmdline::text;
 use overlay::expand::is_compressed;
-use rustix::fs::{Access, access};
 
 use super::found::{Found, Offer, Root};
 use super::search::Search;
 use crate::images;
 use crate::trace::Fault;
 use crate::unpack;
+use sys::file::exists;
 
 impl Search<'_> {
     /// Takes an offer if it holds what the plan asks for.
@@ -127,7 +127,7 @@ impl Search<'_> {
             match marker {
                 Marker::Path(path) => {
                     let file = format!("{medium}/{}", path.trim_start_matches('/'));
-                    if access(file.as_str(), Access::EXISTS).is_err() {
+                    if !exists(&file) {
                         return Err(format!("has no {path}").into());
                     }
                 }

@@ -7,10 +7,9 @@ use alloc::vec::Vec;
 use cmdline::plan::{DeviceSelector, Mac, ScanRule, Seconds, Source};
 use cmdline::render::brief;
 use overlay::probe::Superblock;
-use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::MountAttrFlags;
 use sys::clock::Instant;
-use sys::file::make_dir;
+use sys::file::{make_dir, open_read};
 use sys::mount::{FsContext, MountError, detach};
 
 use super::found::Offer;
@@ -207,8 +206,7 @@ impl Reach for Machine {
             });
         };
         self.require("loop");
-        let file = open(disk, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(Fault::in_("cannot be read"))?;
+        let file = open_read(disk).map_err(Fault::in_("cannot be read"))?;
         let options = sys::loopdev::Options {
             offset: found.start,
             size_limit: found.length,

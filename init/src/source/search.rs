@@ -10,7 +10,7 @@ use cmdline::plan::{
     Content, DeviceSelector, Dialect, RootPlan, ScanRule, Seconds, Source, ToRam, Writable,
 };
 use cmdline::render::brief;
-use rustix::fs::{Access, FileType, access, stat};
+use rustix::fs::{Access, FileType};
 
 use super::found::{Found, Offer};
 use super::reach::Reach;
@@ -19,6 +19,7 @@ use crate::log::Level;
 use crate::machine::Machine;
 use crate::remote;
 use crate::trace::{Failure, Fault, Reasons};
+use sys::file::{access, stat};
 
 /// Finds the root. `tree_target` is where a file system that is itself the root is
 /// mounted.
@@ -178,7 +179,7 @@ impl Search<'_> {
             Source::File { on, path } => self.offer_file(on, path, depth, examiner),
             Source::Partition { on, number } => self.offer_partition(on, *number, depth, examiner),
             Source::Initramfs(path) => {
-                let Ok(stat) = stat(path.as_str()) else {
+                let Ok(stat) = stat(path) else {
                     self.refuse_loudly(path, "is not in the initramfs");
                     return None;
                 };
@@ -330,7 +331,7 @@ impl Search<'_> {
                     Err(fault) => search.refuse(&origin, fault),
                 }
             }
-            if access(file.as_str(), Access::READ_OK).is_ok() {
+            if access(&file, Access::READ_OK) {
                 if let Some(mut found) = examiner(search, Offer::Blob(file), &origin) {
                     // What holds the root's image is the medium, unless that is ourselves.
                     if found.medium.is_none() && tree != "/" {
