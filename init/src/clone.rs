@@ -275,8 +275,8 @@ impl<'m> Node<'m> {
             listen: Ipv4Addr::UNSPECIFIED,
             patience: Patience { start: Some(timeout.into()), stall: Some(STALL) },
         };
-        let receive = edge::named(edge::RECEIVERS, method.protocol.name);
-        let receive = receive.ok_or("this /init has no such protocol")?;
+        let receive =
+            edge::receiver(method.protocol.name).ok_or("this /init has no such protocol")?;
         let got = receive(&method.argument, &here, self).map_err(|e| e.to_string())?;
         let began = self.began.unwrap_or_else(|| self.now());
         let took = self.now().saturating_sub(began);
@@ -515,7 +515,7 @@ mod tests {
     #[test]
     fn every_protocol_of_a_line_has_a_receiver() {
         for protocol in &cmdline::plan::CLONE_PROTOCOLS {
-            assert!(edge::named(edge::RECEIVERS, protocol.name).is_some(), "{}", protocol.name);
+            assert!(edge::receiver(protocol.name).is_some(), "{}", protocol.name);
         }
         assert_eq!(edge::RECEIVERS.len(), cmdline::plan::CLONE_PROTOCOLS.len());
     }

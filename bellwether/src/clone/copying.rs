@@ -5,7 +5,7 @@ use super::report::{self, Machine};
 use super::world::{Check, Host, names};
 use crate::failure::Failure;
 use clone::edge::{Here, Order, Protocol, World};
-use clone::outcome::{Patience, Received, Sent, Standing, Summary};
+use clone::outcome::{Patience, Sent, Summary, total};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -25,9 +25,17 @@ pub fn here(patience: Patience) -> Here {
     }
 }
 
-/// What the options say of waiting.
-pub fn patience(given: &Given) -> Result<Patience, Failure> {
-    Ok(Patience { start: given.seconds("timeout")?, stall: given.stall()? })
+/// This machine, with the patience of `--timeout` and [`super::flags::STALL`].
+pub fn patient(given: &Given) -> Result<Here, Failure> {
+    Ok(here(Patience { start: given.seconds("timeout")?, stall: given.stall()? }))
+}
+
+/// A world that writes the sender's files, or the one file of `--target`.
+pub fn node(program: &'static str, given: &Given, verbose: bool) -> Host {
+    let mut host = Host::new(program, given.has("quiet"), verbose);
+    host.target = given.get("target").map(Into::into);
+    host.check = if given.has("verify") { Check::After } else { Check::Not };
+    host
 }
 
 /// A file, what it is called at the machines, and the machines.
@@ -63,12 +71,8 @@ pub fn stream(
     Ok(host)
 }
 
-/// Receives, and says how it went.
-pub fn receive(
-    protocol: &impl Protocol,
-    here: &Here,
-    host: &mut Host,
-) -> Result<Received, Failure> {
+/// Receives, and prints the last line of [`Summary`].
+pub fn receive(protocol: &impl Protocol, here: &Here, host: &mut Host) -> Result<(), Failure> {
     let got = protocol.receive(here, host);
     host.end();
     let got = got?;
@@ -80,13 +84,12 @@ pub fn receive(
     if host.check != Check::Not {
         verdict += "; read back";
     }
-    let line = Summary { digests: &got.digests, took, verdict: &verdict };
-    eprintln!("{}: {line}", host.name);
-    Ok(got)
+    host.last_line(&Summary { digests: &got.digests, took, verdict: &verdict });
+    Ok(())
 }
 
-/// Sends, and says how fast.
-pub fn send(
+/// Sends, and prints the last line of [`Summary`]; what was sent, and how long it took.
+pub fn transfer(
     protocol: &impl Protocol,
     order: &Order<'_>,
     host: &mut Host,
@@ -98,39 +101,30 @@ pub fn send(
         0 => String::new(),
         blocks => format!("{blocks} blocks sent again"),
     };
-    let line = Summary { digests: &sent.digests, took, verdict: &again };
-    eprintln!("{}: {line}", host.name);
+    host.last_line(&Summary { digests: &sent.digests, took, verdict: &again });
     Ok((sent, took))
 }
 
-/// The table of all machines. A failure when one has no good copy.
-pub fn table(
-    (sent, took): &(Sent, Duration),
+/// Sends, and prints the table of all machines. An error when one has no good copy.
+pub fn send(
+    protocol: &impl Protocol,
+    order: &Order<'_>,
     given: &Given,
     host: &mut Host,
 ) -> Result<(), Failure> {
+    let (sent, took) = transfer(protocol, order, host)?;
     if sent.clients.is_empty() {
         eprintln!("  no machine has answered: whether one has a copy is not known");
         return Ok(());
     }
-    let machines: Vec<Machine> = sent
-        .clients
-        .iter()
-        .map(|client| {
-            let standing: &Standing = &client.standing;
-            // To look up a name that nobody knows takes seconds.
-            let address = client.address.or_else(|| {
-                given.has("pxelinux").then(|| host.resolve(&client.name).ok()).flatten()
-            });
-            Machine {
-                name: client.name.clone(),
-                address,
-                result: standing.to_string(),
-                good: standing.good(),
-            }
-        })
-        .collect();
-    report::table(&machines, clone::outcome::total(&sent.digests), *took, given)
+    let mut machines: Vec<Machine> = sent.clients.iter().map(Machine::of).collect();
+    if given.has("pxelinux") {
+        // Only here: to look up an unknown name takes seconds.
+        for machine in &mut machines {
+            machine.address = machine.address.or_else(|| host.resolve(&machine.name).ok());
+        }
+    }
+    report::table(&machines, total(&sent.digests), took, given)
 }
 
 /// One file that is opened before any machine waits for it.

@@ -3,13 +3,13 @@
 use super::copying;
 use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::report::PXELINUX;
-use super::world::{Check, Host, PipeSource, Sources, names, random, show_addresses, source};
+use super::world::{Host, PipeSource, Sources, names, random, show_addresses, source};
 use crate::failure::Failure;
 use clone::dolly::config::{Config, Line, What};
 use clone::edge::dolly::Dolly;
 use clone::edge::{self, Order};
 use clone::outcome::Amount;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The grammar.
 pub static DOLLY: Program = Program {
@@ -108,21 +108,16 @@ fn send(given: &Given) -> Result<(), Failure> {
         config: Some((config, text)),
         unverified: given.has("no-verify"),
     };
-    let here = copying::here(copying::patience(given)?);
-    let sent = copying::send(&dolly, &Order::of(&here), &mut host)?;
-    copying::table(&sent, given, &mut host)
+    copying::send(&dolly, &Order::of(&copying::patient(given)?), given, &mut host)
 }
 
 fn receive(given: &Given) -> Result<(), Failure> {
-    let mut host = Host::new("dolly", given.has("quiet"), given.has("verbose"));
-    host.target = given.get("target").map(PathBuf::from);
+    let mut host = copying::node("dolly", given, given.has("verbose"));
     host.sync = given.has("nosync").then_some(false);
-    host.check = if given.has("verify") { Check::After } else { Check::Not };
     let dolly = Dolly {
         password: given.get("password").map(str::to_owned),
         nonce: random()?,
         ..Dolly::default()
     };
-    let here = copying::here(copying::patience(given)?);
-    copying::receive(&dolly, &here, &mut host).map(drop)
+    copying::receive(&dolly, &copying::patient(given)?, &mut host)
 }

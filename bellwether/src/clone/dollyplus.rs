@@ -3,7 +3,7 @@
 use super::copying;
 use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
 use super::report::PXELINUX;
-use super::world::{Check, Host, Sources, names, show_addresses};
+use super::world::{Host, Sources, names, show_addresses};
 use crate::failure::Failure;
 use clone::cook::{Cook, Output};
 use clone::dollyplus::config::{Config, File, cook_of};
@@ -100,18 +100,13 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let inputs = config.files.iter().map(|f| PathBuf::from(&f.input)).collect();
     host.sources = Sources::Files(inputs, None);
     // The last client connects to the name of the configuration.
-    let here =
-        Here { names: vec![config.server.clone()], ..copying::here(copying::patience(given)?) };
+    let here = Here { names: vec![config.server.clone()], ..copying::patient(given)? };
     let order = Order { here: &here, clients: &config.clients, files: &outputs, start: None };
-    let sent = copying::send(&DollyPlus, &order, &mut host)?;
-    copying::table(&sent, given, &mut host)
+    copying::send(&DollyPlus, &order, given, &mut host)
 }
 
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
-    let mut host = Host::new("dollyC", given.has("quiet"), true);
-    host.target = given.get("target").map(PathBuf::from);
-    host.check = if given.has("verify") { Check::After } else { Check::Not };
-    let here = copying::here(copying::patience(given)?);
-    copying::receive(&DollyPlus, &here, &mut host).map(drop)
+    let mut host = copying::node("dollyC", given, true);
+    copying::receive(&DollyPlus, &copying::patient(given)?, &mut host)
 }

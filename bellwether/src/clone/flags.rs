@@ -83,6 +83,11 @@ impl Given {
         self.get(name).map(|v| v.parse().map_err(|_| wrong(v))).transpose()
     }
 
+    /// As [`Given::parsed`], of an option with two names; the first one counts.
+    pub fn either<T: Value>(&self, name: &str, other: &str) -> Result<Option<T>, Failure> {
+        Ok(self.parsed(name)?.or(self.parsed(other)?))
+    }
+
     /// The option's last argument in seconds; 0 is as if it was not given.
     pub fn seconds(&self, name: &str) -> Result<Option<Duration>, Failure> {
         Ok(self.parsed::<u64>(name)?.filter(|s| *s > 0).map(Duration::from_secs))

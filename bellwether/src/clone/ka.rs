@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use clone::edge::ka::Ka;
 use clone::edge::{Order, Protocol, World};
 use clone::ka::wire::Layout;
-use clone::outcome::{Patience, Received, Sent};
+use clone::outcome::{Patience, Received};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub static CLIENT: Program = Program {
 };
 
 /// KA with the session of the options.
-fn session(given: &Given) -> Ka {
+fn ka(given: &Given) -> Ka {
     named(given.get("session").unwrap_or("kainstall1"))
 }
 
@@ -87,27 +87,19 @@ pub fn send(given: &Given) -> Result<(), Failure> {
         clients,
         arity: given.parsed("arity")?,
         unverified: given.has("no-verify"),
-        ..session(given)
+        ..ka(given)
     };
     let mut host = Host::new("ka-d-server", given.has("quiet"), true);
     let file = PathBuf::from(file.unwrap_or("/dev/null"));
     host.sources = Sources::Files(vec![file], command.map(str::to_owned));
-    let here = copying::here(copying::patience(given)?);
-    let sent = copying::send(&ka, &Order::of(&here), &mut host)?;
-    copying::table(&sent, given, &mut host)
+    copying::send(&ka, &Order::of(&copying::patient(given)?), given, &mut host)
 }
 
-/// One session of `ka-d`.
-pub fn serve(
-    session: &str,
-    clients: usize,
-    command: String,
-    start: Option<Duration>,
-    host: &mut Host,
-) -> Result<(Sent, Duration), Failure> {
+/// One session of `ka-d`, which sends a shell command's output.
+pub fn session(name: &str, clients: usize, command: String, given: &Given) -> (Ka, Host) {
+    let mut host = Host::new("ka-d-server", given.has("quiet"), true);
     host.sources = Sources::Files(vec!["/dev/null".into()], Some(command));
-    let here = copying::here(Patience { start, stall: Some(STALLED) });
-    copying::send(&Ka { clients, ..named(session) }, &Order::of(&here), host)
+    (Ka { clients, ..named(name) }, host)
 }
 
 /// Takes one session of `ka-d`'s into a shell command.
@@ -128,19 +120,14 @@ pub fn take(
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
     let mut host = copying::stream("ka-d-client", given, "exec", Check::After)?;
-    let server = match given.get("host") {
-        Some(name) => {
-            Some(host.resolve(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?)
-        }
-        None => None,
-    };
+    let resolve = |name| host.resolve(name).map_err(|e| Failure::Failed(format!("{name}: {e}")));
+    let server = given.get("host").map(resolve).transpose()?;
     let ka = Ka {
         server,
         layout: if given.has("lp64") { Layout::Lp64 } else { Layout::I386 },
         go_now: given.has("go"),
         tries: Some(10),
-        ..session(given)
+        ..ka(given)
     };
-    let here = copying::here(copying::patience(given)?);
-    copying::receive(&ka, &here, &mut host).map(drop)
+    copying::receive(&ka, &copying::patient(given)?, &mut host)
 }

@@ -2,14 +2,14 @@
 //! sends that and the machine's files to all who wait.
 
 use super::copying;
-use super::flags::{Given, Program, flag};
+use super::flags::{Given, Program, STALLED, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
 use super::report::{self, Machine, PXELINUX};
-use super::world::Host;
 use crate::failure::Failure;
+use clone::edge::Order;
 use clone::ka::desc::{Desc, read_table};
-use clone::outcome::{Client, total};
+use clone::outcome::{Client, Patience, total};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -88,10 +88,9 @@ pub fn session(given: &Given) -> Result<(), Failure> {
         println!("{name} to {clients} machines: {command}");
         return Ok(());
     }
-    let wait = given.seconds("timeout")?;
-    let mut host = Host::new("ka-d-server", given.has("quiet"), true);
-    let sent = ka::serve(name, clients, command, wait, &mut host)?;
-    copying::table(&sent, given, &mut host)
+    let (session, mut host) = ka::session(name, clients, command, given);
+    let here = copying::patient(given)?;
+    copying::send(&session, &Order::of(&here), given, &mut host)
 }
 
 /// A command's output.
@@ -275,9 +274,10 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
         return Ok(());
     }
     let start = given.seconds("timeout")?;
-    let send = |session: &str, clients, command: String, wait| {
-        let mut host = Host::new("ka-d-server", given.has("quiet"), true);
-        ka::serve(session, clients, command, wait, &mut host)
+    let send = |name: &str, clients, command: String, start| {
+        let (session, mut host) = ka::session(name, clients, command, given);
+        let here = copying::here(Patience { start, stall: Some(STALLED) });
+        copying::transfer(&session, &Order::of(&here), &mut host)
     };
     send("kainstall1", clients, first, start)?;
     let wait = Some(Duration::from_secs(600));
@@ -289,16 +289,16 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
     let wait = given.seconds("finish")?.or(Some(Duration::from_secs(1800)));
     let done = send("kafinished", present, "echo finished".to_owned(), wait);
     let done: Vec<Client> = done.map(|(done, _)| done.clients).unwrap_or_default();
-    let machine = |Client { name, address, standing }: &Client| {
-        let finished = done.iter().any(|c| c.name == *name && c.standing.good());
-        let result = match finished {
-            true => format!("{standing}; boots from its own disk"),
-            false if standing.good() => format!("{standing}; did NOT finish"),
-            false => standing.to_string(),
+    let mut machines: Vec<Machine> = sent.clients.iter().map(Machine::of).collect();
+    for machine in &mut machines {
+        let finished = done.iter().any(|c| c.name == machine.name && c.standing.good());
+        machine.result += match finished {
+            true => "; boots from its own disk",
+            false if machine.good => "; did NOT finish",
+            false => "",
         };
-        Machine { name: name.clone(), address: *address, result, good: finished }
-    };
-    let machines: Vec<Machine> = sent.clients.iter().map(machine).collect();
+        machine.good = finished;
+    }
     report::table(&machines, total(&sent.digests), took, given)
 }
 

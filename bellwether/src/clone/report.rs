@@ -3,7 +3,7 @@
 
 use super::flags::{Flag, Given, flag};
 use crate::failure::Failure;
-use clone::outcome::{Amount, rate};
+use clone::outcome::{Amount, Client, rate};
 use cpio_builder::menu::disk_menus;
 use std::fs;
 use std::io;
@@ -31,6 +31,15 @@ pub struct Machine {
     pub result: String,
     /// It has a good copy.
     pub good: bool,
+}
+
+impl Machine {
+    /// As the sender knows it.
+    pub fn of(client: &Client) -> Self {
+        let Client { name, address, standing } = client;
+        let (result, good) = (standing.to_string(), standing.good());
+        Self { name: name.clone(), address: *address, result, good }
+    }
 }
 
 /// Prints the table, and does what [`PXELINUX`] says. A failure when a machine has no

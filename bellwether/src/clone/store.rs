@@ -52,11 +52,14 @@ pub struct How<'a> {
     pub sync: Option<bool>,
     /// The target must be there already.
     pub existing: bool,
-    /// The target must not be there yet.
-    pub new: bool,
 }
 
 impl Target {
+    /// A stream, perhaps into this program.
+    const fn stream(out: File, name: String, child: Option<Child>) -> Self {
+        Self { out, name, path: None, clean: false, sync: false, child, split: None }
+    }
+
     /// Opens `path`, or standard output without one.
     pub fn open(path: Option<&Path>, how: How<'_>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|p| *p != Path::new("-")) else {
@@ -64,15 +67,7 @@ impl Target {
                 File::from(std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map_err(
                     |e| Failure::Failed(format!("cannot write to standard output: {e}")),
                 )?);
-            let mut target = Self {
-                out,
-                name: "standard output".to_owned(),
-                path: None,
-                clean: false,
-                sync: false,
-                child: None,
-                split: None,
-            };
+            let mut target = Self::stream(out, "standard output".to_owned(), None);
             target.pipe(how.pipe)?;
             return Ok(target);
         };
@@ -89,15 +84,8 @@ impl Target {
                 .spawn()
                 .map_err(|e| failed(&format!("cannot run '{command}' there: {e}")))?;
             let Some(stdin) = child.stdin.take() else { return Err(failed("no pipe into it")) };
-            return Ok(Self {
-                out: File::from(std::os::fd::OwnedFd::from(stdin)),
-                name,
-                path: None,
-                clean: false,
-                sync: false,
-                child: Some(child),
-                split: None,
-            });
+            let out = File::from(std::os::fd::OwnedFd::from(stdin));
+            return Ok(Self::stream(out, name, Some(child)));
         }
         let base = path;
         let first;
@@ -117,12 +105,7 @@ impl Target {
             // The kernel then refuses a disk that is mounted or otherwise held.
             options.custom_flags(nix::libc::O_EXCL);
         } else if regular && !how.existing {
-            if how.new {
-                options.create_new(true);
-            } else {
-                options.create(true).truncate(true);
-            }
-            options.mode(0o600);
+            options.create(true).truncate(true).mode(0o600);
         }
         let out = options.open(path).map_err(|e| match e.raw_os_error() {
             Some(nix::libc::EBUSY) => failed("is in use; unmount it, or name another target"),
@@ -294,10 +277,8 @@ pub fn read_back(path: &Path, digest: Digest) -> Result<(), Failure> {
 pub struct Writer {
     queue: Option<SyncSender<Vec<u8>>>,
     spent: Receiver<Vec<u8>>,
-    worker: Option<JoinHandle<io::Result<Meter>>>,
+    worker: Option<JoinHandle<io::Result<Digest>>>,
     name: String,
-    failed: Option<String>,
-    meter: Meter,
 }
 
 impl Writer {
@@ -320,10 +301,9 @@ impl Writer {
             if let Some(path) = check {
                 read_back(&path, meter.digest()).map_err(|e| io::Error::other(why(e)))?;
             }
-            Ok(meter)
+            Ok(meter.digest())
         });
-        let meter = Meter::default();
-        Self { queue: Some(queue), spent, worker: Some(worker), name, failed: None, meter }
+        Self { queue: Some(queue), spent, worker: Some(worker), name }
     }
 
     /// A buffer to fill, perhaps with old content.
@@ -333,42 +313,27 @@ impl Writer {
 
     /// Hands over a buffer; gives it back when the queue is full.
     pub fn try_write(&mut self, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, String> {
-        let Some(queue) = &self.queue else { return Err(self.why()) };
-        match queue.try_send(bytes) {
-            Ok(()) => Ok(None),
-            Err(TrySendError::Full(bytes)) => Ok(Some(bytes)),
-            Err(TrySendError::Disconnected(_)) => Err(self.finish().err().unwrap_or_default()),
+        match self.queue.as_ref().map(|queue| queue.try_send(bytes)) {
+            Some(Ok(())) => Ok(None),
+            Some(Err(TrySendError::Full(bytes))) => Ok(Some(bytes)),
+            Some(Err(TrySendError::Disconnected(_))) | None => {
+                Err(self.finish().err().unwrap_or_else(|| format!("{}: closed", self.name)))
+            }
         }
     }
 
-    fn why(&self) -> String {
-        self.failed.clone().unwrap_or_else(|| format!("{}: closed", self.name))
-    }
-
-    /// Waits until all is stored.
-    pub fn finish(&mut self) -> Result<(), String> {
+    /// Waits until all is stored; the digest of it, or why it is not stored.
+    pub fn finish(&mut self) -> Result<Digest, String> {
         self.queue = None;
-        let Some(worker) = self.worker.take() else {
-            return self.failed.clone().map_or(Ok(()), Err);
-        };
-        let result = match worker.join() {
-            Ok(Ok(meter)) => {
-                self.meter = meter;
-                Ok(())
-            }
-            Ok(Err(e)) if e.kind() == io::ErrorKind::StorageFull => {
+        match self.worker.take().map(JoinHandle::join) {
+            Some(Ok(Ok(digest))) => Ok(digest),
+            Some(Ok(Err(e))) if e.kind() == io::ErrorKind::StorageFull => {
                 Err(format!("{}: is too small for what is sent", self.name))
             }
-            Ok(Err(e)) => Err(format!("{}: {e}", self.name)),
-            Err(_) => Err(format!("{}: the writer has crashed", self.name)),
-        };
-        self.failed = result.clone().err();
-        result
-    }
-
-    /// The digest of what is stored, once it is.
-    pub fn digest(&self) -> Digest {
-        self.meter.digest()
+            Some(Ok(Err(e))) => Err(format!("{}: {e}", self.name)),
+            Some(Err(_)) => Err(format!("{}: the writer has crashed", self.name)),
+            None => Err(format!("{}: closed", self.name)),
+        }
     }
 
     /// Whether all is stored, without waiting; [`Writer::finish`] then tells.

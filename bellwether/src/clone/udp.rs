@@ -174,10 +174,7 @@ impl Net {
     fn of(given: &Given) -> Result<Self, Failure> {
         let interface = interface(given.get("interface"))?;
         let ttl = given.parsed("ttl")?.unwrap_or(1);
-        let rendezvous: Option<Ipv4Addr> = match given.parsed("mcast-rdv-address")? {
-            Some(address) => Some(address),
-            None => given.parsed("mcast-all-addr")?,
-        };
+        let rendezvous = given.either("mcast-rdv-address", "mcast-all-addr")?;
         let rendezvous = rendezvous.or((ttl > 1).then_some(Ipv4Addr::new(224, 0, 0, 1)));
         let sockets = Sockets {
             ttl,
@@ -208,14 +205,8 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     } else {
         given.parsed("mcast-data-address")?.unwrap_or(Ipv4Addr::UNSPECIFIED)
     };
-    let slice = match given.parsed("slice-size")? {
-        Some(n) => Some(n),
-        None => given.parsed("default-slice-size")?,
-    };
-    let min_receivers = match given.parsed("min-receivers")? {
-        Some(n) => Some(n),
-        None => given.parsed("min-clients")?,
-    };
+    let slice = given.either("slice-size", "default-slice-size")?;
+    let min_receivers = given.either("min-receivers", "min-clients")?;
     let half = given.has("half-duplex");
     let config = sender::Config {
         block_size: given.parsed("blocksize")?.unwrap_or(1456),
@@ -258,8 +249,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let (here, stdin) = (net.here(patience), io::stdin());
     let order = Order { start: keys.then(|| stdin.as_fd()), ..Order::of(&here) };
     let udpcast = net.udpcast(receiver::Config::default(), config);
-    let sent = copying::send(&udpcast, &order, &mut host)?;
-    copying::table(&sent, given, &mut host)
+    copying::send(&udpcast, &order, given, &mut host)
 }
 
 /// Receives.
@@ -287,7 +277,7 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
     };
     eprintln!("udp-receiver: on {} ({})", net.interface.address, net.interface.name);
     let udpcast = net.udpcast(config, sender::Config::new(Ipv4Addr::UNSPECIFIED));
-    copying::receive(&udpcast, &net.here(patience), &mut host).map(drop)
+    copying::receive(&udpcast, &net.here(patience), &mut host)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
 use clone::edge::net::Datagrams;
 use clone::edge::{self, Level};
+use clone::outcome::Summary;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -92,6 +93,11 @@ impl Host {
         self.progress.elapsed()
     }
 
+    /// Prints the last line about a copy.
+    pub fn last_line(&self, summary: &Summary<'_>) {
+        eprintln!("{}: {summary}", self.name);
+    }
+
     /// Ends the progress line.
     pub fn end(&self) {
         self.progress.end();
@@ -167,17 +173,12 @@ impl edge::World for Host {
         let named = (!wanted.path.is_empty()).then(|| PathBuf::from(wanted.path));
         let path = self.target.clone().or(named);
         let cook = wanted.cook;
-        let unpack = match cook.unpack {
-            Some(Packing::Gzip) => Some("gzip -dc"),
-            // gzip knows this format too.
-            Some(Packing::Compress) => Some("gzip -dc"),
-            None => None,
-        };
-        let extract = match cook.archive {
-            Some(Archive::Tar) => Some("tar --numeric-owner -xpf -"),
-            Some(Archive::Cpio) => Some("cpio -idm --quiet --no-absolute-filenames"),
-            None => None,
-        };
+        // gzip unpacks compress's format, too.
+        let unpack = cook.unpack.map(|(Packing::Gzip | Packing::Compress)| "gzip -dc");
+        let extract = cook.archive.map(|archive| match archive {
+            Archive::Tar => "tar --numeric-owner -xpf -",
+            Archive::Cpio => "cpio -idm --quiet --no-absolute-filenames",
+        });
         let command = match (unpack, extract) {
             (Some(a), Some(b)) => Some(format!("{a} | {b}")),
             (a, b) => a.or(b).map(str::to_owned).or_else(|| self.pipe.clone()),
@@ -188,7 +189,6 @@ impl edge::World for Host {
             split: wanted.split,
             sync: self.sync,
             existing: wanted.existing && self.target.is_none(),
-            new: false,
         };
         let target = Target::open(path.as_deref(), how).map_err(why)?;
         self.say(Level::News, &format!("writing to {}", target.name()));
@@ -262,7 +262,7 @@ impl edge::Store for HostStore {
         if !self.ended || !self.writer.idle() {
             return None;
         }
-        Some(self.writer.finish().map(|()| self.writer.digest()))
+        Some(self.writer.finish())
     }
 }
 

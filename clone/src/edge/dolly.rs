@@ -2,7 +2,7 @@
 
 use super::net::{Dial, Stream, Waiter, accept, listener};
 use super::protocol::{Here, Order, Protocol, sent};
-use super::relay::{Keep, SOON, fill, first, pump, until};
+use super::relay::{Keep, SOON, draw, fill, first, pump, until};
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
 use crate::cook::{Cook, Packing};
@@ -181,12 +181,7 @@ impl Next {
     /// What its control connection has brought, in `buffer`.
     fn listen(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
         let Some(control) = &mut self.control else { return Ok(0) };
-        let read = control.flush().and_then(|_| control.read(buffer));
-        match read {
-            Ok(Some(0)) => Err(self.broken("it has closed the connection".to_owned())),
-            Ok(n) => Ok(n.unwrap_or(0)),
-            Err(why) => Err(self.broken(why)),
-        }
+        control.hear(buffer).map_err(|why| Broken { index: self.index, why })
     }
 
     fn close(&mut self) {
@@ -370,13 +365,10 @@ fn receive(
                 node.data = Some(early.swap_remove(at).0);
             }
         }
-        let went = node.round(&mut buffer, &mut heard);
-        match went {
+        match node.round(&mut buffer, &mut heard) {
             Ok(true) => {}
-            // Somebody looked in and left: not a parent.
-            Ok(false) => {
-                (node.parent, node.data, peer) = (None, None, None);
-            }
+            // A caller that left without a word is no parent.
+            Ok(false) => (node.parent, node.data, peer) = (None, None, None),
             Err(e) => {
                 node.farewell(&mut buffer);
                 return Err(e);
@@ -404,38 +396,32 @@ impl Node<'_> {
     fn round(&mut self, buffer: &mut [u8], heard: &mut bool) -> Result<bool, Error> {
         // Control of the parent.
         if let Some(parent) = &mut self.parent {
-            let read = parent.flush().and_then(|_| parent.read(buffer));
+            let read = parent.hear(buffer);
             let now = self.world.now();
             match read {
-                Ok(None) => {}
-                Ok(Some(n)) if n > 0 => {
+                Ok(0) => {}
+                Ok(n) => {
                     *heard = true;
-                    self.core
-                        .step(client::Input::Parent(buffer.get(..n).unwrap_or_default()), now)?;
+                    let bytes = buffer.get(..n).unwrap_or_default();
+                    self.core.step(client::Input::Parent(bytes), now)?;
                 }
-                _ if !*heard => return Ok(false),
-                _ => self.core.step(client::Input::ParentClosed, now)?,
+                Err(_) if !*heard => return Ok(false),
+                Err(_) => self.core.step(client::Input::ParentClosed, now)?,
             }
         }
         self.outputs()?;
         // Data: first on, then to the disk.
         let needed = self.needed();
-        if let Some(data) = self.data.as_ref().filter(|_| !self.ended) {
+        if let Some(data) = self.data.as_mut().filter(|_| !self.ended) {
             self.ring.recycle(needed);
-            let room = self.ring.room(needed);
-            if !room.is_empty() {
-                match data.read(room) {
-                    Ok(None) => {}
-                    Ok(Some(n)) if n > 0 => {
-                        self.ring.filled(n);
-                        let now = self.world.now();
-                        self.core.step(client::Input::Received(self.ring.end()), now)?;
-                    }
-                    _ => {
-                        self.ended = true;
-                        let now = self.world.now();
-                        self.core.step(client::Input::DataEnd, now)?;
-                    }
+            let drawn = draw(&mut self.ring, needed, data);
+            let now = self.world.now();
+            match drawn {
+                Ok(0) => {}
+                Ok(_) => self.core.step(client::Input::Received(self.ring.end()), now)?,
+                Err(_) => {
+                    self.ended = true;
+                    self.core.step(client::Input::DataEnd, now)?;
                 }
             }
         }
@@ -627,10 +613,8 @@ fn serve(
             match went.and_then(|_| next.listen(&mut buffer)) {
                 Ok(0) => {}
                 Ok(n) => {
-                    core.step(
-                        server::Input::Child(index, buffer.get(..n).unwrap_or_default()),
-                        now,
-                    )?;
+                    let bytes = buffer.get(..n).unwrap_or_default();
+                    core.step(server::Input::Child(index, bytes), now)?;
                 }
                 Err(broken) => {
                     next.close();

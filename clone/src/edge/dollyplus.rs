@@ -325,7 +325,7 @@ impl<'a> Sockets<'a> {
     fn dial(&mut self, conn: Conn, end: &mut dyn End) -> Result<(), Error> {
         let now = self.world.now();
         let why = match self.find(conn) {
-            Some(Socket::Unknown) => "nobody knows its address".to_string(),
+            Some(Socket::Unknown) => "its name is not known".to_string(),
             Some(Socket::Dial(dial)) => {
                 let tries = dial.tries;
                 if let Some(stream) = dial.poll(now) {
@@ -372,10 +372,9 @@ impl<'a> Sockets<'a> {
             if room.is_empty() {
                 break;
             }
-            match stream.read(room) {
-                Ok(None) => break,
-                Ok(Some(0)) => return Ok(Some(closed())),
-                Ok(Some(n)) => {
+            match stream.hear(room) {
+                Ok(0) => break,
+                Ok(n) => {
                     let outcome = end.received(n, now);
                     while let Some(output) = end.output() {
                         self.act(output);
@@ -388,20 +387,19 @@ impl<'a> Sockets<'a> {
         Ok(None)
     }
 
-    /// Reads what anybody else says. Why it is over, if it is.
+    /// Reads what any other peer says. Why it is over, if it is.
     fn hear(&mut self, conn: Conn, end: &mut dyn End) -> Result<Option<String>, Error> {
         let mut buffer = core::mem::take(&mut self.buffer);
         let read = match self.find(conn) {
-            Some(Socket::Open(stream)) => stream.flush().and_then(|_| stream.read(&mut buffer)),
-            _ => Ok(None),
+            Some(Socket::Open(stream)) => stream.hear(&mut buffer),
+            _ => Ok(0),
         };
         let outcome = match read {
-            Ok(Some(n)) if n > 0 => {
+            Ok(0) => Ok(None),
+            Ok(n) => {
                 let bytes = buffer.get(..n).unwrap_or_default();
                 self.step(Input::Heard(conn, bytes), end).map(|()| None)
             }
-            Ok(None) => Ok(None),
-            Ok(_) => Ok(Some(closed())),
             Err(why) => Ok(Some(why)),
         };
         self.buffer = buffer;
@@ -431,8 +429,4 @@ impl<'a> Sockets<'a> {
         }
         None
     }
-}
-
-fn closed() -> String {
-    "it has closed the connection".to_string()
 }

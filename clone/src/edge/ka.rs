@@ -2,7 +2,7 @@
 
 use super::net::{Datagrams, Dial, Stream, Udp, Waiter, accept, listener};
 use super::protocol::{Here, Order, Protocol, sent};
-use super::relay::{Keep, SOON, fill, first, pump, until};
+use super::relay::{Keep, SOON, draw, fill, first, pump, until};
 use super::world::{Level, Source, Target, World};
 use crate::Error;
 use crate::digest::{Digest, Meter};
@@ -147,7 +147,7 @@ impl Children {
     fn pump(&mut self, ring: &Ring, complete: bool, buffer: &mut [u8]) {
         self.0.retain_mut(|child| {
             // What children write is to keep the connection alive only.
-            let mut there = !matches!(child.stream.read(buffer), Ok(Some(0)) | Err(_));
+            let mut there = child.stream.hear(buffer).is_ok();
             if let Some(position) = child.position.as_mut().filter(|_| there && !child.ended) {
                 there = pump(ring, position, &child.stream).is_ok();
                 if there && complete && *position == ring.end() {
@@ -275,15 +275,14 @@ impl Node<'_> {
             }
         }
         if let Some(control) = &mut self.control {
-            match control.flush().and_then(|_| control.read(buffer)) {
-                Ok(None) => {}
-                Ok(Some(n)) if n > 0 => {
+            match control.hear(buffer) {
+                Ok(0) => {}
+                Ok(n) => {
                     let bytes = buffer.get(..n).unwrap_or_default();
                     self.core.step(client::Input::Server(bytes), now)?;
                 }
-                closed => {
+                Err(why) => {
                     self.control = None;
-                    let why = closed.err().unwrap_or_else(|| "connection closed".to_string());
                     self.core.step(client::Input::ServerClosed(&why), now)?;
                 }
             }
@@ -300,19 +299,13 @@ impl Node<'_> {
             }
         }
         let needed = self.needed();
-        if let Some(parent) = &self.parent {
-            let room = self.ring.room(needed);
-            if !room.is_empty() {
-                match parent.read(room) {
-                    Ok(None) => {}
-                    Ok(Some(n)) if n > 0 => {
-                        self.ring.filled(n);
-                        self.core.step(client::Input::Received(self.ring.end()), now)?;
-                    }
-                    _ => {
-                        self.parent = None;
-                        self.core.step(client::Input::ParentClosed, now)?;
-                    }
+        if let Some(parent) = &mut self.parent {
+            match draw(&mut self.ring, needed, parent) {
+                Ok(0) => {}
+                Ok(_) => self.core.step(client::Input::Received(self.ring.end()), now)?,
+                Err(_) => {
+                    self.parent = None;
+                    self.core.step(client::Input::ParentClosed, now)?;
                 }
             }
         }
@@ -470,13 +463,12 @@ fn serve(core: &mut Server, listen: Ipv4Addr, world: &mut dyn World) -> Result<D
         }
         let mut closed = Vec::new();
         for (number, stream) in &mut connections {
-            match stream.flush().and_then(|_| stream.read(&mut buffer)) {
-                Ok(None) => {}
-                Ok(Some(n)) if n > 0 => {
+            match stream.hear(&mut buffer) {
+                Ok(0) => {}
+                Ok(n) => {
                     let bytes = buffer.get(..n).unwrap_or_default();
                     core.step(server::Input::Client(*number, bytes), now)?;
                 }
-                Ok(_) => closed.push((*number, "it has closed the connection".to_string())),
                 Err(why) => closed.push((*number, why)),
             }
         }

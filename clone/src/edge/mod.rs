@@ -23,41 +23,26 @@ pub use protocol::{Here, Order, Protocol};
 pub use world::{Level, Source, Store, Target, World};
 
 use crate::Error;
-use crate::outcome::{Received, Sent};
+use crate::outcome::Received;
 
 /// Receives by a protocol with its defaults and this argument.
 pub type Receive = fn(&str, &Here, &mut dyn World) -> Result<Received, Error>;
-/// Sends by a protocol with its defaults and this argument.
-pub type Send = fn(&str, &Order<'_>, &mut dyn World) -> Result<Sent, Error>;
 
 fn receive<P: Protocol>(arg: &str, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
     P::new(arg)?.receive(here, world)
 }
 
-fn send<P: Protocol>(arg: &str, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
-    P::new(arg)?.send(order, world)
-}
+/// All receivers by the names of their protocols. Senders are not in the table, so that
+/// `/init`, which only receives, links none.
+pub static RECEIVERS: &[(&str, Receive)] = &[
+    ("udpcast", receive::<udpcast::Udpcast>),
+    ("dolly", receive::<dolly::Dolly>),
+    ("dollyplus", receive::<dollyplus::DollyPlus>),
+    ("ka", receive::<ka::Ka>),
+];
 
-/// Two tables of the same rows: a program that uses the receivers alone, as `/init` does,
-/// links no sender.
-macro_rules! protocols {
-    ($($name:literal: $protocol:ty,)*) => {
-        /// All receivers by the names of their protocols.
-        pub static RECEIVERS: &[(&str, Receive)] = &[$(($name, receive::<$protocol>),)*];
-        /// All senders, in the same order.
-        pub static SENDERS: &[(&str, Send)] = &[$(($name, send::<$protocol>),)*];
-    };
-}
-
-protocols! {
-    "udpcast": udpcast::Udpcast,
-    "dolly": dolly::Dolly,
-    "dollyplus": dollyplus::DollyPlus,
-    "ka": ka::Ka,
-}
-
-/// The row of this name.
+/// The receiver of the protocol of this name.
 #[must_use]
-pub fn named<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
-    table.iter().find(|row| row.0 == name).map(|row| row.1)
+pub fn receiver(name: &str) -> Option<Receive> {
+    RECEIVERS.iter().find(|row| row.0 == name).map(|row| row.1)
 }

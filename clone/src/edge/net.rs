@@ -105,6 +105,18 @@ impl Stream {
         }
     }
 
+    /// Goes on sending what was said, and reads what has arrived; 0 when nothing has.
+    ///
+    /// # Errors
+    /// The reason why the connection ended, also when the peer closed it.
+    pub fn hear(&mut self, buffer: &mut [u8]) -> Result<usize, String> {
+        self.flush()?;
+        match self.read(buffer)? {
+            Some(0) => Err("it has closed the connection".to_string()),
+            n => Ok(n.unwrap_or(0)),
+        }
+    }
+
     /// Sends the beginning of `bytes`, and says how much.
     ///
     /// # Errors

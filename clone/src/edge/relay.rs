@@ -37,6 +37,18 @@ pub(super) fn pump(ring: &Ring, position: &mut u64, stream: &Stream) -> Result<u
     }
 }
 
+/// Reads into the ring what has arrived and what there is room for; how much that was. An
+/// error when the stream has ended.
+pub(super) fn draw(ring: &mut Ring, needed: u64, stream: &mut Stream) -> Result<usize, String> {
+    let room = ring.room(needed);
+    if room.is_empty() {
+        return Ok(0);
+    }
+    let n = stream.hear(room)?;
+    ring.filled(n);
+    Ok(n)
+}
+
 /// Reads into the ring what there is room for, at most `most` bytes, and shortens the time
 /// that the network may be waited for. True at the source's end.
 pub(super) fn fill(
