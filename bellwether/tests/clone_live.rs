@@ -189,7 +189,7 @@ impl Cast<'_> {
         let asynchronous = self.send.contains(&"--async");
         let mut send = vec!["-f", &file, "--nokbd"];
         if asynchronous {
-            // Nobody answers: they must listen by now.
+            // No receiver answers: they must listen by now.
             std::thread::sleep(std::time::Duration::from_secs(1));
             send.extend(["--autostart", "2", "--rexmit-hello-interval", "500"]);
         } else {
@@ -265,7 +265,7 @@ fn udpcast_half_duplex_and_streaming() {
 
 #[test]
 fn udpcast_receivers_that_come_late() {
-    // After the start nobody is taken any more: the late one gives up, with a
+    // After the start the sender takes no more receivers: the late one gives up, with a
     // word, and spoils nothing.
     each_way(|sender, receivers| {
         let room = Room::new(3);

@@ -35,9 +35,8 @@ impl Ring {
         if oldest > self.origin { oldest } else { self.origin }
     }
 
-    /// Forgets everything if nobody needs it any more, so that the next bytes go to
-    /// memory that was just used: a ring that is larger than the processor's caches
-    /// is slow to go through for those who keep up.
+    /// Resets the write position when no reader needs the content, so that new bytes reuse
+    /// memory that is in the processor's caches: going round a larger ring is slower.
     pub const fn recycle(&mut self, needed: u64) {
         if needed >= self.end {
             self.origin = self.end;

@@ -233,7 +233,7 @@ fn as_server(name: &str, absent: bool) {
     server.step(Input::Accepted(caller, ip("10.77.0.4")), now).unwrap();
     server.step(Input::Heard(caller, &stop), now).unwrap();
     server.step(Input::Closed(caller, "it has closed the connection"), now).unwrap();
-    // That the standings are all known, and that nobody is to be told.
+    // All standings are known, and no host has to be told.
     server.step(Input::Tick, now).unwrap();
     server.step(Input::Tick, now).unwrap();
     server.finished().unwrap();

@@ -136,7 +136,7 @@ fn hosts_that_are_not_there_are_left_out() {
     }
 }
 
-/// The ring is as fast as its slowest host, and nobody runs ahead of it by more than
+/// The ring is as fast as its slowest host, and no host runs ahead of it by more than
 /// its memory.
 #[test]
 fn a_slow_host_slows_all() {
@@ -175,7 +175,7 @@ fn a_full_disk_or_a_wrong_copy_is_that_hosts_alone() {
     }
 }
 
-/// Without a server nobody claims anything, and nobody waits for ever.
+/// Without a server no host claims anything, and none waits for ever.
 #[test]
 fn a_server_that_is_lost_at_any_time_ends_it_for_all() {
     let took = undisturbed(3);
@@ -215,10 +215,10 @@ fn a_host_that_stands_still_ends_it_for_all() {
     }
 }
 
-/// A host that was passed over and wakes up takes the others' places from nobody. The
+/// A host that was passed over and wakes up takes no other host's place. The
 /// last one's disk is so slow that all this happens while data flows.
 #[test]
-fn a_host_that_comes_back_disturbs_nobody() {
+fn a_host_that_comes_back_disturbs_no_other() {
     for victim in 1..=4 {
         for step in (0..=20).step_by(2) {
             for sleep in [5, 23, 60] {

@@ -285,7 +285,7 @@ fn run(n: usize, arity: usize, fault: Fault) -> Room {
                             air.push_back((now + MS, Msg::RootChild(i)));
                             air.push_back((now + MS, Msg::ParentUp(i)));
                         } else if down(number(to)) || nodes[number(to)].result.is_some() {
-                            // Nobody answers.
+                            // No client answers.
                             air.push_back((now + MS * 3000, Msg::ParentClosed(i)));
                         } else {
                             nodes[i].parent = Some(Some(number(to)));
@@ -364,7 +364,7 @@ fn a_slow_node_slows_all_and_loses_none() {
 }
 
 #[test]
-fn a_full_disk_is_known_and_harms_nobody_else() {
+fn a_full_disk_is_known_and_harms_no_other_machine() {
     for bad in 0..4 {
         let room = run(4, 1, Fault::BadDisk(bad));
         all_verified_but(&room, Some(bad), "full");

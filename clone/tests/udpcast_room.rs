@@ -326,7 +326,7 @@ fn the_end_is_told_when_all_have_the_data() {
     assert_eq!(ends(&mut core, 0, 1), 0);
     let lacks_all = ToSender::Retransmit { slice: 0, round: [0; 4], have: Bits::default() };
     say(&mut core, &lacks_all, MS);
-    assert_eq!(ends(&mut core, 1, 1000), 0, "nobody has said that the data is there");
+    assert_eq!(ends(&mut core, 1, 1000), 0, "no receiver has said that the data is there");
     say(&mut core, &ToSender::Ok { slice: 0 }, MS * 1000);
     // Then it is busy, and reads no packet for more than a second.
     assert!(ends(&mut core, 1000, 2500) > 10);
@@ -359,7 +359,7 @@ fn a_machine_that_dies_is_dropped_and_the_others_finish() {
                 "dies at {at}"
             );
         }
-        // The old one got all, but nobody may claim that it was verified.
+        // The old one got all, but no machine may claim that it was verified.
         assert!(room.nodes[3].got == data);
         assert_eq!(room.nodes[3].end, Some(Ok(false)));
         for machine in core.machines() {

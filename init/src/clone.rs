@@ -3,9 +3,8 @@
 //!
 //! Written is only the disk that the line names, or the sender, or, when
 //! neither does, the only one there is. It is opened before any sender hears of
-//! this machine, for nobody else while it is written. What was received is
-//! passed on before it is stored, and everything stored must be on the disk
-//! before this end says so.
+//! this machine, and exclusively. Received bytes are passed on before they are
+//! stored, and everything stored must be on the disk before this end says so.
 //!
 //! Streams are whole disks. When the host command was loaded behind the initramfs
 //! with the programs that it takes (`bellwether clone tools`), it then fits such a
@@ -190,7 +189,7 @@ fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
 /// its path.
 ///
 /// # Errors
-/// Why it did not come, or does not fit.
+/// A [`Fault`] when no sender comes, the copy breaks off, or memory is too small.
 pub fn stage2(
     machine: &mut Machine,
     method: &CloneMethod,
@@ -285,7 +284,7 @@ impl<'m> Node<'m> {
         got.digests.last().copied().ok_or_else(|| "the sender sent no file".to_string())
     }
 
-    /// The disk to write, opened for nobody else.
+    /// The disk to write, opened exclusively.
     fn disk(&mut self, target: &Target<'_>) -> Result<(OwnedFd, String), String> {
         let line = match &self.place {
             Place::Disk(Some(path)) => Some(path.as_str()),
@@ -396,7 +395,7 @@ impl Store for Disk {
         if !self.ended {
             return None;
         }
-        // The end is not the end before the disk says so.
+        // Report success only after fdatasync.
         Some(match fdatasync(&self.disk) {
             Ok(()) => Ok(self.meter.digest()),
             Err(e) => Err(format!("{}: cannot be written: {}", self.path, Shown(e))),

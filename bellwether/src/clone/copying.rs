@@ -1,4 +1,5 @@
-//! A copy at the host, by any protocol: what is said when it ends.
+//! A copy at the host by any protocol: from a configured protocol to the last line and
+//! the table of machines.
 
 use super::flags::{Flag, Given, flag};
 use super::report::{self, Machine};
@@ -10,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-/// Of those that send or receive one stream.
+/// The option of programs that send or receive one stream.
 pub const FILE: Flag =
     flag("file", Some('f'), Some("FILE"), "file or device, instead of a command");
 

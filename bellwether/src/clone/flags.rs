@@ -14,7 +14,7 @@ pub struct Flag {
     pub short: Option<char>,
     /// What its argument is called, if it takes one.
     pub takes: Option<&'static str>,
-    /// What it is for.
+    /// Its line in the help text.
     pub help: &'static str,
 }
 
@@ -28,12 +28,12 @@ pub const fn flag(
     Flag { long, short, takes, help }
 }
 
-/// Of all that wait for others in the middle of a copy.
+/// The option of programs that wait for other machines in the middle of a copy.
 pub const STALL: Flag =
     flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
-/// Of all that show how far they are.
+/// The option of programs that show progress.
 pub const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
-/// Of those that write a copy.
+/// The option of programs that write a copy.
 pub const VERIFY: Flag = flag("verify", None, None, "read back what was written");
 /// Without [`STALL`].
 pub const STALLED: Duration = Duration::from_secs(300);

@@ -39,7 +39,7 @@ pub struct Part {
     pub mount: String,
     /// The golden one's identifiers, which the copy's files still have.
     pub uuid: String,
-    /// The same of the partition itself.
+    /// The identifier of the partition itself on the golden machine.
     pub partuuid: String,
 }
 

@@ -15,7 +15,6 @@ mod prepare;
 mod progress;
 mod report;
 mod room;
-
 mod store;
 mod tools;
 mod udp;

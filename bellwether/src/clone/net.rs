@@ -161,7 +161,7 @@ impl Datagrams for Together {
         let one = bytes.get(..size.min(bytes.len())).unwrap_or_default();
         match self.socket.send_to(one, to) {
             Err(e) if full(&e) => Ok(0),
-            // An earlier packet found nobody there.
+            // An earlier packet met a closed port.
             Err(e)
                 if !matches!(
                     e.kind(),

@@ -1,5 +1,5 @@
 //! `prepare`: what a copy needs to know of the golden machine; and `ka-d`, which
-//! sends that and the machine's files to all who wait.
+//! sends that and the machine's files to all machines that wait.
 
 use super::copying;
 use super::flags::{Given, Program, STALLED, flag};
@@ -217,7 +217,7 @@ pub fn prepare(given: &Given) -> Result<(), Failure> {
             .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
     };
     write(FILE, &layout.text())?;
-    // Archives say in names to whom access control lists give rights.
+    // Access control lists in archives name users and groups.
     for name in NAMES {
         let path = format!("{root}/etc/{name}");
         let text = fs::read_to_string(&path).unwrap_or_default();

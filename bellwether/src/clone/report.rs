@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// Of all that send.
+/// The option of all programs that send.
 pub const PXELINUX: Flag = flag(
     "pxelinux",
     None,
@@ -98,7 +98,7 @@ fn boot_from_disk(dir: &Path, address: Option<Ipv4Addr>) -> Result<String, Strin
     Ok(mac.to_owned())
 }
 
-/// Lets everybody read it, whatever the umask: boot servers run as nobody.
+/// Lets every user read it, whatever the umask: boot servers run as `nobody`.
 pub fn for_servers(path: &Path) -> io::Result<()> {
     let mode = if path.is_dir() { 0o755 } else { 0o644 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))

@@ -21,7 +21,7 @@ pub struct Target {
     out: File,
     name: String,
     path: Option<PathBuf>,
-    /// Reads as noughts where nothing was written: blocks of noughts need not
+    /// Reads as zeros where nothing was written: blocks of zeros need not
     /// be written.
     clean: bool,
     /// Must reach the disk before "done".
@@ -187,7 +187,7 @@ impl Target {
         if !self.clean {
             return self.out.write_all(bytes);
         }
-        // Runs of whole pages of noughts become holes.
+        // Runs of whole pages of zeros become holes.
         let mut rest = bytes;
         while !rest.is_empty() {
             let (page, _) = rest.split_at(rest.len().min(4096));

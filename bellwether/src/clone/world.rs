@@ -63,7 +63,7 @@ pub struct Host {
     pub sockets: Sockets,
     /// Blocks that were sent again.
     pub again: u64,
-    /// What was opened, if it can be read back.
+    /// The targets that were opened, in order; nothing for those that cannot be read back.
     opened: Vec<Option<PathBuf>>,
 }
 
@@ -103,7 +103,8 @@ impl Host {
         self.progress.end();
     }
 
-    /// What was opened holds this, in its order, or why that cannot be said.
+    /// Reads back every target and compares its digest, in order. Fails for targets that
+    /// were unpacked or split.
     pub fn read_back(&self, digests: &[Digest]) -> Result<(), Failure> {
         for (path, digest) in self.opened.iter().zip(digests) {
             let path = path.as_deref().ok_or_else(|| {
@@ -349,8 +350,8 @@ impl edge::Source for PipeSource {
     }
 }
 
-/// Opens what is to be sent: a file, standard input, or the parts of a file,
-/// perhaps through a command.
+/// Opens a source to send: a file, standard input, or the parts of a file, perhaps
+/// through a command.
 pub fn source(
     path: &Path,
     pipe: Option<&str>,
@@ -416,7 +417,7 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// Bytes that nobody can guess.
+/// Random bytes of the kernel, for secrets and identifiers.
 pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
     use std::io::Read;
     let mut bytes = [0; N];

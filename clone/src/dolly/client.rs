@@ -198,7 +198,7 @@ impl Client {
     /// Tells the client what happened.
     ///
     /// # Errors
-    /// When the copy cannot be had whole: there is no recovery.
+    /// Any [`Error`] of a copy that this machine does not have whole. Dolly has no recovery.
     pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
         if !matches!(input, Input::Tick) {
             self.moved = now;

@@ -1,4 +1,4 @@
-//! `dolly.cfg`: what to copy, from whom, to whom.
+//! `dolly.cfg`: the file, the server, and the clients of a copy.
 //!
 //! The classic grammar is one item a line in a fixed order; openSUSE's from
 //! 0.70 on leaves out everything but files, the hyphen rule and the hosts.
@@ -96,7 +96,7 @@ pub struct Config {
     pub hyphen: Option<Hyphen>,
     /// The server; empty in the new grammar.
     pub server: String,
-    /// First client, as written; nobody reads it.
+    /// First client, as written; no program reads it.
     pub first: String,
     /// Last client, as written; a node of that name forwards nothing.
     pub last: String,
@@ -183,7 +183,7 @@ impl Config {
     /// grammar cannot say is found here.
     ///
     /// # Errors
-    /// As [`Config::parse`].
+    /// [`Error::Config`], as of [`Config::parse`].
     pub fn of_file(
         line: Line,
         (input, output): (&str, &str),
@@ -216,7 +216,7 @@ impl Config {
     /// Reads either grammar.
     ///
     /// # Errors
-    /// Line and word of the first thing that is wrong.
+    /// [`Error::Config`] with line and word of the first fault.
     pub fn parse(text: &str) -> Result<Self, Error> {
         // openSUSE's line knows no servers, and does not mind empty lines.
         let classic = text.lines().any(|line| line.starts_with("server "));

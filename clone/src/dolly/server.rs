@@ -104,7 +104,7 @@ impl Server {
     /// text; with `verify`, the classic line's last line says so.
     ///
     /// # Errors
-    /// When the configuration cannot be carried out.
+    /// [`Error::Unfit`] when the configuration has no place for a password.
     pub fn new(
         mut config: Config,
         text: &str,
@@ -182,7 +182,8 @@ impl Server {
     /// Tells the server what happened.
     ///
     /// # Errors
-    /// When not all clients can have a whole copy: there is no recovery.
+    /// [`Error::Gone`] when a client has gone, [`Error::Stalled`] when nothing moves,
+    /// [`Error::Peer`] when a client does not keep to the protocol. Dolly has no recovery.
     pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
         if !matches!(input, Input::Tick) {
             self.moved = now;

@@ -1,8 +1,8 @@
 //! What an end remembers of the stream, and where its chunks lie.
 //!
 //! A host that takes over behind a lost one may need again what the lost one had
-//! not passed on: old programs hold ten chunks. So much is kept of what everybody
-//! here has done with, and a little is taken in ahead of whoever is slowest.
+//! not passed on: old programs hold ten chunks. So much is kept of what all readers
+//! here have done with, and a little is taken in ahead of the slowest reader.
 
 use super::{CHUNK, WINDOW};
 use crate::ring::Ring;

@@ -1,4 +1,4 @@
-//! Dolly+'s configuration: what goes where, from whom, to whom.
+//! Dolly+'s configuration: the files, the server, and the clients of a copy.
 //!
 //! ```text
 //! iofiles 2
@@ -155,7 +155,7 @@ impl Config {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// Line and word of the first thing that is wrong.
+    /// [`Error::Config`] with line and word of the first fault.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut lines = Lines { lines: text.lines().enumerate(), number: 0 };
         let first = lines.next()?;

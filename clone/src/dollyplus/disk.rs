@@ -110,7 +110,7 @@ impl Disk {
         first
     }
 
-    /// Reads as far as nobody needs to do anything.
+    /// Reads until the store has something to do.
     pub(super) fn advance(&mut self, backlog: &Backlog) {
         loop {
             match self.state {

@@ -1,4 +1,4 @@
-//! Who is behind whom.
+//! The order of the hosts in the ring.
 
 use super::wire::{Flag, Host};
 use alloc::vec::Vec;
@@ -23,7 +23,7 @@ impl Hosts {
     }
 
     /// A client's, from the packet that builds the ring: it is the one marked so,
-    /// whatever it calls itself. Nothing when nobody is marked.
+    /// whatever it calls itself. Nothing when no host is marked.
     #[must_use]
     pub fn of_client(list: Vec<Host>) -> Option<Self> {
         let own = list.iter().position(|h| h.flag == Flag::You).filter(|own| *own > 0)?;
@@ -57,15 +57,15 @@ impl Hosts {
         }
     }
 
-    /// The next one cannot be reached while the ring is built: whoever comes next
-    /// in the list, at the latest the server.
+    /// The next host cannot be reached while the ring is built. The one after it in the
+    /// list takes its place, at the latest the server.
     pub fn skip(&mut self) {
         self.mark(self.next, Flag::Absent);
         self.next = (self.next + 1) % self.all.len().max(1);
     }
 
-    /// The next one has gone while data flows: whoever comes after it that took
-    /// part.
+    /// The next host has gone while data flows. The one after it that took part takes its
+    /// place.
     pub fn pass_over(&mut self) {
         self.mark(self.next, Flag::Absent);
         let behind = (self.next + 1..self.all.len())
@@ -79,7 +79,7 @@ impl Hosts {
         self.next == 0
     }
 
-    /// Whether this is the server, and nobody is left.
+    /// Whether this is the server, and no client is left.
     #[must_use]
     pub const fn alone(&self) -> bool {
         self.next == self.own

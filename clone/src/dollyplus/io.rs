@@ -2,7 +2,7 @@
 //!
 //! Connections are named by what they are for. Few words go through [`Input`] and
 //! [`Output`]; the stream itself does not: the loop reads into [`End::room`] and
-//! writes from [`End::sending`], so that its bytes are copied by nobody else.
+//! writes from [`End::sending`], so that its bytes are copied once.
 
 use super::wire::Command;
 use super::{CONTROL_PORT, DATA_PORT};
@@ -26,14 +26,14 @@ pub enum Conn {
     Line,
     /// To the server's command port: the last host's word that all is over.
     Stop,
-    /// From somebody to our command port, numbered as they come.
+    /// From a peer to our command port, numbered as they come.
     Caller(u32),
 }
 
 /// What happened.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// Somebody came to the command port ([`Conn::Caller`]), or to the data port
+    /// A peer connected to the command port ([`Conn::Caller`]), or to the data port
     /// ([`Conn::Before`], and only if [`End::awaits`] says so).
     Accepted(Conn, Ipv4Addr),
     /// What was dialled stands.
@@ -78,7 +78,8 @@ pub trait End {
     /// Tells it what happened.
     ///
     /// # Errors
-    /// When this end can do no more; what it still has to say is in
+    /// [`Error::Stalled`], [`Error::Gone`], [`Error::Peer`], [`Error::Mismatch`] or
+    /// [`Error::Store`]: this end can do no more. What it still has to say is in
     /// [`End::output`].
     fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error>;
 

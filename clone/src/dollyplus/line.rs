@@ -44,7 +44,7 @@ enum State {
 pub(super) struct Line {
     state: State,
     heard: Vec<u8>,
-    /// What is to be told once it is clear that somebody listens.
+    /// Reports that wait until it is clear that the server listens.
     held: Vec<String>,
     /// Whether the server says that our copy is right.
     pub(super) verdict: Option<bool>,

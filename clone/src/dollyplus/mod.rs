@@ -3,9 +3,9 @@
 //!
 //! The server connects to the first host's TCP 9998, each host to the next
 //! one's, the last one back to the server's. A `RING` packet builds that ring
-//! and marks who can be reached; the final list of hosts and the list of files
+//! and marks the hosts that can be reached; the final list of hosts and the list of files
 //! go round once; then each file comes as a number and chunks of up to 4 MiB.
-//! Whoever loses the host behind it asks the one after that, at TCP 9997, from
+//! A host that loses the one behind it asks the one after that, at TCP 9997, from
 //! which chunk on it needs the data, and goes on from there. The last host tells
 //! the server that it has everything.
 //!
@@ -16,15 +16,16 @@
 //! * [`node`]: a client. Its parts: `disk`, its copy; `line`, its line to the server.
 //! * [`server`]. Its part: `feed`, the files on their way into chunks.
 //! * `next`: the link to the next host, of either end.
-//! * [`backlog`]: what either remembers of the stream, for who may need it again.
-//! * [`hosts`]: who is behind whom.
+//! * [`backlog`]: what either end keeps of the stream for a host that may need it again.
+//! * [`hosts`]: the order of the hosts in the ring.
 //! * [`wire`]: packets, and reading a stream of them.
 //! * [`config`]: the configuration with `iofiles`, `>` and `>>`.
 //!
 //! Ours, unseen by old programs: a host that wants its copy verified says so in
 //! a report to the server (TCP 9997), and keeps that connection if the server
-//! answers; digests, failures and the verdict travel there. Who is asked where to go
-//! on tells one of ours the exact byte, and who is pinged whether anybody feeds it.
+//! answers; digests, failures and the verdict travel there. A host of ours that
+//! is asked where to go on answers one of ours with the exact byte; one that is pinged says
+//! whether another host feeds it.
 //!
 //! Not here: file pings (TCP 9996), the ports of the later CVS version, XOFF.
 

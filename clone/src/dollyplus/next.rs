@@ -2,13 +2,14 @@
 //! host that has gone.
 //!
 //! A host that does not take our connection while the ring is built is left out, and
-//! the one after it invited. One that goes later is passed over: whoever comes after
-//! it is asked on its command port from where on it needs the stream, and gets it
+//! the one after it invited. One that goes later is passed over: the host after it
+//! is asked on its command port from where on it needs the stream, and gets it
 //! from there.
 //!
 //! A host that was cut off for a while finds its connections closed too, because it was
-//! passed over itself. So that it takes nobody's place, the one that seems gone is asked
-//! first: if another feeds it, it is left to that one; if nobody does, to it is gone on.
+//! passed over itself. So that it takes no other host's place, it first asks the next host,
+//! which seems gone, whether another host feeds that one. If so, it leaves it to that host;
+//! if not, it goes on sending.
 
 use super::backlog::Backlog;
 use super::hosts::Hosts;
@@ -40,10 +41,10 @@ enum Link {
     Again(u64),
     /// It is sent the stream from here on.
     Flow(u64),
-    /// Another feeds it, or nobody feeds this host.
+    /// Another host feeds it, or no host feeds this one.
     Yielded,
-    /// There is nobody behind this host.
-    Nobody,
+    /// There is no host behind this one.
+    None,
 }
 
 /// What an end knows of its place in the ring when it decides about the next.
@@ -66,14 +67,14 @@ pub(super) struct Next {
     returns: u32,
     /// All was sent, and the end of it.
     ended: bool,
-    /// Those that were passed over, until somebody asks.
+    /// The hosts that were passed over, until the end reports them.
     pub(super) lost: Vec<String>,
 }
 
 impl Next {
     /// Begins to build the ring.
     pub(super) fn new(hosts: Hosts, out: &mut Outbox) -> Self {
-        let (link, lost) = (Link::Nobody, Vec::new());
+        let (link, lost) = (Link::None, Vec::new());
         let mut next = Self { hosts, link, tries: 0, returns: 0, ended: false, lost };
         next.invite(out);
         next
@@ -84,10 +85,10 @@ impl Next {
         matches!(self.link, Link::Invite)
     }
 
-    /// An old program's duty is done: there is nobody who may need anything.
+    /// An old program's duty is done: no other host may need anything of it.
     pub(super) const fn passed_on(&self) -> bool {
         match self.link {
-            Link::Nobody | Link::Yielded => true,
+            Link::None | Link::Yielded => true,
             Link::Flow(_) => self.hosts.last(),
             _ => false,
         }
@@ -98,14 +99,14 @@ impl Next {
         match self.link {
             Link::Flow(_) if self.hosts.last() => backlog.end(),
             Link::Flow(position) => position,
-            Link::Nobody | Link::Yielded => backlog.end(),
+            Link::None | Link::Yielded => backlog.end(),
             Link::Invite => 0,
             // What it will want is not known: nothing more is taken in.
             _ => backlog.brink(),
         }
     }
 
-    /// What it is to be sent now. The server needs the lists alone.
+    /// The bytes to send to it now. The server needs the lists alone.
     pub(super) fn sending<'a>(&self, backlog: &'a Backlog) -> &'a [u8] {
         let Link::Flow(position) = self.link else { return &[] };
         let bytes = backlog.from(position).unwrap_or_default();
@@ -230,7 +231,7 @@ impl Next {
 
     pub(super) fn closed(&mut self, why: &str, backlog: &Backlog, place: Place, out: &mut Outbox) {
         match &mut self.link {
-            // Nobody has invited it yet: the one that was lost was to do that.
+            // It was not invited yet: the lost host was to do that.
             Link::Asked(_) if backlog.is_empty() => self.invite(out),
             Link::Asked(_) => self.pass_over("it does not say where to go on", backlog, out),
             Link::Checked(gone, _) => {
@@ -239,10 +240,10 @@ impl Next {
             }
             // Old programs leave when they have sent everything on.
             Link::Flow(_) if self.ended && !place.ours => {
-                self.nobody(out);
+                self.cut(out);
             }
             // The server has the lists, or has gone itself.
-            Link::Flow(_) if self.hosts.last() => self.nobody(out),
+            Link::Flow(_) if self.hosts.last() => self.cut(out),
             Link::Flow(_) if place.fed => self.redial(Link::Check(why.to_owned()), out),
             Link::Flow(_) => {
                 out.close(Conn::Next);
@@ -257,7 +258,7 @@ impl Next {
             Link::Flow(position) if self.hosts.last() => {
                 let behind = *position < backlog.lists && backlog.from(*position).is_none();
                 if behind {
-                    self.nobody(out);
+                    self.cut(out);
                 }
             }
             Link::Flow(position) => {
@@ -286,20 +287,20 @@ impl Next {
         if !self.hosts.last() {
             self.redial(Link::Ask, out);
         } else if backlog.has_files() || self.hosts.alone() {
-            self.nobody(out);
+            self.cut(out);
         } else {
             self.invite(out);
         }
     }
 
-    fn nobody(&mut self, out: &mut Outbox) {
+    fn cut(&mut self, out: &mut Outbox) {
         out.close(Conn::Next);
-        self.link = Link::Nobody;
+        self.link = Link::None;
     }
 
     fn invite(&mut self, out: &mut Outbox) {
         if self.hosts.alone() {
-            self.nobody(out);
+            self.cut(out);
         } else {
             self.redial(Link::Invite, out);
         }

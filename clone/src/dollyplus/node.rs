@@ -53,7 +53,7 @@ enum Stop {
     Said,
 }
 
-/// Somebody at the command port.
+/// A peer at the command port.
 #[derive(Debug)]
 struct Caller {
     number: u32,
@@ -256,7 +256,7 @@ impl Node {
     /// The host before this one has closed its connection.
     fn left(&mut self, now: Duration) {
         if self.next.is_none() {
-            // Somebody looked in and left.
+            // A caller that left without a word is no host of the ring.
             self.out.close(Conn::Before);
             self.before = Before::Awaited(None);
             self.reader = Reader::default();
@@ -274,7 +274,7 @@ impl Node {
         self.out.close(Conn::Caller(number));
     }
 
-    /// Somebody has said something on the command port.
+    /// A caller has sent bytes to the command port.
     fn called(&mut self, number: u32, bytes: &[u8], now: Duration) {
         let Some(at) = self.callers.iter().position(|c| c.number == number) else { return };
         if let Some(caller) = self.callers.get_mut(at) {
@@ -302,8 +302,8 @@ impl Node {
         }
     }
 
-    /// Tells those who ask where to go on. As long as somebody is about to invite this
-    /// host they wait; without a ring there is nothing to go on with.
+    /// Tells callers that ask where to go on. They wait while another host is about to
+    /// invite this one; without a ring there is nothing to go on with.
     fn answer(&mut self, now: Duration) {
         let Some(at) = self.callers.iter().position(|c| c.asks.is_some()) else { return };
         let Some(caller) = self.callers.get_mut(at) else { return };
@@ -439,7 +439,7 @@ impl Node {
             self.out.dial_control(Conn::Stop, next.hosts.server_name());
             self.stop = Stop::Dial(0);
         }
-        // To an old server nobody is bound longer than others need him.
+        // An old server needs a host no longer than the other hosts do.
         let free = !self.line.open() && next.passed_on() && (!last || self.stop == Stop::Said);
         if self.line.verdict.is_none() && !free {
             return Ok(());
@@ -484,7 +484,7 @@ impl End for Node {
         }
         let aside = match &self.next {
             None => self.reader.wants(),
-            // The next host is told who was known when this one was.
+            // The next host is told which hosts were known when this one was.
             Some(next) if next.building() => return &mut [],
             Some(_) if self.known > 0 => usize::try_from(self.known).unwrap_or(usize::MAX),
             Some(next) => {
@@ -532,7 +532,7 @@ mod tests {
         core::iter::from_fn(|| node.output()).filter(|o| !matches!(o, Output::Say(_))).collect()
     }
 
-    /// A host that is about to be invited keeps those waiting who ask where to go on:
+    /// A host that is about to be invited keeps callers waiting that ask where to go on:
     /// refused, they would take it for lost.
     #[test]
     fn who_asks_too_early_waits() {

@@ -39,7 +39,7 @@ fn lost() -> Standing {
     Standing::lost("it has gone, and was passed over")
 }
 
-/// Somebody at the command port.
+/// A peer at the command port.
 #[derive(Debug)]
 struct Caller {
     number: u32,
@@ -211,7 +211,7 @@ impl Server {
         }
     }
 
-    /// The last host has closed the ring: who takes part is known.
+    /// The last host has closed the ring: the hosts that take part are known.
     fn closed_ring(&mut self, list: &[Host]) {
         self.next.hosts.settle(list);
         let hosts = self.next.hosts.all();
@@ -331,8 +331,8 @@ impl Server {
         caller.equal &= own.is_some_and(|d| d.to_string() == hex);
         caller.files += 1;
         if caller.files == self.files.len() {
-            // The verdict is told at the end: it is the sign to leave, and who leaves
-            // early is missed by those that need what it relays.
+            // The verdict is told at the end, because it is the sign to leave: a host that leaves
+            // early is missing to those that need what it relays.
             let standing = if caller.equal { Standing::Verified } else { Standing::Differs };
             self.set(client, standing);
         }
@@ -356,7 +356,7 @@ impl Server {
             self.farewell(now);
             return Ok(());
         }
-        // Nobody could be reached, or nobody is left.
+        // No host could be reached, or none is left.
         if self.next.hosts.last() && (self.state == State::Building || !self.waiting()) {
             return Err(Error::Gone {
                 protocol: NAME,

@@ -194,7 +194,7 @@ impl Command {
     /// Takes a command off the beginning of `buffer`, once it is there whole.
     ///
     /// # Errors
-    /// When it is none.
+    /// [`Error::Peer`] when these bytes are no command.
     pub fn take(buffer: &mut Vec<u8>, peer: &str) -> Result<Option<Self>, Error> {
         let wrong = |why| Error::Peer { protocol: NAME, peer: peer.to_string(), why };
         if !b"CMND".starts_with(buffer.get(..buffer.len().min(4)).unwrap_or_default()) {
@@ -308,7 +308,7 @@ impl Reader {
     /// it was a whole thing.
     ///
     /// # Errors
-    /// When these are no packets of Dolly+.
+    /// [`Error::Peer`] when these bytes are no packets of Dolly+.
     pub fn read(&mut self, bytes: &[u8]) -> Result<(usize, Option<Item>), Error> {
         if self.last && self.left == 0 {
             self.last = false;

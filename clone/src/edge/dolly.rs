@@ -21,13 +21,13 @@ use core::time::Duration;
 
 /// What is held between a fast and a slow side.
 const RING: usize = 16 << 20;
-/// What is left to be said at a bad end goes out for this long.
+/// After a failure, the last messages may take this long.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// Read at once from a source: few calls, and what fits the processor's caches.
 const READ: usize = 256 << 10;
-/// Once in so long it is said who is waited for.
+/// The user hears this often which node is waited for.
 const REMIND: Duration = Duration::from_secs(20);
-/// A name that is not known is looked up again after so long.
+/// An unknown name is looked up again after this long.
 const NAME_AGAIN: Duration = Duration::from_millis(200);
 
 /// Dolly as it is configured.
@@ -37,7 +37,7 @@ pub struct Dolly {
     pub password: Option<String>,
     /// Random bytes for the question for it.
     pub nonce: [u8; 32],
-    /// The configuration and its file's text, of a sender whose order does not say all.
+    /// The configuration and its file's text, of a sender for which the order does not say enough.
     pub config: Option<(Config, String)>,
     /// A sender asks for no digests.
     pub unverified: bool,

@@ -49,7 +49,7 @@ pub struct Ka {
     pub arity: Option<usize>,
     /// A server compares no digests.
     pub unverified: bool,
-    /// How many clients a server waits for whose order lists none.
+    /// How many clients a server waits for when its order lists none.
     pub clients: usize,
 }
 

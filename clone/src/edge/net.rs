@@ -14,7 +14,7 @@ use rustix::net::{
     connect, getsockname, listen, recv, recvfrom, send, sendto, shutdown, socket_with, sockopt,
 };
 
-/// The system's word for an error.
+/// The text of a system error.
 #[must_use]
 pub fn reason(e: Errno) -> String {
     let text = match e {
@@ -58,8 +58,8 @@ fn tcp() -> Result<OwnedFd, Errno> {
     )
 }
 
-/// A connection that is waiting at the listener, if there is one, and who
-/// made it.
+/// A connection that is waiting at the listener, if there is one, and the address of
+/// its peer.
 #[must_use]
 pub fn accept(listener: &OwnedFd) -> Option<(Stream, Ipv4Addr)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -72,7 +72,7 @@ pub fn accept(listener: &OwnedFd) -> Option<(Stream, Ipv4Addr)> {
 #[derive(Debug)]
 pub struct Stream {
     fd: OwnedFd,
-    /// What is still to be sent of what was said.
+    /// Short messages that the socket had no room for.
     out: Vec<u8>,
 }
 
@@ -93,10 +93,10 @@ impl Stream {
         let _ = sockopt::set_tcp_user_timeout(&self.fd, ms);
     }
 
-    /// Reads what is there; nothing when nothing is, 0 when the peer has ended.
+    /// Reads what has arrived: `None` when nothing has, 0 when the peer has ended.
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// The reason why the connection is broken.
     pub fn read(&self, buffer: &mut [u8]) -> Result<Option<usize>, String> {
         match recv(&self.fd, buffer, RecvFlags::empty()) {
             Ok((n, _)) => Ok(Some(n)),
@@ -120,7 +120,7 @@ impl Stream {
     /// Sends the beginning of `bytes`, and says how much.
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// The reason why the connection is broken.
     pub fn write(&self, bytes: &[u8]) -> Result<usize, String> {
         match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
             Ok(n) => Ok(n),
@@ -132,7 +132,7 @@ impl Stream {
     /// Says something short: all of it is sent, now or by [`Stream::flush`].
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// The reason why the connection is broken.
     pub fn say(&mut self, bytes: &[u8]) -> Result<(), String> {
         if self.out.is_empty() {
             // In one segment where that is possible: old peers count reads.
@@ -147,7 +147,7 @@ impl Stream {
     /// Goes on sending what was said; true when all is sent.
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// The reason why the connection is broken.
     pub fn flush(&mut self) -> Result<bool, String> {
         if !self.out.is_empty() {
             let sent = self.write(&self.out)?;
@@ -246,7 +246,7 @@ impl Datagrams for Udp {
         let one = bytes.get(..size.min(bytes.len())).unwrap_or_default();
         match sendto(&self.0, one, SendFlags::NOSIGNAL, &to) {
             Err(Errno::AGAIN | Errno::NOBUFS) => Ok(0),
-            // An earlier packet found nobody there.
+            // An earlier packet met a closed port.
             Ok(_) | Err(Errno::CONNREFUSED | Errno::INTR) => Ok(one.len()),
             Err(e) => Err(reason(e)),
         }
@@ -380,7 +380,7 @@ impl<'a> Waiter<'a> {
     }
 }
 
-/// What a wait has brought.
+/// Which sockets of a [`Waiter`] had an event.
 #[derive(Debug)]
 pub struct Happened(Vec<bool>);
 

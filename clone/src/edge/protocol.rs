@@ -23,15 +23,16 @@ pub trait Protocol: Sized {
     /// Waits for a sender, and receives, stores and relays what it sends.
     ///
     /// # Errors
-    /// This machine has no whole copy.
+    /// Any [`Error`]: this machine has no whole copy.
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error>;
 
     /// Waits for the machines, and sends them the world's files. That a machine has no copy
     /// is no error where the others go on: see [`Sent::clients`].
     ///
     /// # Errors
-    /// No machine has a whole copy, nothing moves, or a file cannot be read. How it stands
-    /// with each machine has then been said.
+    /// [`Error::Gone`] when no machine has a whole copy, [`Error::Stalled`] when nothing moves,
+    /// [`Error::Source`] when a file cannot be read, [`Error::Port`] or [`Error::Unfit`] before
+    /// any machine is told. The world was told how it stands with each machine.
     fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error>;
 }
 

@@ -11,12 +11,12 @@ use alloc::string::String;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-/// For whom a message is.
+/// The users that a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Every user.
     News,
-    /// A user who looks for a fault: what single machines say.
+    /// A user that looks for a fault: what single machines say.
     Detail,
 }
 

@@ -203,7 +203,8 @@ impl Client {
     /// Tells the client what happened.
     ///
     /// # Errors
-    /// When there will be no whole copy here.
+    /// [`Error::Stalled`], [`Error::Gone`], [`Error::Peer`], [`Error::Mismatch`] or
+    /// [`Error::Store`]: this machine has no whole copy.
     pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
         if !matches!(input, Input::Tick | Input::Answer(..) | Input::Received(_)) {
             self.moved = now;

@@ -45,7 +45,7 @@ pub enum Size {
 pub struct Entry {
     /// It lies in the extended partition.
     pub logical: bool,
-    /// What it is for.
+    /// Its use.
     pub kind: Kind,
     /// How large it is.
     pub size: Size,
@@ -59,7 +59,7 @@ impl Desc {
     /// Reads a description.
     ///
     /// # Errors
-    /// Line and word of the first thing that is wrong.
+    /// [`Error::Config`] with line and word of the first fault.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut number = 0;
@@ -159,7 +159,7 @@ impl Desc {
     /// old program's known fault.
     ///
     /// # Errors
-    /// When there are no partitions, or some without a counterpart in `desc`.
+    /// [`Error::Unfit`] when there are no partitions, or some without a counterpart in `desc`.
     pub fn of_disk(partitions: &[Partition]) -> Result<(Self, Vec<String>), Error> {
         let unfit = |why| Err(Error::Unfit { what: "a desc of this disk", why });
         let mut partitions: Vec<&Partition> = partitions.iter().collect();
@@ -234,7 +234,8 @@ fn entries(sector: &[u8; 512]) -> impl Iterator<Item = (u8, u8, u64, u64)> + '_ 
 /// Reads a DOS partition table with its logical partitions. Sectors of 512 bytes.
 ///
 /// # Errors
-/// When there is no such table, or its chain of logical partitions is broken.
+/// [`Error::Unfit`] when there is no such table, or its chain of logical partitions is
+/// broken.
 pub fn read_table(read: ReadAt<'_>) -> Result<Vec<Partition>, Error> {
     let unfit = |why| Err(Error::Unfit { what: "the partition table", why });
     let mut load = |at: u64| -> Option<[u8; 512]> {

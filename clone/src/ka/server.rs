@@ -1,5 +1,5 @@
-//! The server: gathers clients, lays out the chain, mends it, and knows who
-//! has all.
+//! The server: gathers clients, lays out the chain, mends it, and knows which clients
+//! have everything.
 //!
 //! It is the first parent itself: its own data connections are the caller's,
 //! told apart by address like everybody's.
@@ -19,7 +19,7 @@ use core::time::Duration;
 /// What happened.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// Somebody looks for a server.
+    /// A client looks for a server.
     Question(Ipv4Addr, &'a [u8]),
     /// A control connection was accepted: its number, the peer, and our own
     /// address as the peer sees it.
@@ -75,7 +75,7 @@ pub struct Options {
 /// Where a node's link to its parent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
-    /// It was told whom to connect to.
+    /// It was told its parent.
     Told,
     /// It is connected; its position was asked for.
     Asked,
@@ -137,7 +137,7 @@ impl Server {
     /// A server that begins to wait for clients at `now`.
     ///
     /// # Errors
-    /// When the options make no sense.
+    /// [`Error::Unfit`] when the number of clients or of children is out of range.
     pub fn new(options: Options, now: Duration) -> Result<Self, Error> {
         if options.clients == 0 || options.clients > MAX_CLIENTS {
             return Err(Error::Unfit {
@@ -203,7 +203,8 @@ impl Server {
     /// Tells the server what happened.
     ///
     /// # Errors
-    /// When nobody is left to send to, or nothing moves.
+    /// [`Error::Gone`] when no client is left to send to, [`Error::Stalled`] when nothing
+    /// moves.
     pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
         match input {
             Input::Question(from, bytes) => {

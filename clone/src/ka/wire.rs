@@ -61,7 +61,7 @@ impl Layout {
     /// be said.
     ///
     /// # Errors
-    /// When it is no KA client at all.
+    /// [`NoPacket`] when no KA client begins so.
     pub fn of_hello(bytes: &[u8]) -> Result<Option<Self>, NoPacket> {
         let begins = |layout: Self| {
             let at = layout.union();
@@ -147,7 +147,7 @@ pub enum ToClient {
     ReportPosition(Report),
     /// Are you there?
     Ping,
-    /// BLAKE3 of all data; only to those who compare.
+    /// BLAKE3 of all data; only to clients that compare.
     Digest([u8; 32]),
 }
 
@@ -311,7 +311,7 @@ impl ToClient {
     /// nothing while it is not whole.
     ///
     /// # Errors
-    /// When it is no packet.
+    /// [`NoPacket`] when these bytes are no packet of KA.
     pub fn parse(layout: Layout, bytes: &[u8]) -> Result<Option<(Self, usize)>, NoPacket> {
         let size = layout.from_server();
         let Some(packet) = bytes.get(..size) else { return Ok(None) };

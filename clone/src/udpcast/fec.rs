@@ -4,7 +4,7 @@
 //! lies in stripe `i % stripes` at column `i / stripes`; redundant block `b`
 //! in stripe `b % stripes` at row `b / stripes`. Row `r` is the sum over the
 //! columns `c` of `D[c] / (r ^ c ^ 128)`. With at most 128 rows and columns
-//! the divisor is never nought and every square part of the matrix can be
+//! the divisor is never zero and every square part of the matrix can be
 //! inverted: any `n` redundant blocks repair any `n` losses in their stripe.
 //!
 //! Common Reed-Solomon crates use other matrices and cannot talk to udpcast.
@@ -50,7 +50,7 @@ fn mul(a: u8, b: u8) -> u8 {
     if a == 0 || b == 0 { 0 } else { exp(log(a) + log(b)) }
 }
 
-/// 1/a; nought has none, and gives one.
+/// 1/a; zero has none, and gives one.
 fn inverse(a: u8) -> u8 {
     exp(255 - log(a))
 }
@@ -61,7 +61,7 @@ fn element(row: usize, column: usize) -> u8 {
 }
 
 /// `out += factor × block`. Blocks shorter than `out` count as padded with
-/// noughts.
+/// zeros.
 fn add_scaled(out: &mut [u8], factor: u8, block: &[u8]) {
     // Two look-ups in sixteen bytes each instead of logarithms: they stay in
     // registers and cache, and the compiler can keep the loop straight.

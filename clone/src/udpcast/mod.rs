@@ -2,8 +2,8 @@
 //!
 //! The protocol is that of the udpcast programs (`udp-sender`,
 //! `udp-receiver`; the 2012 and later lines, big-endian). A stream is cut into
-//! slices of at most 1024 blocks; after each slice the sender asks who has it,
-//! and sends again what anybody lacks, until all have it. Without a way back
+//! slices of at most 1024 blocks; after each slice the sender asks the receivers for it,
+//! and sends again what a receiver lacks, until all have it. Without a way back
 //! (asynchronous mode) forward error correction takes the place of asking.
 //!
 //! * [`wire`]: the packets.

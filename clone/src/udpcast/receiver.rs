@@ -54,7 +54,7 @@ pub enum Input<'a> {
         /// With this content.
         bytes: &'a [u8],
     },
-    /// Somebody at this machine wants the transfer to begin.
+    /// The user at this machine wants the transfer to begin.
     Go,
     /// All that was taken is stored, or could not be.
     Stored(Result<(), &'a str>),
@@ -201,7 +201,9 @@ impl Receiver {
     /// Tells the receiver what happened.
     ///
     /// # Errors
-    /// When the stream cannot be had whole, or stored.
+    /// [`Error::Lost`], [`Error::Stalled`] or [`Error::Peer`] when the stream did not come
+    /// whole, [`Error::Mismatch`] when its digest differs, [`Error::Store`] when it was not
+    /// stored.
     pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
         match input {
             Input::Packet { from, bytes } => {

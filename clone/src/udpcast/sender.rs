@@ -121,7 +121,7 @@ pub enum Input<'a> {
     Flush,
     /// The stream ends.
     End,
-    /// Somebody said go.
+    /// The user at this machine wants the transfer to begin.
     Start,
     /// Time has passed.
     Tick,
@@ -249,7 +249,7 @@ impl Sender {
     /// A sender that begins to gather receivers at `now`.
     ///
     /// # Errors
-    /// When the configuration cannot be carried out.
+    /// [`Error::Unfit`] when a setting is out of range, or contradicts another.
     pub fn new(config: Config, now: Duration) -> Result<Self, Error> {
         let unfit = |what, why| Err(Error::Unfit { what, why });
         let size = usize::from(config.block_size);
@@ -307,7 +307,7 @@ impl Sender {
     /// Tells the sender what happened.
     ///
     /// # Errors
-    /// When the transfer cannot begin or go on.
+    /// [`Error::Stalled`] when no receiver comes in time, [`Error::Gone`] when none is left.
     pub fn step(&mut self, input: Input<'_>, now: Duration) -> Result<(), Error> {
         match input {
             Input::Packet { from, bytes } => {
@@ -814,15 +814,15 @@ impl Sender {
     }
 
     fn maybe_over(&mut self, now: Duration) -> Result<(), Error> {
-        let nobody = !self
+        let none = !self
             .machines
             .iter()
             .any(|m| matches!(m.standing, Standing::Receiving | Standing::Acknowledged));
-        if nobody && !self.config.asynchronous && !self.config.streaming {
+        if none && !self.config.asynchronous && !self.config.streaming {
             return Err(Error::Gone {
                 protocol: NAME,
                 peer: "the last receiver".into(),
-                when: "before the end; nobody has a whole copy",
+                when: "before the end; no receiver has a whole copy",
             });
         }
         if self.end_cut && self.window.is_empty() && self.control.is_empty() {

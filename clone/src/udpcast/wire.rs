@@ -74,7 +74,7 @@ pub enum ToSender {
         /// The blocks that are there.
         have: Bits,
     },
-    /// Somebody at a receiver wants the transfer to begin.
+    /// The user at a receiver wants the transfer to begin.
     Go,
     /// A receiver wants to take part.
     ConnectReq {
@@ -281,7 +281,7 @@ impl ToSender {
 impl<'a> ToReceiver<'a> {
     /// Reads a packet; nothing if it is not one, one for a sender, or one with
     /// numbers that no sender has: a slice of more than 1024 blocks, a block
-    /// beyond its slice, a block size of nought or too much.
+    /// beyond its slice, a block size of zero or too much.
     #[must_use]
     pub fn parse(packet: &'a [u8]) -> Option<Self> {
         let mut r = Reader(packet);

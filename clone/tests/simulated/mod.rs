@@ -119,7 +119,7 @@ struct Host {
     wakes: Option<Duration>,
     fates: Vec<Fate>,
     sockets: Vec<(Conn, Socket)>,
-    /// Connections that nobody has taken yet.
+    /// Connections that no listener has accepted yet.
     waiting: VecDeque<(u16, usize)>,
     callers: u32,
     received: u64,
@@ -236,7 +236,7 @@ impl Room {
             }
         }
         self.outcome.took = self.now;
-        assert!(self.now < SECOND * 3600, "somebody waits for ever");
+        assert!(self.now < SECOND * 3600, "a machine waits for ever");
         self.now = self.next_event();
         self.hosts.iter().any(|h| h.state == State::Runs || h.wakes.is_some())
     }
@@ -599,7 +599,7 @@ impl Room {
         let pipe = &mut wire.pipes[side];
         assert!(pipe.fin.is_none() || bytes.is_empty(), "writes after the end");
         if gone {
-            // Nobody reads it.
+            // No peer reads it.
             return bytes.len();
         }
         let n = bytes.len().min(ON_THE_WAY - pipe.size);
