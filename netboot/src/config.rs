@@ -1,10 +1,10 @@
-//! What an interface gets: from a lease, from the line, or as the kernel has it.
+//! The settings of an interface: from a lease, from the command line, or as the kernel has
+//! them.
 //!
-//! [`Config`] is computed without touching anything, with every rule visible in
-//! one place; [`Config::apply`] then tells the kernel. The rules that are not
-//! obvious: the line wins over DHCP; option 121 replaces options 3 and 33
-//! (RFC 3442); a gateway outside the network is made reachable by a host route;
-//! a missing netmask is guessed by address class.
+//! [`Config`] is computed without system calls, with every rule in one place; [`Config::apply`]
+//! then sets up the kernel. The rules that are not obvious: the command line overrides DHCP;
+//! option 121 replaces options 3 and 33 (RFC 3442); a gateway outside the network is made
+//! reachable by a host route; a missing netmask is guessed by address class.
 
 use alloc::format;
 use alloc::string::String;
@@ -16,23 +16,23 @@ use sys::netlink;
 
 use crate::dhcp::lease::{Lease, classful_prefix, is_host_name, prefix_mask, same_network};
 
-/// How an address was found.
+/// The source of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// Written on the line.
+    /// The command line.
     Static,
     /// DHCP.
     Dhcp,
     /// A BOOTP server answered.
     Bootp,
-    /// It was there before us.
+    /// The kernel or an earlier program set it up.
     Existing,
 }
 
-/// What an interface gets, and what the system is told.
+/// An interface's settings, and the system's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where it comes from.
+    /// Their source.
     pub protocol: Protocol,
     /// Our address.
     pub address: Ipv4Addr,
@@ -42,7 +42,7 @@ pub struct Config {
     pub broadcast: Option<Ipv4Addr>,
     /// MTU in bytes, when the line or the DHCP server set one.
     pub mtu: Option<u16>,
-    /// In the order in which they are set: a route comes after those it needs.
+    /// Routes in the order in which they are set: a route comes after those it needs.
     pub routes: Vec<Route>,
     /// The default gateway among them.
     pub gateway: Option<Ipv4Addr>,
@@ -58,7 +58,7 @@ pub struct Config {
     pub nis_domain: String,
     /// NTP servers.
     pub ntp: Vec<Ipv4Addr>,
-    /// What was guessed or left out, in words.
+    /// Guesses and omissions, as text.
     pub notes: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ impl Config {
         }
     }
 
-    /// From a lease, with what the line adds or overrides.
+    /// From a lease, with the additions and overrides of the line.
     pub fn from_lease(lease: &Lease, plan: &NetworkPlan) -> Config {
         let prefix = lease.prefix.unwrap_or_else(|| classful_prefix(lease.address));
         let protocol = if lease.bootp { Protocol::Bootp } else { Protocol::Dhcp };
@@ -113,7 +113,7 @@ impl Config {
         config
     }
 
-    /// From an address on the line.
+    /// From a static address of the line.
     pub fn from_static(address: &StaticAddress, plan: &NetworkPlan) -> Config {
         let mut config = Config::new(Protocol::Static, address.address, address.prefix.min(32));
         config.mtu = plan.mtu;
@@ -121,7 +121,7 @@ impl Config {
         config
     }
 
-    /// From what the kernel has: nothing is set anew but what the line adds.
+    /// From the kernel's present settings: only the line's additions are set.
     pub fn from_existing(
         address: &netlink::Address,
         routes: &[netlink::RouteEntry],
@@ -141,7 +141,7 @@ impl Config {
         config
     }
 
-    /// Adds the line's part and puts the routes in order.
+    /// Adds the line's settings and sorts the routes.
     fn finish(&mut self, plan: &NetworkPlan, mut routes: Vec<Route>) {
         for server in plan.dns.iter().rev() {
             self.dns.retain(|known| known != server);
@@ -180,10 +180,11 @@ impl Config {
             .and_then(|route| route.gateway);
     }
 
-    /// Tells the kernel. Gives what could not be set but does not stop the boot.
+    /// Sets up the kernel. Returns failures that do not stop the boot.
     ///
     /// # Errors
-    /// When the link cannot be brought up or the address cannot be set.
+    /// The request that failed, when the link cannot be brought up or the address cannot be
+    /// set.
     pub fn apply(
         &self,
         route: &mut netlink::Route,
@@ -224,8 +225,8 @@ fn broadcast_of(address: Ipv4Addr, prefix: u8) -> Option<Ipv4Addr> {
     (prefix < 31).then(|| Ipv4Addr::from_bits(address.to_bits() | !prefix_mask(prefix).to_bits()))
 }
 
-/// On-link routes first, then those by a gateway, each gateway that is in no
-/// on-link network made reachable by a host route, the default route last.
+/// On-link routes first, then routes by a gateway, with a host route to each gateway outside of
+/// all on-link networks, the default route last.
 fn order_routes(address: Ipv4Addr, prefix: u8, routes: Vec<Route>) -> Vec<Route> {
     let mut ordered: Vec<Route> = Vec::new();
     let push = |route: Route, ordered: &mut Vec<Route>| {
@@ -240,7 +241,7 @@ fn order_routes(address: Ipv4Addr, prefix: u8, routes: Vec<Route>) -> Vec<Route>
         routes.into_iter().partition(|route| route.gateway.is_some());
     for mut route in direct {
         route.destination = network_of(route);
-        // The kernel makes the route to our own network with the address.
+        // The kernel adds the route to our own network with the address.
         if (route.destination, route.prefix) != (network(address, prefix), prefix) {
             push(route, &mut ordered);
         }
@@ -253,7 +254,7 @@ fn order_routes(address: Ipv4Addr, prefix: u8, routes: Vec<Route>) -> Vec<Route>
         route.destination = network_of(route);
         let Some(gateway) = route.gateway else { continue };
         if gateway == address {
-            // The old way to say "everything is on this link" (proxy ARP).
+            // Obsolete for "everything is on this link" (proxy ARP).
             push(Route { gateway: None, ..route }, &mut ordered);
             continue;
         }
@@ -276,7 +277,7 @@ fn network_of(route: Route) -> Ipv4Addr {
     network(route.destination, route.prefix)
 }
 
-/// What the kernel's own autoconfiguration left in `/proc/net/pnp`.
+/// The result of the kernel's autoconfiguration in `/proc/net/pnp`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pnp {
     /// `domain`.
@@ -287,7 +288,7 @@ pub struct Pnp {
     pub boot_server: Option<Ipv4Addr>,
 }
 
-/// Reads the text of `/proc/net/pnp`; lines that make no sense are skipped.
+/// Parses `/proc/net/pnp`; malformed lines are skipped.
 pub fn parse_pnp(text: &str) -> Pnp {
     let mut pnp = Pnp::default();
     for line in text.lines().take(64) {

@@ -1,7 +1,7 @@
 //! Kernel sockets with a time limit on every call.
 //!
-//! The edge between the protocol cores and the network: non-blocking sockets, and
-//! poll(2) until a deadline. `ETIMEDOUT` means that the deadline came.
+//! The edge between the protocol cores and the network: non-blocking sockets, and poll(2) until
+//! a deadline. `ETIMEDOUT` means that the deadline passed.
 //!
 //! A protocol over a byte stream is generic over [`Stream`], which is `embedded-io`'s
 //! `Read` and `Write` with a deadline. A socket is one, a test's peer is another.
@@ -35,7 +35,7 @@ fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Instant) -> Result<(), Er
     }
 }
 
-/// Why a connection broke: the kernel's error, `ETIMEDOUT` at the deadline.
+/// Why a connection broke: the errno, `ETIMEDOUT` at the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken(pub Errno);
 
@@ -63,7 +63,7 @@ impl embedded_io::Error for Broken {
 
 /// A connection that carries bytes both ways. Reads and writes wait until the deadline.
 pub trait Stream: Read<Error = Broken> + Write<Error = Broken> {
-    /// From now on a call that waits longer than this fails with `ETIMEDOUT`.
+    /// Sets the deadline: a call that waits longer fails with `ETIMEDOUT`.
     fn set_deadline(&mut self, deadline: Instant);
 }
 
@@ -71,7 +71,7 @@ fn open(kind: SocketType) -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Does nothing for a while.
+/// Sleeps.
 pub fn pause(span: core::time::Duration) {
     let deadline = Instant::now().after(span);
     loop {
@@ -91,16 +91,16 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Connects, and keeps the deadline. With `reserved` the local port is below 1024, which servers take
-    /// as a sign that root is asking; where that is not allowed, any port.
+    /// Connects, and keeps the deadline. With `reserved` the local port is below 1024, which
+    /// tells servers that root is asking; if binding one fails, any port.
     ///
     /// # Errors
-    /// The kernel's; `ETIMEDOUT` at the deadline.
+    /// The errno of socket(2) or connect(2); `ETIMEDOUT` at the deadline.
     pub fn connect(address: SocketAddrV4, reserved: bool, deadline: Instant) -> Result<Tcp, Errno> {
         if reserved {
             for port in (600..1024).rev().step_by(7) {
                 let fd = open(SocketType::STREAM)?;
-                // A port of an earlier connection that is winding down is as good.
+                // The port of a connection that is closing may be reused.
                 sockopt::set_socket_reuseaddr(&fd, true)?;
                 match bind(&fd, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)) {
                     Ok(()) => {}
@@ -108,7 +108,7 @@ impl Tcp {
                     Err(_) => break,
                 }
                 match Tcp::establish(fd, address, deadline) {
-                    // The same two ports were used a moment ago.
+                    // The same pair of ports was used a moment ago.
                     Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => {}
                     other => return other,
                 }
@@ -126,7 +126,7 @@ impl Tcp {
             }
             Err(errno) => return Err(errno),
         }
-        // Requests are written whole: waiting for more would only delay them.
+        // Requests are written in one piece: Nagle's algorithm would only delay them.
         let _ = sockopt::set_tcp_nodelay(&fd, true);
         Ok(Tcp { fd, deadline })
     }
@@ -160,7 +160,7 @@ impl Write for Tcp {
         Ok(())
     }
 
-    /// As the trait's, which panics when nothing is taken.
+    /// As the trait's, which panics when no bytes are accepted.
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -208,7 +208,7 @@ impl FreeUdp {
     /// A socket on any port.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The errno of socket(2) or bind(2).
     pub fn open() -> Result<FreeUdp, Errno> {
         let fd = open(SocketType::DGRAM)?;
         bind(&fd, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
@@ -218,7 +218,7 @@ impl FreeUdp {
     /// From now on talks to this peer only, and hears when the peer is gone.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The errno of connect(2).
     pub fn stay_with(&self, peer: SocketAddrV4) -> Result<(), Errno> {
         connect(&self.fd, &peer)
     }
@@ -226,17 +226,17 @@ impl FreeUdp {
     /// Sends a datagram.
     ///
     /// # Errors
-    /// The kernel's; `ECONNREFUSED` when the peer of [`FreeUdp::stay_with`] is gone.
+    /// The errno of sendto(2); `ECONNREFUSED` when the peer of [`FreeUdp::stay_with`] closed
+    /// its port.
     pub fn send_to(&self, bytes: &[u8], to: SocketAddrV4) -> Result<(), Errno> {
         sendto(&self.fd, bytes, SendFlags::NOSIGNAL, &to).map(|_| ())
     }
 
-    /// Receives one datagram and tells where it came from; datagrams from nowhere
-    /// have the unspecified address.
+    /// Receives one datagram and its sender; the unspecified address without one.
     ///
     /// # Errors
-    /// The kernel's; `ETIMEDOUT` at the deadline, `ECONNREFUSED` when the peer of
-    /// [`FreeUdp::stay_with`] is gone.
+    /// The errno of recvfrom(2); `ETIMEDOUT` at the deadline, `ECONNREFUSED` when the peer of
+    /// [`FreeUdp::stay_with`] closed its port.
     pub fn receive_from(
         &self,
         buffer: &mut [u8],
@@ -257,7 +257,7 @@ impl FreeUdp {
     }
 }
 
-/// A UDP socket that talks to one peer.
+/// A UDP socket with one peer.
 #[derive(Debug)]
 pub struct Udp {
     fd: OwnedFd,
@@ -267,7 +267,7 @@ impl Udp {
     /// A socket on any port, for datagrams to and from `peer` only.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The errno of socket(2) or connect(2).
     pub fn connect(peer: SocketAddrV4) -> Result<Udp, Errno> {
         let fd = open(SocketType::DGRAM)?;
         connect(&fd, &peer)?;
@@ -277,7 +277,7 @@ impl Udp {
     /// Sends a datagram.
     ///
     /// # Errors
-    /// The kernel's; `ECONNREFUSED` when an earlier one was refused.
+    /// The errno of send(2); `ECONNREFUSED` when an earlier datagram was refused.
     pub fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
         send(&self.fd, bytes, SendFlags::NOSIGNAL).map(|_| ())
     }
@@ -285,7 +285,7 @@ impl Udp {
     /// Receives one datagram.
     ///
     /// # Errors
-    /// The kernel's; `ETIMEDOUT` at the deadline.
+    /// The errno of recv(2); `ETIMEDOUT` at the deadline.
     pub fn receive(&self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Errno> {
         loop {
             match recv(&self.fd, &mut *buffer, RecvFlags::empty()) {

@@ -1,5 +1,5 @@
-//! Network block devices: the fixed newstyle negotiation, and giving the
-//! connections to the kernel.
+//! Network block devices: the fixed newstyle negotiation, and the handover of the connections
+//! to the kernel.
 //!
 //! Follows the protocol description of the NBD project (`doc/proto.md`):
 //! `NBD_OPT_GO`, with `NBD_OPT_EXPORT_NAME` for servers that do not know it, and
@@ -26,21 +26,20 @@ use crate::io::{Broken, Stream, Tcp};
 use sys::clock::Instant;
 use sys::errno::Shown;
 
-/// Where servers listen.
+/// The default port.
 pub const PORT: u16 = 10809;
-/// Requests that were not answered in this time are sent again, over another
-/// connection; the one that they were sent over counts as lost.
+/// Requests without an answer in this time are sent again over another connection; the first
+/// one counts as lost.
 const REQUEST_SECONDS: u64 = 20;
-/// How long readers and writers wait for a device without any connection before
-/// they fail. A root that failed is lost, one that waits goes on: as with NFS, the
-/// server may take its time.
+/// How long readers and writers wait for a device without any connection before they fail. A
+/// failed root is lost; a waiting one continues, as with NFS.
 const DEAD_SECONDS: u64 = 7 * 24 * 3600;
-/// Longer option replies are a mistake.
+/// The longest option reply.
 const MAX_REPLY: usize = 64 * 1024;
-/// Export names are at most this long (`doc/proto.md`).
+/// The longest export name (`doc/proto.md`).
 const MAX_NAME: usize = 4096;
 const MAX_EXPORTS: usize = 64;
-/// More connections than these only cost memory.
+/// Most connections: more only cost memory.
 const MAX_CONNECTIONS: u8 = 16;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
@@ -67,21 +66,21 @@ pub const FLAG_MULTI: u16 = 1 << 8;
 /// Why there is no device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NbdError {
-    /// What answers is no NBD server.
+    /// The peer is not an NBD server.
     NotNbd,
-    /// The server speaks the old style only.
+    /// The server supports the old style only.
     OldStyle,
     /// The export's name is too long.
     Name,
-    /// The server does not have the export, or not for us.
+    /// The server lacks the export, or refuses it to this machine.
     Refused {
-        /// What was asked for.
+        /// The export.
         export: String,
-        /// The server's number, without its error bit.
+        /// The server's error, without its error bit.
         code: u32,
-        /// Its words.
+        /// Its message.
         message: String,
-        /// What it has, as far as it tells.
+        /// Its exports, as far as it lists them.
         exports: Vec<String>,
     },
     /// The connection failed.
@@ -91,9 +90,9 @@ pub enum NbdError {
 }
 
 impl NbdError {
-    /// Whether waiting may help: a server that is starting looks like this, and
-    /// (`NBD_REP_ERR_POLICY`) one that has as many clients as it takes, or still this
-    /// one from before a power cut. What it does not have is a wrong name.
+    /// Whether a retry may help: a server that is starting answers like this, and
+    /// (`NBD_REP_ERR_POLICY`) one with all its connections taken, perhaps by this machine
+    /// before a power cut. An unknown export is a wrong name.
     pub fn is_transient(&self) -> bool {
         matches!(self, NbdError::Io(..) | NbdError::Refused { code: 2 | 7, .. })
     }
@@ -102,16 +101,16 @@ impl NbdError {
 impl fmt::Display for NbdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NbdError::NotNbd => f.write_str("what answers there is no NBD server"),
+            NbdError::NotNbd => f.write_str("the service on that port is not an NBD server"),
             NbdError::OldStyle => f.write_str(
-                "the NBD server speaks the old style of before 2011; one export a port is not supported",
+                "the NBD server uses the old style from before 2011 (one export a port), which is not supported",
             ),
             NbdError::Name => write!(f, "the export's name is longer than {MAX_NAME} bytes"),
             NbdError::Refused { export, code, message, exports } => {
                 let meaning = match code {
-                    2 => "the server does not let this machine have it",
-                    5 => "the server demands TLS, which is not possible here",
-                    6 => "there is no such export",
+                    2 => "the server refuses it to this machine (access denied)",
+                    5 => "the server requires TLS, which is not supported",
+                    6 => "the server has no such export",
                     7 => "the server is shutting down",
                     _ => "the server refuses",
                 };
@@ -138,18 +137,18 @@ impl fmt::Display for NbdError {
 
 impl core::error::Error for NbdError {}
 
-/// What a server says of an export.
+/// A server's description of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Export {
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
     /// Transmission flags.
     pub flags: u16,
-    /// Smallest and preferred block in bytes, when the server tells.
+    /// Minimum and preferred block size in bytes, if reported.
     pub blocks: Option<(u32, u32)>,
 }
 
-/// How far a negotiation is.
+/// The state of a negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Greeting,
@@ -160,7 +159,7 @@ enum Stage {
     Done,
 }
 
-/// A negotiation: bytes in, bytes out.
+/// A negotiation: takes and returns bytes.
 #[derive(Debug)]
 pub struct Negotiation {
     export: String,
@@ -173,10 +172,10 @@ pub struct Negotiation {
 }
 
 impl Negotiation {
-    /// Asks for an export; its name may be empty, for the server's default.
+    /// Requests an export; an empty name means the server's default.
     ///
     /// # Errors
-    /// When the name is too long.
+    /// [`NbdError::Name`] when the name is too long.
     pub fn new(export: &str) -> Result<Negotiation, NbdError> {
         if export.len() > MAX_NAME {
             return Err(NbdError::Name);
@@ -192,7 +191,7 @@ impl Negotiation {
         })
     }
 
-    /// Asks which exports there are.
+    /// Requests the list of exports.
     pub fn list() -> Negotiation {
         Negotiation {
             export: String::new(),
@@ -205,13 +204,13 @@ impl Negotiation {
         }
     }
 
-    /// The export, once the server granted it: the connection then speaks the
-    /// transmission protocol.
+    /// The export, once the server granted it: the connection then speaks the transmission
+    /// protocol.
     pub fn export(&self) -> Option<Export> {
         (self.stage == Stage::Done && !self.listing).then_some(self.found)
     }
 
-    /// Whether the negotiation has come to its end.
+    /// Whether the negotiation has ended.
     pub fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
@@ -221,10 +220,10 @@ impl Negotiation {
         &self.exports
     }
 
-    /// Takes bytes from the server; gives bytes to send.
+    /// Takes bytes from the server; returns bytes to send.
     ///
     /// # Errors
-    /// When the server is none, or refuses.
+    /// [`NbdError::NotNbd`], [`NbdError::OldStyle`], or [`NbdError::Refused`].
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, NbdError> {
         self.input.extend_from_slice(bytes);
         let mut out = Vec::new();
@@ -236,7 +235,7 @@ impl Negotiation {
         Ok(out)
     }
 
-    /// Deals with one message; gives its length and what to answer.
+    /// Handles one message; returns its length and the answer.
     fn turn(&mut self) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
         match self.stage {
             Stage::Done => Ok(None),
@@ -262,7 +261,7 @@ impl Negotiation {
     }
 
     fn greeting(&mut self) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
-        // Tell a web server from a slow one by its first byte already.
+        // Recognise a web server by its first byte already.
         let start = MAGIC.to_be_bytes();
         if !self.input.iter().zip(start).all(|(got, wanted)| *got == wanted) {
             return Err(NbdError::NotNbd);
@@ -296,7 +295,7 @@ impl Negotiation {
         Ok(Some((18, out)))
     }
 
-    /// A reply to an option.
+    /// Handles a reply to an option.
     fn reply(&mut self, asked: u32) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
         let header = (
             read_u64(&self.input, 0),
@@ -401,7 +400,7 @@ fn negotiate(
     Ok((tcp, negotiation))
 }
 
-/// Negotiates on a connection until the end. `peer` is for the errors.
+/// Negotiates on a connection until the end. `peer` is for error texts.
 fn converse(
     peer: SocketAddrV4,
     stream: &mut impl Stream,
@@ -423,18 +422,18 @@ fn converse(
 /// Connections to an export, ready for the kernel.
 #[derive(Debug)]
 pub struct Connected {
-    /// What the server says of it.
+    /// The server's description of it.
     pub export: Export,
     /// The connections, at least one.
     pub sockets: Vec<OwnedFd>,
 }
 
-/// Connects to an export, several times when the server allows it.
+/// Connects to an export, with several connections when the server allows it.
 ///
 /// Blocks for `limit` at most.
 ///
 /// # Errors
-/// When there is no server, or it does not have the export.
+/// [`NbdError`] of the connection or the negotiation.
 pub fn connect(
     server: Ipv4Addr,
     port: u16,
@@ -457,7 +456,7 @@ pub fn connect(
     Ok(connected)
 }
 
-/// Adds to a refusal what the server has.
+/// Adds the server's exports to a refusal.
 fn explain(peer: SocketAddrV4, error: NbdError, deadline: Instant) -> NbdError {
     let NbdError::Refused { export, code, message, .. } = error else { return error };
     let exports = match negotiate(peer, Negotiation::list(), deadline) {
@@ -474,19 +473,19 @@ const RECONFIGURE: u8 = 3;
 const INDEX: u16 = 1;
 const SOCKETS: u16 = 7;
 
-/// Gives the connections to the kernel; the number of the device, 0 for `nbd0`.
+/// Hands the connections to the kernel; returns the device's number, 0 for `nbd0`.
 ///
-/// The sockets are the kernel's afterwards: they may be closed here.
+/// The kernel keeps the sockets: the caller may close its own descriptors.
 ///
 /// # Errors
-/// The kernel's; `ENOENT` without the driver.
+/// [`NbdError::Kernel`] with the errno; `ENOENT` without the driver.
 pub fn attach(connected: &Connected) -> Result<u32, NbdError> {
     const SIZE: u16 = 2;
     const BLOCK_SIZE: u16 = 3;
     const TIMEOUT: u16 = 4;
     const SERVER_FLAGS: u16 = 5;
     const DEAD_TIMEOUT: u16 = 8;
-    // The kernel takes 512 to a page; smaller ones of the server are fine with it.
+    // The kernel's limits are 512 and a page; smaller blocks of the server work with it.
     let block = connected.export.blocks.map_or(512, |(smallest, _)| smallest.clamp(512, 4096));
     let arguments = Arguments::default()
         .u64(SIZE, connected.export.size)
@@ -504,20 +503,20 @@ pub fn attach(connected: &Connected) -> Result<u32, NbdError> {
     Ok(index)
 }
 
-/// Puts new connections in the place of a device's lost ones.
+/// Replaces a device's lost connections.
 ///
 /// # Errors
-/// The kernel's: `ENOSPC` when none is lost, `EINVAL` when the device was detached.
+/// The kernel's errno: `ENOSPC` when none is lost, `EINVAL` when the device was detached.
 pub fn reconnect(index: u32, connected: &Connected) -> Result<(), NbdError> {
     let arguments =
         Arguments::default().u32(INDEX, index).nested(SOCKETS, &sockets(&connected.sockets));
     ask(RECONFIGURE, &arguments).map(drop)
 }
 
-/// Takes a device down: reading and writing fail, its connections are closed.
+/// Disconnects a device: reads and writes fail, its connections are closed.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's errno; `EINVAL` when there is no such device.
 pub fn detach(index: u32) -> Result<(), NbdError> {
     ask(DISCONNECT, &Arguments::default().u32(INDEX, index)).map(drop)
 }
@@ -595,7 +594,7 @@ mod tests {
         let mut nbd = Negotiation::new("x").unwrap();
         nbd.push(HELLO).unwrap();
         let error = nbd.push(&reply(7, REPLY_ERROR + 6, b"nope\n")).unwrap_err();
-        assert_eq!(error.to_string(), "export \"x\": there is no such export (nope)");
+        assert_eq!(error.to_string(), "export \"x\": the server has no such export (nope)");
         assert!(Negotiation::new(&"x".repeat(5000)).is_err());
     }
 

@@ -1,9 +1,8 @@
-//! The network comes up: [`crate::race`] with sockets.
+//! Brings up the network: [`crate::race`] with sockets.
 //!
-//! Made to live in an event loop: poll [`Network::fds`] until
-//! [`Network::deadline`], call [`Network::on_ready`], print
-//! [`Network::take_events`]. [`Network::run`] is that loop for callers that have
-//! nothing else to do.
+//! For an event loop: poll [`Network::fds`] until [`Network::deadline`], call
+//! [`Network::on_ready`], print [`Network::take_events`]. [`Network::run`] is that loop for
+//! callers without other events.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -30,13 +29,13 @@ use crate::random::random;
 use sys::clock::{Instant, poll_timeout};
 use sys::errno::Shown;
 
-/// The largest frame that is read: DHCP answers are smaller.
+/// The largest frame that is read: DHCP messages are smaller.
 const FRAME: usize = 2048;
-/// Frames read from one link before the others get their turn.
+/// Most frames read from one link before the next link's turn.
 const BURST: usize = 32;
 const DHCP_CLIENT_PORT: u16 = 68;
 
-/// The network could not be started at all.
+/// The network could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(pub sys::netlink::Error);
 
@@ -57,20 +56,19 @@ pub struct NetworkUp {
     pub index: u32,
     /// Hardware address.
     pub mac: Option<[u8; 6]>,
-    /// What was set.
+    /// The settings made.
     pub config: Config,
-    /// The lease, when DHCP gave one.
+    /// The lease, if any.
     pub lease: Option<Box<Lease>>,
-    /// The boot server that the line or the kernel knows.
+    /// The boot server from the command line or the kernel.
     pub known_boot_server: Option<Ipv4Addr>,
-    /// When it was set.
+    /// When they were made.
     pub since: Instant,
 }
 
 impl NetworkUp {
-    /// The server to boot from where a source names none: field 2 of `ip=`, next
-    /// server, TFTP server name, TFTP servers, the DHCP server itself. An
-    /// address or a name.
+    /// The boot server for sources without a server: field 2 of `ip=`, next server, TFTP server
+    /// name, TFTP servers, the DHCP server itself. An address or a name.
     pub fn boot_server(&self) -> Option<String> {
         match (self.known_boot_server, &self.lease) {
             (Some(server), _) => Some(format!("{server}")),
@@ -109,19 +107,19 @@ impl fmt::Display for NetworkUp {
     }
 }
 
-/// Where the network stands.
+/// The state of the network.
 #[derive(Debug)]
 pub enum Progress {
-    /// Nothing decided yet.
+    /// Not decided yet.
     Pending,
-    /// Nothing came of it within the plan's times. The race goes on: polling
-    /// further may still bring [`Progress::Done`].
+    /// The plan's time limit passed. The race continues: polling further may still bring
+    /// [`Progress::Done`].
     RoundOver(Report),
-    /// The network is up. Nothing more happens.
+    /// The network is up. The race is over.
     Done(Box<NetworkUp>),
 }
 
-/// The network on its way up.
+/// The network being brought up.
 #[derive(Debug)]
 pub struct Network {
     race: Race,
@@ -132,15 +130,15 @@ pub struct Network {
     buffer: Vec<u8>,
     events: Vec<Event>,
     done: bool,
-    /// The configuration failed; a new race starts then.
+    /// A configuration failed; a new race starts then.
     again_at: Option<Instant>,
 }
 
 impl Network {
-    /// Looks at the links and sets up those that may boot.
+    /// Lists the links and sets up the candidates.
     ///
     /// # Errors
-    /// When the kernel has no netlink.
+    /// [`Error`] when the kernel has no netlink.
     pub fn start(plan: NetworkPlan, needs: Needs) -> Result<Network, Error> {
         let now = Instant::now();
         let seed = random(boot_salt());
@@ -160,19 +158,19 @@ impl Network {
         Ok(network)
     }
 
-    /// What to poll for input.
+    /// Descriptors to poll for input.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.monitor.as_fd()];
         fds.extend(self.sockets.iter().map(|(_, socket)| socket.as_fd()));
         fds
     }
 
-    /// When to call [`Network::on_ready`] although nothing came in.
+    /// When to call [`Network::on_ready`] without input.
     pub fn deadline(&self) -> Option<Instant> {
         if self.done { None } else { self.again_at.or(self.race.deadline()) }
     }
 
-    /// What happened since the last call.
+    /// Events since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.events.append(&mut self.race.take_events());
         core::mem::take(&mut self.events)
@@ -185,12 +183,12 @@ impl Network {
         self.carry_out(now);
     }
 
-    /// What was tried so far, for a failure screen.
+    /// The attempts so far, for a failure screen.
     pub fn report(&self, reason: &str) -> Report {
         self.race.report(Instant::now(), reason)
     }
 
-    /// Does what can be done now.
+    /// Performs the actions that are due.
     pub fn on_ready(&mut self, now: Instant) -> Progress {
         if self.done {
             return Progress::Pending;
@@ -225,11 +223,11 @@ impl Network {
         }
     }
 
-    /// Polls until the network is up, or until `limit` or `rounds` rounds (0 for any
-    /// number) have passed. `each` is called with every event as it happens.
+    /// Polls until the network is up, or until `limit` or `rounds` rounds (0 for any number)
+    /// have passed. `each` is called with every event.
     ///
     /// # Errors
-    /// The last round's report.
+    /// The [`Report`] of the last round.
     pub fn run(
         &mut self,
         limit: Option<Instant>,
@@ -264,12 +262,12 @@ impl Network {
                 .into_iter()
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                 .collect();
-            // An interrupted poll is followed by another look, which is what is wanted.
+            // An interrupted poll only means another look.
             let _ = poll(&mut fds, timeout.as_ref());
         }
     }
 
-    /// Tells the race everything that exists.
+    /// Tells the race about all links and addresses.
     fn look(&mut self, now: Instant) -> Result<(), sys::netlink::Error> {
         let mut links = self.route.links()?;
         for link in &mut links {
@@ -301,20 +299,20 @@ impl Network {
         }
     }
 
-    /// Reads what came in on every link.
+    /// Reads the received frames of every link.
     fn hear(&mut self, now: Instant) {
         for (index, socket) in &self.sockets {
             for _ in 0..BURST {
                 match socket.receive(&mut self.buffer) {
                     Ok(Some(frame)) => self.race.frame(now, *index, frame),
-                    // A link that goes down says so once; the monitor tells the rest.
+                    // A link that goes down reports once; the monitor tells the rest.
                     Ok(None) | Err(_) => break,
                 }
             }
         }
     }
 
-    /// Does what the race asks for, until it asks for nothing more.
+    /// Carries out the race's actions until there are none.
     fn carry_out(&mut self, now: Instant) {
         for _ in 0..16 {
             let actions = self.race.take_actions();
@@ -327,7 +325,7 @@ impl Network {
                     self.race.failed(now, index, why);
                 }
             }
-            // A listener that has just opened may send at once.
+            // A socket that was just opened may send at once.
             self.race.tick(now);
         }
     }
@@ -385,7 +383,7 @@ impl Network {
         self.events.push(Event { device: String::new(), what: What::Note(text) });
     }
 
-    /// Gives the winner its address.
+    /// Configures the winner.
     fn configure(&mut self, now: Instant, winner: Winner) -> Progress {
         let plan = self.race.plan().clone();
         let device = winner.link.name.clone();
@@ -433,14 +431,14 @@ impl Network {
     }
 }
 
-/// Something that differs from boot to boot, for when there is no randomness yet.
+/// A value that differs between boots, while the kernel has no randomness yet.
 fn boot_salt() -> u32 {
     Instant::now().millis() as u32
 }
 
-/// Notes in [`Link::kind`] what sysfs knows about hardware: `wlan`, `wwan`, ….
+/// Sets [`Link::kind`] of hardware from sysfs: `wlan`, `wwan`, ….
 ///
-/// Without sysfs a link stays what netlink says.
+/// Without sysfs the kind stays as netlink reports it.
 fn classify(link: &mut Link) {
     if !link.kind.is_empty() || link.name.contains(['/', '\0']) {
         return;

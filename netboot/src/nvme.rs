@@ -1,9 +1,8 @@
-//! NVMe over TCP: finding subsystems and having the kernel connect to them.
+//! NVMe over TCP: discovers subsystems and has the kernel connect to them.
 //!
-//! The kernel speaks the protocol (NVM Express TCP Transport Specification) and
-//! connects anew by itself; it is told what to connect to by a line of options
-//! written to `/dev/nvme-fabrics`. Which subsystems there are is asked of a
-//! discovery controller by its log page (NVMe over Fabrics, Discovery Log Page).
+//! The kernel speaks the protocol (NVM Express TCP Transport Specification) and reconnects by
+//! itself; it gets the address as a line of options written to `/dev/nvme-fabrics`. A discovery
+//! controller's log page lists the subsystems (NVMe over Fabrics, Discovery Log Page).
 //!
 //! Not done: TLS, authentication in-band, transports other than TCP over IPv4.
 
@@ -32,10 +31,10 @@ const RECORD: usize = 1024;
 /// Most entries that are read.
 const MAX_RECORDS: usize = 32;
 
-/// Seconds between the kernel's tries to connect anew.
+/// Seconds between the kernel's attempts to reconnect.
 const RECONNECT_SECONDS: u32 = 2;
 
-/// Where a subsystem is.
+/// The address of a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subsystem {
     /// Address and port.
@@ -49,13 +48,13 @@ pub struct Subsystem {
 pub enum NvmeError {
     /// No server answers there.
     Connect(SocketAddrV4, Errno),
-    /// The kernel cannot be asked.
+    /// `/dev/nvme-fabrics` cannot be used.
     Kernel(Errno),
-    /// The subsystem is not there, or not for this host.
+    /// The server lacks the subsystem, or refuses it to this host.
     Refused(String, Errno),
     /// The discovery log cannot be read.
     Log(Errno),
-    /// The discovery controller knows no subsystem that could be used.
+    /// The discovery controller lists no usable subsystem.
     Nothing(SocketAddrV4),
 }
 
@@ -66,23 +65,23 @@ impl fmt::Display for NvmeError {
             Self::Kernel(errno) => write!(f, "/dev/nvme-fabrics: {}", Shown(*errno)),
             Self::Refused(nqn, errno) => write!(
                 f,
-                "{nqn}: the server does not have it, or not for this host ({}; the kernel's log says more)",
+                "{nqn}: the server lacks it, or refuses it to this host ({}; the kernel's log says more)",
                 Shown(*errno)
             ),
             Self::Log(errno) => {
-                write!(f, "what the server has cannot be asked: {}", Shown(*errno))
+                write!(f, "cannot read the server's list of subsystems: {}", Shown(*errno))
             }
-            Self::Nothing(server) => write!(f, "{server} names no subsystem reached by TCP"),
+            Self::Nothing(server) => write!(f, "{server} lists no subsystem for TCP"),
         }
     }
 }
 
 impl core::error::Error for NvmeError {}
 
-/// Asks a discovery controller which subsystems there are.
+/// Asks a discovery controller for its subsystems.
 ///
 /// # Errors
-/// When there is none, or it names none.
+/// [`NvmeError`]: no connection, an unreadable log, or no usable subsystem in it.
 pub fn discover(
     server: SocketAddrV4,
     host: &str,
@@ -100,7 +99,7 @@ pub fn discover(
     if found.is_empty() { Err(NvmeError::Nothing(server)) } else { Ok(found) }
 }
 
-/// The subsystems in a discovery log that are reached by TCP over IPv4.
+/// The subsystems in a discovery log with TCP over IPv4.
 #[must_use]
 pub fn parse_log(log: &[u8]) -> Vec<Subsystem> {
     let count = log.get(8..16).and_then(|bytes| bytes.first_chunk::<8>());
@@ -122,17 +121,17 @@ fn subsystem(record: &[u8]) -> Option<Subsystem> {
     };
     let (port, nqn, address) = (text(32, 32)?, text(256, 256)?, text(512, 256)?);
     let server = SocketAddrV4::new(address.parse::<Ipv4Addr>().ok()?, port.parse().ok()?);
-    // It becomes one of several options on a line.
+    // The name goes into a line of comma-separated options.
     let plain = nqn.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
     (plain && nqn.starts_with("nqn.") && nqn.len() <= 223)
         .then(|| Subsystem { server, nqn: nqn.to_string() })
 }
 
-/// Connects to a subsystem; `host` is our own qualified name, the kernel's when it is
-/// empty. The number of the controller, 0 for `nvme0`.
+/// Connects to a subsystem; `host` is our qualified name, the kernel's default if empty.
+/// Returns the controller's number, 0 for `nvme0`.
 ///
-/// The kernel waits for minutes for a server that does not answer, so that is found
-/// out before; this may take `limit`.
+/// The kernel waits minutes for a silent server, so the connection is tried first; this may
+/// take `limit`.
 ///
 /// # Errors
 /// When no server answers, or the server refuses. `EALREADY` inside of
@@ -151,12 +150,12 @@ pub fn connect(subsystem: &Subsystem, host: &str, limit: Duration) -> Result<u32
     Ok(instance(answer.get(..length).unwrap_or_default()).unwrap_or(0))
 }
 
-/// The line that the kernel is told.
+/// The kernel's option line.
 fn options(subsystem: &Subsystem, host: &str) -> String {
     let (address, port) = (subsystem.server.ip(), subsystem.server.port());
     let mut line = format!("nqn={},transport=tcp,traddr={address},trsvcid={port}", subsystem.nqn);
     if subsystem.nqn != DISCOVERY {
-        // A root waits for its server for ever, as with NFS.
+        // A root waits for its server forever, as with NFS.
         line.push_str(&format!(",reconnect_delay={RECONNECT_SECONDS},ctrl_loss_tmo=-1"));
     }
     if !host.is_empty() {
@@ -171,7 +170,7 @@ fn instance(answer: &[u8]) -> Option<u32> {
     text.split(',').find_map(|word| word.trim().strip_prefix("instance=")?.parse().ok())
 }
 
-/// Lets go of a controller.
+/// Removes a controller.
 pub fn disconnect(instance: u32) {
     let path = format!("/sys/class/nvme/nvme{instance}/delete_controller");
     let _ = sys::file::write_file(&path, b"1", 0);

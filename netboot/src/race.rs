@@ -1,13 +1,12 @@
-//! Which link boots: every candidate is tried at once and the first with an
-//! answer wins.
+//! Chooses the boot link: every candidate is tried at once, and the first with an answer wins.
 //!
 //! Why: trying one network card after the other costs the sum of all their
 //! time-outs, and the cards that cost most are those without a cable. Here a
 //! dead port costs nothing, a port whose carrier comes late joins late, and a
 //! card whose driver is still loading joins when it appears.
 //!
-//! The core knows no sockets: it is told what the kernel says and which frames
-//! came in, and answers with [`Action`]s. [`crate::network`] carries them out.
+//! The core has no sockets: it takes the kernel's news and received frames, and returns
+//! [`Action`]s. [`crate::network`] carries them out.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -24,15 +23,15 @@ use crate::dhcp::client::{self, Client, Identity, Needs};
 use crate::dhcp::lease::Lease;
 use sys::clock::Instant;
 
-/// How long the link that `BOOTIF=` names may take to appear after the first
-/// link did, before all links are used.
+/// How long the link named by `BOOTIF=` may take to appear after the first link, before all
+/// links are used.
 const MAC_GRACE: Duration = Duration::from_secs(5);
-/// How long a link may be without a carrier before it is said.
+/// How long a link may be without a carrier before a message.
 const CARRIER_REMARK: Duration = Duration::from_secs(2);
-/// More links than this are not raced.
+/// Most links in a race.
 const MAX_LINKS: usize = 256;
 
-/// Something to be done for the race.
+/// An action for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Set the link up.
@@ -43,50 +42,50 @@ pub enum Action {
     Rename(u32, String),
     /// Make the plan's VLAN on this link.
     AddVlan(u32),
-    /// Hear DHCP answers on the link.
+    /// Receive DHCP answers on the link.
     Listen(u32),
-    /// Stop hearing them.
+    /// Stop receiving them.
     Silence(u32),
     /// Send a frame.
     Send(u32, Vec<u8>),
 }
 
-/// Something for the console.
+/// An event, for the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The link it is about; empty when it is about none.
+    /// Its link; empty for none.
     pub device: String,
-    /// What happened.
+    /// The event.
     pub what: What,
 }
 
-/// What happened.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// The link has a carrier; DHCP begins.
     Carrier,
     /// No carrier so far.
     NoCarrier,
-    /// The carrier went away.
+    /// The carrier was lost.
     CarrierLost,
-    /// The device went away.
+    /// The device was removed.
     Gone,
-    /// DHCP has something to say.
+    /// An event of the DHCP client.
     Dhcp(client::Event),
-    /// The device is not used.
+    /// The device is not used, and why.
     Skipped(&'static str),
     /// No link has the address of `BOOTIF=`; all are used.
     MacNotFound(Mac),
-    /// The link was configured before us and is used as it is.
+    /// The link already had an address and is used as it is.
     AlreadyConfigured(Address),
-    /// Something failed on this link; the others go on.
+    /// An operation failed on this link; the others continue.
     Failed(String),
     /// A remark about the configuration.
     Note(String),
 }
 
 impl What {
-    /// Whether it deserves the user's attention on a quiet console.
+    /// Whether it is shown on a quiet console.
     pub fn is_warning(&self) -> bool {
         !matches!(
             self,
@@ -121,43 +120,43 @@ impl fmt::Display for Event {
     }
 }
 
-/// How the race ended.
+/// The result of the race.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Winner {
     /// The link.
     pub link: Link,
-    /// How it got its address.
+    /// The source of its address.
     pub how: How,
 }
 
-/// How the winner got its address.
+/// The source of the winner's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {
     /// By DHCP.
     Lease(Box<Lease>),
-    /// From the line: the carrier was all that was missing.
+    /// The command line: only the carrier was missing.
     Static,
-    /// It had one.
+    /// The link already had one.
     Existing(Address),
 }
 
-/// Why nothing came of it so far, link by link.
+/// Why no link won so far, link by link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The reason in one line.
     pub reason: String,
-    /// Each link with what was tried on it.
+    /// Each link's attempts.
     pub links: Vec<LinkReport>,
 }
 
-/// What was tried on one link.
+/// The attempts on one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkReport {
     /// Device name.
     pub device: String,
     /// Hardware address, when it has one.
     pub mac: Option<[u8; 6]>,
-    /// What was tried and what came of it.
+    /// The attempts and their results.
     pub outcome: String,
 }
 
@@ -175,7 +174,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// What a link is to this plan.
+/// The role of a link in this plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// It may boot.
@@ -184,7 +183,7 @@ enum Role {
     Parent,
     /// It may yet be the one: waiting for the address of `BOOTIF=`.
     Reserve,
-    /// Not for us, and why.
+    /// Not usable, and why.
     Unfit(&'static str),
 }
 
@@ -193,17 +192,17 @@ enum Role {
 struct Runner {
     link: Link,
     role: Role,
-    /// We set it up and will set it down if it loses.
+    /// Set up by us, and set down again if it loses.
     ours: bool,
-    /// When we set it up, to remark on a missing carrier once.
+    /// When it was set up, for the message about a missing carrier.
     up_since: Option<Instant>,
     remarked: bool,
     announced: bool,
     vlan_made: bool,
     client: Option<Client>,
-    /// It had a carrier the last time we looked.
+    /// Whether it had a carrier at the last update.
     carrier: bool,
-    /// The last thing that went wrong.
+    /// The last failure.
     failure: Option<String>,
 }
 
@@ -217,7 +216,7 @@ pub struct Race {
     actions: Vec<Action>,
     events: Vec<Event>,
     winner: Option<Winner>,
-    /// When the present round began.
+    /// When the present round started.
     round: Instant,
     rounds: u32,
     round_over: Option<Report>,
@@ -230,7 +229,7 @@ pub struct Race {
 }
 
 impl Race {
-    /// A race that has not heard of any link yet. `seed` makes transaction ids.
+    /// A race without links. `seed` makes transaction ids.
     pub fn new(plan: NetworkPlan, needs: Needs, now: Instant, seed: u32) -> Race {
         Race {
             plan,
@@ -251,27 +250,27 @@ impl Race {
         }
     }
 
-    /// The plan it follows.
+    /// The plan of the race.
     pub fn plan(&self) -> &NetworkPlan {
         &self.plan
     }
 
-    /// What is to be done now, in order.
+    /// The actions to carry out now, in order.
     pub fn take_actions(&mut self) -> Vec<Action> {
         core::mem::take(&mut self.actions)
     }
 
-    /// What happened since the last call.
+    /// Events since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         core::mem::take(&mut self.events)
     }
 
-    /// The end of the race, once.
+    /// The result, returned once.
     pub fn take_winner(&mut self) -> Option<Winner> {
         self.winner.take()
     }
 
-    /// A round that ended without a winner, once. The race goes on all the same.
+    /// A round without a winner, returned once. The race continues.
     pub fn take_round_over(&mut self) -> Option<Report> {
         self.round_over.take()
     }
@@ -281,7 +280,7 @@ impl Race {
         self.rounds
     }
 
-    /// Everything that exists: at the start, and again after messages were lost.
+    /// All links and addresses: at the start, and again after messages were lost.
     pub fn snapshot(&mut self, now: Instant, links: Vec<Link>, addresses: Vec<Address>) {
         self.addresses = addresses;
         let gone: Vec<u32> = self
@@ -320,21 +319,21 @@ impl Race {
         }
     }
 
-    /// A frame that came in on a link.
+    /// A received frame of a link.
     pub fn frame(&mut self, now: Instant, index: u32, frame: &[u8]) {
         if let Some(at) = self.position(index) {
             self.step(now, at, Some(frame));
         }
     }
 
-    /// Something could not be done on a link. It is asked again when its carrier
-    /// comes back or its lease arrives anew; the others go on.
+    /// An action failed on a link. It is tried again when its carrier returns or its lease
+    /// arrives anew; the others continue.
     pub fn failed(&mut self, now: Instant, index: u32, why: String) {
         let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == index) else {
             self.events.push(Event { device: String::new(), what: What::Failed(why) });
             return;
         };
-        // A device that goes away says so in many ways; one line is enough.
+        // A removed device causes many errors; one line is enough.
         if runner.failure.as_ref() != Some(&why) {
             self.events
                 .push(Event { device: runner.link.name.clone(), what: What::Failed(why.clone()) });
@@ -345,15 +344,15 @@ impl Race {
         }
     }
 
-    /// Every driver that there is has been loaded: no further link will appear by
-    /// itself, so there is no use in waiting for one that `BOOTIF=` names.
+    /// All drivers have been loaded: no further link will appear by itself, so the race stops
+    /// waiting for the one named by `BOOTIF=`.
     pub fn settled(&mut self, now: Instant) {
         if self.first_link.is_some() {
             self.give_up_mac(now);
         }
     }
 
-    /// When [`Race::tick`] wants to be called.
+    /// When to call [`Race::tick`].
     pub fn deadline(&self) -> Option<Instant> {
         if self.winner.is_some() {
             return None;
@@ -375,7 +374,7 @@ impl Race {
         Some(soonest)
     }
 
-    /// Does what is due.
+    /// Performs the actions that are due.
     pub fn tick(&mut self, now: Instant) {
         if self.mac_deadline().is_some_and(|moment| moment <= now) {
             self.give_up_mac(now);
@@ -406,7 +405,7 @@ impl Race {
         self.runners.iter().position(|runner| runner.link.index == index)
     }
 
-    /// When the round ends and what to say then.
+    /// When the round ends, and its reason.
     fn round_end(&self) -> (Instant, &'static str) {
         let limit = |since: Option<Instant>, seconds: Seconds| {
             let since = since.map_or(self.round, |since| since.max(self.round));
@@ -415,7 +414,7 @@ impl Race {
         if self.first_question.is_some() && self.runners.iter().any(|runner| runner.carrier) {
             let ignored = |runner: &Runner| runner.client.as_ref()?.ignored();
             let reason = match self.runners.iter().any(|runner| ignored(runner).is_some()) {
-                true => "no DHCP server gave an answer of use",
+                true => "no DHCP server gave a usable answer",
                 false => "no DHCP server answered",
             };
             (limit(self.first_question, self.plan.dhcp_timeout), reason)
@@ -432,7 +431,7 @@ impl Race {
         }
     }
 
-    /// What was tried on each link so far.
+    /// The attempts on each link so far.
     pub fn report(&self, now: Instant, reason: &str) -> Report {
         let mut links: Vec<LinkReport> = Vec::new();
         for runner in &self.runners {
@@ -476,7 +475,7 @@ impl Race {
         Report { reason: reason.to_owned(), links }
     }
 
-    /// A link appeared or changed.
+    /// A link was added or changed.
     fn see(&mut self, now: Instant, link: Link) {
         match self.position(link.index) {
             Some(at) => {
@@ -505,7 +504,7 @@ impl Race {
         self.sort_out(now);
     }
 
-    /// Gives a link the name that the plan has for its address (`ifname=`).
+    /// Renames a link to the plan's name for its address (`ifname=`).
     fn rename(&mut self, runner: &mut Runner) {
         let link = &mut runner.link;
         let wanted = self
@@ -525,7 +524,7 @@ impl Race {
         }
     }
 
-    /// A link went away.
+    /// A link was removed.
     fn forget(&mut self, index: u32) {
         self.addresses.retain(|address| address.index != index);
         let Some(at) = self.position(index) else { return };
@@ -538,7 +537,7 @@ impl Race {
         }
     }
 
-    /// What a link is to this plan.
+    /// The role of a link.
     fn role(&self, link: &Link) -> Role {
         if link.flags & FLAG_LOOPBACK != 0 {
             return Role::Unfit("loopback");
@@ -561,7 +560,7 @@ impl Race {
         self.chosen(link)
     }
 
-    /// Whether the plan's choice of links takes this one.
+    /// Whether the plan allows this link.
     fn chosen(&self, link: &Link) -> Role {
         let named = match &self.plan.links {
             LinkChoice::Named(names) => {
@@ -595,7 +594,7 @@ impl Race {
         }
     }
 
-    /// Works out every link's role anew and sets up those that may run.
+    /// Updates every link's role and sets up the usable ones.
     fn sort_out(&mut self, now: Instant) {
         if self.winner.is_some() {
             return;
@@ -685,7 +684,7 @@ impl Race {
         }
     }
 
-    /// Lets one link's client act.
+    /// Steps one link's client.
     fn step(&mut self, now: Instant, at: usize, frame: Option<&[u8]>) {
         let Some(runner) = self.runners.get_mut(at) else { return };
         let Some(client) = &mut runner.client else { return };
@@ -737,7 +736,7 @@ impl Race {
         }
     }
 
-    /// Ends the race; the links that we set up for nothing go down again.
+    /// Ends the race; the other links that we set up are set down again.
     fn finish(&mut self, winner: Winner) {
         for runner in &mut self.runners {
             let index = runner.link.index;
@@ -752,7 +751,7 @@ impl Race {
         self.winner = Some(winner);
     }
 
-    /// When a link with the address of `BOOTIF=` is waited for no longer.
+    /// When to stop waiting for a link with the address of `BOOTIF=`.
     fn mac_deadline(&self) -> Option<Instant> {
         let LinkChoice::Mac(mac) = &self.plan.links else { return None };
         let here = self.runners.iter().any(|runner| {

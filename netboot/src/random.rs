@@ -1,8 +1,8 @@
-//! Numbers that other machines do not guess.
+//! Numbers that other machines cannot guess.
 
 /// A number for transaction ids.
 ///
-/// Falls back on the clock and `salt` when the kernel has no randomness yet.
+/// Uses the clock and `salt` when the kernel has no randomness yet.
 pub fn random(salt: u32) -> u32 {
     let mut bytes = [0u8; 4];
     let flags = rustix::rand::GetRandomFlags::INSECURE;

@@ -1,9 +1,8 @@
 //! Names to IPv4 addresses: a stub resolver (RFC 1034 5.3.1, RFC 1035).
 //!
-//! Why: command lines name servers, and an initramfs has no C library to look
-//! them up. A records over UDP from the servers that the network brought, `/etc/hosts`
-//! first, with a search list. No cache, no TCP, no EDNS, no IPv6: an answer to one
-//! question about one host fits into the smallest message.
+//! Command lines name servers, and an initramfs has no C library to look them up. Sends A
+//! queries over UDP to the network's name servers, `/etc/hosts` first, with a search list. No
+//! cache, no TCP, no EDNS, no IPv6: one address fits into the smallest message.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -27,14 +26,14 @@ const TYPE_CNAME: u16 = 5;
 const CLASS_IN: u16 = 1;
 /// Longer chains of aliases are loops.
 const MAX_ALIASES: usize = 16;
-/// More records than these are not looked at.
+/// Most records that are read.
 const MAX_RECORDS: usize = 64;
-/// Rounds over the servers; each waits a second longer than the one before.
+/// Rounds over the servers; each waits a second longer than the previous one.
 const ROUNDS: u32 = 3;
-/// As many servers are asked, and as many search domains tried.
+/// Most servers asked, and most search domains tried.
 const MAX_SERVERS: usize = 4;
 
-/// What a server said instead of an address.
+/// Why a server returned no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no such name (`NXDOMAIN`).
@@ -43,9 +42,9 @@ pub enum Refusal {
     NoAddress,
     /// The server failed or refused; DNS response code.
     Code(u8),
-    /// The answer is malformed or cut short.
+    /// The answer is malformed or truncated.
     Malformed,
-    /// No answer, or no way to the server.
+    /// No answer, or no route to the server.
     Unreachable(Errno),
 }
 
@@ -67,7 +66,7 @@ impl fmt::Display for Refusal {
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// It is no name.
+    /// It is not a name.
     NotAName(String),
     /// There is no name server to ask.
     NoServers(String),
@@ -75,7 +74,7 @@ pub enum Error {
     Failed {
         /// The name.
         name: String,
-        /// Each server's last word.
+        /// Each server's last answer.
         answers: Vec<(Ipv4Addr, Refusal)>,
     },
 }
@@ -130,11 +129,11 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk::<2>()?))
 }
 
-/// Reads the answer to [`query`]. `None` when it is not the answer to this question
-/// and the right one may still come.
+/// Parses the answer to [`query`]. `None` when it answers another query and the right answer
+/// may still arrive.
 ///
 /// # Errors
-/// What the server said instead of an address.
+/// The server's [`Refusal`].
 pub fn parse_answer(bytes: &[u8], id: u16, name: &str) -> Option<Result<Ipv4Addr, Refusal>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let flags = read_u16(bytes, 2)?;
@@ -219,8 +218,8 @@ pub fn find_in_hosts(text: &str, name: &str) -> Option<Ipv4Addr> {
     })
 }
 
-/// The full names that a name may mean, in the order they are tried: a name with a
-/// dot first as it is, another first in the search list.
+/// The full names of a name, in order of attempts: a name with a dot first as it is, another
+/// first in the search list.
 pub fn candidates(name: &str, search: &[String]) -> Vec<String> {
     let mut names = Vec::new();
     if let Some(absolute) = name.strip_suffix('.') {
@@ -244,7 +243,7 @@ pub fn candidates(name: &str, search: &[String]) -> Vec<String> {
     names
 }
 
-/// Who is asked, and how short names are completed.
+/// Name servers and search list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resolver {
     /// Name servers, best first.
@@ -254,7 +253,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// As the network's configuration says.
+    /// From the network's configuration.
     pub fn new(config: &crate::config::Config) -> Resolver {
         let mut search = config.search.clone();
         if search.is_empty() && !config.domain.is_empty() {
@@ -263,8 +262,8 @@ impl Resolver {
         Resolver { servers: config.dns.clone(), search }
     }
 
-    /// The address of a host: an address as text, a line of `hosts`, or what the
-    /// name servers say. Blocks for `limit` at most.
+    /// The address of a host: an address as text, a line of `hosts`, or a name server's answer.
+    /// Blocks for `limit` at most.
     ///
     /// # Errors
     /// When no name server knows the name.
@@ -297,7 +296,7 @@ impl Resolver {
         Err(Error::Failed { name: name.to_owned(), answers })
     }
 
-    /// Asks the servers in turn until one has an answer, good or bad.
+    /// Asks the servers in turn until one has a definite answer.
     fn ask_all(
         &self,
         full: &str,
@@ -315,7 +314,7 @@ impl Resolver {
                         answers.retain(|(known, _)| known != server);
                         answers.push((*server, refusal));
                         last = refusal;
-                        // A definite answer; what the next server says is no better.
+                        // A definite answer; the next server would give no better one.
                         if matches!(refusal, Refusal::NoName | Refusal::NoAddress) {
                             return Err(refusal);
                         }

@@ -1,9 +1,9 @@
-//! The files that tell the live system about the network, as text.
+//! The network's files for the live system, as text.
 //!
-//! Rendering only; `init` writes them. `/run/net-<device>.conf` is what klibc's
-//! ipconfig writes and what casper, live-boot, LTSP and cloud-init read: shell
-//! assignments in a fixed order, values in single quotes, `'` and `!` escaped as
-//! ipconfig does. Values were cleaned of control characters when they came in.
+//! Rendering only; `init` writes them. `/run/net-<device>.conf` has the format of klibc's
+//! ipconfig, which casper, live-boot, LTSP and cloud-init read: shell assignments in a fixed
+//! order, values in single quotes, `'` and `!` escaped as ipconfig does. Control characters
+//! were removed from values earlier.
 
 use alloc::format;
 use alloc::string::String;
@@ -37,9 +37,9 @@ fn assign(text: &mut String, key: &str, value: &dyn Display) {
 
 /// `/run/net-<device>.conf` in klibc's format.
 ///
-/// Without option 121 there is one `IPV4GATEWAY`; with it there are
-/// `IPV4ROUTE<n>SUBNET` and `IPV4ROUTE<n>GATEWAY` pairs, as ipconfig does since
-/// 2.0.13. A lease without end has the time 4294967295.
+/// Without option 121 there is one `IPV4GATEWAY`; with it there are `IPV4ROUTE<n>SUBNET` and
+/// `IPV4ROUTE<n>GATEWAY` pairs, as in ipconfig since 2.0.13. An infinite lease has the time
+/// 4294967295.
 pub fn net_conf(up: &NetworkUp) -> String {
     let config = &up.config;
     let zero = Ipv4Addr::UNSPECIFIED;
@@ -89,10 +89,10 @@ pub fn net_conf(up: &NetworkUp) -> String {
     text
 }
 
-/// Reads `KEY='value'` lines back, as a shell would.
+/// Parses `KEY='value'` lines as a shell would.
 ///
-/// Unquoted words are taken as they are, double quotes removed. Lines that are no
-/// assignments are skipped; at most 256 are read.
+/// Unquoted words are kept, double quotes removed. Other lines are skipped; at most 256 are
+/// read.
 pub fn parse_conf(text: &str) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     for line in text.lines().take(256) {
@@ -117,7 +117,7 @@ pub fn parse_conf(text: &str) -> Vec<(String, String)> {
     pairs
 }
 
-/// `/etc/resolv.conf`; empty when there is nothing to say.
+/// `/etc/resolv.conf`; empty without name servers and domains.
 ///
 /// The search list is option 119 when there is one, else the domain.
 pub fn resolv_conf(up: &NetworkUp) -> String {
@@ -134,11 +134,11 @@ pub fn resolv_conf(up: &NetworkUp) -> String {
     text
 }
 
-/// `/etc/hosts` for a host of this name; the name may be empty.
+/// `/etc/hosts` for a host with this name; the name may be empty.
 pub fn hosts(hostname: &str, domain: &str) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n");
     if !hostname.is_empty() {
-        // Debian's place for the own name: an address that never changes.
+        // Debian's address for the host's own name: it never changes.
         text.push_str("127.0.1.1\t");
         if !domain.is_empty() {
             let _ = write!(text, "{hostname}.{domain} ");

@@ -143,7 +143,7 @@ fn http_by_nginx() {
     assert_eq!(error("http://10.77.0.1/nothing"), FetchError::Status(404));
     assert_eq!(error("http://10.77.0.1/secret/image"), FetchError::Status(401));
     assert_eq!(error("http://10.77.0.1/circle"), FetchError::Redirects);
-    assert!(error("http://10.77.0.1/secure").to_string().contains("https is not possible"));
+    assert!(error("http://10.77.0.1/secure").to_string().contains("https is not supported"));
 
     // The server is killed in the middle and comes back after two seconds; with
     // ranges, and without.

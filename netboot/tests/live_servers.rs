@@ -99,7 +99,7 @@ fn an_nfs_server_is_asked_before_the_kernel_is() {
         for attempt in &failed {
             println!("{attempt}");
             assert!(matches!(&attempt.reason, Reason::Kernel(_)));
-            assert!(attempt.to_string().contains("modules nfs, nfsv3 or nfsv4 are missing"));
+            assert!(attempt.to_string().contains("module nfs, nfsv3 or nfsv4 is missing"));
         }
         assert_eq!(failed.len(), 2);
     }
@@ -137,7 +137,7 @@ fn what_is_no_nfs_server_is_told_apart() {
     });
     let (result, _) = ask(&lab, target("/srv/live", NfsVersion::V4));
     let text = result.unwrap_err().to_string();
-    assert_eq!(text, "NFS, TCP port 2049: what answers there does not speak RPC");
+    assert_eq!(text, "NFS, TCP port 2049: the service on that port does not speak RPC");
     let began = Clock::now();
     let what = target("/srv/live", NfsVersion::V4);
     let result = lab.in_client(|| probe(&what, Duration::from_millis(700)));

@@ -5,8 +5,8 @@ use core::alloc::Layout;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use talc::{TalcLock, base::Talc, base::binning::Binning, source::Source};
 
-/// Grows the heap by at least this much at a time: early init needs a few
-/// hundred KiB in all, and every mmap costs.
+/// Smallest growth of the heap: early init needs a few hundred KiB in total, and every mmap
+/// costs time.
 const CHUNK: usize = 256 * 1024;
 
 #[global_allocator]

@@ -1,9 +1,8 @@
-//! What libc would do before `main`, and no more: process entry, the memory
-//! symbols that the compiler calls, an allocator, a panic handler.
+//! The startup code of a C library, and no more: process entry, the memory symbols that the
+//! compiler calls, an allocator, a panic handler.
 //!
-//! Only a binary that turns on the `freestanding` feature gets the symbols;
-//! without it this crate is nearly empty, so that host builds and tests of the
-//! workspace never meet a second `memcpy` or panic handler.
+//! Only a binary with the `freestanding` feature gets the symbols; without it this crate is
+//! nearly empty, so that host builds and tests never link a second `memcpy` or panic handler.
 //!
 //! Does not: set up thread-local storage (nothing here uses any), handle
 //! signals, run destructors at exit.
@@ -90,7 +89,7 @@ unsafe extern "C" fn entry(stack: *const usize) -> ! {
         let argc = *stack;
         let argv = stack.add(1).cast::<*const c_char>();
         let envp = argv.add(argc + 1);
-        // rustix finds the page size and the vDSO in auxv, behind envp.
+        // rustix finds the page size and the vDSO in auxv, after envp.
         rustix::param::init(envp.cast_mut().cast());
         Process { argc, argv, envp }
     };
@@ -98,7 +97,7 @@ unsafe extern "C" fn entry(stack: *const usize) -> ! {
     unsafe { __bellwether_main(process) }
 }
 
-/// Names the function that [`Process`] is handed to.
+/// Names the function that gets the [`Process`].
 #[macro_export]
 macro_rules! main {
     ($function:path) => {
@@ -109,7 +108,7 @@ macro_rules! main {
     };
 }
 
-/// Puts an ELF note into the program, where other programs find it. Linkers keep notes.
+/// Adds an ELF note to the program, for other programs to read. Linkers keep notes.
 #[macro_export]
 macro_rules! note {
     ($bytes:expr) => {
@@ -119,7 +118,7 @@ macro_rules! note {
     };
 }
 
-/// A note's bytes, aligned as linkers want them.
+/// A note's bytes, aligned as linkers require.
 #[derive(Debug)]
 #[repr(C, align(4))]
 pub struct Note(pub [u8; 32]);

@@ -1,4 +1,4 @@
-//! The last words: a panic in PID 1 must neither vanish nor hang the machine.
+//! The panic handler: a panic in PID 1 must neither vanish nor hang the machine.
 
 use core::fmt::Write;
 use core::panic::PanicInfo;
@@ -15,7 +15,7 @@ pub fn set_reboot_after(seconds: u32) {
     REBOOT_AFTER.store(seconds, Ordering::Relaxed);
 }
 
-/// A line on the stack: the heap may be what broke.
+/// A line on the stack: the heap may be damaged.
 struct Line {
     bytes: [u8; 512],
     len: usize,
@@ -57,8 +57,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     abort()
 }
 
-/// Ends the process by an illegal instruction; for PID 1 that is a kernel
-/// panic, the honest end when even a reboot was refused.
+/// Ends the process by an illegal instruction; for PID 1 that is a kernel panic, the last
+/// resort when even a reboot was refused.
 fn abort() -> ! {
     loop {
         #[cfg(target_arch = "x86_64")]
@@ -74,11 +74,11 @@ fn abort() -> ! {
     }
 }
 
-/// Named by precompiled core although nothing unwinds here.
+/// Referenced by precompiled core although nothing unwinds here.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// Named by precompiled alloc although nothing unwinds here.
+/// Referenced by precompiled alloc although nothing unwinds here.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
     abort()

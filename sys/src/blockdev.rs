@@ -1,4 +1,4 @@
-//! Block devices: how long, and whether they may be written (`linux/fs.h`).
+//! Block devices: their length, and whether they may be written (`linux/fs.h`).
 
 use linux_raw_sys::general::__NR_ioctl;
 use linux_raw_sys::ioctl::{BLKGETSIZE64, BLKROSET};
@@ -12,16 +12,16 @@ use crate::raw::syscall;
 /// Length of a block device in bytes.
 ///
 /// # Errors
-/// The kernel's, from open(2) or ioctl(2); `ENOTTY` for what is no block device.
+/// The errno of open(2) or ioctl(2); `ENOTTY` when the path is not a block device.
 pub fn length(path: &str) -> Result<u64, Errno> {
     let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
     length_of(device.as_fd())
 }
 
-/// As [`length`], of an open device.
+/// As [`length`], for an open device.
 ///
 /// # Errors
-/// The kernel's, from ioctl(2).
+/// The errno of ioctl(2); `ENOTTY` when it is not a block device.
 pub fn length_of(device: BorrowedFd<'_>) -> Result<u64, Errno> {
     let mut bytes: u64 = 0;
     // SAFETY: the kernel writes one u64 behind the pointer.
@@ -37,7 +37,7 @@ pub fn length_of(device: BorrowedFd<'_>) -> Result<u64, Errno> {
 /// Makes a block device refuse writes, or accept them again.
 ///
 /// # Errors
-/// The kernel's, from open(2) or ioctl(2).
+/// The errno of open(2) or ioctl(2); `EACCES` without the right to administer devices.
 pub fn set_read_only(path: &str, read_only: bool) -> Result<(), Errno> {
     let device = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
     let value = i32::from(read_only);

@@ -1,7 +1,7 @@
 //! The one clock of `/init`: milliseconds since the machine started.
 //!
-//! State machines are told the time and never ask for it, so that tests run
-//! hours of waiting in no time. Spans are [`Duration`]s.
+//! State machines take the time as an argument, so that tests simulate hours at once. Spans are
+//! [`Duration`]s.
 
 use core::mem::MaybeUninit;
 use core::time::Duration;
@@ -19,7 +19,7 @@ impl Instant {
     /// The start of the machine.
     pub const ZERO: Instant = Instant(0);
 
-    /// Now, by the clock that does not stop and is not set (`CLOCK_BOOTTIME`).
+    /// Now, by `CLOCK_BOOTTIME`, which never stops and is never set.
     #[must_use]
     pub fn now() -> Instant {
         Instant::ZERO.after(since_start())
@@ -43,7 +43,7 @@ impl Instant {
         self.0 / 1000
     }
 
-    /// The moment that follows by `span`; the part below a millisecond is dropped.
+    /// This moment plus `span`, rounded down to milliseconds.
     #[must_use]
     pub const fn after(self, span: Duration) -> Instant {
         let millis =
@@ -51,20 +51,20 @@ impl Instant {
         Instant(self.0.saturating_add(millis))
     }
 
-    /// How long ago `earlier` was; zero when it is still to come.
+    /// The time since `earlier`; zero when it is in the future.
     #[must_use]
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Whether this moment has come.
+    /// Whether this moment has passed.
     #[must_use]
     pub fn is_past(self) -> bool {
         Instant::now() >= self
     }
 }
 
-/// The time until `deadline`, as poll(2) takes it; `None` waits for ever.
+/// The time until `deadline`, for poll(2); `None` waits forever.
 #[must_use]
 pub fn poll_timeout(deadline: Option<Instant>, now: Instant) -> Option<Timespec> {
     let left = deadline?.since(now);
@@ -77,8 +77,8 @@ pub fn poll_timeout(deadline: Option<Instant>, now: Instant) -> Option<Timespec>
 /// Time since the start of the machine, sleep included; it never goes back and is
 /// never set (`CLOCK_BOOTTIME`, clock_gettime(2)).
 ///
-/// A system call, not the vDSO: PID 1 asks for the time a few times a second, and
-/// code that finds the vDSO is longer than everything it would save.
+/// A system call, not the vDSO: PID 1 needs the time a few times a second, and the code to find
+/// the vDSO costs more than it saves.
 #[must_use]
 pub fn since_start() -> Duration {
     let mut time = MaybeUninit::<[i64; 2]>::zeroed();

@@ -1,9 +1,9 @@
 //! device-mapper: block devices made of tables (`linux/dm-ioctl.h`, interface 4).
 //!
-//! The driver (`dm-mod`) and the targets' modules must be loaded, or loadable by
-//! the kernel's own request. There is no udev here: a device that was made is
-//! `/dev/dm-<number>`, made by devtmpfs; links below `/dev/mapper` are the
-//! caller's business. Does not wait for udev cookies and sets no UUIDs.
+//! The driver (`dm-mod`) and the targets' modules must be loaded, or loadable by the kernel's
+//! own request. There is no udev here: devtmpfs makes a new device's node `/dev/dm-<number>`;
+//! the caller makes links below `/dev/mapper`. Does not wait for udev cookies and sets no
+//! UUIDs.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -17,10 +17,10 @@ use rustix::io::Errno;
 use crate::file::open;
 use crate::raw::syscall;
 
-/// Its control node, which the driver makes.
+/// The control node, which the driver makes.
 pub const CONTROL: &str = "/dev/mapper/control";
 
-/// Every kernel since 2.6 speaks it; a newer one accepts an older caller.
+/// Every kernel since 2.6 supports it; a newer one accepts an older caller.
 const VERSION: [u32; 3] = [4, 0, 0];
 
 const NAME_LEN: usize = 128;
@@ -42,10 +42,10 @@ const READONLY_FLAG: u32 = 1 << 0;
 const BUFFER_FULL_FLAG: u32 = 1 << 8;
 const DEFERRED_REMOVE: u32 = 1 << 17;
 
-/// Room for an answer: a status line is some dozens of bytes.
+/// Size of an answer: a status line has some dozens of bytes.
 const BUFFER: usize = 16 << 10;
 
-/// Most targets of one table; a live system's have one or two.
+/// Most targets of one table; a live system has one or two.
 const MAX_TARGETS: usize = 64;
 
 /// `struct dm_ioctl`.
@@ -107,12 +107,12 @@ impl Control {
     /// Opens the control node.
     ///
     /// # Errors
-    /// `ENOENT` when the driver is not there.
+    /// `ENOENT` when the driver is not loaded.
     pub fn open() -> Result<Self, Errno> {
         Ok(Self { fd: open(CONTROL, OFlags::RDWR, 0)? })
     }
 
-    /// Makes a device without a table.
+    /// Creates a device without a table.
     ///
     /// # Errors
     /// `EBUSY` when the name is taken, `EINVAL` when it is empty, longer than
@@ -122,12 +122,11 @@ impl Control {
         answer.device()
     }
 
-    /// Loads a table; it serves after [`Self::resume`].
+    /// Loads a table, which becomes active with [`Self::resume`].
     ///
     /// # Errors
-    /// The kernel's: `EINVAL` and the like say that a target refused its
-    /// parameters, and the kernel's log says why; `EINVAL` before any call when
-    /// a target's name is too long or the table has too many.
+    /// `EINVAL` and other errnos of a target that rejects its parameters (the kernel's log has
+    /// the reason); `EINVAL` also when a target's name is too long or the table has too many.
     pub fn load(&self, name: &str, table: &[Target], read_only: bool) -> Result<(), Errno> {
         if table.is_empty() || table.len() > MAX_TARGETS {
             return Err(Errno::INVAL);
@@ -137,18 +136,18 @@ impl Control {
         self.call(TABLE_LOAD, name, flags, table.len(), &payload).map(drop)
     }
 
-    /// Puts the loaded table to work.
+    /// Activates the loaded table.
     ///
     /// # Errors
-    /// The kernel's, from the targets.
+    /// The errno of a target.
     pub fn resume(&self, name: &str) -> Result<(), Errno> {
         self.call(DEV_SUSPEND, name, 0, 0, &[]).map(drop)
     }
 
-    /// Takes a device away; with `deferred`, when its last user lets go.
+    /// Removes a device; with `deferred`, when its last user closes it.
     ///
     /// # Errors
-    /// `ENXIO` when there is none of this name, `EBUSY` while it is in use.
+    /// `ENXIO` when the device does not exist, `EBUSY` while it is in use.
     pub fn remove(&self, name: &str, deferred: bool) -> Result<(), Errno> {
         let flags = if deferred { DEFERRED_REMOVE } else { 0 };
         self.call(DEV_REMOVE, name, flags, 0, &[]).map(drop)
@@ -157,16 +156,16 @@ impl Control {
     /// The device of this name.
     ///
     /// # Errors
-    /// `ENXIO` when there is none.
+    /// `ENXIO` when the device does not exist.
     pub fn find(&self, name: &str) -> Result<Device, Errno> {
         self.call(DEV_STATUS, name, 0, 0, &[])?.device()
     }
 
-    /// What each target says of itself.
+    /// Each target's status.
     ///
     /// # Errors
-    /// `ENXIO` when there is no such device; `EMSGSIZE` when the answer does not
-    /// fit, `EPROTO` when it makes no sense.
+    /// `ENXIO` when the device does not exist; `EMSGSIZE` when the answer is too long, `EPROTO`
+    /// when it is malformed.
     pub fn status(&self, name: &str) -> Result<Vec<Target>, Errno> {
         let answer = self.call(TABLE_STATUS, name, 0, 0, &[])?;
         let header = answer.header()?;
@@ -179,7 +178,7 @@ impl Control {
         decode(data, header.target_count as usize).ok_or(Errno::PROTO)
     }
 
-    /// Makes a device with a table in one go, and takes it away again when that fails.
+    /// Creates a device with an active table, and removes it again when that fails.
     ///
     /// # Errors
     /// As [`Self::create`], [`Self::load`] and [`Self::resume`].
@@ -243,7 +242,7 @@ impl Control {
     }
 }
 
-/// What the kernel left in the buffer.
+/// The kernel's answer in the buffer.
 struct Answer {
     bytes: Vec<u8>,
 }
@@ -270,7 +269,7 @@ fn as_bytes(header: &Header) -> &[u8] {
 
 const _: () = assert!(size_of::<Header>() == 312 && size_of::<Spec>() == 40);
 
-/// Targets as the kernel reads them: spec, text, NUL, padding to 8 bytes.
+/// Encodes targets for the kernel: spec, text, NUL, padding to 8 bytes.
 fn encode(table: &[Target]) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     for target in table {

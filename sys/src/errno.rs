@@ -1,4 +1,4 @@
-//! Error numbers in the user's words.
+//! Error numbers as text.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown(pub Errno);
 
-/// The errors that a boot meets; others show their number.
+/// The errors that a boot meets; others are shown by number.
 const KNOWN: [(Errno, &str, &str); 36] = [
     (Errno::PERM, "EPERM", "not permitted"),
     (Errno::NOENT, "ENOENT", "no such file or directory"),

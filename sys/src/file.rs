@@ -1,4 +1,4 @@
-//! Small files and directories, read and written whole.
+//! Small files and directories, read and written in one piece.
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;
@@ -20,7 +20,7 @@ pub fn c_path(path: &[u8]) -> Result<CString, Errno> {
 /// Opens a file; the descriptor does not outlive exec(2).
 ///
 /// # Errors
-/// As open(2).
+/// The errno of open(2).
 pub fn open(path: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
     let path = c_path(path.as_bytes())?;
     rustix::fs::open(&*path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
@@ -29,26 +29,26 @@ pub fn open(path: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
 /// Opens a file to read it.
 ///
 /// # Errors
-/// As open(2).
+/// The errno of open(2).
 pub fn open_read(path: &str) -> Result<OwnedFd, Errno> {
     open(path, OFlags::RDONLY, 0)
 }
 
-/// What stat(2) says of a path, links followed.
+/// The metadata of a path, links followed (stat(2)).
 ///
 /// # Errors
-/// As stat(2).
+/// The errno of stat(2).
 pub fn stat(path: &str) -> Result<Stat, Errno> {
     rustix::fs::stat(&*c_path(path.as_bytes())?)
 }
 
-/// Whether a path leads to something that this process may use so.
+/// Whether this process has this access to a path.
 #[must_use]
 pub fn access(path: &str, access: Access) -> bool {
     c_path(path.as_bytes()).is_ok_and(|path| rustix::fs::access(&*path, access).is_ok())
 }
 
-/// Whether a path leads to anything.
+/// Whether a path exists.
 #[must_use]
 pub fn exists(path: &str) -> bool {
     access(path, Access::EXISTS)
@@ -57,7 +57,7 @@ pub fn exists(path: &str) -> bool {
 /// Makes a directory and its parents; one that is there is fine.
 ///
 /// # Errors
-/// The kernel's, from mkdir(2).
+/// The errno of mkdir(2).
 pub fn make_dir(path: &str, mode: u32) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(mode);
     let mut end = 0;
@@ -81,7 +81,7 @@ pub fn make_dir(path: &str, mode: u32) -> Result<(), Errno> {
 /// `..` left out, in the file system's order. Entries may be removed meanwhile.
 ///
 /// # Errors
-/// The kernel's, from getdents64(2); entries before it have been told.
+/// The errno of getdents64(2), after `each` was called for earlier entries.
 pub fn entries(
     directory: BorrowedFd<'_>,
     each: &mut dyn FnMut(&CStr, FileType),
@@ -101,7 +101,7 @@ pub fn entries(
 /// Writes a file, replacing what it held.
 ///
 /// # Errors
-/// The kernel's, from openat(2) or write(2).
+/// The errno of openat(2) or write(2).
 pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
     let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, mode)?;
     let mut rest = bytes;
@@ -119,7 +119,7 @@ pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
 /// Reads a whole file of at most `most` bytes; what lies behind is left out.
 ///
 /// # Errors
-/// The kernel's, from openat(2) or read(2).
+/// The errno of openat(2) or read(2).
 pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
     let file = open_read(path)?;
     // A file in memory says how long it is; one in /proc says 0.

@@ -1,8 +1,7 @@
 //! The system calls and ioctls that rustix lacks, as safe functions.
 //!
-//! With `rt`, the only crate that may say `unsafe`. A function here does what
-//! its system call does and no more: no policy, no logging, no retries beyond
-//! what the call itself needs to be usable.
+//! With `rt`, the only crate that may contain `unsafe`. A function does its system call and no
+//! more: no policy, no logging, and only the retries that the call itself needs.
 
 #![cfg_attr(not(test), no_std)]
 #![allow(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Loop devices: a file as a block device (`linux/loop.h`, Linux 5.8 and later
 //! for `LOOP_CONFIGURE`).
 //!
-//! Does not load the driver, and does not guess partitions.
+//! Does not load the driver, and does not scan for partitions by itself.
 
 use alloc::format;
 use core::mem;
@@ -21,23 +21,23 @@ const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_PARTSCAN: u32 = 8;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
-/// What part of the backing file, and how.
+/// The range of the backing file, and options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// First byte of the backing file.
     pub offset: u64,
-    /// Bytes; 0 for all that follow the offset.
+    /// Length in bytes; 0 for everything after the offset.
     pub size_limit: u64,
     /// Refuse writes.
     pub read_only: bool,
-    /// Bypass the page cache of the backing file when its file system can.
+    /// Bypass the backing file's page cache if its file system can.
     pub direct_io: bool,
-    /// Look for a partition table and make devices for the partitions.
+    /// Scan for a partition table and make devices for the partitions.
     pub partitions: bool,
 }
 
-/// An attached loop device. It detaches itself when the last user is gone: the
-/// last mount and this handle.
+/// An attached loop device. It detaches itself after its last user: the last mount and this
+/// handle.
 #[derive(Debug)]
 pub struct Loop {
     /// The device's number: it is `/dev/loop<number>`.
@@ -54,8 +54,8 @@ impl AsFd for Loop {
 /// Attaches `backing` to the first free loop device.
 ///
 /// # Errors
-/// The kernel's, from opening `/dev/loop-control` or the device, or from
-/// attaching; `EBUSY` only after losing the race for a free device many times.
+/// The errno of opening `/dev/loop-control` or the device, or of attaching; `EBUSY` only after
+/// losing the race for a free device many times.
 pub fn attach(backing: BorrowedFd<'_>, options: Options) -> Result<Loop, Errno> {
     let control = open("/dev/loop-control", OFlags::RDWR, 0)?;
     let mode = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };

@@ -1,7 +1,7 @@
-//! Mounting by the file-descriptor API of Linux 5.2, with the kernel's own words
-//! when it fails (`fsopen(2)`, "error messages" of `Documentation/filesystems/mount_api.rst`).
+//! Mounts by the file-descriptor API of Linux 5.2, with the kernel's error texts (`fsopen(2)`,
+//! "error messages" of `Documentation/filesystems/mount_api.rst`).
 //!
-//! rustix has the calls; this adds the one thing that mount(2) cannot do: say why.
+//! rustix has the calls; this adds the error texts, which mount(2) cannot return.
 
 use alloc::string::String;
 use core::ffi::CStr;
@@ -24,9 +24,9 @@ const MAX_LOG: usize = 1024;
 /// Why a mount failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountError {
-    /// The kernel's error number.
+    /// The errno.
     pub errno: Errno,
-    /// What the file system said of it; often empty.
+    /// The file system's messages; often empty.
     pub log: String,
 }
 
@@ -55,11 +55,10 @@ pub struct FsContext {
 }
 
 impl FsContext {
-    /// Starts on a file system of this type.
+    /// Starts to configure a file system of this type.
     ///
     /// # Errors
-    /// `ENODEV` when the kernel does not know the type; its driver may be a
-    /// module that is not loaded.
+    /// `ENODEV` when the kernel does not know the type; its module may not be loaded.
     pub fn open(fs_type: &str) -> Result<Self, MountError> {
         Ok(Self { fd: fsopen(&*c_path(fs_type.as_bytes())?, FsOpenFlags::FSOPEN_CLOEXEC)? })
     }
@@ -67,8 +66,8 @@ impl FsContext {
     /// Sets `key=value`; a `value` of `None` sets a flag.
     ///
     /// # Errors
-    /// The kernel's, when the file system refuses the option. A value is at
-    /// most 255 bytes long.
+    /// The errno of fsconfig(2) when the file system rejects the option. A value has at most
+    /// 255 bytes.
     pub fn set(&self, key: &str, value: Option<&str>) -> Result<(), MountError> {
         let key = c_path(key.as_bytes())?;
         match value {
@@ -95,7 +94,7 @@ impl FsContext {
     /// Mounts it at `target`.
     ///
     /// # Errors
-    /// The kernel's, from making the superblock or from attaching it.
+    /// The errno of fsconfig(2), fsmount(2) or move_mount(2).
     pub fn mount(&self, target: &str, attributes: MountAttrFlags) -> Result<(), MountError> {
         fsconfig_create(&self.fd).map_err(|errno| self.explain(errno))?;
         let mount = fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
@@ -123,10 +122,10 @@ impl FsContext {
     }
 }
 
-/// Puts a mount that is not attached yet at `target`.
+/// Attaches a detached mount at `target`.
 ///
 /// # Errors
-/// The kernel's, from move_mount(2).
+/// The errno of move_mount(2).
 pub fn attach(mount: BorrowedFd<'_>, target: &str) -> Result<(), Errno> {
     let target = c_path(target.as_bytes())?;
     move_mount(mount, c"", CWD, &*target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -163,7 +162,7 @@ pub fn mount_nodev(
     rustix::mount::mount(fs_type, &*target, fs_type, flags, &*options)
 }
 
-/// Mounts a file system of a known type on a device in one go.
+/// Mounts a file system of a known type on a device.
 ///
 /// # Errors
 /// As [`FsContext::mount`].
@@ -185,10 +184,10 @@ pub fn mount_device(
     context.mount(target, attributes)
 }
 
-/// Takes a mount away at once; what still uses it keeps it until it lets go.
+/// Detaches a mount at once; open files keep it alive until closed.
 ///
 /// # Errors
-/// The kernel's, from umount2(2).
+/// The errno of umount2(2).
 pub fn detach(target: &str) -> Result<(), Errno> {
     rustix::mount::unmount(&*c_path(target.as_bytes())?, UnmountFlags::DETACH)
 }

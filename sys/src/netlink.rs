@@ -1,14 +1,12 @@
 //! rtnetlink: links, addresses and routes of the kernel, and news about them.
 //!
-//! Why: an initramfs has no `ip` command, and the published netlink crates need
-//! the standard library. What is here is the small part of rtnetlink(7) that
-//! bringing up a boot network needs: [`Route`] asks and changes, [`Monitor`]
-//! delivers what changes by itself (a carrier, a driver that found its card).
+//! An initramfs has no `ip` command, and the published netlink crates need the standard
+//! library. This is the small part of rtnetlink(7) that a boot network needs: [`Route`] queries
+//! and changes, [`Monitor`] reports changes (a carrier, a new device).
 //!
-//! Message layout is that of `linux/netlink.h` and `linux/rtnetlink.h`. Parsing
-//! is checked byte by byte and knows only bounds, so it is safe on any input.
-//! Only IPv4 addresses and routes of the main table are dealt with; everything
-//! else that the kernel mentions is skipped.
+//! Message layout is that of `linux/netlink.h` and `linux/rtnetlink.h`. Parsing checks all
+//! bounds, so it is safe on any input. Only IPv4 addresses and routes of the main table are
+//! handled; other messages are skipped.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -43,15 +41,15 @@ pub const FLAG_LOWER_UP: u32 = 1 << 16;
 /// Hardware type of Ethernet and of everything that behaves like it (`ARPHRD_ETHER`).
 pub const HARDWARE_ETHERNET: u16 = 1;
 
-/// The largest datagram that the kernel makes for a dump, with room to spare.
+/// The largest datagram of a dump, with room to spare.
 const BUFFER: usize = 64 * 1024;
-/// A dump of more items than this is cut: no machine that boots has them.
+/// Most items of a dump: no machine that boots has more.
 const MAX_ITEMS: usize = 4096;
 
-/// One network device as the kernel describes it.
+/// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
-    /// Interface index, unique until the device goes away.
+    /// Interface index, unique while the device exists.
     pub index: u32,
     /// Its present name.
     pub name: String,
@@ -65,13 +63,13 @@ pub struct Link {
     pub mtu: u32,
     /// RFC 2863 operational state, `IF_OPER_*`.
     pub oper_state: u8,
-    /// What the driver says about its carrier, when it says something.
+    /// The driver's carrier state, if reported.
     pub carrier: Option<bool>,
     /// Kind of a virtual device (`vlan`, `bridge`, `veth`); empty for hardware.
     pub kind: String,
-    /// Index of the bridge or bond that it belongs to.
+    /// Index of its bridge or bond.
     pub master: Option<u32>,
-    /// Index of the device that it sits on (VLANs) or is connected to (veth).
+    /// Index of its lower device (VLANs) or peer (veth).
     pub parent: Option<u32>,
 }
 
@@ -81,7 +79,7 @@ impl Link {
         self.flags & FLAG_UP != 0
     }
 
-    /// Up and with a signal, so that frames can go out now.
+    /// Up and with a carrier, so that frames can be sent now.
     pub fn has_carrier(&self) -> bool {
         self.flags & (FLAG_UP | FLAG_LOWER_UP) == FLAG_UP | FLAG_LOWER_UP
             && self.carrier != Some(false)
@@ -91,7 +89,7 @@ impl Link {
 /// One IPv4 address of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// Device it belongs to.
+    /// Its device.
     pub index: u32,
     /// The address itself.
     pub address: Ipv4Addr,
@@ -112,35 +110,35 @@ pub struct RouteEntry {
     pub prefix: u8,
     /// Next hop; none for a network on the link itself.
     pub gateway: Option<Ipv4Addr>,
-    /// Device it leaves by.
+    /// Its outgoing device.
     pub index: u32,
     /// Priority; smaller wins.
     pub metric: u32,
 }
 
-/// Something that the kernel told us.
+/// A notification of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// A device appeared or changed.
     Link(Link),
-    /// A device went away.
+    /// A device was removed.
     LinkGone(Link),
     /// An address appeared or changed.
     Address(Address),
-    /// An address went away.
+    /// An address was removed.
     AddressGone(Address),
-    /// Messages were lost: what is known must be asked for again.
+    /// Messages were lost: query everything again.
     Lost,
 }
 
-/// A request that the kernel refused, or that could not be made.
+/// A request that the kernel refused, or that could not be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// What was asked for, in words.
+    /// The request, as text.
     pub request: String,
-    /// What the kernel answered.
+    /// The errno.
     pub errno: Errno,
-    /// The kernel's own explanation, when it gave one.
+    /// The kernel's explanation, if any.
     pub message: Option<String>,
 }
 
@@ -199,7 +197,7 @@ pub struct Message<'a> {
     pub flags: u16,
     /// The request it answers; 0 for notifications.
     pub sequence: u32,
-    /// What follows the header.
+    /// The payload.
     pub payload: &'a [u8],
 }
 
@@ -338,7 +336,7 @@ pub fn parse_route(payload: &[u8]) -> Option<RouteEntry> {
     Some(RouteEntry { destination, prefix, gateway, index: index?, metric })
 }
 
-/// Reads a datagram of notifications; what is of no interest is skipped.
+/// Parses a datagram of notifications; irrelevant ones are skipped.
 pub fn parse_news(datagram: &[u8]) -> Vec<News> {
     let mut news = Vec::new();
     for message in messages(datagram).take(MAX_ITEMS) {
@@ -360,9 +358,8 @@ pub fn parse_news(datagram: &[u8]) -> Vec<News> {
     news
 }
 
-/// The errno and explanation in an `NLMSG_ERROR` or `NLMSG_DONE` payload; errno 0
-/// is an acknowledgement. `request_length` is how much of our request the kernel
-/// repeats before its attributes.
+/// The errno and explanation in an `NLMSG_ERROR` or `NLMSG_DONE` payload; errno 0 is an
+/// acknowledgement. `request_length` is how much of our request precedes the attributes.
 fn parse_error(message: Message<'_>) -> (i32, Option<String>) {
     let code = read_u32(message.payload, 0).map_or(0, |raw| raw.cast_signed());
     let capped = u32::from(message.flags) & nl::NLM_F_CAPPED != 0;
@@ -395,7 +392,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
-/// A request being written.
+/// A request being built.
 #[derive(Default)]
 struct Request {
     bytes: Vec<u8>,
@@ -432,7 +429,7 @@ impl Request {
     }
 }
 
-/// Writes over part of a buffer; out of range is a no-op.
+/// Overwrites part of a buffer; out of range is a no-op.
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at.saturating_add(value.len())) {
         place.copy_from_slice(value);
@@ -486,10 +483,10 @@ impl Conversation {
     fn open(protocol: Option<Protocol>) -> Result<Conversation, Error> {
         let what = "open a netlink socket";
         let fd = open_socket(protocol, 0, SocketFlags::CLOEXEC, what)?;
-        // Never reached unless the kernel loses an answer; then an error beats a hang.
+        // Only reached if the kernel loses an answer; an error is better than a hang.
         set_socket_timeout(&fd, Timeout::Recv, Some(Duration::from_secs(5)))
             .map_err(|errno| Error::new(what, errno))?;
-        // Kernels before 4.12 do without explanations.
+        // Kernels before 4.12 send no explanations.
         let _ = crate::packet::set_option(
             fd.as_fd(),
             SOL_NETLINK,
@@ -499,7 +496,7 @@ impl Conversation {
         Ok(Conversation { fd, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Sends a request and hands every answer to `each` until the kernel is done.
+    /// Sends a request and calls `each` with every answer until the kernel is done.
     fn ask(
         &mut self,
         what: &str,
@@ -544,10 +541,10 @@ impl Conversation {
     }
 }
 
-/// A conversation with the kernel about links, addresses and routes.
+/// Queries and changes of links, addresses and routes.
 ///
-/// Every call sends one request and reads its answer; the kernel has it ready
-/// when the request returns, so nothing here waits for the outside world.
+/// Every call sends one request and reads its answer, which is ready when the request returns:
+/// no call waits for other machines.
 #[derive(Debug)]
 pub struct Route(Conversation);
 
@@ -649,7 +646,7 @@ impl Route {
         self.change(&format!("add VLAN {id} as {name}"), request)
     }
 
-    /// Adds an address; one that is there already is no error.
+    /// Adds an address; an existing one is not an error.
     pub fn add_address(
         &mut self,
         index: u32,
@@ -668,7 +665,7 @@ impl Route {
         self.change(&format!("add address {address}/{prefix}"), request)
     }
 
-    /// Removes every IPv4 address of a link, and with them their routes.
+    /// Removes every IPv4 address of a link, and thereby their routes.
     pub fn flush_addresses(&mut self, index: u32) -> Result<(), Error> {
         for found in self.addresses()? {
             if found.index != index {
@@ -730,7 +727,7 @@ impl Route {
     }
 }
 
-/// Generic netlink: requests to a family that is known by its name.
+/// Generic netlink: requests to a family by its name.
 #[derive(Debug)]
 pub struct Generic {
     conversation: Conversation,
@@ -738,7 +735,7 @@ pub struct Generic {
     family: u16,
 }
 
-/// `GENL_ID_CTRL`, the family that knows the others.
+/// `GENL_ID_CTRL`, the family that resolves the others.
 const FAMILY_CONTROL: u16 = 16;
 const CONTROL_GET_FAMILY: u8 = 3;
 const CONTROL_FAMILY_ID: u16 = 1;
@@ -748,7 +745,7 @@ impl Generic {
     /// Finds a family.
     ///
     /// # Errors
-    /// `ENOENT` when the kernel does not have it; its module may not be loaded.
+    /// `ENOENT` when the kernel lacks the family; its module may not be loaded.
     pub fn open(name: &str) -> Result<Generic, Error> {
         let mut conversation = Conversation::open(Some(rustix::net::netlink::GENERIC))?;
         let request = Request::new(FAMILY_CONTROL, nl::NLM_F_ACK)
@@ -767,10 +764,10 @@ impl Generic {
         Ok(Generic { conversation, name: name.to_owned(), family })
     }
 
-    /// Sends one command and gives the attributes of the answers.
+    /// Sends one command and returns the attributes of the answers.
     ///
     /// # Errors
-    /// The kernel's.
+    /// [`Error`] with the kernel's errno and explanation.
     pub fn command(
         &mut self,
         command: u8,
@@ -793,7 +790,7 @@ impl Generic {
     }
 }
 
-/// Attributes of a generic netlink command, in the order they are added.
+/// Attributes of a generic netlink command, in order.
 #[derive(Default)]
 pub struct Arguments(Request);
 
@@ -827,9 +824,9 @@ impl Arguments {
 const NESTED: u16 = 1 << 15;
 const SOL_NETLINK: u32 = 270;
 
-/// News about links and IPv4 addresses, for use with poll(2).
+/// Notifications about links and IPv4 addresses, for use with poll(2).
 ///
-/// Open it before asking [`Route::links`], so that nothing falls between.
+/// Open it before calling [`Route::links`], so that no change is missed.
 #[derive(Debug)]
 pub struct Monitor {
     fd: OwnedFd,
@@ -837,7 +834,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens a non-blocking socket that hears about links and IPv4 addresses.
+    /// Opens a non-blocking socket for changes of links and IPv4 addresses.
     pub fn open() -> Result<Monitor, Error> {
         let fd = open_socket(
             None,
@@ -845,12 +842,12 @@ impl Monitor {
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             "listen for network devices",
         )?;
-        // Losing news costs a new dump; a machine with many ports makes many at once.
+        // Lost messages cost a new dump; a machine with many ports sends many at once.
         let _ = set_socket_recv_buffer_size_force(&fd, 512 * 1024);
         Ok(Monitor { fd, buffer: vec![0; BUFFER] })
     }
 
-    /// Everything that arrived since the last call; empty when nothing did.
+    /// Everything received since the last call; empty without changes.
     pub fn read(&mut self) -> Result<Vec<News>, Error> {
         let mut news = Vec::new();
         while news.len() < MAX_ITEMS {

@@ -1,5 +1,4 @@
-//! NVMe controllers: the one admin command that finding subsystems on a network
-//! needs (`linux/nvme_ioctl.h`).
+//! NVMe controllers: the admin command that reads a log page (`linux/nvme_ioctl.h`).
 
 use linux_raw_sys::general::__NR_ioctl;
 use rustix::fd::{AsRawFd, BorrowedFd};
@@ -28,11 +27,11 @@ struct Command {
     result: u32,
 }
 
-/// Reads a log page of a controller (NVM Express Base Specification, Get Log Page)
-/// from its start; `buffer` is a whole number of 4-byte words long.
+/// Reads a log page of a controller (NVM Express Base Specification, Get Log Page) from its
+/// start; the length of `buffer` is a multiple of 4.
 ///
 /// # Errors
-/// The kernel's, from ioctl(2); `EIO` when the controller refuses.
+/// The errno of ioctl(2); `EIO` when the controller refuses.
 pub fn log_page(controller: BorrowedFd<'_>, page: u8, buffer: &mut [u8]) -> Result<(), Errno> {
     let length = u32::try_from(buffer.len()).map_err(|_| Errno::INVAL)?;
     let words = (length / 4).checked_sub(1).ok_or(Errno::INVAL)?;
@@ -48,7 +47,7 @@ pub fn log_page(controller: BorrowedFd<'_>, page: u8, buffer: &mut [u8]) -> Resu
     let status = unsafe {
         syscall(__NR_ioctl, &[controller.as_raw_fd() as usize, ADMIN, &raw mut command as usize])?
     };
-    // What is not negative is the controller's own status.
+    // A positive result is the controller's status.
     if status == 0 { Ok(()) } else { Err(Errno::IO) }
 }
 

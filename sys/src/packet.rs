@@ -1,9 +1,8 @@
 //! Packet sockets: whole Ethernet frames on one link, packet(7).
 //!
-//! Why: a DHCP client has to talk before the kernel has an address for it. The
-//! socket hears only what its filter lets through, so that a busy network does
-//! not wake us. Frames come as the driver hands them over: the UDP checksum of
-//! one from a neighbouring virtual machine may not be filled in yet.
+//! A DHCP client has to send before the kernel has an address for it. The socket receives only
+//! frames that pass its filter, so that a busy network does not wake us. The UDP checksum of a
+//! frame from a virtual machine on the same host may not be filled in yet.
 
 use alloc::vec::Vec;
 use core::mem::size_of;
@@ -29,13 +28,13 @@ pub struct Instruction {
     pub code: u16,
     /// How many instructions to skip when a comparison holds.
     pub if_true: u8,
-    /// How many to skip when it does not.
+    /// How many to skip when it does not hold.
     pub if_false: u8,
     /// Operand.
     pub operand: u32,
 }
 
-/// Lets through unfragmented IPv4 UDP to one port, counted from an Ethernet header.
+/// Accepts unfragmented IPv4 UDP to one port, counted from an Ethernet header.
 pub const fn udp_port_filter(port: u16) -> [Instruction; 11] {
     const fn op(code: u16, if_true: u8, if_false: u8, operand: u32) -> Instruction {
         Instruction { code, if_true, if_false, operand }
@@ -72,7 +71,7 @@ struct Program {
 /// Sets a socket option that has no function in rustix.
 ///
 /// # Errors
-/// The kernel's.
+/// The errno of setsockopt(2).
 pub(crate) fn set_option(
     fd: BorrowedFd<'_>,
     level: u32,
@@ -117,11 +116,11 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket on the link `index` for one ethertype, behind a filter.
+    /// Opens a socket on the link `index` for one ethertype, with a filter.
     ///
     /// # Errors
-    /// `EAFNOSUPPORT` when the kernel has no packet sockets (module `af_packet`);
-    /// others as socket(2), bind(2) and setsockopt(2) have them.
+    /// `EAFNOSUPPORT` when the kernel has no packet sockets (module `af_packet`); else the
+    /// errno of socket(2), bind(2) or setsockopt(2).
     pub fn open(index: u32, ethertype: u16, filter: &[Instruction]) -> Result<PacketSocket, Errno> {
         // Protocol 0: nothing arrives before the filter is in place and bind names one.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -161,16 +160,16 @@ impl PacketSocket {
     /// Sends one frame, Ethernet header included.
     ///
     /// # Errors
-    /// `ENETDOWN` when the link went down, `EAGAIN` when its queue is full.
+    /// `ENETDOWN` when the link is down, `EAGAIN` when its queue is full.
     pub fn send(&self, frame: &[u8]) -> Result<(), Errno> {
         send(&self.fd, frame, SendFlags::empty()).map(|_| ())
     }
 
-    /// Receives one frame into `buffer`; `None` when none is there. A longer
-    /// frame is cut.
+    /// Receives one frame into `buffer`; `None` when the queue is empty. A longer frame is
+    /// truncated.
     ///
     /// # Errors
-    /// `ENETDOWN` once after the link went down; the socket works on.
+    /// `ENETDOWN` once after the link went down; the socket stays usable.
     pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, Errno> {
         loop {
             match recv(&self.fd, &mut *buffer, RecvFlags::empty()) {

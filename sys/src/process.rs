@@ -1,4 +1,4 @@
-//! Processes: fork, exec, exit and a child that can be polled.
+//! Processes: fork, exec, exit and children for poll(2).
 
 use alloc::vec::Vec;
 use core::ffi::{CStr, c_char};
@@ -14,9 +14,9 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 
 use crate::raw::syscall;
 
-/// A child process whose end can be waited for with poll.
+/// A child process whose exit can be waited for with poll(2).
 ///
-/// Dropping it does not end the child; [`reap_orphans`] takes care of what is left.
+/// Dropping it does not end the child; [`reap_orphans`] reaps it.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
@@ -43,9 +43,9 @@ impl Drop for Child {
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// By itself, with this status.
+    /// It exited with this status.
     Status(i32),
-    /// By this signal.
+    /// It was killed by this signal.
     Signal(i32),
 }
 
@@ -58,7 +58,7 @@ impl Child {
     /// Reaps the child if it has ended; `None` while it runs.
     ///
     /// # Errors
-    /// The kernel's, from waitid(2).
+    /// The errno of waitid(2).
     pub fn try_wait(&self) -> Result<Option<Exit>, Errno> {
         self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
@@ -66,7 +66,7 @@ impl Child {
     /// Waits for the child to end and reaps it.
     ///
     /// # Errors
-    /// The kernel's, from waitid(2).
+    /// The errno of waitid(2).
     pub fn wait(&self) -> Result<Exit, Errno> {
         loop {
             match self.wait_with(WaitIdOptions::EXITED) {
@@ -95,12 +95,12 @@ impl AsFd for Child {
 
 /// Runs `work` in a child process; its result is the exit status.
 ///
-/// The child is a copy of this process, file descriptors included, and never
-/// returns from here. Only for single-threaded processes: another thread could
-/// hold the allocator's lock at the moment of the copy.
+/// The child is a copy of this process, file descriptors included, and never returns from here.
+/// Only for single-threaded processes: another thread could hold the allocator's lock during
+/// the copy.
 ///
 /// # Errors
-/// The kernel's, from clone(2) or pidfd_open(2).
+/// The errno of clone(2) or pidfd_open(2).
 pub fn fork(work: impl FnOnce() -> i32) -> Result<Child, Errno> {
     let flags = SIGCHLD as usize;
     // SAFETY: a plain fork: no shared memory, no new stack. The child continues
@@ -124,7 +124,7 @@ pub fn exit(status: i32) -> ! {
 
 /// Replaces this process by the program at `path`.
 ///
-/// Returns only on failure, with the kernel's error from execve(2).
+/// Returns only on failure, with the errno of execve(2).
 pub fn exec(path: &CStr, args: &[&CStr], env: &[&CStr]) -> Errno {
     let args = pointers(args);
     let env = pointers(env);
@@ -143,10 +143,10 @@ fn pointers(strings: &[&CStr]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Reaps every child that has ended and belongs to no [`Child`] any more.
+/// Reaps every exited child without a [`Child`].
 ///
-/// PID 1 inherits orphans; unreaped they stay as zombies for ever. Stops at a child
-/// that a [`Child`] will reap: what is behind it is for the next call.
+/// PID 1 inherits orphans; unreaped they stay zombies. Stops at a child of a [`Child`]: the
+/// ones after it are for the next call.
 pub fn reap_orphans() {
     while let Some(pid) = ended() {
         let ours =
@@ -158,7 +158,7 @@ pub fn reap_orphans() {
     }
 }
 
-/// A child that has ended and is not reaped yet. rustix does not tell which.
+/// A child that has exited and is not reaped yet. rustix does not tell which.
 fn ended() -> Option<Pid> {
     /// `siginfo_t` is 128 bytes long on every architecture; on 64-bit ones `si_pid`
     /// of a child is its fifth word.

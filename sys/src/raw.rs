@@ -5,7 +5,7 @@ use rustix::io::Errno;
 /// Makes a system call.
 ///
 /// # Errors
-/// The kernel's error number.
+/// The kernel's errno.
 ///
 /// # Safety
 /// `args` must be what the call `number` expects; missing ones are 0.

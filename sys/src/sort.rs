@@ -1,14 +1,14 @@
 //! Sorting in a few hundred bytes of code.
 //!
-//! core's sorts are made for speed and cost five kilobytes a type; /init sorts
-//! directory listings. Heapsort: no allocation, and no input makes it slow.
+//! core's sorts are made for speed and take five kilobytes of code a type; /init sorts
+//! directory listings. Heapsort: no allocation, and no slow input.
 
-/// Sorts by `<`; equal items may change places.
+/// Sorts by `<`; equal items may be reordered.
 pub fn sort<T: Ord>(items: &mut [T]) {
     sort_by(items, |a, b| a < b);
 }
 
-/// Sorts by a strict order; equal items may change places.
+/// Sorts by a strict order; equal items may be reordered.
 pub fn sort_by<T>(items: &mut [T], less: impl Fn(&T, &T) -> bool) {
     let length = items.len();
     for root in (0..length / 2).rev() {
@@ -20,7 +20,7 @@ pub fn sort_by<T>(items: &mut [T], less: impl Fn(&T, &T) -> bool) {
     }
 }
 
-/// Lets the item at `root` sink to its place in the heap of the first `length` items.
+/// Sifts the item at `root` down the heap of the first `length` items.
 fn sift<T>(items: &mut [T], mut root: usize, length: usize, less: &impl Fn(&T, &T) -> bool) {
     let before = |items: &[T], a: usize, b: usize| match (items.get(a), items.get(b)) {
         (Some(a), Some(b)) => less(a, b),

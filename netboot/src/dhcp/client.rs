@@ -1,17 +1,16 @@
 //! The client's state machine (RFC 2131 4.4), made for booting.
 //!
-//! It is told the time and the frames that came in, and says which frames to
-//! send and when to call again. Differences from a long-running client, each on
-//! purpose:
+//! It takes the time and received frames, and returns frames to send and when to call it again.
+//! It differs from a long-running client on purpose:
 //!
-//! - it never stops asking, and never waits longer than [`MAX_PAUSE`] between two
-//!   questions, so a server that comes up late is heard soon;
+//! - it never stops asking, and never waits longer than [`MAX_PAUSE`] between two messages, so
+//!   a server that starts late is found soon;
 //! - the broadcast flag alternates: some servers and relays answer only with it,
 //!   some only without;
-//! - rapid commit (RFC 4039) is offered, which saves a round trip where it is known;
-//! - an offer that lacks what the boot needs is kept for [`GRACE`] in case a better
-//!   one comes; otherwise the first acceptable one wins;
-//! - a plain BOOTP answer is taken when no DHCP server speaks up within that time.
+//! - rapid commit (RFC 4039) is offered, which saves a round trip with servers that support it;
+//! - an incomplete offer is kept for [`GRACE`] in case a better one comes; otherwise the first
+//!   acceptable one wins;
+//! - a BOOTP answer is accepted when no DHCP server answers within that time.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -26,37 +25,37 @@ use super::options::{REQUESTED, code};
 use crate::dhcp::lease::{Lease, usable};
 use sys::clock::Instant;
 
-/// The longest pause between two questions.
+/// The longest pause between two messages.
 pub const MAX_PAUSE: Duration = Duration::from_secs(4);
-/// How long an offer that lacks something is kept before it is taken after all.
+/// How long an incomplete offer is kept before it is accepted.
 pub const GRACE: Duration = Duration::from_secs(2);
-/// How often an offer is asked for before looking for another.
+/// How often an offer is requested before the client starts over.
 const MAX_REQUESTS: u32 = 3;
 /// The longest silence between two messages that no server answers.
 const MAX_REMARK_PAUSE: Duration = Duration::from_secs(30);
-/// What we say we are when the line does not say (option 60).
+/// Our vendor class when the line has none (option 60).
 pub const DEFAULT_VENDOR_CLASS: &str = "Linux bellwether";
-/// The largest message we take, in option 57: an Ethernet frame's worth.
+/// The largest message accepted, for option 57: one Ethernet frame.
 const MAX_MESSAGE_SIZE: u16 = 1472;
 
-/// What the client says of itself.
+/// The client's identity and preferences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Hardware address of the link.
     pub mac: [u8; 6],
-    /// Option 61, type byte included; empty for Ethernet and the hardware address,
-    /// which is what PXE ROMs send, so that their lease is found again.
+    /// Option 61, type byte included; empty for Ethernet and the hardware address, as PXE ROMs
+    /// send it, so that the server finds their lease.
     pub client_id: Vec<u8>,
     /// Option 60.
     pub vendor_class: String,
     /// Option 12, when the line names the host.
     pub hostname: Option<String>,
-    /// Option 50: the address we would like.
+    /// Option 50: the preferred address.
     pub requested: Option<Ipv4Addr>,
 }
 
 impl Identity {
-    /// A client with nothing but a hardware address.
+    /// A client with only a hardware address.
     pub fn new(mac: [u8; 6]) -> Self {
         Identity {
             mac,
@@ -68,7 +67,7 @@ impl Identity {
     }
 }
 
-/// What the boot needs of a lease beside the address.
+/// The parts of a lease that the boot needs besides the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
     /// A root path (option 17).
@@ -78,7 +77,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What of it a lease lacks, in words.
+    /// The missing part of a lease, as text.
     fn missing(self, lease: &Lease) -> Option<&'static str> {
         if self.root_path && lease.root_path.is_empty() {
             return Some("no root path");
@@ -90,42 +89,42 @@ impl Needs {
     }
 }
 
-/// What happened, for the console.
+/// Events, for the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The first question went out.
+    /// The first DISCOVER was sent.
     Asking,
     /// No answer so far.
     NoAnswer {
-        /// Questions asked.
+        /// Messages sent.
         tries: u32,
-        /// Since the first of them.
+        /// Time since the first of them.
         waited: Duration,
     },
-    /// An offer is kept in case a better one comes.
+    /// An incomplete offer is kept in case a better one comes.
     Kept {
-        /// Who offers.
+        /// The server.
         server: Ipv4Addr,
-        /// What the offer lacks.
+        /// The missing part.
         missing: &'static str,
     },
     /// An answer is not used.
     Ignored {
-        /// Who sent it.
+        /// The server.
         server: Ipv4Addr,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// The server does not let us have the address.
+    /// The server refused the address (NAK).
     Refused {
-        /// Who.
+        /// The server.
         server: Ipv4Addr,
-        /// Its words, may be empty.
+        /// Its message, may be empty.
         message: String,
     },
     /// The server offered an address and then did not confirm it.
     Unconfirmed {
-        /// Who.
+        /// The server.
         server: Ipv4Addr,
     },
 }
@@ -154,7 +153,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// What one step brings.
+/// The result of one step.
 #[derive(Debug, Default)]
 pub struct Output {
     /// A frame to send.
@@ -167,9 +166,9 @@ pub struct Output {
 
 #[derive(Debug)]
 enum State {
-    /// Asking everybody; perhaps with an offer in hand that is not quite right.
+    /// Sending DISCOVER; perhaps with an incomplete offer in hand.
     Selecting { kept: Option<(Box<Incoming>, Instant)> },
-    /// Asking one server for what it offered.
+    /// Requesting an offer from one server.
     Requesting { offer: Box<Incoming>, tries: u32 },
     /// Done.
     Bound,
@@ -182,16 +181,16 @@ pub struct Client {
     needs: Needs,
     state: State,
     transaction: u32,
-    /// When the first question went out.
+    /// When the first message was sent.
     began: Option<Instant>,
-    /// When the next frame goes out unless an answer comes.
+    /// When the next frame is sent unless an answer arrives.
     next: Instant,
-    /// Questions asked, requests included.
+    /// Messages sent, requests included.
     tries: u32,
-    /// Position in the pauses of 1, 2, 4, 4… seconds.
+    /// Index into the pauses of 1, 2, 4, 4… seconds.
     pauses: u32,
     refusals: u32,
-    /// The address that the last request of this transaction was for.
+    /// The address of this transaction's last request.
     asked_for: Option<Ipv4Addr>,
     ignored: Option<(Ipv4Addr, &'static str)>,
     next_remark: Duration,
@@ -199,7 +198,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has not asked yet; `seed` makes its transaction id.
+    /// A client before its first message; `seed` makes its transaction id.
     pub fn new(identity: Identity, needs: Needs, seed: u32) -> Client {
         Client {
             identity,
@@ -218,7 +217,7 @@ impl Client {
         }
     }
 
-    /// When [`Client::step`] wants to be called again; `None` when it is done.
+    /// When to call [`Client::step`] next; `None` when it is done.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Selecting { kept: Some((_, until)) } => Some(*until),
@@ -227,17 +226,17 @@ impl Client {
         }
     }
 
-    /// Questions asked so far.
+    /// Messages sent so far.
     pub fn tries(&self) -> u32 {
         self.tries
     }
 
-    /// Since when it has been asking.
+    /// When the first message was sent.
     pub fn began(&self) -> Option<Instant> {
         self.began
     }
 
-    /// Asks again at once, for example after the carrier was lost and found.
+    /// Sends again at once, for example when the carrier returns.
     pub fn restart(&mut self, now: Instant) {
         if !matches!(self.state, State::Bound) {
             self.state = State::Selecting { kept: None };
@@ -246,7 +245,7 @@ impl Client {
         }
     }
 
-    /// Takes a frame, or the passing of time, and says what to do.
+    /// Takes a frame, or the passing of time, and returns the next actions.
     pub fn step(&mut self, now: Instant, frame: Option<&[u8]>) -> Output {
         let mut output = Output::default();
         if let Some(frame) = frame {
@@ -254,26 +253,26 @@ impl Client {
             if let Some(answer) = read(frame, mac) {
                 self.hear(now, answer, &mut output);
             } else if let Some(server) = unreadable(frame, mac, self.transaction) {
-                self.ignore(server, "it is cut short, or no DHCP", &mut output);
+                self.ignore(server, "it is truncated or not DHCP", &mut output);
             }
         }
         self.act(now, &mut output);
         output
     }
 
-    /// The last answer that was of no use: who sent it, and why.
+    /// The last ignored answer: its server, and the reason.
     pub fn ignored(&self) -> Option<(Ipv4Addr, &'static str)> {
         self.ignored
     }
 
-    /// Leaves an answer out, and says so unless that was the last thing said of it.
+    /// Ignores an answer, and reports it unless the previous report was the same.
     fn ignore(&mut self, server: Ipv4Addr, why: &'static str, output: &mut Output) {
         if self.ignored.replace((server, why)) != Some((server, why)) {
             output.events.push(Event::Ignored { server, why });
         }
     }
 
-    /// Deals with an answer.
+    /// Handles an answer.
     fn hear(&mut self, now: Instant, answer: Incoming, output: &mut Output) {
         if answer.transaction != self.transaction || self.began.is_none() {
             // An answer to an older exchange; too common for a word on the console.
@@ -287,7 +286,7 @@ impl Client {
         match core::mem::replace(&mut self.state, State::Bound) {
             State::Bound => {}
             State::Selecting { kept } => match answer.kind {
-                // Rapid commit, or a confirmation that comes late.
+                // Rapid commit, or a late ACK.
                 Kind::Ack if answer.rapid || self.asked_for == Some(answer.lease.address) => {
                     output.lease = Some(Box::new(answer.lease));
                 }
@@ -320,7 +319,7 @@ impl Client {
         }
     }
 
-    /// Takes an offer, keeps it, or drops it.
+    /// Accepts an offer, keeps it, or drops it.
     fn consider(
         &mut self,
         now: Instant,
@@ -355,7 +354,7 @@ impl Client {
         }
     }
 
-    /// Back to asking everybody, after a pause that grows with refusals.
+    /// Returns to DISCOVER, after a pause that grows with refusals.
     fn begin_again(&mut self, now: Instant) {
         let pause = match self.refusals {
             0 => Duration::ZERO,
@@ -370,7 +369,7 @@ impl Client {
         self.next = now.after(pause);
     }
 
-    /// Does what is due at `now`.
+    /// Performs the actions due at `now`.
     fn act(&mut self, now: Instant, output: &mut Output) {
         if output.lease.is_some() {
             self.state = State::Bound;
@@ -424,7 +423,7 @@ impl Client {
         self.next = now.after(pause_before(nth).saturating_add(jitter));
     }
 
-    /// The frame that the present state sends.
+    /// The frame of the present state.
     fn question(&self, waited: Duration) -> Vec<u8> {
         let mac = self.identity.mac;
         let [a, b, c, d, e, f] = mac;
@@ -463,7 +462,7 @@ impl Client {
         })
     }
 
-    /// The next number of a xorshift generator: good enough to spread clients in time.
+    /// The next number of a xorshift generator: good enough to spread clients over time.
     fn draw(&mut self) -> u32 {
         let mut x = self.random;
         x ^= x << 13;
@@ -474,7 +473,7 @@ impl Client {
     }
 }
 
-/// The pause after the `nth` question: 1, 2, 4, 4… seconds.
+/// The pause after the `nth` message: 1, 2, 4, 4… seconds.
 fn pause_before(nth: u32) -> Duration {
     let seconds = 1u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX);
     Duration::from_secs(seconds).min(MAX_PAUSE)

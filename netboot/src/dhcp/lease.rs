@@ -1,8 +1,8 @@
-//! What a DHCP server told us, checked, as plain data.
+//! A DHCP server's answer, checked, as plain data.
 //!
-//! The values are the server's: nothing is guessed here except what RFC 2131
-//! leaves open, and nothing is applied. Text that could break out of a line of a
-//! configuration file is dropped, and [`Lease::ignored`] says so.
+//! The values are the server's: only values that RFC 2131 leaves open are guessed, and nothing
+//! is applied. Text with control characters, which could add lines to a configuration file, is
+//! dropped and reported in [`Lease::ignored`].
 
 use alloc::format;
 use alloc::string::String;
@@ -18,7 +18,7 @@ use super::options::{Options, code};
 pub type Addresses = heapless::Vec<Ipv4Addr, 32>;
 /// How many routes of one option are kept.
 const MAX_ROUTES: usize = 128;
-/// How many search domains are kept; resolv.conf(5) had a limit of six for long.
+/// Most search domains kept; resolv.conf(5) had a limit of six for long.
 const MAX_SEARCH: usize = 16;
 /// The longest domain name in text form (RFC 1035).
 const MAX_NAME: usize = 253;
@@ -28,7 +28,7 @@ pub type Name = heapless::String<MAX_NAME>;
 /// and NFS or HTTP would crawl: such an answer is a mistake.
 pub const MIN_MTU: u16 = 576;
 
-/// An address and everything that came with it.
+/// An address and the options sent with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Our address.
@@ -56,7 +56,7 @@ pub struct Lease {
     /// Option 121, which replaces options 3 and 33 when it is there (RFC 3442);
     /// otherwise option 33.
     pub routes: Vec<Route>,
-    /// Whether [`Self::routes`] are of option 121.
+    /// Whether [`Self::routes`] come from option 121.
     pub classless: bool,
     /// Option 6.
     pub dns: Addresses,
@@ -72,15 +72,15 @@ pub struct Lease {
     pub ntp: Addresses,
     /// Option 26 in bytes, when it is at least [`MIN_MTU`].
     pub mtu: Option<u16>,
-    /// Option 51 in seconds; `None` for ever.
+    /// Option 51 in seconds; `None` for an infinite lease.
     pub lease_seconds: Option<u32>,
     /// Option 43 as it came.
     pub vendor: Vec<u8>,
-    /// Options that were dropped, and why, in words.
+    /// Dropped options with the reason, as text.
     pub ignored: Vec<String>,
 }
 
-/// The header fields of an answer that matter beside its options.
+/// The header fields of an answer that the lease uses.
 #[derive(Debug, Clone, Copy)]
 pub struct Header<'a> {
     /// `yiaddr`.
@@ -96,7 +96,7 @@ pub struct Header<'a> {
 }
 
 impl Lease {
-    /// Reads a lease out of an answer. The caller has checked that it is ours.
+    /// Reads the lease of an answer. The caller has checked that the answer is for this client.
     pub fn read(header: Header<'_>, options: &Options) -> Lease {
         let mut reader = Reader { options, ignored: Vec::new() };
         let classless = reader.classless_routes();
@@ -158,7 +158,7 @@ impl Lease {
     }
 }
 
-/// An address that a host can have.
+/// Whether a host can have this address.
 pub(crate) fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
     let bad = address.is_unspecified()
         || address.is_broadcast()
@@ -167,7 +167,7 @@ pub(crate) fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
     (!bad).then_some(address)
 }
 
-/// The prefix length that an address had before CIDR (RFC 791); 24 for what has no class.
+/// The prefix length of the address class (RFC 791); 24 for addresses without a class.
 pub fn classful_prefix(address: Ipv4Addr) -> u8 {
     match address.octets() {
         [0..128, ..] => 8,
@@ -220,9 +220,9 @@ pub fn is_domain_name(name: &str) -> bool {
         })
 }
 
-/// Reads domain names that may point back into the same option (RFC 3397, RFC 1035 4.1.4).
+/// Parses domain names that may point back into the same option (RFC 3397, RFC 1035 4.1.4).
 ///
-/// Malformed names end the list. A pointer must lead backwards, so a loop is not possible.
+/// Malformed names end the list. A pointer must point backwards, so a loop is impossible.
 pub fn parse_search(bytes: &[u8]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut at = 0;
@@ -242,7 +242,7 @@ pub fn parse_name(bytes: &[u8], at: usize) -> Option<(Name, usize)> {
     let mut name = Name::new();
     let mut here = at;
     let mut after = None;
-    // Every pointer must lead below all places read so far.
+    // Every pointer must point before all earlier ones.
     let mut floor = at;
     loop {
         let length = *bytes.get(here)?;
@@ -276,7 +276,7 @@ pub fn parse_name(bytes: &[u8], at: usize) -> Option<(Name, usize)> {
     }
 }
 
-/// Reads RFC 3442 routes; `None` when the option is malformed.
+/// Parses RFC 3442 routes; `None` when the option is malformed.
 pub fn parse_classless_routes(bytes: &[u8]) -> Option<Vec<Route>> {
     let mut routes = Vec::new();
     let mut rest = bytes;
@@ -303,7 +303,7 @@ pub fn parse_classless_routes(bytes: &[u8]) -> Option<Vec<Route>> {
     Some(routes)
 }
 
-/// Reads options and remembers which it could not use.
+/// Parses options and collects the unusable ones.
 struct Reader<'a> {
     options: &'a Options,
     ignored: Vec<String>,
@@ -314,7 +314,7 @@ impl Reader<'_> {
         self.ignored.push(format!("option {option}: {why}"));
     }
 
-    /// One address; unusable ones are as good as none.
+    /// One address; an unusable one counts as absent.
     fn address(&mut self, option: u8) -> Option<Ipv4Addr> {
         let raw = self.options.get(option)?;
         let Ok(octets) = <[u8; 4]>::try_from(raw) else {
@@ -434,7 +434,7 @@ impl Reader<'_> {
         names
     }
 
-    /// Option 121, or Microsoft's earlier 249; `None` when there is none that can be read.
+    /// Option 121, or Microsoft's earlier 249; `None` when neither is readable.
     fn classless_routes(&mut self) -> Option<Vec<Route>> {
         for option in [code::CLASSLESS_ROUTES, code::CLASSLESS_ROUTES_MS] {
             let Some(raw) = self.options.get(option) else { continue };
@@ -461,7 +461,7 @@ impl Reader<'_> {
             if destination.is_unspecified() {
                 continue;
             }
-            // The option has no masks: a host when there are host bits, else the class.
+            // The option has no masks: a host route when there are host bits, else the class.
             let class = classful_prefix(destination);
             let host = destination.to_bits() & !prefix_mask(class).to_bits() != 0;
             routes.push(Route {

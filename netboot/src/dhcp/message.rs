@@ -1,4 +1,4 @@
-//! DHCP messages in Ethernet frames: what we send, what we hear.
+//! DHCP messages in Ethernet frames: the client's and the servers'.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,29 +21,29 @@ const IPV4: usize = 20;
 const UDP: usize = 8;
 /// BOOTP header with the magic number.
 const BOOTP: usize = 240;
-/// Relays and servers of the BOOTP age drop shorter messages (RFC 1542 2.1).
+/// Relays and servers from the BOOTP age drop shorter messages (RFC 1542 2.1).
 const MIN_MESSAGE: usize = 300;
-/// Room for our options; a longer client identifier or host name is cut off by the caller.
+/// Space for our options; the caller truncates a longer client identifier or host name.
 const MAX_MESSAGE: usize = 1200;
 
 /// DHCP message types (option 53).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Client: who has an address for me?
+    /// Client: DISCOVER.
     Discover,
-    /// Server: I have this one.
+    /// Server: OFFER.
     Offer,
-    /// Client: I take it.
+    /// Client: REQUEST.
     Request,
-    /// Server: it is yours.
+    /// Server: ACK.
     Ack,
-    /// Server: it is not yours.
+    /// Server: NAK.
     Nak,
-    /// Server: an answer without message type, from a BOOTP server.
+    /// Server: an answer of a BOOTP server, without message type.
     Bootp,
 }
 
-/// What a client's message says.
+/// The content of a client's message.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
     /// Discover or Request.
@@ -52,15 +52,15 @@ pub struct Outgoing<'a> {
     pub mac: [u8; 6],
     /// Transaction id.
     pub transaction: u32,
-    /// Seconds since the client began.
+    /// Seconds since the client started.
     pub seconds: u16,
-    /// Ask for the answer to be broadcast.
+    /// Ask for a broadcast answer.
     pub broadcast: bool,
     /// Options after the message type, in order; those without a value are left out.
     pub options: &'a [(u8, Option<&'a [u8]>)],
 }
 
-/// Writes a broadcast frame with a client's message.
+/// Builds a broadcast frame with a client's message.
 ///
 /// Options that do not fit into 1200 bytes are left out.
 pub fn write(message: &Outgoing<'_>) -> Vec<u8> {
@@ -138,7 +138,7 @@ pub fn write(message: &Outgoing<'_>) -> Vec<u8> {
     frame
 }
 
-/// A server's message to us.
+/// A server's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
     /// Offer, Ack, Nak or Bootp.
@@ -147,15 +147,15 @@ pub struct Incoming {
     pub transaction: u32,
     /// The server: option 54, or else the sender.
     pub server: Ipv4Addr,
-    /// Option 80 is there (RFC 4039).
+    /// Whether option 80 is present (RFC 4039).
     pub rapid: bool,
-    /// Option 56: what the server has to say, printable characters only.
+    /// Option 56: the server's message, printable characters only.
     pub message: alloc::string::String,
-    /// What is offered.
+    /// The offered lease.
     pub lease: Lease,
 }
 
-/// Reads a frame; `None` unless it is a server's DHCP or BOOTP message for `mac`.
+/// Parses a frame; `None` unless it is a server's DHCP or BOOTP message for `mac`.
 ///
 /// The UDP checksum is not looked at: frames from a virtual machine on the same
 /// host are handed over before the checksum was filled in.
@@ -164,7 +164,7 @@ pub fn read(frame: &[u8], mac: [u8; 6]) -> Option<Incoming> {
     read_bootp(bytes, mac, sender)
 }
 
-/// The sender of a frame that answers us and that [`read`] cannot read.
+/// The sender of a frame from a DHCP server that [`read`] rejects.
 pub fn unreadable(frame: &[u8], mac: [u8; 6], transaction: u32) -> Option<Ipv4Addr> {
     let (bytes, sender) = datagram(frame)?;
     let ours = bytes.first() == Some(&2)
@@ -173,7 +173,7 @@ pub fn unreadable(frame: &[u8], mac: [u8; 6], transaction: u32) -> Option<Ipv4Ad
     (ours && read_bootp(bytes, mac, sender).is_none()).then_some(sender)
 }
 
-/// What a frame carries from a DHCP server's port to a client's, and who sent it.
+/// The payload of a frame from a DHCP server's port to a client's, and its sender.
 fn datagram(frame: &[u8]) -> Option<(&[u8], Ipv4Addr)> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     if ethernet.ethertype() != EthernetProtocol::Ipv4 {
@@ -196,7 +196,7 @@ fn datagram(frame: &[u8]) -> Option<(&[u8], Ipv4Addr)> {
     Some((udp.payload(), ip.src_addr()))
 }
 
-/// Reads the BOOTP message of a UDP datagram from `sender`.
+/// Parses the BOOTP message of a UDP datagram from `sender`.
 pub fn read_bootp(bytes: &[u8], mac: [u8; 6], sender: Ipv4Addr) -> Option<Incoming> {
     let packet = DhcpPacket::new_checked(bytes).ok()?;
     if packet.opcode() != DhcpOpCode::Reply

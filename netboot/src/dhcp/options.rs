@@ -36,7 +36,7 @@ pub mod code {
     pub const CLASSLESS_ROUTES_MS: u8 = 249;
 }
 
-/// What we ask servers for, in the order of importance: a short answer is cut at its end.
+/// The requested options, most important first: a short answer omits the last ones.
 pub const REQUESTED: [u8; 19] = [
     code::SUBNET_MASK,
     // RFC 3442: before the router option.
@@ -75,7 +75,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Adds the options of one area; parts of an option seen before are joined to it.
+    /// Adds the options of one area; parts of a split option are joined.
     ///
     /// Reading stops at the end mark or at the first option that does not fit; what
     /// came before it counts. So does it behind 2048 bytes of values.
@@ -134,7 +134,7 @@ impl Options {
         self.values.get(start..end)
     }
 
-    /// Option 52: bit 0 says that `file` holds options, bit 1 that `sname` does.
+    /// Option 52: bit 0 means that `file` holds options, bit 1 that `sname` does.
     pub fn overload(&self) -> u8 {
         match self.get(code::OVERLOAD) {
             Some([value]) => *value & 3,

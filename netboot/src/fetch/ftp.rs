@@ -1,5 +1,5 @@
-//! FTP (RFC 959), the part that fetches a file: passive mode (RFC 2428 `EPSV`, or
-//! `PASV`), binary, restart (RFC 3659 `REST`, `SIZE`).
+//! FTP (RFC 959) for fetching a file: passive mode (RFC 2428 `EPSV`, or `PASV`), binary,
+//! restart (RFC 3659 `REST`, `SIZE`).
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -13,19 +13,19 @@ use super::url::Url;
 use crate::io::{self, Broken};
 use sys::clock::Instant;
 
-/// The longest reply, all its lines together.
+/// The longest reply with all its lines.
 const MAX_REPLY: usize = 16 * 1024;
 
-/// Why a file does not come.
+/// Why a file cannot be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FtpError {
-    /// Not FTP.
+    /// Not an FTP server.
     Malformed,
-    /// The server refuses: code and words.
+    /// The server refuses: code and text.
     Refused(u16, String),
     /// The connection failed.
     Io(Errno),
-    /// The connection ended in the middle.
+    /// The connection ended early.
     CutShort,
 }
 
@@ -35,13 +35,13 @@ impl fmt::Display for FtpError {
             FtpError::Malformed => f.write_str("malformed answer; not an FTP server?"),
             FtpError::Refused(code, text) => write!(f, "the server says: {code} {text}"),
             FtpError::Io(errno) => write!(f, "{}", sys::errno::Shown(*errno)),
-            FtpError::CutShort => f.write_str("the connection ended in the middle"),
+            FtpError::CutShort => f.write_str("the connection ended before the file did"),
         }
     }
 }
 
 impl FtpError {
-    /// Whether asking again is of no use: refusals of the 5xx kind.
+    /// Whether a retry is useless: refusals of the 5xx kind.
     pub fn is_final(&self) -> bool {
         matches!(self, FtpError::Malformed | FtpError::Refused(500..600, _))
     }
@@ -56,7 +56,7 @@ pub struct Reply {
     pub text: String,
 }
 
-/// Puts replies together; several lines make one when the first has a hyphen.
+/// Assembles replies; several lines make one when the first has a hyphen.
 #[derive(Debug, Default)]
 pub struct Replies {
     pending: Vec<u8>,
@@ -64,19 +64,19 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Takes bytes of the control connection.
+    /// Adds bytes of the control connection.
     ///
     /// # Errors
-    /// When they are not FTP.
+    /// [`FtpError::Malformed`] when the reply is too long or not FTP.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), FtpError> {
         self.pending.extend_from_slice(bytes);
         if self.pending.len() > MAX_REPLY { Err(FtpError::Malformed) } else { Ok(()) }
     }
 
-    /// The next whole reply, when there is one.
+    /// The next complete reply, if any.
     ///
     /// # Errors
-    /// When the bytes are not FTP.
+    /// [`FtpError::Malformed`] when the bytes are not an FTP reply.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, FtpError> {
         while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
             let rest = self.pending.split_off(end.saturating_add(1));
@@ -117,8 +117,8 @@ pub fn parse_epsv(text: &str) -> Option<u16> {
     (port != 0).then_some(port)
 }
 
-/// The port in `Entering Passive Mode (a,b,c,d,HIGH,LOW)`. The address is not
-/// used: behind a translator it is wrong, from a bad server it is an attack.
+/// The port in `Entering Passive Mode (a,b,c,d,HIGH,LOW)`. The address is ignored: behind NAT
+/// it is wrong, from a malicious server it is an attack.
 pub fn parse_pasv(text: &str) -> Option<u16> {
     let start = text.find(|c: char| c.is_ascii_digit())?;
     let digits = text.get(start..)?;
@@ -130,26 +130,26 @@ pub fn parse_pasv(text: &str) -> Option<u16> {
     (port != 0).then_some(port)
 }
 
-/// A file coming in.
+/// A file transfer.
 #[derive(Debug)]
 pub struct Stream<S> {
     control: S,
     replies: Replies,
     data: S,
-    /// The control connection has confirmed the end.
+    /// The control connection confirmed the end.
     confirmed: bool,
-    /// Size of the whole file, when the server tells.
+    /// Size of the whole file, if the server reported it.
     pub size: Option<u64>,
-    /// Where in the file the data begin.
+    /// Offset of the data in the file.
     pub start: u64,
 }
 
 impl<S: io::Stream> Stream<S> {
-    /// Logs in and asks for a file from byte `from` on; from the start when the
-    /// server cannot restart. `connect` opens a connection to a port of the server.
+    /// Logs in and requests a file from byte `from` on; from the start when the server cannot
+    /// restart. `connect` opens a connection to a port of the server.
     ///
     /// # Errors
-    /// The server's refusal, or the connection's failure.
+    /// [`FtpError::Refused`] for a refusal, else the connection's failure.
     pub fn open(
         url: &Url,
         from: u64,
@@ -205,10 +205,10 @@ impl<S: io::Stream> Stream<S> {
         Err(last)
     }
 
-    /// Reads more of the file; 0 at its end, when the server has confirmed it.
+    /// Reads more of the file; 0 at its end, once the server confirmed it.
     ///
     /// # Errors
-    /// When the connection fails or ends too early.
+    /// [`FtpError`] when the connection fails or ends early.
     pub fn read(&mut self, out: &mut [u8], deadline: Instant) -> Result<usize, FtpError> {
         self.data.set_deadline(deadline);
         let length = self.data.read(out)?;
@@ -221,7 +221,7 @@ impl<S: io::Stream> Stream<S> {
                 self.confirmed = true;
                 Ok(0)
             }
-            // 426 and the like: the server gave up in the middle.
+            // 426 and the like: the server aborted the transfer.
             _ => Err(FtpError::CutShort),
         }
     }

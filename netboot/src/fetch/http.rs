@@ -1,8 +1,7 @@
-//! HTTP/1.1 (RFC 9112), the part that fetches a file: GET, ranges, chunks.
+//! HTTP/1.1 (RFC 9112) for fetching a file: GET, ranges, chunks.
 //!
-//! The core turns a request into bytes and bytes into a response head and a body.
-//! No TLS, no compression (it is refused rather than passed on unnoticed), no
-//! keep-alive: one connection brings one file.
+//! The core builds requests, and parses response heads and bodies. No TLS, no compression (it
+//! is refused, not passed on), no keep-alive: one connection for each file.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -20,20 +19,20 @@ use sys::clock::Instant;
 /// The longest response head that is read.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 100;
-/// The longest line in a chunked body that is not data.
+/// The longest line of a chunked body outside the data.
 const MAX_CHUNK_LINE: u32 = 4096;
 const BUFFER: usize = 64 * 1024;
 
-/// What is wrong with an answer.
+/// Why an answer cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpError {
-    /// Not HTTP, or malformed; which part.
+    /// Not HTTP, or malformed; in which part.
     Malformed(&'static str),
-    /// The body is compressed although we did not ask for that.
+    /// The body is compressed although the request did not allow it.
     Encoded(String),
-    /// A part of the file was asked for and another came.
+    /// Another range than the requested one.
     WrongRange,
-    /// The connection ended in the middle.
+    /// The connection ended early.
     CutShort,
     /// The connection failed.
     Io(Errno),
@@ -47,7 +46,7 @@ impl fmt::Display for HttpError {
                 write!(f, "the server sends the file {encoding}-encoded without being asked")
             }
             HttpError::WrongRange => f.write_str("the server sent another part of the file"),
-            HttpError::CutShort => f.write_str("the connection ended in the middle"),
+            HttpError::CutShort => f.write_str("the connection ended before the file did"),
             HttpError::Io(errno) => write!(f, "{}", sys::errno::Shown(*errno)),
         }
     }
@@ -59,11 +58,11 @@ impl From<Broken> for HttpError {
     }
 }
 
-/// Whether a body in this encoding is the file itself: a `.gz` file that its server
-/// calls gzip-encoded is what was asked for.
+/// Whether a body in this encoding is the requested file: a `.gz` file that its server declares
+/// as gzip-encoded is.
 ///
 /// # Errors
-/// When the server has compressed the file on its way.
+/// [`HttpError::Encoded`] when the server compressed the file for the transfer.
 pub fn check_encoding(head: &Head, url: &Url) -> Result<(), HttpError> {
     let Some(encoding) = &head.encoding else { return Ok(()) };
     let path = url.path.split('?').next().unwrap_or_default();
@@ -76,10 +75,10 @@ pub fn check_encoding(head: &Head, url: &Url) -> Result<(), HttpError> {
     if own { Ok(()) } else { Err(HttpError::Encoded(encoding.clone())) }
 }
 
-/// Writes the request for a file from byte `from` on.
+/// Builds the request for a file from byte `from` on.
 ///
-/// `validator` is an entity tag or date that makes the server start anew when the
-/// file has changed. With `proxy` the whole URL is named.
+/// `validator` is an entity tag or date: the server starts over when the file has changed. With
+/// `proxy` the request has the whole URL.
 pub fn request(url: &Url, from: u64, validator: Option<&str>, proxy: bool) -> Vec<u8> {
     let port = if url.port == url.scheme.port() { String::new() } else { format!(":{}", url.port) };
     let target = if proxy { format!("{url}") } else { url.path.clone() };
@@ -127,9 +126,9 @@ pub struct Head {
     pub status: u16,
     /// `Content-Length`.
     pub length: Option<u64>,
-    /// The body comes in chunks.
+    /// Whether the body is chunked.
     pub chunked: bool,
-    /// First byte and size of the whole file, of `Content-Range`.
+    /// First byte and size of the whole file, from `Content-Range`.
     pub range: Option<(u64, Option<u64>)>,
     /// `Content-Encoding`, lower case, unless it is none.
     pub encoding: Option<String>,
@@ -139,10 +138,10 @@ pub struct Head {
     pub validator: Option<String>,
 }
 
-/// Reads a response head; gives it and its length, or `None` when more is needed.
+/// Parses a response head; returns it and its length, or `None` when it is incomplete.
 ///
 /// # Errors
-/// When it is not a response that can be used.
+/// [`HttpError`] when it is malformed or not supported.
 pub fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, HttpError> {
     let malformed = HttpError::Malformed;
     if bytes.len() >= 5 && !bytes.starts_with(b"HTTP/") {
@@ -215,12 +214,12 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// What of a body is still to come.
+/// The rest of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
     /// This many bytes.
     Length(u64),
-    /// All until the connection ends.
+    /// Everything until the connection ends.
     UntilClose,
     /// Chunks.
     Chunked(Chunk),
@@ -228,14 +227,14 @@ pub enum Body {
     Done,
 }
 
-/// Where in a chunked body (RFC 9112 7.1).
+/// Position in a chunked body (RFC 9112 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunk {
     /// In the line with its size; size so far, digits, whether an extension began.
     Size(u64, u32, bool),
     /// In its data, this many bytes before its end.
     Data(u64),
-    /// Behind its data.
+    /// After its data.
     End(u32),
     /// In the lines after the last chunk; length of the line so far.
     Trailer(u32),
@@ -252,10 +251,10 @@ impl Body {
         }
     }
 
-    /// Takes input: gives how much of it was used up and which part of that, at
-    /// its end, is data of the file.
+    /// Takes input: returns how much of it was used, and which part of that, at its end, is
+    /// data of the file.
     ///
-    /// # Errors
+    /// [`HttpError::Malformed`] when the chunks are malformed.
     /// When the chunks are malformed.
     pub fn take(&mut self, input: &[u8]) -> Result<(usize, usize), HttpError> {
         let most = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
@@ -327,23 +326,22 @@ impl Body {
     }
 }
 
-/// A file coming in.
+/// A file transfer.
 #[derive(Debug)]
 pub struct Stream<S> {
     peer: S,
     buffer: Vec<u8>,
-    /// What of the buffer is not used up yet.
+    /// The unused range of the buffer.
     start: usize,
     end: usize,
     body: Body,
 }
 
 impl<S: io::Stream> Stream<S> {
-    /// Sends a request and reads the response head. Redirections and errors are
-    /// heads like any other.
+    /// Sends a request and reads the response head, also of redirections and errors.
     ///
     /// # Errors
-    /// When no usable head comes before the connection's deadline.
+    /// [`HttpError`] when no usable head arrives before the connection's deadline.
     pub fn open(mut peer: S, request: &[u8]) -> Result<(Head, Self), HttpError> {
         peer.write_all(request)?;
         let mut stream =
@@ -375,7 +373,7 @@ impl<S: io::Stream> Stream<S> {
     /// Reads more of the file; 0 at its end.
     ///
     /// # Errors
-    /// When the connection fails or ends too early.
+    /// [`HttpError`] when the connection fails or ends early.
     pub fn read(&mut self, out: &mut [u8], deadline: Instant) -> Result<usize, HttpError> {
         self.peer.set_deadline(deadline);
         loop {

@@ -1,13 +1,12 @@
-//! Files by URL: HTTP, FTP and TFTP, read as one stream that survives a cut cable.
+//! Files by URL: HTTP, FTP and TFTP, read as one stream that survives lost connections.
 //!
-//! [`Download::read`] gives the file's bytes in order. When the connection breaks
-//! it is made again and the file goes on where it stopped, by HTTP ranges and FTP
-//! restarts; a server that can do neither sends the start again, which is thrown
-//! away. Only [`Options::patience`] without a single new byte ends it. A file that
-//! changed on the server meanwhile is an error: half of each is no file.
+//! [`Download::read`] returns the file's bytes in order. After a lost connection it connects
+//! again and continues at the same offset, by HTTP ranges and FTP restarts; from a server
+//! without them the repeated start is discarded. Only [`Options::patience`] without a new byte
+//! ends it. A file that changed on the server meanwhile is an error: half of each is no file.
 //!
-//! The end of the stream is reported only when the whole file is here; checking
-//! its digest is the caller's.
+//! The end of the stream is reported only when the whole file has arrived; the caller checks
+//! its digest.
 
 pub mod ftp;
 pub mod http;
@@ -35,23 +34,23 @@ use url::{Scheme, Url, UrlError};
 
 /// Redirections followed for one request.
 const MAX_REDIRECTS: u32 = 10;
-/// Pauses between attempts grow to this.
+/// The longest pause between attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// A connection without a byte for this long is made anew.
+/// A connection without data for this long is replaced.
 const STALL: Duration = Duration::from_secs(15);
 
-/// How a file is fetched.
+/// Settings of a download.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Who knows the servers' names.
+    /// The resolver of server names.
     pub resolver: Resolver,
     /// Text of a hosts file.
     pub hosts: String,
     /// `http://host:port` of a proxy for HTTP.
     pub proxy: Option<String>,
-    /// The server of URLs that name none.
+    /// The boot server, for URLs without a server.
     pub boot_server: Option<String>,
-    /// How long without a single byte before giving up.
+    /// How long to wait without a single byte.
     pub patience: Duration,
 }
 
@@ -67,7 +66,7 @@ impl Default for Options {
     }
 }
 
-/// Why a file does not come.
+/// Why a file cannot be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchError {
     /// The URL, or one it redirects to, cannot be used.
@@ -80,15 +79,15 @@ pub enum FetchError {
     Connect(SocketAddrV4, Errno),
     /// HTTP.
     Http(HttpError),
-    /// The web server refuses: status code.
+    /// The web server's status code.
     Status(u16),
-    /// Redirections without end.
+    /// Too many redirections.
     Redirects,
     /// FTP.
     Ftp(FtpError),
     /// TFTP.
     Tftp(TftpError),
-    /// The file on the server is another one than before.
+    /// The file on the server changed.
     Changed,
 }
 
@@ -127,7 +126,7 @@ impl fmt::Display for FetchError {
 impl core::error::Error for FetchError {}
 
 impl FetchError {
-    /// Whether asking again is of no use.
+    /// Whether a retry is useless.
     pub fn is_final(&self) -> bool {
         match self {
             FetchError::Url(_)
@@ -139,7 +138,7 @@ impl FetchError {
             FetchError::Http(error) => {
                 matches!(error, HttpError::Encoded(_) | HttpError::Malformed(_))
             }
-            // 408, 425 and 429 ask for patience.
+            // 408, 425 and 429 ask for a retry.
             FetchError::Status(code) => {
                 (400..500).contains(code) && !matches!(code, 408 | 425 | 429)
             }
@@ -149,7 +148,7 @@ impl FetchError {
     }
 }
 
-/// A connection that brings the file.
+/// The connection of a transfer.
 #[derive(Debug)]
 enum Connection {
     Http(http::Stream<Tcp>),
@@ -163,15 +162,15 @@ pub struct Download {
     url: Url,
     options: Options,
     connection: Option<Connection>,
-    /// Bytes handed out.
+    /// Bytes returned to the caller.
     position: u64,
-    /// Bytes that the connection has still to bring before those are new.
+    /// Bytes that the connection has to repeat before new ones.
     skip: u64,
     total: Option<u64>,
     validator: Option<String>,
-    /// Since when no byte came.
+    /// Since when no byte arrived.
     stalled: Instant,
-    /// How long to wait before the next connection.
+    /// The pause before the next connection.
     rest: Duration,
     attempts: u32,
     notes: Vec<String>,
@@ -179,10 +178,10 @@ pub struct Download {
 }
 
 impl Download {
-    /// Prepares to fetch a file; nothing is asked of the network yet.
+    /// Prepares to fetch a file; sends nothing yet.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// [`FetchError::Url`] or [`FetchError::NoServer`] when the URL cannot be used.
     pub fn new(url: &str, options: Options) -> Result<Download, FetchError> {
         let mut url = Url::parse(url).map_err(FetchError::Url)?;
         if url.host.is_empty() {
@@ -204,7 +203,7 @@ impl Download {
         })
     }
 
-    /// Size of the file, once the server told it.
+    /// Size of the file, once the server reported it.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
@@ -214,14 +213,13 @@ impl Download {
         self.position
     }
 
-    /// What happened on the way, for the console: redirections, broken connections.
+    /// Events, for the console: redirections, lost connections.
     pub fn take_notes(&mut self) -> Vec<String> {
         core::mem::take(&mut self.notes)
     }
 
-    /// Connects, so that [`Download::total`] is known, without reading. False when
-    /// that failed for now: why is among the notes, and the next call tries again
-    /// after a pause.
+    /// Connects, so that [`Download::total`] is known, without reading. False when that failed
+    /// for now: the reason is among the notes, and the next call tries again after a pause.
     ///
     /// # Errors
     /// As [`Download::read`].
@@ -240,12 +238,11 @@ impl Download {
         }
     }
 
-    /// Reads the next bytes; 0 at the end of the file. `None` when the connection
-    /// failed for now: the next call makes it again after a pause, and what happened
-    /// is among the notes.
+    /// Reads the next bytes; 0 at the end of the file. `None` when the connection failed for
+    /// now: the next call connects again after a pause, and the reason is among the notes.
     ///
     /// # Errors
-    /// When the file cannot be had, or nothing came for [`Options::patience`].
+    /// [`FetchError`] when a retry is useless, or nothing arrived for [`Options::patience`].
     pub fn read(&mut self, out: &mut [u8]) -> Result<Option<usize>, FetchError> {
         loop {
             if self.done || out.is_empty() {
@@ -278,7 +275,7 @@ impl Download {
         }
     }
 
-    /// Removes bytes that were handed out before; gives how many are left.
+    /// Removes bytes that the caller already has; returns how many are left.
     fn drop_known(&mut self, out: &mut [u8], length: usize) -> usize {
         if self.skip == 0 {
             return length;
@@ -289,7 +286,7 @@ impl Download {
         length.saturating_sub(known)
     }
 
-    /// A failure: fatal, or a reason to try again after a pause.
+    /// Handles a failure: fatal, or a retry after a pause.
     fn bear(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.connection = None;
         let now = Instant::now();
@@ -310,7 +307,7 @@ impl Download {
         Ok(())
     }
 
-    /// Makes a connection that goes on at the present position, or before it.
+    /// Connects at the present offset, or before it.
     fn connect(&mut self) -> Result<(), FetchError> {
         let limit = STALL.min(self.options.patience);
         let deadline = Instant::now().after(limit);
@@ -360,7 +357,7 @@ impl Download {
                         _ => (0, if head.chunked { None } else { head.length }),
                     };
                     if head.status == 200 && self.position > 0 && self.validator != head.validator {
-                        // Sent from the start, and not the same any more.
+                        // Sent from the start, and changed meanwhile.
                         return Err(FetchError::Changed);
                     }
                     self.settle(total, start)?;
@@ -390,7 +387,7 @@ impl Download {
         Err(FetchError::Redirects)
     }
 
-    /// Notes where a connection begins and how long the file is.
+    /// Records where a connection starts and how long the file is.
     fn settle(&mut self, total: Option<u64>, start: u64) -> Result<(), FetchError> {
         if let (Some(known), Some(total)) = (self.total, total)
             && known != total
@@ -427,14 +424,14 @@ struct TftpStream {
     socket: FreeUdp,
     server: SocketAddrV4,
     transfer: Transfer,
-    /// Data that came and were not read yet.
+    /// Received data that were not read yet.
     ready: Vec<u8>,
     taken: usize,
     buffer: Vec<u8>,
 }
 
 impl TftpStream {
-    /// Asks for the file and waits for the server's first word.
+    /// Sends the request and waits for the server's first answer.
     fn open(name: &str, server: SocketAddrV4) -> Result<TftpStream, FetchError> {
         let transfer = Transfer::new(name, Instant::now()).map_err(FetchError::Tftp)?;
         let socket = FreeUdp::open().map_err(|errno| FetchError::Connect(server, errno))?;
@@ -452,7 +449,7 @@ impl TftpStream {
         Ok(stream)
     }
 
-    /// Waits for one datagram, or for the time to repeat ours.
+    /// Waits for one datagram, or for the time of a retransmission.
     fn turn(&mut self) -> Result<(), FetchError> {
         let failed = |errno| FetchError::Connect(self.server, errno);
         let received = self.socket.receive_from(&mut self.buffer, self.transfer.deadline());
@@ -466,7 +463,7 @@ impl TftpStream {
         };
         let known = self.transfer.port();
         let output = self.transfer.step(Instant::now(), datagram).map_err(FetchError::Tftp)?;
-        // A server that ends in the middle is then told from one that is slow.
+        // This distinguishes a server that stopped from a slow one.
         if let (None, Some(port)) = (known, self.transfer.port()) {
             self.socket.stay_with(SocketAddrV4::new(*self.server.ip(), port)).map_err(failed)?;
         }

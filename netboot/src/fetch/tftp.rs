@@ -1,9 +1,8 @@
 //! TFTP (RFC 1350) with options (RFC 2347): block size (2348), transfer size
 //! (2349), windows (7440). Reading only.
 //!
-//! A state machine for one file: it takes datagrams and the passing of time, and
-//! gives data and datagrams to send. Block numbers wrap around to 0, so a file may
-//! be of any size.
+//! A state machine for one file: it takes datagrams and the passing of time, and returns data
+//! and datagrams to send. Block numbers wrap around to 0, so a file may have any size.
 
 use alloc::format;
 use alloc::string::String;
@@ -13,12 +12,12 @@ use core::time::Duration;
 
 use sys::clock::Instant;
 
-/// Data bytes in a datagram: fits into an Ethernet frame with a VLAN tag or two.
+/// Data bytes of a datagram, which fits an Ethernet frame with a VLAN tag or two.
 pub const BLOCK_SIZE: u16 = 1428;
-/// Datagrams before an acknowledgement.
+/// Datagrams per acknowledgement.
 pub const WINDOW: u16 = 16;
 const DEFAULT_BLOCK: u16 = 512;
-/// Repetitions before a silent server is given up; about 20 s.
+/// Retransmissions before the transfer fails; about 20 s.
 const MAX_TRIES: u32 = 7;
 const MAX_NAME: usize = 400;
 
@@ -28,14 +27,14 @@ const OP_ACK: u16 = 4;
 const OP_ERROR: u16 = 5;
 const OP_OPTIONS: u16 = 6;
 
-/// Why a file does not come.
+/// Why a file cannot be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TftpError {
-    /// The server refuses: code and words.
+    /// The server refuses: code and text.
     Refused(u16, String),
-    /// Nothing comes any more.
+    /// The server stopped answering.
     Silent,
-    /// The server answers with options that were not asked for.
+    /// The server's answer has options that were not requested.
     Options,
     /// The name is too long.
     Name,
@@ -56,7 +55,7 @@ impl fmt::Display for TftpError {
                 };
                 write!(f, "the server says: {meaning} ({text})")
             }
-            TftpError::Silent => f.write_str("the server does not answer (any more)"),
+            TftpError::Silent => f.write_str("the server stopped answering, or never did"),
             TftpError::Options => f.write_str("the server answers with options we did not ask for"),
             TftpError::Name => f.write_str("the file name is too long"),
         }
@@ -64,13 +63,13 @@ impl fmt::Display for TftpError {
 }
 
 impl TftpError {
-    /// Whether asking again is of no use.
+    /// Whether a retry is useless.
     pub fn is_final(&self) -> bool {
         *self != TftpError::Silent
     }
 }
 
-/// What one step brings.
+/// The result of one step.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Output {
     /// A datagram to send, to the server's port or, before it answered, to port 69.
@@ -93,7 +92,7 @@ pub struct Transfer {
     expected: u16,
     /// Blocks since the last acknowledgement.
     in_window: u16,
-    /// A gap was reported and not closed yet.
+    /// A gap was reported and not filled yet.
     gap_reported: bool,
     done: bool,
     last_sent: Vec<u8>,
@@ -117,10 +116,10 @@ fn request(name: &str, options: &[(&str, String)]) -> Vec<u8> {
 }
 
 impl Transfer {
-    /// A transfer of this file that begins at `now`.
+    /// A transfer of this file that starts at `now`.
     ///
     /// # Errors
-    /// When the name does not fit into a request.
+    /// [`TftpError::Name`] when the name does not fit into a request.
     pub fn new(name: &str, now: Instant) -> Result<Transfer, TftpError> {
         if name.len() > MAX_NAME || name.contains('\0') {
             return Err(TftpError::Name);
@@ -147,30 +146,30 @@ impl Transfer {
         })
     }
 
-    /// Size of the file, when the server told.
+    /// Size of the file, if the server reported it.
     pub fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// The server's port; the well-known one before it answered.
+    /// The server's port; 69 before it answered.
     pub fn port(&self) -> Option<u16> {
         self.peer
     }
 
-    /// Everything is here.
+    /// Whether the whole file has arrived.
     pub fn is_done(&self) -> bool {
         self.done
     }
 
-    /// When to call [`Transfer::step`] although nothing came in.
+    /// When to call [`Transfer::step`] without a datagram.
     pub fn deadline(&self) -> Instant {
         self.next
     }
 
-    /// Takes a datagram with the port it came from, or the passing of time.
+    /// Takes a datagram with its source port, or the passing of time.
     ///
     /// # Errors
-    /// When the file does not come.
+    /// [`TftpError`] for a refusal, unexpected options, or a silent server.
     pub fn step(
         &mut self,
         now: Instant,
@@ -222,7 +221,7 @@ impl Transfer {
                 let code = word(bytes, 2).unwrap_or(0);
                 let options_sent = self.last_sent == self.request;
                 if code == 8 && options_sent {
-                    // It does not like options at all.
+                    // The server does not support options.
                     self.request.clone_from(&self.plain_request);
                     self.send(now, self.plain_request.clone(), output);
                     return Ok(());
@@ -262,7 +261,8 @@ impl Transfer {
             return;
         }
         if block != self.expected {
-            // Behind us it is a repetition; ahead something is missing: say once what we have.
+            // An earlier block is a repetition; a later one means a gap: acknowledge once where
+            // we are.
             let ahead = block.wrapping_sub(self.expected) < 0x8000;
             if self.peer.is_some() && ahead && !self.gap_reported {
                 self.gap_reported = true;
@@ -283,7 +283,7 @@ impl Transfer {
             self.in_window = 0;
             self.send(now, acknowledgement(block), output);
         } else {
-            // What is repeated when the rest of the window does not come.
+            // Sent again when the rest of the window does not arrive.
             self.last_sent = acknowledgement(block);
         }
         self.done = last;
@@ -296,7 +296,7 @@ impl Transfer {
         output.send = Some(datagram);
     }
 
-    /// Takes over what the server agreed to.
+    /// Applies the options of the server's OACK.
     fn options(&mut self, bytes: &[u8]) -> Result<(), TftpError> {
         let mut words = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         while let (Some(option), Some(value)) = (words.next(), words.next()) {

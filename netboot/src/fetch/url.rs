@@ -1,4 +1,4 @@
-//! URLs of files to fetch (RFC 3986, the part that names a file on a server).
+//! URLs of files to fetch (RFC 3986, the part for files on a server).
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -6,10 +6,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Longer URLs are not followed.
+/// The longest URL.
 const MAX_URL: usize = 4096;
 
-/// Protocols that can be fetched by.
+/// Supported protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// HTTP/1.1.
@@ -21,7 +21,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// Where its servers usually listen.
+    /// The default port.
     pub fn port(self) -> u16 {
         match self {
             Scheme::Http => 80,
@@ -31,7 +31,7 @@ impl Scheme {
     }
 }
 
-/// A URL taken apart.
+/// A parsed URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     /// Protocol.
@@ -40,7 +40,7 @@ pub struct Url {
     pub user: Option<String>,
     /// Password, percent-decoded.
     pub password: Option<String>,
-    /// Server; empty when the boot server is meant (`http:///path`).
+    /// Server; empty for the boot server (`http:///path`).
     pub host: String,
     /// TCP or UDP port.
     pub port: u16,
@@ -51,11 +51,11 @@ pub struct Url {
 /// Why a URL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UrlError {
-    /// No `scheme://`, or one that is not known.
+    /// No `scheme://`, or an unknown one.
     Scheme(String),
-    /// Encrypted; there is no TLS here.
+    /// https, which is not supported.
     Encrypted(String),
-    /// The server's part makes no sense.
+    /// The server's name or port is invalid.
     Host(String),
     /// Too long.
     Length,
@@ -69,7 +69,7 @@ impl fmt::Display for UrlError {
             }
             UrlError::Encrypted(url) => write!(
                 f,
-                "\"{url}\": https is not possible here; use http:// and pin the file by its digest"
+                "\"{url}\": https is not supported; use http:// and pin the file by its digest"
             ),
             UrlError::Host(url) => write!(f, "\"{url}\": no usable server name or port"),
             UrlError::Length => write!(f, "a URL is longer than {MAX_URL} bytes"),
@@ -80,11 +80,11 @@ impl fmt::Display for UrlError {
 impl core::error::Error for UrlError {}
 
 impl Url {
-    /// Reads an absolute URL. Fragments are dropped; what must not stand in a
-    /// request is percent-encoded.
+    /// Parses an absolute URL. Fragments are dropped; characters that a request cannot have are
+    /// percent-encoded.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`UrlError`] with the invalid part.
     pub fn parse(text: &str) -> Result<Url, UrlError> {
         if text.len() > MAX_URL {
             return Err(UrlError::Length);
@@ -134,10 +134,10 @@ impl Url {
         })
     }
 
-    /// Follows a `Location:` header: absolute, or relative to this URL.
+    /// Resolves a `Location:` header: absolute, or relative to this URL.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`UrlError`] with the invalid part.
     pub fn join(&self, location: &str) -> Result<Url, UrlError> {
         if location.len() > MAX_URL {
             return Err(UrlError::Length);
@@ -160,7 +160,7 @@ impl Url {
         Ok(url)
     }
 
-    /// Path without query, percent-decoded, for protocols that have no queries.
+    /// Path without query, percent-decoded, for protocols without queries.
     pub fn file(&self) -> String {
         decode(&self.path)
     }
@@ -182,7 +182,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// Percent-encodes what must not stand in a request line.
+/// Percent-encodes characters that a request line cannot have.
 fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -195,7 +195,7 @@ fn encode(text: &str) -> String {
     out
 }
 
-/// Decodes `%XX`; what is no such thing stays. Control characters are dropped.
+/// Decodes `%XX`; malformed sequences stay. Control characters are dropped.
 pub fn decode(text: &str) -> String {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(text.len());

@@ -1,14 +1,13 @@
-//! NFS roots: from what the plan says to a mounted directory.
+//! NFS roots: from the plan to a mounted directory.
 //!
-//! [`locate`] works out server and path (the line, DHCP's root path, `%s`);
-//! [`options`] writes the kernel's mount options; [`probe`] asks the server what
-//! is wrong before the kernel is asked; [`mount`] tries the plan's versions in
-//! order and keeps the reason of each failure.
+//! [`locate`] determines server and path (the line, DHCP's root path, `%s`); [`options`] builds
+//! the kernel's mount options; [`probe`] asks the server for the cause of a failure before the
+//! kernel mounts; [`mount`] tries the plan's versions in order and keeps the reason of each
+//! failure.
 //!
-//! The order of versions is the plan's: the kernel and klibc took 3 before 4, and
-//! paths that are right for one are often wrong for the other (version 4 counts
-//! from the export with `fsid=0`), so the line's own order is what its writer
-//! tested. The probe makes a wrong first guess cost milliseconds.
+//! The plan has the order of versions: the kernel and klibc tried 3 before 4, and paths for one
+//! are often wrong for the other (version 4 counts from the export with `fsid=0`), so the line
+//! was tested with its own order. The probe makes a wrong first guess cost milliseconds.
 
 pub mod options;
 pub mod probe;
@@ -39,34 +38,34 @@ use options::{OptionError, Options};
 use probe::{Failure, Ports, Target};
 use sys::clock::{Instant, poll_timeout};
 
-/// A name that no medium has. `/init` looks it up on the medium when the root is
-/// complete: that is how a server that knows it hears of it.
+/// A name that no medium has. `/init` looks it up on the medium when the root is complete;
+/// `bellwether share` recognises it.
 pub const UP: &str = ".bellwether-up";
 use sys::errno::Shown;
 
-/// Where an export is.
+/// An export and how to mount it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// Address or name of the server.
     pub host: String,
     /// Exported directory, with a leading slash.
     pub path: String,
-    /// Mount options: DHCP's first, then the line's, which win.
+    /// Mount options: DHCP's first, then the line's, which override.
     pub options: Vec<String>,
-    /// Versions in the order they are tried.
+    /// Versions in the order of attempts.
     pub versions: Vec<NfsVersion>,
     /// Mounted read-write.
     pub read_write: bool,
 }
 
-/// Why there is nothing to mount.
+/// Why there is no export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocateError {
     /// Neither the line nor DHCP names a server.
     NoServer,
     /// Neither the line nor DHCP (option 17) names a directory.
     NoPath,
-    /// DHCP's root path is not one of NFS.
+    /// DHCP's root path is not for NFS.
     NotNfs(String),
 }
 
@@ -79,27 +78,27 @@ impl fmt::Display for LocateError {
             LocateError::NoPath => f.write_str(
                 "no directory to mount: write nfsroot=SERVER:/PATH, or let DHCP give a root path (option 17)",
             ),
-            LocateError::NotNfs(path) => write!(f, "DHCP's root path \"{path}\" is not one of NFS"),
+            LocateError::NotNfs(path) => write!(f, "DHCP's root path \"{path}\" is not for NFS"),
         }
     }
 }
 
 impl core::error::Error for LocateError {}
 
-/// DHCP's root path, or an `nfsroot=` value, taken apart.
+/// The parts of DHCP's root path or an `nfsroot=` value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RootPath {
-    /// Server, when it names one.
+    /// Server, if present.
     pub host: Option<String>,
     /// Directory.
     pub path: String,
     /// Options, in order.
     pub options: Vec<String>,
-    /// It asks for version 4.
+    /// Whether it requires version 4.
     pub v4: bool,
 }
 
-/// Reads `[SERVER:]/PATH[,OPTIONS]`, dracut's `nfs[4]:[SERVER:]/PATH[:OPTIONS]` and
+/// Parses `[SERVER:]/PATH[,OPTIONS]`, dracut's `nfs[4]:[SERVER:]/PATH[:OPTIONS]` and
 /// `nfs://SERVER/PATH`; `None` for a scheme that is not NFS.
 pub fn parse_root_path(text: &str) -> Option<RootPath> {
     let mut root = RootPath::default();
@@ -124,7 +123,7 @@ pub fn parse_root_path(text: &str) -> Option<RootPath> {
             path
         }
         _ if rest.starts_with('/') => rest.get(1..)?,
-        // iscsi:…, nbd:…, a bare word: not for us.
+        // iscsi:…, nbd:…, a single word: not NFS.
         _ => return None,
     };
     // dracut's options come after a colon.
@@ -139,10 +138,10 @@ pub fn parse_root_path(text: &str) -> Option<RootPath> {
     Some(root)
 }
 
-/// Works out where the plan's export is, with what the network brought.
+/// Determines the plan's export with the network's settings.
 ///
 /// # Errors
-/// When a server or a path is missing.
+/// [`LocateError`] when server or path is missing, or the root path is not for NFS.
 pub fn locate(source: &NfsSource, up: Option<&NetworkUp>) -> Result<Location, LocateError> {
     let offered = match up.map(NetworkUp::root_path) {
         None | Some("") => None,
@@ -181,7 +180,7 @@ pub fn locate(source: &NfsSource, up: Option<&NetworkUp>) -> Result<Location, Lo
     })
 }
 
-/// Puts the host name, or our address without one, in the place of `%s`.
+/// Replaces `%s` by the host name, or by our address without one.
 fn substitute(path: &str, up: Option<&NetworkUp>) -> String {
     let Some(up) = up else { return path.to_owned() };
     let Some((before, after)) = text::cut(path, "%s") else { return path.to_owned() };
@@ -195,18 +194,18 @@ fn substitute(path: &str, up: Option<&NetworkUp>) -> String {
 /// Why one attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// The server told.
+    /// The server's reason.
     Server(Failure),
-    /// An option cannot be used.
+    /// An option is invalid.
     Option(OptionError),
-    /// The kernel refused.
+    /// The kernel's error.
     Kernel(MountError),
-    /// The kernel did not come to an end.
+    /// The kernel's mount call did not return in time.
     Stuck(Duration),
 }
 
 impl Reason {
-    /// Whether waiting may help.
+    /// Whether a retry may help.
     pub fn is_transient(&self) -> bool {
         match self {
             Reason::Server(failure) => failure.is_transient(),
@@ -231,14 +230,16 @@ impl fmt::Display for Reason {
             Reason::Kernel(error) => {
                 let hint = match error.errno {
                     Errno::NODEV => {
-                        "this kernel has no NFS: the modules nfs, nfsv3 or nfsv4 are missing"
+                        "this kernel has no NFS: the module nfs, nfsv3 or nfsv4 is missing"
                     }
                     Errno::PROTONOSUPPORT => {
                         "the server or this kernel does not have this version (modules nfsv3, nfsv4)"
                     }
-                    Errno::INVAL => "the kernel does not take these options",
+                    Errno::INVAL => "the kernel rejects these options",
                     Errno::NOENT => "the server has no such directory",
-                    Errno::ACCESS | Errno::PERM => "the server does not let this machine have it",
+                    Errno::ACCESS | Errno::PERM => {
+                        "the server refuses it to this machine (access denied)"
+                    }
                     Errno::TIMEDOUT => "the server does not answer",
                     _ => "",
                 };
@@ -258,9 +259,9 @@ impl fmt::Display for Reason {
 /// One failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// What was tried.
+    /// The version.
     pub version: NfsVersion,
-    /// What came of it.
+    /// The reason.
     pub reason: Reason,
 }
 
@@ -273,11 +274,11 @@ impl fmt::Display for Attempt {
 /// A mounted export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
-    /// With this version.
+    /// The version.
     pub version: NfsVersion,
-    /// What `/proc/mounts` would call the device.
+    /// The device in `/proc/mounts`.
     pub source: String,
-    /// The options that were given to the kernel.
+    /// The kernel's mount options.
     pub options: Options,
     /// Failed attempts before it.
     pub failed: Vec<Attempt>,
@@ -286,7 +287,7 @@ pub struct Mounted {
 /// Time limits of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For the questions to the server.
+    /// For the probe.
     pub probe: Duration,
     /// For the kernel's mount call.
     pub mount: Duration,
@@ -300,12 +301,11 @@ impl Default for Limits {
 
 /// Mounts an export at `target`, trying the location's versions in order.
 ///
-/// `address` is the server's, `ours` the address we have. Blocks for the sum of
-/// the limits at most for every version; a server that cannot be reached is asked
-/// once only.
+/// `address` is the server's, `ours` our own. Blocks at most for the sum of the limits for
+/// every version; an unreachable server is tried only once.
 ///
 /// # Errors
-/// Every attempt with its reason; never empty.
+/// Every [`Attempt`] with its reason; never empty.
 pub fn mount(
     location: &Location,
     address: Ipv4Addr,
@@ -318,7 +318,7 @@ pub fn mount(
     if versions.is_empty() {
         versions.push(NfsVersion::V3);
     }
-    // The minor versions of 4 are the same server at the same port.
+    // The minor versions of 4 share server and port.
     let mut probed_4: Option<Result<Ports, Failure>> = None;
     for version in versions {
         let outcome = attempt(location, address, ours, target, limits, version, &mut probed_4);
@@ -348,7 +348,7 @@ fn attempt(
         mount_port: given.mount_port,
     };
     let ports = if given.udp {
-        // Our questions go by TCP, which such a server may not have.
+        // The probe uses TCP, which such a server may not have.
         None
     } else if matches!(version, NfsVersion::V2 | NfsVersion::V3) {
         Some(probe::probe(&what, limits.probe).map_err(Reason::Server)?)
@@ -362,8 +362,7 @@ fn attempt(
     Ok((source, options))
 }
 
-/// Mounts in a child process, because the call may never return: then the child
-/// is ended and we go on.
+/// Mounts in a child process, because the call may never return: then the child is killed.
 fn mount_in_child(
     source: &str,
     options: &Options,
@@ -371,12 +370,12 @@ fn mount_in_child(
     limit: Duration,
 ) -> Result<(), Reason> {
     let kernel = |errno: Errno| Reason::Kernel(MountError::from(errno));
-    // Without the driver there is no need to try.
+    // Without the driver the mount must fail.
     drop(FsContext::open("nfs").map_err(Reason::Kernel)?);
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(kernel)?;
     let child = fork(|| {
         let Err(error) = mount_now(source, options, target) else { return 0 };
-        // The pipe takes more than a log; a lost word is no tragedy.
+        // The pipe is larger than a log; a lost message does no harm.
         let _ = rustix::io::write(&writer, error.log.as_bytes());
         // Error numbers end at 133.
         match error.errno.raw_os_error() {

@@ -1,9 +1,8 @@
 //! Mount options for the kernel's NFS client.
 //!
-//! The line's options win over ours. An option is taken when it has the shape of
-//! one; the few that would redirect the mount, and those that only mount.nfs
-//! understands, are not passed on. Which of the rest exist is the kernel's
-//! knowledge, and it says so by name.
+//! The line's options override ours. Every well-formed option is accepted, except the few that
+//! would redirect the mount; those that only mount.nfs understands are not passed on. The
+//! kernel names the ones that it does not know.
 
 use alloc::format;
 use alloc::string::String;
@@ -16,19 +15,19 @@ use rustix::mount::MountAttrFlags;
 
 use super::probe::Ports;
 
-/// The kernel takes no longer values (`fsconfig(2)`).
+/// The longest value that the kernel accepts (`fsconfig(2)`).
 const MAX_VALUE: usize = 255;
-/// More options than these are a mistake.
+/// Most options.
 const MAX_OPTIONS: usize = 64;
 
-/// An option that cannot be used.
+/// An invalid option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OptionError {
-    /// It does not look like one.
+    /// It is malformed.
     Shape(String),
-    /// It would send the mount elsewhere.
+    /// It would redirect the mount.
     Forbidden(String),
-    /// Its number is none.
+    /// Its number is invalid.
     Number(String),
     /// There are too many.
     Count,
@@ -52,7 +51,7 @@ impl fmt::Display for OptionError {
     }
 }
 
-/// Options of the line, checked.
+/// The checked options of the line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Given {
     entries: Vec<(String, Option<String>)>,
@@ -61,16 +60,16 @@ pub struct Given {
     pub nfs_port: Option<u16>,
     /// `mountport=`.
     pub mount_port: Option<u16>,
-    /// UDP is asked for.
+    /// Whether UDP is requested.
     pub udp: bool,
 }
 
 type MountAttrFlagsBits = u32;
 
-/// Reads the line's options.
+/// Parses the line's options.
 ///
 /// # Errors
-/// The first that cannot be used.
+/// [`OptionError`] of the first invalid one.
 pub fn read(options: &[String]) -> Result<Given, OptionError> {
     let mut given = Given::default();
     if options.len() > MAX_OPTIONS {
@@ -113,7 +112,7 @@ pub fn read(options: &[String]) -> Result<Given, OptionError> {
             "mountport" => given.mount_port = Some(port()?),
             "udp" => given.udp = true,
             "proto" if value.is_some_and(|value| value.starts_with("udp")) => given.udp = true,
-            // The kernel knows no other spelling any more.
+            // The kernel supports no other spelling any more.
             "tcp" => given.udp = false,
             _ => {}
         }
@@ -136,7 +135,7 @@ fn is_option(key: &str, value: Option<&str>) -> bool {
     })
 }
 
-/// What the kernel is told.
+/// The kernel's mount options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     entries: Vec<(String, Option<String>)>,
@@ -147,7 +146,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Keys and values, in the order they are set.
+    /// Keys and values, in order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value.as_deref()))
     }
@@ -175,7 +174,7 @@ impl fmt::Display for Options {
     }
 }
 
-/// A version as the kernel writes it.
+/// A version in the kernel's spelling.
 pub fn version_text(version: NfsVersion) -> &'static str {
     match version {
         NfsVersion::V2 => "2",
@@ -186,12 +185,11 @@ pub fn version_text(version: NfsVersion) -> &'static str {
     }
 }
 
-/// Puts together what the kernel is told.
+/// Builds the kernel's mount options.
 ///
-/// Ours, unless the line says otherwise: TCP; `hard`, because a root that fails
-/// with errors when its server restarts is lost; `nolock` before version 4,
-/// because nothing in an initramfs runs statd. The ports that a probe found spare
-/// the kernel its own search.
+/// Our defaults: TCP; `hard`, because a root that fails with errors when its server restarts is
+/// lost; `nolock` before version 4, because an initramfs has no statd. The ports found by the
+/// probe save the kernel its own search.
 pub fn build(
     given: &Given,
     version: NfsVersion,
@@ -215,7 +213,7 @@ pub fn build(
         options.set("hard", None);
     }
     if let Some(ports) = ports {
-        // 2049 is what the kernel takes for version 4 anyway.
+        // 2049 is the kernel's default for version 4.
         options.set("port", Some(format!("{}", ports.nfs)));
         if let Some(mount) = ports.mount {
             options.set("mountport", Some(format!("{mount}")));
@@ -230,7 +228,7 @@ pub fn build(
         }
     } else {
         options.set("clientaddr", Some(format!("{ours}")));
-        // Words of the MOUNT protocol mean nothing here.
+        // Options of the MOUNT protocol mean nothing here.
         options.entries.retain(|(key, _)| !key.starts_with("mount"));
     }
     options

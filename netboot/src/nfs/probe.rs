@@ -1,13 +1,13 @@
-//! Asks an NFS server what is wrong before the kernel is asked to mount.
+//! Finds the cause of an NFS failure before the kernel mounts.
 //!
-//! The kernel's mount call takes minutes to give up and then has one error number
-//! for a dozen causes. A few RPC calls of our own tell within milliseconds whether
-//! the server is not up yet, is no NFS server, has no such export, or does not
-//! let us in; and the ports that they find spare the kernel its own search.
+//! The kernel's mount call gives up after minutes, with one error number for a dozen causes. A
+//! few RPC calls tell within milliseconds whether the server is not up yet, is not an NFS
+//! server, lacks the export, or refuses access; and the ports that they find save the kernel
+//! its own search.
 //!
-//! Version 3 (and 2): portmapper (RFC 1833), then the MOUNT protocol (RFC 1813
-//! appendix I). Version 4: a COMPOUND of LOOKUPs from the root (RFC 7530), which
-//! also finds the first part of the path that is missing.
+//! Version 3 (and 2): portmapper (RFC 1833), then the MOUNT protocol (RFC 1813 appendix I).
+//! Version 4: a COMPOUND of LOOKUPs from the root (RFC 7530), which also finds the first
+//! missing part of the path.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -29,23 +29,23 @@ use sys::errno::Shown;
 const PORTMAPPER: u16 = 111;
 /// The port of NFS, unless the line or the portmapper says otherwise.
 pub const NFS_PORT: u16 = 2049;
-/// Where mountd is on servers that fix its port without a portmapper.
+/// The usual port of a mountd with a fixed port and without a portmapper.
 const USUAL_MOUNT_PORT: u16 = 20048;
 const PROGRAM_PORTMAP: u32 = 100_000;
 const PROGRAM_NFS: u32 = 100_003;
 const PROGRAM_MOUNT: u32 = 100_005;
 const TCP: u32 = 6;
-/// Deeper paths are left to the kernel.
+/// The kernel checks deeper paths.
 const MAX_COMPONENTS: usize = 64;
 
-/// A service that a server runs.
+/// A service of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// Tells on which ports the others are.
+    /// The portmapper: the ports of the others.
     Portmapper,
-    /// Gives access to exports before version 4.
+    /// mountd: access to exports before version 4.
     Mount,
-    /// The file service.
+    /// NFS itself.
     Nfs,
 }
 
@@ -59,16 +59,16 @@ impl fmt::Display for Service {
     }
 }
 
-/// What the server says about an export.
+/// A server's answer about an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// There is no such export, or no such directory in it.
+    /// The export does not exist, or has no such directory.
     Missing,
-    /// The server does not let this machine have it.
+    /// Access denied for this machine.
     Access,
     /// It is a file.
     NotDirectory,
-    /// Something else: the protocol's number.
+    /// Another status of the protocol.
     Other(u32),
 }
 
@@ -77,29 +77,29 @@ pub enum Denial {
 pub enum Failure {
     /// No connection.
     Unreachable {
-        /// To what.
+        /// The service.
         service: Service,
-        /// On which TCP port.
+        /// Its TCP port.
         port: u16,
-        /// The kernel's error.
+        /// The errno.
         errno: Errno,
     },
-    /// It answers, and does not do what is needed.
+    /// The service answers with a refusal.
     Refused {
-        /// What.
+        /// The service.
         service: Service,
-        /// On which TCP port.
+        /// Its TCP port.
         port: u16,
-        /// Its words.
+        /// The refusal.
         refusal: Refusal,
     },
-    /// The portmapper does not know the service.
+    /// The portmapper lacks the service.
     NotRegistered(Service),
-    /// The server has the service and not the directory.
+    /// The server has the service but not the directory.
     Denied {
-        /// What was asked for.
+        /// The path.
         path: String,
-        /// The first part of it that failed, when that is known.
+        /// The first part of it that failed, if known.
         part: Option<String>,
         /// The answer.
         denial: Denial,
@@ -107,16 +107,16 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether waiting may help: a server that is starting looks like this. A
-    /// refused access is not among them, although a server that has not read its
-    /// exports yet refuses, too: it is a wrong path far more often.
+    /// Whether a retry may help: a server that is starting answers like this. Denied access is
+    /// not included, although a server that has not read its exports yet denies, too: it is a
+    /// wrong path far more often.
     pub fn is_transient(&self) -> bool {
         match self {
             Failure::Unreachable { .. } | Failure::NotRegistered(_) => true,
             Failure::Refused { refusal, .. } => {
                 matches!(refusal, Refusal::System | Refusal::NoProgram)
             }
-            // A server that exports before its disks are mounted has nothing there yet.
+            // A server that exports before its disks are mounted has no directory there yet.
             Failure::Denied { denial, .. } => {
                 matches!(denial, Denial::Missing | Denial::Other(_))
             }
@@ -146,7 +146,7 @@ impl fmt::Display for Failure {
                 match denial {
                     Denial::Missing => write!(f, "the server has no {path}")?,
                     Denial::Access => {
-                        write!(f, "the server does not let this machine have {path}")?
+                        write!(f, "the server refuses {path} to this machine (access denied)")?
                     }
                     Denial::NotDirectory => write!(f, "{path} is not a directory")?,
                     Denial::Other(status) => write!(f, "{path}: NFS error {status}")?,
@@ -168,14 +168,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What is to be mounted.
+/// The export to mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'a> {
     /// Server.
     pub address: Ipv4Addr,
     /// Exported directory.
     pub path: &'a str,
-    /// Version to ask for; the minor ones of 4 are not told apart.
+    /// The version; the minor ones of 4 are treated alike.
     pub version: NfsVersion,
     /// `port=` of the line.
     pub nfs_port: Option<u16>,
@@ -183,7 +183,7 @@ pub struct Target<'a> {
     pub mount_port: Option<u16>,
 }
 
-/// Ports that answered.
+/// The ports that answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
     /// Of the file service.
@@ -192,10 +192,10 @@ pub struct Ports {
     pub mount: Option<u16>,
 }
 
-/// Asks whether the target can be mounted. Blocks for `limit` at most.
+/// Checks whether the target can be mounted. Blocks for `limit` at most.
 ///
 /// # Errors
-/// What is wrong.
+/// [`ProbeError`] with the cause.
 pub fn probe(target: &Target<'_>, limit: Duration) -> Result<Ports, Failure> {
     let deadline = Instant::now().after(limit);
     match target.version {
@@ -221,7 +221,7 @@ fn probe_mount(
         if unmapped.is_some() {
             return Ok(usual);
         }
-        // A firewall may swallow the question; keep time for the usual ports.
+        // A firewall may drop the call; keep time for the usual ports.
         let soon = Instant::now().after(limit.checked_div(3).unwrap_or(limit)).min(deadline);
         match ask_port(target.address, program, version, service, soon) {
             Err(failure @ Failure::Unreachable { .. }) => {
@@ -244,7 +244,7 @@ fn probe_mount(
     };
     let results = exchange(target.address, mount, Service::Mount, call, deadline).map_err(
         |failure| match (failure, unmapped) {
-            // Nothing at the usual ports either: the portmapper is the news.
+            // The usual ports do not answer either: report the portmapper's error.
             (Failure::Unreachable { .. }, Some(first)) => first,
             (failure, _) => failure,
         },
@@ -288,7 +288,7 @@ fn ask_port(
     }
 }
 
-/// Reads the answer to MNT.
+/// Parses the answer to MNT.
 fn parse_mount(results: &[u8], path: &str, port: u16) -> Result<(), Failure> {
     let Some(status) = Decoder::new(results).u32() else {
         return Err(Failure::Refused { service: Service::Mount, port, refusal: Refusal::NotRpc });
@@ -299,7 +299,7 @@ fn parse_mount(results: &[u8], path: &str, port: u16) -> Result<(), Failure> {
     }
 }
 
-/// What a status of the MOUNT protocol or of NFS means; `None` for success.
+/// The meaning of a status of the MOUNT protocol or of NFS; `None` for success.
 fn denial(status: u32) -> Option<Denial> {
     match status {
         0 => None,
@@ -328,7 +328,7 @@ fn components(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|part| !part.is_empty() && *part != ".").take(MAX_COMPONENTS)
 }
 
-/// Reads the answer to [`compound`]: the parts of the path before a failure.
+/// Parses the answer to [`compound`]: the parts of the path before a failure.
 fn parse_compound(results: &[u8], path: &str) -> Result<(), Failure> {
     let mut xdr = Decoder::new(results);
     let status = xdr.u32();
@@ -341,15 +341,15 @@ fn parse_compound(results: &[u8], path: &str) -> Result<(), Failure> {
         });
     };
     let denial = match status {
-        // What only the kernel can judge: grace periods and delays, links, referrals,
-        // security flavours, minor versions.
+        // Only the kernel can judge these: grace periods and delays, links, referrals, security
+        // flavours, minor versions.
         10_008 | 10_013 | 10_016 | 10_019 | 10_021 | 10_029 => return Ok(()),
         other => match denial(other) {
             None => return Ok(()),
             Some(denial) => denial,
         },
     };
-    // The last result is the one that failed; the first belongs to PUTROOTFH.
+    // The last result is the failed one; the first belongs to PUTROOTFH.
     let failed = usize::try_from(count).ok().and_then(|count| count.checked_sub(2));
     let part = failed.and_then(|at| components(path).nth(at)).map(ToOwned::to_owned);
     Err(Failure::Denied { path: path.to_owned(), part, denial })
@@ -364,7 +364,7 @@ fn probe_4(target: &Target<'_>, deadline: Instant) -> Result<Ports, Failure> {
     Ok(Ports { nfs: port, mount: None })
 }
 
-/// One call on a connection of its own.
+/// One call on its own connection.
 fn exchange(
     address: Ipv4Addr,
     port: u16,
@@ -392,7 +392,7 @@ fn exchange(
     }
 }
 
-/// Reads any bytes as each of the answers above; for fuzzing.
+/// Parses any bytes as each of the answers above; for fuzzing.
 pub fn parse_any(bytes: &[u8]) {
     let _ = parse_mount(bytes, "/srv/live", 1);
     let _ = parse_compound(bytes, "/srv/live");
@@ -434,7 +434,7 @@ mod tests {
         };
         assert_eq!(text(0), Ok(()));
         assert!(text(2).unwrap_err().starts_with("the server has no /srv"));
-        assert!(text(13).unwrap_err().contains("does not let this machine have /srv"));
+        assert!(text(13).unwrap_err().contains("refuses /srv to this machine"));
         assert!(text(10_006).unwrap_err().contains("NFS error 10006"));
         assert!(parse_mount(&[0], "/srv", 5).is_err());
     }

@@ -1,12 +1,12 @@
-//! ONC RPC (RFC 5531) over TCP, XDR (RFC 4506): calls as bytes, replies from bytes.
+//! ONC RPC (RFC 5531) over TCP, XDR (RFC 4506): builds calls and parses replies.
 
 use alloc::vec::Vec;
 use core::fmt;
 
-/// The longest reply that is read; the answers we ask for are a few hundred bytes.
+/// The longest reply that is read; the expected ones have a few hundred bytes.
 pub const MAX_REPLY: usize = 16 * 1024;
 
-/// XDR being written.
+/// An XDR writer.
 #[derive(Debug, Clone, Default)]
 pub struct Encoder(Vec<u8>);
 
@@ -35,7 +35,7 @@ impl Encoder {
     }
 }
 
-/// XDR being read; every method is `None` when there is not enough of it.
+/// An XDR reader; every method returns `None` when the data are too short.
 #[derive(Debug, Clone)]
 pub struct Decoder<'a>(&'a [u8]);
 
@@ -76,7 +76,7 @@ pub struct Call<'a> {
     pub program: u32,
     /// Program version.
     pub version: u32,
-    /// Procedure number; 0 does nothing in every program.
+    /// Procedure number; 0 is NULL in every program.
     pub procedure: u32,
     /// XDR of the arguments.
     pub arguments: &'a [u8],
@@ -112,32 +112,32 @@ impl Call<'_> {
 
 const LAST_FRAGMENT: u32 = 1 << 31;
 
-/// Why there are no results.
+/// Why a call has no results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// What came back is not RPC.
+    /// The reply is not RPC.
     NotRpc,
-    /// The server knows the program, not this version.
+    /// The server has the program in other versions.
     Version {
-        /// Lowest version it knows.
+        /// Its lowest version.
         low: u32,
-        /// Highest.
+        /// Its highest.
         high: u32,
     },
-    /// The server does not have the program.
+    /// The server lacks the program.
     NoProgram,
-    /// The program does not have the procedure, or did not understand it.
+    /// The program lacks the procedure, or the arguments are malformed.
     NoProcedure,
-    /// The server failed.
+    /// SYSTEM_ERR: the server failed.
     System,
-    /// The server does not believe who we say we are; RFC 5531 `auth_stat`.
+    /// The server rejects our credentials; RFC 5531 `auth_stat`.
     Credentials(u32),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NotRpc => f.write_str("what answers there does not speak RPC"),
+            Refusal::NotRpc => f.write_str("the service on that port does not speak RPC"),
             Refusal::Version { low, high } if low == high => {
                 write!(f, "the server has version {low} only")
             }
@@ -145,16 +145,15 @@ impl fmt::Display for Refusal {
             Refusal::NoProgram => f.write_str("the server does not have this service"),
             Refusal::NoProcedure => f.write_str("the server did not understand the request"),
             Refusal::System => f.write_str("the server reports an error of its own"),
-            Refusal::Credentials(_) => f.write_str("the server does not accept who is asking"),
+            Refusal::Credentials(_) => f.write_str("the server rejects our credentials"),
         }
     }
 }
 
-/// Reads a reply; gives the XDR of its results.
+/// Parses a reply; returns the XDR of its results.
 ///
 /// # Errors
-/// The server's refusal, or [`Refusal::NotRpc`] when the bytes make no sense as
-/// an answer to `xid`.
+/// The server's [`Refusal`]; [`Refusal::NotRpc`] when the bytes are not an answer to `xid`.
 pub fn parse_reply(bytes: &[u8], xid: u32) -> Result<&[u8], Refusal> {
     parse_reply_inner(bytes, xid).unwrap_or(Err(Refusal::NotRpc))
 }
@@ -182,7 +181,7 @@ fn parse_reply_inner(bytes: &[u8], xid: u32) -> Option<Result<&[u8], Refusal>> {
     })
 }
 
-/// Puts records of a TCP stream together.
+/// Assembles the records of a TCP stream.
 #[derive(Debug, Default)]
 pub struct Records {
     stream: Vec<u8>,
@@ -190,7 +189,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Takes bytes of the stream. Gives the next whole record when there is one.
+    /// Adds bytes of the stream. Returns the next complete record, if any.
     ///
     /// # Errors
     /// [`Refusal::NotRpc`] when a record would be longer than [`MAX_REPLY`]: text

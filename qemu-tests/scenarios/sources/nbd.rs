@@ -67,7 +67,7 @@ fn nbd_images_and_media() {
         drop(machine);
         // What there is instead of an export that is not there.
         let said = refused(lab, "root=nbd:nas.lab:typo rd.retry=3 ip=dhcp")?;
-        assert_contains(&said, "there is no such export");
+        assert_contains(&said, "the server has no such export");
         assert_contains(&said, "it has \"image\"");
         Ok(())
     });
