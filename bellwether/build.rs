@@ -2,7 +2,7 @@
 //! `cargo build --release` gives a command that can make images: the full one,
 //! and the small one for virtual machines.
 //!
-//! Only in release builds: whoever works on the sources gives `--init`, and
+//! Only in release builds: a debug build gets `--init`, and
 //! is spared a second, slow build on every change. The nested cargo has its
 //! own target directory, so that the two do not wait for each other.
 

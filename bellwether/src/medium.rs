@@ -75,7 +75,7 @@ pub fn parts(
         let what = Build {
             modules: Some(modules.to_owned()),
             release,
-            // Whoever takes a medium along meets any machine.
+            // A medium may boot on any machine.
             profile: boot.profile.or_else(|| Profile::from_name("net")),
             init: boot.init.map(Path::to_owned),
             ..Build::default()

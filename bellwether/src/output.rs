@@ -112,7 +112,7 @@ impl Progress {
         Self { unit, what: String::new(), start: Instant::now(), told: None, terminal }
     }
 
-    /// `done` of `all` is done of `what`; `all` is 0 when nobody knows.
+    /// `done` of `all` is done of `what`; `all` is 0 when it is unknown.
     pub fn tell(&mut self, what: &str, done: u64, all: u64) {
         let now = Instant::now();
         if self.what != what {

@@ -100,7 +100,7 @@ pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> 
         viewing.store(false, Ordering::Relaxed);
         shown
     } else {
-        // Not an event: those go to whoever looks at the page, and the key must not.
+        // Not an event: every viewer of the page gets those, and must not get the key.
         eprintln!("watch and switch it in a browser: {}", session.page);
         ending.wait().map_err(failed)
     };

@@ -78,7 +78,7 @@ pub fn hand_over(
         && let Err(errno) = watch::start(snapshot)
     {
         machine.log.warn(&format!(
-            "nobody will warn before the store of changes is full: {}",
+            "cannot start the watcher of the snapshot store: {}; there will be no warning before it is full",
             Shown(errno)
         ));
     }

@@ -51,7 +51,7 @@ pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Fault> {
     let index = nbd::attach(&connected).map_err(|error| Fault::from(error.to_string()).last())?;
     if let Err(errno) = keeper::start(index, address, source, &connected) {
         machine.log.warn(&format!(
-            "nobody will connect anew when the NBD server was gone: {}",
+            "cannot start the process that reconnects NBD: {}; if the server goes away, the root is lost",
             Shown(errno)
         ));
     }

@@ -376,7 +376,7 @@ fn sweep_what_a_person_sees() {
         let terminal = lab.share_on_a_terminal(&iso, &["--keep-settings", "--append", WORDS])?;
         let screen = terminal.expect("In a browser: http://", secs(60))?;
         assert!(screen.contains("Sharing 10.77.0.1:/live"), "{screen}");
-        assert!(screen.contains("Nobody yet"), "{screen}");
+        assert!(screen.contains("No clients yet"), "{screen}");
         let page = screen.split("In a browser: ").nth(1).and_then(|s| s.split_whitespace().next());
         let page = page.unwrap_or_default();
 

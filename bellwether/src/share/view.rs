@@ -45,7 +45,7 @@ type Rates = BTreeMap<String, (u64, u64)>;
 /// Shows it all until the person or the system wants an end.
 ///
 /// # Errors
-/// The terminal cannot be used.
+/// [`Failure`] when the terminal cannot be read, drawn to or restored.
 pub fn show(session: &Session, watch: &Watch, log: &Log, ending: &Ending) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::Failed(format!("cannot use the terminal: {e}"));
     let mut terminal = ratatui::try_init().map_err(failed)?;
@@ -128,7 +128,7 @@ fn draw(frame: &mut Frame<'_>, session: &Session, watch: &Watch, log: &Log, rate
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let faint = Style::new().add_modifier(Modifier::DIM);
     let clients = watch.clients();
-    // Two lines of frame and a head; at least one that says "nobody".
+    // Two lines of frame and a head; at least one for "No clients yet".
     let lines = u16::try_from(clients.len().max(1)).unwrap_or(u16::MAX).saturating_add(3);
     let half = frame.area().height / 2;
     let areas = Layout::vertical([
@@ -179,8 +179,8 @@ fn draw(frame: &mut Frame<'_>, session: &Session, watch: &Watch, log: &Log, rate
     let title = format!(" Clients: {} ", clients.len());
     let block = Block::new().borders(Borders::ALL).title(title);
     if clients.is_empty() {
-        let nobody = "Nobody yet: switch a machine on and let it boot from the network.";
-        frame.render_widget(Paragraph::new(nobody).block(block), *table);
+        let none = "No clients yet: switch a machine on and let it boot from the network.";
+        frame.render_widget(Paragraph::new(none).block(block), *table);
     } else {
         let names = Row::new(["Machine", "", "Stage", "Sent", "Rate"]).style(bold);
         frame.render_widget(Table::new(rows, widths).header(names).block(block), *table);
@@ -230,7 +230,7 @@ mod tests {
         let (watch, log) = (Watch::new(|_| ()), Log::default());
         let empty = screen(&watch, &log, 100, 24);
         assert!(empty.contains("Sharing 10.0.0.1:/debian"), "{empty}");
-        assert!(empty.contains("Nobody yet") && empty.contains("5 NBD on"), "{empty}");
+        assert!(empty.contains("No clients yet") && empty.contains("5 NBD on"), "{empty}");
         watch.reached("52:54:00:00:00:01", Stage::Kernel);
         watch.sent("52:54:00:00:00:01", 2_500_000);
         watch.switches.set(SERVICES[3].0, false);
