@@ -9,15 +9,10 @@
 //! owner is root, parents are added as needed. The reader borrows and checks all bounds. The
 //! checksums of the `070702` variant are not verified, as in the kernel.
 
+use overlay::archive::newc::NAME_MAX;
+pub use overlay::archive::newc::{HEADER, Header, TRAILER, named};
 use std::collections::BTreeMap;
 use std::fmt;
-
-/// Name of the entry that ends an archive.
-pub const TRAILER: &str = "TRAILER!!!";
-/// Length of a header.
-pub const HEADER: usize = 110;
-/// The kernel's PATH_MAX; it skips longer names.
-const NAME_MAX: usize = 4096;
 
 /// File type bits of a mode, as in `stat(2)`.
 pub const S_IFMT: u32 = 0o170_000;
@@ -268,9 +263,9 @@ impl Archive {
                     }
                 }
             }
-            header.write(&mut out, path, data);
+            append(&header, &mut out, path, data);
         }
-        Header { nlink: 1, ..Header::default() }.write(&mut out, TRAILER, &[]);
+        append(&Header { nlink: 1, ..Header::default() }, &mut out, TRAILER, &[]);
         pad(&mut out, 512);
         Ok(out)
     }
@@ -280,95 +275,32 @@ fn pad(out: &mut Vec<u8>, to: usize) {
     out.resize(out.len().next_multiple_of(to), 0);
 }
 
-/// The fields of a header, as written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Header {
-    /// Inode number.
-    pub ino: u32,
-    /// Type and permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Number of names.
-    pub nlink: u32,
-    /// Modification time, seconds since 1970.
-    pub mtime: u32,
-    /// Bytes of content.
-    pub size: u32,
-    /// Device number of a device node: major and minor.
-    pub rdev: (u32, u32),
-    /// Bytes of the name, with the zero byte that ends it.
-    pub name_len: usize,
-}
-
-impl Header {
-    /// Whether these first six bytes of an entry are a supported magic.
-    #[must_use]
-    pub fn is_magic(magic: &[u8]) -> bool {
-        magic == b"070701" || magic == b"070702"
+/// Appends an entry. The lengths are those of `name` and `data`, not the header's.
+fn append(header: &Header, out: &mut Vec<u8>, name: &str, data: &[u8]) {
+    let fields = [
+        header.ino,
+        header.mode,
+        header.uid,
+        header.gid,
+        header.nlink,
+        header.mtime,
+        u32::try_from(data.len()).unwrap_or(u32::MAX),
+        0, // device, major
+        0, // device, minor
+        header.rdev.0,
+        header.rdev.1,
+        u32::try_from(name.len() + 1).unwrap_or(u32::MAX),
+        0, // checksum
+    ];
+    out.extend_from_slice(b"070701");
+    for field in fields {
+        out.extend_from_slice(format!("{field:08x}").as_bytes());
     }
-
-    /// Parses the fields after the magic: thirteen numbers of eight digits. `None` when one is
-    /// malformed, or the name is empty or longer than the kernel accepts.
-    #[must_use]
-    pub fn parse(digits: &[u8]) -> Option<Self> {
-        let mut fields = [0; 13];
-        for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
-            let text = std::str::from_utf8(digits).ok()?;
-            // from_str_radix accepts a sign.
-            let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            *field = u32::from_str_radix(text, 16).ok().filter(|_| hexadecimal)?;
-        }
-        let [ino, mode, uid, gid, nlink, mtime, size, _, _, major, minor, name_len, _] = fields;
-        let name_len = name_len as usize;
-        (1..=NAME_MAX).contains(&name_len).then_some(Self {
-            ino,
-            mode,
-            uid,
-            gid,
-            nlink,
-            mtime,
-            size,
-            rdev: (major, minor),
-            name_len,
-        })
-    }
-
-    /// Offset of the content from the start of the entry.
-    #[must_use]
-    pub const fn data_at(&self) -> usize {
-        (HEADER + self.name_len).next_multiple_of(4)
-    }
-
-    /// Appends an entry. The lengths are those of `name` and `data`, not the header's.
-    fn write(&self, out: &mut Vec<u8>, name: &str, data: &[u8]) {
-        let fields = [
-            self.ino,
-            self.mode,
-            self.uid,
-            self.gid,
-            self.nlink,
-            self.mtime,
-            u32::try_from(data.len()).unwrap_or(u32::MAX),
-            0, // device, major
-            0, // device, minor
-            self.rdev.0,
-            self.rdev.1,
-            u32::try_from(name.len() + 1).unwrap_or(u32::MAX),
-            0, // checksum
-        ];
-        out.extend_from_slice(b"070701");
-        for field in fields {
-            out.extend_from_slice(format!("{field:08x}").as_bytes());
-        }
-        out.extend_from_slice(name.as_bytes());
-        out.push(0);
-        pad(out, 4);
-        out.extend_from_slice(data);
-        pad(out, 4);
-    }
+    out.extend_from_slice(name.as_bytes());
+    out.push(0);
+    pad(out, 4);
+    out.extend_from_slice(data);
+    pad(out, 4);
 }
 
 /// A name without leading `/` and `./`; empty for the root itself.
@@ -484,13 +416,9 @@ impl<'a> Reader<'a> {
         }
         let digits = rest.get(6..HEADER).ok_or_else(truncated)?;
         let head = Header::parse(digits).ok_or_else(header)?;
-        let Header { ino, mode, uid, gid, nlink, mtime, size, rdev, name_len } = head;
+        let Header { ino, mode, uid, gid, nlink, mtime, size, rdev, name_len, .. } = head;
         let name = rest.get(HEADER..HEADER + name_len).ok_or_else(truncated)?;
-        let (0, name) = name.split_last().map(|(nul, name)| (*nul, name)).ok_or_else(header)?
-        else {
-            return Err(header());
-        };
-        let name = std::str::from_utf8(name).map_err(|_| header())?;
+        let name = named(name).ok_or_else(header)?;
         let data_at = head.data_at();
         let data = rest.get(data_at..).and_then(|r| r.get(..size as usize));
         let data = data.ok_or_else(|| NewcError::Truncated { offset, near: name.into() })?;

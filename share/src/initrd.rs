@@ -9,7 +9,7 @@ use crate::error::Error;
 use cpio_builder::compress::{self, Codec};
 use cpio_builder::error::Error as BuildError;
 use cpio_builder::initrd::{InitrdError, Limits};
-use cpio_builder::newc::{Entry, HEADER, Header, NewcError, TRAILER, plain};
+use cpio_builder::newc::{Entry, HEADER, Header, NewcError, TRAILER, named, plain};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -159,10 +159,7 @@ impl Reader<'_> {
             let size = header.size as usize;
             let mut name = vec![0; name_len];
             exactly(from, &mut name, || cut(&near))?;
-            let name = match name.pop() {
-                Some(0) => String::from_utf8(name).map_err(|_| bad(&near))?,
-                _ => return Err(bad(&near).into()),
-            };
+            let name = named(&name).ok_or_else(|| bad(&near))?.to_owned();
             let data_at = header.data_at();
             skip(from, data_at - HEADER - name_len)?;
             let whole = (data_at + size).next_multiple_of(4);

@@ -3,12 +3,7 @@
 use alloc::vec::Vec;
 
 use super::entry::{ArchiveError, Dialect, Entry, Kind, Next, State, clean, target, text};
-
-/// Bytes of a header: magic and thirteen numbers of eight hexadecimal digits.
-const HEADER: usize = 110;
-
-/// The name that ends an archive.
-const TRAILER: &[u8] = b"TRAILER!!!";
+use super::newc::{HEADER, Header, TRAILER};
 
 /// Most files with several names.
 const MAX_LINKED: usize = 1 << 16;
@@ -19,7 +14,7 @@ const SYMLINK: u8 = b'l';
 /// State of the current entry, and of earlier ones with several names.
 #[derive(Debug, Default)]
 pub struct Cpio {
-    numbers: [u32; 13],
+    header: Header,
     path: Vec<u8>,
     /// Device and inode of files with several names, and the first of these.
     linked: Vec<([u32; 3], Vec<u8>)>,
@@ -32,20 +27,17 @@ impl Dialect for Cpio {
 
     fn header(&mut self, bytes: &[u8]) -> Result<Next, ArchiveError> {
         let (magic, digits) = bytes.split_at_checked(6).unwrap_or_default();
-        if magic != b"070701" && magic != b"070702" {
+        if !Header::is_magic(magic) {
             return Err(ArchiveError::Damaged("one of its headers has no magic number"));
         }
-        for (number, digits) in self.numbers.iter_mut().zip(digits.chunks(8)) {
-            let digits = core::str::from_utf8(digits).ok();
-            let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
-            *number = value.ok_or(ArchiveError::Damaged("a number in it is malformed"))?;
-        }
-        let [.., length, _] = self.numbers;
-        Ok(after(None, State::Facts(NAME), length, HEADER as u64))
+        let header = Header::parse(digits);
+        self.header = header.ok_or(ArchiveError::Damaged("a number in it is malformed"))?;
+        Ok(after(None, State::Facts(NAME), self.header.name_len as u64, HEADER as u64))
     }
 
     fn facts(&mut self, kind: u8, bytes: &[u8]) -> Result<Next, ArchiveError> {
-        let [_, _, _, _, _, _, size, ..] = self.numbers;
+        let Header { ino, mode, nlink, size, dev, rdev, .. } = self.header;
+        let size = u64::from(size);
         if kind == SYMLINK {
             let length = usize::try_from(size).unwrap_or(usize::MAX);
             let to = target(bytes.get(..length).unwrap_or_default())?;
@@ -53,22 +45,20 @@ impl Dialect for Cpio {
             return Ok(after(Some(self.entry(path, Kind::Symlink(to), 0)), State::Skip, 0, 0));
         }
         let name = text(bytes);
-        if name == TRAILER {
+        if name == TRAILER.as_bytes() {
             return Ok(Next::END);
         }
         let path = clean(name)?;
-        let [inode, mode, _, _, links, _, size, major, minor, device_major, device_minor, ..] =
-            self.numbers;
         let kind = match mode & 0o170_000 {
             0o040_000 => Kind::Directory,
-            0o020_000 => Kind::Character(device_major, device_minor),
-            0o060_000 => Kind::Block(device_major, device_minor),
+            0o020_000 => Kind::Character(rdev.0, rdev.1),
+            0o060_000 => Kind::Block(rdev.0, rdev.1),
             0o010_000 => Kind::Fifo,
             0o120_000 => {
                 self.path = path;
                 return Ok(after(None, State::Facts(SYMLINK), size, 0));
             }
-            0o100_000 if links > 1 => self.link([major, minor, inode], &path)?,
+            0o100_000 if nlink > 1 => self.link([dev.0, dev.1, ino], &path)?,
             0o100_000 => Kind::File,
             // Sockets: their programs create them.
             _ => return Ok(after(None, State::Skip, size, 0)),
@@ -93,8 +83,8 @@ impl Cpio {
         Ok(Kind::File)
     }
 
-    fn entry(&self, path: Vec<u8>, kind: Kind, size: u32) -> Entry {
-        let [_, mode, uid, gid, _, mtime, ..] = self.numbers;
+    fn entry(&self, path: Vec<u8>, kind: Kind, size: u64) -> Entry {
+        let Header { mode, uid, gid, mtime, .. } = self.header;
         Entry {
             path,
             kind,
@@ -102,15 +92,14 @@ impl Cpio {
             uid,
             gid,
             mtime: i64::from(mtime),
-            size: u64::from(size),
+            size,
             attributes: Vec::new(),
         }
     }
 }
 
 /// Bytes and their padding to a multiple of four, counted from `before`.
-fn after(entry: Option<Entry>, state: State, length: u32, before: u64) -> Next {
-    let length = u64::from(length);
+fn after(entry: Option<Entry>, state: State, length: u64, before: u64) -> Next {
     let padding = (before + length).next_multiple_of(4) - before - length;
     Next { entry, state, length, padding }
 }

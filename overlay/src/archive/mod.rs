@@ -13,6 +13,7 @@
 
 mod cpio;
 mod entry;
+pub mod newc;
 mod tar;
 
 use alloc::boxed::Box;
