@@ -4,7 +4,7 @@
 
 mod room;
 
-use room::{Room, Running, noise, same};
+use room::{Room, Running, grows, noise, same};
 use std::path::PathBuf;
 
 /// A chain through all nodes but the first; the list has addresses.
@@ -190,7 +190,7 @@ impl Cast<'_> {
         let mut send = vec!["-f", &file, "--nokbd"];
         if asynchronous {
             // No receiver answers: they must listen by now.
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            (1..=self.n).for_each(|i| room.listens(i, 9000));
             send.extend(["--autostart", "2", "--rexmit-hello-interval", "500"]);
         } else {
             send.extend(["--min-receivers", &count, "--max-wait", "60"]);
@@ -276,7 +276,7 @@ fn udpcast_receivers_that_come_late() {
             Cast::start(&room, 1, receivers, "udp-receiver", &["-f", &copy(1), "--nokbd"]);
         let slow = ["-f", &file, "--nokbd", "--min-receivers", "1", "--max-bitrate", "4m"];
         let mut sender = Cast::start(&room, 0, sender, "udp-sender", &slow);
-        std::thread::sleep(std::time::Duration::from_secs(5));
+        grows(&room.path("copy1"), 1);
         let late = ["-f", &copy(2), "--nokbd", "--start-timeout", "3"];
         let mut late = Cast::start(&room, 2, Whose::Ours, "udp-receiver", &late);
         late.fails(20);
@@ -299,7 +299,7 @@ fn udpcast_streaming_is_joined_late() {
     let slow =
         ["-f", &file, "--nokbd", "--min-receivers", "1", "--max-bitrate", "4m", "--streaming"];
     let mut sender = Cast::start(&room, 0, Whose::Ours, "udp-sender", &slow);
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    grows(&room.path("copy1"), 1);
     let late = ["-f", &copy(2), "--nokbd", "--start-timeout", "10"];
     let mut late = Cast::start(&room, 2, Whose::Ours, "udp-receiver", &late);
     late.ends(30);
@@ -323,12 +323,7 @@ fn served(
     gone: &str,
 ) {
     let dead = kill.map(|(who, percent)| {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let enough = (golden.len() as u64 * percent / 100).max(1);
-        while std::fs::metadata(&copies[who - 1]).map_or(0, |m| m.len()) < enough {
-            assert!(std::time::Instant::now() < until, "{}", server.log());
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+        grows(&copies[who - 1], (golden.len() as u64 * percent / 100).max(1));
         clients[who - 1].kill();
         who - 1
     });

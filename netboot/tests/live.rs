@@ -47,11 +47,26 @@ fn bring_up(
     plan: NetworkPlan,
     needs: Needs,
 ) -> (Result<NetworkUp, String>, Vec<String>) {
+    bring_up_while(lab, plan, needs, |_| ())
+}
+
+/// The same; `each` hears of the start, with no lines yet, and then of every line.
+fn bring_up_while(
+    lab: &Lab,
+    plan: NetworkPlan,
+    needs: Needs,
+    each: impl Fn(&[String]) + Send,
+) -> (Result<NetworkUp, String>, Vec<String>) {
     lab.in_client(move || {
         let mut network = Network::start(plan, needs).expect("netlink");
         let mut said = Vec::new();
-        let limit = Instant::now().after(Duration::from_secs(30));
-        let result = network.run(Some(limit), 1, &mut |event| said.push(event.to_string()));
+        each(&said);
+        // Longer than any plan here: a busy machine is no failure.
+        let limit = Instant::now().after(Duration::from_secs(120));
+        let result = network.run(Some(limit), 1, &mut |event| {
+            said.push(event.to_string());
+            each(&said);
+        });
         (result.map(|up| *up).map_err(|report| report.to_string()), said)
     })
 }
@@ -150,17 +165,24 @@ fn dead_and_deaf_links_cost_nothing_and_go_down_again() {
 #[test]
 fn a_server_that_comes_up_late_is_heard_soon() {
     let Some(lab) = Lab::new("late", 1) else { return skip() };
-    let late = Duration::from_secs(20);
     let mut plan = plan();
     // The late server starts in that time on a busy machine, too.
     plan.dhcp_timeout = Seconds(90);
     let began = Clock::now();
+    let (unanswered, wait) = std::sync::mpsc::channel();
     let (up, said, started) = std::thread::scope(|scope| {
-        let starter = scope.spawn(|| {
-            std::thread::sleep(late);
+        let lab = &lab;
+        let starter = scope.spawn(move || {
+            // By the third time the client has reached its longest pause.
+            wait.iter().take(3).for_each(drop);
             (lab.dnsmasq(0, "dhcp-range=10.77.0.50,10.77.0.60,1h\n"), Clock::now())
         });
-        let (up, said) = bring_up(&lab, plan, Needs::default());
+        let (up, said) = bring_up_while(lab, plan, Needs::default(), move |said| {
+            if said.last().is_some_and(|line| line.contains("no answer from DHCP yet")) {
+                // The fourth time the starter may have ended.
+                let _ = unanswered.send(());
+            }
+        });
         let ended = Clock::now();
         let (_dnsmasq, started) = starter.join().unwrap();
         (up, said, ended.duration_since(started))
@@ -247,9 +269,15 @@ fn nothing_there_is_said_link_by_link() {
 #[test]
 fn a_card_whose_driver_loads_late_joins() {
     let Some(lab) = Lab::new("driver", 0) else { return skip() };
+    let (started, wait) = std::sync::mpsc::channel();
     let up = std::thread::scope(|scope| {
-        let up = scope.spawn(|| bring_up(&lab, plan(), Needs::default()).0);
-        std::thread::sleep(Duration::from_millis(600));
+        let lab = &lab;
+        let up = scope.spawn(move || {
+            // The links are looked at once before the first word.
+            let each = move |_: &[String]| started.send(()).unwrap_or_default();
+            bring_up_while(lab, plan(), Needs::default(), each).0
+        });
+        wait.recv().expect("the network has looked for cards");
         lab.plug(0);
         let _dnsmasq = lab.dnsmasq(0, "dhcp-range=10.77.0.50,10.77.0.60,1h\n");
         up.join().unwrap()

@@ -145,15 +145,15 @@ fn http_by_nginx() {
     assert_eq!(error("http://10.77.0.1/circle"), FetchError::Redirects);
     assert!(error("http://10.77.0.1/secure").to_string().contains("https is not supported"));
 
-    // The server is killed in the middle and comes back after two seconds; with
-    // ranges, and without.
+    // The server is killed in the middle and comes back when it was knocked at a few
+    // times; with ranges, and without.
     for path in ["image", "plain/image"] {
         let (killed, wait) = std::sync::mpsc::channel();
         let (got, notes) = std::thread::scope(|scope| {
             let (lab, root) = (&lab, &root);
             let again = scope.spawn(move || {
                 wait.recv().expect("the file was here before the server was stopped");
-                std::thread::sleep(Duration::from_secs(2));
+                lab.knocks(2);
                 nginx(lab, root)
             });
             let result = fetch(lab, &format!("http://10.77.0.1/{path}"), 20, |position| {

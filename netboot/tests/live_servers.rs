@@ -126,13 +126,15 @@ fn what_is_no_nfs_server_is_told_apart() {
     let Some(lab) = client_of("web") else { return skip() };
     // A web server on NFS's port; then one that takes the call and says nothing.
     let listener = lab.in_server(|| TcpListener::bind((SERVER, 2049)).unwrap());
+    let (asked, wait) = std::sync::mpsc::channel::<()>();
     let server = std::thread::spawn(move || {
         let (mut talker, _) = listener.accept().unwrap();
         let mut buffer = [0; 512];
         let _ = talker.read(&mut buffer);
         talker.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
         let (silent, _) = listener.accept().unwrap();
-        std::thread::sleep(Duration::from_secs(5));
+        // Until the client has given it up.
+        let _ = wait.recv();
         drop(silent);
     });
     let (result, _) = ask(&lab, target("/srv/live", NfsVersion::V4));
@@ -143,6 +145,7 @@ fn what_is_no_nfs_server_is_told_apart() {
     let result = lab.in_client(|| probe(&what, Duration::from_millis(700)));
     println!("{}", result.clone().unwrap_err());
     assert!(result.is_err() && began.elapsed() < Duration::from_secs(2));
+    drop(asked);
     // An address without a machine.
     let absent = Target { address: Ipv4Addr::new(10, 77, 0, 99), ..what };
     let began = Clock::now();

@@ -105,6 +105,17 @@ impl Room {
         Running { child: command.spawn().unwrap(), log, name: what.join(" ") }
     }
 
+    /// Waits until a program of a node has bound this UDP port.
+    pub fn listens(&self, node: usize, port: u16) {
+        let table = format!("/proc/{}/net/udp", self.nodes[node].id());
+        let bound = format!(":{port:04X}");
+        let local = |line: &str| line.split_whitespace().nth(1).unwrap().ends_with(&bound);
+        until(
+            || format!("node {node} listens at port {port}"),
+            || std::fs::read_to_string(&table).unwrap().lines().any(local),
+        );
+    }
+
     pub fn bellwether(&self, node: usize, what: &[&str]) -> Running {
         let mut all = vec![env!("CARGO_BIN_EXE_bellwether"), "clone"];
         all.extend(what);
@@ -170,11 +181,8 @@ impl Running {
 
     /// Waits until it has said this.
     pub fn says(&self, text: &str) {
-        let until = Instant::now() + Duration::from_secs(20);
-        while !self.log().contains(text) {
-            assert!(Instant::now() < until, "{} does not say '{text}':\n{}", self.name, self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let what = || format!("{} says '{text}':\n{}", self.name, self.log());
+        until(what, || self.log().contains(text));
     }
 
     pub fn kill(&mut self) {
@@ -188,6 +196,21 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Waits until an event has happened.
+fn until(event: impl Fn() -> String, mut happened: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !happened() {
+        assert!(Instant::now() < end, "not within a minute: {}", event());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until a file has grown to so many bytes.
+pub fn grows(path: &Path, bytes: u64) {
+    let event = || format!("{bytes} bytes in {}", path.display());
+    until(event, || std::fs::metadata(path).map_or(0, |m| m.len()) >= bytes);
 }
 
 /// A file of so many bytes that nothing compresses.

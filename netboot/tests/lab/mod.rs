@@ -31,6 +31,17 @@ impl Drop for Server {
     }
 }
 
+/// Whether an event happens within ten seconds at least.
+fn happens(mut event: impl FnMut() -> bool) -> bool {
+    (0..500).any(|_| {
+        let now = event();
+        if !now {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        now
+    })
+}
+
 fn run(command: &str) -> (bool, String) {
     let output = Command::new("sh").arg("-c").arg(command).output().unwrap();
     let text = format!(
@@ -216,14 +227,24 @@ impl Lab {
         assert!(self.comes(address, false), "something still listens at {address}");
     }
 
+    /// Waits until the server's namespace has refused so many connections more than now:
+    /// until the client has knocked that often where nothing listens.
+    pub fn knocks(&self, count: u64) {
+        let before = self.refused();
+        assert!(happens(|| self.refused() >= before + count), "the client does not knock");
+    }
+
+    /// How many segments the server's namespace has refused (OutRsts of RFC 4022).
+    fn refused(&self) -> u64 {
+        let text = self.server("cat /proc/net/snmp");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut both = names.split(' ').zip(values.split(' '));
+        both.find(|(name, _)| *name == "OutRsts").unwrap().1.parse().unwrap()
+    }
+
     fn comes(&self, address: &str, listens: bool) -> bool {
-        (0..500).any(|_| {
-            let now = self.at('s', "ss -Hltun").1.contains(address) == listens;
-            if !now {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            now
-        })
+        happens(|| self.at('s', "ss -Hltun").1.contains(address) == listens)
     }
 
     /// Runs code in the client's namespace.
