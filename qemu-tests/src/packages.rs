@@ -72,6 +72,12 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("socat", "chains to measure against"),
 ];
 
+/// What the checks without machines need.
+pub const FOR_CHECKS: &[(&str, &str)] = &[
+    ("e2fsprogs", "mkfs.ext4, for the tests of client disks"),
+    ("git", "the list of files whose words are checked"),
+];
+
 /// How packages are installed.
 const INSTALL: &str = "apt-get install --yes --no-install-recommends";
 
@@ -138,14 +144,14 @@ pub fn ensure_all(needed: &[(&'static str, &str)]) -> Result<()> {
 }
 
 /// Tells what the checks without machines need and this machine lacks, all of it at once:
-/// parts of Rust's toolchain, and a program that unit tests run. Installs nothing.
+/// parts of Rust's toolchain, and the programs of [`FOR_CHECKS`]. Installs nothing.
 ///
 /// # Errors
 /// [`Error::Input`] with the commands that install it.
 pub fn tools() -> Result<()> {
     let (parts, debian) = parts_of_rust();
     let mut remedies = Vec::new();
-    let mut packages = missing_of(&[("e2fsprogs", "mkfs.ext4, for the tests of client disks")]);
+    let mut packages = missing_of(FOR_CHECKS);
     if debian {
         packages.extend(parts);
     } else if !parts.is_empty() {

@@ -14,7 +14,8 @@ const EXEMPT: &[&str] = &["CONTRIBUTING.md", "xtask/src/words.rs"];
 /// Unix user of that name counts when it stands in quotes or backticks.
 ///
 /// # Errors
-/// [`Error::Input`] with the lines, [`Error::Io`] when git cannot list the files.
+/// [`Error::Input`] with the lines, [`Error::Io`] or [`Error::Command`] when git cannot
+/// list the files.
 pub fn check() -> Result<()> {
     let root = workspace::root();
     let listed = Command::new("git")
@@ -22,6 +23,11 @@ pub fn check() -> Result<()> {
         .current_dir(&root)
         .output()
         .map_err(Error::io("start git"))?;
+    if !listed.status.success() {
+        let output = String::from_utf8_lossy(&listed.stderr).into_owned();
+        let (command, status) = ("git ls-files".to_owned(), listed.status.to_string());
+        return Err(Error::Command { command, status, output });
+    }
     let mut found = Vec::new();
     for name in String::from_utf8_lossy(&listed.stdout).lines() {
         if EXEMPT.contains(&name) {
