@@ -24,6 +24,7 @@ use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::newroot::{NewRoot, ROOT, like};
 use crate::persist::{self, Kept};
+use crate::pinning::{self, Form};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
 use crate::{expand, integrity, snapshot, to_ram, unpack, verity};
@@ -152,7 +153,7 @@ impl Stack<'_> {
     fn trees(&mut self, for_snapshot: bool) -> Result<(Vec<String>, Option<Image>), Failure> {
         let images: Vec<Image> = match &self.found.root {
             Root::Tree(tree) => {
-                self.check_verity(&[])?;
+                self.check_pins(&[], &[])?;
                 return Ok((Vec::from([tree.clone()]), None));
             }
             Root::Blob(path) => {
@@ -167,8 +168,7 @@ impl Stack<'_> {
             Root::Layers(layers) => layers.iter().map(|layer: &Layer| layer.is_dir).collect(),
             _ => Vec::from([false]),
         };
-        let names: Vec<&str> = images.iter().map(|(name, _)| name.as_str()).collect();
-        self.check_verity(&names)?;
+        self.check_pins(&images, &dirs)?;
         let only = images.len() == 1;
         let mut trees = Vec::new();
         for (number, ((name, path), is_dir)) in images.into_iter().zip(dirs).enumerate() {
@@ -207,9 +207,25 @@ impl Stack<'_> {
         Ok((trees, None))
     }
 
-    fn check_verity(&self, names: &[&str]) -> Result<(), Failure> {
+    /// Whether the line's root hashes cover every layer. The small `/init` refuses lines
+    /// with root hashes before it looks for the root.
+    fn check_pins(&self, images: &[Image], dirs: &[bool]) -> Result<(), Failure> {
         let integrity: &[Integrity] = &self.plan.root.integrity;
-        verity::check_names(integrity, names)
+        let pinned = integrity.iter().any(|i| matches!(i, Integrity::Verity { .. }));
+        if !cfg!(feature = "full") || !pinned {
+            return Ok(());
+        }
+        let form = |path: &str, is_dir: bool| match unpack::archive_in(path) {
+            _ if is_dir => Form::Directory,
+            Some(_) => Form::Archive,
+            None => Form::Image,
+        };
+        let layers: Vec<(&str, Form)> = images
+            .iter()
+            .zip(dirs)
+            .map(|((name, path), is_dir)| (name.as_str(), form(path, *is_dir)))
+            .collect();
+        pinning::check_layers(integrity, &layers)
     }
 
     /// The image inside an image that the dialect knows, if it is there.

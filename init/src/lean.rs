@@ -75,7 +75,6 @@ stand_in! { integrity:
     fn check_images(&mut Machine, &[Integrity], &Found) -> Result<(), Failure> = Ok(());
 }
 stand_in! { verity:
-    fn check_names(&[Integrity], &[&str]) -> Result<(), Failure> = Ok(());
     fn device(&mut Machine, &[Integrity], &str, &str, usize) -> Result<Option<String>, Failure>
         = Ok(None);
 }

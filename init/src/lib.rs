@@ -25,6 +25,7 @@ pub mod managers;
 pub mod modprobe;
 pub mod network;
 pub mod newroot;
+pub mod pinning;
 pub mod places;
 pub mod source;
 pub mod trace;

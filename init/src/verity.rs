@@ -19,6 +19,7 @@ use rustix::io::pread;
 
 use crate::block::{self, Block};
 use crate::machine::Machine;
+use crate::pinning::same_image;
 use crate::trace::{Failure, Fault};
 use sys::file::{access, open_read};
 
@@ -37,35 +38,6 @@ struct Wanted {
     root_hash: String,
     on_corruption: OnCorruption,
     from_line: bool,
-}
-
-/// Whether the line has a root hash for every image or none at all.
-///
-/// # Errors
-/// A hash for an image that is not there.
-pub fn check_names(plan: &[Integrity], images: &[&str]) -> Result<(), Failure> {
-    for integrity in plan {
-        let Integrity::Verity { image, .. } = integrity else { continue };
-        let known = if image.is_empty() {
-            images.len() == 1
-        } else {
-            images.iter().any(|name| same_image(image, name))
-        };
-        if !known {
-            let what = if image.is_empty() { "the root hash" } else { image };
-            return Err(Failure::new(
-                "check the image by dm-verity",
-                what,
-                format!("names none of the images ({})", images.join(", ")),
-            )
-            .remedy("write IMAGE:HASH with one of these names"));
-        }
-    }
-    Ok(())
-}
-
-fn same_image(wanted: &str, name: &str) -> bool {
-    wanted == name || name.split_once('.').is_some_and(|(stem, _)| stem == wanted)
 }
 
 /// The verified device for an image; `None` when nobody asked for one.
@@ -236,23 +208,6 @@ fn header_at(path: &str, at: u64) -> Result<Header, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn on_line(image: &str) -> Vec<Integrity> {
-        Vec::from([Integrity::Verity {
-            image: image.to_string(),
-            root_hash: "ab".repeat(32),
-            on_corruption: OnCorruption::Error,
-        }])
-    }
-
-    #[test]
-    fn a_hash_for_no_image_is_a_mistake() {
-        assert!(check_names(&on_line(""), &["filesystem.squashfs"]).is_ok());
-        assert!(check_names(&on_line(""), &["a.squashfs", "b.squashfs"]).is_err());
-        assert!(check_names(&on_line("a.squashfs"), &["a.squashfs", "b.squashfs"]).is_ok());
-        assert!(check_names(&on_line("filesystem"), &["filesystem.squashfs"]).is_ok());
-        assert!(check_names(&on_line("c"), &["a.squashfs"]).is_err());
-    }
 
     #[test]
     fn a_hash_beside_the_image_counts_when_it_is_one() {

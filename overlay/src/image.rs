@@ -9,7 +9,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{OFlags, fstat};
 use rustix::io::{Errno, pread};
 use sys::errno::Shown;
-use sys::file::{open, open_read};
+use sys::file::{open_data, open_read};
 use sys::loopdev::{self, Loop};
 use sys::mount::{MountError, mount_device};
 
@@ -127,6 +127,6 @@ pub fn mount(
 /// The errno of openat(2) or of the loop device's ioctls.
 pub fn attach(path: &str, read_only: bool) -> Result<Loop, Errno> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let file = open(path, access, 0)?;
+    let file = open_data(path, access)?;
     loopdev::attach(file.as_fd(), loopdev::Options { read_only, ..Default::default() })
 }

@@ -26,12 +26,31 @@ pub fn open(path: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
     rustix::fs::open(&*path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
 }
 
-/// Opens a file to read it.
+/// Opens a file or block device, as foreign media have them. Never waits: a named pipe
+/// without a writer would block the caller for ever.
 ///
 /// # Errors
-/// The errno of open(2).
+/// As open(2); `EISDIR` for a directory, `EINVAL` for a pipe, socket or character device
+/// outside of `/dev`.
+pub fn open_data(path: &str, access: OFlags) -> Result<OwnedFd, Errno> {
+    // An optical drive opened without waiting would not say that it is empty.
+    let device = path.starts_with("/dev/");
+    let wait = if device { OFlags::empty() } else { OFlags::NONBLOCK };
+    let file = open(path, access | wait, 0)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::RegularFile | FileType::BlockDevice => Ok(file),
+        FileType::Directory => Err(Errno::ISDIR),
+        _ if device => Ok(file),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Opens a file or block device to read it.
+///
+/// # Errors
+/// As [`open_data`].
 pub fn open_read(path: &str) -> Result<OwnedFd, Errno> {
-    open(path, OFlags::RDONLY, 0)
+    open_data(path, OFlags::RDONLY)
 }
 
 /// The metadata of a path, links followed (stat(2)).
@@ -119,7 +138,7 @@ pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
 /// Reads a whole file of at most `most` bytes; what lies behind is left out.
 ///
 /// # Errors
-/// The errno of openat(2) or read(2).
+/// As [`open_data`], and the kernel's from read(2).
 pub fn read_file(path: &str, most: usize) -> Result<Vec<u8>, Errno> {
     let file = open_read(path)?;
     // A file in memory says how long it is; one in /proc says 0.
@@ -166,6 +185,27 @@ mod tests {
         })
         .unwrap();
         assert_eq!((told, std::fs::read_dir(dir.path()).unwrap().count()), (1000, 0));
+    }
+
+    /// A pipe on a medium stopped the boot for ever.
+    #[test]
+    fn no_kind_of_file_blocks_an_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let pipe = path("pipe");
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, pipe.as_str(), FileType::Fifo, mode, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        std::os::unix::fs::symlink("/dev/tty", path("console")).unwrap();
+        std::os::unix::fs::symlink(path("loop"), path("loop")).unwrap();
+        std::fs::create_dir(path("directory")).unwrap();
+        std::fs::write(path("file"), "data").unwrap();
+        let read = |name: &str| read_file(&path(name), 100);
+        assert_eq!(read("pipe"), Err(Errno::INVAL));
+        assert_eq!(read("directory"), Err(Errno::ISDIR));
+        assert_eq!(read("loop"), Err(Errno::LOOP));
+        assert!(read("socket").is_err() && read("console").is_err());
+        assert_eq!(read("file"), Ok(b"data".to_vec()));
     }
 
     #[test]

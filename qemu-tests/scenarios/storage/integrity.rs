@@ -79,6 +79,57 @@ fn verity_by_the_line() {
     });
 }
 
+/// With a root hash on the line, an archive or a directory of the image's name and a
+/// further image are refused: each ran unverified.
+#[test]
+fn nothing_unpinned_runs() {
+    scenario("storage-pinned", |lab| {
+        let it = verified(lab)?;
+        let root = lab.assets().small_root()?;
+        let tar = it.image.with_extension("tar");
+        let (from, to) = (root.to_string_lossy(), tar.to_string_lossy());
+        run(&["tar", "--create", "--directory", &from, "--file", &to, "."])?;
+        let line = format!("boot=live bw.verity=filesystem.squashfs:{}", it.root_hash);
+        let archive = verified_iso(lab, "archive", &tar, &[("verity", &it.tree)])?;
+        let directory = verified_iso(lab, "directory", &root, &[("verity", &it.tree)])?;
+        let further = lab
+            .tree("further")?
+            .with("live/filesystem.squashfs", &it.image)?
+            .with("live/filesystem.squashfs.verity", &it.tree)?
+            .with("live/zz.squashfs", &it.image)?
+            .iso("LIVE")?;
+        for (iso, why) in [
+            (archive, "filesystem.squashfs: is an archive, and a root hash covers"),
+            (directory, "filesystem.squashfs: is a directory, and a root hash covers"),
+            (further, "zz.squashfs: the line has no root hash for this image"),
+        ] {
+            let said = refused(client(lab, &line)?.disk(DISK, &iso))?;
+            assert_contains(&said, why);
+        }
+        Ok(())
+    });
+}
+
+/// A pipe where an image or a list of images is expected ends in words, and does not
+/// stop the boot for ever.
+#[test]
+fn pipes_on_a_medium() {
+    scenario("storage-pipes", |lab| {
+        let image = lab.assets().small_squashfs()?;
+        let list = lab.tree("list")?.with("live/filesystem.squashfs", &image)?;
+        run(&["mkfifo", &list.path().join("live/filesystem.module").to_string_lossy()])?;
+        let iso = list.iso("LIVE")?;
+        boot(client(lab, "boot=live bw.timeout=60")?.disk(DISK, &iso))?;
+
+        let pipe = lab.tree("pipe")?.text("live/filesystem.packages", "")?;
+        run(&["mkfifo", &pipe.path().join("live/filesystem.squashfs").to_string_lossy()])?;
+        let iso = pipe.iso("LIVE")?;
+        let said = refused(client(lab, "boot=live bw.timeout=60")?.disk(DISK, &iso))?;
+        assert_contains(&said, "filesystem.squashfs");
+        Ok(())
+    });
+}
+
 /// The tree behind the image's end, and the root hash beside it on the medium.
 #[test]
 fn verity_by_the_medium() {
