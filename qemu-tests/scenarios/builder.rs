@@ -32,7 +32,7 @@ struct Shop {
 impl Shop {
     /// Builds the command.
     fn open(lab: &Lab) -> Result<Shop> {
-        packages::ensure_all(&[("cpio", "archives by another hand")])?;
+        packages::ensure_all(packages::FOR_DISKS)?;
         let (dir, bin) = (lab.scratch("shop")?, lab.scratch("bin")?);
         let shop = Shop { dir, bin };
         shop.put(&bellwether()?, "../bin/bellwether")?;

@@ -197,6 +197,18 @@ impl Lab {
         Ok(copy)
     }
 
+    /// The small root, packed by a shell command that writes to `$out`. The command fails
+    /// when a program of a pipe does: an empty archive would show in the machine only.
+    ///
+    /// # Errors
+    /// [`Error::Packages`] or [`Error::Command`] when it cannot be packed.
+    pub fn pack(&self, to: &Path, command: &str) -> Result<()> {
+        packages::ensure_all(packages::FOR_DISKS)?;
+        let root = self.assets.small_root()?;
+        let script = format!("cd '{}'; out='{}'; {command}", root.display(), to.display());
+        shell::sh(&["bash", "-euo", "pipefail", "-c", &script]).map(drop)
+    }
+
     /// The live tree with its image cut in the middle.
     ///
     /// # Errors

@@ -33,7 +33,8 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("procps", "sysctl"),
 ];
 
-/// What the scenarios about disks need besides: programs that make file systems.
+/// What the scenarios about disks need besides: programs that make file
+/// systems and archives.
 /// `cargo demo` does without them.
 pub const FOR_DISKS: &[(&str, &str)] = &[
     ("e2fsprogs", "ext4"),
@@ -53,6 +54,7 @@ pub const FOR_DISKS: &[(&str, &str)] = &[
     ("gzip", "compressed images"),
     ("xz-utils", "the same"),
     ("zstd", "the same"),
+    ("cpio", "archives by another hand"),
 ];
 
 /// What the scenarios about servers besides NFS need.

@@ -1,21 +1,11 @@
 //! Mandriva's stage1 in all its years: where it looked, what it called the second
 //! stage, and what it left for it.
 
-use std::path::Path;
-
 use qemu_tests::assets::media::{cloop, run};
 use qemu_tests::machine::Bus;
 use qemu_tests::{Error, Lab, Machine, Nic, Result, scenario};
 
 use super::{full_client, medium, root_of, small};
-
-/// The small root as one file of some kind, made by a shell command that writes to
-/// `$out`.
-fn packed(lab: &Lab, to: &Path, command: &str) -> Result<()> {
-    let root = lab.assets().small_root()?;
-    let script = format!("cd '{}'; out='{}'; {command}", root.display(), to.display());
-    run(&["sh", "-euc", &script]).map(drop)
-}
 
 /// Boots the rescue system of a directory on the server; returns its machine.
 fn rescue(lab: &Lab, method: &str, directory: &str) -> Result<Machine> {
@@ -40,7 +30,7 @@ fn second_stages_of_all_eras() {
         let clp = lab.scratch("clp")?.join("rescue.clp");
         std::fs::write(&clp, cloop(&plain)?).map_err(Error::at("write", &clp))?;
         let cpio = lab.scratch("cpio")?.join("rescue.cpio.xz");
-        packed(lab, &cpio, "find . | cpio -o -H newc --quiet | xz -0 --check=crc32 >$out")?;
+        lab.pack(&cpio, "find . | cpio -o -H newc --quiet | xz -0 --check=crc32 >$out")?;
         let tree = lab.tree("eras")?;
         // One with the architecture between, one without.
         let tree = tree.with("2006/i586/install/stage2/rescue.clp", &clp)?;

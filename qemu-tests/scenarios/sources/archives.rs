@@ -4,16 +4,9 @@ use std::path::Path;
 
 use qemu_tests::assets::media::run;
 use qemu_tests::machine::Bus;
-use qemu_tests::{Lab, Result, scenario};
+use qemu_tests::{Result, scenario};
 
 use super::{assert_contains, assert_live, boot, client, refused, up};
-
-/// The small root, packed by a shell command that writes to `$out`.
-fn pack(lab: &Lab, to: &Path, command: &str) -> Result<()> {
-    let root = lab.assets().small_root()?;
-    let script = format!("cd '{}'; out='{}'; {command}", root.display(), to.display());
-    run(&["sh", "-euc", &script]).map(drop)
-}
 
 fn sha256(file: &Path) -> Result<String> {
     let line = run(&["sha256sum", &file.to_string_lossy()])?;
@@ -24,9 +17,9 @@ fn sha256(file: &Path) -> Result<String> {
 fn tar_over_http() {
     scenario("sources-tar", |lab| {
         let site = lab.scratch("site")?;
-        pack(lab, &site.join("root.tar.xz"), "tar -cJf $out .")?;
-        pack(lab, &site.join("root.tar.gz"), "tar -czf $out --format=pax --xattrs *")?;
-        pack(lab, &site.join("root.tar"), "tar -cf $out --numeric-owner .")?;
+        lab.pack(&site.join("root.tar.xz"), "tar -cJf $out .")?;
+        lab.pack(&site.join("root.tar.gz"), "tar -czf $out --format=pax --xattrs *")?;
+        lab.pack(&site.join("root.tar"), "tar -cf $out --numeric-owner .")?;
         let digest = sha256(&site.join("root.tar"))?;
         let _dhcp = lab.dhcp().serve()?;
         let _http = lab.http(&site)?;
@@ -53,7 +46,7 @@ fn cpio_from_an_iso() {
         let tree = lab.tree("disc")?;
         for (name, packer) in [("root.cpio.gz", "gzip"), ("root.cpio.zst", "zstd -q")] {
             let command = format!("find . | cpio -o -H newc --quiet | {packer} >$out");
-            pack(lab, &tree.path().join(name), &command)?;
+            lab.pack(&tree.path().join(name), &command)?;
         }
         let iso = tree.iso("DISC")?;
         for name in ["root.cpio.gz", "root.cpio.zst"] {
@@ -71,11 +64,11 @@ fn cpio_from_an_iso() {
 fn bad_archives() {
     scenario("sources-bad-archives", |lab| {
         let site = lab.scratch("site")?;
-        pack(lab, &site.join("whole.tar"), "tar -cf $out .")?;
-        pack(lab, &site.join("cut.tar"), "tar -cf - . | head -c 1000000 >$out")?;
-        pack(lab, &site.join("cut.tar.gz"), "tar -czf - . | head -c 1000000 >$out")?;
+        lab.pack(&site.join("whole.tar"), "tar -cf $out .")?;
+        lab.pack(&site.join("cut.tar"), "tar -cf $out .; truncate -s 1000000 $out")?;
+        lab.pack(&site.join("cut.tar.gz"), "tar -czf $out .; truncate -s 1000000 $out")?;
         let evil = "tar -cPf $out --transform 's,^etc/issue,../../evil,' etc/issue";
-        pack(lab, &site.join("evil.tar"), evil)?;
+        lab.pack(&site.join("evil.tar"), evil)?;
         let _dhcp = lab.dhcp().serve()?;
         let _http = lab.http(&site)?;
         for (name, why) in [
