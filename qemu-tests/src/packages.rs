@@ -78,6 +78,7 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
 pub const FOR_CHECKS: &[(&str, &str)] = &[
     ("e2fsprogs", "mkfs.ext4, for the tests of client disks"),
     ("git", "the list of files whose words are checked"),
+    ("xz-utils", "xz streams, for the tests of expansion"),
 ];
 
 /// How packages are installed.
