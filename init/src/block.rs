@@ -24,7 +24,7 @@ pub const VERIFIED: &str = "bellwether-verity-";
 /// Most verified images of one root.
 pub const MAX_VERIFIED: usize = 64;
 
-/// A block device, with the loop device behind it as long as nobody else holds that.
+/// A block device, with the loop device behind it as long as no other owner holds that.
 #[derive(Debug)]
 pub struct Block {
     /// Its node.

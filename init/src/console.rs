@@ -1,4 +1,4 @@
-//! What somebody at the console can do beyond pressing a key: stop before a step,
+//! What a user at the console can do beyond pressing a key: stop before a step,
 //! change the line, use a shell.
 //!
 //! The line is changed by a file that is bound over `/proc/cmdline`, and `/init`
@@ -32,7 +32,7 @@ const CHANGED: &str = "/run/bellwether/cmdline";
 /// What the kernel shows it as.
 const CMDLINE: &str = "/proc/cmdline";
 
-/// An editor that nobody types into gives up after this long, so that a machine
+/// An editor without a keystroke gives up after this long, so that a machine
 /// that a passing cat woke does not wait for ever.
 const EDIT_LIMIT: Duration = Duration::from_secs(300);
 
@@ -98,7 +98,7 @@ fn shell(machine: &mut Machine) {
         // Drivers go on loading, and a stick that is plugged in appears.
         Ok(running) => {
             while running.runs() {
-                // Nobody tells of orphans that have ended: they are looked for.
+                // The kernel does not report ended orphans by name: look for them.
                 let soon = Instant::now().after(ORPHANS);
                 machine.wait(&[running.as_fd()], Some(soon));
             }
@@ -107,7 +107,7 @@ fn shell(machine: &mut Machine) {
     }
 }
 
-/// Lets somebody change the line, and starts anew with it.
+/// Lets the user change the line, and starts anew with it.
 fn edit(machine: &mut Machine) {
     machine.log.print("change the line; Enter boots with it, Ctrl-C leaves it as it was");
     let mut editor = Editor::new(machine.orders.line);
@@ -140,7 +140,7 @@ fn edit(machine: &mut Machine) {
         });
     match bound {
         Ok(()) => {
-            // Whoever comes next finds the terminal as the kernel made it.
+            // The next program finds the terminal as the kernel made it.
             let lines = SingleKeys::released(machine.log.console());
             layers::undo(machine);
             machine.start_anew();

@@ -18,7 +18,7 @@ use sys::file::{open, stat};
 use crate::log::Log;
 use crate::trace::Fault;
 
-/// Names that are never somebody's medium: what we or the kernel made up.
+/// Names that are never a medium: devices that /init or the kernel made up.
 const NOT_MEDIA: &[&str] = &["loop", "ram", "zram", "fd", "dm-", "mtdblock"];
 
 /// A block device of a scan.
@@ -200,12 +200,12 @@ pub fn resolve(selector: &DeviceSelector, names: &[String]) -> Result<String, Fa
                     seen.push(format!("{name} is {what}"));
                 }
             }
-            Err(nobody(selector, &seen))
+            Err(no_match(selector, &seen))
         }
     }
 }
 
-fn nobody(selector: &DeviceSelector, seen: &[String]) -> Fault {
+fn no_match(selector: &DeviceSelector, seen: &[String]) -> Fault {
     let name = property(selector);
     if seen.is_empty() {
         format!("no device has {name}").into()
@@ -276,7 +276,7 @@ fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, F
                     (found.uuid.eq_ignore_ascii_case(uuid), &found.uuid)
                 }
                 DeviceSelector::PartLabel(name) => (found.name == *name, &found.name),
-                _ => return Err(nobody(selector, &[])),
+                _ => return Err(no_match(selector, &[])),
             };
             if is_it {
                 return partition_node(disk, found.number).ok_or_else(|| {
@@ -293,7 +293,7 @@ fn by_partition(selector: &DeviceSelector, names: &[String]) -> Result<String, F
             }
         }
     }
-    Err(nobody(selector, &seen))
+    Err(no_match(selector, &seen))
 }
 
 /// The kernel's device for a partition of a disk.
@@ -304,7 +304,7 @@ pub fn partition_node(disk: &str, number: u32) -> Option<String> {
     stat(&path).ok().map(|_| path)
 }
 
-/// Devices that may hold somebody's volume: partitions before whole disks.
+/// Devices that may hold a user's volume: partitions before whole disks.
 #[must_use]
 pub fn volumes(names: &[String], removable_only: bool) -> Vec<String> {
     let rule = ScanRule {

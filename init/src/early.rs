@@ -55,7 +55,7 @@ fn is_mounted(target: &str) -> bool {
 pub fn mounts() -> Log {
     let mut failed: [Option<(&'static str, Errno)>; MOUNTS.len()] = [None; MOUNTS.len()];
     for (early, slot) in MOUNTS.iter().zip(&mut failed) {
-        // There already when whoever started us has mounted it, or this is a new start.
+        // There already when the parent program has mounted it, or this is a new start.
         if mkdir(early.target, Mode::from_raw_mode(0o755)).is_err() && is_mounted(early.target) {
             continue;
         }

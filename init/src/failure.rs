@@ -41,7 +41,7 @@ pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
         None => machine.log.say(Level::Verdict, &format!("{text}; {keys}")),
     }
     loop {
-        // Somebody who presses keys is not hurried on.
+        // A user who presses keys is not hurried on.
         let deadline = wait.map(|seconds| Instant::now().after(Seconds(seconds).into()));
         match wait_key(machine, deadline) {
             Some(b'r') => return Next::Retry,

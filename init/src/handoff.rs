@@ -217,7 +217,7 @@ fn fstab(layout: Dialect, old: Option<&str>) -> Option<String> {
         return None;
     }
     let mut text = String::new();
-    // The image was somebody's disk: its devices do not exist here.
+    // The image was another machine's disk: its devices do not exist here.
     for line in old.unwrap_or_default().lines() {
         let target = line.split_whitespace().nth(1).unwrap_or_default();
         if line.trim_start().starts_with('#') || !matches!(target, "/" | "/tmp" | "") {

@@ -29,7 +29,7 @@ impl fmt::Display for Millis {
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// For whoever looks for a fault afterwards; on the console only with `debug`.
+    /// For a search for a fault afterwards; on the console only with `debug`.
     Detail,
     /// What is being done; not on a `quiet` console.
     Info,

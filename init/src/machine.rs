@@ -178,7 +178,7 @@ impl Machine {
         self.deadline = self.limit.map(|(limit, _)| Instant::now().after(limit.into()));
     }
 
-    /// There is no hurry any more: somebody is at the console, or the boot is over.
+    /// The deadline is off: a user is at the console, or the boot is over.
     pub fn stop_clock(&mut self) {
         self.deadline = None;
     }

@@ -184,7 +184,7 @@ fn targets(mounts: &str) -> Vec<String> {
         .collect()
 }
 
-/// Removes every device-mapper device that nobody uses any more.
+/// Removes every device-mapper device that is no longer in use.
 fn remove_mappings(stuck: &mut Vec<(String, String)>) {
     let Ok(control) = sys::dm::Control::open() else { return };
     for device in names("/sys/class/block").unwrap_or_default() {

@@ -40,7 +40,7 @@ struct Wanted {
     from_line: bool,
 }
 
-/// The verified device for an image; `None` when nobody asked for one.
+/// The verified device for an image; `None` when neither line nor medium has a root hash.
 ///
 /// # Errors
 /// When the line asks for it and it cannot be made.

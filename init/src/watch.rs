@@ -106,7 +106,7 @@ pub struct Voice {
 }
 
 impl Voice {
-    /// Opens console and kernel log, and tells whoever started this process that it
+    /// Opens console and kernel log, and tells the parent process that it
     /// has what it needs; nothing when it has not.
     #[must_use]
     pub fn open() -> Option<Self> {
@@ -120,7 +120,7 @@ impl Voice {
     pub fn say(&mut self, text: &str) {
         if let Some(kmsg) = &self.kmsg {
             // Priority 5: in the journal, and not a second time on the console.
-            // One of the two reaches somebody, or neither can be helped.
+            // One of the two has a reader, or neither does.
             let _ = write(kmsg, format!("<5>bellwether: {text}\n").as_bytes());
         }
         if let Some(console) = &self.console {

@@ -24,7 +24,7 @@ const INSIDE: &str = "BELLWETHER_IN_NAMESPACE";
 /// of its own at the directory that it gets.
 fn in_namespace(test: &str, work: impl FnOnce(&Path)) {
     if std::env::var_os(INSIDE).is_some() {
-        // Any directory does: nobody else sees what is mounted on it.
+        // Any directory does: no other process sees the mounts on it.
         let scratch = Path::new("/tmp");
         mount("tmpfs", scratch, "tmpfs", MountFlags::empty(), None).unwrap();
         work(scratch);

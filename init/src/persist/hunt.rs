@@ -185,7 +185,7 @@ impl<'h> Hunt<'h> {
     /// Waits for something to happen on the bus; false when nothing more will.
     fn may_come(&mut self, deadline: Instant) -> bool {
         let mut quiet = self.open.machine.quiet_at();
-        // What nobody asked for is not worth a wait.
+        // A volume that the line does not ask for is not waited for.
         if !self.open.plan.silent {
             quiet = quiet.after(PATIENCE).max(self.since.after(AT_LEAST));
         }

@@ -213,7 +213,7 @@ impl Casper {
             let rule = [name, " ALL=(ALL) NOPASSWD: ALL\n"].concat();
             changes.push(Change::new(Act::File(0o440), "/etc/sudoers.d/casper", &rule));
         }
-        // systemd copies the skeleton before anybody logs in.
+        // systemd copies the skeleton before the first login.
         changes.push(Change::file(
             "/run/tmpfiles.d/casper.conf",
             &[

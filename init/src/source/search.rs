@@ -369,7 +369,7 @@ impl Search<'_> {
     }
 }
 
-/// The one file of a directory whose name ends so; nobody is there to choose among several.
+/// The one file of a directory whose name ends so; of several none is chosen.
 fn the_only(directory: &str, suffix: &str) -> Result<String, Fault> {
     let names = coldplug::sysfs::names(directory).unwrap_or_default();
     let mut ending = names.iter().filter(|name| name.ends_with(suffix));

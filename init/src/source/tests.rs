@@ -158,7 +158,7 @@ impl Reach for World {
     }
 
     fn release(&mut self, source: &Source, offers: &[Offer]) {
-        assert_eq!(offers.len(), 1, "what nobody took is let go");
+        assert_eq!(offers.len(), 1, "an offer that was not taken is released");
         if let Some(Offer::Tree(target)) = offers.first() {
             self.unmount(target);
         }
