@@ -133,7 +133,7 @@ mod tests {
         assert!(&end == b"end" && meta.len() == SIZE && meta.blocks() * 512 < 200 << 20);
         store.reset(MAC).unwrap();
         assert!(store.list().unwrap().is_empty());
-        assert!(store.reset(MAC).unwrap_err().to_string().contains("keeps nothing"));
+        assert!(store.reset(MAC).unwrap_err().to_string().contains("has no files here"));
         assert!(store.reset("../..").is_err());
     }
 
