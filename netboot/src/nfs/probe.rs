@@ -195,7 +195,7 @@ pub struct Ports {
 /// Checks whether the target can be mounted. Blocks for `limit` at most.
 ///
 /// # Errors
-/// [`ProbeError`] with the cause.
+/// [`Failure`] with what stands in the way and whether it may pass.
 pub fn probe(target: &Target<'_>, limit: Duration) -> Result<Ports, Failure> {
     let deadline = Instant::now().after(limit);
     match target.version {
