@@ -70,21 +70,7 @@ fn command_line() -> Result<String> {
                  with it, where there is one. The dialect \
                  of a line follows from its words; `bw.dialect=` names one. \
                  `bellwether explain 'LINE'` says what a line will do.\n\n";
-    Ok(format!("{intro}{}\n", cmdline::docs::tables(&scenarios()).trim_end()))
-}
-
-/// The sources of all scenarios, in the order of their names.
-fn scenarios() -> Vec<String> {
-    let mut files = Vec::new();
-    let mut dirs = vec![workspace::root().join("qemu-tests/scenarios")];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            match entry.path() {
-                path if path.is_dir() => dirs.push(path),
-                path => files.push(path),
-            }
-        }
-    }
-    files.sort();
-    files.iter().flat_map(std::fs::read_to_string).collect()
+    let scenarios: Vec<String> =
+        status::sources()?.iter().flat_map(std::fs::read_to_string).collect();
+    Ok(format!("{intro}{}\n", cmdline::docs::tables(&scenarios).trim_end()))
 }

@@ -64,7 +64,10 @@ fn italics(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Every file of scenarios, sorted.
-fn sources() -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// [`Error::Io`] when a directory cannot be listed.
+pub fn sources() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut dirs = vec![workspace::root().join("qemu-tests/scenarios")];
     while let Some(dir) = dirs.pop() {

@@ -189,8 +189,7 @@ impl Sources {
             "super" => {
                 let mut up = from.clone();
                 up.pop();
-                while let Some((next, others)) = rest.split_first().filter(|(n, _)| *n == "super") {
-                    debug_assert_eq!(next, "super");
+                while let Some((_, others)) = rest.split_first().filter(|(n, _)| *n == "super") {
                     up.pop();
                     rest = others;
                 }
