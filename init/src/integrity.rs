@@ -170,8 +170,7 @@ fn check_embedded(machine: &mut Machine, found: &Found) -> Result<(), Failure> {
         return Err(Failure::new(STEP, &found.origin, "is no ISO image"));
     };
     let fail = |why: String| Failure::new(STEP, blob, why);
-    let open_blob = || open_read(blob);
-    let device = open_blob().map_err(|errno| fail(Shown(errno).to_string()))?;
+    let device = open_read(blob).map_err(|errno| fail(Shown(errno).to_string()))?;
     let mut descriptor = [0; 2048];
     let mut filled = 0;
     while let Some(room) = descriptor.get_mut(filled..).filter(|room| !room.is_empty()) {

@@ -23,23 +23,23 @@ impl SingleKeys {
     /// Nothing when there is no console, or it is no terminal.
     #[must_use]
     pub fn of(console: Option<&OwnedFd>) -> Option<Self> {
-        let console = rustix::io::dup(console?).ok()?;
-        let before = tcgetattr(&console).ok()?;
-        let mut single = before.clone();
-        single.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(&console, OptionalActions::Now, &single).ok()?;
-        Some(Self { console, before })
+        Self::set(console?, false)
     }
 
     /// The opposite: whole lines, echoed, as a shell expects to find a terminal.
     #[cfg(feature = "full")]
     #[must_use]
     pub fn released(console: Option<&OwnedFd>) -> Option<Self> {
-        let console = rustix::io::dup(console?).ok()?;
+        Self::set(console?, true)
+    }
+
+    fn set(console: &OwnedFd, whole_lines: bool) -> Option<Self> {
+        let console = rustix::io::dup(console).ok()?;
         let before = tcgetattr(&console).ok()?;
-        let mut whole = before.clone();
-        whole.local_modes.insert(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(&console, OptionalActions::Now, &whole).ok()?;
+        let mut modes = before.clone();
+        let lines = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
+        modes.local_modes.set(lines, whole_lines);
+        tcsetattr(&console, OptionalActions::Now, &modes).ok()?;
         Some(Self { console, before })
     }
 }
