@@ -32,23 +32,42 @@ const MAX_DEPTH: usize = 4;
 /// Expands a device or file as often as it is compressed; `None` when it is not.
 ///
 /// # Errors
-/// It cannot be read, is damaged, or does not fit into memory.
+/// It cannot be read, is damaged, does not fit into memory, or holds nothing that a
+/// root could be made of.
 pub fn expanded(machine: &mut Machine, path: &str) -> Result<Option<String>, Fault> {
     let mut result: Option<String> = None;
     for _ in 0..MAX_DEPTH {
         let from = result.as_deref().unwrap_or(path);
-        // Unknown formats pass; the caller reports them.
-        let Ok(found) = block::inspect(from) else { return Ok(result) };
+        let found = match (block::inspect(from), &result) {
+            (Ok(found), _) => found,
+            // Unknown formats pass; the caller reports them.
+            (Err(_), None) => return Ok(None),
+            // It would be the same the next time: the memory is better free.
+            (Err(why), Some(expanded)) => {
+                let length = sys::file::stat(expanded).map_or(0, |stat| stat.st_size);
+                let length = Size(u64::try_from(length).unwrap_or(0));
+                release(expanded);
+                return Err(format!(
+                    "is no image and no archive once it is expanded ({length}): {why}; is it empty?"
+                )
+                .into());
+            }
+        };
         if !is_compressed(found.format) {
             return Ok(result);
         }
         let to = one(machine, from, found.format)?;
         if let Some(between) = result.replace(to) {
-            // A copy that stays only costs memory.
-            let _ = detach(between.rsplit_once('/').map_or(PLACE, |(place, _)| place));
+            release(&between);
         }
     }
     Err(format!("is compressed more than {MAX_DEPTH} times over").into())
+}
+
+/// A copy that stays only costs memory.
+fn release(expanded: &str) {
+    // What cannot be unmounted costs that memory, no more.
+    let _ = detach(expanded.rsplit_once('/').map_or(PLACE, |(place, _)| place));
 }
 
 fn one(machine: &mut Machine, from: &str, format: overlay::probe::Format) -> Result<String, Fault> {

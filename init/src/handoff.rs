@@ -167,6 +167,11 @@ fn find_init(root: &NewRoot, wanted: Option<&str>) -> Result<String, Failure> {
             }),
         }
     }
+    #[cfg(feature = "full")]
+    tried.tried.push(crate::trace::Tried {
+        what: "the root".to_string(),
+        why: ["holds ", &root.listing()].concat(),
+    });
     tried.remedy =
         "the root that was found has no init: is it the right image? (init=PATH names another)"
             .to_string();

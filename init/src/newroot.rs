@@ -216,6 +216,25 @@ impl NewRoot {
         Ok(())
     }
 
+    /// What is at the top, sorted: the first twelve names, for people.
+    #[cfg(feature = "full")]
+    #[must_use]
+    pub fn listing(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        if let Ok(top) = self.resolve(b"/", OFlags::RDONLY | OFlags::DIRECTORY) {
+            // What cannot be read is not in the list.
+            let _ = sys::file::entries(top.as_fd(), &mut |name, _| {
+                if names.len() < 1000 {
+                    names.push(name.to_string_lossy().into_owned());
+                }
+            });
+        }
+        sys::sort::sort(&mut names);
+        let more = if names.len() > 12 { ", …" } else { "" };
+        names.truncate(12);
+        if names.is_empty() { "nothing".into() } else { names.join(", ") + more }
+    }
+
     /// The text of a file; `None` for what is no text, or has 64 KiB or more.
     #[must_use]
     pub fn read(&self, path: &str) -> Option<String> {

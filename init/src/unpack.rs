@@ -1,9 +1,10 @@
 //! Archives unpacked into memory: a root that comes as tar or cpio, compressed or
 //! not. One pass: what is expanded goes straight into files.
 //!
-//! Every path is resolved below the new root, links included, so that an archive
-//! reaches nothing else. Owners, permissions, times of files, devices, hard links
-//! and extended attributes are kept.
+//! Every path is resolved below the new root, links included, data go into regular
+//! files only, and no device works while the archive is unpacked: an archive reaches
+//! nothing else. Owners, permissions, times of files, devices, hard links and
+//! extended attributes are kept.
 
 use alloc::ffi::CString;
 use alloc::format;
@@ -16,11 +17,11 @@ use overlay::probe::{Format, probe};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat, unlinkat,
-    utimensat,
+    fchown, fsetxattr, fstat, futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::{Errno, read};
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, mount_remount};
 use sys::file::{c_path, open_read};
 use sys::mount::{detach, tmpfs};
 
@@ -74,7 +75,7 @@ pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool,
     let size = if path.starts_with("/dev/") {
         sys::blockdev::length(path).unwrap_or(0)
     } else {
-        rustix::fs::fstat(&source).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+        fstat(&source).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
     };
     let available = memory::available();
     let room = available.saturating_sub(SPARE);
@@ -86,11 +87,18 @@ pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool,
             Size(SPARE),
         ).into());
     }
-    tmpfs(target, MountFlags::empty(), &format!("mode=0755,size={room}"))
+    tmpfs(target, MountFlags::NODEV, &format!("mode=0755,size={room}"))
         .map_err(Fault::on(target))?;
     let name = path.rsplit('/').next().unwrap_or("archive");
     machine.log.info(&format!("unpacking {name} ({kind}, {}) into memory", Size(size)));
-    let result = unpack(machine, &source, (packed, kind), target, name, size);
+    let result = unpack(machine, &source, (packed, kind), target, name, size).and_then(|made| {
+        if made == 0 {
+            return Err(Fault::from("is an empty archive: it holds not one file"));
+        }
+        // The root that it becomes needs its devices.
+        mount_remount(target, MountFlags::empty(), "").map_err(Fault::on(target))?;
+        Ok(made)
+    });
     match result {
         Ok(made) => {
             machine.log.info(&format!("unpacked {name}: {made} files and directories"));
@@ -185,6 +193,13 @@ impl Tree {
             Event::Entry(entry) => {
                 self.path.clone_from(&entry.path);
                 self.made += 1;
+                if let Kind::Link(to) = &entry.kind
+                    && entry.size > 0
+                    && !self.is_file(to)
+                {
+                    let what = "data for a second name of what is no file";
+                    return Err(ArchiveError::Unsupported(what));
+                }
                 self.make(entry)
             }
             Event::Data(bytes) => self.put(bytes),
@@ -192,6 +207,13 @@ impl Tree {
         result.map_err(|errno| {
             ArchiveError::Write(String::from_utf8_lossy(&self.path).to_string(), errno)
         })
+    }
+
+    /// Whether there is a regular file at a path. A device or pipe must not even be opened:
+    /// that can wait for ever, and what is written leaves the tree.
+    fn is_file(&self, path: &[u8]) -> bool {
+        let file = self.root.resolve(path, OFlags::PATH | OFlags::NOFOLLOW).and_then(fstat);
+        file.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Errno> {
@@ -335,6 +357,72 @@ mod tests {
         let path = path.as_bytes().to_vec();
         let (uid, gid) = (Uid::as_raw(rustix::process::getuid()), rustix::process::getgid());
         Entry { path, kind, mode, uid, gid: gid.as_raw(), mtime: 7, size, attributes: vec![] }
+    }
+
+    /// One entry of a cpio archive: name, mode, inode, names, device numbers, data.
+    fn newc(name: &str, mode: u32, ino: u32, rdev: (u32, u32), data: &[u8]) -> Vec<u8> {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let (links, size, length) = (2, data.len() as u32, name.len() as u32 + 1);
+        let fields = [ino, mode, uid, gid, links, 7, size, 0, 0, rdev.0, rdev.1, length, 0];
+        let mut bytes = b"070701".to_vec();
+        fields.iter().for_each(|field| bytes.extend(format!("{field:08x}").bytes()));
+        for part in [name.as_bytes(), data] {
+            bytes.extend(part);
+            bytes.extend(&[0][..usize::from(part == name.as_bytes())]);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    /// What comes of an archive in an empty directory.
+    fn unpacked(kind: Format, bytes: &[u8]) -> (tempfile::TempDir, Result<(), ArchiveError>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(dir.path().to_str().unwrap()).unwrap();
+        let result = Reader::new(kind).unwrap().push(bytes, &mut |event| tree.take(event));
+        (dir, result)
+    }
+
+    /// A second name of a file whose first name became a device wrote to this machine's
+    /// disks; one that became a pipe stopped the boot.
+    #[test]
+    fn data_for_a_second_name_reach_no_device_and_no_pipe() {
+        // Who is not root makes no device.
+        let root = rustix::process::getuid().is_root();
+        let null = root.then_some((0o020_600, (1, 3)));
+        for (mode, rdev) in [(0o010_600, (0, 0)), (0o140_600, (0, 0))].into_iter().chain(null) {
+            let file = 0o100_600;
+            let archive = [
+                newc("node", file, 9, (0, 0), b""),
+                newc("node", mode, 10, rdev, b""),
+                newc("second", file, 9, (0, 0), &[b'x'; 512]),
+                newc("TRAILER!!!", 0, 0, (0, 0), b""),
+            ];
+            let (dir, result) = unpacked(Format::Cpio, &archive.concat());
+            if mode == 0o140_600 {
+                // No socket is made, and the first name is still the file.
+                assert_eq!(result, Ok(()));
+                assert_eq!(std::fs::metadata(dir.path().join("node")).unwrap().len(), 512);
+                continue;
+            }
+            assert!(matches!(result, Err(ArchiveError::Unsupported(_))), "{mode:o}: {result:?}");
+            assert!(!dir.path().join("second").exists(), "{mode:o}");
+        }
+    }
+
+    /// tar's second names have no data: a name of a pipe is made and not opened.
+    #[test]
+    fn a_second_name_of_a_pipe_is_a_name_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(dir.path().to_str().unwrap()).unwrap();
+        let mut make = |entry: Entry| tree.take(Event::Entry(&entry));
+        make(entry("node", Kind::File, 0o600, 0)).unwrap();
+        make(entry("node", Kind::Fifo, 0o600, 0)).unwrap();
+        make(entry("second", Kind::Link(b"node".to_vec()), 0o600, 0)).unwrap();
+        make(entry("link", Kind::Symlink(b"second".to_vec()), 0o777, 0)).unwrap();
+        let data = make(entry("third", Kind::Link(b"link".to_vec()), 0o600, 4));
+        assert!(matches!(data, Err(ArchiveError::Unsupported(_))), "{data:?}");
+        let second = std::fs::symlink_metadata(dir.path().join("second")).unwrap();
+        assert_eq!((second.nlink(), second.mode() & 0o170_000), (2, 0o010_000));
     }
 
     #[test]

@@ -6,14 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use coldplug::index::Class;
 use init::changes::{Act, Change, apply};
 use init::log::Log;
+use init::machine::{Machine, Orders};
 use init::newroot::NewRoot;
 use init::persist::Kept;
+use init::{expand, unpack};
 use overlay::persistence_conf;
 use rustix::mount::{MountFlags, mount};
 
@@ -139,5 +142,54 @@ fn directories_are_kept_behind_planted_links() {
         assert_eq!(fs::read_to_string(volume.join("var/rw/new")).unwrap(), "new");
         assert_eq!(fs::read_to_string(root.join("data/etc/kept.conf")).unwrap(), "kept");
         assert_eq!(listing(&scratch.join("data")), outside);
+    });
+}
+
+/// A machine on the kernel that runs the test; no driver is loaded.
+fn machine(line: &'static str) -> Machine {
+    let plan = Box::leak(Box::new(cmdline::parse(line, &cmdline::Context::default())));
+    Machine::new(Log::open(), Orders { plan, line, env: Vec::new() }, Class::BUS)
+}
+
+/// Packs what a script makes in a directory of its own; `$out` is the archive.
+fn packed(scratch: &Path, name: &str, script: &str) -> String {
+    let dir = scratch.join(format!("{name}.d"));
+    fs::create_dir_all(&dir).unwrap();
+    let out = scratch.join(name);
+    let mut command = Command::new("sh");
+    command.args(["-ec", script]).current_dir(dir).env("out", &out);
+    assert!(command.status().unwrap().success(), "{script}");
+    out.to_str().unwrap().to_string()
+}
+
+#[test]
+fn an_unpacked_root_has_its_devices_and_an_archive_of_nothing_is_refused() {
+    let this = "an_unpacked_root_has_its_devices_and_an_archive_of_nothing_is_refused";
+    in_namespace(this, |scratch| {
+        let mut machine = machine("");
+        // Who is not the machine's root makes no device, there is none to test then.
+        let makes = "mkdir -p sbin; echo x >sbin/init; mknod null c 1 3 || true; tar -cf $out .";
+        let root = packed(scratch, "root.tar", makes);
+        let target = scratch.join("target");
+        let to = target.to_str().unwrap();
+        assert_eq!(unpack::unpacked(&mut machine, &root, to), Ok(true));
+        if target.join("null").symlink_metadata().is_ok_and(|m| m.file_type().is_char_device()) {
+            fs::write(target.join("null"), "what is written here is gone").unwrap();
+        }
+        for (name, script, said) in [
+            ("none.cpio", "true | cpio -o -H newc --quiet >$out", "is an empty archive"),
+            ("none.tar.gz", "tar -cT /dev/null | gzip >$out", "no archive once it is expanded"),
+            ("none.gz", "true | gzip >$out", "no archive once it is expanded (0 KiB)"),
+        ] {
+            let archive = packed(scratch, name, script);
+            let mut take = || {
+                unpack::unpacked(&mut machine, &archive, to)?;
+                expand::expanded(&mut machine, &archive)
+            };
+            let why = take().unwrap_err().to_string();
+            assert!(why.contains(said), "{name}: {why}");
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains("/expanded/"), "the memory is not free: {mounts}");
     });
 }

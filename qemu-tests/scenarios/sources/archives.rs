@@ -69,12 +69,21 @@ fn bad_archives() {
         lab.pack(&site.join("cut.tar.gz"), "tar -czf $out .; truncate -s 1000000 $out")?;
         let evil = "tar -cPf $out --transform 's,^etc/issue,../../evil,' etc/issue";
         lab.pack(&site.join("evil.tar"), evil)?;
+        lab.pack(&site.join("empty.tar.gz"), "tar -cT /dev/null | gzip >$out")?;
+        lab.pack(&site.join("empty.cpio"), "true | cpio -o -H newc --quiet >$out")?;
+        lab.pack(
+            &site.join("pictures.tar"),
+            "tar -cf $out --transform s,etc/issue,readme.txt, etc/issue",
+        )?;
         let _dhcp = lab.dhcp().serve()?;
         let _http = lab.http(&site)?;
         for (name, why) in [
             ("cut.tar", "is cut short: its end is missing"),
             ("cut.tar.gz", "is cut short"),
             ("evil.tar", "holds a path that leads out of it: ../../evil"),
+            ("empty.tar.gz", "is no image and no archive once it is expanded"),
+            ("empty.cpio", "is an empty archive"),
+            ("pictures.tar", "the root: holds readme.txt"),
         ] {
             let said = refused(lab, &format!("bw.root=http://nas.lab/{name} bw.overlay"))?;
             assert_contains(&said, why);
