@@ -3,6 +3,7 @@
 mod bench;
 mod bench_clone;
 mod demo;
+mod deny;
 mod dist;
 mod docs;
 mod fuzz;
@@ -11,6 +12,7 @@ mod sizes;
 mod status;
 mod structure;
 mod test;
+mod tools;
 mod words;
 
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ struct Xtask {
 #[argh(subcommand)]
 enum Task {
     Demo(demo::Demo),
+    Deny(deny::Deny),
     Dist(dist::Dist),
     Docs(docs::Docs),
     Test(test::Test),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let Xtask { task } = argh::from_env();
     let outcome = match task {
         Task::Demo(task) => task.run(),
+        Task::Deny(task) => task.run(),
         Task::Dist(task) => task.run(),
         Task::Docs(task) => task.run(),
         Task::Test(task) => task.run(),

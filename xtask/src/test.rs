@@ -59,6 +59,7 @@ const QUICK: &[Step] = &[
     ("generated pages", || Docs { check: true }.run()),
     ("unit tests", || cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])),
     ("no libc in /init", no_libc_in_init),
+    ("supply chain", crate::deny::check),
     ("/init small and static", sizes::check_init),
     ("fuzz targets", crate::fuzz::check),
 ];
@@ -77,6 +78,7 @@ const SWEEPS: &[Step] = &[
         let words = ["test", "-p", "bellwether", "--features", "rooms", "--test", "clone_live"];
         cargo(&words)
     }),
+    ("cargo deny", crate::deny::check_by_cargo_deny),
     ("sweeps", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
         cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
