@@ -28,6 +28,16 @@ pub fn write_out(bytes: &[u8]) {
     }
 }
 
+/// Writes a line to standard output without its lock: a reader that stops reading blocks this
+/// thread only, and not [`finish`].
+pub fn write_line(out: &mut fs::File, line: &str) {
+    if BROKEN.get().is_none()
+        && let Err(e) = out.write_all(line.as_bytes())
+    {
+        let _ = BROKEN.set(e);
+    }
+}
+
 // In this crate these take the place of std's macros of the same names, which panic
 // when the reader of a pipe is gone.
 macro_rules! print {

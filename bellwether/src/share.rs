@@ -6,6 +6,7 @@ use crate::args::Share;
 use crate::build;
 use crate::failure::Failure;
 use ::share::config;
+use ::share::console::Console;
 use ::share::disk::store::Store;
 use ::share::ending::Ending;
 use ::share::error::Error;
@@ -13,12 +14,18 @@ use ::share::event::{Event, Watch};
 use ::share::options::Options;
 use ::share::session;
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Where leases are kept over restarts.
 pub const STATE: &str = "/var/lib/bellwether";
+
+/// How long the last messages may take, and then the rest of the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const END: Duration = Duration::from_secs(3);
 
 /// Places where running live systems have their medium mounted.
 const MOUNTED: [&str; 6] = [
@@ -68,7 +75,7 @@ pub fn run(what: &Share) -> Result<(), Failure> {
     };
     if let Some(dir) = &what.write_config {
         let json = what.json;
-        let watch = Watch::new(move |event| tell(event, json));
+        let watch = Watch::new(move |event| println!("{}", line(event, json)));
         let written = config::write(&options, dir, &watch);
         for path in written.map_err(|e: Error| Failure::Failed(e.to_string()))? {
             println!("{}", path.display());
@@ -81,18 +88,31 @@ pub fn run(what: &Share) -> Result<(), Failure> {
 /// Serves until it is told to end, and shows what happens: as a view that fills the
 /// terminal, as lines (`plain`), or as JSON.
 pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> {
+    let failed = |e: Error| Failure::Failed(e.to_string());
+    let ending = Ending::expect().map_err(failed)?;
+    // Without its sequences, which may not be written: the next program sets the screen.
+    ending
+        .enforce(END, || drop(ratatui::crossterm::terminal::disable_raw_mode()))
+        .map_err(failed)?;
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    let mut out = out.map_err(Error::system("use standard output")).map_err(failed)?.into();
+    let write = move |line: &str| crate::output::write_line(&mut out, line);
+    let console = Console::start(write, if json { dropped_json } else { dropped_text });
+    let console = console.map_err(failed)?;
     // Lines until everything is up, then the view.
     let (log, viewing) = (Arc::new(view::Log::default()), Arc::new(AtomicBool::new(false)));
     let (told, quiet) = (Arc::clone(&log), Arc::clone(&viewing));
+    let said = console.clone();
     let watch = Arc::new(Watch::new(move |event| {
         told.tell(event);
         if !quiet.load(Ordering::Relaxed) {
-            tell(event, json);
+            said.say(line(event, json));
         }
     }));
-    let failed = |e: Error| Failure::Failed(e.to_string());
-    let ending = Ending::expect().map_err(failed)?;
-    let session = session::start(options, &watch).map_err(failed)?;
+    let session = session::start(options, &watch);
+    // An error comes after the messages of what went well.
+    console.flush(LAST_WORDS);
+    let session = session.map_err(failed)?;
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     let shown = if terminal && !plain && !json {
         viewing.store(true, Ordering::Relaxed);
@@ -105,6 +125,7 @@ pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> 
         ending.wait().map_err(failed)
     };
     session::stopped(&watch);
+    console.flush(LAST_WORDS);
     shown
 }
 
@@ -135,8 +156,20 @@ fn settings(what: &Share, state: &Path) -> Result<(), Failure> {
     }
 }
 
-fn tell(event: &Event, json: bool) {
-    println!("{}", if json { event.to_json() } else { event.to_string() });
+fn line(event: &Event, json: bool) -> String {
+    if json { event.to_json() } else { event.to_string() }
+}
+
+fn dropped(count: u64) -> Event {
+    Event::Warning(format!("{count} messages were dropped: the terminal or pipe was not read"))
+}
+
+fn dropped_text(count: u64) -> String {
+    line(&dropped(count), false)
+}
+
+fn dropped_json(count: u64) -> String {
+    line(&dropped(count), true)
 }
 
 /// The medium that this system was started from.

@@ -1,5 +1,6 @@
 //! `bellwether share` without the rest of the command: `share INIT MEDIUM [MODE]`.
 
+use share::console::Console;
 use share::event::Watch;
 use share::options::{DhcpMode, Options};
 use share::session::run;
@@ -28,6 +29,8 @@ fn main() -> Result<(), String> {
         interface: std::env::var("INTERFACE").ok(),
         ..Options::default()
     };
-    let watch = Arc::new(Watch::new(|event| println!("{event}")));
+    let note = |count| format!("{count} messages were dropped");
+    let console = Console::start(|line| print!("{line}"), note).map_err(|e| e.to_string())?;
+    let watch = Arc::new(Watch::new(move |event| console.say(event.to_string())));
     run(&options, &watch, |session| println!("page: {}", session.page)).map_err(|e| e.to_string())
 }

@@ -6,10 +6,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-/// SIGINT, SIGTERM and SIGHUP, read from a signalfd.
-#[derive(Debug)]
-pub struct Ending(SignalFd);
+/// SIGINT, SIGTERM and SIGHUP, seen by a signalfd. They are not read from it: every thread
+/// that looks sees them.
+#[derive(Debug, Clone)]
+pub struct Ending(Arc<SignalFd>);
 
 impl Ending {
     /// Blocks the signals from now on. Call it before [`crate::session::start`], whose threads
@@ -25,12 +29,34 @@ impl Ending {
         let doing = |e: Errno| Error::system("wait for signals")(e.into());
         signals.thread_block().map_err(doing)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        SignalFd::with_flags(&signals, flags).map(Self).map_err(doing)
+        SignalFd::with_flags(&signals, flags).map(|fd| Self(Arc::new(fd))).map_err(doing)
     }
 
     /// Whether one of the signals arrived.
     pub fn came(&self) -> bool {
-        !matches!(self.0.read_signal(), Ok(None))
+        let mut this = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut this, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
+    }
+
+    /// Ends the process this long after the first signal if it has not ended by itself: a thread
+    /// may be blocked in a write to a terminal that is stopped. `last` is called before.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the thread cannot be started.
+    pub fn enforce(
+        &self,
+        patience: Duration,
+        last: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
+        let ending = self.clone();
+        let thread = thread::Builder::new().name("ending".into()).spawn(move || {
+            if ending.wait().is_ok() {
+                thread::sleep(patience);
+                last();
+                std::process::exit(0);
+            }
+        });
+        thread.map(drop).map_err(Error::system("start a thread"))
     }
 
     /// Waits for one of the signals.

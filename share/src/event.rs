@@ -1,6 +1,7 @@
 //! Events of a session, as data: the console, the JSON stream and every other view are made
 //! from these.
 
+use crate::limits::Limits;
 use crate::services::Switches;
 use cmdline::json::Json;
 use std::collections::{BTreeMap, VecDeque};
@@ -92,6 +93,13 @@ pub enum Event {
     },
     /// A warning; the session continues.
     Warning(String),
+    /// A client asked for something that it does not get.
+    Refused {
+        /// Its hardware address when known, else its address.
+        who: String,
+        /// The message.
+        text: String,
+    },
     /// The medium cannot be read any more.
     Broken(String),
     /// The session ends.
@@ -109,7 +117,7 @@ impl fmt::Display for Event {
             Self::Ready { text, .. } => f.write_str(text),
             Self::Client { who, stage } => write!(f, "{who}: {stage}"),
             Self::Address { who, address } => write!(f, "{who}: has the address {address}"),
-            Self::Warning(text) => write!(f, "warning: {text}"),
+            Self::Warning(text) | Self::Refused { text, .. } => write!(f, "warning: {text}"),
             Self::Broken(text) => {
                 write!(f, "the medium cannot be read any more, clients get errors: {text}")
             }
@@ -139,6 +147,9 @@ impl Event {
                 .field("client", who)
                 .field("address", &address.to_string()),
             Self::Warning(text) => json.field("event", "warning").field("text", text),
+            Self::Refused { who, text } => {
+                json.field("event", "warning").field("client", who).field("text", text)
+            }
             Self::Broken(text) => json.field("event", "broken").field("text", text),
             Self::Stopped { clients, bytes } => json
                 .field("event", "stopped")
@@ -147,6 +158,61 @@ impl Event {
         };
         json.end_object();
         json.finish()
+    }
+}
+
+/// Makes a text safe for a terminal: control characters, and those that change the direction
+/// of writing, become blanks. Clients and media could forge lines with them.
+pub fn printable(text: &str) -> String {
+    let bad = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if bad(c) { ' ' } else { c }).collect()
+}
+
+impl Stage {
+    fn printable(&self) -> Self {
+        match self {
+            Self::Asked { what, file } => {
+                Self::Asked { what: printable(what), file: printable(file) }
+            }
+            Self::Loader(file) => Self::Loader(printable(file)),
+            Self::Mounted(path) => Self::Mounted(printable(path)),
+            Self::Disk(name) => Self::Disk(printable(name)),
+            Self::Menu | Self::Kernel | Self::Initrd | Self::Up => self.clone(),
+        }
+    }
+}
+
+impl Event {
+    fn printable(&self) -> Self {
+        match self {
+            Self::Ready { what, text } => Self::Ready { what, text: printable(text) },
+            Self::Client { who, stage } => {
+                Self::Client { who: printable(who), stage: stage.printable() }
+            }
+            Self::Address { who, address } => {
+                Self::Address { who: printable(who), address: *address }
+            }
+            Self::Warning(text) => Self::Warning(printable(text)),
+            Self::Refused { who, text } => {
+                Self::Refused { who: printable(who), text: printable(text) }
+            }
+            Self::Broken(text) => Self::Broken(printable(text)),
+            Self::Stopped { .. } => self.clone(),
+        }
+    }
+
+    /// The client that caused it, and its kind, for [`Limits`].
+    fn cause(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::Client { who, .. } => Some((who, "stages")),
+            Self::Address { who, .. } => Some((who, "addresses")),
+            Self::Refused { who, .. } => Some((who, "refusals")),
+            Self::Broken(_) => Some(("the medium", "read errors")),
+            Self::Ready { .. } | Self::Warning(_) | Self::Stopped { .. } => None,
+        }
     }
 }
 
@@ -175,6 +241,7 @@ pub struct Watch {
     broken: Mutex<Option<(String, Instant)>>,
     /// The steps of the start and the latest events, as JSON.
     log: Mutex<(Vec<String>, VecDeque<String>)>,
+    limits: Mutex<Limits>,
     /// Which services are on.
     pub switches: Switches,
 }
@@ -193,12 +260,31 @@ impl Watch {
             clients: Mutex::default(),
             broken: Mutex::default(),
             log: Mutex::default(),
+            limits: Mutex::default(),
             switches: Switches::default(),
         }
     }
 
-    /// Reports an event.
+    /// Reports an event, with printable characters only. Leaves it out and counts it when its
+    /// client caused too many.
     pub fn tell(&self, event: &Event) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = event.cause().is_none_or(|(who, kind)| limits.allow(who, kind, Instant::now()));
+        drop(limits);
+        if told {
+            self.pass_on(&event.printable());
+        }
+    }
+
+    /// Says how many events were left out since the last call.
+    pub fn tell_left_out(&self) {
+        let left_out = self.limits.lock().unwrap_or_else(PoisonError::into_inner).left_out();
+        if let Some(text) = left_out {
+            self.pass_on(&Event::Warning(text));
+        }
+    }
+
+    fn pass_on(&self, event: &Event) {
         let json = event.to_json();
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(event, Event::Ready { .. }) {
@@ -211,6 +297,11 @@ impl Watch {
         }
         drop(log);
         (self.tell)(event);
+    }
+
+    /// Reports that a client does not get what it asked for.
+    pub fn refused(&self, who: &str, text: String) {
+        self.tell(&Event::Refused { who: who.to_owned(), text });
     }
 
     /// Reports a step of the start.
@@ -244,6 +335,8 @@ impl Watch {
 
     /// Records a client's stage and reports it if new.
     pub fn reached(&self, who: &str, stage: Stage) {
+        // The view shows it as it is kept here.
+        let stage = stage.printable();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let client = entry(&mut clients, who);
         let same = client.stage.as_ref() == Some(&stage);
@@ -304,6 +397,50 @@ mod tests {
             watch.sent(&n.to_string(), 1);
         }
         assert_eq!(watch.clients().len(), MAX_CLIENTS);
+    }
+
+    #[test]
+    fn nothing_forges_lines() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let copy = told.clone();
+        let watch = Watch::new(move |event| copy.lock().unwrap().push(event.to_string()));
+        let bad = "/x\x1b]0;title\x07\x1b[2J\n52:54:00:00:00:09: is up\u{9b}2J\u{202e}";
+        watch.tell(&Event::Warning(bad.into()));
+        watch.tell(&Event::Broken(bad.into()));
+        watch.ready("medium", bad.into());
+        watch.refused(bad, bad.into());
+        let asked = Stage::Asked { what: bad.into(), file: bad.into() };
+        for stage in [asked, Stage::Loader(bad.into()), Stage::Mounted(bad.into())] {
+            watch.reached("a", stage);
+        }
+        watch.reached("b", Stage::Disk(bad.into()));
+        watch.tell(&Event::Address { who: bad.into(), address: Ipv4Addr::LOCALHOST });
+        let shown = watch.clients().into_values().filter_map(|client| client.stage);
+        let mut texts: Vec<String> = shown.map(|stage| stage.to_string()).collect();
+        texts.append(&mut told.lock().unwrap());
+        assert_eq!(texts.len(), 11);
+        for text in &texts {
+            assert_eq!(*text, printable(text));
+            assert!(text.contains("52:54:00:00:00:09") && !text.contains(['\n', '\x1b']), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_client_does_not_fill_the_log() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let copy = told.clone();
+        let watch = Watch::new(move |event| copy.lock().unwrap().push(event.to_string()));
+        for n in 0..10_000 {
+            watch.refused("10.0.0.7", format!("10.0.0.7 wants /{n}"));
+            watch.reached("10.0.0.8", if n % 2 == 0 { Stage::Kernel } else { Stage::Initrd });
+        }
+        watch.reached("10.0.0.9", Stage::Kernel);
+        watch.tell_left_out();
+        let told = told.lock().unwrap();
+        assert!(told.len() < 100, "{}", told.len());
+        assert!(told[told.len() - 2].starts_with("10.0.0.9"), "{told:?}");
+        let last = told.last().unwrap();
+        assert!(last.contains("more messages were left out, most of them about 10.0.0."), "{last}");
     }
 
     #[test]

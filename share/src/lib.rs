@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod config;
+pub mod console;
 pub mod dhcp;
 pub mod disk;
 pub mod ending;
@@ -11,6 +12,7 @@ pub mod files;
 pub mod http;
 pub mod initrd;
 pub mod iso;
+pub mod limits;
 pub mod loaders;
 pub mod media;
 pub mod medium;

@@ -65,6 +65,7 @@ pub fn run(
 
 /// Reports the totals at the end.
 pub fn stopped(watch: &Watch) {
+    watch.tell_left_out();
     let clients = watch.clients();
     let bytes = clients.values().map(|client| client.bytes).sum();
     watch.tell(&Event::Stopped { clients: clients.len(), bytes });

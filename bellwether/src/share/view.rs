@@ -34,7 +34,7 @@ impl Log {
         if log.len() >= RECENT {
             log.pop_front();
         }
-        let bad = matches!(event, Event::Warning(_) | Event::Broken(_));
+        let bad = matches!(event, Event::Warning(_) | Event::Refused { .. } | Event::Broken(_));
         log.push_back((event.to_string(), bad));
     }
 }

@@ -67,17 +67,17 @@ fn answer_all(
             _ => None,
         };
         drop(server);
+        let who = message.mac.to_string();
         if let Some(reply) = reply
             && let Err(e) = socket.send_to(&reply.bytes, reply.to)
         {
-            watch.tell(&Event::Warning(format!("a DHCP answer to {} was not sent: {e}", reply.to)));
+            watch.refused(&who, format!("a DHCP answer to {who} was not sent: {e}"));
         }
         if let Some((path, text)) = leases
             && let Err(e) = std::fs::write(path, text)
         {
             watch.tell(&Event::Warning(format!("cannot keep leases in {}: {e}", path.display())));
         }
-        let who = message.mac.to_string();
         match seen {
             Seen::Boot { client, file } => {
                 watch.reached(&who, Stage::Asked { what: describe(&client), file });
@@ -85,12 +85,16 @@ fn answer_all(
             Seen::NoLoader(client) => {
                 let text =
                     format!("{who} is {}: there is no boot loader for it", describe(&client));
-                watch.tell(&Event::Warning(text));
+                watch.refused(&who, text);
             }
             Seen::Address(address) => watch.tell(&Event::Address { who, address }),
-            Seen::Exhausted => watch.tell(&Event::Warning(format!(
-                "{who} asks for an address, but all are leased; give a larger range with --range"
-            ))),
+            Seen::Exhausted => {
+                let text = format!(
+                    "{who} asks for an address, but all are leased; give a larger range with \
+                     --range"
+                );
+                watch.refused(&who, text);
+            }
             Seen::OtherServer(other) => {
                 // Once for each server.
                 if others.len() < 16 && others.insert(other) {

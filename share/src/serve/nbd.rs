@@ -4,7 +4,7 @@ use super::{CHUNK, HEAD_PATIENCE, PATIENCE, accept};
 use crate::disk::access::{Disks, Refused};
 use crate::disk::device::Disk;
 use crate::error::Error;
-use crate::event::{Event, Stage, Watch};
+use crate::event::{Stage, Watch};
 use crate::nbd::{self, Command, Failure, Refusal, Wish};
 use crate::net::name_of;
 use crate::services::Service;
@@ -155,7 +155,7 @@ fn negotiate(
                             }
                         };
                         let text = format!("{who} wants the disk {name:?}: {text}");
-                        watch.tell(&Event::Warning(text));
+                        watch.refused(who, text);
                         if matches!(wish, Wish::Export(_)) {
                             // `NBD_OPT_EXPORT_NAME` has no negative answer.
                             return Ok(None);

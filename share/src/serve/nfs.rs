@@ -2,7 +2,7 @@
 
 use super::{CHUNK, accept};
 use crate::error::Error;
-use crate::event::{Event, Stage, Watch};
+use crate::event::{Stage, Watch};
 use crate::net::name_of;
 use crate::nfs::{self, Server};
 use crate::services::Service;
@@ -48,7 +48,7 @@ fn serve(stream: TcpStream, from: Ipv4Addr, server: &Server, watch: &Watch) -> i
             nfs::Seen::Read(bytes) => watch.sent(&who, bytes),
             nfs::Seen::Mount { path, done: true } => watch.reached(&who, Stage::Mounted(path)),
             nfs::Seen::Mount { path, done: false } => {
-                watch.tell(&Event::Warning(format!("{who} wants {path}, which is not shared")));
+                watch.refused(&who, format!("{who} wants {path}, which is not shared"));
             }
             nfs::Seen::Broken(what, error) => watch.broken(&what, &error),
             nfs::Seen::Up => watch.reached(&who, Stage::Up),
