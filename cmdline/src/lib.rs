@@ -40,6 +40,7 @@ pub mod nfsroot;
 mod own;
 mod parse;
 pub mod pattern;
+pub mod pins;
 pub mod plan;
 pub mod plan_json;
 pub mod render;

@@ -8,6 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::nfsroot;
+use crate::pins;
 use crate::plan::{
     Addressing, BootPlan, CloneArgument, CloneMethod, Content, DeviceSelector, Dialect, Fate,
     ImagePick, ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload,
@@ -42,6 +43,7 @@ impl BootPlan {
         part(&mut out, "drivers", &drivers(self));
         part(&mut out, "network", &network(self));
         part(&mut out, "root", &root(self));
+        part(&mut out, "not pinned", &pins::uncovered(self));
         if matches!(self.handoff.then, Then::SwitchRoot) {
             part(&mut out, "writable", &writable(&self.writable));
         }

@@ -14,6 +14,7 @@ use rustix::io::{Errno, read};
 
 use crate::copy::Progress;
 use crate::machine::Machine;
+use crate::pinning::CHECK_DIGEST;
 use crate::source::{Found, Root};
 use crate::trace::{Failure, Tried};
 
@@ -45,7 +46,8 @@ pub fn check_medium(
     Ok(())
 }
 
-/// Checks the images that the root will be made of, where they are now.
+/// Checks the images that the root will be made of, where they are now: in memory, see
+/// [`crate::pinning::decide`].
 ///
 /// Every image must have one of the digests, so that none slips in unchecked.
 ///
@@ -56,7 +58,7 @@ pub fn check_images(
     plan: &[Integrity],
     found: &Found,
 ) -> Result<(), Failure> {
-    const STEP: &str = "check the image against its digest";
+    const STEP: &str = CHECK_DIGEST;
     let wanted: Vec<(Algorithm, &str)> = plan
         .iter()
         .filter_map(|integrity| match integrity {
@@ -78,14 +80,6 @@ pub fn check_images(
         Root::Blob(path) => Vec::from([path.as_str()]),
         Root::Layers(layers) => layers.iter().map(|layer| layer.path.as_str()).collect(),
     };
-    if images.is_empty() {
-        return Err(Failure::new(
-            STEP,
-            &found.origin,
-            "is a directory tree, and only an image has a digest",
-        )
-        .remedy("leave the digest out, or boot an image"));
-    }
     for image in images {
         // The algorithms on one line are nearly always one.
         let mut algorithms: Vec<Algorithm> = Vec::from([first]);

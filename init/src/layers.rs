@@ -5,12 +5,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use cmdline::BootPlan;
 use cmdline::plan::{
-    Content, Integrity, PersistPlan, SnapshotPlan, SnapshotStore, UnionKind, UnionPlan, Upper,
-    Writable,
+    Content, PersistPlan, SnapshotPlan, SnapshotStore, UnionKind, UnionPlan, Upper, Writable,
 };
 use cmdline::text;
+use cmdline::{BootPlan, pins};
 use overlay::union::{mount_aufs, mount_overlay};
 use rustix::fs::Access;
 use rustix::mount::MountFlags;
@@ -19,12 +18,11 @@ use sys::file::{access, make_dir};
 use sys::mount::{bind, detach, tmpfs};
 
 use crate::block::{self, MountWith};
-use crate::images::Layer;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::newroot::{NewRoot, ROOT, like};
 use crate::persist::{self, Kept};
-use crate::pinning::{self, Form};
+use crate::pinning::{self, Bound, Form, Seen};
 use crate::source::{Found, Root};
 use crate::trace::Failure;
 use crate::{expand, integrity, snapshot, to_ram, unpack, verity};
@@ -83,14 +81,46 @@ pub fn stack(
 ) -> Result<Ready, Failure> {
     make_dir(ROOT, 0o755).map_err(|errno| Failure::new("make the root", ROOT, Shown(errno)))?;
     let root = &plan.root;
+    let seen = seen(found);
+    let mut bound = Bound::Free;
+    // The small /init refuses lines with pins before it looks for the root.
+    if cfg!(feature = "full") {
+        bound = pinning::decide(&root.integrity, &seen)?;
+        for sentence in pins::uncovered(plan) {
+            machine.log.info(&["not pinned: ", &sentence].concat());
+        }
+    }
     integrity::check_medium(machine, &root.integrity, found)?;
     to_ram::copy(machine, &root.to_ram, found, layout)?;
+    if bound == (Bound::Digest { copy: true }) {
+        to_ram::bind(machine, found)?;
+    }
     integrity::check_images(machine, &root.integrity, found)?;
-    let mut stack = Stack { machine, plan, found, layout, mounted: Vec::new() };
+    let forms = seen.into_iter().map(|layer| layer.form).collect();
+    let mut stack = Stack { machine, plan, found, layout, forms, mounted: Vec::new() };
     let ready = stack.build();
     // Whatever was to be mounted from them is mounted now.
     machine.held.clear();
     ready
+}
+
+/// The layers of what was found; none when it is a tree.
+fn seen(found: &Found) -> Vec<Seen> {
+    let one = |name: &str, path: &str, is_dir: bool| {
+        let form = match unpack::archive_in(path) {
+            _ if is_dir => Form::Directory,
+            Some(_) => Form::Archive,
+            None => Form::Image,
+        };
+        Seen { name: name.to_string(), form, in_memory: to_ram::is_in_memory(found, path) }
+    };
+    match &found.root {
+        Root::Tree(_) => Vec::new(),
+        Root::Blob(path) => Vec::from([one(path.rsplit('/').next().unwrap_or(path), path, false)]),
+        Root::Layers(layers) => {
+            layers.iter().map(|layer| one(&layer.name, &layer.path, layer.is_dir)).collect()
+        }
+    }
 }
 
 struct Stack<'s> {
@@ -98,6 +128,9 @@ struct Stack<'s> {
     plan: &'s BootPlan,
     found: &'s Found,
     layout: Layout,
+    /// What the layers are. Nobody asks again: a server that pins are held against may
+    /// answer otherwise.
+    forms: Vec<Form>,
     /// Mount points of images so far.
     mounted: Vec<String>,
 }
@@ -152,10 +185,7 @@ impl Stack<'_> {
     /// image that it can be made of, which is not mounted.
     fn trees(&mut self, for_snapshot: bool) -> Result<(Vec<String>, Option<Image>), Failure> {
         let images: Vec<Image> = match &self.found.root {
-            Root::Tree(tree) => {
-                self.check_pins(&[], &[])?;
-                return Ok((Vec::from([tree.clone()]), None));
-            }
+            Root::Tree(tree) => return Ok((Vec::from([tree.clone()]), None)),
             Root::Blob(path) => {
                 let name = path.rsplit('/').next().unwrap_or(path).to_string();
                 Vec::from([(name, path.clone())])
@@ -164,23 +194,21 @@ impl Stack<'_> {
                 layers.iter().map(|layer| (layer.name.clone(), layer.path.clone())).collect()
             }
         };
-        let dirs: Vec<bool> = match &self.found.root {
-            Root::Layers(layers) => layers.iter().map(|layer: &Layer| layer.is_dir).collect(),
-            _ => Vec::from([false]),
-        };
-        self.check_pins(&images, &dirs)?;
+        let forms = core::mem::take(&mut self.forms);
         let only = images.len() == 1;
         let mut trees = Vec::new();
-        for (number, ((name, path), is_dir)) in images.into_iter().zip(dirs).enumerate() {
-            if is_dir {
+        for (number, ((name, path), form)) in images.into_iter().zip(forms).enumerate() {
+            if form == Form::Directory {
                 trees.push(path);
                 continue;
             }
             let tree = format!("{}/{name}", self.layout.images);
-            if unpack::unpacked(self.machine, &path, &tree)
-                .map_err(|why| Failure::new("unpack the archive", &path, why))?
-            {
-                trees.push(tree);
+            if form == Form::Archive {
+                let fail = |why| Failure::new("unpack the archive", &path, why);
+                match unpack::unpacked(self.machine, &path, &tree).map_err(fail)? {
+                    true => trees.push(tree),
+                    false => return Err(fail("is no archive any more".into())),
+                }
                 continue;
             }
             let path = expand::expanded(self.machine, &path)
@@ -205,27 +233,6 @@ impl Stack<'_> {
             }
         }
         Ok((trees, None))
-    }
-
-    /// Whether the line's root hashes cover every layer. The small `/init` refuses lines
-    /// with root hashes before it looks for the root.
-    fn check_pins(&self, images: &[Image], dirs: &[bool]) -> Result<(), Failure> {
-        let integrity: &[Integrity] = &self.plan.root.integrity;
-        let pinned = integrity.iter().any(|i| matches!(i, Integrity::Verity { .. }));
-        if !cfg!(feature = "full") || !pinned {
-            return Ok(());
-        }
-        let form = |path: &str, is_dir: bool| match unpack::archive_in(path) {
-            _ if is_dir => Form::Directory,
-            Some(_) => Form::Archive,
-            None => Form::Image,
-        };
-        let layers: Vec<(&str, Form)> = images
-            .iter()
-            .zip(dirs)
-            .map(|((name, path), is_dir)| (name.as_str(), form(path, *is_dir)))
-            .collect();
-        pinning::check_layers(integrity, &layers)
     }
 
     /// The image inside an image that the dialect knows, if it is there.
@@ -296,6 +303,8 @@ impl Stack<'_> {
         let mut kept = None;
         if let Upper::Persistent(persist) = &plan.upper
             && cfg!(feature = "full")
+            // What no word of the line asks for is no part of a pinned root.
+            && !(persist.silent && pins::pinned(self.plan))
         {
             kept = self.kept(persist, trees)?;
             let root = kept.as_ref().and_then(|kept| kept.root.clone());

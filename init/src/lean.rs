@@ -80,6 +80,8 @@ stand_in! { verity:
 }
 stand_in! { to_ram:
     fn copy(&mut Machine, &ToRam, &mut Found, Layout) -> Result<(), Failure> = Ok(());
+    fn bind(&mut Machine, &mut Found) -> Result<(), Failure> = Ok(());
+    fn is_in_memory(&Found, &str) -> bool = false;
 }
 
 /// No key but those of the failure screen, and no stop.

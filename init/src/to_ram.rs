@@ -1,6 +1,9 @@
-//! Copying to memory (`toram`, `copytoram`, `rd.live.ram`): asked first whether
-//! it fits, and never a reason to fail when it does not: the medium is still
-//! there, and the boot goes on from it with a warning.
+//! Copying to memory, asked first whether it fits.
+//!
+//! As a wish (`toram`, `copytoram`, `rd.live.ram`) it is never a reason to fail when it
+//! does not: the medium is still there, and the boot goes on from it with a warning. An
+//! image that the line pins by a digest must fit: its digest says nothing about bytes that
+//! a server or a drive is asked for a second time.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -8,7 +11,7 @@ use alloc::vec::Vec;
 use sys::errno::Shown;
 
 use cmdline::plan::ToRam;
-use rustix::fs::Access;
+use rustix::fs::{Access, FileType};
 use rustix::mount::{MountFlags, mount_move};
 use sys::file::{access, stat};
 use sys::mount::{detach, tmpfs};
@@ -22,6 +25,12 @@ use crate::trace::Failure;
 
 /// Where copies of images are kept; below `/run`, so it reaches the live system.
 pub const RAM: &str = "/run/bellwether/ram";
+
+/// Where copies of pinned images are kept.
+const PINNED: &str = "/run/bellwether/pinned";
+
+/// What statfs(2) calls a file system that is in memory (`linux/magic.h`).
+const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// What the rest of the boot and the first programs need beside the copy.
 const SPARE: u64 = 96 << 20;
@@ -69,9 +78,67 @@ fn images(found: &Found, only: Option<&str>) -> Vec<(String, String)> {
         Root::Layers(layers) => {
             let named = |name: &str| only.is_none_or(|only| name_of(only) == name);
             let files = layers.iter().filter(|layer| !layer.is_dir && named(&layer.name));
-            files.map(|layer| (layer.path.clone(), layer.name.clone())).collect()
+            let mut images: Vec<(String, String)> = Vec::new();
+            for layer in files {
+                let mut name = layer.name.clone();
+                // A machine's own directory may hold an image of the same name.
+                while images.iter().any(|(_, other)| *other == name) {
+                    name.push('+');
+                }
+                images.push((layer.path.clone(), name));
+            }
+            images
         }
     }
+}
+
+/// Whether the bytes of an image are in this machine's memory: fetched, expanded, copied,
+/// in the initramfs, or in a medium that is.
+#[must_use]
+pub fn is_in_memory(found: &Found, path: &str) -> bool {
+    // A device's node is on a file system in memory, its bytes are not.
+    let file =
+        |path: &str| stat(path).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+    let here = |path: &str| {
+        let kind = rustix::fs::statfs(path).map(|fs| fs.f_type.cast_unsigned());
+        file(path).is_some() && kind.is_ok_and(|kind| MEMORY.contains(&kind))
+    };
+    // Not what a link of the medium leads to elsewhere.
+    let on = |medium: &str| {
+        let medium = stat(medium).map(|medium| medium.st_dev);
+        file(path).is_some_and(|file| medium == Ok(file.st_dev))
+    };
+    let medium_is_here = found.medium_blob.as_deref().is_some_and(here);
+    here(path) || (medium_is_here && found.medium.as_deref().is_some_and(on))
+}
+
+/// Copies the images of a pinned root to memory, but for those that are there. The medium
+/// stays in place: the live system may want more of it.
+///
+/// # Errors
+/// They do not fit, or one cannot be read or written.
+pub fn bind(machine: &mut Machine, found: &mut Found) -> Result<(), Failure> {
+    let mut wanted = images(found, None);
+    wanted.retain(|(path, _)| !is_in_memory(found, path));
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let size = wanted.iter().map(|(path, _)| size_of(path)).sum();
+    let available = memory::available();
+    if !fits(size, available) {
+        let why = format!(
+            "has {}, and of {} available memory {} must stay free: a digest holds for bytes in memory only",
+            Size(size),
+            Size(available),
+            Size(SPARE),
+        );
+        return Err(Failure::new("copy the pinned image to memory", &found.origin, why).remedy(
+            "pin it by bw.verity=, which checks every block as it is read, or add memory",
+        ));
+    }
+    let progress = copy_files(machine, found, &wanted, PINNED, size)?;
+    machine.log.info(&format!("copied {}", progress.summary()));
+    Ok(())
 }
 
 fn size_of(path: &str) -> u64 {
@@ -81,10 +148,14 @@ fn size_of(path: &str) -> u64 {
     stat(path).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
+fn fits(size: u64, available: u64) -> bool {
+    size.saturating_add(size / 20).saturating_add(SPARE) <= available
+}
+
 /// Whether so much fits; says what is wrong when it does not.
-fn fits(machine: &mut Machine, what: &str, size: u64) -> bool {
+fn may_copy(machine: &mut Machine, what: &str, size: u64) -> bool {
     let available = memory::available();
-    let fits = size.saturating_add(size / 20).saturating_add(SPARE) <= available;
+    let fits = fits(size, available);
     if !fits {
         machine.log.warn(&format!(
             "{what} is not copied to memory: it has {}, and of {} available memory {} must stay free; going on from the medium, which must stay in place",
@@ -107,7 +178,7 @@ fn copy_medium(machine: &mut Machine, found: &mut Found, layout: Layout) -> Resu
         return copy_images(machine, None, found, layout);
     };
     let size = copy::tree_size(&medium);
-    if !fits(machine, "the medium", size) {
+    if !may_copy(machine, "the medium", size) {
         return Ok(());
     }
     machine.log.info(&format!("copying the medium to memory, {}", Size(size)));
@@ -145,9 +216,30 @@ fn copy_images(
     }
     let all = wanted.len() == images(found, None).len();
     let size = wanted.iter().map(|(path, _)| size_of(path)).sum();
-    if !fits(machine, "the image", size) {
+    if !may_copy(machine, "the image", size) {
         return Ok(());
     }
+    let progress = copy_files(machine, found, &wanted, RAM, size)?;
+    // Directories and images that stay behind still need the medium.
+    let directories = match &found.root {
+        Root::Layers(layers) => layers.iter().any(|layer| layer.is_dir),
+        _ => false,
+    };
+    if all && !directories {
+        release(machine, found, layout, &progress);
+    }
+    Ok(())
+}
+
+/// Copies images, and what belongs to them, to a place in memory; they are used from
+/// there.
+fn copy_files(
+    machine: &mut Machine,
+    found: &mut Found,
+    wanted: &[(String, String)],
+    place: &str,
+    size: u64,
+) -> Result<Progress, Failure> {
     let companions: Vec<(String, String)> = wanted
         .iter()
         .filter(|(path, _)| !path.starts_with("/dev/"))
@@ -158,38 +250,32 @@ fn copy_images(
         .collect();
     let more: u64 = companions.iter().map(|(path, _)| size_of(path)).sum();
     machine.log.info(&format!("copying {} image(s) to memory, {}", wanted.len(), Size(size)));
-    mount_tmpfs(RAM, size.saturating_add(more))?;
+    mount_tmpfs(place, size.saturating_add(more))?;
     let mut progress = Progress::new("copying to memory", size);
     for (path, name) in wanted.iter().chain(&companions) {
-        let target = format!("{RAM}/{name}");
+        let target = format!("{place}/{name}");
         if let Err((path, errno)) = copy::file(&mut machine.log, path, &target, &mut progress) {
             // The error below is the one to tell.
-            let _ = detach(RAM);
+            let _ = detach(place);
             return Err(Failure::new("copy the image to memory", &path, Shown(errno)));
         }
     }
+    let copy_of = |path: &str| {
+        let copied = wanted.iter().find(|(from, _)| from == path);
+        copied.map(|(_, name)| format!("{place}/{name}"))
+    };
     match &mut found.root {
-        Root::Blob(path) => {
-            *path = format!("{RAM}/{}", path.rsplit('/').next().unwrap_or_default());
-        }
+        Root::Blob(path) => *path = copy_of(path).unwrap_or_default(),
         Root::Layers(layers) => {
             for layer in layers {
-                if wanted.iter().any(|(path, _)| *path == layer.path) {
-                    layer.path = format!("{RAM}/{}", layer.name);
+                if let Some(copy) = copy_of(&layer.path) {
+                    layer.path = copy;
                 }
             }
         }
         Root::Tree(_) => {}
     }
-    // Directories and images that stay behind still need the medium.
-    let directories = match &found.root {
-        Root::Layers(layers) => layers.iter().any(|layer| layer.is_dir),
-        _ => false,
-    };
-    if all && !directories {
-        release(machine, found, layout, &progress);
-    }
-    Ok(())
+    Ok(progress)
 }
 
 /// Lets go of the medium and of what holds it.

@@ -2,7 +2,8 @@
 //!
 //! The hash tree is beside the image (`IMAGE.verity`) or behind its end in the
 //! same file; the root hash is on the line, or beside the image
-//! (`IMAGE.roothash`), where it finds damage but no forgery. A block that was
+//! (`IMAGE.roothash`), where it finds damage but no forgery, and is not used for an image
+//! that the line pins by a digest. A block that was
 //! damaged is mended where there are parity data beside the image (`IMAGE.fec`, as
 //! `veritysetup --fec-device` makes them, with `IMAGE.fec.roots` when the number of
 //! roots is not 2). Signatures of root hashes are not looked at.
@@ -149,7 +150,10 @@ fn wanted(plan: &[Integrity], image: &str, name: &str) -> Option<Wanted> {
         }
         _ => None,
     });
-    if on_line.is_some() || image.starts_with("/dev/") {
+    // What lies beside a pinned image is not pinned: with a root hash and parity data of
+    // their own, `mending` could turn the image into another.
+    let by_digest = plan.iter().any(|pin| matches!(pin, Integrity::Digest { .. }));
+    if on_line.is_some() || by_digest || image.starts_with("/dev/") {
         return on_line;
     }
     let text = sys::file::read_file(&format!("{image}.roothash"), MAX_HASH).ok()?;
@@ -219,5 +223,8 @@ mod tests {
         assert!(wanted(&[], image, "a.squashfs").is_none());
         std::fs::write(format!("{image}.roothash"), "AB".repeat(32) + "\n").unwrap();
         assert_eq!(wanted(&[], image, "a.squashfs").unwrap().root_hash, "ab".repeat(32));
+        let (algorithm, hex) = ("sha256".to_string(), "cd".repeat(32));
+        let pinned = [Integrity::Digest { algorithm, hex }];
+        assert!(wanted(&pinned, image, "a.squashfs").is_none(), "it is not pinned itself");
     }
 }

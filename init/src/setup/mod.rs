@@ -10,8 +10,8 @@ mod stage1;
 use alloc::ffi::CString;
 use alloc::vec::Vec;
 
-use cmdline::BootPlan;
 use cmdline::plan::Dialect;
+use cmdline::{BootPlan, pins};
 
 use crate::changes::{self, Change};
 use crate::machine::Machine;
@@ -28,6 +28,9 @@ pub fn apply(
     medium: Option<&str>,
 ) {
     let handoff = &plan.handoff;
+    // What lies on the medium beside pinned images is not pinned.
+    let pinned = pins::pinned(plan);
+    let medium = medium.filter(|_| !pinned);
     let changes = match handoff.layout {
         Dialect::Casper => casper::changes(machine, &handoff.settings, root, medium),
         Dialect::Ltsp => {
@@ -54,7 +57,7 @@ pub fn apply(
         Dialect::Stage1 => {
             Vec::from([Change::file("/tmp/env", &stage1::sourced(&stage1::answers(plan, found)))])
         }
-        Dialect::Slax => slax::changes(plan, found),
+        Dialect::Slax if !pinned => slax::changes(plan, found),
         _ => return,
     };
     changes::apply(root, &mut machine.log, &changes);
