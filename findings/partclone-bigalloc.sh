@@ -3,9 +3,9 @@
 #
 # Guess: the used-block map of a sound ext4 is right whatever options mkfs was
 # given, or the copy fails; and an image that partclone.chkimg calls good restores.
-# Seen: the plain copy stops with "bitmap error". With -F (force) the
-# status is 0 and the checksums of the image are good,
-# but blocks in use are left out and the restored file system is damaged.
+# Seen: the plain copy stops with "bitmap error". With -F (force) the status is 0 and
+# the checksums of the image are good, but clusters in use are left out: the restored
+# file system has files of other bytes.
 . "$(dirname "$0")/lib.sh"
 packages partclone=0.3.23+repack-1 e2fsprogs=1.47.0-2+b2 libext2fs2=1.47.0-2+b2
 
