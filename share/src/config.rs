@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::{Event, Watch};
 use crate::files::Files;
 use crate::loaders;
-use crate::media::{self, Media};
+use crate::media::{self, Media, Sources};
 use crate::medium::Place;
 use crate::net::{self, Interface};
 use crate::options::Options;
@@ -46,7 +46,8 @@ fn write_for(
     let mut files = Files::default();
     // The portmapper knows the port.
     let above = Place { server: own, port: None, path: exported.to_string_lossy().into_owned() };
-    let Media { menu, exports, .. } = media::open(options, &above, &mut files, watch)?;
+    let Media { menu, exports, .. } =
+        media::read(Sources::open(options, false)?, options, &above, &mut files, watch)?;
     let found = loaders::add(&mut files, &loaders::Wanted { http: None, tftp: own, proxy: true });
     for text in &found.missing {
         watch.tell(&Event::Warning(text.clone()));

@@ -1,14 +1,12 @@
 //! The files that HTTP and TFTP serve, under one set of paths: boot loaders, menus and our
 //! archive from memory; kernels, initramfs and media from where they are stored.
 
-use crate::error::Error;
+use crate::beneath::Directory;
 use crate::event::Stage;
 use crate::nfs::Export;
 use crate::tree::{At, ReadAt, Tree};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -55,11 +53,12 @@ impl std::fmt::Debug for File {
 
 impl File {
     /// A file in memory.
-    pub fn memory(bytes: Vec<u8>) -> Self {
+    pub fn memory(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
         Self {
             length: bytes.len() as u64,
             tag: format!("{:x}", crate::tree::hash(&[&bytes])),
-            content: Content::Memory(bytes.into()),
+            content: Content::Memory(bytes),
             stage: None,
         }
     }
@@ -143,7 +142,7 @@ pub struct Files {
     named: BTreeMap<String, File>,
     exports: Vec<Export>,
     /// Directories whose content is looked up at each request: it may change.
-    directory: Option<Arc<OwnedFd>>,
+    directory: Option<Arc<Directory>>,
 }
 
 impl Files {
@@ -159,25 +158,14 @@ impl Files {
 
     /// Also serves the files of a directory, looked up at each request. Symbolic links in it
     /// are not followed.
-    ///
-    /// # Errors
-    /// [`Error::File`] when it cannot be opened.
-    pub fn add_directory(&mut self, path: &Path) -> Result<(), Error> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(path, flags, Mode::empty());
-        self.directory = Some(Arc::new(opened.map_err(|e| Error::read(path)(e.into()))?));
-        Ok(())
+    pub fn add_directory(&mut self, directory: Directory) {
+        self.directory = Some(Arc::new(directory));
     }
 
     fn in_directory(&self, path: &str) -> Option<File> {
-        let directory = self.directory.as_ref()?;
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let within =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let path = path.trim_start_matches('/');
-        let opened = openat2(&**directory, path, flags, Mode::empty(), within).ok()?;
-        let file = std::fs::File::from(opened);
-        let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let path = Path::new(path.trim_start_matches('/'));
+        let file = self.directory.as_ref()?.file(path).ok()?;
+        let about = file.metadata().ok()?;
         let changed = about.mtime_nsec().unsigned_abs() ^ about.mtime().unsigned_abs() << 30;
         let identity = about.ino() ^ changed;
         Some(File::image(Arc::new(file), about.len(), identity))
@@ -241,7 +229,7 @@ mod tests {
         std::fs::write(dir.path().join("secret"), b"no").unwrap();
         std::os::unix::fs::symlink("../secret", inside.join("link")).unwrap();
         let mut files = Files::default();
-        files.add_directory(&inside).unwrap();
+        files.add_directory(Directory::open(&inside).unwrap());
         let menu = "/pxelinux.cfg/01-52-54-00-12-34-56";
         assert!(files.find(menu).is_none());
         std::fs::write(inside.join(&menu[1..]), b"DEFAULT disk").unwrap();
@@ -254,6 +242,6 @@ mod tests {
         for bad in ["/link", "/../secret", "/pxelinux.cfg", "", "/", "/pxelinux.cfg/../../secret"] {
             assert!(files.find(bad).is_none(), "{bad}");
         }
-        assert!(Files::default().add_directory(&dir.path().join("absent")).is_err());
+        assert!(Directory::open(&dir.path().join("absent")).is_err());
     }
 }

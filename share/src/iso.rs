@@ -86,7 +86,7 @@ pub fn open(image: Arc<dyn ReadAt>) -> Result<Iso, Error> {
         label: iso.label,
         created: iso.created,
         names: iso.names,
-        tree: builder.finish(identity, Some(image)),
+        tree: builder.finish(identity, image),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Serves live media, as they are, to machines that boot from the network.
 
 pub mod archive;
+pub mod beneath;
 pub mod config;
 pub mod console;
 pub mod dhcp;

@@ -1,17 +1,19 @@
 //! From media to a boot menu, the files it loads, and the exports that clients mount.
 
 use crate::archive::{self, Cursor, MAX_INITRD};
+use crate::beneath;
 use crate::disk::store::Image;
 use crate::error::Error;
 use crate::event::{Event, Stage, Watch};
 use crate::files::{File, Files};
-use crate::medium::{self, Medium, Place};
+use crate::medium::{self, Medium, Place, Source};
 use crate::nfs::Export;
 use crate::options::Options;
 use cpio_builder::menu::{Entry, Menu};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The menu, exports and disks of all media.
 #[derive(Debug)]
@@ -24,19 +26,53 @@ pub struct Media {
     pub images: Vec<Image>,
 }
 
+/// What the options name, open. Nothing of its content was looked at.
+#[derive(Debug)]
+pub struct Sources {
+    media: Vec<Source>,
+    /// The kernel and the initramfs to boot instead of the medium's.
+    given: Option<[Arc<[u8]>; 2]>,
+}
+
+impl Sources {
+    /// Opens the media, and reads `--kernel` and `--initrd` into memory; `as_root` when the
+    /// process gives up root before it reads the media.
+    ///
+    /// # Errors
+    /// [`Error::File`] when one cannot be opened, [`Error::Medium`] when it is another kind of
+    /// file.
+    pub fn open(options: &Options, as_root: bool) -> Result<Self, Error> {
+        let media = options.media.iter().map(|path| Source::open(path, as_root));
+        let whole = |path: &PathBuf| -> Result<Arc<[u8]>, Error> {
+            let mut bytes = Vec::new();
+            let read = beneath::image(path)?.take(MAX_INITRD + 1).read_to_end(&mut bytes);
+            match read.map_err(Error::read(path))? as u64 > MAX_INITRD {
+                true => Err(Error::read(path)(io::ErrorKind::FileTooLarge.into())),
+                false => Ok(bytes.into()),
+            }
+        };
+        let given = match (&options.kernel, &options.initrd) {
+            (Some(kernel), Some(initrd)) => Some([whole(kernel)?, whole(initrd)?]),
+            _ => None,
+        };
+        Ok(Self { media: media.collect::<Result<_, _>>()?, given })
+    }
+}
+
 /// A medium and its boot entries.
 struct Prepared {
     medium: Medium,
     menu: Menu,
 }
 
-/// Opens every medium and adds the files of its boot entries to `files`. `above` is the NFS
+/// Reads every medium and adds the files of its boot entries to `files`. `above` is the NFS
 /// export that the media are below.
 ///
 /// # Errors
 /// [`Error::Image`] or [`Error::File`] when a medium cannot be read, [`Error::Medium`] when it
 /// has nothing that boots over a network.
-pub fn open(
+pub fn read(
+    sources: Sources,
     options: &Options,
     above: &Place,
     files: &mut Files,
@@ -45,14 +81,15 @@ pub fn open(
     let mut images = Vec::new();
     let mut exports: Vec<Export> = Vec::new();
     let mut entries = Vec::new();
-    let several = options.media.len() > 1;
+    let several = sources.media.len() > 1;
     let mut title = String::new();
-    for path in &options.media {
-        let mut medium = Medium::open(path)?;
+    let given = sources.given.as_ref();
+    for source in sources.media {
+        let mut medium = Medium::read(source)?;
         while exports.iter().any(|e| e.path == format!("/{}", medium.name)) {
             medium.name.push_str("-2");
         }
-        let mut prepared = prepare(medium, options, above, files, watch)?;
+        let mut prepared = prepare(medium, given, options, above, files, watch)?;
         let medium = &prepared.medium;
         let export = Export { path: format!("/{}", medium.name), tree: medium.tree.clone() };
         files.add_tree(export.clone());
@@ -93,6 +130,7 @@ pub fn open(
 /// Turns a medium's entries into network-boot entries, and adds the files they load.
 fn prepare(
     medium: Medium,
+    given: Option<&[Arc<[u8]>; 2]>,
     options: &Options,
     above: &Place,
     files: &mut Files,
@@ -103,11 +141,9 @@ fn prepare(
     }
     let (base, name) = (format!("/boot/{}", medium.name), &medium.name);
     let mut menu = medium.menu.clone();
-    if let (Some(kernel), Some(initrd)) = (&options.kernel, &options.initrd) {
-        let read =
-            |path: &PathBuf| std::fs::read(path).map(File::memory).map_err(Error::read(path));
-        files.add(&format!("{base}/vmlinuz"), read(kernel)?.at(Stage::Kernel));
-        files.add(&format!("{base}/initrd"), read(initrd)?.at(Stage::Initrd));
+    if let Some([kernel, initrd]) = given {
+        files.add(&format!("{base}/vmlinuz"), File::memory(kernel.clone()).at(Stage::Kernel));
+        files.add(&format!("{base}/initrd"), File::memory(initrd.clone()).at(Stage::Initrd));
         let append = menu.entries.get(menu.default).map(|e| e.append.clone()).unwrap_or_default();
         let entry = Entry {
             id: "live".into(),
@@ -142,9 +178,9 @@ fn prepare(
             )));
             continue;
         }
-        let given = entry.kernel.is_empty();
+        let given = given.filter(|_| entry.kernel.is_empty());
         let sources = entry.initrd.clone();
-        if given {
+        if given.is_some() {
             entry.kernel = format!("{base}/vmlinuz");
             entry.initrd = vec![format!("{base}/initrd")];
         } else {
@@ -165,7 +201,7 @@ fn prepare(
                 Some(known) => known.clone(),
                 None => {
                     let to = format!("{base}/bellwether{}.img", archives.len());
-                    let mut initrd = open_initrd(&medium, options, given, &sources)?;
+                    let mut initrd = open_initrd(&medium, given, &sources)?;
                     let made = archive::make(&medium.tree, &mut initrd, &squashfs, init)?;
                     tell_archive(watch, &made);
                     files.add(&to, File::memory(made.bytes));
@@ -201,13 +237,11 @@ fn prepare(
 /// The initramfs files of an entry, one after the other.
 fn open_initrd(
     medium: &Medium,
-    options: &Options,
-    given: bool,
+    given: Option<&[Arc<[u8]>; 2]>,
     sources: &[String],
 ) -> Result<Box<dyn BufRead + Send>, Error> {
-    if let (true, Some(path)) = (given, &options.initrd) {
-        let file = std::fs::File::open(path).map_err(Error::read(path))?;
-        return Ok(Box::new(BufReader::new(file)));
+    if let Some([_, initrd]) = given {
+        return Ok(Box::new(io::Cursor::new(initrd.clone())));
     }
     let mut all: Box<dyn BufRead + Send> = Box::new(io::empty());
     for path in sources {

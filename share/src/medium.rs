@@ -1,13 +1,13 @@
 //! The content of a medium: its layout, the entries of its own boot menus, and the command
 //! lines with which its kernel finds it over the network.
 
+use crate::beneath;
 use crate::error::Error;
 use crate::iso;
 use crate::tree::{ReadAt, Tree};
 use cpio_builder::menu::{Dialect, Entry, FILE_MAX, Menu};
-use std::fs::File;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The layout of a live system on its medium.
@@ -102,30 +102,69 @@ impl std::fmt::Debug for Medium {
     }
 }
 
-impl Medium {
-    /// Opens an ISO image, a drive with one, or a directory.
+/// A medium that is open. Nothing of its content was looked at.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    opened: Opened,
+}
+
+enum Opened {
+    Image(Arc<dyn ReadAt>),
+    /// The names and properties of its files, which need the owner's rights.
+    Directory(Tree),
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Image(_) => "Image",
+            Self::Directory(_) => "Directory",
+        })
+    }
+}
+
+impl Source {
+    /// Opens an image, a drive or a directory; `as_root` when the process gives up root before it
+    /// reads.
     ///
     /// # Errors
-    /// [`Error::File`] when it cannot be read, [`Error::Image`] for a damaged image,
-    /// [`Error::Medium`] for any other kind of file.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// [`Error::File`] when it cannot be opened; [`Error::Medium`] for any other kind of file,
+    /// and for a directory that cannot be shared safely.
+    pub fn open(path: &Path, as_root: bool) -> Result<Self, Error> {
+        let opened = match (path.metadata().map_err(Error::read(path))?.is_dir(), as_root) {
+            (true, true) => Opened::Directory(Tree::of_directory_as_root(path)?),
+            (true, false) => Opened::Directory(Tree::of_directory(path)?),
+            (false, _) => Opened::Image(Arc::new(beneath::image(path)?)),
+        };
+        Ok(Self { path: path.to_owned(), opened })
+    }
+}
+
+impl Medium {
+    /// Reads an ISO image, a drive with one, or a directory.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be read, [`Error::Image`] for a damaged image.
+    pub fn read(Source { path, opened }: Source) -> Result<Self, Error> {
+        let path = path.as_path();
         let mut warnings = Vec::new();
-        let meta = path.metadata().map_err(Error::read(path))?;
-        let (tree, image, label) = if meta.is_dir() {
-            (Tree::of_directory(path)?, None, String::new())
-        } else {
-            let file: Arc<dyn ReadAt> = Arc::new(File::open(path).map_err(Error::read(path))?);
-            let length = file.length().map_err(Error::read(path))?;
-            let iso = iso::open(file.clone())
-                .map_err(|e| Error::Image { why: format!("{}: {e}", path.display()) })?;
-            if iso.missing > 0 {
-                warnings.push(format!(
-                    "{} lacks {} bytes at its end: the download was not finished, clients may fail",
-                    path.display(),
-                    iso.missing
-                ));
+        let (tree, image, label) = match opened {
+            Opened::Directory(tree) => (tree, None, String::new()),
+            Opened::Image(file) => {
+                let length = file.length().map_err(Error::read(path))?;
+                let iso = iso::open(file.clone())
+                    .map_err(|e| Error::Image { why: format!("{}: {e}", path.display()) })?;
+                if iso.missing > 0 {
+                    warnings.push(format!(
+                        "{} lacks {} bytes at its end: the download was not finished, clients may \
+                         fail",
+                        path.display(),
+                        iso.missing
+                    ));
+                }
+                (iso.tree, Some((file, length)), iso.label)
             }
-            (iso.tree, Some((file, length)), iso.label)
         };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let mut medium = Self {
@@ -332,6 +371,10 @@ pub fn line(layout: Layout, own: &str, place: &Place, more: &str) -> String {
 mod tests {
     use super::*;
 
+    fn read(path: &Path) -> Result<Medium, Error> {
+        Medium::read(Source::open(path, false)?)
+    }
+
     fn place() -> Place {
         Place { server: Ipv4Addr::new(10, 0, 0, 1), port: Some(2049), path: "/debian".into() }
     }
@@ -383,7 +426,7 @@ mod tests {
              initrd /live/initrd.img\n append boot=live components quiet\n\
              label gone\n linux /live/nothing\n initrd /live/initrd.img\n",
         );
-        let medium = Medium::open(dir.path()).unwrap();
+        let medium = read(dir.path()).unwrap();
         assert_eq!((medium.layout, medium.title.as_str()), (Layout::LiveBoot, "Debian 12 live"));
         let [entry] = medium.menu.entries.as_slice() else { panic!("{:?}", medium.menu) };
         assert_eq!(entry.kernel, "/live/vmlinuz");
@@ -394,10 +437,10 @@ mod tests {
             "menuentry \"Live\" { linux ($root)/live/vmlinuz boot=live findiso=${iso_path}\n \
              initrd ($root)/live/initrd.img\n}\n",
         );
-        let medium = Medium::open(dir.path()).unwrap();
+        let medium = read(dir.path()).unwrap();
         assert_eq!(medium.menu.entries.len(), 1, "{:?}", medium.menu);
         std::fs::remove_dir_all(dir.path().join("boot")).unwrap();
-        assert_eq!(Medium::open(dir.path()).unwrap().menu.entries.len(), 1);
+        assert_eq!(read(dir.path()).unwrap().menu.entries.len(), 1);
     }
 
     #[test]

@@ -202,14 +202,21 @@ pub fn holder(kind: &str, port: u16) -> Option<String> {
 /// How long an answer may take: dnsmasq pings an address for three seconds before it offers it.
 const DHCP_PATIENCE: Duration = Duration::from_secs(6);
 
+/// The socket for [`find_dhcp`].
+///
+/// # Errors
+/// [`Error::Port`] when port 68 cannot be bound.
+pub fn search_socket(interface: &Interface) -> Result<UdpSocket, Error> {
+    broadcast_socket(&interface.name, 68, "the search for a DHCP server")
+}
+
 /// Looks for a DHCP server: sends a DISCOVER every two seconds and waits at most six. Returns
 /// at the first offer.
 ///
 /// # Errors
-/// [`Error::Port`] when port 68 cannot be bound, [`Error::System`] when sending fails.
-pub fn find_dhcp(interface: &Interface) -> Result<Option<Ipv4Addr>, Error> {
+/// [`Error::System`] when sending fails.
+pub fn find_dhcp(socket: &UdpSocket) -> Result<Option<Ipv4Addr>, Error> {
     let doing = || Error::system("look for a DHCP server");
-    let socket = broadcast_socket(&interface.name, 68, "the search for a DHCP server")?;
     // A random hardware address: our own lease must not change.
     let random = fs::File::open("/dev/urandom").and_then(|mut file| {
         let mut bytes = [0; 9];

@@ -1,67 +1,389 @@
-//! Drops root once the ports are bound.
+//! Gives up root, and everything else that serving does not need.
 //!
-//! Only ports below 1024 and a broadcast socket on one interface need root. Serving a directory
-//! keeps one capability: reading files that only root may read.
+//! Two steps, because a program that parses media has other needs than one that serves them:
+//!
+//! 1. [`drop_root`], after the ports are bound and everything that is shared is open, and before
+//!    anything from outside is parsed: a user of its own, no capability, no way to gain one.
+//! 2. [`confine`], after the boot-loader tools ran and before the first client is answered: a list
+//!    of the system calls that serving needs. All others fail with EPERM.
 
+use crate::beneath::Directory;
 use crate::error::Error;
-use nix::unistd::{Gid, Uid, chown, geteuid, setgroups, setresgid, setresuid};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities};
-use std::path::Path;
+use nix::libc;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, fchdir, fchown, geteuid, setgroups, setresgid, setresuid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+use seccompiler::{SeccompAction, SeccompFilter, SeccompRule};
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
-/// The user `nobody` on every Linux.
-const UNPRIVILEGED: u32 = 65534;
+/// The first number that `share` tries to run as: between the 16-bit numbers (with `nobody` and
+/// systemd's dynamic users) and 100000, where the ranges of containers begin. A process under it
+/// can touch no file and no other process of the machine.
+const OWN: u32 = 72_355;
+/// Numbers tried from [`OWN`] on, until one belongs to no account.
+const TRIED: u32 = 16;
+/// The user `nobody`, in containers that have no number above 65535.
+const NOBODY: u32 = 65_534;
 
-/// The user that the process becomes: the caller of sudo, or `nobody`.
-fn successor() -> (Uid, Gid) {
-    let number = |name: &str| std::env::var(name).ok()?.parse().ok().filter(|id: &u32| *id != 0);
-    let id = |name: &str| number(name).unwrap_or(UNPRIVILEGED);
-    (Uid::from_raw(id("SUDO_UID")), Gid::from_raw(id("SUDO_GID")))
-}
-
-/// Gives a file or directory, if it exists, to that user.
-fn give(path: &Path) -> Result<(), Error> {
-    let (user, group) = successor();
-    match chown(path, Some(user), Some(group)) {
-        Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
-        Err(e) => Err(Error::write(path)(e.into())),
-    }
-}
-
-/// Becomes an ordinary user, in this thread and those that it will start. Returns false, and
-/// does nothing, when it is one already. `state`, its `settings` and the files in these are
-/// given to that user, and the process changes into the directory: that user may not be allowed
-/// to. With `read_all` it keeps the capability to read every file.
+/// Becomes a user of its own without any capability, in this thread and those that it will
+/// start. A process of another user than root keeps its user. `state`, its `settings` and the
+/// files in these are given to the new user and closed to all others; it is made if it does not
+/// exist. Returns the path under which the new user has it.
 ///
 /// # Errors
 /// [`Error::System`] when the kernel refuses: the session must not serve as root.
-pub fn drop_root(state: Option<&Path>, read_all: bool) -> Result<bool, Error> {
-    if !geteuid().is_root() {
-        return Ok(false);
-    }
-    if let Some(state) = state {
-        std::env::set_current_dir(state).map_err(Error::write(state))?;
-    }
-    for dir in state.into_iter().flat_map(|state| [state.to_owned(), state.join("settings")]) {
-        give(&dir)?;
-        for entry in dir.read_dir().into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let ours = name.starts_with("leases-") || dir.ends_with("settings");
-            if ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                give(&entry.path())?;
+/// [`Error::Medium`] when `state` holds files of others.
+pub fn drop_root(state: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+    let doing = || Error::system("give up root's powers");
+    let system = |e: nix::errno::Errno| doing()(e.into());
+    let kernel = |e: rustix::io::Errno| doing()(e.into());
+    set_no_new_privs(true).map_err(kernel)?;
+    clear_ambient_capability_set().map_err(kernel)?;
+    let mut place = state.map(Path::to_owned);
+    if geteuid().is_root() {
+        // Programs that it starts can have no capability either.
+        for number in 0..64 {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            match remove_capability_from_bounding_set(capability) {
+                Ok(()) => {}
+                // This kernel has no more.
+                Err(rustix::io::Errno::INVAL) => break,
+                Err(e) => return Err(kernel(e)),
             }
         }
+        // setresgid says whether this container has the number at all.
+        let mut id = own_number();
+        if setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).is_err() {
+            id = NOBODY;
+            let group = Gid::from_raw(id);
+            setresgid(group, group, group).map_err(system)?;
+        }
+        let user = Uid::from_raw(id);
+        if let Some(state) = state {
+            let whole = give_state(state, user, Gid::from_raw(id))?;
+            place = Some(whole);
+        }
+        setgroups(&[]).map_err(system)?;
+        setresuid(user, user, user).map_err(system)?;
+        // The way to the directory may be closed to the new user, who is in it already.
+        place = place.map(|whole| if whole.exists() { whole } else { ".".into() });
+        // What it makes from now on is for itself.
+        umask(Mode::from_bits_truncate(0o077));
     }
-    let doing = |e: nix::errno::Errno| Error::system("give up root's powers")(e.into());
-    let system = |e: rustix::io::Errno| doing(nix::errno::Errno::from_raw(e.raw_os_error()));
-    let (user, group) = successor();
-    if read_all {
-        set_keep_capabilities(true).map_err(system)?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, sets).map_err(kernel)?;
+    Ok(place)
+}
+
+/// A number that belongs to no account of this machine.
+fn own_number() -> u32 {
+    // Not getpwuid: this program may be static, and would load the C library's plug-ins as root.
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let taken = |id: &u32| {
+        accounts
+            .lines()
+            .any(|line| line.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(*id))
+    };
+    (OWN..OWN + TRIED).find(|id| !taken(id)).unwrap_or(NOBODY)
+}
+
+/// Gives the state directory and what is in it to a user, and changes into it.
+fn give_state(state: &Path, user: Uid, group: Gid) -> Result<PathBuf, Error> {
+    if let Some(above) = state.parent() {
+        std::fs::create_dir_all(above).map_err(Error::write(above))?;
     }
-    setgroups(&[]).map_err(doing)?;
-    setresgid(group, group, group).map_err(doing)?;
-    setresuid(user, user, user).map_err(doing)?;
-    let kept = if read_all { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
-    let sets =
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).map_err(system).map(|()| true)
+    match std::fs::DirBuilder::new().mode(0o700).create(state) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::write(state)(e)),
+        _ => {}
+    }
+    let whole = state.canonicalize().map_err(Error::read(state))?;
+    let directory = Directory::open(&whole)?;
+    let names = names(&directory).map_err(Error::read(&whole))?;
+    let ours = |name: &str| name == "settings" || name.starts_with("leases-");
+    if let Some(other) = names.iter().find(|name| !ours(name)) {
+        return Err(Error::Medium {
+            why: format!(
+                "{} is to be closed to other users and also holds {other:?}: name a directory \
+                 for this server alone with --state",
+                whole.display()
+            ),
+        });
+    }
+    if names.iter().any(|name| name == "settings") {
+        let at = whole.join("settings");
+        let give = || {
+            let below = directory.directory(Path::new("settings"))?;
+            let names = self::names(&below)?;
+            give_files(&below, &names, user, group)
+        };
+        give().map_err(Error::write(&at))?;
+    }
+    give_files(&directory, &names, user, group).map_err(Error::write(&whole))?;
+    fchdir(&directory).map_err(|e| Error::write(&whole)(e.into()))?;
+    Ok(whole)
+}
+
+/// Gives a directory and its regular files to a user, closed to all others.
+fn give_files(directory: &Directory, names: &[String], user: Uid, group: Gid) -> io::Result<()> {
+    let give = |file: File, mode| {
+        fchown(&file, Some(user), Some(group))?;
+        file.set_permissions(Permissions::from_mode(mode))
+    };
+    for name in names {
+        // Links and pipes are not ours; a second name of a file may be anyone's.
+        let Ok(file) = directory.file(Path::new(name)) else { continue };
+        if file.metadata()?.nlink() == 1 {
+            give(file, 0o600)?;
+        }
+    }
+    give(directory.as_fd().try_clone_to_owned()?.into(), 0o700)
+}
+
+fn names(directory: &Directory) -> io::Result<Vec<String>> {
+    let entries = rustix::fs::Dir::read_from(directory)?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names: io::Result<Vec<String>> = names.collect();
+    Ok(names?.into_iter().filter(|name| name != "." && name != "..").collect())
+}
+
+/// The system calls of a server that has everything open, without conditions. The C library and
+/// the standard library make most of them.
+const CALLS: &[libc::c_long] = &[
+    // Files and directories.
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_close,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_getdents64,
+    libc::SYS_getcwd,
+    libc::SYS_readlinkat,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fcntl,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_sendfile,
+    libc::SYS_copy_file_range,
+    // Sockets that are open, and datagrams.
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    // Waiting.
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_pipe2,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
+    libc::SYS_restart_syscall,
+    // Memory and threads.
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_membarrier,
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_tgkill,
+    libc::SYS_tkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // The process about itself.
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+];
+
+/// The older forms of these, which other processors never had.
+#[cfg(target_arch = "x86_64")]
+const OLD_CALLS: &[libc::c_long] = &[
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_mkdir,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_chmod,
+    libc::SYS_dup2,
+    libc::SYS_poll,
+    libc::SYS_select,
+    libc::SYS_epoll_wait,
+    libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_CALLS: &[libc::c_long] = &[];
+
+/// One condition on an argument.
+#[derive(Clone, Copy)]
+enum Only {
+    /// The argument is this number.
+    Is(u64),
+    /// These of its bits have this value.
+    Bits(u64, u64),
+}
+
+/// Calls that serving needs in one form: call, and for each form its arguments by number. A call
+/// may be in several rows.
+const FORMS: &[(libc::c_long, &[(u8, Only)])] = &[
+    // TFTP has a port for each transfer. No new TCP connection goes out.
+    (libc::SYS_socket, &[(0, Only::Is(AF_INET)), (1, Only::Bits(0xf, SOCK_DGRAM))]),
+    // The view's signals.
+    (libc::SYS_socketpair, &[(0, Only::Is(AF_UNIX))]),
+    // Threads, and no processes.
+    (libc::SYS_clone, &[(0, Only::Bits(CLONE_THREAD, CLONE_THREAD))]),
+    // No memory that is code.
+    (libc::SYS_mmap, &[(2, Only::Bits(PROT_EXEC, 0))]),
+    (libc::SYS_mprotect, &[(2, Only::Bits(PROT_EXEC, 0))]),
+    // A thread's name.
+    (libc::SYS_prctl, &[(0, Only::Is(PR_SET_NAME))]),
+    // Limits are read and not set.
+    (libc::SYS_prlimit64, &[(2, Only::Is(0))]),
+];
+
+/// What may be asked of a descriptor by ioctl: not to wait, and a terminal's size and modes.
+const REQUESTS: &[libc::Ioctl] = &[
+    libc::FIONBIO,
+    libc::FIOCLEX,
+    libc::FIONREAD,
+    libc::TIOCGWINSZ,
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TCGETS2,
+    libc::TCSETS2,
+    libc::TCSETSW2,
+    libc::TCSETSF2,
+];
+
+const AF_UNIX: u64 = libc::AF_UNIX as u64;
+const AF_INET: u64 = libc::AF_INET as u64;
+const SOCK_DGRAM: u64 = libc::SOCK_DGRAM as u64;
+const CLONE_THREAD: u64 = libc::CLONE_THREAD as u64;
+const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
+const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
+
+/// Limits this process, in all its threads, to the calls that serving needs. No program can be
+/// started afterwards.
+///
+/// # Errors
+/// What the kernel or the processor lacks, in words: the session works without.
+pub fn confine() -> Result<(), String> {
+    let program = |filter: Result<SeccompFilter, seccompiler::BackendError>| {
+        let program: Result<seccompiler::BpfProgram, _> = filter.and_then(TryInto::try_into);
+        program.map_err(|e| e.to_string())
+    };
+    let install = |program: &seccompiler::BpfProgram| {
+        seccompiler::apply_filter_all_threads(program).map_err(|e| e.to_string())
+    };
+    let arch = || std::env::consts::ARCH.try_into();
+    let rules = rules().map_err(|e| e.to_string())?;
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let list = program(
+        arch().and_then(|arch| SeccompFilter::new(rules, refused, SeccompAction::Allow, arch)),
+    )?;
+    // The flags of clone3 are in memory, where no filter looks. Without it the C library uses clone.
+    let absent = SeccompAction::Errno(libc::ENOSYS as u32);
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let without = program(
+        arch().and_then(|arch| SeccompFilter::new(clone3, SeccompAction::Allow, absent, arch)),
+    )?;
+    install(&without)?;
+    install(&list)
+}
+
+fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        CALLS.iter().chain(OLD_CALLS).map(|call| (*call, Vec::new())).collect();
+    for (call, conditions) in FORMS {
+        let conditions = conditions.iter().map(|(argument, only)| {
+            let (operator, value) = match only {
+                Only::Is(value) => (SeccompCmpOp::Eq, *value),
+                Only::Bits(bits, value) => (SeccompCmpOp::MaskedEq(*bits), *value),
+            };
+            // int arguments: the upper half may hold anything.
+            SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, value)
+        });
+        let rule = SeccompRule::new(conditions.collect::<Result<_, _>>()?)?;
+        rules.entry(*call).or_default().push(rule);
+    }
+    for request in REQUESTS {
+        let is = SeccompCondition::new(
+            1,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Eq,
+            u64::from(*request as u32),
+        )?;
+        rules.entry(libc::SYS_ioctl).or_default().push(SeccompRule::new(vec![is])?);
+    }
+    Ok(rules)
 }

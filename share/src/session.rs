@@ -1,5 +1,6 @@
 //! A session from start to end: opens the media, starts the services, and reports to the user.
 
+use crate::beneath::Directory;
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
@@ -9,7 +10,7 @@ use crate::ending::Ending;
 use crate::error::Error;
 use crate::event::{Event, Watch};
 use crate::files::Files;
-use crate::media::{self, Media};
+use crate::media::{self, Media, Sources};
 use crate::medium::Place;
 use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
@@ -17,6 +18,7 @@ use crate::options::{Behind, DhcpMode, Options};
 use crate::page::Page;
 use crate::{loaders, nbd, privileges, serve};
 use cpio_builder::menu::Menu;
+use nix::unistd::geteuid;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -77,8 +79,9 @@ pub fn stopped(watch: &Watch) {
 /// # Errors
 /// [`Error`] of a port, a medium or the network, before anything is served.
 pub fn start(options: &Options, watch: &Arc<Watch>) -> Result<Session, Error> {
-    // Ports first: media are not prepared in vain.
-    Plan::of(options)?.bind()?.prepare(watch)?.serve(watch)
+    // Ports first: media are not prepared in vain. Root is for the ports and for opening what is
+    // shared; nothing is parsed, and no tool is run, before it is gone.
+    Plan::of(options)?.bind()?.open()?.prepare(watch)?.serve(watch)
 }
 
 /// Where to share.
@@ -103,9 +106,12 @@ impl<'o> Plan<'o> {
     }
 
     fn bind(self) -> Result<Bound<'o>, Error> {
-        let (mut tftp, mut dhcp) = (None, None);
-        if let Some(Interface { name, address, .. }) = &self.interface {
+        let (mut tftp, mut dhcp, mut search) = (None, None, None);
+        if let Some(interface @ Interface { name, address, .. }) = &self.interface {
             tftp = Some(net::udp(SocketAddrV4::new(*address, 69), "TFTP")?);
+            if self.options.dhcp == DhcpMode::Auto {
+                search = Some(net::search_socket(interface)?);
+            }
             if self.options.dhcp != DhcpMode::Off {
                 let dhcp_port = net::broadcast_socket(name, 67, "DHCP")?;
                 dhcp = Some([dhcp_port, net::broadcast_socket(name, PXE_PORT, "PXE")?]);
@@ -118,7 +124,7 @@ impl<'o> Plan<'o> {
             at.map(|at| SocketAddrV4::new(self.own, at.port()))
         };
         let at = At { nfs: at(&nfs)?, http: at(&http)?, nbd: at(&nbd)? };
-        Ok(Bound { plan: self, sockets: Sockets { tftp, dhcp, nfs, http, nbd }, at })
+        Ok(Bound { plan: self, sockets: Sockets { tftp, dhcp, search, nfs, http, nbd }, at })
     }
 }
 
@@ -126,6 +132,8 @@ impl<'o> Plan<'o> {
 struct Sockets {
     tftp: Option<UdpSocket>,
     dhcp: Option<[UdpSocket; 2]>,
+    /// For the search for another DHCP server.
+    search: Option<UdpSocket>,
     nfs: TcpListener,
     http: TcpListener,
     nbd: TcpListener,
@@ -146,51 +154,83 @@ struct Bound<'o> {
 }
 
 impl<'o> Bound<'o> {
-    fn prepare(self, watch: &Watch) -> Result<Prepared<'o>, Error> {
-        let options = self.plan.options;
+    /// Opens what is shared, and gives up root.
+    fn open(self) -> Result<Opened<'o>, Error> {
+        let Plan { options, interface, .. } = &self.plan;
+        // Behind another network no port needs root, and the caller may have other work.
+        let confined = options.behind.is_none();
+        let sources = Sources::open(options, confined && geteuid().is_root())?;
+        let room = options.room.as_ref().map(|room| Directory::open(&room.directory));
+        let room = room.transpose()?;
+        let mut state = options.state.clone();
+        if confined {
+            let leases =
+                interface.is_some() && matches!(options.dhcp, DhcpMode::Auto | DhcpMode::Full);
+            let keeps = (options.keep_settings || leases).then_some(state.as_path());
+            state = privileges::drop_root(keeps)?.unwrap_or(state);
+        }
+        Ok(Opened { bound: self, sources, room, state, confined })
+    }
+}
+
+/// Everything that is shared is open, and the process is an ordinary user's.
+struct Opened<'o> {
+    bound: Bound<'o>,
+    sources: Sources,
+    /// The directory of [`Options::room`].
+    room: Option<Directory>,
+    /// Where leases and settings are kept, as this process reaches it.
+    state: PathBuf,
+    /// The process is for this session alone.
+    confined: bool,
+}
+
+impl<'o> Opened<'o> {
+    fn prepare(mut self, watch: &Watch) -> Result<Prepared<'o>, Error> {
+        let options = self.bound.plan.options;
         // The search for a DHCP server and the preparation both take seconds: at the same time.
-        let search = self.search();
+        let search = self.bound.sockets.search.take();
+        let search: JoinHandle<Result<Option<Ipv4Addr>, Error>> =
+            thread::spawn(move || search.map_or(Ok(None), |socket| net::find_dhcp(&socket)));
         let mut files = Files::default();
-        let (server, port) = (self.plan.own, Some(self.at.nfs.port()));
+        let (server, port) = (self.bound.plan.own, Some(self.bound.at.nfs.port()));
         let above = Place { server, port, path: String::new() };
-        let Media { mut menu, exports, images } = media::open(options, &above, &mut files, watch)?;
-        if let Some(room) = &options.room {
-            files.add_directory(&room.directory)?;
+        let Media { mut menu, exports, images } =
+            media::read(self.sources, options, &above, &mut files, watch)?;
+        if let (Some(room), Some(directory)) = (&options.room, self.room) {
+            files.add_directory(directory);
             menu = room.menu.clone();
         }
         let store = match options.keep_settings {
-            true => Some(Store::below(&options.state)?),
+            true => Some(Store::below(&self.state)?.for_new_clients()?),
             false => None,
         };
+        let at = &self.bound.at;
         if store.is_some() {
-            let word = format!(" bw.persist=nbd:{}/{OWN_DISK}{{mac}}", self.at.nbd);
+            let word = format!(" bw.persist=nbd:{}/{OWN_DISK}{{mac}}", at.nbd);
             menu.entries.iter_mut().for_each(|entry| entry.append.push_str(&word));
         }
         let added = loaders::add_menu(&menu, &mut files);
         added
             .map_err(|e| Error::Medium { why: format!("the boot menu cannot be written: {e}") })?;
-        let first = match self.plan.interface {
+        let first = match self.bound.plan.interface {
             Some(_) => None,
             None => loaders::add_lpxelinux(&mut files),
         };
-        let first = format!("http://{}{}", self.at.http, first.unwrap_or(SCRIPT));
+        let first = format!("http://{}{}", at.http, first.unwrap_or(SCRIPT));
         let other = search.join().unwrap_or(Ok(None))?;
-        let dhcp = self.dhcp(other, &mut files, watch)?;
-        Ok(Prepared { bound: self, files, menu, exports, images, store, dhcp, first })
+        let dhcp = self.bound.dhcp(&self.state, other, &mut files, watch)?;
+        let Self { bound, state, confined, .. } = self;
+        Ok(Prepared { bound, files, menu, exports, images, store, dhcp, first, state, confined })
     }
+}
 
-    /// Searches for another DHCP server, if the DHCP mode depends on it.
-    fn search(&self) -> JoinHandle<Result<Option<Ipv4Addr>, Error>> {
-        let interface = self.plan.interface.clone();
-        let interface = interface.filter(|_| self.plan.options.dhcp == DhcpMode::Auto);
-        thread::spawn(move || interface.map_or(Ok(None), |i| net::find_dhcp(&i)))
-    }
-
+impl Bound<'_> {
     /// The DHCP server with its boot loaders. `None` behind another network, and with `--dhcp
     /// off`.
-    /// another network, and with `--dhcp off`.
     fn dhcp(
         &self,
+        state: &Path,
         other: Option<Ipv4Addr>,
         files: &mut Files,
         watch: &Watch,
@@ -217,7 +257,7 @@ impl<'o> Bound<'o> {
                 return Ok(None);
             }
             (DhcpMode::Full, _) => {
-                let keep = leases_file(options, interface);
+                let keep = leases_file(state, interface);
                 Some(addresses(options, interface, &keep, watch)?)
             }
             (_, Some(other)) => {
@@ -241,8 +281,8 @@ fn dhcp_mode(asked: DhcpMode, other: Option<Ipv4Addr>) -> DhcpMode {
     }
 }
 
-fn leases_file(options: &Options, interface: &Interface) -> PathBuf {
-    options.state.join(format!("leases-{}", interface.name))
+fn leases_file(state: &Path, interface: &Interface) -> PathBuf {
+    state.join(format!("leases-{}", interface.name))
 }
 
 /// Everything that is served is in memory or open by now.
@@ -255,24 +295,20 @@ struct Prepared<'o> {
     store: Option<Store>,
     dhcp: Option<Dhcp>,
     first: String,
+    state: PathBuf,
+    confined: bool,
 }
 
 impl Prepared<'_> {
     fn serve(self, watch: &Arc<Watch>) -> Result<Session, Error> {
-        let Self { bound, files, menu, exports, images, mut store, dhcp, first } = self;
+        let Self { bound, files, menu, exports, images, store, dhcp, first, state, confined } =
+            self;
         let Bound { plan: Plan { options, interface, own, .. }, sockets, at } = bound;
         let full = dhcp.as_ref().is_some_and(|dhcp| dhcp.full.is_some());
-        let mut leases =
-            interface.as_ref().filter(|_| full).map(|interface| leases_file(options, interface));
-        let keeps = store.is_some() || leases.is_some();
-        let directories = options.media.iter().any(|path| path.is_dir());
-        // Behind another network no port needs root, and the caller may have other work.
-        let inside = options.behind.is_none()
-            && privileges::drop_root(keeps.then_some(options.state.as_path()), directories)?;
-        if inside {
-            // A path relative to the current working directory.
-            store = store.and_then(|store| Some(Store { dir: store.dir.file_name()?.into() }));
-            leases = leases.and_then(|leases| Some(leases.file_name()?.into()));
+        let leases = interface.as_ref().filter(|_| full).map(|i| leases_file(&state, i));
+        if confined && let Err(why) = privileges::confine() {
+            let text = format!("serving without a list of allowed system calls: {why}");
+            watch.tell(&Event::Warning(text));
         }
 
         if let (Some(server), Some(sockets)) = (dhcp, sockets.dhcp) {

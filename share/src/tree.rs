@@ -7,12 +7,16 @@
 //! Not done: noticing that a directory changes while it is shared (new files are not seen;
 //! deleted ones give an error when read).
 
+use crate::beneath::Directory;
 use crate::error::Error;
 pub use cpio_builder::iso::Extent;
+use rustix::fs::{AtFlags, Dir, FileType, Stat, fstat, readlinkat, statat};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +24,8 @@ use std::sync::Arc;
 pub const MAX_NODES: usize = 2_000_000;
 /// The deepest directory.
 pub const MAX_DEPTH: usize = 128;
+/// Most files of a directory that only their owner or group may read: each takes a descriptor.
+pub const MAX_HELD: usize = 1000;
 /// Most path components still to be followed, links included.
 const MAX_PARTS: usize = 4096;
 
@@ -92,7 +98,7 @@ pub enum Kind {
     Directory(Vec<At>),
     /// A file in the image.
     Extents(Vec<Extent>),
-    /// A file below the directory that is shared.
+    /// A file, by its path below the directory that is shared.
     Path(PathBuf),
     /// A symbolic link's target.
     Link(Vec<u8>),
@@ -128,7 +134,14 @@ pub struct Tree {
     nodes: Vec<Node>,
     parents: Vec<At>,
     by_id: HashMap<FileId, At>,
-    image: Option<Arc<dyn ReadAt>>,
+    source: Source,
+}
+
+/// Where the bytes of a tree's files are.
+enum Source {
+    Image(Arc<dyn ReadAt>),
+    /// A directory, and the files in it that are open since the start.
+    Directory(Directory, HashMap<At, File>),
 }
 
 impl std::fmt::Debug for Tree {
@@ -172,7 +185,12 @@ impl Builder {
         Some(at)
     }
 
-    pub(crate) fn finish(mut self, identity: u64, image: Option<Arc<dyn ReadAt>>) -> Tree {
+    /// A tree with its files in an image.
+    pub(crate) fn finish(self, identity: u64, image: Arc<dyn ReadAt>) -> Tree {
+        self.with(identity, Source::Image(image))
+    }
+
+    fn with(mut self, identity: u64, source: Source) -> Tree {
         let order: HashMap<At, Vec<u8>> =
             (0u32..).zip(&self.nodes).map(|(n, node)| (At(n), node.name.clone())).collect();
         for node in &mut self.nodes {
@@ -186,7 +204,7 @@ impl Builder {
         for (n, node) in (0u32..).zip(&self.nodes) {
             by_id.entry(node.id).or_insert(At(n));
         }
-        Tree { identity, nodes: self.nodes, parents: self.parents, by_id, image }
+        Tree { identity, nodes: self.nodes, parents: self.parents, by_id, source }
     }
 }
 
@@ -201,31 +219,76 @@ impl Tree {
     /// [`Error::File`] when it cannot be read, [`Error::Medium`] when it has more than
     /// [`MAX_NODES`] entries.
     pub fn of_directory(path: &Path) -> Result<Self, Error> {
+        Self::read(path, false)
+    }
+
+    /// The same for a process that gives up root later: files that only their owner or group may
+    /// read are opened now, and stay open.
+    ///
+    /// # Errors
+    /// As [`Tree::of_directory`]; [`Error::Medium`] for more than [`MAX_HELD`] of these files.
+    pub fn of_directory_as_root(path: &Path) -> Result<Self, Error> {
+        Self::read(path, true)
+    }
+
+    fn read(path: &Path, hold: bool) -> Result<Self, Error> {
         let path = path.canonicalize().map_err(Error::read(path))?;
-        let meta = path.metadata().map_err(Error::read(&path))?;
+        let root = Directory::open(&path)?;
+        let stat = |e: rustix::io::Errno| Error::read(&path)(e.into());
+        let about = fstat(&root).map_err(stat)?;
         let identity = hash(&[
             path.as_os_str().as_encoded_bytes(),
-            &meta.dev().to_be_bytes(),
-            &meta.ino().to_be_bytes(),
+            &about.st_dev.to_be_bytes(),
+            &about.st_ino.to_be_bytes(),
         ]);
-        let mut builder = Builder::new(node_of(&meta, &path, Vec::new())?);
-        let mut todo = vec![(Self::ROOT, path, 0usize)];
-        while let Some((at, dir, depth)) = todo.pop() {
-            for entry in dir.read_dir().map_err(Error::read(&dir))? {
-                let entry = entry.map_err(Error::read(&dir))?;
-                let path = entry.path();
-                let meta = path.symlink_metadata().map_err(Error::read(&path))?;
-                let name = entry.file_name().as_encoded_bytes().to_vec();
-                let child = builder.add(at, node_of(&meta, &path, name)?);
+        let mut builder = Builder::new(node_of(&about, Vec::new(), Kind::Directory(Vec::new())));
+        let mut held = HashMap::new();
+        // Users without a group of their own may pass a directory, and read a file.
+        let passes = |about: &Stat| about.st_mode & 0o1 != 0;
+        let reads = |about: &Stat| about.st_mode & 0o4 != 0;
+        let mut todo = vec![(Self::ROOT, PathBuf::new(), passes(&about))];
+        while let Some((at, below, reached)) = todo.pop() {
+            let whole = path.join(&below);
+            let failed = |e: rustix::io::Errno| Error::read(&whole)(e.into());
+            let here = if below.as_os_str().is_empty() { Path::new(".") } else { &below };
+            let dir = root.directory(here).map_err(Error::read(&whole))?;
+            for entry in Dir::read_from(&dir).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name();
+                if matches!(name.to_bytes(), b"." | b"..") {
+                    continue;
+                }
+                let about = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                let below = below.join(OsStr::from_bytes(name.to_bytes()));
+                let file_type = FileType::from_raw_mode(about.st_mode);
+                let kind = match file_type {
+                    FileType::Directory => Kind::Directory(Vec::new()),
+                    FileType::RegularFile => Kind::Path(below.clone()),
+                    FileType::Symlink => {
+                        Kind::Link(readlinkat(&dir, name, Vec::new()).map_err(failed)?.into_bytes())
+                    }
+                    _ => Kind::Special,
+                };
+                let child = builder.add(at, node_of(&about, name.to_bytes().to_vec(), kind));
                 let child = child.ok_or_else(|| Error::Medium {
                     why: format!("more than {MAX_NODES} files: share a smaller directory"),
                 })?;
-                if meta.is_dir() && depth < MAX_DEPTH {
-                    todo.push((child, path, depth + 1));
+                match file_type {
+                    FileType::Directory if below.components().count() <= MAX_DEPTH => {
+                        todo.push((child, below, reached && passes(&about)));
+                    }
+                    FileType::RegularFile if hold && !(reached && reads(&about)) => {
+                        if held.len() >= MAX_HELD {
+                            return Err(too_private(&path));
+                        }
+                        let file = root.file(&below);
+                        held.insert(child, file.map_err(Error::read(path.join(&below)))?);
+                    }
+                    _ => {}
                 }
             }
         }
-        Ok(builder.finish(identity, None))
+        Ok(builder.with(identity, Source::Directory(root, held)))
     }
 
     /// A node. Every [`At`] of this tree has one.
@@ -332,20 +395,23 @@ impl Tree {
         let node = self.node(at).ok_or(io::ErrorKind::NotFound)?;
         let wanted = node.size.saturating_sub(offset).min(buffer.len() as u64);
         let buffer = buffer.get_mut(..usize::try_from(wanted).unwrap_or(0)).unwrap_or_default();
-        match (&node.kind, &self.image) {
-            (Kind::Extents(extents), Some(image)) => {
+        match (&node.kind, &self.source) {
+            (Kind::Extents(extents), Source::Image(image)) => {
                 read_extents(image.as_ref(), extents, offset, buffer)?;
                 Ok(buffer.len())
             }
-            (Kind::Path(path), _) => read_file(path, offset, buffer),
+            (Kind::Path(path), Source::Directory(root, held)) => match held.get(&at) {
+                Some(file) => read_file(file, offset, buffer),
+                None => read_file(&root.file(path)?, offset, buffer),
+            },
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
     /// Where a file is in the image; `None` for one in a directory.
     pub fn extents(&self, at: At) -> Option<(&dyn ReadAt, &[Extent])> {
-        match (&self.node(at)?.kind, &self.image) {
-            (Kind::Extents(extents), Some(image)) => Some((image.as_ref(), extents)),
+        match (&self.node(at)?.kind, &self.source) {
+            (Kind::Extents(extents), Source::Image(image)) => Some((image.as_ref(), extents)),
             _ => None,
         }
     }
@@ -382,28 +448,31 @@ fn split(path: &[u8]) -> Vec<Vec<u8>> {
     parts.rev().map(<[u8]>::to_vec).collect()
 }
 
-fn node_of(meta: &std::fs::Metadata, path: &Path, name: Vec<u8>) -> Result<Node, Error> {
-    let kind = if meta.is_dir() {
-        Kind::Directory(Vec::new())
-    } else if meta.is_symlink() {
-        let target = path.read_link().map_err(Error::read(path))?;
-        Kind::Link(target.as_os_str().as_encoded_bytes().to_vec())
-    } else if meta.is_file() {
-        Kind::Path(path.to_owned())
-    } else {
-        Kind::Special
-    };
-    Ok(Node {
+fn too_private(path: &Path) -> Error {
+    Error::Medium {
+        why: format!(
+            "more than {MAX_HELD} files of {0} are closed to other users, and the server does not \
+             stay root to read them: 'chmod -R a+rX {0}', or share an ISO image of it",
+            path.display()
+        ),
+    }
+}
+
+fn node_of(about: &Stat, name: Vec<u8>, kind: Kind) -> Node {
+    Node {
         // Inode numbers of several file systems below one directory may collide.
-        id: FileId(meta.ino() ^ meta.dev().rotate_left(40)),
+        id: FileId(about.st_ino ^ about.st_dev.rotate_left(40)),
         name,
-        permissions: meta.mode() & 0o7777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        mtime: meta.mtime(),
-        size: if meta.is_dir() { 4096 } else { meta.len() },
+        permissions: about.st_mode & 0o7777,
+        uid: about.st_uid,
+        gid: about.st_gid,
+        mtime: about.st_mtime,
+        size: match kind {
+            Kind::Directory(_) => 4096,
+            _ => u64::try_from(about.st_size).unwrap_or(0),
+        },
         kind,
-    })
+    }
 }
 
 fn read_extents(
@@ -433,11 +502,7 @@ fn read_extents(
     if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-fn read_file(path: &Path, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // A file that was replaced by a link since the listing may point anywhere.
-    let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
+fn read_file(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset.saturating_add(done as u64)) {
@@ -453,6 +518,8 @@ fn read_file(path: &Path, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::beneath::tests::every_kind;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn sample() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -496,6 +563,40 @@ mod tests {
         assert_eq!(tree.walk("/../.."), Some(Tree::ROOT));
         assert_eq!(tree.walk("/../../etc/passwd"), None);
         assert_eq!(tree.walk("/loop"), None);
+    }
+
+    /// Whatever takes the place of a shared file after the start, nothing else is read, and at
+    /// once.
+    #[test]
+    fn a_file_that_was_replaced_is_not_read() {
+        let dir = sample();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("a"), b"secret").unwrap();
+        std::fs::create_dir(dir.path().join("closed")).unwrap();
+        std::fs::write(dir.path().join("closed/own"), b"owner's").unwrap();
+        std::fs::set_permissions(
+            dir.path().join("closed/own"),
+            std::fs::Permissions::from_mode(0o600),
+        )
+        .unwrap();
+        let tree = Tree::of_directory_as_root(dir.path()).unwrap();
+        let (a, _) = tree.file("/live/a").unwrap();
+        let mut buffer = [0; 9];
+        let at = dir.path().join("live/a");
+        for (name, make) in every_kind(&outside.path().join("a")) {
+            std::fs::remove_file(&at).or_else(|_| std::fs::remove_dir(&at)).ok();
+            make(&at);
+            assert!(tree.read_at(a, 0, &mut buffer).is_err(), "{name}");
+        }
+        std::fs::remove_dir_all(dir.path().join("live")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("live")).unwrap();
+        let error = tree.read_at(a, 0, &mut buffer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        // What only its owner may read was opened at the start.
+        let (own, _) = tree.file("/closed/own").unwrap();
+        std::fs::remove_dir_all(dir.path().join("closed")).unwrap();
+        assert_eq!(tree.read_at(own, 0, &mut buffer).unwrap(), 7);
+        assert_eq!(&buffer[..7], b"owner's");
     }
 
     #[test]

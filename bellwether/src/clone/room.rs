@@ -180,8 +180,9 @@ fn options(given: &Given, dir: &Path, menu: Menu) -> Result<Options, Failure> {
         )));
     }
     let range = given.get("net").map(|net| range(net, &interface)).transpose()?;
+    let other = || net::find_dhcp(&net::search_socket(&interface)?);
     if range.is_some()
-        && let Some(other) = net::find_dhcp(&interface).map_err(failed)?
+        && let Some(other) = other().map_err(failed)?
     {
         return Err(Failure::Failed(format!(
             "-n: {other} gives addresses on {} already; without -n it goes on doing so, and \

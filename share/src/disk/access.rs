@@ -96,7 +96,10 @@ mod tests {
             size: bytes.len() as u64,
             identity: 5,
         };
-        (Disks::new(vec![image], Some(Store::below(dir).unwrap())), bytes)
+        (
+            Disks::new(vec![image], Some(Store::below(dir).unwrap().for_new_clients().unwrap())),
+            bytes,
+        )
     }
 
     #[test]

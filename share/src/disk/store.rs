@@ -73,6 +73,8 @@ impl std::fmt::Debug for Image {
 pub struct Store {
     /// Its path.
     pub dir: PathBuf,
+    /// An empty disk, which new clients get a copy of.
+    empty: Option<Arc<File>>,
 }
 
 impl Store {
@@ -83,7 +85,21 @@ impl Store {
     pub fn below(state: &Path) -> Result<Self, Error> {
         let dir = state.join("settings");
         fs::create_dir_all(&dir).map_err(Error::write(&dir))?;
-        Ok(Self { dir })
+        Ok(Self { dir, empty: None })
+    }
+
+    /// The same, able to make disks for new clients. `mkfs.ext4` runs now: no program can be
+    /// started while clients are served.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the disk cannot be made.
+    pub fn for_new_clients(self) -> Result<Self, Error> {
+        let path = self.dir.join("empty.new");
+        let made = make(&path);
+        // Only this process has the file; it goes with the process.
+        let gone = fs::remove_file(&path);
+        let file = made.and_then(|file| gone.map(|()| file)).map_err(Error::write(&path))?;
+        Ok(Self { empty: Some(Arc::new(file)), ..self })
     }
 
     pub(crate) fn open(&self, mac: Mac, image: Option<&Image>) -> io::Result<Disk> {
@@ -98,7 +114,11 @@ impl Store {
                 return Err(io::Error::other("too many clients have files here"));
             }
             if image.is_none() {
-                make(&path)?;
+                let empty = self.empty.as_ref();
+                let empty = empty.ok_or_else(|| io::Error::other("there is no empty disk"))?;
+                let new = path.with_extension("new");
+                sparse_copy(empty, &File::create(&new)?)?;
+                fs::rename(&new, &path)?;
             }
         }
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
@@ -231,12 +251,11 @@ fn seek(file: &File, from: u64, to: Whence) -> io::Result<Option<u64>> {
 }
 
 /// Makes a disk with an empty file system.
-fn make(path: &Path) -> io::Result<()> {
-    let new = path.with_extension("new");
-    File::create(&new)?.set_len(SIZE)?;
+fn make(new: &Path) -> io::Result<File> {
+    File::create(new)?.set_len(SIZE)?;
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.args(["-q", "-F", "-L", "settings", "-E", "lazy_itable_init=1,lazy_journal_init=1"]);
-    mkfs.args(["-m", "0"]).arg(&new).stdin(Stdio::null()).stdout(Stdio::null());
+    mkfs.args(["-m", "0"]).arg(new).stdin(Stdio::null()).stdout(Stdio::null());
     // Root's PATH has /sbin, other users' may not.
     mkfs.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
     let done = mkfs.output();
@@ -245,10 +264,8 @@ fn make(path: &Path) -> io::Result<()> {
         Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(e) => Some(e.to_string()),
     };
-    if let Some(why) = failed {
-        // An image without a file system must not look like one with it.
-        let _ = fs::remove_file(&new);
-        return Err(io::Error::other(format!("mkfs.ext4 (of e2fsprogs) failed: {why}")));
+    match failed {
+        Some(why) => Err(io::Error::other(format!("mkfs.ext4 (of e2fsprogs) failed: {why}"))),
+        None => File::open(new),
     }
-    fs::rename(&new, path)
 }
