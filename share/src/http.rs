@@ -216,7 +216,9 @@ pub fn event_stream() -> String {
 /// Answers with an error, which closes the connection.
 pub fn refuse(status: u16) -> String {
     let body = format!("{}\n", reason(status));
-    head(status, "Content-Type: text/plain\r\n", Some(body.len() as u64), true) + &body
+    let again = if status == 503 { "Retry-After: 2\r\n" } else { "" };
+    let fields = format!("Content-Type: text/plain\r\n{again}");
+    head(status, &fields, Some(body.len() as u64), true) + &body
 }
 
 fn finish(request: &Request, status: u16, body: Range<u64>, fields: &str) -> Answer {
@@ -251,6 +253,7 @@ fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         416 => "Range Not Satisfiable",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         _ => "Error",
@@ -322,6 +325,12 @@ mod tests {
         assert_eq!(read(b"GET /x HT"), Head::Partial);
         assert_eq!(read(&[b'a'; MAX_HEAD]), Head::Bad(431));
         assert_eq!(read(b"\x16\x03\x01 tls"), Head::Bad(400));
+    }
+
+    #[test]
+    fn a_busy_server_says_when_to_come_back() {
+        assert!(refuse(503).contains("\r\nRetry-After: 2\r\n"));
+        assert!(!refuse(404).contains("Retry-After"));
     }
 
     #[test]

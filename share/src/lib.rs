@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod beneath;
+pub mod budget;
 pub mod config;
 pub mod console;
 pub mod dhcp;

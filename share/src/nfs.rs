@@ -11,10 +11,12 @@
 //!
 //! Not done: UDP, locking (clients mount `nolock`), version 4.
 
+use crate::budget::is_shortage;
 use crate::tree::{At, FileId, Kind, Node, Tree};
 use crate::xdr::{Call, Writer, u64};
 use netboot::nfs::UP;
 use netboot::nfs::rpc::Decoder;
+use std::io::Read as _;
 use std::sync::Arc;
 
 /// The longest record accepted: no call that we serve is longer.
@@ -47,6 +49,7 @@ mod status {
     pub const BADHANDLE: u32 = 10_001;
     pub const BAD_COOKIE: u32 = 10_003;
     pub const TOOSMALL: u32 = 10_005;
+    pub const JUKEBOX: u32 = 10_008;
 }
 
 /// One exported medium.
@@ -74,6 +77,8 @@ pub enum Seen {
     Read(u64),
     /// The medium's data of this file cannot be read any more.
     Broken(String, std::io::Error),
+    /// The system lacked descriptors or memory: the client is told to try again.
+    Short(std::io::Error),
     /// A client's live system starts, see [`UP`].
     Up,
     /// Anything else.
@@ -89,6 +94,9 @@ pub struct Server {
     pub port: u16,
 }
 
+/// Grants memory for a READ: told how many bytes it wants, says how many it may have.
+pub type Room<'r> = &'r mut dyn FnMut(usize) -> usize;
+
 /// Why a call failed: an `nfsstat3`.
 type Refused = u32;
 
@@ -101,8 +109,9 @@ struct Handle<'t> {
 
 impl Server {
     /// Answers one call. The reply is appended to `out`, without the record mark. Nothing is
-    /// appended when the record is not a call; the connection should end then.
-    pub fn handle(&self, record: &[u8], out: &mut Vec<u8>) -> Option<Seen> {
+    /// appended when the record is not a call; the connection should end then. `room` is asked
+    /// how many of the wanted bytes a READ may answer with; clients ask for the rest again.
+    pub fn handle(&self, record: &[u8], out: &mut Vec<u8>, room: Room<'_>) -> Option<Seen> {
         let (call, mut args) = Call::read(record)?;
         let start = out.len();
         if call.rpc != 2 {
@@ -125,7 +134,7 @@ impl Server {
         let done = match call.program {
             PORTMAP => self.portmap(call.procedure, &mut args, &mut xdr),
             MOUNT => self.mount(call.procedure, &mut args, &mut xdr),
-            _ => self.nfs(call.procedure, &mut args, &mut xdr),
+            _ => self.nfs(call.procedure, &mut args, &mut xdr, room),
         };
         match done {
             Ok(seen) => Some(seen),
@@ -224,6 +233,7 @@ impl Server {
         procedure: u32,
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
+        room: Room<'_>,
     ) -> Result<Seen, u32> {
         let seen = match procedure {
             0 => return Ok(Seen::Other),
@@ -237,7 +247,7 @@ impl Server {
             3 => self.lookup(args, xdr)?,
             4 => self.access(args, xdr)?,
             5 => self.readlink(args, xdr)?,
-            6 => self.read(args, xdr)?,
+            6 => self.read(args, xdr, room)?,
             16 => self.readdir(args, xdr, false)?,
             17 => self.readdir(args, xdr, true)?,
             18..=20 => self.about(procedure, args, xdr)?,
@@ -342,7 +352,12 @@ impl Server {
         Ok(Seen::Other)
     }
 
-    fn read(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen, u32> {
+    fn read(
+        &self,
+        args: &mut Decoder<'_>,
+        xdr: &mut Writer<'_>,
+        room: Room<'_>,
+    ) -> Result<Seen, u32> {
         let file = self.file(args)?;
         let offset = u64(args).ok_or(GARBAGE)?;
         let count = args.u32().ok_or(GARBAGE)?.min(MAX_READ);
@@ -370,8 +385,9 @@ impl Server {
         let head = xdr.0.len();
         xdr.u32(0).bool(false).u32(0);
         let data = xdr.0.len();
-        let room = file.node.size.saturating_sub(offset).min(u64::from(count));
-        xdr.0.resize(data + usize::try_from(room).unwrap_or(0), 0);
+        let wanted = file.node.size.saturating_sub(offset).min(u64::from(count));
+        let wanted = usize::try_from(wanted).unwrap_or(0);
+        xdr.0.resize(data + room(wanted).min(wanted), 0);
         let buffer = xdr.0.get_mut(data..).unwrap_or_default();
         match file.tree.read_at(file.at, offset, buffer) {
             Ok(read) => {
@@ -388,13 +404,18 @@ impl Server {
             Err(error) => {
                 xdr.0.truncate(begin);
                 let refused = match error.kind() {
+                    // Running clients wait, and do not pass an error on.
+                    _ if is_shortage(&error) => status::JUKEBOX,
                     std::io::ErrorKind::NotFound => status::STALE,
                     std::io::ErrorKind::PermissionDenied => status::ACCES,
                     _ => status::IO,
                 };
                 xdr.u32(refused);
                 post_op(xdr, Some(&file));
-                Ok(Seen::Broken(file.tree.path(file.at), error))
+                match refused {
+                    status::JUKEBOX => Ok(Seen::Short(error)),
+                    _ => Ok(Seen::Broken(file.tree.path(file.at), error)),
+                }
             }
         }
     }
@@ -591,8 +612,10 @@ pub fn read_record(from: &mut impl std::io::Read, record: &mut Vec<u8>) -> std::
         if length == 0 || length > MAX_CALL - start {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
-        record.resize(start + length, 0);
-        from.read_exact(record.get_mut(start..).unwrap_or_default())?;
+        // It grows with what arrives.
+        if (&mut *from).take(length as u64).read_to_end(record)? < length {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         if mark & 0x8000_0000 != 0 {
             return Ok(true);
         }
@@ -630,7 +653,7 @@ mod tests {
         let mut got = Vec::new();
         assert!(read_record(&mut record.as_slice(), &mut got).unwrap());
         let mut out = Vec::new();
-        server.handle(&got, &mut out).unwrap();
+        server.handle(&got, &mut out, &mut |wanted| wanted).unwrap();
         parse_reply(&out, 9).unwrap().to_vec()
     }
 
@@ -807,7 +830,7 @@ mod tests {
             root: false,
         };
         let mut out = Vec::new();
-        server.handle(&call.to_record()[4..], &mut out).unwrap();
+        server.handle(&call.to_record()[4..], &mut out, &mut |wanted| wanted).unwrap();
         assert_eq!(parse_reply(&out, 1).unwrap_err().to_string(), "the server has version 3 only");
     }
 
@@ -838,9 +861,9 @@ mod tests {
                 };
                 let mut out = Vec::new();
                 let record = call.to_record();
-                server.handle(&record[4..], &mut out);
+                server.handle(&record[4..], &mut out, &mut |wanted| wanted);
                 assert!(out.len() < 2 << 20);
-                server.handle(&arguments, &mut out);
+                server.handle(&arguments, &mut out, &mut |wanted| wanted);
                 let mut stream = arguments.as_slice();
                 let _ = read_record(&mut stream, &mut Vec::new());
             });

@@ -188,6 +188,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_ftruncate,
+    libc::SYS_utimensat,
     libc::SYS_fallocate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,

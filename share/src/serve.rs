@@ -10,55 +10,25 @@ pub mod nbd;
 pub mod nfs;
 pub mod tftp;
 
+use crate::budget::{Budget, Place, is_shortage};
 use crate::error::Error;
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::event::Watch;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Most connections and transfers at a time, of each protocol.
-const MAX_CLIENTS: usize = 512;
-/// Most connections of one address, which may be a NAT in front of many machines.
-const MAX_OF_ONE: usize = 128;
 /// Stack of a client's thread, in bytes.
 const STACK: usize = 256 << 10;
 /// A client that accepts no data for this long counts as gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A request must be complete within this time.
 const HEAD_PATIENCE: Duration = Duration::from_secs(20);
-/// Bytes of a file that are read at once.
-const CHUNK: usize = 128 << 10;
-
-/// Limits the clients of one protocol, in total and for each address.
-#[derive(Debug, Clone, Default)]
-struct Slots(Arc<Mutex<BTreeMap<Ipv4Addr, usize>>>);
-
-/// A taken slot; dropping it frees it.
-struct Slot(Slots, Ipv4Addr);
-
-impl Slots {
-    fn take(&self, client: Ipv4Addr) -> Option<Slot> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = taken.get(&client).copied().unwrap_or(0);
-        if own >= MAX_OF_ONE || taken.values().sum::<usize>() >= MAX_CLIENTS {
-            return None;
-        }
-        taken.insert(client, own + 1);
-        Some(Slot(self.clone(), client))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut taken = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(&self.1) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(taken.remove(&self.1)),
-        }
-    }
-}
+/// How long a request waits for descriptors or memory.
+const SHORTAGE: Duration = Duration::from_secs(20);
+/// What is read first of something whose length was announced: a page.
+const FIRST: usize = 4096;
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run);
@@ -72,39 +42,114 @@ fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
     }
 }
 
-fn tell_failure(error: &Error) {
-    eprintln!("bellwether: {error}");
+/// A connection whose reads end at a deadline: a request may not drip in.
+struct Timed<'s> {
+    stream: &'s TcpStream,
+    /// Without one, each read may take [`PATIENCE`].
+    end: Option<Instant>,
+    /// The read timeout is [`PATIENCE`].
+    patient: bool,
 }
 
-/// Serves connections of a TCP listener, each in a thread.
+impl<'s> Timed<'s> {
+    fn new(stream: &'s TcpStream) -> Self {
+        Self { stream, end: None, patient: false }
+    }
+
+    fn within(&mut self, time: Duration) {
+        self.end = Some(Instant::now() + time);
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.end {
+            Some(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                self.stream.set_read_timeout(Some(left))?;
+                self.patient = false;
+            }
+            None if !self.patient => {
+                self.stream.set_read_timeout(Some(PATIENCE))?;
+                self.patient = true;
+            }
+            None => {}
+        }
+        self.stream.read(buffer)
+    }
+}
+
+/// Whether a read ended because its time did.
+fn timed_out(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Reads `length` bytes into an emptied buffer, which grows with what arrives: the announcement
+/// alone takes no memory.
+fn read_growing(from: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> io::Result<()> {
+    buffer.clear();
+    while buffer.len() < length {
+        let got = buffer.len();
+        buffer.resize((got * 2).clamp(FIRST, length.max(FIRST)).min(length), 0);
+        from.read_exact(buffer.get_mut(got..).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// Tries again while the system lacks descriptors or memory: other connections end meanwhile.
+fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + SHORTAGE;
+    loop {
+        match attempt() {
+            Err(e) if is_shortage(&e) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Serves connections of a TCP listener, each in a thread. One that gets no place is sent
+/// `refusal`.
 fn accept(
     name: &'static str,
     listener: TcpListener,
-    serve: impl Fn(TcpStream, Ipv4Addr) -> io::Result<()> + Clone + Send + 'static,
+    budget: &Budget,
+    watch: &Arc<Watch>,
+    refusal: String,
+    serve: impl Fn(&Arc<TcpStream>, Ipv4Addr, &Place) -> io::Result<()> + Clone + Send + 'static,
 ) -> Result<(), Error> {
+    let (places, watch) = (budget.places(), watch.clone());
     spawn(name, move || {
-        let slots = Slots::default();
         loop {
             let Ok((stream, from)) = listener.accept() else {
                 // Out of descriptors, for example: other connections may end meanwhile.
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            // Without a slot the connection ends here, and the client tries again.
             let Some(from) = v4(from) else { continue };
-            let Some(slot) = slots.take(*from.ip()) else { continue };
+            let from = *from.ip();
+            let stream = Arc::new(stream);
+            let other = stream.clone();
+            let end = move || drop(other.shutdown(Shutdown::Both));
+            let Some(place) = places.take(from, end) else {
+                // Does not wait: there is room in an empty send buffer.
+                let _ = stream.set_nonblocking(true);
+                let _ = (&*stream).write_all(refusal.as_bytes());
+                continue;
+            };
             let serve = serve.clone();
             let done = spawn(name, move || {
-                let _slot = slot;
-                let settled = stream
-                    .set_nodelay(true)
-                    .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
-                    .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+                let settled =
+                    stream.set_nodelay(true).and(stream.set_write_timeout(Some(PATIENCE)));
                 // A client that disconnected is not worth a message.
-                let _ = settled.and_then(|()| serve(stream, *from.ip()));
+                let _ = settled.and_then(|()| serve(&stream, from, &place));
             });
             if let Err(e) = done {
-                tell_failure(&e);
+                watch.refused(&from.to_string(), format!("{from} is not served: {e}"));
             }
         }
     })
@@ -128,7 +173,47 @@ mod fixture {
         (dir, Arc::new(files))
     }
 
+    pub(super) fn budget() -> crate::budget::Budget {
+        crate::budget::Budget::of_descriptors(1024)
+    }
+
     pub(super) fn watch() -> Arc<Watch> {
         Arc::new(Watch::new(|_| ()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn an_announced_length_takes_no_memory() {
+        struct Half(usize);
+        impl Read for Half {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let now = self.0.min(buffer.len());
+                self.0 -= now;
+                Ok(now)
+            }
+        }
+        let mut buffer = Vec::new();
+        assert!(read_growing(&mut Half(10_000), &mut buffer, 32 << 20).is_err());
+        assert!(buffer.capacity() <= 32_768, "{}", buffer.capacity());
+        for length in [0, 1, 4095, 4096, 4097, 100_000] {
+            read_growing(&mut Half(length), &mut buffer, length).unwrap();
+            assert_eq!(buffer.len(), length);
+        }
+    }
+
+    #[test]
+    fn a_shortage_is_waited_for() {
+        let left = Cell::new(3);
+        let done = patiently(|| match left.replace(left.get() - 1) {
+            0 => Ok(7),
+            _ => Err(io::Error::from_raw_os_error(24)),
+        });
+        assert_eq!(done.unwrap(), 7);
+        assert!(patiently(|| -> io::Result<()> { Err(io::ErrorKind::NotFound.into()) }).is_err());
     }
 }

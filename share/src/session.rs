@@ -1,6 +1,7 @@
 //! A session from start to end: opens the media, starts the services, and reports to the user.
 
 use crate::beneath::Directory;
+use crate::budget::Budget;
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
@@ -306,6 +307,8 @@ impl Prepared<'_> {
         let Bound { plan: Plan { options, interface, own, .. }, sockets, at } = bound;
         let full = dhcp.as_ref().is_some_and(|dhcp| dhcp.full.is_some());
         let leases = interface.as_ref().filter(|_| full).map(|i| leases_file(&state, i));
+        // Before the list of system calls.
+        let budget = Budget::of_process();
         if confined && let Err(why) = privileges::confine() {
             let text = format!("serving without a list of allowed system calls: {why}");
             watch.tell(&Event::Warning(text));
@@ -317,18 +320,18 @@ impl Prepared<'_> {
         let files = Arc::new(files);
         let tftp = sockets.tftp.is_some();
         if let Some(socket) = sockets.tftp {
-            serve::tftp::start(files.clone(), socket, watch.clone())?;
+            serve::tftp::start(files.clone(), socket, watch.clone(), &budget)?;
         }
         let page = Page::new(watch.clone(), store.clone())
             .map_err(Error::system("make a key for the page"))?;
         let page = Arc::new(page);
-        serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()))?;
+        serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()), &budget)?;
         let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
         let nfs = Arc::new(Nfs { exports, port: at.nfs.port() });
-        serve::nfs::start(nfs, sockets.nfs, watch.clone())?;
+        serve::nfs::start(nfs, sockets.nfs, watch.clone(), &budget)?;
         let disks = Disks::new(images, store);
         let nbd = options.keep_settings || !disks.images.is_empty();
-        serve::nbd::start(Arc::new(disks), sockets.nbd, watch.clone())?;
+        serve::nbd::start(Arc::new(disks), sockets.nbd, watch.clone(), &budget)?;
 
         let place = interface.map_or_else(|| "this machine".to_owned(), |i| i.name);
         let services = services(&mounts, &at, tftp, nbd);

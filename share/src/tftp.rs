@@ -13,6 +13,11 @@ pub const MAX_BLOCK: u16 = 1428;
 pub const MAX_WINDOW: u16 = 64;
 /// The longest file name.
 const MAX_NAME: usize = 512;
+/// The longest timeout that a client may choose, in seconds; a longer one counts as absent.
+const MAX_TIMEOUT: u8 = 30;
+/// Milliseconds until a packet is sent again to a client that has not acknowledged any: its
+/// address may be forged.
+const UNCONFIRMED: u64 = 1000;
 /// How often a block is sent without an answer before the transfer ends.
 pub const MAX_TRIES: u32 = 6;
 
@@ -89,7 +94,9 @@ fn request(bytes: &[u8]) -> Option<Request> {
         match name.to_ascii_lowercase().as_str() {
             "blksize" => request.block = value.parse().ok().filter(|n| (8..=65464).contains(n)),
             "tsize" => request.size = true,
-            "timeout" => request.timeout = value.parse().ok().filter(|n| *n > 0),
+            "timeout" => {
+                request.timeout = value.parse().ok().filter(|n| (1..=MAX_TIMEOUT).contains(n));
+            }
             "windowsize" => request.window = value.parse().ok().filter(|n| *n > 0),
             _ => {}
         }
@@ -121,8 +128,10 @@ pub struct Transfer {
     length: u64,
     block: u16,
     window: u16,
-    /// Milliseconds until a retransmission.
-    pub patience: u64,
+    /// Milliseconds until a retransmission to a client that was confirmed.
+    patience: u64,
+    /// The client acknowledged something.
+    confirmed: bool,
     options: Option<Vec<u8>>,
     /// Blocks that the client acknowledged.
     acked: u64,
@@ -157,9 +166,20 @@ impl Transfer {
             window,
             patience: request.timeout.map_or(1000, |seconds| u64::from(seconds) * 1000),
             options: Some(options).filter(|options| options.len() > 2),
+            confirmed: false,
             acked: 0,
             repeated: None,
         }
+    }
+
+    /// Milliseconds until a retransmission.
+    pub fn patience(&self) -> u64 {
+        if self.confirmed { self.patience } else { UNCONFIRMED }
+    }
+
+    /// Whether the client acknowledged something: its address is not forged.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
     }
 
     /// Number of blocks; the last one is shorter than the others, maybe empty.
@@ -184,6 +204,7 @@ impl Transfer {
                 return Send::Nothing;
             }
             self.options = None;
+            self.confirmed = true;
             return self.send();
         }
         // How far this is ahead of the acknowledged block, across the wrap.
@@ -201,6 +222,7 @@ impl Transfer {
             }
             self.repeated = Some(self.acked);
         }
+        self.confirmed |= ahead > 0;
         self.acked += u64::from(ahead);
         self.send()
     }

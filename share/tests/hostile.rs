@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+use share::budget::Budget;
 use share::dhcp::client::{Arch, Loaders};
 use share::dhcp::lease::Leases;
 use share::dhcp::message::Message;
@@ -54,13 +55,15 @@ fn site() -> Site {
         tftp: tftp.local_addr().unwrap(),
         nbd: nbd.local_addr().unwrap(),
     };
+    let budget = Budget::of_process();
     let image = Arc::new(b"a medium".to_vec());
     let image = Image { name: "m".into(), image, size: 8, identity: 1 };
-    serve::nbd::start(Arc::new(Disks::new(vec![image], None)), nbd, watch.clone()).unwrap();
-    serve::http::start(files.clone(), http, watch.clone(), None).unwrap();
-    serve::tftp::start(files, tftp, watch.clone()).unwrap();
+    serve::nbd::start(Arc::new(Disks::new(vec![image], None)), nbd, watch.clone(), &budget)
+        .unwrap();
+    serve::http::start(files.clone(), http, watch.clone(), None, &budget).unwrap();
+    serve::tftp::start(files, tftp, watch.clone(), &budget).unwrap();
     let server = Nfs { exports: vec![export], port: site.nfs.port() };
-    serve::nfs::start(Arc::new(server), nfs, watch).unwrap();
+    serve::nfs::start(Arc::new(server), nfs, watch, &budget).unwrap();
     site
 }
 

@@ -1,9 +1,10 @@
 //! HTTP: the files, and the web page.
 
-use super::{CHUNK, HEAD_PATIENCE, PATIENCE, Slots, accept};
+use super::{HEAD_PATIENCE, Timed, accept, patiently, timed_out};
+use crate::budget::{Budget, Memory, Place, Places, Use, is_shortage};
 use crate::error::Error;
 use crate::event::Watch;
-use crate::files::{File, Files};
+use crate::files::{Content, File, Files};
 use crate::http::{self, Head};
 use crate::net::name_of;
 use crate::page::{self, Page};
@@ -16,10 +17,14 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes that the kernel copies at once, between two updates of a client's progress.
 const LARGE: usize = 1 << 20;
+/// Bytes of a file that are read at once.
+const CHUNK: usize = 128 << 10;
+/// Viewers of the page.
+const VIEWERS: usize = 32;
 /// Bytes that may wait in the kernel for a client.
 const WAITING: usize = 200 << 10;
 
@@ -32,20 +37,31 @@ pub fn start(
     listener: TcpListener,
     watch: Arc<Watch>,
     page: Option<Arc<Page>>,
+    budget: &Budget,
 ) -> Result<(), Error> {
-    let viewers = Slots::default();
-    accept("http", listener, move |stream, from| {
+    let viewers = Places::new(VIEWERS);
+    let (memory, told) = (budget.memory.clone(), watch.clone());
+    accept("http", listener, budget, &told, http::refuse(503), move |stream, from, place| {
         let page = page.as_deref().map(|page| (page, &viewers));
-        serve(stream, from, &files, &watch, page)
+        let client = Client { from, who: name_of(from), place, memory: &memory };
+        serve(stream, &client, &files, &watch, page)
     })
+}
+
+/// A client, and what it may take.
+struct Client<'c> {
+    from: Ipv4Addr,
+    who: String,
+    place: &'c Place,
+    memory: &'c Memory,
 }
 
 /// Answers requests for the page; false for others.
 fn answer_page(
-    stream: &mut TcpStream,
+    mut stream: &TcpStream,
     request: &http::Request,
-    from: Ipv4Addr,
-    (page, viewers): (&Page, &Slots),
+    client: &Client<'_>,
+    (page, viewers): (&Page, &Places),
 ) -> io::Result<bool> {
     match request.path.as_str() {
         path if request.post => {
@@ -57,10 +73,14 @@ fn answer_page(
             stream.write_all(http::text("application/json", &page.state()).as_bytes())?;
         }
         "/events" => {
-            let Some(_slot) = viewers.take(from) else {
+            // It ends at its next write.
+            let Some(viewer) = viewers.take(client.from, || ()) else {
                 stream.write_all(http::refuse(503).as_bytes())?;
                 return Ok(true);
             };
+            // Browsers come back by themselves.
+            viewer.is(Use::Idle);
+            client.place.is(Use::Idle);
             stream.write_all(http::event_stream().as_bytes())?;
             // Until the viewer disconnects: writing fails then.
             loop {
@@ -74,46 +94,44 @@ fn answer_page(
 }
 
 fn serve(
-    mut stream: TcpStream,
-    from: Ipv4Addr,
+    mut stream: &TcpStream,
+    client: &Client<'_>,
     files: &Files,
     watch: &Watch,
-    page: Option<(&Page, &Slots)>,
+    page: Option<(&Page, &Places)>,
 ) -> io::Result<()> {
     // A slow client must not fill the processor's caches: the kernel would let megabytes wait
     // for each.
-    setsockopt(&stream, sockopt::SndBuf, &WAITING)?;
+    setsockopt(stream, sockopt::SndBuf, &WAITING)?;
     let mut input: Vec<u8> = Vec::new();
-    let mut buffer = vec![0; CHUNK];
-    // The name needs a look into a table: once a connection.
-    let who = name_of(from);
+    let mut timed = Timed::new(stream);
     loop {
-        // The timeout starts at a request's first byte: a connection may be idle, but not in
+        // The deadline starts at a request's first byte: a connection may be idle, but not in
         // the middle of a request.
-        let mut end = None;
+        timed.end = None;
         let (request, used) = loop {
-            if end.is_none() && !input.is_empty() {
-                end = Some(Instant::now() + HEAD_PATIENCE);
+            if timed.end.is_none() && !input.is_empty() {
+                timed.within(HEAD_PATIENCE);
             }
             match http::read(&input) {
                 Head::Whole(request, used) => break (request, used),
                 Head::Bad(status) => return stream.write_all(http::refuse(status).as_bytes()),
                 Head::Partial => {}
             }
-            let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return stream.write_all(http::refuse(408).as_bytes());
-            }
-            stream.set_read_timeout(Some(left))?;
             let mut more = [0; 4096];
-            match stream.read(&mut more)? {
-                0 => return Ok(()),
-                length => input.extend_from_slice(more.get(..length).unwrap_or_default()),
+            match timed.read(&mut more) {
+                Ok(0) => return Ok(()),
+                Ok(length) => input.extend_from_slice(more.get(..length).unwrap_or_default()),
+                Err(e) if timed_out(&e) && !input.is_empty() => {
+                    return stream.write_all(http::refuse(408).as_bytes());
+                }
+                Err(e) => return Err(e),
             }
         };
         input.drain(..used.min(input.len()));
+        client.place.is(Use::Busy);
         if let Some(page) = page
-            && answer_page(&mut stream, &request, from, page)?
+            && answer_page(stream, &request, client, page)?
         {
             return Ok(());
         }
@@ -126,29 +144,45 @@ fn serve(
             return stream.write_all(http::refuse(503).as_bytes());
         }
         if let Some(stage) = file.stage.clone().filter(|_| !request.head) {
-            watch.reached(&who, stage);
+            watch.reached(&client.who, stage);
         }
         let answer = http::answer(&request, file.length, &file.tag);
+        if let Err(e) = can_be_read(&file, &answer.body) {
+            let status = if is_shortage(&e) { 503 } else { 500 };
+            if status == 500 {
+                watch.broken(&request.path, &e);
+            }
+            return stream.write_all(http::refuse(status).as_bytes());
+        }
         stream.write_all(answer.head.as_bytes())?;
         let mut at = answer.body.start;
         while at < answer.body.end {
             // Closing early tells the client that data is missing.
-            let sent = send_some(&mut stream, &file, at..answer.body.end, &mut buffer, watch)?;
+            let sent = send_some(stream, &file, at..answer.body.end, client, watch)?;
             at += sent;
-            watch.sent(&who, sent);
+            watch.sent(&client.who, sent);
         }
         if request.close {
             return Ok(());
         }
+        client.place.is(Use::Idle);
+    }
+}
+
+/// Whether the first byte of a body can be read: an error after the head cannot be said.
+fn can_be_read(file: &File, body: &Range<u64>) -> io::Result<()> {
+    match body.is_empty() {
+        true => Ok(()),
+        false => file.read_exact_at(body.start, &mut [0]),
     }
 }
 
 /// Sends the beginning of a part of a file; returns how many bytes, never zero.
 fn send_some(
-    stream: &mut TcpStream,
+    mut stream: &TcpStream,
     file: &File,
     part: Range<u64>,
-    buffer: &mut [u8],
+    client: &Client<'_>,
     watch: &Watch,
 ) -> io::Result<u64> {
     let left = part.end.saturating_sub(part.start);
@@ -159,31 +193,38 @@ fn send_some(
     if let Some((source, offset, together)) = file.lies_in(part.start) {
         let count = usize::try_from(left.min(together)).unwrap_or(LARGE).min(LARGE);
         let mut at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        return match sendfile64(&*stream, source, Some(&mut at), count) {
+        return match sendfile64(stream, source, Some(&mut at), count) {
             Ok(0) => Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(sent) => Ok(sent as u64),
             Err(Errno::EIO) => Err(broken(Errno::EIO.into())),
             Err(e) => Err(e.into()),
         };
     }
-    let length = usize::try_from(left).unwrap_or(CHUNK).min(buffer.len());
-    let bytes = buffer.get_mut(..length).unwrap_or_default();
-    file.read_exact_at(part.start, bytes).map_err(broken)?;
-    stream.write_all(bytes)?;
-    Ok(length as u64)
+    let length = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+    if let Content::Memory(bytes) = &file.content {
+        let from = usize::try_from(part.start).unwrap_or(usize::MAX);
+        let bytes = bytes.get(from..).and_then(|rest| rest.get(..length));
+        stream.write_all(bytes.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        return Ok(length as u64);
+    }
+    let room = client.memory.room(client.from, length);
+    let mut bytes = vec![0; room.bytes];
+    patiently(|| file.read_exact_at(part.start, &mut bytes)).map_err(broken)?;
+    stream.write_all(&bytes)?;
+    Ok(room.bytes as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::fixture::{files, watch};
+    use crate::serve::fixture::{budget, files, watch};
 
     #[test]
     fn http_serves_parts_on_one_connection() {
         let (dir, files) = files();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        start(files, listener, watch(), None).unwrap();
+        start(files, listener, watch(), None, &budget()).unwrap();
         let whole = std::fs::read(dir.path().join("big")).unwrap();
         let mut stream = TcpStream::connect(at).unwrap();
         for (from, to) in [(0, 9), (1_000_000, 1_199_999)] {

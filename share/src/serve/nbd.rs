@@ -1,6 +1,7 @@
 //! NBD connections.
 
-use super::{CHUNK, HEAD_PATIENCE, PATIENCE, accept};
+use super::{PATIENCE, Timed, accept, patiently, read_growing};
+use crate::budget::{Budget, Memory, SMALL, Use};
 use crate::disk::access::{Disks, Refused};
 use crate::disk::device::Disk;
 use crate::error::Error;
@@ -9,8 +10,8 @@ use crate::nbd::{self, Command, Failure, Refusal, Wish};
 use crate::net::name_of;
 use crate::services::Service;
 use nix::sys::socket::{setsockopt, sockopt};
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -35,9 +36,29 @@ const HURRIED: KeepAlive = KeepAlive { idle: 1, interval: 1, count: 2, unacknowl
 /// Connections opened within this time belong together: a client opens several.
 const TOGETHER: Duration = Duration::from_secs(3);
 
+/// The most bytes that are read from a disk at once.
+const PIECE: usize = 1 << 20;
+
+/// A client, and what it may take.
+struct Client<'c> {
+    from: Ipv4Addr,
+    who: String,
+    memory: &'c Memory,
+}
+
+/// Why a request failed.
+enum Failed {
+    /// It is outside of the disk, or no request.
+    Invalid,
+    /// The disk is read-only.
+    ReadOnly,
+    /// The disk's error.
+    Disk(io::Error),
+}
+
 /// A connection to a disk.
 struct Connection {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     since: Instant,
     /// It is being probed by [`HURRIED`].
     hurried: AtomicBool,
@@ -46,11 +67,11 @@ struct Connection {
 impl Connection {
     fn keep_alive(&self, settings: &KeepAlive) -> nix::Result<()> {
         let KeepAlive { idle, interval, count, unacknowledged } = settings;
-        setsockopt(&self.stream, sockopt::TcpKeepIdle, idle)?;
-        setsockopt(&self.stream, sockopt::TcpKeepInterval, interval)?;
-        setsockopt(&self.stream, sockopt::TcpKeepCount, count)?;
-        setsockopt(&self.stream, sockopt::TcpUserTimeout, unacknowledged)?;
-        setsockopt(&self.stream, sockopt::KeepAlive, &true)
+        setsockopt(&*self.stream, sockopt::TcpKeepIdle, idle)?;
+        setsockopt(&*self.stream, sockopt::TcpKeepInterval, interval)?;
+        setsockopt(&*self.stream, sockopt::TcpKeepCount, count)?;
+        setsockopt(&*self.stream, sockopt::TcpUserTimeout, unacknowledged)?;
+        setsockopt(&*self.stream, sockopt::KeepAlive, &true)
     }
 }
 
@@ -61,7 +82,12 @@ struct Connections(Mutex<Vec<(String, Weak<Connection>)>>);
 impl Connections {
     /// Adds a connection opened at `now`. Older ones of the same client to the same disk may be
     /// from before a power cut: they are probed at once, and end unless the client answers.
-    fn add(&self, name: String, stream: TcpStream, now: Instant) -> io::Result<Arc<Connection>> {
+    fn add(
+        &self,
+        name: String,
+        stream: Arc<TcpStream>,
+        now: Instant,
+    ) -> io::Result<Arc<Connection>> {
         let new = Arc::new(Connection { stream, since: now, hurried: AtomicBool::new(false) });
         new.keep_alive(&USUAL)?;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,19 +107,28 @@ impl Connections {
 ///
 /// # Errors
 /// [`Error::System`] when a thread cannot be started.
-pub fn start(disks: Arc<Disks>, listener: TcpListener, watch: Arc<Watch>) -> Result<(), Error> {
+pub fn start(
+    disks: Arc<Disks>,
+    listener: TcpListener,
+    watch: Arc<Watch>,
+    budget: &Budget,
+) -> Result<(), Error> {
     let connections = Arc::new(Connections::default());
-    accept("nbd", listener, move |stream, from| {
+    let (memory, told) = (budget.memory.clone(), watch.clone());
+    accept("nbd", listener, budget, &told, String::new(), move |stream, from, place| {
         if !watch.switches.is_on(Service::Nbd) {
             return Ok(());
         }
-        let who = name_of(from);
-        let Some((name, disk)) = negotiate(&stream, &disks, &who, &watch)? else {
+        let client = Client { from, who: name_of(from), memory: &memory };
+        let who = &client.who;
+        let Some((name, disk)) = negotiate(stream, &disks, who, &watch)? else {
             return Ok(());
         };
+        place.is(Use::Busy);
         // A medium is open to every client.
         let name = if disk.read_only() { format!("{name} {who}") } else { name };
-        serve(&*connections.add(name, stream, Instant::now())?, &disk, &who, &watch)
+        let connection = connections.add(name, stream.clone(), Instant::now())?;
+        serve(&connection, &disk, &client, &watch)
     })
 }
 
@@ -104,13 +139,13 @@ fn negotiate(
     who: &str,
     watch: &Watch,
 ) -> io::Result<Option<(String, Arc<Disk>)>> {
-    stream.set_read_timeout(Some(HEAD_PATIENCE))?;
+    let mut timed = Timed::new(stream);
+    timed.within(PATIENCE);
     stream.write_all(&nbd::greeting())?;
     let mut flags = [0; 4];
-    stream.read_exact(&mut flags)?;
+    timed.read_exact(&mut flags)?;
     let Some(zeroes) = nbd::wants_zeroes(flags) else { return Ok(None) };
     let mut input = Vec::new();
-    let end = Instant::now() + PATIENCE;
     for _ in 0..nbd::MAX_OPTIONS {
         let (wish, number, used) = loop {
             match nbd::option(&input) {
@@ -119,9 +154,8 @@ fn negotiate(
                 nbd::Read::Partial => {}
             }
             let mut more = [0; 1024];
-            match stream.read(&mut more)? {
+            match timed.read(&mut more)? {
                 0 => return Ok(None),
-                _ if Instant::now() > end => return Ok(None),
                 length => input.extend_from_slice(more.get(..length).unwrap_or_default()),
             }
         };
@@ -177,10 +211,14 @@ fn negotiate(
     Ok(None)
 }
 
-fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::Result<()> {
-    let mut stream = &connection.stream;
+fn serve(
+    connection: &Connection,
+    disk: &Disk,
+    client: &Client<'_>,
+    watch: &Watch,
+) -> io::Result<()> {
+    let mut stream = &*connection.stream;
     stream.set_read_timeout(None)?;
-    let mut buffer = Vec::new();
     loop {
         let mut head = [0; nbd::REQUEST];
         stream.read_exact(&mut head)?;
@@ -188,44 +226,43 @@ fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::
             connection.keep_alive(&USUAL)?;
         }
         let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
-        let length = request.length as usize;
-        // Data that does not arrive in time: the machine was switched off.
-        if request.command == Command::Write {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            buffer.resize(length, 0);
-            stream.read_exact(&mut buffer)?;
-            stream.set_read_timeout(None)?;
-        }
-        let range = request.within(disk.size());
+        let outside = request.within(disk.size()).is_none();
         let done = match request.command {
             Command::Disconnect => return Ok(()),
-            Command::Flush => disk.flush().map_err(Some),
-            Command::Unknown => Err(None),
-            Command::Read | Command::Write | Command::Trim if range.is_none() => Err(None),
-            Command::Read => {
-                // The answer's head goes before the data, in one piece.
-                buffer.clear();
-                buffer.resize(16 + length, 0);
-                disk.read(request.offset, buffer.get_mut(16..).unwrap_or_default()).map_err(Some)
+            Command::Write => {
+                let refused = match () {
+                    () if disk.read_only() => Some(Failed::ReadOnly),
+                    () if outside => Some(Failed::Invalid),
+                    () => None,
+                };
+                let written = write(stream, &request, disk, refused)?;
+                stream.set_read_timeout(None)?;
+                written
             }
-            Command::Write if disk.read_only() => {
-                stream.write_all(&request.answer(Some(Failure::Permission)))?;
-                continue;
-            }
-            Command::Write => disk.write(request.offset, &buffer).map_err(Some),
+            Command::Flush => disk.flush().map_err(Failed::Disk),
+            Command::Unknown => Err(Failed::Invalid),
+            Command::Read | Command::Trim if outside => Err(Failed::Invalid),
+            Command::Read => match read(stream, &request, disk, client)? {
+                Ok(()) => {
+                    watch.sent(&client.who, u64::from(request.length));
+                    continue;
+                }
+                failed => failed,
+            },
             Command::Trim => {
                 disk.trim(request.offset, u64::from(request.length));
                 Ok(())
             }
         };
         let done = match (done, request.now) {
-            (Ok(()), true) => disk.flush().map_err(Some),
+            (Ok(()), true) => disk.flush().map_err(Failed::Disk),
             (done, _) => done,
         };
         let failure = match &done {
             Ok(()) => None,
-            Err(None) => Some(Failure::Invalid),
-            Err(Some(error)) => {
+            Err(Failed::Invalid) => Some(Failure::Invalid),
+            Err(Failed::ReadOnly) => Some(Failure::Permission),
+            Err(Failed::Disk(error)) => {
                 watch.broken("", error);
                 Some(match error.kind() {
                     io::ErrorKind::StorageFull => Failure::NoSpace,
@@ -233,20 +270,72 @@ fn serve(connection: &Connection, disk: &Disk, who: &str, watch: &Watch) -> io::
                 })
             }
         };
-        let answer = request.answer(failure);
-        match (request.command, failure) {
-            (Command::Read, None) => {
-                if let Some(place) = buffer.first_chunk_mut() {
-                    *place = answer;
-                }
-                stream.write_all(&buffer)?;
-                watch.sent(who, u64::from(request.length));
-            }
-            _ => stream.write_all(&answer)?,
+        stream.write_all(&request.answer(failure))?;
+    }
+}
+
+/// Takes the data of a write in pieces as they arrive. A request that is refused is read past.
+///
+/// # Errors
+/// The connection's; those of the disk are inside.
+fn write(
+    stream: &TcpStream,
+    request: &nbd::Request,
+    disk: &Disk,
+    refused: Option<Failed>,
+) -> io::Result<Result<(), Failed>> {
+    let mut done = refused.map_or(Ok(()), Err);
+    let mut timed = Timed::new(stream);
+    let mut buffer = Vec::new();
+    let (mut at, mut left) = (request.offset, request.length as usize);
+    while left > 0 {
+        let piece = left.min(SMALL);
+        // Data that does not arrive in time: the machine was switched off.
+        timed.within(PATIENCE);
+        if done.is_ok() {
+            read_growing(&mut timed, &mut buffer, piece)?;
+            done = patiently(|| disk.write(at, &buffer)).map_err(Failed::Disk);
+        } else if io::copy(&mut (&mut timed).take(piece as u64), &mut io::sink())? < piece as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // One large request must not make every later one take as much memory.
-        if buffer.capacity() > 2 * CHUNK && length <= CHUNK {
-            buffer = Vec::new();
+        at = at.saturating_add(piece as u64);
+        left -= piece;
+    }
+    Ok(done)
+}
+
+/// Answers a read: in one piece if memory allows, so that every error can be said. After the
+/// first piece an error ends the connection.
+///
+/// # Errors
+/// The connection's, and the disk's after the first piece; else those of the disk are inside.
+fn read(
+    mut stream: &TcpStream,
+    request: &nbd::Request,
+    disk: &Disk,
+    client: &Client<'_>,
+) -> io::Result<Result<(), Failed>> {
+    let head = request.answer(None);
+    let mut before = head.len();
+    let (mut at, mut left) = (request.offset, request.length as usize);
+    let room = client.memory.room(client.from, left.min(PIECE));
+    let mut buffer = vec![0; before + room.bytes];
+    if let Some(place) = buffer.first_chunk_mut() {
+        *place = head;
+    }
+    loop {
+        let piece = left.min(room.bytes);
+        let part = buffer.get_mut(before..before + piece).unwrap_or_default();
+        match patiently(|| disk.read(at, part)) {
+            Err(e) if before > 0 => return Ok(Err(Failed::Disk(e))),
+            done => done?,
+        }
+        stream.write_all(buffer.get(..before + piece).unwrap_or_default())?;
+        at = at.saturating_add(piece as u64);
+        left -= piece;
+        before = 0;
+        if left == 0 {
+            return Ok(Ok(()));
         }
     }
 }
@@ -263,7 +352,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connect = || {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (client, listener.accept().unwrap().0)
+            (client, Arc::new(listener.accept().unwrap().0))
         };
         let connections = Connections::default();
         let add = |name: &str, stream, now| connections.add(name.into(), stream, now).unwrap();
@@ -280,15 +369,15 @@ mod tests {
         let together = next("disk", start + TOGETHER);
         next("other", start + 2 * TOGETHER);
         assert!(!hurried(&old) && !hurried(&together));
-        assert_eq!(getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(USUAL.idle));
+        assert_eq!(getsockopt(&*old.stream, sockopt::TcpKeepIdle), Ok(USUAL.idle));
         let new = next("disk", start + 2 * TOGETHER);
         assert!(hurried(&old) && !hurried(&together) && !hurried(&new));
-        assert_eq!(getsockopt(&old.stream, sockopt::TcpKeepIdle), Ok(1));
-        assert_eq!(getsockopt(&old.stream, sockopt::TcpKeepCount), Ok(2));
-        assert_eq!(getsockopt(&old.stream, sockopt::TcpUserTimeout), Ok(3_000));
+        assert_eq!(getsockopt(&*old.stream, sockopt::TcpKeepIdle), Ok(1));
+        assert_eq!(getsockopt(&*old.stream, sockopt::TcpKeepCount), Ok(2));
+        assert_eq!(getsockopt(&*old.stream, sockopt::TcpUserTimeout), Ok(3_000));
         client.write_all(b"here").unwrap();
         let mut said = [0; 4];
-        (&old.stream).read_exact(&mut said).unwrap();
+        (&*old.stream).read_exact(&mut said).unwrap();
         assert_eq!(&said, b"here");
     }
 }

@@ -1,14 +1,17 @@
 //! TFTP, a thread and a port for each transfer.
 
-use super::{Slots, spawn, tell_failure, v4};
+use super::{patiently, spawn, v4};
+use crate::budget::{Budget, Place, Use};
 use crate::error::Error;
 use crate::event::Watch;
 use crate::files::{File, Files};
 use crate::net::name_of;
 use crate::services::Service;
 use crate::tftp::{self, Code, Packet, Send, Transfer};
+use nix::sys::socket::{Shutdown, shutdown};
 use std::io;
-use std::net::{IpAddr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -17,10 +20,15 @@ use std::time::Duration;
 ///
 /// # Errors
 /// [`Error::System`] when a thread cannot be started.
-pub fn start(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<(), Error> {
+pub fn start(
+    files: Arc<Files>,
+    socket: UdpSocket,
+    watch: Arc<Watch>,
+    budget: &Budget,
+) -> Result<(), Error> {
+    let places = budget.places();
     let own = socket.local_addr().map_err(Error::system("read a socket's address"))?.ip();
     spawn("tftp", move || {
-        let slots = Slots::default();
         let mut buffer = [0; 1024];
         loop {
             let Ok((length, from)) = socket.recv_from(&mut buffer) else {
@@ -51,36 +59,40 @@ pub fn start(files: Arc<Files>, socket: UdpSocket, watch: Arc<Watch>) -> Result<
             };
             // A client without a slot asks again.
             let Some(client) = v4(from) else { continue };
-            let Some(slot) = slots.take(*client.ip()) else { continue };
-            let watch = watch.clone();
+            // RFC 1350 section 4: a port of its own for each transfer.
+            let Ok(socket) = UdpSocket::bind((own, 0)).and_then(|s| s.connect(client).map(|()| s))
+            else {
+                continue;
+            };
+            let socket = Arc::new(socket);
+            let other = socket.clone();
+            let end = move || {
+                let _ = shutdown(other.as_raw_fd(), Shutdown::Both);
+            };
+            let Some(place) = places.take(*client.ip(), end) else { continue };
+            let told = watch.clone();
             let done = spawn("tftp client", move || {
-                let _slot = slot;
                 // A lost client needs no message.
-                let _ = transfer(own, client, &request, &file, &watch);
+                let _ = transfer(&socket, &place, client, &request, &file, &told);
             });
             if let Err(e) = done {
-                tell_failure(&e);
+                watch.refused(&client.ip().to_string(), format!("{client} is not served: {e}"));
             }
         }
     })
 }
 
 fn transfer(
-    own: IpAddr,
+    socket: &UdpSocket,
+    place: &Place,
     client: SocketAddrV4,
     request: &tftp::Request,
     file: &File,
     watch: &Watch,
 ) -> io::Result<()> {
-    // RFC 1350 section 4: a port of its own for each transfer.
-    let socket = UdpSocket::bind((own, 0))?;
-    socket.connect(client)?;
-    let who = name_of(*client.ip());
-    if let Some(stage) = &file.stage {
-        watch.reached(&who, stage.clone());
-    }
+    let mut who = String::new();
     let mut transfer = Transfer::new(request, file.length);
-    socket.set_read_timeout(Some(Duration::from_millis(transfer.patience)))?;
+    let mut patience = 0;
     let mut next = transfer.send();
     let mut silent = 0;
     let mut packet = Vec::with_capacity(2048);
@@ -95,7 +107,7 @@ fn transfer(
                     packet.extend_from_slice(&head);
                     packet.resize(4 + length, 0);
                     let data = packet.get_mut(4..).unwrap_or_default();
-                    if let Err(e) = file.read_exact_at(offset, data) {
+                    if let Err(e) = patiently(|| file.read_exact_at(offset, data)) {
                         socket.send(&tftp::error(Code::NotDefined, "the medium cannot be read"))?;
                         watch.broken("", &e);
                         return Err(e);
@@ -106,13 +118,26 @@ fn transfer(
             Send::Nothing => {}
             Send::Done => break,
         }
+        if patience != transfer.patience() {
+            patience = transfer.patience();
+            socket.set_read_timeout(Some(Duration::from_millis(patience)))?;
+        }
         next = match socket.recv(&mut buffer) {
+            // Another client has its place now.
+            Ok(0) => break,
             Ok(length) => match tftp::read(buffer.get(..length).unwrap_or_default()) {
                 Some(Packet::Ack(number)) => {
                     let before = transfer.done();
                     let next = transfer.acknowledged(number);
                     if transfer.done() > before {
                         silent = 0;
+                    }
+                    if who.is_empty() && transfer.is_confirmed() {
+                        place.is(Use::Busy);
+                        who = name_of(*client.ip());
+                        if let Some(stage) = &file.stage {
+                            watch.reached(&who, stage.clone());
+                        }
                     }
                     next
                 }
@@ -129,21 +154,23 @@ fn transfer(
             Err(e) => return Err(e),
         };
     }
-    watch.sent(&who, transfer.done());
+    if !who.is_empty() {
+        watch.sent(&who, transfer.done());
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::fixture::{files, watch};
+    use crate::serve::fixture::{budget, files, watch};
 
     #[test]
     fn tftp_serves_whole_files() {
         let (dir, files) = files();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let at = socket.local_addr().unwrap();
-        start(files, socket, watch()).unwrap();
+        start(files, socket, watch(), &budget()).unwrap();
         let whole = std::fs::read(dir.path().join("big")).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
