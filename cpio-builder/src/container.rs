@@ -5,7 +5,7 @@
 use crate::error::Error;
 use crate::iso::{self, Iso, IsoError, Section};
 use crate::modinfo::{self, Modinfo, ModinfoError};
-use backhand::{BackhandError, FilesystemReader, InnerNode};
+use backhand::{BackhandError, BufReadSeek, FilesystemReader, InnerNode};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -122,6 +122,21 @@ fn walk(root: &Path) -> Result<Vec<String>, Error> {
     Ok(found)
 }
 
+/// Opens arbitrary bytes as a squashfs and reads what is in it; for fuzzers.
+///
+/// # Panics
+/// When a file is longer than asked for.
+pub fn fuzz(data: &[u8]) {
+    const MOST: usize = 1 << 16;
+    let Ok(image) = Squashfs::of(Path::new("a.squashfs"), io::Cursor::new(data.to_vec())) else {
+        return;
+    };
+    for path in image.paths().take(16) {
+        let bytes = image.read_most(path, MOST).unwrap_or_default();
+        assert!(bytes.len() <= MOST, "{path}: {} bytes", bytes.len());
+    }
+}
+
 /// A squashfs image, of which only requested files are read.
 pub struct Squashfs {
     origin: PathBuf,
@@ -179,10 +194,14 @@ impl Squashfs {
     /// Opens an image that is part of a file.
     pub(crate) fn open_part(path: &Path, at: u64, len: u64) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::read(path))?;
-        let reader =
-            FilesystemReader::from_reader(BufReader::new(Section::new(file, at, len))).map_err(
-                |e| Error::Container { path: path.into(), why: format!("squashfs: {}", why(&e)) },
-            )?;
+        Self::of(path, BufReader::new(Section::new(file, at, len)))
+    }
+
+    fn of(path: &Path, image: impl BufReadSeek + 'static) -> Result<Self, Error> {
+        let reader = FilesystemReader::from_reader(image).map_err(|e| Error::Container {
+            path: path.into(),
+            why: format!("squashfs: {}", why(&e)),
+        })?;
         let (mut files, mut links) = (BTreeMap::new(), BTreeMap::new());
         for (n, node) in reader.files().enumerate() {
             let Some(name) = node.fullpath.to_str() else { continue };
@@ -204,6 +223,10 @@ impl Squashfs {
     }
 
     fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        self.read_most(path, FILE_MAX)
+    }
+
+    fn read_most(&self, path: &str, most: usize) -> Result<Vec<u8>, Error> {
         let fail = |source| Error::Read { path: self.origin.join(path), source };
         let mut name = path.to_owned();
         // The kernel's limit on chained links.
@@ -218,8 +241,8 @@ impl Squashfs {
         let reader = self.reader.file(file).reader_checked();
         let reader = reader.map_err(|e| fail(io::Error::other(why(&e))))?;
         let mut out = Vec::new();
-        reader.take(FILE_MAX as u64 + 1).read_to_end(&mut out).map_err(fail)?;
-        if out.len() > FILE_MAX {
+        reader.take(most as u64 + 1).read_to_end(&mut out).map_err(fail)?;
+        if out.len() > most {
             return Err(fail(io::ErrorKind::FileTooLarge.into()));
         }
         Ok(out)

@@ -11,7 +11,7 @@ use crate::initrd::{Initrd, Limits};
 use crate::tree::{KernelTree, ModprobeConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -214,11 +214,36 @@ fn choose<T>(
 
 /// The modules of a Debian package: deb(5), an ar archive with a tar in it.
 fn read_deb(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-    let bad = |why: &str| Error::Container { path: path.into(), why: format!(".deb: {why}") };
-    let fail = |source: io::Error| bad(&source.to_string());
+    let fail = |source: io::Error| bad_deb(path, &source.to_string());
     let file = File::open(path).map_err(fail)?;
-    let mut left = file.metadata().map_err(fail)?.len();
-    let mut file = BufReader::new(file);
+    let length = file.metadata().map_err(fail)?.len();
+    parse_deb(path, BufReader::new(file), length, KEPT_MAX as u64)
+}
+
+fn bad_deb(path: &Path, why: &str) -> Error {
+    Error::Container { path: path.into(), why: format!(".deb: {why}") }
+}
+
+/// Runs the reader of packages on arbitrary bytes; for fuzzers.
+///
+/// # Panics
+/// When more is kept than may be.
+pub fn fuzz(data: &[u8]) {
+    const MOST: usize = 1 << 20;
+    match parse_deb(Path::new("a.deb"), data, data.len() as u64, MOST as u64) {
+        Ok(files) => assert!(files.values().map(Vec::len).sum::<usize>() <= MOST),
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+fn parse_deb(
+    path: &Path,
+    mut file: impl BufRead,
+    mut left: u64,
+    most: u64,
+) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    let bad = |why: &str| bad_deb(path, why);
+    let fail = |source: io::Error| bad(&source.to_string());
     let mut head = [0; 8];
     file.read_exact(&mut head).map_err(fail)?;
     left = left.saturating_sub(8);
@@ -247,17 +272,16 @@ fn read_deb(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let codec = Codec::from_ending(ending)
             .ok_or_else(|| bad(&format!("its data.tar{ending} is not supported")))?;
         let data = compress::reader(codec, file.take(size)).map_err(fail)?;
-        return read_tar(data).map_err(|e| match e.kind() {
+        return read_tar(data, most).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => bad("its data.tar is cut short"),
             _ => fail(e),
         });
     }
 }
 
-/// Files of a tar stream that are worth keeping.
-fn read_tar(from: impl Read) -> io::Result<BTreeMap<String, Vec<u8>>> {
+/// Files of a tar stream that are worth keeping, `left` bytes at most.
+fn read_tar(from: impl Read, mut left: u64) -> io::Result<BTreeMap<String, Vec<u8>>> {
     let mut kept = BTreeMap::new();
-    let mut left = KEPT_MAX as u64;
     for entry in tar::Archive::new(from).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.to_string_lossy().into_owned();

@@ -18,7 +18,7 @@ use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::sender::{self, Sender};
 use clone::udpcast::wire::{ToReceiver, ToSender};
 
-use crate::{Target, messages, target};
+use crate::{Target, messages, session, target};
 
 /// All targets that read what a copy brings.
 pub const TARGETS: &[Target] = &[
@@ -37,6 +37,10 @@ pub const TARGETS: &[Target] = &[
     target("dolly-plus-server", dolly_plus_server),
     target("ka-desc", ka_desc),
     target("dos-table", dos_table),
+    target("udpcast-session", session::udpcast_session),
+    target("udpcast-imposter", session::udpcast_imposter),
+    target("dolly-session", session::dolly_session),
+    target("ka-session", session::ka_session),
 ];
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);

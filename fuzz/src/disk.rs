@@ -1,9 +1,17 @@
 //! What stands on disks, and the lists of digests on media.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, LazyLock};
+
 use cpio_builder::iso::Iso;
+use nix::fcntl::{Flock, FlockArg};
 use overlay::expand::{expand, is_compressed};
 use overlay::probe::Format;
 use overlay::{digest, dm, partition, persistence_conf, probe, verity};
+use share::disk::cow::Cow;
+use share::tree::ReadAt;
 
 /// Offsets that the probe looks at.
 const BLOCKS: [u64; 7] = [0, 512, 1024, 3072, 4096, 32768, 65536];
@@ -140,5 +148,60 @@ pub fn compressed_image(data: &[u8]) {
             Ok(written) => assert_eq!(written, expanded as u64),
             Err(error) => drop(error.to_string()),
         }
+    }
+}
+
+/// A medium whose every byte is a seven.
+struct Sevens(u64);
+
+impl ReadAt for Sevens {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.0) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.fill(7);
+        Ok(())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0)
+    }
+}
+
+/// A client's file of changes: as it is, and, behind a right header, as map and blocks. It
+/// is read as a whole, written and read again.
+pub fn cow_file(data: &[u8]) {
+    const SIZE: u64 = 9 * 4096 + 100;
+    const IDENTITY: u64 = 77;
+    static FILE: LazyLock<tempfile::NamedTempFile> =
+        LazyLock::new(|| tempfile::NamedTempFile::new().expect("there is a temporary directory"));
+    let header = [&b"bellwether cow 1"[..], &IDENTITY.to_be_bytes(), &SIZE.to_be_bytes()].concat();
+    let mut headed = [header, vec![0; 4096 - 32]].concat();
+    headed.extend_from_slice(data);
+    headed.resize(headed.len().max(8192 + SIZE as usize), 0);
+    for content in [data, &headed] {
+        let path = FILE.path();
+        let file = File::options().read(true).write(true).open(path).expect("it is there");
+        let written = file.set_len(0).and_then(|()| file.write_all_at(content, 0));
+        written.expect("the temporary directory has room");
+        let file = Flock::lock(file, FlockArg::LockExclusive).expect("it is ours");
+        let cow = match Cow::open(file, Arc::new(Sevens(SIZE)), SIZE, IDENTITY) {
+            Ok(cow) => cow,
+            Err(error) => {
+                assert!(content.len() < headed.len(), "a right header is refused: {error}");
+                continue;
+            }
+        };
+        let mut before = vec![0; SIZE as usize];
+        if cow.read(0, &mut before).is_err() {
+            continue;
+        }
+        let at = u64::from(data.first().copied().unwrap_or(0)) * 100;
+        cow.write(at, b"changed").expect("it can be written");
+        let mut after = vec![0; SIZE as usize];
+        cow.read(0, &mut after).expect("it can be read again");
+        before[at as usize..at as usize + 7].copy_from_slice(b"changed");
+        assert!(before == after, "a write changes other bytes");
     }
 }

@@ -13,6 +13,7 @@ mod image;
 mod kernel;
 mod network;
 mod server;
+mod session;
 
 /// One reader.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +28,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
     Target { name, run }
 }
 
-/// All targets but those of [`copy`], which has its own rows.
+/// All targets but those of [`copy`], which has rows of its own.
 const TARGETS: &[Target] = &[
     target("cmdline", cmdline::fuzz),
     target("bundle-pattern", kernel::bundle_pattern),
@@ -46,6 +47,7 @@ const TARGETS: &[Target] = &[
     target("tftp-transfer", network::tftp_transfer),
     target("url", network::url),
     target("lease-files", network::lease_files),
+    target("nvme-log", network::nvme_log),
     target("superblock", disk::superblock),
     target("partition-table", disk::partition_table),
     target("verity-header", disk::verity_header),
@@ -53,18 +55,24 @@ const TARGETS: &[Target] = &[
     target("persistence-conf", disk::persistence_conf),
     target("compressed-image", disk::compressed_image),
     target("iso-image", disk::iso_image),
+    target("cow-file", disk::cow_file),
     target("cloop", image::cloop),
+    target("deb", cpio_builder::source::fuzz),
+    target("squashfs", cpio_builder::container::fuzz),
     target("boot-menu", image::boot_menu),
     target("dhcp-question", share::dhcp::server::fuzz),
     target("http-request", server::http_request),
     target("tftp-request", server::tftp_request),
     target("nfs-call", server::nfs_call),
+    target("nfs-record", server::nfs_record),
     target("nbd-request", server::nbd_request),
     target("initrd", image::initrd),
     target("initrd-stream", share::initrd::fuzz),
     target("newc", image::newc),
     target("kernel-module", image::kernel_module),
     target("modprobe-conf", image::modprobe_conf),
+    target("medium-texts", init::fuzz::texts),
+    target("line-editor", init::fuzz::editor),
 ];
 
 /// All targets.

@@ -214,6 +214,14 @@ pub fn nbd_negotiation(data: &[u8]) {
     }
 }
 
+/// A log of NVMe over TCP: what is found goes into a line of comma-separated options.
+pub fn nvme_log(data: &[u8]) {
+    for subsystem in netboot::nvme::parse_log(data) {
+        let name = &subsystem.nqn;
+        assert!(name.len() <= 223 && !name.contains([',', ' ', '\n', '\0']), "{name:?}");
+    }
+}
+
 /// A response: its head, then its body in pieces.
 pub fn http_response(data: &[u8]) {
     let Ok(Some((head, length))) = parse_head(data) else { return };

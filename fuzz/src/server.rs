@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use share::http::{self, Head};
-use share::nfs::{Export, Server};
+use share::nfs::{self, Export, Server};
 use share::tftp::{self, Packet, Send, Transfer};
 use share::tree::Tree;
 
@@ -80,6 +80,14 @@ pub fn nfs_call(data: &[u8]) {
             Some(_) => assert!((20..4 << 20).contains(&reply.len()), "{} bytes", reply.len()),
             None => assert!(reply.is_empty()),
         }
+    }
+}
+
+/// Records of RPC over TCP: a record is never longer than a call may be, nor than what came.
+pub fn nfs_record(data: &[u8]) {
+    let (mut rest, mut record) = (data, Vec::new());
+    while nfs::read_record(&mut rest, &mut record).is_ok_and(|whole| whole) {
+        assert!(record.len() <= nfs::MAX_CALL && record.len() <= data.len());
     }
 }
 

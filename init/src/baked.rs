@@ -55,7 +55,7 @@ fn text(path: &str) -> String {
 
 /// The value of `NAME=value` or `export NAME="value"`; a file that is a bare
 /// value answers to any name.
-fn setting(text: &str, name: &str) -> Option<String> {
+pub(crate) fn setting(text: &str, name: &str) -> Option<String> {
     for line in text.lines() {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);

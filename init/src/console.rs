@@ -152,21 +152,21 @@ fn edit(machine: &mut Machine) {
 
 /// What a key did to the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     More,
     Done,
     Left,
 }
 
 /// Part of the line that is shown: a serial console may be no wider.
-const WINDOW: usize = 70;
+pub(crate) const WINDOW: usize = 70;
 
 /// Longest line, as `/init` reads it.
 const MAX: usize = 64 << 10;
 
 /// A line being changed on a terminal, one byte of input at a time.
 #[derive(Debug)]
-struct Editor {
+pub(crate) struct Editor {
     text: Vec<char>,
     cursor: usize,
     /// An escape sequence that has begun (ECMA-48: ESC [ parameters final).
@@ -174,16 +174,16 @@ struct Editor {
 }
 
 impl Editor {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let text: Vec<char> = text.chars().filter(|c| !c.is_control()).collect();
         Self { cursor: text.len(), text, escape: Vec::new() }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.text.iter().collect::<String>().trim().to_string()
     }
 
-    fn feed(&mut self, byte: u8) -> Step {
+    pub(crate) fn feed(&mut self, byte: u8) -> Step {
         if !self.escape.is_empty() {
             self.escape.push(byte);
             let done = match self.escape.len() {
@@ -248,7 +248,7 @@ impl Editor {
     }
 
     /// One terminal line with the part around the cursor, and the cursor in it.
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let start =
             self.cursor.saturating_sub(self.cursor % (WINDOW / 2)).saturating_sub(WINDOW / 2);
         let part: String = self.text.iter().skip(start).take(WINDOW).collect();

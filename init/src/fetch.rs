@@ -117,7 +117,7 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Fault
 }
 
 /// A path of a server's list, without what would lead out of [`PLACE`].
-fn downwards(path: &str) -> String {
+pub(crate) fn downwards(path: &str) -> String {
     let parts = path.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
     parts.collect::<Vec<&str>>().join("/")
 }

@@ -217,7 +217,7 @@ fn updates(machine: &Machine, plan: &BootPlan, root: &NewRoot) -> Vec<Change> {
 
 /// An fstab that agrees with the root that is mounted; `None` leaves the
 /// image's own alone.
-fn fstab(layout: Dialect, old: Option<&str>) -> Option<String> {
+pub(crate) fn fstab(layout: Dialect, old: Option<&str>) -> Option<String> {
     if !matches!(layout, Dialect::LiveBoot | Dialect::Casper) {
         return None;
     }

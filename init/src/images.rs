@@ -97,15 +97,18 @@ fn pick_in(
     }
 }
 
-/// A list of layers; blank lines and comments do not count.
 fn read_list(path: &str) -> Option<Vec<String>> {
     let text = sys::file::read_file(path, MAX_LIST).ok()?;
-    let text = String::from_utf8(text).ok()?;
+    Some(listed(&String::from_utf8(text).ok()?))
+}
+
+/// A list of layers; blank lines and comments do not count.
+pub(crate) fn listed(text: &str) -> Vec<String> {
     let words = text
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default())
         .flat_map(str::split_whitespace);
-    Some(words.take(MAX_LAYERS).map(ToString::to_string).collect())
+    words.take(MAX_LAYERS).map(ToString::to_string).collect()
 }
 
 /// Slax's choice: the files of further directories sorted in by their names, those that
@@ -167,7 +170,7 @@ fn by_suffix(
 
 /// A path inside the directory of images; an absolute one counts from the
 /// medium. `..` goes nowhere: the list comes from the medium or the line.
-fn resolve(medium: &str, place: &str, file: &str) -> String {
+pub(crate) fn resolve(medium: &str, place: &str, file: &str) -> String {
     let base = if file.starts_with('/') { medium } else { place };
     let parts: Vec<&str> =
         file.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect();

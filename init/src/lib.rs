@@ -41,6 +41,8 @@ pub mod expand;
 #[cfg(feature = "full")]
 pub mod fetch;
 #[cfg(feature = "full")]
+pub mod fuzz;
+#[cfg(feature = "full")]
 pub mod integrity;
 #[cfg(feature = "full")]
 pub mod keeper;

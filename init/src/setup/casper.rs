@@ -128,7 +128,7 @@ impl Casper {
     }
 
     /// What the live session's own programs read.
-    fn marks(&self) -> [Change; 2] {
+    pub(crate) fn marks(&self) -> [Change; 2] {
         // The second is empty: its presence is what casper's own services ask for.
         [Change::file("/etc/casper.conf", &self.text()), Change::file("/run/.casper-boot", "")]
     }

@@ -1,8 +1,8 @@
 //! What a distribution's initramfs sets up in the live system that its own services
 //! do not.
 
-mod casper;
-mod live_boot;
+pub(crate) mod casper;
+pub(crate) mod live_boot;
 mod ltsp;
 mod slax;
 mod stage1;
