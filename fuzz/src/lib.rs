@@ -7,6 +7,7 @@
 //!
 //! Without libFuzzer this is an ordinary library whose tests replay the corpus.
 
+mod boot;
 mod copy;
 mod disk;
 mod image;
@@ -71,6 +72,7 @@ const TARGETS: &[Target] = &[
     target("newc", image::newc),
     target("kernel-module", image::kernel_module),
     target("modprobe-conf", image::modprobe_conf),
+    target("boot-plan", boot::boot_plan),
     target("medium-texts", init::fuzz::texts),
     target("line-editor", init::fuzz::editor),
 ];

@@ -105,7 +105,8 @@ pub fn stack(
 }
 
 /// The layers of what was found; none when it is a tree.
-fn seen(found: &Found) -> Vec<Seen> {
+#[must_use]
+pub fn seen(found: &Found) -> Vec<Seen> {
     let one = |name: &str, path: &str, is_dir: bool| {
         let form = match unpack::archive_in(path) {
             _ if is_dir => Form::Directory,

@@ -12,8 +12,9 @@ mod found;
 mod reach;
 mod search;
 
-pub use found::{Found, Root};
-pub use search::find;
+pub use found::{Found, Offer, Root};
+pub use reach::{Reach, Reached};
+pub use search::{find, find_in};
 
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,21 @@ pub fn find(
     read_write: bool,
 ) -> Result<Found, Failure> {
     remote::drop_all();
-    Search::new(machine, plan, layout, tree_target, read_write).run()
+    find_in(machine, plan, layout, tree_target, read_write)
+}
+
+/// The same on anything that answers like a machine.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_in(
+    world: &mut dyn Reach,
+    plan: &cmdline::BootPlan,
+    layout: Layout,
+    tree_target: &str,
+    read_write: bool,
+) -> Result<Found, Failure> {
+    Search::new(world, plan, layout, tree_target, read_write).run()
 }
 
 /// A search for the root.
