@@ -16,8 +16,10 @@ pub struct Request {
     pub head: bool,
     /// POST, without a body: a control request.
     pub post: bool,
-    /// The token that authorises a control request.
-    pub token: Option<String>,
+    /// X-Bellwether-Proof: that the sender of a control request has the page's key.
+    pub proof: Option<String>,
+    /// Host, as sent.
+    pub host: Option<String>,
     /// Path, decoded, with a leading `/`, without `.`, `..` and empty parts.
     pub path: String,
     /// Part of the file.
@@ -74,7 +76,8 @@ pub fn read(bytes: &[u8]) -> Head {
     let mut request = Request {
         head,
         post,
-        token: None,
+        proof: None,
+        host: None,
         path,
         range: None,
         if_range: None,
@@ -86,7 +89,9 @@ pub fn read(bytes: &[u8]) -> Head {
         let value = String::from_utf8_lossy(header.value).trim().to_owned();
         match header.name.to_ascii_lowercase().as_str() {
             "range" => request.range = range(&value),
-            "x-bellwether-token" => request.token = Some(value),
+            "x-bellwether-proof" => request.proof = Some(value),
+            "host" if request.host.is_some() => return Head::Bad(400),
+            "host" => request.host = Some(value),
             "if-range" => request.if_range = Some(value),
             "if-none-match" => request.if_none_match = Some(value),
             "user-agent" => {
@@ -221,6 +226,13 @@ pub fn refuse(status: u16) -> String {
     head(status, &fields, Some(body.len() as u64), true) + &body
 }
 
+/// Answers a request that was meant for another machine: tells at which address this one is.
+pub fn misdirected(here: &str) -> String {
+    let body =
+        format!("{}: this server has another name. Open http://{here}/ instead.\n", reason(421));
+    head(421, "Content-Type: text/plain\r\n", Some(body.len() as u64), true) + &body
+}
+
 fn finish(request: &Request, status: u16, body: Range<u64>, fields: &str) -> Answer {
     let length = (status != 304).then(|| body.end.saturating_sub(body.start));
     let head = head(status, fields, length, request.close);
@@ -252,6 +264,7 @@ fn reason(status: u16) -> &'static str {
         409 => "Conflict",
         413 => "Content Too Large",
         416 => "Range Not Satisfiable",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",

@@ -108,6 +108,30 @@ pub fn name_servers() -> Vec<Ipv4Addr> {
     servers.filter(|address| !address.is_loopback()).take(3).collect()
 }
 
+/// The names under which browsers may know this machine: its host name, alone, with `.local`
+/// (multicast DNS), and in the domains that its resolver searches.
+pub fn own_names() -> Vec<String> {
+    let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    names(&host.to_string_lossy(), &resolver)
+}
+
+fn names(host: &str, resolver: &str) -> Vec<String> {
+    let short = host.split('.').next().unwrap_or_default();
+    let mut names = vec!["localhost".to_owned()];
+    if short.is_empty() {
+        return names;
+    }
+    names.extend([host.to_owned(), short.to_owned(), format!("{short}.local")]);
+    for line in resolver.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if matches!(words.next(), Some("search" | "domain")) {
+            names.extend(words.map(|domain| format!("{short}.{}", domain.trim_end_matches('.'))));
+        }
+    }
+    names
+}
+
 /// A UDP socket bound to one interface, for broadcasts.
 ///
 /// # Errors
@@ -300,6 +324,15 @@ mod tests {
             if cfg!(target_endian = "little") { [192, 168, 0, 1] } else { [1, 0, 168, 192] };
         assert_eq!(gateway(table, "eth0"), Some(Ipv4Addr::from(expected)));
         assert_eq!(gateway(table, "eth1"), None);
+    }
+
+    #[test]
+    fn names_of_this_machine() {
+        let resolver = "nameserver 10.0.0.1\nsearch lan example.org.\n";
+        let wanted = ["localhost", "pc", "pc", "pc.local", "pc.lan", "pc.example.org"];
+        assert_eq!(names("pc", resolver), wanted);
+        assert_eq!(names("pc.site", ""), ["localhost", "pc.site", "pc", "pc.local"]);
+        assert_eq!(names("", resolver), ["localhost"]);
     }
 
     #[test]

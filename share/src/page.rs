@@ -1,7 +1,10 @@
 //! The web page that shows the session.
 //!
-//! Every machine of the network may read it; a change needs the token that only the terminal
-//! shows. The page is one file without external resources. Its state comes as server-sent
+//! Every machine of the network may read it; a change needs the key that only the terminal shows.
+//! The key never travels, since there is no TLS: each request carries a proof, a keyed hash of what
+//! it asks for. A listener can neither change a proof's request nor use it twice.
+//!
+//! The page is one file without external resources. Its state comes as server-sent
 //! events (WHATWG HTML, section 9.2), each with the whole state.
 
 use crate::disk::store::Store;
@@ -9,38 +12,83 @@ use crate::event::{Event, Watch};
 use crate::files::File;
 use crate::services::SERVICES;
 use cmdline::json::Json;
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// The page itself.
 pub const HTML: &str = include_str!("page.html");
 /// Clients that are shown.
 const SHOWN: usize = 200;
+/// Seconds for which a proof is good.
+const GOOD: u64 = 60;
 
 /// The page of one session.
 #[derive(Debug)]
 pub struct Page {
-    /// The token of requests that change something.
-    pub token: String,
+    /// The key of requests that change something, 24 hexadecimal digits.
+    pub key: String,
+    /// The addresses and names of this machine: what a request's Host may be.
+    hosts: Vec<String>,
+    /// When the session began: proofs have the seconds since then in them.
+    began: Instant,
+    /// Proofs that were used and would still be good.
+    used: Mutex<BTreeSet<(u64, String)>>,
     watch: Arc<Watch>,
     store: Option<Store>,
 }
 
 impl Page {
-    /// A page with a new token.
+    /// A page with a new key. `hosts` are the addresses and names of this machine.
     ///
     /// # Errors
     /// The read error of /dev/urandom.
-    pub fn new(watch: Arc<Watch>, store: Option<Store>) -> io::Result<Self> {
+    pub fn new(watch: Arc<Watch>, store: Option<Store>, hosts: Vec<String>) -> io::Result<Self> {
         let mut bytes = [0u8; 12];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-        let token = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { token, watch, store })
+        let key = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { key, hosts, began: Instant::now(), used: Mutex::default(), watch, store })
+    }
+
+    /// Whether a request's Host is this machine. A page from elsewhere whose name was made to
+    /// point here (DNS rebinding) has its own. Programs without a Host are no browsers.
+    pub fn is_here(&self, host: Option<&str>) -> bool {
+        host.is_none_or(|host| {
+            let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+            let name = name.strip_suffix('.').unwrap_or(name);
+            self.hosts.iter().any(|own| own.eq_ignore_ascii_case(name))
+        })
+    }
+
+    /// Checks the proof `SECONDS-NONCE-HASH`, and remembers it. SECONDS is what
+    /// [`Page::state`] called `now`, at most a minute ago. HASH is the keyed BLAKE3 hash of
+    /// `METHOD PATH SECONDS NONCE`; its key is the page's, filled up with zeros.
+    fn proves(&self, proof: &str, method: &str, path: &str) -> bool {
+        let mut parts = proof.splitn(3, '-');
+        let (Some(seconds), Some(nonce), Some(hash)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return false;
+        };
+        let (Ok(at), Ok(hash)) = (seconds.parse::<u64>(), blake3::Hash::from_hex(hash)) else {
+            return false;
+        };
+        let mut key = [0; 32];
+        key.iter_mut().zip(self.key.bytes()).for_each(|(to, byte)| *to = byte);
+        let text = format!("{method} {path} {seconds} {nonce}");
+        // Hashes compare in constant time.
+        if nonce.len() > 32 || blake3::keyed_hash(&key, text.as_bytes()) != hash {
+            return false;
+        }
+        let now = self.began.elapsed().as_secs();
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|(at, _)| now.saturating_sub(*at) <= GOOD);
+        at <= now && now - at <= GOOD && used.insert((at, nonce.to_owned()))
     }
 
     /// Carries out a request like `/control/nfs/off`. Returns the status to answer with.
-    pub fn control(&self, path: &str, token: Option<&str>) -> u16 {
-        if !token.is_some_and(|token| self.may(token)) {
+    pub fn control(&self, path: &str, proof: Option<&str>) -> u16 {
+        if !proof.is_some_and(|proof| self.proves(proof, "POST", path)) {
             return 403;
         }
         if let (Some(mac), Some(store)) = (path.strip_prefix("/reset/"), &self.store) {
@@ -59,19 +107,16 @@ impl Page {
         }
     }
 
-    /// Whether this is the token.
-    fn may(&self, token: &str) -> bool {
-        // In constant time.
-        token.len() == self.token.len()
-            && token.bytes().zip(self.token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
-    }
-
-    /// A client's own disk, `/settings/TOKEN/MAC.img`: a link cannot carry the token in a
-    /// header.
+    /// A client's own disk, `/settings/PROOF/MAC.img`: a link cannot carry a header. The proof is
+    /// one of `GET /settings/MAC.img`.
     pub fn own_disk(&self, path: &str) -> Option<File> {
-        let (token, mac) = path.strip_prefix("/settings/")?.split_once('/')?;
-        let store = self.store.as_ref().filter(|_| self.may(token))?;
-        let file = store.image(mac.strip_suffix(".img")?).ok()?;
+        let (proof, name) = path.strip_prefix("/settings/")?.split_once('/')?;
+        let store = self.store.as_ref()?;
+        if !self.proves(proof, "GET", &format!("/settings/{name}")) {
+            return None;
+        }
+        let mac = name.strip_suffix(".img")?;
+        let file = store.image(mac).ok()?;
         let length = file.metadata().ok()?.len();
         Some(File::image(Arc::new(file), length, crate::tree::hash(&[mac.as_bytes()])))
     }
@@ -81,7 +126,8 @@ impl Page {
         let mut clients: Vec<_> = self.watch.clients().into_iter().collect();
         clients.sort_by_key(|(_, client)| std::cmp::Reverse(client.since));
         let mut json = Json::new();
-        json.object().key("services").object();
+        json.object().count("now", self.began.elapsed().as_secs());
+        json.key("services").object();
         for (service, name) in SERVICES {
             json.flag(name, self.watch.switches.is_on(service));
         }
@@ -115,22 +161,116 @@ mod tests {
     use crate::event::{Event, Stage};
     use crate::services::Service;
 
+    fn page(watch: &Arc<Watch>, store: Option<Store>) -> Page {
+        let hosts = vec!["10.77.0.1".into(), "server.lan".into()];
+        Page::new(watch.clone(), store, hosts).unwrap()
+    }
+
+    /// What the script of the page computes.
+    fn proof(key: &str, request: &str, at: u64, nonce: &str) -> String {
+        let mut bytes = [0; 32];
+        bytes[..key.len()].copy_from_slice(key.as_bytes());
+        let text = format!("{request} {at} {nonce}");
+        format!("{at}-{nonce}-{}", blake3::keyed_hash(&bytes, text.as_bytes()))
+    }
+
     #[test]
-    fn only_the_token_switches() {
+    fn only_a_proof_of_the_key_switches() {
         let watch = Arc::new(Watch::new(|_| ()));
-        let page = Page::new(watch.clone(), None).unwrap();
-        assert_ne!(page.token, Page::new(watch.clone(), None).unwrap().token);
-        for token in [None, Some(""), Some("0"), Some(&page.token[1..])] {
-            assert_eq!(page.control("/control/nfs/off", token), 403);
+        let page = self::page(&watch, None);
+        let key = page.key.as_str();
+        let off = |proof: &str| page.control("/control/nfs/off", Some(proof));
+        assert_ne!(page.key, self::page(&watch, None).key);
+        assert_eq!(page.control("/control/nfs/off", None), 403);
+        let now = page.began.elapsed().as_secs();
+        let good = proof(key, "POST /control/nfs/off", now, "0123");
+        for bad in [
+            "".to_owned(),
+            "0".to_owned(),
+            key.to_owned(),
+            good[..good.len() - 1].to_owned(),
+            proof(&page.key[1..], "POST /control/nfs/off", now, "0123"),
+            proof(key, "GET /control/nfs/off", now, "0123"),
+            proof(key, "POST /control/nfs/on", now, "0123"),
+            proof(key, "POST /control/nfs/off", now + 9, "0123"),
+            proof(key, "POST /control/nfs/off", now, &"0".repeat(33)),
+            good.replacen("0123", "0124", 1),
+            format!("{}{good}", 1),
+        ] {
+            assert_eq!(off(&bad), 403, "{bad}");
         }
-        let token = Some(page.token.as_str());
         assert!(watch.switches.is_on(Service::Nfs));
-        assert_eq!(page.control("/control/nfs/off", token), 204);
+        assert_eq!(off(&good), 204);
         assert!(!watch.switches.is_on(Service::Nfs) && watch.switches.is_on(Service::Http));
-        assert_eq!(page.control("/control/nfs/on", token), 204);
-        assert!(watch.switches.is_on(Service::Nfs));
-        for bad in ["/control/nfs", "/control/x/on", "/control/nfs/on/off", "/control/"] {
-            assert_eq!(page.control(bad, token), 404);
+        // A listener has the proof, too.
+        assert_eq!(off(&good), 403);
+        let on = proof(key, "POST /control/nfs/on", now, "0123-4");
+        assert_eq!(page.control("/control/nfs/on", Some(&on)), 403, "a dash in the nonce");
+        for (n, bad) in
+            ["/control/nfs", "/control/x/on", "/control/nfs/on/off", "/control/"].iter().enumerate()
+        {
+            let proof = proof(key, &format!("POST {bad}"), now, &n.to_string());
+            assert_eq!(page.control(bad, Some(&proof)), 404);
+        }
+    }
+
+    #[test]
+    fn proofs_become_old() {
+        let watch = Arc::new(Watch::new(|_| ()));
+        let mut page = self::page(&watch, None);
+        page.began = Instant::now().checked_sub(std::time::Duration::from_secs(1000)).unwrap();
+        let now = page.began.elapsed().as_secs();
+        let proof = |at| proof(&page.key, "POST /control/nfs/off", at, "1");
+        assert_eq!(page.control("/control/nfs/off", Some(&proof(now - GOOD - 1))), 403);
+        assert_eq!(page.control("/control/nfs/off", Some(&proof(now - GOOD + 5))), 204);
+        assert_eq!(page.used.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_disk_needs_a_proof_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::below(dir.path()).unwrap();
+        std::fs::write(store.dir.join("52-54-00-00-00-01.img"), b"disk").unwrap();
+        let page = self::page(&Arc::new(Watch::new(|_| ())), Some(store));
+        let get = |proof: &str| page.own_disk(&format!("/settings/{proof}/52-54-00-00-00-01.img"));
+        let other = proof(&page.key, "GET /settings/52-54-00-00-00-02.img", 0, "1");
+        assert!(get(&page.key).is_none() && get(&other).is_none());
+        let good = proof(&page.key, "GET /settings/52-54-00-00-00-01.img", 0, "2");
+        assert_eq!(get(&good).unwrap().length, 4);
+        assert!(get(&good).is_none(), "used twice");
+    }
+
+    #[test]
+    fn other_hosts_are_not_here() {
+        let page = self::page(&Arc::new(Watch::new(|_| ())), None);
+        for ours in ["10.77.0.1", "10.77.0.1:8080", "server.lan:8080", "SERVER.lan", "server.lan."]
+        {
+            assert!(page.is_here(Some(ours)), "{ours}");
+        }
+        assert!(page.is_here(None));
+        for other in ["evil.example", "10.77.0.1.evil.example:8080", "", ":8080", "10.77.0.2", "x"]
+        {
+            assert!(!page.is_here(Some(other)), "{other}");
+        }
+    }
+
+    /// The script's hash is BLAKE3, over several blocks too. Needs node; the scenario with a
+    /// browser tests the same.
+    #[test]
+    fn the_script_proves_as_the_server_checks() {
+        let (_, script) = HTML.split_once("// Keyed BLAKE3").unwrap();
+        let (script, _) = script.split_once("// End of keyed BLAKE3").unwrap();
+        let key = "0123456789abcdef01234567";
+        for length in [0, 1, 63, 64, 65, 128, 200] {
+            let text: String = ('a'..='z').cycle().take(length).collect();
+            let run = format!("//{script}\nconsole.log(keyedHash('{key}', '{text}'))");
+            let said = std::process::Command::new("node").args(["-e", &run]).output();
+            let Ok(said) = said else { return };
+            let mut bytes = [0; 32];
+            bytes[..24].copy_from_slice(key.as_bytes());
+            let wanted = blake3::keyed_hash(&bytes, text.as_bytes()).to_string();
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            assert_eq!(said.trim(), wanted, "{length} bytes");
         }
     }
 
@@ -140,7 +280,8 @@ mod tests {
         watch.tell(&Event::Warning("a \"b\"".into()));
         watch.reached("52:54:00:00:00:01", Stage::Kernel);
         watch.sent("52:54:00:00:00:01", 7);
-        let state = Page::new(watch, None).unwrap().state();
+        let state = page(&watch, None).state();
+        assert!(state.starts_with(r#"{"now":0,"services":"#), "{state}");
         assert!(
             state.contains(
                 r#""services":{"dhcp":true,"tftp":true,"http":true,"nfs":true,"nbd":true}"#

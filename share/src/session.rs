@@ -35,7 +35,7 @@ pub struct Session {
     pub nfs: SocketAddrV4,
     /// NBD, as clients reach it.
     pub nbd: SocketAddrV4,
-    /// The URL of the web page, with the token.
+    /// The URL of the web page, with the key.
     pub page: String,
     /// The NFS exports that clients mount, the first medium's first.
     pub mounts: Vec<String>,
@@ -304,7 +304,7 @@ impl Prepared<'_> {
     fn serve(self, watch: &Arc<Watch>) -> Result<Session, Error> {
         let Self { bound, files, menu, exports, images, store, dhcp, first, state, confined } =
             self;
-        let Bound { plan: Plan { options, interface, own, .. }, sockets, at } = bound;
+        let Bound { plan: Plan { options, interface, listen, own }, sockets, at } = bound;
         let full = dhcp.as_ref().is_some_and(|dhcp| dhcp.full.is_some());
         let leases = interface.as_ref().filter(|_| full).map(|i| leases_file(&state, i));
         // Before the list of system calls.
@@ -322,7 +322,9 @@ impl Prepared<'_> {
         if let Some(socket) = sockets.tftp {
             serve::tftp::start(files.clone(), socket, watch.clone(), &budget)?;
         }
-        let page = Page::new(watch.clone(), store.clone())
+        let addresses = [own, *at.http.ip(), listen, Ipv4Addr::LOCALHOST];
+        let hosts = addresses.iter().map(ToString::to_string).chain(net::own_names()).collect();
+        let page = Page::new(watch.clone(), store.clone(), hosts)
             .map_err(Error::system("make a key for the page"))?;
         let page = Arc::new(page);
         serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()), &budget)?;
@@ -342,7 +344,7 @@ impl Prepared<'_> {
         }
         let text = "ready: switch clients on and let them boot from the network";
         watch.ready("waiting", text.into());
-        let page = format!("http://{}/#{}", at.http, page.token);
+        let page = format!("http://{}/#{}", at.http, page.key);
         let At { nfs, http, nbd } = at;
         Ok(Session { http, nfs, nbd, mounts, menu, page, first })
     }

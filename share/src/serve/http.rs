@@ -66,7 +66,7 @@ fn answer_page(
     match request.path.as_str() {
         path if request.post => {
             stream
-                .write_all(http::refuse(page.control(path, request.token.as_deref())).as_bytes())?;
+                .write_all(http::refuse(page.control(path, request.proof.as_deref())).as_bytes())?;
         }
         "/" => stream.write_all(http::text("text/html", page::HTML).as_bytes())?,
         "/state.json" => {
@@ -130,6 +130,12 @@ fn serve(
         };
         input.drain(..used.min(input.len()));
         client.place.is(Use::Busy);
+        if let Some((page, _)) = page
+            && !page.is_here(request.host.as_deref())
+        {
+            let here = stream.local_addr()?.to_string();
+            return stream.write_all(http::misdirected(&here).as_bytes());
+        }
         if let Some(page) = page
             && answer_page(stream, &request, client, page)?
         {
