@@ -12,6 +12,7 @@ use ::share::ending::Ending;
 use ::share::error::Error;
 use ::share::event::{Event, Watch};
 use ::share::options::Options;
+use ::share::privileges;
 use ::share::session;
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
@@ -89,6 +90,7 @@ pub fn run(what: &Share) -> Result<(), Failure> {
 /// terminal, as lines (`plain`), or as JSON.
 pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> {
     let failed = |e: Error| Failure::Failed(e.to_string());
+    privileges::renounce().map_err(failed)?;
     let ending = Ending::expect().map_err(failed)?;
     // Without its sequences, which may not be written: the next program sets the screen.
     ending

@@ -74,6 +74,13 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("socat", "chains to measure against"),
 ];
 
+/// What the tests of a server's rights need.
+pub const FOR_JAIL: &[(&str, &str)] = &[
+    ("curl", "a client by HTTP and TFTP"),
+    ("e2fsprogs", "mkfs.ext4, for a client's disk"),
+    ("grub-efi-amd64-bin", "modules, without which grub-mkimage is not run"),
+];
+
 /// What the checks without machines need.
 pub const FOR_CHECKS: &[(&str, &str)] = &[
     ("e2fsprogs", "mkfs.ext4, for the tests of client disks"),

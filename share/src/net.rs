@@ -5,6 +5,7 @@ use crate::dhcp::message::{Writer, code};
 use crate::error::Error;
 use cmdline::plan::Mac;
 use netboot::dhcp::message::read_bootp;
+use nix::errno::Errno;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
@@ -154,34 +155,60 @@ pub fn broadcast_socket(
     make().map(UdpSocket::from).map_err(|e| taken(service, at, "udp", e.into()))
 }
 
-/// A UDP socket on one address.
+/// A UDP socket on one address; with a `device`, for packets that arrive there.
 ///
 /// # Errors
 /// [`Error::Port`] when the port cannot be bound.
-pub fn udp(at: SocketAddrV4, service: &'static str) -> Result<UdpSocket, Error> {
-    UdpSocket::bind(at).map_err(|e| taken(service, at, "udp", e))
+pub fn udp(
+    at: SocketAddrV4,
+    service: &'static str,
+    device: Option<&str>,
+) -> Result<UdpSocket, Error> {
+    bound(at, SockType::Datagram, device)
+        .map(UdpSocket::from)
+        .map_err(|e| taken(service, at, "udp", e))
 }
 
-/// A listening TCP socket; with `or_any` on another port when this one is taken.
+/// A listening TCP socket, on another port when this one is taken; with a `device`, for
+/// connections that arrive there.
 ///
 /// # Errors
 /// [`Error::Port`] when the port cannot be bound.
-pub fn tcp(at: SocketAddrV4, service: &'static str, or_any: bool) -> Result<TcpListener, Error> {
+pub fn tcp(
+    at: SocketAddrV4,
+    service: &'static str,
+    device: Option<&str>,
+) -> Result<TcpListener, Error> {
     let listening = |at: SocketAddrV4| -> io::Result<TcpListener> {
-        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // A restart must not wait for connections in TIME_WAIT.
-        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-        bind(fd.as_raw_fd(), &SockaddrIn::from(at))?;
+        let fd = bound(at, SockType::Stream, device)?;
         listen(&fd, Backlog::new(128)?)?;
         Ok(fd.into())
     };
     match listening(at) {
-        Err(e) if or_any && e.kind() == io::ErrorKind::AddrInUse => {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             let any = SocketAddrV4::new(*at.ip(), 0);
             listening(any).map_err(|e| taken(service, any, "tcp", e))
         }
         other => other.map_err(|e| taken(service, at, "tcp", e)),
     }
+}
+
+/// The address alone keeps no other network out: Linux takes packets for it on every interface.
+fn bound(at: SocketAddrV4, kind: SockType, device: Option<&str>) -> io::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if kind == SockType::Stream {
+        // A restart must not wait for connections in TIME_WAIT.
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    }
+    if let Some(device) = device {
+        match setsockopt(&fd, sockopt::BindToDevice, &OsString::from(device)) {
+            // Before Linux 5.7 only root may; others serve all interfaces.
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    bind(fd.as_raw_fd(), &SockaddrIn::from(at))?;
+    Ok(fd)
 }
 
 fn taken(service: &'static str, at: SocketAddrV4, kind: &str, source: io::Error) -> Error {
@@ -342,12 +369,15 @@ mod tests {
         let who = holder("udp", port).unwrap();
         assert!(who.contains(&format!("process {}", std::process::id())), "{who}");
         let at = format!("127.0.0.1:{port}").parse().unwrap();
-        let error = udp(at, "TFTP").unwrap_err().to_string();
+        let error = udp(at, "TFTP", None).unwrap_err().to_string();
         assert!(error.contains("has that port"), "{error}");
-        let listener = tcp("127.0.0.1:0".parse().unwrap(), "HTTP", false).unwrap();
+        let listener = tcp("127.0.0.1:0".parse().unwrap(), "HTTP", None).unwrap();
         let std::net::SocketAddr::V4(at) = listener.local_addr().unwrap() else { panic!() };
-        assert!(tcp(at, "HTTP", false).is_err());
-        assert_ne!(tcp(at, "HTTP", true).unwrap().local_addr().unwrap().port(), at.port());
+        assert_ne!(tcp(at, "HTTP", None).unwrap().local_addr().unwrap().port(), at.port());
+        let device = tcp("127.0.0.1:0".parse().unwrap(), "HTTP", Some("lo")).unwrap();
+        assert_eq!(nix::sys::socket::getsockopt(&device, sockopt::BindToDevice).unwrap(), "lo");
+        std::net::TcpStream::connect(device.local_addr().unwrap()).unwrap();
+        assert!(tcp(at, "HTTP", Some("no-such-device")).is_err());
     }
 
     #[test]

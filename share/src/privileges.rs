@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchdir, fchown, geteuid, setgroups, setresgid, setresuid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 use seccompiler::{SeccompAction, SeccompFilter, SeccompRule};
@@ -33,6 +33,32 @@ const TRIED: u32 = 16;
 /// The user `nobody`, in containers that have no number above 65535.
 const NOBODY: u32 = 65_534;
 
+/// Makes sure that this thread and those that it will start can gain nothing: no program that they
+/// start has more rights than they. Takes nothing away from them. Call it before the first thread
+/// of a process that will serve.
+///
+/// # Errors
+/// [`Error::System`] when the kernel refuses.
+pub fn renounce() -> Result<(), Error> {
+    let kernel = |e: rustix::io::Errno| Error::system("give up the way to root's powers")(e.into());
+    set_no_new_privs(true).map_err(kernel)?;
+    clear_ambient_capability_set().map_err(kernel)?;
+    let now = capabilities(None).map_err(kernel)?;
+    let inherited = CapabilitySets { inheritable: CapabilitySet::empty(), ..now };
+    set_capabilities(None, inherited).map_err(kernel)?;
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match remove_capability_from_bounding_set(capability) {
+            // A user without the capability to do so: no_new_privs has the same effect.
+            Ok(()) | Err(rustix::io::Errno::PERM) => {}
+            // This kernel has no more.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(e) => return Err(kernel(e)),
+        }
+    }
+    Ok(())
+}
+
 /// Becomes a user of its own without any capability, in this thread and those that it will
 /// start. A process of another user than root keeps its user. `state`, its `settings` and the
 /// files in these are given to the new user and closed to all others; it is made if it does not
@@ -45,20 +71,9 @@ pub fn drop_root(state: Option<&Path>) -> Result<Option<PathBuf>, Error> {
     let doing = || Error::system("give up root's powers");
     let system = |e: nix::errno::Errno| doing()(e.into());
     let kernel = |e: rustix::io::Errno| doing()(e.into());
-    set_no_new_privs(true).map_err(kernel)?;
-    clear_ambient_capability_set().map_err(kernel)?;
+    renounce()?;
     let mut place = state.map(Path::to_owned);
     if geteuid().is_root() {
-        // Programs that it starts can have no capability either.
-        for number in 0..64 {
-            let capability = CapabilitySet::from_bits_retain(1 << number);
-            match remove_capability_from_bounding_set(capability) {
-                Ok(()) => {}
-                // This kernel has no more.
-                Err(rustix::io::Errno::INVAL) => break,
-                Err(e) => return Err(kernel(e)),
-            }
-        }
         // setresgid says whether this container has the number at all.
         let mut id = own_number();
         if setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).is_err() {
@@ -87,12 +102,12 @@ pub fn drop_root(state: Option<&Path>) -> Result<Option<PathBuf>, Error> {
 /// A number that belongs to no account of this machine.
 fn own_number() -> u32 {
     // Not getpwuid: this program may be static, and would load the C library's plug-ins as root.
-    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let taken = |id: &u32| {
-        accounts
-            .lines()
-            .any(|line| line.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(*id))
-    };
+    free_number(&std::fs::read_to_string("/etc/passwd").unwrap_or_default())
+}
+
+fn free_number(accounts: &str) -> u32 {
+    let number = |line: &str| line.split(':').nth(2)?.parse().ok();
+    let taken = |id: &u32| accounts.lines().any(|line| number(line) == Some(*id));
     (OWN..OWN + TRIED).find(|id| !taken(id)).unwrap_or(NOBODY)
 }
 
@@ -387,4 +402,83 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
         rules.entry(libc::SYS_ioctl).or_default().push(SeccompRule::new(vec![is])?);
     }
     Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Command;
+
+    const CHILD: &str = "BELLWETHER_TEST_CONFINED";
+
+    /// The list holds for a whole process: this test runs itself again as one.
+    #[test]
+    fn calls_outside_of_the_list_are_refused() {
+        if std::env::var_os(CHILD).is_some() {
+            return confined();
+        }
+        let name = "privileges::tests::calls_outside_of_the_list_are_refused";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let child = child.args([name, "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(child.status.success() && said.contains("all refused"), "{said}");
+    }
+
+    fn confined() {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "text").unwrap();
+        confine().unwrap();
+        let denied = |what: &str, error: io::Error| {
+            assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32), "{what}: {error}");
+        };
+        denied("execve", Command::new("/bin/true").exec());
+        denied("fork", Command::new("/bin/true").spawn().unwrap_err());
+        denied("TCP socket", std::net::TcpStream::connect("127.0.0.1:9").unwrap_err());
+        denied("link", std::fs::hard_link(&file, dir.path().join("other")).unwrap_err());
+        denied("symlink", std::os::unix::fs::symlink(&file, dir.path().join("other")).unwrap_err());
+        denied("chown", chown_self(&file).unwrap_err());
+        let none: Option<&str> = None;
+        for (what, refused) in [
+            ("mount", nix::mount::mount(none, "/", none, nix::mount::MsFlags::MS_REMOUNT, none)),
+            ("ptrace", nix::sys::ptrace::traceme()),
+            ("chroot", nix::unistd::chroot("/")),
+            ("setuid", setresuid(Uid::current(), Uid::current(), Uid::current())),
+            ("setgroups", setgroups(&[])),
+            ("unshare", nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)),
+            ("kill", nix::sys::signal::kill(nix::unistd::getppid(), None)),
+        ] {
+            denied(what, refused.unwrap_err().into());
+        }
+        for family in [AddressFamily::Packet, AddressFamily::Netlink, AddressFamily::Unix] {
+            let made = socket(family, SockType::Datagram, SockFlag::empty(), None);
+            denied("socket", made.unwrap_err().into());
+        }
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), None);
+        denied("raw socket", raw.unwrap_err().into());
+        // What serving does goes on.
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+        drop(dir);
+        println!("all refused");
+    }
+
+    fn chown_self(file: &Path) -> io::Result<()> {
+        std::os::unix::fs::chown(file, None, None)
+    }
+
+    #[test]
+    fn no_account_has_the_number() {
+        let id = own_number();
+        assert!((OWN..OWN + TRIED).contains(&id));
+        let of = |text: &str| free_number(text);
+        assert_eq!(of("root:x:0:0::/:/bin/sh\n"), OWN);
+        assert_eq!(of(&format!("a:x:{OWN}:1::/:\nb:x:{}:1::/:\n", OWN + 1)), OWN + 2);
+        let all: String = (OWN..OWN + TRIED).map(|id| format!("a:x:{id}:1::/:\n")).collect();
+        assert_eq!(of(&all), NOBODY);
+    }
 }

@@ -109,7 +109,7 @@ impl<'o> Plan<'o> {
     fn bind(self) -> Result<Bound<'o>, Error> {
         let (mut tftp, mut dhcp, mut search) = (None, None, None);
         if let Some(interface @ Interface { name, address, .. }) = &self.interface {
-            tftp = Some(net::udp(SocketAddrV4::new(*address, 69), "TFTP")?);
+            tftp = Some(net::udp(SocketAddrV4::new(*address, 69), "TFTP", Some(name))?);
             if self.options.dhcp == DhcpMode::Auto {
                 search = Some(net::search_socket(interface)?);
             }
@@ -118,13 +118,24 @@ impl<'o> Plan<'o> {
                 dhcp = Some([dhcp_port, net::broadcast_socket(name, PXE_PORT, "PXE")?]);
             }
         }
-        let tcp = |port, service| net::tcp(SocketAddrV4::new(self.listen, port), service, true);
-        let (nfs, http, nbd) = (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(nbd::PORT, "NBD")?);
-        let at = |listener: &TcpListener| {
-            let at = listener.local_addr().map_err(Error::system("read a socket's address"));
-            at.map(|at| SocketAddrV4::new(self.own, at.port()))
+        let device = self.interface.as_ref().map(|interface| interface.name.as_str());
+        let tcp = |port, service| -> Result<(SocketAddrV4, Vec<TcpListener>), Error> {
+            let listener = net::tcp(SocketAddrV4::new(self.listen, port), service, device)?;
+            let bound = listener.local_addr();
+            let port = bound.map_err(Error::system("read a socket's address"))?.port();
+            let mut all = vec![listener];
+            // What this machine sends to its own address arrives on the loopback interface: the
+            // browser of who started this.
+            if device.is_some() {
+                let own = net::tcp(SocketAddrV4::new(self.listen, port), service, Some("lo"));
+                let same = |own: &TcpListener| own.local_addr().is_ok_and(|at| at.port() == port);
+                all.extend(own.ok().filter(same));
+            }
+            Ok((SocketAddrV4::new(self.own, port), all))
         };
-        let at = At { nfs: at(&nfs)?, http: at(&http)?, nbd: at(&nbd)? };
+        let ((nfs_at, nfs), (http_at, http), (nbd_at, nbd)) =
+            (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(nbd::PORT, "NBD")?);
+        let at = At { nfs: nfs_at, http: http_at, nbd: nbd_at };
         Ok(Bound { plan: self, sockets: Sockets { tftp, dhcp, search, nfs, http, nbd }, at })
     }
 }
@@ -135,9 +146,9 @@ struct Sockets {
     dhcp: Option<[UdpSocket; 2]>,
     /// For the search for another DHCP server.
     search: Option<UdpSocket>,
-    nfs: TcpListener,
-    http: TcpListener,
-    nbd: TcpListener,
+    nfs: Vec<TcpListener>,
+    http: Vec<TcpListener>,
+    nbd: Vec<TcpListener>,
 }
 
 /// Where clients reach the services.
@@ -327,13 +338,20 @@ impl Prepared<'_> {
         let page = Page::new(watch.clone(), store.clone(), hosts)
             .map_err(Error::system("make a key for the page"))?;
         let page = Arc::new(page);
-        serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()), &budget)?;
+        for socket in sockets.http {
+            serve::http::start(files.clone(), socket, watch.clone(), Some(page.clone()), &budget)?;
+        }
         let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
         let nfs = Arc::new(Nfs { exports, port: at.nfs.port() });
-        serve::nfs::start(nfs, sockets.nfs, watch.clone(), &budget)?;
+        for socket in sockets.nfs {
+            serve::nfs::start(nfs.clone(), socket, watch.clone(), &budget)?;
+        }
         let disks = Disks::new(images, store);
         let nbd = options.keep_settings || !disks.images.is_empty();
-        serve::nbd::start(Arc::new(disks), sockets.nbd, watch.clone(), &budget)?;
+        let disks = Arc::new(disks);
+        for socket in sockets.nbd {
+            serve::nbd::start(disks.clone(), socket, watch.clone(), &budget)?;
+        }
 
         let place = interface.map_or_else(|| "this machine".to_owned(), |i| i.name);
         let services = services(&mounts, &at, tftp, nbd);

@@ -66,6 +66,10 @@ const QUICK: &[Step] = &[
 
 const MACHINES: &[Step] = &[
     ("sizes", || Sizes {}.run()),
+    ("jail of share", || {
+        packages::ensure_all(packages::FOR_JAIL)?;
+        cargo(&["test", "-p", "bellwether", "--features", "rooms", "--test", "jail"])
+    }),
     ("scenarios", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines"];
         cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=4"]].concat())

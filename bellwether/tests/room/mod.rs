@@ -81,6 +81,22 @@ impl Room {
         }
     }
 
+    /// A second network between two nodes: `eth1` with 10.88.0.`n+1`. The second node has no other.
+    pub fn cable(&self, first: usize, second: usize) {
+        let link = format!(
+            "ip link add eth1 type veth peer name eth1 netns {}; ip addr add 10.88.0.{}/24 dev eth1; ip link set eth1 up",
+            self.nodes[second].id(),
+            first + 1
+        );
+        shell(self.nodes[first].id(), &link);
+        let only = format!(
+            "ip link set eth0 down; ip addr add 10.88.0.{}/24 dev eth1; ip link set eth1 up; ip route add default via 10.88.0.{}",
+            second + 1,
+            first + 1
+        );
+        shell(self.nodes[second].id(), &only);
+    }
+
     pub fn ip(&self, node: usize) -> String {
         format!("10.77.0.{}", node + 1)
     }
