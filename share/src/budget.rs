@@ -47,17 +47,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Raises the soft limit of descriptors to the hard one, and divides it.
+    /// Divides the descriptors that are not in use yet; raises their limit.
     pub fn of_process() -> Self {
-        let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
-            Ok((soft, hard)) => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-                Ok(()) => hard,
-                Err(_) => soft,
-            },
-            // The limit that every system has.
-            Err(_) => 1024,
-        };
-        Self::of_descriptors(limit)
+        let used = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        Self::of_descriptors(raise_limit().saturating_sub(used as u64))
     }
 
     /// The budget of a process that may have this many descriptors.
@@ -70,6 +63,18 @@ impl Budget {
     /// The places of one protocol.
     pub fn places(&self) -> Places {
         Places::new(self.limit)
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one. Returns the limit.
+pub fn raise_limit() -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => hard,
+            Err(_) => soft,
+        },
+        // The limit that every system has.
+        Err(_) => 1024,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A session from start to end: opens the media, starts the services, and reports to the user.
 
 use crate::beneath::Directory;
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
@@ -171,6 +171,8 @@ impl<'o> Bound<'o> {
         let Plan { options, interface, .. } = &self.plan;
         // Behind another network no port needs root, and the caller may have other work.
         let confined = options.behind.is_none();
+        // Files of a directory may stay open.
+        budget::raise_limit();
         let sources = Sources::open(options, confined && geteuid().is_root())?;
         let room = options.room.as_ref().map(|room| Directory::open(&room.directory));
         let room = room.transpose()?;
