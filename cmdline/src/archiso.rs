@@ -15,6 +15,7 @@ use crate::plan::{
     Seconds, SnapshotPlan, SnapshotStore, Source, ToRam, UnionKind, UnionPlan, Upper, UrlSource,
     Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, strings, text, words};
 use crate::text;
 use crate::{base, net, nfsroot, own, source, value};
@@ -117,7 +118,7 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) -> bool {
             let url = value::join(&value::join(&base, dir), image);
             match source::fetchable(&url) {
                 Ok(_) => plan.root.sources.push(Source::Url(UrlSource {
-                    url,
+                    url: Private::word(&url),
                     payload: Payload::Image,
                     proxy: None,
                 })),

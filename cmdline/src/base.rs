@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 
 use crate::kernel_words::KERNEL_WORDS;
 use crate::plan::{
-    BootPlan, Content, DriverPlan, FailurePlan, Fate, Handoff, LogPlan, ModuleOption, OnFailure,
-    Retry, RootPlan, Seconds, Then, ToRam, Writable,
+    BootPlan, Content, Dialect, DriverPlan, FailurePlan, Fate, Handoff, LogPlan, ModuleOption,
+    OnFailure, Retry, RootPlan, Seconds, Then, ToRam, Writable,
 };
 use crate::table::{Draft, covers, listed, words};
 use crate::text;
@@ -28,7 +28,7 @@ words! { BASE, BASE_DOCS:
     "ro" Flag Soft "Mount the root read-only (the default).";
     "rw" Flag Soft "Mount the root read-write.";
     "init" Text Soft "The program that takes over; /sbin/init and the other usual places when not given.";
-    "panic" OptText Soft "After a failure: N above 0 reboots after N seconds, below 0 at once, 0 stays on the failure screen. Absent: a menu that tries again by itself.";
+    "panic" OptText Soft "After a failure: N above 0 reboots after N seconds, below 0 at once, 0 stays on the failure screen. Absent: a menu that tries again by itself. In the words of initramfs-tools (casper, live-boot, LTSP, the kernel) a number but 0 locks the console, as by bw.lock.";
     "quiet" Flag Soft "Only warnings and errors on the console.";
     "debug" OptText Soft "Everything on the console.";
     "blacklist" Text Keep "Modules that no device may pull in, separated by commas.";
@@ -175,7 +175,11 @@ fn failure(d: &mut Draft<'_>) -> FailurePlan {
     for value in d.all("break") {
         breakpoints.extend(value::list(if value.is_empty() { "premount" } else { value }));
     }
-    FailurePlan { then, deadline: None, breakpoints, shell: true }
+    // initramfs-tools(7) names it a feature for security: it disables the debug shell.
+    let with_initramfs_tools = [Dialect::Kernel, Dialect::Casper, Dialect::LiveBoot, Dialect::Ltsp];
+    let locked =
+        matches!(then, OnFailure::Reboot(_)) && with_initramfs_tools.contains(&d.grammar.dialect);
+    FailurePlan { then, deadline: None, breakpoints, locked }
 }
 
 /// Names breakpoints that no boot reaches.

@@ -14,6 +14,7 @@ use crate::plan::{
     BootPlan, CifsSource, Content, Dialect, ImagePick, Marker, Payload, PersistPlan, Retry,
     Seconds, Source, ToRam, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, strings, text, words};
 use crate::{base, net, nfsroot, own, source, value};
 
@@ -170,7 +171,7 @@ fn sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> Option<Vec<Source>> {
                 {
                     plan.root.content = Content::Either(rule.clone());
                 }
-                alloc::vec![Source::Url(UrlSource { url: url.to_string(), payload, proxy })]
+                alloc::vec![Source::Url(UrlSource { url: Private::word(url), payload, proxy })]
             }
             Err(why) => {
                 d.fatal_word(name, url, &(why, "url=http://SERVER/PATH.iso"));
@@ -194,9 +195,10 @@ pub(crate) fn share(d: &mut Draft<'_>, root: &str, opts: &str, netboot: &str) ->
             d.fatal_word("nfsroot", root, &("is not //SERVER/SHARE", "nfsroot=//10.0.0.1/live"));
             return Vec::new();
         };
-        let mut options = value::list(opts);
+        let mut options: Vec<Private> =
+            value::list(opts).iter().map(|option| Private::word(option)).collect();
         if options.is_empty() {
-            options = alloc::vec!["user=root".to_string(), "password=".to_string()];
+            options = crate::source::cifs_login("root", "");
         }
         return alloc::vec![Source::Cifs(CifsSource {
             server,

@@ -17,6 +17,7 @@ use crate::plan::{
     Payload, PersistPlan, Retry, Route, Seconds, SnapshotPlan, SnapshotStore, Source, ToRam,
     UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, strings, text, words};
 use crate::text;
 use crate::{base, casper, kernel, net, nfsroot, own, source, value};
@@ -90,7 +91,7 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.retry" Number Keep "Seconds until the search for the root counts as failed; 180.";
     "rd.timeout" Number Keep "Seconds for the whole boot; 0 for no limit.";
     "rd.break" OptText Keep "Stop at this point for a shell and the keys of the console (pre-pivot when no point is named).";
-    "rd.shell" Switch Keep "0: no shell after a failure.";
+    "rd.shell" Switch Keep "0: the console is locked, as by bw.lock.";
     "rd.emergency" OptText Keep "reboot, poweroff or halt after a failure; alone, a shell before the network comes up.";
     "rd.rescue" Flag Keep "A shell before the network comes up.";
     "rd.debug" Switch Soft "Everything on the console.";
@@ -169,7 +170,7 @@ fn failure(d: &mut Draft<'_>, plan: &mut BootPlan) {
         plan.failure.breakpoints.push("initqueue".to_string());
     }
     if d.switch("rd.shell") == Some(false) {
-        plan.failure.shell = false;
+        plan.failure.locked = true;
     }
     match d.get("rd.emergency") {
         None => {}
@@ -279,7 +280,7 @@ fn plain(
         let mut source = source::cifs(rest)?;
         if let Some(user) = d.get("cifsuser") {
             let password = d.get("cifspass").unwrap_or_default();
-            source.options = alloc::vec![text(&["user=", user]), text(&["password=", password])];
+            source.options = source::cifs_login(user, password);
         }
         source.read_write = read_write;
         return Ok(Some(Source::Cifs(source)));
@@ -358,7 +359,7 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
         })
     } else if text::has(place, "://") {
         plan.root.retry = LIVENET_RETRY;
-        let proxy = d.text("proxy");
+        let proxy = d.text("proxy").as_deref().map(Private::word);
         source::fetchable(place).map(|_| {
             let payload = match value::suffix(place).as_deref() {
                 Some("iso") => Payload::Medium,
@@ -368,7 +369,7 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
             if payload == Payload::Sniff {
                 plan.root.content = Content::Either(rule.clone());
             }
-            Source::Url(UrlSource { url: place.to_string(), payload, proxy })
+            Source::Url(UrlSource { url: Private::word(place), payload, proxy })
         })
     } else if let Some(device) = value::device(place) {
         Ok(Source::Device(device))

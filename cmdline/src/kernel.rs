@@ -14,6 +14,7 @@ use crate::plan::{
     BootPlan, Content, Dialect, NfsSource, PersistPlan, Retry, Seconds, Source, UnionKind,
     UnionPlan, Upper, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, listed, words};
 use crate::{base, net, nfsroot, own, value};
 
@@ -188,7 +189,7 @@ pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
                 }
             }
             plan.root.sources = alloc::vec![Source::Url(UrlSource {
-                url: String::from(url),
+                url: Private::word(url),
                 payload,
                 proxy: None
             })];

@@ -44,6 +44,7 @@ pub mod pins;
 pub mod plan;
 pub mod plan_json;
 pub mod render;
+pub mod secrets;
 #[cfg(feature = "all")]
 mod slax;
 mod source;
@@ -78,6 +79,9 @@ pub fn fuzz(data: &[u8]) {
     let words = plan.words_text(docs::describe).len();
     // A line is said a few times over at most, never multiplied.
     assert!(written + words <= 64 * (line.len() + 4096), "{} bytes", written + words);
+    let shown = secrets::masked_line(&line);
+    assert_eq!(secrets::masked_line(&shown), shown, "what is masked is masked once");
+    let _ = secrets::restored(&shown, &line);
     for text in [line.as_ref(), line.split_once('=').map_or("", |(_, value)| value)] {
         let _ = (bootif::parse(text), ip::slax(text), ip::live_boot(text));
         let _ = (ip::parse(text, ip::Form::Kernel), ip::parse(text, ip::Form::Dracut));

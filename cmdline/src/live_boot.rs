@@ -15,6 +15,7 @@ use crate::plan::{
     BootPlan, Content, Dialect, ImagePick, Integrity, Marker, OnCorruption, Payload, PersistPlan,
     Seconds, Source, ToRam, UnionPlan, Upper, UrlSource, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, strings, text, words};
 use crate::text;
 use crate::{base, kernel, net, nfsroot, own, source, value};
@@ -182,7 +183,7 @@ fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
                     plan.root.content = Content::Either(rule.clone());
                 }
                 plan.root.sources = alloc::vec![Source::Url(UrlSource {
-                    url: url.to_string(),
+                    url: Private::word(url),
                     payload,
                     proxy: None
                 })];

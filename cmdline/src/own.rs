@@ -9,6 +9,7 @@ use crate::plan::{
     ImageRule, Integrity, OnCorruption, OnFailure, Payload, PersistPlan, Seconds, SnapshotPlan,
     SnapshotStore, Source, Then, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, text, words};
 use crate::text;
 use crate::{nfsroot, value};
@@ -32,6 +33,7 @@ words! { OWN, OWN_DOCS:
     "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to.";
     "bw.timeout" Number Keep "Seconds for the whole boot until it counts as failed.";
     "bw.fail" Text Keep "After a failure: menu[:SECONDS], reboot[:SECONDS] or halt.";
+    "bw.lock" Switch Keep "Lock the console: no shell, no editing of the line, no stop at break=. bw.lock=no opens it where panic= or rd.shell=0 has locked it.";
     "bw.debug" Switch Soft "Everything on the console.";
 }
 
@@ -73,6 +75,17 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 &("is neither menu, reboot nor halt with a number of seconds", "bw.fail=reboot:30"),
             ),
         }
+    }
+    if let Some(lock) = d.switch("bw.lock") {
+        plan.failure.locked = lock;
+    }
+    if plan.failure.locked && !plan.failure.breakpoints.is_empty() {
+        d.warn_word(
+            "break",
+            &plan.failure.breakpoints.join(","),
+            &("stops nothing: the line locks the console", "bw.lock=no opens it"),
+        );
+        plan.failure.breakpoints.clear();
     }
 }
 
@@ -128,7 +141,7 @@ fn place(text: &str) -> Result<Source, &'static str> {
     if text::has(text, "://") {
         crate::source::fetchable(text)?;
         return Ok(Source::Url(UrlSource {
-            url: text.to_string(),
+            url: Private::word(text),
             payload: Payload::Sniff,
             proxy: None,
         }));

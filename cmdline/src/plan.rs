@@ -15,6 +15,8 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
+use crate::secrets::Private;
+
 /// Seconds, as every dialect counts its timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Seconds(pub u32);
@@ -137,7 +139,7 @@ impl BootPlan {
 /// One word of the command line and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// The word as written, quotes removed.
+    /// The word as written, quotes and passwords removed.
     pub text: String,
     /// What became of it.
     pub fate: Fate,
@@ -163,7 +165,7 @@ pub enum Fate {
 /// Something the user should know about the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The word it is about, as written; empty when it is about the whole line.
+    /// The word it is about, as written, without passwords; empty when it is about the whole line.
     pub word: String,
     /// What is wrong or remarkable, in the user's words.
     pub message: String,
@@ -518,7 +520,7 @@ pub struct CifsSource {
     /// Share and path below it, without leading slashes.
     pub share: String,
     /// Mount options as written.
-    pub options: Vec<String>,
+    pub options: Vec<Private>,
     /// Mounted read-write.
     pub read_write: bool,
 }
@@ -527,11 +529,11 @@ pub struct CifsSource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlSource {
     /// The URL as written; `scheme:///path` takes the boot server.
-    pub url: String,
+    pub url: Private,
     /// What to do with the bytes.
     pub payload: Payload,
     /// `http://host:port` of a proxy.
-    pub proxy: Option<String>,
+    pub proxy: Option<Private>,
 }
 
 /// What a fetched file is.
@@ -1007,8 +1009,8 @@ pub struct FailurePlan {
     pub deadline: Option<Seconds>,
     /// Stop for a shell at these points (`break=`, `rd.break=`), by their own names.
     pub breakpoints: Vec<String>,
-    /// The line allows a shell on failure.
-    pub shell: bool,
+    /// The console is locked: no shell, no editing of the line, no stops.
+    pub locked: bool,
 }
 
 /// Steps of a boot, each with the points of the dialects (`break=`, `rd.break=`) that

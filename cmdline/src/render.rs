@@ -16,6 +16,7 @@ use crate::plan::{
     UnionPlan, Upper, Warning, Writable,
 };
 use crate::plan_json::fate_name;
+use crate::secrets::masked;
 use crate::table::text;
 
 /// Column at which the text of each part begins.
@@ -129,7 +130,7 @@ fn drivers(plan: &BootPlan) -> Vec<String> {
     }
     if !drivers.options.is_empty() {
         let options: Vec<String> =
-            drivers.options.iter().map(|o| text(&[&o.module, " ", &o.option])).collect();
+            drivers.options.iter().map(|o| text(&[&o.module, " ", &masked(&o.option)])).collect();
         lines.push(text(&["options: ", &options.join(", ")]));
     }
     lines
@@ -256,7 +257,7 @@ fn root(plan: &BootPlan) -> Vec<String> {
                 out.push_str(&text(&[", ", fstype]));
             }
             if !flags.is_empty() {
-                out.push_str(&text(&[", mounted with ", flags]));
+                out.push_str(&text(&[", mounted with ", &masked(flags)]));
             }
             out
         }
@@ -337,7 +338,7 @@ pub fn source(item: &Source) -> String {
             let options = if s.options.is_empty() {
                 String::new()
             } else {
-                text(&[", options ", &s.options.join(",")])
+                text(&[", options ", &masked(&s.options.join(","))])
             };
             let mode = if s.read_write { ", read-write" } else { "" };
             text(&[
@@ -359,8 +360,9 @@ pub fn source(item: &Source) -> String {
                 Payload::Archive => "the archive ",
                 Payload::Sniff => "",
             };
-            let proxy = s.proxy.as_ref().map(|p| text(&[" through ", p])).unwrap_or_default();
-            text(&[what, &s.url, ", fetched to memory", &proxy])
+            let proxy =
+                s.proxy.as_ref().map(|p| text(&[" through ", p.shown()])).unwrap_or_default();
+            text(&[what, s.url.shown(), ", fetched to memory", &proxy])
         }
         Source::Nbd(s) => text(&[
             "NBD export ",
@@ -427,7 +429,7 @@ pub fn brief(item: &Source) -> String {
             text(&["NFS ", server(&s.server), ":", path])
         }
         Source::Cifs(s) => text(&["CIFS share //", server(&s.server), "/", &s.share]),
-        Source::Url(s) => s.url.clone(),
+        Source::Url(s) => s.url.to_string(),
         Source::Nbd(s) => {
             text(&["NBD ", server(&s.server), ":", &s.port.to_string(), "/", &s.export])
         }
@@ -642,7 +644,7 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
     let mut line = handoff.init.clone().unwrap_or_else(|| String::from("/sbin/init"));
     for arg in &handoff.args {
         line.push(' ');
-        line.push_str(arg);
+        line.push_str(&masked(arg));
     }
     if !matches!(handoff.layout, Dialect::Kernel | Dialect::Bellwether) {
         line.push_str(&text(&[", files as ", handoff.layout.name(), " leaves them"]));
@@ -669,7 +671,11 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
         lines.push(text(&["swap partitions on ", &handoff.swap.join(", "), " go into fstab"]));
     }
     for (name, value) in &handoff.settings {
-        lines.push(text(&["setting ", name, if value.is_empty() { "" } else { " = " }, value]));
+        let shown = masked(&text(&[name, "=", value]));
+        lines.push(match shown.split_once('=') {
+            Some((name, value)) if !value.is_empty() => text(&["setting ", name, " = ", value]),
+            _ => text(&["setting ", name]),
+        });
     }
     lines
 }
@@ -686,6 +692,11 @@ fn failure(plan: &BootPlan) -> Vec<String> {
     }];
     if let Some(deadline) = failure.deadline {
         lines.push(text(&["the whole boot counts as failed after ", &seconds(deadline.0)]));
+    }
+    if failure.locked {
+        lines.push(String::from(
+            "the console is locked: no shell, no editing of the line, no stops",
+        ));
     }
     if !failure.breakpoints.is_empty() {
         lines.push(text(&["stops for the menu at ", &failure.breakpoints.join(", ")]));

@@ -12,6 +12,7 @@ use crate::plan::{
     BootPlan, Bytes, Content, Dialect, ImagePick, Payload, PersistPlan, Server, Source, ToRam,
     UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, text, words};
 use crate::text;
 use crate::{base, casper, net, own, source, value};
@@ -58,7 +59,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         if let Err(why) = source::fetchable(from) {
             d.fatal_word("from", from, &(why, "from=http://SERVER/slax.iso"));
         }
-        Source::Url(UrlSource { url: from.to_string(), payload: Payload::Medium, proxy: None })
+        Source::Url(UrlSource { url: Private::word(from), payload: Payload::Medium, proxy: None })
     } else if value::suffix(from).as_deref() == Some("iso") {
         match casper::device_file(from).filter(|_| from.starts_with("/dev/")) {
             Some(file) => file,

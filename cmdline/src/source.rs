@@ -8,6 +8,7 @@ use crate::plan::{
     Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NvmeTcpSource,
     PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, strings, text};
 use crate::value;
 
@@ -53,20 +54,24 @@ pub(crate) fn cifs(rest: &str) -> Result<CifsSource, &'static str> {
     if share.is_empty() {
         return Err("the share is missing");
     }
-    let mut options = Vec::new();
-    if let Some(login) = login {
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        options.push(text(&["user=", user]));
-        options.push(text(&["password=", password]));
-    } else {
-        options.push(String::from("guest"));
-    }
+    let options = match login {
+        Some(login) => {
+            let (user, password) = login.split_once(':').unwrap_or((login, ""));
+            cifs_login(user, password)
+        }
+        None => Vec::from([Private::word("guest")]),
+    };
     Ok(CifsSource {
         server: value::server(host).ok_or("the server is not a name or an address")?,
         share: String::from(share.trim_matches('/')),
         options,
         read_write: false,
     })
+}
+
+/// The options of a CIFS mount for a user.
+pub(crate) fn cifs_login(user: &str, password: &str) -> Vec<Private> {
+    [text(&["user=", user]), text(&["password=", password])].map(|one| Private::word(&one)).into()
 }
 
 fn split_port(server: &str, default: u16) -> Result<(&str, u16), &'static str> {
@@ -172,7 +177,7 @@ fn server_of(source: &Source) -> Option<&Server> {
 /// The host that a source names, as written; empty for the boot server.
 fn host_of(source: &Source) -> Option<String> {
     match source {
-        Source::Url(s) => value::url(&s.url).ok().map(|url| url.host.to_string()),
+        Source::Url(s) => value::url(s.url.reveal()).ok().map(|url| url.host.to_string()),
         Source::File { on, .. } | Source::Partition { on, .. } => host_of(on),
         _ => server_of(source).map(|server| match server {
             Server::Host(host) => host.clone(),
@@ -191,7 +196,7 @@ fn nfs_without_path(source: &Source) -> bool {
 
 fn uses_tls(source: &Source) -> Option<&str> {
     match source {
-        Source::Url(s) if s.url.starts_with("https:") => Some(&s.url),
+        Source::Url(s) if s.url.reveal().starts_with("https:") => Some(s.url.shown()),
         Source::File { on, .. } | Source::Partition { on, .. } => uses_tls(on),
         _ => None,
     }

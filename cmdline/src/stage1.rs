@@ -18,6 +18,7 @@ use crate::plan::{
     BootPlan, CloneMethod, Content, Dialect, ImagePick, LinkChoice, OnFailure, Payload, Seconds,
     Source, Then, UrlSource, Writable,
 };
+use crate::secrets::Private;
 use crate::table::{Draft, Grammar, text, words};
 use crate::{base, net, nfsroot, own, source, value};
 
@@ -298,9 +299,10 @@ fn fetch(
     }
     base_url.push_str(server);
     base_url.push_str(&value::absolute(directory));
-    let proxy = answers
-        .get("proxy_host")
-        .map(|host| text(&["http://", host, ":", answers.get("proxy_port").unwrap_or("8080")]));
+    let proxy = answers.get("proxy_host").map(|host| {
+        let port = answers.get("proxy_port").unwrap_or("8080");
+        Private::word(&text(&["http://", host, ":", port]))
+    });
     let images: Vec<String> = if is_iso(directory) {
         alloc::vec![base_url]
     } else {
@@ -319,7 +321,11 @@ fn fetch(
             return;
         }
         let payload = if is_iso(&url) { Payload::Medium } else { Payload::Image };
-        plan.root.sources.push(Source::Url(UrlSource { url, payload, proxy: proxy.clone() }));
+        plan.root.sources.push(Source::Url(UrlSource {
+            url: Private::word(&url),
+            payload,
+            proxy: proxy.clone(),
+        }));
     }
     if let Content::Images(rule) = &plan.root.content {
         plan.root.content = Content::Either(rule.clone());

@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use crate::context::Context;
 use crate::kernel_words::KERNEL_WORDS;
 use crate::plan::{BootPlan, Dialect, Fate, Warning, Word};
+use crate::secrets::masked;
 use crate::token::{Line, Token};
 use crate::value;
 
@@ -356,7 +357,7 @@ impl<'a> Draft<'a> {
     #[inline(never)]
     fn push(&mut self, word: &str, (message, hint): &(&str, &str), fatal: bool) {
         let warning = Warning {
-            word: word.to_string(),
+            word: masked(word),
             message: (*message).to_string(),
             hint: (*hint).to_string(),
             fatal,
@@ -409,7 +410,7 @@ impl<'a> Draft<'a> {
                 }
                 None => self.stranger(&entry.token),
             });
-            result.push(Word { text: entry.token.text(), fate });
+            result.push(Word { text: masked(&entry.token.text()), fate });
         }
         self.words = words;
         result

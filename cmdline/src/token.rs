@@ -94,6 +94,17 @@ pub fn split(line: &str) -> Line<'_> {
     }
 }
 
+/// The words of a line as they stand there, quotes included.
+pub(crate) fn raw_words(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    core::iter::from_fn(move || {
+        rest = rest.trim_start_matches(is_blank);
+        let (raw, left, _) = next_raw(rest);
+        rest = left;
+        (!raw.is_empty()).then_some(raw)
+    })
+}
+
 /// Blanks as the kernel's `isspace` sees them, and control characters, which no
 /// boot loader can have meant.
 fn is_blank(c: char) -> bool {
@@ -116,7 +127,8 @@ fn next_raw(line: &str) -> (&str, &str, bool) {
     (raw, rest, in_quote)
 }
 
-fn token(raw: &str) -> Token<'_> {
+/// A word as it stands in a line, quotes included, taken apart.
+pub(crate) fn token(raw: &str) -> Token<'_> {
     let quoted_blank = raw.contains(is_blank);
     let body = match raw.strip_prefix('"') {
         Some(inner) => inner.strip_suffix('"').unwrap_or(inner),

@@ -9,6 +9,7 @@ use cmdline::BootPlan;
 use cmdline::needs::Steps;
 use cmdline::plan::{Content, Source, Then, Writable};
 use cmdline::render::warning_text;
+use cmdline::secrets::Private;
 use coldplug::index::Class;
 
 use crate::baked::Baked;
@@ -42,7 +43,7 @@ pub fn run(process: rt::Process) -> ! {
     let log = early::mounts();
     machine::set_urgent(true);
     // What PID 1 works by is never freed.
-    let line: &'static str = read_line().leak();
+    let line: &'static Private = Box::leak(Box::new(Private::line(&read_line())));
     let baked = Baked::read();
     let defaults: Vec<&str> = baked.defaults.iter().map(String::as_str).collect();
     let context = cmdline::Context {
@@ -52,7 +53,7 @@ pub fn run(process: rt::Process) -> ! {
         layerfs_path: &baked.layerfs_path,
         tls: false,
     };
-    let mut plan = Box::new(cmdline::parse(line, &context));
+    let mut plan = Box::new(cmdline::parse(line.reveal(), &context));
     plan.judge(HAS);
     let plan: &'static BootPlan = Box::leak(plan);
     let mut machine = prepare(log, Orders { plan, line, env: process.env().collect() });

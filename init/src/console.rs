@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cmdline::plan::point;
+use cmdline::secrets::{self, Private};
 use rustix::fd::AsFd;
 use sys::clock::Instant;
 use sys::errno::Shown;
@@ -42,6 +43,9 @@ const ORPHANS: Duration = Duration::from_secs(1);
 /// Does what a key says.
 pub fn key(machine: &mut Machine, key: u8) {
     match key {
+        b'e' | b's' if machine.orders.plan.failure.locked => {
+            machine.log.say(Level::Verdict, "the line locks shell and editor");
+        }
         b'e' => edit(machine),
         b's' => shell(machine),
         _ => {}
@@ -72,10 +76,6 @@ pub fn begin(machine: &mut Machine, step: &'static str) {
 /// Runs a shell on the console: the image's own, or, once there is a root, that
 /// of the live system.
 fn shell(machine: &mut Machine) {
-    if !machine.orders.plan.failure.shell {
-        machine.log.say(Level::Verdict, "no shell: the line forbids it");
-        return;
-    }
     let root = [ROOT.to_string()];
     let found = match (tool::find("sh", &root), tool::find("busybox", &[])) {
         (Some(shell), _) => Some((shell, None)),
@@ -110,7 +110,7 @@ fn shell(machine: &mut Machine) {
 /// Lets the user change the line, and starts anew with it.
 fn edit(machine: &mut Machine) {
     machine.log.print("change the line; Enter boots with it, Ctrl-C leaves it as it was");
-    let mut editor = Editor::new(machine.orders.line);
+    let mut editor = Editor::new(machine.orders.line.shown());
     loop {
         machine.log.write(&editor.shown());
         match wait_key(machine, Some(Instant::now().after(EDIT_LIMIT))) {
@@ -129,10 +129,10 @@ fn edit(machine: &mut Machine) {
         }
     }
     machine.log.print("");
-    let line = editor.text();
+    let line = Private::line(&secrets::restored(&editor.text(), machine.orders.line.reveal()));
     machine.log.say(Level::Verdict, &format!("starting anew with: {line}"));
     let bound = make_dir("/run/bellwether", 0o755)
-        .and_then(|()| write_file(CHANGED, format!("{line}\n").as_bytes(), 0o444))
+        .and_then(|()| write_file(CHANGED, format!("{}\n", line.reveal()).as_bytes(), 0o444))
         .and_then(|()| {
             // The one of an earlier change; there is none the first time.
             let _ = detach(CMDLINE);

@@ -34,7 +34,11 @@ pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
         OnFailure::Menu { retry_after } => ("trying again", Some(retry_after.0.max(5))),
         OnFailure::Halt => ("staying here, as panic=0 says", None),
     };
-    let keys = ["keys: r retry now, ", console::KEYS, "b reboot, o power off, l log"].concat();
+    let (more, lock) = match plan.failure.locked {
+        true => ("", "; the line locks shell and editor"),
+        false => (console::KEYS, ""),
+    };
+    let keys = ["keys: r retry now, ", more, "b reboot, o power off, l log", lock].concat();
     let _keys = SingleKeys::of(machine.log.console());
     match wait {
         Some(seconds) => machine.log.say(Level::Verdict, &format!("{text} in {seconds} s; {keys}")),

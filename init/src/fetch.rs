@@ -8,6 +8,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cmdline::plan::{Payload, Server, UrlSource};
+use cmdline::secrets::Private;
+use cmdline::value;
 use netboot::fetch::{Download, FetchError, Options};
 use netboot::network::NetworkUp;
 use netboot::resolve::Resolver;
@@ -53,7 +55,9 @@ impl From<FetchError> for Fault {
 /// # Errors
 /// Why it could not be had, or does not fit.
 pub fn fetch(machine: &mut Machine, source: &UrlSource) -> Result<String, Fault> {
-    let name = source.url.split(['?', '#']).next().unwrap_or_default();
+    // Not of the whole text: a URL without a path would lend its login.
+    let path = value::url(source.url.reveal()).map_or("", |url| url.path);
+    let name = path.split(['?', '#']).next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = if matches!(name, "" | "." | "..") { "file" } else { name };
     let result = prepare().and_then(|()| into_place(machine, source, name, PATIENCE));
@@ -90,7 +94,8 @@ fn listed(machine: &mut Machine, server: &Server, port: u16) -> Result<(), Fault
     };
     let system = rustix::system::uname();
     let (release, kind) = (system.release().to_string_lossy(), system.machine().to_string_lossy());
-    let source = |url| UrlSource { url, payload: Payload::Sniff, proxy: None };
+    let source =
+        |url: String| UrlSource { url: Private::word(&url), payload: Payload::Sniff, proxy: None };
     let mut base = format!("http://{host}:{port}/");
     let list = format!("{base}PXEFILELIST?{release}:{kind}");
     let list = match into_place(machine, &source(list), "PXEFILELIST", A_LIST) {
@@ -134,14 +139,14 @@ fn into_place(
     let options = Options {
         resolver: Resolver::new(&up.config),
         hosts: String::from_utf8_lossy(&hosts).into_owned(),
-        proxy: source.proxy.clone(),
+        proxy: source.proxy.as_ref().map(|proxy| proxy.reveal().to_string()),
         boot_server: up.boot_server(),
         patience,
     };
     machine.log.info(&format!("fetching {}", source.url));
-    let mut download = Download::new(&source.url, options)?;
+    let mut download = Download::new(source.url.reveal(), options)?;
     let path = format!("{PLACE}/{name}");
-    let result = receive(machine, &source.url, &path, &mut download);
+    let result = receive(machine, source.url.shown(), &path, &mut download);
     tell(machine, &mut download);
     result.map(|()| path)
 }
@@ -273,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_server_without_a_network_is_not_asked() {
-        let url = "http://10.0.0.1/x".to_string();
+        let url = Private::word("http://10.0.0.1/x");
         let source = UrlSource { url, payload: Payload::Sniff, proxy: None };
         let fault = into_place(&mut machine(""), &source, "x", PATIENCE).unwrap_err();
         assert_eq!((fault.to_string().as_str(), fault.is_last()), ("the network is not up", false));

@@ -178,18 +178,18 @@ pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<
         context.set("source", Some(&format!("//{address}/{}", source.share)))?;
         context.set("ip", Some(&address.to_string()))?;
         for option in &source.options {
-            match option.split_once('=') {
+            match option.reveal().split_once('=') {
                 Some((key, value)) => context.set(key, Some(value))?,
                 // A word of mount.cifs, which the kernel does not know.
-                None if option == "guest" => {
+                None if option.reveal() == "guest" => {
                     context.set("user", Some("guest"))?;
                     context.set("password", Some(""))?;
                 }
-                None => context.set(option, None)?,
+                None => context.set(option.reveal(), None)?,
             }
         }
         // A root waits for its server instead of failing, unless the line says so.
-        if !source.options.iter().any(|option| option == "soft") {
+        if !source.options.iter().any(|option| option.reveal() == "soft") {
             context.set("hard", None)?;
         }
         let mut attributes = MountAttrFlags::empty();

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use cmdline::plan::Dialect;
 use cmdline::{BootPlan, pins};
 
-use crate::changes::{self, Change};
+use crate::changes::{self, Act, Change};
 use crate::machine::Machine;
 use crate::newroot::NewRoot;
 use crate::source::Found;
@@ -55,7 +55,9 @@ pub fn apply(
             interfaces.into_iter().chain(fstab).collect()
         }
         Dialect::Stage1 => {
-            Vec::from([Change::file("/tmp/env", &stage1::sourced(&stage1::answers(plan, found)))])
+            // It may hold a password.
+            let answers = stage1::sourced(&stage1::answers(plan, found));
+            Vec::from([Change::new(Act::File(0o600), "/tmp/env", &answers)])
         }
         Dialect::Slax if !pinned => slax::changes(plan, found),
         _ => return,

@@ -369,14 +369,10 @@ impl Download {
                     let Some(location) = &head.location else {
                         return Err(FetchError::Http(HttpError::Malformed("redirection")));
                     };
-                    let mut next = self.url.join(location).map_err(FetchError::Url)?;
+                    let next = self.url.join(location).map_err(FetchError::Url)?;
                     if next.scheme != Scheme::Http {
                         let scheme = UrlError::Scheme(format!("{next}"));
                         return Err(FetchError::Url(scheme));
-                    }
-                    if next.host == self.url.host && next.user.is_none() {
-                        next.user.clone_from(&self.url.user);
-                        next.password.clone_from(&self.url.password);
                     }
                     self.notes.push(format!("{} is at {next}", self.url));
                     self.url = next;

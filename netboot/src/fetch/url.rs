@@ -48,7 +48,7 @@ pub struct Url {
     pub path: String,
 }
 
-/// Why a URL cannot be used.
+/// Why a URL cannot be used; with the URL, but for its login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UrlError {
     /// No `scheme://`, or an unknown one.
@@ -89,7 +89,7 @@ impl Url {
         if text.len() > MAX_URL {
             return Err(UrlError::Length);
         }
-        let own = || text.to_owned();
+        let own = || cmdline::secrets::masked(text);
         let (scheme, rest) = text.split_once("://").ok_or_else(|| UrlError::Scheme(own()))?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
@@ -134,7 +134,8 @@ impl Url {
         })
     }
 
-    /// Resolves a `Location:` header: absolute, or relative to this URL.
+    /// Resolves a `Location:` header: absolute, or relative to this URL. The login goes along
+    /// to the same server only: another port may be another owner's.
     ///
     /// # Errors
     /// [`UrlError`] with the invalid part.
@@ -142,11 +143,18 @@ impl Url {
         if location.len() > MAX_URL {
             return Err(UrlError::Length);
         }
-        if location.contains("://") {
-            return Url::parse(location);
-        }
-        if let Some(rest) = location.strip_prefix("//") {
-            return Url::parse(&format!("http://{rest}"));
+        let absolute = match location.strip_prefix("//") {
+            Some(rest) => Some(format!("http://{rest}")),
+            None => location.contains("://").then(|| location.to_owned()),
+        };
+        if let Some(absolute) = absolute {
+            let mut url = Url::parse(&absolute)?;
+            let server = |url: &Url| (url.scheme, url.host.clone(), url.port);
+            if server(&url) == server(self) && url.user.is_none() {
+                url.user.clone_from(&self.user);
+                url.password.clone_from(&self.password);
+            }
+            return Ok(url);
         }
         let mut url = self.clone();
         let location = location.split('#').next().unwrap_or_default();
@@ -259,6 +267,32 @@ mod tests {
         assert_eq!(url.join("/c").unwrap().to_string(), "http://a/c");
         assert_eq!(url.join("c").unwrap().to_string(), "http://a/one/c");
         assert!(url.join("https://b/c").is_err());
+    }
+
+    /// It went along to another port of the host.
+    #[test]
+    fn a_login_stays_with_its_server() {
+        let url = Url::parse("http://me:secret@a:8080/x").unwrap();
+        let login = |location: &str| {
+            let url = url.join(location).unwrap();
+            url.user.zip(url.password).is_some_and(|login| login == ("me".into(), "secret".into()))
+        };
+        for same in ["/y", "y", "http://a:8080/y", "//a:8080/y"] {
+            assert!(login(same), "{same}");
+        }
+        for other in ["http://a/y", "http://a:8081/y", "http://b:8080/y", "ftp://a:8080/y"] {
+            assert!(!login(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_name_the_login() {
+        for text in ["https://me:SECRET@h/x", "http://me:SECRET@h:0/", "gopher://me:SECRET@h/x"] {
+            let error = Url::parse(text).unwrap_err();
+            assert!(
+                !error.to_string().contains("SECRET") && !format!("{error:?}").contains("SECRET")
+            );
+        }
     }
 
     proptest! {
