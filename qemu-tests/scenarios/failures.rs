@@ -182,6 +182,55 @@ fn the_keys_of_the_screen() {
     });
 }
 
+/// A locked console gives no shell, no editor and no stop; and nothing that is printed or
+/// kept holds a password, of which the initramfs's own file is full.
+#[test]
+fn a_locked_console_and_no_passwords() {
+    scenario("failure-locked", |lab| {
+        let kernel = lab.assets().kernel(Flavour::Cloud)?;
+        let words = "bw.root=http://me:SECRET@10.77.0.1/root.img cifsuser=me cifspass=SECRET \
+             rd.iscsi.password=SECRET nfsopts=user=me,password=SECRET bw.clone.key=SECRET \
+             systemd.set_credential=a:SECRET automatic=method:cifs,user:me,pass:SECRET";
+        let secret = "hunter2";
+        let baked = lab.tree("baked")?.text("secret.conf", &words.replace("SECRET", secret))?;
+        let include = format!("{}:etc/cmdline.d", baked.path().display());
+        let options = [&FULL[..], &["--include", &include]].concat();
+        let initrd = lab.assets().our_initrd_of(&kernel, Profile::Disks, "locked", &options)?;
+        let line =
+            "bw.dialect=bw bw.lock break=mount bw.overlay bw.fail=menu:600 debug init=/bin/sh";
+        let web = lab.scratch("web")?;
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(&web)?;
+        let client = lab.machine().kernel(&kernel.image, &initrd, line).nic(Nic::virtio());
+        let mut machine = client.start()?;
+        machine.expect("break=mount stops nothing: the line locks the console", secs(120))?;
+        machine.expect(FAILED, secs(60))?;
+        let said = machine
+            .expect("keys: r retry now, b reboot, o power off, l log; the line locks", secs(5))?;
+        assert!(said.contains("http://***@10.77.0.1/root.img: "), "{said}");
+        for key in [b"s", b"e"] {
+            machine.send(key)?;
+            machine.expect("the line locks shell and editor", secs(5))?;
+        }
+        machine.send(b"l")?;
+        machine.expect("! FAILED: could not", secs(5))?;
+        let image = lab.assets().small_squashfs()?;
+        std::fs::copy(&image, web.join("root.img"))
+            .map_err(qemu_tests::Error::at("copy", &image))?;
+        machine.send(b"r")?;
+        machine.shell(secs(60))?;
+        let said = machine.transcript();
+        assert!(!said.contains(secret), "a password is on the console:\n{said}");
+        // Not as it stands there: the console shows the command.
+        let places = machine.run("dmesg >/run/dmesg; grep -rl 'hunt''er2' /run || echo nowhere")?;
+        assert_eq!(places.trim(), "nowhere");
+        let kept = machine.run("grep -c '[*][*][*]' /run/bellwether/plan.json /run/dmesg")?;
+        assert!(!kept.contains(":0"), "{kept}");
+        assert_eq!(machine.run("stat -c %a /run/bellwether")?.trim(), "755");
+        Ok(())
+    });
+}
+
 /// A root that is waited for without end does not outlast the boot's own limit.
 #[test]
 fn the_whole_boot_has_a_limit() {
