@@ -13,10 +13,11 @@ use cmdline::BootPlan;
 use cmdline::needs::{Steps, needs};
 use cmdline::plan::{DeviceSelector, Integrity, Mac, ScanRule, Seconds, Source};
 use init::device::Candidate;
-use init::layout::{self, Layout};
 use init::log::Level;
-use init::source::{Found, Offer, Reach, Reached, Root, find_in};
+use init::source::{Offer, Reach, Reached, find_in};
 use init::trace::Fault;
+use liveroot::layout::{self, Layout};
+use liveroot::{Found, Root};
 use overlay::probe::{Format, Superblock};
 use sys::clock::Instant;
 

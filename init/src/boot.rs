@@ -11,6 +11,7 @@ use cmdline::plan::{Content, Source, Then, Writable};
 use cmdline::render::warning_text;
 use cmdline::secrets::Private;
 use coldplug::index::Class;
+use liveroot::layout;
 
 use crate::baked::Baked;
 use crate::failure::{self, Next};
@@ -19,7 +20,7 @@ use crate::log::{Level, Log};
 use crate::machine::{Machine, Orders};
 use crate::newroot::ROOT;
 use crate::trace::Failure;
-use crate::{clone, console, early, handoff, layout, machine, network, source};
+use crate::{clone, console, early, handoff, machine, network, source};
 
 /// What this `/init` can do: the dialects that it reads and, with the feature `full`,
 /// every step. Other programs find it in an ELF note.

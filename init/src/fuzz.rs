@@ -5,9 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use cmdline::plan::Dialect;
+use liveroot::casper::Casper;
+use liveroot::{fstab, live_boot};
 
-use crate::setup::{casper::Casper, live_boot};
-use crate::{baked, console, fetch, handoff, images};
+use crate::{baked, console, fetch, images};
 
 /// Texts that become paths, settings or files of the live system.
 ///
@@ -32,7 +33,7 @@ pub fn texts(data: &[u8]) {
     let swaps = Vec::from([String::from("/dev/sda2")]);
     let fstab = live_boot::fstab(&text, &swaps);
     assert_eq!(fstab.lines().count(), text.lines().count() + 1);
-    if let Some(fstab) = handoff::fstab(Dialect::Casper, Some(&text)) {
+    if let Some(fstab) = fstab::fstab(Dialect::Casper, Some(&text)) {
         let lines = fstab.lines().filter(|line| !line.trim_start().starts_with('#'));
         let roots = lines.filter(|line| line.split_whitespace().nth(1) == Some("/"));
         assert_eq!(roots.count(), 1, "{fstab}");

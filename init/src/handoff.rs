@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use cmdline::BootPlan;
-use cmdline::plan::{Dialect, Source, Writable};
+use cmdline::plan::Source;
+use liveroot::layout::Layout;
+use liveroot::{Act, Change, Found, managers, places};
 use netboot::nfs::UP;
 use overlay::switch::switch_root;
 use rustix::fs::Access;
@@ -16,15 +18,13 @@ use sys::errno::Shown;
 use sys::file::{access, exists, make_dir, write_file};
 use sys::mount::detach;
 
-use crate::changes::{self, Act, Change};
 use crate::layers::Ready;
-use crate::layout::Layout;
 use crate::log::Level;
+use crate::look::{Here, root_is_remote};
 use crate::machine::Machine;
 use crate::newroot::{NewRoot, Place, ROOT};
-use crate::source::Found;
 use crate::trace::Failure;
-use crate::{console, managers, places, setup, shutdown, watch};
+use crate::{changes, console, setup, shutdown, watch};
 
 /// Where the kernel and every distribution keep the real init.
 const INITS: &[&str] =
@@ -53,25 +53,18 @@ pub fn hand_over(
         Err(failure) => return failure,
     };
     tell_server(plan, found);
-    let mut changes = places::changes(plan, found, layout);
-    let writable = !matches!(
-        plan.writable,
-        Writable::AsIs { read_write: false } | Writable::Directories { .. }
-    );
-    changes.extend(record(machine, plan));
-    if writable {
-        changes.extend(updates(machine, plan, &root));
-    }
-    let remote = managers::root_is_remote();
-    changes.extend(managers::settings(machine.network.up(), plan, remote));
-    changes::apply(&root, &mut machine.log, &changes);
-    if writable {
+    let mut here = Here { machine, root: &root, medium: None, remote: root_is_remote() };
+    let mut changes = record(here.machine, plan);
+    changes.extend(liveroot::common(plan, found, layout, &here));
+    changes::apply(&root, &mut here.machine.log, &changes);
+    if liveroot::is_writable(plan) {
         let moved = match places::of_medium(plan, layout) {
             "" => None,
             place => root.existing(place).ok(),
         };
         let medium = moved.as_ref().map(Place::path).or_else(|| found.medium.clone());
-        setup::apply(machine, plan, found, &root, medium.as_deref());
+        here.medium = medium.as_deref().and_then(|medium| NewRoot::at(medium).ok());
+        setup::apply(plan, found, &mut here, medium.as_deref());
     }
     say_ready(machine, &found.origin, ready.kind, &init);
     if let Some(snapshot) = ready.snapshot
@@ -114,6 +107,7 @@ pub fn stay(machine: &mut Machine, plan: &BootPlan) -> Failure {
     match NewRoot::at("/") {
         Ok(root) => {
             let mut changes = record(machine, plan);
+            changes.extend(managers::state(machine.network.up(), plan, root_is_remote()));
             // By this file systemd knows an initramfs, and would look for a root to switch to.
             changes.push(Change::new(Act::Remove, "/etc/initrd-release", ""));
             changes::apply(&root, &mut machine.log, &changes);
@@ -196,55 +190,8 @@ fn tell_server(plan: &BootPlan, found: &Found) {
 /// The record of this boot, for the live system and for people.
 fn record(machine: &Machine, plan: &BootPlan) -> Vec<Change> {
     let trace = machine.trace.to_json(machine.log.elapsed(), None);
-    let mut changes = Vec::from([
+    Vec::from([
         Change::file(&format!("{STATE}/plan.json"), &plan.to_json()),
         Change::file(&format!("{STATE}/trace.json"), &trace),
-    ]);
-    changes.extend(managers::state(machine.network.up(), plan, managers::root_is_remote()));
-    changes
-}
-
-/// Files of the new root that agree with this boot.
-fn updates(machine: &Machine, plan: &BootPlan, root: &NewRoot) -> Vec<Change> {
-    let mut changes = managers::updates(machine.network.up(), plan, &|path| root.read_link(path));
-    if !plan.handoff.keep_fstab
-        && let Some(text) = fstab(plan.handoff.layout, root.read("/etc/fstab").as_deref())
-    {
-        changes.push(Change::new(Act::Update, "/etc/fstab", &text));
-    }
-    changes
-}
-
-/// An fstab that agrees with the root that is mounted; `None` leaves the
-/// image's own alone.
-pub(crate) fn fstab(layout: Dialect, old: Option<&str>) -> Option<String> {
-    if !matches!(layout, Dialect::LiveBoot | Dialect::Casper) {
-        return None;
-    }
-    let mut text = String::new();
-    // The image was another machine's disk: its devices do not exist here.
-    for line in old.unwrap_or_default().lines() {
-        let target = line.split_whitespace().nth(1).unwrap_or_default();
-        if line.trim_start().starts_with('#') || !matches!(target, "/" | "/tmp" | "") {
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    text.push_str("overlay / overlay rw 0 0\ntmpfs /tmp tmpfs nosuid,nodev 0 0\n");
-    Some(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fstab_keeps_what_is_not_the_root() {
-        let old = "# mine\nUUID=1 / ext4 defaults 0 1\nUUID=2 /home ext4 nofail 0 2\n";
-        let text = fstab(Dialect::LiveBoot, Some(old)).unwrap();
-        assert!(text.contains("# mine") && text.contains("/home"));
-        assert!(!text.contains("UUID=1"));
-        assert!(text.contains("overlay / overlay"));
-        assert_eq!(fstab(Dialect::Kernel, Some(old)), None);
-    }
+    ])
 }

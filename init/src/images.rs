@@ -8,21 +8,11 @@ use cmdline::pattern;
 use cmdline::plan::{Content, ImagePick, ImageRule, Mac, RootPlan};
 use cmdline::text;
 use coldplug::sysfs::names;
+use liveroot::Layer;
 
 use crate::newroot::NewRoot;
 use crate::trace::Fault;
 use sys::file::stat;
-
-/// One layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
-    /// File name, which names its mount point too.
-    pub name: String,
-    /// Where it is.
-    pub path: String,
-    /// A directory that is a layer as it stands.
-    pub is_dir: bool,
-}
 
 /// Most layers that one root may have: overlayfs's own limit is 500.
 const MAX_LAYERS: usize = 500;

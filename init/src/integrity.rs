@@ -9,13 +9,13 @@ use sys::errno::Shown;
 use sys::file::{open_read, stat};
 
 use cmdline::plan::Integrity;
+use liveroot::{Found, Root};
 use overlay::digest::{self, Algorithm, Hasher};
 use rustix::io::{Errno, read};
 
 use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::pinning::CHECK_DIGEST;
-use crate::source::{Found, Root};
 use crate::trace::{Failure, Tried};
 
 /// Bytes read at a time.

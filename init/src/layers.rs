@@ -10,6 +10,8 @@ use cmdline::plan::{
 };
 use cmdline::text;
 use cmdline::{BootPlan, pins};
+use liveroot::layout::Layout;
+use liveroot::{Found, Root};
 use overlay::union::{mount_aufs, mount_overlay};
 use rustix::fs::Access;
 use rustix::mount::MountFlags;
@@ -18,12 +20,10 @@ use sys::file::{access, make_dir};
 use sys::mount::{bind, detach, tmpfs};
 
 use crate::block::{self, MountWith};
-use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::newroot::{NewRoot, ROOT, like};
 use crate::persist::{self, Kept};
 use crate::pinning::{self, Bound, Form, Seen};
-use crate::source::{Found, Root};
 use crate::trace::Failure;
 use crate::{expand, integrity, snapshot, to_ram, unpack, verity};
 

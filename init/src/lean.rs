@@ -13,14 +13,15 @@ use cmdline::plan::{
     CifsSource, CloneMethod, ClonePlan, Dialect, Integrity, NbdSource, NvmeTcpSource, PersistPlan,
     Seconds, Server, SnapshotPlan, ToRam, UrlSource,
 };
+use liveroot::Found;
+use liveroot::layout::Layout;
 use rustix::io::Errno;
 
 use crate::block::MountWith;
-use crate::layout::Layout;
 use crate::log::Log;
+use crate::look::Here;
 use crate::machine::Machine;
 use crate::newroot::NewRoot;
-use crate::source::Found;
 use crate::trace::{Failure, Fault};
 
 const ABSENT: &str = "this /init was built without that step";
@@ -48,7 +49,7 @@ stand_in! { clone:
     fn stage2(&mut Machine, &CloneMethod, Option<Seconds>) -> Result<String, Fault> = refused();
 }
 stand_in! { setup:
-    fn apply(&mut Machine, &BootPlan, &Found, &NewRoot, Option<&str>) -> () = ();
+    fn apply(&BootPlan, &Found, &mut Here<'_>, Option<&str>) -> () = ();
     fn environment(&BootPlan, &Found) -> [CString; 0] = [];
 }
 stand_in! { shutdown: fn prepare(&mut Machine, &BootPlan) -> () = (); }

@@ -17,16 +17,14 @@ pub mod handoff;
 pub mod images;
 pub mod keys;
 pub mod layers;
-pub mod layout;
 pub mod link;
 pub mod log;
+pub mod look;
 pub mod machine;
-pub mod managers;
 pub mod modprobe;
 pub mod network;
 pub mod newroot;
 pub mod pinning;
-pub mod places;
 pub mod source;
 pub mod trace;
 

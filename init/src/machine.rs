@@ -357,6 +357,7 @@ fn read_index(log: &mut Log) -> Index<'static> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use liveroot::NetworkUp;
     use rustix::pipe::pipe;
 
     use super::*;
@@ -367,6 +368,12 @@ pub(crate) mod tests {
         let line = Box::leak(Box::new(Private::line(line)));
         let orders = Orders { plan: Box::leak(Box::new(plan)), line, env: Vec::new() };
         Machine::new(Log::open(), orders, Class::BUS)
+    }
+
+    /// A boot link that DHCP has set up.
+    pub fn boot_link() -> NetworkUp {
+        let plan = cmdline::parse("root=/dev/nfs ip=dhcp", &cmdline::Context::default());
+        liveroot::example::link(plan.network.as_ref().unwrap())
     }
 
     #[test]

@@ -154,8 +154,7 @@ fn resolve(up: &NetworkUp, host: &str) -> Result<Ipv4Addr, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::tests::machine;
-    use crate::managers::tests::up;
+    use crate::machine::tests::{boot_link, machine};
 
     fn plan(line: &str) -> BootPlan {
         cmdline::parse(line, &cmdline::Context::default())
@@ -179,12 +178,13 @@ mod tests {
         let host = |name: &str| Server::Host(name.to_string());
         let error = server(&machine, &host("10.0.0.9")).unwrap_err();
         assert_eq!(error.to_string(), "the network is not up");
-        machine.network = Network::fake(up());
+        machine.network = Network::fake(boot_link());
         assert_eq!(server(&machine, &host("10.0.0.9")), Ok(Ipv4Addr::new(10, 0, 0, 9)));
         let error = server(&machine, &Server::Boot).unwrap_err();
         assert_eq!(error.to_string(), "neither the line nor DHCP names a server");
         let known = Ipv4Addr::new(10, 0, 0, 1);
-        machine.network = Network::fake(NetworkUp { known_boot_server: Some(known), ..up() });
+        machine.network =
+            Network::fake(NetworkUp { known_boot_server: Some(known), ..boot_link() });
         assert_eq!(server(&machine, &Server::Boot), Ok(known));
     }
 

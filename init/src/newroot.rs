@@ -503,7 +503,7 @@ mod tests {
         ("console.rs", 1),
         ("handoff.rs", 3),
         ("layers.rs", 9),
-        ("setup/casper.rs", 1),
+        ("setup.rs", 1),
         ("snapshot.rs", 1),
     ];
 

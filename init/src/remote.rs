@@ -206,8 +206,7 @@ pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<
 mod tests {
     use super::*;
     use crate::link::Network;
-    use crate::machine::tests::machine;
-    use crate::managers::tests::up;
+    use crate::machine::tests::{boot_link, machine};
     use cmdline::plan::{Server, Source};
 
     fn source(line: &str) -> Source {
@@ -223,7 +222,7 @@ mod tests {
         let mut machine = machine("");
         let fault = nbd(&mut machine, &nbd_source).unwrap_err();
         assert_eq!((fault.to_string().as_str(), fault.is_last()), ("the network is not up", false));
-        machine.network = Network::fake(up());
+        machine.network = Network::fake(boot_link());
         let fault = nbd(&mut machine, &nbd_source).unwrap_err();
         let why = "the driver nbd is not in this image";
         assert_eq!((fault.to_string().as_str(), fault.is_last()), (why, true));

@@ -7,18 +7,18 @@ use sys::errno::Shown;
 use sys::mount::tmpfs;
 
 use cmdline::plan::{Bytes, Dialect, PersistPlan, SnapshotPlan, SnapshotStore};
+use liveroot::Found;
+use liveroot::layout::Layout;
 use overlay::dm;
 use rustix::fs::{OFlags, ftruncate};
 use rustix::mount::MountFlags;
 use sys::file::{exists, make_dir, open};
 
 use crate::block::{self, Block, MountWith};
-use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::memory::{self, Size};
 use crate::newroot::ROOT;
 use crate::persist;
-use crate::source::Found;
 use crate::trace::{Failure, Fault};
 
 const STEP: &str = "make the image writable by a snapshot";

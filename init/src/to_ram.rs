@@ -11,16 +11,16 @@ use alloc::vec::Vec;
 use sys::errno::Shown;
 
 use cmdline::plan::ToRam;
+use liveroot::layout::Layout;
+use liveroot::{Found, Root};
 use rustix::fs::{Access, FileType};
 use rustix::mount::{MountFlags, mount_move};
 use sys::file::{access, stat};
 use sys::mount::{detach, tmpfs};
 
 use crate::copy::{self, Progress};
-use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::memory::{self, Size};
-use crate::source::{Found, Root};
 use crate::trace::Failure;
 
 /// Where copies of images are kept; below `/run`, so it reaches the live system.
@@ -294,10 +294,10 @@ fn release(machine: &mut Machine, found: &mut Found, layout: Layout, progress: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::Layer;
-    use crate::layout;
     use crate::machine::tests::machine;
     use cmdline::plan::{Bytes, Dialect};
+    use liveroot::Layer;
+    use liveroot::layout;
 
     /// A root of two images and a directory; the images claim so many bytes each.
     fn found(dir: &tempfile::TempDir, size: u64) -> Found {

@@ -11,12 +11,13 @@ use std::path::Path;
 use std::process::Command;
 
 use coldplug::index::Class;
-use init::changes::{Act, Change, apply};
+use init::changes::apply;
 use init::log::Log;
 use init::machine::{Machine, Orders};
 use init::newroot::NewRoot;
 use init::persist::Kept;
 use init::{expand, unpack};
+use liveroot::{Act, Change};
 use overlay::persistence_conf;
 use rustix::mount::{MountFlags, mount};
 

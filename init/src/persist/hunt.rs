@@ -7,6 +7,8 @@ use core::time::Duration;
 
 use cmdline::plan::{DeviceSelector, PersistPlan, Source};
 use cmdline::render::brief;
+use liveroot::Found;
+use liveroot::layout::Layout;
 use overlay::probe::Format;
 use rustix::fs::Access;
 use sys::clock::Instant;
@@ -16,10 +18,8 @@ use sys::mount::detach;
 use super::volume::{Opener, Volume, expand, mounted_at};
 use crate::block::{self, MountWith};
 use crate::device::{self, without_udev};
-use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::network;
-use crate::source::Found;
 use crate::trace::Fault;
 
 /// The file that says which directories are kept.

@@ -14,14 +14,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{Dialect, PersistPlan};
+use liveroot::Found;
+use liveroot::layout::Layout;
 use overlay::persistence_conf;
 use overlay::switch::remove_below;
 use sys::file::{make_dir, read_file};
 
 use crate::block;
-use crate::layout::Layout;
 use crate::machine::Machine;
-use crate::source::Found;
 use crate::trace::Fault;
 
 use self::hunt::{CONF, Hunt};

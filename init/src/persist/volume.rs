@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cmdline::plan::{Mac, PersistPlan};
+use liveroot::Found;
 use overlay::probe::Format;
 use rustix::fs::{OFlags, ftruncate, statfs};
 use rustix::mount::{MountFlags, mount_remount};
@@ -12,7 +13,6 @@ use sys::file::{make_dir, open, read_file, stat};
 
 use crate::block::{self, MountWith};
 use crate::machine::Machine;
-use crate::source::Found;
 use crate::tool;
 use crate::trace::Fault;
 

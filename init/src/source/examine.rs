@@ -5,9 +5,10 @@ use alloc::string::{String, ToString};
 
 use cmdline::plan::{Content, Dialect, ImageRule, Marker, ScanRule, Source};
 use cmdline::text;
+use liveroot::{Found, Root};
 use overlay::expand::is_compressed;
 
-use super::found::{Found, Offer, Root};
+use super::reach::Offer;
 use super::search::Search;
 use crate::images;
 use crate::trace::Fault;

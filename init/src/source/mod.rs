@@ -8,12 +8,10 @@
 //! that `cases.txt` tests them without one.
 
 mod examine;
-mod found;
 mod reach;
 mod search;
 
-pub use found::{Found, Offer, Root};
-pub use reach::{Reach, Reached};
+pub use reach::{Offer, Reach, Reached};
 pub use search::{find, find_in};
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use sys::clock::Instant;
 use sys::file::{make_dir, open_read};
 use sys::mount::{FsContext, MountError, detach};
 
-use super::found::Offer;
 use crate::block::{self, MountWith};
 use crate::device::{self, BLOCKS, Candidate, candidates, without_udev};
 use crate::expand;
@@ -20,6 +19,15 @@ use crate::log::Level;
 use crate::machine::Machine;
 use crate::trace::Fault;
 use crate::{clone, fetch, network, remote};
+
+/// What a source offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    /// A file system, mounted at this path.
+    Tree(String),
+    /// A device or file with something in it.
+    Blob(String),
+}
 
 /// Offers of a source, with its name for people.
 pub type Reached = (Vec<Offer>, String);

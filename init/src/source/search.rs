@@ -10,11 +10,11 @@ use cmdline::plan::{
     Content, DeviceSelector, Dialect, RootPlan, ScanRule, Seconds, Source, ToRam, Writable,
 };
 use cmdline::render::brief;
+use liveroot::Found;
+use liveroot::layout::Layout;
 use rustix::fs::{Access, FileType};
 
-use super::found::{Found, Offer};
-use super::reach::Reach;
-use crate::layout::Layout;
+use super::reach::{Offer, Reach};
 use crate::log::Level;
 use crate::machine::Machine;
 use crate::remote;

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use cmdline::plan::{DeviceSelector, Mac, ScanRule, Seconds, Source};
 use cmdline::render::brief;
+use liveroot::layout;
+use liveroot::{Found, Root};
 use overlay::probe::{Format, Superblock};
 use rustix::io::Errno;
 use sys::clock::Instant;
 
-use super::found::{Found, Offer, Root};
-use super::reach::{Reach, Reached};
+use super::reach::{Offer, Reach, Reached};
 use super::search::Search;
 use crate::device::{self, Candidate};
-use crate::layout;
 use crate::log::Level;
 use crate::trace::Fault;
 

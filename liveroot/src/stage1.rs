@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use cmdline::BootPlan;
 
-use crate::source::Found;
+use crate::Found;
 
 /// stage1's answers; a medium that came as an ISO file is a method of its own.
 #[must_use]

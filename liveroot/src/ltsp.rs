@@ -2,20 +2,21 @@
 //! goes into the root, and its init before the real one, which it starts in the end.
 //! Facts: LTSP's initrd-bottom.
 
-use crate::changes::{Act, Change};
+use crate::{Act, Change};
 
 /// The client part.
-pub const SHARE: &str = "/usr/share/ltsp";
+const SHARE: &str = "/usr/share/ltsp";
+
+/// Its init, by which it is known.
+pub const INIT: &str = "/usr/share/ltsp/client/init/init";
 
 /// Its files.
-#[must_use]
 pub fn files() -> [Change; 3] {
     let copy = |from: &str| Change::new(Act::Copy(false), from, from);
     [Change::new(Act::Directory, "/run/ltsp/client", ""), copy(SHARE), copy("/etc/ltsp")]
 }
 
 /// Its service, and its init in the place of the real one.
-#[must_use]
 pub fn links() -> [Change; 9] {
     const UNIT: &str = "/lib/systemd/system/ltsp.service";
     const WANTED: &str = "/lib/systemd/system/multi-user.target.wants/ltsp.service";

@@ -8,9 +8,8 @@ use alloc::vec::Vec;
 use cmdline::BootPlan;
 use cmdline::plan::Dialect;
 
-use crate::changes::{Act, Change};
 use crate::layout::Layout;
-use crate::source::{Found, Root};
+use crate::{Act, Change, Found, Root};
 
 /// Where in the root the medium is moved; empty when it stays.
 #[must_use]
@@ -79,8 +78,7 @@ fn link_target(plan: &BootPlan, found: &Found, layout: Layout) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::Layer;
-    use crate::layout;
+    use crate::{Layer, layout};
 
     fn layer(name: &str, path: &str, is_dir: bool) -> Layer {
         Layer { name: name.to_string(), path: path.to_string(), is_dir }

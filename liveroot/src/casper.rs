@@ -1,49 +1,16 @@
 //! casper (Ubuntu): the live session's user, host name, autologin, keyboard and
 //! locale. Facts: casper 1.470's casper-bottom.
 //!
-//! When the distribution's own scripts lie beside us in the initramfs (our archive
-//! stands behind theirs) and there is a shell, those are run; they know their
-//! release best. Otherwise the minimum is done here, as changes of files.
+//! When the distribution's own scripts lie beside `/init` in the initramfs (our archive
+//! stands behind theirs) and there is a shell, `/init` runs those instead; they know their
+//! release best. This is their minimum, as changes of files.
 
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use sys::errno::Shown;
-use sys::file::{make_dir, read_file, write_file};
-use sys::mount::{bind, detach};
+use cmdline::BootPlan;
 
-use crate::changes::{Act, Change};
-use crate::machine::Machine;
-use crate::newroot::{NewRoot, ROOT};
-use crate::tool;
-
-/// Reads a file of the new root, or says whether a directory is there (as empty text).
-pub type Read<'r> = dyn Fn(&str) -> Option<String> + 'r;
-
-/// What casper's live session needs; its scripts are run when they are here. `medium`
-/// is where the medium is mounted.
-pub fn changes(
-    machine: &mut Machine,
-    line: &[(String, String)],
-    root: &NewRoot,
-    medium: Option<&str>,
-) -> Vec<Change> {
-    let read = |path: &str| root.read(path).or_else(|| root.has(path).then(String::new));
-    let casper = settings(line, medium, &read);
-    if scripts(machine, &casper, medium) {
-        return Vec::from(casper.marks());
-    }
-    let named = machine.network.up().is_some_and(|up| !up.config.hostname.is_empty());
-    casper.changes(line, named, &read)
-}
-
-/// Scripts of casper that we have done ourselves, or that must not be done twice:
-/// mount points and fstab.
-const OUR_PART: &[&str] = &["05mountpoints", "12fstab"];
-
-/// Where initramfs-tools keeps casper's scripts.
-const CASPER_BOTTOM: &str = "/scripts/casper-bottom";
+use crate::{Act, Change, Look};
 
 /// Uid of casper's live user, when it is free.
 const LIVE_UID: u32 = 999;
@@ -52,8 +19,8 @@ const LIVE_UID: u32 = 999;
 const GROUPS: &[&str] =
     &["adm", "cdrom", "sudo", "dip", "plugdev", "users", "lpadmin", "sambashare", "netdev"];
 
-/// Longest file read.
-const MAX: usize = 64 << 10;
+/// Reads a file of the new root; the text of a directory is empty.
+type Read<'r> = dyn Fn(&str) -> Option<String> + 'r;
 
 /// The live system's own settings, `/etc/casper.conf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +78,15 @@ impl Casper {
         Self { values, host_is_named }
     }
 
+    /// The settings that lie in the initramfs, in the root and on the medium.
+    #[must_use]
+    pub fn find(plan: &BootPlan, look: &impl Look) -> Self {
+        let path = "/etc/casper.conf";
+        let conf = look.initramfs(path).or_else(|| look.root(path)).unwrap_or_default();
+        let info = look.beside_images(plan, "/.disk/info").unwrap_or_default();
+        Self::new(&conf, &info, &plan.handoff.settings)
+    }
+
     fn get(&self, key: &str) -> &str {
         self.values.iter().find(|(k, _)| k == key).map_or("", |(_, value)| value)
     }
@@ -128,15 +104,21 @@ impl Casper {
     }
 
     /// What the live session's own programs read.
-    pub(crate) fn marks(&self) -> [Change; 2] {
+    #[must_use]
+    pub fn marks(&self) -> [Change; 2] {
         // The second is empty: its presence is what casper's own services ask for.
         [Change::file("/etc/casper.conf", &self.text()), Change::file("/run/.casper-boot", "")]
     }
 
-    /// What the scripts would change, done here. `named` is whether the network gave
-    /// this machine a name.
+    /// What the scripts would change, done here.
     #[must_use]
-    pub fn changes(&self, line: &[(String, String)], named: bool, read: &Read<'_>) -> Vec<Change> {
+    pub fn changes(&self, plan: &BootPlan, look: &impl Look) -> Vec<Change> {
+        let named = look.up().is_some_and(|up| !up.config.hostname.is_empty());
+        let read = |path: &str| look.root(path);
+        self.files(&plan.handoff.settings, named, &read)
+    }
+
+    fn files(&self, line: &[(String, String)], named: bool, read: &Read<'_>) -> Vec<Change> {
         let mut changes = Vec::from(self.marks());
         let host = self.get("HOST");
         if self.host_is_named || !named {
@@ -352,81 +334,6 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-/// Casper's settings as they lie in the initramfs, in the root and on the medium.
-fn settings(line: &[(String, String)], medium: Option<&str>, read: &Read<'_>) -> Casper {
-    let text = |path: &str| {
-        let bytes = read_file(path, MAX).ok()?;
-        String::from_utf8(bytes).ok()
-    };
-    let conf = text("/etc/casper.conf").or_else(|| read("/etc/casper.conf")).unwrap_or_default();
-    let medium = medium.and_then(|medium| NewRoot::at(medium).ok());
-    let info = medium.and_then(|medium| medium.read("/.disk/info")).unwrap_or_default();
-    Casper::new(&conf, &info, line)
-}
-
-/// Runs casper's own scripts on the new root, when the initramfs has them and a
-/// shell. Returns whether they did their work.
-fn scripts(machine: &mut Machine, casper: &Casper, medium: Option<&str>) -> bool {
-    let Ok(order) = read_file(&format!("{CASPER_BOTTOM}/ORDER"), MAX) else { return false };
-    let Some(shell) = tool::find("sh", &[]) else {
-        machine.log.warn("casper's scripts are here and no shell; doing their minimum");
-        return false;
-    };
-    let order = String::from_utf8_lossy(&order).into_owned();
-    let scripts = scripts_of(&order);
-    machine.log.info(&format!("running {} scripts of {CASPER_BOTTOM}", scripts.len()));
-    if let Err(errno) = write_file("/etc/casper.conf", casper.text().as_bytes(), 0o644) {
-        machine.log.warn(&format!("/etc/casper.conf of the initramfs: {}", Shown(errno)));
-    }
-    // The scripts' own names for the new root and the medium.
-    let mut bound = Vec::new();
-    for (from, to) in [(Some(ROOT), "/root"), (medium, "/cdrom")] {
-        let Some(from) = from else { continue };
-        match make_dir(to, 0o755).and_then(|()| bind(from, to)) {
-            Ok(()) => bound.push(to),
-            Err(errno) => machine.log.warn(&format!("{to} for casper: {}", Shown(errno))),
-        }
-    }
-    let mut text = String::from(
-        "set -a; rootmnt=/root; [ ! -r /etc/casper.conf ] || . /etc/casper.conf\n\
-         for c in /conf/initramfs.conf /conf/conf.d/*; do [ ! -r $c ] || . $c; done; set +a\n\
-         [ ! -r /scripts/functions ] || . /scripts/functions; failed=\n",
-    );
-    for script in &scripts {
-        text.push_str(
-            &[
-                "s=",
-                script,
-                "; [ ! -x $s ] || $s || failed=\"$failed $s\"\n",
-                "[ ! -e /conf/param.conf ] || . /conf/param.conf\n",
-            ]
-            .concat(),
-        );
-    }
-    text.push_str("[ -z \"$failed\" ] || { echo \"failed:$failed\"; exit 1; }\n");
-    let ended = shell.run(&["-c", &text]);
-    for target in bound.iter().rev() {
-        if let Err(errno) = detach(target) {
-            machine.log.detail(&format!("{target} stays mounted: {}", Shown(errno)));
-        }
-    }
-    if let Err(why) = &ended {
-        machine.log.warn(&format!("{CASPER_BOTTOM}: {why}; its other scripts were run"));
-    }
-    true
-}
-
-/// The scripts that an ORDER file of initramfs-tools calls, without those that are
-/// our part.
-fn scripts_of(order: &str) -> Vec<&str> {
-    let words = order.lines().filter_map(|line| line.split_whitespace().next());
-    words
-        .filter(|path| path.starts_with(CASPER_BOTTOM))
-        .filter(|path| path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)))
-        .filter(|path| !OUR_PART.iter().any(|ours| path.ends_with(ours)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,7 +378,7 @@ mod tests {
             ("locale", "de_DE.UTF-8"),
         ]);
         let casper = Casper::new("", "", &words);
-        let changes = casper.changes(&words, true, &image);
+        let changes = casper.files(&words, true, &image);
         let passwd = text(&changes, "/etc/passwd");
         assert!(
             passwd.contains("/:/bin/sh\nanna:x:1000:1000:Anna \"X\",,,:/home/anna:/bin/bash\n")
@@ -501,17 +408,8 @@ mod tests {
         assert!(!changes.iter().any(|change| change.path == "/etc/hostname"));
         // A user who is there stays as they are.
         let there = Casper::new("", "", &line(&[("username", "root")]));
-        let changes = there.changes(&[], false, &image);
+        let changes = there.files(&[], false, &image);
         assert!(!changes.iter().any(|change| change.path == "/etc/passwd"));
         assert_eq!(text(&changes, "/etc/hostname"), "ubuntu\n");
-    }
-
-    #[test]
-    fn order_files_give_scripts() {
-        let order = "/scripts/casper-bottom/05mountpoints \"$@\"\n\
-                     [ -e /conf/param.conf ] && . /conf/param.conf\n\
-                     /scripts/casper-bottom/15autologin \"$@\"\n\
-                     /scripts/casper-bottom/x;reboot\n/etc/passwd\n";
-        assert_eq!(scripts_of(order), ["/scripts/casper-bottom/15autologin"]);
     }
 }

@@ -15,38 +15,10 @@ use cmdline::BootPlan;
 use cmdline::plan::Dialect;
 use cmdline::plan::Mac;
 use cmdline::text;
-use coldplug::sysfs::names;
 use netboot::network::NetworkUp;
 use netboot::state;
-use sys::file::{exists, read_file};
 
-use crate::changes::{Act, Change};
-
-/// Longest table of mounts read.
-const MAX_MOUNTS: usize = 256 << 10;
-
-/// File systems that a server answers for.
-const REMOTE: &[&str] = &["nfs", "nfs4", "cifs", "smb3"];
-
-/// Whether something that is mounted comes over the network.
-#[must_use]
-pub fn root_is_remote() -> bool {
-    if !cfg!(feature = "full") {
-        return true;
-    }
-    let mounts = read_file("/proc/self/mounts", MAX_MOUNTS).unwrap_or_default();
-    let nbd = |device: &String| {
-        device.starts_with("nbd") && exists(&format!("/sys/class/block/{device}/pid"))
-    };
-    let nvme = |name: &String| name.starts_with("nvme");
-    mounts_are_remote(&String::from_utf8_lossy(&mounts))
-        || names("/sys/class/block").unwrap_or_default().iter().any(nbd)
-        || names("/sys/class/nvme-fabrics/ctl").unwrap_or_default().iter().any(nvme)
-}
-
-fn mounts_are_remote(mounts: &str) -> bool {
-    mounts.lines().filter_map(|line| line.split(' ').nth(2)).any(|kind| REMOTE.contains(&kind))
-}
+use crate::{Act, Change};
 
 /// What is left below `/run`. `remote` is whether the root comes over the network; the
 /// small `/init` does not look, and leaves the link to no manager.
@@ -200,37 +172,16 @@ fn managed(up: &NetworkUp) -> Vec<Change> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use netboot::config::{Config, Protocol};
-    use sys::clock::Instant;
+    use crate::example;
 
-    /// `eth0` with an address that the line gives.
-    pub(crate) fn up() -> NetworkUp {
-        NetworkUp {
-            device: "eth0".to_string(),
-            index: 2,
-            mac: Some([0x52, 0x54, 0, 0, 0, 1]),
-            config: Config {
-                protocol: Protocol::Static,
-                address: [10, 0, 0, 5].into(),
-                prefix: 24,
-                broadcast: None,
-                mtu: None,
-                routes: Vec::new(),
-                gateway: Some([10, 0, 0, 1].into()),
-                dns: Vec::from([[10, 0, 0, 2].into()]),
-                domain: "lab".to_string(),
-                search: Vec::new(),
-                hostname: "lab7".to_string(),
-                nis_domain: String::new(),
-                ntp: Vec::new(),
-                notes: Vec::new(),
-            },
-            lease: None,
-            known_boot_server: None,
-            since: Instant::default(),
-        }
+    fn plan(line: &str) -> BootPlan {
+        cmdline::parse(line, &cmdline::Context::default())
+    }
+
+    fn up(plan: &BootPlan) -> NetworkUp {
+        example::link(plan.network.as_ref().unwrap())
     }
 
     fn paths(changes: &[Change]) -> Vec<&str> {
@@ -254,7 +205,6 @@ pub(crate) mod tests {
     fn each_line_leaves_its_files() {
         /// Line, whether the root is remote; state, settings, files of the root.
         type Row<'r> = (&'r str, bool, Vec<&'r str>, &'r [&'r str], &'r [&'r str]);
-        let up = up();
         let names = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
         let interfaces = [&names[..], &["/etc/network/interfaces"]].concat();
         let netplan = "/run/netplan/eth0.yaml";
@@ -265,7 +215,8 @@ pub(crate) mod tests {
             (CASPER, false, [&RECORD[..], &[RESOLVED, netplan]].concat(), &MANAGED, &names),
         ];
         for (line, remote, left, given, updated) in table {
-            let plan = cmdline::parse(line, &cmdline::Context::default());
+            let plan = plan(line);
+            let up = up(&plan);
             assert_eq!(paths(&state(Some(&up), &plan, remote)), left, "{line}, {remote}");
             assert_eq!(paths(&settings(Some(&up), &plan, remote)), given, "{line}, {remote}");
             assert_eq!(paths(&updates(Some(&up), &plan, &|_| None)), updated, "{line}");
@@ -276,23 +227,17 @@ pub(crate) mod tests {
 
     #[test]
     fn systemd_resolved_s_own_link_stays() {
-        let plan = cmdline::parse(CASPER, &cmdline::Context::default());
+        let plan = plan(CASPER);
         let link = |_: &str| Some("../run/systemd/resolve/stub-resolv.conf".to_string());
-        let changes = updates(Some(&up()), &plan, &link);
+        let changes = updates(Some(&up(&plan)), &plan, &link);
         assert_eq!(paths(&changes), ["/etc/hostname", "/etc/hosts"]);
     }
 
     #[test]
     fn what_only_root_may_read_is_so() {
-        let plan = cmdline::parse(CASPER, &cmdline::Context::default());
-        let changes = settings(Some(&up()), &plan, false);
+        let plan = plan(CASPER);
+        let changes = settings(Some(&up(&plan)), &plan, false);
         assert_eq!(changes[0].act, Act::File(0o600));
-        assert!(changes[0].with.contains("address1=10.0.0.5/24,10.0.0.1\ndns=10.0.0.2;\n"));
-    }
-
-    #[test]
-    fn only_what_a_server_answers_for_is_remote() {
-        assert!(mounts_are_remote("tmpfs / tmpfs rw 0 0\n10.0.0.1:/x /run/m nfs4 ro 0 0\n"));
-        assert!(!mounts_are_remote("/dev/loop0 /nfs squashfs ro 0 0\n"));
+        assert!(changes[0].with.contains("address1=192.0.2.10/24,192.0.2.1\ndns=192.0.2.1;\n"));
     }
 }

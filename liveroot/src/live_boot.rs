@@ -2,21 +2,30 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
-use overlay::probe::Format;
-use sys::clock::Instant;
+use cmdline::BootPlan;
 
-use crate::block;
-use crate::machine::Machine;
+use crate::{Change, Look};
 
-/// How long drivers may take to show the disks that swap is looked for on.
-const SWAP_WAIT: Duration = Duration::from_secs(5);
+/// The files that the line's words change.
+pub fn changes(plan: &BootPlan, look: &mut impl Look) -> Vec<Change> {
+    let handoff = &plan.handoff;
+    let boot_link = look.up().map(|up| &*up.device);
+    let mut changes = Vec::new();
+    if let Some(text) = interfaces(&handoff.settings, boot_link) {
+        changes.push(Change::file("/etc/network/interfaces", &text));
+    }
+    if !handoff.swap.is_empty() {
+        let swaps = look.swaps(&handoff.swap);
+        let old = look.root("/etc/fstab").unwrap_or_default();
+        changes.push(Change::file("/etc/fstab", &fstab(&old, &swaps)));
+    }
+    changes
+}
 
 /// What live-boot's `ip=` and `dhcp` write: stanzas of interfaces(5). `None` without
 /// such words; the boot link alone is the network step's to describe.
-#[must_use]
-pub fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<String> {
+fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Option<String> {
     let said = |name: &str| settings.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let (ip, dhcp) = (said("ip").filter(|ip| !ip.is_empty()), said("dhcp").is_some());
     if ip.is_none() && !(dhcp && boot_link.is_some()) {
@@ -49,24 +58,6 @@ pub fn interfaces(settings: &[(String, String)], boot_link: Option<&str>) -> Opt
     Some(text)
 }
 
-/// The swap partitions of these devices.
-pub fn swaps(machine: &mut Machine, devices: &[String]) -> Vec<String> {
-    if devices.is_empty() {
-        return Vec::new();
-    }
-    // The root may have been found before the other disks.
-    let deadline = Instant::now().after(SWAP_WAIT);
-    while !machine.settled() && !deadline.is_past() {
-        machine.wait(&[], Some(deadline));
-    }
-    let paths: Vec<String> = machine.blocks().map(|name| ["/dev/", name].concat()).collect();
-    let swap = |path: &String| {
-        devices.iter().any(|device| matches(device, path))
-            && block::inspect(path).is_ok_and(|found| found.format == Format::Swap)
-    };
-    paths.into_iter().filter(swap).collect()
-}
-
 /// An fstab with these swap partitions.
 #[must_use]
 pub fn fstab(old: &str, swaps: &[String]) -> String {
@@ -78,14 +69,6 @@ pub fn fstab(old: &str, swaps: &[String]) -> String {
         text.push_str(&[path, " none swap sw 0 0\n"].concat());
     }
     text
-}
-
-/// Whether a path is what a word names, `*` at its end standing for anything.
-fn matches(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(stem) => path.starts_with(stem),
-        None => path == pattern,
-    }
 }
 
 #[cfg(test)]
@@ -113,6 +96,5 @@ mod tests {
             fstab("/dev/a / ext4", &["/dev/b".into(), "/dev/c".into()]),
             "/dev/a / ext4\n/dev/b none swap sw 0 0\n/dev/c none swap sw 0 0\n"
         );
-        assert!(matches("/dev/sd*", "/dev/sda2") && !matches("/dev/sda", "/dev/sda2"));
     }
 }

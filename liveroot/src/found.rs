@@ -1,18 +1,7 @@
-//! What a source offers, and what is taken.
+//! What a search for the root ends with.
 
 use alloc::string::String;
 use alloc::vec::Vec;
-
-use crate::images::Layer;
-
-/// What a source offers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Offer {
-    /// A file system, mounted at this path.
-    Tree(String),
-    /// A device or file with something in it.
-    Blob(String),
-}
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,4 +32,15 @@ pub enum Root {
     Blob(String),
     /// Images on the medium, bottom first.
     Layers(Vec<Layer>),
+}
+
+/// One layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// File name, which names its mount point too.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// A directory that is a layer as it stands.
+    pub is_dir: bool,
 }
