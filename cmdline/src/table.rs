@@ -75,27 +75,40 @@ pub(crate) struct Words(pub &'static str);
 impl Words {
     /// The words in the order of the table.
     pub fn iter(self) -> impl Iterator<Item = Spec> {
-        self.0.lines().filter_map(|line| {
-            let (name, codes) = line.split_once('\t')?;
-            let mut codes = codes.bytes();
-            let shape = match codes.next()? {
-                b'f' => Shape::Flag,
-                b'b' => Shape::Switch,
-                b't' => Shape::Text,
-                b'o' => Shape::OptText,
-                b'n' => Shape::Number,
-                _ => Shape::Size,
-            };
-            let act = match codes.next()? {
-                b'k' => Act::Keep,
-                b'l' => Act::Local,
-                b's' => Act::Soft,
-                b'w' => Act::Setting,
-                b'p' => Act::Pass,
-                _ => Act::Idle,
-            };
-            Some(Spec { name, shape, act })
-        })
+        self.rows().map(|(name, codes)| Self::spec(name, codes))
+    }
+
+    /// The first word that covers a name.
+    pub fn find(self, name: &str) -> Option<Spec> {
+        let row = self.rows().find(|(pattern, _)| covers(pattern, name));
+        row.map(|(name, codes)| Self::spec(name, codes))
+    }
+
+    /// Names, and what stands behind them: a tab and two letters.
+    fn rows(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let lines = self.0.split('\n');
+        lines.filter_map(|line| line.split_at_checked(line.len().checked_sub(3)?))
+    }
+
+    fn spec(name: &'static str, codes: &str) -> Spec {
+        let code = |at| codes.as_bytes().get(at).copied();
+        let shape = match code(1) {
+            Some(b'f') => Shape::Flag,
+            Some(b'b') => Shape::Switch,
+            Some(b't') => Shape::Text,
+            Some(b'o') => Shape::OptText,
+            Some(b'n') => Shape::Number,
+            _ => Shape::Size,
+        };
+        let act = match code(2) {
+            Some(b'k') => Act::Keep,
+            Some(b'l') => Act::Local,
+            Some(b's') => Act::Soft,
+            Some(b'w') => Act::Setting,
+            Some(b'p') => Act::Pass,
+            _ => Act::Idle,
+        };
+        Spec { name, shape, act }
     }
 }
 
@@ -140,7 +153,7 @@ pub(crate) struct Grammar {
 
 impl Grammar {
     pub fn find(&self, name: &str) -> Option<Spec> {
-        self.tables.iter().find_map(|table| table.iter().find(|spec| covers(spec.name, name)))
+        self.tables.iter().find_map(|table| table.find(name))
     }
 }
 
@@ -154,7 +167,7 @@ pub(crate) fn covers(pattern: &str, name: &str) -> bool {
 
 /// Whether a blank-separated list of names covers this word.
 pub(crate) fn listed(list: &str, name: &str) -> bool {
-    !name.is_empty() && list.split_ascii_whitespace().any(|pattern| covers(pattern, name))
+    !name.is_empty() && list.split(' ').any(|pattern| covers(pattern, name))
 }
 
 #[derive(Debug)]
@@ -423,12 +436,12 @@ impl<'a> Draft<'a> {
             return Fate::PassedOn;
         }
         let mine = self.grammar.dialect;
-        let foreign = self.grammars.iter().find(|g| {
-            g.dialect != mine
-                && g.tables
-                    .iter()
-                    .flat_map(|t| t.iter())
-                    .any(|spec| matches!(spec.act, Act::Keep) && covers(spec.name, name))
+        let mut others = self.grammars.iter().filter(|g| g.dialect != mine);
+        let mut known = false;
+        let foreign = others.find(|g| {
+            let mut specs = g.tables.iter().filter_map(|table| table.find(name)).peekable();
+            known |= specs.peek().is_some() || listed(g.pass, name);
+            specs.any(|spec| spec.act == Act::Keep)
         });
         if let Some(grammar) = foreign {
             self.warn(
@@ -445,7 +458,7 @@ impl<'a> Draft<'a> {
             );
             return Fate::Foreign(grammar.dialect);
         }
-        if self.grammars.iter().any(|g| listed(g.pass, name) || g.find(name).is_some()) {
+        if known {
             return Fate::PassedOn;
         }
         if let Some(near) = self.nearest(name) {
@@ -499,7 +512,8 @@ fn misfit(spec: &Spec, token: &Token<'_>, by_name_only: bool) -> Option<&'static
 /// too far: two edits (swapped neighbours count as one), one in short words, and the
 /// same first letter. Case and `_` for `-` cost nothing.
 fn near(name: &str, known: &str) -> Option<usize> {
-    if known.ends_with('*') {
+    // Nearly all are too long or too short.
+    if known.ends_with('*') || name.len().abs_diff(known.len()) > 2 {
         return None;
     }
     let fold = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };

@@ -25,3 +25,12 @@ pub fn lab() -> PathBuf {
         _ => target().join("lab"),
     }
 }
+
+/// Paths of this computer that compilers put into programs, and what stands for them in
+/// released ones: the workspace and cargo's home.
+pub fn builders_paths() -> [(String, &'static str); 2] {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    [(text(&root()), "/bellwether"), (text(&home.unwrap_or_default()), "/cargo")]
+}

@@ -1,9 +1,9 @@
 //! `cargo xtask deny`: other people's code, held against `deny.toml`.
 //!
 //! The rules are those of cargo-deny, in its own file, which it reads as well. It is not
-//! what the checks run, for two reasons: building it takes a fresh computer of two cores
-//! about as long as all unit tests, and it wants the advisory database as a git clone,
-//! which a build without network does not have. What is checked here: licences, sources,
+//! what the checks run, for two reasons: building it costs nearly four minutes of processor
+//! time on a fresh computer, and it wants the advisory database as a git clone, which a
+//! build without network does not have. The sweeps run it. What is checked here: licences, sources,
 //! bans and build scripts by `cargo metadata` of every target and feature; advisories by
 //! the snapshot [`SNAPSHOT`], which says how old it is. Not checked here: yanked versions.
 
@@ -102,8 +102,8 @@ pub fn check_by_cargo_deny() -> Result<()> {
     let program = tools::cargo_tool("cargo-deny")?;
     for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
         let mut deny = Command::new(&program);
-        deny.args(["--offline", "--manifest-path", manifest]);
-        deny.args(["check", "--config", "deny.toml", "licenses", "bans", "sources"]);
+        deny.args(["deny", "--offline", "--config", "deny.toml", "--manifest-path", manifest]);
+        deny.args(["check", "licenses", "bans", "sources"]);
         let status = deny.current_dir(workspace::root()).status();
         let status = status.map_err(Error::at("start", &program))?;
         if !status.success() {

@@ -8,9 +8,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use argh::FromArgs;
 use qemu_tests::{Error, Result, workspace};
+
+use crate::night;
 
 /// Throw made-up input at everything that reads bytes from outside.
 /// For instance: cargo xtask fuzz dhcp-message --seconds 600
@@ -32,6 +35,19 @@ pub struct Fuzz {
     /// print the names of the targets and end
     #[argh(switch)]
     list: bool,
+
+    /// run all targets in turn until --executions inputs were run over all nights; an
+    /// interrupted one goes on where it ended. `target/fuzz/night` has the counts
+    #[argh(switch)]
+    night: bool,
+
+    /// how many inputs a night runs (1000000000)
+    #[argh(option, default = "1_000_000_000")]
+    executions: u64,
+
+    /// how many targets run at the same time at night (one for each core)
+    #[argh(option)]
+    jobs: Option<usize>,
 }
 
 /// Edge coverage as libFuzzer reads it: counters, where they are, comparisons.
@@ -59,6 +75,12 @@ impl Fuzz {
             return Err(Error::Input("--input needs a target before it".to_owned()));
         }
         let fuzzer = build()?;
+        if self.night {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let jobs = self.jobs.unwrap_or(cores);
+            let command = |name: &str, time: Duration| command(&fuzzer, name, time);
+            return night::run(&names, self.executions, jobs, &home().join("night"), &command);
+        }
         let mut found = Vec::new();
         for name in &names {
             println!("== {name}");
@@ -74,27 +96,41 @@ impl Fuzz {
 
     /// Runs one target.
     fn passes(&self, fuzzer: &Path, name: &str) -> Result<bool> {
-        let mut command = Command::new(fuzzer);
-        command.env("FUZZ_TARGET", name).args(["-timeout=10", "-rss_limit_mb=1024"]);
-        match &self.input {
-            Some(input) => command.arg(input),
-            None => {
-                let grown = home().join("corpus").join(name);
-                let crashes = home().join("crashes");
-                for dir in [&grown, &crashes] {
-                    fs::create_dir_all(dir).map_err(Error::at("make", dir))?;
-                }
-                let prefix = crashes.join(format!("{name}-"));
-                // The first directory takes what is new; the seeds stay as they are.
+        let mut command = match &self.input {
+            Some(input) => {
+                let mut command = on(fuzzer, name);
+                command.arg(input);
                 command
-                    .arg(format!("-max_total_time={}", self.seconds))
-                    .arg(format!("-artifact_prefix={}", prefix.display()))
-                    .args([grown, seeds().join(name)])
             }
+            None => command(fuzzer, name, Duration::from_secs(self.seconds.into()))?,
         };
         let status = command.status().map_err(Error::at("start", fuzzer))?;
         Ok(status.success())
     }
+}
+
+/// A fuzzer on one target.
+fn on(fuzzer: &Path, name: &str) -> Command {
+    let mut command = Command::new(fuzzer);
+    command.env("FUZZ_TARGET", name).args(["-timeout=10", "-rss_limit_mb=1024"]);
+    command
+}
+
+/// The same for so long, on the inputs that are known.
+fn command(fuzzer: &Path, name: &str, time: Duration) -> Result<Command> {
+    let grown = home().join("corpus").join(name);
+    let crashes = home().join("crashes");
+    for dir in [&grown, &crashes] {
+        fs::create_dir_all(dir).map_err(Error::at("make", dir))?;
+    }
+    let prefix = crashes.join(format!("{name}-"));
+    let mut command = on(fuzzer, name);
+    command
+        .arg(format!("-max_total_time={}", time.as_secs()))
+        .arg(format!("-artifact_prefix={}", prefix.display()))
+        // The first directory takes what is new; the seeds stay as they are.
+        .args([grown, seeds().join(name)]);
+    Ok(command)
 }
 
 /// What the workspace's checks do, for this crate outside of it; its tests replay
@@ -131,7 +167,7 @@ fn cargo(words: &[&str], target_dir: &Path, rustflags: &str) -> Result<()> {
 }
 
 /// The toolchain's own target triple.
-fn host() -> Result<String> {
+pub fn host() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().map_err(Error::io("start rustc"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));

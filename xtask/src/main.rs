@@ -8,11 +8,15 @@ mod dist;
 mod docs;
 mod fuzz;
 mod marks;
+mod mutants;
+mod night;
+mod reproducible;
 mod sizes;
 mod status;
 mod structure;
 mod test;
 mod tools;
+mod unsafety;
 mod words;
 
 use std::process::ExitCode;
@@ -36,7 +40,10 @@ enum Task {
     Test(test::Test),
     Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
+    Mutants(mutants::Mutants),
+    Reproducible(reproducible::Reproducible),
     Sizes(sizes::Sizes),
+    UnsafeCheck(unsafety::UnsafeCheck),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +56,10 @@ fn main() -> ExitCode {
         Task::Test(task) => task.run(),
         Task::Bench(task) => task.run(),
         Task::Fuzz(task) => task.run(),
+        Task::Mutants(task) => task.run(),
+        Task::Reproducible(task) => task.run(),
         Task::Sizes(task) => task.run(),
+        Task::UnsafeCheck(task) => task.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

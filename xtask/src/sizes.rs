@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 use qemu_tests::assets::{Assets, Flavour, Profile};
-use qemu_tests::{Error, Result};
+use qemu_tests::{Error, Result, workspace};
 
 /// Size of /init and of each initramfs, against the budget.
 #[derive(FromArgs, Debug)]
@@ -49,6 +49,7 @@ fn inits(assets: &Assets) -> Result<Vec<Weighed>> {
     let full = assets.our_init(Profile::Net)?;
     for init in [&small, &full] {
         require_static(init)?;
+        require_no_path(init)?;
     }
     Ok(vec![("/init, small (virt)", small, SMALL_INIT), ("/init, full (net)", full, FULL_INIT)])
 }
@@ -83,7 +84,7 @@ const UNFOLDED: &str = "\nThe linker of this build cannot fold equal functions, 
 /// in the section .comment. GNU ld cannot fold, and leaves none.
 fn folded(elf: &[u8]) -> bool {
     let names = [&b"Linker: LLD "[..], b"mold "];
-    names.iter().any(|name| elf.windows(name.len()).any(|part| part == *name))
+    names.iter().any(|name| contains(elf, name))
 }
 
 /// A dynamic program would ask the kernel for an interpreter that an initramfs
@@ -95,6 +96,22 @@ fn require_static(file: &Path) -> Result<()> {
         Some(true) => Err(Error::Input(format!("{} asks for an interpreter", file.display()))),
         None => Err(Error::Input(format!("{} is not a 64-bit ELF program", file.display()))),
     }
+}
+
+/// A path of the builder's would make the bytes differ from computer to computer, and tell
+/// others where it was built.
+fn require_no_path(file: &Path) -> Result<()> {
+    let bytes = std::fs::read(file).map_err(Error::at("read", file))?;
+    match workspace::builders_paths().iter().find(|(path, _)| contains(&bytes, path.as_bytes())) {
+        None => Ok(()),
+        Some((path, _)) => {
+            Err(Error::Input(format!("{} has the builder's path {path} in it", file.display())))
+        }
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Whether an ELF64 little-endian program has a PT_INTERP segment; nothing for

@@ -7,8 +7,10 @@ use argh::FromArgs;
 use qemu_tests::{Error, Result, packages, workspace};
 
 use crate::docs::Docs;
+use crate::reproducible::Reproducible;
 use crate::sizes::{self, Sizes};
 use crate::structure;
+use crate::unsafety::UnsafeCheck;
 
 /// All checks and tests.
 #[derive(FromArgs, Debug)]
@@ -83,6 +85,8 @@ const SWEEPS: &[Step] = &[
         cargo(&words)
     }),
     ("cargo deny", crate::deny::check_by_cargo_deny),
+    ("reproducible", || Reproducible {}.run()),
+    ("unsafe code, watched", || UnsafeCheck {}.run()),
     ("sweeps", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
         cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())

@@ -150,6 +150,10 @@ fn build_init(profile: Profile, strip: bool) -> Result<PathBuf> {
         cargo.arg("--no-default-features");
     }
     cargo.arg("--target-dir").arg(&place);
+    // As bellwether's build script does: no path of this computer is in the file.
+    let remap = workspace::builders_paths()
+        .map(|(path, name)| format!("--remap-path-prefix={path}={name}"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", remap.join("\x1f"));
     if strip {
         let flags = workspace::root().join("init/rustflags");
         let words = std::fs::read_to_string(&flags).map_err(Error::at("read", &flags))?;
