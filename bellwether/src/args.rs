@@ -225,6 +225,11 @@ pub struct Explain {
     #[argh(option, arg_name = "file")]
     pub initrd: Option<PathBuf>,
 
+    /// list what the live system's root would get at the end: files, links, mounts and
+    /// removals, for a machine that is stated
+    #[argh(switch)]
+    pub changes: bool,
+
     /// the command line, best in quotes
     #[argh(positional, arg_name = "command line")]
     pub line: Vec<String>,

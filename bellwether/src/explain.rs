@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::args::Explain;
 use crate::carries::{self, Lack};
+use crate::changes;
 use crate::failure::Failure;
 use cmdline::{BootPlan, Context, docs};
 
@@ -42,8 +43,8 @@ pub fn run(args: &Explain) -> Result<(), Failure> {
     let plan = cmdline::parse(&line, &context);
     let lacks = lacks(args, &plan)?;
     let text = match args.json {
-        true => with_lacks(&plan.to_json(), lacks.as_deref()),
-        false => report(&plan, args.words) + &about(args, lacks.as_deref()),
+        true => json(args, &plan, lacks.as_deref()),
+        false => report(args, &plan, lacks.as_deref()),
     };
     print!("{text}");
     let works = plan.can_work() && !fails(lacks.as_deref());
@@ -77,18 +78,42 @@ fn about(args: &Explain, lacks: Option<&[Lack]>) -> String {
     out
 }
 
-/// The same in the plan's JSON.
-fn with_lacks(plan: &str, lacks: Option<&[Lack]>) -> String {
-    let (Some(lacks), Some(plan)) = (lacks, plan.trim_end().strip_suffix('}')) else {
-        return plan.to_owned();
+/// The plan's JSON, with what it lacks and changes if that was asked for.
+fn json(args: &Explain, plan: &BootPlan, lacks: Option<&[Lack]>) -> String {
+    let mut text = plan.to_json();
+    let mut add = |key: &str, value: &str| {
+        // In the place of the object's end.
+        text.truncate(text.trim_end().len().saturating_sub(1));
+        text.push_str(&format!(",\"{key}\":{value}}}\n"));
     };
-    let mut list = Json::new();
-    list.array();
-    for lack in lacks {
-        list.object().flag("fatal", lack.fatal).field("message", &lack.what).end_object();
+    if let Some(lacks) = lacks {
+        let mut list = Json::new();
+        list.array();
+        for lack in lacks {
+            list.object().flag("fatal", lack.fatal).field("message", &lack.what).end_object();
+        }
+        list.end_array();
+        add("initrd_lacks", &list.finish());
     }
-    list.end_array();
-    format!("{plan},\"initrd_lacks\":{}}}\n", list.finish())
+    if args.changes {
+        let (facts, changes) = changes::of(plan);
+        let mut object = Json::new();
+        object.object().list("of", &facts).list("list", &changes).end_object();
+        add("changes", &object.finish());
+    }
+    text
+}
+
+/// What the live system's root would get.
+fn changed(plan: &BootPlan) -> String {
+    let (facts, changes) = changes::of(plan);
+    let mut out = String::from("\nchanges");
+    for (n, line) in facts.iter().chain(&changes).enumerate() {
+        out.push_str(if n == 0 { "     " } else { "            " });
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
 }
 
 /// Explains the entries of menus; the exit status is 1 when one would fail.
@@ -106,7 +131,7 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             all_work &= plan.can_work() && !fails(lacks.as_deref());
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
-                let plan = with_lacks(&plan.to_json(), lacks.as_deref());
+                let plan = json(args, &plan, lacks.as_deref());
                 let mut json = Json::new();
                 json.object().field("menu", name).field("title", title);
                 json.flag("default", n == menu.default).field("kernel", &entry.kernel);
@@ -120,7 +145,7 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                     entry.kernel,
                     entry.initrd.join(" "),
                     entry.append,
-                    report(&plan, args.words) + &about(args, lacks.as_deref())
+                    report(args, &plan, lacks.as_deref())
                 )
             });
         }
@@ -148,12 +173,15 @@ fn read(file: &Path) -> io::Result<String> {
 }
 
 /// The plan for people: steps, words, warnings, verdict.
-fn report(plan: &BootPlan, meanings: bool) -> String {
+fn report(args: &Explain, plan: &BootPlan, lacks: Option<&[Lack]>) -> String {
     let describe: fn(&BootPlan, &str) -> Option<&'static str> =
-        if meanings { docs::describe } else { |_, _| None };
+        if args.words { docs::describe } else { |_, _| None };
     let mut out = plan.to_text();
     out.push_str("\nwords\n");
     out.push_str(&plan.words_text(describe));
+    if args.changes {
+        out.push_str(&changed(plan));
+    }
     let warnings = plan.warnings_text();
     if !warnings.is_empty() {
         out.push('\n');
@@ -162,7 +190,7 @@ fn report(plan: &BootPlan, meanings: bool) -> String {
     if !plan.can_work() {
         out.push_str("\nThis line would fail at boot.\n");
     }
-    out
+    out + &about(args, lacks)
 }
 
 #[cfg(test)]
@@ -175,8 +203,12 @@ mod tests {
 
     #[test]
     fn the_report_names_everything_that_matters() {
-        let text =
-            report(&plan("boot=casper netbot=nfs nfsroot=10.0.0.1:/srv ip=dhcp quiet"), true);
+        let words = Explain { words: true, changes: true, ..Explain::default() };
+        let text = report(
+            &words,
+            &plan("boot=casper netbot=nfs nfsroot=10.0.0.1:/srv ip=dhcp quiet"),
+            None,
+        );
         for piece in [
             "dialect     casper",
             "network     DHCP",
@@ -186,6 +218,7 @@ mod tests {
             "used        quiet",
             "Only warnings and errors on the console.",
             "did you mean netboot?",
+            "move the mount /run/bellwether/cdrom to /cdrom",
         ] {
             assert!(text.contains(piece), "{piece:?} is missing in\n{text}");
         }
@@ -194,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_work_ends_badly() {
-        let text = report(&plan("boot=casper netboot=url"), false);
+        let text = report(&Explain::default(), &plan("boot=casper netboot=url"), None);
         assert!(
             text.contains("error: netboot=url needs a URL") && text.contains("would fail at boot")
         );
@@ -214,7 +247,9 @@ mod tests {
 
     #[test]
     fn json_is_whole() {
-        let text = plan("root=/dev/sda1 x=\"a\\b\"").to_json();
+        let args = Explain { changes: true, ..Explain::default() };
+        let text = json(&args, &plan("root=/dev/sda1 x=\"a\\b\""), Some(&[]));
+        assert!(text.contains(r#","initrd_lacks":[],"changes":{"of":["#));
         assert!(text.starts_with('{') && text.ends_with("}\n"));
         assert!(text.contains(r#""can_work":true"#));
         assert_eq!(text.matches('{').count(), text.matches('}').count());

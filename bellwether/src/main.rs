@@ -5,6 +5,7 @@ mod output;
 mod args;
 mod build;
 mod carries;
+mod changes;
 mod clone;
 mod docs;
 mod explain;
