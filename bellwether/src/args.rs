@@ -295,6 +295,10 @@ pub struct Share {
     #[argh(switch)]
     pub keep_settings: bool,
 
+    /// what all machines may keep together, as 40G; by default half of the disk
+    #[argh(option, arg_name = "size", from_str_fn(bytes))]
+    pub settings_limit: Option<u64>,
+
     /// list what machines keep here; serves nothing
     #[argh(switch)]
     pub list_settings: bool,

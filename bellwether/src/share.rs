@@ -72,6 +72,7 @@ pub fn run(what: &Share) -> Result<(), Failure> {
         no_ipxe: what.no_ipxe,
         state,
         keep_settings: what.keep_settings,
+        settings_limit: what.settings_limit,
         ..Options::default()
     };
     if let Some(dir) = &what.write_config {
@@ -134,7 +135,7 @@ pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> 
 /// What machines keep: listed, copied, forgotten, in this order.
 fn settings(what: &Share, state: &Path) -> Result<(), Failure> {
     let failed = |e: Error| Failure::Failed(e.to_string());
-    let store = Store::below(state).map_err(failed)?;
+    let store = Store::below(state, what.settings_limit).map_err(failed)?;
     if what.list_settings {
         for kept in store.list().map_err(failed)? {
             if what.json {

@@ -131,15 +131,23 @@ impl std::error::Error for MenuError {}
 pub type Load<'l> = &'l mut dyn FnMut(&str) -> Option<String>;
 
 impl Menu {
-    /// Reads a configuration. Without entries it is an empty menu.
+    /// Reads a configuration. Without entries it is an empty menu. Control characters in titles
+    /// and command lines, such as tabulators, become blanks.
     ///
     /// # Errors
     /// [`MenuError::TooMany`] for too many entries or files.
     pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Result<Self, MenuError> {
-        match dialect {
+        let mut menu = match dialect {
             Dialect::Syslinux => Syslinux::default().read(text, load),
             Dialect::Grub => Grub::default().read(text, load),
+        }?;
+        let blank = |text: &mut String| *text = text.replace(char::is_control, " ");
+        blank(&mut menu.title);
+        for entry in &mut menu.entries {
+            blank(&mut entry.title);
+            blank(&mut entry.append);
         }
+        Ok(menu)
     }
 
     /// Detects the boot loader by its own keywords.
@@ -887,6 +895,20 @@ menuentry last { set gfxpayload=keep
   linux /v root=LABEL="a b"
 }
 "#;
+
+    /// A tabulator in a label made a whole medium useless.
+    #[test]
+    fn control_characters_become_blanks() {
+        let syslinux = "menu title A\tB\nlabel live\nmenu label Live\t(amd64)\x07\n\
+                        kernel /k\nappend initrd=/i quiet\tsplash\n";
+        let grub = "menuentry 'Live\t(amd64)' {\nlinux /k quiet\tsplash\ninitrd /i\n}\n";
+        for (dialect, text) in [(Dialect::Syslinux, syslinux), (Dialect::Grub, grub)] {
+            let menu = Menu::read(dialect, text, &mut none).unwrap();
+            assert!(menu.entries[0].title.starts_with("Live (amd64)"), "{menu:?}");
+            assert_eq!(menu.entries[0].append, "quiet splash");
+            menu.check().unwrap();
+        }
+    }
 
     #[test]
     fn grub_entries() {

@@ -2,8 +2,8 @@
 //! for requests.
 //!
 //! A place is free for a newcomer as long as another client has more than its share: the
-//! connection that loses its place is one that has not asked for anything yet, or an idle one, or
-//! one of many. Addresses that are forged or taken by the dozen therefore do not keep others
+//! connection that loses its place is one that has not asked for anything yet, an idle one, one
+//! that makes the server wait, or one of many. Addresses that are forged or taken by the dozen therefore do not keep others
 //! out. Memory is given in pieces; when it is short the pieces are small, and never refused.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -11,14 +11,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Protocols whose clients have places: TFTP, HTTP, NFS, NBD.
 const PROTOCOLS: u64 = 4;
 /// Descriptors of one place: its socket, and a file.
 const OF_A_PLACE: u64 = 2;
-/// Descriptors for everything else: the media, listening sockets, the web page's look at the
-/// disks, connections that end, and 64 that stay free.
-const RESERVE: u64 = 192;
+/// Descriptors for everything that is opened later: the web page's look at the disks, connections
+/// that end, and 64 that stay free.
+const RESERVE: u64 = 160;
 /// Most places of a protocol, and fewest.
 const MOST: u64 = 512;
 const FEWEST: u64 = 8;
@@ -27,8 +28,11 @@ const FEWEST: u64 = 8;
 const MAX_OF_ONE: usize = 128;
 /// Most places of one address that has not asked for anything with them.
 const FRESH_OF_ONE: usize = 32;
-/// More busy places than this are more than a booting machine needs.
-const MANY: usize = 16;
+/// More busy places of one address than this part of all, and this number, are many.
+const MANY_OF: usize = 32;
+const MANY: usize = 4;
+/// A client that lets the server wait for longer than this may lose its place.
+const OWING: Duration = Duration::from_millis(500);
 /// Places that were taken from clients whose threads still run.
 const ENDING: usize = 8;
 
@@ -38,10 +42,14 @@ pub const SMALL: usize = 16 << 10;
 const MEMORY: usize = 32 << 20;
 const MEMORY_OF_ONE: usize = 4 << 20;
 
-/// The budget of a session.
+/// The budget of a session: places for the clients of each protocol, however many sockets listen.
 #[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "their names say it")]
 pub struct Budget {
-    limit: usize,
+    pub tftp: Places,
+    pub http: Places,
+    pub nfs: Places,
+    pub nbd: Places,
     /// Memory for requests, of all protocols together.
     pub memory: Memory,
 }
@@ -53,16 +61,13 @@ impl Budget {
         Self::of_descriptors(raise_limit().saturating_sub(used as u64))
     }
 
-    /// The budget of a process that may have this many descriptors.
+    /// The budget of a process that may have this many descriptors more.
     pub fn of_descriptors(limit: u64) -> Self {
         let each = limit.saturating_sub(RESERVE) / (PROTOCOLS * OF_A_PLACE);
         let limit = usize::try_from(each.clamp(FEWEST, MOST)).unwrap_or(0);
-        Self { limit, memory: Memory::default() }
-    }
-
-    /// The places of one protocol.
-    pub fn places(&self) -> Places {
-        Places::new(self.limit)
+        let places = || Places::new(limit);
+        let (tftp, http, nfs, nbd) = (places(), places(), places(), places());
+        Self { tftp, http, nfs, nbd, memory: Memory::default() }
     }
 }
 
@@ -92,6 +97,8 @@ pub enum Use {
     Fresh,
     /// It waits, and would come back without an error.
     Idle,
+    /// The server waits for it to send the rest of a request, or to take an answer.
+    Owing,
     /// It would notice an end.
     Busy,
 }
@@ -102,6 +109,7 @@ type End = Box<dyn Fn() + Send>;
 struct Taken {
     client: Ipv4Addr,
     used: Use,
+    since: Instant,
     end: End,
 }
 
@@ -139,19 +147,26 @@ impl Table {
         self.taken.values().filter(|t| t.client == client && what(t.used)).count()
     }
 
-    /// The oldest place in this use of the client that has the most places, if it has this many.
-    fn oldest_of_most(&self, used: Use, least: usize) -> Option<u64> {
+    /// The oldest place in one of these uses of the client that has the most places, if it has this many.
+    fn oldest_of_most(&self, used: &[Use], least: usize) -> Option<u64> {
         let mut counts: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
         for taken in self.taken.values() {
             *counts.entry(taken.client).or_default() += 1;
         }
         let count = |taken: &Taken| counts.get(&taken.client).copied().unwrap_or(0);
-        let found = self.taken.iter().filter(|(_, t)| t.used == used && count(t) >= least);
+        let found = self.taken.iter().filter(|(_, t)| used.contains(&t.used) && count(t) >= least);
         found.max_by_key(|(number, t)| (count(t), std::cmp::Reverse(**number))).map(|(n, _)| *n)
     }
 
+    /// The place whose client made the server wait for the longest time.
+    fn longest_owing(&self, now: Instant) -> Option<u64> {
+        let owing = self.taken.iter().filter(|(_, t)| t.used == Use::Owing);
+        let owing = owing.filter(|(_, t)| now.saturating_duration_since(t.since) >= OWING);
+        owing.min_by_key(|(_, t)| t.since).map(|(number, _)| *number)
+    }
+
     /// The place that a newcomer gets: `Ok(None)` for a free one, or whose; an error for none.
-    fn place_for(&self, client: Ipv4Addr, limit: usize) -> Result<Option<u64>, ()> {
+    fn place_for(&self, client: Ipv4Addr, limit: usize, now: Instant) -> Result<Option<u64>, ()> {
         let own = |used: Use| {
             let mut own = self.taken.iter().filter(|(_, t)| t.client == client && t.used == used);
             own.next().map(|(number, _)| *number)
@@ -168,9 +183,11 @@ impl Table {
         if self.taken.len() < limit && fresh < limit / 2 {
             return Ok(None);
         }
-        self.oldest_of_most(Use::Fresh, 0)
-            .or_else(|| self.oldest_of_most(Use::Idle, count + 2))
-            .or_else(|| self.oldest_of_most(Use::Busy, (count + 2).max(MANY + 1)))
+        let many = (limit / MANY_OF).max(MANY);
+        self.oldest_of_most(&[Use::Fresh], 0)
+            .or_else(|| self.oldest_of_most(&[Use::Idle], count + 2))
+            .or_else(|| self.longest_owing(now))
+            .or_else(|| self.oldest_of_most(&[Use::Busy, Use::Owing], (count + 2).max(many + 1)))
             .map(Some)
             .ok_or(())
     }
@@ -186,8 +203,9 @@ impl Places {
     /// connection is ended. `None` when all have their share. `end` ends the newcomer's
     /// connection; its thread must then drop the place.
     pub fn take(&self, client: Ipv4Addr, end: impl Fn() + Send + 'static) -> Option<Place> {
+        let now = Instant::now();
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(number) = table.place_for(client, self.limit).ok()? {
+        if let Some(number) = table.place_for(client, self.limit, now).ok()? {
             if table.ending >= ENDING {
                 return None;
             }
@@ -197,7 +215,8 @@ impl Places {
         }
         let number = table.next;
         table.next += 1;
-        table.taken.insert(number, Taken { client, used: Use::Fresh, end: Box::new(end) });
+        let taken = Taken { client, used: Use::Fresh, since: now, end: Box::new(end) };
+        table.taken.insert(number, taken);
         drop(table);
         Some(Place { places: self.clone(), number })
     }
@@ -208,7 +227,7 @@ impl Place {
     pub fn is(&self, used: Use) {
         let mut table = self.places.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(taken) = table.taken.get_mut(&self.number) {
-            taken.used = used;
+            (taken.used, taken.since) = (used, Instant::now());
         }
     }
 }
@@ -315,14 +334,14 @@ mod tests {
 
     #[test]
     fn descriptors_are_divided() {
-        for (limit, places) in [(1024, 104), (256, 8), (0, 8), (1 << 20, 512), (u64::MAX, 512)] {
+        for (limit, places) in [(1024, 108), (256, 12), (0, 8), (1 << 20, 512), (u64::MAX, 512)] {
             let budget = Budget::of_descriptors(limit);
-            assert_eq!(budget.places().limit, places, "{limit}");
+            assert_eq!(budget.nbd.limit, places, "{limit}");
             let all = places as u64 * PROTOCOLS * OF_A_PLACE;
             assert!(limit < 300 || all + RESERVE <= limit);
         }
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        Budget::of_process();
+        raise_limit();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((hard, hard)));
     }
 
@@ -363,6 +382,28 @@ mod tests {
         let disks: Vec<u32> = (0..100).map(|n| hall.enter(n / 4, Use::Busy).unwrap()).collect();
         assert!(hall.enter(99, Use::Busy).is_none());
         assert!(disks.iter().all(|id| hall.has(*id)));
+    }
+
+    /// Clients that let the server wait lose their places, however few they have.
+    #[test]
+    fn who_makes_the_server_wait_gives_way() {
+        let places = Places::new(100);
+        let all: Vec<Place> = (0..100)
+            .map(|n| {
+                let place = places.take(client(n), || ()).unwrap();
+                place.is(if n == 7 { Use::Owing } else { Use::Busy });
+                place
+            })
+            .collect();
+        assert!(places.take(client(200), || ()).is_none());
+        let later = Instant::now() + OWING;
+        let table = places.table.lock().unwrap();
+        assert_eq!(table.place_for(client(200), 100, later), Ok(Some(7)));
+        drop(table);
+        all[7].is(Use::Busy);
+        let table = places.table.lock().unwrap();
+        assert_eq!(table.place_for(client(200), 100, later), Err(()));
+        drop(table);
     }
 
     #[test]

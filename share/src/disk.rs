@@ -5,7 +5,6 @@
 //! system, made when the client first opens it. A medium that is an image can also be opened as
 //! a writable disk: the client's changes go to a separate file and the image is never modified.
 //! `docs/share-disks.md` specifies the files.
-//! is never touched. `docs/share-disks.md` specifies the files.
 //!
 //! A client gets only its own disks: the kernel's table of neighbours says which hardware
 //! address belongs to its IP address. That stops accidents. It does not stop a person who
@@ -14,4 +13,5 @@
 pub mod access;
 pub mod cow;
 pub mod device;
+pub mod space;
 pub mod store;

@@ -30,6 +30,8 @@ pub struct Media {
 #[derive(Debug)]
 pub struct Sources {
     media: Vec<Source>,
+    /// Why others could not be opened.
+    failed: Vec<Error>,
     /// The kernel and the initramfs to boot instead of the medium's.
     given: Option<[Arc<[u8]>; 2]>,
 }
@@ -39,10 +41,23 @@ impl Sources {
     /// process gives up root before it reads the media.
     ///
     /// # Errors
-    /// [`Error::File`] when one cannot be opened, [`Error::Medium`] when it is another kind of
-    /// file.
+    /// [`Error::File`] when none can be opened, [`Error::Medium`] when it is another kind of
+    /// file; [`Error::File`] for the kernel and the initramfs.
     pub fn open(options: &Options, as_root: bool) -> Result<Self, Error> {
-        let media = options.media.iter().map(|path| Source::open(path, as_root));
+        let (mut media, mut failed) = (Vec::new(), Vec::new());
+        for path in &options.media {
+            match Source::open(path, as_root) {
+                Ok(source) => media.push(source),
+                Err(e) => failed.push(e),
+            }
+        }
+        let mut failed = failed.into_iter();
+        if media.is_empty()
+            && let Some(e) = failed.next()
+        {
+            return Err(e);
+        }
+        let failed = failed.collect();
         let whole = |path: &PathBuf| -> Result<Arc<[u8]>, Error> {
             let mut bytes = Vec::new();
             let read = beneath::image(path)?.take(MAX_INITRD + 1).read_to_end(&mut bytes);
@@ -55,7 +70,7 @@ impl Sources {
             (Some(kernel), Some(initrd)) => Some([whole(kernel)?, whole(initrd)?]),
             _ => None,
         };
-        Ok(Self { media: media.collect::<Result<_, _>>()?, given })
+        Ok(Self { media, failed, given })
     }
 }
 
@@ -69,8 +84,8 @@ struct Prepared {
 /// export that the media are below.
 ///
 /// # Errors
-/// [`Error::Image`] or [`Error::File`] when a medium cannot be read, [`Error::Medium`] when it
-/// has nothing that boots over a network.
+/// [`Error::Image`] or [`Error::File`] when no medium can be read, [`Error::Medium`] when none
+/// has anything that boots over a network. One of several is left out with a warning.
 pub fn read(
     sources: Sources,
     options: &Options,
@@ -81,10 +96,10 @@ pub fn read(
     let mut images = Vec::new();
     let mut exports: Vec<Export> = Vec::new();
     let mut entries = Vec::new();
-    let several = sources.media.len() > 1;
+    let several = options.media.len() > 1;
     let mut title = String::new();
     let given = sources.given.as_ref();
-    for source in sources.media {
+    let mut add = |source: Source| -> Result<(), Error> {
         let mut medium = Medium::read(source)?;
         while exports.iter().any(|e| e.path == format!("/{}", medium.name)) {
             medium.name.push_str("-2");
@@ -111,6 +126,18 @@ pub fn read(
         title.clone_from(&medium.title);
         entries.append(&mut prepared.menu.entries);
         exports.push(export);
+        Ok(())
+    };
+    let unread: Vec<Error> =
+        sources.media.into_iter().filter_map(|source| add(source).err()).collect();
+    let mut failed = sources.failed.into_iter().chain(unread);
+    if exports.is_empty()
+        && let Some(e) = failed.next()
+    {
+        return Err(e);
+    }
+    for e in failed {
+        watch.tell(&Event::Warning(format!("a medium is left out: {e}")));
     }
     for (n, entry) in entries.iter_mut().enumerate() {
         // Labels of several media may be equal, and a label may contain a space.
@@ -210,6 +237,13 @@ fn prepare(
                 }
             };
             entry.initrd.extend(archive);
+        }
+        // One that does not fit the boot loaders' menus would make all menus useless.
+        let alone = Entry { id: "e".into(), ..entry.clone() };
+        if let Err(why) = (Menu { entries: vec![alone], ..Menu::default() }).check() {
+            let text = format!("entry \"{}\" is left out: {why}", entry.title);
+            watch.tell(&Event::Warning(text));
+            continue;
         }
         kept.push(entry);
     }

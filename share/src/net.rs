@@ -309,8 +309,8 @@ pub fn find_dhcp(socket: &UdpSocket) -> Result<Option<Ipv4Addr>, Error> {
 
 /// Addresses of a range that are in use, with their hardware addresses. An empty datagram to
 /// each makes the kernel send ARP requests; the table is read a second later.
-pub fn in_use(interface: &Interface, first: Ipv4Addr, last: Ipv4Addr) -> BTreeMap<Ipv4Addr, Mac> {
-    let Ok(socket) = UdpSocket::bind((interface.address, 0)) else { return BTreeMap::new() };
+pub fn in_use(own: Ipv4Addr, first: Ipv4Addr, last: Ipv4Addr) -> BTreeMap<Ipv4Addr, Mac> {
+    let Ok(socket) = UdpSocket::bind((own, 0)) else { return BTreeMap::new() };
     let range = || (u32::from(first)..=u32::from(last)).map(Ipv4Addr::from).take(1024);
     for address in range() {
         // The discard port (RFC 863).

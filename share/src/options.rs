@@ -44,6 +44,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Every client has a disk of its own here, below `state`, for its changes.
     pub keep_settings: bool,
+    /// Bytes that the clients' files may take together; half of their file system when `None`.
+    pub settings_limit: Option<u64>,
     /// The addresses of this machine as clients see them, when another machine is in between.
     pub behind: Option<Behind>,
     /// A menu to boot instead of media.

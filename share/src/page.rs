@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn a_disk_needs_a_proof_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::below(dir.path()).unwrap();
-        std::fs::write(store.dir.join("52-54-00-00-00-01.img"), b"disk").unwrap();
+        let store = Store::below(dir.path(), None).unwrap();
+        std::fs::write(dir.path().join("settings/52-54-00-00-00-01.img"), b"disk").unwrap();
         let page = self::page(&Arc::new(Watch::new(|_| ())), Some(store));
         let get = |proof: &str| page.own_disk(&format!("/settings/{proof}/52-54-00-00-00-01.img"));
         let other = proof(&page.key, "GET /settings/52-54-00-00-00-02.img", 0, "1");

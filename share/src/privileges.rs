@@ -123,7 +123,9 @@ fn give_state(state: &Path, user: Uid, group: Gid) -> Result<PathBuf, Error> {
     let whole = state.canonicalize().map_err(Error::read(state))?;
     let directory = Directory::open(&whole)?;
     let names = names(&directory).map_err(Error::read(&whole))?;
-    let ours = |name: &str| name == "settings" || name.starts_with("leases-");
+    // A draft of the leases may be left over.
+    let ours =
+        |name: &str| name == "settings" || name.trim_start_matches('.').starts_with("leases-");
     if let Some(other) = names.iter().find(|name| !ours(name)) {
         return Err(Error::Medium {
             why: format!(

@@ -10,9 +10,10 @@ pub mod nbd;
 pub mod nfs;
 pub mod tftp;
 
-use crate::budget::{Budget, Place, is_shortage};
+use crate::budget::{Place, Places, is_shortage};
+use crate::disk::store::Store;
 use crate::error::Error;
-use crate::event::Watch;
+use crate::event::{Event, Watch};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -27,12 +28,32 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HEAD_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a request waits for descriptors or memory.
 const SHORTAGE: Duration = Duration::from_secs(20);
+/// Time between two looks at what does not report itself.
+const LOOK: Duration = Duration::from_secs(10);
 /// What is read first of something whose length was announced: a page.
 const FIRST: usize = 4096;
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run);
     thread.map(drop).map_err(Error::system("start a thread"))
+}
+
+/// Looks every few seconds how much room the clients' files have, and how many messages were
+/// left out: nothing else would say it.
+///
+/// # Errors
+/// [`Error::System`] when the thread cannot be started.
+pub fn watch_over(watch: &Arc<Watch>, store: Option<Store>) -> Result<(), Error> {
+    let watch = watch.clone();
+    spawn("watch", move || {
+        loop {
+            watch.tell_left_out();
+            if let Some(text) = store.as_ref().and_then(Store::warning) {
+                watch.tell(&Event::Warning(text));
+            }
+            thread::sleep(LOOK);
+        }
+    })
 }
 
 fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
@@ -117,12 +138,12 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 fn accept(
     name: &'static str,
     listener: TcpListener,
-    budget: &Budget,
+    places: &Places,
     watch: &Arc<Watch>,
     refusal: String,
     serve: impl Fn(&Arc<TcpStream>, Ipv4Addr, &Place) -> io::Result<()> + Clone + Send + 'static,
 ) -> Result<(), Error> {
-    let (places, watch) = (budget.places(), watch.clone());
+    let (places, watch) = (places.clone(), watch.clone());
     spawn(name, move || {
         loop {
             let Ok((stream, from)) = listener.accept() else {

@@ -216,7 +216,7 @@ impl<'o> Opened<'o> {
             menu = room.menu.clone();
         }
         let store = match options.keep_settings {
-            true => Some(Store::below(&self.state)?.for_new_clients()?),
+            true => Some(Store::below(&self.state, options.settings_limit)?.for_new_clients()?),
             false => None,
         };
         let at = &self.bound.at;
@@ -348,6 +348,7 @@ impl Prepared<'_> {
         for socket in sockets.nfs {
             serve::nfs::start(nfs.clone(), socket, watch.clone(), &budget)?;
         }
+        serve::watch_over(watch, store.clone())?;
         let disks = Disks::new(images, store);
         let nbd = options.keep_settings || !disks.images.is_empty();
         let disks = Arc::new(disks);
@@ -404,7 +405,7 @@ fn addresses(
             ),
         });
     };
-    let used = net::in_use(interface, first, last);
+    let used = net::in_use(own, first, last);
     let mut leases = Leases::new(first, last, &used);
     if let Some(dir) = keep.parent() {
         std::fs::create_dir_all(dir).map_err(Error::write(dir))?;

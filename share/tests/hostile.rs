@@ -294,11 +294,10 @@ fn a_thousand_forged_discovers() {
         let (_, seen) = discover(&mut server, [2, 0, 0, 0, high, low], 1000);
         refused += usize::from(seen == Seen::Exhausted);
     }
-    assert_eq!(refused, 950);
+    // Offers that no client accepted hold nothing.
+    assert_eq!(refused, 0);
     let honest = [0x52, 0x54, 0, 0, 0, 1];
-    assert_eq!(discover(&mut server, honest, 1010).1, Seen::Exhausted);
-    // Offers that no client accepted expire after half a minute.
-    assert!(discover(&mut server, honest, 1031).0.is_some());
+    assert!(discover(&mut server, honest, 1000).0.is_some());
     // And nothing of it is kept over a restart.
     let (_, leases) = server.full.unwrap();
     assert_eq!(leases.to_text().lines().count(), 1);

@@ -2,8 +2,8 @@
 //!
 //! The boot ROM, the boot loader and the live system of one machine use different client
 //! identifiers (option 61). Keyed by hardware address, all three get the same address. Offers
-//! expire soon, so that forged requests cannot exhaust the range for long.
-//! the range up for long.
+//! hold nothing: the first client that takes an address has it, so that forged requests do not
+//! exhaust the range.
 
 use cmdline::plan::Mac;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,8 @@ use std::net::Ipv4Addr;
 
 /// Seconds that an offer holds its address.
 const OFFER: u64 = 30;
+/// Seconds that a client may take to use an address: it looks first whether another has it.
+const SETTLING: u64 = 15;
 /// Seconds that an address is avoided after a client declined it because another machine uses
 /// it.
 const DECLINED: u64 = 600;
@@ -55,13 +57,25 @@ impl Leases {
         avoided.is_some_and(|(until, holder)| *until > now && *holder != Some(mac))
     }
 
-    /// Whether an address may be leased to `mac`.
+    /// Whether an address may be leased to `mac`. Offers to others do not hold it.
     fn free_for(&self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
         self.holds(address)
             && !self.avoids(mac, address, now)
             && !self.by_mac.iter().any(|(other, lease)| {
-                *other != mac && lease.address == address && lease.until > now
+                *other != mac && lease.address == address && lease.until > now && lease.taken
             })
+    }
+
+    /// Forgets the leases of addresses on which no machine was found. Not those that began
+    /// within the last seconds, of `lease` seconds each: such a client may not answer yet.
+    pub fn reclaim(&mut self, found: &BTreeMap<Ipv4Addr, Mac>, lease: u32, now: u64) {
+        let new = now.saturating_add(u64::from(lease)).saturating_sub(SETTLING);
+        self.by_mac.retain(|_, l| !l.taken || l.until > new || found.contains_key(&l.address));
+    }
+
+    /// The range, ends included.
+    pub fn ends(&self) -> (Ipv4Addr, Ipv4Addr) {
+        (self.first.into(), self.last.into())
     }
 
     /// The address to offer: the client's earlier one, the requested one, or a free one. `None`
@@ -84,13 +98,21 @@ impl Leases {
         let address = known
             .next()
             .or_else(|| fresh.clone().find(|address| !remembered.contains(address)))
-            .or_else(|| fresh.next())?;
+            .or_else(|| fresh.next())
+            .or_else(|| self.oldest_offer(mac, now))?;
         let still =
             had.filter(|lease| lease.taken && lease.address == address && lease.until > now);
         let until = still.map_or(now.saturating_add(OFFER), |lease| lease.until);
         self.by_mac.retain(|other, lease| *other == mac || lease.address != address);
         self.by_mac.insert(mac, Lease { address, until, taken: still.is_some() });
         Some(address)
+    }
+
+    /// The address that was offered first of those that were not taken.
+    fn oldest_offer(&self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
+        let offers = self.by_mac.values().filter(|lease| !lease.taken);
+        let offers = offers.filter(|lease| !self.avoids(mac, lease.address, now));
+        offers.min_by_key(|lease| lease.until).map(|lease| lease.address)
     }
 
     /// Leases an address for `seconds`; false when it is not available.
@@ -230,6 +252,7 @@ mod tests {
         second.release(mac(1), Some(ip(12)), 10);
         second.release(mac(1), Some(ip(10)), 10);
         assert_eq!(second.offer(mac(1), None, 11), Some(ip(10)));
+        assert!(second.take(mac(1), ip(10), 10_000, 11));
         assert_eq!(second.offer(mac(2), None, 11), None);
         assert_eq!(second.offer(mac(2), None, 11 + DECLINED), Some(ip(12)));
     }
@@ -241,9 +264,35 @@ mod tests {
             leases.offer(mac(n), None, 0);
         }
         assert!(leases.by_mac.len() <= 11);
-        assert_eq!(leases.offer(Mac([9; 6]), None, 1), None);
-        assert!(leases.offer(Mac([9; 6]), None, OFFER).is_some());
+        // An honest client gets what was offered to others, and they do not get it back.
+        let honest = Mac([9; 6]);
+        let address = leases.offer(honest, None, 1).unwrap();
+        for n in 0..=255 {
+            leases.offer(mac(n), None, 1);
+        }
+        assert!(leases.take(honest, address, 100, 2));
+        for n in 0..=255 {
+            assert_ne!(leases.offer(mac(n), Some(address), 3), Some(address));
+            assert!(!leases.take(mac(n), address, 100, 3));
+        }
         assert!(leases.by_mac.len() <= 11);
+    }
+
+    /// Requests for every address, with forged hardware addresses.
+    #[test]
+    fn leases_without_a_machine_are_reclaimed() {
+        let mut leases = leases(10, 20);
+        for n in 10..=20 {
+            leases.take(mac(n), ip(n), 100, 0);
+        }
+        let honest = Mac([9; 6]);
+        assert_eq!(leases.offer(honest, None, 1), None);
+        let found = [(ip(12), mac(12))].into();
+        leases.reclaim(&found, 100, SETTLING - 1);
+        assert_eq!(leases.offer(honest, None, SETTLING), None);
+        leases.reclaim(&found, 100, SETTLING);
+        assert_eq!(leases.of(mac(12), SETTLING), Some(ip(12)));
+        assert!(leases.offer(honest, None, SETTLING).is_some_and(|at| at != ip(12)));
     }
 
     #[test]

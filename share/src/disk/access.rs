@@ -2,8 +2,10 @@
 
 use super::device::Disk;
 use super::store::{Image, Store};
+use crate::budget::is_shortage;
 use cmdline::plan::Mac;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Name of a client's own disk, before its address with dashes.
@@ -20,6 +22,8 @@ pub enum Refused {
     NotYours(String),
     /// It cannot be opened, or is in use; the message says why.
     Broken(String),
+    /// The system lacks descriptors or memory for now.
+    Short(io::Error),
 }
 
 /// Every disk that is served.
@@ -70,7 +74,10 @@ impl Disks {
         if let Some(disk) = open.get(name).and_then(Weak::upgrade) {
             return Ok(disk);
         }
-        let disk = store.open(mac, image.as_ref()).map_err(|e| Refused::Broken(e.to_string()))?;
+        let disk = store.open(mac, image.as_ref()).map_err(|e| match is_shortage(&e) {
+            true => Refused::Short(e),
+            false => Refused::Broken(e.to_string()),
+        })?;
         let disk = Arc::new(disk);
         open.insert(name.to_owned(), Arc::downgrade(&disk));
         Ok(disk)
@@ -97,7 +104,10 @@ mod tests {
             identity: 5,
         };
         (
-            Disks::new(vec![image], Some(Store::below(dir).unwrap().for_new_clients().unwrap())),
+            Disks::new(
+                vec![image],
+                Some(Store::below(dir, None).unwrap().for_new_clients().unwrap()),
+            ),
             bytes,
         )
     }

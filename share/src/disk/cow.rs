@@ -156,6 +156,17 @@ impl Cow {
         })
     }
 
+    /// Whether every block of a range is in the file, so that writing it takes no more room.
+    pub fn has_changed(&self, offset: u64, length: usize) -> bool {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let found =
+            Self::pieces(offset, length, |block, _, _| match Self::is_changed(&map, block) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::NotFound.into()),
+            });
+        found.is_ok()
+    }
+
     /// Writes a range, which must be inside the disk.
     ///
     /// # Errors

@@ -1,8 +1,11 @@
 //! One disk as NBD sees it: a range of bytes to read and write.
 
 use super::cow::Cow;
+use super::space::Space;
 use crate::tree::ReadAt;
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, fallocate};
+use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,9 +16,9 @@ pub enum Disk {
     /// A medium.
     Medium(Arc<dyn ReadAt>, u64),
     /// A client's own disk; its file stays locked.
-    Own(Flock<File>, u64),
+    Own(Flock<File>, u64, Arc<Space>),
     /// A medium with the changes of one client.
-    Cow(Cow),
+    Cow(Cow, Arc<Space>),
 }
 
 impl std::fmt::Debug for Disk {
@@ -28,8 +31,8 @@ impl Disk {
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         match self {
-            Self::Medium(_, size) | Self::Own(_, size) => *size,
-            Self::Cow(cow) => cow.size(),
+            Self::Medium(_, size) | Self::Own(_, size, _) => *size,
+            Self::Cow(cow, _) => cow.size(),
         }
     }
 
@@ -45,20 +48,28 @@ impl Disk {
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Medium(image, _) => image.read_exact_at(buffer, offset),
-            Self::Own(file, _) => FileExt::read_exact_at(&**file, buffer, offset),
-            Self::Cow(cow) => cow.read(offset, buffer),
+            Self::Own(file, ..) => FileExt::read_exact_at(&**file, buffer, offset),
+            Self::Cow(cow, _) => cow.read(offset, buffer),
         }
     }
 
     /// Writes a range, which must be inside the disk.
     ///
     /// # Errors
-    /// [`io::ErrorKind::PermissionDenied`] for a medium; else the file's I/O error.
+    /// [`io::ErrorKind::PermissionDenied`] for a medium; [`io::ErrorKind::StorageFull`] when there
+    /// is no room, which names what is full; else the file's I/O error.
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let length = data.len() as u64;
         match self {
             Self::Medium(..) => Err(io::ErrorKind::PermissionDenied.into()),
-            Self::Own(file, _) => FileExt::write_all_at(&**file, data, offset),
-            Self::Cow(cow) => cow.write(offset, data),
+            Self::Own(file, _, space) => {
+                space.admit(length, || has_room(file, offset, length))?;
+                FileExt::write_all_at(&**file, data, offset).map_err(|e| space.named(e))
+            }
+            Self::Cow(cow, space) => {
+                space.admit(length, || cow.has_changed(offset, data.len()))?;
+                cow.write(offset, data).map_err(|e| space.named(e))
+            }
         }
     }
 
@@ -69,15 +80,15 @@ impl Disk {
     pub fn flush(&self) -> io::Result<()> {
         match self {
             Self::Medium(..) => Ok(()),
-            Self::Own(file, _) => file.sync_data(),
-            Self::Cow(cow) => cow.flush(),
+            Self::Own(file, _, space) => file.sync_data().map_err(|e| space.named(e)),
+            Self::Cow(cow, space) => cow.flush().map_err(|e| space.named(e)),
         }
     }
 
     /// Frees the space of a range if possible: NBD's TRIM is a hint. A copy-on-write file keeps
     /// its space.
     pub fn trim(&self, offset: u64, length: u64) {
-        if let (Self::Own(file, _), Ok(offset), Ok(length)) =
+        if let (Self::Own(file, ..), Ok(offset), Ok(length)) =
             (self, i64::try_from(offset), i64::try_from(length))
             && length > 0
         {
@@ -86,6 +97,14 @@ impl Disk {
             let _ = fallocate(&**file, hole, offset, length);
         }
     }
+}
+
+/// Whether a range of a sparse file has its room already.
+fn has_room(file: &File, offset: u64, length: u64) -> bool {
+    let end = offset.saturating_add(length);
+    let hole = i64::try_from(offset).map_err(|_| Errno::EINVAL);
+    let hole = hole.and_then(|offset| lseek(file, offset, Whence::SeekHole));
+    hole.is_ok_and(|hole| u64::try_from(hole).is_ok_and(|hole| hole >= end))
 }
 
 impl ReadAt for Flock<File> {

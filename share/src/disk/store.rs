@@ -1,10 +1,11 @@
 //! The clients' files: each client's own disk, and its changes to media.
 //!
-//! The files are sparse, below one directory, and named after the client's hardware
-//! address. A file in use is locked (`flock`).
+//! The files are sparse, below one directory that only its owner may read, and named after the
+//! client's hardware address. A file in use is locked (`flock`).
 
 use super::cow::Cow;
 use super::device::Disk;
+use super::space::Space;
 use crate::error::Error;
 use crate::tree::ReadAt;
 use cmdline::json::Json;
@@ -13,16 +14,24 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Whence, lseek};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// Time of the last write to a disk that was never written to, in seconds since 1970.
+const NEVER: i64 = 0;
 /// Size of a client's own disk in bytes. Its sparse file takes only the blocks written.
 pub const SIZE: u64 = 4 << 30;
+/// What a new disk takes of it, about.
+const SIZE_NEW: u64 = 4 << 20;
+/// Modes of the directory and the files: they hold the clients' keys and passwords.
+const PRIVATE_DIR: u32 = 0o700;
+const PRIVATE: u32 = 0o600;
 /// Most files of clients.
 const MAX_FILES: usize = 1000;
 
@@ -71,21 +80,44 @@ impl std::fmt::Debug for Image {
 /// The directory with the clients' files.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Its path.
-    pub dir: PathBuf,
+    dir: PathBuf,
+    space: Arc<Space>,
     /// An empty disk, which new clients get a copy of.
     empty: Option<Arc<File>>,
 }
 
 impl Store {
-    /// The store below a state directory, made if it does not exist.
+    /// The store below a state directory, made if it does not exist. What exists is made private.
+    /// All files together may take `quota` bytes; half of the file system without one.
     ///
     /// # Errors
-    /// [`Error::File`] when the directory cannot be created.
-    pub fn below(state: &Path) -> Result<Self, Error> {
+    /// [`Error::File`] when the directory cannot be created or made private.
+    pub fn below(state: &Path, quota: Option<u64>) -> Result<Self, Error> {
         let dir = state.join("settings");
-        fs::create_dir_all(&dir).map_err(Error::write(&dir))?;
-        Ok(Self { dir, empty: None })
+        fs::create_dir_all(state).map_err(Error::write(state))?;
+        match fs::DirBuilder::new().mode(PRIVATE_DIR).create(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::write(&dir)(e));
+            }
+            _ => {}
+        }
+        let private = |path: &Path, mode| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::write(path))
+        };
+        private(&dir, PRIVATE_DIR)?;
+        for entry in fs::read_dir(&dir).map_err(Error::read(&dir))?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                private(&entry.path(), PRIVATE)?;
+            }
+        }
+        let shown = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        let space = Arc::new(Space::new(&dir, &shown, quota));
+        Ok(Self { dir, space, empty: None })
+    }
+
+    /// A warning when the room for the files became scarce since the last call.
+    pub fn warning(&self) -> Option<String> {
+        self.space.warning()
     }
 
     /// The same, able to make disks for new clients. `mkfs.ext4` runs now: no program can be
@@ -110,24 +142,57 @@ impl Store {
         };
         let path = self.dir.join(name);
         if !path.exists() {
-            if fs::read_dir(&self.dir)?.count() >= MAX_FILES {
-                return Err(io::Error::other("too many clients have files here"));
+            if fs::read_dir(&self.dir)?.count() >= MAX_FILES && !self.forget_unused()? {
+                return Err(io::Error::other(format!(
+                    "{MAX_FILES} files of clients are kept, and no more; reset some"
+                )));
             }
+            self.space.admit(SIZE_NEW, || false)?;
             if image.is_none() {
-                let empty = self.empty.as_ref();
-                let empty = empty.ok_or_else(|| io::Error::other("there is no empty disk"))?;
-                let new = path.with_extension("new");
-                sparse_copy(empty, &File::create(&new)?)?;
-                fs::rename(&new, &path)?;
+                self.make_for(&path).map_err(|e| self.space.named(e))?;
             }
         }
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(PRIVATE);
+        let file = options.open(&path);
         let file = lock(file?)?;
         let size = file.metadata()?.len();
         Ok(match image {
-            None => Disk::Own(file, size),
-            Some(i) => Disk::Cow(Cow::open(file, i.image.clone(), i.size, i.identity)?),
+            None => Disk::Own(file, size, self.space.clone()),
+            Some(i) => {
+                let cow = Cow::open(file, i.image.clone(), i.size, i.identity)?;
+                Disk::Cow(cow, self.space.clone())
+            }
         })
+    }
+
+    /// Makes a client's disk: a copy of the empty one.
+    fn make_for(&self, path: &Path) -> io::Result<()> {
+        let empty = self.empty.as_ref();
+        let empty = empty.ok_or_else(|| io::Error::other("there is no empty disk"))?;
+        let new = path.with_extension("new");
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(true).mode(PRIVATE).open(&new)?;
+        let done = sparse_copy(empty, &file)
+            .and_then(|()| file.set_modified(SystemTime::UNIX_EPOCH))
+            .and_then(|()| fs::rename(&new, path));
+        if done.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        done
+    }
+
+    /// Deletes a disk that was made for a client and never written to: forged addresses leave
+    /// such disks. False when there is none.
+    fn forget_unused(&self) -> io::Result<bool> {
+        for entry in fs::read_dir(&self.dir)?.flatten() {
+            let unused = entry.metadata().is_ok_and(|meta| meta.mtime() == NEVER);
+            if unused && File::open(entry.path()).and_then(lock).is_ok() {
+                fs::remove_file(entry.path())?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Every client that has files here, by address.
@@ -145,8 +210,10 @@ impl Store {
                 continue;
             };
             let Ok(meta) = entry.metadata() else { continue };
-            let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-            let age = age.map_or(0, |age| age.as_secs());
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+            let written = if meta.mtime() == NEVER { meta.ctime() } else { meta.mtime() };
+            let age = u64::try_from(now.saturating_sub(written)).unwrap_or(0);
             let used = File::open(entry.path()).is_ok_and(|file| lock(file).is_err());
             let new = ClientFiles { mac: mac.dashed(), bytes: 0, age, used: false };
             let kept = found.entry(mac.dashed()).or_insert(new);
@@ -206,8 +273,9 @@ impl Store {
     /// As [`Store::image`]; [`Error::File`] when `to` exists or cannot be written.
     pub fn export(&self, mac: &str, to: &Path) -> Result<(), Error> {
         let from = self.image(mac)?;
-        let out =
-            File::options().write(true).create_new(true).open(to).map_err(Error::write(to))?;
+        let mut options = File::options();
+        let out = options.write(true).create_new(true).mode(PRIVATE).open(to);
+        let out = out.map_err(Error::write(to))?;
         sparse_copy(&from, &out).map_err(Error::write(to))
     }
 }
@@ -252,7 +320,8 @@ fn seek(file: &File, from: u64, to: Whence) -> io::Result<Option<u64>> {
 
 /// Makes a disk with an empty file system.
 fn make(new: &Path) -> io::Result<File> {
-    File::create(new)?.set_len(SIZE)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(PRIVATE).open(new)?.set_len(SIZE)?;
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.args(["-q", "-F", "-L", "settings", "-E", "lazy_itable_init=1,lazy_journal_init=1"]);
     mkfs.args(["-m", "0"]).arg(new).stdin(Stdio::null()).stdout(Stdio::null());

@@ -6,13 +6,23 @@ use crate::dhcp::message::Message;
 use crate::dhcp::server::{Arrival, PXE_PORT, Seen, Server};
 use crate::error::Error;
 use crate::event::{Event, Stage, Watch};
+use crate::net;
 use crate::services::Service;
+use cpio_builder::tools::Draft;
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
+
+/// Time between two writes of the leases: a flood of requests must not become one of writes.
+const BETWEEN: Duration = Duration::from_millis(200);
+
+/// Time between two searches for machines on leased addresses.
+const SEARCH: Duration = Duration::from_secs(5);
 
 /// Serves DHCP on both ports. Leases are saved in `keep`.
 ///
@@ -33,11 +43,67 @@ pub fn start(
         });
         drained.map_err(Error::system("empty a socket"))?;
     }
+    let (changed, changes) = mpsc::sync_channel(1);
+    if let Some(path) = keep {
+        let (server, watch) = (server.clone(), watch.clone());
+        spawn("leases", move || keep_leases(&server, &changes, &path, &watch))?;
+    }
+    let (exhausted, wishes) = mpsc::sync_channel(1);
+    let searched = server.clone();
+    spawn("lease search", move || reclaim(&searched, &wishes))?;
     for (socket, port) in sockets.into_iter().zip([67, PXE_PORT]) {
-        let (server, watch, keep) = (server.clone(), watch.clone(), keep.clone());
-        spawn("dhcp", move || answer_all(&server, &socket, port, &watch, keep.as_deref()))?;
+        let (server, watch) = (server.clone(), watch.clone());
+        let (changed, exhausted) = (changed.clone(), exhausted.clone());
+        spawn("dhcp", move || answer_all(&server, &socket, port, &watch, [&changed, &exhausted]))?;
     }
     Ok(())
+}
+
+/// When all addresses are leased, ends the leases of those on which no machine answers: requests
+/// with forged hardware addresses would hold them for hours.
+fn reclaim(server: &Mutex<Server>, wishes: &Receiver<()>) {
+    let lock = || server.lock().unwrap_or_else(PoisonError::into_inner);
+    while wishes.recv().is_ok() {
+        let (own, ends) = {
+            let server = lock();
+            (server.own, server.full.as_ref().map(|(_, leases)| leases.ends()))
+        };
+        let Some((first, last)) = ends else { return };
+        let found = net::in_use(own, first, last);
+        if let Some((network, leases)) = &mut lock().full {
+            leases.reclaim(&found, network.lease, now());
+        }
+        thread::sleep(SEARCH);
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
+/// Writes the leases after each change.
+fn keep_leases(server: &Mutex<Server>, changes: &Receiver<()>, path: &Path, watch: &Watch) {
+    let mut failed = String::new();
+    while changes.recv().is_ok() {
+        let server = server.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = server.full.as_ref().map(|(_, leases)| leases.to_text()).unwrap_or_default();
+        drop(server);
+        let why = write_leases(path, &text).err().map(|e| e.to_string()).unwrap_or_default();
+        // Once, not at each lease.
+        if why != failed && !why.is_empty() {
+            watch.tell(&Event::Warning(format!("leases are not kept over a restart: {why}")));
+        }
+        failed = why;
+        thread::sleep(BETWEEN);
+    }
+}
+
+/// Writes beside the old file and renames: a power cut leaves the one or the other.
+fn write_leases(path: &Path, text: &str) -> Result<(), Error> {
+    let draft = Draft::new(path)?;
+    draft.create()?.write_all(text.as_bytes()).map_err(Error::write(path))?;
+    Ok(draft.keep()?)
 }
 
 fn answer_all(
@@ -45,7 +111,7 @@ fn answer_all(
     socket: &UdpSocket,
     port: u16,
     watch: &Watch,
-    keep: Option<&Path>,
+    [changed, exhausted]: [&SyncSender<()>; 2],
 ) {
     let mut buffer = [0; 4096];
     let mut others = BTreeSet::new();
@@ -58,14 +124,9 @@ fn answer_all(
         let Some(message) = Message::read(buffer.get(..length).unwrap_or_default()) else {
             continue;
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let arrival = Arrival { port, from, now: now.map_or(0, |now| now.as_secs()) };
+        let arrival = Arrival { port, from, now: now() };
         let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
         let (reply, seen) = server.handle(&message, &arrival);
-        let leases = match (&seen, keep, &server.full) {
-            (Seen::Address(_), Some(path), Some((_, leases))) => Some((path, leases.to_text())),
-            _ => None,
-        };
         drop(server);
         let who = message.mac.to_string();
         if let Some(reply) = reply
@@ -73,10 +134,9 @@ fn answer_all(
         {
             watch.refused(&who, format!("a DHCP answer to {who} was not sent: {e}"));
         }
-        if let Some((path, text)) = leases
-            && let Err(e) = std::fs::write(path, text)
-        {
-            watch.tell(&Event::Warning(format!("cannot keep leases in {}: {e}", path.display())));
+        if matches!(seen, Seen::Address(_)) {
+            // When one is waiting already, it will write this one, too.
+            let _ = changed.try_send(());
         }
         match seen {
             Seen::Boot { client, file } => {
@@ -89,6 +149,7 @@ fn answer_all(
             }
             Seen::Address(address) => watch.tell(&Event::Address { who, address }),
             Seen::Exhausted => {
+                let _ = exhausted.try_send(());
                 let text = format!(
                     "{who} asks for an address, but all are leased; give a larger range with \
                      --range"

@@ -41,7 +41,7 @@ pub fn start(
 ) -> Result<(), Error> {
     let viewers = Places::new(VIEWERS);
     let (memory, told) = (budget.memory.clone(), watch.clone());
-    accept("http", listener, budget, &told, http::refuse(503), move |stream, from, place| {
+    accept("http", listener, &budget.http, &told, http::refuse(503), move |stream, from, place| {
         let page = page.as_deref().map(|page| (page, &viewers));
         let client = Client { from, who: name_of(from), place, memory: &memory };
         serve(stream, &client, &files, &watch, page)
@@ -163,6 +163,7 @@ fn serve(
         stream.write_all(answer.head.as_bytes())?;
         let mut at = answer.body.start;
         while at < answer.body.end {
+            client.place.is(Use::Owing);
             // Closing early tells the client that data is missing.
             let sent = send_some(stream, &file, at..answer.body.end, client, watch)?;
             at += sent;

@@ -1,7 +1,7 @@
 //! NBD connections.
 
 use super::{PATIENCE, Timed, accept, patiently, read_growing};
-use crate::budget::{Budget, Memory, SMALL, Use};
+use crate::budget::{Budget, Memory, Place, SMALL, Use};
 use crate::disk::access::{Disks, Refused};
 use crate::disk::device::Disk;
 use crate::error::Error;
@@ -43,6 +43,7 @@ const PIECE: usize = 1 << 20;
 struct Client<'c> {
     from: Ipv4Addr,
     who: String,
+    place: &'c Place,
     memory: &'c Memory,
 }
 
@@ -115,11 +116,11 @@ pub fn start(
 ) -> Result<(), Error> {
     let connections = Arc::new(Connections::default());
     let (memory, told) = (budget.memory.clone(), watch.clone());
-    accept("nbd", listener, budget, &told, String::new(), move |stream, from, place| {
+    accept("nbd", listener, &budget.nbd, &told, String::new(), move |stream, from, place| {
         if !watch.switches.is_on(Service::Nbd) {
             return Ok(());
         }
-        let client = Client { from, who: name_of(from), memory: &memory };
+        let client = Client { from, who: name_of(from), place, memory: &memory };
         let who = &client.who;
         let Some((name, disk)) = negotiate(stream, &disks, who, &watch)? else {
             return Ok(());
@@ -162,7 +163,11 @@ fn negotiate(
         input.drain(..used);
         let answer = match wish {
             Wish::Export(ref name) | Wish::Go(ref name) | Wish::About(ref name) => {
-                match disks.open(name, who) {
+                let opened = patiently(|| match disks.open(name, who) {
+                    Err(Refused::Short(e)) => Err(e),
+                    opened => Ok(opened),
+                });
+                match opened.unwrap_or_else(|e| Err(Refused::Short(e))) {
                     Ok(disk) => {
                         let about = nbd::About { size: disk.size(), read_only: disk.read_only() };
                         match wish {
@@ -186,6 +191,9 @@ fn negotiate(
                             }
                             Refused::NotYours(why) | Refused::Broken(why) => {
                                 (why.clone(), Refusal::NotYours(why))
+                            }
+                            Refused::Short(why) => {
+                                (why.to_string(), Refusal::NotYours(why.to_string()))
                             }
                         };
                         let text = format!("{who} wants the disk {name:?}: {text}");
@@ -235,7 +243,7 @@ fn serve(
                     () if outside => Some(Failed::Invalid),
                     () => None,
                 };
-                let written = write(stream, &request, disk, refused)?;
+                let written = write(stream, &request, disk, refused, client)?;
                 stream.set_read_timeout(None)?;
                 written
             }
@@ -263,7 +271,13 @@ fn serve(
             Err(Failed::Invalid) => Some(Failure::Invalid),
             Err(Failed::ReadOnly) => Some(Failure::Permission),
             Err(Failed::Disk(error)) => {
-                watch.broken("", error);
+                match disk.read_only() {
+                    true => watch.broken("", error),
+                    false => watch.refused(
+                        &client.who,
+                        format!("{}: its disk cannot be read or written: {error}", client.who),
+                    ),
+                }
                 Some(match error.kind() {
                     io::ErrorKind::StorageFull => Failure::NoSpace,
                     _ => Failure::Io,
@@ -283,6 +297,7 @@ fn write(
     request: &nbd::Request,
     disk: &Disk,
     refused: Option<Failed>,
+    client: &Client<'_>,
 ) -> io::Result<Result<(), Failed>> {
     let mut done = refused.map_or(Ok(()), Err);
     let mut timed = Timed::new(stream);
@@ -292,6 +307,7 @@ fn write(
         let piece = left.min(SMALL);
         // Data that does not arrive in time: the machine was switched off.
         timed.within(PATIENCE);
+        client.place.is(Use::Owing);
         if done.is_ok() {
             read_growing(&mut timed, &mut buffer, piece)?;
             done = patiently(|| disk.write(at, &buffer)).map_err(Failed::Disk);
@@ -301,6 +317,7 @@ fn write(
         at = at.saturating_add(piece as u64);
         left -= piece;
     }
+    client.place.is(Use::Busy);
     Ok(done)
 }
 
@@ -330,7 +347,9 @@ fn read(
             Err(e) if before > 0 => return Ok(Err(Failed::Disk(e))),
             done => done?,
         }
+        client.place.is(Use::Owing);
         stream.write_all(buffer.get(..before + piece).unwrap_or_default())?;
+        client.place.is(Use::Busy);
         at = at.saturating_add(piece as u64);
         left -= piece;
         before = 0;

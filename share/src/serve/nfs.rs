@@ -26,7 +26,7 @@ pub fn start(
     budget: &Budget,
 ) -> Result<(), Error> {
     let (memory, told) = (budget.memory.clone(), watch.clone());
-    accept("nfs", listener, budget, &told, String::new(), move |stream, from, place| {
+    accept("nfs", listener, &budget.nfs, &told, String::new(), move |stream, from, place| {
         // Clients that have the medium mounted keep their connection.
         if watch.switches.is_on(Service::Nfs) {
             return serve(stream, (from, place), &server, &memory, &watch);
@@ -71,15 +71,16 @@ fn serve(
         let mut held = None;
         let mut room = |wanted| held.insert(memory.room(from, wanted)).bytes;
         let Some(seen) = server.handle(&record, &mut reply, &mut room) else { return Ok(()) };
-        // Clients connect again by themselves, and repeat a call without an answer.
-        place.is(Use::Idle);
         mounted = true;
         let length = u32::try_from(reply.len().saturating_sub(4)).unwrap_or(0);
         if let Some(mark) = reply.first_chunk_mut() {
             *mark = (length | 0x8000_0000).to_be_bytes();
         }
+        place.is(Use::Owing);
         stream.write_all(&reply)?;
         drop(held);
+        // Clients connect again by themselves, and repeat a call without an answer.
+        place.is(Use::Idle);
         match seen {
             nfs::Seen::Read(bytes) => watch.sent(&who, bytes),
             nfs::Seen::Mount { path, done: true } => watch.reached(&who, Stage::Mounted(path)),

@@ -26,7 +26,7 @@ pub fn start(
     watch: Arc<Watch>,
     budget: &Budget,
 ) -> Result<(), Error> {
-    let places = budget.places();
+    let places = budget.tftp.clone();
     let own = socket.local_addr().map_err(Error::system("read a socket's address"))?.ip();
     spawn("tftp", move || {
         let mut buffer = [0; 1024];
@@ -131,6 +131,7 @@ fn transfer(
                     let next = transfer.acknowledged(number);
                     if transfer.done() > before {
                         silent = 0;
+                        place.is(Use::Busy);
                     }
                     if who.is_empty() && transfer.is_confirmed() {
                         place.is(Use::Busy);
@@ -146,6 +147,9 @@ fn transfer(
             },
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 silent += 1;
+                if transfer.is_confirmed() {
+                    place.is(Use::Owing);
+                }
                 if silent >= tftp::MAX_TRIES {
                     break;
                 }
