@@ -166,6 +166,10 @@ pub(crate) mod tests {
             }
             let _ = std::fs::remove_file(&at).or_else(|_| std::fs::remove_dir(&at));
         }
+        // A link to another file of the tree: a client was not promised that one.
+        symlink("sub/file", inside.join("file")).unwrap();
+        assert!(held.file(Path::new("file")).is_err());
+        std::fs::remove_file(inside.join("file")).unwrap();
         // A directory on the way becomes a link.
         std::fs::rename(inside.join("sub"), inside.join("old")).unwrap();
         symlink(&outside, inside.join("sub")).unwrap();

@@ -5,6 +5,7 @@
 //! service. Lines that do not fit are dropped and counted, and the count is written later.
 
 use crate::error::Error;
+use crate::privileges::keep_no_capability;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -58,6 +59,7 @@ impl Console {
         let own = console.clone();
         let thread = thread::Builder::new().name("console".into());
         let started = thread.spawn(move || {
+            let _ = keep_no_capability();
             loop {
                 write(&own.next());
             }

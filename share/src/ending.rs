@@ -1,6 +1,7 @@
 //! The signals that end a session.
 
 use crate::error::Error;
+use crate::privileges::keep_no_capability;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -50,6 +51,7 @@ impl Ending {
     ) -> Result<(), Error> {
         let ending = self.clone();
         let thread = thread::Builder::new().name("ending".into()).spawn(move || {
+            let _ = keep_no_capability();
             if ending.wait().is_ok() {
                 thread::sleep(patience);
                 last();

@@ -13,8 +13,8 @@ use nix::libc;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchdir, fchown, geteuid, setgroups, setresgid, setresuid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs,
 };
 use seccompiler::{SeccompAction, SeccompFilter, SeccompRule};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ const NOBODY: u32 = 65_534;
 pub fn renounce() -> Result<(), Error> {
     let kernel = |e: rustix::io::Errno| Error::system("give up the way to root's powers")(e.into());
     set_no_new_privs(true).map_err(kernel)?;
-    clear_ambient_capability_set().map_err(kernel)?;
+    // The ambient set follows the inheritable one.
     let now = capabilities(None).map_err(kernel)?;
     let inherited = CapabilitySets { inheritable: CapabilitySet::empty(), ..now };
     set_capabilities(None, inherited).map_err(kernel)?;
@@ -70,7 +70,6 @@ pub fn renounce() -> Result<(), Error> {
 pub fn drop_root(state: Option<&Path>) -> Result<Option<PathBuf>, Error> {
     let doing = || Error::system("give up root's powers");
     let system = |e: nix::errno::Errno| doing()(e.into());
-    let kernel = |e: rustix::io::Errno| doing()(e.into());
     renounce()?;
     let mut place = state.map(Path::to_owned);
     if geteuid().is_root() {
@@ -90,13 +89,26 @@ pub fn drop_root(state: Option<&Path>) -> Result<Option<PathBuf>, Error> {
         setresuid(user, user, user).map_err(system)?;
         // The way to the directory may be closed to the new user, who is in it already.
         place = place.map(|whole| if whole.exists() { whole } else { ".".into() });
-        // What it makes from now on is for itself.
-        umask(Mode::from_bits_truncate(0o077));
+    }
+    // What it makes from now on is for itself.
+    umask(Mode::from_bits_truncate(0o077));
+    keep_no_capability()?;
+    Ok(place)
+}
+
+/// Gives up the capabilities of a thread of another user than root, who may have got some to bind
+/// ports. They are each thread's own: those that start before [`drop_root`] call this themselves.
+/// Root's threads lose theirs with the user, which the C library changes in all of them.
+///
+/// # Errors
+/// [`Error::System`] when the kernel refuses.
+pub fn keep_no_capability() -> Result<(), Error> {
+    if geteuid().is_root() {
+        return Ok(());
     }
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, sets).map_err(kernel)?;
-    Ok(place)
+    set_capabilities(None, sets).map_err(|e| Error::system("give up capabilities")(e.into()))
 }
 
 /// A number that belongs to no account of this machine.
