@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// A read returns at once, whatever the file is.
@@ -96,7 +96,11 @@ pub fn image(path: &Path) -> Result<File, Error> {
     let opened = rustix::fs::open(path, READ, Mode::empty());
     let opened = opened.map_err(|e| Error::read(path)(e.into()))?;
     match kind(&opened).map_err(Error::read(path))? {
-        FileType::RegularFile | FileType::BlockDevice => Ok(opened.into()),
+        FileType::RegularFile => Ok(opened.into()),
+        // Opened to be read, the drive waits until its disc is ready, and locks its tray.
+        FileType::BlockDevice => {
+            File::open(format!("/proc/self/fd/{}", opened.as_raw_fd())).map_err(Error::read(path))
+        }
         _ => Err(Error::Medium {
             why: format!("{} is neither a file, nor a drive, nor a directory", path.display()),
         }),

@@ -16,7 +16,10 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
 };
-use seccompiler::{SeccompAction, SeccompFilter, SeccompRule};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule,
+};
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io;
@@ -314,10 +317,12 @@ const OLD_CALLS: &[libc::c_long] = &[];
 /// One condition on an argument.
 #[derive(Clone, Copy)]
 enum Only {
-    /// The argument is this number.
+    /// The argument is this number; an int, whose upper half may hold anything.
     Is(u64),
-    /// These of its bits have this value.
+    /// These of its lower 32 bits have this value.
     Bits(u64, u64),
+    /// The argument is the null pointer.
+    Null,
 }
 
 /// Calls that serving needs in one form: call, and for each form its arguments by number. A call
@@ -335,7 +340,7 @@ const FORMS: &[(libc::c_long, &[(u8, Only)])] = &[
     // A thread's name.
     (libc::SYS_prctl, &[(0, Only::Is(PR_SET_NAME))]),
     // Limits are read and not set.
-    (libc::SYS_prlimit64, &[(2, Only::Is(0))]),
+    (libc::SYS_prlimit64, &[(2, Only::Null)]),
 ];
 
 /// What may be asked of a descriptor by ioctl: not to wait, and a terminal's size and modes.
@@ -367,41 +372,41 @@ const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 /// # Errors
 /// What the kernel or the processor lacks, in words: the session works without.
 pub fn confine() -> Result<(), String> {
-    let program = |filter: Result<SeccompFilter, seccompiler::BackendError>| {
-        let program: Result<seccompiler::BpfProgram, _> = filter.and_then(TryInto::try_into);
-        program.map_err(|e| e.to_string())
+    for program in programs().map_err(|e| e.to_string())? {
+        seccompiler::apply_filter_all_threads(&program).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// The filters; the strictest answer counts.
+fn programs() -> Result<[BpfProgram; 2], BackendError> {
+    let program = |rules, otherwise, matched| -> Result<BpfProgram, BackendError> {
+        let arch = std::env::consts::ARCH.try_into()?;
+        SeccompFilter::new(rules, otherwise, matched, arch)?.try_into()
     };
-    let install = |program: &seccompiler::BpfProgram| {
-        seccompiler::apply_filter_all_threads(program).map_err(|e| e.to_string())
-    };
-    let arch = || std::env::consts::ARCH.try_into();
-    let rules = rules().map_err(|e| e.to_string())?;
-    let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let list = program(
-        arch().and_then(|arch| SeccompFilter::new(rules, refused, SeccompAction::Allow, arch)),
-    )?;
     // The flags of clone3 are in memory, where no filter looks. Without it the C library uses clone.
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let without = program(
-        arch().and_then(|arch| SeccompFilter::new(clone3, SeccompAction::Allow, absent, arch)),
-    )?;
-    install(&without)?;
-    install(&list)
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    Ok([
+        program(clone3, SeccompAction::Allow, absent)?,
+        program(rules()?, refused, SeccompAction::Allow)?,
+    ])
 }
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
+fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         CALLS.iter().chain(OLD_CALLS).map(|call| (*call, Vec::new())).collect();
     for (call, conditions) in FORMS {
         let conditions = conditions.iter().map(|(argument, only)| {
-            let (operator, value) = match only {
-                Only::Is(value) => (SeccompCmpOp::Eq, *value),
-                Only::Bits(bits, value) => (SeccompCmpOp::MaskedEq(*bits), *value),
+            let (length, operator, value) = match only {
+                Only::Is(value) => (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value),
+                Only::Bits(bits, value) => {
+                    (SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(*bits), *value)
+                }
+                Only::Null => (SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0),
             };
-            // int arguments: the upper half may hold anything.
-            SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, value)
+            SeccompCondition::new(*argument, length, operator, value)
         });
         let rule = SeccompRule::new(conditions.collect::<Result<_, _>>()?)?;
         rules.entry(*call).or_default().push(rule);
@@ -483,6 +488,88 @@ mod tests {
 
     fn chown_self(file: &Path) -> io::Result<()> {
         std::os::unix::fs::chown(file, None, None)
+    }
+
+    /// What a filter answers to a call: classic BPF, as far as the compiler uses it
+    /// (linux/filter.h).
+    fn answer(program: &BpfProgram, call: libc::c_long, arguments: [u64; 6]) -> u32 {
+        let arch = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+        let mut data = vec![call as u32, arch, 0, 0];
+        data.extend(arguments.iter().flat_map(|a| [*a as u32, (*a >> 32) as u32]));
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let op = &program[at];
+            let jump = |holds: bool| usize::from(if holds { op.jt } else { op.jf });
+            at += 1;
+            match op.code {
+                0x20 => a = data[op.k as usize / 4],
+                0x54 => a &= op.k,
+                0x05 => at += op.k as usize,
+                0x15 => at += jump(a == op.k),
+                0x25 => at += jump(a > op.k),
+                0x35 => at += jump(a >= op.k),
+                0x45 => at += jump(a & op.k != 0),
+                0x06 => return op.k,
+                code => panic!("unknown instruction {code:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_call_has_the_forms_that_serving_needs() {
+        use libc::*;
+        const ALLOWED: u32 = 0x7fff_0000;
+        let [clone3, list] = programs().unwrap();
+        let allows = |call, arguments| {
+            let answers = [answer(&clone3, call, arguments), answer(&list, call, arguments)];
+            assert!(answers.iter().all(|a| *a == ALLOWED || *a >> 16 == 5), "{answers:x?}");
+            answers == [ALLOWED; 2]
+        };
+        let high = 1 << 32;
+        let (inet, datagram) = (AF_INET as u64, SOCK_DGRAM as u64);
+        let thread = (CLONE_THREAD | CLONE_VM) as u64;
+        let (read_write, execute) = ((PROT_READ | PROT_WRITE) as u64, PROT_EXEC as u64);
+        for (call, arguments, wanted) in [
+            (SYS_read, [0; 6], true),
+            (SYS_openat2, [0; 6], true),
+            (SYS_socket, [inet, datagram | SOCK_CLOEXEC as u64, 0, 0, 0, 0], true),
+            (SYS_socket, [inet, SOCK_STREAM as u64, 0, 0, 0, 0], false),
+            (SYS_socket, [inet, SOCK_RAW as u64, 0, 0, 0, 0], false),
+            (SYS_socket, [AF_NETLINK as u64, datagram, 0, 0, 0, 0], false),
+            (SYS_socketpair, [AF_UNIX as u64, datagram, 0, 0, 0, 0], true),
+            (SYS_socketpair, [inet, datagram, 0, 0, 0, 0], false),
+            (SYS_clone, [thread, 0, 0, 0, 0, 0], true),
+            (SYS_clone, [SIGCHLD as u64, 0, 0, 0, 0, 0], false),
+            (SYS_clone3, [0; 6], false),
+            (SYS_mmap, [0, 4096, read_write, 0, 0, 0], true),
+            (SYS_mmap, [0, 4096, read_write | execute, 0, 0, 0], false),
+            (SYS_mprotect, [0, 4096, read_write, 0, 0, 0], true),
+            (SYS_mprotect, [0, 4096, execute, 0, 0, 0], false),
+            (SYS_prctl, [PR_SET_NAME as u64, 0, 0, 0, 0, 0], true),
+            (SYS_prctl, [PR_SET_DUMPABLE as u64, 0, 0, 0, 0, 0], false),
+            (SYS_prlimit64, [0, 7, 0, 1, 0, 0], true),
+            (SYS_prlimit64, [0, 7, 1, 0, 0, 0], false),
+            (SYS_prlimit64, [0, 7, high, 0, 0, 0], false),
+            (SYS_ioctl, [0, FIONBIO, 0, 0, 0, 0], true),
+            (SYS_ioctl, [0, TIOCGWINSZ, 0, 0, 0, 0], true),
+            // Puts characters into the terminal, as if its user had typed them.
+            (SYS_ioctl, [0, TIOCSTI, 0, 0, 0, 0], false),
+            (SYS_execve, [0; 6], false),
+            (SYS_execveat, [0; 6], false),
+            (SYS_ptrace, [0; 6], false),
+            (SYS_mount, [0; 6], false),
+            (SYS_kill, [0; 6], false),
+            (SYS_bpf, [0; 6], false),
+            (SYS_io_uring_setup, [0; 6], false),
+            (SYS_process_vm_writev, [0; 6], false),
+            (SYS_pidfd_getfd, [0; 6], false),
+            (SYS_setuid, [0; 6], false),
+            (SYS_seccomp, [0; 6], false),
+            // x86-64 calls under their 32-bit numbers.
+            (0x4000_0000 | SYS_read, [0; 6], false),
+        ] {
+            assert_eq!(allows(call, arguments), wanted, "call {call} {arguments:x?}");
+        }
     }
 
     #[test]

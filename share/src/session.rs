@@ -119,23 +119,14 @@ impl<'o> Plan<'o> {
             }
         }
         let device = self.interface.as_ref().map(|interface| interface.name.as_str());
-        let tcp = |port, service| -> Result<(SocketAddrV4, Vec<TcpListener>), Error> {
-            let listener = net::tcp(SocketAddrV4::new(self.listen, port), service, device)?;
-            let bound = listener.local_addr();
-            let port = bound.map_err(Error::system("read a socket's address"))?.port();
-            let mut all = vec![listener];
-            // What this machine sends to its own address arrives on the loopback interface: the
-            // browser of who started this.
-            if device.is_some() {
-                let own = net::tcp(SocketAddrV4::new(self.listen, port), service, Some("lo"));
-                let same = |own: &TcpListener| own.local_addr().is_ok_and(|at| at.port() == port);
-                all.extend(own.ok().filter(same));
-            }
-            Ok((SocketAddrV4::new(self.own, port), all))
+        // What this machine sends to its own address counts as arriving on that device, too.
+        let tcp = |port, service| net::tcp(SocketAddrV4::new(self.listen, port), service, device);
+        let (nfs, http, nbd) = (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(nbd::PORT, "NBD")?);
+        let at = |listener: &TcpListener| {
+            let at = listener.local_addr().map_err(Error::system("read a socket's address"));
+            at.map(|at| SocketAddrV4::new(self.own, at.port()))
         };
-        let ((nfs_at, nfs), (http_at, http), (nbd_at, nbd)) =
-            (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(nbd::PORT, "NBD")?);
-        let at = At { nfs: nfs_at, http: http_at, nbd: nbd_at };
+        let at = At { nfs: at(&nfs)?, http: at(&http)?, nbd: at(&nbd)? };
         Ok(Bound { plan: self, sockets: Sockets { tftp, dhcp, search, nfs, http, nbd }, at })
     }
 }
@@ -146,9 +137,9 @@ struct Sockets {
     dhcp: Option<[UdpSocket; 2]>,
     /// For the search for another DHCP server.
     search: Option<UdpSocket>,
-    nfs: Vec<TcpListener>,
-    http: Vec<TcpListener>,
-    nbd: Vec<TcpListener>,
+    nfs: TcpListener,
+    http: TcpListener,
+    nbd: TcpListener,
 }
 
 /// Where clients reach the services.
@@ -340,21 +331,14 @@ impl Prepared<'_> {
         let page = Page::new(watch.clone(), store.clone(), hosts)
             .map_err(Error::system("make a key for the page"))?;
         let page = Arc::new(page);
-        for socket in sockets.http {
-            serve::http::start(files.clone(), socket, watch.clone(), Some(page.clone()), &budget)?;
-        }
+        serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()), &budget)?;
         let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
         let nfs = Arc::new(Nfs { exports, port: at.nfs.port() });
-        for socket in sockets.nfs {
-            serve::nfs::start(nfs.clone(), socket, watch.clone(), &budget)?;
-        }
+        serve::nfs::start(nfs, sockets.nfs, watch.clone(), &budget)?;
         serve::watch_over(watch, store.clone())?;
         let disks = Disks::new(images, store);
         let nbd = options.keep_settings || !disks.images.is_empty();
-        let disks = Arc::new(disks);
-        for socket in sockets.nbd {
-            serve::nbd::start(disks.clone(), socket, watch.clone(), &budget)?;
-        }
+        serve::nbd::start(Arc::new(disks), sockets.nbd, watch.clone(), &budget)?;
 
         let place = interface.map_or_else(|| "this machine".to_owned(), |i| i.name);
         let services = services(&mounts, &at, tftp, nbd);
