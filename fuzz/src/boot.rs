@@ -75,7 +75,7 @@ fn write(path: &Path, kind: &str) {
 }
 
 static PROPS: LazyLock<Props> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().expect("there is a temporary directory");
+    let dir = crate::directory();
     let mut props = Props { blobs: Vec::new(), trees: Vec::new(), dir };
     let at = |name: &str| props.dir.path().join(name);
     for kind in ["image", "archive", "other"] {

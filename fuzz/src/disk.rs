@@ -174,16 +174,17 @@ impl ReadAt for Sevens {
 pub fn cow_file(data: &[u8]) {
     const SIZE: u64 = 9 * 4096 + 100;
     const IDENTITY: u64 = 77;
-    static FILE: LazyLock<tempfile::NamedTempFile> =
-        LazyLock::new(|| tempfile::NamedTempFile::new().expect("there is a temporary directory"));
+    static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(crate::directory);
+    let path = DIR.path().join("cow");
     let header = [&b"bellwether cow 1"[..], &IDENTITY.to_be_bytes(), &SIZE.to_be_bytes()].concat();
     let mut headed = [header, vec![0; 4096 - 32]].concat();
     headed.extend_from_slice(data);
     headed.resize(headed.len().max(8192 + SIZE as usize), 0);
     for content in [data, &headed] {
-        let path = FILE.path();
-        let file = File::options().read(true).write(true).open(path).expect("it is there");
-        let written = file.set_len(0).and_then(|()| file.write_all_at(content, 0));
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&path).expect("it can be made");
+        let written = file.write_all_at(content, 0);
         written.expect("the temporary directory has room");
         let file = Flock::lock(file, FlockArg::LockExclusive).expect("it is ours");
         let cow = match Cow::open(file, Arc::new(Sevens(SIZE)), SIZE, IDENTITY) {

@@ -88,6 +88,12 @@ pub fn find(name: &str) -> Option<&'static Target> {
     targets().find(|target| target.name == name)
 }
 
+/// A directory in memory where there is one: a target writes a file for each input.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let made = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    made.expect("there is a temporary directory")
+}
+
 /// Cuts an input into the messages of a conversation: each stands behind its
 /// length, two bytes, little-endian. The last may be shorter than it says.
 pub(crate) fn messages(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
