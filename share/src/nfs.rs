@@ -481,8 +481,9 @@ impl Server {
             }
             19 => {
                 xdr.u32(MAX_READ).u32(MAX_READ).u32(4096);
-                // Write sizes that keep a client's arithmetic sound; writing is refused.
-                xdr.u32(4096).u32(4096).u32(4096).u32(MAX_LISTING);
+                // Write sizes that keep a client's arithmetic sound; writing is refused. libnfs
+                // mounts nothing from servers with less than 8192.
+                xdr.u32(MAX_READ).u32(MAX_READ).u32(4096).u32(MAX_LISTING);
                 xdr.u64(i64::MAX.cast_unsigned()).u32(1).u32(0);
                 // FSF3_LINK | FSF3_SYMLINK | FSF3_HOMOGENEOUS.
                 xdr.u32(0x01 | 0x02 | 0x08);
@@ -643,6 +644,43 @@ mod tests {
         }
         std::os::unix::fs::symlink("live/007", dir.path().join("link")).unwrap();
         dir
+    }
+
+    /// A server without descriptors or memory: a running client must wait, not fail.
+    #[test]
+    fn a_shortage_is_no_read_error() {
+        struct Failing(i32);
+        impl crate::tree::ReadAt for Failing {
+            fn read_exact_at(&self, _: &mut [u8], _: u64) -> std::io::Result<()> {
+                Err(std::io::Error::from_raw_os_error(self.0))
+            }
+            fn length(&self) -> std::io::Result<u64> {
+                Ok(4096)
+            }
+        }
+        let node = |id, kind| Node {
+            id: FileId(id),
+            name: b"file".to_vec(),
+            permissions: 0o444,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            size: 4096,
+            kind,
+        };
+        for (errno, wanted) in
+            [(24, status::JUKEBOX), (23, status::JUKEBOX), (12, status::JUKEBOX), (5, status::IO)]
+        {
+            let extents = Kind::Extents(vec![crate::tree::Extent { start: 0, length: 4096 }]);
+            let mut builder = crate::tree::Builder::new(node(1, Kind::Directory(Vec::new())));
+            builder.add(Tree::ROOT, node(2, extents)).unwrap();
+            let tree = Arc::new(builder.finish(7, Arc::new(Failing(errno))));
+            let exports = vec![Export { path: "/debian".into(), tree: tree.clone() }];
+            let server = Server { exports, port: 2049 };
+            let read = Encoder::default().opaque(&handle(&tree, FileId(2)));
+            let got = call(&server, NFS, 6, &read.u32(0).u32(0).u32(100).finish());
+            assert_eq!(Decoder::new(&got).u32(), Some(wanted), "{errno}");
+        }
     }
 
     /// Calls as our own client does; returns the results.

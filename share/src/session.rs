@@ -500,6 +500,30 @@ mod tests {
     }
 
     #[test]
+    fn one_bad_medium_of_several_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = behind(Ipv4Addr::LOCALHOST);
+        std::fs::write(dir.path().join("bad.iso"), [7; 70_000]).unwrap();
+        std::fs::create_dir(dir.path().join("empty")).unwrap();
+        for name in ["bad.iso", "absent.iso", "empty"] {
+            options.media.push(dir.path().join(name));
+        }
+        let (watch, _) = heard();
+        assert!(start(&options, &watch).is_err());
+        options.media.insert(1, medium(dir.path()));
+        let (watch, events) = heard();
+        let session = start(&options, &watch).unwrap();
+        assert_eq!(session.mounts, ["10.0.2.2:/debian"]);
+        let events = events.lock().unwrap().join("\n");
+        for name in ["bad.iso", "absent.iso", "empty"] {
+            let told = events.lines().any(|line| {
+                line.starts_with("warning: a medium is left out: ") && line.contains(name)
+            });
+            assert!(told, "{name}: {events}");
+        }
+    }
+
+    #[test]
     fn a_room_brings_its_own_menu() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("kernel"), "the kernel").unwrap();

@@ -254,6 +254,24 @@ mod tests {
         }
     }
 
+    /// A request whose address may be forged held a thread for 25 minutes.
+    #[test]
+    fn a_client_chooses_its_timeout_once_it_answered() {
+        let mut transfer = Transfer::new(&asked("timeout\x0020\0"), 10_000);
+        assert!(!transfer.is_confirmed() && transfer.patience() == UNCONFIRMED);
+        transfer.acknowledged(7);
+        assert!(!transfer.is_confirmed(), "no packet of ours has that number");
+        transfer.acknowledged(0);
+        assert!(transfer.is_confirmed() && transfer.patience() == 20_000);
+        let mut plain = Transfer::new(&asked(""), 10_000);
+        plain.acknowledged(0);
+        assert!(!plain.is_confirmed());
+        plain.acknowledged(1);
+        assert!(plain.is_confirmed());
+        // Longer ones are not acknowledged, and do not count.
+        assert_eq!(asked("timeout\x00255\0").timeout, None);
+    }
+
     #[test]
     fn only_what_was_asked_for_is_answered() {
         assert_eq!(Transfer::new(&asked(""), 9).send(), Send::Blocks(1..=1));

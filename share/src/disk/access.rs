@@ -112,6 +112,51 @@ mod tests {
         )
     }
 
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().mode() & 0o777
+    }
+
+    /// Every user of the server read the clients' keys.
+    #[test]
+    fn kept_disks_are_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (settings, old) = (dir.path().join("settings"), "52-54-00-00-00-01.img");
+        std::fs::create_dir(&settings).unwrap();
+        std::fs::write(settings.join(old), b"old").unwrap();
+        for (path, mode) in [(settings.clone(), 0o755), (settings.join(old), 0o644)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let (disks, _) = disks(dir.path());
+        disks.open("keep-52-54-00-12-34-56", MAC).unwrap();
+        disks.open("debian-for-52-54-00-12-34-56", MAC).unwrap();
+        assert_eq!(mode(&settings), 0o700);
+        let files: Vec<_> = std::fs::read_dir(&settings).unwrap().flatten().collect();
+        assert_eq!(files.len(), 3);
+        assert!(files.iter().all(|file| mode(&file.path()) == 0o600));
+        let to = dir.path().join("copy");
+        drop(disks.store.as_ref().unwrap().export("52-54-00-00-00-01", &to));
+        assert_eq!(mode(&to), 0o600);
+    }
+
+    /// All disks together have a limit, what is full has a name, and what has its room can be
+    /// written all the same.
+    #[test]
+    fn kept_disks_have_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::below(dir.path(), Some(16 << 20)).unwrap().for_new_clients().unwrap();
+        let disks = Disks::new(Vec::new(), Some(store));
+        let disk = disks.open("keep-52-54-00-12-34-56", MAC).unwrap();
+        let data = vec![7; 1 << 20];
+        let write = |at: u64| disk.write(at << 20, &data);
+        let full = (100..200).find_map(|at| write(at).err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        let text = full.to_string();
+        assert!(text.contains("settings take all of the 16 MB that they may"), "{text}");
+        write(100).unwrap();
+        assert!(write(500).is_err());
+    }
+
     #[test]
     fn a_client_has_its_own_disk() {
         let dir = tempfile::tempdir().unwrap();
