@@ -254,7 +254,8 @@ impl Walk<'_> {
                 return Ok(());
             }
             FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // A server may make it a pipe meanwhile, whose opening waits.
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let from = openat(source, name, flags, Mode::empty()).map_err(here)?;
                 let flags = OFlags::WRONLY
                     | OFlags::CREATE

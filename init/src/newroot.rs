@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use sys::file::{c_path, open, stat};
+use sys::file::{c_path, open, regular, stat};
 use sys::mount::detach;
 
 /// Where the new root is mounted.
@@ -235,10 +235,11 @@ impl NewRoot {
         if names.is_empty() { "nothing".into() } else { names.join(", ") + more }
     }
 
-    /// The text of a file; `None` for what is no text, or has 64 KiB or more.
+    /// The text of a regular file; `None` for what is no text, or has 64 KiB or more.
     #[must_use]
     pub fn read(&self, path: &str) -> Option<String> {
-        let file = self.resolve(path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+        let file =
+            regular(&self.resolve(path.as_bytes(), OFlags::PATH).ok()?, OFlags::RDONLY).ok()?;
         let mut bytes = alloc::vec![0; MAX_TEXT];
         let length = rustix::io::read(&file, bytes.as_mut_slice()).ok()?;
         if length == bytes.len() {

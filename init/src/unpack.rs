@@ -298,7 +298,11 @@ impl Tree {
                 let (other, first) = self.parent(to)?;
                 linkat(&other, &*first, &parent, name, AtFlags::empty())?;
                 if entry.size > 0 {
-                    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let flags = OFlags::WRONLY
+                        | OFlags::TRUNC
+                        | OFlags::NOFOLLOW
+                        | OFlags::NONBLOCK
+                        | OFlags::CLOEXEC;
                     let file = openat(&parent, name, flags, Mode::empty())?;
                     self.expect(file, entry)?;
                 }

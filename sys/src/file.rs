@@ -1,10 +1,11 @@
 //! Small files and directories, read and written in one piece.
 
 use alloc::ffi::CString;
+use alloc::format;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::{Errno, read};
 
@@ -26,21 +27,29 @@ pub fn open(path: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
     rustix::fs::open(&*path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
 }
 
-/// Opens a file or block device, as foreign media have them. Never waits: a named pipe
-/// without a writer would block the caller for ever.
+/// Opens a file as foreign media have them, or a device in `/dev`. Nothing but a regular
+/// file is opened elsewhere: to open a pipe waits for ever, to open a device can do
+/// things (a watchdog starts, a tape winds back).
 ///
 /// # Errors
-/// As open(2); `EISDIR` for a directory, `EINVAL` for a pipe, socket or character device
-/// outside of `/dev`.
+/// As open(2), and as [`regular`] for paths elsewhere.
 pub fn open_data(path: &str, access: OFlags) -> Result<OwnedFd, Errno> {
-    // An optical drive opened without waiting would not say that it is empty.
-    let device = path.starts_with("/dev/");
-    let wait = if device { OFlags::empty() } else { OFlags::NONBLOCK };
-    let file = open(path, access | wait, 0)?;
-    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
-        FileType::RegularFile | FileType::BlockDevice => Ok(file),
+    // The kernel's own files are what they are.
+    if ["/dev/", "/proc/", "/sys/"].iter().any(|own| path.starts_with(own)) {
+        return open(path, access, 0);
+    }
+    regular(&open(path, OFlags::PATH, 0)?, access)
+}
+
+/// Opens a file that was only looked up (`O_PATH`), when it is a regular one. Needs
+/// `/proc`.
+///
+/// # Errors
+/// As open(2); `EISDIR` for a directory, `EINVAL` for a pipe, socket or device.
+pub fn regular(found: &OwnedFd, access: OFlags) -> Result<OwnedFd, Errno> {
+    match FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) {
+        FileType::RegularFile => open(&format!("/proc/self/fd/{}", found.as_raw_fd()), access, 0),
         FileType::Directory => Err(Errno::ISDIR),
-        _ if device => Ok(file),
         _ => Err(Errno::INVAL),
     }
 }
@@ -189,23 +198,44 @@ mod tests {
 
     /// A pipe on a medium stopped the boot for ever.
     #[test]
-    fn no_kind_of_file_blocks_an_open() {
+    fn only_regular_files_are_opened() {
+        use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let pipe = path("pipe");
-        let mode = Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, pipe.as_str(), FileType::Fifo, mode, 0).unwrap();
+        let make = |name: &str, kind, device| {
+            let mode = Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, path(name).as_str(), kind, mode, device)
+        };
+        let mut odd = vec!["pipe", "socket", "link"];
+        make("pipe", FileType::Fifo, 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
-        std::os::unix::fs::symlink("/dev/tty", path("console")).unwrap();
+        std::os::unix::fs::symlink(path("pipe"), path("link")).unwrap();
+        // Who is not root makes no devices.
+        for (name, kind, device) in [
+            ("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+            ("ram", FileType::BlockDevice, rustix::fs::makedev(1, 0)),
+        ] {
+            if make(name, kind, device).is_ok() {
+                odd.push(name);
+            }
+        }
+        std::os::unix::fs::symlink(path("nothing"), path("dangling")).unwrap();
         std::os::unix::fs::symlink(path("loop"), path("loop")).unwrap();
         std::fs::create_dir(path("directory")).unwrap();
         std::fs::write(path("file"), "data").unwrap();
+        std::os::unix::fs::symlink("file", path("near")).unwrap();
+        let opened = inotify::init(CreateFlags::NONBLOCK).unwrap();
+        for name in &odd {
+            inotify::add_watch(&opened, path(name).as_str(), WatchFlags::OPEN).unwrap();
+        }
         let read = |name: &str| read_file(&path(name), 100);
-        assert_eq!(read("pipe"), Err(Errno::INVAL));
+        for name in odd {
+            assert_eq!(read(name), Err(Errno::INVAL), "{name}");
+        }
         assert_eq!(read("directory"), Err(Errno::ISDIR));
-        assert_eq!(read("loop"), Err(Errno::LOOP));
-        assert!(read("socket").is_err() && read("console").is_err());
-        assert_eq!(read("file"), Ok(b"data".to_vec()));
+        assert_eq!((read("loop"), read("dangling")), (Err(Errno::LOOP), Err(Errno::NOENT)));
+        assert_eq!((read("file"), read("near")), (Ok(b"data".to_vec()), Ok(b"data".to_vec())));
+        assert_eq!(rustix::io::read(&opened, &mut [0; 64]), Err(Errno::AGAIN), "one was opened");
     }
 
     #[test]

@@ -233,7 +233,9 @@ impl Opener<'_> {
         // Under another name until it is whole: a boot that is cut short must
         // not leave something that looks like a volume.
         let partial = format!("{file}.new");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        // The rest of such a boot goes; where there is none, nothing does.
+        let _ = rustix::fs::unlink(partial.as_str());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let handle = open(&partial, flags, 0o600).map_err(fail)?;
         ftruncate(&handle, size).map_err(fail)?;
         drop(handle);
