@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use cmdline::BootPlan;
 use cmdline::needs::Steps;
-use cmdline::plan::{Content, Source, Then, Writable};
+use cmdline::plan::{Content, OnFailure, Source, Then, Writable};
 use cmdline::render::warning_text;
 use cmdline::secrets::Private;
 use coldplug::index::Class;
@@ -57,6 +57,10 @@ pub fn run(process: rt::Process) -> ! {
     let mut plan = Box::new(cmdline::parse(line.reveal(), &context));
     plan.judge(HAS);
     let plan: &'static BootPlan = Box::leak(plan);
+    rt::set_reboot_after(match plan.failure.then {
+        OnFailure::Reboot(after) | OnFailure::Menu { retry_after: after } => Some(after.0),
+        OnFailure::Halt => None,
+    });
     let mut machine = prepare(log, Orders { plan, line, env: process.env().collect() });
     loop {
         machine.start_clock();
@@ -87,6 +91,14 @@ fn prepare(mut log: Log, orders: Orders) -> Machine {
     }
     let mut machine = Machine::new(log, orders, classes(plan));
     machine.limit(failure::out_of_time);
+    #[cfg(feature = "full")]
+    match crate::stuck::Watcher::start(plan.failure.then) {
+        Ok(watcher) => machine.watcher = Some(watcher),
+        Err(errno) => machine.log.warn(&format!(
+            "no process watches for a wait that does not end: {}",
+            sys::errno::Shown(errno)
+        )),
+    }
     if !plan.can_work() {
         // No disk and no network for a plan that is refused: keyboards, for the screen.
         machine.coldplug();

@@ -3,6 +3,7 @@
 
 use alloc::format;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -88,11 +89,28 @@ pub fn act(machine: &mut Machine, key: u8) -> bool {
     true
 }
 
+/// Writes back what the disks do not have yet; one that does not answer is waited for
+/// for ten seconds, and by the small `/init` for ever.
+fn sync() {
+    if !cfg!(feature = "full") {
+        return rustix::fs::sync();
+    }
+    let child = sys::process::fork(|| {
+        rustix::fs::sync();
+        0
+    });
+    if let Ok(child) = child {
+        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        // An early end leaves it to the disks.
+        let _ = poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&limit));
+    }
+}
+
 /// Restarts the machine, or powers it off. Returns when the kernel refuses.
 pub fn restart(machine: &mut Machine, command: RebootCommand) {
     let what = if command == RebootCommand::PowerOff { "powering off" } else { "rebooting" };
     machine.log.say(Level::Verdict, what);
-    rustix::fs::sync();
+    sync();
     if let Err(errno) = reboot(command) {
         machine.log.warn(&format!("the kernel refuses: {}", Shown(errno)));
     }

@@ -57,6 +57,8 @@ pub mod shutdown;
 #[cfg(feature = "full")]
 pub mod snapshot;
 #[cfg(feature = "full")]
+pub mod stuck;
+#[cfg(feature = "full")]
 pub mod to_ram;
 #[cfg(feature = "full")]
 pub mod tool;

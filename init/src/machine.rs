@@ -25,6 +25,8 @@ use sys::loopdev::Loop;
 use crate::device;
 use crate::link::Network;
 use crate::log::Log;
+#[cfg(feature = "full")]
+use crate::stuck::Watcher;
 use crate::trace::Trace;
 
 /// Where the image keeps the index of its modules.
@@ -75,6 +77,9 @@ pub struct Machine {
     pub network: Network,
     /// What happened, for the record.
     pub trace: Trace,
+    /// Who sees to it that the deadline holds when this process is stuck in the kernel.
+    #[cfg(feature = "full")]
+    pub watcher: Option<Watcher>,
     drivers: Loader<'static>,
     uevents: Option<uevent::Socket>,
     /// Sorted.
@@ -114,6 +119,8 @@ impl Machine {
             network: Network::default(),
             trace: Trace::default(),
             held: Vec::new(),
+            #[cfg(feature = "full")]
+            watcher: None,
             drivers: Loader::new(index, policy),
             uevents,
             blocks: Vec::new(),
@@ -177,17 +184,28 @@ impl Machine {
     /// A try of the boot begins, which has as long as the plan says.
     pub fn start_clock(&mut self) {
         self.deadline = self.limit.map(|(limit, _)| Instant::now().after(limit.into()));
+        self.tell_watcher();
     }
 
     /// The deadline is off: a user is at the console, or the boot is over.
     pub fn stop_clock(&mut self) {
         self.deadline = None;
+        self.tell_watcher();
+    }
+
+    fn tell_watcher(&self) {
+        #[cfg(feature = "full")]
+        if let Some(watcher) = &self.watcher {
+            watcher.tell(self.trace.latest(), self.deadline);
+        }
     }
 
     /// A step of the boot begins.
     pub fn step(&mut self, name: &'static str) {
+        rt::set_step(name);
         let at = self.log.elapsed();
         self.trace.step(name, at);
+        self.tell_watcher();
     }
 
     /// Starts this program again, which reads the line again. Returns when the kernel

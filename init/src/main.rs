@@ -6,7 +6,21 @@
 rt::main!(start);
 rt::note!(init::boot::HAS.note());
 
+/// A fault of the program is told like a panic; of the small /init, the kernel tells it.
+#[cfg(feature = "full")]
+struct Last;
+
+#[cfg(feature = "full")]
+impl sys::fault::Last for Last {
+    fn fault(fault: &sys::fault::Fault) -> ! {
+        rt::die(format_args!("{fault}"), fault.signal)
+    }
+}
+
 fn start(process: rt::Process) -> ! {
+    // Without it the kernel tells of the fault, in fewer words.
+    #[cfg(feature = "full")]
+    let _ = sys::fault::catch::<Last>();
     let name = process.args().next().map(core::ffi::CStr::to_bytes).unwrap_or_default();
     if name.ends_with(b"/modprobe") {
         sys::process::exit(init::modprobe::run(process.args().skip(1)));

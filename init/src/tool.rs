@@ -98,12 +98,7 @@ impl Tool {
         let running = self.start(args, None)?;
         match running.child.wait() {
             Ok(Exit::Status(0)) => Ok(()),
-            Ok(Exit::Status(status)) => {
-                Err(format!("{} ended with status {status}", self.path).into())
-            }
-            Ok(Exit::Signal(signal)) => {
-                Err(format!("{} was ended by signal {signal}", self.path).into())
-            }
+            Ok(exit) => Err(format!("{} {exit}", self.path).into()),
             Err(errno) => Err(Fault::on(&running.name)(errno)),
         }
     }
@@ -160,6 +155,8 @@ mod tests {
         assert_eq!(find("no-such-program-anywhere", &[]), None);
         let tool = find("sh", &[]).unwrap();
         assert_eq!(tool.run(&["-c", "exit 0"]), Ok(()));
-        assert!(tool.run(&["-c", "exit 3"]).unwrap_err().to_string().contains("status 3"));
+        let why = |script| tool.run(&["-c", script]).unwrap_err().to_string();
+        assert!(why("exit 3").ends_with("sh ended with status 3"));
+        assert!(why("kill -KILL $$").ends_with("sh was killed by signal 9 (SIGKILL)"));
     }
 }

@@ -11,18 +11,21 @@ use std::path::{Path, PathBuf};
 
 use cmdline::plan::{ImagePick, ImageRule, Integrity};
 use coldplug::index::Class;
-use init::images::{self, Layer};
 use init::log::Log;
+use init::look::Here;
 use init::machine::{Machine, Orders};
 use init::newroot::NewRoot;
-use init::source::{Found, Root};
-use init::{block, copy, expand, integrity, setup, unpack};
+use init::{block, copy, expand, images, integrity, setup, unpack};
+use liveroot::{Found, Layer, Root};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-/// What a medium may hold where a file is expected, and what makes it; a kind that
+/// A kind of file, and what makes one at a path.
+type Kind = (&'static str, fn(&Path) -> bool);
+
+/// What a medium may hold where a file is expected; a kind that
 /// cannot be made (devices, for who is not root) is left out.
-const KINDS: &[(&str, fn(&Path) -> bool)] = &[
+const KINDS: &[Kind] = &[
     ("a pipe", |at| node(at, FileType::Fifo, (0, 0))),
     ("a character device", |at| node(at, FileType::CharacterDevice, (1, 3))),
     ("a block device", |at| node(at, FileType::BlockDevice, (1, 0))),
@@ -42,6 +45,7 @@ fn node(at: &Path, kind: FileType, (major, minor): (u32, u32)) -> bool {
 
 fn machine(line: &'static str) -> Machine {
     let plan = Box::leak(Box::new(cmdline::parse(line, &cmdline::Context::default())));
+    let line = Box::leak(Box::new(cmdline::secrets::Private::line(line)));
     Machine::new(Log::open(), Orders { plan, line, env: Vec::new() }, Class::BUS)
 }
 
@@ -61,6 +65,22 @@ fn suffixes(list: &str) -> ImageRule {
 
 fn on_medium(medium: &Path, root: Root) -> Found {
     Found { medium: Some(text(medium).into()), ..Found::root("the test", root) }
+}
+
+/// What casper sets up in a root, by the root's files and the medium's.
+fn casper(root: &Path, medium: Option<&Path>) -> bool {
+    let mut machine = machine("boot=casper");
+    let plan = machine.orders.plan;
+    let at = |path: &Path| NewRoot::at(text(path)).unwrap();
+    let (root, on) = (at(root), medium.map(at));
+    let mut here = Here { machine: &mut machine, root: &root, medium: on, remote: false };
+    setup::apply(
+        plan,
+        &Found::root("the test", Root::Tree("/".into())),
+        &mut here,
+        medium.map(text),
+    );
+    false
 }
 
 const DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -107,21 +127,9 @@ const PLACES: &[Place] = &[
     (".disk/info", |medium, _| {
         let root = medium.join("root");
         fs::create_dir_all(root.join("etc")).unwrap();
-        let new = NewRoot::at(text(&root)).unwrap();
-        let found = on_medium(medium, Root::Tree("/none".into()));
-        let mut machine = machine("boot=casper");
-        let plan = machine.orders.plan;
-        setup::apply(&mut machine, plan, &found, &new, Some(text(medium)));
-        false
+        casper(&root, Some(medium))
     }),
-    ("etc/casper.conf", |medium, _| {
-        let new = NewRoot::at(text(medium)).unwrap();
-        let found = on_medium(medium, Root::Tree("/none".into()));
-        let mut machine = machine("boot=casper");
-        let plan = machine.orders.plan;
-        setup::apply(&mut machine, plan, &found, &new, None);
-        false
-    }),
+    ("etc/casper.conf", |medium, _| casper(medium, None)),
     ("etc/fstab", |medium, _| NewRoot::at(text(medium)).unwrap().read("/etc/fstab").is_some()),
     ("etc/hostname", |medium, odd| {
         let new = NewRoot::at(text(medium)).unwrap();

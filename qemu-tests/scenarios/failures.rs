@@ -300,3 +300,68 @@ fn went_on(machine: &mut Machine) -> Result<()> {
     machine.expect("/usr/bin/busybox", secs(10))?;
     machine.expect("\n0", secs(10)).map(drop)
 }
+
+/// Room for the kernel's log on the mainboard, as servers have it (ACPI ERST): pstore.
+fn with_pstore<'l>(lab: &Lab, client: MachineBuilder<'l>) -> Result<MachineBuilder<'l>> {
+    let file = lab.scratch("pstore")?.join("erst");
+    let memory =
+        format!("memory-backend-file,id=erst,mem-path={},size=64K,share=on", file.display());
+    Ok(client.qemu(&["-object", &memory, "-device", "acpi-erst,memdev=erst"]))
+}
+
+/// A machine that stands in the shell before it looks for the root.
+fn at_the_shell(client: MachineBuilder<'_>) -> Result<Machine> {
+    let mut machine = client.start()?;
+    machine.expect("stopped before the step source, at mount", secs(120))?;
+    machine.expect("# ", secs(10))?;
+    machine.send_line("export PS1='% '; dmesg -n 1")?;
+    machine.expect("\n% ", secs(10))?;
+    Ok(machine)
+}
+
+/// A fault of PID 1 names the step, follows the line's policy and is in pstore
+/// afterwards; so is what ended a helper.
+#[test]
+fn a_fault_of_pid_1_is_told() {
+    scenario("failure-fault", |lab| {
+        let image = lab.assets().small_squashfs()?;
+        let line = |panic| format!("root=/dev/vda break=mount init=/bin/sh panic={panic}");
+        let client = with_disk(client_with_shell(lab, &line(3))?, &image);
+        let mut machine = at_the_shell(with_pstore(lab, client)?)?;
+        // A process of our own without memory for its heap.
+        machine.send_line(
+            "for kib in $(seq 1400 -20 900); do (ulimit -v $kib; exec /sbin/modprobe x) 2>/dev/null; \
+             status=$?; [ $status = 134 ] && break; done; echo it en''ded with $status",
+        )?;
+        let said = machine.expect("ended with 134", secs(60))?;
+        let wanted =
+            ["FAILED: internal error, please report it:", "memory allocation of", "in the step"];
+        for wanted in wanted {
+            assert!(said.contains(wanted), "no {wanted:?} in:\n{said}");
+        }
+        machine.expect("\n% ", secs(30))?;
+        machine.send_line("kill -SEGV 1")?;
+        let said = machine.expect("rebooting in 3 s", secs(10))?;
+        let wanted =
+            "FAILED: internal error, please report it: an invalid access to memory (SIGSEGV)";
+        assert!(said.contains(wanted), "{said}");
+        assert!(said.contains("; in the step source; "), "{said}");
+        // The kernel keeps its log when it panics.
+        machine.expect("Kernel panic", secs(20))?;
+        machine.expect("Linux version", secs(60))?;
+        machine.expect("stopped before the step source, at mount", secs(120))?;
+        machine.expect("# ", secs(10))?;
+        machine.send_line("mount -t pstore pstore /sys/fs/pstore; cd /sys/fs/pstore; ls")?;
+        machine.send_line("grep -ho 'internal er''ror, .*' *")?;
+        let kept = machine.expect("; in the step source; rebooting in 3 s", secs(20))?;
+        assert!(kept.contains("internal error, please report it: an invalid access"), "{kept}");
+        drop(machine);
+
+        let client = with_disk(client_with_shell(lab, &line(0))?, &image);
+        let mut machine = at_the_shell(client)?;
+        machine.send_line("kill -BUS 1")?;
+        machine.expect("in the step source; staying here, as panic=0 says", secs(10))?;
+        machine.send_line("sleep 2; echo still al''ive")?;
+        machine.expect("still alive", secs(20)).map(drop)
+    });
+}

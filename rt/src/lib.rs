@@ -4,8 +4,7 @@
 //! Only a binary with the `freestanding` feature gets the symbols; without it this crate is
 //! nearly empty, so that host builds and tests never link a second `memcpy` or panic handler.
 //!
-//! Does not: set up thread-local storage (nothing here uses any), handle
-//! signals, run destructors at exit.
+//! Does not: set up thread-local storage (nothing here uses any), run destructors at exit.
 
 #![cfg_attr(not(test), no_std)]
 #![allow(unsafe_code)]
@@ -14,13 +13,14 @@
 mod alloc;
 #[cfg(feature = "freestanding")]
 mod arch;
+mod end;
 #[cfg(any(test, feature = "freestanding"))]
 mod mem;
 #[cfg(feature = "freestanding")]
 mod panic;
 
-#[cfg(feature = "freestanding")]
-pub use panic::set_reboot_after;
+pub use end::{die, set_reboot_after, set_step};
+pub use rustix::process::Signal;
 
 use core::ffi::{CStr, c_char};
 

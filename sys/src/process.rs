@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 use core::ffi::{CStr, c_char};
-use core::ptr;
 use core::sync::atomic::{AtomicI32, Ordering};
+use core::{fmt, ptr};
 
 use linux_raw_sys::general::{
     __NR_clone, __NR_execve, __NR_exit_group, __NR_waitid, P_ALL, SIGCHLD,
@@ -47,6 +47,35 @@ pub enum Exit {
     Status(i32),
     /// It was killed by this signal.
     Signal(i32),
+}
+
+/// Signals that end programs by themselves; others are shown by number.
+const SIGNALS: [(i32, &str); 9] = [
+    (2, "SIGINT"),
+    (4, "SIGILL"),
+    (6, "SIGABRT"),
+    (7, "SIGBUS"),
+    (8, "SIGFPE"),
+    (9, "SIGKILL"),
+    (11, "SIGSEGV"),
+    (13, "SIGPIPE"),
+    (15, "SIGTERM"),
+];
+
+impl fmt::Display for Exit {
+    /// As the end of a sentence: "ended with status 3", "was killed by signal 9 (SIGKILL)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "ended with status {status}"),
+            Self::Signal(signal) => {
+                write!(f, "was killed by signal {signal}")?;
+                match SIGNALS.iter().find(|(number, _)| number == signal) {
+                    Some((_, name)) => write!(f, " ({name})"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
 }
 
 impl Child {

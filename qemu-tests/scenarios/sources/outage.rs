@@ -5,9 +5,9 @@ use std::path::Path;
 
 use qemu_tests::assets::media::run;
 use qemu_tests::servers::Offer;
-use qemu_tests::{Machine, Result, scenario, secs};
+use qemu_tests::{Lab, Machine, Result, scenario, secs};
 
-use super::{assert_live, client, medium, nvme};
+use super::{assert_contains, assert_live, client, medium, nvme};
 
 /// Reads from the server what is not in use, and says what it is.
 const READ: &str = "echo read''ing; echo 3 >/proc/sys/vm/drop_caches; sync; cat /usr/sbin/dmsetup /usr/lib/*/libdevm* | md5sum";
@@ -93,5 +93,45 @@ fn cut_cables_and_killed_servers() {
         cifs.start()?;
         let _target = nvme::target(lab, &[&disk])?;
         assert_read(&mut machines, &sums)
+    });
+}
+
+/// A machine whose server is gone when `/init` wants to read the image from it.
+fn stuck(lab: &Lab, line: &str) -> Result<Machine> {
+    let _dhcp = lab.dhcp().serve()?;
+    let mut nfs = lab.nfs().export("/srv/live", &medium(lab)?).start()?;
+    let line = format!("boot=live netboot=nfs nfsroot=nas.lab:/srv/live break=layers {line}");
+    let mut machine = client(lab, &line)?.start()?;
+    machine.expect("keys: c continue", secs(90))?;
+    nfs.stop();
+    machine.send(b"c")?;
+    Ok(machine)
+}
+
+/// The kernel waits for an NFS server that is gone, and no signal ends that: the boot's
+/// limit does.
+#[test]
+fn a_wait_in_the_kernel_has_a_limit() {
+    scenario("sources-stuck", |lab| {
+        let machine = stuck(lab, "bw.timeout=15 panic=2")?;
+        machine.expect("FAILED: could not finish the step layers in time: /init ", secs(60))?;
+        let said = machine.expect("rebooting in 2 s, unless it goes on", secs(10))?;
+        assert_contains(&said, "has been ");
+        machine.expect("Kernel panic - not syncing: sysrq triggered crash", secs(20))?;
+        machine.expect("Linux version", secs(60)).map(drop)
+    });
+}
+
+/// The same without a limit on the line: it is told, and told that it goes on.
+#[test]
+#[ignore = "waits for minutes"]
+fn sweep_a_wait_in_the_kernel_without_a_limit() {
+    scenario("sweep-sources-stuck", |lab| {
+        let machine = stuck(lab, "panic=2")?;
+        machine.expect("step layers: /init has been ", secs(90))?;
+        machine.expect("; after 300 s that counts as failed", secs(5))?;
+        machine.expect("FAILED: could not finish the step layers: /init has been ", secs(330))?;
+        machine.expect("Kernel panic - not syncing: sysrq triggered crash", secs(20))?;
+        machine.expect("Linux version", secs(60)).map(drop)
     });
 }
