@@ -111,9 +111,17 @@ impl Network {
 
     /// Begins to bring the network up; the machine's event loop carries it on.
     ///
+    /// A network that came up for an earlier try is kept unless its lease is stale.
+    ///
     /// # Errors
     /// When the kernel has no network at all.
     pub fn start(&mut self, plan: &NetworkPlan, needs: Needs) -> Result<(), Failure> {
+        if let Some(up) = self.up.take_if(|up| up.is_stale(needs, Instant::now())) {
+            up.release().map_err(|error| {
+                Failure::new("give up the address of the last try", &up.device, error)
+            })?;
+            self.told_settled = false;
+        }
         if self.up.is_some() || self.race.is_some() {
             return Ok(());
         }

@@ -62,6 +62,9 @@ pub struct Config {
     pub notes: Vec<String>,
 }
 
+/// A lease of fewer seconds may end while the boot goes on.
+const SHORT_LEASE: u32 = 120;
+
 impl Config {
     fn new(protocol: Protocol, address: Ipv4Addr, prefix: u8) -> Config {
         Config {
@@ -90,6 +93,11 @@ impl Config {
         config.notes.clone_from(&lease.ignored);
         if lease.prefix.is_none() {
             config.notes.push(format!("no netmask given, guessed /{prefix} by address class"));
+        }
+        if let Some(seconds) = lease.lease_seconds.filter(|seconds| *seconds < SHORT_LEASE) {
+            config.notes.push(format!(
+                "the lease lasts {seconds} s and the boot does not renew it; let the DHCP server give {SHORT_LEASE} s or more"
+            ));
         }
         if prefix < 31 {
             config.broadcast = lease.broadcast.or(config.broadcast);

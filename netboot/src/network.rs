@@ -12,6 +12,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
+use core::time::Duration;
 
 use cmdline::plan::{Addressing, NetworkPlan};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -75,6 +76,25 @@ impl NetworkUp {
             (None, Some(lease)) => Some(lease.boot_server()),
             (None, None) => None,
         }
+    }
+
+    /// Whether a further try of the boot must ask DHCP anew: half of the lease's time has
+    /// passed, or the boot needs what only DHCP knows, which may have been the reason of the
+    /// failure.
+    pub fn is_stale(&self, needs: Needs, now: Instant) -> bool {
+        self.lease.as_ref().is_some_and(|lease| {
+            let half = lease.lease_seconds.map(|seconds| Duration::from_secs(seconds.into()) / 2);
+            needs != Needs::default() || half.is_some_and(|half| now >= self.since.after(half))
+        })
+    }
+
+    /// Gives up the address, so that the link is no longer taken for a configured one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn release(&self) -> Result<(), Error> {
+        let mut route = Route::open().map_err(Error)?;
+        route.flush_addresses(self.index).map_err(Error)
     }
 
     /// DHCP's root path (option 17); empty without one.
@@ -462,4 +482,39 @@ fn read_small<'a>(path: &str, buffer: &'a mut [u8]) -> &'a str {
 fn read_pnp() -> Pnp {
     let mut buffer = [0u8; 1024];
     parse_pnp(read_small("/proc/net/pnp", &mut buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dhcp::lease::Header;
+    use crate::dhcp::options::Options;
+
+    /// What only DHCP knew was never asked for again, and a lease was used after its end.
+    #[test]
+    fn a_further_try_asks_for_a_stale_lease() {
+        let options = Options::default();
+        let yours = Ipv4Addr::new(10, 0, 0, 5);
+        let sender = Ipv4Addr::new(10, 0, 0, 1);
+        let header = Header { yours, next_server: sender, sender, server_name: &[], file: &[] };
+        let lease = Lease { lease_seconds: Some(100), ..Lease::read(header, &options) };
+        let plan = cmdline::parse("ip=dhcp root=/dev/nfs nfsroot=10.0.0.1:/x", &Default::default());
+        let plan = plan.network.unwrap();
+        let mut up = NetworkUp {
+            device: "eth0".into(),
+            index: 2,
+            mac: None,
+            config: Config::from_lease(&lease, &plan),
+            lease: Some(Box::new(lease)),
+            known_boot_server: None,
+            since: Instant::from_millis(1000),
+        };
+        let path = Needs { root_path: true, boot_server: false };
+        let stale = |up: &NetworkUp, needs, at| up.is_stale(needs, Instant::from_millis(at));
+        assert!(!stale(&up, Needs::default(), 50_000));
+        assert!(stale(&up, Needs::default(), 51_000));
+        assert!(stale(&up, path, 1000));
+        up.lease = None;
+        assert!(!stale(&up, path, 99_000), "an address of the line");
+    }
 }

@@ -412,8 +412,8 @@ impl Race {
             since.after(seconds.max(Seconds(1)).into())
         };
         if self.first_question.is_some() && self.runners.iter().any(|runner| runner.carrier) {
-            let ignored = |runner: &Runner| runner.client.as_ref()?.ignored();
-            let reason = match self.runners.iter().any(|runner| ignored(runner).is_some()) {
+            let useless = |runner: &Runner| Some(runner.client.as_ref()?.trouble().is_some());
+            let reason = match self.runners.iter().any(|runner| useless(runner) == Some(true)) {
                 true => "no DHCP server gave a usable answer",
                 false => "no DHCP server answered",
             };
@@ -450,8 +450,8 @@ impl Race {
                     let waited = client.began().map_or(0, |began| now.since(began).as_secs());
                     let mut text =
                         format!("asked DHCP {} times in {waited} s, no lease", client.tries());
-                    if let Some((server, why)) = client.ignored() {
-                        text.push_str(&format!("; answer from {server} ignored: {why}"));
+                    if let Some(trouble) = client.trouble() {
+                        text.push_str(&format!("; {trouble}"));
                     }
                     if let Some(failure) = &runner.failure {
                         text.push_str("; ");

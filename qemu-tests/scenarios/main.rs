@@ -6,6 +6,7 @@ mod builder;
 mod clone;
 mod dialects;
 mod failures;
+mod faults;
 mod handoff;
 mod late;
 mod links;

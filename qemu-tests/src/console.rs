@@ -30,6 +30,9 @@ struct State {
     /// Everything before has been matched by an `expect`.
     seen: usize,
     closed: bool,
+    /// When the last text came, and the longest time before one.
+    last: Option<Instant>,
+    silence: Duration,
 }
 
 impl Console {
@@ -66,7 +69,7 @@ impl Console {
                         }
                         let _ = file.write_all(piece.as_bytes());
                     }
-                    reader.lock().text.push_str(&text);
+                    reader.lock().hear(&text);
                     reader.shared.news.notify_all();
                 }
                 reader.lock().closed = true;
@@ -111,6 +114,11 @@ impl Console {
         }
     }
 
+    /// The longest time between two texts so far.
+    pub fn longest_silence(&self) -> Duration {
+        self.lock().silence
+    }
+
     /// Everything so far.
     pub fn text(&self) -> String {
         self.lock().text.clone()
@@ -130,6 +138,15 @@ impl Console {
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
+    }
+}
+
+impl State {
+    fn hear(&mut self, text: &str) {
+        let now = Instant::now();
+        let since = self.last.replace(now).map_or(Duration::ZERO, |last| now - last);
+        self.silence = self.silence.max(since);
+        self.text.push_str(text);
     }
 }
 

@@ -18,6 +18,7 @@ pub mod assets;
 pub mod bench;
 mod console;
 mod error;
+pub mod faults;
 pub mod lab;
 pub mod machine;
 pub mod net;

@@ -415,8 +415,19 @@ impl Machine {
     /// As [`Machine::login`].
     pub fn shell(&mut self, limit: Duration) -> Result<()> {
         self.wait_unless_failed("bellwether: ready in", limit)?;
+        self.at_shell()
+    }
+
+    /// Waits for the shell of a machine that has said that it is ready.
+    pub(crate) fn at_shell(&mut self) -> Result<()> {
         self.expect("# ", Duration::from_secs(60))?;
         self.quiet_shell()
+    }
+
+    /// The longest time without a line on the console so far, in seconds; what follows the
+    /// last line does not count.
+    pub(crate) fn longest_silence(&self) -> u64 {
+        self.console.longest_silence().as_secs()
     }
 
     /// Restarts a machine that is at a shell, at once and with everything written,

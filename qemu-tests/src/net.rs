@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -118,13 +118,29 @@ impl Namespace {
     /// # Errors
     /// [`Error::Io`] when the address is taken.
     pub fn udp(&self, address: &str) -> Result<UdpSocket> {
+        self.bound(address, || UdpSocket::bind(address))
+    }
+
+    /// The same for TCP.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the address is taken.
+    pub fn tcp(&self, address: &str) -> Result<TcpListener> {
+        self.bound(address, || TcpListener::bind(address))
+    }
+
+    /// Makes a socket inside: a thread enters the network and ends, its socket stays there.
+    fn bound<S: Send>(
+        &self,
+        address: &str,
+        bind: impl FnOnce() -> io::Result<S> + Send,
+    ) -> Result<S> {
         let path = format!("/proc/{}/ns/net", self.inside);
-        let bind = || -> io::Result<UdpSocket> {
+        let enter = || -> io::Result<S> {
             setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
-            UdpSocket::bind(address)
+            bind()
         };
-        // The thread enters the network and ends; its socket stays there.
-        let bound = thread::scope(|scope| scope.spawn(bind).join());
+        let bound = thread::scope(|scope| scope.spawn(enter).join());
         bound
             .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
             .map_err(Error::io(format!("listen on {address} in the lab")))

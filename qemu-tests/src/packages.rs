@@ -81,6 +81,9 @@ pub const FOR_JAIL: &[(&str, &str)] = &[
     ("grub-efi-amd64-bin", "modules, without which grub-mkimage is not run"),
 ];
 
+/// What bad cables need.
+pub const FOR_FAULTS: &[(&str, &str)] = &[("socat", "the network's end of a bad cable")];
+
 /// What the checks without machines need.
 pub const FOR_CHECKS: &[(&str, &str)] = &[
     ("e2fsprogs", "mkfs.ext4, for the tests of client disks"),
@@ -123,7 +126,7 @@ pub fn ensure() -> Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_for_tests() -> Result<()> {
-    let mut needed = [NEEDED, FOR_DISKS, FOR_SOURCES].concat();
+    let mut needed = [NEEDED, FOR_DISKS, FOR_SOURCES, FOR_FAULTS].concat();
     if let (parts, true) = parts_of_rust() {
         needed.extend(parts.into_iter().map(|part| (part, "a part of Rust")));
     }

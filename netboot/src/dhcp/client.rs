@@ -100,6 +100,8 @@ pub enum Event {
         tries: u32,
         /// Time since the first of them.
         waited: Duration,
+        /// A server answered, and its answer was of no use.
+        answered: bool,
     },
     /// An incomplete offer is kept in case a better one comes.
     Kept {
@@ -133,8 +135,9 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Asking => f.write_str("asking DHCP"),
-            Event::NoAnswer { tries, waited } => {
-                write!(f, "no answer from DHCP yet, asked {tries} times in {} s", waited.as_secs())
+            Event::NoAnswer { tries, waited, answered } => {
+                let what = if *answered { "lease" } else { "answer" };
+                write!(f, "no {what} from DHCP yet, asked {tries} times in {} s", waited.as_secs())
             }
             Event::Kept { server, missing } => {
                 write!(f, "offer from {server} has {missing}, waiting for a better one")
@@ -192,7 +195,7 @@ pub struct Client {
     refusals: u32,
     /// The address of this transaction's last request.
     asked_for: Option<Ipv4Addr>,
-    ignored: Option<(Ipv4Addr, &'static str)>,
+    trouble: Option<Event>,
     next_remark: Duration,
     random: u32,
 }
@@ -211,7 +214,7 @@ impl Client {
             pauses: 0,
             refusals: 0,
             asked_for: None,
-            ignored: None,
+            trouble: None,
             next_remark: Duration::from_secs(3),
             random: seed | 1,
         }
@@ -253,22 +256,25 @@ impl Client {
             if let Some(answer) = read(frame, mac) {
                 self.hear(now, answer, &mut output);
             } else if let Some(server) = unreadable(frame, mac, self.transaction) {
-                self.ignore(server, "it is truncated or not DHCP", &mut output);
+                let why = "it is truncated or not DHCP";
+                self.remark(Event::Ignored { server, why }, &mut output);
             }
         }
         self.act(now, &mut output);
         output
     }
 
-    /// The last ignored answer: its server, and the reason.
-    pub fn ignored(&self) -> Option<(Ipv4Addr, &'static str)> {
-        self.ignored
+    /// The last answer that was of no use: ignored, a refusal, or an offer without a
+    /// confirmation.
+    pub fn trouble(&self) -> Option<&Event> {
+        self.trouble.as_ref()
     }
 
-    /// Ignores an answer, and reports it unless the previous report was the same.
-    fn ignore(&mut self, server: Ipv4Addr, why: &'static str, output: &mut Output) {
-        if self.ignored.replace((server, why)) != Some((server, why)) {
-            output.events.push(Event::Ignored { server, why });
+    /// Reports an answer that is of no use, unless the previous report was the same.
+    fn remark(&mut self, event: Event, output: &mut Output) {
+        if self.trouble.as_ref() != Some(&event) {
+            output.events.push(event.clone());
+            self.trouble = Some(event);
         }
     }
 
@@ -278,9 +284,16 @@ impl Client {
             // An answer to an older exchange; too common for a word on the console.
             return;
         }
-        if answer.kind != Kind::Nak && usable(answer.lease.address).is_none() {
+        let offered = answer.lease.address;
+        let why = match answer.kind {
+            Kind::Nak => None,
             // A proxyDHCP server, or a broken one.
-            self.ignore(answer.server, "it offers no address", output);
+            _ if usable(offered).is_none() => Some("it offers no address"),
+            _ if offered == answer.server => Some("it offers the server's own address"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.remark(Event::Ignored { server: answer.server, why }, output);
             return;
         }
         match core::mem::replace(&mut self.state, State::Bound) {
@@ -300,9 +313,8 @@ impl Client {
                     output.lease = Some(Box::new(answer.lease));
                 }
                 Kind::Nak if answer.server == offer.server => {
-                    output
-                        .events
-                        .push(Event::Refused { server: answer.server, message: answer.message });
+                    let refused = Event::Refused { server: answer.server, message: answer.message };
+                    self.remark(refused, output);
                     self.begin_again(now);
                 }
                 kind => {
@@ -311,7 +323,7 @@ impl Client {
                             Kind::Nak => "a refusal from a server that was not asked",
                             _ => "another server's offer was taken",
                         };
-                        self.ignore(answer.server, why, output);
+                        self.remark(Event::Ignored { server: answer.server, why }, output);
                     }
                     self.state = State::Requesting { offer, tries };
                 }
@@ -394,7 +406,8 @@ impl Client {
         if let State::Requesting { offer, tries } = &self.state
             && *tries >= MAX_REQUESTS
         {
-            output.events.push(Event::Unconfirmed { server: offer.server });
+            let event = Event::Unconfirmed { server: offer.server };
+            self.remark(event, output);
             self.state = State::Selecting { kept: None };
             self.pauses = 0;
         }
@@ -402,7 +415,8 @@ impl Client {
         if self.tries == 0 {
             output.events.push(Event::Asking);
         } else if waited >= self.next_remark && matches!(self.state, State::Selecting { .. }) {
-            output.events.push(Event::NoAnswer { tries: self.tries, waited });
+            let answered = self.trouble.is_some();
+            output.events.push(Event::NoAnswer { tries: self.tries, waited, answered });
             self.next_remark =
                 waited.saturating_add(waited.clamp(Duration::from_secs(3), MAX_REMARK_PAUSE));
         }
@@ -736,6 +750,41 @@ mod tests {
         assert!(events.iter().any(|event| matches!(event, Event::Ignored { server: OTHER, .. })));
     }
 
+    /// The client took it, and its requests went to itself.
+    #[test]
+    fn the_servers_own_address_is_not_taken() {
+        let (done, events) = simulate(client(Needs::default()), 60_000, &mut |frame, _| {
+            let kind = if option(frame, 53).as_deref() == Some(&[1]) { 2 } else { 5 };
+            let own = answer(Some(kind), transaction(frame), OTHER, OTHER, &[MASK]);
+            vec![(1, own), (5, serve(frame, SERVER, &[MASK]))]
+        });
+        assert_eq!(done.unwrap().1.address, OURS);
+        let why = "answer from 10.0.0.2 ignored: it offers the server's own address";
+        assert!(events.iter().any(|event| event.to_string() == why), "{events:?}");
+    }
+
+    /// The console had a line for each, and the failure screen knew of no server.
+    #[test]
+    fn refusals_without_end_are_said_once_and_remembered() {
+        let mut client = client(Needs::default());
+        let mut said = Vec::new();
+        let mut frame = client.step(at(0), None).frame;
+        for now in (0..60_000).step_by(10) {
+            let sent = frame.take();
+            let heard = sent.map(|sent| {
+                let kind = option(&sent, 53).filter(|kind| kind == &[3]).map_or(2, |_| 6);
+                answer(Some(kind), transaction(&sent), SERVER, OURS, &[MASK])
+            });
+            let output = client.step(at(now), heard.as_deref());
+            said.extend(output.events.iter().map(ToString::to_string));
+            frame = output.frame;
+        }
+        let refusal = "10.0.0.1 refused the address, asking anew";
+        assert_eq!(said.iter().filter(|line| *line == refusal).count(), 1, "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with("no lease from DHCP yet")), "{said:?}");
+        assert_eq!(client.trouble().map(ToString::to_string).as_deref(), Some(refusal));
+    }
+
     #[test]
     fn an_unreadable_answer_is_named_once() {
         let (done, events) = simulate(client(Needs::default()), 30_000, &mut |frame, now| {
@@ -764,7 +813,7 @@ mod tests {
         assert!((14_000..17_000).contains(&done.unwrap().0), "{events:?}");
         assert_eq!(
             events.iter().filter(|event| **event == Event::Unconfirmed { server: SERVER }).count(),
-            2
+            1
         );
     }
 

@@ -259,10 +259,12 @@ impl Download {
                 }
                 Ok(0) => FetchError::Http(HttpError::CutShort),
                 Ok(length) => {
-                    self.stalled = Instant::now();
-                    self.attempts = 1;
+                    // Bytes that a server repeats are no progress: one that ends too early
+                    // each time would be asked for ever.
                     let length = self.drop_known(out, length);
                     if length > 0 {
+                        self.stalled = Instant::now();
+                        self.attempts = 1;
                         self.position = self.position.saturating_add(length as u64);
                         return Ok(Some(length));
                     }
@@ -488,5 +490,40 @@ impl TftpStream {
         }
         self.taken = self.taken.saturating_add(length);
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// It was asked for ever: what it repeats each time was taken for progress.
+    #[test]
+    fn a_server_that_ends_too_early_each_time_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let mut client = client.unwrap();
+                let _ = client.read(&mut [0; 1024]);
+                let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbytes");
+            }
+        });
+        let patience = Duration::from_millis(700);
+        let mut download = Download::new(&url, Options { patience, ..Options::default() }).unwrap();
+        let (mut file, mut buffer) = (Vec::new(), [0; 64]);
+        let limit = Instant::now().after(Duration::from_secs(20));
+        let error = loop {
+            match download.read(&mut buffer) {
+                Ok(length) => file.extend_from_slice(&buffer[..length.unwrap_or(0)]),
+                Err(error) => break error,
+            }
+            assert!(!limit.is_past(), "it is asked for ever");
+        };
+        assert_eq!((error, &file[..]), (FetchError::Http(HttpError::CutShort), &b"bytes"[..]));
+        assert_eq!(download.take_notes().len(), 1, "each repetition was told");
     }
 }

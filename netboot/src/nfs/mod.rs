@@ -324,7 +324,14 @@ pub fn mount(
         let outcome = attempt(location, address, ours, target, limits, version, &mut probed_4);
         match outcome {
             Ok((source, options)) => return Ok(Mounted { version, source, options, failed }),
-            Err(reason) => failed.push(Attempt { version, reason }),
+            Err(reason) => {
+                // Options are the same for every version.
+                let last = matches!(reason, Reason::Option(_));
+                failed.push(Attempt { version, reason });
+                if last {
+                    break;
+                }
+            }
         }
     }
     Err(failed)

@@ -1,15 +1,24 @@
 //! The servers of a lab: the programs that real sites run, each with its own
 //! configuration and log, all stopped when dropped.
 
+mod bad_link;
 mod clone;
 mod dnsmasq;
 mod files;
+mod inside;
+mod moody_nbd;
 mod nfs;
 mod rogue;
 mod share;
+mod short_tftp;
+pub mod web;
 
+pub use bad_link::{BadLink, Trouble};
 pub use dnsmasq::Dnsmasq;
 pub use files::{Offer, Server};
+pub use moody_nbd::{Mood, MoodyNbd, Reading, Reply};
 pub use nfs::{Nfs, NfsBuilder};
-pub use rogue::Rogue;
+pub use rogue::{Answer, Rogue};
 pub use share::{Browser, Share, Terminal, machine_of_anybody};
+pub use short_tftp::{ShortTftp, Tail};
+pub use web::{Asked, Web};
