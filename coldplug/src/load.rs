@@ -85,6 +85,9 @@ impl fmt::Display for LoadError {
             Reason::NotInImage => f.write_str(
                 "not in this image and not built into the kernel; build the image with a larger profile",
             ),
+            Reason::Open(Errno::NOENT) => f.write_str(
+                "its file is not there although the index names it; is the initramfs cut short? copy it again",
+            ),
             Reason::Open(errno) => write!(f, "cannot open its file: {}", Shown(errno)),
             Reason::Kernel(Errno::NOEXEC) => {
                 f.write_str("the kernel refuses its format; image and kernel do not belong together")
@@ -326,8 +329,11 @@ impl<'a> Loader<'a> {
             }
             Err(reason) => {
                 let error = LoadError { module: name, reason };
+                // A module that is asked for in each round of a search fails in each.
+                if self.state(id) != State::Failed {
+                    self.events.push(Event::Failed(error.clone()));
+                }
                 self.set(id, State::Failed);
-                self.events.push(Event::Failed(error.clone()));
                 Err(error)
             }
         }

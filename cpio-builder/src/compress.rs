@@ -160,6 +160,9 @@ pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
             }
             out.set_pledged_src_size(Some(data.len() as u64))?;
             out.include_contentsize(true)?;
+            // The kernel checks it, and says that the archive is corrupt: one bit that flipped
+            // in memory or in a boot loader ran unnoticed.
+            out.include_checksum(true)?;
             out.write_all(data)?;
             out.finish()
         }

@@ -14,6 +14,7 @@ use liveroot::{Act, Change, Found, managers, places};
 use netboot::nfs::UP;
 use overlay::switch::switch_root;
 use rustix::fs::Access;
+use rustix::io::Errno;
 use sys::errno::Shown;
 use sys::file::{access, exists, make_dir, write_file};
 use sys::mount::detach;
@@ -152,13 +153,17 @@ fn find_init(root: &NewRoot, wanted: Option<&str>) -> Result<String, Failure> {
         tried: Vec::new(),
         remedy: String::new(),
     };
+    let mut damaged = false;
     for path in wanted.into_iter().chain(INITS.iter().copied()) {
         match root.executable(path) {
             Ok(()) => return Ok(path.to_string()),
-            Err(errno) => tried.tried.push(crate::trace::Tried {
-                what: path.to_string(),
-                why: Shown(errno).to_string(),
-            }),
+            Err(errno) => {
+                damaged |= errno == Errno::IO;
+                tried.tried.push(crate::trace::Tried {
+                    what: path.to_string(),
+                    why: Shown(errno).to_string(),
+                });
+            }
         }
     }
     #[cfg(feature = "full")]
@@ -166,9 +171,12 @@ fn find_init(root: &NewRoot, wanted: Option<&str>) -> Result<String, Failure> {
         what: "the root".to_string(),
         why: ["holds ", &root.listing()].concat(),
     });
-    tried.remedy =
+    tried.remedy = if damaged {
+        "the root cannot be read: its image is damaged, copy it again"
+    } else {
         "the root that was found has no init: is it the right image? (init=PATH names another)"
-            .to_string();
+    }
+    .to_string();
     Err(tried)
 }
 

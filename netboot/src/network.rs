@@ -149,6 +149,8 @@ pub struct Network {
     sockets: Vec<(u32, PacketSocket)>,
     buffer: Vec<u8>,
     events: Vec<Event>,
+    /// Links to set up once their driver has begun its work.
+    held: Vec<u32>,
     done: bool,
     /// A configuration failed; a new race starts then.
     again_at: Option<Instant>,
@@ -170,6 +172,7 @@ impl Network {
             sockets: Vec::new(),
             buffer: vec![0; FRAME],
             events: Vec::new(),
+            held: Vec::new(),
             done: false,
             again_at: None,
         };
@@ -232,6 +235,11 @@ impl Network {
             Err(error) => self.remark(format!("{}", &error)),
         }
         self.hear(now);
+        for index in core::mem::take(&mut self.held) {
+            if let (_, Err(why)) = self.do_one(Action::SetUp(index)) {
+                self.race.failed(now, index, why);
+            }
+        }
         self.race.tick(now);
         self.carry_out(now);
         if let Some(winner) = self.race.take_winner() {
@@ -353,6 +361,10 @@ impl Network {
     fn do_one(&mut self, action: Action) -> (u32, Result<(), String>) {
         let said = |error: sys::netlink::Error| format!("{}", &error);
         match action {
+            Action::SetUp(index) if self.race.name_of(index).is_some_and(is_starting) => {
+                self.held.push(index);
+                (index, Ok(()))
+            }
             Action::SetUp(index) => (index, self.route.set_up(index, true).map_err(said)),
             Action::SetDown(index) => (index, self.route.set_up(index, false).map_err(said)),
             Action::Rename(index, name) => (index, self.route.rename(index, &name).map_err(said)),
@@ -454,6 +466,14 @@ impl Network {
 /// A value that differs between boots, while the kernel has no randomness yet.
 fn boot_salt() -> u32 {
     Instant::now().millis() as u32
+}
+
+/// Whether a link's driver is still starting: the link is announced before the driver has
+/// finished its probe, and some drivers (e100) crash the kernel when it is set up then. The
+/// end of the load wakes the event loop.
+fn is_starting(device: &str) -> bool {
+    let path = format!("/sys/class/net/{device}/device/driver/module/initstate");
+    read_small(&path, &mut [0; 16]).starts_with("coming")
 }
 
 /// Sets [`Link::kind`] of hardware from sysfs: `wlan`, `wwan`, ….

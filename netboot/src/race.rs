@@ -401,6 +401,12 @@ impl Race {
         }
     }
 
+    /// The name of a link.
+    pub fn name_of(&self, index: u32) -> Option<&str> {
+        let runner = self.runners.get(self.position(index)?)?;
+        Some(runner.link.name.as_str())
+    }
+
     fn position(&self, index: u32) -> Option<usize> {
         self.runners.iter().position(|runner| runner.link.index == index)
     }

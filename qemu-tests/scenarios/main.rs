@@ -12,6 +12,7 @@ mod late;
 mod links;
 mod nfs;
 mod nics;
+mod night;
 mod peer;
 mod pxe;
 mod share;

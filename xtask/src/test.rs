@@ -87,6 +87,10 @@ const SWEEPS: &[Step] = &[
     ("cargo deny", crate::deny::check_by_cargo_deny),
     ("reproducible", || Reproducible {}.run()),
     ("unsafe code, watched", || UnsafeCheck {}.run()),
+    ("faults", || {
+        let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
+        cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "faults::every_"]].concat())
+    }),
     ("sweeps", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
         cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())

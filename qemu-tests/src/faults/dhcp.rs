@@ -7,6 +7,9 @@ use crate::servers::Answer;
 use crate::{Result, shell};
 
 const HTTP: &str = "bw.root=http://10.77.0.1/root.squashfs bw.overlay";
+/// The same, from a machine that gives up after seconds.
+const IMPATIENT: &str = "root=live:http://10.77.0.1/root.squashfs ip=dhcp rd.net.timeout.dhcp=5 \
+                         rd.retry=2";
 /// A root path that only DHCP knows.
 const ROOT_PATH: &str = "root=/dev/nfs ip=dhcp rd.retry=3";
 
@@ -107,7 +110,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "dhcp-refusals-without-end",
         what: "the server refuses whatever it has offered, always",
-        line: HTTP,
+        line: IMPATIENT,
         room: |lab, line| {
             http(lab, line, |mut answer| {
                 if answer.is_ack() {
@@ -175,7 +178,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "dhcp-own-address",
         what: "the client gets the address that the server has itself",
-        line: HTTP,
+        line: IMPATIENT,
         room: |lab, line| {
             http(lab, line, |mut answer| {
                 answer.field(16, &[10, 77, 0, 1]);

@@ -9,8 +9,12 @@ use crate::servers::web::{head, hold, serve};
 use crate::servers::{Asked, Tail};
 use crate::{Error, Result};
 
-const HTTP: &str = "root=live:http://10.77.0.1/root.squashfs ip=dhcp rd.retry=2";
-const TFTP: &str = "root=live:tftp://10.77.0.1:1069/root.squashfs ip=dhcp rd.retry=2";
+const HTTP: &str = "bw.root=http://10.77.0.1/root.squashfs bw.overlay";
+const TFTP: &str = "bw.root=tftp://10.77.0.1:1069/root.squashfs bw.overlay";
+
+/// The same, with an end to the whole boot: what a server does again and again is waited for.
+const HTTP_90: &str = "bw.root=http://10.77.0.1/root.squashfs bw.overlay bw.timeout=90";
+const TFTP_90: &str = "bw.root=tftp://10.77.0.1:1069/root.squashfs bw.overlay bw.timeout=90";
 
 pub(super) const ROWS: &[Fault] = &[
     Fault {
@@ -31,7 +35,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "http-length-too-large",
         what: "Content-Length is more than the image, each time, and there are no ranges",
-        line: HTTP,
+        line: HTTP_90,
         room: |lab, line| {
             http(lab, line, |image, _, stream| {
                 let length = format!("Content-Length: {}", image.len() + 1000);
@@ -39,7 +43,11 @@ pub(super) const ROWS: &[Fault] = &[
                 stream.write_all(image)
             })
         },
-        says: &["the connection ended before the file did; going on at byte", "FAILED"],
+        says: &[
+            "the connection ended before the file did; going on at byte",
+            "FAILED: could not",
+            "the connection ended before the file did",
+        ],
         ends: Ends::Refuses,
         quick: false,
     },
@@ -94,9 +102,9 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "http-no-answer",
         what: "the server takes the connection and says nothing",
-        line: HTTP,
+        line: HTTP_90,
         room: |lab, line| http(lab, line, |_, _, stream| hold(stream)),
-        says: &["timed out; trying again", "FAILED"],
+        says: &["timed out", "trying again", "FAILED: could not", "timed out"],
         ends: Ends::Refuses,
         quick: false,
     },
@@ -213,7 +221,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "http-wrong-image",
         what: "another image than the line pins",
-        line: "root=live:http://10.77.0.1/root.squashfs ip=dhcp rd.retry=2 bw.digest=sha256:0123456789012345678901234567890123456789012345678901234567890123",
+        line: "bw.root=http://10.77.0.1/root.squashfs bw.overlay bw.digest=sha256:0123456789012345678901234567890123456789012345678901234567890123",
         room: |lab, line| http(lab, line, serve),
         says: &["FAILED", "its sha256 is "],
         ends: Ends::Refuses,
@@ -222,9 +230,14 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "tftp-tail-missing",
         what: "the server stops before the last part, each time",
-        line: TFTP,
+        line: TFTP_90,
         room: |lab, line| tftp(lab, line, Tail::Silent),
-        says: &["the server stopped answering", "going on at byte", "FAILED"],
+        says: &[
+            "the server stopped answering",
+            "going on at byte",
+            "FAILED: could not",
+            "the server stopped answering",
+        ],
         ends: Ends::Refuses,
         quick: false,
     },
@@ -240,9 +253,13 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "tftp-ends-before-its-size",
         what: "the same, after it has announced the whole size",
-        line: TFTP,
+        line: TFTP_90,
         room: |lab, line| tftp(lab, line, Tail::Announced),
-        says: &["the connection ended before the file did; going on at byte", "FAILED"],
+        says: &[
+            "the connection ended before the file did; going on at byte",
+            "FAILED: could not",
+            "the connection ended before the file did",
+        ],
         ends: Ends::Refuses,
         quick: false,
     },

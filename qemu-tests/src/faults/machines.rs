@@ -77,7 +77,7 @@ pub(super) const ROWS: &[Fault] = &[
                 machine.run("test $(ls /sys/block | grep -c ^sd) = 200").map(drop)
             }))
         },
-        says: &["mounting ", "ready in"],
+        says: &["looking on optical drives and disks", "ready in"],
         ends: Ends::Boots,
         quick: false,
     },

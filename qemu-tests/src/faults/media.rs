@@ -25,15 +25,25 @@ pub(super) const ROWS: &[Fault] = &[
         what: "the table of inodes of the image",
         line: LIVE,
         room: |lab, line| image(lab, line, |bytes| blot(bytes, table(bytes))),
-        says: &["SQUASHFS error", "FAILED", "filesystem.squashfs"],
+        says: &[
+            "SQUASHFS error",
+            "FAILED: could not find the real init",
+            "/bin/sh: input/output error",
+            "its image is damaged, copy it again",
+        ],
         ends: Ends::Refuses,
         quick: false,
     },
     Fault {
         name: "flip-squashfs-program",
-        what: "the first program of the image",
+        what: "all files of the image, while its tables are whole",
         line: LIVE,
-        room: |lab, line| image(lab, line, |bytes| blot(bytes, 4096)),
+        room: |lab, line| {
+            image(lab, line, |bytes| {
+                let end = table(bytes);
+                bytes.iter_mut().take(end).skip(96).for_each(|byte| *byte = !*byte);
+            })
+        },
         says: &["SQUASHFS error", "FAILED", "/bin/sh"],
         ends: Ends::Refuses,
         quick: false,
@@ -49,7 +59,7 @@ pub(super) const ROWS: &[Fault] = &[
     },
     Fault {
         name: "flip-iso-directory",
-        what: "the root directory of the disc",
+        what: "the root directory of the disc, which has a second one (Joliet)",
         line: LIVE,
         // The extent of the root directory is in the descriptor, ECMA-119 8.4.18.
         room: |lab, line| {
@@ -59,8 +69,8 @@ pub(super) const ROWS: &[Fault] = &[
                 blot(bytes, extent * 2048);
             })
         },
-        says: &["FAILED", "/dev/sr0"],
-        ends: Ends::Refuses,
+        says: &["looking on optical drives", "ready in"],
+        ends: Ends::Boots,
         quick: false,
     },
     Fault {
@@ -84,7 +94,8 @@ pub(super) const ROWS: &[Fault] = &[
     },
     Fault {
         name: "flip-initramfs",
-        what: "one bit in the middle of the initramfs as the boot loader has read it",
+        what: "one bit in the middle of the initramfs as the boot loader has read it: the kernel \
+               says so, and goes on with what it has unpacked",
         line: LIVE,
         room: |lab, line| {
             let whole = initrd(lab)?;
@@ -95,8 +106,8 @@ pub(super) const ROWS: &[Fault] = &[
             std::fs::write(&spoilt, bytes).map_err(Error::at("write", &spoilt))?;
             with_initrd(lab, line, &spoilt)
         },
-        says: &["Initramfs unpacking failed"],
-        ends: Ends::Stops,
+        says: &["Initramfs unpacking failed", "ready in"],
+        ends: Ends::Boots,
         quick: false,
     },
     Fault {
@@ -111,8 +122,12 @@ pub(super) const ROWS: &[Fault] = &[
             std::fs::write(&spoilt, half).map_err(Error::at("write", &spoilt))?;
             with_initrd(lab, line, &spoilt)
         },
-        says: &["Initramfs unpacking failed"],
-        ends: Ends::Stops,
+        says: &[
+            "Initramfs unpacking failed",
+            "its file is not there although the index names it; is the initramfs cut short?",
+            "FAILED",
+        ],
+        ends: Ends::Refuses,
         quick: false,
     },
 ];

@@ -111,7 +111,7 @@ pub fn page() -> Result<String> {
             })?;
             let lines: Vec<String> = seen.lines.iter().map(|line| code(line)).collect();
             let Fault { name, what, line, ends, quick, .. } = row;
-            let runs = if *quick { " (CI)" } else { "" };
+            let runs = if *quick { " (*CI*)" } else { "" };
             let (lines, line) = (lines.join("<br>"), code(line));
             let Seen { seconds, silence, .. } = seen;
             let _ = writeln!(

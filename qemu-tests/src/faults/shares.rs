@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::servers::{Mood, Reading, Reply};
 use crate::{Error, Result, shell};
 
-const NBD: &str = "root=nbd:10.77.0.1:root ip=dhcp rd.retry=2";
+const NBD: &str = "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=45";
 const PINNED: &str = "bw.root=nbd:10.77.0.1/root bw.overlay bw.digest=sha256:{sha256}";
 
 pub(super) const ROWS: &[Fault] = &[
@@ -57,9 +57,9 @@ pub(super) const ROWS: &[Fault] = &[
             nbd(lab, line, |image| {
                 let read = std::sync::Mutex::new(std::collections::BTreeSet::new());
                 mood(image.len(), move |asked| {
+                    let pages = asked.offset / 4096..(asked.offset + asked.length).div_ceil(4096);
                     let first = read.lock().is_ok_and(|mut read| {
-                        (asked.offset / 4096..(asked.offset + asked.length).div_ceil(4096))
-                            .fold(true, |all, page| read.insert(page) && all)
+                        pages.filter(|page| !read.insert(*page)).count() == 0
                     });
                     match data(&image, asked) {
                         Reply::Data(bytes) if !first => {
