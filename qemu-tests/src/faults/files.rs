@@ -13,8 +13,8 @@ const HTTP: &str = "bw.root=http://10.77.0.1/root.squashfs bw.overlay";
 const TFTP: &str = "bw.root=tftp://10.77.0.1:1069/root.squashfs bw.overlay";
 
 /// The same, with an end to the whole boot: what a server does again and again is waited for.
-const HTTP_90: &str = "bw.root=http://10.77.0.1/root.squashfs bw.overlay bw.timeout=90";
-const TFTP_90: &str = "bw.root=tftp://10.77.0.1:1069/root.squashfs bw.overlay bw.timeout=90";
+const HTTP_40: &str = "bw.root=http://10.77.0.1/root.squashfs bw.overlay bw.timeout=40";
+const TFTP_40: &str = "bw.root=tftp://10.77.0.1:1069/root.squashfs bw.overlay bw.timeout=40";
 
 pub(super) const ROWS: &[Fault] = &[
     Fault {
@@ -35,7 +35,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "http-length-too-large",
         what: "Content-Length is more than the image, each time, and there are no ranges",
-        line: HTTP_90,
+        line: HTTP_40,
         room: |lab, line| {
             http(lab, line, |image, _, stream| {
                 let length = format!("Content-Length: {}", image.len() + 1000);
@@ -102,7 +102,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "http-no-answer",
         what: "the server takes the connection and says nothing",
-        line: HTTP_90,
+        line: HTTP_40,
         room: |lab, line| http(lab, line, |_, _, stream| hold(stream)),
         says: &["timed out", "trying again", "FAILED: could not", "timed out"],
         ends: Ends::Refuses,
@@ -129,7 +129,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "http-drips",
         what: "the server sends a byte a second, which will not end in a life",
-        line: "bw.root=http://10.77.0.1/root.squashfs bw.overlay bw.timeout=60",
+        line: "bw.root=http://10.77.0.1/root.squashfs bw.overlay bw.timeout=30",
         room: |lab, line| {
             http(lab, line, |image, _, stream| {
                 head(stream, "200 OK", &[&format!("Content-Length: {}", image.len())])?;
@@ -140,7 +140,7 @@ pub(super) const ROWS: &[Fault] = &[
                 })
             })
         },
-        says: &["FAILED: could not finish in time", "source: was not done 60 s after"],
+        says: &["FAILED: could not finish in time", "source: was not done 30 s after"],
         ends: Ends::Refuses,
         quick: false,
     },
@@ -230,7 +230,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "tftp-tail-missing",
         what: "the server stops before the last part, each time",
-        line: TFTP_90,
+        line: TFTP_40,
         room: |lab, line| tftp(lab, line, Tail::Silent),
         says: &[
             "the server stopped answering",
@@ -253,7 +253,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "tftp-ends-before-its-size",
         what: "the same, after it has announced the whole size",
-        line: TFTP_90,
+        line: TFTP_40,
         room: |lab, line| tftp(lab, line, Tail::Announced),
         says: &[
             "the connection ended before the file did; going on at byte",

@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::servers::{Mood, Reading, Reply};
 use crate::{Error, Result, shell};
 
-const NBD: &str = "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=45";
+const NBD: &str = "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=30";
 const PINNED: &str = "bw.root=nbd:10.77.0.1/root bw.overlay bw.digest=sha256:{sha256}";
 
 pub(super) const ROWS: &[Fault] = &[
@@ -107,7 +107,7 @@ pub(super) const ROWS: &[Fault] = &[
     Fault {
         name: "nbd-silent",
         what: "the server answers no read, and keeps the connections",
-        line: "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=45",
+        line: "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=30",
         room: |lab, line| nbd(lab, line, |image| mood(image.len(), |_| Reply::Silence)),
         says: &["FAILED: could not finish in time"],
         ends: Ends::Refuses,
