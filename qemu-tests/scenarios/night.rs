@@ -17,7 +17,8 @@ struct Length {
 /// No DHCP, a wrong root path, an image that is cut short, an image of another digest, and
 /// then all is well: the machine ends in the live system.
 #[test]
-fn a_short_night() {
+#[ignore = "a minute; with the sweeps"]
+fn sweep_a_short_night() {
     scenario("night", |lab| night(lab, &Length { without_dhcp: 0, wrong_path: 2 }));
 }
 

@@ -23,6 +23,7 @@ type Page = (&'static str, fn() -> Result<String>);
 const PAGES: &[Page] = &[
     ("docs/command-line.md", command_line),
     ("docs/status.md", status::page),
+    ("docs/faults.md", faults),
     ("ARCHITECTURE.md", structure::page),
 ];
 
@@ -60,6 +61,20 @@ fn host_command() -> Result<()> {
         return Ok(());
     }
     Err(Error::Input(format!("{page} could not be written: {status}")))
+}
+
+fn faults() -> Result<String> {
+    let intro = "<!-- Made by `cargo xtask docs` from the rows of qemu-tests/src/faults and from what \
+                 their last run has shown, qemu-tests/faults.tsv. -->\n\
+                 # Faults, and what the machine makes of them\n\n\
+                 Each row is a machine of the laboratory with something wrong around it. The \
+                 console's sentences are those of the last run, which ends with the live system, \
+                 with the failure screen, or as the row says. `s` is the time from switching on to \
+                 there under emulation, `silent` the longest time without a word on the console, \
+                 both in seconds. Rows with *CI* run in every `cargo xtask test`; \
+                 `cargo xtask test --sweep --only faults` runs all of them and keeps what they \
+                 show.\n\n";
+    Ok(format!("{intro}{}\n", qemu_tests::faults::page()?))
 }
 
 fn command_line() -> Result<String> {

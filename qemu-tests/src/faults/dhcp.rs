@@ -32,7 +32,7 @@ pub(super) const ROWS: &[Fault] = &[
                 vec![answer]
             })
         },
-        says: &["option 1: not a netmask", "guessed /8", "ready in"],
+        says: &["option 1: not a netmask", "guessed /8"],
         ends: Ends::Boots,
         quick: true,
     },
@@ -87,7 +87,7 @@ pub(super) const ROWS: &[Fault] = &[
         },
         says: &["the lease lasts 10 s", "ready in"],
         ends: Ends::Boots,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "dhcp-refusals",

@@ -30,7 +30,7 @@ pub(super) const ROWS: &[Fault] = &[
         },
         says: &["FAILED", "root.squashfs: ", "is cut short"],
         ends: Ends::Refuses,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "http-length-too-large",
@@ -70,7 +70,7 @@ pub(super) const ROWS: &[Fault] = &[
             "ready in",
         ],
         ends: Ends::Boots,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "http-cut-without-length",
@@ -97,7 +97,7 @@ pub(super) const ROWS: &[Fault] = &[
         },
         says: &["FAILED", "more than 10 redirections, probably in a circle"],
         ends: Ends::Refuses,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "http-no-answer",
@@ -248,7 +248,7 @@ pub(super) const ROWS: &[Fault] = &[
         room: |lab, line| tftp(lab, line, Tail::Short),
         says: &["FAILED", "root.squashfs: ", "is cut short"],
         ends: Ends::Refuses,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "tftp-ends-before-its-size",

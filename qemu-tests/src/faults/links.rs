@@ -35,7 +35,7 @@ pub(super) const ROWS: &[Fault] = &[
         room: |lab, line| room(lab, line, Trouble { lost: 50, ..Trouble::default() }),
         says: &["fetched tftp://"],
         ends: Ends::Boots,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "link-lossy-nfs",

@@ -47,7 +47,7 @@ pub(super) const ROWS: &[Fault] = &[
         },
         says: &["FAILED", "NBD 10.77.0.1"],
         ends: Ends::Refuses,
-        quick: true,
+        quick: false,
     },
     Fault {
         name: "nbd-other-bytes",
