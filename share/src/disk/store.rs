@@ -6,6 +6,7 @@
 use super::cow::Cow;
 use super::device::Disk;
 use super::space::Space;
+use crate::beneath::Directory;
 use crate::error::Error;
 use crate::tree::ReadAt;
 use cmdline::json::Json;
@@ -101,13 +102,15 @@ impl Store {
             }
             _ => {}
         }
-        let private = |path: &Path, mode| {
-            fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::write(path))
-        };
-        private(&dir, PRIVATE_DIR)?;
+        let private = Permissions::from_mode(PRIVATE_DIR);
+        fs::set_permissions(&dir, private).map_err(Error::write(&dir))?;
+        let held = Directory::open(&dir)?;
         for entry in fs::read_dir(&dir).map_err(Error::read(&dir))?.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                private(&entry.path(), PRIVATE)?;
+            // Links are not the server's, nor a file that has a second name elsewhere.
+            let Ok(file) = held.file(Path::new(&entry.file_name())) else { continue };
+            if file.metadata().is_ok_and(|about| about.nlink() == 1) {
+                let private = file.set_permissions(Permissions::from_mode(PRIVATE));
+                private.map_err(Error::write(entry.path()))?;
             }
         }
         let shown = dir.canonicalize().unwrap_or_else(|_| dir.clone());
