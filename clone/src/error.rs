@@ -111,6 +111,28 @@ impl Error {
     }
 }
 
+/// The user gave a key, and the sender knows none.
+pub(crate) const NO_KEY: Error = Error::Unfit {
+    what: "the sender",
+    why: "knows no key: it is an old program, or was started without --key; this machine was \
+          given one (bw.clone.key= or --key) and takes nothing from it",
+};
+/// The sender has a key, and the user gave none.
+pub(crate) const KEY_WANTED: Error = Error::Unfit {
+    what: "the sender",
+    why: "has a key: give this machine the same one (bw.clone.key= or --key)",
+};
+/// Both have keys.
+pub(crate) const OTHER_KEY: Error = Error::Unfit {
+    what: "the sender",
+    why: "has another key than this machine was given (bw.clone.key= or --key)",
+};
+/// A code at the end.
+pub(crate) const NO_CODE: Error = Error::Unfit {
+    what: "the end of the stream",
+    why: "has not the code of the key: somebody else has sent it",
+};
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -148,3 +170,112 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+/// Why a disk or a file cannot take a copy, or does not hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The copy does not fit.
+    TooSmall {
+        /// The disk.
+        name: String,
+        /// The bytes that it has.
+        room: u64,
+        /// The bytes that the copy needs.
+        bytes: u64,
+        /// How that is known.
+        why: &'static str,
+        /// It was written to before.
+        touched: bool,
+    },
+    /// The sender tells another digest than the user.
+    Announced {
+        /// The disk.
+        name: String,
+        /// The user's digest.
+        wanted: String,
+    },
+    /// The copy has another digest than the user named.
+    Pinned {
+        /// The disk.
+        name: String,
+        /// The user's digest.
+        wanted: String,
+    },
+    /// Other bytes have come than the sender tells of.
+    Received {
+        /// The disk.
+        name: String,
+    },
+    /// The disk has other bytes than were written to it.
+    Differs {
+        /// The disk.
+        name: String,
+    },
+    /// Something uses it.
+    InUse {
+        /// The disk.
+        name: String,
+        /// What uses it, and how.
+        by: String,
+    },
+    /// It is neither a disk nor a file.
+    Kind {
+        /// Its name.
+        name: String,
+        /// What it should be.
+        why: &'static str,
+    },
+    /// The system refuses.
+    System {
+        /// The disk.
+        name: String,
+        /// What was to be done.
+        operation: &'static str,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use crate::outcome::Amount;
+        match self {
+            Self::TooSmall { name, room, bytes, why, touched } => {
+                let state =
+                    if *touched { "the copy on it is broken" } else { "nothing was written" };
+                write!(
+                    f,
+                    "{name}: is too small: it has {}, and {why} {}; {state}",
+                    Amount(*room),
+                    Amount(*bytes)
+                )
+            }
+            Self::Announced { name, wanted } => write!(
+                f,
+                "{name}: the sender has another digest than {wanted}; nothing was written"
+            ),
+            Self::Pinned { name, wanted } => write!(
+                f,
+                "{name}: the copy does not have the digest {wanted}; the disk keeps the mark of an \
+                 interrupted copy"
+            ),
+            Self::Received { name } => write!(
+                f,
+                "{name}: other bytes have come than the sender tells of; the disk keeps the mark \
+                 of an interrupted copy"
+            ),
+            Self::Differs { name } => write!(
+                f,
+                "{name}: HAS OTHER BYTES than were written to it: the disk is bad; it keeps the \
+                 mark of an interrupted copy"
+            ),
+            Self::InUse { name, by } => {
+                write!(f, "{name}: is in use: {by}; end that, or name another disk")
+            }
+            Self::Kind { name, why } => write!(f, "{name}: {why}"),
+            Self::System { name, operation, why } => write!(f, "{name}: {operation}: {why}"),
+        }
+    }
+}
+
+impl core::error::Error for Trouble {}

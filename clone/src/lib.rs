@@ -23,9 +23,12 @@ pub mod dollyplus;
 #[cfg(feature = "edge")]
 pub mod edge;
 pub mod error;
+pub mod guard;
 pub mod ka;
+pub mod mark;
 pub mod outcome;
+pub mod pact;
 pub mod ring;
 pub mod udpcast;
 
-pub use error::Error;
+pub use error::{Error, Trouble};

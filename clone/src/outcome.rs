@@ -1,6 +1,7 @@
 //! How a copy went, in the same words for every protocol and at both ends.
 
 use crate::digest::Digest;
+use crate::guard::Kept;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,7 +29,10 @@ pub enum Standing {
     Receiving,
     /// It has confirmed a whole copy; no digests were compared.
     Acknowledged,
-    /// It has stored everything, and its digest is the sender's.
+    /// It has stored everything it received, whose digest is the sender's; it did not read
+    /// its disk back.
+    Whole,
+    /// It has read back from its disk what the sender has.
     Verified,
     /// It has received other bytes than were sent.
     Differs,
@@ -58,7 +62,7 @@ impl Standing {
     /// Whether the machine has a whole copy.
     #[must_use]
     pub const fn good(&self) -> bool {
-        matches!(self, Self::Acknowledged | Self::Verified)
+        matches!(self, Self::Acknowledged | Self::Whole | Self::Verified)
     }
 }
 
@@ -69,6 +73,7 @@ impl fmt::Display for Standing {
             Self::Waiting => "came, was not ready",
             Self::Receiving => "did not confirm its copy",
             Self::Acknowledged => "finished, NOT verified",
+            Self::Whole => "received whole, not read back",
             Self::Verified => "verified",
             Self::Differs => "DIFFERS: do not use this copy",
             Self::Failed(why) => return write!(f, "FAILED: {why}"),
@@ -107,18 +112,47 @@ pub struct Received {
     /// The digest of each file as it was received, in their order.
     pub digests: Vec<Digest>,
     /// The digests are the sender's.
-    pub verified: bool,
+    pub equal: bool,
+    /// All files were read back from their disks, and have these digests.
+    pub read_back: bool,
+    /// They have the digest that the user named.
+    pub pinned: bool,
     /// The sender, where the protocol found it.
     pub sender: Option<Ipv4Addr>,
 }
 
 impl Received {
-    /// What the last line says about the bytes.
+    /// A copy of these files, whose digests are the sender's if `equal`.
+    #[must_use]
+    pub fn of(files: &[Kept], equal: bool, sender: Option<Ipv4Addr>) -> Self {
+        Self {
+            digests: files.iter().map(|kept| kept.digest).collect(),
+            equal,
+            read_back: files.iter().all(|kept| kept.read_back),
+            pinned: files.iter().all(|kept| kept.pinned),
+            sender,
+        }
+    }
+
+    /// Whether the disk has what the sender has: it was read back, and compared.
+    #[must_use]
+    pub const fn verified(&self) -> bool {
+        self.equal && self.read_back
+    }
+
+    /// What the last line says about the bytes. Only what was read back from the disk is
+    /// called verified.
     #[must_use]
     pub const fn verdict(&self) -> &'static str {
-        match self.verified {
-            true => "verified with the sender",
-            false => "NOT verified: no digests were compared",
+        match (self.equal, self.pinned, self.read_back) {
+            (true, _, true) => "verified with the sender; read back",
+            (false, true, true) => "verified with the digest that was named; read back",
+            (true, _, false) => "received whole, not read back",
+            (false, true, false) => "has the digest that was named; not read back",
+            (false, false, true) => {
+                "NOT verified: the sender tells no digest; what was received was read back"
+            }
+            (false, false, false) => "NOT verified: the sender tells no digest; not read back",
         }
     }
 }
@@ -208,16 +242,34 @@ mod tests {
         let line = |digests: &[Digest], verdict| {
             Summary { digests, took: Duration::from_millis(2050), verdict }.to_string()
         };
-        let received = Received { digests: alloc::vec![digest], verified: true, sender: None };
+        let kept = Kept { digest, read_back: true, pinned: false };
+        let received = Received::of(&[kept], true, None);
         assert_eq!(
             line(&received.digests, received.verdict()),
-            format!("20.0 MB in 2.0 s, 9756.0 kB/s; blake3 {hex}; verified with the sender")
+            format!(
+                "20.0 MB in 2.0 s, 9756.0 kB/s; blake3 {hex}; verified with the sender; read back"
+            )
         );
         assert_eq!(
             line(&[digest, digest], ""),
             format!("40.0 MB in 2.0 s, 19.5 MB/s; blake3 {hex}, {hex}")
         );
         assert_eq!(line(&[], ""), "0 B in 2.0 s, 0 B/s");
+    }
+
+    #[test]
+    fn only_what_was_read_back_is_called_verified() {
+        let digest = Digest { bytes: 1, blake3: [0; 32] };
+        for bits in 0..8u8 {
+            let [equal, read_back, pinned] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let got = Received::of(&[Kept { digest, read_back, pinned }], equal, None);
+            let says = got.verdict().starts_with("verified");
+            assert_eq!(says, read_back && (equal || pinned), "{}", got.verdict());
+            let other = Kept { digest, read_back: false, pinned };
+            let mixed = Received::of(&[Kept { digest, read_back, pinned }, other], equal, None);
+            assert!(!mixed.verified(), "one file was not read back");
+        }
+        assert!(!Standing::Whole.to_string().contains("verified"));
     }
 
     #[test]

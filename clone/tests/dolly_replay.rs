@@ -9,6 +9,7 @@ mod common;
 
 use clone::digest::Meter;
 use clone::dolly::{Client, Config, Server, client, server};
+use clone::guard::Kept;
 use clone::outcome::{Patience, Standing};
 use common::{Event, Part, payload, read};
 use std::collections::BTreeMap;
@@ -156,10 +157,11 @@ fn pump(
                 assert_eq!(n, LENGTH as u64);
                 let mut meter = Meter::default();
                 meter.update(&payload(0, LENGTH));
-                core.step(client::Input::Stored(Ok(meter.digest())), now).unwrap();
+                core.step(client::Input::Stored(Ok(Kept::unread(meter.digest()))), now).unwrap();
             }
             client::Output::Finished { verified } => *finished = Some(verified),
             client::Output::Length(_) => {}
+            client::Output::Refused(why) => panic!("{why}"),
         }
     }
 }

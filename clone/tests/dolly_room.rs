@@ -8,6 +8,7 @@
 use clone::digest::{Digest, Meter};
 use clone::dolly::config::{Input as Infile, Output as Outfile, What};
 use clone::dolly::{Client, Config, Line, Server, client, server};
+use clone::guard::Kept;
 use clone::outcome::{Patience, Standing};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -59,6 +60,10 @@ struct Outcome {
     took: Duration,
 }
 
+fn kept(digest: Digest) -> Kept {
+    Kept { digest, read_back: true, pinned: false }
+}
+
 fn digest(bad: bool) -> Digest {
     let mut meter = Meter::default();
     meter.update(if bad { b"other" } else { b"bytes" });
@@ -98,6 +103,7 @@ fn run(n: usize, fanout: usize, line: Line, fault: Fault) -> Outcome {
         last: name(&hosts[n - 1]),
         hosts: hosts.clone(),
         verify: false,
+        bytes: None,
     };
     let mut now = Duration::ZERO;
     let patience = Some(Duration::from_secs(5));
@@ -295,8 +301,8 @@ fn run(n: usize, fanout: usize, line: Line, fault: Fault) -> Outcome {
                     client::Output::Complete(_) => {
                         let how = match fault {
                             Fault::BadDisk(b) if b == i => Err("no space left"),
-                            Fault::BadBytes(b) if b == i => Ok(digest(true)),
-                            _ => Ok(digest(false)),
+                            Fault::BadBytes(b) if b == i => Ok(kept(digest(true))),
+                            _ => Ok(kept(digest(false))),
                         };
                         if let Err(e) = clients[i].step(client::Input::Stored(how), now) {
                             last_words(&mut clients[i], &mut air, now, (parent(i), i));
@@ -309,6 +315,7 @@ fn run(n: usize, fanout: usize, line: Line, fault: Fault) -> Outcome {
                         air.push_back((now + MS * 2, parent(i), Msg::ChildClosed(i)));
                     }
                     client::Output::Length(_) => {}
+                    client::Output::Refused(why) => panic!("{why}"),
                 }
             }
         }

@@ -11,6 +11,7 @@ use clone::dollyplus::backlog::SIZES;
 use clone::dollyplus::io::{Conn, End, Input, Output};
 use clone::dollyplus::wire::{self, Command, Flag, Host};
 use clone::dollyplus::{CONTROL_PORT, DATA_PORT, Node, Server, Todo, Want};
+use clone::guard::Kept;
 use clone::outcome::{Patience, Standing};
 use common::{Event, Part, payload, read};
 use std::net::Ipv4Addr;
@@ -103,7 +104,7 @@ fn store(node: &mut Node, files: &mut Vec<(wire::Output, Vec<u8>)>, now: Duratio
             Todo::Finish => {
                 let mut meter = clone::digest::Meter::default();
                 meter.update(&files.last().unwrap().1);
-                node.kept(meter.digest());
+                node.kept(Kept::unread(meter.digest()));
             }
         }
     }
@@ -151,6 +152,8 @@ fn as_client(name: &str) {
         }
         if heard.dials.iter().any(|d| d.0 == Conn::Line) && heard.line.is_empty() {
             node.step(Input::Connected(Conn::Line), now).unwrap();
+            // The old server does not answer what it is asked there.
+            now += Duration::from_secs(3);
         }
         node.step(Input::Tick, now).unwrap();
         heard.listen(&mut node, now);
@@ -160,11 +163,8 @@ fn as_client(name: &str) {
     // The old server takes reports and answers none.
     assert!(heard.dials.contains(&(Conn::Line, SERVER.to_owned(), CONTROL_PORT)));
     assert!(heard.line.starts_with(b"CMND"));
-    assert_eq!(node.finished(), None);
-    now += Duration::from_secs(3);
-    node.step(Input::Tick, now).unwrap();
     let got = node.finished().unwrap();
-    assert!(!got.verified, "an old server compares nothing");
+    assert!(!got.verified(), "an old server compares nothing");
     assert_eq!((node.own_name(), got.digests.len()), (ME, 2));
     assert!(files[0].1 == payload(0, BIG));
     assert_eq!(files[1].1.len(), NOTES);

@@ -37,7 +37,7 @@ fn all_verified(outcome: &Outcome, files: &[Vec<u8>], except: &[usize], what: &s
             assert!(known, "{what}: {i} {:?}\n{}", standings[i - 1], said());
             continue;
         }
-        let fine = matches!(got, Some(Ok(got)) if got.verified);
+        let fine = matches!(got, Some(Ok(got)) if got.verified());
         assert!(fine, "{what}: {i} {got:?}\n{}", said());
         assert_eq!(standings[i - 1], Standing::Verified, "{what}: {i}\n{}", said());
         let held: Vec<&Vec<u8>> = outcome.files[i].values().collect();
@@ -186,7 +186,7 @@ fn a_server_that_is_lost_at_any_time_ends_it_for_all() {
             for got in &outcome.clients {
                 let got = got.as_ref().expect("it ends");
                 let fair = match got {
-                    Ok(got) => got.verified,
+                    Ok(got) => got.verified(),
                     Err(e) => {
                         matches!(e, clone::Error::Gone { .. } | clone::Error::Stalled { .. })
                     }

@@ -8,6 +8,7 @@
 mod common;
 
 use clone::digest::Meter;
+use clone::guard::Kept;
 use clone::ka::wire::{Layout, ToClient, ToServer};
 use clone::ka::{Client, Server, client, server};
 use clone::outcome::{Patience, Standing};
@@ -126,7 +127,8 @@ fn as_client(name: &str, layout: Layout) {
                     assert_eq!(n, LENGTH as u64);
                     let mut meter = Meter::default();
                     meter.update(&payload(0, LENGTH));
-                    core.step(client::Input::Stored(Ok(meter.digest())), now).unwrap();
+                    core.step(client::Input::Stored(Ok(Kept::unread(meter.digest()))), now)
+                        .unwrap();
                 }
                 client::Output::Finished { verified } => finished = Some(verified),
                 client::Output::Drop(_) | client::Output::KeepAlive(_) => panic!("{output:?}"),
@@ -134,8 +136,8 @@ fn as_client(name: &str, layout: Layout) {
         }
     }
     let mut ours = words_up(layout, &said);
-    assert_eq!(ours[0], ToServer::Hello { verifies: true });
-    ours[0] = ToServer::Hello { verifies: false };
+    assert_eq!(ours[0], ToServer::Hello { verifies: true, told: true, nonce: None });
+    ours[0] = ToServer::Hello { verifies: false, told: false, nonce: None };
     // When a child's coming is told depends on when it was noticed.
     let first_child = |words: &mut Vec<ToServer>| {
         let at = words.iter().position(|w| matches!(w, ToServer::GotClient(_))).unwrap();
@@ -168,7 +170,9 @@ fn as_server(name: &str, layout: Layout) {
     let others = [Ipv4Addr::new(10, 77, 0, 3), Ipv4Addr::new(10, 77, 0, 4)];
     for (i, ip) in others.iter().enumerate() {
         core.step(server::Input::Accepted(10 + i, *ip, SERVER), now).unwrap();
-        for word in [ToServer::Hello { verifies: false }, ToServer::AcceptsData] {
+        for word in
+            [ToServer::Hello { verifies: false, told: false, nonce: None }, ToServer::AcceptsData]
+        {
             core.step(server::Input::Client(10 + i, &word.bytes(layout)), now).unwrap();
         }
     }
@@ -238,7 +242,7 @@ fn as_server(name: &str, layout: Layout) {
     for (who, dad) in [(10, ME), (11, others[0])] {
         let position = LENGTH as u64;
         hear(&mut core, who, ToServer::DadDisconnected { dad, position });
-        hear(&mut core, who, ToServer::HasFinished(None));
+        hear(&mut core, who, ToServer::HasFinished(clone::ka::wire::Verdict::Old, [0; 16]));
     }
     while let Some(output) = core.output() {
         match output {

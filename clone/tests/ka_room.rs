@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use clone::digest::{Digest, Meter};
+use clone::guard::Kept;
 use clone::ka::wire::Layout;
 use clone::ka::{Client, Server, WINDOW, client, server};
 use clone::outcome::{Patience, Standing};
@@ -74,6 +75,10 @@ fn digest() -> Digest {
     let mut meter = Meter::default();
     meter.update(b"golden");
     Digest { bytes: LENGTH, ..meter.digest() }
+}
+
+fn kept(digest: Digest) -> Kept {
+    Kept { digest, read_back: true, pinned: false }
 }
 
 fn run(n: usize, arity: usize, fault: Fault) -> Room {
@@ -306,8 +311,11 @@ fn run(n: usize, arity: usize, fault: Fault) -> Room {
                     client::Output::Complete(bytes) => {
                         assert_eq!(bytes, LENGTH);
                         nodes[i].complete = true;
-                        let how =
-                            if fault == Fault::BadDisk(i) { Err("full") } else { Ok(digest()) };
+                        let how = if fault == Fault::BadDisk(i) {
+                            Err("full")
+                        } else {
+                            Ok(kept(digest()))
+                        };
                         if let Err(e) = nodes[i].core.step(client::Input::Stored(how), now) {
                             nodes[i].result = Some(Err(e));
                         }

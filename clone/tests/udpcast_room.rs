@@ -182,7 +182,8 @@ fn run(
                         meter.update(&node.got);
                         assert_eq!(meter.digest(), digest);
                         node.stored = true;
-                        let how = if node.kind == Kind::BadDisk { Err("no space") } else { Ok(()) };
+                        let how =
+                            if node.kind == Kind::BadDisk { Err("no space") } else { Ok(true) };
                         if let Err(e) = node.core.step(receiver::Input::Stored(how), now) {
                             node.end = Some(Err(e));
                         }

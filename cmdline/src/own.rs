@@ -1,6 +1,7 @@
 //! Bellwether's own words. They begin with `bw.`, are the same in every dialect, and
 //! override what the dialect says.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -28,7 +29,11 @@ words! { OWN, OWN_DOCS:
     "bw.clone" Text Keep "Receive a copy of a disk: ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
     "bw.clone.timeout" Number Keep "Seconds to wait for the sender of a copy.";
     "bw.clone.tries" Number Keep "How often to wait for it before the machine reboots.";
-    "bw.clone.verify" Switch Keep "Read back what was written before it counts as a copy.";
+    "bw.clone.verify" Switch Keep "Read back what was written before it counts as a copy; it is by default. With bw.clone.verify=no it is not, and not called verified.";
+    "bw.clone.from" Text Keep "Take a copy from these addresses alone: the sender, and in a chain or ring the machines before this one, with commas between.";
+    "bw.clone.digest" Text Keep "blake3:HEX or sha256:HEX that the copy must have when it is read back.";
+    "bw.clone.key" Text Keep "Take a copy only from a sender that knows this key of 16 letters or more.";
+    "bw.clone.password" Text Keep "The password of openSUSE's Dolly.";
     "bw.clone.then" Text Keep "What a machine with a copy does: reboot (the default) or poweroff.";
     "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to.";
     "bw.timeout" Number Keep "Seconds for the whole boot until it counts as failed.";
@@ -349,13 +354,58 @@ fn integrity(d: &mut Draft<'_>, plan: &mut BootPlan) {
 /// methods' documents say.
 pub(crate) fn clone_plan(method: CloneMethod) -> ClonePlan {
     let CloneProtocol { timeout, tries, .. } = *method.protocol;
-    ClonePlan { method, target: None, timeout, tries, verify: false, power_off: false }
+    ClonePlan {
+        method,
+        target: None,
+        timeout,
+        tries,
+        verify: true,
+        power_off: false,
+        from: Vec::new(),
+        digest: None,
+        key: None,
+        password: None,
+    }
+}
+
+/// From whom a copy is taken, and which. What cannot be read is refused: a pin that is asked
+/// for must not be left out.
+fn pins(d: &mut Draft<'_>, clone: &mut ClonePlan) {
+    for word in d.list("bw.clone.from") {
+        match word.parse() {
+            Ok(address) => clone.from.push(address),
+            Err(_) => {
+                let why = ("is not a list of IPv4 addresses", "bw.clone.from=10.0.0.1");
+                d.fatal_word("bw.clone.from", &word, &why);
+            }
+        }
+    }
+    if let Some(word) = d.get("bw.clone.digest") {
+        let (name, hex) = word.split_once(':').unwrap_or_default();
+        let right = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        if right && matches!(name, "blake3" | "sha256") {
+            clone.digest = Some(word.to_string());
+        } else {
+            let why = ("is no digest", "bw.clone.digest=blake3:64-HEX-DIGITS");
+            d.fatal_word("bw.clone.digest", word, &why);
+        }
+    }
+    if let Some(word) = d.get("bw.clone.key") {
+        if word.len() >= 16 {
+            clone.key = Some(Private::word(&text(&["bw.clone.key=", word])));
+        } else {
+            let why = ("has less than 16 letters", "the key that the sender prints");
+            d.fatal_word("bw.clone.key", word, &why);
+        }
+    }
+    let password = d.get("bw.clone.password");
+    clone.password = password.map(|word| Private::word(&text(&["bw.clone.password=", word])));
 }
 
 fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some(word) = d.get("bw.clone") {
         match CloneMethod::of(word) {
-            Some(method) => plan.handoff.then = Then::Clone(clone_plan(method)),
+            Some(method) => plan.handoff.then = Then::Clone(Box::new(clone_plan(method))),
             None => d.fatal_word(
                 "bw.clone",
                 word,
@@ -376,7 +426,8 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
         if let Some(tries) = d.number("bw.clone.tries") {
             clone.tries = tries.max(1);
         }
-        clone.verify = d.has("bw.clone.verify");
+        clone.verify = d.switch("bw.clone.verify") != Some(false);
+        pins(d, clone);
         match d.get("bw.clone.then") {
             None | Some("reboot") => {}
             Some("poweroff") => clone.power_off = true,

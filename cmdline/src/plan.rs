@@ -908,7 +908,7 @@ pub enum Then {
     /// switch_root and exec the real init.
     SwitchRoot,
     /// Become a clone receiver.
-    Clone(ClonePlan),
+    Clone(Box<ClonePlan>),
 }
 
 /// A clone protocol, as a line names it. The protocols themselves are the `clone` crate's.
@@ -998,6 +998,14 @@ pub struct ClonePlan {
     pub verify: bool,
     /// With a copy, the machine is switched off instead of started anew.
     pub power_off: bool,
+    /// A copy is taken from these alone, if there are any; the sender is the first.
+    pub from: Vec<Ipv4Addr>,
+    /// `blake3:HEX` or `sha256:HEX` that the copy must have.
+    pub digest: Option<String>,
+    /// The word with the key that the sender must know.
+    pub key: Option<Private>,
+    /// The word with the password of openSUSE's Dolly.
+    pub password: Option<Private>,
 }
 
 /// What happens when a step fails.

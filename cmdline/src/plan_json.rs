@@ -519,6 +519,10 @@ fn handoff(j: &mut Json, plan: &Handoff) {
             j.count("tries", u64::from(plan.tries));
             j.flag("verify", plan.verify);
             j.flag("power_off", plan.power_off);
+            let from: alloc::vec::Vec<String> = plan.from.iter().map(ToString::to_string).collect();
+            j.list("from", &from).maybe_field("digest", plan.digest.as_deref());
+            // Of secrets only that there are any.
+            j.flag("key", plan.key.is_some()).flag("password", plan.password.is_some());
         }
     }
     j.end_object().end_object();

@@ -625,7 +625,15 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
             .target
             .as_ref()
             .map_or_else(|| String::from("the disk that the sender names"), device);
-        return alloc::vec![
+        let from: Vec<String> = clone.from.iter().map(ToString::to_string).collect();
+        let from = match (from.is_empty(), clone.key.is_some()) {
+            (true, false) => String::from("takes it from any sender of this network"),
+            (true, true) => String::from("takes it from a sender that knows the key"),
+            (false, false) => text(&["takes it from ", &from.join(", "), " alone"]),
+            (false, true) => text(&["takes it from ", &from.join(", "), " alone, with the key"]),
+        };
+        let digest = clone.digest.as_ref().map(|digest| text(&["it must have ", digest]));
+        let lines = alloc::vec![
             text(&["RECEIVES A COPY by ", &clone_method(&clone.method), " onto ", &target]),
             text(&[
                 "waits ",
@@ -636,10 +644,12 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
             ]),
             text(&[
                 "with a copy, ",
-                if clone.verify { "reads it back and " } else { "" },
+                if clone.verify { "reads it back and " } else { "does NOT read it back and " },
                 if clone.power_off { "switches the machine off" } else { "reboots" },
             ]),
+            from,
         ];
+        return lines.into_iter().chain(digest).collect();
     }
     let mut line = handoff.init.clone().unwrap_or_else(|| String::from("/sbin/init"));
     for arg in &handoff.args {

@@ -147,7 +147,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
             if let Some(seconds) = answers.get("dolly_timeout").and_then(value::number) {
                 clone.timeout = Seconds(seconds.max(1));
             }
-            plan.handoff.then = Then::Clone(clone);
+            plan.handoff.then = Then::Clone(Box::new(clone));
             // stage1 gives up by rebooting, which asks the boot server again.
             reboot(d, plan);
             if let Some(asked) = answers.get("method").filter(|m| !matches!(*m, "ka" | "dolly")) {

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use clone::digest::Meter;
+use clone::guard::Kept;
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
 use clone::dollyplus::backlog::Sizes;
 use clone::dollyplus::io::{Conn, End, Input as RingInput, Output as RingOutput};
@@ -501,7 +502,7 @@ pub fn dolly_plus_node(data: &[u8]) {
                     let n = bytes.len();
                     node.stored(n, ring.now);
                 }
-                Todo::Finish => node.kept(meter.digest()),
+                Todo::Finish => node.kept(Kept::unread(meter.digest())),
             }
         }
     }

@@ -3,8 +3,9 @@
 //!
 //! Written is only the disk that the line names, or the sender, or, when
 //! neither does, the only one there is. It is opened before any sender hears of
-//! this machine, and exclusively. Received bytes are passed on before they are
-//! stored, and everything stored must be on the disk before this end says so.
+//! this machine, and exclusively; `clone::guard` has the order in which it is written. Received
+//! bytes are passed on before they are stored, and everything stored must be on the disk, and
+//! be read back from it, before this end says so.
 //!
 //! Streams are whole disks. When the host command was loaded behind the initramfs
 //! with the programs that it takes (`bellwether clone tools`), it then fits such a
@@ -19,18 +20,21 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use clone::cook::Cook;
-use clone::digest::{Digest, Meter};
-use clone::edge::{self, Here, Store, Target, World};
+use clone::digest::Meter;
+use clone::edge::place::{Place as Opened, marked};
+use clone::edge::{self, Here, Pins, Store, Target, World};
+use clone::guard::{Announcement, Guard, Kept, Media as _, Pin, Terms};
 use clone::outcome::{Patience, Summary};
 use cmdline::BootPlan;
 use cmdline::plan::{CloneArgument, CloneMethod, ClonePlan, Dialect, Seconds};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Advice, FileType, OFlags, fadvise, fdatasync, fstat};
-use rustix::io::{Errno, read, write};
+use cmdline::secrets::Private;
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, OFlags};
+use rustix::io::{Errno, write};
 use rustix::system::{RebootCommand, reboot};
 use sys::clock::Instant;
 use sys::errno::Shown;
-use sys::file::{open, open_read};
+use sys::file::{open, stat};
 use sys::netlink::Route;
 
 use crate::copy::Progress;
@@ -89,8 +93,9 @@ pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Fai
 
 /// What this `/init` does not do, said before anything is touched.
 fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
-    if by_files(plan, &clone.method) && clone.verify {
-        return Err("bw.clone.verify reads back a disk; of files no digest of the disk is known");
+    if by_files(plan, &clone.method) && (clone.key.is_some() || clone.digest.is_some()) {
+        return Err("bw.clone.key and bw.clone.digest are of whole disks; KA's sessions of files \
+                    have neither");
     }
     if by_files(plan, &clone.method) && tool::find(INSTALLER, &[]).is_none() {
         return Err(
@@ -126,6 +131,10 @@ fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     if let Some(disk) = &disk {
         words.extend(["--disk", disk]);
     }
+    let from = clone.from.first().map(ToString::to_string);
+    if let Some(from) = &from {
+        words.extend(["--host", from]);
+    }
     installer.run(&words)?;
     machine.log.say(Level::Verdict, "copy complete");
     Ok(())
@@ -159,25 +168,43 @@ fn whole(class: &str, name: &str) -> bool {
 }
 
 /// The path of the disk to write: the line's, the sender's, or that of the only disk.
-fn choose(line: Option<&str>, sender: &str, disks: &[String]) -> Result<String, String> {
+fn choose(line: Option<&str>, sender: &str, disks: &[String]) -> Result<String, Fault> {
     match (line, sender, disks) {
         (Some(path), _, _) => Ok(path.to_string()),
         (None, "", [one]) => Ok(format!("/dev/{one}")),
-        (None, "", []) => Err("there is no disk in this machine".to_string()),
-        (None, "", all) => Err(format!("which disk? bw.disk= must name one of {}", all.join(", "))),
+        (None, "", []) => Err("there is no disk in this machine".into()),
+        (None, "", all) => {
+            Err(format!("which disk? bw.disk= must name one of {}", all.join(", ")).into())
+        }
         (None, path, _) => Ok(path.to_string()),
     }
+}
+
+/// The disks of this machine that hold an interrupted copy, for the failure screen.
+pub fn interrupted(machine: &Machine) -> Vec<String> {
+    let mark = |disk: String| {
+        let path = format!("/dev/{disk}");
+        marked(&path).map(|mark| format!("{path} {mark}: it does not boot until a copy is whole"))
+    };
+    disks(machine).into_iter().filter_map(mark).collect()
 }
 
 /// One try.
 fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     let disk = named(machine, clone)?;
-    let mut node = Node::new(machine, Place::Disk(disk));
-    let digest = node.take(&clone.method, clone.timeout)?;
-    if clone.verify {
-        read_back(&node.path, digest)?;
-        node.machine.log.say(Level::Verdict, "read back: the disk has what was received");
-    }
+    let pin = clone.digest.as_deref().and_then(Pin::parse);
+    let terms = Terms { read_back: clone.verify, pin };
+    let mut node = Node::new(machine, Place::Disk(disk, terms));
+    let value = |word: &Option<Private>| {
+        let word = word.as_ref().and_then(|word| word.reveal().split_once('='));
+        word.map(|(_, value)| value.to_string())
+    };
+    let pins = Pins {
+        from: clone.from.clone(),
+        key: value(&clone.key).as_deref().and_then(clone::pact::Key::new),
+        password: value(&clone.password),
+    };
+    node.take(&clone.method, clone.timeout, pins)?;
     // What a copied disk still needs to be this machine's, where the programs are there.
     match tool::find(INSTALLER, &[]) {
         Some(installer) => installer.run(&["clone", "adapt", "--disk", &node.path]),
@@ -201,7 +228,7 @@ pub fn stage2(
     }
     fetch::prepare()?;
     let mut node = Node::new(machine, Place::Memory);
-    let taken = node.take(&method, timeout.unwrap_or(STAGE2));
+    let taken = node.take(&method, timeout.unwrap_or(STAGE2), Pins::default());
     if taken.is_err() {
         fetch::drop_all();
     }
@@ -215,33 +242,10 @@ fn host_name() -> Option<String> {
     (!name.is_empty() && name != "(none)").then_some(name)
 }
 
-/// Reads the disk, past what the kernel remembers of it.
-fn read_back(path: &str, wanted: Digest) -> Result<(), String> {
-    let failed = |e| format!("{path}: cannot be read back: {}", Shown(e));
-    let disk = open_read(path).map_err(failed)?;
-    fadvise(&disk, 0, None, Advice::DontNeed).map_err(failed)?;
-    let mut meter = Meter::default();
-    let mut buffer = alloc::vec![0; CHUNK];
-    while meter.bytes() < wanted.bytes {
-        let left = usize::try_from(wanted.bytes - meter.bytes()).unwrap_or(usize::MAX);
-        let room = buffer.get_mut(..left.min(CHUNK)).unwrap_or_default();
-        match read(&disk, &mut *room) {
-            Ok(0) => break,
-            Ok(n) => meter.update(room.get(..n).unwrap_or_default()),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(failed(e)),
-        }
-    }
-    match meter.digest() == wanted {
-        true => Ok(()),
-        false => Err(format!("{path}: HAS OTHER BYTES than were written to it")),
-    }
-}
-
 /// Where a copy goes.
 enum Place {
     /// To the disk that the line names, or else to the one of the rule.
-    Disk(Option<String>),
+    Disk(Option<String>, Terms),
     /// To a file in memory.
     Memory,
 }
@@ -264,7 +268,7 @@ impl<'m> Node<'m> {
     }
 
     /// Waits for a sender, receives, and says how that went.
-    fn take(&mut self, method: &CloneMethod, timeout: Seconds) -> Result<Digest, String> {
+    fn take(&mut self, method: &CloneMethod, timeout: Seconds, pins: Pins) -> Result<(), Fault> {
         let up = self.machine.network.up().ok_or("the network is not up")?;
         let address = up.config.address;
         let here = Here {
@@ -273,6 +277,7 @@ impl<'m> Node<'m> {
             names: [Some(address.to_string()), host_name()].into_iter().flatten().collect(),
             listen: Ipv4Addr::UNSPECIFIED,
             patience: Patience { start: Some(timeout.into()), stall: Some(STALL) },
+            pins,
         };
         let receive =
             edge::receiver(method.protocol.name).ok_or("this /init has no such protocol")?;
@@ -281,30 +286,26 @@ impl<'m> Node<'m> {
         let took = self.now().saturating_sub(began);
         let summary = Summary { digests: &got.digests, took, verdict: got.verdict() };
         self.machine.log.say(Level::Verdict, &format!("copy complete: {summary}"));
-        got.digests.last().copied().ok_or_else(|| "the sender sent no file".to_string())
+        match got.digests.is_empty() {
+            true => Err("the sender sent no file".into()),
+            false => Ok(()),
+        }
     }
 
     /// The disk to write, opened exclusively.
-    fn disk(&mut self, target: &Target<'_>) -> Result<(OwnedFd, String), String> {
-        let line = match &self.place {
-            Place::Disk(Some(path)) => Some(path.as_str()),
-            _ => None,
-        };
-        let path = choose(line, target.path, &disks(self.machine))?;
-        let flags = OFlags::WRONLY | OFlags::EXCL | OFlags::CLOEXEC;
-        let disk = open(&path, flags, 0).map_err(|e| match e {
-            Errno::NOENT => {
-                format!("{path}: no such disk; here: {}", disks(self.machine).join(", "))
+    fn disk(&mut self, line: Option<&str>, target: &Target<'_>) -> Result<Opened, Fault> {
+        let disks = disks(self.machine);
+        let path = choose(line, target.path, &disks)?;
+        let kind = stat(&path).map(|s| FileType::from_raw_mode(s.st_mode));
+        match kind {
+            Ok(FileType::BlockDevice) => {}
+            Ok(_) => return Err(Fault::from("is no disk").of(&path)),
+            Err(_) => {
+                let why = format!("no such disk; here: {}", disks.join(", "));
+                return Err(Fault::from(why).of(&path));
             }
-            Errno::BUSY => format!("{path}: is in use"),
-            Errno::ROFS | Errno::ACCESS | Errno::PERM => format!("{path}: is read-only"),
-            e => format!("{path}: {}", Shown(e)),
-        })?;
-        let kind = fstat(&disk).map(|s| FileType::from_raw_mode(s.st_mode));
-        if kind != Ok(FileType::BlockDevice) {
-            return Err(format!("{path}: is no disk"));
         }
-        Ok((disk, path))
+        Opened::open(&path, true).map_err(|e| Fault::from(e.to_string()))
     }
 }
 
@@ -340,50 +341,75 @@ impl World for Node<'_> {
         if !self.path.is_empty() {
             return Err(format!("{}: a second file cannot go to the same place", self.path));
         }
-        let (disk, path, length) = if matches!(self.place, Place::Memory) {
-            let path = format!("{}/stage2", fetch::PLACE);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = open(&path, flags, 0o600).map_err(|e| format!("{path}: {}", Shown(e)))?;
-            (file, path, None)
-        } else {
-            let (disk, path) = self.disk(target)?;
-            let length = sys::blockdev::length_of(disk.as_fd()).unwrap_or(0);
-            let text = format!("OVERWRITES {path}, {}, as soon as a sender begins", Size(length));
-            self.machine.log.say(Level::Verdict, &text);
-            (disk, path, Some(length))
+        let (line, terms) = match &self.place {
+            Place::Disk(line, terms) => (line.clone(), terms.clone()),
+            Place::Memory => {
+                self.path = format!("{}/stage2", fetch::PLACE);
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let file = open(&self.path, flags, 0o600);
+                let file = file.map_err(|e| format!("{}: {}", self.path, Shown(e)))?;
+                return Ok(Box::new(Memory { file, meter: Meter::default(), ended: false }));
+            }
         };
-        self.path.clone_from(&path);
-        Ok(Box::new(Disk { disk, path, length, meter: Meter::default(), ended: false }))
+        let disk = self.disk(line.as_deref(), target)?;
+        self.path = disk.name().to_string();
+        if let Some(mark) = marked(&self.path) {
+            self.machine.log.say(Level::Verdict, &format!("{} {mark}", self.path));
+        }
+        let length = Size(disk.room().unwrap_or(0));
+        let text = format!("OVERWRITES {}, {length}, as soon as a sender begins", self.path);
+        self.machine.log.say(Level::Verdict, &text);
+        Ok(Box::new(Disk { guard: Guard::new(disk, terms), ended: false }))
     }
 }
 
-/// The disk, or the file in memory, that is written.
+/// The disk that is written.
 struct Disk {
-    disk: OwnedFd,
-    path: String,
-    /// Of a disk.
-    length: Option<u64>,
-    meter: Meter,
+    guard: Guard<Opened>,
     ended: bool,
 }
 
 impl Store for Disk {
+    fn announce(&mut self, told: &Announcement) -> Result<(), String> {
+        self.guard.announce(told).map_err(|e| e.to_string())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
+        self.guard.put(bytes).map_err(|e| e.to_string())
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+    }
+
+    fn done(&mut self) -> Option<Result<Kept, String>> {
+        if !self.ended {
+            return None;
+        }
+        self.guard.finish().map_err(|e| e.to_string()).transpose()
+    }
+}
+
+/// The file in memory that is written.
+struct Memory {
+    file: OwnedFd,
+    meter: Meter,
+    ended: bool,
+}
+
+impl Store for Memory {
     fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
         let some = bytes.get(..bytes.len().min(CHUNK)).unwrap_or_default();
-        if self.length.is_none() && available() < SPARE {
+        if available() < SPARE {
             return Err("the second stage does not fit into memory".to_string());
         }
-        match write(&self.disk, some) {
-            Ok(n) if n > 0 => {
+        match write(&self.file, some) {
+            Ok(n) => {
                 self.meter.update(some.get(..n).unwrap_or_default());
                 Ok(n)
             }
-            Ok(_) | Err(Errno::NOSPC) => {
-                let length = Size(self.length.unwrap_or(0));
-                Err(format!("{}: is too small: it has {length}", self.path))
-            }
             Err(Errno::INTR | Errno::AGAIN) => Ok(0),
-            Err(e) => Err(format!("{}: cannot be written: {}", self.path, Shown(e))),
+            Err(e) => Err(format!("the second stage cannot be stored: {}", Shown(e))),
         }
     }
 
@@ -391,15 +417,8 @@ impl Store for Disk {
         self.ended = true;
     }
 
-    fn done(&mut self) -> Option<Result<Digest, String>> {
-        if !self.ended {
-            return None;
-        }
-        // Report success only after fdatasync.
-        Some(match fdatasync(&self.disk) {
-            Ok(()) => Ok(self.meter.digest()),
-            Err(e) => Err(format!("{}: cannot be written: {}", self.path, Shown(e))),
-        })
+    fn done(&mut self) -> Option<Result<Kept, String>> {
+        self.ended.then(|| Ok(Kept::unread(self.meter.digest())))
     }
 }
 
@@ -445,8 +464,9 @@ mod tests {
         assert_eq!(choose(Some("/dev/sdb"), "/dev/hda", &two).unwrap(), "/dev/sdb");
         assert_eq!(choose(None, "/dev/hda", &two).unwrap(), "/dev/hda");
         assert_eq!(choose(None, "", &one).unwrap(), "/dev/sda");
-        assert_eq!(choose(None, "", &[]).unwrap_err(), "there is no disk in this machine");
-        let which = choose(None, "", &two).unwrap_err();
+        let none = choose(None, "", &[]).unwrap_err().to_string();
+        assert_eq!(none, "there is no disk in this machine");
+        let which = choose(None, "", &two).unwrap_err().to_string();
         assert_eq!(which, "which disk? bw.disk= must name one of sda, nvme0n1");
     }
 
@@ -472,43 +492,6 @@ mod tests {
         let found: Vec<_> = devices.iter().filter(|d| whole(class, d.0)).map(|d| d.0).collect();
         assert_eq!(found, ["sda", "nvme0n1"]);
         std::fs::remove_dir_all(class).unwrap();
-    }
-
-    fn disk(path: &str) -> Disk {
-        let disk = open(path, OFlags::WRONLY, 0).unwrap();
-        let (path, meter) = (path.to_string(), Meter::default());
-        Disk { disk, path, length: Some(4096), meter, ended: false }
-    }
-
-    #[test]
-    fn a_full_disk_says_how_large_it_is() {
-        let why = disk("/dev/full").put(&[7; 9000]).unwrap_err();
-        assert_eq!(why, format!("/dev/full: is too small: it has {}", Size(4096)));
-    }
-
-    #[test]
-    fn what_was_stored_is_what_is_read_back() {
-        let dir = place("read-back");
-        let path = dir.join("disk");
-        // A disk is longer than the copy on it.
-        std::fs::write(&path, [1; 9000]).unwrap();
-        let path = path.to_str().unwrap();
-        let mut store = disk(path);
-        let bytes: Vec<u8> = (0..5000u32).map(|i| i as u8).collect();
-        let mut done = 0;
-        while done < bytes.len() {
-            done += store.put(&bytes[done..]).unwrap();
-        }
-        assert!(store.done().is_none(), "more may come");
-        store.end();
-        let digest = store.done().unwrap().unwrap();
-        assert_eq!(digest.bytes, 5000);
-        assert_eq!(read_back(path, digest), Ok(()));
-        std::fs::write(path, [1; 9000]).unwrap();
-        assert!(read_back(path, digest).unwrap_err().contains("HAS OTHER BYTES"));
-        std::fs::write(path, [1; 10]).unwrap();
-        assert!(read_back(path, digest).is_err(), "a disk that ends early");
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::keys::{SingleKeys, act, restart, wait_key};
 use crate::log::Level;
 use crate::machine::Machine;
 use crate::trace::{Failure, Tried};
-use crate::{console, layers};
+use crate::{clone, console, layers};
 
 /// What to do after the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,12 +83,16 @@ pub fn out_of_time(machine: &mut Machine) -> ! {
 /// The screen: plan, step, candidates, remedy.
 fn show(machine: &mut Machine, failure: &Failure) {
     let (plan, line) = (machine.orders.plan, machine.orders.line);
+    let interrupted = clone::interrupted(machine);
     let log = &mut machine.log;
     log.say(Level::Verdict, &format!("FAILED: could not {}", failure.step));
     log.say(Level::Verdict, &format!("  line:   {line}"));
     log.say(Level::Verdict, &format!("  read as {}", plan.dialect.name()));
     for tried in &failure.tried {
         log.say(Level::Verdict, &format!("  tried:  {}: {}", tried.what, tried.why));
+    }
+    for disk in interrupted {
+        log.say(Level::Verdict, &["  note:   ", &disk].concat());
     }
     if !failure.remedy.is_empty() {
         log.say(Level::Verdict, &format!("  remedy: {}", failure.remedy));

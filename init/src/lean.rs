@@ -47,6 +47,7 @@ fn failed() -> Failure {
 stand_in! { clone:
     fn receive(&mut Machine, &BootPlan, &ClonePlan) -> Failure = failed();
     fn stage2(&mut Machine, &CloneMethod, Option<Seconds>) -> Result<String, Fault> = refused();
+    fn interrupted(&Machine) -> [String; 0] = [];
 }
 stand_in! { setup:
     fn apply(&BootPlan, &Found, &mut Here<'_>, Option<&str>) -> () = ();

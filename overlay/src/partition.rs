@@ -44,6 +44,50 @@ pub fn read(source: ReadAt<'_>, sector: u64) -> Vec<Partition> {
     mbr(source, sector, &boot, &entries)
 }
 
+/// The bytes that a disk must have for the table in its first bytes: up to the end of the last
+/// partition and, with a GPT, of the table's copy at the disk's end. Nothing when `head` has no
+/// table; a boot sector of a file system is none.
+///
+/// The sectors of an MBR are taken as 512 bytes, of which a disk never has more than it needs.
+#[must_use]
+pub fn extent(head: &[u8]) -> Option<u64> {
+    let boot = head.first_chunk::<512>()?;
+    if !boot.ends_with(&[0x55, 0xaa]) {
+        return None;
+    }
+    let entries = mbr_entries(boot);
+    if entries.iter().any(|entry| entry.kind == 0xee) {
+        let at = |sector: u64| head.get(sector as usize..).unwrap_or_default();
+        let sector = [512, 4096].into_iter().find(|s| at(*s).starts_with(b"EFI PART"))?;
+        let mut source = |at: u64, buffer: &mut [u8]| {
+            let rest = usize::try_from(at).ok().and_then(|at| head.get(at..)).unwrap_or_default();
+            let length = rest.len().min(buffer.len());
+            let (some, from) = (buffer.get_mut(..length), rest.get(..length));
+            some.zip(from).map_or(0, |(some, from)| {
+                some.copy_from_slice(from);
+                length
+            })
+        };
+        let partitions = gpt(&mut source, sector);
+        let last = partitions.iter().filter_map(|p| p.start.checked_add(p.length)).max();
+        let copy = u64_at(at(sector), 32).checked_add(1)?.checked_mul(sector);
+        return last.max(copy);
+    }
+    // What is no table has other bytes there: code, or a file system's numbers.
+    let table = boot.get(446..510).unwrap_or_default().as_chunks::<16>().0;
+    let odd = |raw: &[u8; 16], entry: &Entry| {
+        let used = entry.kind != 0;
+        !matches!(raw.first(), Some(0 | 0x80))
+            || used != (entry.sectors > 0)
+            || used != (entry.start > 0)
+    };
+    if table.iter().zip(&entries).any(|(raw, entry)| odd(raw, entry)) {
+        return None;
+    }
+    let ends = entries.iter().filter(|entry| entry.kind != 0);
+    ends.map(|entry| (entry.start + entry.sectors) * 512).max()
+}
+
 struct Entry {
     kind: u8,
     start: u64,
@@ -258,6 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn a_table_says_how_long_its_disk_is() {
+        assert_eq!(extent(&mbr_disk()), Some(80 * 512), "the extended partition counts");
+        let mut gpt = gpt_disk();
+        assert_eq!(extent(&gpt), Some(50 * 512));
+        gpt[512 + 32..512 + 40].copy_from_slice(&63_u64.to_le_bytes());
+        assert_eq!(extent(&gpt), Some(64 * 512), "the table's copy counts");
+        gpt[512 + 32..512 + 40].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(extent(&gpt), None, "no disk has so many sectors");
+        assert_eq!(extent(&gpt[..511]), None);
+        // The boot sector of a FAT file system, with code where a table would be.
+        let mut fat = vec![0x90; 4096];
+        signed(&mut fat, 0);
+        assert_eq!(extent(&fat), None);
+        assert_eq!(extent(&[0; 4096]), None);
+    }
+
+    #[test]
     fn a_chain_that_leads_back_ends() {
         let mut disk = mbr_disk();
         entry(&mut disk, 50 * 512, 1, 0x05, 0, 10);
@@ -272,9 +333,9 @@ mod tests {
                 *slot = byte;
             }
             signed(&mut disk, 0);
-            let _ = read_bytes(&disk);
+            let _ = (read_bytes(&disk), extent(&disk));
             disk.truncate(cut);
-            let _ = read_bytes(&disk);
+            let _ = (read_bytes(&disk), extent(&disk));
         }
     }
 }

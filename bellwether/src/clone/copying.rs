@@ -2,11 +2,15 @@
 //! the table of machines.
 
 use super::flags::{Flag, Given, flag};
+use super::net::interface;
 use super::report::{self, Machine};
-use super::world::{Check, Host, names};
+use super::world::{Host, Sources, names, random};
 use crate::failure::Failure;
-use clone::edge::{Here, Order, Protocol, World};
+use clone::digest::Meter;
+use clone::edge::{Here, Order, Pins, Protocol, World};
+use clone::guard::{Pin, Terms};
 use clone::outcome::{Patience, Sent, Summary, total};
+use clone::pact::{Key, SHORTEST, hex};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -19,11 +23,81 @@ pub const FILE: Flag =
 pub fn here(patience: Patience) -> Here {
     Here {
         address: Ipv4Addr::UNSPECIFIED,
-        broadcast: Ipv4Addr::BROADCAST,
+        broadcast: interface(None).map_or(Ipv4Addr::BROADCAST, |i| i.broadcast),
         names: names(),
         listen: Ipv4Addr::UNSPECIFIED,
         patience,
+        pins: Pins::default(),
     }
+}
+
+/// The key of `--key`.
+fn key(text: &str) -> Result<Key, Failure> {
+    let short = || Failure::Usage(format!("--key: has less than {SHORTEST} letters"));
+    Key::new(text).ok_or_else(short)
+}
+
+/// What a receiver knows of the others, by its options.
+pub fn pins(given: &Given) -> Result<Pins, Failure> {
+    let wrong = |ip: &str| Failure::Usage(format!("--from: '{ip}' is not an IPv4 address"));
+    let from = given.get("from").unwrap_or_default().split(',').filter(|ip| !ip.is_empty());
+    let from = from.map(|ip| ip.parse().map_err(|_| wrong(ip))).collect::<Result<_, _>>()?;
+    Ok(Pins { from, key: given.get("key").map(key).transpose()?, password: None })
+}
+
+/// What the user wants of a copy, by a receiver's options.
+pub fn terms(given: &Given) -> Result<Terms, Failure> {
+    let wrong = |text| Failure::Usage(format!("--digest: '{text}' is not like blake3:HEX"));
+    let pin = given.get("digest").map(|text| Pin::parse(text).ok_or_else(|| wrong(text)));
+    Ok(Terms { read_back: !given.has("no-read-back"), pin: pin.transpose()? })
+}
+
+/// Prepares a sender by its options, and prints the line for its receivers. `from` are the
+/// addresses that a receiver may be reached from; without one, this machine's.
+pub fn sender(
+    given: &Given,
+    method: &str,
+    from: &[Ipv4Addr],
+    here: &mut Here,
+    host: &mut Host,
+) -> Result<(), Failure> {
+    let own = || interface(None).map(|i| vec![i.address]).unwrap_or_default();
+    let from = if from.is_empty() { own() } else { from.to_vec() };
+    let from: Vec<String> = from.iter().map(Ipv4Addr::to_string).collect();
+    let mut line = format!("bw.clone={method}");
+    if !from.is_empty() {
+        line += &format!(" bw.clone.from={}", from.join(","));
+    }
+    if let Some(word) = given.get("key") {
+        let word = if word == "new" { hex(&random::<16>()?) } else { word.to_owned() };
+        here.pins.key = Some(key(&word)?);
+        line += &format!(" bw.clone.key={word}");
+    }
+    if given.has("digest") {
+        let file = match &host.sources {
+            Sources::Files(paths, None) => paths.first().cloned(),
+            _ => given.get("file").or(given.get("input")).map(Into::into),
+        };
+        let file = file.filter(|file| file != Path::new("-"));
+        let file = file.ok_or_else(|| Failure::Usage("--digest needs a file or a disk".into()))?;
+        let mut source = super::store::Source::open(Some(&file), None)?;
+        let (mut meter, mut buffer) = (Meter::default(), vec![0; 1 << 20]);
+        loop {
+            match source.read(&mut buffer)? {
+                0 => break,
+                n => meter.update(buffer.get(..n).unwrap_or_default()),
+            }
+        }
+        line += &format!(" bw.clone.digest=blake3:{}", meter.digest());
+        host.digest = Some(meter.digest());
+    }
+    eprintln!("{}: the line of the machines that receive: {line}", host.name);
+    Ok(())
+}
+
+/// A receiver, as [`patient`], with its pins.
+pub fn receiver(given: &Given) -> Result<Here, Failure> {
+    Ok(Here { pins: pins(given)?, ..patient(given)? })
 }
 
 /// This machine, with the patience of `--timeout` and [`super::flags::STALL`].
@@ -32,11 +106,11 @@ pub fn patient(given: &Given) -> Result<Here, Failure> {
 }
 
 /// A world that writes the sender's files, or the one file of `--target`.
-pub fn node(program: &'static str, given: &Given, verbose: bool) -> Host {
+pub fn node(program: &'static str, given: &Given, verbose: bool) -> Result<Host, Failure> {
     let mut host = Host::new(program, given.has("quiet"), verbose);
     host.target = given.get("target").map(Into::into);
-    host.check = if given.has("verify") { Check::After } else { Check::Not };
-    host
+    host.terms = terms(given)?;
+    Ok(host)
 }
 
 /// A file, what it is called at the machines, and the machines.
@@ -53,21 +127,16 @@ pub fn listed(given: &Given) -> Result<Option<Listed<'_>>, Failure> {
 }
 
 /// A world that writes one stream to `--file`, through the shell command of this option.
-pub fn stream(
-    program: &'static str,
-    given: &Given,
-    command: &str,
-    check: Check,
-) -> Result<Host, Failure> {
+pub fn stream(program: &'static str, given: &Given, command: &str) -> Result<Host, Failure> {
     let mut host = Host::new(program, given.has("quiet") || given.has("no-progress"), true);
     host.target = given.get("file").map(Into::into);
     host.pipe = given.get(command).map(str::to_owned);
-    if given.has("verify") {
-        if host.target.is_none() || host.pipe.is_some() {
-            let why = format!("{program}: --verify reads back -f FILE alone");
-            return Err(Failure::Usage(why));
-        }
-        host.check = check;
+    host.terms = terms(given)?;
+    if (given.has("verify") || host.terms.pin.is_some())
+        && (host.target.is_none() || host.pipe.is_some())
+    {
+        let why = format!("{program}: --verify and --digest read back -f FILE alone");
+        return Err(Failure::Usage(why));
     }
     Ok(host)
 }
@@ -77,15 +146,8 @@ pub fn receive(protocol: &impl Protocol, here: &Here, host: &mut Host) -> Result
     let got = protocol.receive(here, host);
     host.end();
     let got = got?;
-    let mut verdict = got.verdict().to_owned();
     let took = host.took();
-    if host.check == Check::After {
-        host.read_back(&got.digests)?;
-    }
-    if host.check != Check::Not {
-        verdict += "; read back";
-    }
-    host.last_line(&Summary { digests: &got.digests, took, verdict: &verdict });
+    host.last_line(&Summary { digests: &got.digests, took, verdict: got.verdict() });
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 //! `dolly`: one program, server with `-s`, client without.
 
 use super::copying;
-use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
+use super::flags::{FROM, Given, NO_READ_BACK, Program, QUIET, STALL, VERIFY, flag};
 use super::report::PXELINUX;
-use super::world::{Host, PipeSource, Sources, names, random, show_addresses, source};
+use super::world::{Host, PipeSource, Sources, addresses, names, show_addresses, source};
 use crate::failure::Failure;
 use clone::dolly::config::{Config, Line, What};
 use clone::edge::dolly::Dolly;
@@ -31,8 +31,12 @@ pub static DOLLY: Program = Program {
         STALL,
         flag("verbose", Some('v'), None, "show what each node says"),
         QUIET,
-        flag("nosync", Some('n'), None, "a client does not wait for its disk"),
+        flag("nosync", Some('n'), None, "accepted and ignored; a copy always reaches the disk"),
         VERIFY,
+        NO_READ_BACK,
+        FROM,
+        flag("digest", None, Some("NAME:HEX"), "a client's copy must have this digest"),
+        flag("key", None, Some("WORD"), "only machines with this key; new makes one"),
         flag("no-verify", None, None, "a server asks for no digests"),
         PXELINUX,
         flag("dry-run", None, None, "a server checks and shows the configuration, and ends"),
@@ -102,22 +106,21 @@ fn send(given: &Given) -> Result<(), Failure> {
     let mut host = Host::new("dolly", given.has("quiet"), given.has("verbose"));
     host.sources = Sources::Open(Some(source));
     eprintln!("dolly: {name} to {} machines; connecting", config.hosts.len());
+    let mut here = copying::patient(given)?;
+    let server = Some(&config.server).filter(|server| !server.is_empty());
+    let from = addresses(server.into_iter().chain(&config.hosts), &mut host);
+    copying::sender(given, "dolly", &from, &mut here, &mut host)?;
     let dolly = Dolly {
         password: given.get("password").map(str::to_owned),
-        nonce: random()?,
         config: Some((config, text)),
         unverified: given.has("no-verify"),
     };
-    copying::send(&dolly, &Order::of(&copying::patient(given)?), given, &mut host)
+    copying::send(&dolly, &Order::of(&here), given, &mut host)
 }
 
 fn receive(given: &Given) -> Result<(), Failure> {
-    let mut host = copying::node("dolly", given, given.has("verbose"));
-    host.sync = given.has("nosync").then_some(false);
-    let dolly = Dolly {
-        password: given.get("password").map(str::to_owned),
-        nonce: random()?,
-        ..Dolly::default()
-    };
-    copying::receive(&dolly, &copying::patient(given)?, &mut host)
+    let mut host = copying::node("dolly", given, given.has("verbose"))?;
+    let password = given.get("password").map(str::to_owned);
+    let dolly = Dolly { password, ..Dolly::default() };
+    copying::receive(&dolly, &copying::receiver(given)?, &mut host)
 }

@@ -1,9 +1,9 @@
 //! `dollyS` and `dollyC`: Dolly+'s server and client.
 
 use super::copying;
-use super::flags::{Given, Program, QUIET, STALL, VERIFY, flag};
+use super::flags::{FROM, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, VERIFY, flag};
 use super::report::PXELINUX;
-use super::world::{Host, Sources, names, show_addresses};
+use super::world::{Host, Sources, addresses, names, show_addresses};
 use crate::failure::Failure;
 use clone::cook::{Cook, Output};
 use clone::dollyplus::config::{Config, File, cook_of};
@@ -28,6 +28,7 @@ pub static SERVER: Program = Program {
         STALL,
         flag("verbose", Some('v'), None, "show what each node says"),
         QUIET,
+        SEND_KEY,
         PXELINUX,
         flag("dry-run", None, None, "check and show the configuration, and end"),
     ],
@@ -46,6 +47,9 @@ pub static CLIENT: Program = Program {
         flag("verbose", Some('v'), None, "show what is going on"),
         QUIET,
         VERIFY,
+        NO_READ_BACK,
+        FROM,
+        KEY,
     ],
 };
 
@@ -100,13 +104,15 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let inputs = config.files.iter().map(|f| PathBuf::from(&f.input)).collect();
     host.sources = Sources::Files(inputs, None);
     // The last client connects to the name of the configuration.
-    let here = Here { names: vec![config.server.clone()], ..copying::patient(given)? };
+    let mut here = Here { names: vec![config.server.clone()], ..copying::patient(given)? };
+    let from = addresses(std::iter::once(&config.server).chain(&config.clients), &mut host);
+    copying::sender(given, "dollyplus", &from, &mut here, &mut host)?;
     let order = Order { here: &here, clients: &config.clients, files: &outputs, start: None };
     copying::send(&DollyPlus, &order, given, &mut host)
 }
 
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
-    let mut host = copying::node("dollyC", given, true);
-    copying::receive(&DollyPlus, &copying::patient(given)?, &mut host)
+    let mut host = copying::node("dollyC", given, true)?;
+    copying::receive(&DollyPlus, &copying::receiver(given)?, &mut host)
 }

@@ -33,8 +33,29 @@ pub const STALL: Flag =
     flag("stall", None, Some("S"), "give up when nothing moves for so long [300]");
 /// The option of programs that show progress.
 pub const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
-/// The option of programs that write a copy.
-pub const VERIFY: Flag = flag("verify", None, None, "read back what was written");
+/// The options of programs that write a copy.
+pub const VERIFY: Flag = flag("verify", None, None, "accepted: a copy is read back by default");
+pub const NO_READ_BACK: Flag =
+    flag("no-read-back", None, None, "do not read the copy back: it is not called verified");
+pub const FROM: Flag = flag(
+    "from",
+    None,
+    Some("IP,IP"),
+    "take a copy from these machines alone: the sender, and in a chain those before this one",
+);
+pub const DIGEST: Flag =
+    flag("digest", None, Some("NAME:HEX"), "the copy must have this blake3 or sha256 digest");
+pub const KEY: Flag =
+    flag("key", None, Some("WORD"), "take a copy only from a sender with this key");
+/// The options of programs that send one.
+pub const SEND_KEY: Flag = flag(
+    "key",
+    None,
+    Some("WORD"),
+    "send only to machines with this key, of 16 letters or more; new makes one",
+);
+pub const SEND_DIGEST: Flag =
+    flag("digest", None, None, "read it once before, and tell the digest first");
 /// Without [`STALL`].
 pub const STALLED: Duration = Duration::from_secs(300);
 

@@ -1,9 +1,12 @@
 //! `ka-d-server` and `ka-d-client`: one session of KA.
 
 use super::copying::{self, FILE};
-use super::flags::{Flag, Given, Program, QUIET, STALL, STALLED, VERIFY, flag};
+use super::flags::{
+    DIGEST, FROM, Flag, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_DIGEST, SEND_KEY, STALL,
+    STALLED, VERIFY, flag,
+};
 use super::report::PXELINUX;
-use super::world::{Check, Host, Sources};
+use super::world::{Host, Sources};
 use crate::failure::Failure;
 use clone::edge::ka::Ka;
 use clone::edge::{Order, Protocol, World};
@@ -35,6 +38,8 @@ pub static SERVER: Program = Program {
         STALL,
         QUIET,
         flag("no-verify", None, None, "compare no digests"),
+        SEND_DIGEST,
+        SEND_KEY,
         PXELINUX,
         flag("", Some('l'), None, "accepted and ignored"),
     ],
@@ -58,6 +63,10 @@ pub static CLIENT: Program = Program {
         STALL,
         QUIET,
         VERIFY,
+        NO_READ_BACK,
+        FROM,
+        DIGEST,
+        KEY,
     ],
 };
 
@@ -92,7 +101,9 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let mut host = Host::new("ka-d-server", given.has("quiet"), true);
     let file = PathBuf::from(file.unwrap_or("/dev/null"));
     host.sources = Sources::Files(vec![file], command.map(str::to_owned));
-    copying::send(&ka, &Order::of(&copying::patient(given)?), given, &mut host)
+    let mut here = copying::patient(given)?;
+    copying::sender(given, &format!("ka:{}", ka.session), &[], &mut here, &mut host)?;
+    copying::send(&ka, &Order::of(&here), given, &mut host)
 }
 
 /// One session of `ka-d`, which sends a shell command's output.
@@ -119,7 +130,7 @@ pub fn take(
 
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
-    let mut host = copying::stream("ka-d-client", given, "exec", Check::After)?;
+    let mut host = copying::stream("ka-d-client", given, "exec")?;
     let resolve = |name| host.resolve(name).map_err(|e| Failure::Failed(format!("{name}: {e}")));
     let server = given.get("host").map(resolve).transpose()?;
     let ka = Ka {
@@ -129,5 +140,5 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
         tries: Some(10),
         ..ka(given)
     };
-    copying::receive(&ka, &copying::patient(given)?, &mut host)
+    copying::receive(&ka, &copying::receiver(given)?, &mut host)
 }

@@ -24,6 +24,21 @@ pub struct Interface {
     pub broadcast: Ipv4Addr,
 }
 
+/// Where everybody on a network hears it: the address that the interface has for that, the
+/// last one of its network if it has none, and 224.0.0.1, as udpcast's programs, for one that
+/// cannot broadcast. The C library may give the own address as the broadcast address.
+fn everybody(own: Ipv4Addr, mask: Option<Ipv4Addr>, told: Option<Ipv4Addr>) -> Ipv4Addr {
+    if let Some(told) = told.filter(|told| *told != own && !told.is_unspecified()) {
+        return told;
+    }
+    let hosts = mask.map_or(0, |mask| !mask.to_bits());
+    match hosts {
+        // A network of one or two machines has no such address (RFC 3021).
+        0 | 1 => Ipv4Addr::new(224, 0, 0, 1),
+        _ => Ipv4Addr::from_bits(own.to_bits() | hosts),
+    }
+}
+
 /// The interface of this name or address; without one, the first that is up,
 /// has an address, and is not the machine's own.
 pub fn interface(wanted: Option<&str>) -> Result<Interface, Failure> {
@@ -42,7 +57,7 @@ pub fn interface(wanted: Option<&str>) -> Result<Interface, Failure> {
             None => usable,
         };
         if matches {
-            let broadcast = v4(one.broadcast).unwrap_or(Ipv4Addr::BROADCAST);
+            let broadcast = everybody(address, v4(one.netmask), v4(one.broadcast));
             return Ok(Interface { name: one.interface_name, address, broadcast });
         }
         names.push(one.interface_name);
@@ -180,6 +195,31 @@ impl Datagrams for Together {
                 Err(Error::Network { what: format!("listen to {group}"), why: e.to_string() })
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_without_a_broadcast_address_has_one_all_the_same() {
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        for (own, mask, told, wanted) in [
+            ("10.0.0.1", Some("255.255.255.0"), Some("10.0.0.127"), "10.0.0.127"),
+            ("10.0.0.1", Some("255.255.255.0"), None, "10.0.0.255"),
+            ("10.0.0.1", Some("255.255.255.0"), Some("10.0.0.1"), "10.0.0.255"),
+            ("10.0.0.1", Some("255.255.254.0"), Some("0.0.0.0"), "10.0.1.255"),
+            ("10.0.0.1", Some("255.255.255.254"), None, "224.0.0.1"),
+            ("10.0.0.1", Some("255.255.255.255"), None, "224.0.0.1"),
+            ("10.0.0.1", None, None, "224.0.0.1"),
+        ] {
+            assert_eq!(
+                everybody(ip(own), mask.map(ip), told.map(ip)),
+                ip(wanted),
+                "{own} {mask:?}"
+            );
         }
     }
 }

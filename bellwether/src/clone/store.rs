@@ -4,7 +4,9 @@
 //! read-only one or a missing one is known by name before the others wait for
 //! this machine. Writing is done beside receiving, with a bounded queue.
 
-use clone::digest::{Digest, Meter};
+use clone::digest::Meter;
+use clone::edge::place::Place;
+use clone::guard::{Announcement, Guard, Kept, Terms};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -18,16 +20,21 @@ use crate::failure::Failure;
 /// Where bytes go.
 #[derive(Debug)]
 pub struct Target {
-    out: File,
+    out: Out,
     name: String,
-    path: Option<PathBuf>,
-    /// Reads as zeros where nothing was written: blocks of zeros need not
-    /// be written.
-    clean: bool,
-    /// Must reach the disk before "done".
-    sync: bool,
+    /// A file that a stream replaces, until its first bytes.
+    old: Option<File>,
     child: Option<Child>,
-    split: Option<Split>,
+}
+
+#[derive(Debug)]
+enum Out {
+    /// A disk or a file, whose beginning is written last.
+    Place(Box<Guard<Place>>),
+    /// A stream, perhaps into a program.
+    Stream(File),
+    /// A file in parts of bounded size, and its present one.
+    Parts(File, Split),
 }
 
 /// A target in parts of bounded size.
@@ -39,8 +46,28 @@ struct Split {
     parts: u32,
 }
 
+impl Split {
+    /// As much as fits in this part, then the next.
+    fn write(&mut self, out: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            let now = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            let (these, rest) = bytes.split_at(now);
+            out.write_all(these)?;
+            self.left -= now as u64;
+            bytes = rest;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let next = part(&self.base, self.parts);
+            *out = OpenOptions::new().write(true).create_new(true).open(next)?;
+            self.parts += 1;
+            self.left = self.size;
+        }
+    }
+}
+
 /// How to open a target.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct How<'a> {
     /// A shell command between the stream and the target.
     pub pipe: Option<&'a str>,
@@ -48,28 +75,33 @@ pub struct How<'a> {
     pub directory: bool,
     /// Parts of so many bytes, `PATH_0` and so on.
     pub split: Option<u64>,
-    /// Write synchronously, or not; by default devices are.
-    pub sync: Option<bool>,
     /// The target must be there already.
     pub existing: bool,
+    /// What the user wants of a disk or a file.
+    pub terms: Terms,
+}
+
+/// Whether a disk or a file has this name, or a file may get it.
+fn is_place(path: &Path) -> bool {
+    let kind = std::fs::metadata(path).map(|m| m.file_type());
+    kind.map_or(true, |kind| kind.is_file() || kind.is_block_device())
 }
 
 impl Target {
     /// A stream, perhaps into this program.
     const fn stream(out: File, name: String, child: Option<Child>) -> Self {
-        Self { out, name, path: None, clean: false, sync: false, child, split: None }
+        Self { out: Out::Stream(out), name, old: None, child }
     }
 
-    /// Opens `path`, or standard output without one.
+    /// Opens `path`, or standard output without one. What is there keeps its bytes.
     pub fn open(path: Option<&Path>, how: How<'_>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|p| *p != Path::new("-")) else {
             let out =
                 File::from(std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map_err(
                     |e| Failure::Failed(format!("cannot write to standard output: {e}")),
                 )?);
-            let mut target = Self::stream(out, "standard output".to_owned(), None);
-            target.pipe(how.pipe)?;
-            return Ok(target);
+            let target = Self::stream(out, "standard output".to_owned(), None);
+            return target.through(how.pipe);
         };
         let name = path.display().to_string();
         let failed = |why: &str| Failure::Failed(format!("{name}: {why}"));
@@ -87,92 +119,44 @@ impl Target {
             let out = File::from(std::os::fd::OwnedFd::from(stdin));
             return Ok(Self::stream(out, name, Some(child)));
         }
-        let base = path;
-        let first;
-        let path = match how.split {
-            Some(_) => {
-                first = part(base, 0);
-                first.as_path()
+        if let Some(size) = how.split {
+            let out = OpenOptions::new().write(true).create_new(true).open(part(path, 0));
+            let out = out.map_err(|e| failed(&e.to_string()))?;
+            let split = Split { base: path.to_owned(), size, left: size, parts: 1 };
+            return Ok(Self { out: Out::Parts(out, split), name, old: None, child: None });
+        }
+        if is_place(path) && how.pipe.is_none() {
+            let text = path.to_str().ok_or_else(|| failed("its name is not UTF-8"))?;
+            if let Some(mark) = clone::edge::place::marked(text) {
+                eprintln!("{name}: {mark}");
             }
-            None => base,
-        };
-        let kind = std::fs::metadata(path).map(|m| m.file_type()).ok();
-        let block = kind.is_some_and(|k| k.is_block_device());
-        let regular = kind.is_none_or(|k| k.is_file());
+            let place = Place::open(text, how.existing);
+            let place = place.map_err(|e| Failure::Failed(e.to_string()))?;
+            let out = Out::Place(Box::new(Guard::new(place, how.terms)));
+            return Ok(Self { out, name, old: None, child: None });
+        }
         let mut options = OpenOptions::new();
-        options.write(true);
-        if block {
-            // The kernel then refuses a disk that is mounted or otherwise held.
-            options.custom_flags(nix::libc::O_EXCL);
-        } else if regular && !how.existing {
-            options.create(true).truncate(true).mode(0o600);
-        }
-        let out = options.open(path).map_err(|e| match e.raw_os_error() {
-            Some(nix::libc::EBUSY) => failed("is in use; unmount it, or name another target"),
-            Some(nix::libc::EROFS | nix::libc::EACCES | nix::libc::EPERM) => {
-                failed(&format!("cannot be written to: {e}"))
-            }
-            Some(nix::libc::ENOENT) => {
-                failed("does not exist; this protocol writes to what is there already")
-            }
-            _ => failed(&e.to_string()),
-        })?;
-        let empty = out.metadata().is_ok_and(|m| m.is_file() && m.len() == 0);
-        let mut target = Self {
-            out,
-            name,
-            path: Some(path.to_owned()),
-            clean: empty,
-            sync: how.sync.unwrap_or(block),
-            child: None,
-            split: how.split.map(|size| Split {
-                base: base.to_owned(),
-                size,
-                left: size,
-                parts: 1,
-            }),
-        };
-        target.pipe(how.pipe)?;
-        Ok(target)
+        options.write(true).mode(0o600).create(!how.existing && is_place(path));
+        let out = options.open(path).map_err(|e| failed(&e.to_string()))?;
+        let old = is_place(path).then(|| out.try_clone()).transpose();
+        let old = old.map_err(|e| failed(&e.to_string()))?.filter(|_| !how.existing);
+        Self { old, ..Self::stream(out, name, None) }.through(how.pipe)
     }
 
-    /// In parts: as much as fits in this one, then the next.
-    fn write_parts(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while let Some(split) = &mut self.split {
-            let now = bytes.len().min(usize::try_from(split.left).unwrap_or(usize::MAX));
-            let (these, rest) = bytes.split_at(now);
-            self.out.write_all(these)?;
-            split.left -= now as u64;
-            bytes = rest;
-            if bytes.is_empty() {
-                break;
-            }
-            let next = part(&split.base, split.parts);
-            self.out = OpenOptions::new().write(true).create_new(true).open(next)?;
-            split.parts += 1;
-            split.left = split.size;
-        }
-        Ok(())
-    }
-
-    fn pipe(&mut self, command: Option<&str>) -> Result<(), Failure> {
-        let Some(command) = command else { return Ok(()) };
+    fn through(self, command: Option<&str>) -> Result<Self, Failure> {
+        let (Some(command), Out::Stream(out)) = (command, &self.out) else { return Ok(self) };
         let failed = |e: io::Error| Failure::Failed(format!("cannot run '{command}': {e}"));
         let mut child = Command::new("/bin/sh")
             .args(["-c", command])
             .stdin(Stdio::piped())
-            .stdout(self.out.try_clone().map_err(failed)?)
+            .stdout(out.try_clone().map_err(failed)?)
             .spawn()
             .map_err(failed)?;
         let Some(stdin) = child.stdin.take() else {
             return Err(failed(io::Error::other("no pipe to it")));
         };
-        self.out = File::from(std::os::fd::OwnedFd::from(stdin));
-        self.name = format!("'{command}'");
-        self.path = None;
-        self.clean = false;
-        self.child = Some(child);
-        Ok(())
+        let out = Out::Stream(File::from(std::os::fd::OwnedFd::from(stdin)));
+        Ok(Self { out, name: format!("'{command}'"), old: self.old, child: Some(child) })
     }
 
     /// Its name in messages.
@@ -180,56 +164,61 @@ impl Target {
         &self.name
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.split.is_some() {
-            return self.write_parts(bytes);
+    /// A stream's error.
+    fn failed(&self, e: &io::Error) -> String {
+        match e.kind() {
+            io::ErrorKind::StorageFull => format!("{}: is too small for what is sent", self.name),
+            _ => format!("{}: {e}", self.name),
         }
-        if !self.clean {
-            return self.out.write_all(bytes);
-        }
-        // Runs of whole pages of zeros become holes.
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (page, _) = rest.split_at(rest.len().min(4096));
-            let zero = page.len() == 4096 && page.iter().all(|b| *b == 0);
-            let run = rest
-                .chunks(4096)
-                .take_while(|p| (p.len() == 4096 && p.iter().all(|b| *b == 0)) == zero)
-                .map(<[u8]>::len)
-                .sum::<usize>();
-            let (now, later) = rest.split_at(run);
-            if zero {
-                self.out.seek(SeekFrom::Current(run as i64))?;
-            } else {
-                self.out.write_all(now)?;
-            }
-            rest = later;
-        }
-        Ok(())
     }
 
-    /// Ends writing: holes at the end get their length, commands are waited
-    /// for, disks are synced.
-    fn close(mut self) -> io::Result<()> {
-        if self.clean && self.split.is_none() {
-            let end = self.out.stream_position()?;
-            self.out.set_len(end)?;
+    fn announce(&mut self, told: &Announcement) -> Result<(), String> {
+        match &mut self.out {
+            Out::Place(guard) => guard.announce(told).map_err(|e| e.to_string()),
+            Out::Stream(_) | Out::Parts(..) => Ok(()),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if let Some(old) = self.old.take() {
+            // A file that is no disk keeps its old content until now.
+            let _ = old.set_len(0);
+        }
+        let mut done = 0;
+        let written = match &mut self.out {
+            Out::Place(guard) => {
+                while done < bytes.len() {
+                    let rest = bytes.get(done..).unwrap_or_default();
+                    done += guard.put(rest).map_err(|e| e.to_string())?;
+                }
+                Ok(())
+            }
+            Out::Stream(out) => out.write_all(bytes),
+            Out::Parts(out, split) => split.write(out, bytes),
+        };
+        written.map_err(|e| self.failed(&e))
+    }
+
+    /// Ends writing: a disk or a file gets its beginning, commands are waited for. Nothing of
+    /// a stream, which cannot be read back.
+    fn close(mut self) -> Result<Option<Kept>, String> {
+        match &mut self.out {
+            Out::Place(guard) => loop {
+                if let Some(kept) = guard.finish().map_err(|e| e.to_string())? {
+                    return Ok(Some(kept));
+                }
+            },
+            Out::Parts(out, _) => out.sync_data().map_err(|e| self.failed(&e))?,
+            Out::Stream(out) => out.flush().map_err(|e| self.failed(&e))?,
         }
         if let Some(mut child) = self.child.take() {
             drop(self.out);
-            let status = child.wait()?;
+            let status = child.wait().map_err(|e| format!("{}: {e}", self.name))?;
             if !status.success() {
-                return Err(io::Error::other(format!("{} failed: {status}", self.name)));
+                return Err(format!("{} failed: {status}", self.name));
             }
-            return Ok(());
         }
-        if self.sync {
-            self.out.sync_data()?;
-        } else if self.path.is_some() {
-            // Write errors that are only found now still count.
-            self.out.flush()?;
-        }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -245,63 +234,48 @@ pub fn part(base: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Reads back what was stored, past the page cache where that is possible.
-pub fn read_back(path: &Path, digest: Digest) -> Result<(), Failure> {
-    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
-    let mut file = File::open(path).map_err(|e| failed(format!("cannot be read back: {e}")))?;
-    file.sync_all().map_err(|e| failed(format!("cannot be synced: {e}")))?;
-    let _ =
-        nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-    let mut meter = Meter::default();
-    let mut buffer = vec![0; 1 << 20];
-    let mut left = digest.bytes;
-    while left > 0 {
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let n = file
-            .read(buffer.get_mut(..want).unwrap_or_default())
-            .map_err(|e| failed(format!("cannot be read back: {e}")))?;
-        if n == 0 {
-            break;
-        }
-        meter.update(buffer.get(..n).unwrap_or_default());
-        left -= n as u64;
-    }
-    if meter.digest() != digest {
-        return Err(failed("does not hold what was written; the disk is bad".to_owned()));
-    }
-    Ok(())
+/// What the thread of a [`Writer`] is given.
+#[derive(Debug)]
+enum Work {
+    Bytes(Vec<u8>),
+    Told(Announcement),
+    /// That was all of it. Without this word, what was begun is given up.
+    End,
 }
 
 /// A target written by a thread of its own.
 #[derive(Debug)]
 pub struct Writer {
-    queue: Option<SyncSender<Vec<u8>>>,
+    queue: Option<SyncSender<Work>>,
     spent: Receiver<Vec<u8>>,
-    worker: Option<JoinHandle<io::Result<Digest>>>,
+    worker: Option<JoinHandle<Result<Kept, String>>>,
     name: String,
 }
 
 impl Writer {
-    /// Starts writing to `target`, with at most `depth` buffers waiting. What is
-    /// written is digested on the way if `digest`, and is read back from `check` at the end.
-    pub fn start(mut target: Target, depth: usize, digest: bool, check: Option<PathBuf>) -> Self {
-        let (queue, work) = sync_channel::<Vec<u8>>(depth);
+    /// Starts writing to `target`, with at most `depth` buffers waiting.
+    pub fn start(mut target: Target, depth: usize) -> Self {
+        // What the sender tells comes twice.
+        let (queue, work) = sync_channel::<Work>(depth + 2);
         let (done, spent) = sync_channel(depth + 2);
         let name = target.name().to_owned();
         let worker = std::thread::spawn(move || {
             let mut meter = Meter::default();
-            for bytes in work {
-                target.write(&bytes)?;
-                if digest || check.is_some() {
-                    meter.update(&bytes);
+            for work in work {
+                match work {
+                    Work::End => {
+                        let kept = target.close()?;
+                        return Ok(kept.unwrap_or_else(|| Kept::unread(meter.digest())));
+                    }
+                    Work::Told(told) => target.announce(&told)?,
+                    Work::Bytes(bytes) => {
+                        target.write(&bytes)?;
+                        meter.update(&bytes);
+                        let _ = done.try_send(bytes);
+                    }
                 }
-                let _ = done.try_send(bytes);
             }
-            target.close()?;
-            if let Some(path) = check {
-                read_back(&path, meter.digest()).map_err(|e| io::Error::other(why(e)))?;
-            }
-            Ok(meter.digest())
+            Err(format!("{}: the copy was given up", target.name()))
         });
         Self { queue: Some(queue), spent, worker: Some(worker), name }
     }
@@ -313,24 +287,25 @@ impl Writer {
 
     /// Hands over a buffer; gives it back when the queue is full.
     pub fn try_write(&mut self, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, String> {
-        match self.queue.as_ref().map(|queue| queue.try_send(bytes)) {
+        match self.queue.as_ref().map(|queue| queue.try_send(Work::Bytes(bytes))) {
             Some(Ok(())) => Ok(None),
-            Some(Err(TrySendError::Full(bytes))) => Ok(Some(bytes)),
-            Some(Err(TrySendError::Disconnected(_))) | None => {
-                Err(self.finish().err().unwrap_or_else(|| format!("{}: closed", self.name)))
-            }
+            Some(Err(TrySendError::Full(Work::Bytes(bytes)))) => Ok(Some(bytes)),
+            _ => Err(self.finish().err().unwrap_or_else(|| format!("{}: closed", self.name))),
         }
     }
 
-    /// Waits until all is stored; the digest of it, or why it is not stored.
-    pub fn finish(&mut self) -> Result<Digest, String> {
+    /// What the sender tells; that it cannot be stored is told later.
+    pub fn tell(&mut self, told: &Announcement) {
+        if let Some(queue) = &self.queue {
+            let _ = queue.send(Work::Told(*told));
+        }
+    }
+
+    /// Waits until all is stored, or why it is not.
+    pub fn finish(&mut self) -> Result<Kept, String> {
         self.queue = None;
         match self.worker.take().map(JoinHandle::join) {
-            Some(Ok(Ok(digest))) => Ok(digest),
-            Some(Ok(Err(e))) if e.kind() == io::ErrorKind::StorageFull => {
-                Err(format!("{}: is too small for what is sent", self.name))
-            }
-            Some(Ok(Err(e))) => Err(format!("{}: {e}", self.name)),
+            Some(Ok(how)) => how,
             Some(Err(_)) => Err(format!("{}: the writer has crashed", self.name)),
             None => Err(format!("{}: closed", self.name)),
         }
@@ -343,7 +318,9 @@ impl Writer {
 
     /// No more will come.
     pub fn end(&mut self) {
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            let _ = queue.send(Work::End);
+        }
     }
 }
 
@@ -372,6 +349,9 @@ impl Source {
         let path = path.filter(|p| *p != Path::new("-"));
         let name = path.map_or("standard input".to_owned(), |p| p.display().to_string());
         let failed = |e: io::Error| Failure::Failed(format!("{name}: cannot be read: {e}"));
+        if let Some(mark) = path.and_then(Path::to_str).and_then(clone::edge::place::marked) {
+            return Err(Failure::Failed(format!("{name}: {mark}; it cannot be sent")));
+        }
         let mut file = match path {
             Some(path) => File::open(path).map_err(failed)?,
             None => File::from(

@@ -1,11 +1,14 @@
 //! udpcast's two ends: `udp-sender` and `udp-receiver`.
 
 use super::copying;
-use super::flags::{Flag, Given, Program, STALLED, flag, scaled};
+use super::flags::{
+    DIGEST, FROM, Flag, Given, KEY, NO_READ_BACK, Program, SEND_DIGEST, SEND_KEY, STALLED, VERIFY,
+    flag, scaled,
+};
 use super::net::{Interface, Sockets, interface};
 use super::report::PXELINUX;
 use super::store::Source;
-use super::world::{Check, Host, Sources, opened};
+use super::world::{Host, Sources, opened};
 use crate::failure::Failure;
 use clone::edge::udpcast::Udpcast;
 use clone::edge::{Here, Order};
@@ -95,6 +98,8 @@ pub static SENDER: Program = Program {
         ),
         flag("streaming", Some('Z'), None, "machines may join later, and get the rest"),
         flag("no-verify", None, None, "compare no digests at the end"),
+        SEND_DIGEST,
+        SEND_KEY,
         PXELINUX,
     ],
 };
@@ -131,9 +136,13 @@ pub static RECEIVER: Program = Program {
             Some("MS"),
             "stay this long for a sender that missed an answer [500]",
         ),
-        flag("nosync", Some('n'), None, "do not wait for the disk [files]"),
-        flag("sync", Some('y'), None, "wait for the disk [devices]"),
-        flag("verify", None, None, "read back what was written"),
+        flag("nosync", Some('n'), None, "accepted and ignored; a copy always reaches the disk"),
+        flag("sync", Some('y'), None, "accepted and ignored, as --nosync"),
+        VERIFY,
+        NO_READ_BACK,
+        FROM,
+        DIGEST,
+        KEY,
         flag("no-verify", None, None, "compare no digests with the sender"),
     ],
 };
@@ -246,7 +255,9 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     host.sockets = net.sockets.clone();
     host.sources = Sources::Open(Some(opened(source)));
     let patience = Patience { start: given.seconds("start-timeout")?, stall: None };
-    let (here, stdin) = (net.here(patience), io::stdin());
+    let (mut here, stdin) = (net.here(patience), io::stdin());
+    let method = format!("udpcast:{}", net.port);
+    copying::sender(given, &method, &[net.interface.address], &mut here, &mut host)?;
     let order = Order { start: keys.then(|| stdin.as_fd()), ..Order::of(&here) };
     let udpcast = net.udpcast(receiver::Config::default(), config);
     copying::send(&udpcast, &order, given, &mut host)
@@ -255,12 +266,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
 /// Receives.
 pub fn receive_run(given: &Given) -> Result<(), Failure> {
     let net = Net::of(given)?;
-    let mut host = copying::stream("udp-receiver", given, "pipe", Check::First)?;
-    host.sync = match (given.has("sync"), given.has("nosync")) {
-        (true, _) => Some(true),
-        (false, true) => Some(false),
-        (false, false) => None,
-    };
+    let mut host = copying::stream("udp-receiver", given, "pipe")?;
     host.sockets = net.sockets.clone();
     let config = receiver::Config {
         receive_buffer: 1 << 20,
@@ -277,7 +283,8 @@ pub fn receive_run(given: &Given) -> Result<(), Failure> {
     };
     eprintln!("udp-receiver: on {} ({})", net.interface.address, net.interface.name);
     let udpcast = net.udpcast(config, sender::Config::new(Ipv4Addr::UNSPECIFIED));
-    copying::receive(&udpcast, &net.here(patience), &mut host)
+    let here = Here { pins: copying::pins(given)?, ..net.here(patience) };
+    copying::receive(&udpcast, &here, &mut host)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
 use clone::edge::net::Datagrams;
 use clone::edge::{self, Level};
+use clone::guard::{Announcement, Kept, Terms};
 use clone::outcome::Summary;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -18,17 +19,6 @@ use std::time::{Duration, Instant};
 const CHUNK: usize = 1 << 20;
 /// Buffers that may wait for the disk.
 const QUEUE: usize = 8;
-
-/// When what was written is read back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    /// Not at all.
-    Not,
-    /// Before the sender hears that it is stored: udpcast's sender waits for that.
-    First,
-    /// After the copy.
-    After,
-}
 
 /// What a node sends.
 pub enum Sources {
@@ -55,16 +45,14 @@ pub struct Host {
     pub pipe: Option<String>,
     /// What is sent.
     pub sources: Sources,
-    /// Wait for the disk at the end.
-    pub sync: Option<bool>,
-    /// Whether what was written is read back.
-    pub check: Check,
+    /// What the user wants of a copy.
+    pub terms: Terms,
+    /// The digest of what is sent, where it was read before.
+    pub digest: Option<Digest>,
     /// How UDP sockets are opened.
     pub sockets: Sockets,
     /// Blocks that were sent again.
     pub again: u64,
-    /// The targets that were opened, in order; nothing for those that cannot be read back.
-    opened: Vec<Option<PathBuf>>,
 }
 
 impl Host {
@@ -80,11 +68,10 @@ impl Host {
             target: None,
             pipe: None,
             sources: Sources::None,
-            sync: None,
-            check: Check::Not,
+            terms: Terms::default(),
+            digest: None,
             sockets: Sockets::default(),
             again: 0,
-            opened: Vec::new(),
         }
     }
 
@@ -101,18 +88,6 @@ impl Host {
     /// Ends the progress line.
     pub fn end(&self) {
         self.progress.end();
-    }
-
-    /// Reads back every target and compares its digest, in order. Fails for targets that
-    /// were unpacked or split.
-    pub fn read_back(&self, digests: &[Digest]) -> Result<(), Failure> {
-        for (path, digest) in self.opened.iter().zip(digests) {
-            let path = path.as_deref().ok_or_else(|| {
-                Failure::Failed("what was unpacked or split cannot be read back".to_owned())
-            })?;
-            super::store::read_back(path, *digest)?;
-        }
-        Ok(())
     }
 }
 
@@ -166,6 +141,20 @@ impl edge::World for Host {
         }
     }
 
+    fn known(&mut self, number: usize) -> Announcement {
+        let bytes = match &self.sources {
+            Sources::Open(source) => source.as_ref().and_then(|source| source.length()),
+            Sources::Files(paths, None) => {
+                let source = paths.get(number).and_then(|p| Source::open(Some(p), None).ok());
+                source.and_then(|source| source.length)
+            }
+            Sources::Files(_, Some(_)) | Sources::None => None,
+        };
+        // A pipe has no length; what it gives is known at its end.
+        let bytes = self.digest.map(|digest| digest.bytes).or(bytes.filter(|bytes| *bytes > 0));
+        Announcement { sender: None, bytes, blake3: self.digest.map(|digest| digest.blake3) }
+    }
+
     fn datagrams(&mut self, port: u16) -> Result<Box<dyn Datagrams>, clone::Error> {
         Ok(Box::new(Together::open(&self.sockets, port)?))
     }
@@ -188,15 +177,12 @@ impl edge::World for Host {
             pipe: command.as_deref(),
             directory: cook.archive.is_some(),
             split: wanted.split,
-            sync: self.sync,
             existing: wanted.existing && self.target.is_none(),
+            terms: self.terms.clone(),
         };
         let target = Target::open(path.as_deref(), how).map_err(why)?;
         self.say(Level::News, &format!("writing to {}", target.name()));
-        let plain = path.filter(|_| command.is_none() && wanted.split.is_none());
-        let check = plain.clone().filter(|_| self.check == Check::First);
-        self.opened.push(plain);
-        Ok(Box::new(HostStore::new(target, wanted.digest, check)))
+        Ok(Box::new(HostStore::new(target)))
     }
 }
 
@@ -206,14 +192,21 @@ pub struct HostStore {
     writer: Writer,
     filling: Vec<u8>,
     full: Option<Vec<u8>>,
+    told: Announcement,
     ended: bool,
 }
 
 impl HostStore {
     /// Starts its thread.
-    pub fn new(target: Target, digest: bool, check: Option<PathBuf>) -> Self {
-        let writer = Writer::start(target, QUEUE, digest, check);
-        Self { writer, filling: Vec::with_capacity(CHUNK), full: None, ended: false }
+    pub fn new(target: Target) -> Self {
+        let writer = Writer::start(target, QUEUE);
+        Self {
+            writer,
+            filling: Vec::with_capacity(CHUNK),
+            full: None,
+            told: Announcement::default(),
+            ended: false,
+        }
     }
 
     /// Hands over what is full; false when the thread has enough to do.
@@ -226,6 +219,14 @@ impl HostStore {
 }
 
 impl edge::Store for HostStore {
+    fn announce(&mut self, told: &Announcement) -> Result<(), String> {
+        if self.told != *told {
+            self.told = *told;
+            self.writer.tell(told);
+        }
+        Ok(())
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<usize, String> {
         if !self.hand_over()? {
             return Ok(0);
@@ -256,7 +257,7 @@ impl edge::Store for HostStore {
         self.writer.end();
     }
 
-    fn done(&mut self) -> Option<Result<Digest, String>> {
+    fn done(&mut self) -> Option<Result<Kept, String>> {
         if !self.ended {
             self.end();
         }
@@ -382,6 +383,11 @@ pub fn opened(source: Source) -> Box<dyn edge::Source> {
     } else {
         Box::new(PipeSource::new(vec![source]))
     }
+}
+
+/// The addresses of the hosts that are known.
+pub fn addresses<'a>(hosts: impl Iterator<Item = &'a String>, world: &mut Host) -> Vec<Ipv4Addr> {
+    hosts.filter_map(|host| edge::World::resolve(world, host.trim_end()).ok()).collect()
 }
 
 /// Says at which addresses the hosts are, or why they cannot be reached.

@@ -97,6 +97,15 @@ impl Room {
         shell(self.nodes[second].id(), &only);
     }
 
+    /// As `ip addr add` makes an address without `brd`, and with no other route.
+    pub fn without_broadcast(&self) {
+        for (i, node) in self.nodes.iter().enumerate() {
+            let address = format!("10.77.0.{}/24", i + 1);
+            let script = format!("ip addr flush dev eth0; ip addr add {address} dev eth0");
+            shell(node.id(), &script);
+        }
+    }
+
     pub fn ip(&self, node: usize) -> String {
         format!("10.77.0.{}", node + 1)
     }

@@ -6,10 +6,12 @@
 //! much there was. That leaves it free to splice.
 
 use super::config::{Config, Line};
-use super::{AGREED, MAX_CONFIG, NAME, password_proof};
+use super::{AGREED, KEY_LINE, MAX_CONFIG, NAME, password_proof};
 use crate::Error;
 use crate::digest::Digest;
+use crate::guard::Kept;
 use crate::outcome::Patience;
+use crate::pact::{Key, Mac, Nonce, Pact, hex, same, unhex};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -35,8 +37,8 @@ pub enum Input<'a> {
     Received(u64),
     /// The parent's data connection has ended.
     DataEnd,
-    /// All was stored, and has this digest; or could not be.
-    Stored(Result<Digest, &'a str>),
+    /// All was stored; or could not be.
+    Stored(Result<Kept, &'a str>),
     /// Time has passed.
     Tick,
 }
@@ -60,8 +62,11 @@ pub enum Output {
         /// The stream is a tar archive to be unpacked in the target directory.
         directories: bool,
     },
-    /// The stream's length is known.
+    /// The stream's length is known, and [`Client::digest`] if it was told.
     Length(u64),
+    /// The parent does not know the key, or wants one: close its connections, and wait for
+    /// another.
+    Refused(Error),
     /// All data has come: end the children's data connections, and store.
     Complete(u64),
     /// All is over, and well.
@@ -87,6 +92,8 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     First,
+    /// The parent has sent the session's nonce and was sent ours.
+    Greeted,
     Nonce,
     Granted,
     Mode,
@@ -120,6 +127,8 @@ const SEPARATE: Duration = Duration::from_millis(100);
 /// long.
 const NO_MORE: Duration = Duration::from_millis(300);
 const MAX_LINE: usize = 4096;
+/// A node that stores says so often that it does.
+const BUSY: Duration = Duration::from_secs(20);
 
 /// The client's state machine.
 #[derive(Debug)]
@@ -137,8 +146,12 @@ pub struct Client {
     children: Vec<Child>,
     length: Option<u64>,
     digest: Option<[u8; 32]>,
+    key: Option<(Key, Nonce)>,
+    pact: Option<Pact>,
     received: u64,
-    own: Option<Result<Digest, String>>,
+    own: Option<Result<Kept, String>>,
+    /// When the server is next told that this node still works on its copy.
+    works: Duration,
     failure: Option<Error>,
     moved: Duration,
     out: VecDeque<Output>,
@@ -165,8 +178,11 @@ impl Client {
             children: Vec::new(),
             length: None,
             digest: None,
+            key: None,
+            pact: None,
             received: 0,
             own: None,
+            works: now,
             failure: None,
             moved: now,
             out: VecDeque::new(),
@@ -174,6 +190,13 @@ impl Client {
             subtree: 1,
             reports: 0,
         }
+    }
+
+    /// The same, for a parent that knows this key; the nonce was never used before.
+    #[must_use]
+    pub fn keyed(mut self, key: Option<(Key, Nonce)>) -> Self {
+        self.key = key;
+        self
     }
 
     /// The next thing to do.
@@ -184,7 +207,7 @@ impl Client {
     /// When [`Input::Tick`] is due at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        let limit = if self.state == State::First {
+        let limit = if matches!(self.state, State::First | State::Greeted) {
             self.options.patience.start
         } else {
             self.options.patience.stall
@@ -192,7 +215,9 @@ impl Client {
         let stall = limit.map(|t| self.moved + t).filter(|_| self.state != State::Finished);
         let text = self.children.iter().filter_map(|c| c.text_at).min();
         let open = self.open_ended.map(|t| t + NO_MORE);
-        [stall, text, open].into_iter().flatten().min()
+        let working = self.digest.is_some() && self.state == State::Storing;
+        let busy = working.then(|| self.works + BUSY);
+        [stall, text, open, busy].into_iter().flatten().min()
     }
 
     /// Tells the client what happened.
@@ -205,6 +230,9 @@ impl Client {
         }
         match input {
             Input::Parent(bytes) => self.parent(bytes, now)?,
+            Input::ParentClosed if self.state == State::Greeted => {
+                self.refuse(crate::error::OTHER_KEY);
+            }
             Input::ParentClosed => {
                 if !matches!(self.state, State::Finished) {
                     return Err(self.gone("the parent's control connection"));
@@ -254,7 +282,7 @@ impl Client {
 
     fn gone(&self, peer: &str) -> Error {
         let when = match self.state {
-            State::First => "before it said what to copy",
+            State::First | State::Greeted => "before it said what to copy",
             State::Nonce | State::Granted | State::Mode | State::Text => "during the set-up",
             State::Connecting => "while the chain was built",
             State::Running => "during the transfer; this protocol has no recovery",
@@ -282,8 +310,11 @@ impl Client {
             match self.state {
                 State::First => {
                     let Some(first) = self.buffer.first().copied() else { return Ok(()) };
-                    if first > 1 {
-                        self.state = State::Text;
+                    if let Some(way) = self.greeting(first) {
+                        match way {
+                            Some(state) => self.state = state,
+                            None => return Ok(()),
+                        }
                         continue;
                     }
                     self.suse = true;
@@ -295,6 +326,19 @@ impl Client {
                             why: "no password was given; name it with -P",
                         });
                     }
+                }
+                State::Greeted => {
+                    let Some(end) = self.text_end() else { return Ok(()) };
+                    let Some(line) = self.key_line() else { return Ok(()) };
+                    let text = self.buffer.get(..end - line.1).unwrap_or_default();
+                    let code: Option<Mac> = unhex(&line.0);
+                    let right = self.key.as_ref().zip(self.pact.as_ref());
+                    let right = right.map(|((_, nonce), pact)| pact.announce(nonce, text));
+                    if !code.zip(right).is_some_and(|(code, right)| same(&code, &right)) {
+                        self.refuse(crate::error::OTHER_KEY);
+                        return Ok(());
+                    }
+                    self.state = State::Text;
                 }
                 State::Nonce => {
                     let Some(nonce) = self.buffer.first_chunk::<32>().copied() else {
@@ -347,6 +391,49 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// A line of the key's, off the beginning of the buffer, and its length.
+    fn key_line(&mut self) -> Option<(String, usize)> {
+        let end = self.buffer.iter().position(|b| *b == b'\n')? + 1;
+        let line: Vec<u8> = self.buffer.drain(..end).collect();
+        let line = String::from_utf8_lossy(&line);
+        let words = line.strip_prefix(KEY_LINE).unwrap_or_default().trim_end();
+        Some((words.to_owned(), end))
+    }
+
+    /// What the parent's first bytes mean for a key: the state that follows, or that more is
+    /// needed. Nothing when they are openSUSE's, and there is no key.
+    fn greeting(&mut self, first: u8) -> Option<Option<State>> {
+        let begins = self.buffer.get(..self.buffer.len().min(KEY_LINE.len())).unwrap_or_default();
+        let keyed = KEY_LINE.as_bytes().starts_with(begins);
+        match (&self.key, keyed) {
+            (None, false) => return (first > 1).then_some(Some(State::Text)),
+            (Some(_), false) => self.refuse(crate::error::NO_KEY),
+            _ if !self.buffer.contains(&b'\n') => {}
+            (None, true) => self.refuse(crate::error::KEY_WANTED),
+            (Some((key, nonce)), true) => {
+                let (key, nonce) = (key.clone(), *nonce);
+                let session = self.key_line().and_then(|line| unhex(&line.0));
+                let Some(session) = session else {
+                    self.refuse(crate::error::NO_KEY);
+                    return Some(None);
+                };
+                let pact = Pact::new(key, NAME, session);
+                self.say(format!("{KEY_LINE}{} {}\n", hex(&nonce), hex(&pact.answer(&nonce))));
+                self.pact = Some(pact);
+                return Some(Some(State::Greeted));
+            }
+        }
+        Some(None)
+    }
+
+    /// This parent is none; another may come.
+    fn refuse(&mut self, why: Error) {
+        self.buffer.clear();
+        self.pact = None;
+        self.state = State::First;
+        self.out.push_back(Output::Refused(why));
     }
 
     /// Where the configuration ends, if its last line is complete.
@@ -425,7 +512,9 @@ impl Client {
         }
         child.connected = true;
         let mut send = |bytes| self.out.push_back(Output::ToChild(child.index, bytes));
-        if !suse {
+        if let Some(pact) = &self.pact {
+            send(format!("{KEY_LINE}{}\n", hex(pact.session())).into_bytes());
+        } else if !suse {
             send(text);
             child.ready = true;
         } else if password {
@@ -448,6 +537,22 @@ impl Client {
                 peer: "the next node".to_owned(),
                 why: "its answers have no end",
             });
+        }
+        if let Some(pact) = self.pact.as_ref().filter(|_| !child.ready) {
+            let Some(code) = super::answered(pact, &mut child.buffer, &self.text) else {
+                return Ok(());
+            };
+            let Some(code) = code else {
+                return Err(Error::Peer {
+                    protocol: NAME,
+                    peer: "the next node".to_owned(),
+                    why: "it does not know the key",
+                });
+            };
+            child.ready = true;
+            let text = code + &self.text;
+            self.out.push_back(Output::ToChild(child.index, text.into_bytes()));
+            return Ok(());
         }
         if !child.ready {
             // The proof of a password.
@@ -479,8 +584,12 @@ impl Client {
         if self.digest.is_some() {
             while let Some(end) = child.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = child.buffer.drain(..=end).collect();
-                child.reports += 1;
-                self.reports += 1;
+                // Another line says that a node is still busy.
+                let report = [&b"Host verified"[..], b"Host stored", b"Host failed"];
+                if report.iter().any(|report| line.starts_with(report)) {
+                    child.reports += 1;
+                    self.reports += 1;
+                }
                 self.out.push_back(Output::ToParent(line));
             }
             return Ok(());
@@ -517,9 +626,18 @@ impl Client {
             let Some(digest) = self.buffer.get(8..40).and_then(|d| d.try_into().ok()) else {
                 return Ok(());
             };
-            self.digest = Some(digest);
             length = raw & !AGREED;
             message = 40;
+            if let Some(pact) = &self.pact {
+                let Some(code) = self.buffer.get(40..56) else { return Ok(()) };
+                message = 56;
+                if !same(code, &pact.end(0, &Digest { bytes: length, blake3: digest })) {
+                    return Err(crate::error::NO_CODE);
+                }
+            }
+            self.digest = Some(digest);
+        } else if self.pact.is_some() {
+            return Err(crate::error::NO_CODE);
         }
         if length >= AGREED {
             return Err(self.peer("it announces a negative length"));
@@ -534,14 +652,15 @@ impl Client {
     }
 
     /// Everything has come and the store has ended: what of our own copy.
-    fn stored(&mut self, own: Result<Digest, String>) {
+    fn stored(&mut self, own: Result<Kept, String>) {
         let name = self.name.clone();
         let verdict = match (&own, self.digest) {
-            (Ok(digest), Some(expected)) if digest.blake3 != expected => {
+            (Ok(Kept { digest, .. }), Some(expected)) if digest.blake3 != expected => {
                 self.failure = Some(Error::Mismatch { bytes: digest.bytes });
                 format!("Host failed '{name}': it has other bytes.\n")
             }
-            (Ok(_), _) => format!("Host verified '{name}'.\n"),
+            (Ok(Kept { read_back: true, .. }), _) => format!("Host verified '{name}'.\n"),
+            (Ok(_), _) => format!("Host stored '{name}'.\n"),
             (Err(why), _) => {
                 self.failure = Some(Error::Store { why: why.clone() });
                 let line: String = why.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -551,7 +670,7 @@ impl Client {
         // Old servers know no such words.
         if self.digest.is_some() {
             self.reports += 1;
-            self.say(verdict);
+            self.say(super::coded(self.pact.as_ref(), verdict));
         }
     }
 
@@ -590,6 +709,12 @@ impl Client {
                 self.out.push_back(Output::Complete(length));
             }
         }
+        let working = self.digest.is_some() && self.state == State::Storing;
+        if working && now.saturating_sub(self.works) >= BUSY {
+            // A disk that is read back takes its time, and the others wait for it.
+            self.works = now;
+            self.say(format!("Host verifies '{}'.\n", self.name));
+        }
         if self.state == State::Storing
             && let Some(own) = self.own.clone()
         {
@@ -626,12 +751,18 @@ impl Client {
         }
         let patience = self.options.patience;
         let (limit, waiting_for) = match self.state {
-            State::First => (patience.start, "dolly server"),
+            State::First | State::Greeted => (patience.start, "dolly server"),
             State::Finished | State::Storing => (None, ""),
             State::Acknowledging => (patience.stall, "acknowledgement of the next node"),
             _ => (patience.stall, "data"),
         };
         Error::stalled(NAME, waiting_for, (self.moved, limit), now)
+    }
+
+    /// The stream's digest, once the server has told it.
+    #[must_use]
+    pub const fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
     }
 
     /// How many clients there are, for the user.

@@ -104,6 +104,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// The server verifies digests.
     pub verify: bool,
+    /// The stream's length, where a server of ours knows it.
+    pub bytes: Option<u64>,
 }
 
 struct Lines<'a> {
@@ -208,6 +210,7 @@ impl Config {
             last: host(hosts.last()),
             hosts: hosts.to_vec(),
             verify: false,
+            bytes: None,
         };
         let text = config.text();
         Ok((Self::parse(&text)?, text))
@@ -244,6 +247,7 @@ impl Config {
             last: String::new(),
             hosts: Vec::new(),
             verify: false,
+            bytes: None,
         };
         if let Some(n) = lines.optional("segsize ")? {
             config.segment_size = Some(number(&lines, n, 65535, "segsize must be 1 to 65535")?);
@@ -315,7 +319,11 @@ impl Config {
                 config.hosts.push(host.to_owned());
             }
         };
-        config.verify = end.starts_with(super::VERIFY_WORD);
+        if let Some(rest) = end.strip_prefix(super::VERIFY_WORD) {
+            config.verify = true;
+            let bytes = rest.trim_end().strip_prefix(super::BYTES_WORD);
+            config.bytes = bytes.and_then(|bytes| bytes.parse().ok());
+        }
         if config.hosts.is_empty() {
             return Err(lines.wrong("", "there are no clients"));
         }
@@ -429,7 +437,11 @@ impl Config {
         for host in &self.hosts {
             line(host.clone());
         }
-        line(format!("endconfig{}", if self.verify { super::VERIFY_WORD } else { "" }));
+        let bytes = self.bytes.map(|bytes| format!("{}{bytes}", super::BYTES_WORD));
+        line(match self.verify {
+            true => format!("endconfig{}{}", super::VERIFY_WORD, bytes.unwrap_or_default()),
+            false => "endconfig".to_owned(),
+        });
         out
     }
 
@@ -584,7 +596,7 @@ mod tests {
         }
 
         #[test]
-        fn written_is_read_back(hosts in proptest::collection::hash_set("[a-z][a-z0-9.-]{0,20}", 1..20), fanout in 1usize..9, suse: bool, verify: bool) {
+        fn written_is_read_back(hosts in proptest::collection::hash_set("[a-z][a-z0-9.-]{0,20}", 1..20), fanout in 1usize..9, suse: bool, verify: bool, bytes: Option<u64>) {
             let hosts: Vec<String> = hosts.into_iter().filter(|h| !["server", "endconfig"].iter().any(|w| h.starts_with(w)) && !h.starts_with("hyphen") && h != "add" && h != "fanout").collect();
             prop_assume!(!hosts.is_empty());
             let config = Config {
@@ -594,7 +606,7 @@ mod tests {
                 server: if suse { String::new() } else { "golden".into() },
                 first: if suse { String::new() } else { hosts[0].clone() },
                 last: if suse { String::new() } else { hosts[hosts.len() - 1].clone() },
-                hosts, verify,
+                hosts, verify, bytes: bytes.filter(|_| verify),
             };
             prop_assert_eq!(Config::parse(&config.text()), Ok(config));
         }

@@ -19,6 +19,10 @@
 //! beginning is read, goes on with [`VERIFY_WORD`]. If every node answers that
 //! it verifies, the length is sent with its highest bit set and the stream's
 //! BLAKE3 digest behind it, and each node reports what it stored.
+//!
+//! With a key, both ends of each control connection show that they know it
+//! before the configuration is sent, the digest has its code behind it, and so
+//! has each report.
 
 pub mod client;
 pub mod config;
@@ -27,6 +31,11 @@ pub mod server;
 pub use client::Client;
 pub use config::{Config, Line};
 pub use server::Server;
+
+use crate::pact::{Mac, Nonce, Pact, hex, same, unhex};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// The name in messages.
 const NAME: &str = "dolly";
@@ -38,6 +47,13 @@ pub const CONTROL_PORT: u16 = 9997;
 
 /// What follows `endconfig` when the server can verify.
 pub const VERIFY_WORD: &str = " bellwether:blake3";
+
+/// And then the stream's length, where the server knows it.
+pub const BYTES_WORD: &str = " bytes:";
+
+/// The lines before the configuration when there is a key: the session's nonce from the parent,
+/// the child's nonce and code, the parent's code of the configuration.
+const KEY_LINE: &str = "bellwether-key ";
 
 /// The bit in the length that says that a digest follows.
 const AGREED: u64 = 1 << 63;
@@ -55,6 +71,36 @@ pub fn password_proof(password: &str, nonce: &[u8; 32]) -> [u8; 32] {
     hash.update(inner);
     hash.update(nonce);
     hash.finalize().into()
+}
+
+/// A child's answer at the beginning of what it has sent: nothing while it is not whole; then
+/// the line before the configuration's text, if the child knows the key.
+fn answered(pact: &Pact, heard: &mut Vec<u8>, text: &str) -> Option<Option<String>> {
+    let end = heard.iter().position(|b| *b == b'\n')? + 1;
+    let line: Vec<u8> = heard.drain(..end).collect();
+    let line = String::from_utf8_lossy(&line);
+    let words = line.strip_prefix(KEY_LINE).unwrap_or_default();
+    let (nonce, code) = words.split_once(' ').unwrap_or_default();
+    let right = |nonce: &Nonce| {
+        unhex(code.trim_end()).is_some_and(|code: Mac| same(&code, &pact.answer(nonce)))
+    };
+    let nonce: Option<Nonce> = unhex(nonce).filter(right);
+    let own = |nonce| hex(&pact.announce(&nonce, text.as_bytes()));
+    Some(nonce.map(|nonce| format!("{KEY_LINE}{}\n", own(nonce))))
+}
+
+/// A report of one line, with the code of the key before its end.
+fn coded(pact: Option<&Pact>, line: String) -> String {
+    let Some(pact) = pact else { return line };
+    let text = line.trim_end();
+    format!("{text} {}\n", hex(&pact.verdict(&Nonce::default(), text.as_bytes())))
+}
+
+/// Whether a report without its line end has the code of the key.
+fn has_code(pact: &Pact, line: &str) -> bool {
+    let (text, code) = line.rsplit_once(' ').unwrap_or_default();
+    let right = pact.verdict(&Nonce::default(), text.as_bytes());
+    unhex(code).is_some_and(|code: Mac| same(&code, &right))
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! As with the client, the data does not pass through here.
 
 use super::config::{Config, Line};
-use super::{AGREED, NAME, password_proof};
+use super::{AGREED, KEY_LINE, MAX_CONFIG, NAME, password_proof};
 use crate::Error;
 use crate::digest::Digest;
 use crate::outcome::{Patience, Standing};
+use crate::pact::{Pact, hex};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -82,6 +83,15 @@ enum State {
 /// As for the client.
 const SEPARATE: Duration = Duration::from_millis(100);
 
+/// A text of exactly one Ethernet segment makes old clients wait for more; one blank more is
+/// what old servers send too.
+fn segmented(mut text: String) -> String {
+    if text.len() == 1448 {
+        text.push(' ');
+    }
+    text
+}
+
 /// The server's state machine.
 #[derive(Debug)]
 pub struct Server {
@@ -93,6 +103,7 @@ pub struct Server {
     clients: Vec<Standing>,
     verifying: Vec<bool>,
     agreed: bool,
+    pact: Option<Pact>,
     digest: Option<Digest>,
     started: Duration,
     moved: Duration,
@@ -123,11 +134,7 @@ impl Server {
             config.verify = true;
             text = config.text();
         }
-        // A text of exactly one Ethernet segment makes old clients wait for
-        // more; one blank more is what old servers send too.
-        if text.len() == 1448 {
-            text.push(' ');
-        }
+        let text = segmented(text);
         let children: Vec<Child> = config
             .children(None)
             .into_iter()
@@ -144,11 +151,34 @@ impl Server {
             clients: alloc::vec![Standing::Silent; count],
             verifying: alloc::vec![false; count],
             agreed: false,
+            pact: None,
             digest: None,
             started: now,
             moved: now,
             out,
         })
+    }
+
+    /// The same, for a stream of this length, and clients that know this pact's key.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] when the configuration has no place for a key.
+    pub fn telling(mut self, bytes: Option<u64>, pact: Option<Pact>) -> Result<Self, Error> {
+        if pact.is_some() && !self.config.verify {
+            return Err(Error::Unfit {
+                what: "a key",
+                why: "needs the old configuration with server and clients lines, and digests",
+            });
+        }
+        if self.config.verify && bytes.is_some() {
+            let told = Config { bytes, ..self.config.clone() };
+            let text = segmented(told.text());
+            if text.len() <= MAX_CONFIG {
+                (self.config, self.text) = (told, text);
+            }
+        }
+        self.pact = pact;
+        Ok(self)
     }
 
     /// The next thing to do.
@@ -230,7 +260,9 @@ impl Server {
         }
         child.connected = true;
         let mut send = |bytes| self.out.push_back(Output::ToChild(index, bytes));
-        if !suse {
+        if let Some(pact) = &self.pact {
+            send(format!("{KEY_LINE}{}\n", hex(pact.session())).into_bytes());
+        } else if !suse {
             send(self.text.clone().into_bytes());
             child.configured = true;
         } else if self.options.password.is_some() {
@@ -255,6 +287,18 @@ impl Server {
                 peer: "a client".to_owned(),
                 why: "its answers have no end",
             });
+        }
+        if let Some(pact) = self.pact.as_ref().filter(|_| !child.configured) {
+            let Some(code) = super::answered(pact, &mut child.buffer, &self.text) else {
+                return Ok(());
+            };
+            let Some(code) = code else {
+                let peer = self.config.hosts.get(index).cloned().unwrap_or_default();
+                return Err(Error::Peer { protocol: NAME, peer, why: "it does not know the key" });
+            };
+            child.configured = true;
+            self.out.push_back(Output::ToChild(index, (code + &self.text).into_bytes()));
+            return Ok(());
         }
         if !child.configured {
             if child.text_at.is_none()
@@ -307,13 +351,22 @@ impl Server {
     /// Makes sense of a client's line. Names are compared whole: counting the
     /// word "ready", as old servers do, counts hosts of that name twice.
     fn said(&mut self, line: &str) {
+        let reports = ["Host verified '", "Host stored '", "Host failed '"];
+        let report = reports.iter().any(|report| line.starts_with(report));
+        let pact = self.pact.as_ref().filter(|_| report);
+        let forged = pact.is_some_and(|pact| !super::has_code(pact, line));
+        // Behind a report is its code.
+        let line = pact.and_then(|_| line.rsplit_once(' ')).map_or(line, |(text, _)| text);
         let quoted = |start: &str| {
             line.strip_prefix(start).and_then(|r| r.split_once('\'')).map(|(name, _)| name)
         };
         let client = |end: &str| line.strip_prefix("Client ").and_then(|r| r.strip_suffix(end));
         let found =
             |name: &str| self.config.hosts.iter().position(|h| h.trim_end() == name.trim_end());
-        let (name, standing) = if let Some(name) = quoted("Host got parameters '")
+        let (name, standing) = if forged {
+            let name = line.split('\'').nth(1).unwrap_or_default();
+            (name, Standing::failed("its report has not the code of the key"))
+        } else if let Some(name) = quoted("Host got parameters '")
             .or(client(" configured with parameters. Ready to proceed."))
         {
             (name, Standing::Waiting)
@@ -321,6 +374,8 @@ impl Server {
             (name, Standing::Receiving)
         } else if let Some(name) = quoted("Host verified '") {
             (name, Standing::Verified)
+        } else if let Some(name) = quoted("Host stored '") {
+            (name, Standing::Whole)
         } else if let Some(name) = quoted("Host failed '") {
             let why = line.split_once("': ").map_or("", |(_, why)| why);
             (name, Standing::failed(why))
@@ -354,6 +409,7 @@ impl Server {
         if self.agreed {
             message = (digest.bytes | AGREED).to_le_bytes().to_vec();
             message.extend_from_slice(&digest.blake3);
+            message.extend(self.pact.iter().flat_map(|pact| pact.end(0, &digest)));
         }
         for child in &self.children {
             self.out.push_back(Output::ToChild(child.index, message.clone()));
@@ -382,7 +438,9 @@ impl Server {
                 }
             }
             State::Ending => {
-                let reported = |c: &Standing| matches!(c, Standing::Verified | Standing::Failed(_));
+                let reported = |c: &Standing| {
+                    matches!(c, Standing::Verified | Standing::Whole | Standing::Failed(_))
+                };
                 if self.agreed && self.clients.iter().all(reported) {
                     self.state = State::Finished;
                     self.out.push_back(Output::Finished);

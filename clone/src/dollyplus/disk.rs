@@ -6,7 +6,7 @@
 
 use super::backlog::Backlog;
 use super::wire::{Item, Output, Reader};
-use crate::digest::Digest;
+use crate::guard::Kept;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -44,7 +44,7 @@ pub(super) struct Disk {
     position: u64,
     state: State,
     /// Of the files that are stored.
-    pub(super) digests: Vec<Digest>,
+    pub(super) kept: Vec<Kept>,
     /// Why this copy is lost.
     pub(super) failed: Option<String>,
 }
@@ -55,7 +55,7 @@ impl Disk {
             reader: Reader::default(),
             position: 0,
             state: State::Skips,
-            digests: Vec::new(),
+            kept: Vec::new(),
             failed: None,
         }
     }
@@ -94,10 +94,20 @@ impl Disk {
     }
 
     /// The number of the file of which this is the copy.
-    pub(super) fn kept(&mut self, digest: Digest) -> usize {
+    pub(super) fn kept(&mut self, kept: Kept) -> usize {
         self.state = State::Skips;
-        self.digests.push(digest);
-        self.digests.len() - 1
+        self.kept.push(kept);
+        self.kept.len() - 1
+    }
+
+    /// The number of the file of which this is the copy, which is stored or about to be.
+    pub(super) const fn number(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether something is to be stored, or is being stored.
+    pub(super) fn busy(&self) -> bool {
+        self.state == State::Finishes
     }
 
     /// The copy here is lost; true the first time.

@@ -13,8 +13,9 @@ use super::line::Line;
 use super::next::{FED, Next, Place};
 use super::wire::{self, Command, Item, Reader};
 use crate::Error;
-use crate::digest::Digest;
+use crate::guard::{Announcement, Kept};
 use crate::outcome::{Patience, Received};
+use crate::pact::{Key, Nonce};
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::ToString;
@@ -74,6 +75,8 @@ pub struct Node {
     /// For bytes that are not kept.
     aside: Vec<u8>,
     before: Before,
+    /// The host that the first bytes came from.
+    sender: Option<Ipv4Addr>,
     /// Nothing before this host is invited into the ring.
     next: Option<Next>,
     callers: Vec<Caller>,
@@ -99,6 +102,7 @@ impl Node {
             known: 0,
             aside: alloc::vec![0; ASIDE],
             before: Before::Awaited(None),
+            sender: None,
             next: None,
             callers: Vec::new(),
             line: Line::new(),
@@ -112,10 +116,32 @@ impl Node {
         }
     }
 
-    /// What the files' loop does next.
+    /// The same, for a server that knows this key; the nonce was never used before.
+    #[must_use]
+    pub fn keyed(mut self, key: Option<(Key, Nonce)>) -> Self {
+        self.line.keyed(key);
+        self
+    }
+
+    /// What the files' loop does next. A file is opened when it is known what the server tells
+    /// of it, and finished when its digest is.
     #[must_use]
     pub fn todo(&self) -> Todo<'_> {
-        self.disk.todo(&self.backlog, &self.files)
+        let todo = self.disk.todo(&self.backlog, &self.files);
+        let wait = match todo {
+            Todo::Open(_) => !self.line.settled(),
+            Todo::Finish => self.line.ours() && self.announced().blake3.is_none(),
+            _ => false,
+        };
+        if wait { Todo::Nothing } else { todo }
+    }
+
+    /// What the server has told of the file that [`Node::todo`] is about.
+    #[must_use]
+    pub fn announced(&self) -> Announcement {
+        let mut told = self.line.told(self.disk.number());
+        told.sender = self.sender;
+        told
     }
 
     /// After [`Todo::Open`]: it is open.
@@ -130,10 +156,10 @@ impl Node {
         self.moved = now;
     }
 
-    /// After [`Todo::Finish`]: all is stored, with this digest.
-    pub fn kept(&mut self, digest: Digest) {
-        let number = self.disk.kept(digest);
-        self.line.stored(number, &digest, &mut self.out);
+    /// After [`Todo::Finish`]: all is stored.
+    pub fn kept(&mut self, kept: Kept) {
+        let number = self.disk.kept(kept);
+        self.line.stored(number, &kept, &mut self.out);
         self.disk.advance(&self.backlog);
     }
 
@@ -180,6 +206,7 @@ impl Node {
         match conn {
             Conn::Before => {
                 self.before = Before::Here;
+                self.sender.get_or_insert(ip);
                 self.next(|next, _, out| next.fed(out));
                 self.out.say(format!("data comes from {ip}"));
             }
@@ -232,7 +259,7 @@ impl Node {
                 self.moved = now;
                 self.next(|next, backlog, out| next.heard(bytes, backlog, out));
             }
-            Conn::Line => self.line.heard(bytes, &mut self.out)?,
+            Conn::Line => self.line.heard(bytes, &self.files, &mut self.out)?,
             Conn::Caller(number) => self.called(number, bytes, now),
             _ => {}
         }
@@ -374,12 +401,15 @@ impl Node {
             Item::Hosts(list) => {
                 if let Some(next) = &mut self.next {
                     next.hosts.settle(&list);
-                    self.line.dial(next.hosts.server_name(), &mut self.out);
                 }
             }
             Item::Files(files) => {
                 self.backlog.lists = position;
                 self.files = files;
+                // The server's code is over this list.
+                if let Some(next) = &self.next {
+                    self.line.dial(next.hosts.server_name(), &mut self.out);
+                }
             }
             Item::File(number) if number < self.files.len() => self.file = Some(number),
             Item::File(_) => {
@@ -403,7 +433,10 @@ impl Node {
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
         self.answer(now);
         self.next(|next, backlog, out| next.advance(backlog, out));
-        self.line.advance(now, &mut self.out);
+        self.line.advance(self.disk.busy(), now, &mut self.out)?;
+        if self.disk.busy() || core::mem::take(&mut self.line.moved) {
+            self.moved = now;
+        }
         if let Some(next) = &mut self.next {
             for name in core::mem::take(&mut next.lost) {
                 self.line.lost(&name, &mut self.out);
@@ -430,7 +463,7 @@ impl Node {
 
     /// Finishes when this node has done all it can.
     fn finish(&mut self) -> Result<(), Error> {
-        let stored = self.disk.digests.len() == self.files.len() || self.disk.failed.is_some();
+        let stored = self.disk.kept.len() == self.files.len() || self.disk.failed.is_some();
         let Some(next) = self.next.as_ref().filter(|_| self.backlog.complete && stored) else {
             return Ok(());
         };
@@ -447,12 +480,12 @@ impl Node {
         if let Some(why) = self.disk.failed.take() {
             return Err(Error::Store { why });
         }
-        let digests = core::mem::take(&mut self.disk.digests);
-        let verified = self.line.verdict == Some(true);
-        if self.line.verdict.is_some() && !verified {
-            return Err(Error::Mismatch { bytes: digests.iter().map(|d| d.bytes).sum() });
+        let equal = self.line.verdict == Some(true);
+        let got = Received::of(&core::mem::take(&mut self.disk.kept), equal, self.sender);
+        if self.line.verdict.is_some() && !equal {
+            return Err(Error::Mismatch { bytes: crate::outcome::total(&got.digests) });
         }
-        self.finished = Some(Received { digests, verified, sender: None });
+        self.finished = Some(got);
         Ok(())
     }
 }

@@ -6,12 +6,13 @@ use super::backlog::{Backlog, Sizes};
 use super::feed::{Feed, Want};
 use super::hosts::Hosts;
 use super::io::{Conn, End, Input, Outbox, Output};
-use super::line::{DIFFERS, FAILED, FILE, HELLO, LOST, VERIFIED, YES};
+use super::line::{self, DIFFERS, FAILED, FILE, HELLO, LOST, VERIFIED, YES};
 use super::next::{Next, Place};
 use super::wire::{self, Command, Flag, Host, Item, Reader};
 use crate::Error;
 use crate::digest::Digest;
 use crate::outcome::{Client, Patience, Standing};
+use crate::pact::{self, Nonce, Pact, hex, same, unhex};
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -48,15 +49,32 @@ struct Caller {
     client: Option<usize>,
     /// The host before it goes on without it.
     passed_over: bool,
-    /// Files whose digests it told, and whether all were right.
+    /// Files whose digests it told, and whether all were right and read back.
     files: usize,
     equal: bool,
+    read_back: bool,
+    /// Files whose digests it was told.
+    told: usize,
+    nonce: Option<Nonce>,
+    /// It knows the key.
+    proved: bool,
 }
 
 impl Caller {
     const fn new(number: u32) -> Self {
         let heard = Vec::new();
-        Self { number, heard, client: None, passed_over: false, files: 0, equal: true }
+        Self {
+            number,
+            heard,
+            client: None,
+            passed_over: false,
+            files: 0,
+            equal: true,
+            read_back: true,
+            told: 0,
+            nonce: None,
+            proved: false,
+        }
     }
 }
 
@@ -84,6 +102,9 @@ pub struct Server {
     aside: Vec<u8>,
     clients: Vec<Client>,
     callers: Vec<Caller>,
+    /// [`line::SIZE`] of each file whose length is known.
+    sizes: Vec<String>,
+    pact: Option<Pact>,
     /// The last host has said that all have everything.
     stopped: bool,
     moved: Duration,
@@ -115,11 +136,21 @@ impl Server {
             aside: alloc::vec![0; 4096],
             clients: clients.iter().map(|c| client(c)).collect(),
             callers: Vec::new(),
+            sizes: Vec::new(),
+            pact: None,
             stopped: false,
             moved: now,
             finished: false,
             out,
         }
+    }
+
+    /// The same, for files of these lengths, and clients that know this pact's key.
+    #[must_use]
+    pub fn telling(mut self, sizes: &[Option<u64>], pact: Option<Pact>) -> Self {
+        self.sizes = line::sizes(sizes);
+        self.pact = pact;
+        self
     }
 
     /// What the files' loop does next.
@@ -263,7 +294,10 @@ impl Server {
         while let Some(caller) = self.callers.get_mut(at) {
             match Command::take(&mut caller.heard, "the peer") {
                 Ok(Some(command)) => {
-                    self.moved = now;
+                    // Who only waits for the others does not move.
+                    if command != Command::Ping {
+                        self.moved = now;
+                    }
                     self.command(at, command);
                 }
                 Ok(None) => return,
@@ -303,13 +337,20 @@ impl Server {
     fn report(&mut self, at: usize, text: &str) {
         let client = self.callers.get(at).and_then(|c| c.client);
         if let Some(name) = text.strip_prefix(HELLO) {
-            let client = self.number(name);
+            self.hello(at, name);
+        } else if let Some(nonce) = text.strip_prefix(line::NONCE) {
             if let Some(caller) = self.callers.get_mut(at) {
-                caller.client = client;
+                caller.nonce = unhex(nonce);
             }
-            if client.is_some() {
-                self.tell(at, Command::Report(YES.to_owned()));
+        } else if let Some(code) = text.strip_prefix(line::ANSWER_IS) {
+            if let Some(caller) = self.callers.get_mut(at)
+                && let (Some(pact), Some(nonce)) = (&self.pact, &caller.nonce)
+            {
+                let right = pact.answer(nonce);
+                caller.proved = unhex(code).is_some_and(|code: pact::Mac| same(&code, &right));
             }
+        } else if text == line::BUSY {
+            // That it was heard is enough.
         } else if let (Some(rest), Some(client)) = (text.strip_prefix(FILE), client) {
             self.digest(at, client, rest);
         } else if let (Some(why), Some(client)) = (text.strip_prefix(FAILED), client) {
@@ -321,25 +362,78 @@ impl Server {
         }
     }
 
+    /// A client is one of ours: it is told the files' sizes, and which key is wanted.
+    fn hello(&mut self, at: usize, name: &str) {
+        let client = self.number(name);
+        let Some(caller) = self.callers.get_mut(at) else { return };
+        caller.client = client;
+        if client.is_none() {
+            return;
+        }
+        let nonce = caller.nonce.unwrap_or_default();
+        for size in self.sizes.clone() {
+            self.tell(at, Command::Report(size));
+        }
+        if let Some(pact) = &self.pact {
+            let code = hex(&pact.announce(&nonce, &line::listed(&self.files, &self.sizes)));
+            let text = format!("{}{} {code}", line::SESSION, hex(pact.session()));
+            self.tell(at, Command::Report(text));
+        }
+        self.tell(at, Command::Report(YES.to_owned()));
+    }
+
+    /// Tells the clients of ours the digest of each file that is read.
+    fn tell_digests(&mut self) {
+        for at in 0..self.callers.len() {
+            while let Some(caller) = self.callers.get_mut(at).filter(|c| c.client.is_some())
+                && let Some(digest) = self.feed.digests.get(caller.told)
+            {
+                let number = caller.told;
+                caller.told += 1;
+                let code = self.pact.as_ref().map(|pact| hex(&pact.end(number, digest)));
+                let code = code.as_deref().unwrap_or(line::NO_CODE);
+                let text = format!("{}{number} {} {digest} {code}", line::DIGEST, digest.bytes);
+                self.tell(at, Command::Report(text));
+            }
+        }
+    }
+
     /// A client tells a file's digest. They come in their order; the last one decides.
     fn digest(&mut self, at: usize, client: usize, text: &str) {
         let Some(caller) = self.callers.get_mut(at) else { return };
-        let (number, hex) = text.split_once(' ').unwrap_or((text, ""));
+        let mut words = text.split(' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (number, digest, how, code) = (word(), word(), word(), word());
         let number: Option<usize> = number.parse().ok();
         let digests = &self.feed.digests;
         let own = number.filter(|n| *n == caller.files).and_then(|n| digests.get(n));
-        caller.equal &= own.is_some_and(|d| d.to_string() == hex);
+        caller.equal &= own.is_some_and(|d| d.to_string() == digest);
+        caller.read_back &= how == line::READ_BACK;
+        if let Some(pact) = &self.pact {
+            let report = line::report(caller.files, digest, how);
+            let right = caller.nonce.map(|nonce| pact.verdict(&nonce, report.as_bytes()));
+            let code: Option<pact::Mac> = unhex(code);
+            caller.proved &= code.zip(right).is_some_and(|(code, right)| same(&code, &right));
+        }
         caller.files += 1;
         if caller.files == self.files.len() {
             // The verdict is told at the end, because it is the sign to leave: a host that leaves
             // early is missing to those that need what it relays.
-            let standing = if caller.equal { Standing::Verified } else { Standing::Differs };
+            let standing = match (caller.equal, caller.read_back) {
+                _ if self.pact.is_some() && !caller.proved => {
+                    Standing::failed("it does not know the key")
+                }
+                (true, true) => Standing::Verified,
+                (true, false) => Standing::Whole,
+                (false, _) => Standing::Differs,
+            };
             self.set(client, standing);
         }
     }
 
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
         self.feed();
+        self.tell_digests();
         self.next.advance(&self.backlog, &mut self.out);
         for name in core::mem::take(&mut self.next.lost) {
             self.lost(&name);
@@ -347,7 +441,14 @@ impl Server {
         if self.stopped {
             for client in 0..self.clients.len() {
                 if !self.has_line(client) {
-                    self.set(client, Standing::Acknowledged);
+                    let unknown = "an old program, which does not know the key";
+                    self.set(
+                        client,
+                        match self.pact {
+                            Some(_) => Standing::failed(unknown),
+                            None => Standing::Acknowledged,
+                        },
+                    );
                 }
             }
         }
@@ -382,7 +483,7 @@ impl Server {
                     self.out.close(conn);
                     return false;
                 }
-                Some(Standing::Verified) => VERIFIED,
+                Some(Standing::Verified | Standing::Whole) => VERIFIED,
                 Some(_) => DIFFERS,
             };
             self.out.command(conn, Command::Report(word.to_owned()));

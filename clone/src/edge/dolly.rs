@@ -1,7 +1,7 @@
 //! Dolly's two ends at their sockets.
 
-use super::net::{Dial, Stream, Waiter, accept, listener};
-use super::protocol::{Here, Order, Protocol, sent};
+use super::net::{Dial, Stream, Waiter, accept, listener, random};
+use super::protocol::{Here, NOT_NAMED, Order, Protocol, Strangers, sent};
 use super::relay::{Keep, SOON, draw, fill, first, pump, until};
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
@@ -9,12 +9,13 @@ use crate::cook::{Cook, Packing};
 use crate::digest::{Digest, Meter};
 use crate::dolly::config::{Config, Line, What};
 use crate::dolly::{CONTROL_PORT, Client, DATA_PORT, Server, client, server};
+use crate::guard::{Announcement, Kept};
 use crate::outcome::{self, Received, Sent};
 use crate::ring::Ring;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
@@ -35,8 +36,6 @@ const NAME_AGAIN: Duration = Duration::from_millis(200);
 pub struct Dolly {
     /// The password that all machines must know; only openSUSE's line has one.
     pub password: Option<String>,
-    /// Random bytes for the question for it.
-    pub nonce: [u8; 32],
     /// The configuration and its file's text, of a sender for which the order does not say enough.
     pub config: Option<(Config, String)>,
     /// A sender asks for no digests.
@@ -214,8 +213,8 @@ impl Store for Nowhere {
         self.ended = true;
     }
 
-    fn done(&mut self) -> Option<Result<Digest, String>> {
-        self.ended.then(|| Ok(self.meter.digest()))
+    fn done(&mut self) -> Option<Result<Kept, String>> {
+        self.ended.then(|| Ok(Kept::unread(self.meter.digest())))
     }
 }
 
@@ -229,7 +228,7 @@ fn open(config: &Config, world: &mut dyn World) -> Result<Box<dyn Store>, Error>
     let cook = Cook { unpack: input.compressed.then_some(Packing::Gzip), archive: None };
     // The classic program creates only what it compresses or splits.
     let existing = !output.compressed && output.split.is_none();
-    let target = Target { path: &output.path, existing, cook, split: output.split, digest: true };
+    let target = Target { path: &output.path, existing, cook, split: output.split };
     world.open(&target).map_err(|why| Error::Store { why })
 }
 
@@ -239,6 +238,12 @@ struct Node<'a> {
     listen: Ipv4Addr,
     ring: Ring,
     parent: Option<Stream>,
+    peer: Option<Ipv4Addr>,
+    strangers: Strangers,
+    /// The parent was none.
+    refused: bool,
+    /// The stream's length, as the configuration tells it.
+    bytes: Option<u64>,
     data: Option<Stream>,
     next: Vec<Next>,
     keep: Keep,
@@ -256,11 +261,11 @@ impl Protocol for Dolly {
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
         let options = client::Options {
             names: here.names.clone(),
-            password: self.password.clone(),
-            nonce: self.nonce,
+            password: self.password.clone().or_else(|| here.pins.password.clone()),
+            nonce: random(),
             patience: here.patience,
         };
-        receive(options, here.listen, world)
+        receive(options, here, world)
     }
 
     fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
@@ -278,12 +283,14 @@ impl Protocol for Dolly {
         let mut source = first(world)?;
         let options = server::Options {
             password: self.password.clone(),
-            nonce: self.nonce,
+            nonce: random(),
             patience: order.here.patience,
             directories: false,
         };
         let now = world.now();
-        let mut core = Server::new(config, &text, !self.unverified, options, now)?;
+        let known = world.known(0);
+        let mut core = Server::new(config, &text, !self.unverified, options, now)?
+            .telling(known.bytes, order.here.pact("dolly"))?;
         let digest = serve(&mut core, order.here.listen, &mut *source, world);
         let client = |(name, standing): (&str, &outcome::Standing)| outcome::Client {
             name: name.trim_end().to_owned(),
@@ -302,17 +309,22 @@ const CARDS: Error = Error::Unfit {
 /// Waits for a parent, and receives and relays one stream.
 fn receive(
     options: client::Options,
-    listen: Ipv4Addr,
+    here: &Here,
     world: &mut dyn World,
 ) -> Result<Received, Error> {
+    let listen = here.listen;
     let control = listener(listen, CONTROL_PORT)?;
     let data = listener(listen, DATA_PORT)?;
     let text = format!("waiting for a dolly server, as {}", options.names.join(" or "));
     world.say(Level::News, &text);
     let now = world.now();
     let mut node = Node {
-        core: Client::new(options, now),
+        core: Client::new(options, now).keyed(here.keyed()),
         listen,
+        peer: None,
+        strangers: Strangers::default(),
+        refused: false,
+        bytes: None,
         world,
         ring: Ring::new(RING),
         parent: None,
@@ -325,7 +337,6 @@ fn receive(
         finished: None,
     };
     let mut early: Vec<(Stream, Ipv4Addr)> = Vec::new();
-    let mut peer = None;
     let mut heard = false;
     let mut buffer = alloc::vec![0; 4096];
     while node.finished.is_none() {
@@ -353,22 +364,28 @@ fn receive(
         if node.parent.is_none()
             && let Some((stream, from)) = accept(&control)
         {
-            node.parent = Some(stream);
-            peer = Some(from);
+            if here.takes(from) {
+                (node.parent, node.peer) = (Some(stream), Some(from));
+            } else {
+                node.strangers.meet(from, NOT_NAMED, node.world);
+            }
         }
         if node.data.is_none() {
-            early.extend(accept(&data));
+            early.extend(accept(&data).filter(|(_, from)| here.takes(*from)));
             if early.len() > 8 {
                 early.remove(0);
             }
-            if let Some(at) = early.iter().position(|(_, from)| Some(*from) == peer) {
+            if let Some(at) = early.iter().position(|(_, from)| Some(*from) == node.peer) {
                 node.data = Some(early.swap_remove(at).0);
             }
         }
         match node.round(&mut buffer, &mut heard) {
-            Ok(true) => {}
+            Ok(true) if !node.refused => {}
             // A caller that left without a word is no parent.
-            Ok(false) => (node.parent, node.data, peer) = (None, None, None),
+            Ok(_) => {
+                (node.parent, node.data, node.peer) = (None, None, None);
+                (node.refused, heard) = (false, false);
+            }
             Err(e) => {
                 node.farewell(&mut buffer);
                 return Err(e);
@@ -377,8 +394,8 @@ fn receive(
     }
     // The last words must be on their way before the sockets close.
     node.farewell(&mut buffer);
-    let verified = node.finished.unwrap_or(false);
-    Ok(Received { digests: alloc::vec![node.keep.digest()], verified, sender: peer })
+    let equal = node.finished.unwrap_or(false);
+    Ok(Received::of(&[node.keep.kept()], equal, node.peer))
 }
 
 impl Node<'_> {
@@ -499,6 +516,8 @@ impl Node<'_> {
                         });
                     }
                     self.keep = Keep::new(open(&config, self.world)?);
+                    self.bytes = config.bytes;
+                    self.announce();
                     let now = self.world.now();
                     let next = |i: &usize| Next::new(*i, &config, self.listen, now);
                     self.next = children.iter().map(next).collect();
@@ -506,12 +525,27 @@ impl Node<'_> {
                         next.connect(self.world);
                     }
                 }
-                client::Output::Length(length) => self.length = Some(length),
+                client::Output::Length(length) => {
+                    self.length = Some(length);
+                    self.announce();
+                }
+                client::Output::Refused(why) => {
+                    let from = self.peer.unwrap_or(Ipv4Addr::UNSPECIFIED);
+                    self.strangers.meet(from, &why.to_string(), self.world);
+                    self.refused = true;
+                }
                 client::Output::Complete(_) => self.complete = true,
                 client::Output::Finished { verified } => self.finished = Some(verified),
             }
         }
         Ok(())
+    }
+
+    /// What the server has told of the stream so far.
+    fn announce(&mut self) {
+        let (sender, blake3) = (self.peer, self.core.digest());
+        let bytes = self.length.or(self.bytes);
+        self.keep.announce(&Announcement { sender, bytes, blake3 });
     }
 
     /// Sends what is left to be said, and lets the peers read it.

@@ -4,7 +4,7 @@
 //! that do it.
 
 use super::net::{Dial, Stream, Waiter, accept, listener};
-use super::protocol::{Here, Order, Protocol, sent};
+use super::protocol::{Here, NOT_NAMED, Order, Protocol, Strangers, sent};
 use super::relay::SOON;
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
@@ -39,9 +39,10 @@ impl Protocol for DollyPlus {
 
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
         let mut sockets = Sockets::open(here.listen, world)?;
+        sockets.takes = here.pins.from.clone();
         sockets.world.say(Level::News, "waiting for a Dolly+ server");
         let now = sockets.world.now();
-        let mut node = Node::new(here.patience, SIZES, now);
+        let mut node = Node::new(here.patience, SIZES, now).keyed(here.keyed());
         let mut store = None;
         let received = loop {
             let busy = !matches!(node.todo(), Todo::Nothing);
@@ -72,7 +73,9 @@ impl Protocol for DollyPlus {
         let Order { here, clients, files, .. } = order;
         // The last client must find this machine: an address is understood everywhere.
         let own = here.names.last().map_or("", String::as_str);
-        let mut server = Server::new(own, clients, files, here.patience, SIZES, now);
+        let known: Vec<_> = (0..files.len()).map(|n| sockets.world.known(n).bytes).collect();
+        let mut server = Server::new(own, clients, files, here.patience, SIZES, now)
+            .telling(&known, here.pact(NAME));
         let digests = serve(&mut sockets, &mut server);
         sent(digests, server.clients().to_vec(), sockets.world)
     }
@@ -84,7 +87,11 @@ fn keep(node: &mut Node, store: &mut Option<Box<dyn Store>>, world: &mut dyn Wor
         let failed = match (node.todo(), store.as_mut()) {
             (Todo::Open(file), _) => {
                 let target = Target { path: &file.path, cook: file.cook, ..Target::UNNAMED };
-                match world.open(&target) {
+                let opened = world.open(&target).and_then(|mut store| {
+                    store.announce(&node.announced())?;
+                    Ok(store)
+                });
+                match opened {
                     Ok(opened) => {
                         *store = Some(opened);
                         node.opened();
@@ -102,12 +109,13 @@ fn keep(node: &mut Node, store: &mut Option<Box<dyn Store>>, world: &mut dyn Wor
                 Err(why) => why,
             },
             (Todo::Finish, Some(open)) => {
+                let announced = open.announce(&node.announced());
                 open.end();
-                match open.done() {
+                match announced.err().map(Err).or_else(|| open.done()) {
                     None => return,
-                    Some(Ok(digest)) => {
+                    Some(Ok(kept)) => {
                         *store = None;
-                        node.kept(digest);
+                        node.kept(kept);
                         continue;
                     }
                     Some(Err(why)) => why,
@@ -180,6 +188,9 @@ struct Sockets<'a> {
     data: OwnedFd,
     control: OwnedFd,
     all: Vec<(Conn, Socket)>,
+    /// A receiver takes connections from these alone; from all when there is none.
+    takes: Vec<Ipv4Addr>,
+    strangers: Strangers,
     /// The next caller's number.
     callers: u32,
     buffer: Vec<u8>,
@@ -190,7 +201,8 @@ impl<'a> Sockets<'a> {
         let data = listener(own, DATA_PORT)?;
         let control = listener(own, CONTROL_PORT)?;
         let buffer = alloc::vec![0; 16 << 10];
-        Ok(Self { world, own, data, control, all: Vec::new(), callers: 0, buffer })
+        let (all, takes, strangers) = (Vec::new(), Vec::new(), Strangers::default());
+        Ok(Self { world, own, data, control, all, takes, strangers, callers: 0, buffer })
     }
 
     /// Waits until there is something to do, at most so long.
@@ -278,12 +290,15 @@ impl<'a> Sockets<'a> {
     /// Goes once over all sockets.
     fn turn(&mut self, end: &mut dyn End) -> Result<(), Error> {
         if let Some((stream, ip)) = accept(&self.data)
+            && self.known(ip)
             && end.awaits()
         {
             self.close(Conn::Before);
             self.accepted(Conn::Before, stream, ip, end)?;
         }
-        if let Some((stream, ip)) = accept(&self.control) {
+        if let Some((stream, ip)) = accept(&self.control)
+            && self.known(ip)
+        {
             let conn = Conn::Caller(self.callers);
             self.callers = self.callers.wrapping_add(1);
             self.accepted(conn, stream, ip, end)?;
@@ -299,6 +314,15 @@ impl<'a> Sockets<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a connection from this address is taken.
+    fn known(&mut self, ip: Ipv4Addr) -> bool {
+        let known = self.takes.is_empty() || self.takes.contains(&ip);
+        if !known {
+            self.strangers.meet(ip, NOT_NAMED, self.world);
+        }
+        known
     }
 
     fn serve(&mut self, conn: Conn, end: &mut dyn End) -> Result<(), Error> {

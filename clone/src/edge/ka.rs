@@ -65,14 +65,14 @@ impl Protocol for Ka {
         let asked = here.patience.start.map(|p| u32::try_from(p.as_secs()).unwrap_or(u32::MAX));
         let options = client::Options {
             session: self.session.clone(),
-            server: self.server,
+            server: self.server.or(here.pins.from.first().copied()),
             layout: self.layout,
             wait: true,
             go_now: self.go_now,
             tries: self.tries.or(asked).unwrap_or(TRIES),
             patience: here.patience,
         };
-        receive(options, here.listen, Keep::new(store), world)
+        receive(options, here, Keep::new(store), world)
     }
 
     fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
@@ -86,7 +86,11 @@ impl Protocol for Ka {
         let text = format!("session {}; waiting for {} clients", self.session, options.clients);
         world.say(Level::News, &text);
         let now = world.now();
-        let mut core = Server::new(options, now)?;
+        let pact = order.here.pact("KA");
+        if pact.is_some() && self.unverified {
+            return Err(Error::Unfit { what: "a key", why: "needs digests" });
+        }
+        let mut core = Server::new(options, now)?.telling(world.known(0), pact);
         let digest = serve(&mut core, order.here.listen, world);
         let client = |(ip, standing): (Ipv4Addr, &outcome::Standing)| outcome::Client {
             name: ip.to_string(),
@@ -168,6 +172,7 @@ struct Node<'a> {
     world: &'a mut dyn World,
     core: Client,
     listen: Ipv4Addr,
+    everybody: Ipv4Addr,
     ring: Ring,
     asks: Udp,
     control: Option<Stream>,
@@ -183,17 +188,19 @@ struct Node<'a> {
 /// Finds a server, and receives and relays one stream.
 fn receive(
     options: client::Options,
-    listen: Ipv4Addr,
+    here: &Here,
     keep: Keep,
     world: &mut dyn World,
 ) -> Result<Received, Error> {
+    let listen = here.listen;
     let data = listener(listen, DATA_PORT)?;
     let answers = Udp::open(ANSWER_PORT)?;
     let asks = Udp::open(0)?;
     let now = world.now();
     let mut node = Node {
-        core: Client::new(options, now),
+        core: Client::new(options, now).keyed(here.keyed()),
         listen,
+        everybody: here.broadcast,
         world,
         ring: Ring::new(RING),
         asks,
@@ -231,9 +238,8 @@ fn receive(
         if went.is_err() || node.finished.is_some() {
             node.farewell(&mut buffer);
             went?;
-            let verified = node.finished.unwrap_or(false);
-            let digests = alloc::vec![node.keep.digest()];
-            return Ok(Received { digests, verified, sender: node.core.server() });
+            let equal = node.finished.unwrap_or(false);
+            return Ok(Received::of(&[node.keep.kept()], equal, node.core.server()));
         }
     }
 }
@@ -310,6 +316,7 @@ impl Node<'_> {
             }
         }
         self.children.pump(&self.ring, self.complete, buffer);
+        self.keep.announce(&self.core.announced());
         self.keep.step(&self.ring, self.complete, self.world, &mut |stored, now| {
             self.core.step(client::Input::Stored(stored), now)
         })?;
@@ -331,8 +338,11 @@ impl Node<'_> {
             match output {
                 client::Output::Ask(bytes) => {
                     // Who asks again does not mind a question that is lost.
-                    let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, ASK_PORT);
-                    let _ = self.asks.send(&bytes, bytes.len(), to);
+                    // Without a route for it, the system takes no packet to 255.255.255.255.
+                    for to in [Ipv4Addr::BROADCAST, self.everybody] {
+                        let to = SocketAddrV4::new(to, ASK_PORT);
+                        let _ = self.asks.send(&bytes, bytes.len(), to);
+                    }
                 }
                 client::Output::ConnectServer(ip) => {
                     self.world.say(Level::News, &format!("the server is {ip}"));

@@ -12,6 +12,7 @@ pub mod dolly;
 pub mod dollyplus;
 pub mod ka;
 pub mod net;
+pub mod place;
 pub mod protocol;
 mod relay;
 #[cfg(test)]
@@ -19,7 +20,7 @@ mod testing;
 pub mod udpcast;
 pub mod world;
 
-pub use protocol::{Here, Order, Protocol};
+pub use protocol::{Here, Order, Pins, Protocol};
 pub use world::{Level, Source, Store, Target, World};
 
 use crate::Error;

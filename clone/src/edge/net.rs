@@ -13,6 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, bind,
     connect, getsockname, listen, recv, recvfrom, send, sendto, shutdown, socket_with, sockopt,
 };
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// The text of a system error.
 #[must_use]
@@ -27,6 +28,17 @@ pub fn reason(e: Errno) -> String {
         _ => return e.to_string(),
     };
     text.to_string()
+}
+
+/// Bytes that nobody can foretell. The kernel gives them once it has started up.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        done += getrandom(rest, GetRandomFlags::empty()).unwrap_or(0);
+    }
+    bytes
 }
 
 fn soft(e: Errno) -> bool {

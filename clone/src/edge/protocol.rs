@@ -5,6 +5,7 @@ use crate::Error;
 use crate::cook::Output;
 use crate::digest::Digest;
 use crate::outcome::{Client, Patience, Received, Sent};
+use crate::pact::{Key, Nonce, Pact};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -50,6 +51,58 @@ pub struct Here {
     pub listen: Ipv4Addr,
     /// How long it waits.
     pub patience: Patience,
+    /// What it knows of the other machines.
+    pub pins: Pins,
+}
+
+/// The machines that a copy is taken from, or sent to; by default any.
+#[derive(Debug, Clone, Default)]
+pub struct Pins {
+    /// A receiver takes nothing from other addresses. The sender's is the first; in a chain or
+    /// a ring, those of the machines before this one follow.
+    pub from: Vec<Ipv4Addr>,
+    /// The key that all machines know.
+    pub key: Option<Key>,
+    /// The password of openSUSE's Dolly.
+    pub password: Option<String>,
+}
+
+/// The machines from which nothing is taken: each is named to the user once.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(Vec<Ipv4Addr>);
+
+impl Strangers {
+    /// So many are named.
+    const MOST: usize = 16;
+
+    pub(super) fn meet(&mut self, from: Ipv4Addr, why: &str, world: &mut dyn World) {
+        if !self.0.contains(&from) && self.0.len() < Self::MOST {
+            self.0.push(from);
+            world.say(Level::News, &format!("takes nothing from {from}: {why}"));
+        }
+    }
+}
+
+/// Why nothing is taken from a machine that [`Pins::from`] does not name.
+pub(super) const NOT_NAMED: &str = "bw.clone.from= or --from names other machines";
+
+impl Here {
+    /// Whether a copy may come from this address.
+    #[must_use]
+    pub fn takes(&self, from: Ipv4Addr) -> bool {
+        self.pins.from.is_empty() || self.pins.from.contains(&from)
+    }
+
+    /// A receiver's key, and a nonce.
+    pub(super) fn keyed(&self) -> Option<(Key, Nonce)> {
+        self.pins.key.clone().map(|key| (key, super::net::random()))
+    }
+
+    /// A sender's session with its key.
+    pub(super) fn pact(&self, protocol: &'static str) -> Option<Pact> {
+        let key = self.pins.key.clone();
+        key.map(|key| Pact::new(key, protocol, super::net::random()))
+    }
 }
 
 /// What is sent, and to which machines.

@@ -3,7 +3,8 @@
 use super::net::Stream;
 use super::world::{Level, Source, Store, World};
 use crate::Error;
-use crate::digest::{Digest, Meter};
+use crate::digest::Meter;
+use crate::guard::{Announcement, Kept};
 use crate::ring::Ring;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -15,6 +16,9 @@ use core::time::Duration;
 pub(super) const SOON: Duration = Duration::from_millis(3);
 /// How long to wait when only the network can bring something.
 const LONG: Duration = Duration::from_secs(1);
+
+/// That bytes are all there is no copy yet.
+pub(super) const ALL: &str = "everything has come; writing it out and reading it back";
 
 /// Until the deadline, if there is one; at most a second.
 pub(super) fn until(deadline: Option<Duration>, now: Duration) -> Duration {
@@ -78,14 +82,16 @@ pub(super) fn first(world: &mut dyn World) -> Result<Box<dyn Source>, Error> {
 }
 
 /// Tells the state machine what became of this node's own copy.
-type Stored<'a> = &'a mut dyn FnMut(Result<Digest, &str>, Duration) -> Result<(), Error>;
+type Stored<'a> = &'a mut dyn FnMut(Result<Kept, &str>, Duration) -> Result<(), Error>;
 
 /// A node's own copy of the stream in its ring.
 #[derive(Default)]
 pub(super) struct Keep {
     store: Option<Box<dyn Store>>,
     stored: u64,
-    digest: Option<Digest>,
+    kept: Option<Kept>,
+    refused: Option<String>,
+    ending: bool,
 }
 
 impl Keep {
@@ -111,9 +117,16 @@ impl Keep {
         if busy { limit.min(SOON) } else { limit }
     }
 
-    /// The digest of what is stored.
-    pub(super) fn digest(&self) -> Digest {
-        self.digest.unwrap_or_else(|| Meter::default().digest())
+    /// What is stored.
+    pub(super) fn kept(&self) -> Kept {
+        self.kept.unwrap_or_else(|| Kept::unread(Meter::default().digest()))
+    }
+
+    /// What the sender tells. That it cannot be stored is told by the next [`Keep::step`].
+    pub(super) fn announce(&mut self, told: &Announcement) {
+        if let Some(store) = &mut self.store {
+            self.refused = store.announce(told).err().or(self.refused.take());
+        }
     }
 
     /// Stores what can be stored now, and tells how that ended, the moment it has.
@@ -125,8 +138,13 @@ impl Keep {
         tell: Stored<'_>,
     ) -> Result<(), Error> {
         let Some(store) = self.store.as_mut() else { return Ok(()) };
-        let mut ended = None;
-        while let Some(bytes) = ring.from(self.stored).filter(|b| !b.is_empty()) {
+        let mut ended = self.refused.take().map(Err);
+        if let Some(Err(why)) = &ended {
+            world.say(Level::News, &format!("cannot store, but goes on relaying: {why}"));
+        }
+        while ended.is_none()
+            && let Some(bytes) = ring.from(self.stored).filter(|b| !b.is_empty())
+        {
             match store.put(bytes) {
                 Ok(0) => break,
                 Ok(n) => self.stored += n as u64,
@@ -139,12 +157,15 @@ impl Keep {
             }
         }
         if ended.is_none() && complete && self.stored == ring.end() {
+            if !core::mem::replace(&mut self.ending, true) {
+                world.say(Level::News, ALL);
+            }
             store.end();
             ended = store.done();
         }
         let Some(how) = ended else { return Ok(()) };
         self.store = None;
-        self.digest = how.as_ref().ok().copied();
+        self.kept = how.as_ref().ok().copied();
         tell(how.as_ref().copied().map_err(String::as_str), world.now())
     }
 }

@@ -1,11 +1,12 @@
 //! A world in memory for the loops' tests, which run over real sockets on the loopback
 //! interface. Each test has a network of its own there.
 
-use super::protocol::{Here, Order, Protocol};
+use super::protocol::{Here, Order, Pins, Protocol};
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
 use crate::cook::{Cook, Output};
-use crate::digest::{Digest, Meter};
+use crate::digest::Meter;
+use crate::guard::Kept;
 use crate::outcome::{Patience, Received, Sent};
 use std::boxed::Box;
 use std::net::Ipv4Addr;
@@ -56,9 +57,10 @@ impl Store for Disk {
 
     fn end(&mut self) {}
 
-    fn done(&mut self) -> Option<Result<Digest, String>> {
+    fn done(&mut self) -> Option<Result<Kept, String>> {
         let _ = self.stored.send(std::mem::take(&mut self.bytes));
-        Some(Ok(self.meter.digest()))
+        let digest = self.meter.digest();
+        Some(Ok(Kept { digest, read_back: true, pinned: false }))
     }
 }
 
@@ -112,6 +114,7 @@ pub fn here(own: [u8; 4], ms: u64) -> Here {
         names: [Ipv4Addr::from(own).to_string()].into(),
         listen: own.into(),
         patience: Patience { start: limit, stall: limit },
+        pins: Pins::default(),
     }
 }
 
@@ -165,7 +168,7 @@ pub fn verified(copy: &Copy, bytes: &[u8]) {
     assert_eq!(sent.clients.len(), copy.got.len());
     for (got, stored) in &copy.got {
         let got = got.as_ref().expect("it has come");
-        assert!(got.verified && got.digests == sent.digests);
+        assert!(got.verified() && got.digests == sent.digests);
         assert!(stored.as_deref() == Some(bytes), "the bytes that were sent");
     }
 }

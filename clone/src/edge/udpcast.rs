@@ -1,11 +1,12 @@
 //! udpcast's two ends at their socket.
 
 use super::net::{Datagrams, Waiter};
-use super::protocol::{Here, Order, Protocol, sent};
-use super::relay::{SOON, first, until};
+use super::protocol::{Here, NOT_NAMED, Order, Protocol, Strangers, sent};
+use super::relay::{ALL, SOON, first, until};
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
 use crate::digest::Digest;
+use crate::guard::Announcement;
 use crate::outcome::{Client, Received, Sent, Standing};
 use crate::udpcast::{Receiver, Sender, default_group, receiver, sender};
 use alloc::format;
@@ -26,6 +27,9 @@ const FLUSH: Duration = Duration::from_millis(100);
 /// datagram's length).
 const TOGETHER: (usize, usize) = (44, 65_000);
 
+/// Where old programs find each other on a network that has no broadcast address.
+const ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+
 /// udpcast as it is configured.
 #[derive(Debug, Clone)]
 pub struct Udpcast {
@@ -40,6 +44,16 @@ pub struct Udpcast {
     /// The sender's settings. Without a group, data goes to the one that is derived from the
     /// sender's address.
     pub sender: sender::Config,
+}
+
+impl Udpcast {
+    /// Where everybody hears this end: one address, and for old programs perhaps another.
+    fn everybody(&self, here: &Here) -> (Ipv4Addr, Option<Ipv4Addr>) {
+        match self.rendezvous {
+            Some(rendezvous) => (rendezvous, None),
+            None => (here.broadcast, Some(ALL_HOSTS).filter(|all| *all != here.broadcast)),
+        }
+    }
 }
 
 impl Protocol for Udpcast {
@@ -59,7 +73,7 @@ impl Protocol for Udpcast {
     }
 
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
-        let target = Target { digest: false, ..Target::UNNAMED };
+        let target = Target::UNNAMED;
         let mut store = world.open(&target).map_err(|why| Error::Store { why })?;
         let socket = world.datagrams(self.port)?;
         let socket = &*socket;
@@ -69,9 +83,10 @@ impl Protocol for Udpcast {
             receive_timeout: here.patience.stall,
             ..self.receiver.clone()
         };
-        let mut core = Receiver::new(config, world.now());
+        let mut core = Receiver::new(config, world.now()).keyed(here.keyed())?;
+        let mut strangers = Strangers::default();
         let peers = self.port.wrapping_add(1);
-        let everybody = self.rendezvous.unwrap_or(here.broadcast);
+        let (everybody, also) = self.everybody(here);
         let join = |group| match group {
             group if Ipv4Addr::is_multicast(&group) => socket.join(group, here.address),
             _ => Ok(()),
@@ -80,12 +95,17 @@ impl Protocol for Udpcast {
         let mut packet = Vec::new();
         let mut rest = Rest::default();
         // The stream has ended; the core knows what became of the copy.
-        let (mut ended, mut told) = (false, false);
-        let (mut result, mut sender, mut failed) = (None, None, None);
+        let (mut ended, mut told): (Option<Duration>, bool) = (None, false);
+        let (mut refused, mut ending) = (None, false);
+        let (mut result, mut kept, mut sender, mut failed) = (None, None, None, None);
         while !core.finished() {
             let mut step = packets(socket, &mut incoming, &mut |from, bytes| {
                 // Senders speak from the odd port; anything else is noise.
                 if from.port() != peers {
+                    return Ok(());
+                }
+                if !here.takes(*from.ip()) {
+                    strangers.meet(*from.ip(), NOT_NAMED, world);
                     return Ok(());
                 }
                 core.step(receiver::Input::Packet { from: *from.ip(), bytes }, world.now())
@@ -93,17 +113,34 @@ impl Protocol for Udpcast {
             if step.is_ok() {
                 step = core.step(receiver::Input::Tick, world.now());
             }
-            let mut stored = Ok(());
-            if !told {
+            let mut stored = refused.take().map_or(Ok(()), Err);
+            if !told && stored.is_ok() {
                 stored = rest.store(&mut core, &mut *store);
             }
             let mut how = stored.err().map(Err);
-            if ended && !told && rest.bytes.is_empty() && how.is_none() {
-                store.end();
-                how = store.done().map(|done| done.map(drop));
+            if let Some(since) = ended.filter(|_| !told && rest.bytes.is_empty() && how.is_none()) {
+                // The first sector is written when it is known that all else is right.
+                match core.digest(since) {
+                    Err(until) if world.now() < until => {}
+                    Err(_) | Ok(None) if here.pins.key.is_some() => {
+                        how = Some(Err(crate::error::NO_CODE.to_string()));
+                    }
+                    digest => {
+                        if !core::mem::replace(&mut ending, true) {
+                            world.say(Level::News, ALL);
+                        }
+                        let blake3 = digest.ok().flatten().map(|digest| digest.blake3);
+                        let told = Announcement { blake3, ..Announcement::default() };
+                        how = store.announce(&told).err().map(Err);
+                        store.end();
+                        how = how.or_else(|| store.done());
+                    }
+                }
             }
             if let Some(how) = how {
                 told = true;
+                kept = how.as_ref().ok().copied();
+                let how = how.map(|kept| kept.read_back);
                 let input = receiver::Input::Stored(how.as_ref().copied().map_err(String::as_str));
                 step = step.and(core.step(input, world.now()));
             }
@@ -138,11 +175,14 @@ impl Protocol for Udpcast {
                         });
                         core.leave();
                     }
-                    receiver::Event::Started { late: false } => {}
-                    receiver::Event::End(_) => ended = true,
-                    receiver::Event::Finished { digest, verified } => {
-                        result = Some((digest, verified));
+                    receiver::Event::Started { late: false } => {
+                        refused = store.announce(&core.announced()).err();
                     }
+                    receiver::Event::Refused(from, why) => {
+                        strangers.meet(from, &why.to_string(), world);
+                    }
+                    receiver::Event::End(_) => ended = Some(world.now()),
+                    receiver::Event::Finished { verified, .. } => result = Some(verified),
                 }
             }
             while let Some(to) = core.transmit(&mut packet) {
@@ -152,6 +192,9 @@ impl Protocol for Udpcast {
                 };
                 // What is lost here is asked for again, as on the wire.
                 let _ = socket.send(&packet, packet.len(), SocketAddrV4::new(ip, peers));
+                if let Some(also) = also.filter(|_| to == receiver::To::Everybody) {
+                    let _ = socket.send(&packet, packet.len(), SocketAddrV4::new(also, peers));
+                }
             }
             step?;
             if let Some(failed) = failed {
@@ -164,19 +207,19 @@ impl Protocol for Udpcast {
             if core.finished() {
                 break;
             }
-            if !told && (ended || !rest.bytes.is_empty()) {
+            if !told && (ended.is_some() || !rest.bytes.is_empty()) {
                 limit = limit.min(SOON);
             }
             wait(socket, false, limit);
         }
-        let Some((digest, verified)) = result else {
+        let Some((equal, kept)) = result.zip(kept) else {
             return Err(Error::Gone {
                 protocol: "udpcast",
                 peer: "the sender".to_string(),
                 when: "before the end",
             });
         };
-        Ok(Received { digests: alloc::vec![digest], verified, sender })
+        Ok(Received::of(&[kept], equal, sender))
     }
 
     fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
@@ -192,14 +235,16 @@ impl Protocol for Udpcast {
         config.start_timeout = order.here.patience.start;
         // Without a way back, many packets must not be lost at once.
         let together = !config.asynchronous;
-        let mut core = Sender::new(config, world.now())?;
+        let pact = order.here.pact("udpcast");
+        let mut core = Sender::new(config, world.now())?.telling(world.known(0), pact)?;
         let key = if order.start.is_some() { "; press return to begin" } else { "" };
         let text = format!("waiting for udpcast receivers, port {}{key}", self.port);
         world.say(Level::News, &text);
-        let everybody = self.rendezvous.unwrap_or(order.here.broadcast);
+        let (everybody, also) = self.everybody(order.here);
         let mut out = Out {
             socket,
             everybody: SocketAddrV4::new(everybody, self.port),
+            also: also.map(|also| SocketAddrV4::new(also, self.port)),
             batch: Vec::new(),
             to: SocketAddrV4::new(everybody, self.port),
             size: 1,
@@ -278,6 +323,7 @@ impl Rest {
 struct Out<'a> {
     socket: &'a dyn Datagrams,
     everybody: SocketAddrV4,
+    also: Option<SocketAddrV4>,
     batch: Vec<u8>,
     to: SocketAddrV4,
     size: usize,
@@ -321,6 +367,10 @@ impl Out<'_> {
         for _ in 0..BATCH {
             let unsent = self.unsent.take().or_else(|| core.transmit(now, &mut self.packet));
             let Some(to) = unsent else { break };
+            if let Some(also) = self.also.filter(|_| to == sender::To::Everybody) {
+                // Where it cannot be sent, nobody listens.
+                let _ = self.socket.send(&self.packet, self.packet.len(), also);
+            }
             let address = match to {
                 sender::To::Everybody => self.everybody,
                 sender::To::Group(ip) | sender::To::Machine(ip) => {
@@ -390,6 +440,9 @@ fn transfer(
                     format!("begins with {receivers} receivers, data to {to}")
                 }
                 sender::Event::Lost(ip, how) => format!("{ip}: {how}"),
+                sender::Event::Refused(ip) => {
+                    format!("{ip} is refused: it has not shown that it knows the key")
+                }
                 sender::Event::Finished(all) => {
                     digest = Some(all);
                     continue;
@@ -507,6 +560,7 @@ mod tests {
             let mut out = Out {
                 socket: &socket,
                 everybody: to,
+                also: None,
                 batch: Vec::new(),
                 to,
                 size: 1,

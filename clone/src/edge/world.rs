@@ -4,7 +4,7 @@
 use super::net::{Datagrams, Udp};
 use crate::Error;
 use crate::cook::Cook;
-use crate::digest::Digest;
+use crate::guard::{Announcement, Kept};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -55,6 +55,11 @@ pub trait World {
         Err("this program sends nothing".to_owned())
     }
 
+    /// What is known of the file of this number before it is sent.
+    fn known(&mut self, _number: usize) -> Announcement {
+        Announcement::default()
+    }
+
     /// Opens a UDP socket at this port of all addresses.
     ///
     /// # Errors
@@ -75,8 +80,6 @@ pub struct Target<'a> {
     pub cook: Cook,
     /// Into parts of this many bytes, `NAME_0`, `NAME_1` and so on.
     pub split: Option<u64>,
-    /// The protocol needs the digest of [`Store::done`]; without it, any digest does.
-    pub digest: bool,
 }
 
 impl Target<'_> {
@@ -86,12 +89,19 @@ impl Target<'_> {
         existing: false,
         cook: Cook { unpack: None, archive: None },
         split: None,
-        digest: true,
     };
 }
 
 /// What takes the received bytes.
 pub trait Store {
+    /// What the sender tells of the bytes: before the first ones, and again when it tells more.
+    ///
+    /// # Errors
+    /// They cannot be stored: the disk is too small, or the user wants others.
+    fn announce(&mut self, _told: &Announcement) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Takes the beginning of `bytes` and says how much that was; 0 when it
     /// has enough to do for now.
     ///
@@ -102,8 +112,8 @@ pub trait Store {
     /// No more will come.
     fn end(&mut self);
 
-    /// After [`Store::end`]: whether all is stored, and the digest of it.
-    fn done(&mut self) -> Option<Result<Digest, String>>;
+    /// After [`Store::end`]: whether all is stored. Called until it says so.
+    fn done(&mut self) -> Option<Result<Kept, String>>;
 }
 
 /// Where sent bytes come from.

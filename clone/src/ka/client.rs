@@ -4,11 +4,13 @@
 //! The data does not pass through here: the caller moves it, and says how far
 //! it is.
 
-use super::wire::{Layout, Report, ToClient, ToServer, VERSION};
+use super::wire::{Layout, Report, ToClient, ToServer, VERSION, Verdict};
 use super::{NAME, REPORT_EACH, question};
 use crate::Error;
 use crate::digest::Digest;
+use crate::guard::{Announcement, Kept};
 use crate::outcome::Patience;
+use crate::pact::{Key, Nonce, Pact, same};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -36,8 +38,8 @@ pub enum Input<'a> {
     Received(u64),
     /// A node has connected to our data port.
     ChildCame(Ipv4Addr),
-    /// All was stored, and has this digest; or could not be.
-    Stored(Result<Digest, &'a str>),
+    /// All was stored; or could not be.
+    Stored(Result<Kept, &'a str>),
     /// Time has passed.
     Tick,
 }
@@ -93,6 +95,8 @@ pub struct Options {
 enum State {
     Asking,
     Connecting,
+    /// With a key: the server has not shown that it knows it.
+    Greeting,
     Attached,
     Storing,
     Waiting,
@@ -105,6 +109,8 @@ const ASKED_A_TRY: u32 = 4;
 /// After a refusal.
 const AGAIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
+/// An old server says nothing to a client that has a key.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// The client's state machine.
 #[derive(Debug)]
@@ -124,7 +130,10 @@ pub struct Client {
     reported: u64,
     report: bool,
     digest: Option<[u8; 32]>,
-    own: Option<Result<Digest, String>>,
+    key: Option<(Key, Nonce)>,
+    pact: Option<Pact>,
+    told: Announcement,
+    own: Option<Result<Kept, String>>,
     verdict: Option<Result<bool, Error>>,
     moved: Duration,
     alive: Duration,
@@ -150,6 +159,9 @@ impl Client {
             reported: 0,
             report: false,
             digest: None,
+            key: None,
+            pact: None,
+            told: Announcement::default(),
             own: None,
             verdict: None,
             moved: now,
@@ -162,6 +174,13 @@ impl Client {
             client.out.push_back(Output::ConnectServer(server));
         }
         client
+    }
+
+    /// The same, for a server that knows this key; the nonce was never used before.
+    #[must_use]
+    pub fn keyed(mut self, key: Option<(Key, Nonce)>) -> Self {
+        self.key = key;
+        self
     }
 
     /// The next thing to do.
@@ -178,6 +197,16 @@ impl Client {
         [ask, alive, stall].into_iter().flatten().min()
     }
 
+    /// What the server has told of the stream.
+    #[must_use]
+    pub const fn announced(&self) -> Announcement {
+        Announcement {
+            sender: self.server,
+            bytes: self.told.bytes,
+            blake3: if self.digest.is_some() { self.digest } else { self.told.blake3 },
+        }
+    }
+
     /// The server, once it is found.
     #[must_use]
     pub const fn server(&self) -> Option<Ipv4Addr> {
@@ -188,6 +217,7 @@ impl Client {
         let Patience { start, stall } = self.options.patience;
         match self.state {
             State::Asking | State::Finished | State::Storing => (None, ""),
+            State::Greeting => (Some(GREETING), "word of a KA server that knows the key"),
             State::Connecting | State::Attached if self.received == 0 => {
                 (start, "start by the KA server")
             }
@@ -257,8 +287,17 @@ impl Client {
         if self.state != State::Connecting {
             return;
         }
+        let nonce = self.key.as_ref().map(|(_, nonce)| *nonce);
+        self.say(ToServer::Hello { verifies: true, told: true, nonce });
+        if nonce.is_some() {
+            self.state = State::Greeting;
+        } else {
+            self.attach();
+        }
+    }
+
+    fn attach(&mut self) {
         self.state = State::Attached;
-        self.say(ToServer::Hello { verifies: true });
         self.say(ToServer::Options { will_wait: self.options.wait });
         self.say(ToServer::AcceptsData);
         if self.options.go_now {
@@ -270,12 +309,15 @@ impl Client {
         match self.state {
             State::Finished => Ok(()),
             // Compiled the other way, it does not understand us.
-            State::Connecting | State::Attached if !self.heard => {
+            State::Connecting | State::Greeting | State::Attached if !self.heard => {
                 self.refused += 1;
                 if self.refused > self.options.tries.max(1) {
-                    return Err(self.gone(why, "before the start"));
+                    return Err(match self.state {
+                        State::Greeting => crate::error::NO_KEY,
+                        _ => self.gone(why, "before the start"),
+                    });
                 }
-                if self.state == State::Attached {
+                if self.state != State::Connecting {
                     self.layout = match self.layout {
                         Layout::I386 => Layout::Lp64,
                         Layout::Lp64 => Layout::I386,
@@ -322,8 +364,12 @@ impl Client {
             let Some((word, len)) = word else { return Ok(()) };
             self.buffer.drain(..len);
             self.heard = true;
+            if self.state == State::Greeting && !matches!(word, ToClient::Announce(..)) {
+                return Err(crate::error::NO_KEY);
+            }
             match word {
                 ToClient::Go => {}
+                ToClient::Announce(told, pact) => self.announced_by(told, pact)?,
                 ToClient::Ping => self.say(ToServer::PingReply),
                 ToClient::GivesIp(parent) => {
                     self.parent = Some(parent);
@@ -342,7 +388,17 @@ impl Client {
                     self.say(ToServer::GotClient(child));
                 }
                 ToClient::DropChild(child) => self.out.push_back(Output::Drop(child)),
-                ToClient::Digest(digest) => self.digest = Some(digest),
+                ToClient::Digest(digest, code) => {
+                    let end = Digest { bytes: self.received, blake3: digest };
+                    let right = self.pact.as_ref().map(|pact| pact.end(0, &end));
+                    if right.is_some_and(|right| !code.is_some_and(|code| same(&code, &right))) {
+                        return Err(crate::error::NO_CODE);
+                    }
+                    self.digest = Some(digest);
+                }
+                ToClient::EndOfFlow if self.pact.is_some() && self.digest.is_none() => {
+                    return Err(crate::error::NO_CODE);
+                }
                 ToClient::EndOfFlow => {
                     if self.state == State::Attached {
                         self.state = State::Storing;
@@ -360,6 +416,32 @@ impl Client {
         }
     }
 
+    /// The server is one of ours: what it tells, and whether it knows the key.
+    fn announced_by(
+        &mut self,
+        told: Announcement,
+        pact: Option<(Nonce, crate::pact::Mac)>,
+    ) -> Result<(), Error> {
+        match (self.key.clone(), pact) {
+            (None, None) => {}
+            (None, Some(_)) => return Err(crate::error::KEY_WANTED),
+            (Some(_), None) => return Err(crate::error::NO_KEY),
+            (Some((key, nonce)), Some((session, code))) => {
+                let pact = Pact::new(key, NAME, session);
+                if !same(&code, &pact.announce(&nonce, &told.bytes())) {
+                    return Err(crate::error::OTHER_KEY);
+                }
+                if self.state == State::Greeting {
+                    self.say(ToServer::Answer(pact.answer(&nonce)));
+                    self.attach();
+                }
+                self.pact = Some(pact);
+            }
+        }
+        self.told = told;
+        Ok(())
+    }
+
     /// The end has come and the store has ended: what of our own copy.
     fn judge(&mut self) {
         if self.state != State::Storing {
@@ -368,18 +450,27 @@ impl Client {
         let Some(own) = self.own.clone() else { return };
         self.state = State::Waiting;
         let equal = match (&own, self.digest) {
-            (Ok(own), Some(expected)) => Some(own.blake3 == expected),
+            (Ok(own), Some(expected)) => Some(own.digest.blake3 == expected),
             (Ok(_), None) => None,
             (Err(_), _) => Some(false),
         };
+        let read_back = own.as_ref().is_ok_and(|own| own.read_back);
         self.verdict = Some(match (own, equal) {
             (Err(why), _) => Err(Error::Store { why }),
-            (Ok(own), Some(false)) => Err(Error::Mismatch { bytes: own.bytes }),
+            (Ok(own), Some(false)) => Err(Error::Mismatch { bytes: own.digest.bytes }),
             (Ok(_), equal) => Ok(equal == Some(true)),
         });
         // An old server takes any last word for success: say none.
         if self.digest.is_some() || !matches!(self.verdict, Some(Err(_))) {
-            self.say(ToServer::HasFinished(equal));
+            let verdict = match equal {
+                Some(true) if read_back => Verdict::ReadBack,
+                Some(true) => Verdict::Equal,
+                Some(false) => Verdict::Unequal,
+                None => Verdict::Old,
+            };
+            let code = self.key.as_ref().zip(self.pact.as_ref());
+            let code = code.map(|((_, nonce), pact)| pact.verdict(nonce, &verdict.word()));
+            self.say(ToServer::HasFinished(verdict, code.unwrap_or_default()));
         }
     }
 
@@ -416,6 +507,9 @@ impl Client {
         if self.linked && now.saturating_sub(self.alive) >= KEEP_ALIVE {
             self.alive = now;
             self.out.push_back(Output::KeepAlive(1234u32.to_le_bytes().to_vec()));
+        }
+        if self.state == State::Greeting && now.saturating_sub(self.moved) >= GREETING {
+            return Err(crate::error::NO_KEY);
         }
         let (limit, waiting_for) = self.limit();
         Error::stalled(NAME, waiting_for, (self.moved, limit), now)

@@ -4,11 +4,13 @@
 //! It is the first parent itself: its own data connections are the caller's,
 //! told apart by address like everybody's.
 
-use super::wire::{Layout, Report, ToClient, ToServer, VERSION};
+use super::wire::{Layout, Report, ToClient, ToServer, VERSION, Verdict};
 use super::{AHEAD, MAX_CLIENTS, NAME, question};
 use crate::Error;
 use crate::digest::Digest;
+use crate::guard::Announcement;
 use crate::outcome::{Patience, Standing};
+use crate::pact::{Nonce, Pact, same};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
@@ -97,6 +99,9 @@ struct Node {
     layout: Option<Layout>,
     buffer: Vec<u8>,
     verifies: bool,
+    nonce: Option<Nonce>,
+    /// It knows the key, where there is one.
+    proved: bool,
     accepts: bool,
     parent: Option<usize>,
     link: Link,
@@ -127,6 +132,8 @@ pub struct Server {
     laid_out: bool,
     begun: bool,
     end: Option<Digest>,
+    told: Announcement,
+    pact: Option<Pact>,
     finished: bool,
     started: Duration,
     moved: Duration,
@@ -154,11 +161,20 @@ impl Server {
             laid_out: false,
             begun: false,
             end: None,
+            told: Announcement::default(),
+            pact: None,
             finished: false,
             started: now,
             moved: now,
             out: VecDeque::new(),
         })
+    }
+
+    /// The same, for a stream of which this is known, and clients that know this pact's key.
+    #[must_use]
+    pub fn telling(mut self, told: Announcement, pact: Option<Pact>) -> Self {
+        (self.told, self.pact) = (told, pact);
+        self
     }
 
     /// The next thing to do.
@@ -263,6 +279,8 @@ impl Server {
             layout: None,
             buffer: Vec::new(),
             verifies: false,
+            nonce: None,
+            proved: false,
             accepts: false,
             parent: None,
             link: Link::Told,
@@ -315,8 +333,35 @@ impl Server {
         let total = self.end.map(|d| d.bytes);
         let Some(node) = self.nodes.get_mut(i) else { return };
         match word {
-            ToServer::Hello { verifies } => node.verifies = verifies && self.options.verify,
-            ToServer::Options { .. } | ToServer::PingReply => {}
+            ToServer::Hello { verifies, told, nonce } => {
+                node.verifies = verifies && self.options.verify;
+                node.nonce = nonce;
+                // A client of our 0.1 takes no announcement.
+                if told {
+                    let nonce = nonce.unwrap_or_default();
+                    let code = |pact: &Pact| pact.announce(&nonce, &self.told.bytes());
+                    let pact = self.pact.as_ref().map(|pact| (*pact.session(), code(pact)));
+                    self.say(i, ToClient::Announce(self.told, pact));
+                }
+            }
+            ToServer::Answer(code) => {
+                let right = node.nonce.zip(self.pact.as_ref()).map(|(n, pact)| pact.answer(&n));
+                node.proved = right.is_some_and(|right| same(&code, &right));
+            }
+            ToServer::AcceptsData if self.pact.is_some() && !node.proved => {
+                let (connection, ip) = (node.connection, node.ip);
+                let text = alloc::format!("{ip} is refused: it does not know the key");
+                self.out.push_back(Output::Say(text));
+                self.out.push_back(Output::Close(connection));
+                self.remove(i, "it does not know the key");
+            }
+            ToServer::Options { .. } => {}
+            // It has everything, and stores it or reads it back.
+            ToServer::PingReply => {
+                if node.link == Link::Ended {
+                    self.moved = now;
+                }
+            }
             ToServer::AcceptsData => {
                 if !node.accepts {
                     node.accepts = true;
@@ -372,10 +417,16 @@ impl Server {
                     node.link = Link::Lost(now);
                 }
             }
-            ToServer::HasFinished(equal) => {
-                node.standing = match equal {
-                    Some(true) if node.verifies => Standing::Verified,
-                    Some(false) => Standing::failed("could not store it, or has other bytes"),
+            ToServer::HasFinished(verdict, code) => {
+                let right = node.nonce.zip(self.pact.as_ref());
+                let right = right.map(|(nonce, pact)| pact.verdict(&nonce, &verdict.word()));
+                node.standing = match verdict {
+                    _ if right.is_some_and(|right| !same(&code, &right)) => {
+                        Standing::failed("its last word has not the code of the key")
+                    }
+                    Verdict::ReadBack if node.verifies => Standing::Verified,
+                    Verdict::Equal if node.verifies => Standing::Whole,
+                    Verdict::Unequal => Standing::failed("could not store it, or has other bytes"),
                     _ => Standing::Acknowledged,
                 };
                 node.link = Link::Ended;
@@ -390,7 +441,8 @@ impl Server {
         if let Some(node) = self.nodes.get_mut(i) {
             node.link = Link::Ended;
             if let Some(digest) = digest.filter(|_| node.verifies) {
-                self.say(i, ToClient::Digest(digest.blake3));
+                let code = self.pact.as_ref().map(|pact| pact.end(0, &digest));
+                self.say(i, ToClient::Digest(digest.blake3, code));
             }
             self.say(i, ToClient::EndOfFlow);
         }
@@ -444,7 +496,7 @@ impl Server {
         let Some(node) = self.nodes.get_mut(i) else { return };
         let done = matches!(
             node.standing,
-            Standing::Acknowledged | Standing::Verified | Standing::Failed(_)
+            Standing::Acknowledged | Standing::Whole | Standing::Verified | Standing::Failed(_)
         );
         let (ip, parent, last) = (node.ip, node.parent, node.standing.clone());
         node.standing = Standing::lost(why);
@@ -518,7 +570,10 @@ impl Server {
             !n.there()
                 || matches!(
                     n.standing,
-                    Standing::Acknowledged | Standing::Verified | Standing::Failed(_)
+                    Standing::Acknowledged
+                        | Standing::Whole
+                        | Standing::Verified
+                        | Standing::Failed(_)
                 )
         };
         if self.begun && !self.finished && self.nodes.iter().all(done) {

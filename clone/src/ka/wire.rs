@@ -4,18 +4,32 @@
 //! in network order. What a message does not use carried garbage and means
 //! nothing; there we put, and look for, what only our own ends know.
 
+use crate::guard::{ANNOUNCEMENT, Announcement};
+use crate::pact::{Mac, Nonce};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 /// The version that both sides say, and the discovery's answer.
 pub const VERSION: &[u8; 14] = b"Ka-deploy-0.6\0";
-/// Behind the version in our hello: this client compares digests.
-const VERIFIES: &[u8; 4] = b"bw:b";
-/// In our last message: the digest was equal, or not.
+/// Behind the version in the hello of our 0.1: this client compares digests.
+const COMPARES: &[u8; 4] = b"bw:b";
+/// The same, and it is told what is announced.
+const VERIFIES: &[u8; 4] = b"bw:c";
+/// The same, and it has a key; its nonce follows.
+const KEYED: &[u8; 4] = b"bw:k";
+/// In our last message: the digest was equal, also on the disk, or not.
 const EQUAL: &[u8; 4] = b"bw:=";
+const READ_BACK: &[u8; 4] = b"bw:d";
 const UNEQUAL: &[u8; 4] = b"bw:!";
 /// Server to client, between our own ends only: 32 bytes of BLAKE3 follow.
 const DIGEST: u32 = 0x6277_6233;
+/// The same, and its code.
+const DIGEST_KEYED: u32 = 0x6277_6234;
+/// Server to client: what is announced follows, with the session's nonce and the code; they are
+/// zeros without a key.
+const ANNOUNCE: u32 = 0x6277_6235;
+/// Client to server: the code of a client that knows the key.
+const ANSWER: u32 = 0x6277_6236;
 
 /// The bytes are no packet of this protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +96,32 @@ impl Layout {
     }
 }
 
+/// What a client's last message says of its copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// What an old client says: it is stored.
+    Old,
+    /// What it received has the server's digest.
+    Equal,
+    /// What it read back from its disk has the server's digest.
+    ReadBack,
+    /// It has other bytes, or could not store them.
+    Unequal,
+}
+
+impl Verdict {
+    /// Its word in the packet.
+    #[must_use]
+    pub const fn word(self) -> [u8; 4] {
+        match self {
+            Self::Old => [0; 4],
+            Self::Equal => *EQUAL,
+            Self::ReadBack => *READ_BACK,
+            Self::Unequal => *UNEQUAL,
+        }
+    }
+}
+
 /// What clients say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToServer {
@@ -89,7 +129,13 @@ pub enum ToServer {
     Hello {
         /// The client compares digests.
         verifies: bool,
+        /// It takes [`ToClient::Announce`].
+        told: bool,
+        /// It has a key, and this nonce.
+        nonce: Option<Nonce>,
     },
+    /// The client knows the key; only after [`ToClient::Announce`].
+    Answer(Mac),
     /// A child has connected to my data port; the same again when it is
     /// being sent to.
     GotClient(Ipv4Addr),
@@ -102,8 +148,8 @@ pub enum ToServer {
         /// Bytes received in all.
         position: u64,
     },
-    /// All is stored; whether the digest was equal, if it was compared.
-    HasFinished(Option<bool>),
+    /// All is stored; with a key, its code.
+    HasFinished(Verdict, Mac),
     /// Bytes received in all.
     ReportsPosition(u64),
     /// Begin with those that are there.
@@ -147,8 +193,11 @@ pub enum ToClient {
     ReportPosition(Report),
     /// Are you there?
     Ping,
-    /// BLAKE3 of all data; only to clients that compare.
-    Digest([u8; 32]),
+    /// BLAKE3 of all data, and its code if there is a key; only to clients that compare.
+    Digest([u8; 32], Option<Mac>),
+    /// What is known of the stream; only to clients that compare. With a key, the session's
+    /// nonce and the code.
+    Announce(Announcement, Option<(Nonce, Mac)>),
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -214,25 +263,37 @@ impl ToServer {
             Self::GotClient(_) => 1,
             Self::AcceptsData => 2,
             Self::DadDisconnected { .. } => 3,
-            Self::HasFinished(_) => 4,
+            Self::HasFinished(..) => 4,
             Self::ReportsPosition(_) => 5,
             Self::GoNow => 6,
             Self::Options { .. } => 7,
             Self::PingReply => 8,
+            Self::Answer(_) => ANSWER,
         };
         let mut p = Packet::new(layout, kind);
         match self {
-            Self::Hello { verifies } => {
+            Self::Hello { verifies, told, nonce } => {
                 p.union(VERSION);
-                if verifies {
-                    p.put(layout.union() + VERSION.len(), VERIFIES);
+                let at = layout.union() + VERSION.len();
+                match nonce {
+                    Some(nonce) => {
+                        p.put(at, KEYED);
+                        p.put(at + KEYED.len(), &nonce);
+                    }
+                    None if told => p.put(at, VERIFIES),
+                    None if verifies => p.put(at, COMPARES),
+                    None => {}
                 }
             }
+            Self::Answer(code) => p.union(&code),
             Self::GotClient(ip) => p.union(&ip.octets()),
             Self::DadDisconnected { dad, position } => p.pair(dad, position),
             Self::ReportsPosition(position) => p.union(&position.to_le_bytes()),
             Self::Options { will_wait } => p.union(&[u8::from(will_wait)]),
-            Self::HasFinished(Some(equal)) => p.union(if equal { EQUAL } else { UNEQUAL }),
+            Self::HasFinished(verdict, code) => {
+                p.union(&verdict.word());
+                p.put(layout.union() + EQUAL.len(), &code);
+            }
             _ => {}
         }
         p.bytes.get(..layout.from_client()).unwrap_or_default().to_vec()
@@ -248,8 +309,11 @@ impl ToServer {
                 if bytes.get(union..union + VERSION.len())? != VERSION {
                     return None;
                 }
-                let verifies = at(union + VERSION.len()) == Some(VERIFIES);
-                Self::Hello { verifies }
+                let behind = bytes.get(union + VERSION.len()..)?;
+                let keyed = behind.strip_prefix(KEYED).and_then(<[u8]>::first_chunk).copied();
+                let told = keyed.is_some() || behind.starts_with(VERIFIES);
+                let verifies = told || behind.starts_with(COMPARES);
+                Self::Hello { verifies, told, nonce: keyed }
             }
             1 => Self::GotClient(ip_at(bytes, union)?),
             2 => Self::AcceptsData,
@@ -257,11 +321,16 @@ impl ToServer {
                 dad: ip_at(bytes, union)?,
                 position: u64_at(bytes, pair_position(layout))?,
             },
-            4 => Self::HasFinished(match at(union) {
-                Some(word) if word == EQUAL => Some(true),
-                Some(word) if word == UNEQUAL => Some(false),
-                _ => None,
-            }),
+            4 => Self::HasFinished(
+                match at(union) {
+                    Some(word) if word == EQUAL => Verdict::Equal,
+                    Some(word) if word == READ_BACK => Verdict::ReadBack,
+                    Some(word) if word == UNEQUAL => Verdict::Unequal,
+                    _ => Verdict::Old,
+                },
+                bytes.get(union + EQUAL.len()..)?.first_chunk().copied().unwrap_or_default(),
+            ),
+            ANSWER => Self::Answer(*bytes.get(union..)?.first_chunk()?),
             5 => Self::ReportsPosition(u64_at(bytes, union)?),
             6 => Self::GoNow,
             7 => Self::Options { will_wait: *bytes.get(union)? != 0 },
@@ -284,7 +353,9 @@ impl ToClient {
             Self::DropChild(_) => 5,
             Self::ReportPosition(_) => 6,
             Self::Ping => 7,
-            Self::Digest(_) => DIGEST,
+            Self::Digest(_, None) => DIGEST,
+            Self::Digest(_, Some(_)) => DIGEST_KEYED,
+            Self::Announce(..) => ANNOUNCE,
         };
         let mut p = Packet::new(layout, kind);
         match self {
@@ -301,8 +372,18 @@ impl ToClient {
             _ => {}
         }
         let mut bytes = p.bytes.get(..layout.from_server()).unwrap_or_default().to_vec();
-        if let Self::Digest(digest) = self {
-            bytes.extend_from_slice(&digest);
+        match self {
+            Self::Digest(digest, code) => {
+                bytes.extend_from_slice(&digest);
+                bytes.extend(code.into_iter().flatten());
+            }
+            Self::Announce(told, pact) => {
+                let (session, code) = pact.unwrap_or_default();
+                bytes.extend(told.bytes());
+                bytes.extend(session);
+                bytes.extend(code);
+            }
+            _ => {}
         }
         bytes
     }
@@ -335,7 +416,27 @@ impl ToClient {
                 let Some(digest) = bytes.get(size..).and_then(<[u8]>::first_chunk) else {
                     return Ok(None);
                 };
-                return Ok(Some((Self::Digest(*digest), size + 32)));
+                return Ok(Some((Self::Digest(*digest, None), size + 32)));
+            }
+            DIGEST_KEYED => {
+                let Some(rest) = bytes.get(size..).filter(|rest| rest.len() >= 48) else {
+                    return Ok(None);
+                };
+                let (digest, rest) = rest.split_first_chunk().ok_or(NoPacket)?;
+                let code = rest.first_chunk().ok_or(NoPacket)?;
+                return Ok(Some((Self::Digest(*digest, Some(*code)), size + 48)));
+            }
+            ANNOUNCE => {
+                let behind = ANNOUNCEMENT + 10 + 16;
+                let Some(rest) = bytes.get(size..).filter(|rest| rest.len() >= behind) else {
+                    return Ok(None);
+                };
+                let (told, rest) = rest.split_first_chunk().ok_or(NoPacket)?;
+                let (session, rest) = rest.split_first_chunk::<10>().ok_or(NoPacket)?;
+                let code = rest.first_chunk::<16>().ok_or(NoPacket)?;
+                let keyed = (*session != [0; 10]).then_some((*session, *code));
+                let word = Self::Announce(Announcement::read(told), keyed);
+                return Ok(Some((word, size + behind)));
             }
             _ => return Err(NoPacket),
         };
@@ -354,14 +455,18 @@ mod tests {
     fn both_layouts_come_back() {
         for layout in [Layout::I386, Layout::Lp64] {
             for message in [
-                ToServer::Hello { verifies: true },
-                ToServer::Hello { verifies: false },
+                ToServer::Hello { verifies: true, told: true, nonce: Some([5; 10]) },
+                ToServer::Hello { verifies: true, told: true, nonce: None },
+                ToServer::Hello { verifies: true, told: false, nonce: None },
+                ToServer::Hello { verifies: false, told: false, nonce: None },
+                ToServer::Answer([6; 16]),
                 ToServer::GotClient(NODE),
                 ToServer::AcceptsData,
                 ToServer::DadDisconnected { dad: NODE, position: 0x89_5441 },
-                ToServer::HasFinished(None),
-                ToServer::HasFinished(Some(true)),
-                ToServer::HasFinished(Some(false)),
+                ToServer::HasFinished(Verdict::Old, [0; 16]),
+                ToServer::HasFinished(Verdict::Equal, [0; 16]),
+                ToServer::HasFinished(Verdict::ReadBack, [4; 16]),
+                ToServer::HasFinished(Verdict::Unequal, [0; 16]),
                 ToServer::ReportsPosition(7 << 40),
                 ToServer::GoNow,
                 ToServer::Options { will_wait: true },
@@ -380,7 +485,13 @@ mod tests {
                 ToClient::DropChild(NODE),
                 ToClient::ReportPosition(Report::Regularly),
                 ToClient::Ping,
-                ToClient::Digest([9; 32]),
+                ToClient::Digest([9; 32], None),
+                ToClient::Digest([9; 32], Some([8; 16])),
+                ToClient::Announce(Announcement::default(), None),
+                ToClient::Announce(
+                    Announcement { bytes: Some(7), blake3: Some([1; 32]), sender: None },
+                    Some(([2; 10], [3; 16])),
+                ),
             ] {
                 let bytes = message.bytes(layout);
                 assert_eq!(ToClient::parse(layout, &bytes), Ok(Some((message, bytes.len()))));
@@ -392,7 +503,8 @@ mod tests {
     #[test]
     fn a_hello_tells_the_layout() {
         for layout in [Layout::I386, Layout::Lp64] {
-            let mut bytes = ToServer::Hello { verifies: false }.bytes(layout);
+            let mut bytes =
+                ToServer::Hello { verifies: false, told: false, nonce: None }.bytes(layout);
             assert_eq!(Layout::of_hello(&bytes), Ok(Some(layout)));
             assert_eq!(Layout::of_hello(&bytes[..10]), Ok(None));
             bytes.extend(ToServer::AcceptsData.bytes(layout));

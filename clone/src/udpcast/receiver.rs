@@ -8,6 +8,8 @@ use super::wire::{Capabilities, HelloKind, ToReceiver, ToSender, Verdict};
 use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, NAME, fec};
 use crate::Error;
 use crate::digest::{Digest, Meter};
+use crate::guard::Announcement;
+use crate::pact::{Key, Nonce, Pact, same};
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -56,8 +58,8 @@ pub enum Input<'a> {
     },
     /// The user at this machine wants the transfer to begin.
     Go,
-    /// All that was taken is stored, or could not be.
-    Stored(Result<(), &'a str>),
+    /// All that was taken is stored, and was read back if this is true; or could not be.
+    Stored(Result<bool, &'a str>),
     /// Time has passed.
     Tick,
 }
@@ -85,6 +87,8 @@ pub enum Event {
     },
     /// A sender is there; it may send to this address before it answers.
     Listen(Ipv4Addr),
+    /// This sender is not the one that is waited for, and why.
+    Refused(Ipv4Addr, Error),
     /// A transfer runs, but it began without us and cannot be joined.
     TooLate(Ipv4Addr),
     /// Data flows.
@@ -160,11 +164,19 @@ pub struct Receiver {
     out: VecDeque<(To, ToSender)>,
     events: VecDeque<Event>,
     meter: Meter,
-    stored: Option<bool>,
+    stored: Option<Verdict>,
     their_digest: Option<Digest>,
     verified: bool,
     repaired: u64,
+    key: Option<(Key, Nonce)>,
+    /// Once a sender has shown that it knows the key.
+    pact: Option<Pact>,
+    told: Announcement,
+    refused: Vec<Ipv4Addr>,
 }
+
+/// So many senders are called refused by name.
+const MAX_REFUSED: usize = 16;
 
 impl Receiver {
     /// A receiver that begins to look for a sender at `now`.
@@ -194,7 +206,65 @@ impl Receiver {
             their_digest: None,
             verified: false,
             repaired: 0,
+            key: None,
+            pact: None,
+            told: Announcement::default(),
+            refused: Vec::new(),
             config,
+        }
+    }
+
+    /// The same, for a sender that knows this key; the nonce was never used before.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`]: a passive receiver cannot ask.
+    pub fn keyed(mut self, key: Option<(Key, Nonce)>) -> Result<Self, Error> {
+        if key.is_some() && self.passive {
+            let what = "a key";
+            return Err(Error::Unfit { what, why: "cannot be asked for by a passive receiver" });
+        }
+        self.key = key;
+        Ok(self)
+    }
+
+    /// What the sender has told of the stream.
+    #[must_use]
+    pub const fn announced(&self) -> Announcement {
+        Announcement { sender: self.sender, ..self.told }
+    }
+
+    fn refuse(&mut self, from: Ipv4Addr, why: Error) {
+        if !self.refused.contains(&from) && self.refused.len() < MAX_REFUSED {
+            self.refused.push(from);
+            self.events.push_back(Event::Refused(from, why));
+        }
+    }
+
+    /// One of ours tells of its stream.
+    fn announced_by(
+        &mut self,
+        from: Ipv4Addr,
+        told: Announcement,
+        pact: Option<(Nonce, crate::pact::Mac)>,
+    ) {
+        match (self.key.clone(), pact) {
+            (None, None) => {
+                if self.sender.is_none_or(|sender| sender == from) {
+                    self.told = told;
+                }
+            }
+            (None, Some(_)) => self.refuse(from, crate::error::KEY_WANTED),
+            (Some(_), None) => self.refuse(from, crate::error::NO_KEY),
+            (Some(_), Some(_)) if self.pact.is_some() => {}
+            (Some((key, nonce)), Some((session, code))) => {
+                let pact = Pact::new(key, NAME, session);
+                if !same(&code, &pact.announce(&nonce, &told.bytes())) {
+                    return self.refuse(from, crate::error::OTHER_KEY);
+                }
+                (self.told, self.sender) = (told, Some(from));
+                self.pact = Some(pact);
+                self.request(To::Sender(from));
+            }
         }
     }
 
@@ -216,9 +286,11 @@ impl Receiver {
                     self.out.push_back((To::Sender(sender), ToSender::Go));
                 }
             }
-            Input::Stored(Ok(())) => self.stored = Some(true),
+            Input::Stored(Ok(read_back)) => {
+                self.stored = Some(if read_back { Verdict::Verified } else { Verdict::Whole });
+            }
             Input::Stored(Err(why)) => {
-                self.stored = Some(false);
+                self.stored = Some(Verdict::StoreFailed);
                 self.verdict();
                 self.leave();
                 return Err(Error::Store { why: why.to_string() });
@@ -283,6 +355,18 @@ impl Receiver {
         }
     }
 
+    /// The stream's digest, once the sender has told it; `Err` until the moment up to which
+    /// one that tells it is waited for.
+    ///
+    /// # Errors
+    /// The moment, as long as it may come.
+    pub fn digest(&self, ended: Duration) -> Result<Option<Digest>, Duration> {
+        match self.their_digest {
+            None if self.sender_verifies && self.config.verify => Err(ended + VERDICT_PATIENCE),
+            told => Ok(told),
+        }
+    }
+
     /// Bytes received whole and in order.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
@@ -317,6 +401,18 @@ impl Receiver {
     }
 
     fn request(&mut self, to: To) {
+        if let Some((_, nonce)) = &self.key {
+            let packet = match &self.pact {
+                None => ToSender::Challenge(*nonce),
+                Some(pact) => ToSender::Answer(pact.answer(nonce)),
+            };
+            if self.out.len() < 64 {
+                self.out.push_back((to, packet));
+            }
+            if self.pact.is_none() {
+                return;
+            }
+        }
         let mut all = Capabilities::NEW_GENERATION | Capabilities::BIG_ENDIAN;
         if self.config.verify {
             all |= Capabilities::VERIFY;
@@ -353,7 +449,7 @@ impl Receiver {
                 }
             }
             State::Storing => {
-                if self.stored == Some(true) {
+                if self.stored.is_some() {
                     let both = self.sender_verifies && self.config.verify;
                     // Senders of ours ask at once; be patient with a busy one.
                     let stay = if both {
@@ -389,11 +485,13 @@ impl Receiver {
         let digest = self.meter.digest();
         let verdict = match self.stored {
             None => Verdict::Pending,
-            Some(false) => Verdict::StoreFailed,
-            Some(true) if theirs == digest => Verdict::Verified,
-            Some(true) => Verdict::Mismatch,
+            Some(Verdict::StoreFailed) => Verdict::StoreFailed,
+            Some(_) if theirs != digest => Verdict::Mismatch,
+            Some(verdict) => verdict,
         };
-        self.say(ToSender::Verdict { verdict, digest });
+        let code = self.key.as_ref().zip(self.pact.as_ref());
+        let code = code.map(|((_, nonce), pact)| pact.verdict(nonce, &verdict.text(&digest)));
+        self.say(ToSender::Verdict { verdict, digest, code });
     }
 
     /// Draws the conclusion from the sender's digest.
@@ -424,7 +522,26 @@ impl Receiver {
         if self.begun && self.sender != Some(from) {
             return Ok(());
         }
+        // Nothing of a sender counts that has not shown that it knows the key.
+        let stranger = match &self.pact {
+            Some(_) => self.sender != Some(from),
+            None => self.key.is_some(),
+        };
         match packet {
+            ToReceiver::Announce(told, pact) => {
+                if self.state == State::Seeking {
+                    self.announced_by(from, *told, *pact);
+                }
+            }
+            ToReceiver::Hello { capabilities, .. } if stranger => {
+                if self.pact.is_some() || self.state != State::Seeking {
+                } else if capabilities.has(Capabilities::VERIFY | Capabilities::KEYED) {
+                    self.request(To::Sender(from));
+                } else {
+                    self.refuse(from, crate::error::NO_KEY);
+                }
+            }
+            _ if stranger => {}
             ToReceiver::Hello { kind, capabilities, group, block_size } => {
                 if self.state == State::Seeking {
                     self.hello(from, *kind, *capabilities, *group, *block_size, now);
@@ -460,7 +577,11 @@ impl Receiver {
                     self.question(*slice, *bytes, *round, ready)?;
                 }
             }
-            ToReceiver::Digest { digest, heard } => {
+            ToReceiver::Digest { digest, heard, code } => {
+                let right = self.pact.as_ref().map(|pact| pact.end(0, digest));
+                if right.is_some_and(|right| !code.is_some_and(|code| same(&code, &right))) {
+                    return Ok(());
+                }
                 if self.sender == Some(from) && self.sender_verifies && self.config.verify {
                     self.their_digest = Some(*digest);
                     if !heard {

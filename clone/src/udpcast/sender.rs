@@ -9,7 +9,9 @@ use super::wire::{Capabilities, HelloKind, ToReceiver, ToSender, Verdict};
 use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, NAME, fec};
 use crate::Error;
 use crate::digest::{Digest, Meter};
+use crate::guard::Announcement;
 use crate::outcome::Standing;
+use crate::pact::{Nonce, Pact, same};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -166,6 +168,8 @@ pub enum Event {
     },
     /// A receiver was lost.
     Lost(Ipv4Addr, Standing),
+    /// A receiver that does not know the key asks to take part.
+    Refused(Ipv4Addr),
     /// All is over; [`Sender::machines`] has the results.
     Finished(Digest),
 }
@@ -234,6 +238,11 @@ pub struct Sender {
     verify_next: Duration,
     verify_heard: Duration,
     verify_sent: u32,
+    told: Announcement,
+    pact: Option<Pact>,
+    /// Those that have sent a nonce; whether they know the key.
+    guests: Vec<(Ipv4Addr, Nonce, bool)>,
+    refused: Vec<Ipv4Addr>,
 }
 
 /// How long a verifying receiver may be silent.
@@ -244,6 +253,8 @@ const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Unsent replies at most: a flood of requests must not fill the memory.
 const MAX_REPLIES: usize = 1100;
+/// Machines at most that are asked for the key, or called refused.
+const MAX_GUESTS: usize = 4096;
 
 impl Sender {
     /// A sender that begins to gather receivers at `now`.
@@ -300,6 +311,10 @@ impl Sender {
             verify_next: now,
             verify_heard: now,
             verify_sent: 0,
+            told: Announcement::default(),
+            pact: None,
+            guests: Vec::new(),
+            refused: Vec::new(),
             config,
         })
     }
@@ -443,6 +458,9 @@ impl Sender {
         if self.config.verify {
             all |= Capabilities::VERIFY;
         }
+        if self.pact.is_some() {
+            all |= Capabilities::KEYED;
+        }
         Capabilities(all)
     }
 
@@ -452,6 +470,48 @@ impl Sender {
         let base = self.wait * 2 + Duration::from_millis(1);
         let doublings = round.saturating_sub(10) / 4;
         base.saturating_mul(1 << doublings.min(16)).min(Duration::from_secs(1))
+    }
+
+    /// The same, for a stream of which this is known, and receivers that know this pact's key.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`]: a key needs a way back.
+    pub fn telling(mut self, told: Announcement, pact: Option<Pact>) -> Result<Self, Error> {
+        if pact.is_some() && self.config.asynchronous {
+            let what = "a key";
+            return Err(Error::Unfit { what, why: "needs a way back, which --async has not" });
+        }
+        (self.told, self.pact) = (told, pact);
+        Ok(self)
+    }
+
+    /// What is known of the stream, and that this end knows the key.
+    fn announce(&mut self, to: Ipv4Addr, nonce: &Nonce) {
+        let code = |pact: &Pact| (*pact.session(), pact.announce(nonce, &self.told.bytes()));
+        let pact = self.pact.as_ref().map(code);
+        self.reply(To::Machine(to), &ToReceiver::Announce(self.told, pact));
+    }
+
+    fn guest(&self, from: Ipv4Addr) -> Option<&(Ipv4Addr, Nonce, bool)> {
+        self.guests.iter().find(|guest| guest.0 == from)
+    }
+
+    /// Whether a receiver knows the key, where there is one.
+    fn proved(&self, from: Ipv4Addr) -> bool {
+        self.pact.is_none() || self.guest(from).is_some_and(|guest| guest.2)
+    }
+
+    /// A receiver asks whether this end knows the key.
+    fn challenged(&mut self, from: Ipv4Addr, nonce: Nonce) {
+        let known = self.guests.iter().any(|guest| guest.0 == from && guest.1 == nonce);
+        if !known {
+            self.guests.retain(|guest| guest.0 != from);
+            if self.guests.len() >= MAX_GUESTS {
+                return;
+            }
+            self.guests.push((from, nonce, false));
+        }
+        self.announce(from, &nonce);
     }
 
     fn reply(&mut self, to: To, packet: &ToReceiver<'_>) {
@@ -479,6 +539,22 @@ impl Sender {
     fn packet(&mut self, from: Ipv4Addr, packet: &ToSender, now: Duration) {
         let known = self.machines.iter().position(|m| m.address == from);
         match packet {
+            ToSender::Challenge(nonce) => self.challenged(from, *nonce),
+            ToSender::Answer(code) => {
+                let right = self.pact.as_ref().zip(self.guest(from));
+                let right = right.is_some_and(|(pact, guest)| same(code, &pact.answer(&guest.1)));
+                if let Some(guest) = self.guests.iter_mut().find(|guest| guest.0 == from && right) {
+                    guest.2 = true;
+                }
+            }
+            ToSender::ConnectReq { .. } if !self.proved(from) => {
+                // One of ours is told that it needs a key; one with a key asks first.
+                self.announce(from, &Nonce::default());
+                if !self.refused.contains(&from) && self.refused.len() < MAX_GUESTS {
+                    self.refused.push(from);
+                    self.events.push_back(Event::Refused(from));
+                }
+            }
             ToSender::ConnectReq { capabilities, .. } => {
                 if !self.config.asynchronous {
                     self.connect(from, known, *capabilities, now);
@@ -508,11 +584,16 @@ impl Sender {
                     self.answer(client, *slice, Some((*round, have)), now);
                 }
             }
-            ToSender::Verdict { verdict, digest } => {
+            ToSender::Verdict { verdict, digest, code } => {
+                let right = self.pact.as_ref().zip(self.guest(from));
+                let right = right.map(|(p, guest)| p.verdict(&guest.1, &verdict.text(digest)));
+                if right.is_some_and(|right| !code.is_some_and(|code| same(&code, &right))) {
+                    return;
+                }
                 let ours = self.meter.digest();
                 let right = *digest == ours;
                 if *verdict != Verdict::Pending && known.is_some() && self.state != State::Running {
-                    let packet = ToReceiver::Digest { digest: ours, heard: true };
+                    let packet = self.digest(ours, true);
                     self.reply(To::Machine(from), &packet);
                 }
                 if let Some(machine) = known.and_then(|i| self.machines.get_mut(i))
@@ -523,7 +604,8 @@ impl Sender {
                     machine.standing = match verdict {
                         Verdict::Pending => Standing::Acknowledged,
                         Verdict::Verified if right => Standing::Verified,
-                        Verdict::Verified | Verdict::Mismatch => Standing::Differs,
+                        Verdict::Whole if right => Standing::Whole,
+                        Verdict::Verified | Verdict::Whole | Verdict::Mismatch => Standing::Differs,
                         Verdict::StoreFailed => Standing::failed("could not store it"),
                     };
                 }
@@ -574,6 +656,12 @@ impl Sender {
             capabilities: self.capabilities(),
             group: if self.state == State::Gathering { self.config.group } else { self.group },
         };
+        if self.pact.is_none()
+            && self.told != Announcement::default()
+            && capabilities.has(Capabilities::VERIFY)
+        {
+            self.announce(from, &Nonce::default());
+        }
         self.reply(To::Machine(from), &packet);
     }
 
@@ -838,6 +926,11 @@ impl Sender {
         Ok(())
     }
 
+    fn digest(&self, digest: Digest, heard: bool) -> ToReceiver<'static> {
+        let code = self.pact.as_ref().map(|pact| pact.end(0, &digest));
+        ToReceiver::Digest { digest, heard, code }
+    }
+
     fn verify(&mut self, now: Duration) {
         let digest = self.meter.digest();
         let open: Vec<Ipv4Addr> = self
@@ -859,7 +952,7 @@ impl Sender {
         if now >= self.verify_next {
             self.verify_next = now + VERIFY_INTERVAL;
             self.verify_sent += 1;
-            let packet = ToReceiver::Digest { digest, heard: false };
+            let packet = self.digest(digest, false);
             if blind {
                 self.reply(To::Group(self.group), &packet);
             }

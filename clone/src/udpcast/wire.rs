@@ -6,6 +6,8 @@
 
 use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS};
 use crate::digest::Digest;
+use crate::guard::Announcement;
+use crate::pact::{Mac, Nonce};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
@@ -25,6 +27,8 @@ impl Capabilities {
     /// Ours: will compare digests at the end. Old peers test single bits and
     /// do not see it.
     pub const VERIFY: u32 = 0x4257_0000;
+    /// Ours, beside [`Capabilities::VERIFY`]: has a key.
+    pub const KEYED: u32 = 0x0008_0000;
 
     /// Whether all bits of `what` are there.
     #[must_use]
@@ -49,12 +53,37 @@ pub enum HelloKind {
 pub enum Verdict {
     /// Still storing.
     Pending,
-    /// Stored, and the digests are equal.
+    /// Stored, and the digests are equal; not read back.
+    Whole,
+    /// Read back from the disk, and the digests are equal.
     Verified,
     /// The digests differ.
     Mismatch,
     /// Could not be stored.
     StoreFailed,
+}
+
+impl Verdict {
+    /// Its number in the packet.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Pending => 0,
+            Self::Whole => 1,
+            Self::Mismatch => 2,
+            Self::StoreFailed => 3,
+            Self::Verified => 4,
+        }
+    }
+
+    /// What its code is over.
+    #[must_use]
+    pub fn text(self, digest: &Digest) -> [u8; 33] {
+        let mut all = [0; 33];
+        let parts = core::iter::once(self.number() as u8).chain(digest.blake3);
+        all.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+        all
+    }
 }
 
 /// A packet to a sender.
@@ -91,7 +120,13 @@ pub enum ToSender {
         verdict: Verdict,
         /// What it stored.
         digest: Digest,
+        /// The code of both, with a key.
+        code: Option<Mac>,
     },
+    /// Ours: does the sender know the key? Answered by [`ToReceiver::Announce`].
+    Challenge(Nonce),
+    /// Ours: the receiver knows the key.
+    Answer(Mac),
 }
 
 /// A packet to receivers.
@@ -160,7 +195,11 @@ pub enum ToReceiver<'a> {
         digest: Digest,
         /// The verdict has come: no more of them is needed.
         heard: bool,
+        /// The code of the digest, with a key.
+        code: Option<Mac>,
     },
+    /// Ours: what is known of the stream; with a key, the session's nonce and the code.
+    Announce(Announcement, Option<(Nonce, Mac)>),
 }
 
 const OK: u16 = 0;
@@ -178,6 +217,9 @@ const HELLO: u16 = 0x0500;
 // Ours; "BW" and the next number.
 const DIGEST: u16 = 0x4257;
 const VERDICT: u16 = 0x4258;
+const CHALLENGE: u16 = 0x4259;
+const ANNOUNCE: u16 = 0x425a;
+const ANSWER: u16 = 0x425b;
 
 /// Length of the header of DATA and FEC.
 pub const DATA_HEADER: usize = 16;
@@ -228,13 +270,17 @@ impl ToSender {
             VERDICT => Self::Verdict {
                 verdict: match reserved {
                     0 => Verdict::Pending,
-                    1 => Verdict::Verified,
+                    1 => Verdict::Whole,
                     2 => Verdict::Mismatch,
                     3 => Verdict::StoreFailed,
+                    4 => Verdict::Verified,
                     _ => return None,
                 },
                 digest: r.digest()?,
+                code: r.take(),
             },
+            CHALLENGE => Self::Challenge(r.take()?),
+            ANSWER => Self::Answer(r.take()?),
             _ => return None,
         })
     }
@@ -263,16 +309,19 @@ impl ToSender {
                 out.extend_from_slice(&receive_buffer.to_be_bytes());
             }
             Self::Disconnect => head(out, DISCONNECT, 0),
-            Self::Verdict { verdict, digest } => {
-                let verdict = match verdict {
-                    Verdict::Pending => 0,
-                    Verdict::Verified => 1,
-                    Verdict::Mismatch => 2,
-                    Verdict::StoreFailed => 3,
-                };
-                head(out, VERDICT, verdict);
+            Self::Verdict { verdict, digest, code } => {
+                head(out, VERDICT, verdict.number());
                 out.extend_from_slice(&digest.bytes.to_be_bytes());
                 out.extend_from_slice(&digest.blake3);
+                out.extend(code.iter().flatten());
+            }
+            Self::Challenge(nonce) => {
+                head(out, CHALLENGE, 0);
+                out.extend_from_slice(nonce);
+            }
+            Self::Answer(code) => {
+                head(out, ANSWER, 0);
+                out.extend_from_slice(code);
             }
         }
     }
@@ -331,7 +380,11 @@ impl<'a> ToReceiver<'a> {
                 round: r.take()?,
                 ready: Bits::from_bytes(r.take()?),
             },
-            DIGEST => Self::Digest { digest: r.digest()?, heard: reserved == 1 },
+            DIGEST => Self::Digest { digest: r.digest()?, heard: reserved == 1, code: r.take() },
+            ANNOUNCE => {
+                let told = Announcement::read(&r.take()?);
+                Self::Announce(told, r.take().zip(r.take()))
+            }
             _ => return None,
         })
     }
@@ -389,10 +442,19 @@ impl<'a> ToReceiver<'a> {
                 out.extend_from_slice(round);
                 out.extend_from_slice(ready.as_bytes());
             }
-            Self::Digest { digest, heard } => {
+            Self::Digest { digest, heard, code } => {
                 head(out, DIGEST, (*heard).into());
                 out.extend_from_slice(&digest.bytes.to_be_bytes());
                 out.extend_from_slice(&digest.blake3);
+                out.extend(code.iter().flatten());
+            }
+            Self::Announce(told, pact) => {
+                head(out, ANNOUNCE, 0);
+                out.extend_from_slice(&told.bytes());
+                if let Some((session, code)) = pact {
+                    out.extend_from_slice(session);
+                    out.extend_from_slice(code);
+                }
             }
         }
     }
@@ -481,6 +543,27 @@ mod tests {
             "0009 0000 00000000 0000 0000 00000100 00",
         ] {
             assert_eq!(ToReceiver::parse(&hex(text)), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn our_own_packets_come_back() {
+        let digest = Digest { bytes: 7, blake3: [1; 32] };
+        for code in [None, Some([9; 16])] {
+            let to = ToReceiver::Digest { digest, heard: true, code };
+            assert_eq!(ToReceiver::parse(&written(&to)), Some(to));
+            let told = Announcement { sender: None, bytes: Some(3), blake3: None };
+            let to = ToReceiver::Announce(told, code.map(|code| ([2; 10], code)));
+            assert_eq!(ToReceiver::parse(&written(&to)), Some(to));
+            for from in [
+                ToSender::Verdict { verdict: Verdict::Verified, digest, code },
+                ToSender::Challenge([3; 10]),
+                ToSender::Answer([4; 16]),
+            ] {
+                let mut out = Vec::new();
+                from.write(&mut out);
+                assert_eq!(ToSender::parse(&out), Some(from));
+            }
         }
     }
 

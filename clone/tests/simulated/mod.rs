@@ -12,6 +12,7 @@ use clone::dollyplus::io::{Conn, End, Input, Output};
 use clone::dollyplus::node::Node;
 use clone::dollyplus::server::Server;
 use clone::dollyplus::{CONTROL_PORT, Todo, Want, wire};
+use clone::guard::Kept;
 use clone::outcome::{Patience, Received, Sent};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -678,7 +679,8 @@ impl Room {
                         meter.update(b"!");
                     }
                     self.outcome.files[i].insert(path, held);
-                    node.kept(meter.digest());
+                    let digest = meter.digest();
+                    node.kept(Kept { digest, read_back: true, pinned: false });
                 }
                 _ => break,
             }

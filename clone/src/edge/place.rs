@@ -1,0 +1,410 @@
+//! A disk or a file that a copy is written to: opened, refused with the name of what uses it,
+//! and read past what the kernel remembers of it.
+//!
+//! Reading goes past the page cache by `O_DIRECT`, after `fdatasync`: the bytes then come from
+//! the device itself. Dropping the range from the cache (`POSIX_FADV_DONTNEED`) would be no
+//! proof, because the kernel may keep what it was asked to drop. A file system in memory has no
+//! other place than memory; any other file system that refuses `O_DIRECT` is not read back.
+//! What a disk keeps in a cache of its own cannot be seen from here.
+
+use super::net::reason;
+use crate::error::Trouble;
+use crate::guard::Media;
+use crate::mark::{LENGTH, Mark};
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{
+    Dir, FileType, Mode, OFlags, SeekFrom, Stat, fdatasync, fstat, fstatfs, fstatvfs, ftruncate,
+    major, minor, open, seek, stat,
+};
+use rustix::io::{Errno, pread, pwrite, read};
+use rustix::time::{ClockId, clock_gettime};
+
+/// What `O_DIRECT` wants of addresses, positions and lengths; enough for every disk.
+const PAGE: usize = 4096;
+/// A disk is given no more than so much before it must have written it: the last flush would
+/// otherwise take minutes, in which nothing is answered.
+const DIRTY: u64 = 256 << 20;
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` of linux/magic.h.
+const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+/// The most that is read of a file of the kernel's.
+const LIST: usize = 1 << 20;
+
+/// A disk or a file.
+#[derive(Debug)]
+pub struct Place {
+    fd: OwnedFd,
+    path: String,
+    room: Option<u64>,
+    /// A disk, not a file.
+    block: bool,
+    /// A file that gets a new content.
+    fresh: bool,
+    /// What reads it back; nothing when that cannot be done.
+    reads: Option<OwnedFd>,
+    buffer: Vec<u8>,
+    dirty: u64,
+}
+
+impl Place {
+    /// Opens a disk, or a file that is made if need be unless it must be `existing`. Neither is
+    /// changed.
+    ///
+    /// # Errors
+    /// [`Trouble::InUse`], [`Trouble::Kind`] when it is neither disk nor file, or the system's.
+    pub fn open(path: &str, existing: bool) -> Result<Self, Trouble> {
+        let name = || path.to_string();
+        let before = stat(path).ok();
+        let kind = before.as_ref().map(kind);
+        let block = kind == Some(FileType::BlockDevice);
+        let mut flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match kind {
+            // The kernel then refuses a disk that is mounted or otherwise held.
+            Some(FileType::BlockDevice) => flags |= OFlags::EXCL,
+            Some(FileType::RegularFile) => {}
+            None if !existing => flags |= OFlags::CREATE,
+            None => {
+                let why = "does not exist; this protocol writes to what is there already";
+                return Err(Trouble::Kind { name: name(), why });
+            }
+            Some(_) => {
+                return Err(Trouble::Kind { name: name(), why: "is neither a disk nor a file" });
+            }
+        }
+        let users = || before.as_ref().map(|stat| users(path, stat)).unwrap_or_default();
+        let fd = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| match e {
+            Errno::BUSY | Errno::TXTBSY => {
+                let by = users().join(", ");
+                let by = if by.is_empty() { "something holds it".to_owned() } else { by };
+                Trouble::InUse { name: name(), by }
+            }
+            e => system(path, "cannot be opened for writing", e),
+        })?;
+        // A loop device does not hold what is behind it.
+        if let Some(by) = users().first() {
+            return Err(Trouble::InUse { name: name(), by: by.clone() });
+        }
+        let failed = |e| system(path, "cannot be measured", e);
+        let room = if block {
+            Some(seek(&fd, SeekFrom::End(0)).map_err(failed)?)
+        } else {
+            let old = fstat(&fd).map_err(failed)?.st_blocks;
+            let free = fstatvfs(&fd).ok();
+            let free = free.map(|free| free.f_bavail.saturating_mul(free.f_frsize));
+            free.map(|free| free.saturating_add(u64::try_from(old).unwrap_or(0) * 512))
+        };
+        let reads = reader(&fd);
+        let (path, buffer) = (path.to_owned(), Vec::new());
+        Ok(Self { fd, path, room, block, fresh: !block && !existing, reads, buffer, dirty: 0 })
+    }
+
+    /// Whether it is a disk.
+    #[must_use]
+    pub const fn block(&self) -> bool {
+        self.block
+    }
+
+    fn failed(&self, operation: &'static str, e: Errno) -> Trouble {
+        system(&self.path, operation, e)
+    }
+
+    /// The beginning of these bytes that is all zeros, or has none, in whole pages.
+    fn run(bytes: &[u8]) -> (bool, &[u8]) {
+        let zero = |page: &[u8]| page.len() == PAGE && page.iter().all(|b| *b == 0);
+        let first = bytes.get(..bytes.len().min(PAGE)).is_some_and(zero);
+        let run = bytes.chunks(PAGE).take_while(|page| zero(page) == first).map(<[u8]>::len).sum();
+        (first, bytes.get(..run).unwrap_or_default())
+    }
+}
+
+fn system(path: &str, operation: &'static str, e: Errno) -> Trouble {
+    let why = match e {
+        Errno::NOSPC => "no space is left".to_owned(),
+        Errno::ROFS => "it is read-only".to_owned(),
+        Errno::IO => "input/output error: the disk is bad".to_owned(),
+        e => reason(e),
+    };
+    Trouble::System { name: path.to_owned(), operation, why }
+}
+
+fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// What reads past the page cache, or in memory where that is the only place.
+fn reader(fd: &OwnedFd) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    if let Ok(direct) = open(&path, flags | OFlags::DIRECT, Mode::empty()) {
+        return Some(direct);
+    }
+    let memory = fstatfs(fd).is_ok_and(|fs| MEMORY.contains(&fs.f_type));
+    memory.then(|| open(&path, flags, Mode::empty()).ok()).flatten()
+}
+
+impl Media for Place {
+    fn name(&self) -> &str {
+        &self.path
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.room
+    }
+
+    fn begin(&mut self) -> Result<(), Trouble> {
+        match self.fresh {
+            true => ftruncate(&self.fd, 0).map_err(|e| self.failed("cannot be emptied", e)),
+            false => Ok(()),
+        }
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<usize, Trouble> {
+        let mut some = bytes;
+        // Whole pages of zeros become holes, but in place of the mark.
+        if self.fresh && at >= PAGE as u64 && at.is_multiple_of(PAGE as u64) {
+            let (zero, run) = Self::run(bytes);
+            if zero {
+                return Ok(run.len());
+            }
+            some = run;
+        }
+        let n = loop {
+            match pwrite(&self.fd, some, at) {
+                Ok(0) => return Err(self.failed("cannot be written", Errno::NOSPC)),
+                Ok(n) => break n,
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(e) => return Err(self.failed("cannot be written", e)),
+            }
+        };
+        self.dirty += n as u64;
+        if self.block && self.dirty >= DIRTY {
+            self.flush()?;
+        }
+        Ok(n)
+    }
+
+    fn end(&mut self, length: u64) -> Result<(), Trouble> {
+        match self.fresh {
+            true => ftruncate(&self.fd, length).map_err(|e| self.failed("cannot be ended", e)),
+            false => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Trouble> {
+        self.dirty = 0;
+        fdatasync(&self.fd).map_err(|e| self.failed("cannot be written out", e))
+    }
+
+    fn read(&mut self, at: u64, bytes: usize) -> Result<Option<&[u8]>, Trouble> {
+        let Some(reads) = &self.reads else { return Ok(None) };
+        let whole = bytes.next_multiple_of(PAGE);
+        if self.buffer.len() < whole + PAGE {
+            self.buffer.resize(whole + PAGE, 0);
+        }
+        let skip = self.buffer.as_ptr().align_offset(PAGE).min(PAGE);
+        let room = self.buffer.get_mut(skip..skip + whole).unwrap_or_default();
+        let n = loop {
+            match pread(reads, &mut *room, at) {
+                Ok(n) => break n.min(bytes),
+                Err(Errno::INTR) => {}
+                Err(Errno::INVAL) => return Ok(None),
+                Err(e) => return Err(system(&self.path, "cannot be read back", e)),
+            }
+        };
+        Ok(Some(self.buffer.get(skip..skip + n).unwrap_or_default()))
+    }
+
+    fn clock(&self) -> u64 {
+        u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
+    }
+}
+
+/// The mark that this disk or file begins with, if there is one.
+#[must_use]
+pub fn marked(path: &str) -> Option<Mark> {
+    let wanted = [FileType::BlockDevice, FileType::RegularFile];
+    if !stat(path).is_ok_and(|stat| wanted.contains(&kind(&stat))) {
+        return None;
+    }
+    Mark::read(&list(path, LENGTH)?)
+}
+
+/// The beginning of a file.
+fn list(path: &str, most: usize) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = open(path, flags, Mode::empty()).ok()?;
+    let (mut all, mut part) = (Vec::new(), [0; PAGE]);
+    while all.len() < most {
+        let room = part.len().min(most - all.len());
+        match read(&file, part.get_mut(..room)?) {
+            Ok(0) => break,
+            Ok(n) => all.extend_from_slice(part.get(..n)?),
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(all)
+}
+
+fn text(path: &str) -> String {
+    String::from_utf8_lossy(&list(path, LIST).unwrap_or_default()).trim_end().to_owned()
+}
+
+/// The names in a directory.
+fn names(path: &str) -> Vec<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let dir = open(path, flags, Mode::empty()).and_then(Dir::new);
+    let entries = dir.into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+/// What uses this disk, one of its partitions, or this file: each in words.
+fn users(path: &str, of: &Stat) -> Vec<String> {
+    if kind(of) != FileType::BlockDevice {
+        return loops(path, of).collect();
+    }
+    let dir = format!("/sys/dev/block/{}:{}", major(of.st_rdev), minor(of.st_rdev));
+    let own = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let parts = names(&dir).into_iter().filter_map(|name| {
+        let dir = format!("{dir}/{name}");
+        (!text(&format!("{dir}/partition")).is_empty()).then_some((dir, name))
+    });
+    let all: Vec<(String, String)> = parts.chain([(dir.clone(), own)]).collect();
+    let mut found = Vec::new();
+    let (mounts, swaps) = (text("/proc/self/mountinfo"), text("/proc/swaps"));
+    for (dir, name) in &all {
+        let number = text(&format!("{dir}/dev"));
+        let is = |path: &str| {
+            path.starts_with('/')
+                && stat(path).is_ok_and(|s| {
+                    kind(&s) == FileType::BlockDevice
+                        && format!("{}:{}", major(s.st_rdev), minor(s.st_rdev)) == number
+                })
+        };
+        found.extend(names(&format!("{dir}/holders")).iter().map(|holder| held(name, holder)));
+        // Number, parent, device, root, place, …, -, file system, source (proc(5)).
+        let mount = mounts.lines().find_map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let source = words.iter().position(|w| *w == "-").and_then(|at| words.get(at + 2));
+            let here = words.get(2) == Some(&number.as_str()) || source.is_some_and(|s| is(s));
+            here.then(|| words.get(4).copied().unwrap_or_default().to_owned())
+        });
+        found.extend(mount.map(|place| format!("{name} is mounted at {place}")));
+        let swap = swaps.lines().any(|line| line.split([' ', '\t']).next().is_some_and(is));
+        found.extend(swap.then(|| format!("{name} is swap space")));
+    }
+    found.extend(loops(path, of));
+    found
+}
+
+/// A device that the kernel has made of another.
+fn held(name: &str, holder: &str) -> String {
+    let kind = text(&format!("/sys/class/block/{holder}/dm/uuid"));
+    let kind = match kind.split('-').next() {
+        Some("CRYPT") => "an open encrypted volume",
+        Some("LVM") => "a volume of LVM",
+        Some("mpath") => "a multipath device",
+        _ if holder.starts_with("md") => "a RAID array",
+        _ => "another device",
+    };
+    format!("{name} is in {kind}, {holder}")
+}
+
+/// The loop devices behind which this is.
+fn loops<'a>(path: &'a str, of: &'a Stat) -> impl Iterator<Item = String> + 'a {
+    let loops = names("/sys/class/block").into_iter().filter(|name| name.starts_with("loop"));
+    loops.filter_map(move |name| {
+        let behind = text(&format!("/sys/class/block/{name}/loop/backing_file"));
+        let same = !behind.is_empty()
+            && (behind == path
+                || stat(behind.as_str()).is_ok_and(|s| match kind(of) {
+                    FileType::BlockDevice => s.st_rdev == of.st_rdev && kind(&s) == kind(of),
+                    _ => (s.st_dev, s.st_ino) == (of.st_dev, of.st_ino),
+                }));
+        same.then(|| format!("{path} is behind {name}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::{Guard, HELD, Terms};
+    use std::path::PathBuf;
+
+    /// A file of a test's own, which is gone with it.
+    struct Temporary(PathBuf);
+
+    impl Temporary {
+        fn new(name: &str, bytes: &[u8]) -> Self {
+            let own = format!("clone-place-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(own);
+            std::fs::write(&path, bytes).unwrap();
+            Self(path)
+        }
+
+        fn path(&self) -> &str {
+            self.0.to_str().unwrap()
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn a_file_is_written_read_back_and_keeps_its_holes() {
+        let file = Temporary::new("whole", b"what was there");
+        let mut bytes = noise(HELD + 5);
+        bytes.extend(std::vec![0; 4 << 20]);
+        bytes.extend(noise(77));
+        let mut guard = Guard::new(Place::open(file.path(), false).unwrap(), Terms::default());
+        assert_eq!(std::fs::read(&file.0).unwrap(), b"what was there", "opened, not emptied");
+        let mut done = 0;
+        while done < bytes.len() {
+            done += guard.put(&bytes[done..]).unwrap();
+        }
+        assert!(marked(file.path()).is_some(), "until it is whole");
+        let kept = loop {
+            if let Some(kept) = guard.finish().unwrap() {
+                break kept;
+            }
+        };
+        assert!(kept.read_back);
+        assert!(std::fs::read(&file.0).unwrap() == bytes);
+        assert_eq!(marked(file.path()), None);
+        let blocks = stat(file.path()).unwrap().st_blocks;
+        assert!(blocks * 512 < 3 << 20, "zeros are a hole: {blocks}");
+    }
+
+    #[test]
+    fn what_is_no_disk_and_no_file_is_refused_by_name() {
+        for (path, existing) in [("/dev/null", false), ("/", false), ("/nowhere/x", true)] {
+            let why = Place::open(path, existing).unwrap_err();
+            assert!(matches!(why, Trouble::Kind { .. }) && why.to_string().contains(path), "{why}");
+        }
+        let why = Place::open("/nowhere/x", false).unwrap_err();
+        assert!(matches!(why, Trouble::System { .. }), "{why}");
+        assert_eq!(marked("/dev/zero"), None);
+        assert_eq!(marked("/nowhere"), None);
+    }
+
+    /// On a file system in memory, memory is the place.
+    #[test]
+    fn a_file_in_memory_is_read_back_there() {
+        let path = format!("/dev/shm/clone-place-{}", std::process::id());
+        let file = Temporary(PathBuf::from(&path));
+        std::fs::write(&file.0, noise(9000)).unwrap();
+        let mut place = Place::open(&path, true).unwrap();
+        assert_eq!(place.read(0, 9000).unwrap(), Some(&noise(9000)[..]));
+    }
+}
