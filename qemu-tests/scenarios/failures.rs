@@ -320,7 +320,7 @@ fn at_the_shell(client: MachineBuilder<'_>) -> Result<Machine> {
 }
 
 /// A fault of PID 1 names the step, follows the line's policy and is in pstore
-/// afterwards; so is what ended a helper.
+/// afterwards; a process without memory for its heap says so.
 #[test]
 fn a_fault_of_pid_1_is_told() {
     scenario("failure-fault", |lab| {

@@ -122,7 +122,7 @@ fn a_wait_in_the_kernel_has_a_limit() {
     });
 }
 
-/// The same without a limit on the line: it is told, and told that it goes on.
+/// The same without a limit on the line: it is told after 30 s and ends after 300 s.
 #[test]
 #[ignore = "waits for minutes"]
 fn sweep_a_wait_in_the_kernel_without_a_limit() {
