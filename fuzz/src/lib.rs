@@ -57,6 +57,8 @@ const TARGETS: &[Target] = &[
     target("compressed-image", disk::compressed_image),
     target("iso-image", disk::iso_image),
     target("cow-file", disk::cow_file),
+    target("root-tar", |data| overlay::archive::fuzz(overlay::probe::Format::Tar, data)),
+    target("root-cpio", |data| overlay::archive::fuzz(overlay::probe::Format::Cpio, data)),
     target("cloop", image::cloop),
     target("deb", cpio_builder::source::fuzz),
     target("squashfs", cpio_builder::container::fuzz),

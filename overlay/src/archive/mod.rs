@@ -136,6 +136,52 @@ impl Reader {
     }
 }
 
+/// Reads any bytes as an archive, in pieces whose length the first byte says: for the
+/// fuzzer.
+///
+/// # Panics
+/// When a promise is broken: paths and second names stay inside, data are those of a
+/// file, and of no more bytes than it has.
+pub fn fuzz(format: Format, data: &[u8]) {
+    let Some((piece, rest)) = data.split_first() else { return };
+    let Some(mut reader) = Reader::new(format) else { return };
+    let inside = |path: &[u8]| {
+        let mut parts = path.split(|byte| *byte == b'/');
+        path.is_empty()
+            || parts.all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0))
+    };
+    let mut left = None;
+    for bytes in rest.chunks(usize::from(*piece).max(1)) {
+        let pushed = reader.push(bytes, &mut |event| {
+            match event {
+                Event::Entry(entry) => {
+                    assert!(inside(&entry.path));
+                    let file = match &entry.kind {
+                        Kind::File => true,
+                        Kind::Link(to) => {
+                            assert!(inside(to));
+                            true
+                        }
+                        _ => false,
+                    };
+                    assert!(file || entry.size == 0);
+                    left = file.then_some(entry.size);
+                }
+                Event::Data(bytes) => {
+                    left = left.and_then(|left| left.checked_sub(bytes.len() as u64));
+                    assert!(left.is_some(), "more data than the file has");
+                }
+            }
+            Ok(())
+        });
+        if pushed.is_err() {
+            return;
+        }
+    }
+    // Whether its end is there makes no difference here.
+    let _ = reader.finish();
+}
+
 #[cfg(test)]
 mod tests {
     use super::entry::clean;
@@ -276,5 +322,13 @@ mod tests {
             reader.push(piece, &mut |_| Ok(()))?;
         }
         reader.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_keep_the_promises(data: Vec<u8>) {
+            fuzz(Format::Tar, &data);
+            fuzz(Format::Cpio, &data);
+        }
     }
 }
