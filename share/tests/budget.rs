@@ -455,6 +455,14 @@ fn share_budget() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let mut site = Site::start();
+    // A server that stopped would let every connection of an attack wait for its timeout.
+    let id = nix::unistd::Pid::from_raw(site.child.id() as i32);
+    thread::spawn(move || {
+        thread::sleep(Duration::from_secs(180));
+        let _ = nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL);
+        eprintln!("the server does not answer any more");
+        std::process::exit(1);
+    });
     is_served(&site, "at first");
     let end = Arc::new(AtomicBool::new(false));
     let client = {
@@ -501,7 +509,6 @@ fn share_budget() {
     assert!(reads > 0);
     drop((held, open));
     // Standard output was full all the time.
-    let id = nix::unistd::Pid::from_raw(site.child.id() as i32);
     nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
     let until = Instant::now() + Duration::from_secs(8);
     while site.child.try_wait().unwrap().is_none() {

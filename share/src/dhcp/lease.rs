@@ -266,7 +266,7 @@ mod tests {
         assert!(leases.by_mac.len() <= 11);
         // An honest client gets what was offered to others, and they do not get it back.
         let honest = Mac([9; 6]);
-        let address = leases.offer(honest, None, 1).unwrap();
+        let address = leases.offer(honest, None, 0).unwrap();
         for n in 0..=255 {
             leases.offer(mac(n), None, 1);
         }
