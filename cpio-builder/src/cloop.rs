@@ -219,34 +219,31 @@ pub fn pack(
     to.write_all(&head).and_then(|()| to.write_all(&table)).map_err(CloopError::Write)
 }
 
-/// Reads an image in memory: the shape of the function that is fuzzed.
-///
-/// # Errors
-/// As [`Header::read`] and [`unpack`].
-pub fn unpack_bytes(mut bytes: &[u8], limit: usize) -> Result<Vec<u8>, CloopError> {
-    struct Bounded(Vec<u8>, usize);
-    impl Write for Bounded {
-        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-            if self.0.len() + data.len() > self.1 {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            self.0.extend_from_slice(data);
-            Ok(data.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut out = Bounded(Vec::new(), limit);
-    unpack(&mut bytes, &mut out, &mut |_, _| ())?;
-    Ok(out.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::io::Cursor;
+
+    /// Reads an image in memory.
+    fn unpack_bytes(mut bytes: &[u8], limit: usize) -> Result<Vec<u8>, CloopError> {
+        struct Bounded(Vec<u8>, usize);
+        impl Write for Bounded {
+            fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+                if self.0.len() + data.len() > self.1 {
+                    return Err(io::ErrorKind::FileTooLarge.into());
+                }
+                self.0.extend_from_slice(data);
+                Ok(data.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut out = Bounded(Vec::new(), limit);
+        unpack(&mut bytes, &mut out, &mut |_, _| ())?;
+        Ok(out.0)
+    }
 
     fn packed(data: &[u8], block: u32) -> Vec<u8> {
         let mut out = Cursor::new(Vec::new());

@@ -205,63 +205,33 @@ const ALL: Profile = Profile {
 };
 
 /// Class by directory below `kernel/`; the longest that fits counts.
-const CLASS_BY_DIR: &[(&str, Class)] = &[
-    ("arch/x86/crypto/", Class::LIB),
-    ("arch/arm64/crypto/", Class::LIB),
-    ("block/", Class::STORAGE),
-    ("crypto/", Class::LIB),
-    ("drivers/ata/", Class::STORAGE),
-    ("drivers/bcma/", Class::BUS),
-    ("drivers/block/", Class::STORAGE),
-    ("drivers/block/aoe/", Class::FS),
-    ("drivers/block/loop", Class::FS),
-    ("drivers/block/nbd", Class::FS),
-    ("drivers/block/zram/", Class::FS),
-    ("drivers/bus/", Class::BUS),
-    ("drivers/cdrom/", Class::STORAGE),
-    ("drivers/crypto/", Class::LIB),
-    ("drivers/dax/", Class::STORAGE),
-    ("drivers/firewire/", Class::BUS),
-    ("drivers/firewire/firewire-net", Class::NET),
-    ("drivers/firewire/firewire-sbp2", Class::STORAGE),
-    ("drivers/gpio/", Class::BUS),
-    ("drivers/hid/", Class::INPUT),
-    ("drivers/hv/hv_vmbus", Class::BUS),
-    ("drivers/i2c/", Class::BUS),
-    ("drivers/input/", Class::INPUT),
-    ("drivers/md/", Class::FS),
-    ("drivers/memstick/", Class::STORAGE),
-    ("drivers/message/", Class::STORAGE),
-    ("drivers/mfd/", Class::BUS),
-    ("drivers/misc/cardreader/", Class::STORAGE),
-    ("drivers/mmc/", Class::STORAGE),
-    ("drivers/net/", Class::NET),
-    ("drivers/nvdimm/", Class::STORAGE),
-    ("drivers/nvme/", Class::STORAGE),
-    ("drivers/pci/", Class::BUS),
-    ("drivers/pcmcia/", Class::BUS),
-    ("drivers/phy/", Class::BUS),
-    ("drivers/pinctrl/", Class::BUS),
-    ("drivers/scsi/", Class::STORAGE),
-    ("drivers/ssb/", Class::BUS),
-    ("drivers/staging/qlge/", Class::NET),
-    ("drivers/staging/rts5208/", Class::STORAGE),
-    ("drivers/thunderbolt/", Class::BUS),
-    ("drivers/ufs/", Class::STORAGE),
-    ("drivers/usb/core/", Class::BUS),
-    ("drivers/usb/host/", Class::BUS),
-    ("drivers/usb/storage/", Class::STORAGE),
-    ("drivers/virtio/", Class::BUS),
-    ("drivers/virtio/virtio_input", Class::INPUT),
-    ("drivers/virtio/virtio_balloon", Class::OTHER),
-    ("drivers/virtio/virtio_mem", Class::OTHER),
-    ("drivers/xen/xen-privcmd", Class::OTHER),
-    ("fs/", Class::FS),
-    ("lib/", Class::LIB),
-    ("net/", Class::NET),
-    ("net/9p/", Class::FS),
-    ("net/dns_resolver/", Class::FS),
-    ("net/sunrpc/", Class::FS),
+const CLASS_BY_DIR: &[(Class, &str)] = &[
+    (Class::LIB, "arch/x86/crypto/ arch/arm64/crypto/ crypto/ drivers/crypto/ lib/"),
+    (
+        Class::STORAGE,
+        "block/ drivers/ata/ drivers/block/ drivers/cdrom/ drivers/dax/ \
+         drivers/firewire/firewire-sbp2 drivers/memstick/ drivers/message/ \
+         drivers/misc/cardreader/ drivers/mmc/ drivers/nvdimm/ drivers/nvme/ drivers/scsi/ \
+         drivers/staging/rts5208/ drivers/ufs/ drivers/usb/storage/",
+    ),
+    (
+        Class::BUS,
+        "drivers/bcma/ drivers/bus/ drivers/firewire/ drivers/gpio/ drivers/hv/hv_vmbus \
+         drivers/i2c/ drivers/mfd/ drivers/pci/ drivers/pcmcia/ drivers/phy/ drivers/pinctrl/ \
+         drivers/ssb/ drivers/thunderbolt/ drivers/usb/core/ drivers/usb/host/ \
+         drivers/virtio/",
+    ),
+    (
+        Class::FS,
+        "drivers/block/aoe/ drivers/block/loop drivers/block/nbd drivers/block/zram/ \
+         drivers/md/ fs/ net/9p/ net/dns_resolver/ net/sunrpc/",
+    ),
+    (Class::NET, "drivers/firewire/firewire-net drivers/net/ drivers/staging/qlge/ net/"),
+    (Class::INPUT, "drivers/hid/ drivers/input/ drivers/virtio/virtio_input"),
+    (
+        Class::OTHER,
+        "drivers/virtio/virtio_balloon drivers/virtio/virtio_mem drivers/xen/xen-privcmd",
+    ),
 ];
 
 /// Class by the start of an alias, for modules whose directory does not tell (out-of-tree
@@ -292,9 +262,10 @@ const CLASS_BY_PCI: &[(&str, Class)] = &[
 #[must_use]
 pub fn class(module: &KernelModule) -> Class {
     let place = module.place();
-    let by_dir = CLASS_BY_DIR.iter().filter(|(dir, _)| place.starts_with(dir));
+    let dirs = |(class, dirs): &'static (Class, &str)| dirs.split(' ').map(|dir| (dir, *class));
+    let by_dir = CLASS_BY_DIR.iter().flat_map(dirs).filter(|(dir, _)| place.starts_with(dir));
     if let Some((_, class)) = by_dir.max_by_key(|(dir, _)| dir.len()) {
-        return *class;
+        return class;
     }
     let mut class = Class::default();
     for alias in &module.aliases {

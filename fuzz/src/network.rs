@@ -15,7 +15,7 @@ use netboot::nbd::Negotiation;
 use netboot::nfs::rpc::Records;
 use netboot::nfs::{self, options};
 use netboot::race::{Action, Race};
-use netboot::{config, resolve, state};
+use netboot::{config, resolve};
 
 use crate::messages;
 
@@ -281,12 +281,10 @@ pub fn url(data: &[u8]) {
     }
 }
 
-/// Texts about the network that others left: `/proc/net/pnp`, `/run/net-*.conf`,
-/// hosts(5); and the two packed lists of a lease.
+/// Texts about the network that others left: `/proc/net/pnp`, hosts(5); and the two packed lists of a lease.
 pub fn lease_files(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = config::parse_pnp(&text);
-    let _ = state::parse_conf(&text);
     let _ = resolve::find_in_hosts(&text, "nfs.lab");
     for name in lease::parse_search(data) {
         assert!(is_domain_name(&name));

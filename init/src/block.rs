@@ -59,12 +59,6 @@ impl Block {
     pub fn length(&self) -> Result<u64, Fault> {
         sys::blockdev::length(&self.path).map_err(Fault::in_("its length cannot be read"))
     }
-
-    /// Whether a loop device stands between.
-    #[must_use]
-    pub fn is_loop(&self) -> bool {
-        self.held.is_some()
-    }
 }
 
 /// What is on a device or in a file.

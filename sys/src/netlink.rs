@@ -31,8 +31,6 @@ use rustix::net::{
 pub const FLAG_UP: u32 = 1;
 /// Link flag: loopback (`IFF_LOOPBACK`).
 pub const FLAG_LOOPBACK: u32 = 1 << 3;
-/// Link flag: point to point (`IFF_POINTOPOINT`).
-pub const FLAG_POINT_TO_POINT: u32 = 1 << 4;
 /// Link flag: no address resolution (`IFF_NOARP`).
 pub const FLAG_NO_ARP: u32 = 1 << 7;
 /// Link flag: the driver sees a signal (`IFF_LOWER_UP`).
@@ -561,44 +559,40 @@ impl Route {
         self.0.ask(what, request, &mut |_| ())
     }
 
-    /// Every link, loopback included.
-    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
-        let request =
-            Request::new(nl::RTM_GETLINK as u16, nl::NLM_F_DUMP).raw(&link_header(0, 0, 0));
-        let mut links = Vec::new();
-        self.0.ask("list the network devices", request, &mut |message| {
-            if links.len() < MAX_ITEMS {
-                links.extend(parse_link(message.payload));
+    /// What a dump holds, at most [`MAX_ITEMS`] of it.
+    fn dump<T>(
+        &mut self,
+        what: &str,
+        (kind, header): (u16, &[u8]),
+        parse: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let request = Request::new(kind, nl::NLM_F_DUMP).raw(header);
+        let mut items = Vec::new();
+        self.0.ask(what, request, &mut |message| {
+            if items.len() < MAX_ITEMS {
+                items.extend(parse(message.payload));
             }
         })?;
-        Ok(links)
+        Ok(items)
+    }
+
+    /// Every link, loopback included.
+    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let request = (nl::RTM_GETLINK as u16, &link_header(0, 0, 0)[..]);
+        self.dump("list the network devices", request, parse_link)
     }
 
     /// Every IPv4 address of every link.
     pub fn addresses(&mut self) -> Result<Vec<Address>, Error> {
-        let request =
-            Request::new(nl::RTM_GETADDR as u16, nl::NLM_F_DUMP).raw(&address_header(0, 0, 0));
-        let mut addresses = Vec::new();
-        self.0.ask("list the addresses", request, &mut |message| {
-            if addresses.len() < MAX_ITEMS {
-                addresses.extend(parse_address(message.payload));
-            }
-        })?;
-        Ok(addresses)
+        let request = (nl::RTM_GETADDR as u16, &address_header(0, 0, 0)[..]);
+        self.dump("list the addresses", request, parse_address)
     }
 
     /// Every IPv4 unicast route of the main table.
     pub fn routes(&mut self) -> Result<Vec<RouteEntry>, Error> {
         let mut header = [0u8; 12];
         put(&mut header, 0, &[AF_INET as u8]);
-        let request = Request::new(nl::RTM_GETROUTE as u16, nl::NLM_F_DUMP).raw(&header);
-        let mut routes = Vec::new();
-        self.0.ask("list the routes", request, &mut |message| {
-            if routes.len() < MAX_ITEMS {
-                routes.extend(parse_route(message.payload));
-            }
-        })?;
-        Ok(routes)
+        self.dump("list the routes", (nl::RTM_GETROUTE as u16, &header), parse_route)
     }
 
     /// Sets a link administratively up or down.

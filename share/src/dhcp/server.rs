@@ -269,11 +269,6 @@ impl Server {
         }
         (writer, Seen::Boot { client, file })
     }
-
-    /// The address that a client has leased here.
-    pub fn address_of(&self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
-        self.full.as_ref().and_then(|(_, leases)| leases.of(mac, now))
-    }
 }
 
 fn vendor_class(client: &Client) -> &'static [u8] {
