@@ -29,14 +29,14 @@ pub const MAX_VERIFIED: usize = 64;
 pub struct Block {
     /// Its node.
     pub path: String,
-    held: Option<Loop>,
+    _held: Option<Loop>,
 }
 
 impl Block {
     /// A device as it is.
     #[must_use]
     pub fn device(path: &str) -> Self {
-        Self { path: path.to_string(), held: None }
+        Self { path: path.to_string(), _held: None }
     }
 
     /// A device, or a file through a loop device.
@@ -49,7 +49,7 @@ impl Block {
         }
         machine.require("loop");
         let held = image::attach(path, read_only).map_err(Fault::in_("no loop device"))?;
-        Ok(Self { path: format!("/dev/loop{}", held.number), held: Some(held) })
+        Ok(Self { path: format!("/dev/loop{}", held.number), _held: Some(held) })
     }
 
     /// Bytes.
