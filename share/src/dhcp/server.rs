@@ -8,7 +8,6 @@
 use super::client::{Arch, Client, Loaders, Program};
 use super::lease::Leases;
 use super::message::{Message, Type, Writer, code};
-use cmdline::plan::Mac;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The port of PXE boot servers.
