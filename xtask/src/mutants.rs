@@ -44,6 +44,10 @@ impl Mutants {
         let mut command = Command::new(&program);
         command.args(["mutants", "--no-shuffle", "--colors", "never", "--output"]).arg(&place);
         command.args(self.files.iter().flat_map(|file| ["--file", file]));
+        if !self.files.is_empty() {
+            // The file's own list would come on top.
+            command.arg("--no-config");
+        }
         if self.in_place {
             command.arg("--in-place");
         }
