@@ -1,10 +1,12 @@
 //! A small writer of JSON (RFC 8259), for all that the programs say in it: control
 //! characters are always escaped, since a terminal may show the text.
 //!
-//! Writes commas, quotes and escapes; that keys and values alternate is the
+//! Passwords are left out, see [`crate::secrets`]. Writes commas, quotes and escapes; that keys and values alternate is the
 //! caller's business. No reader, no pretty printing beyond one line per call.
 
 use alloc::string::{String, ToString};
+
+use crate::secrets::{MASK, is_secret, masked};
 
 /// A document being written.
 #[derive(Debug, Clone, Default)]
@@ -79,11 +81,11 @@ impl Json {
         self
     }
 
-    /// A string.
+    /// A string, without the passwords in it.
     #[inline(never)]
     pub fn string(&mut self, text: &str) -> &mut Self {
         self.item();
-        self.quoted(text);
+        self.quoted(&masked(text));
         self
     }
 
@@ -129,10 +131,10 @@ impl Json {
         }
     }
 
-    /// A key and its string.
+    /// A key and its string, which is left out when the key is that of a password.
     #[inline(never)]
     pub fn field(&mut self, key: &str, text: &str) -> &mut Self {
-        self.key(key).string(text)
+        self.key(key).string(if is_secret(key) { MASK } else { text })
     }
 
     /// A key and `true` or `false`.

@@ -84,13 +84,11 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some(lock) = d.switch("bw.lock") {
         plan.failure.locked = lock;
     }
-    if plan.failure.locked && !plan.failure.breakpoints.is_empty() {
-        d.warn_word(
-            "break",
-            &plan.failure.breakpoints.join(","),
-            &("stops nothing: the line locks the console", "bw.lock=no opens it"),
-        );
-        plan.failure.breakpoints.clear();
+    if plan.failure.locked {
+        for point in core::mem::take(&mut plan.failure.breakpoints) {
+            let note = ("stops nothing: the line locks the console", "bw.lock=no opens it");
+            d.warn_word("break", &point, &note);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! [`BootPlan`] as JSON. Keys are the fields' names; a choice is an object with its
-//! kind under `"kind"`. Keys are only ever added.
+//! kind under `"kind"`. Keys are only ever added. [`Json`] leaves passwords out.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,8 +12,7 @@ use crate::plan::{
     Payload, PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam,
     UnionKind, UnionPlan, Upper, Writable,
 };
-use crate::secrets::{MASK, Private, masked};
-use crate::table::text;
+use crate::secrets::Private;
 
 impl BootPlan {
     /// The plan as one JSON document, a line per part.
@@ -31,7 +30,7 @@ impl BootPlan {
         j.key("options").array();
         for option in &self.drivers.options {
             j.object().field("module", &option.module);
-            j.field("option", &masked(&option.option)).end_object();
+            j.field("option", &option.option).end_object();
         }
         j.end_array().end_object();
         j.newline().key("network");
@@ -100,11 +99,6 @@ pub fn fate_name(fate: Fate) -> &'static str {
         Fate::Foreign(_) => "foreign",
         Fate::Unknown => "unknown",
     }
-}
-
-/// Texts without the secrets in them.
-fn all_masked(texts: &[String]) -> Vec<String> {
-    texts.iter().map(|text| masked(text)).collect()
 }
 
 fn kind<'j>(j: &'j mut Json, name: &str) -> &'j mut Json {
@@ -217,7 +211,7 @@ fn root(j: &mut Json, plan: &RootPlan) {
     match &plan.content {
         Content::Tree { subdir, fstype, flags } => {
             kind(j, "tree").field("subdir", subdir).field("fstype", fstype);
-            j.field("flags", &masked(flags)).end_object();
+            j.field("flags", flags).end_object();
         }
         Content::Images(rule) => image_rule(j, "images", rule),
         Content::Either(rule) => image_rule(j, "either", rule),
@@ -273,18 +267,18 @@ fn source(j: &mut Json, item: &Source) {
             for version in &s.versions {
                 j.string(nfsroot::version_name(*version));
             }
-            j.end_array().list("options", &all_masked(&s.options));
+            j.end_array().list("options", &s.options);
             j.flag("read_write", s.read_write);
         }
         Source::Cifs(s) => {
             kind(j, "cifs");
             server(j, &s.server);
-            let options: Vec<&str> = s.options.iter().map(Private::shown).collect();
+            let options: Vec<&str> = s.options.iter().map(Private::reveal).collect();
             j.field("share", &s.share).key("options").strings(&options);
             j.flag("read_write", s.read_write);
         }
         Source::Url(s) => {
-            kind(j, "url").field("url", s.url.shown()).field(
+            kind(j, "url").field("url", s.url.reveal()).field(
                 "payload",
                 match s.payload {
                     Payload::Medium => "medium",
@@ -293,7 +287,7 @@ fn source(j: &mut Json, item: &Source) {
                     Payload::Sniff => "sniff",
                 },
             );
-            j.maybe_field("proxy", s.proxy.as_ref().map(Private::shown));
+            j.maybe_field("proxy", s.proxy.as_ref().map(Private::reveal));
         }
         Source::Nbd(s) => {
             kind(j, "nbd");
@@ -484,19 +478,18 @@ fn persist(j: &mut Json, plan: &PersistPlan) {
     ] {
         j.flag(key, value);
     }
-    j.field("fstype", &plan.fstype).field("flags", &masked(&plan.flags));
+    j.field("fstype", &plan.fstype).field("flags", &plan.flags);
     maybe_number(j, "create", plan.create.map(|size| size.0));
     j.end_object();
 }
 
 fn handoff(j: &mut Json, plan: &Handoff) {
     j.object().field("layout", plan.layout.name());
-    j.maybe_field("init", plan.init.as_deref()).list("args", &all_masked(&plan.args));
+    j.maybe_field("init", plan.init.as_deref()).list("args", &plan.args);
     j.flag("keep_fstab", plan.keep_fstab).flag("keep_network", plan.keep_network);
     j.flag("resolv_conf", plan.resolv_conf).key("settings").object();
     for (name, value) in &plan.settings {
-        let shown = masked(&text(&[name, "=", value]));
-        j.field(name, shown.get(name.len() + 1..).unwrap_or(MASK));
+        j.field(name, value);
     }
     j.end_object().flag("show_layers", plan.show_layers);
     j.maybe_field("medium_at", plan.medium_at.as_deref()).list("swap", &plan.swap);

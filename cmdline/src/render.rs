@@ -361,8 +361,8 @@ pub fn source(item: &Source) -> String {
                 Payload::Sniff => "",
             };
             let proxy =
-                s.proxy.as_ref().map(|p| text(&[" through ", p.shown()])).unwrap_or_default();
-            text(&[what, s.url.shown(), ", fetched to memory", &proxy])
+                s.proxy.as_ref().map(|p| text(&[" through ", &p.to_string()])).unwrap_or_default();
+            text(&[what, &s.url.to_string(), ", fetched to memory", &proxy])
         }
         Source::Nbd(s) => text(&[
             "NBD export ",

@@ -194,9 +194,9 @@ fn nfs_without_path(source: &Source) -> bool {
     }
 }
 
-fn uses_tls(source: &Source) -> Option<&str> {
+fn uses_tls(source: &Source) -> Option<String> {
     match source {
-        Source::Url(s) if s.url.reveal().starts_with("https:") => Some(s.url.shown()),
+        Source::Url(s) if s.url.reveal().starts_with("https:") => Some(s.url.to_string()),
         Source::File { on, .. } | Source::Partition { on, .. } => uses_tls(on),
         _ => None,
     }
@@ -238,7 +238,6 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
             let message = "https needs TLS, which is not spoken before the root is up";
             let hint =
                 "serve it by http:// and add bw.digest=sha256:… to know that it is the right file";
-            let url = url.to_string();
             if all_tls { d.fatal(&url, &(message, hint)) } else { d.warn(&url, &(message, hint)) }
         }
     }

@@ -9,7 +9,7 @@ use cmdline::BootPlan;
 use cmdline::needs::Steps;
 use cmdline::plan::{Content, OnFailure, Source, Then, Writable};
 use cmdline::render::warning_text;
-use cmdline::secrets::Private;
+use cmdline::secrets::PrivateLine;
 use coldplug::index::Class;
 use liveroot::layout;
 
@@ -44,7 +44,7 @@ pub fn run(process: rt::Process) -> ! {
     let log = early::mounts();
     machine::set_urgent(true);
     // What PID 1 works by is never freed.
-    let line: &'static Private = Box::leak(Box::new(Private::line(&read_line())));
+    let line: &'static PrivateLine = Box::leak(Box::new(PrivateLine::new(read_line())));
     let baked = Baked::read();
     let defaults: Vec<&str> = baked.defaults.iter().map(String::as_str).collect();
     let context = cmdline::Context {

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cmdline::plan::point;
-use cmdline::secrets::{self, Private};
+use cmdline::secrets::{self, PrivateLine};
 use rustix::fd::AsFd;
 use sys::clock::Instant;
 use sys::errno::Shown;
@@ -110,7 +110,7 @@ fn shell(machine: &mut Machine) {
 /// Lets the user change the line, and starts anew with it.
 fn edit(machine: &mut Machine) {
     machine.log.print("change the line; Enter boots with it, Ctrl-C leaves it as it was");
-    let mut editor = Editor::new(machine.orders.line.shown());
+    let mut editor = Editor::new(&machine.orders.line.to_string());
     loop {
         machine.log.write(&editor.shown());
         match wait_key(machine, Some(Instant::now().after(EDIT_LIMIT))) {
@@ -129,7 +129,7 @@ fn edit(machine: &mut Machine) {
         }
     }
     machine.log.print("");
-    let line = Private::line(&secrets::restored(&editor.text(), machine.orders.line.reveal()));
+    let line = PrivateLine::new(secrets::restored(&editor.text(), machine.orders.line.reveal()));
     machine.log.say(Level::Verdict, &format!("starting anew with: {line}"));
     let bound = make_dir("/run/bellwether", 0o755)
         .and_then(|()| write_file(CHANGED, format!("{}\n", line.reveal()).as_bytes(), 0o444))

@@ -34,7 +34,8 @@ pub fn handle(machine: &mut Machine, failure: &Failure) -> Next {
         OnFailure::Menu { retry_after } => ("trying again", Some(retry_after.0.max(5))),
         OnFailure::Halt => ("staying here, as panic=0 says", None),
     };
-    let (more, lock) = match plan.failure.locked {
+    // The small /init has no such keys.
+    let (more, lock) = match cfg!(feature = "full") && plan.failure.locked {
         true => ("", "; the line locks shell and editor"),
         false => (console::KEYS, ""),
     };

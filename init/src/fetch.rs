@@ -146,7 +146,7 @@ fn into_place(
     machine.log.info(&format!("fetching {}", source.url));
     let mut download = Download::new(source.url.reveal(), options)?;
     let path = format!("{PLACE}/{name}");
-    let result = receive(machine, source.url.shown(), &path, &mut download);
+    let result = receive(machine, &source.url.to_string(), &path, &mut download);
     tell(machine, &mut download);
     result.map(|()| path)
 }

@@ -81,14 +81,16 @@ pub fn stack(
 ) -> Result<Ready, Failure> {
     make_dir(ROOT, 0o755).map_err(|errno| Failure::new("make the root", ROOT, Shown(errno)))?;
     let root = &plan.root;
-    let seen = seen(found);
     let mut bound = Bound::Free;
-    // The small /init refuses lines with pins before it looks for the root.
+    let mut forms = Vec::new();
+    // The small /init refuses lines with pins, and unpacks no archives.
     if cfg!(feature = "full") {
+        let seen = seen(found);
         bound = pinning::decide(&root.integrity, &seen)?;
         for sentence in pins::uncovered(plan) {
             machine.log.info(&["not pinned: ", &sentence].concat());
         }
+        forms = seen.into_iter().map(|layer| layer.form).collect();
     }
     integrity::check_medium(machine, &root.integrity, found)?;
     to_ram::copy(machine, &root.to_ram, found, layout)?;
@@ -96,7 +98,6 @@ pub fn stack(
         to_ram::bind(machine, found)?;
     }
     integrity::check_images(machine, &root.integrity, found)?;
-    let forms = seen.into_iter().map(|layer| layer.form).collect();
     let mut stack = Stack { machine, plan, found, layout, forms, mounted: Vec::new() };
     let ready = stack.build();
     // Whatever was to be mounted from them is mounted now.
@@ -129,8 +130,8 @@ struct Stack<'s> {
     plan: &'s BootPlan,
     found: &'s Found,
     layout: Layout,
-    /// What the layers are. Nobody asks again: a server that pins are held against may
-    /// answer otherwise.
+    /// What the layers are, in the full /init. Nobody asks again: a server may answer
+    /// otherwise than when the pins were held against it.
     forms: Vec<Form>,
     /// Mount points of images so far.
     mounted: Vec<String>,
@@ -195,14 +196,18 @@ impl Stack<'_> {
                 layers.iter().map(|layer| (layer.name.clone(), layer.path.clone())).collect()
             }
         };
-        let forms = core::mem::take(&mut self.forms);
         let only = images.len() == 1;
         let mut trees = Vec::new();
-        for (number, ((name, path), form)) in images.into_iter().zip(forms).enumerate() {
-            if form == Form::Directory {
+        for (number, (name, path)) in images.into_iter().enumerate() {
+            let is_dir = match &self.found.root {
+                Root::Layers(layers) => layers.get(number).is_some_and(|layer| layer.is_dir),
+                _ => false,
+            };
+            if is_dir {
                 trees.push(path);
                 continue;
             }
+            let form = self.forms.get(number).copied().unwrap_or(Form::Image);
             let tree = format!("{}/{name}", self.layout.images);
             if form == Form::Archive {
                 let fail = |why| Failure::new("unpack the archive", &path, why);

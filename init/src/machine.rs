@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use cmdline::BootPlan;
 use cmdline::plan::Seconds;
-use cmdline::secrets::Private;
+use cmdline::secrets::PrivateLine;
 use coldplug::index::{Class, Index};
 use coldplug::load::{Event, Loader, Policy};
 use coldplug::{sysfs, uevent};
@@ -54,7 +54,7 @@ pub struct Orders {
     /// What is made of the line.
     pub plan: &'static BootPlan,
     /// The command line as it arrived.
-    pub line: &'static Private,
+    pub line: &'static PrivateLine,
     /// The environment that the kernel made of the line.
     pub env: Vec<&'static CStr>,
 }
@@ -383,7 +383,7 @@ pub(crate) mod tests {
     /// A machine for a line, on the kernel that runs the test; no driver is loaded.
     pub fn machine(line: &'static str) -> Machine {
         let plan = cmdline::parse(line, &cmdline::Context::default());
-        let line = Box::leak(Box::new(Private::line(line)));
+        let line = Box::leak(Box::new(PrivateLine::new(line.to_string())));
         let orders = Orders { plan: Box::leak(Box::new(plan)), line, env: Vec::new() };
         Machine::new(Log::open(), orders, Class::BUS)
     }

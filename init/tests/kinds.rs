@@ -45,7 +45,7 @@ fn node(at: &Path, kind: FileType, (major, minor): (u32, u32)) -> bool {
 
 fn machine(line: &'static str) -> Machine {
     let plan = Box::leak(Box::new(cmdline::parse(line, &cmdline::Context::default())));
-    let line = Box::leak(Box::new(cmdline::secrets::Private::line(line)));
+    let line = Box::leak(Box::new(cmdline::secrets::PrivateLine::new(line.to_string())));
     Machine::new(Log::open(), Orders { plan, line, env: Vec::new() }, Class::BUS)
 }
 

@@ -149,7 +149,7 @@ fn directories_are_kept_behind_planted_links() {
 /// A machine on the kernel that runs the test; no driver is loaded.
 fn machine(line: &'static str) -> Machine {
     let plan = Box::leak(Box::new(cmdline::parse(line, &cmdline::Context::default())));
-    let line = Box::leak(Box::new(cmdline::secrets::Private::line(line)));
+    let line = Box::leak(Box::new(cmdline::secrets::PrivateLine::new(line.to_string())));
     Machine::new(Log::open(), Orders { plan, line, env: Vec::new() }, Class::BUS)
 }
 

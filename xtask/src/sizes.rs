@@ -18,8 +18,8 @@ struct Budget {
     limit: u64,
 }
 
-const SMALL_INIT: Budget = Budget { aim: 386_000, limit: 387_712 };
-const FULL_INIT: Budget = Budget { aim: 512_000, limit: 919_192 };
+const SMALL_INIT: Budget = Budget { aim: 386_000, limit: 389_632 };
+const FULL_INIT: Budget = Budget { aim: 512_000, limit: 922_112 };
 const VIRT: Budget = Budget { aim: 2_000_000, limit: 2_000_000 };
 const NET: Budget = Budget { aim: 12_000_000, limit: 17_000_000 };
 
