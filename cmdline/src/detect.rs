@@ -3,9 +3,11 @@
 //! `bw.dialect=` decides when it is there, then `boot=`, which initramfs-tools takes
 //! as the name of a script, then words that only one dialect has, in the order of
 //! the table. What an image was built for decides when the line itself says
-//! nothing.
+//! nothing that those words would not have as well: `nfsroot=` behind an initrd
+//! with `BOOT=casper` is casper's.
 
 use crate::plan::Dialect;
+use crate::table::Grammar;
 use crate::token::Token;
 use crate::value;
 
@@ -69,14 +71,16 @@ pub(crate) fn named(name: &str) -> Option<Dialect> {
     Dialect::ALL.into_iter().find(|dialect| dialect.name() == alias)
 }
 
-/// The dialect of these words, `None` when nothing gives one away.
-pub(crate) fn detect(words: &[Token<'_>]) -> Option<Dialect> {
+/// The dialect of these words, `None` when nothing gives one away. `built_in` is what
+/// the image was built for.
+pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<Dialect> {
     let value_of = |name: &str| {
         words.iter().rev().find(|t| t.name == name).and_then(|t| t.value).unwrap_or_default()
     };
     match value_of("boot") {
         "casper" => return Some(Dialect::Casper),
         "live" => return Some(Dialect::LiveBoot),
+        "nfs" | "local" if built_in.is_some() => return Some(Dialect::Kernel),
         _ => {}
     }
     let root = value_of("root");
@@ -108,10 +112,19 @@ pub(crate) fn detect(words: &[Token<'_>]) -> Option<Dialect> {
         let found = words.iter().any(|t| {
             crate::table::covers(pattern, t.name)
                 && (!needs_value || t.value.is_some_and(|v| !v.is_empty()))
+                && built_in.is_none_or(|grammar| grammar.find(t.name).is_none())
         });
-        if found {
+        // A diskless machine of another family may load its modules by the same word.
+        if found && !(*pattern == "modules" && root.starts_with("/dev/nfs")) {
             return Some(*dialect);
         }
+    }
+    if built_in.is_some() {
+        return None;
+    }
+    // Ubuntu builds boot=casper into its initrd; its lines do not say it.
+    if root.is_empty() && (has("---") || !value_of("netboot").is_empty()) {
+        return Some(Dialect::Casper);
     }
     if !root.is_empty()
         || !value_of("nfsroot").is_empty()

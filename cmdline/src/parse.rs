@@ -47,15 +47,18 @@ pub(crate) fn parse_with(
     context: &Context<'_>,
     grammars: &'static [&'static Grammar],
 ) -> BootPlan {
-    let own = token::split(line);
+    let mut own = token::split(line);
     let mut words = token::Line { open_quote: own.open_quote, cut: own.cut, ..Default::default() };
-    let mut default_dialect = None;
+    let named = |dialect| grammars.iter().copied().find(|grammar| grammar.dialect == dialect);
+    let mut built_in = None;
     for defaults in context.defaults {
         let split = token::split(defaults);
-        default_dialect = default_dialect.or_else(|| detect::detect(&split.words));
+        built_in = built_in.or_else(|| detect::detect(&split.words, None));
         words.words.extend(split.words);
         words.init_args.extend(split.init_args);
     }
+    let before_dashes = own.words.len();
+    own.words.append(&mut own.init_args);
     let forced = own
         .words
         .iter()
@@ -65,14 +68,15 @@ pub(crate) fn parse_with(
         .and_then(|t| t.value)
         .unwrap_or_default();
     let dialect = detect::named(forced)
-        .or_else(|| detect::detect(&own.words))
-        .or(default_dialect)
+        .or_else(|| detect::detect(&own.words, built_in.and_then(named)))
+        .or(built_in)
         .unwrap_or(Dialect::Bellwether);
-    let mut grammar: &'static Grammar = &bw::GRAMMAR;
-    for candidate in grammars.iter().copied() {
-        if candidate.dialect == dialect {
-            grammar = candidate;
-        }
+    let grammar: &'static Grammar = named(dialect).unwrap_or(&bw::GRAMMAR);
+    // The scripts of live systems read every word of the line, also those behind `--`.
+    // Words that mean nothing to them are init's alone.
+    for token in own.words.split_off(before_dashes) {
+        let list = if grammar.reads(&token) { &mut own.words } else { &mut own.init_args };
+        list.push(token);
     }
     let (mut first, second) =
         if grammar.first_wins { (own.words, words.words) } else { (words.words, own.words) };

@@ -155,6 +155,13 @@ impl Grammar {
     pub fn find(&self, name: &str) -> Option<Spec> {
         self.tables.iter().find_map(|table| table.find(name))
     }
+
+    /// Whether a word behind `--` is the dialect's. The kernel's own reader stops there,
+    /// so that its common words (`ro`, `debug`) are init's.
+    pub fn reads(&self, token: &Token<'_>) -> bool {
+        let plain = matches!(self.dialect, Dialect::Kernel | Dialect::Bellwether);
+        self.find(token.name).is_some_and(|spec| !plain || spec.act == Act::Keep)
+    }
 }
 
 /// Whether a name of a table (perhaps with `*`) is this word's.

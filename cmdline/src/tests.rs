@@ -241,6 +241,55 @@ fn hostile_lines_stay_small_and_quick() {
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
+fn built_for(defaults: &str, line: &str) -> BootPlan {
+    parse(line, &Context { defaults: &[defaults], ..Context::default() })
+}
+
+/// The line's weakest mark beat `BOOT=casper` of the initrd in front: its medium over NFS
+/// was taken for the root itself.
+#[test]
+fn what_an_image_was_built_for_beats_the_weakest_marks_of_a_line() {
+    for line in [
+        "netboot=nfs nfsroot=192.0.2.1:/u ip=dhcp",
+        "nfsroot=192.0.2.1:/u ip=dhcp --- quiet splash",
+        "live-media-path=casper persistent ignore_uuid ---",
+        "--- quiet splash",
+        "root=UUID=ab quiet",
+    ] {
+        let plan = built_for("boot=casper", line);
+        assert_eq!(plan.dialect, Dialect::Casper, "{line}");
+        assert!(matches!(plan.root.content, Content::Images(_)), "{line}");
+        assert!(plan.can_work(), "{line}");
+    }
+    // What only another dialect has still decides.
+    for (line, dialect) in [
+        ("boot=live", Dialect::LiveBoot),
+        ("boot=local root=/dev/sda1", Dialect::Kernel),
+        ("findiso=/d.iso", Dialect::LiveBoot),
+        ("root=live:CDLABEL=X", Dialect::Dracut),
+        ("bw.dialect=kernel nfsroot=192.0.2.1:/u", Dialect::Kernel),
+    ] {
+        assert_eq!(built_for("boot=casper", line).dialect, dialect, "{line}");
+    }
+    let plan = built_for("rd.luks=0", "root=/dev/nfs nfsroot=192.0.2.1:/u ip=dhcp");
+    assert_eq!(plan.root.sources, [nfs("192.0.2.1", "/u")]);
+}
+
+/// Nobody read them: changes were not kept, and a medium in the network was looked for on
+/// drives, both without a word.
+#[test]
+fn words_behind_two_dashes_count_where_scripts_read_the_whole_line() {
+    let plan = read("boot=live -- persistence toram");
+    assert!(
+        matches!(&plan.writable, Writable::Union(u) if matches!(u.upper, Upper::Persistent(_)))
+    );
+    assert_eq!((plan.root.to_ram, plan.handoff.args), (ToRam::Medium, Vec::<String>::new()));
+    let plan = read("-- boot=casper netboot=nfs nfsroot=192.0.2.1:/u ip=dhcp");
+    assert_eq!(plan.root.sources, [nfs("192.0.2.1", "/u")]);
+    let plan = read("root=/dev/sda1 init=/bin/x -- rw quiet nfsroot");
+    assert_eq!(plan.handoff.args, ["rw", "quiet"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]

@@ -47,7 +47,7 @@ impl Token<'_> {
 pub struct Line<'a> {
     /// Words before a lone `--`.
     pub words: Vec<Token<'a>>,
-    /// Words after it: arguments for init alone.
+    /// Words after it: arguments for init, unless the dialect reads them too.
     pub init_args: Vec<Token<'a>>,
     /// The last quote was never closed.
     pub open_quote: bool,
