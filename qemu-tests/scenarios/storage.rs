@@ -13,6 +13,7 @@ mod integrity;
 mod layers;
 mod per_client;
 mod persistence;
+mod pinned;
 mod snapshot;
 mod to_ram;
 
