@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use clone::digest::Meter;
-use clone::guard::Kept;
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
 use clone::dollyplus::backlog::Sizes;
 use clone::dollyplus::io::{Conn, End, Input as RingInput, Output as RingOutput};
@@ -12,6 +11,7 @@ use clone::dollyplus::node::Node;
 use clone::dollyplus::server::Server;
 use clone::dollyplus::wire::{Command, Item, Output as RingFile, Reader};
 use clone::dollyplus::{self, Todo, Want};
+use clone::guard::Kept;
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::outcome::{Patience, Standing};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clone::digest::{Digest, Meter};
 use clone::dolly::{self, client as dolly_client, server as dolly_server};
+use clone::guard::Kept;
 use clone::ka::wire::Layout;
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::outcome::{Patience, Standing};
@@ -188,7 +189,7 @@ pub fn udpcast_session(data: &[u8]) {
             match event {
                 receiver::Event::End(digest) => {
                     assert_eq!(digest, digest_of(&got));
-                    if receiver.step(receiver::Input::Stored(Ok(())), now).is_err() {
+                    if receiver.step(receiver::Input::Stored(Ok(true)), now).is_err() {
                         return;
                     }
                 }
@@ -264,7 +265,7 @@ pub fn udpcast_imposter(data: &[u8]) {
             6 => {
                 let digest = if block < 128 { digest_of(&got) } else { digest_of(&payload) };
                 announced.push(digest);
-                ToReceiver::Digest { digest, heard: bytes % 2 == 1 }
+                ToReceiver::Digest { digest, heard: bytes % 2 == 1, code: None }
             }
             _ => {
                 now = receiver.deadline().unwrap_or(now).max(now + MS);
@@ -292,7 +293,7 @@ pub fn udpcast_imposter(data: &[u8]) {
                 _ => {}
             }
         }
-        if stored && receiver.step(receiver::Input::Stored(Ok(())), now).is_err() {
+        if stored && receiver.step(receiver::Input::Stored(Ok(true)), now).is_err() {
             return;
         }
         while receiver.transmit(&mut packet).is_some() {}
@@ -366,6 +367,7 @@ pub fn dolly_session(data: &[u8]) {
                         true => Digest { bytes, ..digest_of(b"other") },
                         false => digest,
                     };
+                    let kept = Kept { digest: kept, read_back: true, pinned: false };
                     client_runs = client.step(dolly_client::Input::Stored(Ok(kept)), now).is_ok();
                 }
                 dolly_client::Output::Finished { verified: is } => {
@@ -508,6 +510,7 @@ pub fn ka_session(data: &[u8]) {
                         true => Digest { bytes, ..digest_of(b"other") },
                         false => digest,
                     };
+                    let kept = Kept { digest: kept, read_back: true, pinned: false };
                     client_runs = client.step(ka_client::Input::Stored(Ok(kept)), now).is_ok();
                     true
                 }
