@@ -18,8 +18,11 @@ struct Budget {
     limit: u64,
 }
 
-const SMALL_INIT: Budget = Budget { aim: 386_000, limit: 389_632 };
-const FULL_INIT: Budget = Budget { aim: 512_000, limit: 922_112 };
+// Raised once since the first release, for what unattended machines need: last words of
+// PID 1 and masked passwords in both; in the full one also copies that are guarded, keyed
+// and read back, pinned layers, and the watcher of stuck system calls.
+const SMALL_INIT: Budget = Budget { aim: 386_000, limit: 397_000 };
+const FULL_INIT: Budget = Budget { aim: 512_000, limit: 989_000 };
 const VIRT: Budget = Budget { aim: 2_000_000, limit: 2_000_000 };
 const NET: Budget = Budget { aim: 12_000_000, limit: 17_000_000 };
 
