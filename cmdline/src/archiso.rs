@@ -114,8 +114,11 @@ fn pxeserver(value: &str) -> String {
 fn network_sources(d: &mut Draft<'_>, plan: &mut BootPlan, dir: &str) -> bool {
     if let Some(url) = d.get("archiso_http_srv") {
         let base = pxeserver(url);
+        let (scheme, place) = text::cut(&base, "://").unwrap_or((&base, ""));
+        // Without a host it is the boot server: `http:///arch/…`.
+        let place = value::join(if place.is_empty() { "/" } else { place }, dir);
         for image in IMAGES {
-            let url = value::join(&value::join(&base, dir), image);
+            let url = text(&[scheme, "://", &value::join(&place, image)]);
             match source::fetchable(&url) {
                 Ok(_) => plan.root.sources.push(Source::Url(UrlSource {
                     url: Private::word(&url),
@@ -190,6 +193,21 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan, label: Option<&str>) {
         }
         return;
     }
+    let mut file = d.get("archisosearchfilename").map(value::absolute);
+    let uuid = d.get("archisosearchuuid");
+    // A search beats the device and the label.
+    if file.is_some() || uuid.is_some() {
+        let mut rule = source::scan(true, true);
+        rule.removable_first = true;
+        if let Some(uuid) = uuid {
+            let device = crate::plan::DeviceSelector::Uuid(uuid.to_string());
+            plan.root.sources.push(Source::Device(device));
+            file = file.or_else(|| Some(text(&["/boot/", uuid, ".uuid"])));
+        }
+        rule.marker = file.map(Marker::Path);
+        plan.root.sources.push(Source::Scan(rule));
+        return;
+    }
     if let Some(text) = d.get("archisodevice") {
         match value::device(text) {
             Some(device) => plan.root.sources.push(Source::Device(device)),
@@ -206,12 +224,6 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan, label: Option<&str>) {
     }
     let mut rule = source::scan(true, true);
     rule.removable_first = true;
-    let mut file = d.get("archisosearchfilename").map(value::absolute);
-    if let Some(uuid) = d.get("archisosearchuuid") {
-        plan.root.sources.push(Source::Device(crate::plan::DeviceSelector::Uuid(uuid.to_string())));
-        file = file.or_else(|| Some(text(&["/boot/", uuid, ".uuid"])));
-    }
-    rule.marker = file.map(Marker::Path);
     plan.root.sources.push(Source::Scan(rule));
 }
 

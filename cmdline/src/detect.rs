@@ -21,6 +21,7 @@ const MARKS: &[(&str, bool, Dialect)] = &[
     ("layerfs-path", true, Dialect::Casper),
     ("iso-url", true, Dialect::Casper),
     ("ltsp.image", true, Dialect::Ltsp),
+    ("slax.flags", true, Dialect::Slax),
     ("live-media*", false, Dialect::LiveBoot),
     ("findiso", true, Dialect::LiveBoot),
     ("fromiso", true, Dialect::LiveBoot),
@@ -128,6 +129,7 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
     }
     if !root.is_empty()
         || !value_of("nfsroot").is_empty()
+        || !value_of("nbdroot").is_empty()
         || matches!(value_of("boot"), "nfs" | "local")
     {
         return Some(Dialect::Kernel);

@@ -13,9 +13,9 @@ use alloc::vec::Vec;
 use crate::bootif;
 use crate::ip::{self, Form, Ip, Method};
 use crate::plan::{
-    BootPlan, Bytes, Content, Dialect, ImagePick, Integrity, LinkChoice, LinkName, OnFailure,
-    Payload, PersistPlan, Retry, Route, Seconds, SnapshotPlan, SnapshotStore, Source, ToRam,
-    UnionKind, UnionPlan, Upper, UrlSource, Writable,
+    BootPlan, Bytes, Content, Dialect, ImagePick, Integrity, LinkChoice, LinkName, NetworkPlan,
+    OnFailure, Payload, PersistPlan, Retry, Route, Seconds, SnapshotPlan, SnapshotStore, Source,
+    ToRam, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::secrets::Private;
 use crate::table::{Draft, Grammar, strings, text, words};
@@ -37,6 +37,8 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.live.overlay.overlayfs" Switch Keep "Older name of rd.overlay=1.";
     "rd.live.overlay.size" Number Keep "Size of the snapshot in memory in MiB; 32768.";
     "rd.live.overlay.readonly" Switch Keep "The kept changes stay read-only under this session's.";
+    "rd.live.overlayfs.readonly" Switch Keep "The same.";
+    "rd.live.overlay.persistent" Switch Keep "Keep changes on the partition labelled cow, as kiwi's media do; it is not made.";
     "rd.live.overlay.reset" Switch Keep "Empty the kept changes first.";
     "rd.live.overlay.thin" Switch Idle "A thin snapshot is not made; an ordinary one is.";
     "rd.live.overlay.cowfs" Text Idle "No partition is created for changes.";
@@ -293,7 +295,10 @@ fn plain(
     } else {
         nfsroot::dracut(root)?
     };
-    nfs.read_write |= read_write;
+    // The line's own ro or rw beats the option behind the path.
+    if d.peek("ro").is_some() || d.peek("rw").is_some() {
+        nfs.read_write = read_write;
+    }
     plan.root.retry = base::rounds(plan.root.retry.attempts.div_ceil(5), 5);
     Ok(Some(Source::Nfs(nfs)))
 }
@@ -345,10 +350,14 @@ fn nvme(d: &mut Draft<'_>, name: &str, text: &str) -> Result<Option<Source>, &'s
 
 /// What follows `live:`.
 fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
+    // kiwi's spelling of a URL.
+    let place = place.strip_prefix("net:").filter(|url| text::has(url, "://")).unwrap_or(place);
     let rule = live_rule(d);
     plan.root.content = Content::Images(rule.clone());
     let word = text(&["root=live:", place]);
-    let found = if place.starts_with("nfs://") || place.starts_with("nfs:") {
+    let found = if place.starts_with("AOEINTERFACE=") {
+        Err("AoE is not spoken")
+    } else if place.starts_with("nfs://") || place.starts_with("nfs:") {
         live_nfs(place).inspect(|source| {
             // A file that is no ISO may be the image of the root itself.
             if let Source::File { path, .. } = source
@@ -408,6 +417,8 @@ fn live_nfs(place: &str) -> Result<Source, &'static str> {
 fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     let (name, value) = d
         .get_any(&["rd.overlay", "rd.overlayfs", "rd.live.overlay", "rd.live.overlay.overlayfs"])
+        // 0 says that it is no overlayfs but a snapshot, as without the word.
+        .filter(|(_, value)| value::switch(Some(value)) != Some(false))
         .map_or((None, ""), |(name, value)| (Some(name), value));
     if let Some(word) = d.get("rd.overlay.crypt") {
         d.fatal_word(
@@ -419,7 +430,7 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
             ),
         );
     }
-    if value == "none" || (name.is_some() && value::switch(Some(value)) == Some(false)) {
+    if value == "none" {
         if live {
             plan.writable = Writable::AsIs { read_write: false };
         }
@@ -429,13 +440,16 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
         return;
     }
     let read_only = d
-        .get_any(&["rd.overlay.readonly", "rd.live.overlay.readonly"])
+        .get_any(&["rd.overlay.readonly", "rd.live.overlay.readonly", "rd.live.overlayfs.readonly"])
         .is_some_and(|(_, v)| value::switch(Some(v)) == Some(true));
     let reset = d
         .get_any(&["rd.overlay.reset", "rd.live.overlay.reset"])
         .is_some_and(|(_, v)| value::switch(Some(v)) == Some(true));
-    let default_path =
-        text(&["/", d.get("rd.live.dir").unwrap_or("LiveOS"), "/overlay-{label}-{uuid}"]);
+    let default_path = match live {
+        true => text(&["/", d.get("rd.live.dir").unwrap_or("LiveOS"), "/overlay-{label}-{uuid}"]),
+        false => String::from("/overlay"),
+    };
+    let kiwi = live && d.switch("rd.live.overlay.persistent") == Some(true);
     let mut persist = {
         let mut persist = PersistPlan::new();
         persist.filesystem = true;
@@ -453,7 +467,11 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
             .unwrap_or_default()
     });
     let is_switch = value::switch(Some(value)) == Some(true);
-    let upper = if let Some(size) = memory_only {
+    let upper = if kiwi && name.is_none() {
+        persist.device = Some(crate::plan::DeviceSelector::Label(String::from("cow")));
+        persist.path = Some(String::from("/rw"));
+        Upper::Persistent(persist)
+    } else if let Some(size) = memory_only {
         let size = if size.is_empty() || value::is_tmpfs_size(size) { size } else { "" };
         Upper::Tmpfs { size: size.to_string() }
     } else if is_switch || name.is_none() {
@@ -492,7 +510,7 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     if whole {
         plan.root.to_ram = ToRam::Image(None);
     }
-    let overlayfs = is_switch && name.is_some() || memory_only.is_some();
+    let overlayfs = kiwi || is_switch && name.is_some() || memory_only.is_some();
     plan.writable = if !live || overlayfs {
         Writable::Union(union)
     } else {
@@ -534,13 +552,22 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if !needed && !asked {
         return;
     }
-    // One link boots: the one that bootdev= names, else the first that has settings.
+    // One link boots: the one that bootdev= names, else the one in the server's network,
+    // else the first that has settings.
+    let says = |ip: &Ip| ip.method != Method::Off || ip.client.is_some();
+    let server = source::server_address(plan);
+    let reaches = |ip: &Ip| {
+        let near = |at, server| source::same_subnet(at, server, ip.prefix.unwrap_or(32));
+        ip.client.zip(server).is_some_and(|(at, server)| near(at, server))
+    };
     let chosen = settings
         .iter()
         .position(|(_, ip)| bootdev.is_some() && ip.device.as_deref() == bootdev)
+        .or_else(|| settings.iter().position(|(_, ip)| reaches(ip)))
+        .or_else(|| settings.iter().position(|(_, ip)| says(ip)))
         .unwrap_or(0);
-    for (n, (text, _)) in settings.iter().enumerate() {
-        if n != chosen {
+    for (n, (text, ip)) in settings.iter().enumerate() {
+        if n != chosen && says(ip) {
             let word = Draft::word("ip", text);
             d.warn(
                 &word,
@@ -564,7 +591,8 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
             None => devices.push(device.to_string()),
         }
     }
-    let ports = ports(d, ip.as_ref().and_then(|ip| ip.device.as_deref()).or(bootdev));
+    let groups = groups(d);
+    let ports = ports(d, &groups, ip.as_ref().and_then(|ip| ip.device.as_deref()).or(bootdev));
     if !ports.is_empty() {
         devices = ports;
         if let Some(ip) = &mut ip {
@@ -573,6 +601,7 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     let ignore_bootif = d.switch("rd.bootif") == Some(false);
     let mut network = net::plan(d, ip, net::Extra { devices, required: needed });
+    vlan_on_ports(d, &groups, &mut network);
     if ignore_bootif && matches!(network.links, LinkChoice::Mac(_)) {
         network.links = LinkChoice::Race;
     }
@@ -649,8 +678,11 @@ fn link_names(d: &mut Draft<'_>) -> Vec<LinkName> {
     names
 }
 
-/// The ports of the bond, team or bridge that is booted over, with a word about it.
-fn ports(d: &mut Draft<'_>, device: Option<&str>) -> Vec<String> {
+/// A bond, team or bridge: the word, what follows it, the group's name and its ports.
+type Group<'a> = (&'a str, &'a str, String, Vec<String>);
+
+fn groups<'a>(d: &mut Draft<'a>) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
     for (name, text) in d.all_any(&["bond", "team", "bridge"]) {
         let mut fields = text.split(':');
         let master = fields.next().unwrap_or_default();
@@ -661,12 +693,47 @@ fn ports(d: &mut Draft<'_>, device: Option<&str>) -> Vec<String> {
             (_, _, true) => (master, strings(&["eth0", "eth1"])),
             (_, _, false) => (master, list),
         };
-        if device.is_none() || device == Some(master) {
+        groups.push((name, text, master.to_string(), list));
+    }
+    groups
+}
+
+/// The ports of the group that is booted over, with a word about it.
+fn ports(d: &mut Draft<'_>, groups: &[Group<'_>], device: Option<&str>) -> Vec<String> {
+    for (name, text, master, list) in groups {
+        if device.is_none_or(|device| device == master) {
             d.warn_word(name, text, &("is not put together before the root is up; its ports are tried one beside the other", "a switch that insists on LACP needs a port outside the group"));
-            return list;
+            // A bridge's port may be a bond.
+            let below = |port: &String| {
+                let group = groups.iter().find(|(_, _, name, _)| name == port && name != master);
+                group.map_or_else(|| alloc::vec![port.clone()], |(_, _, _, list)| list.clone())
+            };
+            return list.iter().flat_map(below).collect();
         }
     }
     Vec::new()
+}
+
+/// A VLAN needs one link under it: a group of several ports is refused.
+fn vlan_on_ports(d: &mut Draft<'_>, groups: &[Group<'_>], network: &mut NetworkPlan) {
+    let Some(vlan) = &mut network.vlan else { return };
+    let Some((name, text, _, list)) = groups.iter().find(|(_, _, name, _)| *name == vlan.link)
+    else {
+        return;
+    };
+    if let [port] = list.as_slice() {
+        vlan.link.clone_from(port);
+        network.links = LinkChoice::Named(list.clone());
+    } else if network.required {
+        d.fatal_word(
+            name,
+            text,
+            &(
+                "is not put together before the root is up, and a VLAN lies on it",
+                "vlan=NAME:PORT puts the VLAN on one of its ports",
+            ),
+        );
+    }
 }
 
 fn route(text: &str) -> Option<Route> {

@@ -17,6 +17,9 @@ use crate::bootif;
 use crate::plan::Mac;
 use crate::value;
 
+/// What is said of every IPv6 address.
+pub(crate) const IPV6: &str = "an IPv6 address: only IPv4 is spoken before the root is up";
+
 /// Which of the forms that share the kernel's field order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -91,7 +94,7 @@ impl Ip {
         let address = value::address(text);
         if address.is_none() {
             self.remark(if text.contains(':') {
-                "an IPv6 address: only IPv4 is spoken before the root is up"
+                IPV6
             } else {
                 "a field that should be an address is none and was left out"
             });

@@ -7,26 +7,28 @@
 //! nothing), and v3 is tried first instead of v2.
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 
 use crate::ip::Form;
 use crate::plan::{
-    BootPlan, Content, Dialect, NfsSource, PersistPlan, Retry, Seconds, Source, UnionKind,
-    UnionPlan, Upper, Writable,
+    BootPlan, Content, Dialect, NfsSource, Payload, PersistPlan, Retry, Seconds, Source, UnionKind,
+    UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::secrets::Private;
-use crate::table::{Draft, Grammar, listed, words};
-use crate::{base, net, nfsroot, own, value};
+use crate::table::{Draft, Grammar, listed, text, words};
+use crate::{base, net, nfsroot, own, source, value};
 
 words! { KERNEL, KERNEL_DOCS:
     "nfsroot" OptText Keep "[SERVER:]DIRECTORY[,OPTIONS]; what is missing comes from DHCP, then from /tftpboot/%s.";
+    "nbdroot" Text Keep "SERVER,EXPORT or SERVER:EXPORT of nbd-client: root=/dev/nbd0 is this export, root=/dev/nbd0p2 its second partition.";
+    "cifsroot" Text Keep "//SERVER/SHARE[,OPTIONS] of root=/dev/cifs.";
     "nfsopts" Text Local "Further NFS options.";
     "overlayroot" Text Keep "tmpfs, a device, device:dev=…, or disabled: the root stays read-only under an overlay.";
     "overlayroot_cfgdisk" Text Idle "Configuration disks are not read.";
     "rd.systemd.pull" Text Keep "OPTIONS:NAME:URL fetches a root as systemd 257 does; root= then names it.";
     "systemd.volatile" OptText Keep "overlay keeps changes in memory; state is for the live system's own systemd; yes is taken for overlay.";
     "roothash" Text Keep "dm-verity root hash of the root image.";
-    "boot" Text Soft "The script that mounts the root; nfs and local are these words, casper and live other dialects.";
+    "boot" Text Soft "The script that mounts the root; nfs and local are these words, casper and live other dialects; overlay keeps changes in memory.";
 }
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
@@ -91,9 +93,88 @@ pub(crate) fn nfs(d: &mut Draft<'_>) -> Option<NfsSource> {
 pub(crate) const NFS_RETRY: Retry =
     Retry { attempts: 6, pause: Seconds(5), max_pause: Seconds(30) };
 
+/// For what is fetched.
+const FETCH_RETRY: Retry = Retry { attempts: 10, pause: Seconds(1), max_pause: Seconds(30) };
+
+/// nbd-client's `SERVER,EXPORT[,DEVICE]`; LTSP 5 and others write `:` or `/` for the comma.
+fn nbd(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str, place: &str) {
+    let (server, rest) = place.split_once([',', ':', '/']).unwrap_or((place, ""));
+    let export = rest.split(',').next().unwrap_or_default();
+    let server = if server == "dhcp" { "" } else { server };
+    let found = match export.parse::<u16>() {
+        Ok(port) => source::nbd(&text(&[server, ":", &port.to_string()]), ""),
+        Err(_) if server.is_empty() && export.is_empty() => {
+            Err("names no export, and DHCP's root path is read for NFS alone")
+        }
+        Err(_) => source::nbd(server, export),
+    };
+    match found {
+        Ok(nbd) => {
+            let on = Source::Nbd(nbd);
+            let partition = root.strip_prefix("/dev/nbd").and_then(|rest| rest.split_once('p'));
+            let number = partition.and_then(|(_, number)| value::number(number));
+            plan.root.sources = alloc::vec![match number {
+                Some(number) => Source::Partition { on: Box::new(on), number },
+                None => on,
+            }];
+        }
+        Err(why) => d.fatal_word("nbdroot", place, &(why, "nbdroot=SERVER,EXPORT")),
+    }
+    plan.root.content = Content::Tree {
+        subdir: String::new(),
+        fstype: d.text("rootfstype").unwrap_or_default(),
+        flags: d.text("rootflags").unwrap_or_default(),
+    };
+    plan.root.retry = NFS_RETRY;
+}
+
+/// The kernel's `cifsroot=//SERVER/SHARE[,OPTIONS]` (`admin-guide/cifs`, `fs/smb`).
+fn cifs(d: &mut Draft<'_>) -> Option<Source> {
+    let place = d.get("cifsroot").unwrap_or_default();
+    let (share, options) = place.split_once(',').unwrap_or((place, ""));
+    match share.strip_prefix("//").ok_or("is not //SERVER/SHARE").and_then(source::cifs) {
+        Ok(mut source) => {
+            if !options.is_empty() {
+                source.options = value::list(options).iter().map(|o| Private::word(o)).collect();
+            }
+            source.read_write = base::read_write(d);
+            Some(Source::Cifs(source))
+        }
+        Err(why) => {
+            d.fatal_word("cifsroot", place, &(why, "cifsroot=//10.0.0.1/root,username=…"));
+            None
+        }
+    }
+}
+
+/// A script of initramfs-tools that is none of ours.
+fn script(d: &mut Draft<'_>, plan: &mut BootPlan, name: &str) {
+    match name {
+        "" | "nfs" | "local" => {}
+        // raspi-config's, until 2023.
+        "overlay" => plan.writable = Writable::Union(own::overlay("")),
+        // dracut's FIPS checks want the boot partition by this word.
+        _ if value::device(name).is_some() => {}
+        "zfs" => d.fatal_word(
+            "boot",
+            name,
+            &("asks for a root on ZFS, which is not read", "boot it with its own initramfs"),
+        ),
+        _ => d.warn_word(
+            "boot",
+            name,
+            &(
+                "names a script that only the system's own initramfs has; root= is mounted as it is",
+                "bw.overlay makes the root writable in memory",
+            ),
+        ),
+    }
+}
+
 fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let root = d.get("root").unwrap_or_default();
-    let boot_nfs = d.get("boot") == Some("nfs");
+    let boot = d.get("boot").unwrap_or_default();
+    let boot_nfs = boot == "nfs";
     let has_nfsroot = d.peek("nfsroot").is_some();
     if root == "/dev/nfs" || root == "nfs" || boot_nfs || (has_nfsroot && root.is_empty()) {
         if root.is_empty() && !boot_nfs {
@@ -112,6 +193,21 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
             plan.root.sources = alloc::vec![Source::Nfs(source)];
         }
         plan.root.retry = NFS_RETRY;
+    } else if let Some(place) = d.get("nbdroot") {
+        nbd(d, plan, root, place);
+    } else if root == "/dev/cifs" {
+        plan.root.sources.extend(cifs(d));
+        plan.root.retry = NFS_RETRY;
+    } else if let Some(url) = root.strip_prefix("squash:") {
+        match source::fetchable(url) {
+            Ok(_) => {
+                let url = Private::word(url);
+                let image = UrlSource { url, payload: Payload::Image, proxy: None };
+                plan.root.sources.push(Source::Url(image));
+                plan.root.retry = FETCH_RETRY;
+            }
+            Err(why) => d.fatal_word("root", root, &(why, "root=squash:http://SERVER/PATH")),
+        }
     } else if !root.is_empty() {
         if let Some(url) = d.get("rd.systemd.pull") {
             pull(d, plan, url);
@@ -131,6 +227,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     roothash(d, plan);
     volatile(d, plan);
+    script(d, plan, boot);
     overlayroot(d, plan);
     let ip = net::read_ip(d, Form::Kernel);
     let unused =
@@ -159,7 +256,6 @@ pub(crate) fn roothash(d: &mut Draft<'_>, plan: &mut BootPlan) {
 
 /// `rd.systemd.pull=OPTIONS:NAME:URL` (systemd-import-generator).
 pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
-    use crate::plan::{Payload, UrlSource};
     let mut pieces = text.splitn(3, ':');
     let (options, _name, url) = (
         pieces.next().unwrap_or_default(),
@@ -193,7 +289,7 @@ pub(crate) fn pull(d: &mut Draft<'_>, plan: &mut BootPlan, text: &str) {
                 payload,
                 proxy: None
             })];
-            plan.root.retry = Retry { attempts: 10, pause: Seconds(1), max_pause: Seconds(30) };
+            plan.root.retry = FETCH_RETRY;
             let volatile = own::overlay("");
             plan.writable = Writable::Union(volatile);
         }

@@ -78,9 +78,11 @@ pub(crate) fn plan(d: &mut Draft<'_>, ip: Option<Ip>, extra: Extra) -> NetworkPl
         mac
     });
     let vlan = vlan(d);
+    // Ubuntu's configuration of MAAS names the link of BOOTIF= so.
+    let device = ip.device.as_ref().filter(|device| *device != "BOOTIF");
     let links = if !extra.devices.is_empty() {
         LinkChoice::Named(extra.devices)
-    } else if let Some(device) = &ip.device {
+    } else if let Some(device) = device {
         LinkChoice::Named(alloc::vec![device.clone()])
     } else if let Some(mac) = boot_mac {
         LinkChoice::Mac(mac)

@@ -27,6 +27,7 @@ words! { SLAX, SLAX_DOCS:
     "toram" Flag Local "Copy the medium to memory.";
     "load" Text Keep "Only the bundles whose names match this pattern; commas or | between several.";
     "noload" Text Keep "None of the bundles whose names match this pattern.";
+    "slax.flags" Text Keep "perch, toram and flags for the live system, separated by commas.";
     "automount" Flag Pass "For the live system.";
     "cache" Text Idle "Nothing is read by FUSE.";
 }
@@ -34,7 +35,7 @@ words! { SLAX, SLAX_DOCS:
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Slax,
     tables: &[&own::OWN, &SLAX, &net::NET, &base::BASE],
-    pass: "text slax.flags apparmor nosound noagp lang autoexec guiexec probeusb",
+    pass: "text apparmor nosound noagp lang autoexec guiexec probeusb",
     first_wins: false,
     splits_quotes: true,
     build,
@@ -48,6 +49,8 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let mut dir = "slax".to_string();
     let mut rule = source::scan(true, true);
     rule.removable_first = true;
+    let flags = d.list("slax.flags");
+    let flag = |name: &str| flags.iter().any(|flag| flag == name);
     let from = d.get("from").unwrap_or_default();
     let scan = Source::Scan(rule);
     let found = if from.is_empty() || from == "ask" {
@@ -91,7 +94,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     plan.root.extra_dirs = alloc::vec!["modules".to_string()];
     plan.root.only = d.get("load").unwrap_or_default().to_string();
     plan.root.except = d.get("noload").unwrap_or_default().to_string();
-    if d.has("toram") {
+    if d.has("toram") | flag("toram") {
         plan.root.to_ram = ToRam::Medium;
     }
     if let Some(text) = d.get("ip") {
@@ -101,11 +104,11 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         plan.network = Some(net::plan(d, ip, net::Extra { required: true, ..Default::default() }));
     }
     plan.root.sources.push(found);
-    plan.writable = writable(d, &dir);
+    plan.writable = writable(d, &dir, flag("perch"));
 }
 
-fn writable(d: &mut Draft<'_>, dir: &str) -> Writable {
-    let perch = d.has("perch");
+fn writable(d: &mut Draft<'_>, dir: &str, perch: bool) -> Writable {
+    let perch = perch | d.has("perch");
     let place = d.get("perchdir");
     let create = d.get("perchsize").and_then(|size| {
         let bytes = value::bytes(size, 1 << 20);

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use crate::plan::{
     Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NvmeTcpSource,
@@ -242,6 +243,18 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         }
     }
     let Some(network) = plan.network.as_ref().filter(|network| network.required) else { return };
+    let ipv6 =
+        (crate::ip::IPV6, "name the server by its IPv4 address, or by a host name that has one");
+    let hosts = plan.root.sources.iter().filter_map(host_of);
+    if let Some(host) = hosts.filter(|host| host.starts_with('[')).next() {
+        d.fatal(&host, &ipv6);
+    }
+    // No address of ours is left, and DHCP is not to be asked.
+    if network.addressing == Addressing::Existing {
+        for warning in d.warnings.iter_mut().filter(|warning| warning.message == crate::ip::IPV6) {
+            warning.fatal = true;
+        }
+    }
     let by_dhcp = matches!(network.addressing, Addressing::Dhcp(_));
     let no_boot_server = !by_dhcp && network.boot_server.is_none();
     let no_dns = !by_dhcp && network.dns.is_empty();
@@ -285,7 +298,7 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         );
     }
     if let Addressing::Static(address) = &network.addressing
-        && let Some(server) = plan.root.sources.iter().find_map(|s| host_of(s)?.parse().ok())
+        && let Some(server) = server_address(plan)
         && address.gateway.is_none()
         && !same_subnet(address.address, server, address.prefix)
     {
@@ -299,7 +312,12 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
 }
 
-fn same_subnet(a: core::net::Ipv4Addr, b: core::net::Ipv4Addr, prefix: u8) -> bool {
+/// The IPv4 address of the first server that the line names by one.
+pub(crate) fn server_address(plan: &BootPlan) -> Option<Ipv4Addr> {
+    plan.root.sources.iter().find_map(|source| host_of(source)?.parse().ok())
+}
+
+pub(crate) fn same_subnet(a: Ipv4Addr, b: Ipv4Addr, prefix: u8) -> bool {
     let shift = 32 - u32::from(prefix.min(32));
     (a.to_bits() ^ b.to_bits()).checked_shr(shift).unwrap_or(0) == 0
 }

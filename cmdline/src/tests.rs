@@ -275,6 +275,90 @@ fn what_an_image_was_built_for_beats_the_weakest_marks_of_a_line() {
     assert_eq!(plan.root.sources, [nfs("192.0.2.1", "/u")]);
 }
 
+/// `http://${pxeserver}/` lost its slashes with the server and was refused.
+#[test]
+fn the_boot_server_stands_in_urls_too() {
+    let plan = read("archisobasedir=arch archiso_http_srv=http://${pxeserver}/ ip=dhcp");
+    assert!(plan.can_work());
+    assert!(matches!(&plan.root.sources[0], Source::Url(u)
+        if u.url.reveal() == "http:///arch/x86_64/airootfs.sfs"));
+}
+
+/// The first `ip=` won although it said off, and of two networks the first, although the
+/// server was in the second.
+#[test]
+fn the_setting_that_reaches_the_server_is_the_one_that_boots() {
+    for line in [
+        "root=dhcp ip=eth1:off ip=eth0:dhcp",
+        "root=nfs:192.0.2.1:/x ip=::::h:eth1:none ip=192.0.2.7::192.0.2.254:24::eth0:none",
+        "root=nfs:192.0.2.1:/x ip=10.1.1.2:::24::eth1:none ip=192.0.2.7:::24::eth0:none",
+    ] {
+        let plan = read(line);
+        assert_eq!(plan.network.unwrap().links, LinkChoice::Named(vec!["eth0".into()]), "{line}");
+    }
+    let first =
+        read("root=nfs:192.0.2.1:/x ip=10.1.1.2:::24::eth1:none ip=10.2.1.2:::24::eth0:none");
+    assert_eq!(first.network.unwrap().links, LinkChoice::Named(vec!["eth1".into()]));
+}
+
+/// They were taken by `explain`, and failed at boot without the word IPv6.
+#[test]
+fn ipv6_servers_are_refused_by_name_before_the_boot() {
+    for line in [
+        "boot=live fetch=http://[2001:db8::1]/f.squashfs",
+        "boot=live fetch=http://[2001:db8::1]:8080/f.squashfs",
+        "root=/dev/nfs nfsroot=[2001:db8::1]:/x",
+        "root=/dev/nfs nfsroot=2001:db8::1:/x",
+        "root=live:nfs:[2001:db8::1]:/x/live.img",
+        "root=nbd:[2001:db8::1]:live",
+        "bw.root=nvme:[2001:db8::1]/nqn.x",
+        "root=nfs:192.0.2.1:/x ip=[2001:db8::7]::[2001:db8::1]:64:h:eth0:none",
+    ] {
+        let plan = read(line);
+        let fatal = plan.warnings.iter().find(|w| w.fatal);
+        assert!(fatal.is_some_and(|w| w.message.contains("IPv6")), "{line}: {:?}", plan.warnings);
+    }
+    // Nothing needs the network here.
+    assert!(read("root=UUID=x ip=[2001:db8::7]::[2001:db8::1]:64:h:eth0:none").can_work());
+}
+
+/// Slax's own menus say it all in one word, which did nothing.
+#[test]
+fn slax_flags_are_the_words_that_they_hold() {
+    let plan = read("slax.flags=perch,toram");
+    assert_eq!((plan.dialect, &plan.root.to_ram), (Dialect::Slax, &ToRam::Medium));
+    assert!(
+        matches!(&plan.writable, Writable::Union(u) if matches!(u.upper, Upper::Persistent(_)))
+    );
+    let plan = read("from=slax slax.flags=automount");
+    assert!(matches!(&plan.writable, Writable::Union(u) if matches!(u.upper, Upper::Tmpfs { .. })));
+    assert_eq!(plan.root.to_ram, ToRam::No);
+}
+
+/// `ip=…:BOOTIF` waited for a link of that name, `root=squash:` was no root, and
+/// `nbdroot=` left the machine waiting for /dev/nbd0.
+#[test]
+fn roots_of_maas_and_nbd_client() {
+    let plan = read("root=squash:http://192.0.2.1/s ip=::::h:BOOTIF BOOTIF=01-52-54-00-12-34-56");
+    assert_eq!(
+        plan.network.unwrap().links,
+        LinkChoice::Mac(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]))
+    );
+    for (line, server, export) in [
+        ("root=/dev/nbd0 nbdroot=192.0.2.1,live,nbd0", "192.0.2.1", "live"),
+        ("root=/dev/nbd0 nbdroot=nas:/opt/ltsp", "nas", "/opt/ltsp"),
+        ("root=/dev/nbd0 nbdroot=nas/image", "nas", "image"),
+    ] {
+        let plan = read(line);
+        assert!(
+            matches!(&plan.root.sources[..], [Source::Nbd(n)]
+            if n.server == Server::Host(server.into()) && n.export == export),
+            "{line}"
+        );
+        assert!(plan.can_work() && plan.network.is_some());
+    }
+}
+
 /// Nobody read them: changes were not kept, and a medium in the network was looked for on
 /// drives, both without a word.
 #[test]

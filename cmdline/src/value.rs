@@ -239,8 +239,12 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
     };
     let (host, port) = match colon.and_then(|at| host_port.split_at_checked(at)) {
         Some((host, port)) => {
-            let port = port.strip_prefix(':').unwrap_or(port);
-            (host, Some(port.parse::<u16>().map_err(|_| "the port of the URL is not a number")?))
+            // RFC 3986 allows a colon without a port, and dracut's users write it.
+            let port = match port.strip_prefix(':').unwrap_or(port) {
+                "" => None,
+                port => Some(port.parse().map_err(|_| "the port of the URL is not a number")?),
+            };
+            (host, port)
         }
         None => (host_port, None),
     };
@@ -357,6 +361,8 @@ mod tests {
             ("http", Some("user:pw"), "10.0.0.1", Some(8080))
         );
         assert_eq!(u.path, "/a/b.iso?x=1");
+        let u = url("nfs://10.0.0.1:/srv/x").unwrap();
+        assert_eq!((u.host, u.port, u.path), ("10.0.0.1", None, "/srv/x"));
         assert_eq!(url("tftp:///x").unwrap().host, "");
         assert_eq!(url("http://[::1]:80/x").unwrap().port, Some(80));
         assert_eq!(url("http://[::1]/x").unwrap().host, "[::1]");
