@@ -154,8 +154,13 @@ impl Ip {
             }
             _ => return false,
         }
-        if let Some(id) = id {
-            self.client_id(id);
+        match id {
+            // dracut lets several methods follow each other: `dhcp,dhcp6`.
+            Some(id) if is_method(id) => {
+                self.remark("only the first method is used; IPv6 is left to the live system");
+            }
+            Some(id) => self.client_id(id),
+            None => {}
         }
         true
     }

@@ -25,6 +25,8 @@ mod detect;
 #[cfg(feature = "all")]
 pub mod docs;
 mod dracut;
+#[cfg(feature = "all")]
+mod families;
 pub mod ip;
 pub mod json;
 mod kernel;

@@ -12,13 +12,13 @@ use alloc::vec::Vec;
 use crate::casper::{self, device_file, image_dir, iso_file, live_media, union_kind};
 use crate::ip::{self, Form, Method};
 use crate::plan::{
-    BootPlan, Content, Dialect, ImagePick, Integrity, Marker, OnCorruption, Payload, PersistPlan,
-    Seconds, Source, ToRam, UnionPlan, Upper, UrlSource, Writable,
+    BootPlan, Content, Dialect, ImagePick, Integrity, LinkChoice, Marker, OnCorruption, Payload,
+    PersistPlan, Seconds, Source, ToRam, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::secrets::Private;
 use crate::table::{Draft, Grammar, strings, text, words};
 use crate::text;
-use crate::{base, kernel, net, nfsroot, own, source, value};
+use crate::{base, bootif, kernel, net, nfsroot, own, source, value};
 
 words! { LIVE, LIVE_DOCS:
     "boot" Text Soft "live selects this dialect.";
@@ -38,14 +38,14 @@ words! { LIVE, LIVE_DOCS:
     "skipconfig" Flag Keep "Both of these.";
     "ethdevice" Text Keep "Only these network devices, separated by commas.";
     "ethdevice-timeout" Number Keep "Seconds to wait for a carrier.";
-    "live-netdev" Text Keep "Only this network device.";
+    "live-netdev" Text Keep "Only this network device, or the one with this hardware address.";
     "live-media" Text Keep "A device or directory looked at first, or removable, or removable-usb.";
     "bootfrom" Text Local "The same.";
     "live-media-path" Text Keep "Directory of the images on the medium; live.";
     "live-media-offset" Text Idle "Offsets are found from the image itself.";
     "live-media-timeout" Number Keep "Seconds before media are looked for by themselves.";
     "findiso" Text Keep "An ISO file with this path on any disk is the medium.";
-    "fromiso" Text Keep "DEVICE/PATH of an ISO file.";
+    "fromiso" Text Keep "[FSTYPE:]DEVICE/PATH of an ISO file; the file system is found out.";
     "isofrom" Text Keep "The same.";
     "ignore_uuid" Flag Keep "Any medium will do.";
     "uuid" Text Local "The medium must have this UUID.";
@@ -63,7 +63,7 @@ words! { LIVE, LIVE_DOCS:
     "persistence-label" Text Keep "Other labels, separated by commas.";
     "persistence-storage" Text Keep "Any of filesystem, file, directory; filesystem,file.";
     "persistence-media" Text Keep "removable or removable-usb: nowhere else.";
-    "persistence-encryption" Text Keep "Any of none, luks; none.";
+    "persistence-encryption" Text Keep "Any of none, luks, lukslabel; none.";
     "persistence-method" Text Idle "overlay is the only method.";
     "persistence-path" Text Keep "Directory of the persistence file.";
     "persistence-read-only" Flag Keep "Changes of this session stay in memory, above the kept ones.";
@@ -252,7 +252,10 @@ fn local(d: &mut Draft<'_>, plan: &mut BootPlan) {
         return;
     }
     if let Some((name, path)) = d.get_any(&["fromiso", "isofrom"]) {
-        match device_file(path) {
+        // Since 20250815 with a file system in front: `ext4:/dev/sda1/x.iso`.
+        let place = path.split_once(":/dev/").filter(|(fstype, _)| !fstype.contains(['/', '=']));
+        let place = place.map(|(fstype, _)| path.get(fstype.len() + 1..).unwrap_or_default());
+        match device_file(place.unwrap_or(path)) {
             Some(source) => plan.root.sources = alloc::vec![source],
             None => d.fatal_word(
                 name,
@@ -394,7 +397,7 @@ fn persistence(d: &mut Draft<'_>) -> Option<PersistPlan> {
         persist.directory = has("directory");
         persist.read_only = d.has("persistence-read-only");
         persist.conf = true;
-        persist.luks = encryption.iter().any(|e| e == "luks");
+        persist.luks = encryption.iter().any(|e| e.starts_with("luks"));
         persist.removable_only = media.is_some_and(|m| m.starts_with("removable"));
         persist.reset = d.has("persistence-remove");
         persist
@@ -411,7 +414,12 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan) {
         Some(persist) => Upper::Persistent(persist),
         None => Upper::Tmpfs { size },
     };
-    let union = UnionPlan { kind, upper, options: Vec::new() };
+    // live-boot's own option: without it a directory of the image cannot be renamed.
+    let options = match kind {
+        UnionKind::Overlay => strings(&["redirect_dir=on"]),
+        UnionKind::Aufs => Vec::new(),
+    };
+    let union = UnionPlan { kind, upper, options };
     plan.writable = if d.has("exposedroot") {
         let dirs = if d.has("skipunion") { Vec::new() } else { strings(&EXPOSED) };
         Writable::Directories { union, dirs }
@@ -443,12 +451,19 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
         return;
     }
     let mut devices = d.list("ethdevice");
+    let mut mac = None;
     if devices.is_empty()
         && let Some(device) = d.get("live-netdev")
     {
-        devices.push(device.to_string());
+        mac = bootif::parse(device);
+        if mac.is_none() {
+            devices.push(device.to_string());
+        }
     }
     let mut network = net::plan(d, ip, net::Extra { devices, required: needed });
+    if let Some(mac) = mac {
+        network.links = LinkChoice::Mac(mac);
+    }
     for text in d.all("dns") {
         for item in value::list(text) {
             match value::address(&item) {

@@ -224,6 +224,9 @@ fn split_server(place: &str) -> Result<(Server, &str), &'static str> {
     if before.trim_end_matches(':').parse::<core::net::Ipv6Addr>().is_ok() {
         return Err(crate::ip::IPV6);
     }
+    if slash < place.len() && value::address(before).is_some() {
+        return Err("a colon is missing between server and path");
+    }
     match place.split_once(':') {
         Some((host, path)) if host.len() < slash => {
             let server = value::server(host).ok_or("the server is not a name or an address")?;
@@ -268,6 +271,8 @@ mod tests {
         assert_eq!(read("10.0.0.1:"), (host("10.0.0.1"), Some("/tftpboot/%s".into())));
         assert_eq!(read("auto"), (Server::Boot, None));
         assert_eq!(read("[fe80::1]:/x"), (host("[fe80::1]"), Some("/x".into())));
+        assert!(parse("10.0.0.1/srv").is_err());
+        assert_eq!(read("10.0.0.1"), (Server::Boot, Some("/tftpboot/10.0.0.1".into())));
         assert_eq!(parse("2001:db8::1:/x"), Err(crate::ip::IPV6));
         assert!(parse("bad host:/x").is_err());
         assert!(parse("[::1/x").is_err());

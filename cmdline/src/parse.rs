@@ -85,7 +85,14 @@ pub(crate) fn parse_with(
     words.words.truncate(token::MAX_WORDS);
     words.init_args.extend(own.init_args);
     let (open_quote, cut) = (words.open_quote, words.cut);
-    let quoted = words.words.iter().find(|t| t.quoted_blank).map(token::Token::text);
+    let quoted = words
+        .words
+        .iter()
+        .find(|t| {
+            // Clonezilla's own reader takes quotes.
+            t.quoted_blank && !t.name.starts_with("ocs_")
+        })
+        .map(token::Token::text);
 
     let mut draft = Draft::new(context, grammars, grammar, words);
     if cut {

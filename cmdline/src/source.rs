@@ -222,6 +222,8 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
             }
         }
     }
+    #[cfg(feature = "all")]
+    crate::families::check(d, plan);
     let cloning = matches!(plan.handoff.then, Then::Clone(_));
     if plan.root.sources.is_empty() && !cloning && !d.warnings.iter().any(|w| w.fatal) {
         d.fatal(
@@ -246,7 +248,7 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let ipv6 =
         (crate::ip::IPV6, "name the server by its IPv4 address, or by a host name that has one");
     let hosts = plan.root.sources.iter().filter_map(host_of);
-    if let Some(host) = hosts.filter(|host| host.starts_with('[')).next() {
+    if let Some(host) = { hosts }.find(|host| host.starts_with('[')) {
         d.fatal(&host, &ipv6);
     }
     // No address of ours is left, and DHCP is not to be asked.

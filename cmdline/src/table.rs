@@ -311,6 +311,13 @@ impl<'a> Draft<'a> {
             .map(|e| e.token.value.unwrap_or_default())
     }
 
+    /// The value of a word, whether a table knows it or not; empty without one.
+    #[cfg(feature = "all")]
+    pub fn value(&self, name: &str) -> &'a str {
+        let mut named = self.words.iter().rev().filter(|entry| entry.token.name == name);
+        named.next().and_then(|entry| entry.token.value).unwrap_or_default()
+    }
+
     /// A yes-or-no word; `None` when it is absent.
     #[inline(never)]
     pub fn switch(&mut self, name: &str) -> Option<bool> {
@@ -450,7 +457,12 @@ impl<'a> Draft<'a> {
             known |= specs.peek().is_some() || listed(g.pass, name);
             specs.any(|spec| spec.act == Act::Keep)
         });
+        #[cfg(feature = "all")]
+        let instead = crate::families::instead(mine, name);
+        #[cfg(not(feature = "all"))]
+        let instead: Option<&str> = None;
         if let Some(grammar) = foreign {
+            let reads = text(&["bw.dialect=", grammar.dialect.name(), " reads the line that way"]);
             self.warn(
                 &token.text(),
                 &(
@@ -460,7 +472,7 @@ impl<'a> Draft<'a> {
                         ", and this line is read as ",
                         self.grammar.dialect.name(),
                     ]),
-                    &text(&["bw.dialect=", grammar.dialect.name(), " reads the line that way"]),
+                    instead.unwrap_or(&reads),
                 ),
             );
             return Fate::Foreign(grammar.dialect);
@@ -468,7 +480,9 @@ impl<'a> Draft<'a> {
         if known {
             return Fate::PassedOn;
         }
-        if let Some(near) = self.nearest(name) {
+        if let Some(instead) = instead {
+            self.warn(&token.text(), &("is not known", instead));
+        } else if let Some(near) = self.nearest(name) {
             self.warn(&token.text(), &("is not known", &text(&["did you mean ", near, "?"])));
         }
         Fate::Unknown

@@ -322,6 +322,46 @@ fn ipv6_servers_are_refused_by_name_before_the_boot() {
     assert!(read("root=UUID=x ip=[2001:db8::7]::[2001:db8::1]:64:h:eth0:none").can_work());
 }
 
+/// `rename()` of a directory of the image failed with EXDEV, as it does not in live-boot.
+#[test]
+fn live_boots_overlay_can_rename_directories_of_the_image() {
+    let options = |line| match read(line).writable {
+        Writable::Union(union) | Writable::Directories { union, .. } => union.options,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(options("boot=live"), ["redirect_dir=on"]);
+    assert_eq!(options("boot=live persistence"), ["redirect_dir=on"]);
+    assert_eq!(options("boot=live union=aufs"), Vec::<String>::new());
+    assert_eq!(options("boot=casper"), Vec::<String>::new());
+}
+
+/// They were taken, and the boot ended minutes later; others were refused with a hint at NFS.
+#[test]
+fn families_that_are_not_read_are_named_with_what_to_do() {
+    for (line, family) in [
+        ("root=/dev/ram0 loop=/image.squashfs looptype=squashfs", "genkernel"),
+        ("root=LABEL=nixos-x init=/nix/store/x/init", "NixOS"),
+        ("img_dev=/dev/sda1 img_loop=/x.iso misolabel=M", "Manjaro"),
+        ("automatic=method:cdrom stagename=live", "ALT"),
+        ("from=usb splasht", "antiX"),
+        ("inst.stage2=hd:LABEL=x", "Fedora"),
+        ("boot=UUID=ab disk=UUID=cd", "LibreELEC"),
+    ] {
+        let plan = read(line);
+        let first = plan.warnings.first().filter(|w| w.fatal && !w.hint.is_empty());
+        assert!(first.is_some_and(|w| w.message.contains(family)), "{line}: {:?}", plan.warnings);
+    }
+    // Whoever says where the root is, or in which words, is believed.
+    for line in [
+        "root=/dev/ram0 looptype=squashfs bw.root=any bw.image=image.squashfs",
+        "boot=live splasht",
+        "bw.dialect=slax changes=/x",
+        "root=live:http://192.0.2.1/x inst.repo=http://192.0.2.1/",
+    ] {
+        assert!(read(line).can_work(), "{line}");
+    }
+}
+
 /// Slax's own menus say it all in one word, which did nothing.
 #[test]
 fn slax_flags_are_the_words_that_they_hold() {
