@@ -22,6 +22,7 @@ use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use sys::clock::Instant;
+use sys::process::Child;
 
 use crate::watch::{self, Voice};
 
@@ -34,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// Pauses between two tries grow to this, in seconds.
 const MAX_PAUSE: u64 = 5;
 
-/// Starts it for a device.
+/// Starts it for a device; who lets go of the device ends it.
 ///
 /// # Errors
 /// The kernel's.
@@ -43,7 +44,7 @@ pub fn start(
     server: Ipv4Addr,
     source: &NbdSource,
     connected: &Connected,
-) -> Result<(), Errno> {
+) -> Result<Child, Errno> {
     let mut words = Vec::from([
         format!("{index}"),
         format!("{server}:{}", source.port),

@@ -64,9 +64,9 @@ stand_in! { remote:
     fn nbd(&mut Machine, &NbdSource) -> Result<String, Fault> = refused();
     fn nvme(&mut Machine, &NvmeTcpSource) -> Result<Vec<String>, Fault> = refused();
     fn cifs(&mut Machine, &CifsSource, &str) -> Result<(), Fault> = refused();
-    fn drop_nbd(&str) -> () = ();
+    fn drop_nbd(&mut Machine, &str) -> () = ();
     fn drop_nvme(&str) -> () = ();
-    fn drop_all() -> () = ();
+    fn drop_all(&mut Machine) -> () = ();
 }
 stand_in! { unpack:
     fn archive_in(&str) -> Option<overlay::probe::Format> = None;

@@ -21,6 +21,8 @@ use rustix::fd::{AsFd, BorrowedFd};
 use sys::clock::{Instant, poll_timeout};
 use sys::errno::Shown;
 use sys::loopdev::Loop;
+#[cfg(feature = "full")]
+use sys::process::Child;
 
 use crate::device;
 use crate::link::Network;
@@ -80,6 +82,9 @@ pub struct Machine {
     /// Who sees to it that the deadline holds when this process is stuck in the kernel.
     #[cfg(feature = "full")]
     pub watcher: Option<Watcher>,
+    /// The processes that keep network block devices, by the devices' numbers.
+    #[cfg(feature = "full")]
+    pub keepers: Vec<(u32, Child)>,
     drivers: Loader<'static>,
     uevents: Option<uevent::Socket>,
     /// Sorted.
@@ -121,6 +126,8 @@ impl Machine {
             held: Vec::new(),
             #[cfg(feature = "full")]
             watcher: None,
+            #[cfg(feature = "full")]
+            keepers: Vec::new(),
             drivers: Loader::new(index, policy),
             uevents,
             blocks: Vec::new(),

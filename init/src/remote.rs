@@ -49,29 +49,34 @@ pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Fault> {
             if error.is_transient() { fault } else { fault.last() }
         })?;
     let index = nbd::attach(&connected).map_err(|error| Fault::from(error.to_string()).last())?;
-    if let Err(errno) = keeper::start(index, address, source, &connected) {
-        machine.log.warn(&format!(
+    match keeper::start(index, address, source, &connected) {
+        Ok(keeper) => machine.keepers.push((index, keeper)),
+        Err(errno) => machine.log.warn(&format!(
             "cannot start the process that reconnects NBD: {}; if the server goes away, the root is lost",
             Shown(errno)
-        ));
+        )),
     }
     Ok(format!("/dev/nbd{index}"))
 }
 
-/// Lets go of a device that was not what was looked for.
-pub fn drop_nbd(device: &str) {
+/// Lets go of a device that was not what was looked for, and ends the process that keeps
+/// it: that one would go on with the next device of this number.
+pub fn drop_nbd(machine: &mut Machine, device: &str) {
     if let Some(index) = device.strip_prefix("/dev/nbd").and_then(|index| index.parse().ok()) {
+        for (_, keeper) in machine.keepers.extract_if(.., |(of, _)| *of == index) {
+            keeper.end();
+        }
         // A device that is gone already is what is wanted.
         let _ = nbd::detach(index);
     }
 }
 
 /// Lets go of everything that a try of the boot before this one connected.
-pub fn drop_all() {
+pub fn drop_all(machine: &mut Machine) {
     for name in coldplug::sysfs::names("/sys/block").unwrap_or_default() {
         let connected = format!("/sys/block/{name}/pid");
         if name.starts_with("nbd") && exists(&connected) {
-            drop_nbd(&format!("/dev/{name}"));
+            drop_nbd(machine, &format!("/dev/{name}"));
         }
     }
 }

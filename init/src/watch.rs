@@ -21,6 +21,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
 use sys::dm::Control;
 use sys::file::open;
+use sys::process::Child;
 
 use crate::memory::Size;
 
@@ -38,7 +39,7 @@ const CALM: u64 = 5;
 /// # Errors
 /// The kernel's.
 pub fn start(snapshot: &str) -> Result<(), Errno> {
-    spawn(NAME, &[&CString::new(snapshot).unwrap_or_default()], &[])
+    spawn(NAME, &[&CString::new(snapshot).unwrap_or_default()], &[]).map(drop)
 }
 
 /// Starts our own program under another name, with words and open descriptors, and
@@ -46,7 +47,7 @@ pub fn start(snapshot: &str) -> Result<(), Errno> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn spawn(name: &CStr, words: &[&CStr], keep: &[OwnedFd]) -> Result<(), Errno> {
+pub fn spawn(name: &CStr, words: &[&CStr], keep: &[OwnedFd]) -> Result<Child, Errno> {
     let (ready, started) = pipe_with(PipeFlags::CLOEXEC)?;
     let mut args = Vec::from([name]);
     args.extend(words);
@@ -63,10 +64,10 @@ pub fn spawn(name: &CStr, words: &[&CStr], keep: &[OwnedFd]) -> Result<(), Errno
         }
         .raw_os_error()
     })?;
-    drop((child, started));
+    drop(started);
     let mut byte = [0];
     while rustix::io::read(&ready, &mut byte) == Err(Errno::INTR) {}
-    Ok(())
+    Ok(child)
 }
 
 /// The process itself; ends when the snapshot is gone or lost.

@@ -10,7 +10,9 @@ use linux_raw_sys::general::{
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use crate::raw::syscall;
 
@@ -82,6 +84,13 @@ impl Child {
     /// Process id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
+    }
+
+    /// Kills the child and reaps it.
+    pub fn end(&self) {
+        // A child that has ended already is what is wanted.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = self.wait();
     }
 
     /// Reaps the child if it has ended; `None` while it runs.

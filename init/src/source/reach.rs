@@ -172,7 +172,7 @@ impl Reach for Machine {
 
     fn release(&mut self, source: &Source, offers: &[Offer]) {
         match (source, offers.first()) {
-            (Source::Nbd(_), Some(Offer::Blob(device))) => remote::drop_nbd(device),
+            (Source::Nbd(_), Some(Offer::Blob(device))) => remote::drop_nbd(self, device),
             (Source::NvmeTcp(_), Some(Offer::Blob(device))) => remote::drop_nvme(device),
             (_, Some(Offer::Tree(target))) => self.unmount(target),
             (_, Some(Offer::Blob(_))) => fetch::drop_all(),

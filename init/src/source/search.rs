@@ -33,7 +33,7 @@ pub fn find(
     tree_target: &str,
     read_write: bool,
 ) -> Result<Found, Failure> {
-    remote::drop_all();
+    remote::drop_all(machine);
     find_in(machine, plan, layout, tree_target, read_write)
 }
 

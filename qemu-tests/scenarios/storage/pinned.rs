@@ -109,6 +109,10 @@ fn against(lab: &Lab, line: &str, rows: Vec<Row>) -> Result<Machine> {
             assert!(issue.contains("a small live system"), "{what}: {issue}");
             // What is read later is the same, too.
             machine.run("echo 3 >/proc/sys/vm/drop_caches; cat /srv/noise >/dev/null")?;
+            // The processes that kept the devices of earlier tries went with these.
+            let keepers =
+                machine.run("grep -la '^@bellwether-nbd' /proc/[0-9]*/cmdline | wc -l")?;
+            assert_eq!(keepers.trim(), "1", "{what}");
             continue;
         }
         machine.expect("bellwether: FAILED:", secs(90))?;
