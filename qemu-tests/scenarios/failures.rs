@@ -326,7 +326,8 @@ fn at_the_shell(client: MachineBuilder<'_>) -> Result<Machine> {
 fn a_fault_of_pid_1_is_told() {
     scenario("failure-fault", |lab| {
         let image = lab.assets().small_squashfs()?;
-        let line = |panic| format!("root=/dev/vda break=mount init=/bin/sh panic={panic}");
+        let line =
+            |panic| format!("root=/dev/vda break=mount init=/bin/sh panic={panic} bw.lock=no");
         let client = with_disk(client_with_shell(lab, &line(3))?, &image);
         let mut machine = at_the_shell(with_pstore(lab, client)?)?;
         // A process of our own without memory for its heap.
