@@ -125,6 +125,10 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
     let mut texts = Vec::new();
     let mut all_work = true;
     for (name, menu) in &menus {
+        let is_default = |n| n == menu.default && !menu.other_default;
+        for note in menu.notes.iter().filter(|_| !args.json) {
+            texts.push(format!("note        {note} ({name})\n"));
+        }
         for (n, entry) in menu.entries.iter().enumerate() {
             let plan = cmdline::parse(&entry.append, &context);
             let lacks = lacks(args, &plan)?;
@@ -134,14 +138,14 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                 let plan = json(args, &plan, lacks.as_deref());
                 let mut json = Json::new();
                 json.object().field("menu", name).field("title", title);
-                json.flag("default", n == menu.default).field("kernel", &entry.kernel);
+                json.flag("default", is_default(n)).field("kernel", &entry.kernel);
                 json.list("initrd", &entry.initrd).field("append", &entry.append);
                 json.key("plan").raw(plan.trim_end()).end_object();
                 json.finish()
             } else {
                 format!(
                     "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n\n{}",
-                    if n == menu.default { ", the default" } else { "" },
+                    if is_default(n) { ", the default" } else { "" },
                     entry.kernel,
                     entry.initrd.join(" "),
                     entry.append,

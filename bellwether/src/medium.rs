@@ -113,6 +113,7 @@ pub fn parts(
         entries,
         // A directory that is served can get more files; a medium cannot.
         per_machine: prefix.is_empty(),
+        ..Menu::default()
     };
     menu.check().map_err(|e| usage(&e.to_string()))?;
     for entry in &menu.entries {

@@ -85,7 +85,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             let dialect = by_name.or_else(|| Menu::guess(&text));
             let dialect = dialect
                 .ok_or_else(|| bad("neither an ISO nor a menu of SYSLINUX or GRUB".into()))?;
-            let menu = Menu::read(dialect, &text, &mut |name| beside(path, name))
+            let menu = Menu::read_as_written(dialect, &text, &mut |name| beside(path, name))
                 .map_err(|e| bad(e.to_string()))?;
             if menu.entries.is_empty() {
                 return Err(bad("the menu has no entry that starts a Linux kernel".into()));
@@ -128,8 +128,8 @@ fn on_iso(iso: &Iso<File>) -> Result<Vec<(String, Menu)>, String> {
                 let beside = text(&format!("{dir}/{name}")).ok().flatten();
                 beside.or_else(|| text(name).ok().flatten())
             };
-            let menu =
-                Menu::read(*dialect, &found, &mut load).map_err(|e| format!("{place}: {e}"))?;
+            let menu = Menu::read_as_written(*dialect, &found, &mut load)
+                .map_err(|e| format!("{place}: {e}"))?;
             if !menu.entries.is_empty() {
                 menus.push(((*place).to_owned(), menu));
                 break;

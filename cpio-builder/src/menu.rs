@@ -3,8 +3,8 @@
 //!
 //! The reader takes Linux entries: kernel, initrd, command line. It follows the SYSLINUX wiki's
 //! "Config" page and the GRUB manual's "Shell-like scripting", and is no interpreter: both
-//! branches of a GRUB `if` count, functions are not called, `.c32` programs, chain loading and
-//! local boot are skipped. The caller loads included files. Input, entries and depth are
+//! branches of a GRUB `if` count; `.c32` programs but menus, chain loading and local boot are
+//! skipped. The caller loads included files. Input, entries and depth are
 //! bounded.
 //!
 //! The writer's files have only the entries, a default and a timeout.
@@ -35,6 +35,10 @@ pub struct Menu {
     /// Over a network, a machine may have a menu of its own beside this one: see
     /// [`disk_menus`].
     pub per_machine: bool,
+    /// The file's own default is an entry that starts no Linux kernel.
+    pub other_default: bool,
+    /// What a reader of the entries should know of the file.
+    pub notes: Vec<String>,
 }
 
 /// One way to boot.
@@ -127,6 +131,9 @@ impl fmt::Display for MenuError {
 
 impl std::error::Error for MenuError {}
 
+/// Most notes of a menu.
+const NOTES_MAX: usize = 32;
+
 /// Loads an included file, if it exists.
 pub type Load<'l> = &'l mut dyn FnMut(&str) -> Option<String>;
 
@@ -137,9 +144,31 @@ impl Menu {
     /// # Errors
     /// [`MenuError::TooMany`] for too many entries or files.
     pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Result<Self, MenuError> {
+        Self::read_as(dialect, text, load, false)
+    }
+
+    /// The same for people: GRUB's variables that this file does not set stay in the entries as
+    /// `${name}`.
+    ///
+    /// # Errors
+    /// As [`Menu::read`].
+    pub fn read_as_written(
+        dialect: Dialect,
+        text: &str,
+        load: Load<'_>,
+    ) -> Result<Self, MenuError> {
+        Self::read_as(dialect, text, load, true)
+    }
+
+    fn read_as(
+        dialect: Dialect,
+        text: &str,
+        load: Load<'_>,
+        keep: bool,
+    ) -> Result<Self, MenuError> {
         let mut menu = match dialect {
             Dialect::Syslinux => Syslinux::default().read(text, load),
-            Dialect::Grub => Grub::default().read(text, load),
+            Dialect::Grub => Grub { keep, ..Grub::default() }.read(text, load),
         }?;
         let blank = |text: &mut String| *text = text.replace(char::is_control, " ");
         blank(&mut menu.title);
@@ -421,12 +450,22 @@ struct Syslinux {
     entry: Option<SyslinuxEntry>,
     files: usize,
     in_text: bool,
+    /// Names of the entries that start no kernel, in order with the number of those before
+    /// them that do.
+    foreign: Vec<(String, usize)>,
+    /// What SYSAPPEND says for all entries.
+    sysappend: u32,
+    /// Menus that an entry leads to.
+    further: Vec<String>,
 }
 
 #[derive(Default)]
 struct SyslinuxEntry {
     entry: Entry,
     append: Option<String>,
+    /// Words behind the kernel's name.
+    words: String,
+    sysappend: Option<u32>,
     foreign: bool,
     default: bool,
 }
@@ -438,6 +477,26 @@ impl Syslinux {
         if let Some(default) = &self.default {
             let found = self.menu.entries.iter().position(|e| e.id.eq_ignore_ascii_case(default));
             self.menu.default = found.unwrap_or(self.menu.default);
+            let other = self.foreign.iter().find(|(id, _)| id.eq_ignore_ascii_case(default));
+            if let (None, Some((id, _))) = (found, other) {
+                self.menu.starts_otherwise(id);
+            }
+        } else if !self.menu.other_default
+            && self.menu.default == 0
+            && let Some((id, 0)) = self.foreign.first()
+        {
+            self.menu.starts_otherwise(id);
+        }
+        // Menus of their own, with defaults of their own.
+        let own = self.menu.entries.len();
+        for name in core::mem::take(&mut self.further) {
+            let Some(more) = load(&name) else { continue };
+            self.menu.note(format!("an entry leads to the menu {name}, whose entries follow"));
+            self.file(&more, load, 1)?;
+            self.end_entry()?;
+        }
+        if own > 0 || self.menu.other_default {
+            self.menu.default = self.menu.default.min(own.saturating_sub(1));
         }
         Ok(self.menu)
     }
@@ -453,6 +512,13 @@ impl Syslinux {
             .lines()
             .map(str::trim)
         {
+            if line.ends_with('\\') && !self.in_text {
+                self.menu.note(format!(
+                    "SYSLINUX does not join lines: what follows '{}' is not part of it",
+                    line.get(line.floor_char_boundary(line.len().saturating_sub(40))..)
+                        .unwrap_or_default()
+                ));
+            }
             let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             let rest = rest.trim();
             let word = word.to_ascii_lowercase();
@@ -503,6 +569,12 @@ impl Syslinux {
                     self.default = Some(first.to_owned());
                 }
             }
+            ("sysappend" | "ipappend", None) => self.sysappend = number(rest),
+            ("sysappend" | "ipappend", Some(at)) => at.sysappend = Some(number(rest)),
+            ("config", Some(at)) => {
+                at.foreign = true;
+                self.further.extend(rest.split_whitespace().next().map(str::to_owned));
+            }
             ("append", None) => self.append = rest.to_owned(),
             ("append", Some(at)) => at.append = Some(rest.to_owned()),
             ("menu label", Some(at)) => at.entry.title = unmarked(rest),
@@ -510,10 +582,7 @@ impl Syslinux {
             ("linux", Some(at)) => at.kernel(rest, true),
             ("kernel", Some(at)) => at.kernel(rest, false),
             ("initrd", Some(at)) => at.entry.initrd = paths(rest),
-            (
-                "localboot" | "com32" | "boot" | "bss" | "pxe" | "fdimage" | "comboot" | "config",
-                Some(at),
-            ) => {
+            ("localboot" | "com32" | "boot" | "bss" | "pxe" | "fdimage" | "comboot", Some(at)) => {
                 at.foreign = true;
             }
             _ => {}
@@ -522,17 +591,36 @@ impl Syslinux {
     }
 
     fn end_entry(&mut self) -> Result<(), MenuError> {
-        let Some(SyslinuxEntry { mut entry, append, foreign, default }) = self.entry.take() else {
+        let Some(SyslinuxEntry { mut entry, append, words, sysappend, foreign, default }) =
+            self.entry.take()
+        else {
             return Ok(());
         };
         if foreign || entry.kernel.is_empty() {
+            if default {
+                self.menu.starts_otherwise(&entry.id);
+                self.default = None;
+            }
+            if entry.kernel.ends_with("menu.c32") {
+                let files = append.as_deref().unwrap_or_default().split_whitespace();
+                self.further.extend(files.filter(|file| *file != "~").map(str::to_owned));
+            }
+            if self.foreign.len() < ENTRIES_MAX {
+                self.foreign.push((entry.id, self.menu.entries.len()));
+            }
+            self.further.truncate(FILES_MAX);
             return Ok(());
+        }
+        for (bit, what) in [(1, "ip=CLIENT:SERVER:GATEWAY:MASK"), (2, "BOOTIF=01-MAC")] {
+            if sysappend.unwrap_or(self.sysappend) & bit != 0 {
+                self.menu.note(format!("to the line of {} pxelinux adds {what}", entry.id));
+            }
         }
         if self.menu.entries.len() >= ENTRIES_MAX {
             return Err(MenuError::TooMany);
         }
         let append = append.unwrap_or_else(|| self.append.clone());
-        let mut kept: Vec<&str> = Vec::new();
+        let mut kept: Vec<&str> = words.split_whitespace().collect();
         for word in append.split_whitespace().filter(|word| *word != "-") {
             // Only the boot loader uses this word; the kernel ignores it.
             match word.strip_prefix("initrd=") {
@@ -543,6 +631,7 @@ impl Syslinux {
         entry.append = kept.join(" ");
         if default {
             self.menu.default = self.menu.entries.len();
+            self.menu.other_default = false;
             self.default = None;
         }
         self.menu.entries.push(entry);
@@ -552,7 +641,8 @@ impl Syslinux {
 
 impl SyslinuxEntry {
     fn kernel(&mut self, path: &str, surely: bool) {
-        let path = path.split_whitespace().next().unwrap_or_default();
+        let (path, words) = path.split_once(char::is_whitespace).unwrap_or((path, ""));
+        words.clone_into(&mut self.words);
         let lower = path.to_ascii_lowercase();
         let other = [".c32", ".0", ".bin", ".bss", ".bs", ".img", ".com", ".cbt", ".efi"];
         self.foreign = !surely && other.iter().any(|end| lower.ends_with(end));
@@ -565,8 +655,105 @@ fn unmarked(text: &str) -> String {
     text.replacen('^', "", 1)
 }
 
+/// A number as SYSLINUX writes it, also `0x3ffff`.
+fn number(text: &str) -> u32 {
+    match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).unwrap_or(0),
+        None => text.parse().unwrap_or(0),
+    }
+}
+
+impl Menu {
+    fn note(&mut self, note: String) {
+        if self.notes.len() < NOTES_MAX && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// The default is this entry, which is not among ours.
+    fn starts_otherwise(&mut self, name: &str) {
+        self.other_default = true;
+        self.note(format!("the menu's default is '{name}', which starts no Linux kernel"));
+    }
+}
+
 fn paths(list: &str) -> Vec<String> {
     list.split([',', ' ']).filter(|p| !p.is_empty()).map(str::to_owned).collect()
+}
+
+/// Most bytes of GRUB commands that are gone through: loops and functions repeat them.
+const WORK_MAX: usize = 8 << 20;
+
+/// A path without the variable that it begins with: `${prefix}/x.cfg` is looked for as `/x.cfg`.
+fn after_variable(path: &str) -> &str {
+    path.strip_prefix("${").and_then(|rest| rest.split_once('}')).map_or(path, |(_, path)| path)
+}
+
+/// The text up to the word that ends this block, past words that open others in it. Quotes,
+/// comments and `${…}` count as they do in GRUB.
+fn block(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    opening: &[&str],
+    closing: &str,
+) -> String {
+    let mut text = String::new();
+    let mut word = String::new();
+    let mut depth = 0;
+    let mut quote = None;
+    // `for` is a word of its own only where a command begins.
+    let mut begins = true;
+    while let Some(c) = chars.next() {
+        text.push(c);
+        match (c, quote) {
+            (c, Some(open)) => {
+                if c == open {
+                    quote = None;
+                } else if c == '\\' && open == '"' {
+                    text.extend(chars.next());
+                }
+            }
+            ('\\', _) => text.extend(chars.next()),
+            ('\'' | '"', _) => {
+                quote = Some(c);
+                word.push(c);
+            }
+            ('$', _) if chars.peek() == Some(&'{') => {
+                word.push(c);
+                while let Some(c) = chars.next_if(|c| *c != '\n') {
+                    text.push(c);
+                    if c == '}' {
+                        break;
+                    }
+                }
+            }
+            ('#', _) if word.is_empty() => {
+                text.pop();
+                while chars.next_if(|c| *c != '\n').is_some() {}
+            }
+            (c, _) if c.is_whitespace() || c == ';' || (c == '}' && closing == "}") => {
+                let ends = if c == '}' && word.is_empty() { "}" } else { word.as_str() };
+                if ends == closing && (begins || closing == "}") {
+                    if depth == 0 {
+                        text.truncate(text.len() - c.len_utf8());
+                        let end = text.len() - if c == '}' { 0 } else { closing.len() };
+                        text.truncate(end);
+                        return text;
+                    }
+                    depth -= 1;
+                } else if opening.contains(&ends) && (begins || closing == "}") {
+                    depth += 1;
+                }
+                let leads = matches!(ends, "do" | "then" | "else" | "" | "{");
+                begins = matches!(c, '\n' | ';') || (begins && leads);
+                word.clear();
+            }
+            (c, _) => word.push(c),
+        }
+    }
+    if word == closing && depth == 0 {
+        text.truncate(text.len() - closing.len());
+    }
+    text
 }
 
 /// State of reading GRUB files.
@@ -578,8 +765,16 @@ struct Grub {
     files: usize,
     /// Open blocks.
     depth: usize,
-    /// Position in `menu.entries` of each item of the first level.
-    items: Vec<usize>,
+    /// Each item of the first level: its title, and its position in `menu.entries` if it starts
+    /// a kernel.
+    items: Vec<(String, Option<usize>)>,
+    /// Whether the open entry is an item of the first level.
+    is_item: bool,
+    /// Variables that nothing sets stay.
+    keep: bool,
+    functions: BTreeMap<String, String>,
+    /// Bytes of functions and loops that were gone through.
+    work: usize,
 }
 
 impl Grub {
@@ -588,9 +783,20 @@ impl Grub {
         self.end_entry()?;
         if let Some(default) = self.variables.get("default") {
             let by_name = |e: &Entry| e.id == *default || e.title == *default;
-            let by_number = || self.items.get(default.parse::<usize>().ok()?).copied();
-            let found = self.menu.entries.iter().position(by_name).or_else(by_number);
-            self.menu.default = found.filter(|n| *n < self.menu.entries.len()).unwrap_or(0);
+            // `1>2` is an entry of a submenu.
+            let number = default.split('>').next().and_then(|n| n.parse::<usize>().ok());
+            let item = number.and_then(|n| self.items.get(n));
+            let item = item.or_else(|| self.items.iter().find(|(title, _)| title == default));
+            let item = item.cloned();
+            let found = self.menu.entries.iter().position(by_name);
+            let found = found.or_else(|| item.as_ref()?.1);
+            let found = found.filter(|n| *n < self.menu.entries.len());
+            self.menu.default = found.unwrap_or(0);
+            if let (None, Some((title, None))) = (found, item) {
+                self.menu.starts_otherwise(&title);
+            }
+        } else if let Some((title, None)) = self.items.first().cloned() {
+            self.menu.starts_otherwise(&title);
         }
         let timeout = self.variables.get("timeout").and_then(|t| t.parse::<i64>().ok());
         self.menu.timeout = timeout.and_then(|t| u32::try_from(t).ok());
@@ -602,8 +808,16 @@ impl Grub {
         if self.files > FILES_MAX {
             return Err(MenuError::TooMany);
         }
-        let mut chars =
-            text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default().chars().peekable();
+        self.body(text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default(), load, nesting)
+    }
+
+    /// Goes through commands: a file, a function's, or a loop's.
+    fn body(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
+        self.work += text.len();
+        if self.work > WORK_MAX {
+            return Err(MenuError::TooMany);
+        }
+        let mut chars = text.chars().peekable();
         while chars.peek().is_some() {
             let (words, opens) = self.command(&mut chars);
             let depth = self.depth;
@@ -623,9 +837,37 @@ impl Grub {
             }
             match first {
                 "source" | "configfile" | "." | "extract_entries_source" if nesting < 8 => {
-                    if let Some(more) = words.next().and_then(&mut *load) {
+                    if let Some(more) = words.next().map(after_variable).and_then(&mut *load) {
                         self.file(&more, load, nesting + 1)?;
                     }
+                }
+                "function" if opens => {
+                    self.depth = depth;
+                    let body = block(&mut chars, &["{"], "}");
+                    if let Some(name) = words.next()
+                        && self.functions.len() < ENTRIES_MAX
+                    {
+                        self.functions.insert(name.to_owned(), body);
+                    }
+                }
+                "for" => {
+                    let body = block(&mut chars, &["for", "while", "until"], "done");
+                    let name = words.next().unwrap_or_default().to_owned();
+                    for item in words.skip(1).filter(|_| nesting < 8) {
+                        // Which files a pattern means, only the loader knows.
+                        if item.contains(['*', '?', '[']) {
+                            self.variables.remove(&name);
+                        } else {
+                            self.set(&name, item);
+                        }
+                        self.body(&body, load, nesting + 1)?;
+                    }
+                }
+                name if nesting < 8 && self.functions.contains_key(name) => {
+                    let body = self.functions.get(name).cloned().unwrap_or_default();
+                    let before = self.arguments(words.map(str::to_owned).collect());
+                    self.body(&body, load, nesting + 1)?;
+                    self.arguments(before);
                 }
                 first => self.run(first, depth, &mut words)?,
             }
@@ -642,19 +884,30 @@ impl Grub {
         match first {
             "menuentry" | "submenu" => {
                 self.end_entry()?;
-                if depth == 0 && self.items.len() < ENTRIES_MAX {
-                    self.items.push(self.menu.entries.len());
-                }
-                let title = words.next().unwrap_or_default().to_owned();
                 let mut id = String::new();
+                // The title and the arguments of the entry's own commands.
+                let mut arguments = Vec::new();
                 while let Some(word) = words.next() {
                     match word.strip_prefix("--id=") {
                         Some(given) => given.clone_into(&mut id),
                         None if word == "--id" => {
                             words.next().unwrap_or_default().clone_into(&mut id)
                         }
-                        None => {}
+                        None if matches!(word, "--class" | "--users" | "--hotkey") => {
+                            words.next();
+                        }
+                        None if word.starts_with("--") => {}
+                        None => arguments.push(word.to_owned()),
                     }
+                }
+                let title = arguments.first().cloned().unwrap_or_default();
+                self.is_item = depth == 0 && self.items.len() < ENTRIES_MAX;
+                if self.is_item {
+                    let at = (first == "submenu").then_some(self.menu.entries.len());
+                    self.items.push((title.clone(), at));
+                }
+                if first == "menuentry" {
+                    self.arguments(arguments);
                 }
                 if first == "menuentry" {
                     if id.is_empty() {
@@ -681,21 +934,73 @@ impl Grub {
                 }
             }
             "set" => {
-                if let Some((name, value)) = words.next().and_then(|w| w.split_once('='))
-                    && (self.variables.len() < ENTRIES_MAX || self.variables.contains_key(name))
-                {
-                    self.variables.insert(name.to_owned(), value.to_owned());
+                if let Some((name, value)) = words.next().and_then(|w| w.split_once('=')) {
+                    self.set(name, value);
                 }
             }
-            _ => {}
+            "unset" | "read" => {
+                words.next().map(|name| self.variables.remove(name));
+            }
+            _ => self.other(first, words),
         }
         Ok(())
+    }
+
+    /// A command that is none of those, as far as it sets variables or starts a kernel.
+    fn other<'w>(&mut self, first: &'w str, words: &mut dyn Iterator<Item = &'w str>) {
+        let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if let Some((name, value)) = first.split_once('=')
+            && is_name(name)
+            && !name.is_empty()
+        {
+            self.set(name, value);
+            return;
+        }
+        // `$linux /vmlinuz …`, where the loader finds out which command that is.
+        if let Some(name) = first.strip_prefix("${") {
+            let command = if name.contains("initrd") { "initrd" } else { "linux" };
+            if self.entry.is_some() && (name.contains("initrd") || name.contains("linux")) {
+                let _ = self.run(command, 1, words);
+            }
+            return;
+        }
+        // What `search`, `probe`, `regexp` and others set is known to the loader alone.
+        while let Some(word) = words.next().filter(|_| self.keep) {
+            let name = match word.strip_prefix("--set=") {
+                Some(name) => Some(name),
+                None if matches!(word, "--set" | "-s") => words.next(),
+                None => None,
+            };
+            if let Some(name) = name {
+                let name = name.rsplit(':').next().unwrap_or(name);
+                self.variables.remove(if is_name(name) { name } else { "root" });
+            }
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        if self.variables.len() < ENTRIES_MAX || self.variables.contains_key(name) {
+            self.variables.insert(name.to_owned(), value.to_owned());
+        }
+    }
+
+    /// Sets `$1` and the following; returns those of before.
+    fn arguments(&mut self, arguments: Vec<String>) -> Vec<String> {
+        let names = (1..10).map(|n: u8| n.to_string());
+        let before = names.clone().map_while(|name| self.variables.remove(&name)).collect();
+        for (name, argument) in names.zip(arguments) {
+            self.variables.insert(name, argument);
+        }
+        before
     }
 
     fn end_entry(&mut self) -> Result<(), MenuError> {
         let Some(entry) = self.entry.take().filter(|e| !e.kernel.is_empty()) else { return Ok(()) };
         if self.menu.entries.len() >= ENTRIES_MAX {
             return Err(MenuError::TooMany);
+        }
+        if let Some((_, at)) = self.items.last_mut().filter(|_| self.is_item) {
+            *at = Some(self.menu.entries.len());
         }
         self.menu.entries.push(entry);
         Ok(())
@@ -784,8 +1089,19 @@ impl Grub {
         }
         if braced {
             chars.next_if_eq(&'}');
+        } else if name.is_empty() {
+            name.extend(chars.next_if(|c| matches!(c, '@' | '*' | '#' | '?')));
         }
-        let value = self.variables.get(&name).map_or("", String::as_str);
+        let all: Vec<&str> = if matches!(name.as_str(), "@" | "*") {
+            (1..10).map_while(|n: u8| self.variables.get(&n.to_string())).map(|v| &**v).collect()
+        } else {
+            Vec::new()
+        };
+        let unset = match self.keep && name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            true => format!("${{{name}}}"),
+            false => all.join(" "),
+        };
+        let value = self.variables.get(&name).unwrap_or(&unset);
         if size + value.len() > LINE_MAX {
             return 0;
         }
@@ -895,6 +1211,115 @@ menuentry last { set gfxpayload=keep
   linux /v root=LABEL="a b"
 }
 "#;
+
+    fn lines(menu: &Menu) -> Vec<(&str, &str)> {
+        menu.entries.iter().map(|e| (e.title.as_str(), e.append.as_str())).collect()
+    }
+
+    /// They were emptied: `findiso=` was left out, and the plan said "any drive".
+    #[test]
+    fn what_no_line_of_the_menu_sets_stays_a_variable() {
+        let text = r#"
+set opts="quiet splash"
+probe -u $root --set=u
+menuentry "a" { linux /live/vmlinuz boot=live findiso=${iso_path} $opts $more }
+menuentry "b" { linux ($root)/v img_dev=/dev/disk/by-uuid/$u img_loop="$iso_path" }
+"#;
+        let menu = Menu::read_as_written(Dialect::Grub, text, &mut none).unwrap();
+        assert_eq!(
+            lines(&menu),
+            [
+                ("a", "boot=live findiso=${iso_path} quiet splash ${more}"),
+                ("b", "img_dev=/dev/disk/by-uuid/${u} img_loop=${iso_path}"),
+            ]
+        );
+        let plain = Menu::read(Dialect::Grub, text, &mut none).unwrap();
+        assert_eq!(plain.entries[0].append, "boot=live findiso= quiet splash");
+    }
+
+    /// Entries in loops, by functions and by `$linux` were shown with emptied variables, or
+    /// were not there at all.
+    #[test]
+    fn loops_functions_and_assignments_of_grub() {
+        let text = r#"
+function live {
+  # A brace } in a comment, and one in "quotes }".
+  linux /live/$1 boot=live ${2} for
+  initrd /live/${1}.img
+}
+if [ "$grub_platform" = efi ]; then k=/efi/v; else k=/bios/v; fi
+for flavour in xfce "kde plasma"; do
+  menuentry "Live $flavour" { live $flavour toram }
+done
+for iso in /isos/*.iso; do
+  menuentry "$iso" "$iso" --class x { loopback loop $2; linux (loop)/v findiso=$2 ; }; done
+menuentry one { linux $k a }
+menuentry var { $linuxcmd /v b; $initrdcmd /i }
+menuentry args "/x.iso" --class y { set f="$2"; linux /v iso=$f }
+"#;
+        let menu = Menu::read_as_written(Dialect::Grub, text, &mut none).unwrap();
+        assert_eq!(
+            lines(&menu),
+            [
+                ("Live xfce", "boot=live toram for"),
+                ("Live kde plasma", "boot=live plasma for"),
+                ("${iso}", "findiso=${iso}"),
+                ("one", "a"),
+                ("var", "b"),
+                ("args", "iso=/x.iso"),
+            ]
+        );
+        assert_eq!(menu.entries[3].kernel, "/bios/v");
+        assert_eq!(menu.entries[4].initrd, ["/i"]);
+        // Loops in loops, and functions that call themselves, come to an end.
+        let mut text = String::from("function f { f; f; f; }\nf\n");
+        text.push_str(&"for a in 1 2 3 4 5 6 7 8 9; do\n".repeat(7));
+        text.push_str("menuentry x { linux /v }\n");
+        text.push_str(&"done\n".repeat(7));
+        assert_eq!(Menu::read(Dialect::Grub, &text, &mut none), Err(MenuError::TooMany));
+    }
+
+    /// The first entry with a kernel was called the default of a menu that starts the disk.
+    #[test]
+    fn a_default_that_starts_no_kernel_is_not_given_to_another_entry() {
+        let local =
+            "DEFAULT local\nLABEL ka\nKERNEL v\nAPPEND kamethod\nLABEL local\nLOCALBOOT 0\n";
+        let first = "LABEL local\nLOCALBOOT 0\nLABEL ka\nKERNEL v\n";
+        let marked = "LABEL ka\nKERNEL v\nLABEL local\nMENU DEFAULT\nLOCALBOOT 0\n";
+        for text in [local, first, marked] {
+            let menu = Menu::read(Dialect::Syslinux, text, &mut none).unwrap();
+            assert!(menu.other_default, "{text}");
+            assert!(menu.notes.iter().any(|note| note.contains("'local'")), "{:?}", menu.notes);
+        }
+        let ours = local.replace("DEFAULT local", "DEFAULT ka");
+        assert!(!Menu::read(Dialect::Syslinux, &ours, &mut none).unwrap().other_default);
+        let grub = "set default=1\nmenuentry a { linux /v }\nmenuentry b { chainloader +1 }\n";
+        assert!(Menu::read(Dialect::Grub, grub, &mut none).unwrap().other_default);
+        let ours = grub.replace("default=1", "default=0");
+        assert!(!Menu::read(Dialect::Grub, &ours, &mut none).unwrap().other_default);
+    }
+
+    /// Words behind the kernel's name were lost, and what pxelinux adds or does not join was
+    /// not mentioned.
+    #[test]
+    fn what_pxelinux_makes_of_a_line() {
+        let text = "LABEL a\nLINUX v boot=live toram\nAPPEND quiet\nIPAPPEND 3\n\
+            LABEL b\nKERNEL v\nAPPEND root=/dev/ram3 \\\n rescue kamethod\n\
+            LABEL c\nCONFIG other.cfg\nLABEL d\nKERNEL menu.c32\nAPPEND third.cfg\n";
+        let menu = Menu::read(Dialect::Syslinux, text, &mut |name| {
+            Some(format!("LABEL {name}\nKERNEL k\nAPPEND from-{name}\n"))
+        });
+        let menu = menu.unwrap();
+        let appends: Vec<&str> = menu.entries.iter().map(|e| e.append.as_str()).collect();
+        assert_eq!(
+            appends,
+            ["boot=live toram quiet", "root=/dev/ram3 \\", "from-other.cfg", "from-third.cfg"]
+        );
+        for piece in ["ip=CLIENT:", "BOOTIF=", "does not join", "menu other.cfg"] {
+            assert!(menu.notes.iter().any(|note| note.contains(piece)), "{:?}", menu.notes);
+        }
+        assert_eq!((menu.default, menu.other_default), (0, false));
+    }
 
     /// A tabulator in a label made a whole medium useless.
     #[test]
@@ -1017,13 +1442,16 @@ menuentry last { set gfxpayload=keep
             timeout in prop::option::of(1u32..1000),
             default in 0usize..5,
         ) {
-            let mut menu = Menu { title: "Some menu".into(), timeout, default: default % entries.len(), entries, per_machine: false };
+            let mut menu = Menu { title: "Some menu".into(), timeout, default: default % entries.len(), entries, per_machine: false, ..Menu::default() };
             for (n, entry) in menu.entries.iter_mut().enumerate() {
                 entry.id = format!("entry{n}");
                 // SYSLINUX would read these itself.
                 entry.append = entry.append.replace("initrd=", "x=");
             }
-            let read = Menu::read(Dialect::Syslinux, &menu.to_syslinux(true).unwrap(), &mut none);
+            let mut read = Menu::read(Dialect::Syslinux, &menu.to_syslinux(true).unwrap(), &mut none);
+            if let Ok(read) = &mut read {
+                read.notes.clear();
+            }
             prop_assert_eq!(read.as_ref(), Ok(&menu));
             menu.title.clear();
             let read = Menu::read(Dialect::Grub, &menu.to_grub(false).unwrap(), &mut none);

@@ -149,7 +149,7 @@ pub fn read(
         timeout: if several { None } else { Some(3) },
         default: 0,
         entries,
-        per_machine: false,
+        ..Menu::default()
     };
     Ok(Media { menu, exports, images })
 }

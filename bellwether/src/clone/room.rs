@@ -164,6 +164,7 @@ fn menu(given: &Given) -> Result<Menu, Failure> {
         default,
         entries: ENTRIES.iter().map(entry).collect(),
         per_machine: true,
+        ..Menu::default()
     };
     menu.check().map_err(|e| Failure::Usage(e.to_string()))?;
     Ok(menu)
