@@ -216,8 +216,8 @@ pub struct Explain {
     #[argh(option, arg_name = "file")]
     pub file: Option<PathBuf>,
 
-    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, or an ISO
-    /// with its menus
+    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, an iPXE
+    /// script, or an ISO with its menus
     #[argh(option, arg_name = "file")]
     pub from: Option<PathBuf>,
 

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use cpio_builder::error::Error;
 use cpio_builder::iso::{Iso, IsoError};
 use cpio_builder::menu::{Dialect, FILE_MAX, Menu};
+use cpio_builder::scripts;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,14 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             }
             let text = String::from_utf8_lossy(&bytes);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if scripts::is_script(&text) {
+                let menu = scripts::read(&text, &mut |name| beside(path, name));
+                let menu = menu.map_err(|e| bad(e.to_string()))?;
+                if menu.entries.is_empty() {
+                    return Err(bad("the script has no entry that starts a Linux kernel".into()));
+                }
+                return Ok(vec![(path.display().to_string(), menu)]);
+            }
             let by_name = if name.starts_with("grub") || name == "loopback.cfg" {
                 Some(Dialect::Grub)
             } else {
@@ -84,7 +93,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             };
             let dialect = by_name.or_else(|| Menu::guess(&text));
             let dialect = dialect
-                .ok_or_else(|| bad("neither an ISO nor a menu of SYSLINUX or GRUB".into()))?;
+                .ok_or_else(|| bad("neither an ISO nor a menu of SYSLINUX, GRUB or iPXE".into()))?;
             let menu = Menu::read_as_written(dialect, &text, &mut |name| beside(path, name))
                 .map_err(|e| bad(e.to_string()))?;
             if menu.entries.is_empty() {

@@ -18,6 +18,7 @@ pub mod menu;
 pub mod modinfo;
 pub mod newc;
 pub mod profile;
+pub mod scripts;
 pub mod source;
 pub mod strip;
 pub mod tools;
