@@ -532,6 +532,7 @@ mod tests {
         }
 
         fn read(&mut self, at: u64, bytes: usize) -> Result<Option<&[u8]>, Trouble> {
+            assert!(at.is_multiple_of(HELD as u64) && bytes <= READ, "{bytes} bytes at {at}");
             let disk = self.bytes.borrow();
             let rest = disk.get(at as usize..).unwrap_or_default();
             self.buffer = rest[..rest.len().min(bytes)].to_vec();
@@ -639,6 +640,7 @@ mod tests {
         let table = refused(None, &bootable(3 * HELD, sectors(3 * HELD)));
         assert!(small(&table), "by the table: {table}");
         assert!(table.to_string().contains("partition table"), "{table}");
+        assert!(table.to_string().contains("ram"), "it is named: {table}");
         // Neither tells, and the disk ends: it has the mark.
         let ram = Ram::new(old.clone());
         let mut guard = Guard::new(ram.clone(), Terms::default());
@@ -700,6 +702,30 @@ mod tests {
         }
     }
 
+    /// By the digest or the length alone, and the disk keeps its mark.
+    #[test]
+    fn other_bytes_than_the_sender_told_are_no_copy() {
+        let bytes = noise(2 * HELD + 5);
+        let blake3 = |bytes: &[u8]| Some(*blake3::hash(bytes).as_bytes());
+        let length = bytes.len() as u64;
+        for (told_bytes, told_blake3, good) in [
+            (Some(length), blake3(&bytes), true),
+            (None, blake3(&bytes), true),
+            (Some(length), None, true),
+            (Some(length + 1), blake3(&bytes), false),
+            (Some(length), blake3(&bytes[1..]), false),
+        ] {
+            let ram = Ram::new(vec![0; 4 * HELD]);
+            let mut guard = Guard::new(ram.clone(), Terms::default());
+            let told = Announcement { sender: None, bytes: told_bytes, blake3: told_blake3 };
+            guard.announce(&told).unwrap();
+            let how = copy(&mut guard, &bytes);
+            assert_eq!(how.is_ok(), good, "{told:?}");
+            assert!(good || matches!(how, Err(Trouble::Received { .. })), "{how:?}");
+            assert_eq!(Mark::read(&ram.bytes.borrow()).is_some(), !good);
+        }
+    }
+
     #[test]
     fn a_copy_of_nothing_leaves_a_disk_as_it_is() {
         let ram = Ram::new(bootable(2 * HELD, 100));
@@ -716,6 +742,14 @@ mod tests {
                 assert_eq!(Announcement::read(&told.bytes()), told);
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_table_at_the_end_stays() {
+        let old = noise(6 * HELD + 512);
+        let ram = Ram::new(old.clone());
+        copy(&mut Guard::new(ram.clone(), Terms::default()), &noise(2 * HELD)).unwrap();
+        assert!(ram.bytes.borrow()[2 * HELD..] == old[2 * HELD..]);
     }
 
     #[test]

@@ -91,6 +91,33 @@ mod tests {
         ] {
             assert_eq!(date(seconds), text);
         }
+        assert_eq!(Mark::new(CLOCK_SET, None).begun, "2020-01-01 00:00 UTC");
+    }
+
+    /// Counted day by day from 1970 through a whole era of 400 years.
+    #[test]
+    fn every_day_has_its_date() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..160_000 {
+            let minute = days % 1440;
+            let text =
+                format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minute / 60, minute % 60);
+            assert_eq!(date(days * 86_400 + minute * 60 + 59), text);
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let last = match month {
+                2 => 28 + u32::from(leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > last {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+        assert_eq!((year, month), (2408, 1));
     }
 
     #[test]
@@ -112,8 +139,8 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_hostile_comes_out_of_a_mark(junk: Vec<u8>) {
-            let mut bytes = BEGINS.as_bytes().to_vec();
-            bytes.extend(junk);
+            let bytes =
+                [BEGINS.as_bytes(), b"begun ", &junk, b"\nfrom ", &junk, b"\n", &junk].concat();
             let text = Mark::read(&bytes).unwrap().to_string();
             prop_assert!(text.len() < 220 && !text.contains(|c: char| c.is_control()));
         }

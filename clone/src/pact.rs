@@ -128,7 +128,7 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let mut bytes = [0; N];
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
+        *byte = digit(*high)? * 16 + digit(*low)?;
     }
     Some(bytes)
 }
@@ -170,6 +170,9 @@ mod tests {
             assert!(all[i + 1..].iter().all(|b| !same(a, b)), "{i}");
             assert!(same(a, a));
         }
+        // Two differences do not make up for each other, and a part is not the whole.
+        assert!(!same(&[1, 1], &[0, 0]) && !same(&[1], &[1, 2]));
+        assert_eq!(pact("0123456789abcdef", "udpcast", 4).session(), &[4; 10]);
     }
 
     #[test]

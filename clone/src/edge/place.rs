@@ -33,6 +33,11 @@ const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 /// The most that is read of a file of the kernel's.
 const LIST: usize = 1 << 20;
 
+/// Reading, which waits for nothing.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+/// Writing.
+const WRITE: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
 /// A disk or a file.
 #[derive(Debug)]
 pub struct Place {
@@ -60,7 +65,7 @@ impl Place {
         let before = stat(path).ok();
         let kind = before.as_ref().map(kind);
         let block = kind == Some(FileType::BlockDevice);
-        let mut flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mut flags = WRITE;
         match kind {
             // The kernel then refuses a disk that is mounted or otherwise held.
             Some(FileType::BlockDevice) => flags |= OFlags::EXCL,
@@ -137,12 +142,11 @@ fn kind(stat: &Stat) -> FileType {
 /// What reads past the page cache, or in memory where that is the only place.
 fn reader(fd: &OwnedFd) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    if let Ok(direct) = open(&path, flags | OFlags::DIRECT, Mode::empty()) {
+    if let Ok(direct) = open(&path, READ.union(OFlags::DIRECT), Mode::empty()) {
         return Some(direct);
     }
     let memory = fstatfs(fd).is_ok_and(|fs| MEMORY.contains(&fs.f_type));
-    memory.then(|| open(&path, flags, Mode::empty()).ok()).flatten()
+    memory.then(|| open(&path, READ, Mode::empty()).ok()).flatten()
 }
 
 impl Media for Place {
@@ -234,8 +238,7 @@ pub fn marked(path: &str) -> Option<Mark> {
 
 /// The beginning of a file.
 fn list(path: &str, most: usize) -> Option<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = open(path, flags, Mode::empty()).ok()?;
+    let file = open(path, READ, Mode::empty()).ok()?;
     let (mut all, mut part) = (Vec::new(), [0; PAGE]);
     while all.len() < most {
         let room = part.len().min(most - all.len());
@@ -255,8 +258,7 @@ fn text(path: &str) -> String {
 
 /// The names in a directory.
 fn names(path: &str) -> Vec<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
-    let dir = open(path, flags, Mode::empty()).and_then(Dir::new);
+    let dir = open(path, READ.union(OFlags::DIRECTORY), Mode::empty()).and_then(Dir::new);
     let entries = dir.into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| !name.starts_with('.')).collect()
@@ -303,15 +305,19 @@ fn users(path: &str, of: &Stat) -> Vec<String> {
 
 /// A device that the kernel has made of another.
 fn held(name: &str, holder: &str) -> String {
-    let kind = text(&format!("/sys/class/block/{holder}/dm/uuid"));
-    let kind = match kind.split('-').next() {
+    let kind = maker(&text(&format!("/sys/class/block/{holder}/dm/uuid")), holder);
+    format!("{name} is in {kind}, {holder}")
+}
+
+/// What made it, by the device mapper's name for it or its own.
+fn maker(uuid: &str, holder: &str) -> &'static str {
+    match uuid.split('-').next() {
         Some("CRYPT") => "an open encrypted volume",
         Some("LVM") => "a volume of LVM",
         Some("mpath") => "a multipath device",
         _ if holder.starts_with("md") => "a RAID array",
         _ => "another device",
-    };
-    format!("{name} is in {kind}, {holder}")
+    }
 }
 
 /// The loop devices behind which this is.
@@ -396,6 +402,132 @@ mod tests {
         assert!(matches!(why, Trouble::System { .. }), "{why}");
         assert_eq!(marked("/dev/zero"), None);
         assert_eq!(marked("/nowhere"), None);
+    }
+
+    #[test]
+    fn a_file_that_is_there_keeps_its_rest_and_takes_zeros() {
+        let old = noise(4 * PAGE);
+        let file = Temporary::new("existing", &old);
+        let mut place = Place::open(file.path(), true).unwrap();
+        assert_eq!(place.name(), file.path());
+        place.begin().unwrap();
+        for at in [0, 2 * PAGE] {
+            assert_eq!(place.write(at as u64, &[0; PAGE]).unwrap(), PAGE);
+        }
+        place.end(PAGE as u64).unwrap();
+        let wanted = [&[0; PAGE], &old[PAGE..2 * PAGE], &[0; PAGE], &old[3 * PAGE..]].concat();
+        assert!(std::fs::read(&file.0).unwrap() == wanted);
+    }
+
+    #[test]
+    fn a_new_file_begins_empty_and_has_the_length_of_the_copy() {
+        let file = Temporary::new("new", &noise(4 * PAGE));
+        let mut place = Place::open(file.path(), false).unwrap();
+        place.begin().unwrap();
+        assert_eq!(std::fs::read(&file.0).unwrap(), b"");
+        place.write(0, &noise(PAGE)).unwrap();
+        // Where the mark was, zeros are written.
+        place.write(0, &[0; PAGE]).unwrap();
+        assert!(std::fs::read(&file.0).unwrap() == [0; PAGE]);
+        assert_eq!(place.write(PAGE as u64, &[0; 2 * PAGE]).unwrap(), 2 * PAGE);
+        // Noise, then zeros: only the noise is written, and the zeros come next.
+        let mixed = [noise(PAGE), std::vec![0; PAGE]].concat();
+        assert_eq!(place.write(3 * PAGE as u64, &mixed).unwrap(), PAGE);
+        place.end(9 * PAGE as u64).unwrap();
+        let wanted = [&[0; 3 * PAGE], &noise(PAGE)[..], &[0; 5 * PAGE]].concat();
+        assert!(std::fs::read(&file.0).unwrap() == wanted);
+    }
+
+    /// A disk that is given gigabytes at once is silent for minutes at the last flush.
+    #[test]
+    fn a_disk_is_flushed_on_the_way_and_a_file_is_not() {
+        let file = Temporary::new("dirty", b"");
+        let mut place = Place::open(file.path(), false).unwrap();
+        assert!(!place.block());
+        for (block, dirty, after) in [
+            (false, 0, 9),
+            (false, DIRTY, DIRTY + 9),
+            (true, 0, 9),
+            (true, DIRTY - 10, DIRTY - 1),
+            (true, DIRTY - 9, 0),
+        ] {
+            (place.block, place.dirty) = (block, dirty);
+            place.write(0, b"some data").unwrap();
+            assert_eq!(place.dirty, after, "{block} {dirty}");
+        }
+        assert!(place.block());
+        place.dirty = 9;
+        place.flush().unwrap();
+        assert_eq!(place.dirty, 0);
+    }
+
+    /// What is read back comes from the disk wherever the file system can do that.
+    #[test]
+    fn reading_back_goes_past_the_cache() {
+        let file = Temporary::new("direct", &noise(9 * PAGE));
+        let direct = READ.union(OFlags::DIRECT);
+        let can = open(file.path(), direct, Mode::empty()).is_ok();
+        let mut place = Place::open(file.path(), true).unwrap();
+        let flags = place.reads.as_ref().map(|fd| rustix::fs::fcntl_getfl(fd).unwrap());
+        assert_eq!(flags.is_some_and(|flags| flags.contains(OFlags::DIRECT)), can);
+        if flags.is_some() {
+            place.flush().unwrap();
+            // Ever longer reads, at addresses that direct reading takes.
+            for pages in 1..9 {
+                let bytes = pages * PAGE;
+                assert!(place.read(0, bytes).unwrap() == Some(&noise(bytes)[..]), "{pages}");
+                assert_eq!(place.buffer.len(), bytes + PAGE);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_may_take_its_own_old_space_again() {
+        let path = format!("/dev/shm/clone-place-room-{}", std::process::id());
+        let file = Temporary(PathBuf::from(&path));
+        std::fs::write(&file.0, noise(8 << 20)).unwrap();
+        let room = Place::open(&path, false).unwrap().room().unwrap();
+        let free = rustix::fs::statvfs(&path).map(|free| free.f_bavail * free.f_frsize).unwrap();
+        let own = room.abs_diff(free);
+        assert!(((4 << 20)..(64 << 20)).contains(&own), "{own}");
+    }
+
+    #[test]
+    fn lists_end_where_they_must() {
+        let dir = std::env::temp_dir().join(format!("clone-place-names-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["shown", ".hidden"] {
+            std::fs::write(dir.join(name), [&noise(9000)[..], b"\n"].concat()).unwrap();
+        }
+        assert_eq!(names(dir.to_str().unwrap()), ["shown"]);
+        let shown = dir.join("shown");
+        let shown = shown.to_str().unwrap();
+        assert_eq!(list(shown, 5000).as_deref(), Some(&noise(5000)[..]));
+        assert_eq!(list(shown, 1 << 20).map(|all| all.len()), Some(9001));
+        assert_eq!(text(shown), String::from_utf8_lossy(&noise(9000)));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_holds_a_disk_is_named() {
+        for (uuid, holder, kind) in [
+            ("CRYPT-LUKS2-0-x", "dm-0", "an open encrypted volume"),
+            ("LVM-0", "dm-1", "a volume of LVM"),
+            ("mpath-0", "dm-2", "a multipath device"),
+            ("", "md0", "a RAID array"),
+            ("", "bcache0", "another device"),
+        ] {
+            assert_eq!(maker(uuid, holder), kind);
+        }
+        assert_eq!(held("sda1", "md-none"), "sda1 is in a RAID array, md-none");
+    }
+
+    #[test]
+    fn the_clock_is_the_system_s() {
+        let file = Temporary::new("clock", b"");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let clock = Place::open(file.path(), true).unwrap().clock();
+        assert!(clock.abs_diff(now.as_secs()) < 3600, "{clock}");
     }
 
     /// On a file system in memory, memory is the place.
