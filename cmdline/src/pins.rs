@@ -138,6 +138,17 @@ mod tests {
         assert!(told(&text(&[ignoring, &"ab".repeat(32)])).contains("used all the same"));
         let two = text(&[&digest, " bw.digest=", &"cd".repeat(32)]);
         assert!(told(&text(&["boot=live ", &two])).contains("the order of the images"));
+        // Root hashes say for themselves which image they mean, unless the medium lists them.
+        let hashes = text(&[&verity, " bw.verity=other.squashfs:", &"cd".repeat(32)]);
+        for (line, pins, said) in [
+            ("boot=live ", &hashes, true),
+            ("bw.root=http://10.0.0.1/x.img ", &hashes, false),
+            ("boot=live ", &verity, false),
+            ("boot=live ", &digest, false),
+        ] {
+            let told = told(&text(&[line, pins]));
+            assert_eq!(told.contains("the order of the images"), said, "{line}{pins}: {told}");
+        }
         // Nothing else is read of such a root, and such a medium is let go.
         assert_eq!(told(&text(&["bw.root=http://10.0.0.1/x.img ", &digest])), "");
         assert!(!told(&text(&["boot=live toram=filesystem.squashfs ", &digest])).contains("rest"));

@@ -228,8 +228,10 @@ mod tests {
         for word in [
             "root=/dev/nfs",
             "cifspass=",
+            "nfsopts=user=me,password=",
             "fetch=http://10.0.0.1:8080/a@2/b.iso?x=1",
             "http://[::1]:80/x@y",
+            "http://[::1]/x@y",
             "ip=10.0.0.2::10.0.0.1:255.255.255.0:pass:eth0:off",
             "bw.digest=sha256:ab",
             "iommu.passthrough=1",
@@ -244,6 +246,9 @@ mod tests {
         let url = Private::word("http://me:SECRET@h/x");
         assert_eq!(format!("{url} {url:?}"), "http://***@h/x \"http://***@h/x\"");
         assert_eq!(url.reveal(), "http://me:SECRET@h/x");
+        let line = PrivateLine::new("quiet cifspass=SECRET".into());
+        assert_eq!(format!("{line} {line:?}"), "quiet cifspass=*** \"quiet cifspass=***\"");
+        assert_eq!(line.reveal(), "quiet cifspass=SECRET");
     }
 
     #[test]

@@ -16,6 +16,12 @@ use std::path::Path;
 /// A read returns at once, whatever the file is.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
+/// The same of a directory.
+const DIRECTORY: OFlags = READ.union(OFlags::DIRECTORY);
+/// No link is followed, and nothing above or beside it is reached.
+const WITHIN: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
 /// A directory that is held open.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
@@ -33,10 +39,9 @@ impl Directory {
     /// # Errors
     /// [`Error::File`] when it cannot be opened, [`Error::Medium`] on a kernel without `openat2`.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let flags = READ | OFlags::DIRECTORY;
-        let opened = rustix::fs::open(path, flags, Mode::empty());
+        let opened = rustix::fs::open(path, DIRECTORY, Mode::empty());
         let opened = Self(opened.map_err(|e| Error::read(path)(e.into()))?);
-        match opened.resolve(Path::new("."), flags) {
+        match opened.resolve(Path::new("."), DIRECTORY) {
             Ok(_) => Ok(opened),
             // EPERM: the filter of a container that does not know the call.
             Err(Errno::NOSYS | Errno::PERM) => Err(Error::Medium {
@@ -52,9 +57,7 @@ impl Directory {
     }
 
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let within =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        openat2(&self.0, path, flags, Mode::empty(), within)
+        openat2(&self.0, path, flags, Mode::empty(), WITHIN)
     }
 
     /// Opens a file below it to be read.
@@ -79,7 +82,7 @@ impl Directory {
     /// # Errors
     /// The system's error; a link is refused.
     pub fn directory(&self, path: &Path) -> io::Result<Self> {
-        Ok(Self(self.resolve(path, READ | OFlags::DIRECTORY)?))
+        Ok(Self(self.resolve(path, DIRECTORY)?))
     }
 }
 
@@ -156,6 +159,13 @@ pub(crate) mod tests {
         {
             assert!(held.file(Path::new(bad)).is_err(), "{bad}");
         }
+        assert!(held.directory(Path::new("sub")).is_ok());
+        assert!(held.directory(Path::new("sub/file")).is_err());
+        assert!(Directory::open(&inside.join("sub/file")).is_err());
+        // The user may name a link.
+        symlink("sub/file", inside.join("link")).unwrap();
+        assert_eq!(io::read_to_string(image(&inside.join("link")).unwrap()).unwrap(), "shared");
+        std::fs::remove_file(inside.join("link")).unwrap();
         for (name, make) in every_kind(&secret) {
             let at = inside.join("file");
             make(&at);

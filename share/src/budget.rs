@@ -270,9 +270,7 @@ impl Memory {
         // Whole pages, so that what is read lies on the blocks of a disk.
         let more = wanted.saturating_sub(SMALL).min(left & !4095);
         given.all += more;
-        if more > 0 {
-            given.by_client.insert(client, own + more);
-        }
+        given.by_client.insert(client, own + more);
         drop(given);
         Room { bytes: wanted.min(SMALL) + more, memory: self.clone(), client }
     }
@@ -341,7 +339,7 @@ mod tests {
             assert!(limit < 300 || all + RESERVE <= limit);
         }
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        raise_limit();
+        assert_eq!(raise_limit(), hard);
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((hard, hard)));
     }
 
@@ -417,6 +415,37 @@ mod tests {
             hall.enter(2, Use::Busy);
         }
         assert_eq!(hall.held.lock().unwrap().len(), FRESH_OF_ONE + MAX_OF_ONE);
+        // Where there are few places, one address has half of them.
+        let hall = Hall::new(100);
+        for _ in 0..1000 {
+            hall.enter(1, Use::Busy);
+        }
+        assert_eq!(hall.held.lock().unwrap().len(), 50);
+        assert_eq!(format!("{:?}", hall.places), "Places { limit: 100, .. }");
+    }
+
+    /// Who has as few places as all others displaces nobody; who has fewer by far does.
+    #[test]
+    fn shares_are_compared() {
+        let full = |limit: u32, of_one: u32, used: Use| {
+            let hall = Hall::new(limit as usize);
+            for n in 0..limit {
+                assert!(hall.enter(n / of_one, used).is_some());
+            }
+            hall
+        };
+        assert!(full(100, 1, Use::Idle).enter(500, Use::Idle).is_none());
+        assert!(full(100, 2, Use::Idle).enter(500, Use::Idle).is_some());
+        // Eight busy places are many of 100, and not of 512.
+        assert!(full(100, 8, Use::Busy).enter(500, Use::Busy).is_some());
+        assert!(full(512, 8, Use::Busy).enter(500, Use::Busy).is_none());
+        // The last client has 2 of 100, and then the others 7 at most.
+        let hall = full(100, 7, Use::Busy);
+        for _ in 0..3 {
+            assert!(hall.enter(14, Use::Busy).is_some());
+        }
+        assert!(hall.enter(14, Use::Busy).is_some(), "has 5 of 100");
+        assert!(hall.enter(14, Use::Busy).is_none(), "has 6 of 100");
     }
 
     /// Threads that do not end at once are not replaced without end.
@@ -439,6 +468,7 @@ mod tests {
             assert!(room.bytes >= SMALL && room.bytes <= 1 << 20);
             rooms.push(room);
         }
+        assert_eq!(rooms.last().map(|room| room.bytes), Some(16 << 10));
         let all: usize = rooms.iter().map(|room| room.bytes).sum();
         assert!(all <= MEMORY + 2000 * SMALL, "{all}");
         let of_one = rooms.iter().filter(|room| room.client == client(0));
@@ -448,6 +478,11 @@ mod tests {
         assert!(given.all == 0 && given.by_client.is_empty());
         drop(given);
         assert_eq!(memory.room(client(1), 100).bytes, 100);
+        // What is left after an odd request is given in whole pages.
+        let odd = memory.room(client(1), SMALL + 100);
+        let rest = memory.room(client(1), 2 * MEMORY_OF_ONE);
+        assert_eq!((odd.bytes, rest.bytes), (SMALL + 100, SMALL + MEMORY_OF_ONE - 4096));
+        drop((odd, rest));
         assert_eq!(memory.room(client(1), 1 << 20).bytes, 1 << 20);
     }
 

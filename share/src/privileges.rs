@@ -445,6 +445,113 @@ mod tests {
         assert!(child.status.success() && said.contains("all refused"), "{said}");
     }
 
+    /// The state directory of the child.
+    const STATE: &str = "BELLWETHER_TEST_STATE";
+
+    /// Root is given up for a whole process: this test runs itself again as one, for each state
+    /// directory that it may find.
+    #[test]
+    fn nothing_is_left_of_root_and_the_state_is_its_own() {
+        if let Some(state) = std::env::var_os(STATE) {
+            return without_root(Path::new(&state));
+        }
+        let name = "privileges::tests::nothing_is_left_of_root_and_the_state_is_its_own";
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, "root's").unwrap();
+        std::fs::set_permissions(&secret, Permissions::from_mode(0o604)).unwrap();
+        // The user number OWN may find its way to the third alone.
+        for (above, names) in [
+            ("closed", &["settings/", "leases-eth0", "settings/a.img"][..]),
+            ("draft", &[".leases-eth0.new"]),
+            ("open", &[]),
+        ] {
+            let state = dir.path().join(above).join("state");
+            for made in names {
+                let at = state.join(made);
+                std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+                if made.ends_with('/') {
+                    std::fs::create_dir_all(&at).unwrap();
+                    std::fs::hard_link(&secret, at.join("hard")).unwrap();
+                    std::os::unix::fs::symlink(&secret, at.join("soft")).unwrap();
+                } else {
+                    std::fs::write(&at, "kept").unwrap();
+                    std::fs::set_permissions(&at, Permissions::from_mode(0o666)).unwrap();
+                }
+            }
+            let open = if above == "open" { 0o755 } else { 0o700 };
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(open)).unwrap();
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let child = child.args([name, "--exact", "--nocapture"]).env(STATE, &state).output();
+            let child = child.unwrap();
+            let said = String::from_utf8_lossy(&child.stdout).into_owned();
+            assert!(child.status.success() && said.contains("nothing left"), "{above}: {said}");
+            if !geteuid().is_root() {
+                continue;
+            }
+            let id = own_number();
+            let closed = |path: &Path, mode: u32| {
+                let about = std::fs::symlink_metadata(path).unwrap();
+                let found = (about.uid(), about.gid(), about.mode() & 0o7777);
+                assert_eq!(found, (id, id, mode), "{}", path.display());
+            };
+            closed(&state, 0o700);
+            closed(&state.join("made"), 0o600);
+            for name in names {
+                closed(&state.join(name), if name.ends_with('/') { 0o700 } else { 0o600 });
+            }
+            let about = secret.metadata().unwrap();
+            assert_eq!((about.uid(), about.mode() & 0o7777), (0, 0o604), "{above}");
+        }
+        // A directory with other things is refused, and so is one that cannot be made.
+        if geteuid().is_root() {
+            let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
+            let why = give_state(dir.path(), user, group).unwrap_err();
+            assert!(matches!(why, Error::Medium { .. }), "{why}");
+            assert_eq!(dir.path().metadata().unwrap().uid(), 0);
+            assert!(give_state(&secret, user, group).is_err());
+            assert_eq!(secret.metadata().unwrap().uid(), 0);
+        }
+    }
+
+    fn without_root(state: &Path) {
+        let of = |name: &str| {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let root = geteuid().is_root();
+        if root {
+            // What its parent made inheritable is none of its own.
+            let now = capabilities(None).unwrap();
+            let inherited = CapabilitySets { inheritable: now.permitted, ..now };
+            set_capabilities(None, inherited).unwrap();
+            assert_eq!(of("CapInh:"), of("CapPrm:"));
+            renounce().unwrap();
+            assert_eq!(of("CapInh:"), "0000000000000000");
+            assert_ne!(of("CapPrm:"), "0000000000000000", "nothing is taken away");
+        }
+        let place = drop_root(root.then_some(state)).unwrap();
+        assert_eq!(of("NoNewPrivs:"), "1");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(of(set), "0000000000000000", "{set}");
+        }
+        if root {
+            let id = own_number().to_string();
+            assert_eq!(of("CapBnd:"), "0000000000000000");
+            assert_eq!(of("Groups:"), "");
+            assert_eq!((of("Uid:"), of("Gid:")), ([&*id; 4].join(" "), [&*id; 4].join(" ")));
+            let whole = state.exists();
+            assert_eq!(whole, state.parent().unwrap().ends_with("open"));
+            let wanted = if whole { state.canonicalize().unwrap() } else { ".".into() };
+            assert_eq!(place.as_deref(), Some(&*wanted));
+            std::fs::write(wanted.join("made"), "").unwrap();
+        } else {
+            assert_eq!(place, None);
+        }
+        println!("nothing left");
+    }
+
     fn confined() {
         use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
         let dir = tempfile::tempdir().unwrap();
