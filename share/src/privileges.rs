@@ -511,6 +511,10 @@ mod tests {
             assert_eq!(dir.path().metadata().unwrap().uid(), 0);
             assert!(give_state(&secret, user, group).is_err());
             assert_eq!(secret.metadata().unwrap().uid(), 0);
+            let long = dir.path().join("n".repeat(300));
+            let why = give_state(&long, user, group).unwrap_err().to_string();
+            let wanted = Error::write(&long)(Errno::ENAMETOOLONG.into()).to_string();
+            assert_eq!(why, wanted, "what failed is said");
         }
     }
 
@@ -550,6 +554,31 @@ mod tests {
             assert_eq!(place, None);
         }
         println!("nothing left");
+    }
+
+    /// A service manager gives them, for example to bind ports.
+    #[test]
+    fn a_user_s_capabilities_are_given_up_like_root_s() {
+        const KEPT: &str = "BELLWETHER_TEST_KEPT";
+        let name = "privileges::tests::a_user_s_capabilities_are_given_up_like_root_s";
+        if std::env::var_os(KEPT).is_none() {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let child = child.args([name, "--exact", "--nocapture"]).env(KEPT, "1").output();
+            let child = child.unwrap();
+            let said = String::from_utf8_lossy(&child.stdout).into_owned();
+            assert!(child.status.success() && said.contains("none kept"), "{said}");
+            return;
+        }
+        if geteuid().is_root() {
+            rustix::thread::set_keep_capabilities(true).unwrap();
+            let user = Uid::from_raw(own_number());
+            setresuid(user, user, user).unwrap();
+            assert!(!capabilities(None).unwrap().permitted.is_empty());
+        }
+        assert_eq!(drop_root(None).unwrap(), None);
+        let left = capabilities(None).unwrap();
+        assert!((left.permitted | left.effective | left.inheritable).is_empty(), "{left:?}");
+        println!("none kept");
     }
 
     fn confined() {
