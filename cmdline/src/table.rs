@@ -14,6 +14,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::context::Context;
+#[cfg(feature = "all")]
+use crate::families::instead;
 use crate::kernel_words::KERNEL_WORDS;
 use crate::plan::{BootPlan, Dialect, Fate, Warning, Word};
 use crate::secrets::masked;
@@ -457,10 +459,7 @@ impl<'a> Draft<'a> {
             known |= specs.peek().is_some() || listed(g.pass, name);
             specs.any(|spec| spec.act == Act::Keep)
         });
-        #[cfg(feature = "all")]
-        let instead = crate::families::instead(mine, name);
-        #[cfg(not(feature = "all"))]
-        let instead: Option<&str> = None;
+        let instead = instead(mine, name);
         if let Some(grammar) = foreign {
             let reads = text(&["bw.dialect=", grammar.dialect.name(), " reads the line that way"]);
             self.warn(
@@ -506,6 +505,12 @@ impl<'a> Draft<'a> {
 
 /// Most warnings of one plan; a line of garbage need not fill memory with them.
 pub(crate) const MAX_WARNINGS: usize = 256;
+
+/// The small build has no table of other families.
+#[cfg(not(feature = "all"))]
+fn instead(_: Dialect, _: &str) -> Option<&'static str> {
+    None
+}
 
 /// What a word should have looked like, when it does not.
 fn misfit(spec: &Spec, token: &Token<'_>, by_name_only: bool) -> Option<&'static str> {

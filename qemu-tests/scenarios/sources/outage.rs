@@ -100,7 +100,8 @@ fn cut_cables_and_killed_servers() {
 fn stuck(lab: &Lab, line: &str) -> Result<Machine> {
     let _dhcp = lab.dhcp().serve()?;
     let mut nfs = lab.nfs().export("/srv/live", &medium(lab)?).start()?;
-    let line = format!("boot=live netboot=nfs nfsroot=nas.lab:/srv/live break=layers {line}");
+    let line =
+        format!("boot=live netboot=nfs nfsroot=nas.lab:/srv/live break=layers bw.lock=no {line}");
     let mut machine = client(lab, &line)?.start()?;
     machine.expect("keys: c continue", secs(90))?;
     nfs.stop();
