@@ -438,6 +438,15 @@ mod tests {
         assert!(std::fs::read(&file.0).unwrap() == wanted);
     }
 
+    #[test]
+    fn a_file_that_is_not_there_is_made_for_its_owner_alone() {
+        let file = Temporary::new("made", b"");
+        std::fs::remove_file(&file.0).unwrap();
+        Place::open(file.path(), false).unwrap().write(0, b"text").unwrap();
+        assert_eq!(std::fs::read(&file.0).unwrap(), b"text");
+        assert_eq!(stat(file.path()).unwrap().st_mode & 0o7777, 0o600);
+    }
+
     /// A disk that is given gigabytes at once is silent for minutes at the last flush.
     #[test]
     fn a_disk_is_flushed_on_the_way_and_a_file_is_not() {
