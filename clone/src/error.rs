@@ -130,7 +130,7 @@ pub(crate) const OTHER_KEY: Error = Error::Unfit {
 /// A code at the end.
 pub(crate) const NO_CODE: Error = Error::Unfit {
     what: "the end of the stream",
-    why: "has not the code of the key: somebody else has sent it",
+    why: "has not the code of the key: another sender has sent it",
 };
 
 impl fmt::Display for Error {

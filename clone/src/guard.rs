@@ -9,9 +9,10 @@
 //!
 //! [`Media`] is what is written to.
 
-use crate::digest::{Digest, Meter};
+use crate::digest::Meter;
 use crate::error::Trouble;
 use crate::mark::{LENGTH, Mark};
+pub use crate::outcome::Kept;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -157,25 +158,6 @@ pub struct Terms {
 impl Default for Terms {
     fn default() -> Self {
         Self { read_back: true, pin: None }
-    }
-}
-
-/// A copy that is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
-    /// Of its bytes.
-    pub digest: Digest,
-    /// They were read back from the disk.
-    pub read_back: bool,
-    /// They have the digest that the user named.
-    pub pinned: bool,
-}
-
-impl Kept {
-    /// What was stored and not read back.
-    #[must_use]
-    pub const fn unread(digest: Digest) -> Self {
-        Self { digest, read_back: false, pinned: false }
     }
 }
 
@@ -464,7 +446,7 @@ mod tests {
         bytes: Rc<RefCell<Vec<u8>>>,
         /// Writes that count, and then the power is cut.
         power: Rc<RefCell<usize>>,
-        /// Writes after so many are lost, and nobody says so.
+        /// Writes after so many are lost without an error.
         drops: usize,
         buffer: Vec<u8>,
         file: bool,
@@ -668,7 +650,7 @@ mod tests {
         let unread = Terms { read_back: false, pin: None };
         whole.drops = 3;
         let kept = copy(&mut Guard::new(whole, unread), &bytes).unwrap();
-        assert!(!kept.read_back, "nobody looked");
+        assert!(!kept.read_back, "no byte was looked at");
     }
 
     #[test]

@@ -1,13 +1,31 @@
 //! How a copy went, in the same words for every protocol and at both ends.
 
 use crate::digest::Digest;
-use crate::guard::Kept;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
+
+/// A copy that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// They were read back from the disk.
+    pub read_back: bool,
+    /// They have the digest that the user named.
+    pub pinned: bool,
+}
+
+impl Kept {
+    /// What was stored and not read back.
+    #[must_use]
+    pub const fn unread(digest: Digest) -> Self {
+        Self { digest, read_back: false, pinned: false }
+    }
+}
 
 /// How long an end waits before it gives up; without a limit, for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -23,7 +23,7 @@ use core::fmt;
 pub type Nonce = [u8; 10];
 /// A message's code.
 pub type Mac = [u8; 16];
-/// The shortest key: anybody who listens may try keys on what was heard.
+/// The shortest key: a listener may try keys on the packets that it heard.
 pub const SHORTEST: usize = 16;
 
 /// The key that all machines of a copy know.

@@ -27,6 +27,8 @@ pub mod docs;
 mod dracut;
 #[cfg(feature = "all")]
 mod families;
+#[cfg(feature = "all")]
+mod hints;
 pub mod ip;
 pub mod json;
 mod kernel;

@@ -1,7 +1,7 @@
 //! Passwords and keys on a line, and texts that may hold one: what shows a line shows it
 //! without them.
 //!
-//! Whoever may read `/proc/cmdline` reads the whole line all the same, as the kernel has
+//! A program that may read `/proc/cmdline` reads the whole line all the same, as the kernel has
 //! it. Words of the initramfs's own files (`/etc/cmdline.d`) are nowhere else.
 
 use alloc::string::String;

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use crate::context::Context;
 #[cfg(feature = "all")]
-use crate::families::instead;
+use crate::hints::instead;
 use crate::kernel_words::KERNEL_WORDS;
 use crate::plan::{BootPlan, Dialect, Fate, Warning, Word};
 use crate::secrets::masked;

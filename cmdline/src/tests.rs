@@ -351,7 +351,7 @@ fn families_that_are_not_read_are_named_with_what_to_do() {
         let first = plan.warnings.first().filter(|w| w.fatal && !w.hint.is_empty());
         assert!(first.is_some_and(|w| w.message.contains(family)), "{line}: {:?}", plan.warnings);
     }
-    // Whoever says where the root is, or in which words, is believed.
+    // A line that says where the root is, or in which words, is believed.
     for line in [
         "root=/dev/ram0 looptype=squashfs bw.root=any bw.image=image.squashfs",
         "boot=live splasht",
@@ -399,7 +399,7 @@ fn roots_of_maas_and_nbd_client() {
     }
 }
 
-/// Nobody read them: changes were not kept, and a medium in the network was looked for on
+/// No dialect read them: changes were not kept, and a medium in the network was looked for on
 /// drives, both without a word.
 #[test]
 fn words_behind_two_dashes_count_where_scripts_read_the_whole_line() {

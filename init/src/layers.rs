@@ -130,7 +130,7 @@ struct Stack<'s> {
     plan: &'s BootPlan,
     found: &'s Found,
     layout: Layout,
-    /// What the layers are, in the full /init. Nobody asks again: a server may answer
+    /// What the layers are, in the full /init. They are not asked again: a server may answer
     /// otherwise than when the pins were held against it.
     forms: Vec<Form>,
     /// Mount points of images so far.

@@ -5,7 +5,7 @@
 //! process is forked before the first driver is loaded, gets every step and deadline by
 //! a pipe, and ends with that pipe: exec(2) of the real init closes it. It asks the
 //! kernel in which system call PID 1 is (proc(5)). PID 1 that waits for events or for a
-//! program is well; one that has not left another call for [`LIMIT`] is stuck. Then this
+//! program is well; one that has not left another call for `LIMIT` is stuck. Then this
 //! says what the failure screen would say and does what the plan says. All that it can
 //! do is restart the machine: nothing else ends such a wait.
 

@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(format!("{:?}", hall.places), "Places { limit: 100, .. }");
     }
 
-    /// Who has as few places as all others displaces nobody; who has fewer by far does.
+    /// A client with as few places as all others displaces none; one with fewer by far does.
     #[test]
     fn shares_are_compared() {
         let full = |limit: u32, of_one: u32, used: Use| {

@@ -34,7 +34,7 @@ const OWN: u32 = 72_355;
 /// Numbers tried from [`OWN`] on, until one belongs to no account.
 const TRIED: u32 = 16;
 /// The user `nobody`, in containers that have no number above 65535.
-const NOBODY: u32 = 65_534;
+const UNMAPPED: u32 = 65_534;
 
 /// Makes sure that this thread and those that it will start can gain nothing: no program that they
 /// start has more rights than they. Takes nothing away from them. Call it before the first thread
@@ -79,7 +79,7 @@ pub fn drop_root(state: Option<&Path>) -> Result<Option<PathBuf>, Error> {
         // setresgid says whether this container has the number at all.
         let mut id = own_number();
         if setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).is_err() {
-            id = NOBODY;
+            id = UNMAPPED;
             let group = Gid::from_raw(id);
             setresgid(group, group, group).map_err(system)?;
         }
@@ -123,7 +123,7 @@ fn own_number() -> u32 {
 fn free_number(accounts: &str) -> u32 {
     let number = |line: &str| line.split(':').nth(2)?.parse().ok();
     let taken = |id: &u32| accounts.lines().any(|line| number(line) == Some(*id));
-    (OWN..OWN + TRIED).find(|id| !taken(id)).unwrap_or(NOBODY)
+    (OWN..OWN + TRIED).find(|id| !taken(id)).unwrap_or(UNMAPPED)
 }
 
 /// Gives the state directory and what is in it to a user, and changes into it.
@@ -716,6 +716,6 @@ mod tests {
         assert_eq!(of("root:x:0:0::/:/bin/sh\n"), OWN);
         assert_eq!(of(&format!("a:x:{OWN}:1::/:\nb:x:{}:1::/:\n", OWN + 1)), OWN + 2);
         let all: String = (OWN..OWN + TRIED).map(|id| format!("a:x:{id}:1::/:\n")).collect();
-        assert_eq!(of(&all), NOBODY);
+        assert_eq!(of(&all), UNMAPPED);
     }
 }

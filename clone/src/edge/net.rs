@@ -30,7 +30,7 @@ pub fn reason(e: Errno) -> String {
     text.to_string()
 }
 
-/// Bytes that nobody can foretell. The kernel gives them once it has started up.
+/// Bytes that no other machine can foretell. The kernel gives them once it has started up.
 #[must_use]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

@@ -368,7 +368,7 @@ impl Out<'_> {
             let unsent = self.unsent.take().or_else(|| core.transmit(now, &mut self.packet));
             let Some(to) = unsent else { break };
             if let Some(also) = self.also.filter(|_| to == sender::To::Everybody) {
-                // Where it cannot be sent, nobody listens.
+                // Where it cannot be sent, no receiver listens.
                 let _ = self.socket.send(&self.packet, self.packet.len(), also);
             }
             let address = match to {

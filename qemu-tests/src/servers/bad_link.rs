@@ -108,7 +108,7 @@ fn carry(from: &UnixDatagram, by: &UnixDatagram, to: &Path, mut fate: Fate, stop
     }
 }
 
-/// A frame that finds nobody at the other end, as when the machine is off, is lost.
+/// A frame that finds no machine at the other end, as when the machine is off, is lost.
 fn send(by: &UnixDatagram, frame: &[u8], to: &Path) {
     let _: io::Result<usize> = by.send_to(frame, to);
 }
