@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qemu_tests::assets::media::{damage, run};
+use qemu_tests::assets::media::{damage, run, sha256};
 use qemu_tests::assets::{Flavour, Profile};
 use qemu_tests::{Error, Lab, Nic, Result, scenario, secs};
 
@@ -67,11 +67,6 @@ fn night(lab: &Lab, length: &Length) -> Result<()> {
     put(&image, &good, |_| Ok(()))?;
     machine.expect("bellwether: ready in", secs(150))?;
     machine.expect("# ", secs(60)).map(drop)
-}
-
-fn sha256(file: &Path) -> Result<String> {
-    let said = run(&["sha256sum", &file.to_string_lossy()])?;
-    Ok(said.split(' ').next().unwrap_or_default().to_string())
 }
 
 /// Waits for a screen that says this; those of the phase before may come first.

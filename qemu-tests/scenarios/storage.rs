@@ -17,8 +17,9 @@ mod pinned;
 mod snapshot;
 mod to_ram;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use qemu_tests::assets::media::sha256;
 use qemu_tests::assets::{Flavour, Profile};
 use qemu_tests::machine::{Bus, MachineBuilder};
 use qemu_tests::{Lab, Machine, Result, secs};
@@ -92,10 +93,4 @@ fn assert_said(machine: &Machine, text: &str) {
 #[track_caller]
 fn assert_contains(text: &str, wanted: &str) {
     assert!(text.contains(wanted), "no {wanted:?} in:\n{text}");
-}
-
-/// The SHA-256 of a file on the host.
-fn sha256(file: &Path) -> Result<String> {
-    let line = qemu_tests::assets::media::run(&["sha256sum", &file.to_string_lossy()])?;
-    Ok(line.split(' ').next().unwrap_or_default().to_owned())
 }

@@ -1,17 +1,10 @@
 //! Roots that come as tar or cpio and are unpacked into memory.
 
-use std::path::Path;
-
-use qemu_tests::assets::media::run;
+use qemu_tests::assets::media::sha256;
 use qemu_tests::machine::Bus;
-use qemu_tests::{Result, scenario};
+use qemu_tests::scenario;
 
 use super::{assert_contains, assert_live, boot, client, refused, up};
-
-fn sha256(file: &Path) -> Result<String> {
-    let line = run(&["sha256sum", &file.to_string_lossy()])?;
-    Ok(line.split(' ').next().unwrap_or_default().to_owned())
-}
 
 #[test]
 fn tar_over_http() {

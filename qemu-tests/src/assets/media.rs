@@ -396,6 +396,15 @@ pub fn pipe(words: &[&str], input: &[u8]) -> Result<()> {
     Err(Error::Command { command: doing, status: out.status.to_string(), output })
 }
 
+/// The SHA-256 of a file, as sha256sum(1) prints it.
+///
+/// # Errors
+/// There is no sha256sum, or it cannot read the file.
+pub fn sha256(file: &Path) -> Result<String> {
+    let line = run(&["sha256sum", &file.to_string_lossy()])?;
+    Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
+
 /// Runs a program of the host to its end and returns what it printed.
 ///
 /// # Errors
