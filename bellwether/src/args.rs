@@ -216,8 +216,8 @@ pub struct Explain {
     #[argh(option, arg_name = "file")]
     pub file: Option<PathBuf>,
 
-    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, an iPXE
-    /// script, or an ISO with its menus
+    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, an iPXE script, systemd-boot's
+    /// entries (a file, or the partition's directory), a unified kernel image, or an ISO
     #[argh(option, arg_name = "file")]
     pub from: Option<PathBuf>,
 

@@ -3,10 +3,11 @@
 use crate::failure::Failure;
 use cpio_builder::error::Error;
 use cpio_builder::iso::{Iso, IsoError};
-use cpio_builder::menu::{Dialect, FILE_MAX, Menu};
+use cpio_builder::loader_entries::{self, BootEntry};
+use cpio_builder::menu::{Dialect, ENTRIES_MAX, FILE_MAX, Menu};
 use cpio_builder::scripts;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Where media have their menus; of each loader the first that starts a
@@ -55,10 +56,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
     let bad = |why: String| Failure::from(Error::Container { path: path.into(), why });
     let file = File::open(path).map_err(fail)?;
     if file.metadata().map_err(fail)?.is_dir() {
-        return Err(Failure::Failed(format!(
-            "{} is a directory; give the menu's file in it, or an ISO",
-            path.display()
-        )));
+        return in_directory(path).map_err(bad);
     }
     match Iso::open(file) {
         Ok(iso) => {
@@ -69,10 +67,13 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             Ok(menus)
         }
         Err(IsoError::NotIso) => {
-            let mut bytes = Vec::new();
-            File::open(path)
-                .and_then(|f| f.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes))
-                .map_err(fail)?;
+            let mut bytes = at_most(path, FILE_MAX as u64 + 1).map_err(fail)?;
+            if loader_entries::is_efi_program(&bytes) {
+                bytes = at_most(path, loader_entries::UKI_MAX).map_err(fail)?;
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let found = BootEntry::unified(&name, &bytes).map_err(bad)?;
+                return Ok(vec![(path.display().to_string(), loader_entries::menu(found, ""))]);
+            }
             if bytes.len() > FILE_MAX {
                 return Err(bad("neither an ISO nor a boot menu: it is larger than 1 MiB".into()));
             }
@@ -86,14 +87,19 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
                 }
                 return Ok(vec![(path.display().to_string(), menu)]);
             }
+            if loader_entries::is_entry(&text) {
+                let menu = loader_entries::menu(vec![BootEntry::text(&name, &text)], "");
+                return Ok(vec![(path.display().to_string(), menu)]);
+            }
             let by_name = if name.starts_with("grub") || name == "loopback.cfg" {
                 Some(Dialect::Grub)
             } else {
                 None
             };
             let dialect = by_name.or_else(|| Menu::guess(&text));
-            let dialect = dialect
-                .ok_or_else(|| bad("neither an ISO nor a menu of SYSLINUX, GRUB or iPXE".into()))?;
+            let dialect = dialect.ok_or_else(|| {
+                bad("neither an ISO nor a menu of SYSLINUX, GRUB, iPXE or systemd-boot".into())
+            })?;
             let menu = Menu::read_as_written(dialect, &text, &mut |name| beside(path, name))
                 .map_err(|e| bad(e.to_string()))?;
             if menu.entries.is_empty() {
@@ -103,6 +109,63 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
         }
         Err(e) => Err(bad(e.to_string())),
     }
+}
+
+fn at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The entries of systemd-boot: in `loader/entries` and `EFI/Linux` of a boot partition, in the
+/// directory `loader`, or in a directory of entries itself.
+fn in_directory(path: &Path) -> Result<Vec<(String, Menu)>, String> {
+    let places = [
+        ("loader/entries", "loader/loader.conf"),
+        ("entries", "loader.conf"),
+        ("", "../loader.conf"),
+    ];
+    let mut found = Vec::new();
+    let mut conf = String::new();
+    for (entries, beside) in places {
+        let texts = named(&path.join(entries), ".conf", FILE_MAX as u64)?;
+        let texts = texts.iter().map(|(name, text)| (name, String::from_utf8_lossy(text)));
+        found.extend(
+            texts
+                .filter(|(_, text)| loader_entries::is_entry(text))
+                .map(|(name, text)| BootEntry::text(name, &text)),
+        );
+        if !found.is_empty() {
+            let text = at_most(&path.join(beside), FILE_MAX as u64).unwrap_or_default();
+            conf = String::from_utf8_lossy(&text).into_owned();
+            break;
+        }
+    }
+    for (name, image) in named(&path.join("EFI/Linux"), ".efi", loader_entries::UKI_MAX)? {
+        found.extend(BootEntry::unified(&name, &image).map_err(|why| format!("{name}: {why}"))?);
+    }
+    if found.is_empty() {
+        return Err("a directory without entries of systemd-boot (loader/entries, EFI/Linux); of \
+                    another boot loader give the menu's file, or an ISO"
+            .into());
+    }
+    Ok(vec![(path.display().to_string(), loader_entries::menu(found, &conf))])
+}
+
+/// The regular files of a directory with that ending, sorted; none where there is no such
+/// directory.
+fn named(dir: &Path, ending: &str, most: u64) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let Ok(list) = std::fs::read_dir(dir) else { return Ok(Vec::new()) };
+    let mut files = Vec::new();
+    for file in list.flatten().take(ENTRIES_MAX) {
+        let name = file.file_name().to_string_lossy().into_owned();
+        if name.ends_with(ending) && file.path().is_file() {
+            let bytes = at_most(&file.path(), most).map_err(|e| format!("{name}: {e}"))?;
+            files.push((name, bytes));
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// A file that a menu includes: beside it, or below a directory above it, as
@@ -144,6 +207,18 @@ fn on_iso(iso: &Iso<File>) -> Result<Vec<(String, Menu)>, String> {
                 break;
             }
         }
+    }
+    let files = iso.find("loader/entries").and_then(|dir| iso.list(&dir)).unwrap_or_default();
+    let names = files.iter().map(|file| file.text()).filter(|name| name.ends_with(".conf"));
+    let mut found = Vec::new();
+    for name in names.take(ENTRIES_MAX) {
+        if let Some(entry) = text(&format!("loader/entries/{name}"))? {
+            found.push(BootEntry::text(&name, &entry));
+        }
+    }
+    if !found.is_empty() {
+        let conf = text("loader/loader.conf")?.unwrap_or_default();
+        menus.push(("loader/entries".to_owned(), loader_entries::menu(found, &conf)));
     }
     Ok(menus)
 }
@@ -187,6 +262,25 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(read(dir.path()).is_err());
+        assert!(read(dir.path()).is_err(), "a directory without entries");
+    }
+
+    /// `explain --from` read no entry of systemd-boot.
+    #[test]
+    fn a_boot_partition_of_systemd_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = dir.path().join("loader/entries");
+        fs::create_dir_all(&entries).unwrap();
+        fs::write(dir.path().join("loader/loader.conf"), "default b*\ntimeout 3\n").unwrap();
+        fs::write(entries.join("a.conf"), "title A\nlinux /k\noptions root=/dev/vda1\n").unwrap();
+        fs::write(entries.join("b.conf"), "title B\nlinux /k\noptions boot=live\n").unwrap();
+        fs::write(entries.join("README"), "no entry\n").unwrap();
+        for place in [dir.path(), &dir.path().join("loader"), &entries] {
+            let (_, menu) = &read(place).unwrap()[0];
+            assert_eq!(menu.entries[menu.default].append, "boot=live", "{place:?}");
+            assert_eq!((menu.entries.len(), menu.timeout), (2, Some(3)));
+        }
+        let one = read(&entries.join("a.conf")).unwrap();
+        assert_eq!(one[0].1.entries[0].title, "A");
     }
 }

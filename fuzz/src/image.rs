@@ -2,6 +2,7 @@
 
 use cpio_builder::cloop::unpack;
 use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, Menu};
 use cpio_builder::modinfo;
 use cpio_builder::newc::Reader;
@@ -82,4 +83,14 @@ pub fn boot_menu(data: &[u8]) {
         let again = again.expect("what was written can be read");
         assert_eq!(again.entries.len(), menu.entries.len(), "{written}");
     }
+}
+
+/// An entry of systemd-boot, its `loader.conf`, and a unified kernel image.
+pub fn loader_entries(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut found = vec![BootEntry::text("a+1-2.conf", &text)];
+    found.extend(BootEntry::unified("b.efi", data).unwrap_or_default());
+    let _ = loader_entries::is_entry(&text);
+    let menu = loader_entries::menu(found, &text);
+    assert!(menu.entries.is_empty() || menu.default < menu.entries.len() || menu.other_default);
 }

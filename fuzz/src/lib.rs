@@ -63,6 +63,7 @@ const TARGETS: &[Target] = &[
     target("deb", cpio_builder::source::fuzz),
     target("squashfs", cpio_builder::container::fuzz),
     target("boot-menu", image::boot_menu),
+    target("loader-entries", image::loader_entries),
     target("dhcp-question", share::dhcp::server::fuzz),
     target("http-request", server::http_request),
     target("tftp-request", server::tftp_request),
