@@ -141,6 +141,11 @@ pub struct Build {
     #[argh(option, arg_name = "path")]
     pub fill: Option<PathBuf>,
 
+    /// words that come before the line's own and are overridden by them, as a
+    /// distribution builds into its initrd: boot=casper; may be repeated
+    #[argh(option, arg_name = "words")]
+    pub defaults: Vec<String>,
+
     /// a further file or directory, and where in the image to put it; may be
     /// repeated
     #[argh(option, arg_name = "file[:dest]", from_str_fn(include))]

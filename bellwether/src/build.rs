@@ -72,6 +72,7 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         hosted: if what.host_only { host_aliases(Path::new("/sys"))? } else { BTreeSet::new() },
         classes: what.class.iter().fold(Class(0), |all, one| all.union(*one)),
         conf: kernel.conf,
+        defaults: (!what.defaults.is_empty()).then(|| what.defaults.join(" ")),
         include: what.include.clone(),
         microcode: what.microcode.clone(),
         codec: what.compress.unwrap_or(Codec::Zstd),

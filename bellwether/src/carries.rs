@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use cmdline::BootPlan;
+use cmdline::baked::Baked;
 use cmdline::needs::{self, Steps, needs};
 use cmdline::plan::{Integrity, NfsVersion, Source, Upper, Writable};
 use cmdline::render::warning_text;
@@ -28,32 +29,63 @@ pub struct Lack {
     pub what: String,
 }
 
-/// What a plan would miss in this image.
-///
-/// # Errors
-/// When the image cannot be read.
-pub fn lacks(plan: &BootPlan, path: &Path) -> Result<Vec<Lack>, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let initrd = Initrd::open(&bytes, Limits::default())
-        .map_err(|source| Error::Initrd { path: path.into(), source })?;
-    let tree = initrd.tree();
-    let init = tree.get("init").map(|entry| entry.data).unwrap_or_default();
-    let note = modinfo::section(init, needs::NOTE.as_bytes()).ok().flatten();
-    let steps = note.as_deref().and_then(Steps::from_note);
-    let index = match (tree.get(INDEX_PATH).map(|entry| Index::parse(entry.data)), steps) {
-        (Some(Ok(index)), _) => index,
-        (Some(Err(error)), _) => return Ok(vec![fatal(format!("its index of modules: {error}"))]),
-        // Only what is built into the kernel serves.
-        (None, Some(_)) => Index::empty(),
-        (None, None) => {
-            return Ok(vec![fatal(
-                "it is no image of bellwether's: nothing in it reads this line as said here \
-                 (bellwether build --append-only makes what has to stand behind it)"
-                    .to_owned(),
-            )]);
-        }
-    };
-    Ok(Image { index, steps }.lacks(plan))
+/// What an initramfs says about itself.
+#[derive(Debug)]
+pub struct Initramfs {
+    /// The index of modules, if it has one.
+    index: Option<Vec<u8>>,
+    /// What its `/init` says that it can do.
+    steps: Option<Steps>,
+    /// The words and settings that were built into it.
+    pub baked: Baked,
+}
+
+impl Initramfs {
+    /// Reads an image as the kernel does.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes =
+            std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let initrd = Initrd::open(&bytes, Limits::default())
+            .map_err(|source| Error::Initrd { path: path.into(), source })?;
+        let tree = initrd.tree();
+        let init = tree.get("init").map(|entry| entry.data).unwrap_or_default();
+        let note = modinfo::section(init, needs::NOTE.as_bytes()).ok().flatten();
+        let names = &mut |dir: &str| {
+            let below = tree.keys().filter_map(|path| path.strip_prefix(dir)?.strip_prefix('/'));
+            below.filter(|name| !name.contains('/')).map(str::to_owned).collect()
+        };
+        let text = &mut |path: &str| {
+            let data = tree.get(path).map(|entry| entry.data).unwrap_or_default();
+            String::from_utf8_lossy(data).into_owned()
+        };
+        Ok(Self {
+            index: tree.get(INDEX_PATH).map(|entry| entry.data.to_vec()),
+            steps: note.as_deref().and_then(Steps::from_note),
+            baked: Baked::read(names, text),
+        })
+    }
+
+    /// What a plan would miss in it.
+    #[must_use]
+    pub fn lacks(&self, plan: &BootPlan) -> Vec<Lack> {
+        let index = match (self.index.as_deref().map(Index::parse), self.steps) {
+            (Some(Ok(index)), _) => index,
+            (Some(Err(error)), _) => return vec![fatal(format!("its index of modules: {error}"))],
+            // Only what is built into the kernel serves.
+            (None, Some(_)) => Index::empty(),
+            (None, None) => {
+                return vec![fatal(
+                    "it is no image of bellwether's: nothing in it reads this line as said here \
+                     (bellwether build --append-only makes what has to stand behind it)"
+                        .to_owned(),
+                )];
+            }
+        };
+        Image { index, steps: self.steps }.lacks(plan)
+    }
 }
 
 fn fatal(what: String) -> Lack {

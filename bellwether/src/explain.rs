@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::args::Explain;
-use crate::carries::{self, Lack};
+use crate::carries::{Initramfs, Lack};
 use crate::changes;
 use crate::failure::Failure;
 use cmdline::{BootPlan, Context, docs};
@@ -37,11 +37,9 @@ pub fn run(args: &Explain) -> Result<(), Failure> {
             Err(why) => return usage(&format!("{}: {why}", file.display())),
         },
     };
-    let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
-    let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-    let context = Context { arch, defaults: &defaults, ..Context::default() };
-    let plan = cmdline::parse(&line, &context);
-    let lacks = lacks(args, &plan)?;
+    let initrd = args.initrd.as_deref().map(Initramfs::read).transpose()?;
+    let plan = parse(args, initrd.as_ref(), &line);
+    let lacks = initrd.as_ref().map(|initrd| initrd.lacks(&plan));
     let text = match args.json {
         true => json(args, &plan, lacks.as_deref()),
         false => report(args, &plan, lacks.as_deref()),
@@ -51,10 +49,19 @@ pub fn run(args: &Explain) -> Result<(), Failure> {
     if works { Ok(()) } else { Err(Failure::Told) }
 }
 
-/// What the plan would miss in the initramfs that was given.
-fn lacks(args: &Explain, plan: &BootPlan) -> Result<Option<Vec<Lack>>, Failure> {
-    let lacks = args.initrd.as_deref().map(|initrd| carries::lacks(plan, initrd));
-    Ok(lacks.transpose()?)
+/// The plan of a line, with the words that are built into the initramfs and those of
+/// `--defaults`.
+fn parse(args: &Explain, initrd: Option<&Initramfs>, line: &str) -> BootPlan {
+    let baked = initrd.map(|initrd| initrd.baked.clone()).unwrap_or_default();
+    let defaults: Vec<&str> = baked.defaults.iter().chain(&args.defaults).map(|d| &**d).collect();
+    let context = Context {
+        arch: args.arch.as_deref().unwrap_or(std::env::consts::ARCH),
+        defaults: &defaults,
+        medium_uuid: &baked.medium_uuid,
+        layerfs_path: &baked.layerfs_path,
+        ..Context::default()
+    };
+    cmdline::parse(line, &context)
 }
 
 fn fails(lacks: Option<&[Lack]>) -> bool {
@@ -119,9 +126,7 @@ fn changed(plan: &BootPlan) -> String {
 /// Explains the entries of menus; the exit status is 1 when one would fail.
 fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
     let menus = crate::menus::read(from)?;
-    let defaults: Vec<&str> = args.defaults.iter().map(String::as_str).collect();
-    let arch = args.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-    let context = Context { arch, defaults: &defaults, ..Context::default() };
+    let initrd = args.initrd.as_deref().map(Initramfs::read).transpose()?;
     let mut texts = Vec::new();
     let mut all_work = true;
     for (name, menu) in &menus {
@@ -130,8 +135,8 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             texts.push(format!("note        {note} ({name})\n"));
         }
         for (n, entry) in menu.entries.iter().enumerate() {
-            let plan = cmdline::parse(&entry.append, &context);
-            let lacks = lacks(args, &plan)?;
+            let plan = parse(args, initrd.as_ref(), &entry.append);
+            let lacks = initrd.as_ref().map(|initrd| initrd.lacks(&plan));
             all_work &= plan.can_work() && !fails(lacks.as_deref());
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
@@ -200,6 +205,7 @@ fn report(args: &Explain, plan: &BootPlan, lacks: Option<&[Lack]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpio_builder::newc::{Archive, Node};
 
     fn plan(line: &str) -> BootPlan {
         cmdline::parse(line, &Context::default())
@@ -247,6 +253,27 @@ mod tests {
         assert!(matches!(super::run(&from("/no/such/file")), Err(Failure::Usage(_))));
         // An empty line says nothing about a root.
         assert!(matches!(super::run(&from("/dev/null")), Err(Failure::Told)));
+    }
+
+    /// An Ubuntu initrd says BOOT=casper and its lines do not; the plan was one of a plain NFS
+    /// root, and "carries what this line asks for".
+    #[test]
+    fn words_built_into_the_initramfs_count() {
+        let mut archive = Archive::new();
+        let file = |text: &str| Node::File(text.as_bytes().to_vec());
+        archive
+            .add("conf/conf.d/default-boot-to-casper.conf", 0o644, file("export BOOT=casper\n"))
+            .unwrap();
+        archive.add("etc/cmdline.d/50-defaults.conf", 0o644, file("toram\n")).unwrap();
+        archive.add("conf/uuid.conf", 0o644, file("8a-1\n")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let initrd = dir.path().join("initrd");
+        std::fs::write(&initrd, archive.write(1).unwrap()).unwrap();
+        let initrd = Initramfs::read(&initrd).unwrap();
+        let plan = super::parse(&Explain::default(), Some(&initrd), "--- quiet splash");
+        let text = plan.to_text();
+        assert!(text.contains("casper") && text.contains("8a-1"), "{text}");
+        assert!(plan.to_json().contains("\"to_ram\":{"), "{}", plan.to_json());
     }
 
     #[test]

@@ -16,6 +16,7 @@ extern crate alloc;
 mod alpine;
 #[cfg(feature = "all")]
 mod archiso;
+pub mod baked;
 mod base;
 pub mod bootif;
 mod bw;

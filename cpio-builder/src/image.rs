@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 
 /// Where the index is in an image.
 pub const INDEX_PATH: &str = "lib/bellwether/modules.idx";
+/// The file with the words that an image has beside the line's own; `/init` reads all of this
+/// directory.
+pub const DEFAULTS_PATH: &str = "etc/cmdline.d/50-defaults.conf";
 
 /// The content of an image.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct ImageSpec {
     pub conf: ModprobeConf,
     /// Directories searched for firmware, first match counts.
     pub firmware: Vec<PathBuf>,
+    /// Words that come before the line's own, if the image has such.
+    pub defaults: Option<String>,
     /// Further files.
     pub include: Vec<Include>,
     /// Firmware directory with `intel-ucode` and `amd-ucode`, for an early
@@ -163,6 +168,9 @@ pub fn build(spec: &ImageSpec) -> Result<Report, Error> {
     };
     report.index = index.len();
     archive.add(INDEX_PATH, 0o644, Node::File(index))?;
+    if let Some(words) = &spec.defaults {
+        archive.add(DEFAULTS_PATH, 0o644, Node::File(format!("{words}\n").into_bytes()))?;
+    }
     for include in &spec.include {
         add_tree(&mut archive, &include.from, &include.to)?;
     }

@@ -29,6 +29,7 @@ fn spec(path: &Path, profile: &str) -> Result<ImageSpec, Error> {
         classes: Default::default(),
         conf: kernel.conf,
         firmware: vec![],
+        defaults: None,
         include: vec![],
         microcode: None,
         codec: Codec::Zstd,

@@ -13,7 +13,7 @@ use cmdline::secrets::PrivateLine;
 use coldplug::index::Class;
 use liveroot::layout;
 
-use crate::baked::Baked;
+use crate::baked;
 use crate::failure::{self, Next};
 use crate::layers::{self, modules_for};
 use crate::log::{Level, Log};
@@ -45,7 +45,7 @@ pub fn run(process: rt::Process) -> ! {
     machine::set_urgent(true);
     // What PID 1 works by is never freed.
     let line: &'static PrivateLine = Box::leak(Box::new(PrivateLine::new(read_line())));
-    let baked = Baked::read();
+    let baked = baked::read();
     let defaults: Vec<&str> = baked.defaults.iter().map(String::as_str).collect();
     let context = cmdline::Context {
         arch: ARCH,

@@ -4,11 +4,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use cmdline::baked;
 use cmdline::plan::Dialect;
 use liveroot::casper::Casper;
 use liveroot::{fstab, live_boot};
 
-use crate::{baked, console, fetch, images};
+use crate::{console, fetch, images};
 
 /// Texts that become paths, settings or files of the live system.
 ///
