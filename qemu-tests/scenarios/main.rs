@@ -2,6 +2,7 @@
 //!
 //! `cargo test -p qemu-tests --features machines --test scenarios -- --test-threads=2`
 
+mod arm64;
 mod builder;
 mod clone;
 mod dialects;

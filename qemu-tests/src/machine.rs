@@ -108,6 +108,7 @@ pub struct MachineBuilder<'lab> {
     boot: Vec<String>,
     extra: Vec<String>,
     to_terminal: bool,
+    arm64: bool,
 }
 
 impl<'lab> MachineBuilder<'lab> {
@@ -127,6 +128,7 @@ impl<'lab> MachineBuilder<'lab> {
             boot: Vec::new(),
             extra: Vec::new(),
             to_terminal: false,
+            arm64: false,
         }
     }
 
@@ -230,6 +232,21 @@ impl<'lab> MachineBuilder<'lab> {
         Ok(self.qemu(&["-drive", &code, "-drive", &variables, "-global", no_rom]))
     }
 
+    /// A machine with a 64-bit ARM processor, on QEMU's board `virt`.
+    #[must_use]
+    pub fn arm64(mut self) -> Self {
+        self.arm64 = true;
+        self
+    }
+
+    /// ARM's UEFI firmware, with variables of its own.
+    ///
+    /// # Errors
+    /// As [`MachineBuilder::uefi`].
+    pub fn arm64_uefi(self) -> Result<Self> {
+        self.arm64().firmware("../AAVMF/AAVMF_CODE.fd", "../AAVMF/AAVMF_VARS.fd")
+    }
+
     /// Adds words to QEMU's command line.
     #[must_use]
     pub fn qemu(mut self, words: &[&str]) -> Self {
@@ -249,17 +266,22 @@ impl<'lab> MachineBuilder<'lab> {
     /// # Errors
     /// [`Error::Command`] when a tap cannot be made or QEMU does not start.
     pub fn start(self) -> Result<Machine> {
+        let program = if self.arm64 { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
         let mut qemu = match self.namespace {
-            Some(namespace) => namespace.command("qemu-system-x86_64"),
+            Some(namespace) => namespace.command(program),
             None => {
                 let mut setpriv = shell::command("setpriv");
-                setpriv.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+                setpriv.args(["--pdeathsig", "KILL", "--", program]);
                 setpriv
             }
         };
         // TCG always: results must not depend on the host's processor. The two
         // flags make the kernel copy memory by words, which TCG does far faster.
-        qemu.args(["-nodefaults", "-machine", "q35,accel=tcg", "-cpu", "max,-erms,-fsrm"]);
+        let (board, processor) = match self.arm64 {
+            true => ("virt,accel=tcg", "max"),
+            false => ("q35,accel=tcg", "max,-erms,-fsrm"),
+        };
+        qemu.args(["-nodefaults", "-machine", board, "-cpu", processor]);
         qemu.args(["-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"]);
         qemu.arg("-m").arg(self.memory_mib.to_string());
         self.add_drives(&mut qemu);

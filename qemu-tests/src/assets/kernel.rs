@@ -64,7 +64,7 @@ impl Assets {
 
 /// Since Debian 13 a kernel's package has its modules below `usr/lib`. Which of the two
 /// places depmod looks at depends on how it was built, so both are there afterwards.
-fn settle_modules(dir: &Path) -> Result<()> {
+pub(super) fn settle_modules(dir: &Path) -> Result<()> {
     let (old, new) = (dir.join("lib/modules"), dir.join("usr/lib/modules"));
     if new.is_dir() {
         let lib = dir.join("lib");

@@ -5,6 +5,7 @@
 //! a changed recipe is a new entry, an interrupted one leaves nothing under the
 //! final name, and two runs that want the same entry wait for each other.
 
+mod arm64;
 mod kernel;
 pub mod live;
 pub mod media;
@@ -15,6 +16,7 @@ pub mod sources;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+pub use arm64::Arm64;
 pub use kernel::{Flavour, Kernel};
 pub use ours::{FULL, Profile, bellwether, released, replace};
 pub use peers::Peer;

@@ -96,6 +96,28 @@ impl Lab {
         Ok(share)
     }
 
+    /// `bellwether share` on the main network with another architecture's `/init`, where that
+    /// architecture's modules of GRUB lie among this system's.
+    ///
+    /// # Errors
+    /// As [`Lab::share`].
+    pub fn share_foreign(&self, medium: &Path, init: &Path, grub: &Path) -> Result<Share<'_>> {
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let own = "/usr/lib/grub";
+        let script = format!(
+            "mount -t overlay -o lowerdir={}:{own} overlay {own} && exec \"$0\" \"$@\"",
+            path(grub)
+        );
+        let mut words: Vec<String> = ["--mount", "sh", "-c", &script].map(str::to_owned).to_vec();
+        words.extend([path(&bellwether()?), "share".into(), "--interface".into(), "lan".into()]);
+        words.extend(["--init".into(), path(init), "--state".into()]);
+        words.extend([path(&self.share_state("lan")?), path(medium)]);
+        let log = self.directory().join("share-lan.log");
+        let mut share = Share { lab: self, program: "unshare".into(), words, log, daemon: None };
+        share.start()?;
+        Ok(share)
+    }
+
     /// What `bellwether share` is started with; its state is in `share-state-NETWORK`.
     fn share_words(&self, network: &str, medium: &Path, words: &[&str]) -> Result<Vec<String>> {
         let init = Assets::open()?.our_init(Profile::Net)?;
