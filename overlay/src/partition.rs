@@ -26,6 +26,33 @@ pub struct Partition {
     pub uuid: String,
     /// GPT's name; empty on an MBR.
     pub name: String,
+    /// GPT's type as it is on the disk; the first byte is an MBR's type.
+    pub kind: [u8; 16],
+}
+
+impl Partition {
+    /// The type in words: a UUID in lower case, or two digits.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        match self.kind.split_first() {
+            Some((byte, rest)) if rest.iter().all(|byte| *byte == 0) => format!("{byte:02x}"),
+            _ => guid(&self.kind),
+        }
+    }
+}
+
+/// A disk's partition table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// GPT, not MBR.
+    pub gpt: bool,
+    /// Its partitions, without the extended one.
+    pub partitions: Vec<Partition>,
+    /// Where an MBR's logical partitions have their boot records, in bytes.
+    pub records: Vec<u64>,
+    /// Nothing of it was left out: it has no entry that is out of bounds, no broken chain and no
+    /// more partitions than are read.
+    pub complete: bool,
 }
 
 /// Parses a disk's table; empty when it has none.
@@ -33,15 +60,22 @@ pub struct Partition {
 /// `sector` is the size of the disk's logical sectors, 512 or 4096.
 #[must_use]
 pub fn read(source: ReadAt<'_>, sector: u64) -> Vec<Partition> {
+    table(source, sector).map(|table| table.partitions).unwrap_or_default()
+}
+
+/// Parses a disk's table as [`read`] does, with what is known of the table itself; `None` when
+/// the first sector does not end as one that has a table.
+#[must_use]
+pub fn table(source: ReadAt<'_>, sector: u64) -> Option<Table> {
     let mut boot = [0; 512];
     if source(0, &mut boot) < boot.len() || boot.get(510..) != Some(&[0x55, 0xaa]) {
-        return Vec::new();
+        return None;
     }
     let entries = mbr_entries(&boot);
-    if entries.iter().any(|entry| entry.kind == 0xee) {
-        return gpt(source, sector);
-    }
-    mbr(source, sector, &boot, &entries)
+    Some(match entries.iter().any(|entry| entry.kind == 0xee) {
+        true => gpt(source, sector),
+        false => mbr(source, sector, &boot, &entries),
+    })
 }
 
 /// The bytes that a disk must have for the table in its first bytes: up to the end of the last
@@ -68,7 +102,7 @@ pub fn extent(head: &[u8]) -> Option<u64> {
                 length
             })
         };
-        let partitions = gpt(&mut source, sector);
+        let partitions = gpt(&mut source, sector).partitions;
         let last = partitions.iter().filter_map(|p| p.start.checked_add(p.length)).max();
         let copy = u64_at(at(sector), 32).checked_add(1)?.checked_mul(sector);
         return last.max(copy);
@@ -108,26 +142,32 @@ fn is_extended(kind: u8) -> bool {
     matches!(kind, 0x05 | 0x0f | 0x85)
 }
 
-fn mbr(source: ReadAt<'_>, sector: u64, boot: &[u8; 512], entries: &[Entry]) -> Vec<Partition> {
+fn mbr(source: ReadAt<'_>, sector: u64, boot: &[u8; 512], entries: &[Entry]) -> Table {
     let serial = u32_at(boot, 440);
-    let mut found = Vec::new();
-    let mut add = |number: u32, start: u64, sectors: u64| {
-        let bytes = (start.checked_mul(sector), sectors.checked_mul(sector));
+    let mut table =
+        Table { gpt: false, partitions: Vec::new(), records: Vec::new(), complete: true };
+    let add = |table: &mut Table, number: u32, start: u64, entry: &Entry| {
+        let bytes = (start.checked_mul(sector), entry.sectors.checked_mul(sector));
         if let (Some(start), Some(length)) = bytes
-            && sectors > 0
+            && entry.sectors > 0
         {
             let uuid = format!("{serial:08x}-{number:02x}");
-            found.push(Partition { number, start, length, uuid, name: String::new() });
+            let mut kind = [0; 16];
+            kind[0] = entry.kind;
+            let name = String::new();
+            table.partitions.push(Partition { number, start, length, uuid, name, kind });
         }
     };
     for (number, entry) in (1..).zip(entries) {
         if entry.kind != 0 && !is_extended(entry.kind) {
-            add(number, entry.start, entry.sectors);
+            add(&mut table, number, entry.start, entry);
         }
     }
-    let Some(extended) = entries.iter().find(|entry| is_extended(entry.kind)) else {
-        return found;
+    let mut chains = entries.iter().filter(|entry| is_extended(entry.kind));
+    let Some(extended) = chains.next() else {
+        return table;
     };
+    table.complete = chains.next().is_none();
     // A chain of boot records: each holds one partition, counted from itself,
     // and the next record, counted from the first.
     let mut at = extended.start;
@@ -137,43 +177,48 @@ fn mbr(source: ReadAt<'_>, sector: u64, boot: &[u8; 512], entries: &[Entry]) -> 
         if source(byte, &mut record) < record.len() || record.get(510..) != Some(&[0x55, 0xaa]) {
             break;
         }
+        table.records.push(byte);
         let links = mbr_entries(&record);
         if let Some(entry) = links.iter().find(|entry| entry.kind != 0 && !is_extended(entry.kind))
         {
-            add(number, at.saturating_add(entry.start), entry.sectors);
+            add(&mut table, number, at.saturating_add(entry.start), entry);
         }
         let next = links.iter().find(|entry| is_extended(entry.kind));
         match next.map(|entry| extended.start.saturating_add(entry.start)) {
+            None => return table,
             // Forward only: a chain with a loop would never end.
             Some(next) if next > at => at = next,
-            _ => break,
+            Some(_) => break,
         }
     }
-    found
+    table.complete = false;
+    table
 }
 
-fn gpt(source: ReadAt<'_>, sector: u64) -> Vec<Partition> {
+fn gpt(source: ReadAt<'_>, sector: u64) -> Table {
+    let mut table =
+        Table { gpt: true, partitions: Vec::new(), records: Vec::new(), complete: false };
     let mut header = [0; 92];
     let (read, signature) = (source(sector, &mut header), header.get(..8));
     if read < header.len() || signature != Some(b"EFI PART") {
-        return Vec::new();
+        return table;
     }
-    let table = u64_at(&header, 72);
-    let count = (u32_at(&header, 80) as usize).min(MAX_PARTITIONS);
+    let first = u64_at(&header, 72);
+    let count = u32_at(&header, 80) as usize;
     let size = u64::from(u32_at(&header, 84));
     if !(128..=4096).contains(&size) {
-        return Vec::new();
+        return table;
     }
-    let mut found = Vec::new();
-    for (number, index) in (1..).zip(0..count as u64) {
+    table.complete = count <= MAX_PARTITIONS;
+    for (number, index) in (1..).zip(0..count.min(MAX_PARTITIONS) as u64) {
         let mut entry = [0; 128];
-        let Some(at) = table.checked_mul(sector).and_then(|at| at.checked_add(index * size)) else {
-            break;
-        };
-        if source(at, &mut entry) < entry.len() {
+        let at = first.checked_mul(sector).and_then(|at| at.checked_add(index * size));
+        if at.is_none_or(|at| source(at, &mut entry) < entry.len()) {
+            table.complete = false;
             break;
         }
-        if entry.iter().take(16).all(|byte| *byte == 0) {
+        let [kind, uuid, ..] = entry.as_chunks::<16>().0 else { break };
+        if kind.iter().all(|byte| *byte == 0) {
             continue;
         }
         let (first, last) = (u64_at(&entry, 32), u64_at(&entry, 40));
@@ -184,23 +229,21 @@ fn gpt(source: ReadAt<'_>, sector: u64) -> Vec<Partition> {
             .and_then(|sectors| sectors.checked_mul(sector));
         if let (Some(start), Some(length)) = (start, length) {
             let name = utf16(entry.get(56..).unwrap_or_default());
-            found.push(Partition { number, start, length, uuid: guid(&entry), name });
+            let (uuid, kind) = (guid(uuid), *kind);
+            table.partitions.push(Partition { number, start, length, uuid, name, kind });
+        } else {
+            table.complete = false;
         }
     }
-    found
+    table
 }
 
 /// A GUID's first three fields are little-endian numbers, the rest bytes.
-fn guid(entry: &[u8; 128]) -> String {
-    let rest: String = entry.iter().skip(26).take(6).map(|byte| format!("{byte:02x}")).collect();
-    let middle: String = entry.iter().skip(24).take(2).map(|byte| format!("{byte:02x}")).collect();
-    let second = u32_at(entry, 20);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{middle}-{rest}",
-        u32_at(entry, 16),
-        second & 0xffff,
-        second >> 16
-    )
+fn guid(bytes: &[u8; 16]) -> String {
+    let rest: String = bytes.iter().skip(10).map(|byte| format!("{byte:02x}")).collect();
+    let middle: String = bytes.iter().skip(8).take(2).map(|byte| format!("{byte:02x}")).collect();
+    let second = u32_at(bytes, 4);
+    format!("{:08x}-{:04x}-{:04x}-{middle}-{rest}", u32_at(bytes, 0), second & 0xffff, second >> 16)
 }
 
 fn utf16(field: &[u8]) -> String {
@@ -223,17 +266,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn bytes_at(bytes: &[u8], at: u64, buffer: &mut [u8]) -> usize {
+        let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        length
+    }
+
     fn read_bytes(bytes: &[u8]) -> Vec<Partition> {
-        read(
-            &mut |at, buffer| {
-                let rest =
-                    usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-                let length = rest.len().min(buffer.len());
-                buffer[..length].copy_from_slice(&rest[..length]);
-                length
-            },
-            512,
-        )
+        read(&mut |at, buffer| bytes_at(bytes, at, buffer), 512)
     }
 
     fn entry(disk: &mut [u8], at: usize, slot: usize, kind: u8, start: u32, sectors: u32) {
@@ -290,6 +331,10 @@ mod tests {
         assert_eq!(places, [(1, 8, 8), (5, 22, 10), (6, 51, 5)]);
         assert_eq!(found[0].uuid, "12ab34cd-01");
         assert_eq!(found[2].uuid, "12ab34cd-06");
+        assert_eq!(found[2].kind(), "82");
+        let table = table(&mut |at, buffer| bytes_at(&mbr_disk(), at, buffer), 512).unwrap();
+        assert_eq!((table.gpt, table.complete), (false, true));
+        assert_eq!(table.records, [20 * 512, 50 * 512]);
     }
 
     #[test]
@@ -299,6 +344,7 @@ mod tests {
         assert_eq!((found[0].number, found[0].start, found[0].length), (2, 40 * 512, 5120));
         assert_eq!(found[0].uuid, "03020100-0504-0706-0809-0a0b0c0d0e0f");
         assert_eq!(found[0].name, "persistence");
+        assert_eq!(found[0].kind(), "07070707-0707-0707-0707-070707070707");
     }
 
     #[test]
@@ -323,6 +369,8 @@ mod tests {
         let mut disk = mbr_disk();
         entry(&mut disk, 50 * 512, 1, 0x05, 0, 10);
         assert_eq!(read_bytes(&disk).len(), 3);
+        let table = table(&mut |at, buffer| bytes_at(&disk, at, buffer), 512).unwrap();
+        assert!(!table.complete, "a copy by this table might leave something out");
     }
 
     proptest! {

@@ -8,6 +8,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// Reads up to `buffer.len()` bytes at a byte offset; returns how many were read.
@@ -189,6 +190,19 @@ pub fn probe(read: ReadAt<'_>) -> Option<Superblock> {
         }
     }
     None
+}
+
+/// Every format whose mark is there, in the order of [`probe`]: more than one when something is
+/// left over of an earlier use, or of what an image is made for.
+#[must_use]
+pub fn formats(read: ReadAt<'_>) -> Vec<Format> {
+    let mut block = [0; BLOCK];
+    let marked = ROWS.iter().filter(|row| {
+        let length = read(row.block, &mut block).min(BLOCK);
+        let bytes = block.get(..length).and_then(|bytes| bytes.get(row.magic_at..));
+        bytes.is_some_and(|rest| rest.starts_with(row.magic))
+    });
+    marked.map(|row| row.format).collect()
 }
 
 fn nothing(_: &[u8], _: &mut Superblock) {}
