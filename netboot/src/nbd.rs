@@ -389,7 +389,10 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Negotiates on a new connection until the end.
-fn negotiate(
+///
+/// # Errors
+/// [`NbdError::Io`] when there is no connection; otherwise as [`Negotiation::push`].
+pub fn negotiate(
     peer: SocketAddrV4,
     mut negotiation: Negotiation,
     deadline: Instant,

@@ -1,0 +1,316 @@
+//! `nbd://`: a writable NBD server (`qemu-nbd`, `nbdkit`) gets the used bytes, and is read back.
+//!
+//! When the connection breaks, it is made again and goes on behind the last flush: what was
+//! written before may be in the memory of a server that has started anew.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec::Vec;
+use core::net::SocketAddrV4;
+
+use embedded_io::{Read as _, Write as _};
+use netboot::io::{Broken, Stream, Tcp};
+use netboot::nbd::{FLAG_READ_ONLY, NbdError, Negotiation, negotiate};
+use rustix::io::Errno;
+use sys::clock::Instant;
+
+use super::disk::Disk;
+use super::{Arrived, Digest, PATIENCE, PAUSE, TRIES, World, broken, canceled, pause};
+use crate::ssh::Trouble;
+use crate::write::{Command, FLAG_FLUSH, FLAG_ZEROES, REPLY, Step, reason, reply, request, steps};
+
+/// Requests without a reply at once.
+const WINDOW: usize = 16;
+/// Bytes between two flushes, used or not.
+const FLUSH: u64 = 1 << 30;
+
+/// Why a pass over the disk ended.
+enum Stop {
+    /// The connection broke.
+    Cut(Errno),
+    /// It is of no use to try again.
+    Trouble(Trouble),
+}
+
+impl From<Broken> for Stop {
+    fn from(Broken(errno): Broken) -> Self {
+        Stop::Cut(errno)
+    }
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        Stop::Trouble(trouble)
+    }
+}
+
+/// Fills the server's disk with this one, reads back what is in use, and compares.
+///
+/// # Errors
+/// There is no server, or its disk is too small or read only or fails; this disk cannot be
+/// read; what was read back is something else.
+pub fn fill(
+    world: &mut dyn World,
+    disk: &mut Disk,
+    peer: SocketAddrV4,
+    export: &str,
+) -> Result<Arrived, Trouble> {
+    let mut job = Job {
+        peer,
+        export,
+        ours: Digest::new(),
+        theirs: Digest::new(),
+        safe: 0,
+        written: false,
+        sent: 0,
+        reached: 0,
+    };
+    let mut failed = 0;
+    loop {
+        let before = job.reached;
+        match job.pass(world, disk) {
+            Ok(()) => break,
+            Err(Stop::Trouble(trouble)) => return Err(trouble),
+            Err(Stop::Cut(errno)) => {
+                failed = if job.reached > before { 1 } else { failed + 1 };
+                // A server that never answered is not there.
+                if failed > TRIES || job.reached == 0 {
+                    return Err(Trouble::new(
+                        &format!("{peer}: {}", broken(errno)),
+                        "an NBD server must run there: qemu-nbd -t -f qcow2 -b 0.0.0.0 -p PORT disk.qcow2",
+                    ));
+                }
+                world.say(&format!("{peer}: {}; connecting anew", broken(errno)));
+                pause(world, PAUSE)?;
+            }
+        }
+    }
+    let (ours, theirs) = (job.ours.finish(), job.theirs.finish());
+    if ours != theirs {
+        return Err(Trouble::new(
+            &format!(
+                "{peer}: what was read back has another digest ({theirs}) than the disk ({ours})"
+            ),
+            "the server's disk does not keep what is written to it",
+        ));
+    }
+    Ok(Arrived { sha256: ours, sent: job.sent, compared: true })
+}
+
+struct Job<'j> {
+    peer: SocketAddrV4,
+    export: &'j str,
+    ours: Digest,
+    theirs: Digest,
+    /// Everything before it is on the server's disk.
+    safe: u64,
+    /// All is written; it is read back now.
+    written: bool,
+    sent: u64,
+    /// Grows with whatever arrives.
+    reached: u64,
+}
+
+/// A connection to the export.
+struct Link {
+    tcp: Tcp,
+    flags: u16,
+    /// Requests without a reply: cookies, and how much data the reply has.
+    open: BTreeMap<u64, usize>,
+}
+
+impl Job<'_> {
+    /// Goes as far as the connection goes.
+    fn pass(&mut self, world: &mut dyn World, disk: &mut Disk) -> Result<(), Stop> {
+        let mut link = self.connect(disk)?;
+        if self.reached == 0 {
+            world.say(&format!(
+                "{}: filling the server's disk from {}, {} of {} bytes",
+                self.peer,
+                disk.name,
+                disk.map.used_bytes(),
+                disk.map.size()
+            ));
+        }
+        self.reached += 1;
+        if !self.written {
+            self.write(world, disk, &mut link)?;
+            self.written = true;
+            world.say("all is written; reading it back");
+        }
+        self.read_back(world, disk, &mut link)?;
+        link.tcp.write_all(&request(Command::Disconnect, 0, 0, 0))?;
+        Ok(())
+    }
+
+    fn connect(&self, disk: &Disk) -> Result<Link, Stop> {
+        let deadline = Instant::now().after(PATIENCE);
+        let refused = |error: NbdError| match error {
+            NbdError::Io(_, errno) => Stop::Cut(errno),
+            other => Trouble::new(&format!("{}: {other}", self.peer), "").into(),
+        };
+        let wish = Negotiation::new(self.export).map_err(refused)?;
+        let (tcp, done) = negotiate(self.peer, wish, deadline).map_err(refused)?;
+        let export = done.export().unwrap_or_default();
+        let size = disk.map.size();
+        if export.flags & FLAG_READ_ONLY != 0 {
+            return Err(Trouble::new(
+                &format!("{}: the server's disk is read only", self.peer),
+                "start qemu-nbd without -r (--read-only)",
+            )
+            .into());
+        }
+        if export.size < size {
+            return Err(Trouble::new(
+                &format!(
+                    "{}: the server's disk has {} bytes, and {} has {size}",
+                    self.peer, export.size, disk.name
+                ),
+                &format!(
+                    "qemu-img create -f qcow2 disk.qcow2 {size} makes one that is large enough"
+                ),
+            )
+            .into());
+        }
+        Ok(Link { tcp, flags: export.flags, open: BTreeMap::new() })
+    }
+
+    fn write(
+        &mut self,
+        world: &mut dyn World,
+        disk: &mut Disk,
+        link: &mut Link,
+    ) -> Result<(), Stop> {
+        let Disk { map, reader, name, .. } = disk;
+        let zeroes = link.flags & FLAG_ZEROES != 0;
+        let mut buffer: Vec<u8> = Vec::new();
+        let mut flushed = self.safe;
+        let total = map.used_bytes();
+        let mut used = map.pieces(0..self.safe).filter(|p| p.used).map(|p| p.length()).sum::<u64>();
+        let all: Vec<Step> = steps(map, self.safe, zeroes).collect();
+        for Step { range, used: in_use } in all {
+            if !world.go_on() {
+                return Err(canceled().into());
+            }
+            let length = range.end - range.start;
+            if in_use || !zeroes {
+                buffer.clear();
+                buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+                if in_use && reader.read(range.start, &mut buffer).is_err() {
+                    let unknown = Trouble::new(&format!("{name} cannot be read"), "");
+                    return Err(reader.trouble(name).unwrap_or(unknown).into());
+                }
+                self.ours.bytes(range.start, &buffer);
+                link.ask(Command::Write, range.start, length, 0)?;
+                link.tcp.write_all(&buffer)?;
+                self.sent += length;
+                used += if in_use { length } else { 0 };
+            } else {
+                self.ours.zeros(range.end);
+                link.ask(Command::Zeroes, range.start, length, 0)?;
+            }
+            if range.end - flushed >= FLUSH {
+                self.flush(link)?;
+                flushed = range.end;
+                self.safe = range.end;
+            }
+            self.reached += 1;
+            world.progress(used, total);
+        }
+        self.flush(link)?;
+        self.safe = map.size();
+        Ok(())
+    }
+
+    /// What was written is on the server's disk afterwards.
+    fn flush(&self, link: &mut Link) -> Result<(), Stop> {
+        while !link.open.is_empty() {
+            link.hear()?;
+        }
+        if link.flags & FLAG_FLUSH != 0 {
+            link.ask(Command::Flush, 0, 0, 0)?;
+            link.hear()?;
+        }
+        Ok(())
+    }
+
+    fn read_back(
+        &mut self,
+        world: &mut dyn World,
+        disk: &Disk,
+        link: &mut Link,
+    ) -> Result<(), Stop> {
+        let mut early: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let from = self.theirs.at;
+        let wanted: Vec<Step> = steps(&disk.map, from, true).filter(|step| step.used).collect();
+        let mut ahead = wanted.iter();
+        for step in &wanted {
+            if !world.go_on() {
+                return Err(canceled().into());
+            }
+            self.theirs.zeros(step.range.start);
+            let bytes = loop {
+                if let Some(bytes) = early.remove(&step.range.start) {
+                    break bytes;
+                }
+                while link.open.len() < WINDOW
+                    && let Some(next) = ahead.next()
+                {
+                    let length = next.range.end - next.range.start;
+                    link.ask(Command::Read, next.range.start, length, length)?;
+                }
+                let (at, bytes) = link.hear()?;
+                early.insert(at, bytes);
+            };
+            self.theirs.bytes(step.range.start, &bytes);
+            self.reached += 1;
+            world.progress(self.theirs.at, disk.map.size());
+        }
+        self.theirs.zeros(disk.map.size());
+        Ok(())
+    }
+}
+
+impl Link {
+    /// Sends a request, whose cookie is its place, once there is room in the window.
+    fn ask(&mut self, what: Command, at: u64, length: u64, data: u64) -> Result<(), Stop> {
+        while self.open.len() >= WINDOW {
+            self.hear()?;
+        }
+        self.tcp.set_deadline(Instant::now().after(PATIENCE));
+        self.tcp.write_all(&request(what, at, at, length))?;
+        self.open.insert(at, usize::try_from(data).unwrap_or(0));
+        Ok(())
+    }
+
+    /// Takes one reply.
+    fn hear(&mut self) -> Result<(u64, Vec<u8>), Stop> {
+        self.tcp.set_deadline(Instant::now().after(PATIENCE));
+        let mut head = [0; REPLY];
+        self.exactly(&mut head)?;
+        let lost = || Trouble::new("the NBD server's answer makes no sense", "");
+        let (cookie, error) = reply(&head).ok_or_else(lost)?;
+        let data = self.open.remove(&cookie).ok_or_else(lost)?;
+        if error != 0 {
+            let remedy = match error {
+                28 => "make room there; the same line goes on with a new disk",
+                _ => "the messages of the NBD server say more",
+            };
+            return Err(Trouble::new(reason(error), remedy).into());
+        }
+        let mut bytes = alloc::vec![0; data];
+        self.exactly(&mut bytes)?;
+        Ok((cookie, bytes))
+    }
+
+    fn exactly(&mut self, room: &mut [u8]) -> Result<(), Stop> {
+        let mut done = 0;
+        while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.tcp.read(rest)? {
+                0 => return Err(Stop::Cut(Errno::CONNRESET)),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+}

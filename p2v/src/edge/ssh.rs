@@ -1,0 +1,355 @@
+//! An ssh client as a child process, with pipes in the place of a terminal.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ffi::CStr;
+use core::time::Duration;
+
+use rustix::event::PollFlags;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::{Errno, read, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::setsid;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use sys::process::{Child, Exit};
+
+use super::World;
+use crate::script::{self, MARK};
+use crate::ssh::{Listener, Said, Trouble, same_key, wrong_key};
+
+/// How long a login may take: ssh servers wait two minutes for a password.
+pub const LOGIN: Duration = Duration::from_secs(90);
+/// Lines of programs at the other end that are kept to say why something failed.
+const KEPT: usize = 200;
+const MAX_LINE: usize = 16 << 10;
+
+/// Where to, and as whom.
+#[derive(Debug, Clone, Default)]
+pub struct Login<'a> {
+    /// The path of `dbclient`.
+    pub program: &'a str,
+    /// The server.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The user there.
+    pub user: &'a str,
+    /// The password, unless there is a key.
+    pub password: Option<&'a str>,
+    /// The path of a private key in the client's form.
+    pub key: Option<&'a str>,
+    /// The fingerprint that the host's key must have.
+    pub pin: Option<&'a str>,
+}
+
+/// No directory can be made in it: the client keeps no list of known hosts, and asks about
+/// every key.
+const HOME: &str = "HOME=/dev/null";
+
+/// A line that came from the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A report of our script there.
+    Report(String),
+    /// The server listens for what goes to a port here.
+    Port {
+        /// Here.
+        local: u16,
+        /// There.
+        remote: u16,
+    },
+}
+
+/// The client and what it has said.
+pub struct Ssh {
+    child: Child,
+    input: Option<OwnedFd>,
+    output: Option<OwnedFd>,
+    errors: Option<OwnedFd>,
+    pending: Vec<u8>,
+    sent: usize,
+    line: Vec<u8>,
+    listener: Listener,
+    pin: Option<String>,
+    /// The client has asked about the host's key, and the answer was yes.
+    trusted: bool,
+    /// The last lines of programs there.
+    pub last: Vec<String>,
+    /// Why it ended, as far as the client told.
+    pub trouble: Option<Trouble>,
+}
+
+impl core::fmt::Debug for Ssh {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "ssh client {}", self.child.pid())
+    }
+}
+
+impl Login<'_> {
+    /// Starts the client, with these ports here forwarded from ports there.
+    ///
+    /// # Errors
+    /// There can be no pipe or process.
+    pub fn start(&self, forwards: &[u16], command: &str) -> Result<Ssh, Errno> {
+        let mut words: Vec<String> = ["dbclient", "-T", "-K", "20"].map(ToString::to_string).into();
+        if let Some(key) = self.key {
+            words.extend(["-i".to_string(), key.to_string()]);
+        }
+        words.extend(["-p".to_string(), self.port.to_string()]);
+        for port in forwards {
+            words.extend(["-R".to_string(), format!("0:localhost:{port}")]);
+        }
+        words.extend([format!("{}@{}", self.user, self.host), command.to_string()]);
+        let mut env =
+            alloc::vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_string(), HOME.to_string(),];
+        if let Some(password) = self.password.filter(|_| self.key.is_none()) {
+            env.push(format!("DROPBEAR_PASSWORD={password}"));
+        }
+        let own = |list: Vec<String>| -> Vec<CString> {
+            list.into_iter().map(|word| CString::new(word).unwrap_or_default()).collect()
+        };
+        let (program, words, env) =
+            (CString::new(self.program).unwrap_or_default(), own(words), own(env));
+        let words: Vec<&CStr> = words.iter().map(CString::as_c_str).collect();
+        let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
+        let (child_in, input) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (output, child_out) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (errors, child_err) = pipe_with(PipeFlags::CLOEXEC)?;
+        let child = sys::process::fork(|| {
+            // Without a terminal it asks its standard input about the host's key.
+            let _ = setsid();
+            let ready = dup2_stdin(&child_in)
+                .and_then(|()| dup2_stdout(&child_out))
+                .and_then(|()| dup2_stderr(&child_err));
+            match ready {
+                Ok(()) => sys::process::exec(&program, &words, &env).raw_os_error(),
+                Err(errno) => errno.raw_os_error(),
+            }
+        })?;
+        for fd in [&input, &output, &errors] {
+            fcntl_setfl(fd, OFlags::NONBLOCK)?;
+        }
+        Ok(Ssh {
+            child,
+            input: Some(input),
+            output: Some(output),
+            errors: Some(errors),
+            pending: Vec::new(),
+            sent: 0,
+            line: Vec::new(),
+            listener: Listener::default(),
+            pin: self.pin.map(ToString::to_string),
+            trusted: false,
+            last: Vec::new(),
+            trouble: None,
+        })
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        self.child.end();
+    }
+}
+
+impl Ssh {
+    /// What to wait for.
+    pub fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let input = self.input.iter().filter(|_| !self.pending.is_empty());
+        let input = input.map(|fd| (fd.as_fd(), PollFlags::OUT));
+        let outputs = self.output.iter().chain(&self.errors).map(|fd| (fd.as_fd(), PollFlags::IN));
+        input.chain(outputs)
+    }
+
+    /// Bytes for the program there; they are sent by and by.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// How many bytes are still to be sent.
+    pub fn waiting(&self) -> usize {
+        self.pending.len().saturating_sub(self.sent)
+    }
+
+    /// No more will be sent.
+    pub fn end_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Whether both outputs have ended: the client ends now, or has ended.
+    pub fn ended(&self) -> bool {
+        self.output.is_none() && self.errors.is_none()
+    }
+
+    /// How the client ended, once [`Self::ended`].
+    pub fn exit(&self) -> Option<Exit> {
+        self.child.wait().ok()
+    }
+
+    /// Does all that can be done now.
+    pub fn go_on(&mut self, world: &mut dyn World) -> Vec<Heard> {
+        self.flush();
+        let mut heard = Vec::new();
+        let errors = drain(&mut self.errors);
+        for said in self.listener.push(&errors) {
+            match said {
+                Said::Key(print) => self.host_key(world, &print),
+                Said::Port { local, remote } => heard.push(Heard::Port { local, remote }),
+                Said::Trouble(trouble) => {
+                    self.trouble.get_or_insert(trouble);
+                }
+                Said::Line(line) => self.shown(world, line),
+            }
+        }
+        if self.errors.is_none() {
+            for said in self.listener.end() {
+                if let Said::Trouble(trouble) = said {
+                    self.trouble.get_or_insert(trouble);
+                }
+            }
+        }
+        for byte in drain(&mut self.output) {
+            if byte != b'\n' {
+                if self.line.len() < MAX_LINE {
+                    self.line.push(byte);
+                }
+                continue;
+            }
+            let line = core::mem::take(&mut self.line);
+            let line = String::from_utf8_lossy(&line).into_owned();
+            match line.strip_prefix(MARK) {
+                Some(report) => heard.push(Heard::Report(report.trim().to_string())),
+                None => self.shown(world, clean(&line)),
+            }
+        }
+        if !heard.is_empty() && self.distrusts() {
+            self.end_input();
+            return Vec::new();
+        }
+        heard
+    }
+
+    fn shown(&mut self, world: &mut dyn World, line: String) {
+        if line.is_empty() {
+            return;
+        }
+        world.output(&line);
+        if self.last.len() >= KEPT {
+            self.last.remove(0);
+        }
+        self.last.push(line);
+    }
+
+    /// Answers the question about the host's key.
+    fn host_key(&mut self, world: &mut dyn World, print: &str) {
+        match self.pin.clone() {
+            Some(pin) if same_key(&pin, print) => {
+                world.say(&format!("the server has the host key that the line asks for, {print}"));
+                self.trusted = true;
+                self.send(b"y\n");
+            }
+            Some(pin) => {
+                self.trouble = Some(wrong_key(&pin, print));
+                self.send(b"n\n");
+            }
+            None => {
+                world.say(&format!(
+                    "the server's host key is {print}; NOT CHECKED (bw.p2v.hostkey={print} pins it)"
+                ));
+                self.trusted = true;
+                self.send(b"y\n");
+            }
+        }
+        self.flush();
+    }
+
+    /// Whether the host's key is the one that was asked for. A client that takes a key
+    /// without a question has it from elsewhere: that is not what the line says.
+    fn distrusts(&mut self) -> bool {
+        if self.pin.is_some() && !self.trusted {
+            self.trouble.get_or_insert_with(|| {
+                Trouble::new("the ssh client took a host key without asking", "nothing was sent")
+            });
+        }
+        self.pin.is_some() && !self.trusted
+    }
+
+    fn flush(&mut self) {
+        let Some(input) = &self.input else { return };
+        while let Some(rest) = self.pending.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match write(input, rest) {
+                Ok(n) => self.sent += n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    self.input = None;
+                    break;
+                }
+            }
+        }
+        self.pending.clear();
+        self.sent = 0;
+    }
+
+    /// Why the other end failed: what the client said, or the last line of a program there
+    /// that tells, or how it ended.
+    pub fn why(&self, what: &str) -> Trouble {
+        if let Some(trouble) = &self.trouble {
+            return trouble.clone();
+        }
+        if let Some(trouble) = self.last.iter().rev().find_map(|line| script::trouble(line)) {
+            return trouble;
+        }
+        let last = self.last.last().map(|line| format!(": {line}")).unwrap_or_default();
+        Trouble::new(&format!("{what}{last}"), "")
+    }
+}
+
+/// A line without control characters and colours.
+fn clean(line: &str) -> String {
+    let mut out = String::new();
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' {
+            // A sequence ends with a letter.
+            let _ = chars.by_ref().take(32).find(char::is_ascii_alphabetic);
+        } else if !c.is_control() {
+            out.push(c);
+        } else if c == '\t' {
+            out.push(' ');
+        }
+    }
+    out.trim_end().to_string()
+}
+
+/// What can be read now; takes the descriptor at its end.
+fn drain(from: &mut Option<OwnedFd>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut room = [0; 8 << 10];
+    // Enough for one turn; the rest keeps the descriptor ready.
+    while let Some(fd) = from.as_ref()
+        && bytes.len() < 256 << 10
+    {
+        match read(fd, &mut room[..]) {
+            Ok(n) if n > 0 => bytes.extend_from_slice(room.get(..n).unwrap_or_default()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break,
+            _ => *from = None,
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_shown_without_colours() {
+        assert_eq!(clean("\u{1b}[0;35m[   0.1] Opening\u{1b}[0m\t\u{7}x\r"), "[   0.1] Opening x");
+        assert_eq!(clean("\u{1b}[99999"), "");
+    }
+}

@@ -1,0 +1,143 @@
+//! Which bytes of a disk are in use: the others read as zeros and do not travel.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// The bytes of a disk that are in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extents {
+    size: u64,
+    /// Sorted, apart from each other, none empty, none beyond the size.
+    used: Vec<Range<u64>>,
+}
+
+/// A part of a range that is all in use, or all not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes of the disk.
+    pub range: Range<u64>,
+    /// Whether they are in use.
+    pub used: bool,
+}
+
+impl Piece {
+    /// How many bytes.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
+}
+
+impl Extents {
+    /// A disk all of which is in use.
+    #[must_use]
+    pub fn whole(size: u64) -> Self {
+        Self::new(size, core::iter::once(0..size))
+    }
+
+    /// A disk of which these ranges are in use, in any order; what lies beyond its end is
+    /// left out.
+    #[must_use]
+    pub fn new(size: u64, ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
+        let cut = |range: Range<u64>| range.start.min(size)..range.end.min(size);
+        let mut all: Vec<Range<u64>> =
+            ranges.into_iter().map(cut).filter(|range| range.start < range.end).collect();
+        all.sort_unstable_by_key(|range| range.start);
+        let mut used: Vec<Range<u64>> = Vec::with_capacity(all.len());
+        for range in all {
+            match used.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => used.push(range),
+            }
+        }
+        Self { size, used }
+    }
+
+    /// The same with ranges that begin and end at multiples of `unit`, or at the end of the
+    /// disk: so that what reads and writes them does whole sectors.
+    #[must_use]
+    pub fn aligned(&self, unit: u64) -> Self {
+        let unit = unit.max(1);
+        let widen = |range: &Range<u64>| {
+            let end = range.end.checked_next_multiple_of(unit).unwrap_or(range.end);
+            range.start - range.start % unit..end
+        };
+        Self::new(self.size, self.used.iter().map(widen))
+    }
+
+    /// Bytes of the disk.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes in use.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used.iter().map(|range| range.end.saturating_sub(range.start)).sum()
+    }
+
+    /// The ranges in use, in order.
+    #[must_use]
+    pub fn used(&self) -> &[Range<u64>] {
+        &self.used
+    }
+
+    /// The pieces of a range in order, without a gap; none outside of the disk.
+    pub fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = Piece> + '_ {
+        let end = range.end.min(self.size);
+        let mut at = range.start;
+        let mut next = self.used.partition_point(|used| used.end <= range.start);
+        core::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let ahead = self.used.get(next);
+            let (used, until) = match ahead {
+                Some(used) if used.start <= at => (true, used.end),
+                Some(used) => (false, used.start),
+                None => (false, end),
+            };
+            next += usize::from(used);
+            let piece = Piece { range: at..until.min(end), used };
+            at = piece.range.end;
+            Some(piece)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_are_sorted_joined_and_cut() {
+        let extents = Extents::new(100, [50..60, 10..20, 20..30, 55..70, 90..200, 300..400, 5..5]);
+        assert_eq!(extents.used(), [10..30, 50..70, 90..100]);
+        assert_eq!(extents.used_bytes(), 50);
+        assert_eq!(extents.aligned(16).used(), [0..32, 48..100]);
+        assert_eq!(Extents::whole(7).used().first(), Some(&(0..7)));
+        assert_eq!(Extents::whole(0).used(), []);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_range(
+            ranges in proptest::collection::vec((0u64..120, 0u64..40), 0..12),
+            start in 0u64..130, length in 0u64..130,
+        ) {
+            let extents = Extents::new(100, ranges.iter().map(|(at, n)| *at..at + n));
+            let mut at = start;
+            for piece in extents.pieces(start..start + length) {
+                prop_assert!(piece.range.start == at && piece.length() > 0);
+                for byte in piece.range.clone() {
+                    let used = ranges.iter().any(|(at, n)| (*at..at + n).contains(&byte));
+                    prop_assert_eq!(used, piece.used);
+                }
+                at = piece.range.end;
+            }
+            prop_assert_eq!(at, (start + length).min(100).max(start));
+        }
+    }
+}

@@ -1,0 +1,740 @@
+//! The edge against programs that none of us wrote: nbdcopy, nbdinfo, qemu-img and nbdkit
+//! read our server, qemu-nbd and nbdkit are filled, nc listens, OpenSSH and Dropbear carry an
+//! archive and a conversion. What is not installed is passed over, and said.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use p2v::edge::{self, BadSectors, Disk, Login, Order, Server, World};
+use p2v::extents::Extents;
+
+const MIB: u64 = 1 << 20;
+
+/// A user who reads along, and may have had enough.
+#[derive(Default)]
+struct Watcher {
+    told: Vec<String>,
+    output: Vec<String>,
+    done: u64,
+    stop_at: Option<u64>,
+    stop_on: Option<&'static str>,
+}
+
+impl World for Watcher {
+    fn say(&mut self, text: &str) {
+        self.told.push(text.into());
+    }
+    fn output(&mut self, line: &str) {
+        self.output.push(line.into());
+    }
+    fn progress(&mut self, done: u64, _: u64) {
+        self.done = done;
+    }
+    fn go_on(&mut self) -> bool {
+        let line = |text: &&str| self.output.iter().any(|line| line.contains(*text));
+        self.stop_at.is_none_or(|at| self.done < at) && !self.stop_on.is_some_and(|t| line(&t))
+    }
+}
+
+fn have(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let there =
+        path.split(':').chain(["/usr/sbin"]).any(|dir| Path::new(dir).join(program).exists());
+    if !there {
+        eprintln!("passed over: {program} is not here");
+    }
+    there
+}
+
+/// A sparse image of `size` bytes with data at some places, and its map.
+fn image(dir: &Path, size: u64) -> (PathBuf, Extents) {
+    let path = dir.join("disk.img");
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(size).unwrap();
+    let ranges = [0..65536, 10 * MIB..13 * MIB, size / 2..size / 2 + 4096, size - 4096..size];
+    for range in &ranges {
+        let bytes: Vec<u8> = (range.start..range.end).map(|at| ((at * 7) >> 3) as u8 | 1).collect();
+        file.write_all_at(&bytes, range.start).unwrap();
+    }
+    (path, Extents::new(size, ranges))
+}
+
+fn sha256(path: &Path) -> String {
+    let out = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).split(' ').next().unwrap().to_owned()
+}
+
+fn ok(command: &mut Command) -> String {
+    let out = command.output().unwrap();
+    let both =
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{command:?}: {both}");
+    both
+}
+
+/// Ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Serves the disk until dropped; the bytes that were sent come back.
+struct Serving {
+    port: u16,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<u64>>,
+}
+
+impl Serving {
+    fn of(disk: Disk) -> Self {
+        let mut server = Server::open(disk).unwrap();
+        let (port, stop) = (server.port, Arc::new(AtomicBool::new(false)));
+        let until = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                server.wait();
+                server.go_on();
+            }
+            server.sent
+        });
+        Self { port, stop, thread: Some(thread) }
+    }
+
+    fn end(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+fn open(path: &Path, map: &Extents) -> Disk {
+    Disk::open(path.to_str().unwrap(), Some(map.clone()), BadSectors::Fail).unwrap()
+}
+
+#[test]
+fn clients_of_others_copy_the_used_bytes_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    let digest = sha256(&path);
+    let copy = dir.path().join("copy.img");
+    type Args<'a> = &'a dyn Fn(u16) -> Vec<String>;
+    let commands: [(&str, Args<'_>); 3] = [
+        ("nbdcopy", &|port| vec![format!("nbd://localhost:{port}"), copy.display().to_string()]),
+        ("qemu-img", &|port| {
+            let from = format!("nbd://localhost:{port}");
+            ["convert", "-f", "raw", "-O", "raw", &from, copy.to_str().unwrap()]
+                .map(String::from)
+                .into()
+        }),
+        // The client inside of virt-v2v, with its filter.
+        ("nbdkit", &|port| {
+            let run = format!("nbdcopy \"$uri\" {}", copy.display());
+            let port = format!("port={port}");
+            [
+                "-U",
+                "-",
+                "--exit-with-parent",
+                "--filter=cow",
+                "nbd",
+                "hostname=localhost",
+                &port,
+                "shared=true",
+                "--run",
+                &run,
+            ]
+            .map(String::from)
+            .into()
+        }),
+    ];
+    for (program, args) in commands {
+        if !have(program) {
+            continue;
+        }
+        let _ = fs::remove_file(&copy);
+        let serving = Serving::of(open(&path, &map));
+        ok(Command::new(program).args(args(serving.port)));
+        let sent = serving.end();
+        assert_eq!(sha256(&copy), digest, "{program}");
+        let most = map.used_bytes() * 11 / 10;
+        assert!(sent <= most, "{program}: {sent} of {} used", map.used_bytes());
+        println!("{program}: {sent} bytes for {} used", map.used_bytes());
+    }
+    if have("nbdinfo") {
+        let serving = Serving::of(open(&path, &map));
+        let text = ok(Command::new("nbdinfo").arg(format!("nbd://localhost:{}", serving.port)));
+        assert!(text.contains("is_read_only: true") && text.contains("base:allocation"), "{text}");
+        let totals = ok(Command::new("nbdinfo")
+            .args(["--map", "--totals"])
+            .arg(format!("nbd://localhost:{}", serving.port)));
+        assert!(totals.contains(&map.used_bytes().to_string()), "{totals}");
+        serving.end();
+    }
+    // Nothing of that changed the disk.
+    assert_eq!(sha256(&path), digest);
+}
+
+/// A port that is free.
+fn free() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn until(what: &str, is: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("{what} never came");
+}
+
+fn listens(port: u16) -> bool {
+    let port = format!(":{port:04X} ");
+    fs::read_to_string("/proc/net/tcp")
+        .unwrap()
+        .lines()
+        .any(|line| line.contains(&port) && line.contains(" 0A "))
+}
+
+fn qemu_nbd(port: u16, file: &Path, format: &str, more: &[&str]) -> Killed {
+    let mut command = Command::new("qemu-nbd");
+    command
+        .args(["-t", "-f", format, "-b", "127.0.0.1", "-p", &port.to_string()])
+        .args(more)
+        .arg(file);
+    let killed = Killed(command.spawn().unwrap());
+    until("qemu-nbd", || listens(port));
+    killed
+}
+
+fn local(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+#[test]
+fn qemu_nbd_and_nbdkit_are_filled_and_read_back() {
+    if !have("qemu-nbd") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    let digest = sha256(&path);
+    let copy = dir.path().join("copy");
+    for format in ["qcow2", "raw"] {
+        ok(Command::new("qemu-img").args(["create", "-f", format]).arg(&copy).arg("64M"));
+        if format == "raw" {
+            // What was there before must not shine through.
+            fs::write(&copy, vec![0xaa; 64 << 20]).unwrap();
+        }
+        let port = free();
+        let _server = qemu_nbd(port, &copy, format, &[]);
+        let arrived =
+            edge::fill(&mut Watcher::default(), &mut open(&path, &map), local(port), "").unwrap();
+        assert_eq!((arrived.sha256.as_str(), arrived.compared), (digest.as_str(), true));
+        assert!(arrived.sent <= map.used_bytes(), "{arrived:?}");
+        drop(_server);
+        let flat = dir.path().join("flat");
+        ok(Command::new("qemu-img")
+            .args(["convert", "-f", format, "-O", "raw"])
+            .args([&copy, &flat]));
+        assert_eq!(sha256(&flat), digest, "{format}");
+        fs::remove_file(&copy).unwrap();
+    }
+    if have("nbdkit") {
+        let port = free();
+        let mut kit = Command::new("nbdkit");
+        kit.args(["-f", "-i", "127.0.0.1", "-p", &port.to_string(), "memory", "64M"]);
+        let _kit = Killed(kit.spawn().unwrap());
+        until("nbdkit", || listens(port));
+        let arrived =
+            edge::fill(&mut Watcher::default(), &mut open(&path, &map), local(port), "").unwrap();
+        assert_eq!(arrived.sha256, digest);
+    }
+}
+
+#[test]
+fn a_disk_at_the_server_that_cannot_take_it_is_said() {
+    if !have("qemu-nbd") || !have("nbdkit") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    let small = dir.path().join("small");
+    ok(Command::new("qemu-img").args(["create", "-f", "raw"]).arg(&small).arg("8M"));
+    let fill = |port| {
+        edge::fill(&mut Watcher::default(), &mut open(&path, &map), local(port), "")
+            .unwrap_err()
+            .to_string()
+    };
+    let port = free();
+    let server = qemu_nbd(port, &small, "raw", &[]);
+    let why = fill(port);
+    assert!(why.contains("8388608 bytes") && why.contains("qemu-img create"), "{why}");
+    drop(server);
+    let _server = qemu_nbd(port, &small, "raw", &["-r"]);
+    assert!(fill(port).contains("read only"));
+    let none = fill(free());
+    assert!(none.contains("qemu-nbd -t"), "{none}");
+    let port = free();
+    let mut kit = Command::new("nbdkit");
+    kit.args([
+        "-f",
+        "-i",
+        "127.0.0.1",
+        "-p",
+        &port.to_string(),
+        "--filter=error",
+        "memory",
+        "64M",
+        "error-pwrite=ENOSPC",
+        "error-pwrite-rate=100%",
+    ]);
+    let _kit = Killed(kit.spawn().unwrap());
+    until("nbdkit", || listens(port));
+    let full = fill(port);
+    assert!(full.contains("the server's disk is full"), "{full}");
+}
+
+/// A relay that cuts its first connection after so many bytes.
+fn cutting(to: u16, after: usize) -> u16 {
+    use std::io::Read;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (n, client) in listener.incoming().enumerate() {
+            let (client, server) =
+                (client.unwrap(), std::net::TcpStream::connect(("127.0.0.1", to)).unwrap());
+            let (mut back, mut there) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut there, &mut back));
+            let (mut from, mut on) = (client, server);
+            std::thread::spawn(move || {
+                let (mut room, mut done) = ([0; 65536], 0);
+                while let Ok(length @ 1..) = from.read(&mut room) {
+                    done += length;
+                    if n == 0 && done > after {
+                        let _ = from.shutdown(std::net::Shutdown::Both);
+                        let _ = on.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
+                    if on.write_all(&room[..length]).is_err() {
+                        return;
+                    }
+                }
+                let _ = on.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_cut_connection_goes_on() {
+    if !have("qemu-nbd") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    let copy = dir.path().join("copy");
+    ok(Command::new("qemu-img").args(["create", "-f", "raw"]).arg(&copy).arg("64M"));
+    let port = free();
+    let _server = qemu_nbd(port, &copy, "raw", &["-e", "4"]);
+    let mut watcher = Watcher::default();
+    let way = cutting(port, 2 << 20);
+    let arrived = edge::fill(&mut watcher, &mut open(&path, &map), local(way), "").unwrap();
+    assert_eq!(arrived.sha256, sha256(&path));
+    assert_eq!(sha256(&copy), sha256(&path));
+    assert!(watcher.told.iter().any(|text| text.contains("connecting anew")), "{:?}", watcher.told);
+}
+
+#[test]
+fn nc_gets_the_whole_disk() {
+    if !have("nc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 20 * MIB);
+    let copy = dir.path().join("copy");
+    let port = free();
+    let mut nc = Command::new("nc");
+    nc.args(["-l", "127.0.0.1", &port.to_string()])
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&copy).unwrap());
+    let mut nc = nc.spawn().unwrap();
+    until("nc", || listens(port));
+    let arrived =
+        edge::stream(&mut Watcher::default(), &mut open(&path, &map), local(port)).unwrap();
+    assert!(nc.wait().unwrap().success());
+    assert_eq!((arrived.sha256.as_str(), arrived.compared), (sha256(&path).as_str(), false));
+    assert_eq!(sha256(&copy), arrived.sha256);
+    let why =
+        edge::stream(&mut Watcher::default(), &mut open(&path, &map), local(port)).unwrap_err();
+    assert!(why.to_string().contains("nc -l"), "{why}");
+}
+
+#[test]
+fn a_bad_sector_is_named_and_may_be_passed_over() {
+    if !have("nbdkit") || !have("nbdcopy") || !have("qemu-nbd") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 32 * MIB);
+    // A file that is shorter than it was fails where it ends.
+    let cut = |policy| {
+        let disk = Disk::open(path.to_str().unwrap(), Some(map.clone()), policy).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(11 * MIB).unwrap();
+        disk
+    };
+    let serving = Serving::of(cut(BadSectors::Fail));
+    let copy = dir.path().join("copy");
+    let out = Command::new("nbdcopy")
+        .arg(format!("nbd://localhost:{}", serving.port))
+        .arg(&copy)
+        .output()
+        .unwrap();
+    assert!(!out.status.success());
+    serving.end();
+    fs::File::options().write(true).open(&path).unwrap().set_len(32 * MIB).unwrap();
+    let mut disk = cut(BadSectors::Zero);
+    let port = free();
+    ok(Command::new("qemu-img").args(["create", "-f", "raw"]).arg(&copy).arg("32M"));
+    let _server = qemu_nbd(port, &copy, "raw", &[]);
+    let arrived = edge::fill(&mut Watcher::default(), &mut disk, local(port), "").unwrap();
+    let list = disk.bad_list().unwrap();
+    assert!(list.contains(&format!("at bytes {}-", 11 * MIB)), "{list}");
+    assert_eq!(arrived.sha256, sha256(&copy));
+}
+
+/// A real OpenSSH server on loopback, and a user's password or key. Needs root.
+struct Sshd {
+    _dir: tempfile::TempDir,
+    _daemon: Killed,
+    port: u16,
+    key: PathBuf,
+    print: String,
+    home: PathBuf,
+}
+
+impl Sshd {
+    fn start(more: &str) -> Option<Self> {
+        let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        if !root || !have("sshd") || !have("dbclient") || !have("ssh-keygen") {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path();
+        for name in ["host", "id"] {
+            ok(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(place.join(name)));
+        }
+        let key = p2v::key::for_dropbear(&fs::read(place.join("id")).unwrap()).unwrap();
+        fs::write(place.join("id.db"), key).unwrap();
+        let port = free();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nPidFile none\nUsePAM no\n\
+             PermitRootLogin yes\nStrictModes no\nAuthorizedKeysFile {0}/id.pub\n\
+             SetEnv PATH={0}/bin:/usr/bin:/bin\n{more}\n",
+            place.display()
+        );
+        fs::write(place.join("config"), config).unwrap();
+        fs::create_dir_all("/run/sshd").unwrap();
+        fs::create_dir(place.join("bin")).unwrap();
+        let mut sshd = Command::new("/usr/sbin/sshd");
+        sshd.args(["-D", "-e", "-f"])
+            .arg(place.join("config"))
+            .stderr(fs::File::create(place.join("log")).unwrap());
+        let daemon = Killed(sshd.spawn().unwrap());
+        until("sshd", || listens(port));
+        let shown = ok(Command::new("ssh-keygen").arg("-lf").arg(place.join("host.pub")));
+        let print = shown.split(' ').nth(1).unwrap().to_owned();
+        Some(Self {
+            port,
+            key: place.join("id.db"),
+            print,
+            home: place.to_owned(),
+            _dir: dir,
+            _daemon: daemon,
+        })
+    }
+
+    fn login(&self) -> Login<'_> {
+        Login {
+            program: "/usr/bin/dbclient",
+            host: "127.0.0.1",
+            port: self.port,
+            user: "root",
+            key: self.key.to_str(),
+            pin: Some(&self.print),
+            ..Login::default()
+        }
+    }
+
+    /// Puts a program where the login finds it first.
+    fn program(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.home.join("bin").join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn tar_at_the_other_end_of_ssh_makes_a_sparse_file() {
+    let Some(sshd) = Sshd::start("AllowTcpForwarding no") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    let place = dir.path().join("images");
+    fs::create_dir(&place).unwrap();
+    let to = (place.to_str().unwrap(), "web01-sda.img");
+    let mut watcher = Watcher::default();
+    let arrived = edge::archive(&mut watcher, &sshd.login(), &mut open(&path, &map), to).unwrap();
+    let file = place.join("web01-sda.img");
+    assert_eq!((arrived.sha256.as_str(), arrived.compared), (sha256(&file).as_str(), true));
+    assert_eq!(arrived.sha256, sha256(&path));
+    let stored = fs::metadata(&file).unwrap().blocks() * 512;
+    assert!(
+        stored <= map.used_bytes() + 65536 && arrived.sent <= map.used_bytes() + 65536,
+        "{stored} {arrived:?}"
+    );
+    assert!(watcher.told[0].contains("the host key that the line asks for"), "{:?}", watcher.told);
+    // Again: it is there. Elsewhere: there is no such directory. To a full disk: it says so.
+    let again = |to: (&str, &str)| {
+        edge::archive(&mut Watcher::default(), &sshd.login(), &mut open(&path, &map), to)
+            .unwrap_err()
+            .to_string()
+    };
+    let why = again(to);
+    assert!(why.contains("none is overwritten"), "{why}");
+    let why = again(("/nonexistent/a/b", "x"));
+    assert!(why.contains("no such directory"), "{why}");
+    let full = dir.path().join("full");
+    fs::create_dir(&full).unwrap();
+    ok(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&full));
+    let why = again((full.to_str().unwrap(), "x"));
+    let left = fs::read_dir(&full).unwrap().count();
+    ok(Command::new("umount").arg(&full));
+    assert!(why.contains("a disk of the server is full"), "{why}");
+    assert_eq!(left, 0, "what did not fit is taken away");
+    // Another host key: nothing is sent.
+    let wrong = Login { pin: Some("SHA256:AAAA"), ..sshd.login() };
+    let why = edge::archive(&mut Watcher::default(), &wrong, &mut open(&path, &map), (to.0, "y"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains(&sshd.print)
+            && why.contains("SHA256:AAAA")
+            && why.contains("nothing was sent"),
+        "{why}"
+    );
+    assert!(!place.join("y").exists());
+    // Of a client that takes the key without a question, because it has it from elsewhere.
+    sshd.program("knows", "#!/bin/sh\nexec dbclient -y -y \"$@\"\n");
+    let program = sshd.home.join("bin/knows");
+    let sure = Login { program: program.to_str().unwrap(), ..sshd.login() };
+    let why = edge::archive(&mut Watcher::default(), &sure, &mut open(&path, &map), (to.0, "y"));
+    assert!(why.unwrap_err().to_string().contains("without asking"));
+    assert!(!place.join("y").exists());
+    // No pin: the fingerprint is shown.
+    let mut watcher = Watcher::default();
+    edge::archive(
+        &mut watcher,
+        &Login { pin: None, ..sshd.login() },
+        &mut open(&path, &map),
+        (to.0, "z"),
+    )
+    .unwrap();
+    assert!(
+        watcher.told[0].contains(&sshd.print) && watcher.told[0].contains("NOT CHECKED"),
+        "{:?}",
+        watcher.told
+    );
+}
+
+#[test]
+fn a_wrong_password_and_an_absent_server_are_said() {
+    let Some(sshd) = Sshd::start("PasswordAuthentication yes") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let fail = |login: Login<'_>| {
+        let to = (dir.path().to_str().unwrap(), "x");
+        edge::archive(&mut Watcher::default(), &login, &mut open(&path, &map), to)
+            .unwrap_err()
+            .to_string()
+    };
+    let why = fail(Login { key: None, password: Some("S3cret"), ..sshd.login() });
+    assert!(why.contains("p2v.password") && !why.contains("S3cret"), "{why}");
+    let why = fail(Login { port: free(), ..sshd.login() });
+    assert!(why.contains("no ssh server listens at that port"), "{why}");
+}
+
+/// What a conversion server does with the disks, without an appliance: it reads them through
+/// nbdkit as virt-v2v does, and copies them.
+const STAND_IN: &str = r#"#!/bin/sh
+[ "$1" = --version ] && { echo "virt-v2v 2.2.0"; exit 0; }
+[ "$1" = --machine-readable ] && { printf '%s\n' libguestfs-rewrite output:local output:null; exit 0; }
+n=0
+for port in $(sed -n 's/.*port="\([0-9]*\)".*/\1/p' physical.xml); do
+  n=$((n + 1))
+  nbdkit -U - --filter cow nbd hostname=localhost port=$port shared=true --run "nbdcopy \"\$uri\" OUT/disk$n" || exit 5
+  echo "copied disk $n"
+done
+STATUS
+"#;
+
+fn stand_in(sshd: &Sshd, out: &Path, last: &str) {
+    sshd.program(
+        "virt-v2v",
+        &STAND_IN.replace("OUT", out.to_str().unwrap()).replace("STATUS", last),
+    );
+}
+
+fn order() -> Order {
+    let mut order = Order { output: "local".into(), ..Order::default() };
+    order.domain.name = "web01".into();
+    order.domain.arch = "x86_64".into();
+    (order.domain.memory_kib, order.domain.vcpus) = (1 << 20, 2);
+    order.conversion.args = ["-o", "local", "-os", "/var/tmp"].map(String::from).into();
+    order
+}
+
+/// The directories of one test, taken away by the test.
+fn forget(directory: &str) {
+    assert!(directory.starts_with("/tmp/virt-p2v-20"), "{directory}");
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_conversion_over_one_connection() {
+    let Some(sshd) = Sshd::start("") else { return };
+    if !have("nbdkit") || !have("nbdcopy") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    stand_in(&sshd, out.path(), "exit 0");
+    let mut watcher = Watcher::default();
+    let disks = vec![open(&path, &map), open(&path, &map)];
+    let (done, _) = edge::convert(&mut watcher, &sshd.login(), &order(), disks).unwrap();
+    for copy in ["disk1", "disk2"] {
+        assert_eq!(sha256(&out.path().join(copy)), sha256(&path));
+    }
+    assert!(done.sent <= 2 * map.used_bytes() * 11 / 10, "{done:?}");
+    assert!(watcher.output.iter().any(|line| line == "copied disk 2"), "{:?}", watcher.output);
+    let status = fs::read_to_string(format!("{}/status", done.directory)).unwrap();
+    assert_eq!(status, "0\n");
+    forget(&done.directory);
+    // A status of its own comes back, with what was said last and where the log is.
+    stand_in(
+        &sshd,
+        out.path(),
+        "echo 'virt-v2v: error: inspection could not detect the source guest'; exit 9",
+    );
+    let why = edge::convert(&mut watcher, &sshd.login(), &order(), vec![open(&path, &map)])
+        .unwrap_err()
+        .to_string();
+    assert!(why.contains("no system that it knows") && why.contains("/tmp/virt-p2v-20"), "{why}");
+    forget(why.split_whitespace().find(|word| word.starts_with("/tmp/virt-p2v")).unwrap());
+}
+
+#[test]
+fn servers_that_cannot_convert_are_told_apart() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let Some(closed) = Sshd::start("AllowTcpForwarding no") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let fail = |sshd: &Sshd, order: &Order| {
+        edge::convert(&mut Watcher::default(), &sshd.login(), order, vec![open(&path, &map)])
+            .unwrap_err()
+            .to_string()
+    };
+    let why = fail(&closed, &order());
+    assert!(why.contains("AllowTcpForwarding yes"), "{why}");
+    stand_in(&sshd, dir.path(), "exit 0");
+    let other = Order { output: "rhv".into(), ..order() };
+    let why = fail(&sshd, &other);
+    assert!(why.contains("no output \"rhv\"") && why.contains("local, null"), "{why}");
+    sshd.program("virt-v2v", "#!/bin/sh\necho virt-v2v 3.0\n");
+    let why = fail(&sshd, &order());
+    assert!(why.contains("not known: \"virt-v2v 3.0\""), "{why}");
+    let mut sudo = order();
+    sudo.conversion.sudo = true;
+    sshd.program("sudo", "#!/bin/sh\nexit 1\n");
+    let why = fail(&sshd, &sudo);
+    assert!(why.contains("NOPASSWD"), "{why}");
+}
+
+#[test]
+fn a_user_who_has_had_enough_leaves_nothing_behind() {
+    let Some(sshd) = Sshd::start("") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let pid = dir.path().join("pid");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && {{ echo virt-v2v 2.2.0; exit 0; }}\n\
+         [ \"$1\" = --machine-readable ] && {{ echo libguestfs-rewrite; exit 0; }}\n\
+         echo $$ > {}; pwd; echo under way; exec sleep 1000\n",
+        pid.display()
+    );
+    sshd.program("virt-v2v", &text);
+    let mut watcher = Watcher { stop_on: Some("under way"), ..Watcher::default() };
+    let why =
+        edge::convert(&mut watcher, &sshd.login(), &order(), vec![open(&path, &map)]).unwrap_err();
+    assert!(why.to_string().contains("stopped at the console"), "{why}");
+    let pid = fs::read_to_string(pid).unwrap();
+    until("the end of the conversion", || !Path::new(&format!("/proc/{}", pid.trim())).exists());
+    let place = watcher.output.iter().find(|line| line.starts_with("/tmp/virt-p2v")).unwrap();
+    until("its status", || {
+        fs::read_to_string(format!("{place}/status")).is_ok_and(|text| text == "143\n")
+    });
+    forget(place);
+}
+
+/// The real virt-v2v reads our description, and finds the disks and the card in it.
+#[test]
+fn virt_v2v_reads_the_description() {
+    if !have("virt-v2v") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let (one, two) = (Serving::of(open(&path, &map)), Serving::of(open(&path, &map)));
+    let mut domain = order().domain;
+    let disk = |name: &str, port| p2v::domain::Disk { name: name.into(), port };
+    domain.disks = vec![disk("nvme0n1", one.port), disk("sda", two.port)];
+    domain.drives = vec!["sr0".into()];
+    domain.cards =
+        vec![p2v::domain::Card { mac: "02:00:00:00:00:01".into(), network: "br <&> 0".into() }];
+    domain.features = vec!["acpi", "apic", "pae"];
+    domain.topology = Some(p2v::domain::Topology { sockets: 1, cores: 1, threads: 2 });
+    (domain.cpu_vendor, domain.cpu_model) = ("Intel".into(), "Haswell".into());
+    domain.clock = p2v::domain::Clock::Utc(3600);
+    let xml = dir.path().join("physical.xml");
+    fs::write(&xml, domain.xml()).unwrap();
+    let mut v2v = Command::new("virt-v2v");
+    v2v.args(["-i", "libvirtxml"])
+        .arg(&xml)
+        .args(["-o", "null", "--print-source"])
+        .env("LIBGUESTFS_BACKEND", "direct");
+    let text = ok(&mut v2v);
+    println!("{text}");
+    for piece in ["web01", "1073741824", "nr vCPUs: 2", "Haswell", "br <&> 0", "02:00:00:00:00:01"]
+    {
+        assert!(text.contains(piece), "{piece}: {text}");
+    }
+    assert!(text.contains("disks:\n\t0\n\t1\n") && text.contains("CD-ROM"), "{text}");
+    one.end();
+    two.end();
+}
