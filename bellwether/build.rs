@@ -1,6 +1,6 @@
 //! Puts the `/init` programs into the host command, so that one
 //! `cargo build --release` gives a command that can make images: the full one,
-//! and the small one for virtual machines.
+//! the small one for virtual machines, and the one that sends a machine's disks.
 //!
 //! Only in release builds: a debug build gets `--init`, and
 //! is spared a second, slow build on every change. The nested cargo has its
@@ -10,8 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Folders whose content ends up in `/init`.
-const ROOMS: [&str; 8] =
-    ["rt", "sys", "cmdline", "clone", "coldplug", "netboot", "overlay", "init"];
+const ROOMS: [&str; 11] = [
+    "rt", "sys", "cmdline", "clone", "coldplug", "netboot", "overlay", "blockmap", "p2v",
+    "liveroot", "init",
+];
+
+/// A program: the variable with its path, its own target directory, and its features.
+const PROGRAMS: [(&str, &str, &[&str]); 3] = [
+    ("BELLWETHER_INIT", "init-full", &["--features", "freestanding"]),
+    (
+        "BELLWETHER_INIT_SMALL",
+        "init-small",
+        &["--features", "freestanding", "--no-default-features"],
+    ),
+    ("BELLWETHER_INIT_P2V", "init-p2v", &["--features", "freestanding,p2v"]),
+];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(embedded_init)");
@@ -36,10 +49,9 @@ fn main() {
     }
     let (host, target) = (var("HOST"), var("TARGET"));
     let cross = (host != target).then_some(&target);
-    for (name, small) in [("BELLWETHER_INIT", false), ("BELLWETHER_INIT_SMALL", true)] {
-        let place = if small { "init-small" } else { "init-full" };
+    for (name, place, features) in PROGRAMS {
         let target_dir = Path::new(&var("OUT_DIR")).join(place);
-        match build(&workspace, &target_dir, cross, small) {
+        match build(&workspace, &target_dir, cross, features) {
             Ok(init) => println!("cargo::rustc-env={name}={}", init.display()),
             Err(why) => {
                 println!("cargo::error=building /init: {why}");
@@ -54,14 +66,11 @@ fn build(
     workspace: &Path,
     target_dir: &Path,
     cross: Option<&String>,
-    small: bool,
+    features: &[&str],
 ) -> Result<PathBuf, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["rustc", "--package", "init", "--bin", "init", "--profile", "init"]);
-    cargo.args(["--features", "freestanding", "--locked"]);
-    if small {
-        cargo.arg("--no-default-features");
-    }
+    cargo.arg("--locked").args(features);
     cargo.arg("--manifest-path").arg(workspace.join("Cargo.toml"));
     cargo.arg("--target-dir").arg(target_dir);
     let mut out = target_dir.to_owned();

@@ -146,6 +146,16 @@ pub struct Build {
     #[argh(option, arg_name = "words")]
     pub defaults: Vec<String>,
 
+    /// put in the /init that sends a machine's disks to a hypervisor, and this
+    /// computer's dbclient, which carries them to v2v:// and ssh://
+    #[argh(switch)]
+    pub ssh: bool,
+
+    /// the same, and this file's words are built in, a few a line: p2v.server=
+    /// and so on; # begins a comment
+    #[argh(option, arg_name = "file")]
+    pub p2v: Option<PathBuf>,
+
     /// a further file or directory, and where in the image to put it; may be
     /// repeated
     #[argh(option, arg_name = "file[:dest]", from_str_fn(include))]

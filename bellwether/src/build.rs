@@ -4,10 +4,11 @@ use crate::args::Build;
 use crate::failure::Failure;
 use crate::list;
 use crate::output::{file_time, size, write_file};
+use crate::programs;
 use cmdline::json::Json;
 use cpio_builder::compress::Codec;
 use cpio_builder::error::Error;
-use cpio_builder::image::{self, ImageSpec, Report};
+use cpio_builder::image::{self, ImageSpec, Include, Report};
 use cpio_builder::profile::{Class, HOST, Profile, host_aliases};
 use cpio_builder::source::{self, Kind};
 use cpio_builder::tree::{KernelModule, KernelTree};
@@ -40,7 +41,7 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         return Err(usage("--modules says where the kernel's modules are, and is missing"));
     };
     let profile = chosen_profile(what)?;
-    let (init, init_origin) = find_init(what.init.as_deref(), is_small(what))?;
+    let (init, init_origin) = find_init(what.init.as_deref(), form(what))?;
     let mut kernel = source::open(modules, what.release.as_deref())?;
     let append_to = match kernel.kind {
         Kind::Initrd { links } if what.append_only => Some(links),
@@ -72,8 +73,8 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         hosted: if what.host_only { host_aliases(Path::new("/sys"))? } else { BTreeSet::new() },
         classes: what.class.iter().fold(Class(0), |all, one| all.union(*one)),
         conf: kernel.conf,
-        defaults: (!what.defaults.is_empty()).then(|| what.defaults.join(" ")),
-        include: what.include.clone(),
+        defaults: defaults(what)?,
+        include: includes(what)?,
         microcode: what.microcode.clone(),
         codec: what.compress.unwrap_or(Codec::Zstd),
         strip: what.strip,
@@ -100,28 +101,107 @@ fn chosen_profile(what: &Build) -> Result<Profile, Failure> {
     }
 }
 
-/// The `/init` programs of the same sources, in release builds: full, small.
+/// The `/init` programs of the same sources, in release builds, in the order of [`Form`].
 #[cfg(embedded_init)]
-const EMBEDDED: Option<[&[u8]; 2]> =
-    Some([include_bytes!(env!("BELLWETHER_INIT")), include_bytes!(env!("BELLWETHER_INIT_SMALL"))]);
+const EMBEDDED: Option<[&[u8]; 3]> = Some([
+    include_bytes!(env!("BELLWETHER_INIT")),
+    include_bytes!(env!("BELLWETHER_INIT_SMALL")),
+    include_bytes!(env!("BELLWETHER_INIT_P2V")),
+]);
 #[cfg(not(embedded_init))]
-const EMBEDDED: Option<[&[u8]; 2]> = None;
+const EMBEDDED: Option<[&[u8]; 3]> = None;
 
-/// Whether the image gets the small `/init`: a virtual machine's image, unless
-/// everything was asked for. What stands behind another initrd has to boot
-/// whatever that one was made for.
-fn is_small(what: &Build) -> bool {
+/// A form of `/init`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// All that boots may need.
+    Full,
+    /// For virtual machines.
+    Small,
+    /// The full one, which sends disks as well.
+    P2v,
+}
+
+/// Which `/init` the image gets: the small one for a virtual machine's, unless everything
+/// was asked for. What stands behind another initrd has to boot whatever that one was made
+/// for.
+fn form(what: &Build) -> Form {
     let virt = what.profile.is_none_or(|profile| profile.name == "virt");
-    virt && !what.full && !what.append_only && !what.host_only
+    match (what.ssh || what.p2v.is_some(), virt) {
+        (true, _) => Form::P2v,
+        (false, true) if !what.full && !what.append_only && !what.host_only => Form::Small,
+        (false, _) => Form::Full,
+    }
+}
+
+/// The words that are built in: those of the command line, and those of the file for P2V.
+fn defaults(what: &Build) -> Result<Option<String>, Failure> {
+    let mut words = what.defaults.clone();
+    if let Some(path) = &what.p2v {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.clone(), source })?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+        words.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
+        let plan = cmdline::parse(&words.join(" "), &cmdline::Context::default());
+        if !matches!(plan.handoff.then, cmdline::plan::Then::P2v(_)) {
+            let text = format!(
+                "{}: says nowhere where the disks go (p2v.server=HOST, bw.p2v=URL)\n{}",
+                path.display(),
+                plan.warnings_text()
+            );
+            return Err(Failure::Failed(text.trim_end().to_owned()));
+        }
+        if words.iter().any(|line| line.contains("password=")) {
+            eprintln!(
+                "warning: {}: the image has the password in it, readable for all who can read \
+                 the image",
+                path.display()
+            );
+        }
+    }
+    Ok((!words.is_empty()).then(|| words.join(" ")))
+}
+
+/// The ssh client that goes into an image: Dropbear's, a sixth of OpenSSH's size.
+const SSH_CLIENT: &str = "dbclient";
+
+/// The files to include: those that were named, and an ssh client with its libraries.
+fn includes(what: &Build) -> Result<Vec<Include>, Failure> {
+    let mut list = what.include.clone();
+    if !what.ssh && what.p2v.is_none() {
+        return Ok(list);
+    }
+    let client = programs::find(SSH_CLIENT).ok_or_else(|| {
+        Failure::Failed(format!(
+            "{SSH_CLIENT} is not on this computer; the package dropbear-bin has it"
+        ))
+    })?;
+    // Links stand for files of other names: the image gets the file by the name that is asked for.
+    let real = |path: &Path| {
+        std::fs::canonicalize(path).map_err(|source| Error::Read { path: path.into(), source })
+    };
+    for library in programs::libraries(&client)? {
+        let to = library.to_string_lossy().trim_start_matches('/').to_owned();
+        list.push(Include { from: real(&library)?, to });
+    }
+    list.push(Include { from: real(&client)?, to: format!("usr/bin/{SSH_CLIENT}") });
+    Ok(list)
 }
 
 /// The program for `/init`: the one given, the one inside this command, or
 /// the one beside it.
-pub fn find_init(given: Option<&Path>, small: bool) -> Result<(Vec<u8>, PathBuf), Failure> {
+pub fn find_init(given: Option<&Path>, form: Form) -> Result<(Vec<u8>, PathBuf), Failure> {
     let exe = std::env::current_exe().unwrap_or_default();
     let path = match (given, EMBEDDED) {
         (Some(path), _) => path.to_owned(),
-        (None, Some([full, lean])) => return Ok((if small { lean } else { full }.to_vec(), exe)),
+        (None, Some([full, small, p2v])) => {
+            let bytes = match form {
+                Form::Full => full,
+                Form::Small => small,
+                Form::P2v => p2v,
+            };
+            return Ok((bytes.to_vec(), exe));
+        }
         (None, None) => exe.with_file_name("init"),
     };
     match std::fs::read(&path) {

@@ -15,6 +15,7 @@ mod iso;
 mod list;
 mod medium;
 mod menus;
+mod programs;
 mod pxe;
 mod share;
 mod r#try;

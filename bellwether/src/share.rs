@@ -58,7 +58,7 @@ pub fn run(what: &Share) -> Result<(), Failure> {
     };
     let init = match what.own_init {
         true => None,
-        false => Some(build::find_init(what.init.as_deref(), false)?.0),
+        false => Some(build::find_init(what.init.as_deref(), build::Form::Full)?.0),
     };
     let options = Options {
         media,

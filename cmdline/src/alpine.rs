@@ -33,7 +33,7 @@ words! { ALPINE, ALPINE_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Alpine,
-    tables: &[&own::OWN, &ALPINE, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &ALPINE, &net::NET, &base::BASE],
     pass: "ssh_key chart splash dasd zfcp s390x_net tinycloud ds wireguard autodetect_serial autoraid zfcp cryptroot cryptdm \
         cryptheader cryptoffset cryptdiscards cryptkey BOOT_IMAGE usbdelay rootfstype",
     first_wins: false,

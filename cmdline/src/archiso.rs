@@ -59,7 +59,7 @@ const PASS: &str = "mirror script accessibility driver nvidia nouveau xdriver i9
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Archiso,
-    tables: &[&own::OWN, &ARCHISO, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &ARCHISO, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,
     splits_quotes: false,

@@ -8,7 +8,7 @@ use crate::{base, net, own};
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Bellwether,
-    tables: &[&own::OWN, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &net::NET, &base::BASE],
     pass: "",
     first_wins: false,
     splits_quotes: false,

@@ -59,7 +59,7 @@ const PASS: &str = "noprompt noeject debian-installer/* console-keymaps* file pr
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Casper,
-    tables: &[&own::OWN, &CASPER, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &CASPER, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,
     splits_quotes: true,

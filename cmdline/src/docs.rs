@@ -25,7 +25,7 @@ struct Table {
     docs: &'static [&'static str],
 }
 
-fn tables_of() -> [Table; 14] {
+fn tables_of() -> [Table; 14 + cfg!(feature = "p2v") as usize] {
     let table = |title, intro, dialect, words, docs| Table { title, intro, dialect, words, docs };
     [
         table(
@@ -34,6 +34,14 @@ fn tables_of() -> [Table; 14] {
             Some(Dialect::Bellwether),
             &own::OWN,
             own::OWN_DOCS,
+        ),
+        #[cfg(feature = "p2v")]
+        table(
+            "Sending this machine's disks",
+            "virt-p2v's words and our own, in every dialect; the first of several equal words wins.",
+            Some(Dialect::Bellwether),
+            &own::P2V,
+            crate::p2v::P2V_DOCS,
         ),
         table(
             "Shared words",

@@ -112,7 +112,7 @@ const PASS: &str = "rd.luks* rd.lvm* rd.md* rd.dm* rd.auto rd.hostonly rd.fips* 
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Dracut,
-    tables: &[&own::OWN, &DRACUT, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &DRACUT, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,
     splits_quotes: false,

@@ -33,7 +33,7 @@ words! { KERNEL, KERNEL_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Kernel,
-    tables: &[&own::OWN, &KERNEL, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &KERNEL, &net::NET, &base::BASE],
     pass: "usrhash mount.usr mount.usrfstype mount.usrflags",
     first_wins: false,
     splits_quotes: false,

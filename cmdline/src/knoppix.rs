@@ -25,7 +25,7 @@ words! { KNOPPIX, KNOPPIX_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Knoppix,
-    tables: &[&own::OWN, &KNOPPIX, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &KNOPPIX, &net::NET, &base::BASE],
     pass: "home myconfig secure lang nodhcp desktop screen depth xmodule xserver xvrefresh xhrefresh wheelmouse \
         nowheelmouse noswap noeject noprompt testcd splash dma no* blind brltty sound tz utc gmt \
         keyboard xkeyboard vm debug expert mem",

@@ -43,6 +43,8 @@ pub mod needs;
 mod net;
 pub mod nfsroot;
 mod own;
+#[cfg(feature = "p2v")]
+mod p2v;
 mod parse;
 pub mod pattern;
 pub mod pins;

@@ -88,7 +88,7 @@ const PASS: &str = "noeject noprompt components nocomponents user-fullname user-
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::LiveBoot,
-    tables: &[&own::OWN, &LIVE, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &LIVE, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: false,
     splits_quotes: true,

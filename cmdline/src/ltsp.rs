@@ -21,7 +21,7 @@ words! { LTSP, LTSP_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Ltsp,
-    tables: &[&own::OWN, &LTSP, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &LTSP, &net::NET, &base::BASE],
     pass: "ltsp.* loop.max_part menu srv_name",
     first_wins: false,
     splits_quotes: true,

@@ -36,8 +36,11 @@ macro_rules! steps {
         impl Steps {
             $(#[doc = concat!("Bit ", stringify!($bit), ": ", $words, ".")]
             pub const $name: Self = Self(1 << $bit);)*
-            /// Every step, without dialects.
-            pub const EVERY_STEP: Self = Self(0 $(| 1 << $bit)*);
+            /// Every step that this build of [`crate::parse`] makes plans of, without dialects.
+            pub const EVERY_STEP: Self = {
+                let all = Self(0 $(| 1 << $bit)*);
+                if cfg!(feature = "p2v") { all } else { all.without(Self::P2V) }
+            };
         }
         /// A line for each step, by bits: its name for people, and how the boot goes on
         /// without it; empty when it never does. One text is smaller than a table of two.
@@ -62,6 +65,7 @@ steps! {
     STAY 13 "a live system inside the initramfs" "";
     SHELL 14 "stopping for a shell" "the boot does not stop";
     DEADLINE 15 "a time limit for the whole boot" "the boot takes as long as it takes";
+    P2V 16 "sending this machine's disks" "";
 }
 
 impl Steps {
@@ -158,6 +162,10 @@ pub fn needs(plan: &BootPlan) -> Needs {
     let mut needs = Needs { must: Steps::dialect(plan.dialect), ..Needs::default() };
     if let Then::Clone(_) = plan.handoff.then {
         needs.must(Steps::CLONE);
+    }
+    #[cfg(feature = "p2v")]
+    if let Then::P2v(_) = plan.handoff.then {
+        needs.must(Steps::P2V);
     }
     needs.sources = plan.root.sources.iter().map(source).collect();
     if plan.stays() {
@@ -457,11 +465,11 @@ mod tests {
     #[test]
     fn bits_never_move() {
         assert_eq!(small().0, 0x0000_080f_0000_0000);
-        assert_eq!(Steps::ALL.0, 0x0000_0fff_0000_ffff);
+        assert_eq!(Steps::ALL.0, 0x0000_0fff_0001_ffff);
         assert_eq!(Steps::dialect(Dialect::Slax).0, 1 << 38);
         assert_eq!((Steps::EXPAND.0, Steps::SETUP.0), (1 << 6, 1 << 12));
         assert_eq!(Steps::READ_HERE, Steps::ALL.without(Steps::EVERY_STEP));
-        assert_eq!(ROWS.lines().count(), 16);
+        assert_eq!(ROWS.lines().count(), 17);
         for (step, name) in [(Steps::FETCH, "downloads"), (Steps::DEADLINE, "a time limit for")] {
             assert!(step.rows().all(|row| row.0.starts_with(name)) && step.rows().count() == 1);
         }

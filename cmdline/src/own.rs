@@ -42,6 +42,12 @@ words! { OWN, OWN_DOCS:
     "bw.debug" Switch Soft "Everything on the console.";
 }
 
+/// The words that send a machine's disks, in a build that does.
+#[cfg(feature = "p2v")]
+pub(crate) use crate::p2v::P2V;
+#[cfg(not(feature = "p2v"))]
+pub(crate) static P2V: crate::table::Words = crate::table::Words("");
+
 /// Whether a word of ours says where the root is.
 pub(crate) fn names_root(d: &Draft<'_>) -> bool {
     d.peek("bw.root").is_some()
@@ -62,6 +68,8 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     integrity(d, plan);
     clone(d, plan);
+    #[cfg(feature = "p2v")]
+    crate::p2v::apply(d, plan);
     if let Some(seconds) = d.number("bw.timeout") {
         plan.failure.deadline = Some(Seconds(seconds)).filter(|s| s.0 > 0);
     }

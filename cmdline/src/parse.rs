@@ -1,5 +1,7 @@
 //! From a line to its plan: the dialects that this build reads, and the steps between.
 
+use alloc::vec::Vec;
+
 use crate::context::Context;
 use crate::plan::{BootPlan, Dialect, Fate};
 use crate::table::{Draft, Grammar};
@@ -78,9 +80,19 @@ pub(crate) fn parse_with(
         let list = if grammar.reads(&token) { &mut own.words } else { &mut own.init_args };
         list.push(token);
     }
-    let (mut first, second) =
-        if grammar.first_wins { (own.words, words.words) } else { (words.words, own.words) };
-    first.extend(second);
+    // Of these the first of several wins: the line's stand before those that are built in.
+    let is_p2v = |token: &token::Token<'_>| {
+        cfg!(feature = "p2v")
+            && (token.name.starts_with("p2v.") || token.name.starts_with("bw.p2v"))
+    };
+    let (mut first, own_words): (Vec<_>, Vec<_>) = own.words.into_iter().partition(is_p2v);
+    if grammar.first_wins {
+        first.extend(own_words);
+        first.extend(words.words);
+    } else {
+        first.extend(words.words);
+        first.extend(own_words);
+    }
     words.words = first;
     words.words.truncate(token::MAX_WORDS);
     words.init_args.extend(own.init_args);

@@ -498,6 +498,23 @@ fn handoff(j: &mut Json, plan: &Handoff) {
         Then::SwitchRoot => {
             kind(j, "switch_root");
         }
+        #[cfg(feature = "p2v")]
+        Then::P2v(plan) => {
+            kind(j, "p2v").field("way", plan.way.name());
+            j.field(
+                "server",
+                match &plan.server {
+                    Server::Host(host) => host,
+                    Server::Boot => "",
+                },
+            );
+            j.count("port", u64::from(plan.port)).field("path", &plan.path);
+            j.field("user", &plan.user).maybe_field("host_key", plan.host_key.as_deref());
+            j.flag("password", plan.password.is_some()).flag("identity", plan.identity.is_some());
+            j.list("disks", &plan.disks).field("output", &plan.output);
+            j.field("storage", &plan.storage).flag("zero_bad", plan.zero_bad);
+            j.field("post", &plan.post).field("fail", &plan.fail);
+        }
         Then::Clone(plan) => {
             kind(j, "clone").key("method");
             clone_method(j, &plan.method);

@@ -15,6 +15,8 @@ use crate::plan::{
     PersistPlan, Retry, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
     UnionPlan, Upper, Warning, Writable,
 };
+#[cfg(feature = "p2v")]
+use crate::plan::{P2vPlan, P2vWay};
 use crate::plan_json::fate_name;
 use crate::secrets::masked;
 use crate::table::text;
@@ -239,6 +241,8 @@ fn root(plan: &BootPlan) -> Vec<String> {
     if lines.is_empty() {
         lines.push(String::from(match plan.handoff.then {
             Then::Clone(_) => "none: a disk is received, nothing is booted",
+            #[cfg(feature = "p2v")]
+            Then::P2v(_) => "none: disks are sent, nothing is booted",
             Then::SwitchRoot => "nothing says where it is",
         }));
         return lines;
@@ -618,8 +622,63 @@ fn snapshot(plan: &SnapshotPlan) -> String {
     ])
 }
 
+/// What is sent where, and what becomes of it.
+#[cfg(feature = "p2v")]
+fn p2v(plan: &P2vPlan) -> Vec<String> {
+    let server = match &plan.server {
+        Server::Host(host) => host.as_str(),
+        Server::Boot => "the boot server",
+    };
+    let to = text(&[server, " port ", &plan.port.to_string()]);
+    let way = match plan.way {
+        P2vWay::V2v => text(&["virt-v2v at ", &to, " as ", &plan.user]),
+        P2vWay::Ssh => text(&[&plan.path, " at ", &to, " as ", &plan.user]),
+        P2vWay::Nbd => text(&["the NBD server at ", &to]),
+        P2vWay::Tcp => text(&["nc at ", &to]),
+    };
+    let all = String::from("all disks that stay in the machine");
+    let disks = if plan.disks.is_empty() { all } else { plan.disks.join(", ") };
+    let mut lines = alloc::vec![text(&["SENDS ", &disks, " to ", &way])];
+    if matches!(plan.way, P2vWay::V2v | P2vWay::Ssh) {
+        let login = match (&plan.identity, &plan.password) {
+            (Some(_), _) => "with a private key",
+            (None, Some(_)) => "with a password",
+            (None, None) => "with NEITHER a password nor a key: it will be refused",
+        };
+        let key = match &plan.host_key {
+            Some(key) => text(&["the host key must be ", key]),
+            None => String::from("the host key is shown and NOT CHECKED"),
+        };
+        lines.push(text(&[login, "; ", &key]));
+    }
+    if plan.way == P2vWay::V2v {
+        let mut output = text(&["output ", &plan.output]);
+        if !plan.storage.is_empty() {
+            output.push_str(&text(&[" in ", &plan.storage]));
+        }
+        for (option, value) in &plan.options {
+            output.push_str(&text(&[" ", option, " ", &masked(value)]));
+        }
+        lines.push(output);
+    }
+    lines.push(String::from(match plan.way {
+        P2vWay::V2v => "nothing changes on the disks; virt-v2v changes its copy",
+        _ => "nothing changes on the disks, nor in the copy",
+    }));
+    if plan.zero_bad {
+        lines.push(String::from("sectors that cannot be read are zeros in the copy"));
+    }
+    let after = if plan.post.is_empty() { "waits at the console" } else { plan.post.as_str() };
+    lines.push(text(&["afterwards: ", after]));
+    lines
+}
+
 fn handoff(plan: &BootPlan) -> Vec<String> {
     let handoff = &plan.handoff;
+    #[cfg(feature = "p2v")]
+    if let Then::P2v(plan) = &handoff.then {
+        return p2v(plan);
+    }
     if let Then::Clone(clone) = &handoff.then {
         let target = clone
             .target

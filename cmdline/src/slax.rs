@@ -34,7 +34,7 @@ words! { SLAX, SLAX_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Slax,
-    tables: &[&own::OWN, &SLAX, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &SLAX, &net::NET, &base::BASE],
     pass: "text apparmor nosound noagp lang autoexec guiexec probeusb",
     first_wins: false,
     splits_quotes: true,

@@ -205,7 +205,7 @@ fn uses_tls(source: &Source) -> Option<String> {
 
 /// Whether anything in the plan cannot be had without a network.
 pub(crate) fn needs_network(plan: &BootPlan) -> bool {
-    matches!(plan.handoff.then, Then::Clone(_))
+    plan.handoff.then != Then::SwitchRoot
         || plan.root.sources.iter().any(is_network)
         || persist(&plan.writable).and_then(|p| p.network.as_ref()).is_some_and(is_network)
 }
@@ -224,8 +224,8 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     #[cfg(feature = "all")]
     crate::families::check(d, plan);
-    let cloning = matches!(plan.handoff.then, Then::Clone(_));
-    if plan.root.sources.is_empty() && !cloning && !d.warnings.iter().any(|w| w.fatal) {
+    let boots = plan.handoff.then == Then::SwitchRoot;
+    if plan.root.sources.is_empty() && boots && !d.warnings.iter().any(|w| w.fatal) {
         d.fatal(
             "",
             &(

@@ -75,7 +75,7 @@ const SUFFIXES: [&str; 3] = [".sqfs", ".clp", ".cpio.xz"];
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Stage1,
-    tables: &[&own::OWN, &STAGE1, &net::NET, &base::BASE],
+    tables: &[&own::OWN, &own::P2V, &STAGE1, &net::NET, &base::BASE],
     pass: PASS,
     first_wins: true,
     splits_quotes: true,

@@ -24,7 +24,7 @@ words! { TINY_CORE, TINY_CORE_DOCS:
 
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::TinyCore,
-    tables: &[&own::OWN, &TINY_CORE, &base::BASE, &net::NET],
+    tables: &[&own::OWN, &own::P2V, &TINY_CORE, &base::BASE, &net::NET],
     pass: "restore home opt tcvd nodhcp base norestore noutc host user syslog multivt cron lst tz \
         kmap desktop icons noicons noautologin superuser secure protect pretce xvesa xsetup text \
         blacklist noswap nozswap laptop mydata bkg showapps settime tcw* safebackup swapfile ntpserver",

@@ -24,9 +24,10 @@ use crate::{clone, console, early, handoff, machine, network, source};
 
 /// What this `/init` can do: the dialects that it reads and, with the feature `full`,
 /// every step. Other programs find it in an ELF note.
-pub const HAS: Steps = match cfg!(feature = "full") {
-    true => Steps::READ_HERE.with(Steps::EVERY_STEP),
-    false => Steps::READ_HERE,
+pub const HAS: Steps = match (cfg!(feature = "p2v"), cfg!(feature = "full")) {
+    (true, _) => Steps::READ_HERE.with(Steps::EVERY_STEP),
+    (false, true) => Steps::READ_HERE.with(Steps::EVERY_STEP.without(Steps::P2V)),
+    (false, false) => Steps::READ_HERE,
 };
 
 /// The kernel's own limit on a command line is 2 KiB on x86; others allow more.
@@ -144,6 +145,11 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
         console::begin(machine, "source");
         return clone::receive(machine, plan, clone);
     }
+    #[cfg(feature = "p2v")]
+    if let Then::P2v(p2v) = &plan.handoff.then {
+        console::begin(machine, "source");
+        return crate::p2v::send(machine, p2v);
+    }
     let (target, read_write) = match &plan.writable {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),
@@ -184,8 +190,8 @@ fn classes(plan: &BootPlan) -> Class {
     }
     let disks =
         plan.root.sources.iter().any(Source::on_disk) || layers::keeps_on_disk(&plan.writable);
-    let clones = matches!(plan.handoff.then, Then::Clone(_));
-    if disks || clones || plan.network.is_none() {
+    let whole_disks = plan.handoff.then != Then::SwitchRoot;
+    if disks || whole_disks || plan.network.is_none() {
         classes = classes.union(Class::STORAGE);
     }
     classes

@@ -141,7 +141,7 @@ fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
 }
 
 /// Until the bus is silent and there is a disk, or it is clear that none comes.
-fn wait_for_disks(machine: &mut Machine) {
+pub fn wait_for_disks(machine: &mut Machine) {
     let deadline = Instant::now().after(DISKS);
     machine.log.info("looking for disks");
     while (disks(machine).is_empty() || !machine.settled()) && !deadline.is_past() {

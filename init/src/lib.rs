@@ -46,6 +46,8 @@ pub mod integrity;
 pub mod keeper;
 #[cfg(feature = "full")]
 pub mod memory;
+#[cfg(feature = "p2v")]
+pub mod p2v;
 #[cfg(feature = "full")]
 pub mod persist;
 #[cfg(feature = "full")]

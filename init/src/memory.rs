@@ -13,6 +13,14 @@ pub fn available() -> u64 {
     field(&alloc::string::String::from_utf8_lossy(&text), "MemAvailable:")
 }
 
+/// Bytes that the kernel has; 0 when it does not say.
+#[cfg(feature = "p2v")]
+#[must_use]
+pub fn total() -> u64 {
+    let text = sys::file::read_file("/proc/meminfo", MAX_MEMINFO).unwrap_or_default();
+    field(&alloc::string::String::from_utf8_lossy(&text), "MemTotal:")
+}
+
 fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     let kib = line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());

@@ -3,13 +3,13 @@
 
 use super::flags::{Given, Program, flag};
 use crate::failure::Failure;
+use crate::programs::{find, libraries};
 use cpio_builder::compress::{Codec, compress};
 use cpio_builder::newc::{Archive, Node};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The grammar.
 pub static TOOLS: Program = Program {
@@ -70,27 +70,6 @@ const WELCOME: [&str; 22] = [
     "echo",
     "dmesg",
 ];
-
-fn find(program: &str) -> Option<PathBuf> {
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        .iter()
-        .map(|dir| Path::new(dir).join(program))
-        .find(|p| p.exists())
-}
-
-/// The libraries that a program loads, the loader among them, as it says itself.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let out = Command::new("ldd")
-        .arg(program)
-        .output()
-        .map_err(|e| Failure::Failed(format!("ldd: {e}")))?;
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    if let Some(line) = text.lines().find(|l| l.contains("not found")) {
-        return Err(Failure::Failed(format!("{}: {}", program.display(), line.trim())));
-    }
-    let words = text.split_ascii_whitespace().filter(|w| w.starts_with('/'));
-    Ok(words.map(PathBuf::from).collect())
-}
 
 /// Runs it.
 pub fn run(given: &Given) -> Result<(), Failure> {

@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
+use blockmap::{Part, ReadError, whole_disk};
+use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, pread};
 
@@ -28,6 +30,35 @@ pub enum BadSectors {
 const SECTOR: usize = 512;
 /// Bad ranges that are remembered; the rest is counted with the last.
 const MAX_BAD: usize = 1000;
+
+/// A device for the reader of maps, to which a bad sector is no reason to end.
+struct Plain<'p> {
+    fd: &'p OwnedFd,
+    size: u64,
+    sector: u64,
+}
+
+impl blockmap::ReadAt for Plain<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match pread(self.fd, rest, at.saturating_add(done as u64)) {
+                Ok(n) if n > 0 => done += n,
+                Err(Errno::INTR) => {}
+                _ => return Err(ReadError { at, length: buffer.len() as u64 }),
+            }
+        }
+        Ok(())
+    }
+
+    fn sector(&self) -> u64 {
+        self.sector
+    }
+}
 
 type ReadAt = Box<dyn FnMut(u64, &mut [u8]) -> Result<usize, Errno> + Send>;
 
@@ -66,6 +97,26 @@ impl Disk {
         let name = path.strip_prefix("/dev/").unwrap_or(path).to_string();
         let read = move |at, room: &mut [u8]| pread(&fd, room, at);
         Ok(Self::new(&name, map, Box::new(read), policy))
+    }
+
+    /// Opens a device and finds out which of its bytes are in use, and by what. `sector` is
+    /// the length of its logical sectors.
+    ///
+    /// # Errors
+    /// As [`Self::open`]. A disk whose table cannot be read is in use as a whole.
+    pub fn examine(
+        path: &str,
+        sector: u64,
+        policy: BadSectors,
+    ) -> Result<(Self, Vec<Part>), Errno> {
+        let mut disk = Self::open(path, None, policy)?;
+        let size = disk.map.size();
+        let fd = sys::file::open(path, OFlags::RDONLY, 0)?;
+        let found = whole_disk(&mut Plain { fd: &fd, size, sector });
+        let Ok(found) = found else { return Ok((disk, Vec::new())) };
+        let used = found.used.iter().map(|extent| extent.start..extent.end());
+        disk.map = Extents::new(size, used).aligned(4096);
+        Ok((disk, found.parts))
     }
 
     fn new(name: &str, map: Extents, read: ReadAt, policy: BadSectors) -> Self {
