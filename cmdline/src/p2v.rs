@@ -317,7 +317,7 @@ mod tests {
         assert!(plan.can_work(), "{line}: {:?}", plan.warnings);
         match plan.handoff.then {
             Then::P2v(plan) => *plan,
-            other => panic!("{line}: {other:?}"),
+            other => unreachable!("{line}: {other:?}"),
         }
     }
 
