@@ -6,6 +6,9 @@ use alloc::string::String;
 use core::fmt;
 use core::time::Duration;
 
+/// Why a connection is over that the peer has closed, with nothing of it left unread.
+pub const HAS_CLOSED: &str = "it has closed the connection";
+
 /// What can go wrong in a protocol or in a text that configures one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {

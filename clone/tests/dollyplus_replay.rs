@@ -262,3 +262,103 @@ fn server_of_a_recorded_run() {
 fn server_of_a_ring_with_an_absent_host() {
     as_server("dolly-plus-0.94-one-host-absent", true);
 }
+
+/// The first node of a ring, at its place in the list, once it was invited.
+fn invited(own: usize) -> (Node, Heard, Duration) {
+    let now = Duration::ZERO;
+    let mut node = Node::new(Patience::default(), SIZES, now);
+    let mut heard = Heard::default();
+    let flags = |i| if i == own { Flag::You } else { Flag::Available };
+    let list: Vec<Host> =
+        (0..3).map(|i| Host { flag: flags(i), name: format!("10.77.0.{}", i + 1) }).collect();
+    node.step(Input::Accepted(Conn::Before, ip(ME)), now).unwrap();
+    give(&mut node, &wire::ring(&list), now, |end| heard.listen(end, now));
+    node.step(Input::Connected(Conn::Next), now).unwrap();
+    heard.listen(&mut node, now);
+    (node, heard, now)
+}
+
+/// The real server sends the list of files when the list of hosts has come round. The last
+/// host sent nothing back before it had both, and the ring was never built.
+#[test]
+fn the_last_host_brings_the_list_of_hosts_back_at_once() {
+    let (mut node, mut heard, now) = invited(2);
+    let available = |i| Host { flag: Flag::Available, name: format!("10.77.0.{i}") };
+    let list: Vec<Host> = (1..4).map(available).collect();
+    assert_eq!(heard.next, wire::ring(&list), "the server is not marked as the addressee");
+    heard.next.clear();
+    let hosts = wire::hosts(&list);
+    give(&mut node, &hosts, now, |end| heard.listen(end, now));
+    node.step(Input::Tick, now).unwrap();
+    heard.listen(&mut node, now);
+    assert_eq!(heard.next, hosts);
+    let files = wire::files(&outputs());
+    give(&mut node, &files, now, |end| heard.listen(end, now));
+    heard.listen(&mut node, now);
+    assert_eq!(heard.next, [hosts, files].concat());
+    give(&mut node, b"FLNO", now, |end| heard.listen(end, now));
+    assert!(heard.next.ends_with(b"FEND"), "of the data nothing goes back");
+}
+
+/// A real server begins to listen when the lists have gone round, and a client that connects
+/// then ends the run for all.
+#[test]
+fn a_server_that_does_not_listen_is_dialled_once() {
+    let (mut node, mut heard, now) = invited(1);
+    let lists = [wire::hosts(&[]), wire::files(&outputs())].concat();
+    give(&mut node, &lists, now, |end| heard.listen(end, now));
+    assert!(heard.dials.contains(&(Conn::Line, SERVER.to_owned(), CONTROL_PORT)));
+    node.step(Input::Refused(Conn::Line, "connection refused"), now).unwrap();
+    let closed = core::iter::from_fn(|| node.output()).any(|o| o == Output::Close(Conn::Line));
+    assert!(closed, "it is not tried again");
+}
+
+/// Our server before an old client that has everything, while another client is ours: what
+/// became of the old one's copy, when its connection ends for this reason.
+fn old_client_beside_ours(why: &str) -> Standing {
+    let now = Duration::ZERO;
+    let names = [ME.to_owned(), "10.77.0.3".to_owned()];
+    let file = [outputs().remove(0)];
+    let mut server = Server::new(SERVER, &names, &file, Patience::default(), SIZES, now);
+    let mut heard = Heard::default();
+    server.step(Input::Connected(Conn::Next), now).unwrap();
+    heard.listen(&mut server, now);
+    let all: Vec<Host> =
+        (1..4).map(|i| Host { flag: Flag::Available, name: format!("10.77.0.{i}") }).collect();
+    let ring = wire::ring(&all);
+    server.step(Input::Accepted(Conn::Before, ip("10.77.0.3")), now).unwrap();
+    let sent = heard.next.len();
+    give(&mut server, &ring, now, |end| heard.listen(end, now));
+    let lists = heard.next[sent..].to_vec();
+    give(&mut server, &lists, now, |end| heard.listen(end, now));
+    let caller = Conn::Caller(0);
+    let hello = Command::Report("bellwether hello 10.77.0.3".to_owned()).packet();
+    server.step(Input::Accepted(caller, ip("10.77.0.3")), now).unwrap();
+    server.step(Input::Heard(caller, &hello), now).unwrap();
+    while let Want::Open(_) | Want::Bytes(_) = server.want() {
+        match server.want() {
+            Want::Open(_) => server.opened(),
+            _ => server.read(0),
+        }
+        server.step(Input::Tick, now).unwrap();
+        heard.listen(&mut server, now);
+    }
+    server.step(Input::Tick, now).unwrap();
+    heard.listen(&mut server, now);
+    assert!(heard.ended);
+    server.step(Input::Closed(Conn::Next, why), now).unwrap();
+    // Nothing listens there any more.
+    server.step(Input::Refused(Conn::Next, "connection refused"), now).unwrap();
+    server.step(Input::Tick, now).unwrap();
+    server.clients()[0].standing.clone()
+}
+
+/// An old client leaves when it has stored everything and passed it on. Beside one client of
+/// ours its copy was called lost.
+#[test]
+fn an_old_client_that_leaves_is_not_lost() {
+    let left = old_client_beside_ours("it has closed the connection");
+    assert_eq!(left, Standing::Acknowledged);
+    let reset = old_client_beside_ours("connection reset by peer");
+    assert!(matches!(reset, Standing::Lost(_)), "{reset:?}");
+}

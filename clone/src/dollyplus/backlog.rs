@@ -50,6 +50,9 @@ pub(super) struct Backlog {
     chunks: VecDeque<Chunk>,
     /// Behind the lists of hosts and files; 0 before they have come.
     pub(super) lists: u64,
+    /// Behind the lists that have come so far: the last host brings them back to the server,
+    /// which may wait for the first before it sends the second.
+    pub(super) round: u64,
     /// The last file has come whole.
     pub(super) complete: bool,
 }
@@ -58,7 +61,7 @@ impl Backlog {
     pub(super) fn new(sizes: Sizes) -> Self {
         let capacity = usize::try_from(sizes.lead + sizes.behind).unwrap_or(usize::MAX);
         let ring = Ring::new(capacity);
-        Self { ring, sizes, chunks: VecDeque::new(), lists: 0, complete: false }
+        Self { ring, sizes, chunks: VecDeque::new(), lists: 0, round: 0, complete: false }
     }
 
     /// The stream's length so far.

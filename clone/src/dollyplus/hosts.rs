@@ -38,11 +38,12 @@ impl Hosts {
         }
     }
 
-    /// The list to build the ring with, for the next.
+    /// The list to build the ring with, for the next. The server needs no mark to know itself,
+    /// and repeats what it is sent.
     #[must_use]
     pub fn for_next(&self) -> Vec<Host> {
         let mut list = self.all.clone();
-        if let Some(host) = list.get_mut(self.next) {
+        if let Some(host) = list.get_mut(self.next).filter(|_| !self.last()) {
             host.flag = Flag::You;
         }
         list
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(a.next_name(), "c");
         let c = Hosts::of_client(a.for_next()).unwrap();
         let flags: Vec<_> = c.for_next().iter().map(|h| h.flag).collect();
-        assert_eq!(flags, [Flag::You, Flag::Available, Flag::Absent, Flag::Available]);
+        assert_eq!(flags, [Flag::Available, Flag::Available, Flag::Absent, Flag::Available]);
         assert!(c.last());
         let mut server = server;
         server.settle(&c.for_next());

@@ -3,9 +3,10 @@
 //! Ours alone. An old server takes the first report, prints it and answers nothing;
 //! then nothing more is said.
 
+use super::NAME;
 use super::io::{Conn, Outbox};
+use super::next::Missed;
 use super::wire::Command;
-use super::{NAME, TRIES};
 use crate::Error;
 use crate::digest::Digest;
 use crate::guard::{Announcement, Kept};
@@ -38,6 +39,8 @@ pub(super) const NOT_READ: &str = "wire";
 pub(super) const BUSY: &str = "bellwether busy";
 pub(super) const FAILED: &str = "bellwether failed ";
 pub(super) const LOST: &str = "bellwether lost ";
+/// It has gone as old programs do that have passed everything on.
+pub(super) const LEFT: &str = "bellwether left ";
 pub(super) const VERIFIED: &str = "bellwether verified";
 pub(super) const DIFFERS: &str = "bellwether differs";
 
@@ -66,8 +69,8 @@ pub(super) fn report(number: usize, digest: &str, how: &str) -> String {
 enum State {
     /// The server is not known.
     Unknown,
-    /// It is dialled; so many tries have failed.
-    Dial(u32),
+    /// It is dialled.
+    Dial,
     /// It was asked whether it verifies, and may answer until then.
     Hello(Duration),
     /// It does.
@@ -154,17 +157,17 @@ impl Line {
     /// The lists name the server.
     pub(super) fn dial(&mut self, server: &str, out: &mut Outbox) {
         if self.state == State::Unknown {
-            self.state = State::Dial(0);
+            self.state = State::Dial;
             out.dial_control(Conn::Line, server);
         }
     }
 
+    /// A server of ours listens before the ring is built. The old one begins to when both lists
+    /// have gone round, and takes a connection then for a host that reports: the run ends for
+    /// all. So there is one try.
     pub(super) fn refused(&mut self, out: &mut Outbox) {
-        if let State::Dial(tries) = &mut self.state {
-            *tries += 1;
-            if *tries >= TRIES {
-                self.give_up(out);
-            }
+        if self.state == State::Dial {
+            self.give_up(out);
         }
     }
 
@@ -325,9 +328,10 @@ impl Line {
         self.tell(FAILED.to_owned() + short(why), out);
     }
 
-    /// This host was passed over.
-    pub(super) fn lost(&mut self, name: &str, out: &mut Outbox) {
-        self.tell(LOST.to_owned() + name, out);
+    /// This host is no more in the ring.
+    pub(super) fn missed(&mut self, missed: &Missed, out: &mut Outbox) {
+        let word = if missed.left { LEFT } else { LOST };
+        self.tell(word.to_owned() + &missed.name, out);
     }
 
     fn tell(&mut self, text: String, out: &mut Outbox) {

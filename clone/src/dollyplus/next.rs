@@ -17,6 +17,7 @@ use super::io::{Conn, Outbox};
 use super::wire::{self, Command};
 use super::{NAME, TRIES};
 use crate::Error;
+use crate::error::HAS_CLOSED;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
@@ -56,6 +57,15 @@ pub(super) struct Place {
     pub(super) ours: bool,
 }
 
+/// A host that is no more in the ring.
+#[derive(Debug, PartialEq)]
+pub(super) struct Missed {
+    pub(super) name: String,
+    /// It took everything and closed its connection, as old programs do when they have stored
+    /// all and passed it on.
+    pub(super) left: bool,
+}
+
 /// The link.
 #[derive(Debug)]
 pub(super) struct Next {
@@ -67,15 +77,19 @@ pub(super) struct Next {
     returns: u32,
     /// All was sent, and the end of it.
     ended: bool,
+    /// The next one took everything and closed its connection. One that stands behind it and
+    /// cannot be asked then has got everything from it.
+    left: bool,
     /// The hosts that were passed over, until the end reports them.
-    pub(super) lost: Vec<String>,
+    pub(super) missed: Vec<Missed>,
 }
 
 impl Next {
     /// Begins to build the ring.
     pub(super) fn new(hosts: Hosts, out: &mut Outbox) -> Self {
-        let (link, lost) = (Link::None, Vec::new());
-        let mut next = Self { hosts, link, tries: 0, returns: 0, ended: false, lost };
+        let (link, missed) = (Link::None, Vec::new());
+        let mut next =
+            Self { hosts, link, tries: 0, returns: 0, ended: false, left: false, missed };
         next.invite(out);
         next
     }
@@ -111,7 +125,7 @@ impl Next {
         let Link::Flow(position) = self.link else { return &[] };
         let bytes = backlog.from(position).unwrap_or_default();
         let some = if self.hosts.last() {
-            usize::try_from(backlog.lists.saturating_sub(position)).unwrap_or(0)
+            usize::try_from(backlog.round.saturating_sub(position)).unwrap_or(0)
         } else {
             bytes.len()
         };
@@ -148,6 +162,7 @@ impl Next {
             Link::Again(position) => {
                 let position = *position;
                 out.say(format!("goes on with {}", self.hosts.next_name()));
+                self.left = false;
                 self.link = Link::Flow(position);
             }
             _ => {}
@@ -244,7 +259,10 @@ impl Next {
             }
             // The server has the lists, or has gone itself.
             Link::Flow(_) if self.hosts.last() => self.cut(out),
-            Link::Flow(_) if place.fed => self.redial(Link::Check(why.to_owned()), out),
+            Link::Flow(_) if place.fed => {
+                self.left = self.ended && why == HAS_CLOSED;
+                self.redial(Link::Check(why.to_owned()), out);
+            }
             Link::Flow(_) => {
                 out.close(Conn::Next);
                 self.link = Link::Yielded;
@@ -256,7 +274,7 @@ impl Next {
     pub(super) fn advance(&mut self, backlog: &Backlog, out: &mut Outbox) {
         match &self.link {
             Link::Flow(position) if self.hosts.last() => {
-                let behind = *position < backlog.lists && backlog.from(*position).is_none();
+                let behind = *position < backlog.round && backlog.from(*position).is_none();
                 if behind {
                     self.cut(out);
                 }
@@ -275,8 +293,11 @@ impl Next {
     /// The next one is gone; the one after it is asked.
     fn pass_over(&mut self, why: &str, backlog: &Backlog, out: &mut Outbox) {
         let name = self.hosts.next_name().to_owned();
-        out.say(format!("{name} is passed over: {why}"));
-        self.lost.push(name);
+        match self.left {
+            true => out.say(format!("{name} has everything, and has gone")),
+            false => out.say(format!("{name} is passed over: {why}")),
+        }
+        self.missed.push(Missed { name, left: self.left });
         self.returns = 0;
         if backlog.is_empty() {
             // Who takes part is not known yet.

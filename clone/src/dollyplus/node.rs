@@ -399,12 +399,13 @@ impl Node {
     fn item(&mut self, item: Item, position: u64) -> Result<(), Error> {
         match item {
             Item::Hosts(list) => {
+                self.backlog.round = position;
                 if let Some(next) = &mut self.next {
                     next.hosts.settle(&list);
                 }
             }
             Item::Files(files) => {
-                self.backlog.lists = position;
+                (self.backlog.lists, self.backlog.round) = (position, position);
                 self.files = files;
                 // The server's code is over this list.
                 if let Some(next) = &self.next {
@@ -438,8 +439,8 @@ impl Node {
             self.moved = now;
         }
         if let Some(next) = &mut self.next {
-            for name in core::mem::take(&mut next.lost) {
-                self.line.lost(&name, &mut self.out);
+            for missed in core::mem::take(&mut next.missed) {
+                self.line.missed(&missed, &mut self.out);
             }
         }
         self.disk.advance(&self.backlog);

@@ -6,8 +6,8 @@ use super::backlog::{Backlog, Sizes};
 use super::feed::{Feed, Want};
 use super::hosts::Hosts;
 use super::io::{Conn, End, Input, Outbox, Output};
-use super::line::{self, DIFFERS, FAILED, FILE, HELLO, LOST, VERIFIED, YES};
-use super::next::{Next, Place};
+use super::line::{self, DIFFERS, FAILED, FILE, HELLO, LEFT, LOST, VERIFIED, YES};
+use super::next::{Missed, Next, Place};
 use super::wire::{self, Command, Flag, Host, Item, Reader};
 use crate::Error;
 use crate::digest::Digest;
@@ -215,11 +215,22 @@ impl Server {
         self.callers.iter().any(|c| c.client == Some(client))
     }
 
-    /// A host was passed over. One with a line tells us itself when it ends.
-    fn lost(&mut self, name: &str) {
-        let Some(client) = self.number(name) else { return };
+    /// A client without a line, which has everything and may be gone.
+    fn left(&mut self, client: usize) {
+        if !self.has_line(client) {
+            let unknown = "an old program, which does not know the key";
+            let keyed = self.pact.is_some();
+            let standing = if keyed { Standing::failed(unknown) } else { Standing::Acknowledged };
+            self.set(client, standing);
+        }
+    }
+
+    /// A host is no more in the ring. One with a line tells us itself when it ends.
+    fn missed(&mut self, missed: &Missed) {
+        let Some(client) = self.number(&missed.name) else { return };
         match self.callers.iter_mut().find(|c| c.client == Some(client)) {
             Some(caller) => caller.passed_over = true,
+            None if missed.left && self.backlog.complete => self.left(client),
             None if !self.stopped => self.set(client, lost()),
             None => {}
         }
@@ -258,6 +269,7 @@ impl Server {
         let lists = [wire::hosts(hosts), wire::files(&self.files)].concat();
         self.backlog.append(&lists, 0);
         self.backlog.lists = lists.len() as u64;
+        self.backlog.round = self.backlog.lists;
     }
 
     /// What the last host brings back; nothing when it is of no use.
@@ -356,7 +368,9 @@ impl Server {
         } else if let (Some(why), Some(client)) = (text.strip_prefix(FAILED), client) {
             self.set(client, Standing::failed(why));
         } else if let Some(name) = text.strip_prefix(LOST) {
-            self.lost(name);
+            self.missed(&Missed { name: name.to_owned(), left: false });
+        } else if let Some(name) = text.strip_prefix(LEFT) {
+            self.missed(&Missed { name: name.to_owned(), left: true });
         } else {
             self.out.said(text);
         }
@@ -435,22 +449,11 @@ impl Server {
         self.feed();
         self.tell_digests();
         self.next.advance(&self.backlog, &mut self.out);
-        for name in core::mem::take(&mut self.next.lost) {
-            self.lost(&name);
+        for missed in core::mem::take(&mut self.next.missed) {
+            self.missed(&missed);
         }
         if self.stopped {
-            for client in 0..self.clients.len() {
-                if !self.has_line(client) {
-                    let unknown = "an old program, which does not know the key";
-                    self.set(
-                        client,
-                        match self.pact {
-                            Some(_) => Standing::failed(unknown),
-                            None => Standing::Acknowledged,
-                        },
-                    );
-                }
-            }
+            (0..self.clients.len()).for_each(|client| self.left(client));
         }
         self.straggle(now);
         if self.backlog.complete && !self.waiting() {

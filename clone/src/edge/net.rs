@@ -124,7 +124,7 @@ impl Stream {
     pub fn hear(&mut self, buffer: &mut [u8]) -> Result<usize, String> {
         self.flush()?;
         match self.read(buffer)? {
-            Some(0) => Err("it has closed the connection".to_string()),
+            Some(0) => Err(crate::error::HAS_CLOSED.to_string()),
             n => Ok(n.unwrap_or(0)),
         }
     }
