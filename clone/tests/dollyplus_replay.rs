@@ -314,8 +314,9 @@ fn a_server_that_does_not_listen_is_dialled_once() {
 }
 
 /// Our server before an old client that has everything, while another client is ours: what
-/// became of the old one's copy, when its connection ends for this reason.
-fn old_client_beside_ours(why: &str) -> Standing {
+/// became of the old one's copy, when its connection ends for this reason, and what the host
+/// behind it is asked then.
+fn old_client_beside_ours(why: &str) -> (Standing, Vec<u8>) {
     let now = Duration::ZERO;
     let names = [ME.to_owned(), "10.77.0.3".to_owned()];
     let file = [outputs().remove(0)];
@@ -350,15 +351,22 @@ fn old_client_beside_ours(why: &str) -> Standing {
     // Nothing listens there any more.
     server.step(Input::Refused(Conn::Next, "connection refused"), now).unwrap();
     server.step(Input::Tick, now).unwrap();
-    server.clients()[0].standing.clone()
+    server.step(Input::Connected(Conn::Next), now).unwrap();
+    let standing = server.clients()[0].standing.clone();
+    let sent = heard.next.len();
+    heard.listen(&mut server, now);
+    (standing, heard.next[sent..].to_vec())
 }
 
 /// An old client leaves when it has stored everything and passed it on. Beside one client of
-/// ours its copy was called lost.
+/// ours its copy was called lost, and the old program behind it aborted when it was asked where
+/// to go on.
 #[test]
 fn an_old_client_that_leaves_is_not_lost() {
-    let left = old_client_beside_ours("it has closed the connection");
+    let (left, asked) = old_client_beside_ours("it has closed the connection");
     assert_eq!(left, Standing::Acknowledged);
-    let reset = old_client_beside_ours("connection reset by peer");
+    assert_eq!(asked, Command::Ping.packet());
+    let (reset, asked) = old_client_beside_ours("connection reset by peer");
     assert!(matches!(reset, Standing::Lost(_)), "{reset:?}");
+    assert_eq!(asked, Command::Reconnect { exact: true }.packet());
 }

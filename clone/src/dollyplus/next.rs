@@ -234,8 +234,12 @@ impl Next {
         out: &mut Outbox,
     ) {
         self.returns += 1;
+        let fed = |text: &str| text.ends_with(FED);
+        // Behind a host that has passed everything on: one of ours says what it has got. The
+        // old program needs nothing, and aborts when it is asked where to go on.
+        let old = |text: &str| !fed(text) && text.parse::<u64>().is_err();
         match answer {
-            Some(Command::Pong(text)) if text.ends_with(FED) => {
+            Some(Command::Pong(text)) if if self.left { old(&text) } else { fed(&text) } => {
                 out.close(Conn::Next);
                 self.link = Link::Yielded;
             }
@@ -305,7 +309,9 @@ impl Next {
         } else {
             self.hosts.pass_over();
         }
-        if !self.hosts.last() {
+        if !self.hosts.last() && self.left {
+            self.redial(Link::Check(why.to_owned()), out);
+        } else if !self.hosts.last() {
             self.redial(Link::Ask, out);
         } else if backlog.has_files() || self.hosts.alone() {
             self.cut(out);
