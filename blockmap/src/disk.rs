@@ -3,6 +3,7 @@
 use crate::bytes::le32;
 use crate::extents::{Extent, Extents};
 use crate::fs;
+use crate::lvm;
 use crate::raw::Raw;
 use crate::read::{ReadAt, ReadError, Window};
 use crate::table::{self, Found, TableKind};
@@ -249,24 +250,37 @@ impl Part {
     }
 
     fn read(&mut self, window: &mut Window<'_>) -> Result<fs::Map, Raw> {
-        let found = probe(&mut |at, buffer| window.some(at, buffer)).ok_or(Raw::Unknown)?;
-        (self.label, self.fs_uuid) = (found.label, found.uuid);
-        (self.format, self.content) = (Some(found.format), found.format.name().to_string());
+        if let Some(found) = probe(&mut |at, buffer| window.some(at, buffer)) {
+            (self.label, self.fs_uuid) = (found.label, found.uuid);
+            (self.format, self.content) = (Some(found.format), found.format.name().to_string());
+        }
         if window.size() < self.length {
             return Err(Raw::Damaged("the partition goes past the end of the disk"));
         }
-        let marks = formats(&mut |at, buffer| window.some(at, buffer));
-        if let Some(other) = marks.iter().find(|format| **format != found.format) {
-            return Err(Raw::Ambiguous([found.format, *other]));
-        }
-        if raid_at_end(window) {
-            return Err(Raw::NoReader(Format::MdRaid));
-        }
-        let map = fs::read(found.format, window)?;
+        let map = match content(window)? {
+            Format::Lvm => lvm::read(window, &mut |volume| fs::read(content(volume)?, volume))?,
+            format => fs::read(format, window)?,
+        };
         if map.size > window.size() {
             return Err(Raw::Damaged("its file system is larger than the partition"));
         }
         Ok(map)
+    }
+}
+
+/// What some bytes hold, if that is beyond doubt.
+fn content(window: &mut Window<'_>) -> Result<Format, Raw> {
+    let marks = formats(&mut |at, buffer| window.some(at, buffer));
+    match marks.as_slice() {
+        [] if window.bytes(0, 11).is_ok_and(|head| head.ends_with(b"-FVE-FS-")) => {
+            Err(Raw::Encrypted("BitLocker"))
+        }
+        [] => Err(Raw::Unknown),
+        [one, rest @ ..] => match rest.iter().find(|format| *format != one) {
+            Some(other) => Err(Raw::Ambiguous([*one, *other])),
+            None if raid_at_end(window) => Err(Raw::NoReader(Format::MdRaid)),
+            None => Ok(*one),
+        },
     }
 }
 

@@ -16,13 +16,12 @@
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
-#[allow(dead_code)] // The readers of more file systems use the rest.
 mod bytes;
-#[allow(dead_code)]
 mod crc;
 mod disk;
 mod extents;
 mod fs;
+mod lvm;
 mod raw;
 mod read;
 mod table;

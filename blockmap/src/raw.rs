@@ -11,6 +11,8 @@ pub enum Raw {
     Unknown,
     /// Nothing here reads the allocation map of this format, or it has none.
     NoReader(Format),
+    /// Encrypted in a form that the probe does not tell.
+    Encrypted(&'static str),
     /// The marks of several formats are there: one of them is left over.
     Ambiguous([Format; 2]),
     /// Feature bits, or a version, that this reader does not know.
@@ -43,6 +45,10 @@ impl fmt::Display for Raw {
             Self::NoReader(Format::Luks) => {
                 f.write_str("it is encrypted: which blocks are in use cannot be seen from outside")
             }
+            Self::Encrypted(by) => write!(
+                f,
+                "it is encrypted by {by}: which blocks are in use cannot be seen from outside"
+            ),
             Self::NoReader(Format::MdRaid) => {
                 f.write_str("it is one disk of a RAID array, whose map is not on this disk alone")
             }

@@ -10,6 +10,7 @@ pub mod flags;
 mod install;
 mod ka;
 mod layout;
+mod map;
 mod net;
 mod prepare;
 mod progress;
@@ -48,12 +49,13 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["tools"], &tools::TOOLS, tools::run),
     (&["clone_script"], &room::SCRIPT, room::run),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
+    (&["map"], &map::MAP, map::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 4] = ["prepare", "install", "adapt", "tools"];
+const NEW: [&str; 5] = ["prepare", "install", "adapt", "tools", "map"];
 
 /// Whether a link of this name to the command runs the clone program.
 pub fn is_link(name: &str) -> bool {

@@ -1,8 +1,13 @@
 //! The readers of allocation maps, one a file system.
 
+mod btrfs;
+mod exfat;
 mod ext;
+mod fat;
 mod map;
+mod ntfs;
 mod swap;
+mod xfs;
 
 use crate::raw::Raw;
 use crate::read::Window;
@@ -12,7 +17,15 @@ pub use map::Map;
 
 type Reader = fn(&mut Window<'_>) -> Result<Map, Raw>;
 
-const READERS: &[(Format, Reader)] = &[(Format::Ext, ext::read), (Format::Swap, swap::read)];
+const READERS: &[(Format, Reader)] = &[
+    (Format::Ext, ext::read),
+    (Format::Xfs, xfs::read),
+    (Format::Btrfs, btrfs::read),
+    (Format::Ntfs, ntfs::read),
+    (Format::Vfat, fat::read),
+    (Format::Exfat, exfat::read),
+    (Format::Swap, swap::read),
+];
 
 /// The map of a file system of this format.
 ///
