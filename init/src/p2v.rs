@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddrV4;
+use core::time::Duration;
 
 use cmdline::plan::{P2vPlan, P2vWay, Payload, UrlSource};
 use cmdline::secrets::Private;
@@ -37,6 +38,8 @@ const STEP: &str = "send this machine's disks";
 const CLIENT: &str = "/usr/bin/dbclient";
 /// Where a private key is while it is used: in memory.
 const KEY: &str = "/run/bellwether/p2v.key";
+/// How often keys, drivers and the network are looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(200);
 /// The largest file with a private key.
 const MAX_KEY: usize = 64 << 10;
 
@@ -131,7 +134,7 @@ fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
     };
     let name = name(plan);
     let _keys = SingleKeys::of(machine.log.console());
-    let mut here = Here { machine, progress: None, shown: 0 };
+    let mut here = Here { machine, progress: None, shown: 0, look: Instant::now() };
     if plan.way == P2vWay::V2v {
         return convert(&mut here, plan, &login, &name, disks);
     }
@@ -217,6 +220,8 @@ struct Here<'m> {
     machine: &'m mut Machine,
     progress: Option<Progress>,
     shown: u64,
+    /// When drivers, network and keys are looked at again.
+    look: Instant,
 }
 
 impl Here<'_> {
@@ -245,7 +250,12 @@ impl World for Here<'_> {
 
     /// `q` and Ctrl-C stop it.
     fn go_on(&mut self) -> bool {
-        self.machine.wait(&[], Some(Instant::now()));
+        let now = Instant::now();
+        if now < self.look {
+            return true;
+        }
+        self.look = now.after(LOOK);
+        self.machine.wait(&[], Some(now));
         let Some(console) = self.machine.log.console() else { return true };
         let mut key = [0];
         let ready = rustix::io::ioctl_fionread(console).is_ok_and(|waiting| waiting > 0);

@@ -155,7 +155,8 @@ impl Listener {
 
     fn line(&mut self, line: &str) -> Option<Said> {
         let line: String = line.trim().chars().filter(|c| !c.is_control()).collect();
-        if line.is_empty() || line.contains("failed creating") {
+        // It has no home and no entry in a list of users, and says so.
+        if line.is_empty() || line.starts_with("dbclient: Warning: failed ") {
             return None;
         }
         if line.starts_with("Host '") && line.ends_with("is not in the trusted hosts file.") {

@@ -11,7 +11,7 @@ use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, read, write};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::setsid;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use sys::process::{Child, Exit};
@@ -24,6 +24,10 @@ use crate::ssh::{Listener, Said, Trouble, same_key, wrong_key};
 pub const LOGIN: Duration = Duration::from_secs(90);
 /// Lines of programs at the other end that are kept to say why something failed.
 const KEPT: usize = 200;
+/// So many bytes that were sent are forgotten at once.
+const FORGET: usize = 1 << 20;
+/// Room in the pipe to the client: fewer turns.
+const PIPE: usize = 1 << 20;
 const MAX_LINE: usize = 16 << 10;
 
 /// Where to, and as whom.
@@ -132,6 +136,8 @@ impl Login<'_> {
         for fd in [&input, &output, &errors] {
             fcntl_setfl(fd, OFlags::NONBLOCK)?;
         }
+        // A smaller one serves, too.
+        let _ = fcntl_setpipe_size(&input, PIPE);
         Ok(Ssh {
             child,
             input: Some(input),
@@ -283,7 +289,14 @@ impl Ssh {
             match write(input, rest) {
                 Ok(n) => self.sent += n,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => {
+                    // What is sent is not kept: it would be the whole disk by and by.
+                    if self.sent >= FORGET {
+                        self.pending.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return;
+                }
                 Err(_) => {
                     self.input = None;
                     break;
@@ -346,6 +359,37 @@ fn drain(from: &mut Option<OwnedFd>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Deaf;
+
+    impl World for Deaf {
+        fn say(&mut self, _: &str) {}
+        fn output(&mut self, _: &str) {}
+        fn progress(&mut self, _: u64, _: u64) {}
+        fn go_on(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// A machine with 512 MiB ran out of memory in the middle of its disk.
+    #[test]
+    fn what_was_sent_is_not_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reader");
+        std::fs::write(&path, "#!/bin/sh\nexec cat > /dev/null\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let login = Login { program: path.to_str().unwrap(), ..Login::default() };
+        let mut ssh = login.start(&[], "").unwrap();
+        for _ in 0..64 {
+            while ssh.waiting() > 1 << 20 {
+                super::super::wait(&ssh.fds().collect::<Vec<_>>(), None);
+                ssh.go_on(&mut Deaf);
+            }
+            ssh.send(&[7; 1 << 20]);
+            assert!(ssh.pending.len() < 4 << 20, "{}", ssh.pending.len());
+        }
+    }
 
     #[test]
     fn lines_are_shown_without_colours() {
