@@ -90,6 +90,8 @@ impl<'lab> NfsBuilder<'lab> {
 
     /// Where CAP_SYS_RESOURCE is missing, as in containers, Ganesha 6 ends at its start
     /// unless its attempt to become a flusher of I/O may fail; 4 does not know that word.
+    /// What a name stands for is looked up each time: otherwise a file that is replaced
+    /// outside of the server is served as it was for 60 s more.
     fn config(&self) -> String {
         let mut text = format!(
             "NFS_CORE_PARAM {{\n  Protocols = {};\n  NFS_Port = {};\n  MNT_Port = {};\n  \
@@ -97,7 +99,8 @@ impl<'lab> NfsBuilder<'lab> {
              mount_path_pseudo = true;\n  allow_set_io_flusher_fail = true;\n}}\n\
              NFSv4 {{\n  Grace_Period = 5;\n  Lease_Lifetime = 5;\n  Graceless = true;\n  \
              RecoveryBackend = fs;\n}}\n\
-             EXPORT_DEFAULTS {{ SecType = sys, none; Squash = No_Root_Squash; }}\n",
+             EXPORT_DEFAULTS {{ SecType = sys, none; Squash = No_Root_Squash; \
+             Attr_Expiration_Time = 0; }}\n",
             self.protocols,
             self.port,
             self.port.wrapping_add(1),
