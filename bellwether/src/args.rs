@@ -78,7 +78,7 @@ pub struct Clone {
     name = "build",
     example = "An image for virtual machines, from the running kernel's modules:\n  \
                bellwether build --modules /lib/modules/$(uname -r) -o initrd.img",
-    example = "An image for any machine, from a Debian kernel package:\n  \
+    example = "An image for any machine, from a Debian kernel package (linux-modules-VERSION.deb since Debian 14):\n  \
                bellwether build --modules linux-image-6.1.0-13-amd64_6.1.55-1_amd64.deb --profile net -o initrd.img",
     example = "The small archive to put behind a distribution's own initrd:\n  \
                bellwether build --append-only --modules /boot/initrd.img -o bellwether.img\n  \

@@ -299,6 +299,14 @@ pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
             if spec.append_to.is_some() { "that initrd" } else { "the image" }
         );
     }
+    if spec.tree.builtin.is_empty() && spec.append_to.is_none() {
+        eprintln!(
+            "note: there is no modules.builtin beside these modules, so the image does not know \
+             what kernel {} has built in (Debian has that list in linux-base-{} since forky); \
+             /init asks the kernel",
+            report.release, report.release
+        );
+    }
     for need in &report.unresolved {
         eprintln!("warning: {need}, which this kernel does not have");
     }

@@ -28,6 +28,13 @@ pub enum Error {
         /// The directory or file that was searched.
         path: PathBuf,
     },
+    /// A Debian package has no modules; its kernel's are in another package.
+    OtherPackage {
+        /// The package.
+        path: PathBuf,
+        /// The package that has them, when the package says so.
+        give: Option<String>,
+    },
     /// There are several kernels' trees.
     ManyKernels {
         /// The directory or file that was searched.
@@ -133,6 +140,17 @@ impl fmt::Display for Error {
                 f,
                 "no kernel modules in {}; give a /lib/modules/VERSION directory, a kernel .deb, \
                  an initrd or a squashfs",
+                path.display()
+            ),
+            Self::OtherPackage { path, give: Some(give) } => write!(
+                f,
+                "no kernel modules in {}: they are in the package {give}, give that one",
+                path.display()
+            ),
+            Self::OtherPackage { path, give: None } => write!(
+                f,
+                "no kernel modules in {}; give a package of a kernel, which has files below \
+                 lib/modules",
                 path.display()
             ),
             Self::ManyKernels { path, releases } => write!(

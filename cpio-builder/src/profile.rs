@@ -73,7 +73,7 @@ const VIRT: Profile = Profile {
 /// File systems of a live boot, with the block layers and libraries they need; and the fast
 /// SHA-256 for the kernel's check of module signatures.
 const LIVE: &str = "
-    loop squashfs overlay isofs ext4 vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8
+    loop squashfs overlay aufs isofs ext4 vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8
     nfs nfsv3 nfsv4 9p 9pnet_virtio af_packet ipv6
     crc32c_intel crc32c_generic crc32c
     sha256_ssse3 sha256_ce";
@@ -184,7 +184,7 @@ const NET: Profile = Profile {
         virtio_net xen_netfront xen_pcifront hyperv_keyboard pci_hyperv vmd
         thunderbolt_net 8021q
         usbhid hid_generic hid_apple hid_microsoft hid_hyperv atkbd i8042
-        udf exfat ntfs3 erofs cifs nfsv2 rpcsec_gss_krb5 virtiofs efivarfs
+        udf exfat ntfs3 ntfs erofs cifs nfsv2 rpcsec_gss_krb5 virtiofs efivarfs
         nls_iso8859-15 nls_cp850 nls_cp852 nls_cp1250 nls_cp1251 nls_cp932 nls_cp936
         dm_mod dm_snapshot dm_verity dm_crypt dm_zero dm_mirror
         tls libcrc32c

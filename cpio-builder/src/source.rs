@@ -77,9 +77,10 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         return open_iso(path, release);
     }
     magic.truncate(8);
-    let (source, kind) = if magic == b"!<arch>\n" {
-        (Container::memory(read_deb(path)?), Kind::Deb)
-    } else if magic.starts_with(b"hsqs") {
+    if magic == b"!<arch>\n" {
+        return open_deb(path, release);
+    }
+    let (source, kind) = if magic.starts_with(b"hsqs") {
         (Container::Squashfs(Arc::new(Squashfs::open(path)?)), Kind::Squashfs)
     } else {
         let bytes = fs::read(path).map_err(fail)?;
@@ -93,6 +94,18 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
         (Container::memory(kept), Kind::Initrd { links })
     };
     from_container(path, source, kind, release)
+}
+
+/// The modules of a Debian package. A kernel may be split into several packages, of which one
+/// has them.
+fn open_deb(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
+    let deb = read_deb(path)?;
+    let elsewhere = Error::OtherPackage { path: path.into(), give: deb.modules_package() };
+    match from_container(path, Container::memory(deb.files), Kind::Deb, release) {
+        Ok(kernel) if kernel.tree.modules.is_empty() => Err(elsewhere),
+        Err(Error::NoModules { .. }) => Err(elsewhere),
+        found => found,
+    }
 }
 
 /// The first image on a medium that has the modules.
@@ -212,8 +225,47 @@ fn choose<T>(
     }
 }
 
+/// What is kept of a Debian package.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Deb {
+    /// Its control file, deb-control(5).
+    control: String,
+    /// Its files of interest.
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Deb {
+    /// A field of the control file; continued lines are not read.
+    fn field(&self, name: &str) -> &str {
+        let mut lines = self.control.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_default().trim()
+    }
+
+    /// The package that has the modules which this kernel package lacks: one that it depends
+    /// on, or the one for the same kernel.
+    fn modules_package(&self) -> Option<String> {
+        let depends = self.field("Depends").split([',', '|']);
+        let mut depends = depends.filter_map(|one| one.split_whitespace().next());
+        let of_kernel = |name: &&str| {
+            let kinds = ["linux-modules-", "linux-image-"];
+            kinds.iter().any(|kind| name.starts_with(kind)) && name.contains(char::is_numeric)
+        };
+        if let Some(name) = depends.find(of_kernel) {
+            return Some(name.to_owned());
+        }
+        let kinds = ["linux-image-", "linux-binary-", "linux-base-"];
+        let kernel = kinds.iter().find_map(|kind| self.field("Package").strip_prefix(kind))?;
+        let kernel = kernel.trim_end_matches("-unsigned");
+        kernel.contains(char::is_numeric).then(|| format!("linux-modules-{kernel}"))
+    }
+}
+
+/// Longest control file that is read.
+const CONTROL_MAX: u64 = 1 << 20;
+
 /// The modules of a Debian package: deb(5), an ar archive with a tar in it.
-fn read_deb(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+fn read_deb(path: &Path) -> Result<Deb, Error> {
     let fail = |source: io::Error| bad_deb(path, &source.to_string());
     let file = File::open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
@@ -231,17 +283,16 @@ fn bad_deb(path: &Path, why: &str) -> Error {
 pub fn fuzz(data: &[u8]) {
     const MOST: usize = 1 << 20;
     match parse_deb(Path::new("a.deb"), data, data.len() as u64, MOST as u64) {
-        Ok(files) => assert!(files.values().map(Vec::len).sum::<usize>() <= MOST),
+        Ok(deb) => {
+            assert!(deb.files.values().map(Vec::len).sum::<usize>() <= MOST);
+            drop(deb.modules_package());
+        }
         Err(error) => drop(error.to_string()),
     }
 }
 
-fn parse_deb(
-    path: &Path,
-    mut file: impl BufRead,
-    mut left: u64,
-    most: u64,
-) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+fn parse_deb(path: &Path, mut file: impl BufRead, mut left: u64, most: u64) -> Result<Deb, Error> {
+    let mut deb = Deb::default();
     let bad = |why: &str| bad_deb(path, why);
     let fail = |source: io::Error| bad(&source.to_string());
     let mut head = [0; 8];
@@ -261,6 +312,17 @@ fn parse_deb(
         if size > left {
             return Err(bad("it is cut short"));
         }
+        if let Some(ending) = name.strip_prefix("control.tar")
+            && let Some(codec) = Codec::from_ending(ending)
+        {
+            let mut member = file.by_ref().take(size + size % 2);
+            let control = compress::reader(codec, member.by_ref().take(size));
+            // It is only for advice: damage in it is no reason to refuse the modules.
+            deb.control = control.and_then(read_control).unwrap_or_default();
+            io::copy(&mut member, &mut io::sink()).map_err(fail)?;
+            left = left.saturating_sub(size + size % 2);
+            continue;
+        }
         if !name.starts_with("data.tar") {
             // Members start on even offsets.
             let skip = size + size % 2;
@@ -272,11 +334,25 @@ fn parse_deb(
         let codec = Codec::from_ending(ending)
             .ok_or_else(|| bad(&format!("its data.tar{ending} is not supported")))?;
         let data = compress::reader(codec, file.take(size)).map_err(fail)?;
-        return read_tar(data, most).map_err(|e| match e.kind() {
+        deb.files = read_tar(data, most).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => bad("its data.tar is cut short"),
             _ => fail(e),
-        });
+        })?;
+        return Ok(deb);
     }
+}
+
+/// The control file in a tar stream; empty when there is none.
+fn read_control(from: impl Read) -> io::Result<String> {
+    for entry in tar::Archive::new(from.take(CONTROL_MAX)).entries()? {
+        let mut entry = entry?;
+        if entry.path()?.file_name().is_some_and(|name| name == "control") {
+            let mut text = Vec::new();
+            entry.read_to_end(&mut text)?;
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+    Ok(String::new())
 }
 
 /// Files of a tar stream that are worth keeping, `left` bytes at most.

@@ -116,8 +116,8 @@ impl KernelTree {
     ///
     /// # Errors
     /// The tree cannot be read, or a module in it is damaged. No module at
-    /// all is an error only when `modules.builtin` is missing too: then this
-    /// is not a module tree.
+    /// all is an error when `modules.builtin` is missing too, or when `modules.order` names
+    /// some: then this is not a module tree.
     pub fn load(source: Container, base: &str) -> Result<Self, Error> {
         let origin = match &source {
             Container::Dir(root) => root.join(base),
@@ -177,7 +177,8 @@ impl KernelTree {
                 _ => drop(chosen.insert(name, (path, how))),
             }
         }
-        if chosen.is_empty() && builtin_text.is_none() {
+        // A kernel without modules has lists of them that are empty.
+        if chosen.is_empty() && (builtin_text.is_none() || !order.trim().is_empty()) {
             return Err(Error::NoModules { path: origin });
         }
 

@@ -328,19 +328,11 @@ fn a_debian_package_is_a_source() {
     let tar = tar.into_inner().unwrap();
     for (codec, end) in [(Codec::Xz, ".xz"), (Codec::Zstd, ".zst"), (Codec::None, "")] {
         let data = cpio_builder::compress::compress(codec, &tar).unwrap();
-        let mut deb = b"!<arch>\n".to_vec();
-        for (name, data) in [
-            ("debian-binary".into(), &b"2.0\n"[..]),
-            ("control.tar.xz".into(), b"odd"),
-            (format!("data.tar{end}"), &data),
-        ] {
-            deb.extend(
-                format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, data.len())
-                    .bytes(),
-            );
-            deb.extend(data);
-            deb.resize(deb.len().next_multiple_of(2), b'\n');
-        }
+        let deb = deb(&[
+            ("debian-binary", b"2.0\n"),
+            ("control.tar.xz", b"odd"),
+            (&format!("data.tar{end}"), &data),
+        ]);
         let file = dir.path().join("kernel.deb");
         fs::write(&file, &deb).unwrap();
         let from_deb = build(&spec(&file, "virt").unwrap()).unwrap();
@@ -351,6 +343,85 @@ fn a_debian_package_is_a_source() {
             assert!(matches!(error, Error::Container { .. }), "{end} {cut}: {error}");
         }
     }
+}
+
+/// deb(5) with these members.
+fn deb(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut deb = b"!<arch>\n".to_vec();
+    for (name, data) in members {
+        let size = data.len();
+        let head = format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 100_644);
+        deb.extend(head.bytes());
+        deb.extend(*data);
+        deb.resize(deb.len().next_multiple_of(2), b'\n');
+    }
+    deb
+}
+
+/// A kernel of Debian forky comes in several packages, and so does Ubuntu's.
+#[test]
+fn a_package_without_modules_says_which_one_has_them() {
+    let tar = |files: &[(&str, &str)]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("linux.deb");
+    let told = |control: &str, data: &[(&str, &str)]| {
+        let control = tar(&[("./control", control)]);
+        let bytes = deb(&[("control.tar", &control), ("data.tar", &tar(data))]);
+        fs::write(&file, bytes).unwrap();
+        spec(&file, "virt").unwrap_err().to_string()
+    };
+    let at = format!("no kernel modules in {}", file.display());
+    for (control, data, give) in [
+        (
+            "Package: linux-image-7.2\nDepends: linux-binary-7.2 (= 1), linux-modules-7.2 (= 1), dracut | initramfs-tools\n",
+            &[("./usr/share/doc/x", "")][..],
+            "linux-modules-7.2",
+        ),
+        (
+            "Package: linux-base-7.2\nDepends: kmod\n",
+            &[
+                ("./usr/lib/modules/7.2/modules.builtin", "kernel/fs/fuse/fuse.ko\n"),
+                ("./usr/lib/modules/7.2/modules.order", "kernel/fs/isofs/isofs.ko\n"),
+            ],
+            "linux-modules-7.2",
+        ),
+        (
+            "Package: linux-binary-7.2\n",
+            &[("./usr/lib/modules/7.2/vmlinuz", "MZ")],
+            "linux-modules-7.2",
+        ),
+        (
+            "Package: linux-image-cloud-amd64\nDepends: linux-image-6.1.0-50-cloud-amd64 (= 1)\n",
+            &[],
+            "linux-image-6.1.0-50-cloud-amd64",
+        ),
+    ] {
+        let wanted = format!("{at}: they are in the package {give}, give that one");
+        assert_eq!(told(control, data), wanted);
+    }
+    let wanted = format!("{at}; give a package of a kernel, which has files below lib/modules");
+    assert_eq!(told("Package: hello\nDepends: libc6\n", &[]), wanted);
+}
+
+#[test]
+fn lists_of_modules_that_are_not_there_are_no_kernel() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("lib/modules/7.2");
+    fs::create_dir_all(&base).unwrap();
+    fs::write(base.join("modules.builtin"), "kernel/fs/fuse/fuse.ko\n").unwrap();
+    fs::write(base.join("modules.order"), "").unwrap();
+    assert!(spec(&base, "virt").is_ok(), "everything is built in");
+    fs::write(base.join("modules.order"), "kernel/fs/isofs/isofs.ko\n").unwrap();
+    assert!(matches!(spec(&base, "virt"), Err(Error::NoModules { .. })));
 }
 
 #[test]
