@@ -5,6 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+#[cfg(feature = "all")]
+use crate::plan::DeviceSelector;
 use crate::plan::{
     Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NvmeTcpSource,
     PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
@@ -203,6 +205,18 @@ fn uses_tls(source: &Source) -> Option<String> {
     }
 }
 
+/// A device that device-mapper makes of others: a logical volume, an opened LUKS volume.
+#[cfg(feature = "all")]
+fn mapped(source: &Source) -> Option<String> {
+    match source {
+        Source::Device(DeviceSelector::Path(path)) if path.starts_with("/dev/mapper/") => {
+            Some(path.clone())
+        }
+        Source::File { on, .. } | Source::Partition { on, .. } => mapped(on),
+        _ => None,
+    }
+}
+
 /// Whether anything in the plan cannot be had without a network.
 pub(crate) fn needs_network(plan: &BootPlan) -> bool {
     plan.handoff.then != Then::SwitchRoot
@@ -233,6 +247,13 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 "root=/dev/nfs nfsroot=SERVER:/PATH ip=dhcp, boot=live, boot=casper, or bw.root=…",
             ),
         );
+    }
+    #[cfg(feature = "all")]
+    if let Some(device) = plan.root.sources.iter().find_map(mapped) {
+        let only = plan.root.sources.iter().all(|source| mapped(source).is_some());
+        let message = "is a logical volume (LVM) or an unlocked disk, and neither is opened here";
+        let hint = "boot it with its own initrd, or keep the image on a plain partition";
+        if only { d.fatal(&device, &(message, hint)) } else { d.warn(&device, &(message, hint)) }
     }
     if !d.cx.tls {
         let all_tls = !plan.root.sources.is_empty()
