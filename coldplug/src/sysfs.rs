@@ -2,13 +2,12 @@
 //! network interface.
 
 use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, read};
 use sys::file::{c_path, open};
+pub use sys::file::{names, names_if_any};
 
 /// Longest modalias read: a page is sysfs's own limit.
 const MAX_MODALIAS: usize = 4096;
@@ -33,24 +32,6 @@ pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
         });
     }
     Ok(())
-}
-
-/// Names of all entries of a directory, sorted, dot entries left out.
-///
-/// The errno of openat(2) or getdents64(2).
-/// The kernel's, when it cannot be read.
-pub fn names(path: &str) -> Result<Vec<String>, Errno> {
-    let directory = directory(path)?;
-    let mut names = Vec::new();
-    sys::file::entries(directory.as_fd(), &mut |name, _| {
-        if let Ok(name) = name.to_str()
-            && !name.starts_with('.')
-        {
-            names.push(String::from(name));
-        }
-    })?;
-    sys::sort::sort(&mut names);
-    Ok(names)
 }
 
 fn directory(path: &str) -> Result<rustix::fd::OwnedFd, Errno> {

@@ -7,9 +7,10 @@ use sys::errno::Shown;
 
 use overlay::image;
 use overlay::probe::{Format, Superblock};
+use rustix::io::Errno;
 use sys::dm::{Control, Target};
 use sys::loopdev::Loop;
-use sys::mount::mount_device;
+use sys::mount::{MountError, mount_device};
 
 use crate::device;
 use crate::machine::Machine;
@@ -104,14 +105,34 @@ pub fn mount(
         "" | "auto" => known,
         named => named,
     };
-    machine.require(&format!("fs-{fs_type}"));
     let read_only = with.read_only || found.format.read_only();
     let flags = generic_flags(with.flags);
+    machine.require(&format!("fs-{fs_type}"));
     machine.log.detail(&format!("mounting {path} ({fs_type}) at {target}"));
+    // Since Linux 6.12 erofs reads files; other kernels want a device.
+    if cfg!(feature = "full")
+        && found.format == Format::Erofs
+        && mount_device(path, fs_type, target, read_only, &flags).is_ok()
+    {
+        return Ok(found.format);
+    }
     let block = Block::open(machine, path, read_only)?;
-    mount_device(&block.path, fs_type, target, read_only, &flags)
-        .map_err(|error| format!("{fs_type} cannot be mounted: {error}"))?;
+    let mut mounted = mount_device(&block.path, fs_type, target, read_only, &flags);
+    if let (Err(MountError { errno: Errno::NODEV, .. }), Some(other)) = (&mounted, alike(fs_type)) {
+        machine.require(&format!("fs-{other}"));
+        mounted = mount_device(&block.path, other, target, read_only, &flags);
+    }
+    mounted.map_err(|error| format!("{fs_type} cannot be mounted: {error}"))?;
     Ok(found.format)
+}
+
+/// The other driver for a file system: which one there is depends on the kernel's release.
+fn alike(fs_type: &str) -> Option<&'static str> {
+    match fs_type {
+        "ntfs3" if cfg!(feature = "full") => Some("ntfs"),
+        "ntfs" if cfg!(feature = "full") => Some("ntfs3"),
+        _ => None,
+    }
 }
 
 fn not_mountable(format: Format) -> String {
@@ -137,21 +158,23 @@ fn generic_flags(flags: &str) -> String {
 /// # Errors
 /// What is missing, with what to do about it.
 pub fn require_dm(machine: &mut Machine, step: &str, target: &str) -> Result<Control, Failure> {
-    let module = format!("dm_{target}");
-    for module in ["dm_mod", &module] {
-        if !machine.require(module) {
-            let name = module.replace('_', "-");
-            return Err(Failure::new(
-                step,
-                &format!("module {name}"),
-                "is not in this image, and the kernel does not have it built in",
-            )
-            .remedy(&format!(
-                "build the image with it: bellwether build --add {name}, or a larger profile"
-            )));
-        }
+    let missing = |name: &str| {
+        let why = "is not in this image, and the kernel does not have it built in";
+        let remedy =
+            ["build the image with it: bellwether build --add ", name, ", or a larger profile"];
+        Failure::new(step, &["module ", name].concat(), why).remedy(&remedy.concat())
+    };
+    // The kernel knows what it has built in; the index may not.
+    machine.require("dm_mod");
+    machine.require(&["dm_", target].concat());
+    let control = Control::open().map_err(|errno| match errno {
+        Errno::NOENT | Errno::NODEV => missing("dm-mod"),
+        errno => Failure::new(step, sys::dm::CONTROL, errno),
+    })?;
+    if control.lacks(target) {
+        return Err(missing(&["dm-", target].concat()));
     }
-    Control::open().map_err(|errno| Failure::new(step, sys::dm::CONTROL, errno))
+    Ok(control)
 }
 
 /// Makes a device-mapper device, with the link that udev would make.

@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use sys::clock::Instant;
-use sys::file::{open, open_read};
+use sys::file::{is_absent, open, open_read};
 
 use crate::log::Log;
 use crate::memory::Size;
@@ -133,7 +133,8 @@ pub fn tree_size(path: &str) -> u64 {
 
 fn size_below(directory: BorrowedFd<'_>, device: u64, depth: u32) -> u64 {
     let mut total: u64 = 0;
-    for (name, stat) in entries(directory) {
+    // The copy says what cannot be listed.
+    for (name, stat) in entries(directory).unwrap_or_default() {
         // Every entry costs a page of memory, too.
         total = total.saturating_add(4096);
         match FileType::from_raw_mode(stat.st_mode) {
@@ -187,11 +188,13 @@ pub fn into_root(
     walk.copy_below(source.as_fd(), target.as_fd(), from, 0)
 }
 
-/// Names in a directory, dot files included, sorted; none when it cannot be read.
-#[must_use]
-pub fn names(path: &str) -> Vec<String> {
-    let Ok(directory) = open_dir(rustix::fs::CWD, path) else { return Vec::new() };
-    entries(directory.as_fd()).into_iter().map(|(name, _)| name).collect()
+/// Names in a directory, dot files included, sorted.
+///
+/// # Errors
+/// The kernel's, when it cannot be listed.
+pub fn names(path: &str) -> Result<Vec<String>, Errno> {
+    let directory = open_dir(rustix::fs::CWD, path)?;
+    Ok(entries(directory.as_fd())?.into_iter().map(|(name, _)| name).collect())
 }
 
 struct Walk<'w> {
@@ -214,7 +217,7 @@ impl Walk<'_> {
         path: &str,
         depth: u32,
     ) -> Result<(), CopyError> {
-        for (name, stat) in entries(source) {
+        for (name, stat) in entries(source).map_err(|errno| (path.to_string(), errno))? {
             let path = format!("{path}/{name}");
             self.copy_entry(source, target, &name, &stat, &path, depth)
                 .map_err(|(deeper, errno)| (deeper.unwrap_or(path), errno))?;
@@ -299,17 +302,21 @@ fn open_dir(at: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
 }
 
 /// Names that are text, with what they are; sorted, so that every run is alike.
-fn entries(directory: BorrowedFd<'_>) -> Vec<(String, Stat)> {
+fn entries(directory: BorrowedFd<'_>) -> Result<Vec<(String, Stat)>, Errno> {
     let mut found: Vec<(String, Stat)> = Vec::new();
-    // What cannot be read any further is copied as far as it was read.
-    let _ = sys::file::entries(directory, &mut |name, _| {
+    let mut failed = Ok(());
+    sys::file::entries(directory, &mut |name, _| {
         let Ok(name) = name.to_str() else { return };
-        if let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            found.push((name.to_string(), stat));
+        // What was removed meanwhile is not missed.
+        match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => found.push((name.to_string(), stat)),
+            Err(errno) if is_absent(errno) => {}
+            Err(errno) => failed = Err(errno),
         }
-    });
+    })?;
+    failed?;
     sys::sort::sort_by(&mut found, |(a, _), (b, _)| a < b);
-    found
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use cmdline::pattern;
 use cmdline::plan::{Content, ImagePick, ImageRule, Mac, RootPlan};
 use cmdline::text;
-use coldplug::sysfs::names;
+use coldplug::sysfs::names_if_any;
 use liveroot::Layer;
 
 use crate::newroot::NewRoot;
@@ -53,10 +53,13 @@ fn pick_in(
             files.iter().map(|file| layer(&resolve(medium, place, file))).collect()
         }
         ImagePick::FirstOf(files) => {
-            let found = files.iter().find_map(|file| layer(&resolve(medium, place, file)).ok());
-            found
-                .map(|layer| Vec::from([layer]))
-                .ok_or_else(|| format!("none of {} in {place}", files.join(", ")).into())
+            for file in files {
+                match layer(&resolve(medium, place, file)) {
+                    Err(fault) if fault.is_absence() => {}
+                    found => return found.map(|layer| Vec::from([layer])),
+                }
+            }
+            Err(format!("none of {} in {place}", files.join(", ")).into())
         }
         ImagePick::Suffixes { groups, skip, module_list, per_mac } => {
             if let Some(list) =
@@ -68,7 +71,7 @@ fn pick_in(
                 let digits: String = mac.0.iter().map(|byte| format!("{byte:02x}")).collect();
                 format!("{place}/{digits}")
             });
-            let layers = by_suffix(groups, skip, place, own.as_deref());
+            let layers = by_suffix(groups, skip, place, own.as_deref())?;
             if layers.is_empty() {
                 let suffixes: Vec<String> = groups
                     .iter()
@@ -115,7 +118,7 @@ pub fn choose(plan: &RootPlan, medium: &str, mut layers: Vec<Layer>) -> Result<V
     for dir in dirs {
         for extra in &plan.extra_dirs {
             let place = resolve(medium, medium, &[dir, "/", extra].concat());
-            layers.extend(by_suffix(groups, skip, &place, None));
+            layers.extend(by_suffix(groups, skip, &place, None)?);
         }
     }
     sys::sort::sort_by(&mut layers, |a, b| a.name < b.name);
@@ -136,10 +139,12 @@ fn by_suffix(
     skip: &[String],
     place: &str,
     own: Option<&str>,
-) -> Vec<Layer> {
+) -> Result<Vec<Layer>, Fault> {
     let mut files: Vec<String> = Vec::new();
     for dir in [Some(place), own].into_iter().flatten() {
-        files.extend(names(dir).unwrap_or_default().iter().map(|name| format!("{dir}/{name}")));
+        let names =
+            names_if_any(dir).map_err(|errno| Fault::new("cannot be listed", errno).of(dir))?;
+        files.extend(names.iter().map(|name| format!("{dir}/{name}")));
     }
     sys::sort::sort(&mut files);
     let mut layers = Vec::new();
@@ -151,11 +156,14 @@ fn by_suffix(
                     .is_some_and(|stem| stem.ends_with('.') && stem.len() > 1)
             });
             if suits && !skip.iter().any(|skipped| skipped == name) {
-                layers.extend(layer(file));
+                match layer(file) {
+                    Err(fault) if fault.is_absence() => {}
+                    found => layers.push(found?),
+                }
             }
         }
     }
-    layers
+    Ok(layers)
 }
 
 /// A path inside the directory of images; an absolute one counts from the
@@ -233,6 +241,18 @@ mod tests {
         ]);
         let layers = pick_from(&dir, suffixes(&[&["ext2"], &["squashfs"]])).unwrap();
         assert_eq!(names_of(&layers), ["z.ext2", "a.squashfs", "b.squashfs"]);
+    }
+
+    /// Kernel 7.2 cannot list directories of some NFS servers: `/live` was empty then.
+    #[test]
+    fn a_directory_that_cannot_be_listed_is_not_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("live", dir.path().join("live")).unwrap();
+        let why = "/live: cannot be listed: too many symbolic links (ELOOP)";
+        assert_eq!(pick_from(&dir, suffixes(&[&["squashfs"]])).unwrap_err().to_string(), why);
+        let named = ImagePick::FirstOf(vec!["a.squashfs".to_string()]);
+        let why = "/live/a.squashfs: too many symbolic links (ELOOP)";
+        assert_eq!(pick_from(&dir, named).unwrap_err().to_string(), why);
     }
 
     #[test]

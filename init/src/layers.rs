@@ -12,8 +12,9 @@ use cmdline::text;
 use cmdline::{BootPlan, pins};
 use liveroot::layout::Layout;
 use liveroot::{Found, Root};
-use overlay::union::{mount_aufs, mount_overlay};
+use overlay::union::{UnionError, mount_aufs, mount_overlay};
 use rustix::fs::Access;
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use sys::errno::Shown;
 use sys::file::{access, make_dir};
@@ -401,8 +402,11 @@ impl Stack<'_> {
     ) -> Result<(), Failure> {
         let fail = |error| Failure::new("make the root writable", "the union", error);
         if plan.kind == UnionKind::Aufs {
-            if self.machine.require("fs-aufs") {
-                return mount_aufs(trees, upper, &plan.options, target).map_err(fail);
+            // The mount decides: no index of modules knows what a kernel has built in.
+            self.machine.require("fs-aufs");
+            match mount_aufs(trees, upper, &plan.options, target) {
+                Err(UnionError::Mount { errno: Errno::NODEV, .. }) => {}
+                mounted => return mounted.map_err(fail),
             }
             self.machine.log.warn("aufs is not in this kernel; using overlayfs");
         }

@@ -16,6 +16,7 @@ use netboot::nfs;
 use netboot::resolve::Resolver;
 
 use crate::link::Network;
+use crate::log::Level;
 use crate::machine::Machine;
 use crate::trace::{Failure, Fault, Tried};
 
@@ -112,7 +113,11 @@ pub fn mount_nfs(
     match nfs::mount(&location, server, up.config.address, target, nfs::Limits::default()) {
         Ok(mounted) => {
             for attempt in &mounted.failed {
-                machine.log.info(&attempt.to_string());
+                let level = match attempt.reason {
+                    nfs::Reason::Unusable(_) => Level::Warning,
+                    _ => Level::Info,
+                };
+                machine.log.say(level, &attempt.to_string());
             }
             machine.log.detail(&format!("{name}: {}", mounted.options));
             Ok(name)

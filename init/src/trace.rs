@@ -137,6 +137,12 @@ impl Fault {
         self
     }
 
+    /// Whether the reason is that it is not there.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self.0.reason, Reason::Kernel(errno) if sys::file::is_absent(errno))
+    }
+
     /// The same with what to change.
     #[must_use]
     pub fn remedy(mut self, remedy: &'static str) -> Self {

@@ -22,6 +22,8 @@ pub enum UnionError {
     },
     /// The kernel refused.
     Mount {
+        /// `overlay` or `aufs`.
+        fs_type: &'static str,
         /// Its errno.
         errno: Errno,
         /// The mount options.
@@ -38,10 +40,10 @@ impl fmt::Display for UnionError {
                     "{layers} layers: their paths do not fit into the options of one overlay mount"
                 )
             }
-            Self::Mount { errno, options } => {
-                write!(f, "overlay cannot be mounted: {} (options {options})", Shown(*errno))?;
+            Self::Mount { fs_type, errno, options } => {
+                write!(f, "{fs_type} cannot be mounted: {} (options {options})", Shown(*errno))?;
                 if *errno == Errno::NODEV {
-                    f.write_str("; the overlay module is not in this image")?;
+                    write!(f, "; the {fs_type} module is not in this image")?;
                 }
                 Ok(())
             }
@@ -101,7 +103,8 @@ pub fn mount_overlay(
     if options.len() > MAX_OPTIONS {
         return Err(UnionError::TooManyLayers { layers: bottom_first.len() });
     }
-    let fail = |errno| UnionError::Mount { errno, options: options.to_string() };
+    let fail =
+        |errno| UnionError::Mount { fs_type: "overlay", errno, options: options.to_string() };
     let flags = if upper.is_some() { MountFlags::NOATIME } else { MountFlags::RDONLY };
     mount_nodev(c"overlay", target, flags, &options).map_err(fail)
 }
@@ -131,7 +134,7 @@ pub fn mount_aufs(
     if options.len() > MAX_OPTIONS {
         return Err(UnionError::TooManyLayers { layers: bottom_first.len() });
     }
-    let fail = |errno| UnionError::Mount { errno, options: options.to_string() };
+    let fail = |errno| UnionError::Mount { fs_type: "aufs", errno, options: options.to_string() };
     mount_nodev(c"aufs", target, MountFlags::NOATIME, &options).map_err(fail)
 }
 

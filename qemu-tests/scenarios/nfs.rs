@@ -1,6 +1,7 @@
 //! Live systems and plain trees on NFS.
 
-use qemu_tests::{scenario, secs};
+use qemu_tests::assets::Profile;
+use qemu_tests::{Nic, scenario, secs};
 
 const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live init=/bin/sh";
 
@@ -91,4 +92,40 @@ fn live_boot_layout_with_two_layers() {
         assert_eq!(machine.run("cat /etc/lab-extra")?.trim(), "extra");
         Ok(())
     });
+}
+
+/// Kernels since 6.12 use operations of NFS 4.2 that older servers lack; 7.2 also asks for
+/// delegations of directories, from 4.1 on.
+#[test]
+#[ignore = "kernels of other releases are downloaded"]
+fn sweep_new_kernels_and_an_old_server() {
+    const TRIXIE: (&str, &str) = ("trixie", "a file cannot be read");
+    const FORKY: (&str, &str) = ("forky", "a directory cannot be listed with delegations");
+    for ((release, reason), options) in [
+        (TRIXIE, ""),
+        (TRIXIE, " nfsopts=vers=4.2"),
+        (TRIXIE, " nfsopts=vers=4.1"),
+        (FORKY, ""),
+        (FORKY, " nfsopts=vers=4.2"),
+        (FORKY, " nfsopts=vers=4.1"),
+    ] {
+        let name = format!("nfs-{release}{}", options.replace([' ', '='], "-"));
+        scenario(&name, |lab| {
+            let kernel = lab.assets().kernel_of(release)?;
+            let initrd = lab.assets().our_initrd(&kernel, Profile::Net)?;
+            let _dhcp = lab.dhcp().serve()?;
+            let tree = lab
+                .tree("export")?
+                .with("live/filesystem.squashfs", &lab.assets().small_squashfs()?)?;
+            let _nfs = lab.nfs().export("/srv/live", tree.path()).v4_only().start()?;
+            let line = format!("{LIVE}{options} panic=1");
+            let machine = lab.machine().kernel(&kernel.image, &initrd, &line);
+            let mut machine = machine.nic(Nic::virtio()).start()?;
+            machine.shell(secs(180))?;
+            let said = machine.transcript().contains(reason);
+            // trixie's kernel reads by 4.1 as the server understands it.
+            assert_eq!(said, (release, options) != ("trixie", " nfsopts=vers=4.1"), "{reason}");
+            Ok(())
+        });
+    }
 }

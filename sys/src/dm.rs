@@ -37,6 +37,7 @@ const DEV_SUSPEND: usize = command(6);
 const DEV_STATUS: usize = command(7);
 const TABLE_LOAD: usize = command(9);
 const TABLE_STATUS: usize = command(12);
+const GET_TARGET_VERSION: usize = command(17);
 
 const READONLY_FLAG: u32 = 1 << 0;
 const BUFFER_FULL_FLAG: u32 = 1 << 8;
@@ -110,6 +111,13 @@ impl Control {
     /// `ENOENT` when the driver is not loaded.
     pub fn open() -> Result<Self, Errno> {
         Ok(Self { fd: open(CONTROL, OFlags::RDWR, 0)? })
+    }
+
+    /// Whether the kernel says that it has no such target; it asks for the module itself.
+    /// Before Linux 5.5 it cannot be asked: the table decides.
+    #[must_use]
+    pub fn lacks(&self, target: &str) -> bool {
+        matches!(self.call(GET_TARGET_VERSION, target, 0, 0, &[]), Err(Errno::INVAL))
     }
 
     /// Creates a device without a table.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 pub struct Shown(pub Errno);
 
 /// The errors that a boot meets; others are shown by number.
-const KNOWN: [(Errno, &str, &str); 36] = [
+const KNOWN: [(Errno, &str, &str); 37] = [
     (Errno::PERM, "EPERM", "not permitted"),
     (Errno::NOENT, "ENOENT", "no such file or directory"),
     (Errno::IO, "EIO", "input/output error"),
@@ -46,6 +46,7 @@ const KNOWN: [(Errno, &str, &str); 36] = [
     (Errno::HOSTDOWN, "EHOSTDOWN", "host is down"),
     (Errno::HOSTUNREACH, "EHOSTUNREACH", "host is unreachable"),
     (Errno::STALE, "ESTALE", "stale file handle"),
+    (Errno::REMOTEIO, "EREMOTEIO", "remote I/O error"),
 ];
 
 impl fmt::Display for Shown {

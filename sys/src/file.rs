@@ -2,10 +2,11 @@
 
 use alloc::ffi::CString;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::{Errno, read};
 
@@ -105,6 +106,25 @@ pub fn make_dir(path: &str, mode: u32) -> Result<(), Errno> {
     }
 }
 
+/// Whether an error says that something is not there, rather than that it cannot be asked:
+/// a directory that a server refuses to list is not an empty one.
+#[must_use]
+pub fn is_absent(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR)
+}
+
+/// Whether something is there, links followed.
+///
+/// # Errors
+/// Every error that does not say so.
+pub fn is_there(path: &str) -> Result<bool, Errno> {
+    match rustix::fs::access(&*c_path(path.as_bytes())?, Access::EXISTS) {
+        Ok(()) => Ok(true),
+        Err(errno) if is_absent(errno) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Calls `each` with every entry of a directory that was just opened, `.` and
 /// `..` left out, in the file system's order. Entries may be removed meanwhile.
 ///
@@ -124,6 +144,35 @@ pub fn entries(
         }
     }
     Ok(())
+}
+
+/// Names of all entries of a directory, sorted, dot entries left out.
+///
+/// # Errors
+/// The errno of openat(2) or getdents64(2).
+pub fn names(path: &str) -> Result<Vec<String>, Errno> {
+    let directory = open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+    let mut names = Vec::new();
+    entries(directory.as_fd(), &mut |name, _| {
+        if let Ok(name) = name.to_str()
+            && !name.starts_with('.')
+        {
+            names.push(String::from(name));
+        }
+    })?;
+    crate::sort::sort(&mut names);
+    Ok(names)
+}
+
+/// The same; a directory that is not there has no names.
+///
+/// # Errors
+/// As [`names`].
+pub fn names_if_any(path: &str) -> Result<Vec<String>, Errno> {
+    match names(path) {
+        Err(errno) if is_absent(errno) => Ok(Vec::new()),
+        names => names,
+    }
 }
 
 /// Writes a file, replacing what it held.

@@ -37,10 +37,20 @@ pub struct Kept {
 /// Older casper kept the root's files at the top of the volume: they move to
 /// where they are looked for now.
 pub fn adopt(machine: &mut Machine, root: &str, upper: &str) {
-    if exists(upper) || make_dir(upper, 0o755).is_err() {
+    if exists(upper) {
         return;
     }
-    for name in copy::names(root) {
+    let names = match copy::names(root) {
+        Ok(names) => names,
+        Err(errno) => {
+            machine.log.warn(&format!("{root} cannot be listed: {}", Shown(errno)));
+            return;
+        }
+    };
+    if make_dir(upper, 0o755).is_err() {
+        return;
+    }
+    for name in names {
         if NOT_ROOT.contains(&name.as_str()) || name.starts_with("install-logs-") {
             continue;
         }
@@ -135,7 +145,11 @@ fn link_below(log: &mut Log, source: &str, (root, target): (&NewRoot, &str), dep
     if depth > 32 {
         return;
     }
-    for name in copy::names(source) {
+    let names = copy::names(source).unwrap_or_else(|errno| {
+        log.warn(&format!("{target} is not kept: {source} cannot be listed: {}", Shown(errno)));
+        Vec::new()
+    });
+    for name in names {
         let (from, to) = (format!("{source}/{name}"), format!("{target}/{name}"));
         let is_dir = rustix::fs::lstat(from.as_str())
             .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());

@@ -13,7 +13,7 @@ use super::search::Search;
 use crate::images;
 use crate::trace::Fault;
 use crate::unpack;
-use sys::file::exists;
+use sys::file::is_there;
 
 impl Search<'_> {
     /// Takes an offer if it holds what the plan asks for.
@@ -128,19 +128,20 @@ impl Search<'_> {
             match marker {
                 Marker::Path(path) => {
                     let file = format!("{medium}/{}", path.trim_start_matches('/'));
-                    if !exists(&file) {
+                    if !is_there(&file).map_err(Fault::on(path))? {
                         return Err(format!("has no {path}").into());
                     }
                 }
                 Marker::DiskUuid { prefix, uuid } => {
                     let disk = format!("{medium}/.disk");
-                    let holds =
-                        coldplug::sysfs::names(&disk).unwrap_or_default().iter().any(|name| {
-                            name.starts_with(prefix.as_str())
-                                && sys::file::read_file(&format!("{disk}/{name}"), 4096).is_ok_and(
-                                    |bytes| text::has(&String::from_utf8_lossy(&bytes), uuid),
-                                )
-                        });
+                    let names = coldplug::sysfs::names_if_any(&disk)
+                        .map_err(Fault::in_("/.disk cannot be listed"))?;
+                    let holds = names.iter().any(|name| {
+                        name.starts_with(prefix.as_str())
+                            && sys::file::read_file(&format!("{disk}/{name}"), 4096).is_ok_and(
+                                |bytes| text::has(&String::from_utf8_lossy(&bytes), uuid),
+                            )
+                    });
                     if !holds {
                         return Err(
                             format!("is another medium: no .disk/{prefix}* holds {uuid}").into()

@@ -12,14 +12,14 @@ use cmdline::plan::{
 use cmdline::render::brief;
 use liveroot::Found;
 use liveroot::layout::Layout;
-use rustix::fs::{Access, FileType};
+use rustix::fs::FileType;
 
 use super::reach::{Offer, Reach};
 use crate::log::Level;
 use crate::machine::Machine;
 use crate::remote;
 use crate::trace::{Failure, Fault, Reasons};
-use sys::file::{access, stat};
+use sys::file::{is_there, stat};
 
 /// Finds the root. `tree_target` is where a file system that is itself the root is
 /// mounted.
@@ -345,7 +345,8 @@ impl Search<'_> {
                     Err(fault) => search.refuse(&origin, fault),
                 }
             }
-            if access(&file, Access::READ_OK) {
+            let there = is_there(&file);
+            if there == Ok(true) {
                 if let Some(mut found) = examiner(search, Offer::Blob(file), &origin) {
                     // What holds the root's image is the medium, unless that is ourselves.
                     if found.medium.is_none() && tree != "/" {
@@ -354,6 +355,8 @@ impl Search<'_> {
                     }
                     return Some(found);
                 }
+            } else if let Err(errno) = there {
+                search.refuse(&origin, errno);
             } else if !file.contains('*') {
                 search.refuse(&origin, "is not there");
             }
@@ -385,7 +388,8 @@ impl Search<'_> {
 
 /// The one file of a directory whose name ends so; of several none is chosen.
 fn the_only(directory: &str, suffix: &str) -> Result<String, Fault> {
-    let names = coldplug::sysfs::names(directory).unwrap_or_default();
+    let names = coldplug::sysfs::names_if_any(directory)
+        .map_err(Fault::in_("its directory cannot be listed"))?;
     let mut ending = names.iter().filter(|name| name.ends_with(suffix));
     match (ending.next(), ending.next()) {
         (Some(name), None) => Ok([directory, "/", name].concat()),

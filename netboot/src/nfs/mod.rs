@@ -30,7 +30,8 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
-use sys::mount::{FsContext, MountError};
+use sys::file::{names, open_read, write_file};
+use sys::mount::{FsContext, MountError, detach};
 use sys::process::{Child, Exit, fork};
 
 use crate::network::NetworkUp;
@@ -202,6 +203,8 @@ pub enum Reason {
     Kernel(MountError),
     /// The kernel's mount call did not return in time.
     Stuck(Duration),
+    /// It is mounted, and this of it does not work.
+    Unusable(MountError),
 }
 
 impl Reason {
@@ -214,7 +217,7 @@ impl Reason {
                 error.errno,
                 Errno::NODEV | Errno::INVAL | Errno::PROTONOSUPPORT | Errno::PERM | Errno::ACCESS
             ),
-            Reason::Stuck(_) => true,
+            Reason::Stuck(_) | Reason::Unusable(_) => true,
         }
     }
 }
@@ -226,6 +229,9 @@ impl fmt::Display for Reason {
             Reason::Option(error) => write!(f, "{error}"),
             Reason::Stuck(limit) => {
                 write!(f, "the kernel did not finish mounting within {} s", limit.as_secs())
+            }
+            Reason::Unusable(error) => {
+                write!(f, "can be mounted, and {error}; the server lacks a part of this version")
             }
             Reason::Kernel(error) => {
                 let hint = match error.errno {
@@ -302,7 +308,9 @@ impl Default for Limits {
 /// Mounts an export at `target`, trying the location's versions in order.
 ///
 /// `address` is the server's, `ours` our own. Blocks at most for the sum of the limits for
-/// every version; an unreachable server is tried only once.
+/// every version; an unreachable server is tried only once. Servers exist that accept the
+/// kernel's version 4.1 or 4.2 and fail at operations of it: these are tried out, and an older
+/// version follows, whatever the line says.
 ///
 /// # Errors
 /// Every [`Attempt`] with its reason; never empty.
@@ -320,13 +328,32 @@ pub fn mount(
     }
     // The minor versions of 4 share server and port.
     let mut probed_4: Option<Result<Ports, Failure>> = None;
-    for version in versions {
+    let mut next = 0;
+    let mut delegations = true;
+    while let Some(version) = versions.get(next).copied() {
+        next += 1;
         let outcome = attempt(location, address, ours, target, limits, version, &mut probed_4);
         match outcome {
             Ok((source, options)) => return Ok(Mounted { version, source, options, failed }),
-            Err(reason) => {
+            Err(mut reason) => {
                 // Options are the same for every version.
                 let last = matches!(reason, Reason::Option(_));
+                if let Reason::Unusable(error) = &mut reason {
+                    // Kernel 7.2 asks for delegations of directories, which Ganesha 4 to 6 refuse.
+                    let off = delegations && error.errno == Errno::REMOTEIO;
+                    if off && write_file(DELEGATIONS, b"0", 0).is_ok() {
+                        delegations = false;
+                        versions.insert(next, version);
+                        error.log.push_str(OFF);
+                    }
+                    let older = match version {
+                        NfsVersion::V4_2 => NfsVersion::V4_1,
+                        _ => NfsVersion::V4,
+                    };
+                    if !versions.contains(&older) {
+                        versions.push(older);
+                    }
+                }
                 failed.push(Attempt { version, reason });
                 if last {
                     break;
@@ -365,23 +392,71 @@ fn attempt(
     };
     let options = options::build(&given, version, address, ours, ports, location.read_write);
     let source = format!("{}:{}", location.host, location.path);
-    mount_in_child(&source, &options, target, limits.mount)?;
+    // Without the driver the mount must fail.
+    drop(FsContext::open("nfs").map_err(Reason::Kernel)?);
+    in_child(limits.mount, &|| mount_now(&source, &options, target))?;
+    if matches!(version, NfsVersion::V4_1 | NfsVersion::V4_2)
+        && let Err(reason) = in_child(limits.mount, &|| try_out(target))
+    {
+        // What stays mounted lies below the next.
+        let _ = detach(target);
+        return Err(match reason {
+            Reason::Kernel(error) => Reason::Unusable(error),
+            other => other,
+        });
+    }
     Ok((source, options))
 }
 
-/// Mounts in a child process, because the call may never return: then the child is killed.
-fn mount_in_child(
-    source: &str,
-    options: &Options,
-    target: &str,
-    limit: Duration,
-) -> Result<(), Reason> {
+/// The parameter of the kernel's client that turns delegations of directories off.
+const DELEGATIONS: &str = "/sys/module/nfsv4/parameters/directory_delegations";
+
+/// What is said of it.
+const OFF: &str = " with delegations (nfsv4.directory_delegations=0 from here on)";
+
+/// How many files and directories are looked at, and how many of one directory.
+const MOST: usize = 64;
+const OF_ONE: usize = 16;
+
+/// Lists directories until there is a file, and reads of it.
+///
+/// # Errors
+/// What the server cannot do; what it refuses to this machine says nothing about the version.
+fn try_out(target: &str) -> Result<(), MountError> {
+    let mut todo = Vec::from([String::from(target)]);
+    let mut next = 0;
+    while let Some(path) = todo.get(next).filter(|_| next < MOST).cloned() {
+        next += 1;
+        // The kernel asks for a delegation of a directory that it has listed before.
+        let mut what = "a directory cannot be listed";
+        let failed = match names(&path).and_then(|_| names(&path)) {
+            Ok(names) => {
+                todo.extend(names.iter().take(OF_ONE).map(|name| [&path, "/", name].concat()));
+                continue;
+            }
+            Err(Errno::NOTDIR) => {
+                what = "a file cannot be read";
+                match open_read(&path).and_then(|file| rustix::io::read(&file, &mut [0])) {
+                    Ok(0) => continue,
+                    Ok(_) => break,
+                    Err(errno) => errno,
+                }
+            }
+            Err(errno) => errno,
+        };
+        if matches!(failed, Errno::IO | Errno::REMOTEIO | Errno::OPNOTSUPP) {
+            return Err(MountError { errno: failed, log: String::from(what) });
+        }
+    }
+    Ok(())
+}
+
+/// Does it in a child process, because a call may never return: then the child is killed.
+fn in_child(limit: Duration, work: impl FnOnce() -> Result<(), MountError>) -> Result<(), Reason> {
     let kernel = |errno: Errno| Reason::Kernel(MountError::from(errno));
-    // Without the driver the mount must fail.
-    drop(FsContext::open("nfs").map_err(Reason::Kernel)?);
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(kernel)?;
     let child = fork(|| {
-        let Err(error) = mount_now(source, options, target) else { return 0 };
+        let Err(error) = work() else { return 0 };
         // The pipe is larger than a log; a lost message does no harm.
         let _ = rustix::io::write(&writer, error.log.as_bytes());
         // Error numbers end at 133.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::{Assets, only, sources};
 use crate::{Error, Result, packages, shell};
@@ -60,6 +61,80 @@ impl Assets {
             modules,
         })
     }
+}
+
+impl Assets {
+    /// The cloud kernel of another release of Debian, by the release's code name.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when apt cannot fetch its packages.
+    pub fn kernel_of(&self, release: &str) -> Result<Kernel> {
+        let dir = self.entry(&format!("kernel-{release}"), "1: packages, depmod", |dir| {
+            let apt = foreign_apt(dir, release)?;
+            shell::run(apt("apt-get").args(["--quiet", "update"]))?;
+            let meta = shell::run(apt("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
+            let image = depends(&meta).find(|name| name.starts_with("linux-image-"));
+            let image = image.ok_or_else(|| Error::Input(format!("{release} has no kernel")))?;
+            // Since forky the image is an empty package, and the kernel is in three others.
+            let parts = shell::run(apt("apt-cache").args(["depends", image]))?;
+            let parts = depends(&parts).filter(|name| {
+                ["linux-modules-", "linux-binary-", "linux-base-"]
+                    .iter()
+                    .any(|start| name.starts_with(start))
+            });
+            let names: Vec<&str> = std::iter::once(image).chain(parts).collect();
+            shell::run(apt("apt-get").arg("download").args(&names).current_dir(dir))?;
+            for name in names {
+                let deb = only(dir, &format!("{name}_"))?;
+                shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
+            }
+            settle_modules(dir)?;
+            let modules = only(&dir.join("lib/modules"), "")?;
+            let version = modules.file_name().unwrap_or_default();
+            shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
+        })?;
+        let modules = only(&dir.join("lib/modules"), "")?;
+        let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (split, whole) = (modules.join("vmlinuz"), dir.join(format!("boot/vmlinuz-{version}")));
+        let image = if split.exists() { split } else { whole };
+        let config = image.with_file_name(match image.parent() == Some(&modules) {
+            true => "config".to_owned(),
+            false => format!("config-{version}"),
+        });
+        Ok(Kernel { image, config, version, modules })
+    }
+}
+
+/// apt for another release, with lists of its own below `dir`.
+fn foreign_apt(dir: &Path, release: &str) -> Result<impl Fn(&str) -> Command> {
+    let apt = dir.join("apt");
+    for below in ["lists/partial", "cache/archives/partial"] {
+        let below = apt.join(below);
+        fs::create_dir_all(&below).map_err(Error::at("make", &below))?;
+    }
+    let place = apt.display();
+    // The lists of a release in the making are valid for a week only.
+    let conf = format!(
+        "Dir::Etc::SourceList \"{place}/a.sources\";\nDir::Etc::SourceParts \"-\";\n\
+         Dir::State \"{place}\";\nDir::State::Status \"{place}/status\";\n\
+         Dir::Cache \"{place}/cache\";\nAPT::Sandbox::User \"root\";\n\
+         Acquire::Check-Valid-Until \"false\";\n"
+    );
+    let sources = sources::debian_of(release)?;
+    for (name, text) in [("a.sources", sources.as_str()), ("status", ""), ("conf", &conf)] {
+        let file = apt.join(name);
+        fs::write(&file, text).map_err(Error::at("write", &file))?;
+    }
+    Ok(move |program: &str| {
+        let mut command = shell::command(program);
+        command.env("APT_CONFIG", apt.join("conf"));
+        command
+    })
+}
+
+/// The packages that `apt-cache depends` names.
+fn depends(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "))
 }
 
 /// Since Debian 13 a kernel's package has its modules below `usr/lib`. Which of the two
@@ -138,15 +213,14 @@ impl Assets {
 
 /// The package behind a meta package: `linux-image-amd64` is empty itself.
 fn real_package(meta: &str) -> Result<String> {
-    let depends = || shell::sh(&["apt-cache", "depends", meta]);
+    let ask = || shell::sh(&["apt-cache", "depends", meta]);
     let find = |text: String| {
-        let mut words = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        words.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
+        depends(&text).find(|name| name.starts_with("linux-image-")).map(str::to_owned)
     };
-    if let Some(name) = depends().ok().and_then(find) {
+    if let Some(name) = ask().ok().and_then(find) {
         return Ok(name);
     }
     // A fresh system or container has no package lists yet.
     shell::sh(&["apt-get", "update"])?;
-    find(depends()?).ok_or_else(|| Error::Input(format!("apt knows no kernel behind {meta}")))
+    find(ask()?).ok_or_else(|| Error::Input(format!("apt knows no kernel behind {meta}")))
 }

@@ -51,6 +51,28 @@ pub fn debian(suite: &str) -> Result<String> {
     Ok(stanzas.join("\n\n"))
 }
 
+/// The same for another release, from where this machine's own release comes.
+///
+/// # Errors
+/// As [`debian`].
+pub fn debian_of(release: &str) -> Result<String> {
+    let own = suite()?;
+    let sources = debian(&own)?;
+    let suites = |line: &str| line.to_ascii_lowercase().starts_with("suites:");
+    let stanzas = sources.split("\n\n").filter(|stanza| {
+        let mut words = stanza.lines().filter(|line| suites(line)).flat_map(str::split_whitespace);
+        words.any(|word| word == own)
+    });
+    let stanzas = stanzas.map(|stanza| {
+        let lines = stanza.lines().map(|line| match suites(line) {
+            true => format!("Suites: {release}"),
+            false => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    Ok(stanzas.collect::<Vec<_>>().join("\n\n"))
+}
+
 fn stanzas_of(file: &Path, suite: &str) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap_or_default();
     match file.extension().and_then(|e| e.to_str()) {
