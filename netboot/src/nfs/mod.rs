@@ -452,7 +452,7 @@ fn try_out(target: &str) -> Result<(), MountError> {
 }
 
 /// Does it in a child process, because a call may never return: then the child is killed.
-fn in_child(limit: Duration, work: impl FnOnce() -> Result<(), MountError>) -> Result<(), Reason> {
+fn in_child(limit: Duration, work: &dyn Fn() -> Result<(), MountError>) -> Result<(), Reason> {
     let kernel = |errno: Errno| Reason::Kernel(MountError::from(errno));
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(kernel)?;
     let child = fork(|| {
