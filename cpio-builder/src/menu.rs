@@ -227,6 +227,11 @@ impl Menu {
         Ok(())
     }
 
+    /// Whether people see the menu: with one entry, only if it must not start by itself.
+    fn waits(&self) -> bool {
+        self.entries.len() > 1 || self.timeout.is_none()
+    }
+
     /// The menu for isolinux and pxelinux. Over a network (`from_network`) the kernel gets the
     /// boot card as `BOOTIF=`.
     ///
@@ -235,7 +240,7 @@ impl Menu {
     pub fn to_syslinux(&self, from_network: bool) -> Result<String, MenuError> {
         self.check()?;
         let mut out = String::from("SERIAL 0 115200\n");
-        if self.entries.len() > 1 {
+        if self.waits() {
             out.push_str("UI menu.c32\n");
         }
         if !self.title.is_empty() {
@@ -337,7 +342,7 @@ impl Menu {
         if self.per_machine {
             out.push_str("imgfetch --name own boot-${netX/mac:hexhyp}.ipxe && goto own-menu ||\n");
         }
-        if self.entries.len() > 1 {
+        if self.waits() {
             let _ = writeln!(out, "menu {}", self.title);
             for entry in &self.entries {
                 let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
@@ -442,21 +447,72 @@ fn grub_word(word: &str) -> String {
 }
 
 /// State of reading SYSLINUX files.
-#[derive(Default)]
 struct Syslinux {
     menu: Menu,
-    default: Option<String>,
     append: String,
     entry: Option<SyslinuxEntry>,
     files: usize,
     in_text: bool,
-    /// Names of the entries that start no kernel, in order with the number of those before
-    /// them that do.
-    foreign: Vec<(String, usize)>,
+    /// The menus: of the file, of MENU BEGIN, and of files that an entry leads to.
+    levels: Vec<Level>,
+    /// The open ones; the first belongs to the file.
+    open: Vec<usize>,
+    /// Every label, as menu.c32 finds it.
+    labels: Vec<(String, Item)>,
     /// What SYSAPPEND says for all entries.
     sysappend: u32,
-    /// Menus that an entry leads to.
-    further: Vec<String>,
+    /// Menu files that an entry leads to, and their levels.
+    further: Vec<(String, usize)>,
+    /// PROMPT 1: the boot loader waits even without a menu.
+    prompt: bool,
+}
+
+impl Default for Syslinux {
+    fn default() -> Self {
+        Self {
+            menu: Menu::default(),
+            append: String::new(),
+            entry: None,
+            files: 0,
+            in_text: false,
+            levels: vec![Level::default()],
+            open: vec![0],
+            labels: Vec::new(),
+            sysappend: 0,
+            further: Vec::new(),
+            prompt: false,
+        }
+    }
+}
+
+/// One menu of SYSLINUX, and what says which of its items starts by itself.
+#[derive(Default)]
+struct Level {
+    items: Vec<Item>,
+    /// ONTIMEOUT, the strongest.
+    ontimeout: Option<String>,
+    /// DEFAULT with a label: stronger than MENU DEFAULT unless DEFAULT also names the menu.
+    default: Option<String>,
+    /// MENU DEFAULT.
+    marked: Option<usize>,
+    /// A UI line.
+    ui: bool,
+    /// DEFAULT names a menu program.
+    program: bool,
+    /// Where MENU START is.
+    start: Option<usize>,
+}
+
+#[derive(Clone)]
+enum Item {
+    /// A Linux entry's position.
+    Entry(usize),
+    /// The name of an entry that starts no kernel.
+    Foreign(String),
+    /// A menu.
+    Menu(usize),
+    /// A label that whichsys.c32 goes to on a disc.
+    Label(String),
 }
 
 #[derive(Default)]
@@ -468,37 +524,82 @@ struct SyslinuxEntry {
     sysappend: Option<u32>,
     foreign: bool,
     default: bool,
+    /// The menu file of CONFIG.
+    config: Option<String>,
 }
 
 impl Syslinux {
     fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
         self.file(text, load, 0)?;
         self.end_entry()?;
-        if let Some(default) = &self.default {
-            let found = self.menu.entries.iter().position(|e| e.id.eq_ignore_ascii_case(default));
-            self.menu.default = found.unwrap_or(self.menu.default);
-            let other = self.foreign.iter().find(|(id, _)| id.eq_ignore_ascii_case(default));
-            if let (None, Some((id, _))) = (found, other) {
-                self.menu.starts_otherwise(id);
-            }
-        } else if !self.menu.other_default
-            && self.menu.default == 0
-            && let Some((id, 0)) = self.foreign.first()
-        {
-            self.menu.starts_otherwise(id);
+        if !self.levels.first().is_some_and(|root| root.ui || root.program) && !self.prompt {
+            // Without a menu and a prompt, SYSLINUX waits for nobody.
+            self.menu.timeout = Some(0);
         }
-        // Menus of their own, with defaults of their own.
-        let own = self.menu.entries.len();
-        for name in core::mem::take(&mut self.further) {
+        let mut next = 0;
+        while let Some((name, level)) = self.further.get(next).cloned() {
+            next += 1;
             let Some(more) = load(&name) else { continue };
             self.menu.note(format!("an entry leads to the menu {name}, whose entries follow"));
+            self.open = vec![level];
             self.file(&more, load, 1)?;
             self.end_entry()?;
         }
-        if own > 0 || self.menu.other_default {
-            self.menu.default = self.menu.default.min(own.saturating_sub(1));
+        match self.starts(0, 0) {
+            Some(Item::Entry(n)) => self.menu.default = n,
+            Some(Item::Foreign(name) | Item::Label(name)) => self.menu.starts_otherwise(&name),
+            Some(Item::Menu(_)) => self.menu.other_default = true,
+            None => {}
         }
         Ok(self.menu)
+    }
+
+    /// What starts in a menu when nobody presses a key.
+    fn starts(&self, level: usize, depth: usize) -> Option<Item> {
+        let menu = self.levels.get(level)?;
+        let first = || menu.items.get(menu.marked.unwrap_or(0)).cloned();
+        let label = |name: &String| {
+            let found = self.labels.iter().find(|(label, _)| label.eq_ignore_ascii_case(name));
+            found.map_or_else(|| Item::Foreign(name.clone()), |(_, item)| item.clone())
+        };
+        let default = menu.default.as_ref().filter(|_| {
+            menu.ui || !menu.program || (menu.marked.is_none() && menu.start.is_none())
+        });
+        let item = match (menu.ontimeout.as_ref().or(default), menu.start) {
+            (Some(name), _) => Some(label(name)),
+            (None, Some(start)) if start != level => Some(Item::Menu(start)),
+            (None, _) => first(),
+        };
+        match item {
+            Some(Item::Label(name)) if depth < 8 => match label(&name) {
+                Item::Menu(to) => self.starts(to, depth + 1),
+                item => Some(item),
+            },
+            Some(Item::Menu(to)) if depth < 8 => self.starts(to, depth + 1),
+            item => item,
+        }
+    }
+
+    fn level(&mut self) -> Option<&mut Level> {
+        self.open.last().and_then(|n| self.levels.get_mut(*n))
+    }
+
+    fn root(&mut self) -> Option<&mut Level> {
+        self.open.first().and_then(|n| self.levels.get_mut(*n))
+    }
+
+    /// An item of the open menu; `default` as MENU DEFAULT says.
+    fn item(&mut self, label: &str, item: Item, default: bool) {
+        if self.labels.len() >= 2 * ENTRIES_MAX {
+            return;
+        }
+        self.labels.push((label.to_owned(), item.clone()));
+        if let Some(level) = self.level() {
+            if default {
+                level.marked = Some(level.items.len());
+            }
+            level.items.push(item);
+        }
     }
 
     fn file(&mut self, text: &str, load: Load<'_>, depth: usize) -> Result<(), MenuError> {
@@ -556,24 +657,61 @@ impl Syslinux {
                 let entry = Entry { id: rest.to_owned(), ..Entry::default() };
                 self.entry = Some(SyslinuxEntry { entry, ..SyslinuxEntry::default() });
             }
-            ("menu begin" | "menu end", _) => self.end_entry()?,
-            ("menu title", None) => self.menu.title = unmarked(rest),
-            ("timeout", _) => {
+            ("menu begin", _) => {
+                self.end_entry()?;
+                let inner = self.levels.len();
+                if inner < ENTRIES_MAX {
+                    self.item(rest, Item::Menu(inner), false);
+                    self.levels.push(Level::default());
+                    self.open.push(inner);
+                }
+            }
+            ("menu end", _) => {
+                self.end_entry()?;
+                if self.open.len() > 1 {
+                    self.open.pop();
+                }
+            }
+            ("menu default", None) if self.open.len() > 1 => {
+                let inner = self.open.pop().unwrap_or_default();
+                if let Some(level) = self.level() {
+                    let is_it = |item: &Item| matches!(item, Item::Menu(n) if *n == inner);
+                    level.marked = level.items.iter().position(is_it);
+                }
+                self.open.push(inner);
+            }
+            ("menu start", _) => {
+                let here = self.open.last().copied();
+                if let Some(root) = self.root() {
+                    root.start = here;
+                }
+            }
+            ("ui", _) => self.root().into_iter().for_each(|root| root.ui = true),
+            ("prompt", _) => self.prompt |= rest != "0",
+            ("menu title", None) if self.open == [0] => self.menu.title = unmarked(rest),
+            ("timeout", _) if self.open == [0] => {
                 let tenths: u32 = rest.parse().unwrap_or(0);
                 self.menu.timeout = (tenths > 0).then_some(tenths / 10);
             }
-            ("default" | "ontimeout", _) => {
-                let first = rest.split_whitespace().next().unwrap_or_default();
+            ("ontimeout", _) => {
+                let label = rest.split_whitespace().next().map(str::to_owned);
+                self.level().into_iter().for_each(|level| level.ontimeout.clone_from(&label));
+            }
+            ("default", _) => {
+                let first = rest.split_whitespace().next().unwrap_or_default().to_owned();
                 // DEFAULT may also name the menu program.
-                if !first.to_ascii_lowercase().ends_with(".c32") {
-                    self.default = Some(first.to_owned());
+                let program = first.to_ascii_lowercase().ends_with(".c32");
+                match self.root() {
+                    Some(root) if program => root.program = true,
+                    Some(root) => root.default = Some(first),
+                    None => {}
                 }
             }
             ("sysappend" | "ipappend", None) => self.sysappend = number(rest),
             ("sysappend" | "ipappend", Some(at)) => at.sysappend = Some(number(rest)),
             ("config", Some(at)) => {
                 at.foreign = true;
-                self.further.extend(rest.split_whitespace().next().map(str::to_owned));
+                at.config = rest.split_whitespace().next().map(str::to_owned);
             }
             ("append", None) => self.append = rest.to_owned(),
             ("append", Some(at)) => at.append = Some(rest.to_owned()),
@@ -582,7 +720,11 @@ impl Syslinux {
             ("linux", Some(at)) => at.kernel(rest, true),
             ("kernel", Some(at)) => at.kernel(rest, false),
             ("initrd", Some(at)) => at.entry.initrd = paths(rest),
-            ("localboot" | "com32" | "boot" | "bss" | "pxe" | "fdimage" | "comboot", Some(at)) => {
+            ("com32", Some(at)) => {
+                at.foreign = true;
+                rest.clone_into(&mut at.entry.kernel);
+            }
+            ("localboot" | "boot" | "bss" | "pxe" | "fdimage" | "comboot", Some(at)) => {
                 at.foreign = true;
             }
             _ => {}
@@ -591,24 +733,49 @@ impl Syslinux {
     }
 
     fn end_entry(&mut self) -> Result<(), MenuError> {
-        let Some(SyslinuxEntry { mut entry, append, words, sysappend, foreign, default }) =
-            self.entry.take()
+        let Some(SyslinuxEntry {
+            mut entry,
+            append,
+            words,
+            sysappend,
+            mut foreign,
+            default,
+            config,
+        }) = self.entry.take()
         else {
             return Ok(());
         };
+        let has_words = append.as_ref().is_some_and(|append| !append.is_empty());
+        // Such a name is a kernel's with an EFI stub, or another program's of the firmware.
+        foreign |= entry.kernel.to_ascii_lowercase().ends_with(".efi")
+            && entry.initrd.is_empty()
+            && !has_words;
         if foreign || entry.kernel.is_empty() {
-            if default {
-                self.menu.starts_otherwise(&entry.id);
-                self.default = None;
+            let arguments = append.as_deref().unwrap_or_default();
+            let mut words = arguments.split_whitespace();
+            let files = match config {
+                Some(file) => vec![file],
+                None if entry.kernel.ends_with("menu.c32") => {
+                    words.by_ref().filter(|file| *file != "~").map(str::to_owned).collect()
+                }
+                None => Vec::new(),
+            };
+            let disc = words.skip_while(|word| *word != "-iso-").nth(1);
+            if entry.kernel.ends_with("menu.c32") && files.is_empty() {
+                self.root().into_iter().for_each(|root| root.program = true);
             }
-            if entry.kernel.ends_with("menu.c32") {
-                let files = append.as_deref().unwrap_or_default().split_whitespace();
-                self.further.extend(files.filter(|file| *file != "~").map(str::to_owned));
+            let item = match (files.is_empty(), disc) {
+                (true, Some(label)) => Item::Label(label.to_owned()),
+                (true, None) => Item::Foreign(entry.id.clone()),
+                (false, _) => Item::Menu(self.levels.len()),
+            };
+            self.item(&entry.id, item, default);
+            for file in files {
+                if self.further.len() < FILES_MAX {
+                    self.further.push((file, self.levels.len()));
+                    self.levels.push(Level::default());
+                }
             }
-            if self.foreign.len() < ENTRIES_MAX {
-                self.foreign.push((entry.id, self.menu.entries.len()));
-            }
-            self.further.truncate(FILES_MAX);
             return Ok(());
         }
         for (bit, what) in [(1, "ip=CLIENT:SERVER:GATEWAY:MASK"), (2, "BOOTIF=01-MAC")] {
@@ -629,11 +796,7 @@ impl Syslinux {
             }
         }
         entry.append = kept.join(" ");
-        if default {
-            self.menu.default = self.menu.entries.len();
-            self.menu.other_default = false;
-            self.default = None;
-        }
+        self.item(&entry.id, Item::Entry(self.menu.entries.len()), default);
         self.menu.entries.push(entry);
         Ok(())
     }
@@ -644,7 +807,7 @@ impl SyslinuxEntry {
         let (path, words) = path.split_once(char::is_whitespace).unwrap_or((path, ""));
         words.clone_into(&mut self.words);
         let lower = path.to_ascii_lowercase();
-        let other = [".c32", ".0", ".bin", ".bss", ".bs", ".img", ".com", ".cbt", ".efi"];
+        let other = [".c32", ".0", ".bin", ".bss", ".bs", ".img", ".com", ".cbt"];
         self.foreign = !surely && other.iter().any(|end| lower.ends_with(end));
         path.clone_into(&mut self.entry.kernel);
     }
@@ -756,6 +919,16 @@ fn block(
     text
 }
 
+/// What GRUB's menu shows.
+struct GrubItem {
+    /// Its position in its menu, behind those of the submenus that it is in.
+    place: Vec<usize>,
+    id: String,
+    title: String,
+    /// Its position in `menu.entries` if it starts a kernel.
+    entry: Option<usize>,
+}
+
 /// State of reading GRUB files.
 #[derive(Default)]
 struct Grub {
@@ -765,11 +938,9 @@ struct Grub {
     files: usize,
     /// Open blocks.
     depth: usize,
-    /// Each item of the first level: its title, and its position in `menu.entries` if it starts
-    /// a kernel.
-    items: Vec<(String, Option<usize>)>,
-    /// Whether the open entry is an item of the first level.
-    is_item: bool,
+    items: Vec<GrubItem>,
+    /// The place of the submenu that is open.
+    submenu: Vec<usize>,
     /// Variables that nothing sets stay.
     keep: bool,
     functions: BTreeMap<String, String>,
@@ -781,26 +952,45 @@ impl Grub {
     fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
         self.file(text, load, 0)?;
         self.end_entry()?;
-        if let Some(default) = self.variables.get("default") {
-            let by_name = |e: &Entry| e.id == *default || e.title == *default;
-            // `1>2` is an entry of a submenu.
-            let number = default.split('>').next().and_then(|n| n.parse::<usize>().ok());
-            let item = number.and_then(|n| self.items.get(n));
-            let item = item.or_else(|| self.items.iter().find(|(title, _)| title == default));
-            let item = item.cloned();
-            let found = self.menu.entries.iter().position(by_name);
-            let found = found.or_else(|| item.as_ref()?.1);
-            let found = found.filter(|n| *n < self.menu.entries.len());
-            self.menu.default = found.unwrap_or(0);
-            if let (None, Some((title, None))) = (found, item) {
-                self.menu.starts_otherwise(&title);
+        let default = self.variables.get("default").map_or("", String::as_str);
+        if let Some(item) = self.starts(default) {
+            match item.entry {
+                Some(n) if n < self.menu.entries.len() => self.menu.default = n,
+                _ => {
+                    let title = item.title.clone();
+                    self.menu.starts_otherwise(&title);
+                }
             }
-        } else if let Some((title, None)) = self.items.first().cloned() {
-            self.menu.starts_otherwise(&title);
         }
         let timeout = self.variables.get("timeout").and_then(|t| t.parse::<i64>().ok());
         self.menu.timeout = timeout.and_then(|t| u32::try_from(t).ok());
         Ok(self.menu)
+    }
+
+    /// The item that a value of `default` starts: a number, an id or a title; for each submenu
+    /// one of its own, with `>` between them. What is not there means the first item.
+    fn starts(&self, default: &str) -> Option<&GrubItem> {
+        let below = |place: &[usize]| {
+            let place = place.to_vec();
+            self.items.iter().filter(move |item| {
+                item.place.len() == place.len() + 1 && item.place.starts_with(&place)
+            })
+        };
+        let item_of = |place: &[usize], name: &str| {
+            let numbered = name.parse::<usize>().ok();
+            below(place)
+                .find(|item| item.id == name || item.title == name)
+                .or_else(|| below(place).find(|item| item.place.last().copied() == numbered))
+                .or_else(|| below(place).next())
+        };
+        // A title has `>>` for `>`.
+        let default = default.replace(">>", "\0");
+        let mut names = default.split('>').map(|name| name.replace('\0', ">"));
+        let mut item = item_of(&[], &names.next().unwrap_or_default())?;
+        while let Some(inner) = item_of(&item.place, &names.next().unwrap_or_default()) {
+            item = inner;
+        }
+        Some(item)
     }
 
     fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
@@ -901,11 +1091,21 @@ impl Grub {
                     }
                 }
                 let title = arguments.first().cloned().unwrap_or_default();
-                self.is_item = depth == 0 && self.items.len() < ENTRIES_MAX;
-                if self.is_item {
-                    let at = (first == "submenu").then_some(self.menu.entries.len());
-                    self.items.push((title.clone(), at));
+                self.submenu.truncate(depth);
+                let mut place = self.submenu.clone();
+                let same = |item: &&GrubItem| {
+                    item.place.len() == place.len() + 1 && item.place.starts_with(&place)
+                };
+                let position = self.items.iter().filter(same).count();
+                place.push(position);
+                if self.items.len() >= 2 * ENTRIES_MAX {
+                    return Err(MenuError::TooMany);
                 }
+                if first == "submenu" {
+                    self.submenu.clone_from(&place);
+                }
+                let item = GrubItem { place, id: id.clone(), title: title.clone(), entry: None };
+                self.items.push(item);
                 if first == "menuentry" {
                     self.arguments(arguments);
                 }
@@ -979,6 +1179,10 @@ impl Grub {
     }
 
     fn set(&mut self, name: &str, value: &str) {
+        // `default="${saved_entry}"`: a medium has no saved entry, and GRUB's `if` is not run.
+        if name == "default" && (value.is_empty() || value.starts_with("${")) {
+            return;
+        }
         if self.variables.len() < ENTRIES_MAX || self.variables.contains_key(name) {
             self.variables.insert(name.to_owned(), value.to_owned());
         }
@@ -999,8 +1203,8 @@ impl Grub {
         if self.menu.entries.len() >= ENTRIES_MAX {
             return Err(MenuError::TooMany);
         }
-        if let Some((_, at)) = self.items.last_mut().filter(|_| self.is_item) {
-            *at = Some(self.menu.entries.len());
+        if let Some(item) = self.items.last_mut() {
+            item.entry = Some(self.menu.entries.len());
         }
         self.menu.entries.push(entry);
         Ok(())
@@ -1299,6 +1503,92 @@ menuentry args "/x.iso" --class y { set f="$2"; linux /v iso=$f }
         assert!(!Menu::read(Dialect::Grub, &ours, &mut none).unwrap().other_default);
     }
 
+    fn starts(dialect: Dialect, text: &str) -> String {
+        let menu = Menu::read(dialect, text, &mut |name| {
+            (name == "other.cfg")
+                .then(|| "LABEL x\nKERNEL k\nLABEL y\nMENU DEFAULT\nKERNEL k\n".into())
+        });
+        let menu = menu.unwrap();
+        match menu.other_default {
+            true => "other".into(),
+            false => menu.entries[menu.default].title.clone() + &menu.entries[menu.default].id,
+        }
+    }
+
+    /// An installer started by itself where the menu says the live system.
+    #[test]
+    fn what_starts_by_itself_in_syslinux() {
+        let two = "LABEL inst\nMENU DEFAULT\nKERNEL k\nLABEL live\nKERNEL k\n";
+        let inner = "MENU BEGIN more\nLABEL a\nKERNEL k\nLABEL b\nMENU DEFAULT\nKERNEL k\n\
+                     MENU END\nLABEL c\nKERNEL k\n";
+        let which = "DEFAULT select\nLABEL select\nCOM32 whichsys.c32\nAPPEND -pxe- pxe -iso- sys\n\
+                     LABEL pxe\nKERNEL k\nLABEL sys\nCONFIG other.cfg\n";
+        for (text, id) in [
+            (format!("DEFAULT vesamenu.c32\nONTIMEOUT live\n{two}"), "live"),
+            (format!("{two}ONTIMEOUT live\n"), "live"),
+            (format!("DEFAULT vesamenu.c32\n{two}"), "inst"),
+            // UI makes DEFAULT stronger than MENU DEFAULT, wherever it is.
+            (format!("UI vesamenu.c32\nDEFAULT live\n{two}"), "live"),
+            (format!("DEFAULT live\n{two}"), "live"),
+            (format!("ONTIMEOUT nothing\n{two}"), "other"),
+            (format!("UI menu.c32\n{inner}"), "b"),
+            (format!("UI menu.c32\nLABEL z\nKERNEL k\n{inner}"), "z"),
+            (
+                format!("LABEL z\nKERNEL k\n{}", inner.replace("more\n", "more\nMENU DEFAULT\n")),
+                "b",
+            ),
+            (format!("LABEL z\nKERNEL k\n{}", inner.replace("more\n", "more\nMENU START\n")), "b"),
+            (which.to_owned(), "y"),
+        ] {
+            assert_eq!(starts(Dialect::Syslinux, &text), id, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_starts_by_itself_in_grub() {
+        let text = "menuentry i { linux /k }\nsubmenu s --id sub {\nmenuentry a { linux /k }\n\
+                    submenu t {\nmenuentry b --id bb { linux /k }\n}\nmenuentry 'x>y' { linux /k }\n}\n\
+                    menuentry off { halt }\n";
+        for (default, title) in [
+            ("1>0", "aentry2"),
+            ("1", "aentry2"),
+            ("sub>t>bb", "bbb"),
+            ("1>1", "bbb"),
+            ("s>x>>y", "x>yentry4"),
+            ("1>2>0", "x>yentry4"),
+            ("2", "other"),
+            ("9", "ientry1"),
+            ("${saved_entry}", "ientry1"),
+        ] {
+            let text = format!("set default=\"{default}\"\n{text}");
+            assert_eq!(starts(Dialect::Grub, &text), title, "{default}");
+        }
+        // Without a saved entry what was set before counts.
+        let text = format!("set default=1\nset default=\"${{saved_entry}}\"\n{text}");
+        assert_eq!(starts(Dialect::Grub, &text), "aentry2");
+    }
+
+    /// A kernel with an EFI stub counted as another program.
+    #[test]
+    fn kernels_named_efi() {
+        let text = "LABEL live\nKERNEL /casper/vmlinuz.efi\nAPPEND initrd=/casper/initrd.lz x\n\
+                    LABEL shell\nKERNEL /EFI/shellx64.efi\n";
+        let menu = Menu::read(Dialect::Syslinux, text, &mut none).unwrap();
+        let [entry] = menu.entries.as_slice() else { panic!("{menu:?}") };
+        assert_eq!(entry.kernel, "/casper/vmlinuz.efi");
+    }
+
+    /// With a single entry SYSLINUX and iPXE showed no menu and started it.
+    #[test]
+    fn a_single_entry_can_wait() {
+        let entry = Entry { id: "wipe".into(), kernel: "k".into(), ..Entry::default() };
+        let menu = Menu { entries: vec![entry], ..Menu::default() };
+        assert!(menu.to_syslinux(true).unwrap().contains("UI menu.c32\n"));
+        assert!(menu.to_ipxe().unwrap().contains("--timeout 0 target"));
+        let menu = Menu { timeout: Some(3), ..menu };
+        assert!(!menu.to_syslinux(true).unwrap().contains("UI"));
+    }
+
     /// Words behind the kernel's name were lost, and what pxelinux adds or does not join was
     /// not mentioned.
     #[test]
@@ -1452,7 +1742,11 @@ menuentry args "/x.iso" --class y { set f="$2"; linux /v iso=$f }
             if let Ok(read) = &mut read {
                 read.notes.clear();
             }
+            // Without a menu it starts at once.
+            let shown = if menu.waits() { menu.timeout } else { Some(0) };
+            let timeout = core::mem::replace(&mut menu.timeout, shown);
             prop_assert_eq!(read.as_ref(), Ok(&menu));
+            menu.timeout = timeout;
             menu.title.clear();
             let read = Menu::read(Dialect::Grub, &menu.to_grub(false).unwrap(), &mut none);
             prop_assert_eq!(read.as_ref(), Ok(&menu));
