@@ -8,9 +8,9 @@ use crate::dhcp::lease::range;
 use crate::error::Error;
 use crate::event::{Event, Watch};
 use crate::files::Files;
+use crate::layout::Place;
 use crate::loaders;
 use crate::media::{self, Media, Sources};
-use crate::medium::Place;
 use crate::net::{self, Interface};
 use crate::options::Options;
 use std::fmt::Write as _;
@@ -45,7 +45,8 @@ fn write_for(
     let exported = dir.join("nfs");
     let mut files = Files::default();
     // The portmapper knows the port.
-    let above = Place { server: own, port: None, path: exported.to_string_lossy().into_owned() };
+    let path = exported.to_string_lossy().into_owned();
+    let above = Place { server: own, port: None, http: None, path };
     let Media { menu, exports, .. } =
         media::read(Sources::open(options, false)?, options, &above, &mut files, watch)?;
     let found = loaders::add(&mut files, &loaders::Wanted { http: None, tftp: own, proxy: true });

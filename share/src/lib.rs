@@ -14,6 +14,7 @@ pub mod files;
 pub mod http;
 pub mod initrd;
 pub mod iso;
+pub mod layout;
 pub mod limits;
 pub mod loaders;
 pub mod media;

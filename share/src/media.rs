@@ -6,11 +6,12 @@ use crate::disk::store::Image;
 use crate::error::Error;
 use crate::event::{Event, Stage, Watch};
 use crate::files::{File, Files};
-use crate::medium::{self, Medium, Place, Source};
+use crate::layout::{self, Layout, Place};
+use crate::medium::{self, Medium, Source};
 use crate::nfs::Export;
 use crate::options::Options;
 use cpio_builder::menu::{Entry, Menu};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,6 +99,8 @@ pub fn read(
     let mut entries = Vec::new();
     let several = options.media.len() > 1;
     let mut title = String::new();
+    // One medium starts by itself after a few seconds.
+    let mut timeout = None;
     let given = sources.given.as_ref();
     let mut add = |source: Source| -> Result<(), Error> {
         let mut medium = Medium::read(source)?;
@@ -124,6 +127,7 @@ pub fn read(
             }
         }
         title.clone_from(&medium.title);
+        timeout = prepared.menu.timeout;
         entries.append(&mut prepared.menu.entries);
         exports.push(export);
         Ok(())
@@ -145,8 +149,7 @@ pub fn read(
     }
     let menu = Menu {
         title: if several { "Bellwether".into() } else { title },
-        // One medium starts by itself after a few seconds.
-        timeout: if several { None } else { Some(3) },
+        timeout: if several { None } else { timeout },
         default: 0,
         entries,
         ..Menu::default()
@@ -179,7 +182,7 @@ fn prepare(
             initrd: vec![String::new()],
             append,
         };
-        menu = Menu { entries: vec![entry], ..Menu::default() };
+        menu = Menu { entries: vec![entry], timeout: Some(3), ..Menu::default() };
     }
     if menu.entries.is_empty() {
         return Err(Error::Medium {
@@ -190,82 +193,216 @@ fn prepare(
         });
     }
     let place = Place { path: format!("{}/{name}", above.path), ..*above };
-    let squashfs = medium.squashfs();
-    // Entries with the same initramfs share its archive.
-    let mut archives: BTreeMap<Vec<String>, Option<String>> = BTreeMap::new();
-    let mut kept = Vec::new();
-    for (n, mut entry) in menu.entries.into_iter().enumerate() {
-        entry.append = medium::line(medium.layout, &entry.append, &place, &options.append);
-        let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
-        if !plan.can_work() {
-            watch.tell(&Event::Warning(format!(
-                "entry \"{}\" would fail and is left out: {}",
-                entry.title,
-                plan.warnings_text().replace('\n', "; ")
-            )));
-            continue;
-        }
-        let given = given.filter(|_| entry.kernel.is_empty());
-        let sources = entry.initrd.clone();
-        if given.is_some() {
-            entry.kernel = format!("{base}/vmlinuz");
-            entry.initrd = vec![format!("{base}/initrd")];
-        } else {
-            let mut publish = |path: &str, to: String, stage| -> Option<String> {
-                files.add(&to, File::in_tree(&medium.tree, path)?.at(stage));
-                Some(to)
-            };
-            let kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel);
-            let initrd: Option<Vec<String>> = (0..)
-                .zip(&sources)
-                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
-                .collect();
-            let (Some(kernel), Some(initrd)) = (kernel, initrd) else { continue };
-            (entry.kernel, entry.initrd) = (kernel, initrd);
-        }
-        if let Some(init) = &options.init {
-            let archive = match archives.get(&sources) {
-                Some(known) => known.clone(),
-                None => {
-                    let to = format!("{base}/bellwether{}.img", archives.len());
-                    let mut initrd = open_initrd(&medium, given, &sources)?;
-                    let made = archive::make(&medium.tree, &mut initrd, &squashfs, init)?;
-                    tell_archive(watch, &made);
-                    files.add(&to, File::memory(made.bytes));
-                    archives.insert(sources, Some(to.clone()));
-                    Some(to)
-                }
-            };
-            entry.initrd.extend(archive);
-        }
-        // One that does not fit the boot loaders' menus would make all menus useless.
-        let alone = Entry { id: "e".into(), ..entry.clone() };
-        if let Err(why) = (Menu { entries: vec![alone], ..Menu::default() }).check() {
-            let text = format!("entry \"{}\" is left out: {why}", entry.title);
-            watch.tell(&Event::Warning(text));
-            continue;
-        }
-        kept.push(entry);
-    }
-    if kept.is_empty() {
+    let own = menu.clone();
+    let mut entries = Entries {
+        medium: &medium,
+        given,
+        options,
+        place,
+        files,
+        watch,
+        images: medium.tree.images(),
+        base,
+        archives: BTreeMap::new(),
+        said: BTreeSet::new(),
+    };
+    let mut n = 0;
+    let mut rows = medium::keep(&mut menu, |entry| {
+        n += 1;
+        entries.make(n - 1, entry)
+    });
+    if menu.entries.is_empty() {
         return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
     }
-    let default = menu.default.min(kept.len().saturating_sub(1));
-    // The default first: it starts by itself.
-    let first = kept.remove(default);
-    kept.insert(0, first);
+    let first = order(&mut menu, &own, watch);
+    let row = rows.swap_remove(first);
     watch.ready(
         "medium",
         format!(
             "{name}: \"{}\", {}, {} files, {} boot {}",
             medium.title,
-            medium.layout,
+            row.name,
             medium.tree.len(),
-            kept.len(),
-            if kept.len() == 1 { "entry" } else { "entries" }
+            menu.entries.len(),
+            if menu.entries.len() == 1 { "entry" } else { "entries" }
         ),
     );
-    Ok(Prepared { menu: Menu { entries: kept, ..Menu::default() }, medium })
+    Ok(Prepared { menu, medium })
+}
+
+/// Makes a medium's entries boot over the network, and adds the files they load.
+struct Entries<'a> {
+    medium: &'a Medium,
+    given: Option<&'a [Arc<[u8]>; 2]>,
+    options: &'a Options,
+    place: Place,
+    files: &'a mut Files,
+    watch: &'a Watch,
+    images: Vec<String>,
+    /// Of the paths below which the files are served.
+    base: String,
+    /// Entries with the same initramfs share its archive; `None` where none can be made.
+    archives: BTreeMap<Vec<String>, Option<String>>,
+    /// Notes that were said.
+    said: BTreeSet<String>,
+}
+
+impl Entries<'_> {
+    /// The `n`th entry; `None` when it cannot boot, which is said.
+    fn make(&mut self, n: usize, entry: &mut Entry) -> Option<Layout> {
+        let tree = &self.medium.tree;
+        let mut row = Layout::of(tree, entry, &self.options.append);
+        if self.given.is_some() && row == layout::UNKNOWN {
+            row = layout::ROOT;
+        }
+        entry.append = row.line(tree, &entry.append, &self.place, &self.options.append);
+        let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
+        if !row.has_own_init() && !plan.can_work() {
+            return self.leave_out(entry, &plan.warnings_text().replace('\n', "; "));
+        }
+        let given = self.given.filter(|_| entry.kernel.is_empty());
+        let sources = entry.initrd.clone();
+        let base = self.base.clone();
+        if given.is_some() {
+            entry.kernel = format!("{base}/vmlinuz");
+            entry.initrd = vec![format!("{base}/initrd")];
+        } else {
+            let mut publish = |path: &str, to: String, stage| -> Option<String> {
+                self.files.add(&to, File::in_tree(&self.medium.tree, path)?.at(stage));
+                Some(to)
+            };
+            entry.kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel)?;
+            entry.initrd = (0..)
+                .zip(&sources)
+                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
+                .collect::<Option<_>>()?;
+        }
+        if let Some(init) = self.options.init.as_ref().filter(|_| !row.has_own_init()) {
+            let archive = self.archive(&sources, given, init);
+            if archive.is_none() && !row.own_init_knows_nfs() {
+                return self.leave_out(entry, "its initramfs cannot be read");
+            }
+            entry.initrd.extend(archive);
+        }
+        // One that does not fit the boot loaders' menus would make all menus useless.
+        let alone = Entry { id: "e".into(), ..entry.clone() };
+        if let Err(why) = (Menu { entries: vec![alone], ..Menu::default() }).check() {
+            return self.leave_out(entry, &why.to_string());
+        }
+        if !row.note.is_empty() {
+            let text = format!("entry \"{}\" ({}): {}", entry.title, row.name, row.note);
+            if self.said.insert(row.note.to_owned()) {
+                self.watch.tell(&Event::Warning(text));
+            }
+        }
+        Some(row)
+    }
+
+    fn leave_out(&self, entry: &Entry, why: &str) -> Option<Layout> {
+        let text = format!("entry \"{}\" is left out: {why}", entry.title);
+        self.watch.tell(&Event::Warning(text));
+        None
+    }
+
+    /// The archive that follows these initramfs files; `None` when they cannot be read, which is
+    /// said once.
+    fn archive(
+        &mut self,
+        sources: &[String],
+        given: Option<&[Arc<[u8]>; 2]>,
+        init: &[u8],
+    ) -> Option<String> {
+        if let Some(known) = self.archives.get(sources) {
+            return known.clone();
+        }
+        let medium = self.medium;
+        let made = open_initrd(medium, given, sources)
+            .and_then(|mut initrd| archive::make(&medium.tree, &mut initrd, &self.images, init));
+        let archive = match made {
+            Ok(made) => {
+                let to = format!("{}/bellwether{}.img", self.base, self.archives.len());
+                tell_archive(self.watch, &made);
+                self.files.add(&to, File::memory(made.bytes));
+                Some(to)
+            }
+            Err(e) => {
+                let of = if given.is_some() { "--initrd".into() } else { sources.join(", ") };
+                self.watch.tell(&Event::Warning(format!(
+                    "{}: {of}: {e}; our /init cannot stand behind it",
+                    medium.name
+                )));
+                None
+            }
+        };
+        self.archives.insert(sources.to_vec(), archive.clone());
+        archive
+    }
+}
+
+/// Words of an entry's name or line that say that it changes disks, whatever else they say.
+const CHANGES: &[&str] = &[
+    "erase",
+    "wipe",
+    "nuke",
+    "format",
+    "restore",
+    "autoinstall",
+    "preseed",
+    "kickstart",
+    "unattended",
+];
+/// And those of an installer, unless it is to be tried first.
+const INSTALLS: &[&str] = &["install", "setup", "upgrade", "rescue", "recover"];
+/// Words of such a line.
+const LINE_CHANGES: &[&str] = &[
+    "ks",
+    "inst.ks",
+    "autoyast",
+    "auto",
+    "preseed/file",
+    "preseed/url",
+    "ocs_live_run",
+    "bw.clone",
+    "autoinstall",
+];
+
+/// Whether an entry may change a disk of the machine that boots it.
+fn changes_disks(entry: &Entry) -> bool {
+    let name = format!("{} {}", entry.title, entry.id).to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    let mut line = entry.append.split_whitespace().map(|word| word.split('=').next());
+    has(CHANGES)
+        || (has(INSTALLS) && !has(&["try", "live"]))
+        || line.any(|word| word.is_some_and(|word| LINE_CHANGES.contains(&word)))
+}
+
+/// Puts the entry that starts by itself first, and says how long it waits: for ever when the
+/// medium's own menu would start none of those that are left, or waits with one that may change
+/// disks. Returns where the entry was.
+fn order(menu: &mut Menu, own: &Menu, watch: &Watch) -> usize {
+    let (mut start, mut seconds) = (menu.default, Some(3));
+    if menu.other_default {
+        let harmless = menu.entries.iter().position(|entry| !changes_disks(entry));
+        seconds = harmless.and(seconds);
+        start = harmless.unwrap_or(0);
+    } else if menu.entries.get(start).is_some_and(changes_disks) {
+        // As the medium's own menu does it.
+        seconds = own.timeout.map(|own| own.max(3));
+    }
+    if seconds.is_none() {
+        watch.tell(&Event::Warning(
+            "no entry starts by itself, since the medium's own menu starts none of these: clients \
+             wait at the menu"
+                .into(),
+        ));
+    }
+    menu.timeout = seconds;
+    menu.default = 0;
+    if start < menu.entries.len() {
+        let first = menu.entries.remove(start);
+        menu.entries.insert(0, first);
+    }
+    start
 }
 
 /// The initramfs files of an entry, one after the other.
@@ -313,5 +450,66 @@ fn tell_archive(watch: &Watch, made: &archive::Made) {
              is built in: clients may not find their root",
             made.lacking.join(", ")
         )));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, append: &str) -> Entry {
+        Entry { id: name.into(), title: name.into(), append: append.into(), ..Entry::default() }
+    }
+
+    /// The default was counted before entries were left out: one that wipes disks started.
+    #[test]
+    fn the_default_does_not_shift() {
+        let names = ["check", "live", "wipe"];
+        let menu = |default, timeout| Menu {
+            entries: names.map(|name| entry(name, "")).into(),
+            default,
+            timeout,
+            ..Menu::default()
+        };
+        for (default, out, timeout, first, waits) in [
+            (1, "check", None, "live", Some(3)),
+            // The default itself is gone.
+            (0, "check", Some(60), "live", Some(3)),
+            (1, "live", Some(60), "check", Some(3)),
+            // The medium's own menu wipes.
+            (2, "check", Some(60), "wipe", Some(60)),
+            (2, "check", None, "wipe", None),
+        ] {
+            let own = menu(default, timeout);
+            let mut kept = own.clone();
+            let rows = medium::keep(&mut kept, |entry| (entry.id != out).then(|| entry.id.clone()));
+            let start = order(&mut kept, &own, &Watch::new(|_| ()));
+            assert_eq!(
+                (kept.entries[0].id.as_str(), kept.timeout),
+                (first, waits),
+                "{default} {out}"
+            );
+            assert_eq!(rows[start], first);
+        }
+        let own = menu(1, Some(60));
+        let mut kept = own.clone();
+        medium::keep(&mut kept, |entry| (entry.id == "wipe").then_some(()));
+        order(&mut kept, &own, &Watch::new(|_| ()));
+        assert_eq!(kept.timeout, None);
+    }
+
+    #[test]
+    fn entries_that_change_disks() {
+        for (name, append, does) in [
+            ("Try or Install Ubuntu", "boot=casper", false),
+            ("Live system", "boot=live", false),
+            ("Install", "", true),
+            ("Erase disk (live)", "boot=live", true),
+            ("Automatic", "inst.ks=http://x/ks.cfg", true),
+            ("Live", "boot=live ocs_live_run=restore", true),
+            ("Rescue a system", "", true),
+        ] {
+            assert_eq!(changes_disks(&entry(name, append)), does, "{name}");
+        }
     }
 }

@@ -1,49 +1,12 @@
-//! The content of a medium: its layout, the entries of its own boot menus, and the command
-//! lines with which its kernel finds it over the network.
+//! The content of a medium, and the entries of its own boot menus.
 
 use crate::beneath;
 use crate::error::Error;
 use crate::iso;
 use crate::tree::{ReadAt, Tree};
 use cpio_builder::menu::{Dialect, Entry, FILE_MAX, Menu};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The layout of a live system on its medium.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// Debian's live-boot: `live/`.
-    LiveBoot,
-    /// Ubuntu's casper: `casper/`.
-    Casper,
-    /// dracut's dmsquash-live: `LiveOS/`.
-    Dracut,
-    /// Arch Linux: `arch/`.
-    Archiso,
-    /// Any other; its own command line has to name the root.
-    Other,
-}
-
-impl std::fmt::Display for Layout {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::LiveBoot => "Debian live layout",
-            Self::Casper => "casper layout",
-            Self::Dracut => "LiveOS layout",
-            Self::Archiso => "archiso layout",
-            Self::Other => "layout of its own",
-        })
-    }
-}
-
-/// Directory, layout.
-const LAYOUTS: [(&str, Layout); 4] = [
-    ("/casper", Layout::Casper),
-    ("/live", Layout::LiveBoot),
-    ("/LiveOS", Layout::Dracut),
-    ("/arch", Layout::Archiso),
-];
 
 /// Where media have their menus. GRUB's file for loop-mounted images comes first: it is made
 /// for other loaders to read.
@@ -84,8 +47,6 @@ pub struct Medium {
     pub tree: Arc<Tree>,
     /// The image, if it is one, and its length.
     pub image: Option<(Arc<dyn ReadAt>, u64)>,
-    /// The live system's layout.
-    pub layout: Layout,
     /// Its own menu, with paths of this medium; may be empty.
     pub menu: Menu,
     /// Warnings for the user.
@@ -96,7 +57,6 @@ impl std::fmt::Debug for Medium {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Medium")
             .field("name", &self.name)
-            .field("layout", &self.layout)
             .field("menu", &self.menu)
             .finish_non_exhaustive()
     }
@@ -172,13 +132,9 @@ impl Medium {
             title: String::new(),
             tree: Arc::new(tree),
             image,
-            layout: Layout::Other,
             menu: Menu::default(),
             warnings,
         };
-        let is_there = |dir: &str| medium.tree.walk(dir).is_some();
-        let layout = LAYOUTS.iter().find(|(dir, _)| is_there(dir));
-        medium.layout = layout.map_or(Layout::Other, |(_, layout)| *layout);
         medium.title = medium
             .text("/.disk/info")
             .and_then(|text| text.lines().next().map(str::trim).map(str::to_owned))
@@ -209,10 +165,7 @@ impl Medium {
                 self.text(&resolve(dir, name)).or_else(|| self.text(&resolve("", name)))
             };
             let Ok(mut menu) = Menu::read(dialect, &text, &mut load) else { continue };
-            let default = menu.entries.get(menu.default).map(|entry| entry.id.clone());
-            menu.entries.retain_mut(|entry| self.settle(entry, dir));
-            let same = |entry: &Entry| Some(&entry.id) == default.as_ref();
-            menu.default = menu.entries.iter().position(same).unwrap_or(0);
+            keep(&mut menu, |entry| self.settle(entry, dir).then_some(()));
             if !menu.entries.is_empty() {
                 return menu;
             }
@@ -243,25 +196,28 @@ impl Medium {
         let Some(initrd) = initrd.filter(|initrd| !initrd.is_empty()) else { return false };
         entry.kernel = kernel;
         entry.initrd = initrd;
+        if entry.title.is_empty() {
+            entry.title.clone_from(&entry.id);
+        }
         true
     }
+}
 
-    /// Images of the live system's root, the most likely first.
-    pub fn squashfs(&self) -> Vec<String> {
-        let dirs = ["/live", "/casper", "/LiveOS", "/arch/x86_64"];
-        let mut found = Vec::new();
-        for at in dirs.iter().filter_map(|dir| self.tree.walk(dir)) {
-            for child in self.tree.children(at) {
-                let path = self.tree.path(*child);
-                let ends = [".squashfs", ".sfs", "/squashfs.img"];
-                if ends.iter().any(|end| path.ends_with(end)) {
-                    found.push((self.tree.node(*child).map_or(0, |node| node.size), path));
-                }
-            }
+/// Leaves out the entries that `change` refuses. Without its default, the menu has none.
+pub fn keep<T>(menu: &mut Menu, mut change: impl FnMut(&mut Entry) -> Option<T>) -> Vec<T> {
+    let (mut kept, mut entries, mut default) = (Vec::new(), Vec::new(), None);
+    for (n, mut entry) in std::mem::take(&mut menu.entries).into_iter().enumerate() {
+        let Some(more) = change(&mut entry) else { continue };
+        if n == menu.default && !menu.other_default {
+            default = Some(entries.len());
         }
-        found.sort_by(|a, b| b.cmp(a));
-        found.into_iter().map(|(_, path)| path).collect()
+        entries.push(entry);
+        kept.push(more);
     }
+    menu.entries = entries;
+    menu.other_default |= default.is_none();
+    menu.default = default.unwrap_or(0);
+    kept
 }
 
 /// Converts a path in a menu to one of the medium: `(loop)/live/vmlinuz`, `vmlinuz`.
@@ -286,124 +242,12 @@ fn word(text: &str) -> String {
     if word.is_empty() { "medium".into() } else { word.to_owned() }
 }
 
-/// Where a medium is on the network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Our address.
-    pub server: Ipv4Addr,
-    /// The TCP port of NFS and of its mount service; `None` when a portmapper knows it.
-    pub port: Option<u16>,
-    /// The exported path.
-    pub path: String,
-}
-
-/// Words that say where the medium is, or that belong to a loader: they would contradict ours.
-const DROPPED: [&str; 28] = [
-    "copytoram",
-    "BOOT_IMAGE",
-    "BOOTIF",
-    "initrd",
-    "boot",
-    "netboot",
-    "nfsroot",
-    "nfsopts",
-    "ip",
-    "findiso",
-    "fromiso",
-    "iso-scan/filename",
-    "fetch",
-    "url",
-    "live-media",
-    "live-media-path",
-    "cdrom-detect/try-usb",
-    "file",
-    "archisodevice",
-    "archisolabel",
-    "archisosearchuuid",
-    "archisosearchfilename",
-    "archiso_http_srv",
-    "archiso_nfs_srv",
-    "archiso_nfs_opt",
-    "img_dev",
-    "img_loop",
-    "toram",
-];
-
-/// The command line with which a medium's kernel finds it over the network.
-pub fn line(layout: Layout, own: &str, place: &Place, more: &str) -> String {
-    let Place { server, port, path } = place;
-    let port = port.map_or_else(String::new, |port| format!(",port={port},mountport={port}"));
-    let options = format!("vers=3,tcp,nolock{port}");
-    let at = format!("{server}:{path}");
-    let mut words = match layout {
-        Layout::LiveBoot | Layout::Casper => {
-            let boot = if layout == Layout::Casper { "casper" } else { "live" };
-            vec![
-                format!("boot={boot}"),
-                "netboot=nfs".into(),
-                format!("nfsroot={at}"),
-                format!("nfsopts={options}"),
-                "ip=dhcp".into(),
-            ]
-        }
-        Layout::Archiso => vec![
-            format!("archiso_nfs_srv={at}"),
-            format!("archiso_nfs_opt={options}"),
-            // Without this word it copies to memory if there is room.
-            "copytoram=n".into(),
-            "ip=dhcp".into(),
-        ],
-        Layout::Dracut | Layout::Other => {
-            vec![format!("bw.root=nfs:{at},{options}"), "ip=dhcp".into()]
-        }
-    };
-    words.extend(more.split_whitespace().map(str::to_owned));
-    let kept = own.split_whitespace().filter(|word| {
-        let name = word.split_once('=').map_or(*word, |(name, _)| name);
-        // The value of a loader's variable is not known here.
-        !DROPPED.contains(&name) && !word.contains('$')
-    });
-    words.extend(kept.map(str::to_owned));
-    words.join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(path: &Path) -> Result<Medium, Error> {
         Medium::read(Source::open(path, false)?)
-    }
-
-    fn place() -> Place {
-        Place { server: Ipv4Addr::new(10, 0, 0, 1), port: Some(2049), path: "/debian".into() }
-    }
-
-    #[test]
-    fn lines_work_in_their_dialects() {
-        for (layout, own, dialect) in [
-            (
-                Layout::LiveBoot,
-                "boot=live components quiet splash findiso=${iso_path}",
-                "live-boot",
-            ),
-            (Layout::Casper, "maybe-ubiquity iso-scan/filename=${iso_path} --- quiet", "casper"),
-            (Layout::Archiso, "archisobasedir=arch archisolabel=ARCH_2024", "archiso"),
-            (
-                Layout::Dracut,
-                "root=live:CDLABEL=Fedora-WS-Live-40 rd.live.image quiet rhgb",
-                "dracut",
-            ),
-            (Layout::Other, "bw.image=root.squashfs", "bw"),
-        ] {
-            let line = line(layout, own, &place(), "console=ttyS0");
-            let plan = cmdline::parse(&line, &cmdline::Context::default());
-            assert!(plan.can_work(), "{line}: {}", plan.warnings_text());
-            assert_eq!(plan.dialect.name(), dialect, "{line}");
-            // Directly, or a file on it.
-            assert!(format!("{:?}", plan.root.sources).contains("Nfs("), "{line}");
-            assert!(!line.contains('$'), "{line}");
-        }
     }
 
     #[test]
@@ -416,7 +260,7 @@ mod tests {
         };
         put("live/vmlinuz", "k");
         put("live/initrd.img", "i");
-        put("live/filesystem.squashfs", "s");
+        put("live/filesystem.squashfs", "hsqs");
         put(".disk/info", "Debian 12 live\n");
         put("isolinux/isolinux.cfg", "include menu.cfg\ndefault vesamenu.c32\ntimeout 0\n");
         put("isolinux/menu.cfg", "menu title Boot menu\ninclude live.cfg\n");
@@ -427,10 +271,10 @@ mod tests {
              label gone\n linux /live/nothing\n initrd /live/initrd.img\n",
         );
         let medium = read(dir.path()).unwrap();
-        assert_eq!((medium.layout, medium.title.as_str()), (Layout::LiveBoot, "Debian 12 live"));
+        assert_eq!(medium.title, "Debian 12 live");
         let [entry] = medium.menu.entries.as_slice() else { panic!("{:?}", medium.menu) };
         assert_eq!(entry.kernel, "/live/vmlinuz");
-        assert_eq!(medium.squashfs(), ["/live/filesystem.squashfs"]);
+        assert_eq!(medium.tree.images(), ["/live/filesystem.squashfs"]);
         std::fs::remove_dir_all(dir.path().join("isolinux")).unwrap();
         put(
             "boot/grub/grub.cfg",

@@ -11,8 +11,8 @@ use crate::ending::Ending;
 use crate::error::Error;
 use crate::event::{Event, Watch};
 use crate::files::Files;
+use crate::layout::Place;
 use crate::media::{self, Media, Sources};
-use crate::medium::Place;
 use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
 use crate::options::{Behind, DhcpMode, Options};
@@ -199,7 +199,8 @@ impl<'o> Opened<'o> {
             thread::spawn(move || search.map_or(Ok(None), |socket| net::find_dhcp(&socket)));
         let mut files = Files::default();
         let (server, port) = (self.bound.plan.own, Some(self.bound.at.nfs.port()));
-        let above = Place { server, port, path: String::new() };
+        let http = Some(self.bound.at.http);
+        let above = Place { server, port, http, path: String::new() };
         let Media { mut menu, exports, images } =
             media::read(self.sources, options, &above, &mut files, watch)?;
         if let (Some(room), Some(directory)) = (&options.room, self.room) {

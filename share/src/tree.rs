@@ -9,6 +9,7 @@
 
 use crate::beneath::Directory;
 use crate::error::Error;
+use coldplug::index::fnmatch;
 pub use cpio_builder::iso::Extent;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, fstat, readlinkat, statat};
 use std::collections::HashMap;
@@ -26,6 +27,10 @@ pub const MAX_NODES: usize = 2_000_000;
 pub const MAX_DEPTH: usize = 128;
 /// Most files of a directory that only their owner or group may read: each takes a descriptor.
 pub const MAX_HELD: usize = 1000;
+/// Most files that a search gives, or looks into.
+const MAX_FOUND: usize = 4096;
+/// Directories below the root in which images of live systems are.
+const IMAGE_DEPTH: usize = 3;
 /// Most path components still to be followed, links included.
 const MAX_PARTS: usize = 4096;
 
@@ -370,6 +375,55 @@ impl Tree {
                 })
             })
         })
+    }
+
+    /// The paths that fit a pattern, sorted: `*` and `?` stand for parts of one name, and case does
+    /// not count. At most [`MAX_FOUND`].
+    pub fn matching(&self, pattern: &str) -> Vec<String> {
+        let mut found = vec![Self::ROOT];
+        for part in split(pattern.to_ascii_lowercase().as_bytes()).into_iter().rev() {
+            let fits = |at: &At| {
+                let name = self.node(*at).map(|node| node.name.to_ascii_lowercase());
+                name.is_some_and(|name| fnmatch(&part, &name))
+            };
+            let children = found.iter().flat_map(|at| self.children(*at)).copied();
+            found = children.filter(fits).take(MAX_FOUND).collect();
+        }
+        found.into_iter().map(|at| self.path(at)).collect()
+    }
+
+    /// Files that are an image of a file system (squashfs, erofs), the largest first. Only those
+    /// near the root are looked at, and no more than [`MAX_FOUND`].
+    pub fn images(&self) -> Vec<String> {
+        let mut looked = 0;
+        let mut found = Vec::new();
+        let mut todo = vec![(Self::ROOT, 0)];
+        while let Some((dir, depth)) = todo.pop() {
+            for at in self.children(dir) {
+                let Some(node) = self.node(*at) else { continue };
+                match &node.kind {
+                    Kind::Directory(_) if depth < IMAGE_DEPTH => todo.push((*at, depth + 1)),
+                    Kind::Extents(_) | Kind::Path(_) if looked < MAX_FOUND => {
+                        looked += 1;
+                        if self.is_image(*at) {
+                            found.push((node.size, self.path(*at)));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found.sort_by(|a, b| b.cmp(a));
+        found.into_iter().map(|(_, path)| path).collect()
+    }
+
+    fn is_image(&self, at: At) -> bool {
+        let is = |offset, magic: [u8; 4]| {
+            let mut head = [0; 4];
+            self.read_at(at, offset, &mut head).is_ok_and(|read| read == 4) && head == magic
+        };
+        // erofs: EROFS_SUPER_MAGIC_V1 behind 1 KiB.
+        is(0, *b"hsqs") || is(1024, 0xe0f5_e1e2u32.to_le_bytes())
     }
 
     /// The path of a node, from the root, with a leading `/`.
