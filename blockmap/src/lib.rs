@@ -20,6 +20,7 @@ mod bytes;
 mod crc;
 mod disk;
 mod extents;
+mod fit;
 mod fs;
 mod lvm;
 mod raw;
@@ -28,6 +29,7 @@ mod table;
 
 pub use disk::{DiskMap, Error, How, Part, whole_disk};
 pub use extents::{Extent, Extents};
+pub use fit::{Misfit, fit_gpt};
 pub use overlay::probe::Format;
 pub use raw::Raw;
 pub use read::{ReadAt, ReadError};

@@ -47,9 +47,18 @@ pub enum Found {
 }
 
 const HEADER: usize = 512;
-const SIGNATURE: &[u8] = b"EFI PART";
+pub const SIGNATURE: &[u8] = b"EFI PART";
 /// Most bytes of GPT's entries: as many as `overlay::partition` reads, of the longest.
-const ENTRIES: u64 = 1 << 20;
+pub const ENTRIES: u64 = 1 << 20;
+
+/// GPT's first header, and the size of sectors that its place tells.
+pub fn header(disk: &mut Window<'_>) -> Option<(u64, Vec<u8>)> {
+    // An image of a disk with sectors of 4096 bytes is a file, whose sectors are 512.
+    [disk.sector(), 512, 4096].into_iter().find_map(|sector| {
+        let header = disk.bytes(sector, HEADER).ok()?;
+        header.starts_with(SIGNATURE).then_some((sector, header))
+    })
+}
 
 /// Reads the table, and adds the sectors that it is in.
 pub fn read(disk: &mut Window<'_>, used: &mut Extents) -> Found {
@@ -57,11 +66,7 @@ pub fn read(disk: &mut Window<'_>, used: &mut Extents) -> Found {
     let own = disk.sector();
     let protective =
         boot.get(446..510).unwrap_or_default().chunks(16).any(|e| e.get(4) == Some(&0xee));
-    let mut header = |sector: u64| {
-        disk.bytes(sector, HEADER).ok().filter(|header| header.starts_with(SIGNATURE))
-    };
-    // An image of a disk with sectors of 4096 bytes is a file, whose sectors are 512.
-    let found = [own, 512, 4096].into_iter().find_map(|s| header(s).map(|header| (s, header)));
+    let found = header(disk);
     let sector = found.as_ref().map_or(own, |(sector, _)| *sector);
     let Some(table) = partition::table(&mut |at, buffer| disk.some(at, buffer), sector) else {
         return Found::Nothing;
@@ -104,7 +109,13 @@ pub fn read(disk: &mut Window<'_>, used: &mut Extents) -> Found {
 }
 
 /// Whether a GPT's header and entries have the checksums that it says; adds where they are.
-fn whole(disk: &mut Window<'_>, sector: u64, own: u64, header: &[u8], used: &mut Extents) -> bool {
+pub fn whole(
+    disk: &mut Window<'_>,
+    sector: u64,
+    own: u64,
+    header: &[u8],
+    used: &mut Extents,
+) -> bool {
     let length = le32(header, 12) as usize;
     let (Some(before), Some(after)) = (header.get(..16), header.get(20..length)) else {
         return false;

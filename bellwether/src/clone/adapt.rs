@@ -8,12 +8,16 @@
 //! `install`.
 
 use super::flags::{Given, Program, flag};
-use super::install::{COPY, Mounted, boots, choose, feed, own, say, wait_for};
+use super::install::{COPY, Mounted, boots, choose, disk_mib, feed, own, say, wait_for};
 use super::layout::{Layout, Part};
+use super::map::Source;
 use super::prepare::{output, survey, with_mounts};
 use super::world::random;
 use crate::failure::Failure;
+use blockmap::fit_gpt;
+use std::fmt::Display;
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 /// Where the image of `tools` has what was asked for.
 pub const REQUEST: &str = "/etc/bellwether-clone";
@@ -38,17 +42,36 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     let disk = choose(given.get("disk"))?;
     let asked = fs::read_to_string(REQUEST).unwrap_or_default();
     let wants = |what: &str| given.has(what) || asked.split_ascii_whitespace().any(|w| w == what);
+    fit(&disk)?;
     let before = survey(&disk)?;
-    if before.table == "gpt" {
-        output(&["sfdisk", "-q", "--relocate", "gpt-bak-std", &disk])?;
-        say(&format!("{disk}: the second header of GPT is at the end of the disk"));
-    }
     if wants("grow") {
         grow(&before)?;
     }
     if wants("unique") {
         unique(given, before)?;
     }
+    Ok(())
+}
+
+/// A GPT, of a disk of whatever length, ends at the end of this one. sfdisk keeps the last
+/// usable sector that a table brought along, and takes one that is longer than its disk for a
+/// DOS table.
+fn fit(disk: &str) -> Result<(), Failure> {
+    let failed = |why: &dyn Display| Failure::Failed(format!("{disk}: {why}"));
+    let writes = fit_gpt(&mut Source::open(disk)?).map_err(|e| failed(&e))?;
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let file = fs::OpenOptions::new().write(true).open(disk).map_err(|e| failed(&e))?;
+    for (at, bytes) in &writes {
+        file.write_all_at(bytes, *at).map_err(|e| failed(&e))?;
+    }
+    file.sync_all().map_err(|e| failed(&e))?;
+    drop(file);
+    // The kernel refuses a table that is longer than its disk: it has no partitions yet. A disk
+    // in use keeps those that it has.
+    let _ = output(&["blockdev", "--rereadpt", disk]);
+    say(&format!("{disk}: the GPT reaches to the end of the disk"));
     Ok(())
 }
 
@@ -70,6 +93,14 @@ fn grow(layout: &Layout) -> Result<(), Failure> {
         feed(&["sfdisk", "-q", "-N", &part.number.to_string(), disk], ", +\n")?;
     }
     let device = last.device(disk);
+    let (end, all) = (survey(disk)?.end(last.number), disk_mib(disk)?);
+    // A table of DOS ends at 2 TiB; GPT has a megabyte of its own.
+    let most = if layout.table == "dos" { all.min(2 << 20) } else { all };
+    if end + 2 < most {
+        return Err(Failure::Failed(format!(
+            "{device} ends at {end} MiB of {most}: sfdisk has not made it larger"
+        )));
+    }
     wait_for(&device)?;
     match last.fs.as_str() {
         "ext2" | "ext3" | "ext4" => {

@@ -121,9 +121,14 @@ fn probe(disk: &str, start: u64, sectors: u64) -> Vec<(String, String)> {
 pub fn survey(disk: &str) -> Result<Layout, Failure> {
     let dump = output(&["sfdisk", "-d", disk])?;
     let mut layout = Layout { disk: disk.to_owned(), ..Layout::default() };
+    // Of 512 bytes in a sector, as sfdisk counts them.
+    let mut units = 1;
     for line in dump.lines() {
         if let Some(label) = line.strip_prefix("label: ") {
             layout.table = label.trim().to_owned();
+        }
+        if let Some(size) = line.strip_prefix("sector-size: ") {
+            units = size.trim().parse().unwrap_or(512) / 512;
         }
         let Some((device, fields)) = line.split_once(" : ") else { continue };
         let digits = device.trim_end().trim_end_matches(|c: char| c.is_ascii_digit());
@@ -134,7 +139,7 @@ pub fn survey(disk: &str) -> Result<Layout, Failure> {
                 (key.trim() == name).then(|| value.trim().trim_matches('"').to_owned())
             })
         };
-        let sectors = |name| field(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let sectors = |name| field(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0) * units;
         let (start, size) = (sectors("start"), sectors("size"));
         let mut part = Part {
             number: number.parse().unwrap_or(0),

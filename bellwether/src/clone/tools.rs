@@ -46,7 +46,8 @@ const NEEDED: [&str; 13] = [
     "env",
 ];
 /// Each serves one more kind of file system, or a shell.
-const WELCOME: [&str; 22] = [
+const WELCOME: [&str; 23] = [
+    "blockdev",
     "mkfs.ext2",
     "mkfs.ext3",
     "mkfs.xfs",
