@@ -127,6 +127,17 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Reads any file as a private key; for fuzzers.
+///
+/// # Panics
+/// When the result is larger than the file.
+pub fn fuzz(data: &[u8]) {
+    if let Ok(key) = for_dropbear(data) {
+        assert!(key.len() <= data.len());
+    }
+    let _ = private(&mut &*data);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -232,7 +232,7 @@ impl Conversion {
 }
 
 /// What is in a program's output, what that means and what to do.
-const TROUBLES: [(&str, &str, &str); 5] = [
+const TROUBLES: [(&str, &str, &str); 6] = [
     (
         "No space left on device",
         "a disk of the server is full",
@@ -254,6 +254,12 @@ const TROUBLES: [(&str, &str, &str); 5] = [
         "virt-v2v found no system that it knows on the disks",
         "bw.p2v=ssh://… sends the disks as they are",
     ),
+    (
+        "supermin exited with error",
+        "libguestfs on the server cannot build its appliance: it finds no kernel that the user may read",
+        "install a kernel package there, and chmod 0644 /boot/vmlinuz-* on Debian and Ubuntu; \
+         libguestfs-test-tool says whether it works",
+    ),
     ("Permission denied", "the user may not write there", "log in as another user, or p2v.sudo"),
 ];
 
@@ -262,6 +268,14 @@ const TROUBLES: [(&str, &str, &str); 5] = [
 pub fn trouble(line: &str) -> Option<Trouble> {
     let (_, why, remedy) = TROUBLES.iter().find(|row| line.contains(row.0))?;
     Some(Trouble::new(why, remedy))
+}
+
+/// The line of a program's output that says most of why it failed: the last that names an
+/// error, or the last of all.
+#[must_use]
+pub fn telling(lines: &[String]) -> Option<&str> {
+    let named = lines.iter().rev().find(|line| line.contains("error: "));
+    named.or(lines.last()).map(String::as_str)
 }
 
 /// The command that takes an archive of [`crate::tar`] and makes a file of it. `path` is a
@@ -293,6 +307,21 @@ pub fn receive(path: &str, name: &str) -> String {
 
 /// The name of the one file in such an archive.
 pub const MEMBER: &str = "disk";
+
+/// Reads any reports; for fuzzers.
+///
+/// # Panics
+/// When more is kept than has a bound.
+pub fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut probe = Probe::default();
+    for line in text.lines() {
+        probe.take(line.strip_prefix(MARK).unwrap_or(line));
+        let _ = trouble(line);
+    }
+    assert!(probe.can.len() <= 256 && probe.missing.len() <= 256);
+    let _ = (probe.judge("local"), probe.advice());
+}
 
 #[cfg(test)]
 mod tests {
@@ -351,6 +380,18 @@ mod tests {
             let none = run(shell, &receive("/nonexistent/x/y", &name), &archive);
             assert_eq!(none.status.code(), Some(18));
         }
+    }
+
+    /// The last lines of virt-v2v 2.2.0 where no kernel could be read: the reason is not last.
+    #[test]
+    fn the_line_that_tells_is_found() {
+        let lines = ["virt-v2v: error: no kernel", "rm -rf -- '/tmp/x'", "libguestfs: closing"];
+        let lines = lines.map(ToString::to_string);
+        assert_eq!(telling(&lines), Some("virt-v2v: error: no kernel"));
+        assert_eq!((telling(&lines[1..]), telling(&[])), (Some("libguestfs: closing"), None));
+        let supermin =
+            "virt-v2v: error: libguestfs error: /usr/bin/supermin exited with error status 1";
+        assert!(trouble(supermin).unwrap().remedy.contains("chmod 0644"));
     }
 
     #[test]

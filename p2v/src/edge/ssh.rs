@@ -316,7 +316,7 @@ impl Ssh {
         if let Some(trouble) = self.last.iter().rev().find_map(|line| script::trouble(line)) {
             return trouble;
         }
-        let last = self.last.last().map(|line| format!(": {line}")).unwrap_or_default();
+        let last = script::telling(&self.last).map(|line| format!(": {line}")).unwrap_or_default();
         Trouble::new(&format!("{what}{last}"), "")
     }
 }
