@@ -43,6 +43,7 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["ka-d-client"], &ka::CLIENT, ka::receive),
     (&["prepare"], &prepare::PREPARE, prepare::prepare),
     (&["ka-d"], &prepare::KA_D, prepare::serve),
+    (&["ka-d.sh"], &prepare::KA_D_SH, prepare::old_script),
     (&["ka-d-session", "ka-d-session.sh"], &prepare::SESSION, prepare::session),
     (&["install"], &install::INSTALL, install::run),
     (&["adapt"], &adapt::ADAPT, adapt::run),

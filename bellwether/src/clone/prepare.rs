@@ -2,13 +2,14 @@
 //! sends that and the machine's files to all machines that wait.
 
 use super::copying;
+use super::desc;
 use super::flags::{Given, Program, STALLED, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
 use super::report::{self, Machine, PXELINUX};
 use crate::failure::Failure;
 use clone::edge::Order;
-use clone::ka::desc::{Desc, read_table};
+use clone::ka::desc::{Desc, Size, read_table};
 use clone::outcome::{Client, Patience, total};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -42,6 +43,26 @@ pub static KA_D: Program = Program {
     flags: &[
         flag("clients", Some('n'), Some("N"), "begin when so many are there"),
         flag("work", Some('w'), Some("DIR"), "what prepare has written [golden]"),
+        flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
+        flag("", Some('x'), Some("A|B"), "leave out these directories"),
+        flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
+        flag("finish", None, Some("S"), "machines may take so long to finish [1800]"),
+        PXELINUX,
+        flag("quiet", Some('q'), None, "no progress"),
+        flag("dry-run", None, None, "say what would be sent, and to how many"),
+    ],
+};
+
+/// The grammar of `ka-d.sh`, as the old script took its arguments.
+pub static KA_D_SH: Program = Program {
+    name: "ka-d.sh",
+    about: "The same in the old script's words: prepare and ka-d in one.",
+    rest: "DESC",
+    example: "bellwether clone ka-d.sh -r lilo -n 3 -p sda desc -x /tmp",
+    flags: &[
+        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        flag("", Some('p'), Some("DISK"), "the disk, as sda; DESC behind it has the sizes"),
+        flag("", Some('r'), Some("NAME"), "accepted: copies get the boot loader that they have"),
         flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
         flag("", Some('x'), Some("A|B"), "leave out these directories"),
         flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
@@ -203,10 +224,7 @@ pub fn prepare(given: &Given) -> Result<(), Failure> {
         return Err(Failure::Usage("prepare: needs one disk, as /dev/sda".to_owned()));
     };
     let root = given.get("root").unwrap_or("/");
-    let path = format!("{root}/etc/fstab");
-    let fstab = fs::read_to_string(&path)
-        .map_err(|e| Failure::Failed(format!("{path}: cannot be read: {e}")))?;
-    let layout = with_mounts(survey(disk)?, &fstab, given.parsed("grow")?)?;
+    let layout = with_mounts(survey(disk)?, &fstab(root)?, given.parsed("grow")?)?;
     print!("{}", layout.text());
     for part in layout.parts.iter().filter(|p| p.fs.is_empty() && !p.extended()) {
         println!("# partition {} holds nothing that is copied", part.number);
@@ -215,6 +233,20 @@ pub fn prepare(given: &Given) -> Result<(), Failure> {
         return Ok(());
     }
     let out = Path::new(given.get("out").unwrap_or("golden"));
+    write_down(&layout, root, out)?;
+    println!("# written to {}; look at it, then: ka-d -n N -w {0}", out.display());
+    Ok(())
+}
+
+/// The golden machine's file system table.
+fn fstab(root: &str) -> Result<String, Failure> {
+    let path = format!("{root}/etc/fstab");
+    fs::read_to_string(&path).map_err(|e| Failure::Failed(format!("{path}: cannot be read: {e}")))
+}
+
+/// What machines are told of the golden one, in a directory.
+fn write_down(layout: &Layout, root: &str, out: &Path) -> Result<(), Failure> {
+    let disk = &layout.disk;
     let write = |name: &str, text: &str| {
         let path = out.join(name);
         fs::create_dir_all(out)
@@ -241,9 +273,64 @@ pub fn prepare(given: &Given) -> Result<(), Failure> {
             pfstab += &format!("{} {place} {} defaults 0 0\n", part.device(disk), part.fs);
         }
     }
-    write("pfstab", &pfstab)?;
-    println!("# written to {}; look at it, then: ka-d -n N -w {0}", out.display());
-    Ok(())
+    write("pfstab", &pfstab)
+}
+
+/// The sizes of a description that was given, in the place of the disk's own.
+fn with_sizes(mut layout: Layout, desc: &Desc) -> Result<Layout, Failure> {
+    let (mut primary, mut logical) = (1, 5);
+    let numbers = desc.0.iter().map(|entry| {
+        let next = if entry.logical { &mut logical } else { &mut primary };
+        let number = *next;
+        *next += 1;
+        (number, entry.size)
+    });
+    let sizes: Vec<(u32, Size)> = numbers.collect();
+    let differs = |what: String| Err(Failure::Failed(what));
+    if let Some((number, _)) =
+        sizes.iter().find(|(n, _)| layout.parts.iter().all(|p| p.number != *n))
+    {
+        return differs(format!("the desc has a partition {number}, and {} has none", layout.disk));
+    }
+    for part in &mut layout.parts {
+        match sizes.iter().find(|(number, _)| *number == part.number) {
+            Some((_, Size::Mib(mib))) if !part.extended() => part.size = Some(*mib),
+            Some(_) => part.size = None,
+            None => {
+                let (number, disk) = (part.number, &layout.disk);
+                return differs(format!("{disk} has a partition {number}, and the desc has none"));
+            }
+        }
+    }
+    Layout::parse(&layout.text())
+}
+
+/// The old script: writes down the disk with the sizes of `DESC`, and sends everything.
+pub fn old_script(given: &Given) -> Result<(), Failure> {
+    let [path] = given.rest.as_slice() else {
+        return Err(Failure::Usage(
+            "ka-d.sh: -p DISK DESC: the desc is missing; fdisk_to_desc makes it".to_owned(),
+        ));
+    };
+    let disk = given.get("p").ok_or_else(|| {
+        Failure::Usage("ka-d.sh: -p DISK DESC says which disk, as -p sda desc".to_owned())
+    })?;
+    let disk = if disk.starts_with('/') { disk.to_owned() } else { format!("/dev/{disk}") };
+    let text = fs::read_to_string(path)
+        .map_err(|e| Failure::Failed(format!("{path}: cannot be read: {e}")))?;
+    let desc = desc::checked(path, &text)?;
+    let root = given.get("root").unwrap_or("/");
+    let layout = with_sizes(with_mounts(survey(&disk)?, &fstab(root)?, None)?, &desc)?;
+    if let Some(loader) = given.get("r") {
+        println!("# -r {loader}: every copy gets the boot loader that is installed in it");
+    }
+    let random = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let work = std::env::temp_dir().join(format!("bellwether-ka-d-{}", random.trim()));
+    let made = write_down(&layout, root, &work);
+    let sent = made.and_then(|()| send_all(&work.to_string_lossy(), root, given));
+    // What is left of it lies among temporary files.
+    let _ = fs::remove_dir_all(&work);
+    sent
 }
 
 /// One word of a shell command.
@@ -253,9 +340,12 @@ pub fn quoted(text: &str) -> String {
 
 /// Sends everything.
 pub fn serve(given: &Given) -> Result<(), Failure> {
+    send_all(given.get("work").unwrap_or("golden"), given.get("root").unwrap_or("/"), given)
+}
+
+/// Sends what [`write_down`] has written, and the files of the golden machine.
+fn send_all(work: &str, root: &str, given: &Given) -> Result<(), Failure> {
     let clients = given.clients("ka-d")?;
-    let work = given.get("work").unwrap_or("golden");
-    let root = given.get("root").unwrap_or("/");
     let path = format!("{work}/{FILE}");
     let text = fs::read_to_string(&path)
         .map_err(|e| Failure::Failed(format!("{path}: {e}; make it with prepare")))?;
@@ -310,6 +400,26 @@ pub fn serve(given: &Given) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `ka-d.sh -p sda desc`: the desc's sizes count, by KA's numbers.
+    #[test]
+    fn sizes_of_a_desc() {
+        let text = "table dos\ndisk /dev/sda\npart 1 size=900 type=83 fs=ext4 mount=/ uuid=aa\n\
+                    part 2 size=fill type=5\npart 5 size=99 type=82 fs=swap uuid=bb\n";
+        let sized =
+            |desc: &str| with_sizes(Layout::parse(text).unwrap(), &Desc::parse(desc).unwrap());
+        let layout = sized("linux 3500\nextended fill\nlogical swap fill\n").unwrap();
+        let sizes: Vec<_> = layout.parts.iter().map(|p| (p.number, p.size)).collect();
+        assert_eq!(sizes, [(1, Some(3500)), (2, None), (5, None)]);
+        let told = |desc: &str| match sized(desc) {
+            Err(Failure::Failed(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let short = told("linux 3500\nextended fill\n");
+        assert!(short.contains("/dev/sda has a partition 5"), "{short}");
+        let long = told("linux 1\nextended 9\nlogical swap 1\nlogical linux 2\n");
+        assert!(long.contains("the desc has a partition 6"), "{long}");
+    }
 
     #[test]
     fn what_is_mounted_where() {

@@ -100,7 +100,9 @@ const PACKAGES: [&str; 13] = [
 /// Runs it.
 pub fn run(given: &Given) -> Result<(), Failure> {
     let dir = PathBuf::from(given.get("dir").unwrap_or("clone-room"));
-    if given.has("install") {
+    if given.has("install") && given.has("dry-run") {
+        println!("would install, where missing: {}", PACKAGES.join(" "));
+    } else if given.has("install") {
         install()?;
     }
     if let Some(file) = given.get("rescue") {

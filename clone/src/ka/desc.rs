@@ -152,6 +152,42 @@ impl Desc {
         out
     }
 
+    /// Makes room for logical partitions that their extended one is too small for: the old
+    /// `fdisk_to_desc` wrote such sizes for large disks, and the table was not made. As its
+    /// manual says by hand, the extended partition and the last logical one then fill what there
+    /// is. What was changed, in words.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when other partitions stand behind the extended one, which cannot fill
+    /// the disk then.
+    pub fn mend(self) -> Result<(Self, Option<String>), Error> {
+        let place = self.0.iter().position(|e| e.kind == Kind::Extended);
+        let Some((at, Size::Mib(room))) = place.and_then(|at| Some((at, self.0.get(at)?.size)))
+        else {
+            return Ok((self, None));
+        };
+        let logical = || self.0.iter().filter(|e| e.logical);
+        let mib = |e: &Entry| if let Size::Mib(mib) = e.size { mib } else { 0 };
+        let needed: u64 = logical().map(mib).sum();
+        let fills = logical().any(|e| e.size == Size::Fill);
+        // What fills needs a MiB at least.
+        if needed + u64::from(fills) <= room {
+            return Ok((self, None));
+        }
+        let what = format!(
+            "the logical partitions need {needed} MiB and their extended one has {room}: it and \
+             the last of them fill the disk now"
+        );
+        let mut mended = self;
+        let last = mended.0.iter().rposition(|e| e.logical);
+        for n in [Some(at), last].into_iter().flatten() {
+            if let Some(entry) = mended.0.get_mut(n).filter(|_| Some(n) == place || !fills) {
+                entry.size = Size::Fill;
+            }
+        }
+        Self::parse(&mended.text()).map(|mended| (mended, Some(what)))
+    }
+
     /// The description of a disk's table, and what it cannot say of it.
     ///
     /// The extended partition and the last logical one fill what there is: sizes
@@ -309,6 +345,28 @@ mod tests {
         assert_eq!(Desc::parse(commented).unwrap(), desc);
         let other = Desc::parse("type7 100\nlinux fill\n").unwrap();
         assert_eq!(other.text(), "type7 100\nlinux fill\n");
+    }
+
+    /// The text that the old manual calls wrong, and how it mends it.
+    #[test]
+    fn logical_partitions_that_do_not_fit() {
+        let wrong = "swap 509\nlinux 5992\nextended 71657\nlogical linux 52281\n\
+                     logical linux 19375\nlogical linux 78167\nlogical linux 156327\n";
+        let (desc, what) = Desc::parse(wrong).unwrap().mend().unwrap();
+        assert_eq!(
+            desc.text(),
+            "swap 509\nlinux 5992\nextended fill\nlogical linux 52281\nlogical linux 19375\n\
+             logical linux 78167\nlogical linux fill\n"
+        );
+        assert!(what.unwrap().contains("need 306150 MiB and their extended one has 71657"));
+        assert_eq!(desc.clone().mend().unwrap(), (desc, None));
+        let fits = Desc::parse("extended 100\nlogical linux 60\nlogical linux 40\n").unwrap();
+        assert_eq!(fits.clone().mend().unwrap(), (fits, None));
+        let full = Desc::parse("extended 100\nlogical linux 100\nlogical linux fill\n").unwrap();
+        let (full, _) = full.mend().unwrap();
+        assert_eq!(full.text(), "extended fill\nlogical linux 100\nlogical linux fill\n");
+        let behind = Desc::parse("extended 9\nlogical linux 60\nlinux 40\n").unwrap();
+        assert!(behind.mend().is_err(), "it cannot fill the disk");
     }
 
     #[test]
