@@ -185,6 +185,29 @@ fn clients_of_others_copy_the_used_bytes_alone() {
     assert_eq!(sha256(&path), digest);
 }
 
+/// No name is resolved on the way: the machine has no list of hosts. Through a tunnel to
+/// `localhost` virt-v2v met a closed connection there.
+#[test]
+fn the_client_is_given_addresses_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = dir.path().join("told");
+    let client = dir.path().join("client");
+    fs::write(&client, format!("#!/bin/sh\necho \"$*\" > {}\n", told.display())).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&client, mode).unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let login = Login {
+        program: client.to_str().unwrap(),
+        host: "127.0.0.1",
+        user: "root",
+        port: 22,
+        ..Login::default()
+    };
+    edge::convert(&mut Watcher::default(), &login, &order(), vec![open(&path, &map)]).unwrap_err();
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.contains(" -R 0:127.0.0.1:") && !told.contains("localhost"), "{told}");
+}
+
 /// A port that is free.
 fn free() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

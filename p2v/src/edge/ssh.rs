@@ -104,7 +104,9 @@ impl Login<'_> {
         }
         words.extend(["-p".to_string(), self.port.to_string()]);
         for port in forwards {
-            words.extend(["-R".to_string(), format!("0:localhost:{port}")]);
+            // No name: an initramfs has no list of hosts, and a client that cannot resolve
+            // `localhost` closes what comes through the tunnel.
+            words.extend(["-R".to_string(), format!("0:127.0.0.1:{port}")]);
         }
         words.extend([format!("{}@{}", self.user, self.host), command.to_string()]);
         let mut env =
