@@ -26,6 +26,8 @@ mod lvm;
 mod raw;
 mod read;
 mod table;
+#[cfg(test)]
+mod vectors;
 
 pub use disk::{DiskMap, Error, How, Part, whole_disk};
 pub use extents::{Extent, Extents};

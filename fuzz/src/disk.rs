@@ -206,3 +206,74 @@ pub fn cow_file(data: &[u8]) {
         assert!(before == after, "a write changes other bytes");
     }
 }
+
+/// Real disks with changed bytes, from the vectors of `blockmap`.
+static VECTORS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../blockmap/vectors");
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir).expect("there are vectors").flatten().map(|e| e.path()).collect();
+    files.sort();
+    let unpacked =
+        files.iter().map(|path| std::fs::read(path).and_then(|b| zstd::decode_all(&b[..])));
+    unpacked.map(|bytes| bytes.expect("a vector can be unpacked")).collect()
+});
+
+/// A vector of `blockmap` (its `vectors.rs` has the form), and edits: sector of those that are
+/// there, place in it, byte.
+struct Edited {
+    size: u64,
+    sectors: std::collections::BTreeMap<u64, [u8; 512]>,
+    left: u64,
+}
+
+impl blockmap::ReadAt for Edited {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), blockmap::ReadError> {
+        let length = buffer.len() as u64;
+        assert!(length <= 32 << 20, "{length} bytes at once");
+        self.left = self.left.checked_sub(1).expect("a reader ends");
+        if at.checked_add(length).is_none_or(|end| end > self.size) {
+            return Err(blockmap::ReadError { at, length });
+        }
+        buffer.fill(0);
+        for (number, sector) in self.sectors.range(at / 512..(at + length).div_ceil(512)) {
+            for (byte, place) in sector.iter().zip(number * 512..) {
+                if let Some(index) = place.checked_sub(at).filter(|index| *index < length) {
+                    buffer[index as usize] = *byte;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of a disk is in use: no panic, no end of reading, and extents that are on it. The first
+/// byte chooses the disk; each five that follow are a sector, a place and a byte.
+pub fn block_map(data: &[u8]) {
+    let Some((which, edits)) = data.split_first() else { return };
+    let bytes = &VECTORS[usize::from(*which) % VECTORS.len()];
+    let Some((size, mut rest)) = bytes.split_first_chunk() else { return };
+    let size = u64::from_le_bytes(*size);
+    let mut disk = Edited { size, sectors: Default::default(), left: 1 << 20 };
+    while let Some((head, more)) = rest.split_first_chunk::<6>() {
+        let first = u64::from(u32::from_le_bytes([head[0], head[1], head[2], head[3]]));
+        let count = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let (run, behind) = more.split_at(count * 512);
+        disk.sectors.extend((first..).zip(run.as_chunks::<512>().0.iter().copied()));
+        rest = behind;
+    }
+    let numbers: Vec<u64> = disk.sectors.keys().copied().collect();
+    for edit in edits.as_chunks::<5>().0.iter().take(64) {
+        let number = numbers[usize::from(u16::from_le_bytes([edit[0], edit[1]])) % numbers.len()];
+        let place = usize::from(u16::from_le_bytes([edit[2], edit[3]])) % 512;
+        disk.sectors.entry(number).and_modify(|sector| sector[place] = edit[4]);
+    }
+    let map = blockmap::whole_disk(&mut disk).expect("the first sector can be read");
+    assert!(map.used.windows(2).all(|w| w[0].end() < w[1].start));
+    assert!(map.used.iter().all(|e| e.length > 0 && e.end() <= size));
+    let writes = blockmap::fit_gpt(&mut disk).unwrap_or_default();
+    assert!(writes.iter().all(|(at, bytes)| at + bytes.len() as u64 <= size));
+}

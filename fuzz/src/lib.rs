@@ -51,6 +51,7 @@ const TARGETS: &[Target] = &[
     target("nvme-log", network::nvme_log),
     target("superblock", disk::superblock),
     target("partition-table", disk::partition_table),
+    target("block-map", disk::block_map),
     target("verity-header", disk::verity_header),
     target("checksum-files", disk::checksum_files),
     target("persistence-conf", disk::persistence_conf),
