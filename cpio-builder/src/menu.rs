@@ -554,7 +554,7 @@ impl Syslinux {
         Ok(self.menu)
     }
 
-    /// What starts in a menu when nobody presses a key.
+    /// What starts in a menu when no key is pressed.
     fn starts(&self, level: usize, depth: usize) -> Option<Item> {
         let menu = self.levels.get(level)?;
         let first = || menu.items.get(menu.marked.unwrap_or(0)).cloned();

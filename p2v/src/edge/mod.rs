@@ -87,7 +87,7 @@ fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], most: Option<Duration>) {
     let end = now.after(most.unwrap_or(second).min(second));
     let mut list: alloc::vec::Vec<PollFd<'_>> =
         fds.iter().map(|(fd, what)| PollFd::from_borrowed_fd(*fd, *what)).collect();
-    // Whoever waits looks at all descriptors again.
+    // The callers look at all descriptors again.
     let _ = poll(&mut list, poll_timeout(Some(end), now).as_ref());
 }
 
