@@ -29,8 +29,8 @@ fn reached(machine: &mut Machine, root: &str) -> Result<()> {
     machine.run("mount -t proc proc /proc || :; echo written >/etc/written")?;
     assert_eq!(machine.run("uname -m")?.trim(), "aarch64");
     let mounts = machine.run("cat /proc/mounts")?;
-    let found = mounts.lines().filter(|line| line.split(' ').nth(1) == Some("/"));
-    assert_eq!(found.last().and_then(|line| line.split(' ').nth(2)), Some(root), "{mounts}");
+    let mut found = mounts.lines().filter(|line| line.split(' ').nth(1) == Some("/"));
+    assert_eq!(found.next_back().and_then(|line| line.split(' ').nth(2)), Some(root), "{mounts}");
     Ok(())
 }
 
