@@ -28,3 +28,9 @@ impl From<cpio_builder::error::Error> for Failure {
         Self::Failed(e.to_string())
     }
 }
+
+impl From<share::error::Error> for Failure {
+    fn from(e: share::error::Error) -> Self {
+        Self::Failed(e.to_string())
+    }
+}

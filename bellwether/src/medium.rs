@@ -41,7 +41,7 @@ impl Boot<'_> {
                 return Err(usage("--kernel says which kernel to boot, and is missing"));
             }
         };
-        check_kernel(&path)?;
+        check_kernel(&path, &path.display().to_string())?;
         Ok(Kernel { path, release })
     }
 }
@@ -160,7 +160,8 @@ fn kernel_in(root: &Path) -> Result<(PathBuf, Option<String>), Failure> {
 
 /// A kernel for x86 has a boot sector's mark and "HdrS"
 /// (Documentation/arch/x86/boot.rst); the boot loaders here are for x86.
-fn check_kernel(path: &Path) -> Result<(), Failure> {
+/// `name` is what people know the file by.
+pub fn check_kernel(path: &Path, name: &str) -> Result<(), Failure> {
     use std::io::Read;
     let mut head = Vec::new();
     let fail = |source| Error::Read { path: path.into(), source };
@@ -172,5 +173,5 @@ fn check_kernel(path: &Path) -> Result<(), Failure> {
         Some(b"ARM\x64") => "a kernel for AArch64, but these boot loaders are for x86-64",
         _ => "no Linux kernel for x86-64",
     };
-    Err(Failure::Failed(format!("{} is {what}", path.display())))
+    Err(Failure::Failed(format!("{name} is {what}")))
 }

@@ -2,15 +2,18 @@
 
 use crate::args::{Boot, Pxe};
 use crate::failure::Failure;
-use crate::medium::{Parts, parts, usage};
-use crate::menus;
+use crate::medium::{Parts, check_kernel, parts, usage};
 use cmdline::json::Json;
 use cpio_builder::error::Error;
-use cpio_builder::iso as iso9660;
 use cpio_builder::media;
 use cpio_builder::tools::Workplace;
-use std::fs::{self, File};
+use share::medium::{Medium, Source};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+/// The largest kernel or initramfs.
+const MOST: u64 = 1 << 30;
 
 /// Runs the subcommand.
 pub fn run(what: &Pxe) -> Result<(), Failure> {
@@ -59,23 +62,30 @@ pub fn run(what: &Pxe) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Kernel and initramfs that an ISO's own menu starts by default.
+/// Kernel and initramfs that the medium's own menu starts by default, as `share` finds them.
 fn from_iso(path: &Path, work: &Workplace) -> Result<(PathBuf, Vec<PathBuf>), Failure> {
-    let fail = |e: iso9660::IsoError| Error::Container { path: path.into(), why: e.to_string() };
-    let menus = menus::read(path)?;
-    let entry = menus.iter().find_map(|(_, menu)| menu.entries.get(menu.default));
-    let entry = entry.ok_or_else(|| {
-        Failure::Failed(format!("{} has no menu entry that starts Linux", path.display()))
-    })?;
-    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let iso = iso9660::Iso::open(file).map_err(fail)?;
+    let medium = Medium::read(Source::open(path, false)?)?;
+    for text in &medium.warnings {
+        eprintln!("warning: {text}");
+    }
+    let Some(entry) = medium.menu.entries.get(medium.menu.default) else {
+        return Err(Failure::Failed(format!(
+            "{} has no menu entry that starts Linux",
+            path.display()
+        )));
+    };
     let take = |from: &str, name: &str| -> Result<PathBuf, Failure> {
-        let bytes = iso.read_path(menus::on_medium(from), 1 << 30).map_err(fail)?;
+        let at = medium.tree.file(from).map(|(at, _)| at);
+        let bytes = at.map(|at| medium.tree.read_all(at, MOST));
+        let bytes = bytes.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+        let of = || path.join(from.trim_start_matches('/'));
+        let bytes = bytes.map_err(|source| Error::Read { path: of(), source })?;
         let path = work.join(name);
         fs::write(&path, bytes).map_err(|source| Error::Write { path: path.clone(), source })?;
         Ok(path)
     };
     let kernel = take(&entry.kernel, "vmlinuz")?;
+    check_kernel(&kernel, &format!("{} on {}", entry.kernel, path.display()))?;
     let initrd: Result<Vec<PathBuf>, Failure> = entry
         .initrd
         .iter()
