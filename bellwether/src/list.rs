@@ -43,9 +43,13 @@ fn as_text(initrd: &Initrd<'_>) -> String {
                 entry.mode_text(),
                 entry.uid,
                 entry.gid,
-                entry.path()
+                entry.shown()
             );
         }
+    }
+    if initrd.behind() > 0 {
+        let _ =
+            writeln!(out, "{} bytes behind it are no archive and are not read", initrd.behind());
     }
     out
 }
@@ -59,7 +63,7 @@ fn as_json(initrd: &Initrd<'_>) -> String {
         json.count("packed", segment.packed as u64).count("unpacked", segment.unpacked() as u64);
         json.key("entries").array();
         for entry in segment.entries() {
-            json.object().field("path", entry.path()).field("mode", &format!("{:o}", entry.mode));
+            json.object().field("path", &entry.shown()).field("mode", &format!("{:o}", entry.mode));
             json.count("uid", entry.uid.into()).count("gid", entry.gid.into());
             json.count("size", entry.data.len() as u64).count("mtime", entry.mtime.into());
             if let Some(target) = entry.symlink() {

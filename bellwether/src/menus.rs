@@ -23,6 +23,8 @@ const PLACES: &[(Dialect, &[&str])] = &[
             "boot/syslinux/syslinux.cfg",
             "isolinux.cfg",
             "syslinux.cfg",
+            "slax/boot/syslinux.cfg",
+            "boot/syslinux/porteus.cfg",
         ],
     ),
     (

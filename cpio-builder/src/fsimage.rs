@@ -12,9 +12,11 @@ use crate::newc::Entry;
 use crate::tools::{COPY, DEBUGFS, Draft, MKE2FS, MKFS_EROFS, MKSQUASHFS, Workplace, XORRISO};
 use crate::verity;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// A kind of image.
@@ -145,13 +147,18 @@ pub fn make(
         (Format::Squashfs, Input::Dir(dir)) => squashfs(spec, to, Some(dir), |_| Ok(())),
         (Format::Squashfs, Input::Initrd(bytes)) => {
             let initrd = open(from, bytes)?;
-            let tree = initrd.tree();
-            squashfs(spec, to, None, |out| tar(&tree, out))
+            squashfs(spec, to, None, |out| tar(&initrd, out))
         }
         (Format::Erofs, Input::Dir(dir)) => erofs(spec, to, dir),
         (Format::Ext2, Input::Dir(dir)) => ext2_of_dir(spec, to, dir),
         (Format::Ext2, Input::Initrd(bytes)) => {
             let initrd = open(from, bytes)?;
+            if let Some(entry) = initrd.foreign().values().next() {
+                return Err(Error::Media(format!(
+                    "'{}' has a name that is not UTF-8, which debugfs does not accept: make squashfs",
+                    entry.shown()
+                )));
+            }
             ext2_of_initrd(spec, to, &initrd.tree())
         }
         (Format::Iso, Input::Dir(dir)) => iso(spec, to, dir),
@@ -273,9 +280,12 @@ fn squashfs(
 }
 
 /// A tar stream of an initramfs's tree.
-fn tar(tree: &BTreeMap<&str, Entry<'_>>, out: &mut dyn Write) -> io::Result<()> {
+fn tar(initrd: &Initrd<'_>, out: &mut dyn Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(BufWriter::new(out));
-    for (path, entry) in tree {
+    let (tree, foreign) = (initrd.tree(), initrd.foreign());
+    let named = tree.iter().map(|(path, entry)| (path.as_bytes(), entry));
+    for (path, entry) in named.chain(foreign.iter().map(|(path, entry)| (*path, entry))) {
+        let path = OsStr::from_bytes(path);
         let mut header = tar::Header::new_gnu();
         header.set_mode(entry.mode & 0o7777);
         header.set_uid(entry.uid.into());

@@ -125,6 +125,7 @@ impl Segment<'_> {
 #[derive(Debug, Clone)]
 pub struct Initrd<'a> {
     segments: Vec<Segment<'a>>,
+    behind: usize,
 }
 
 impl<'a> Initrd<'a> {
@@ -164,13 +165,22 @@ impl<'a> Initrd<'a> {
                 Segment { offset: at, codec, packed, data: Cow::Owned(data), archives }
             } else if let Some(name) = Codec::foreign(rest) {
                 return Err(InitrdError::Foreign { offset: at, name });
-            } else {
+            } else if segments.is_empty() {
                 return Err(InitrdError::Unknown { offset: at });
+            } else {
+                // Boot configuration, for one. The kernel says so and goes on with what it has.
+                return Ok(Self { segments, behind: rest.len() });
             };
             at += segment.packed.max(1);
             segments.push(segment);
         }
-        if segments.is_empty() { Err(InitrdError::Empty) } else { Ok(Self { segments }) }
+        if segments.is_empty() { Err(InitrdError::Empty) } else { Ok(Self { segments, behind: 0 }) }
+    }
+
+    /// How many bytes follow that are no archive; the kernel does not read them either.
+    #[must_use]
+    pub const fn behind(&self) -> usize {
+        self.behind
     }
 
     /// The segments in order.
@@ -184,6 +194,16 @@ impl<'a> Initrd<'a> {
     /// directories are not followed.
     #[must_use]
     pub fn tree(&self) -> BTreeMap<&str, Entry<'_>> {
+        self.by(|entry| Some(entry.path()).filter(|path| !path.is_empty()))
+    }
+
+    /// The same of the files whose names are not UTF-8, by the bytes of their paths.
+    #[must_use]
+    pub fn foreign(&self) -> BTreeMap<&[u8], Entry<'_>> {
+        self.by(Entry::foreign_path)
+    }
+
+    fn by<'s, K: Ord>(&'s self, key: impl Fn(&Entry<'s>) -> Option<K>) -> BTreeMap<K, Entry<'s>> {
         let mut tree = BTreeMap::new();
         for segment in &self.segments {
             let mut content: BTreeMap<u32, &[u8]> = BTreeMap::new();
@@ -196,8 +216,8 @@ impl<'a> Initrd<'a> {
                 if entry.is_file() && entry.nlink > 1 && entry.data.is_empty() {
                     entry.data = content.get(&entry.ino).copied().unwrap_or_default();
                 }
-                if !entry.path().is_empty() {
-                    tree.insert(entry.path(), entry);
+                if let Some(key) = key(&entry) {
+                    tree.insert(key, entry);
                 }
             }
         }

@@ -316,8 +316,11 @@ pub fn plain(name: &str) -> &str {
 /// One entry as read, borrowing from the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// Name as written: usually relative, may start with `./` or `/`.
+    /// Name as written: usually relative, may start with `./` or `/`. Empty when it is not
+    /// UTF-8: only `raw` has such a name.
     pub name: &'a str,
+    /// The bytes of the name.
+    pub raw: &'a [u8],
     /// Type and permission bits.
     pub mode: u32,
     /// Inode number; equal numbers with `nlink` over 1 are one file.
@@ -341,6 +344,25 @@ impl<'a> Entry<'a> {
     #[must_use]
     pub fn path(&self) -> &'a str {
         plain(self.name)
+    }
+
+    /// The name's bytes without leading `/` and `./`, when they are not UTF-8.
+    #[must_use]
+    pub fn foreign_path(&self) -> Option<&'a [u8]> {
+        if std::str::from_utf8(self.raw).is_ok() {
+            return None;
+        }
+        let mut path = self.raw;
+        while let Some(rest) = path.strip_prefix(b"/").or_else(|| path.strip_prefix(b"./")) {
+            path = rest;
+        }
+        Some(path)
+    }
+
+    /// The path as people see it.
+    #[must_use]
+    pub fn shown(&self) -> std::borrow::Cow<'a, str> {
+        self.foreign_path().map_or(self.path().into(), String::from_utf8_lossy)
     }
 
     /// Whether it is a regular file.
@@ -410,6 +432,11 @@ impl<'a> Reader<'a> {
         let truncated = || NewcError::Truncated { offset, near: near() };
         let header = || NewcError::Header { offset, near: near() };
         let rest = self.bytes.get(offset..).unwrap_or_default();
+        // The kernel does not miss a trailer at the end.
+        if offset > 0 && rest.iter().all(|byte| *byte == 0) {
+            self.at = self.bytes.len();
+            return Ok(None);
+        }
         let magic = rest.get(..6).ok_or_else(truncated)?;
         if !Header::is_magic(magic) {
             return Err(NewcError::Magic { offset, near: near() });
@@ -418,7 +445,8 @@ impl<'a> Reader<'a> {
         let head = Header::parse(digits).ok_or_else(header)?;
         let Header { ino, mode, uid, gid, nlink, mtime, size, rdev, name_len, .. } = head;
         let name = rest.get(HEADER..HEADER + name_len).ok_or_else(truncated)?;
-        let name = named(name).ok_or_else(header)?;
+        let raw = named(name).ok_or_else(header)?;
+        let name = std::str::from_utf8(raw).unwrap_or_default();
         let data_at = head.data_at();
         let data = rest.get(data_at..).and_then(|r| r.get(..size as usize));
         let data = data.ok_or_else(|| NewcError::Truncated { offset, near: name.into() })?;
@@ -428,7 +456,7 @@ impl<'a> Reader<'a> {
         if name == TRAILER {
             return Ok(None);
         }
-        Ok(Some(Entry { name, mode, ino, nlink, uid, gid, mtime, rdev, data }))
+        Ok(Some(Entry { name, raw, mode, ino, nlink, uid, gid, mtime, rdev, data }))
     }
 }
 

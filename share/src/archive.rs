@@ -71,6 +71,8 @@ pub struct Made {
     pub there: usize,
     /// Modules that were added.
     pub added: usize,
+    /// Where in the initramfs bytes begin that the kernel does not read, and nothing behind them.
+    pub end: Option<usize>,
     /// Modules that a live boot needs and neither the initramfs nor the medium has.
     pub lacking: Vec<String>,
 }
@@ -83,6 +85,7 @@ struct Parts {
     release: String,
     there: usize,
     added: usize,
+    end: Option<usize>,
     lacking: Vec<String>,
 }
 
@@ -105,11 +108,11 @@ pub fn make(
     let failed =
         |_| Error::System { doing: "make an archive", source: io::ErrorKind::Other.into() };
     let collected = collected.map_err(failed)??;
-    let Parts { plain, release, there, added, lacking } = collected.clone();
+    let Parts { plain, release, there, added, end, lacking } = collected.clone();
     drop(collected);
     let mut bytes = compress::compress(Codec::Zstd, &plain).map_err(BuildError::Compress)?;
     bytes.resize(bytes.len().next_multiple_of(4), 0);
-    Ok(Made { bytes, release, there, added, lacking })
+    Ok(Made { bytes, release, there, added, end, lacking })
 }
 
 fn collect(
@@ -125,7 +128,7 @@ fn collect(
         path.ends_with(".conf")
             && ["lib/modprobe.d/", "etc/modprobe.d/"].iter().any(|dir| path.starts_with(dir))
     };
-    let Picked { mut files, links } =
+    let Picked { mut files, links, end } =
         initrd::pick(initrd, Limits::default(), &|path| is_module(path) || is_conf(path))?;
     let mut conf = ModprobeConf::default();
     files.retain(|path, text| {
@@ -150,7 +153,7 @@ fn collect(
     // An initramfs without modules belongs to a kernel with everything built in, or is the
     // first of several: no modules are looked for.
     let Some(base) = base else {
-        return only_init(init, &links);
+        return only_init(init, &links, end);
     };
     let release = base.rsplit('/').next().unwrap_or_default().to_owned();
     for path in squashfs {
@@ -196,15 +199,15 @@ fn collect(
     let needed = ESSENTIAL.into_iter().chain(["nfsv3"]);
     let lacking = needed.filter(|name| !has(name)).map(str::to_owned).collect();
     let there = chosen.len() - added;
-    Ok(Parts { plain: finish(archive, &links)?, release, there, added, lacking })
+    Ok(Parts { plain: finish(archive, &links)?, release, there, added, end, lacking })
 }
 
-fn only_init(init: &[u8], links: &BTreeSet<String>) -> Result<Parts, Error> {
+fn only_init(init: &[u8], links: &BTreeSet<String>, end: Option<usize>) -> Result<Parts, Error> {
     cpio_builder::image::check_init(init, Path::new("/init"), 0)?;
     let mut archive = Archive::new();
     archive.add("init", 0o755, Node::File(init.to_vec())).map_err(BuildError::from)?;
     let (release, lacking) = (String::new(), Vec::new());
-    Ok(Parts { plain: finish(archive, links)?, release, there: 0, added: 0, lacking })
+    Ok(Parts { plain: finish(archive, links)?, release, there: 0, added: 0, end, lacking })
 }
 
 fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Error> {

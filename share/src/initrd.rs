@@ -25,6 +25,8 @@ pub struct Picked {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Every symbolic link.
     pub links: BTreeSet<String>,
+    /// Where bytes begin that are no archive: the kernel reads nothing behind them.
+    pub end: Option<usize>,
 }
 
 /// Why an archive cannot be read any further.
@@ -95,6 +97,10 @@ impl Reader<'_> {
                 (true, ..) => self.archive(&mut rest, &mut linked).map(|()| Vec::new()),
                 (_, Some(codec), _) => self.packed(codec, &mut rest, &mut linked),
                 (.., Some(name)) => return Err(wrong(InitrdError::Foreign { offset, name })),
+                _ if self.segments > 1 => {
+                    self.found.end = Some(offset);
+                    return Ok(None);
+                }
                 _ => return Err(wrong(InitrdError::Unknown { offset })),
             };
             self.resolve(linked);
@@ -148,6 +154,10 @@ impl Reader<'_> {
         loop {
             let cut = |near: &String| NewcError::Truncated { offset, near: near.clone() };
             let bad = |near: &String| NewcError::Header { offset, near: near.clone() };
+            // The kernel does not miss a trailer at the end.
+            if offset > 0 && !skip_zeros(from)? {
+                return Ok(());
+            }
             let mut head = [0; HEADER];
             exactly(from, &mut head, || cut(&near))?;
             let (magic, digits) = head.split_at_checked(6).unwrap_or_default();
@@ -159,7 +169,9 @@ impl Reader<'_> {
             let size = header.size as usize;
             let mut name = vec![0; name_len];
             exactly(from, &mut name, || cut(&near))?;
-            let name = named(&name).ok_or_else(|| bad(&near))?.to_owned();
+            let name = named(&name).ok_or_else(|| bad(&near))?;
+            // No file that is looked for has a name in another spelling.
+            let name = String::from_utf8_lossy(name).into_owned();
             let data_at = header.data_at();
             skip(from, data_at - HEADER - name_len)?;
             let whole = (data_at + size).next_multiple_of(4);
@@ -308,6 +320,27 @@ mod tests {
     use cpio_builder::newc::{Archive, Node};
     use proptest::prelude::*;
 
+    /// A file name that is not UTF-8, boot configuration behind the archive, and an archive without
+    /// a trailer: kernels boot all three, and `share` refused them.
+    #[test]
+    fn what_kernels_accept() {
+        let whole = sample();
+        let at = whole.windows(6).position(|w| w == b"bin/sh").unwrap();
+        let mut foreign = whole.clone();
+        foreign[at] = 0xfc;
+        let trailer = whole.windows(6).rposition(|w| w == b"070701").unwrap();
+        let cut = whole[..trailer].to_vec();
+        let mut more = whole.clone();
+        more.extend_from_slice(b"#BOOTCONFIG\n");
+        for (bytes, end) in [(foreign, None), (cut, None), (more, Some(whole.len()))] {
+            let found = picked(&bytes).unwrap();
+            assert_eq!((found.files.len(), found.end), (3, end));
+            let opened = Initrd::open(&bytes, Limits::default()).unwrap();
+            assert_eq!(opened.tree().iter().filter(|(p, e)| modules(p) && e.is_file()).count(), 3);
+            assert_eq!(opened.behind(), end.map_or(0, |end| bytes.len() - end));
+        }
+    }
+
     fn sample() -> Vec<u8> {
         let mut archive = Archive::new();
         let big: Vec<u8> = (0..50_000u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
@@ -390,7 +423,7 @@ mod tests {
         let packed = compress::compress(Codec::Zstd, &whole).unwrap();
         assert!(error(&packed[..packed.len() / 2]).contains("does not unpack"));
         let twice = [&whole[..], b"\0\0garbage!"].concat();
-        assert!(error(&twice).contains(&format!("byte {}", whole.len() + 2)));
+        assert_eq!(picked(&twice).unwrap().end, Some(whole.len() + 2));
         let small = Limits { bytes: 1000, ..Limits::default() };
         assert!(pick(&mut &*packed, small, &modules).is_err());
     }

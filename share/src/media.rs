@@ -230,6 +230,14 @@ fn prepare(
     Ok(Prepared { menu, medium })
 }
 
+/// Our archive behind an initramfs.
+#[derive(Clone)]
+struct Behind {
+    path: String,
+    /// Where the initramfs has to end.
+    end: Option<usize>,
+}
+
 /// Makes a medium's entries boot over the network, and adds the files they load.
 struct Entries<'a> {
     medium: &'a Medium,
@@ -242,7 +250,7 @@ struct Entries<'a> {
     /// Of the paths below which the files are served.
     base: String,
     /// Entries with the same initramfs share its archive; `None` where none can be made.
-    archives: BTreeMap<Vec<String>, Option<String>>,
+    archives: BTreeMap<Vec<String>, Option<Behind>>,
     /// Notes that were said.
     said: BTreeSet<String>,
 }
@@ -282,7 +290,17 @@ impl Entries<'_> {
             if archive.is_none() && !row.own_init_knows_nfs() {
                 return self.leave_out(entry, "its initramfs cannot be read");
             }
-            entry.initrd.extend(archive);
+            if let Some(end) = archive.as_ref().and_then(|archive| archive.end) {
+                // The kernel would not come to ours.
+                let [path] = entry.initrd.as_slice() else {
+                    return self.leave_out(entry, "its initramfs has bytes that are no archive");
+                };
+                if let Some(file) = self.files.find(path) {
+                    let short = File { length: end as u64, ..file };
+                    self.files.add(path, short);
+                }
+            }
+            entry.initrd.extend(archive.map(|archive| archive.path));
         }
         // One that does not fit the boot loaders' menus would make all menus useless.
         let alone = Entry { id: "e".into(), ..entry.clone() };
@@ -311,7 +329,7 @@ impl Entries<'_> {
         sources: &[String],
         given: Option<&[Arc<[u8]>; 2]>,
         init: &[u8],
-    ) -> Option<String> {
+    ) -> Option<Behind> {
         if let Some(known) = self.archives.get(sources) {
             return known.clone();
         }
@@ -323,12 +341,12 @@ impl Entries<'_> {
                 let to = format!("{}/bellwether{}.img", self.base, self.archives.len());
                 tell_archive(self.watch, &made);
                 self.files.add(&to, File::memory(made.bytes));
-                Some(to)
+                Some(Behind { path: to, end: made.end })
             }
             Err(e) => {
                 let of = if given.is_some() { "--initrd".into() } else { sources.join(", ") };
                 self.watch.tell(&Event::Warning(format!(
-                    "{}: {of}: {e}; our /init cannot stand behind it",
+                    "{}: {of}: {e}; it boots without our /init if it can",
                     medium.name
                 )));
                 None
@@ -444,6 +462,13 @@ fn tell_archive(watch: &Watch, made: &archive::Made) {
             made.added
         ),
     );
+    if made.end.is_some() {
+        watch.tell(&Event::Warning(
+            "bytes behind the initramfs that are no archive are not served: kernels read nothing \
+             that follows them"
+                .into(),
+        ));
+    }
     if !made.lacking.is_empty() {
         watch.tell(&Event::Warning(format!(
             "the kernel lacks {} and has it neither in its initramfs nor on the medium, unless it \

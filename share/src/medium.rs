@@ -4,13 +4,14 @@ use crate::beneath;
 use crate::error::Error;
 use crate::iso;
 use crate::tree::{ReadAt, Tree};
-use cpio_builder::menu::{Dialect, Entry, FILE_MAX, Menu};
+use cpio_builder::loader_entries::{self, BootEntry};
+use cpio_builder::menu::{Dialect, ENTRIES_MAX, Entry, FILE_MAX, Menu};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where media have their menus. GRUB's file for loop-mounted images comes first: it is made
+/// Where media have their menus; `*` stands for any part of a name. GRUB's file for loop-mounted images comes first: it is made
 /// for other loaders to read.
-const MENUS: [(Dialect, &str); 13] = [
+const MENUS: &[(Dialect, &str)] = &[
     (Dialect::Syslinux, "/isolinux/isolinux.cfg"),
     (Dialect::Syslinux, "/boot/isolinux/isolinux.cfg"),
     (Dialect::Syslinux, "/boot/x86_64/loader/isolinux.cfg"),
@@ -22,8 +23,19 @@ const MENUS: [(Dialect, &str); 13] = [
     (Dialect::Grub, "/boot/grub/grub.cfg"),
     (Dialect::Grub, "/boot/grub2/grub.cfg"),
     (Dialect::Grub, "/EFI/BOOT/grub.cfg"),
-    (Dialect::Grub, "/EFI/boot/grub.cfg"),
     (Dialect::Grub, "/grub/grub.cfg"),
+    // Slax and others have the system and its loader in a directory of their own.
+    (Dialect::Syslinux, "/*/boot/syslinux.cfg"),
+    (Dialect::Syslinux, "/*/boot/isolinux.cfg"),
+    (Dialect::Syslinux, "/boot/syslinux/*.cfg"),
+    (Dialect::Syslinux, "/boot/*linux/*linux.conf"),
+    (Dialect::Syslinux, "/*linux/*linux.conf"),
+    (Dialect::Syslinux, "/syslinux.cfg"),
+    (Dialect::Syslinux, "/*/*/syslinux.cfg"),
+    (Dialect::Syslinux, "/*/*/isolinux.cfg"),
+    (Dialect::Grub, "/*/boot/grub/grub.cfg"),
+    (Dialect::Grub, "/*/*/grub.cfg"),
+    (Dialect::Grub, "/grub.cfg"),
 ];
 
 /// Kernel and initramfs where there is no menu.
@@ -158,8 +170,11 @@ impl Medium {
 
     /// The first menu of the medium that starts a kernel present on it.
     fn read_menu(&self) -> Menu {
-        for (dialect, path) in MENUS {
-            let Some(text) = self.text(path) else { continue };
+        let places = MENUS.iter().flat_map(|(dialect, pattern)| {
+            self.tree.matching(pattern).into_iter().map(move |path| (*dialect, path))
+        });
+        for (dialect, path) in places {
+            let Some(text) = self.text(&path) else { continue };
             let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
             let mut load = |name: &str| {
                 self.text(&resolve(dir, name)).or_else(|| self.text(&resolve("", name)))
@@ -169,6 +184,11 @@ impl Medium {
             if !menu.entries.is_empty() {
                 return menu;
             }
+        }
+        let mut menu = self.loader_entries();
+        keep(&mut menu, |entry| self.settle(entry, "").then_some(()));
+        if !menu.entries.is_empty() {
+            return menu;
         }
         let usual = USUAL.iter().find(|(kernel, initrd)| {
             self.tree.file(kernel).is_some() && self.tree.file(initrd).is_some()
@@ -181,6 +201,17 @@ impl Medium {
             append: String::new(),
         });
         Menu { entries: entries.into_iter().collect(), ..Menu::default() }
+    }
+
+    /// The entries of systemd-boot.
+    fn loader_entries(&self) -> Menu {
+        let paths = self.tree.matching("/loader/entries/*.conf").into_iter().take(ENTRIES_MAX);
+        let entries = paths.filter_map(|path| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Some(BootEntry::text(name, &self.text(&path)?))
+        });
+        let conf = self.text("/loader/loader.conf").unwrap_or_default();
+        loader_entries::menu(entries.collect(), &conf)
     }
 
     /// Resolves an entry's paths on this medium; false when its files are missing.

@@ -90,11 +90,11 @@ impl Header {
     }
 }
 
-/// The name of an entry. `None` when no zero byte ends it, or it is not UTF-8.
+/// The name of an entry, in whatever spelling the file system had. `None` when no zero byte ends
+/// it.
 #[must_use]
-pub fn named(bytes: &[u8]) -> Option<&str> {
-    let name = bytes.strip_suffix(&[0])?;
-    core::str::from_utf8(name).ok()
+pub fn named(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.strip_suffix(&[0])
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(Header::parse(&digits), None, "a longer name than the kernel takes");
         digits[88..96].copy_from_slice(b"+0000008");
         assert_eq!(Header::parse(&digits), None, "a sign");
-        assert_eq!((named(b"usr\0"), named(b"usr"), named(b"")), (Some("usr"), None, None));
+        assert_eq!((named(b"usr\0"), named(b"usr"), named(b"")), (Some(&b"usr"[..]), None, None));
     }
 
     proptest! {
