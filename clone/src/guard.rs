@@ -60,11 +60,17 @@ pub trait Media {
     fn flush(&mut self) -> Result<(), Trouble>;
 
     /// Reads what the disk has, not what the system remembers of it: up to `bytes` from a
-    /// multiple of [`HELD`] on. Nothing where that cannot be told apart.
+    /// multiple of 4096 on. Nothing where that cannot be told apart.
     ///
     /// # Errors
     /// The system's.
     fn read(&mut self, at: u64, bytes: usize) -> Result<Option<&[u8]>, Trouble>;
+
+    /// Fills the buffer, also from what the system remembers; how many bytes there were.
+    ///
+    /// # Errors
+    /// The system's.
+    fn fetch(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, Trouble>;
 
     /// Seconds since 1970.
     fn clock(&self) -> u64;
@@ -307,41 +313,11 @@ impl<M: Media> Guard<M> {
         self.fits(self.head.len() as u64, "the copy has at least")?;
         self.media.begin()?;
         self.step = Step::Open;
-        self.mark()?;
-        // Firmware may repair a disk from the copy of the old table at its end.
-        if let Some(tail) = self.media.room().and_then(|room| room.checked_sub(TAIL))
-            && tail >= HELD as u64
-            && self.old_table(tail)
-        {
-            self.all(tail, &[0; TAIL as usize])?;
+        mark(&mut self.media, self.told.sender)?;
+        if let Some(tail) = old_table(&mut self.media) {
+            write_all(&mut self.media, tail, &[0; TAIL as usize])?;
         }
         self.media.flush()
-    }
-
-    fn old_table(&mut self, tail: u64) -> bool {
-        let begins = tail / HELD as u64 * HELD as u64;
-        let skip = usize::try_from(tail - begins).unwrap_or(usize::MAX);
-        let there = self.media.read(begins, skip.saturating_add(TAIL as usize));
-        // What cannot be read is no table.
-        let last = there.ok().flatten().and_then(|bytes| bytes.get(skip..)).unwrap_or_default();
-        last.chunks(512).any(|sector| sector.starts_with(b"EFI PART"))
-    }
-
-    /// The whole held part: the mark and zeros.
-    fn mark(&mut self) -> Result<(), Trouble> {
-        let room = self.media.room().unwrap_or(u64::MAX);
-        let mut head = alloc::vec![0; HELD.min(usize::try_from(room).unwrap_or(HELD))];
-        let mark = Mark::new(self.media.clock(), self.told.sender).bytes();
-        head.iter_mut().zip(mark).for_each(|(at, byte)| *at = byte);
-        self.all(0, &head)
-    }
-
-    fn all(&mut self, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            done += self.media.write(at + done as u64, rest)?;
-        }
-        Ok(())
     }
 
     /// Ends the copy, a piece of work each time: nothing until it is stored.
@@ -415,9 +391,9 @@ impl<M: Media> Guard<M> {
         }
         let head = core::mem::take(&mut self.head);
         let (first, rest) = head.split_at(head.len().min(LENGTH));
-        self.all(LENGTH as u64, rest)?;
+        write_all(&mut self.media, LENGTH as u64, rest)?;
         self.media.flush()?;
-        self.all(0, first)?;
+        write_all(&mut self.media, 0, first)?;
         self.media.end(length)?;
         self.media.flush()?;
         if self.read_back {
@@ -425,13 +401,42 @@ impl<M: Media> Guard<M> {
                 None => self.read_back = false,
                 Some(bytes) if bytes == head => {}
                 Some(_) => {
-                    let _ = self.mark().and_then(|()| self.media.flush());
+                    let marked = mark(&mut self.media, self.told.sender);
+                    let _ = marked.and_then(|()| self.media.flush());
                     return Err(Trouble::Differs { name: self.name() });
                 }
             }
         }
         Ok(Kept { digest, read_back: self.read_back, pinned })
     }
+}
+
+/// Where the copy of the table of the disk's old content is: firmware may repair a disk from it.
+pub(crate) fn old_table(media: &mut impl Media) -> Option<u64> {
+    let tail = media.room()?.checked_sub(TAIL).filter(|tail| *tail >= HELD as u64)?;
+    let begins = tail / HELD as u64 * HELD as u64;
+    let skip = usize::try_from(tail - begins).unwrap_or(usize::MAX);
+    // What cannot be read is no table.
+    let there = media.read(begins, skip.saturating_add(TAIL as usize)).ok().flatten();
+    let last = there.and_then(|bytes| bytes.get(skip..)).unwrap_or_default();
+    last.chunks(512).any(|sector| sector.starts_with(b"EFI PART")).then_some(tail)
+}
+
+/// The whole held part: the mark and zeros.
+pub(crate) fn mark(media: &mut impl Media, sender: Option<Ipv4Addr>) -> Result<(), Trouble> {
+    let room = media.room().unwrap_or(u64::MAX);
+    let mut head = alloc::vec![0; HELD.min(usize::try_from(room).unwrap_or(HELD))];
+    let mark = Mark::new(media.clock(), sender).bytes();
+    head.iter_mut().zip(mark).for_each(|(at, byte)| *at = byte);
+    write_all(media, 0, &head)
+}
+
+pub(crate) fn write_all(media: &mut impl Media, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        done += media.write(at + done as u64, rest)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -514,11 +519,19 @@ mod tests {
         }
 
         fn read(&mut self, at: u64, bytes: usize) -> Result<Option<&[u8]>, Trouble> {
-            assert!(at.is_multiple_of(HELD as u64) && bytes <= READ, "{bytes} bytes at {at}");
+            assert!(at.is_multiple_of(4096) && bytes <= READ, "{bytes} bytes at {at}");
             let disk = self.bytes.borrow();
             let rest = disk.get(at as usize..).unwrap_or_default();
             self.buffer = rest[..rest.len().min(bytes)].to_vec();
             Ok(Some(&self.buffer))
+        }
+
+        fn fetch(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+            let disk = self.bytes.borrow();
+            let rest = disk.get(at as usize..).unwrap_or_default();
+            let n = rest.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
         }
 
         fn clock(&self) -> u64 {

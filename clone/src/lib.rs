@@ -29,6 +29,7 @@ pub mod mark;
 pub mod outcome;
 pub mod pact;
 pub mod ring;
+pub mod room;
 pub mod udpcast;
 
 pub use error::{Error, Trouble};

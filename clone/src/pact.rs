@@ -98,6 +98,12 @@ impl Pact {
         self.code("end", [&head, &digest.blake3])
     }
 
+    /// The code of a frame of a room's connection, whose other nonce this is.
+    #[must_use]
+    pub fn frame(&self, peer: &Nonce, frame: &[u8]) -> Mac {
+        self.code("frame", [peer, frame])
+    }
+
     /// The receiver's code of what became of its copy.
     #[must_use]
     pub fn verdict(&self, receiver: &Nonce, verdict: &[u8]) -> Mac {

@@ -15,6 +15,7 @@ pub mod net;
 pub mod place;
 pub mod protocol;
 mod relay;
+pub mod room;
 #[cfg(test)]
 mod testing;
 pub mod udpcast;
@@ -40,6 +41,7 @@ pub static RECEIVERS: &[(&str, Receive)] = &[
     ("dolly", receive::<dolly::Dolly>),
     ("dollyplus", receive::<dollyplus::DollyPlus>),
     ("ka", receive::<ka::Ka>),
+    ("room", receive::<room::Room>),
 ];
 
 /// The receiver of the protocol of this name.

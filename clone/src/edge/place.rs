@@ -50,6 +50,10 @@ pub struct Place {
     fresh: bool,
     /// What reads it back; nothing when that cannot be done.
     reads: Option<OwnedFd>,
+    /// What reads it through the page cache, once that was needed.
+    cached: Option<OwnedFd>,
+    /// A file that is made longer at the end, and keeps its content.
+    grows: bool,
     buffer: Vec<u8>,
     dirty: u64,
 }
@@ -103,7 +107,24 @@ impl Place {
         };
         let reads = reader(&fd);
         let (path, buffer) = (path.to_owned(), Vec::new());
-        Ok(Self { fd, path, room, block, fresh: !block && !existing, reads, buffer, dirty: 0 })
+        let (fresh, cached, grows) = (!block && !existing, None, false);
+        Ok(Self { fd, path, room, block, fresh, reads, cached, grows, buffer, dirty: 0 })
+    }
+
+    /// As [`Place::open`], but a file keeps what it has: a copy may go on there.
+    ///
+    /// # Errors
+    /// As [`Place::open`].
+    pub fn resume(path: &str) -> Result<Self, Trouble> {
+        let mut place = Self::open(path, false)?;
+        place.grows = core::mem::take(&mut place.fresh);
+        Ok(place)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// Whether it is a disk.
@@ -191,7 +212,8 @@ impl Media for Place {
     }
 
     fn end(&mut self, length: u64) -> Result<(), Trouble> {
-        match self.fresh {
+        let short = |fd| fstat(fd).is_ok_and(|s| u64::try_from(s.st_size).unwrap_or(0) < length);
+        match self.fresh || self.grows && short(&self.fd) {
             true => ftruncate(&self.fd, length).map_err(|e| self.failed("cannot be ended", e)),
             false => Ok(()),
         }
@@ -219,6 +241,25 @@ impl Media for Place {
             }
         };
         Ok(Some(self.buffer.get(skip..skip + n).unwrap_or_default()))
+    }
+
+    fn fetch(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        if self.cached.is_none() {
+            let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+            let fd = open(&path, READ, Mode::empty());
+            self.cached = Some(fd.map_err(|e| self.failed("cannot be read", e))?);
+        }
+        let Some(fd) = &self.cached else { return Ok(0) };
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match pread(fd, rest, at + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(self.failed("cannot be read", e)),
+            }
+        }
+        Ok(done)
     }
 
     fn clock(&self) -> u64 {

@@ -2,12 +2,14 @@
 //! and the user's screen.
 
 use super::net::{Datagrams, Udp};
+use super::place::Place;
 use crate::Error;
 use crate::cook::Cook;
 use crate::guard::{Announcement, Kept};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
@@ -46,6 +48,20 @@ pub trait World {
     /// # Errors
     /// The place cannot be written to: its name and the reason.
     fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String>;
+
+    /// Opens the disks and files for a copy that comes chunk by chunk, before a sender hears of
+    /// this machine. They keep all their bytes until then.
+    ///
+    /// # Errors
+    /// One cannot be written to: its name and the reason.
+    fn places(&mut self) -> Result<Vec<Place>, String> {
+        Err("this program writes no copy".to_owned())
+    }
+
+    /// Whether the user wants what was written to be read back.
+    fn reads_back(&self) -> bool {
+        true
+    }
 
     /// Opens the file of this number, to be sent.
     ///

@@ -1,0 +1,496 @@
+//! The loops of a room that is cloned chunk by chunk: see [`room`](crate::room).
+
+mod disks;
+mod net;
+
+use super::net::{Dial, listener};
+use super::place::Place;
+use super::protocol::{Strangers, sent};
+use super::{Here, Level, Order, Protocol, World};
+use crate::Error;
+use crate::digest::Digest;
+use crate::outcome::{Received, Sent};
+use crate::room::golden::Golden;
+use crate::room::keep;
+use crate::room::manifest::{Layout, Manifest};
+use crate::room::node::Node;
+use crate::room::wire::{ASK, HERE, Message, PORT, Verdict};
+use crate::room::{Act, Ask, Peer, Told};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
+use disks::Disks;
+use net::{Event, Net};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
+use rustix::io::{Errno, pread};
+
+const NAME: &str = "the room";
+/// The longest sleep.
+const NAP: Duration = Duration::from_millis(200);
+/// A sender that knows no more of a machine waits so long for it.
+const LINGER: Duration = Duration::from_secs(30);
+/// A copy that is whole waits so long for machines that want chunks of it, and for a sender that
+/// is away.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// A room.
+#[derive(Debug)]
+pub struct Room {
+    /// The sender's port.
+    pub port: u16,
+    /// What a sender sends.
+    pub offer: Option<Offer>,
+    /// What was written is read back.
+    pub read_back: bool,
+}
+
+/// What a sender has.
+#[derive(Debug)]
+pub struct Offer {
+    /// The disks and their chunks.
+    pub manifest: Arc<Manifest>,
+    /// The disks, in the manifest's order.
+    pub disks: Vec<Reader>,
+    /// It begins when so many machines are there.
+    pub wanted: usize,
+    /// It waits so long for a machine that was lost.
+    pub linger: Option<Duration>,
+}
+
+/// A disk or a file that is read.
+#[derive(Debug)]
+pub struct Reader {
+    fd: OwnedFd,
+    path: String,
+}
+
+impl Reader {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::Source`].
+    pub fn open(path: &str) -> Result<Self, Error> {
+        let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let fd = fd.map_err(|e| Error::Source { why: format!("{path}: {e}") })?;
+        let _ = fadvise(&fd, 0, None, Advice::Sequential);
+        Ok(Self { fd, path: path.to_string() })
+    }
+
+    /// Fills the buffer from this byte on.
+    ///
+    /// # Errors
+    /// [`Error::Source`].
+    pub fn read(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match pread(&self.fd, rest, at + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => {
+                    let why = format!("{}: at byte {at}: {e}", self.path);
+                    return Err(Error::Source { why });
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// A chunk.
+    fn chunk(&self, layout: &Layout, n: u32) -> Result<Vec<u8>, Error> {
+        let bytes = keep::read(layout, n, &mut |at, buffer| self.read(at, buffer))?;
+        bytes.ok_or_else(|| Error::Source { why: format!("{}: has become shorter", self.path) })
+    }
+}
+
+/// Reads all chunks once, for their digests; `tick` hears of the bytes.
+///
+/// # Errors
+/// [`Error::Source`].
+pub fn digests(
+    layout: Layout,
+    disks: &[Reader],
+    tick: &mut dyn FnMut(u64),
+) -> Result<Manifest, Error> {
+    let mut hashes = Vec::new();
+    for n in 0..layout.count() {
+        let disk = layout.chunk(n).and_then(|chunk| disks.get(usize::from(chunk.disk)));
+        let Some(disk) = disk else { break };
+        let bytes = disk.chunk(&layout, n)?;
+        hashes.push(*blake3::hash(&bytes).as_bytes());
+        tick(bytes.len() as u64);
+    }
+    let none = || Error::Source { why: "a disk is missing".to_string() };
+    Manifest::new(layout, hashes).ok_or_else(none)
+}
+
+impl Protocol for Room {
+    fn new(argument: &str) -> Result<Self, Error> {
+        let port = if argument.is_empty() { Ok(PORT) } else { argument.parse() };
+        let wrong = Error::Unfit { what: "the room's port", why: "is not a number up to 65534" };
+        let port = port.ok().filter(|port| (1..u16::MAX).contains(port)).ok_or(wrong)?;
+        Ok(Self { port, offer: None, read_back: true })
+    }
+
+    fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
+        Receiver::new(self, here, world)?.run(world)
+    }
+
+    fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
+        let none = Error::Unfit { what: "this machine", why: "has nothing to send" };
+        let offer = self.offer.as_ref().ok_or(none)?;
+        let mut golden = Golden::new(offer.manifest.clone(), offer.wanted);
+        let done = self.hand_out(offer, &mut golden, order, world);
+        sent(done, golden.clients(), world)
+    }
+}
+
+fn digest(manifest: &Manifest) -> Digest {
+    Digest { bytes: manifest.layout.used(), blake3: *manifest.root() }
+}
+
+impl Room {
+    fn hand_out(
+        &self,
+        offer: &Offer,
+        golden: &mut Golden,
+        order: &Order<'_>,
+        world: &mut dyn World,
+    ) -> Result<Vec<Digest>, Error> {
+        let here = order.here;
+        let mut net = Net::new(listener(here.listen, self.port)?, here.pins.key.clone());
+        let asks = world.datagrams(self.port)?;
+        let (mut moved, mut last) = (world.now(), (0, 0));
+        let mut strangers = Strangers::default();
+        let used = offer.manifest.layout.used();
+        loop {
+            let now = world.now();
+            let mut ask = [0; 64];
+            while let Some((n, _, from)) = asks.receive(&mut ask) {
+                if ask.get(..n) == Some(&ASK) {
+                    let _ = asks.send(&HERE, HERE.len(), from);
+                }
+            }
+            for event in net.round(now) {
+                match event {
+                    Event::Up(_) => {}
+                    Event::Said(peer, message) => {
+                        let from = net.address(peer);
+                        if let Err(why) = golden.heard(peer, from, message, now) {
+                            strangers.meet(from, why, world);
+                            net.say(peer, &Message::End(why.to_string()), now);
+                            net.hang(peer);
+                            golden.gone(peer, now);
+                        }
+                    }
+                    Event::Down(peer, why) => {
+                        world.say(Level::Detail, &format!("a connection has ended: {why}"));
+                        golden.gone(peer, now);
+                    }
+                }
+            }
+            if let Some(start) = order.start
+                && golden.started().is_none()
+                && readable(start)
+            {
+                golden.start(now);
+            }
+            self.act(offer, golden, &mut net, world)?;
+            for peer in net.hungry() {
+                while net.is_hungry(peer) && golden.feed(peer) {
+                    self.act(offer, golden, &mut net, world)?;
+                }
+            }
+            let state = (golden.progress().0, golden.sent());
+            if state != last {
+                (moved, last) = (now, state);
+            }
+            let (have, all) = golden.progress();
+            if golden.started().is_some() {
+                let part = |n: u64| u128::from(used) * u128::from(n) / u128::from(all.max(1));
+                world.progress(u64::try_from(part(have)).unwrap_or(0), Some(used));
+            }
+            if golden.over(offer.linger.unwrap_or(LINGER), now) {
+                golden.end();
+                self.act(offer, golden, &mut net, world)?;
+                let until = now + Duration::from_secs(2);
+                while !net.quiet() && world.now() < until {
+                    let _ = net.round(world.now());
+                    net.wait(&[], Duration::from_millis(20));
+                }
+                break;
+            }
+            let patience = match golden.started() {
+                Some(_) => here.patience.stall,
+                None => here.patience.start,
+            };
+            let what = if golden.started().is_some() { "progress" } else { "machine" };
+            Error::stalled(NAME, what, (moved, patience), now)?;
+            let mut fds = Vec::from([asks.fd()]);
+            fds.extend(order.start.filter(|_| golden.started().is_none()));
+            net.wait(&fds, NAP);
+        }
+        Ok(Vec::from([digest(&offer.manifest)]))
+    }
+
+    fn act(
+        &self,
+        offer: &Offer,
+        golden: &mut Golden,
+        net: &mut Net,
+        world: &mut dyn World,
+    ) -> Result<(), Error> {
+        while let Some(act) = golden.act() {
+            match act {
+                Act::Say(peer, message) => net.say(peer, &message, world.now()),
+                Act::Hang(peer) => net.hang(peer),
+                Act::News(text) => world.say(Level::News, &text),
+                Act::Disk(Ask::Read(n)) => {
+                    let layout = &offer.manifest.layout;
+                    let disk = layout.chunk(n).and_then(|c| offer.disks.get(usize::from(c.disk)));
+                    let bytes = disk.map(|disk| disk.chunk(layout, n)).transpose()?;
+                    // A disk that is in use changes: what is not what was promised is not sent.
+                    let same = bytes.filter(|bytes| offer.manifest.is(n, bytes));
+                    let same = same.ok_or_else(|| Error::Source {
+                        why: "the disk has changed since it was read first: is it in use?".into(),
+                    })?;
+                    golden.told(Told::Read(n, Some(Arc::new(same))));
+                }
+                Act::Dial(_) | Act::Disk(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn readable(fd: rustix::fd::BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap_or(0) > 0
+}
+
+/// A machine that gets a copy.
+struct Receiver<'h> {
+    here: &'h Here,
+    port: u16,
+    read_back: bool,
+    net: Net,
+    node: Node,
+    places: Option<Vec<Place>>,
+    disks: Option<Disks>,
+    sender: Option<Peer>,
+    /// The sender's address, once it is known.
+    at: Option<Ipv4Addr>,
+    to_sender: Option<Dial>,
+    to_other: Option<(Dial, Ipv4Addr)>,
+    /// Dialled, and has not said hello.
+    other: Option<Peer>,
+}
+
+impl<'h> Receiver<'h> {
+    fn new(room: &Room, here: &'h Here, world: &mut dyn World) -> Result<Self, Error> {
+        let places = world.places().map_err(|why| Error::Store { why })?;
+        let (fd, port) = net::listener(here.listen, room.port)?;
+        let name = here.names.last().map_or("", String::as_str);
+        Ok(Self {
+            here,
+            port: room.port,
+            read_back: room.read_back && world.reads_back(),
+            net: Net::new(fd, here.pins.key.clone()),
+            node: Node::new(name, port),
+            places: Some(places),
+            disks: None,
+            sender: None,
+            at: here.pins.from.first().copied(),
+            to_sender: None,
+            to_other: None,
+            other: None,
+        })
+    }
+
+    fn run(mut self, world: &mut dyn World) -> Result<Received, Error> {
+        let asks = world.datagrams(0)?;
+        let (mut moved, mut last, mut asked) = (world.now(), 0, None::<Duration>);
+        let mut alone = None;
+        let mut strangers = Strangers::default();
+        loop {
+            let now = world.now();
+            if self.at.is_none() {
+                if asked.is_none_or(|asked| now.saturating_sub(asked) >= Duration::from_secs(1)) {
+                    asked = Some(now);
+                    let _ = asks.send(&ASK, ASK.len(), SocketAddrV4::new(self.here.broadcast, self.port));
+                }
+                let mut answer = [0; 64];
+                while let Some((n, _, from)) = asks.receive(&mut answer) {
+                    if answer.get(..n) == Some(&HERE) && self.at.is_none() {
+                        self.at = Some(*from.ip());
+                        world.say(Level::News, &format!("the sender is {}", from.ip()));
+                    }
+                }
+            }
+            self.dial(now, world);
+            for event in self.net.round(now) {
+                self.event(event, now, &mut strangers, world);
+            }
+            self.node.tick(now);
+            self.act(world);
+            for peer in self.net.hungry() {
+                while self.net.is_hungry(peer) && self.node.feed(peer) {
+                    self.act(world);
+                }
+            }
+            let (have, all) = self.node.have();
+            if let Some(manifest) = self.node.manifest() {
+                let used = manifest.layout.used();
+                let part = u128::from(used) * u128::from(have) / u128::from(all.max(1));
+                world.progress(u64::try_from(part).unwrap_or(0), Some(used));
+            }
+            let state = u64::from(have) + self.node.came;
+            if state != last || self.node.serves() {
+                (moved, last) = (now, state);
+            }
+            let over = self.node.ended().is_some() || self.node.verdict().is_some() && {
+                let waits = self.sender.is_none() && !self.node.serves();
+                alone = waits.then(|| alone.unwrap_or(now));
+                alone.is_some_and(|alone: Duration| now.saturating_sub(alone) >= ALONE)
+            };
+            let failed = matches!(self.node.verdict(), Some(Verdict::Failed(_)));
+            if over || failed && self.net.quiet() {
+                return self.result(world);
+            }
+            let patience = match self.node.manifest() {
+                Some(_) => self.here.patience.stall,
+                None => self.here.patience.start,
+            };
+            if self.node.verdict().is_none() {
+                let what = if self.sender.is_some() { "chunk" } else { "sender" };
+                Error::stalled(NAME, what, (moved, patience), now)?;
+            }
+            let waits = self.to_sender.is_some() || self.to_other.is_some();
+            let nap = if waits { Duration::from_millis(20) } else { NAP };
+            self.net.wait(&[asks.fd()], nap);
+        }
+    }
+
+    fn dial(&mut self, now: Duration, world: &mut dyn World) {
+        if let Some(at) = self.at.filter(|_| self.sender.is_none()) {
+            let to = SocketAddrV4::new(at, self.port);
+            let dial = self.to_sender.get_or_insert_with(|| Dial::new(self.here.listen, to));
+            if let Some(stream) = dial.poll(now) {
+                self.to_sender = None;
+                self.sender = Some(self.net.add(stream, at, true, now));
+            }
+        }
+        if let Some((dial, at)) = &mut self.to_other {
+            if let Some(stream) = dial.poll(now) {
+                self.other = Some(self.net.add(stream, *at, true, now));
+                self.to_other = None;
+            } else if dial.tries >= 3 {
+                world.say(Level::Detail, &format!("{at} cannot be reached"));
+                self.to_other = None;
+                self.node.unreachable();
+            }
+        }
+    }
+
+    fn event(
+        &mut self,
+        event: Event,
+        now: Duration,
+        strangers: &mut Strangers,
+        world: &mut dyn World,
+    ) {
+        match event {
+            Event::Up(peer) if self.sender == Some(peer) => self.node.joined(peer),
+            Event::Up(peer) if self.other == Some(peer) => {
+                self.other = None;
+                self.node.reached(peer, now);
+            }
+            Event::Up(_) => {}
+            Event::Said(peer, message) => {
+                if let Err(why) = self.node.heard(peer, message, now) {
+                    let from = self.net.address(peer);
+                    strangers.meet(from, why, world);
+                    self.net.hang(peer);
+                    self.node.gone(peer);
+                }
+            }
+            Event::Down(peer, why) => {
+                if self.sender == Some(peer) {
+                    self.sender = None;
+                    world.say(Level::News, &format!("the connection to the sender has ended: {why}"));
+                    // Another may have the copy now.
+                    self.at = self.here.pins.from.first().copied().or(self.at);
+                    if self.node.manifest().is_none() && self.here.pins.from.is_empty() {
+                        self.at = None;
+                    }
+                } else if self.other == Some(peer) {
+                    self.other = None;
+                    self.node.unreachable();
+                }
+                self.node.gone(peer);
+            }
+        }
+    }
+
+    fn act(&mut self, world: &mut dyn World) {
+        while let Some(act) = self.node.act() {
+            let now = world.now();
+            match act {
+                Act::Say(peer, message) => self.net.say(peer, &message, now),
+                Act::Hang(peer) => self.net.hang(peer),
+                Act::News(text) => world.say(Level::News, &text),
+                Act::Dial(to) => {
+                    self.to_other = Some((Dial::new(self.here.listen, to), *to.ip()));
+                }
+                Act::Disk(ask) => {
+                    let told = self.ask(ask, world);
+                    self.node.told(told, world.now());
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, world: &mut dyn World) -> Told {
+        if let (None, Some(manifest)) = (&self.disks, self.node.manifest()) {
+            let places = self.places.take().unwrap_or_default();
+            match Disks::new(manifest, places, self.read_back, self.at) {
+                Ok(disks) => self.disks = Some(disks),
+                Err(trouble) => return Told::Failed(trouble.to_string()),
+            }
+        }
+        let scans = ask == Ask::Scan;
+        let none = || Told::Failed("there is no disk".to_string());
+        let told = self.disks.as_mut().map_or_else(none, |disks| disks.ask(ask, &mut || ()));
+        if let (true, Told::Scanned(have)) = (scans, &told) {
+            let all = have.len();
+            world.say(Level::News, &format!("the disk has {} of {all} chunks", have.count()));
+        }
+        told
+    }
+
+    fn result(self, world: &mut dyn World) -> Result<Received, Error> {
+        let ended = self.node.ended().filter(|why| !why.is_empty()).cloned();
+        match (self.node.verdict(), self.node.manifest()) {
+            (Some(Verdict::Failed(why)), _) => Err(Error::Store { why: why.clone() }),
+            (Some(verdict), Some(manifest)) => {
+                world.say(Level::News, &self.node.summary());
+                Ok(Received {
+                    digests: Vec::from([digest(manifest)]),
+                    equal: true,
+                    read_back: *verdict == Verdict::Verified,
+                    pinned: false,
+                    sender: self.at,
+                })
+            }
+            _ => {
+                let why = ended.unwrap_or_else(|| "the sender has ended the copy".to_string());
+                Err(Error::Store { why })
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The sender: what it has, who is there, and who takes chunks from whom.
+//!
+//! Machines stand in a tree whose root is the sender: at first a chain in the order in which
+//! they came. One that comes late goes to the end of the chain. When a machine cannot go on with
+//! the one before it, it goes to the one before that, and at last to the sender: so there is
+//! always somebody who has, or will have, what is missing.
+
+use super::bits::Bits;
+use super::manifest::Manifest;
+use super::serve::Serve;
+use super::wire::{Message, Verdict};
+use super::{Act, Peer, Told};
+use crate::outcome::{Client, Standing};
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
+
+/// The most machines.
+pub const MOST: usize = 4096;
+
+#[derive(Debug)]
+struct Seat {
+    peer: Option<Peer>,
+    name: String,
+    address: SocketAddrV4,
+    /// Chunks on its disk, once it has looked.
+    have: Option<u32>,
+    /// Whom it takes chunks from; nothing: the sender.
+    parent: Option<usize>,
+    attached: bool,
+    verdict: Option<Verdict>,
+    /// Since when it is gone.
+    left: Duration,
+}
+
+impl Seat {
+    fn live(&self) -> bool {
+        self.peer.is_some() && !matches!(self.verdict, Some(Verdict::Failed(_)))
+    }
+
+    fn open(&self) -> bool {
+        self.verdict.is_none()
+    }
+}
+
+/// The sender.
+#[derive(Debug)]
+pub struct Golden {
+    manifest: Arc<Manifest>,
+    bytes: Arc<Vec<u8>>,
+    all: Bits,
+    seats: Vec<Seat>,
+    /// The machine at which the next one is put.
+    tail: Option<usize>,
+    wanted: usize,
+    started: Option<Duration>,
+    serve: Serve,
+    acts: VecDeque<Act>,
+}
+
+impl Golden {
+    /// With this manifest, for so many machines: it begins when they are there.
+    #[must_use]
+    pub fn new(manifest: Arc<Manifest>, wanted: usize) -> Self {
+        let bytes = Arc::new(manifest.bytes());
+        Self {
+            all: Bits::full(manifest.layout.count()),
+            manifest,
+            bytes,
+            seats: Vec::new(),
+            tail: None,
+            wanted,
+            started: None,
+            serve: Serve::default(),
+            acts: VecDeque::new(),
+        }
+    }
+
+    /// What is to be done next.
+    pub fn act(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+
+    /// When the first chunk could go.
+    #[must_use]
+    pub const fn started(&self) -> Option<Duration> {
+        self.started
+    }
+
+    /// Chunks that this machine has handed out.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.serve.sent
+    }
+
+    /// Chunks on the disks of all machines, and how many these can have.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let have = self.seats.iter().map(|seat| match seat.verdict {
+            Some(Verdict::Verified | Verdict::Whole) => u64::from(self.all.len()),
+            _ => u64::from(seat.have.unwrap_or(0)),
+        });
+        (have.sum(), u64::from(self.all.len()) * self.seats.len() as u64)
+    }
+
+    /// A message from a machine at this address.
+    ///
+    /// # Errors
+    /// What is wrong with it: the connection is of no use.
+    pub fn heard(
+        &mut self,
+        peer: Peer,
+        from: Ipv4Addr,
+        message: Message,
+        now: Duration,
+    ) -> Result<(), &'static str> {
+        let seat = self.seats.iter().position(|seat| seat.peer == Some(peer));
+        match (message, seat) {
+            (Message::Join { name, port }, None) => {
+                return self.join(peer, SocketAddrV4::new(from, port), &name);
+            }
+            (Message::State(have), Some(at)) => {
+                if have > self.all.len() {
+                    return Err("has more chunks than there are");
+                }
+                if let Some(seat) = self.seats.get_mut(at) {
+                    seat.have = Some(have);
+                }
+                self.form(now);
+            }
+            (Message::Lost, Some(at)) => self.pass(at),
+            (Message::Want { session, bits }, Some(_)) => {
+                if session != self.manifest.session() {
+                    return Err("wants chunks of another copy");
+                }
+                let bits = Bits::read(self.all.len(), &bits);
+                self.serve.want(peer, bits.ok_or("wants chunks that do not exist")?);
+            }
+            (Message::Done(verdict), Some(at)) => {
+                if let Some(seat) = self.seats.get_mut(at) {
+                    let text = match &verdict {
+                        Verdict::Failed(why) => format!("FAILED: {why}"),
+                        Verdict::Verified => "verified".to_string(),
+                        Verdict::Whole => "received whole, not read back".to_string(),
+                    };
+                    self.acts.push_back(Act::News(format!("{}: {text}", seat.name)));
+                    seat.verdict = Some(verdict);
+                    seat.have = seat.have.or(Some(0));
+                }
+                self.form(now);
+            }
+            (Message::Ping, _) => {}
+            _ => return Err("says what is not its to say"),
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, peer: Peer, address: SocketAddrV4, name: &str) -> Result<(), &'static str> {
+        // One that was here before and has lost its connection, or was started anew.
+        let old = self.seats.iter().position(|s| {
+            s.name == name && s.address.ip() == address.ip() && (s.peer.is_none() || s.address == address)
+        });
+        let seat = Seat {
+            peer: Some(peer),
+            name: name.to_string(),
+            address,
+            have: None,
+            parent: None,
+            attached: false,
+            verdict: None,
+            left: Duration::ZERO,
+        };
+        let back = if let Some(at) = old {
+            self.leave(at, true);
+            if let Some(gone) = self.seats.get(at).and_then(|old| old.peer) {
+                self.acts.push_back(Act::Hang(gone));
+            }
+            if let Some(old) = self.seats.get_mut(at) {
+                *old = seat;
+            }
+            " is back"
+        } else if self.seats.len() < MOST {
+            self.seats.push(seat);
+            " has joined"
+        } else {
+            return Err("is one machine too many");
+        };
+        let total = self.seats.len();
+        self.acts.push_back(Act::News(format!("{name} ({}){back}; {total} machines", address.ip())));
+        self.acts.push_back(Act::Say(peer, Message::Manifest(self.bytes.clone())));
+        Ok(())
+    }
+
+    /// Begins with who is there.
+    pub fn start(&mut self, now: Duration) {
+        if self.started.is_none() {
+            self.started = Some(now);
+            self.acts.push_back(Act::News(format!("begins with {} machines", self.seats.len())));
+            self.form(now);
+        }
+    }
+
+    /// Puts every machine that is ready in its place.
+    fn form(&mut self, now: Duration) {
+        let ready = self.seats.iter().filter(|seat| seat.live() && seat.have.is_some()).count();
+        if self.started.is_none() {
+            if ready >= self.wanted.max(1) {
+                self.start(now);
+            }
+            return;
+        }
+        for at in 0..self.seats.len() {
+            let ready = |s: &Seat| s.live() && s.open() && s.have.is_some() && !s.attached;
+            if self.seats.get(at).is_some_and(ready) {
+                let tail = self.tail.filter(|tail| self.above(*tail, at) && self.usable(*tail));
+                self.attach(at, tail);
+                self.tail = Some(at);
+            }
+        }
+    }
+
+    fn usable(&self, at: usize) -> bool {
+        self.seats.get(at).is_some_and(|seat| seat.live() && (seat.attached || !seat.open()))
+    }
+
+    /// Whether `lower` is not `at`, and `at` is not below it.
+    fn above(&self, at: usize, lower: usize) -> bool {
+        let (mut next, mut steps) = (Some(at), 0);
+        while let Some(one) = next {
+            if one == lower || steps > self.seats.len() {
+                return false;
+            }
+            next = self.seats.get(one).and_then(|seat| seat.parent);
+            steps += 1;
+        }
+        true
+    }
+
+    fn attach(&mut self, at: usize, parent: Option<usize>) {
+        let address = parent.and_then(|parent| self.seats.get(parent)).map(|seat| seat.address);
+        if let Some(seat) = self.seats.get_mut(at) {
+            (seat.parent, seat.attached) = (parent, true);
+            self.acts.extend(seat.peer.map(|peer| Act::Say(peer, Message::From(address))));
+        }
+    }
+
+    /// This machine cannot go on with the one before it.
+    fn pass(&mut self, at: usize) {
+        let before = self.seats.get(at).and_then(|seat| seat.parent);
+        let mut next = before.and_then(|before| self.seats.get(before)).and_then(|s| s.parent);
+        while let Some(one) = next.filter(|one| !self.usable(*one)) {
+            next = self.seats.get(one).and_then(|seat| seat.parent);
+        }
+        self.attach(at, next.filter(|next| self.above(*next, at)));
+    }
+
+    /// A connection has ended.
+    pub fn gone(&mut self, peer: Peer, now: Duration) {
+        self.serve.gone(peer);
+        let Some(at) = self.seats.iter().position(|seat| seat.peer == Some(peer)) else { return };
+        if let Some(seat) = self.seats.get_mut(at) {
+            (seat.peer, seat.left) = (None, now);
+            if seat.open() {
+                self.acts.push_back(Act::News(format!("{} is lost", seat.name)));
+            }
+        }
+        self.leave(at, false);
+    }
+
+    /// Nobody is behind it any more, and it is nobody's.
+    fn leave(&mut self, at: usize, and_children: bool) {
+        let parent = self.seats.get(at).and_then(|seat| seat.parent);
+        if self.tail == Some(at) {
+            self.tail = parent;
+        }
+        let behind: Vec<usize> =
+            (0..self.seats.len()).filter(|c| self.seats.get(*c).is_some_and(|s| s.parent == Some(at))).collect();
+        for child in behind {
+            // Those that still stand say so themselves when they lose it, unless it was
+            // started anew meanwhile.
+            if and_children {
+                self.pass(child);
+            }
+        }
+        if let Some(seat) = self.seats.get_mut(at).filter(|_| and_children) {
+            (seat.attached, seat.parent) = (false, None);
+        }
+    }
+
+    /// The disk's answer.
+    pub fn told(&mut self, told: Told) {
+        match told {
+            Told::Read(n, Some(data)) => self.serve.at_hand(n, &data),
+            Told::Read(n, None) => self.serve.unreadable(n),
+            _ => {}
+        }
+    }
+
+    /// The connection to this machine has room for a chunk; false when there is none for it.
+    pub fn feed(&mut self, peer: Peer) -> bool {
+        let act = self.serve.next(peer, &self.manifest, &self.all);
+        let some = act.is_some();
+        self.acts.extend(act);
+        some
+    }
+
+    /// Whether nobody needs this machine: all are there that were wanted, and each has ended, or
+    /// was gone for so long.
+    #[must_use]
+    pub fn over(&self, patience: Duration, now: Duration) -> bool {
+        let over = |seat: &Seat| match seat.peer {
+            _ if !seat.open() => true,
+            Some(_) => false,
+            None => now.saturating_sub(seat.left) >= patience,
+        };
+        self.started.is_some() && !self.seats.is_empty() && self.seats.iter().all(over)
+    }
+
+    /// Sends everybody home.
+    pub fn end(&mut self) {
+        for peer in self.seats.iter().filter_map(|seat| seat.peer) {
+            self.acts.push_back(Act::Say(peer, Message::End(String::new())));
+        }
+    }
+
+    /// How it stands with each machine.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Client> {
+        let standing = |seat: &Seat| match (&seat.verdict, seat.peer, seat.have) {
+            (Some(Verdict::Verified), ..) => Standing::Verified,
+            (Some(Verdict::Whole), ..) => Standing::Whole,
+            (Some(Verdict::Failed(why)), ..) => Standing::failed(why),
+            (None, None, _) => Standing::lost("its connection ended, and it did not come back"),
+            (None, Some(_), None) => Standing::Waiting,
+            (None, Some(_), Some(_)) => Standing::Receiving,
+        };
+        let client = |seat: &Seat| Client {
+            name: seat.name.clone(),
+            address: Some(*seat.address.ip()),
+            standing: standing(seat),
+        };
+        self.seats.iter().map(client).collect()
+    }
+}

@@ -1,0 +1,271 @@
+//! The disks of a machine that gets a copy, chunk by chunk.
+//!
+//! The order of [`guard`](crate::guard) for chunks that come in any order. What the disk has
+//! already is found by reading it. The first chunk that is stored puts the mark there; chunks of
+//! the first MiB are held back until all others were written and read back. A disk that has all
+//! chunks is not written at all. A copy that was broken off has the mark, and goes on.
+
+use super::bits::Bits;
+use super::manifest::{Chunk, Layout, Manifest};
+use crate::error::Trouble;
+use crate::guard::{HELD, Media, mark, old_table, write_all};
+use crate::mark::{LENGTH, Mark};
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+/// So many chunks are read back together.
+const BATCH: usize = 64;
+/// Of a disk without a mark so many chunks are tried first: when it has none of them, it is
+/// another disk's, and the rest is not read.
+const TRIES: usize = 64;
+
+/// One disk.
+#[derive(Debug)]
+pub struct Keep<M: Media> {
+    media: M,
+    manifest: Arc<Manifest>,
+    disk: u16,
+    sender: Option<Ipv4Addr>,
+    read_back: bool,
+    /// The mark is on it, of this copy or of one before.
+    marked: bool,
+    /// The mark was there when this copy began.
+    resumed: bool,
+    /// Chunks of the first MiB.
+    head: BTreeMap<u32, Arc<Vec<u8>>>,
+    /// Written, and not read back.
+    fresh: Vec<u32>,
+}
+
+impl<M: Media> Keep<M> {
+    /// The disk for the manifest's disk of this number. Nothing is written. A file needs no
+    /// more room than what is used; a `block` device is as long as the disk.
+    ///
+    /// # Errors
+    /// [`Trouble::TooSmall`], or it cannot be read.
+    pub fn new(
+        mut media: M,
+        (manifest, disk): (Arc<Manifest>, u16),
+        block: bool,
+        read_back: bool,
+        sender: Option<Ipv4Addr>,
+    ) -> Result<Self, Trouble> {
+        let of = manifest.layout.disks.get(usize::from(disk));
+        let (size, used) = of.map_or((0, 0), |of| (of.size, of.used.iter().map(|e| e.length).sum()));
+        let bytes = if block { size } else { used };
+        if let Some(room) = media.room().filter(|room| *room < bytes) {
+            let (name, why) = (media.name().to_string(), "the copy has");
+            return Err(Trouble::TooSmall { name, room, bytes, why, touched: false });
+        }
+        let mut head = [0; LENGTH];
+        let n = media.fetch(0, &mut head)?;
+        let marked = Mark::read(head.get(..n).unwrap_or_default()).is_some();
+        let (head, fresh) = (BTreeMap::new(), Vec::new());
+        Ok(Self { media, manifest, disk, sender, read_back, marked, resumed: marked, head, fresh })
+    }
+
+    /// What is written to.
+    pub const fn media(&mut self) -> &mut M {
+        &mut self.media
+    }
+
+    /// Whether the disk, not the system's memory of it, has this chunk; its bytes if so.
+    fn has(&mut self, n: u32, chunk: &Chunk) -> Result<Option<Vec<u8>>, Trouble> {
+        let mut all = Vec::with_capacity(chunk.bytes as usize);
+        for piece in self.manifest.layout.pieces(chunk) {
+            let length = usize::try_from(piece.length).unwrap_or(0);
+            match self.media.read(piece.start, length)? {
+                Some(bytes) if bytes.len() == length => all.extend_from_slice(bytes),
+                _ => return Ok(None),
+            }
+        }
+        Ok(self.manifest.is(n, &all).then_some(all))
+    }
+
+    /// Looks at what the disk has, and adds it.
+    ///
+    /// # Errors
+    /// The system's. A place that cannot be read is one that does not have its chunk.
+    pub fn scan(&mut self, have: &mut Bits, tick: &mut dyn FnMut()) -> Result<(), Trouble> {
+        let manifest = self.manifest.clone();
+        let own: Vec<(u32, Chunk)> =
+            manifest.layout.of_disk(self.disk).map(|(n, chunk)| (n, *chunk)).collect();
+        let step = if self.marked { 1 } else { own.len().div_ceil(TRIES).max(1) };
+        let mut any = self.marked;
+        for (n, chunk) in own.iter().step_by(step) {
+            any |= self.has(*n, chunk).ok().flatten().is_some();
+            tick();
+            if any {
+                break;
+            }
+        }
+        if !any {
+            return Ok(());
+        }
+        for (n, chunk) in &own {
+            if let Some(bytes) = self.has(*n, chunk).ok().flatten() {
+                have.add(*n);
+                if chunk.start < HELD as u64 {
+                    self.head.insert(*n, Arc::new(bytes));
+                }
+            }
+            tick();
+        }
+        // What begin() removes.
+        if own.iter().any(|(n, _)| !have.has(*n)) && !self.marked
+            && let Some(tail) = old_table(&mut self.media)
+        {
+            let hit = |c: &Chunk| manifest.layout.pieces(c).any(|piece| piece.end() > tail);
+            own.iter().filter(|(_, c)| hit(c)).for_each(|(n, _)| have.remove(*n));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Trouble> {
+        self.media.begin()?;
+        let disk = self.manifest.layout.disks.get(usize::from(self.disk));
+        let size = disk.map_or(0, |disk| disk.size);
+        self.media.end(size)?;
+        if !self.marked {
+            let tail = old_table(&mut self.media);
+            mark(&mut self.media, self.sender)?;
+            if let Some(tail) = tail {
+                write_all(&mut self.media, tail, &[0; 4096])?;
+            }
+            self.media.flush()?;
+        }
+        self.marked = true;
+        Ok(())
+    }
+
+    /// Stores a chunk of this disk, which was compared with its digest.
+    ///
+    /// # Errors
+    /// The disk cannot be written, or has other bytes than were written to it.
+    pub fn store(&mut self, n: u32, data: &Arc<Vec<u8>>) -> Result<(), Trouble> {
+        if !self.marked || self.resumed {
+            self.begin()?;
+            self.resumed = false;
+        }
+        let manifest = self.manifest.clone();
+        let Some(chunk) = manifest.layout.chunk(n) else { return Ok(()) };
+        if chunk.start < HELD as u64 {
+            self.head.insert(n, data.clone());
+            return Ok(());
+        }
+        let mut rest = data.as_slice();
+        for piece in manifest.layout.pieces(chunk) {
+            let (some, more) = rest.split_at(rest.len().min(usize::try_from(piece.length).unwrap_or(0)));
+            write_all(&mut self.media, piece.start, some)?;
+            rest = more;
+        }
+        self.fresh.push(n);
+        if self.fresh.len() >= BATCH { self.check() } else { Ok(()) }
+    }
+
+    /// Reads back what was written.
+    fn check(&mut self) -> Result<(), Trouble> {
+        if self.fresh.is_empty() {
+            return Ok(());
+        }
+        self.media.flush()?;
+        let manifest = self.manifest.clone();
+        for n in core::mem::take(&mut self.fresh) {
+            let Some(chunk) = manifest.layout.chunk(n).filter(|_| self.read_back) else { break };
+            if self.has(n, chunk)?.is_none() {
+                if self.media.read(chunk.start, 1)?.is_some() {
+                    return Err(Trouble::Differs { name: self.media.name().to_string() });
+                }
+                // Nothing that can be told apart from what the system remembers.
+                self.read_back = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// A chunk that the disk has.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn read(&mut self, n: u32) -> Result<Option<Arc<Vec<u8>>>, Trouble> {
+        if let Some(held) = self.head.get(&n) {
+            return Ok(Some(held.clone()));
+        }
+        let manifest = self.manifest.clone();
+        read(&manifest.layout, n, &mut |at, buffer| self.media.fetch(at, buffer))
+            .map(|bytes| bytes.filter(|bytes| manifest.is(n, bytes)).map(Arc::new))
+    }
+
+    /// Ends: everything is written and read back, and then the first MiB. Whether all was read
+    /// back.
+    ///
+    /// # Errors
+    /// As [`Keep::store`]. The mark stays.
+    pub fn finish(&mut self) -> Result<bool, Trouble> {
+        if !self.marked {
+            return Ok(self.read_back);
+        }
+        // It may be that only what the mark stands on was missing.
+        self.begin()?;
+        self.check()?;
+        let manifest = self.manifest.clone();
+        let Some(disk) = manifest.layout.disks.get(usize::from(self.disk)) else { return Ok(false) };
+        let mut head = vec![0; HELD.min(usize::try_from(disk.size).unwrap_or(HELD))];
+        for (n, data) in &self.head {
+            let Some(chunk) = manifest.layout.chunk(*n) else { continue };
+            let mut rest = data.as_slice();
+            for piece in manifest.layout.pieces(chunk) {
+                let (at, length) = (piece.start as usize, piece.length as usize);
+                let (some, more) = rest.split_at(rest.len().min(length));
+                let place = head.get_mut(at..).unwrap_or_default();
+                place.iter_mut().zip(some).for_each(|(to, from)| *to = *from);
+                rest = more;
+            }
+        }
+        let (first, rest) = head.split_at(head.len().min(LENGTH));
+        write_all(&mut self.media, LENGTH as u64, rest)?;
+        self.media.flush()?;
+        write_all(&mut self.media, 0, first)?;
+        self.media.flush()?;
+        if self.read_back {
+            match self.media.read(0, head.len())? {
+                None => self.read_back = false,
+                Some(bytes) if bytes == head => {}
+                Some(_) => {
+                    let marked = mark(&mut self.media, self.sender);
+                    let _ = marked.and_then(|()| self.media.flush());
+                    return Err(Trouble::Differs { name: self.media.name().to_string() });
+                }
+            }
+        }
+        self.marked = false;
+        Ok(self.read_back)
+    }
+}
+
+/// Reads a chunk by what fills a buffer from a position on; nothing when some of it is missing.
+///
+/// # Errors
+/// The reader's.
+pub fn read<E>(
+    layout: &Layout,
+    n: u32,
+    fetch: &mut dyn FnMut(u64, &mut [u8]) -> Result<usize, E>,
+) -> Result<Option<Vec<u8>>, E> {
+    let Some(chunk) = layout.chunk(n) else { return Ok(None) };
+    let mut all = vec![0; chunk.bytes as usize];
+    let mut rest = all.as_mut_slice();
+    for piece in layout.pieces(chunk) {
+        let length = rest.len().min(usize::try_from(piece.length).unwrap_or(0));
+        let (some, more) = core::mem::take(&mut rest).split_at_mut(length);
+        if fetch(piece.start, some)? != some.len() {
+            return Ok(None);
+        }
+        rest = more;
+    }
+    Ok(Some(all))
+}

@@ -1,0 +1,461 @@
+//! What is copied: disks, the bytes of each that are in use, and the digest of each chunk.
+//!
+//! Chunks have numbers through all disks. A chunk holds used bytes of one disk: the extents
+//! joined, cut where a chunk is full, at the ends of partitions, and behind the first MiB, which
+//! is written last. Where a chunk belongs follows from its number, at both ends by the same rule.
+
+use crate::guard::HELD;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+pub use blockmap::Extent;
+
+/// Positions and lengths are multiples of it, but for the end of a disk.
+pub const GRAIN: u64 = 4096;
+/// A chunk's bytes.
+pub const CHUNK: u32 = 1 << 20;
+/// The most bytes of a chunk.
+pub const LARGEST: u32 = 16 << 20;
+/// The most disks.
+pub const DISKS: usize = 16;
+/// The most partitions of a disk.
+const AREAS: usize = 1024;
+/// The most extents of a disk.
+const EXTENTS: usize = 1 << 20;
+/// The most chunks.
+pub const CHUNKS: usize = 1 << 21;
+/// The most bytes of a text.
+const TEXT: usize = 1024;
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Area {
+    /// Its number; 0 for the whole of a disk without a table.
+    pub number: u32,
+    /// Its first byte.
+    pub start: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// Its type, its own UUID, what it holds.
+    pub texts: [String; 3],
+}
+
+/// A disk of the golden machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its name there.
+    pub name: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Bytes of a sector.
+    pub sector: u32,
+    /// Its partitions.
+    pub areas: Vec<Area>,
+    /// What of it is in use: sorted, in multiples of [`GRAIN`], no two touch.
+    pub used: Vec<Extent>,
+}
+
+impl Disk {
+    /// A disk with these extents, widened to multiples of [`GRAIN`].
+    #[must_use]
+    pub fn new(name: &str, size: u64, sector: u32, areas: Vec<Area>, used: &[Extent]) -> Self {
+        let mut wide: Vec<Extent> = Vec::new();
+        for extent in used.iter().filter(|extent| extent.length > 0 && extent.start < size) {
+            let start = extent.start / GRAIN * GRAIN;
+            let end = extent.end().checked_next_multiple_of(GRAIN).unwrap_or(size).min(size);
+            match wide.last_mut() {
+                Some(last) if last.end() >= start => last.length = end.max(last.end()) - last.start,
+                _ => wide.push(Extent { start, length: end - start }),
+            }
+        }
+        Self { name: name.to_string(), size, sector, areas, used: wide }
+    }
+}
+
+/// Where a chunk belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Its disk.
+    pub disk: u16,
+    /// Its partition; 0 outside of partitions.
+    pub area: u32,
+    /// Its first byte on the disk.
+    pub start: u64,
+    /// Its bytes.
+    pub bytes: u32,
+    /// The extent with its first byte.
+    first: u32,
+}
+
+/// The disks and their chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The disks.
+    pub disks: Vec<Disk>,
+    chunk: u32,
+    chunks: Vec<Chunk>,
+}
+
+impl Layout {
+    /// Numbers the chunks of these disks, each of at most so many bytes.
+    ///
+    /// # Errors
+    /// What is wrong with the disks.
+    pub fn new(chunk: u32, disks: Vec<Disk>) -> Result<Self, &'static str> {
+        if chunk == 0 || !u64::from(chunk).is_multiple_of(GRAIN) || chunk > LARGEST {
+            return Err("the size of the chunks is none");
+        }
+        if disks.is_empty() || disks.len() > DISKS {
+            return Err("there are no disks, or too many");
+        }
+        let mut chunks = Vec::new();
+        for (number, disk) in disks.iter().enumerate() {
+            disk.check()?;
+            disk.cut(u16::try_from(number).unwrap_or(u16::MAX), chunk, &mut chunks)?;
+        }
+        Ok(Self { disks, chunk, chunks })
+    }
+
+    /// How many chunks there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.chunks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where this one belongs.
+    #[must_use]
+    pub fn chunk(&self, n: u32) -> Option<&Chunk> {
+        self.chunks.get(n as usize)
+    }
+
+    /// The numbers of a disk's chunks.
+    pub fn of_disk(&self, disk: u16) -> impl Iterator<Item = (u32, &Chunk)> {
+        (0..).zip(&self.chunks).filter(move |(_, chunk)| chunk.disk == disk)
+    }
+
+    /// All bytes in use.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum()
+    }
+
+    /// The places of a chunk's bytes on its disk, in order.
+    pub fn pieces(&self, chunk: &Chunk) -> impl Iterator<Item = Extent> {
+        let disk = self.disks.get(usize::from(chunk.disk));
+        let extents = disk.and_then(|disk| disk.used.get(chunk.first as usize..));
+        let (mut left, start) = (u64::from(chunk.bytes), chunk.start);
+        extents.unwrap_or_default().iter().map_while(move |extent| {
+            let from = extent.start.max(start);
+            let length = left.min(extent.end().saturating_sub(from));
+            left -= length;
+            (length > 0).then_some(Extent { start: from, length })
+        })
+    }
+}
+
+impl Disk {
+    fn check(&self) -> Result<(), &'static str> {
+        let short = |text: &String| text.len() <= TEXT;
+        if self.areas.len() > AREAS || self.used.len() > EXTENTS || !short(&self.name) {
+            return Err("a disk has too many partitions or extents, or too long a name");
+        }
+        let good = |a: &Area| a.start.checked_add(a.length).is_some() && a.texts.iter().all(short);
+        if !self.areas.iter().all(good) {
+            return Err("a partition has no end, or too long a name");
+        }
+        let mut end = None;
+        for extent in &self.used {
+            let next = extent.start.checked_add(extent.length).filter(|next| *next <= self.size);
+            let whole = next.is_some_and(|n| n == self.size || n.is_multiple_of(GRAIN));
+            let behind = end.is_none_or(|end| extent.start > end);
+            if !whole || !behind || extent.length == 0 || !extent.start.is_multiple_of(GRAIN) {
+                return Err("the extents of a disk are out of order, or past its end");
+            }
+            end = next;
+        }
+        Ok(())
+    }
+
+    fn cut(&self, number: u16, most: u32, chunks: &mut Vec<Chunk>) -> Result<(), &'static str> {
+        let ends = self.areas.iter().flat_map(|a| [a.start, a.start + a.length]);
+        let mut cuts: Vec<u64> = ends.map(|at| at / GRAIN * GRAIN).collect();
+        cuts.push(HELD as u64);
+        cuts.sort_unstable();
+        // The part between two cuts that the last chunk is in.
+        let mut within = None;
+        let mut open = false;
+        for (first, extent) in (0..).zip(&self.used) {
+            let mut at = extent.start;
+            while at < extent.end() {
+                let part = cuts.partition_point(|cut| *cut <= at);
+                let end = extent.end().min(cuts.get(part).copied().unwrap_or(u64::MAX));
+                if within != Some(part) || !open {
+                    if chunks.len() >= CHUNKS {
+                        return Err("there are too many chunks");
+                    }
+                    let area = self.areas.iter().find(|a| at >= a.start && at < a.start + a.length);
+                    let area = area.map_or(0, |area| area.number);
+                    chunks.push(Chunk { disk: number, area, start: at, bytes: 0, first });
+                    (within, open) = (Some(part), true);
+                }
+                if let Some(chunk) = chunks.last_mut() {
+                    let some = u64::from(most - chunk.bytes).min(end - at);
+                    chunk.bytes += u32::try_from(some).unwrap_or(0);
+                    at += some;
+                    open = chunk.bytes < most;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a copy is told before its first chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Disks and chunks.
+    pub layout: Layout,
+    hashes: Vec<[u8; 32]>,
+    root: [u8; 32],
+}
+
+impl Manifest {
+    /// With the BLAKE3 digest of each chunk; nothing when these are too few or too many.
+    #[must_use]
+    pub fn new(layout: Layout, hashes: Vec<[u8; 32]>) -> Option<Self> {
+        if layout.count() as usize != hashes.len() {
+            return None;
+        }
+        let mut manifest = Self { layout, hashes, root: [0; 32] };
+        manifest.root = *blake3::hash(&manifest.bytes()).as_bytes();
+        Some(manifest)
+    }
+
+    /// The digest of all of it.
+    #[must_use]
+    pub const fn root(&self) -> &[u8; 32] {
+        &self.root
+    }
+
+    /// What every chunk is named with: the beginning of the digest.
+    #[must_use]
+    pub fn session(&self) -> [u8; 16] {
+        self.root.first_chunk().copied().unwrap_or_default()
+    }
+
+    /// Whether these are the bytes of this chunk.
+    #[must_use]
+    pub fn is(&self, n: u32, bytes: &[u8]) -> bool {
+        let length = self.layout.chunk(n).is_some_and(|c| c.bytes as usize == bytes.len());
+        length && self.hashes.get(n as usize) == Some(blake3::hash(bytes).as_bytes())
+    }
+
+    /// On the wire.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let text = |all: &mut Vec<u8>, text: &str| {
+            all.extend(u16::try_from(text.len()).unwrap_or(0).to_le_bytes());
+            all.extend(text.as_bytes());
+        };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
+        all.extend(self.layout.chunk.to_le_bytes());
+        all.extend(count(self.layout.disks.len()));
+        for disk in &self.layout.disks {
+            text(&mut all, &disk.name);
+            all.extend(disk.size.to_le_bytes());
+            all.extend(disk.sector.to_le_bytes());
+            all.extend(count(disk.areas.len()));
+            for area in &disk.areas {
+                all.extend(area.number.to_le_bytes());
+                all.extend(area.start.to_le_bytes());
+                all.extend(area.length.to_le_bytes());
+                area.texts.iter().for_each(|t| text(&mut all, t));
+            }
+            all.extend(count(disk.used.len()));
+            for extent in &disk.used {
+                all.extend(extent.start.to_le_bytes());
+                all.extend(extent.length.to_le_bytes());
+            }
+        }
+        self.hashes.iter().for_each(|hash| all.extend(hash));
+        all
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        const SHORT: &str = "the manifest ends too early";
+        let mut cursor = Cursor(bytes);
+        let layout = cursor.layout().ok_or(SHORT)?;
+        let layout = Layout::new(layout.0, layout.1)?;
+        let (hashes, rest) = cursor.0.as_chunks::<32>();
+        if !rest.is_empty() {
+            return Err("the manifest has bytes behind its end");
+        }
+        Self::new(layout, hashes.to_vec()).ok_or("the manifest has not one digest a chunk")
+    }
+}
+
+/// What is left to be read.
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (some, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*some)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn count(&mut self, most: usize) -> Option<usize> {
+        self.u32().map(|n| n as usize).filter(|n| *n <= most)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::from(u16::from_le_bytes(self.take()?));
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(core::str::from_utf8(text).ok()?.to_string())
+    }
+
+    fn layout(&mut self) -> Option<(u32, Vec<Disk>)> {
+        let chunk = self.u32()?;
+        let mut disks = Vec::new();
+        for _ in 0..self.count(DISKS)? {
+            let (name, size, sector) = (self.text()?, self.u64()?, self.u32()?);
+            let (mut areas, mut used) = (Vec::new(), Vec::new());
+            for _ in 0..self.count(AREAS)? {
+                let (number, start, length) = (self.u32()?, self.u64()?, self.u64()?);
+                let texts = [self.text()?, self.text()?, self.text()?];
+                areas.push(Area { number, start, length, texts });
+            }
+            for _ in 0..self.count(EXTENTS)? {
+                used.push(Extent { start: self.u64()?, length: self.u64()? });
+            }
+            disks.push(Disk { name, size, sector, areas, used });
+        }
+        Some((chunk, disks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn area(number: u32, start: u64, length: u64) -> Area {
+        Area { number, start, length, texts: Default::default() }
+    }
+
+    /// A disk with a table, two partitions and a backup table.
+    fn disk() -> Disk {
+        let used = [(0, MIB), (MIB, 8192), (3 * MIB, MIB + 4096), (5 * MIB, 512), (7 * MIB, 1000)];
+        let used: Vec<_> =
+            used.iter().map(|(start, length)| Extent { start: *start, length: *length }).collect();
+        let areas = Vec::from([area(1, MIB, 4 * MIB), area(2, 5 * MIB, MIB)]);
+        Disk::new("/dev/sda", 7 * MIB + 1000, 512, areas, &used)
+    }
+
+    #[test]
+    fn chunks_are_cut_at_partitions_and_behind_the_first_mib() {
+        let layout = Layout::new(CHUNK, Vec::from([disk()])).unwrap();
+        let chunks: Vec<_> = layout.chunks.iter().map(|c| (c.area, c.start, c.bytes)).collect();
+        let mib = CHUNK;
+        assert_eq!(
+            chunks,
+            [
+                (0, 0, mib),
+                (1, MIB, mib),
+                (1, 4 * MIB - 8192, 12288),
+                (2, 5 * MIB, 4096),
+                (0, 7 * MIB, 1000),
+            ]
+        );
+        let pieces: Vec<_> = layout.pieces(&layout.chunks[1]).collect();
+        let piece = |start, length| Extent { start, length };
+        assert_eq!(pieces, [piece(MIB, 8192), piece(3 * MIB, MIB - 8192)]);
+    }
+
+    #[test]
+    fn what_is_hostile_is_refused() {
+        let with = |used: &[(u64, u64)]| {
+            let mut disk = disk();
+            disk.used = used.iter().map(|(start, length)| Extent { start: *start, length: *length }).collect();
+            Layout::new(CHUNK, Vec::from([disk])).map(|_| ())
+        };
+        assert!(with(&[(0, 4096), (8192, 4096)]).is_ok());
+        for used in [
+            &[(0, 4096), (4096, 4096)][..],
+            &[(8192, 4096), (0, 4096)],
+            &[(0, 0)],
+            &[(1, 4096)],
+            &[(0, 100)],
+            &[(0, 8 * MIB)],
+            &[(u64::MAX - 4095, 4096)],
+        ] {
+            assert!(with(used).is_err(), "{used:?}");
+        }
+        let mut endless = disk();
+        endless.areas[0].length = u64::MAX;
+        assert!(Layout::new(CHUNK, Vec::from([endless])).is_err());
+        for chunk in [0, 512, CHUNK + 1, 2 * LARGEST] {
+            assert!(Layout::new(chunk, Vec::from([disk()])).is_err());
+        }
+        // A chunk of a page and a disk of 2^62 bytes are more chunks than there may be.
+        let used = [Extent { start: 0, length: 1 << 62 }];
+        let huge = Disk::new("", 1 << 62, 512, Vec::new(), &used);
+        assert_eq!(Layout::new(4096, Vec::from([huge])), Err("there are too many chunks"));
+    }
+
+    proptest! {
+        #[test]
+        fn the_chunks_are_the_used_bytes(
+            used in prop::collection::vec((0u64..600, 1u64..40), 0..30),
+            cuts in prop::collection::vec((0u64..600, 0u64..200), 0..4),
+            chunk in 1u32..9,
+        ) {
+            let mut used: Vec<Extent> = used.iter().map(|(s, l)| Extent { start: s * 4096, length: l * 4096 }).collect();
+            used.sort_unstable();
+            let areas = (1..).zip(&cuts).map(|(n, (s, l))| area(n, s * 4096, l * 4096)).collect();
+            let disk = Disk::new("x", 640 * 4096 + 77, 512, areas, &used);
+            let layout = Layout::new(chunk * 4096, Vec::from([disk.clone()])).unwrap();
+            let mut at = Vec::new();
+            for n in 0..layout.count() {
+                let chunk = *layout.chunk(n).unwrap();
+                let pieces: Vec<_> = layout.pieces(&chunk).collect();
+                prop_assert_eq!(pieces.iter().map(|p| p.length).sum::<u64>(), u64::from(chunk.bytes));
+                prop_assert_eq!(pieces[0].start, chunk.start);
+                at.extend(pieces);
+            }
+            prop_assert!(at.windows(2).all(|two| two[0].end() <= two[1].start));
+            prop_assert_eq!(Disk::new("x", disk.size, 512, Vec::new(), &at).used, disk.used);
+            let hashes = (0..layout.count()).map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
+            let manifest = Manifest::new(layout, hashes).unwrap();
+            prop_assert_eq!(Manifest::read(&manifest.bytes()), Ok(manifest));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, cut in 0usize..400, with: (usize, u8)) {
+            let _ = Manifest::read(&bytes);
+            let manifest = Manifest::new(Layout::new(CHUNK, Vec::from([disk()])).unwrap(), std::vec![[7; 32]; 5]);
+            let mut whole = manifest.unwrap().bytes();
+            prop_assert!(Manifest::read(&whole).is_ok());
+            let cut = cut.min(whole.len() - 1);
+            prop_assert!(Manifest::read(&whole[..cut]).is_err());
+            let at = with.0 % whole.len();
+            whole[at] = with.1;
+            let _ = Manifest::read(&whole);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! A room that is cloned chunk by chunk: used bytes alone, every chunk compared with its digest,
+//! from any machine that has it.
+//!
+//! The sender ([`golden`]) tells every machine the [`manifest`] and from whom to take chunks; so
+//! it forms a chain, and closes it again around a machine that was lost. A copy ([`node`]) looks
+//! at what its disk has already, wants the rest, and hands chunks on as they come ([`serve`]).
+//! [`keep`] writes them, and reads them back. [`wire`] is the protocol. No part does I/O.
+
+pub mod bits;
+pub mod golden;
+pub mod keep;
+pub mod manifest;
+pub mod node;
+pub mod serve;
+pub mod wire;
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bits::Bits;
+use core::net::SocketAddrV4;
+use wire::Message;
+
+/// A connection, numbered by the edge.
+pub type Peer = u32;
+
+/// What a machine wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// This is said.
+    Say(Peer, Message),
+    /// A connection is made to this machine, to take chunks from it.
+    Dial(SocketAddrV4),
+    /// The connection is closed.
+    Hang(Peer),
+    /// The disk does this, after what it was asked before.
+    Disk(Ask),
+    /// The user is told.
+    News(String),
+}
+
+/// What a disk is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Which chunks it has.
+    Scan,
+    /// To store a chunk.
+    Store(u32, Arc<Vec<u8>>),
+    /// For a chunk that it has.
+    Read(u32),
+    /// To end: everything is written, and read back.
+    Finish,
+}
+
+/// What a disk answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It has these chunks.
+    Scanned(Bits),
+    /// This chunk is written.
+    Stored(u32),
+    /// This chunk; nothing when it cannot be read.
+    Read(u32, Option<Arc<Vec<u8>>>),
+    /// It has all of it; whether it was read back.
+    Kept(bool),
+    /// There is no copy, and why.
+    Failed(String),
+}

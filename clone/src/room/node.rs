@@ -1,0 +1,369 @@
+//! A machine that gets a copy, and hands it on.
+
+use super::bits::Bits;
+use super::manifest::Manifest;
+use super::serve::Serve;
+use super::wire::{Message, Piece, Verdict};
+use super::{Act, Ask, Peer, Told};
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// Chunks that may wait for the disk. One that comes then goes on to the next machine, and is
+/// asked for again later.
+const QUEUE: u32 = 32;
+/// How often the sender hears how far it is.
+const EVERY: Duration = Duration::from_secs(1);
+/// A machine that has sent no wanted chunk for so long is of no use.
+const STALLED: Duration = Duration::from_secs(20);
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Up {
+    /// Nobody, and the sender has not said more.
+    None,
+    /// A connection is being made.
+    Dialled,
+    /// This connection.
+    At(Peer),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    port: u16,
+    sender: Option<Peer>,
+    manifest: Option<Arc<Manifest>>,
+    /// Known since the disk was looked at.
+    scanned: bool,
+    /// The disk has them, or was given them.
+    have: Bits,
+    /// Asked of [`Up`], and not come.
+    asked: Bits,
+    /// At the disk, and not stored.
+    queued: u32,
+    up: Up,
+    moved: Duration,
+    told: Duration,
+    serve: Serve,
+    /// Whoever asked before the disk was looked at.
+    early: Vec<(Peer, Vec<u8>)>,
+    verdict: Option<Verdict>,
+    finishing: bool,
+    ended: Option<String>,
+    acts: VecDeque<Act>,
+    /// Bytes that came and were wanted.
+    pub came: u64,
+    /// Chunks that were on the disk before.
+    pub had: u32,
+}
+
+impl Node {
+    /// A machine of this name, which hands out chunks at this port.
+    #[must_use]
+    pub fn new(name: &str, port: u16) -> Self {
+        Self {
+            name: super::wire::name(name),
+            port,
+            sender: None,
+            manifest: None,
+            scanned: false,
+            have: Bits::default(),
+            asked: Bits::default(),
+            queued: 0,
+            up: Up::None,
+            moved: Duration::ZERO,
+            told: Duration::ZERO,
+            serve: Serve::default(),
+            early: Vec::new(),
+            verdict: None,
+            finishing: false,
+            ended: None,
+            acts: VecDeque::new(),
+            came: 0,
+            had: 0,
+        }
+    }
+
+    /// What is to be done next.
+    pub fn act(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+
+    /// What is copied.
+    #[must_use]
+    pub const fn manifest(&self) -> Option<&Arc<Manifest>> {
+        self.manifest.as_ref()
+    }
+
+    /// How the copy ended.
+    #[must_use]
+    pub const fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// What the sender said at the end.
+    #[must_use]
+    pub const fn ended(&self) -> Option<&String> {
+        self.ended.as_ref()
+    }
+
+    /// Chunks of all, that the disk has or was given.
+    #[must_use]
+    pub fn have(&self) -> (u32, u32) {
+        (self.have.count(), self.have.len())
+    }
+
+    /// The connection to the sender stands.
+    pub fn joined(&mut self, sender: Peer) {
+        self.sender = Some(sender);
+        let join = Message::Join { name: self.name.clone(), port: self.port };
+        self.acts.push_back(Act::Say(sender, join));
+    }
+
+    /// The connection that was to be made to another machine stands.
+    pub fn reached(&mut self, peer: Peer, now: Duration) {
+        self.up = Up::At(peer);
+        self.want(now);
+    }
+
+    /// It cannot be made.
+    pub fn unreachable(&mut self) {
+        if self.up == Up::Dialled {
+            self.lose();
+        }
+    }
+
+    fn lose(&mut self) {
+        self.up = Up::None;
+        self.asked = Bits::new(self.have.len());
+        self.acts.extend(self.sender.map(|sender| Act::Say(sender, Message::Lost)));
+    }
+
+    /// A connection has ended.
+    pub fn gone(&mut self, peer: Peer) {
+        self.serve.gone(peer);
+        self.early.retain(|(early, _)| *early != peer);
+        let sender = self.sender == Some(peer);
+        if sender {
+            self.sender = None;
+        }
+        if self.up == Up::At(peer) {
+            self.lose();
+        }
+    }
+
+    /// Asks for all that is missing.
+    fn want(&mut self, now: Duration) {
+        let (Up::At(peer), Some(manifest)) = (self.up, &self.manifest) else { return };
+        if !self.scanned || self.verdict.is_some() {
+            return;
+        }
+        self.asked = self.have.not();
+        self.moved = now;
+        let (session, bits) = (manifest.session(), self.asked.bytes());
+        if !self.asked.is_empty() {
+            self.acts.push_back(Act::Say(peer, Message::Want { session, bits }));
+        }
+    }
+
+    /// A message.
+    ///
+    /// # Errors
+    /// What is wrong with it: the connection is of no use.
+    pub fn heard(
+        &mut self,
+        peer: Peer,
+        message: Message,
+        now: Duration,
+    ) -> Result<(), &'static str> {
+        let from_sender = self.sender == Some(peer);
+        match message {
+            Message::Manifest(bytes) if from_sender => self.begin(Manifest::read(&bytes)?, now),
+            Message::From(to) if from_sender => match (to, self.sender) {
+                (Some(to), _) => {
+                    if let Up::At(old) = self.up
+                        && self.sender != Some(old)
+                    {
+                        self.acts.push_back(Act::Hang(old));
+                    }
+                    self.up = Up::Dialled;
+                    self.acts.push_back(Act::Dial(to));
+                }
+                (None, Some(sender)) => self.reached(sender, now),
+                (None, None) => {}
+            },
+            Message::End(why) if from_sender => self.ended = Some(why),
+            Message::Want { session, bits } => {
+                let own = self.manifest.as_ref().map(|manifest| manifest.session());
+                if own.is_some_and(|own| own != session) {
+                    return Err("wants chunks of another copy");
+                }
+                self.early.retain(|(early, _)| *early != peer);
+                match self.scanned {
+                    true => self.serve.want(peer, Bits::read(self.have.len(), &bits).ok_or(WRONG)?),
+                    false => self.early.push((peer, bits)),
+                }
+            }
+            Message::Chunk(piece) if self.up == Up::At(peer) => self.chunk(piece, now)?,
+            // Of a machine that was just left.
+            Message::Chunk(_) | Message::Ping => {}
+            _ => return Err("says what is not its to say"),
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, manifest: Manifest, now: Duration) {
+        if self.manifest.as_ref().is_some_and(|own| own.root() == manifest.root()) {
+            // The sender was away.
+            if let (Some(verdict), Some(sender)) = (&self.verdict, self.sender) {
+                self.acts.push_back(Act::Say(sender, Message::Done(verdict.clone())));
+            } else if self.scanned {
+                self.state(now);
+            }
+            return;
+        }
+        if self.manifest.is_some() {
+            self.ended = Some("the sender has another disk now than when this copy began".into());
+            return;
+        }
+        self.have = Bits::new(manifest.layout.count());
+        self.asked = self.have.clone();
+        self.manifest = Some(Arc::new(manifest));
+        self.acts.push_back(Act::Disk(Ask::Scan));
+    }
+
+    fn state(&mut self, now: Duration) {
+        self.told = now;
+        let state = Message::State(self.have.count());
+        self.acts.extend(self.sender.map(|sender| Act::Say(sender, state)));
+    }
+
+    fn chunk(&mut self, piece: Piece, now: Duration) -> Result<(), &'static str> {
+        let Some(manifest) = &self.manifest else { return Err("sends a chunk before the manifest") };
+        let n = piece.number;
+        let Some(chunk) = manifest.layout.chunk(n) else { return Err("sends an unknown chunk") };
+        let place = (chunk.disk, chunk.area, chunk.start) == (piece.disk, piece.area, piece.start);
+        if piece.session != manifest.session() || !place {
+            return Err("sends a chunk of another copy");
+        }
+        self.asked.remove(n);
+        if self.have.has(n) || self.verdict.is_some() {
+            return Ok(());
+        }
+        if !manifest.is(n, &piece.data) {
+            return Err("sends other bytes than the sender has");
+        }
+        self.moved = now;
+        self.came += piece.data.len() as u64;
+        self.serve.at_hand(n, &piece.data);
+        if self.queued < QUEUE {
+            self.have.add(n);
+            self.queued += 1;
+            self.acts.push_back(Act::Disk(Ask::Store(n, piece.data)));
+        }
+        Ok(())
+    }
+
+    /// The disk's answer.
+    pub fn told(&mut self, told: Told, now: Duration) {
+        match told {
+            Told::Scanned(have) => {
+                self.had = have.count();
+                (self.have, self.scanned) = (have, true);
+                for (peer, bits) in core::mem::take(&mut self.early) {
+                    match Bits::read(self.have.len(), &bits) {
+                        Some(bits) => self.serve.want(peer, bits),
+                        None => self.acts.push_back(Act::Hang(peer)),
+                    }
+                }
+                self.state(now);
+                self.want(now);
+            }
+            Told::Stored(_) => self.queued = self.queued.saturating_sub(1),
+            Told::Read(n, Some(data)) => self.serve.at_hand(n, &data),
+            Told::Read(n, None) => self.serve.unreadable(n),
+            Told::Kept(read_back) => {
+                self.end(if read_back { Verdict::Verified } else { Verdict::Whole });
+            }
+            Told::Failed(why) => {
+                self.end(Verdict::Failed(why));
+                self.have = Bits::new(self.have.len());
+            }
+        }
+        if self.scanned && !self.finishing && self.queued == 0 && self.have.not().is_empty() {
+            self.finishing = true;
+            self.acts.push_back(Act::Disk(Ask::Finish));
+        }
+    }
+
+    fn end(&mut self, verdict: Verdict) {
+        self.finishing = true;
+        let done = Message::Done(verdict.clone());
+        self.acts.extend(self.sender.map(|sender| Act::Say(sender, done)));
+        self.verdict = Some(verdict);
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: Duration) {
+        if !self.scanned || self.verdict.is_some() || self.finishing {
+            return;
+        }
+        if now.saturating_sub(self.told) >= EVERY {
+            self.state(now);
+        }
+        if let Up::At(peer) = self.up {
+            if self.asked.is_empty() {
+                // What came when the disk had enough to do.
+                if self.queued < QUEUE / 2 {
+                    self.want(now);
+                }
+            } else if now.saturating_sub(self.moved) >= STALLED {
+                self.acts.push_back(Act::News(format!(
+                    "no chunk for {} s; takes them from elsewhere",
+                    STALLED.as_secs()
+                )));
+                if self.sender != Some(peer) {
+                    self.acts.push_back(Act::Hang(peer));
+                    self.lose();
+                } else {
+                    self.want(now);
+                }
+            }
+        }
+    }
+
+    /// The connection to this machine has room for a chunk; false when there is none for it.
+    pub fn feed(&mut self, peer: Peer) -> bool {
+        let Some(manifest) = &self.manifest else { return false };
+        let act = self.serve.next(peer, manifest, &self.have);
+        let some = act.is_some();
+        self.acts.extend(act);
+        some
+    }
+
+    /// Whether somebody takes chunks from here.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.serve.busy()
+    }
+
+    /// The line for the user at the end.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match &self.manifest {
+            Some(manifest) => format!(
+                "{} of {} chunks were on the disk; {} came",
+                self.had,
+                manifest.layout.count(),
+                crate::outcome::Amount(self.came)
+            ),
+            None => "no manifest came".to_string(),
+        }
+    }
+}
+
+const WRONG: &str = "wants chunks that do not exist";

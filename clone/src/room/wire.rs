@@ -1,0 +1,509 @@
+//! What goes over a connection between two machines of a room. docs/clone-protocol.md has it.
+//!
+//! A [`Line`] is one end of one connection, without its socket. Both ends first say hello: the
+//! version, whether they have a key, and a nonce. With a key every frame after that has a code:
+//! BLAKE3, keyed, over both nonces, the direction, the frame's number and its head. The bytes of
+//! a chunk are not under the code; they must have the digest that the manifest tells, and the
+//! manifest is under it. Nothing is encrypted.
+
+use super::manifest::{CHUNKS, LARGEST};
+use crate::pact::{Key, Mac, Nonce, Pact, same};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, SocketAddrV4};
+
+/// The version of this protocol.
+pub const VERSION: u16 = 1;
+/// The port that a sender listens to, by TCP and UDP.
+pub const PORT: u16 = 9011;
+/// What a machine that looks for a sender broadcasts, and what it gets back.
+pub const ASK: [u8; 8] = *b"bwroom?1";
+/// See [`ASK`].
+pub const HERE: [u8; 8] = *b"bwroom!1";
+/// Bytes of a hello.
+pub const HELLO: usize = 22;
+const MAGIC: [u8; 8] = *b"BWROOM\r\n";
+/// Bytes of a chunk's own head.
+const CHUNK_HEAD: usize = 34;
+/// The most bytes of a text.
+const TEXT: usize = 512;
+
+/// Why a connection is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault(pub &'static str);
+
+/// What one machine says to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// A copy to the sender: its name, and the port at which it hands out chunks.
+    Join {
+        /// Its name.
+        name: String,
+        /// Its port.
+        port: u16,
+    },
+    /// The sender's answer: a [`Manifest`](super::manifest::Manifest) on the wire.
+    Manifest(Arc<Vec<u8>>),
+    /// A copy to the sender: its disk has so many chunks.
+    State(u32),
+    /// The sender to a copy: take chunks from there, or from the sender.
+    From(Option<SocketAddrV4>),
+    /// A copy to the sender: the machine that it was to take chunks from is of no use.
+    Lost,
+    /// To whoever has chunks: all that are wanted, instead of those that were.
+    Want {
+        /// The session.
+        session: [u8; 16],
+        /// [`Bits`](super::bits::Bits) on the wire.
+        bits: Vec<u8>,
+    },
+    /// A chunk.
+    Chunk(Piece),
+    /// A copy to the sender: how its copy ended.
+    Done(Verdict),
+    /// The sender to a copy: nobody needs it any more; or why it is refused.
+    End(String),
+    /// I am there.
+    Ping,
+}
+
+/// A chunk and where it belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The session.
+    pub session: [u8; 16],
+    /// The disk's number.
+    pub disk: u16,
+    /// The partition's number.
+    pub area: u32,
+    /// The chunk's number.
+    pub number: u32,
+    /// Its first byte on the disk.
+    pub start: u64,
+    /// Its bytes.
+    pub data: Arc<Vec<u8>>,
+}
+
+/// How a copy ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Read back from the disk, and equal.
+    Verified,
+    /// Written, and not read back.
+    Whole,
+    /// There is none.
+    Failed(String),
+}
+
+const KINDS: [u8; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+const CHUNK: u8 = 7;
+
+/// A frame to be sent: its head, then its bytes.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Length, kind, code, and what is short.
+    pub head: Vec<u8>,
+    /// A chunk or a manifest.
+    pub data: Option<Arc<Vec<u8>>>,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Line {
+    key: Option<Key>,
+    own: Nonce,
+    /// This end has made the connection.
+    dialled: bool,
+    pact: Option<(Pact, Nonce)>,
+    greeted: bool,
+    sent: u64,
+    heard: u64,
+    head: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Line {
+    /// A connection, perhaps with a key, and a nonce that was never used.
+    #[must_use]
+    pub fn new(key: Option<Key>, own: Nonce, dialled: bool) -> Self {
+        let (head, body) = (Vec::new(), Vec::new());
+        Self { key, own, dialled, pact: None, greeted: false, sent: 0, heard: 0, head, body }
+    }
+
+    /// The first bytes of either end.
+    #[must_use]
+    pub fn hello(&self) -> [u8; HELLO] {
+        let mut all = [0; HELLO];
+        let [low, high] = VERSION.to_le_bytes();
+        let parts = MAGIC.into_iter().chain([low, high, u8::from(self.key.is_some()), 0]);
+        all.iter_mut().zip(parts.chain(self.own)).for_each(|(to, from)| *to = from);
+        all
+    }
+
+    /// Whether the other end has said hello, and fits.
+    #[must_use]
+    pub const fn greeted(&self) -> bool {
+        self.greeted
+    }
+
+    fn greet(&mut self) -> Result<(), Fault> {
+        let told = self.head.split_first_chunk::<8>().filter(|(magic, _)| **magic == MAGIC);
+        let Some((_, [low, high, keyed, _, nonce @ ..])) = told else {
+            return Err(Fault("is no machine of a room of bellwether"));
+        };
+        if u16::from_le_bytes([*low, *high]) != VERSION {
+            return Err(Fault("speaks another version of the room's protocol; take one bellwether"));
+        }
+        let nonce: Nonce = nonce.try_into().unwrap_or_default();
+        match (&self.key, keyed) {
+            (Some(key), 1) => {
+                let (session, peer) =
+                    if self.dialled { (nonce, self.own) } else { (self.own, nonce) };
+                self.pact = Some((Pact::new(key.clone(), "room", session), peer));
+            }
+            (None, 0) => {}
+            (Some(_), _) => return Err(Fault("has no key, and this machine has one")),
+            (None, _) => return Err(Fault("has a key: give this machine the same one")),
+        }
+        self.greeted = true;
+        self.head.clear();
+        Ok(())
+    }
+
+    fn code(&self, dialled: bool, number: u64, frame: &[&[u8]]) -> Option<Mac> {
+        let (pact, peer) = self.pact.as_ref()?;
+        let mut all = Vec::from([u8::from(dialled)]);
+        all.extend(number.to_le_bytes());
+        frame.iter().for_each(|part| all.extend(*part));
+        Some(pact.frame(peer, &all))
+    }
+
+    /// A message as it is sent. After the hello of the other end only.
+    pub fn say(&mut self, message: &Message) -> Frame {
+        let (kind, short, data) = pack(message);
+        let length = short.len() + data.as_ref().map_or(0, |data| data.len());
+        let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+        let under: &[u8] = match message {
+            Message::Manifest(data) => data,
+            _ => &[],
+        };
+        let code = self.code(self.dialled, self.sent, &[&length, &[kind], &short, under]);
+        self.sent += 1;
+        let mut head = Vec::from(length);
+        head.push(kind);
+        head.extend(code.iter().flatten());
+        head.extend(short);
+        Frame { head, data }
+    }
+
+    /// How many of the next bytes belong to the frame that comes; never 0.
+    fn missing(&self) -> Result<(usize, bool), Fault> {
+        let head = if self.greeted { self.prefix()? } else { HELLO };
+        match head.saturating_sub(self.head.len()) {
+            0 => Ok((self.length()?.saturating_sub(self.body.len()), false)),
+            missing => Ok((missing, true)),
+        }
+    }
+
+    /// Length and kind, and what else comes before the body.
+    fn prefix(&self) -> Result<usize, Fault> {
+        let code = if self.pact.is_some() { 16 } else { 0 };
+        let Some(kind) = self.head.get(4) else { return Ok(5) };
+        if !KINDS.contains(kind) {
+            return Err(Fault("says something that is not in the protocol"));
+        }
+        Ok(5 + code + if *kind == CHUNK { CHUNK_HEAD } else { 0 })
+    }
+
+    /// Of the body.
+    fn length(&self) -> Result<usize, Fault> {
+        let length = self.head.first_chunk::<4>().map_or(0, |l| u32::from_le_bytes(*l)) as usize;
+        let kind = self.head.get(4).copied().unwrap_or(0);
+        let most = match kind {
+            CHUNK => LARGEST as usize + CHUNK_HEAD,
+            // Only who made the connection takes a manifest.
+            2 if self.dialled => 32 * CHUNKS + (64 << 20),
+            6 => CHUNKS / 8 + 64,
+            _ => 2 * TEXT,
+        };
+        let own = if kind == CHUNK { CHUNK_HEAD } else { 0 };
+        match length.checked_sub(own).filter(|_| length <= most) {
+            Some(length) => Ok(length),
+            None => Err(Fault("sends a frame of a wrong length")),
+        }
+    }
+
+    /// Takes what has arrived; the messages that are whole.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the connection is of no use.
+    pub fn heard(&mut self, mut bytes: &[u8], out: &mut Vec<Message>) -> Result<(), Fault> {
+        loop {
+            let (missing, in_head) = self.missing()?;
+            let (some, rest) = bytes.split_at(missing.min(bytes.len()));
+            if in_head { &mut self.head } else { &mut self.body }.extend_from_slice(some);
+            bytes = rest;
+            let whole = some.len() == missing;
+            if whole && !self.greeted {
+                self.greet()?;
+            } else if whole && !in_head {
+                out.push(self.message()?);
+                self.head.clear();
+            }
+            if bytes.is_empty() && (!whole || self.missing()?.0 > 0) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn message(&mut self) -> Result<Message, Fault> {
+        let body = core::mem::take(&mut self.body);
+        let (length, rest) = self.head.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        let (kind, rest) = rest.split_first().unwrap_or((&0, &[]));
+        let (code, short) = rest.split_at(if self.pact.is_some() { 16.min(rest.len()) } else { 0 });
+        let under: &[u8] = if *kind == CHUNK { &[] } else { &body };
+        let wanted = self.code(!self.dialled, self.heard, &[length, &[*kind], short, under]);
+        if wanted.is_some_and(|wanted| !same(&wanted, code)) {
+            return Err(Fault("has another key than this machine was given"));
+        }
+        self.heard += 1;
+        unpack(*kind, short, body).ok_or(Fault("sends a message that cannot be read"))
+    }
+}
+
+fn pack(message: &Message) -> (u8, Vec<u8>, Option<Arc<Vec<u8>>>) {
+    let text = |text: &str| {
+        let end = (0..=TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+        text.get(..end.unwrap_or(0)).unwrap_or_default().as_bytes().to_vec()
+    };
+    match message {
+        Message::Join { name, port } => {
+            (1, [&port.to_le_bytes()[..], &text(name)].concat(), None)
+        }
+        Message::Manifest(bytes) => (2, Vec::new(), Some(bytes.clone())),
+        Message::State(have) => (3, have.to_le_bytes().to_vec(), None),
+        Message::From(None) => (4, Vec::new(), None),
+        Message::From(Some(to)) => {
+            (4, [&to.ip().octets()[..], &to.port().to_le_bytes()].concat(), None)
+        }
+        Message::Lost => (5, Vec::new(), None),
+        Message::Want { session, bits } => (6, [&session[..], bits].concat(), None),
+        Message::Chunk(piece) => {
+            let head = [
+                &piece.session[..],
+                &piece.disk.to_le_bytes(),
+                &piece.area.to_le_bytes(),
+                &piece.number.to_le_bytes(),
+                &piece.start.to_le_bytes(),
+            ];
+            (CHUNK, head.concat(), Some(piece.data.clone()))
+        }
+        Message::Done(Verdict::Verified) => (8, Vec::from([0]), None),
+        Message::Done(Verdict::Whole) => (8, Vec::from([1]), None),
+        Message::Done(Verdict::Failed(why)) => (8, [&[2][..], &text(why)].concat(), None),
+        Message::End(why) => (9, text(why), None),
+        Message::Ping => (10, Vec::new(), None),
+    }
+}
+
+fn unpack(kind: u8, short: &[u8], body: Vec<u8>) -> Option<Message> {
+    let text = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        text.chars().filter(|c| !c.is_control()).collect::<String>()
+    };
+    Some(match kind {
+        1 => {
+            let (port, name) = body.split_first_chunk()?;
+            Message::Join { name: text(name), port: u16::from_le_bytes(*port) }
+        }
+        2 => Message::Manifest(Arc::new(body)),
+        3 => Message::State(u32::from_le_bytes(body.try_into().ok()?)),
+        4 if body.is_empty() => Message::From(None),
+        4 => {
+            let [a, b, c, d, low, high] = body.try_into().ok()?;
+            let port = u16::from_le_bytes([low, high]);
+            Message::From(Some(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port)))
+        }
+        5 if body.is_empty() => Message::Lost,
+        6 => {
+            let (session, bits) = body.split_first_chunk()?;
+            Message::Want { session: *session, bits: bits.to_vec() }
+        }
+        CHUNK => {
+            let (session, rest) = short.split_first_chunk()?;
+            let (disk, rest) = rest.split_first_chunk()?;
+            let (area, rest) = rest.split_first_chunk()?;
+            let (number, rest) = rest.split_first_chunk()?;
+            Message::Chunk(Piece {
+                session: *session,
+                disk: u16::from_le_bytes(*disk),
+                area: u32::from_le_bytes(*area),
+                number: u32::from_le_bytes(*number),
+                start: u64::from_le_bytes(rest.try_into().ok()?),
+                data: Arc::new(body),
+            })
+        }
+        8 => Message::Done(match body.split_first()? {
+            (0, []) => Verdict::Verified,
+            (1, []) => Verdict::Whole,
+            (2, why) => Verdict::Failed(text(why)),
+            _ => return None,
+        }),
+        9 => Message::End(text(&body)),
+        10 if body.is_empty() => Message::Ping,
+        _ => return None,
+    })
+}
+
+/// The name of a machine, as its message has it.
+#[must_use]
+pub fn name(text: &str) -> String {
+    text.chars().take(64).collect::<String>().trim().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> Option<Key> {
+        Key::new("0123456789abcdef")
+    }
+
+    /// Two ends that have said hello.
+    fn pair(keys: [Option<Key>; 2]) -> Result<[Line; 2], Fault> {
+        let [a, b] = keys;
+        let mut ends = [Line::new(a, [1; 10], true), Line::new(b, [2; 10], false)];
+        let hellos = [ends[0].hello(), ends[1].hello()];
+        let mut none = Vec::new();
+        ends[0].heard(&hellos[1], &mut none)?;
+        ends[1].heard(&hellos[0], &mut none)?;
+        assert!(none.is_empty() && ends[0].greeted() && ends[1].greeted());
+        Ok(ends)
+    }
+
+    fn bytes(frame: &Frame) -> Vec<u8> {
+        [&frame.head[..], frame.data.as_ref().map_or(&[], |data| data)].concat()
+    }
+
+    fn all() -> Vec<Message> {
+        let piece = Piece {
+            session: [3; 16],
+            disk: 1,
+            area: 2,
+            number: 3,
+            start: 1 << 40,
+            data: Arc::new(std::vec![9; 70_000]),
+        };
+        Vec::from([
+            Message::Join { name: "n1".to_string(), port: 9012 },
+            Message::Manifest(Arc::new(std::vec![1; 3000])),
+            Message::State(7),
+            Message::From(None),
+            Message::From(Some("10.0.0.1:9012".parse().unwrap())),
+            Message::Lost,
+            Message::Want { session: [4; 16], bits: std::vec![255; 8] },
+            Message::Chunk(piece),
+            Message::Done(Verdict::Verified),
+            Message::Done(Verdict::Whole),
+            Message::Done(Verdict::Failed("the disk is bad".to_string())),
+            Message::End(String::new()),
+            Message::Ping,
+        ])
+    }
+
+    /// The vectors of docs/clone-protocol.md.
+    #[test]
+    fn vectors() {
+        let hex = |bytes: &[u8]| crate::pact::hex(bytes);
+        assert_eq!(
+            hex(&Line::new(None, [0x11; 10], true).hello()),
+            "4257524f4f4d0d0a0100000011111111111111111111"
+        );
+        let [mut plain, _] = pair([None, None]).unwrap();
+        let join = Message::Join { name: "n1".to_string(), port: 9012 };
+        assert_eq!(hex(&plain.say(&join).head), "040000000134236e31");
+        let [mut keyed, _] = pair([key(), key()]).unwrap();
+        assert_eq!(
+            hex(&keyed.say(&join).head),
+            "04000000014bb38d13f6a0c9b1cd5cd5cf3c25af0f34236e31"
+        );
+    }
+
+    #[test]
+    fn every_message_arrives_in_pieces_of_any_size() {
+        for keys in [[None, None], [key(), key()]] {
+            for step in [1, 7, 4096, 1 << 20] {
+                let [mut b, mut a] = pair(keys.clone()).unwrap();
+                let stream: Vec<u8> = all().iter().flat_map(|m| bytes(&a.say(m))).collect();
+                let mut got = Vec::new();
+                stream.chunks(step).for_each(|some| b.heard(some, &mut got).unwrap());
+                // A manifest is for the end that made the connection.
+                assert_eq!(got, all(), "{step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_wanted_on_both_ends_or_on_none_and_is_one() {
+        let why = |keys| pair(keys).map(|_| ()).unwrap_err().0;
+        assert!(why([key(), None]).contains("has no key"));
+        assert!(why([None, key()]).contains("has a key"));
+        let [mut a, mut b] = pair([key(), Key::new("another key, long enough")]).unwrap();
+        let got = b.heard(&bytes(&a.say(&Message::Ping)), &mut Vec::new());
+        assert!(got.unwrap_err().0.contains("another key"));
+    }
+
+    /// A frame that was heard elsewhere, twice, later or backwards, is none.
+    #[test]
+    fn a_frame_has_its_place() {
+        let wrong = |line: &mut Line, frame: &[u8]| line.heard(frame, &mut Vec::new()).is_err();
+        let [mut a, mut b] = pair([key(), key()]).unwrap();
+        let (first, second) = (bytes(&a.say(&Message::Ping)), bytes(&a.say(&Message::Ping)));
+        assert!(b.heard(&first, &mut Vec::new()).is_ok());
+        assert!(wrong(&mut b, &first), "twice");
+        let [_, mut b] = pair([key(), key()]).unwrap();
+        assert!(wrong(&mut b, &second), "out of order");
+        let [mut a, _] = pair([key(), key()]).unwrap();
+        assert!(wrong(&mut a, &first), "to who said it");
+        let mut other = Line::new(key(), [9; 10], false);
+        let hello = Line::new(key(), [1; 10], true).hello();
+        other.heard(&hello, &mut Vec::new()).unwrap();
+        assert!(wrong(&mut other, &first), "on another connection");
+    }
+
+    #[test]
+    fn lengths_and_kinds_are_bounded() {
+        for head in [
+            &[0xff, 0xff, 0xff, 0xff, 7][..],
+            &[0xff, 0xff, 0xff, 0xff, 2],
+            &[1, 0, 0, 0, 7, 0],
+            &[0, 16, 0, 0, 1],
+            &[0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 11],
+        ] {
+            let [_, mut b] = pair([None, None]).unwrap();
+            let filled = [head, &[0; 64]].concat();
+            assert!(b.heard(&filled, &mut Vec::new()).is_err(), "{head:?}");
+        }
+        let mut b = Line::new(None, [2; 10], false);
+        assert!(b.heard(b"GET / HTTP/1.0\r\n\r\n     ", &mut Vec::new()).is_err());
+        let mut old = Line::new(None, [1; 10], true).hello();
+        old[8] = 9;
+        assert!(b.heard(&old, &mut Vec::new()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, keyed: bool, step in 1usize..9) {
+            let key = keyed.then(key).flatten();
+            let Ok([_, mut b]) = pair([key.clone(), key]) else { unreachable!() };
+            let mut got = Vec::new();
+            for some in bytes.chunks(step) {
+                if b.heard(some, &mut got).is_err() { break; }
+            }
+            prop_assert!(!keyed || got.is_empty(), "nothing is believed without its code");
+        }
+    }
+}
