@@ -29,6 +29,7 @@ pub mod mark;
 pub mod outcome;
 pub mod pact;
 pub mod ring;
+#[cfg(feature = "room")]
 pub mod room;
 pub mod udpcast;
 

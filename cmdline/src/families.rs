@@ -141,7 +141,7 @@ const PUPPY_HINT: &str = "bw.root=any bw.image=puppy_….sfs bw.overlay";
 pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
     let dialect = d.grammar.dialect;
     let named = d.peek("bw.dialect").is_some() || matches!(d.value("boot"), "live" | "casper");
-    if d.peek("bw.root").is_some() || named || !d.value("bw.clone").is_empty() {
+    if d.peek("bw.root").is_some() || named || d.peek("bw.clone").is_some() {
         return;
     }
     let plain = matches!(dialect, Dialect::Kernel | Dialect::Dracut | Dialect::Bellwether);

@@ -26,7 +26,7 @@ words! { OWN, OWN_DOCS:
     "bw.medium" Text Keep "Move the medium to this directory of the root.";
     "bw.digest" Text Keep "sha256:HEX, sha512:HEX or blake3:HEX of the file that is fetched or of the image.";
     "bw.verity" Text Keep "dm-verity root hash of the image, or IMAGE:HASH.";
-    "bw.clone" Text Keep "Receive a copy of a disk: ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
+    "bw.clone" Text Keep "Receive a copy of a disk: alone or room[:PORT] from bellwether clone send; ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
     "bw.clone.timeout" Number Keep "Seconds to wait for the sender of a copy.";
     "bw.clone.tries" Number Keep "How often to wait for it before the machine reboots.";
     "bw.clone.verify" Switch Keep "Read back what was written before it counts as a copy; it is by default. With bw.clone.verify=no it is not, and not called verified.";
@@ -410,12 +410,16 @@ fn pins(d: &mut Draft<'_>, clone: &mut ClonePlan) {
 
 fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if let Some(word) = d.get("bw.clone") {
-        match CloneMethod::of(word) {
+        // Without a protocol: the engine of our own.
+        match CloneMethod::of(if word.is_empty() { "room" } else { word }) {
             Some(method) => plan.handoff.then = Then::Clone(Box::new(clone_plan(method))),
             None => d.fatal_word(
                 "bw.clone",
                 word,
-                &("names no clone method", "ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]"),
+                &(
+                    "names no clone method",
+                    "nothing, room[:PORT], ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
+                ),
             ),
         }
     }

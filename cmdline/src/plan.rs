@@ -1069,14 +1069,17 @@ pub enum CloneArgument {
     Session,
     /// An even port; 9000 without one. The next port is used, too.
     Port,
+    /// A port; that of the protocol without one.
+    Room,
 }
 
 /// All clone protocols.
-pub static CLONE_PROTOCOLS: [CloneProtocol; 4] = [
+pub static CLONE_PROTOCOLS: [CloneProtocol; 5] = [
     protocol("ka", "KA", CloneArgument::Session, 120, 5),
     protocol("dolly", "Dolly", CloneArgument::None, 300, 3),
     protocol("dollyplus", "Dolly+", CloneArgument::None, 300, 3),
     protocol("udpcast", "udpcast", CloneArgument::Port, 300, 3),
+    protocol("room", "the room", CloneArgument::Room, 300, 3),
 ];
 
 const fn protocol(
@@ -1110,8 +1113,13 @@ impl CloneMethod {
             (CloneArgument::Port, port) => {
                 port.parse().ok().filter(|p: &u16| *p > 0 && p.is_multiple_of(2)).map(|_| port)?
             }
-            (CloneArgument::None, "") | (CloneArgument::Session, _) => argument,
-            (CloneArgument::None, _) => return None,
+            (CloneArgument::Room, port) if !port.is_empty() => {
+                port.parse().ok().filter(|p: &u16| (1..u16::MAX).contains(p)).map(|_| port)?
+            }
+            (CloneArgument::None | CloneArgument::Room, "") | (CloneArgument::Session, _) => {
+                argument
+            }
+            (CloneArgument::None | CloneArgument::Room, _) => return None,
         };
         Some(Self { protocol, argument: String::from(argument) })
     }

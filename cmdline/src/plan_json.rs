@@ -352,6 +352,8 @@ fn clone_method(j: &mut Json, method: &CloneMethod) {
     match method.protocol.argument {
         CloneArgument::None => j,
         CloneArgument::Session => j.field("session", &method.argument),
+        CloneArgument::Room if method.argument.is_empty() => j,
+        CloneArgument::Room => j.count("port", method.argument.parse().unwrap_or(0)),
         CloneArgument::Port => j.count("portbase", method.argument.parse().unwrap_or(0)),
     }
     .end_object();

@@ -419,7 +419,7 @@ fn clone_method(method: &CloneMethod) -> String {
         _ if method.argument.is_empty() => "",
         CloneArgument::None => "",
         CloneArgument::Session => " session ",
-        CloneArgument::Port => " port ",
+        CloneArgument::Port | CloneArgument::Room => " port ",
     };
     text(&[method.protocol.title, argument, &method.argument])
 }

@@ -279,8 +279,9 @@ impl<'m> Node<'m> {
             patience: Patience { start: Some(timeout.into()), stall: Some(STALL) },
             pins,
         };
-        let receive =
-            edge::receiver(method.protocol.name).ok_or("this /init has no such protocol")?;
+        let receive = edge::receiver(method.protocol.name).ok_or(
+            "this /init has no such protocol; build it with the feature room, or name another",
+        )?;
         let got = receive(&method.argument, &here, self).map_err(|e| e.to_string())?;
         let began = self.began.unwrap_or_else(|| self.now());
         let took = self.now().saturating_sub(began);
@@ -332,6 +333,29 @@ impl World for Node<'_> {
             self.progress.get_or_insert_with(|| Progress::new("receiving", total.unwrap_or(0)));
         progress.add(&mut self.machine.log, done.saturating_sub(self.shown));
         self.shown = self.shown.max(done);
+    }
+
+    #[cfg(feature = "room")]
+    fn places(&mut self) -> Result<Vec<Opened>, String> {
+        let Place::Disk(line, _) = &self.place else {
+            return Err("the second stage is no disk".to_string());
+        };
+        let line = line.clone();
+        let disk = self.disk(line.as_deref(), &Target::UNNAMED)?;
+        self.path = disk.name().to_string();
+        if let Some(mark) = marked(&self.path) {
+            self.machine.log.say(Level::Verdict, &format!("{} {mark}", self.path));
+        }
+        let length = Size(disk.room().unwrap_or(0));
+        let text =
+            format!("OVERWRITES {}, {length}, where it differs from the sender's", self.path);
+        self.machine.log.say(Level::Verdict, &text);
+        Ok(Vec::from([disk]))
+    }
+
+    #[cfg(feature = "room")]
+    fn reads_back(&self) -> bool {
+        matches!(&self.place, Place::Disk(_, terms) if terms.read_back)
     }
 
     fn open(&mut self, target: &Target<'_>) -> Result<Box<dyn Store>, String> {
@@ -497,9 +521,11 @@ mod tests {
     #[test]
     fn every_protocol_of_a_line_has_a_receiver() {
         for protocol in &cmdline::plan::CLONE_PROTOCOLS {
-            assert!(edge::receiver(protocol.name).is_some(), "{}", protocol.name);
+            let own = cfg!(feature = "room") || protocol.name != "room";
+            assert_eq!(edge::receiver(protocol.name).is_some(), own, "{}", protocol.name);
         }
-        assert_eq!(edge::RECEIVERS.len(), cmdline::plan::CLONE_PROTOCOLS.len());
+        let rooms = usize::from(!cfg!(feature = "room"));
+        assert_eq!(edge::RECEIVERS.len() + rooms, cmdline::plan::CLONE_PROTOCOLS.len());
     }
 
     #[test]

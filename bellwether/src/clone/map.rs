@@ -116,7 +116,7 @@ fn text(path: &str, map: &DiskMap) -> String {
 }
 
 /// What comes from a disk does not control the terminal.
-fn safe(text: &str) -> String {
+pub fn safe(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -2,6 +2,7 @@
 //! their old names when a link of that name points here.
 
 mod adapt;
+mod chunks;
 mod copying;
 mod desc;
 mod dolly;
@@ -36,6 +37,8 @@ pub type Run = fn(&Given) -> Result<(), Failure>;
 
 /// All programs: names, grammar, what runs.
 pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
+    (&["send"], &chunks::SEND, chunks::send),
+    (&["receive"], &chunks::RECEIVE, chunks::receive),
     (&["dolly"], &dolly::DOLLY, dolly::run),
     (&["dollyS"], &dollyplus::SERVER, dollyplus::send),
     (&["dollyC"], &dollyplus::CLIENT, dollyplus::receive),
@@ -56,7 +59,7 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 5] = ["prepare", "install", "adapt", "tools", "map"];
+const NEW: [&str; 7] = ["send", "receive", "prepare", "install", "adapt", "tools", "map"];
 
 /// Whether a link of this name to the command runs the clone program.
 pub fn is_link(name: &str) -> bool {

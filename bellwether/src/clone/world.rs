@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
 use clone::edge::net::Datagrams;
+use clone::edge::place::Place;
 use clone::edge::{self, Level};
 use clone::guard::{Announcement, Kept, Terms};
 use clone::outcome::Summary;
@@ -41,6 +42,8 @@ pub struct Host {
     verbose: bool,
     /// Written to instead of what the sender names.
     pub target: Option<PathBuf>,
+    /// Disks and files for a copy that comes chunk by chunk.
+    pub places: Vec<String>,
     /// A shell command between the stream and the target.
     pub pipe: Option<String>,
     /// What is sent.
@@ -66,6 +69,7 @@ impl Host {
             begun: false,
             verbose,
             target: None,
+            places: Vec::new(),
             pipe: None,
             sources: Sources::None,
             terms: Terms::default(),
@@ -128,6 +132,19 @@ impl edge::World for Host {
 
     fn resent(&mut self, blocks: u64) {
         self.again = blocks;
+    }
+
+    fn places(&mut self) -> Result<Vec<Place>, String> {
+        for path in &self.places {
+            if let Some(mark) = edge::place::marked(path) {
+                eprintln!("{}: {path} {mark}", self.name);
+            }
+        }
+        self.places.iter().map(|path| Place::resume(path).map_err(|e| e.to_string())).collect()
+    }
+
+    fn reads_back(&self) -> bool {
+        self.terms.read_back
     }
 
     fn source(&mut self, number: usize) -> Result<Box<dyn edge::Source>, String> {

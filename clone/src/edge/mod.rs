@@ -15,6 +15,7 @@ pub mod net;
 pub mod place;
 pub mod protocol;
 mod relay;
+#[cfg(feature = "room")]
 pub mod room;
 #[cfg(test)]
 mod testing;
@@ -41,6 +42,7 @@ pub static RECEIVERS: &[(&str, Receive)] = &[
     ("dolly", receive::<dolly::Dolly>),
     ("dollyplus", receive::<dollyplus::DollyPlus>),
     ("ka", receive::<ka::Ka>),
+    #[cfg(feature = "room")]
     ("room", receive::<room::Room>),
 ];
 

@@ -74,7 +74,7 @@ impl Bits {
     #[must_use]
     pub fn not(&self) -> Self {
         let mut all = Self { words: self.words.iter().map(|word| !word).collect(), len: self.len };
-        if let Some(last) = all.words.last_mut().filter(|_| self.len % 64 != 0) {
+        if let Some(last) = all.words.last_mut().filter(|_| !self.len.is_multiple_of(64)) {
             *last &= (1 << (self.len % 64)) - 1;
         }
         all

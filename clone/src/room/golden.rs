@@ -162,7 +162,9 @@ impl Golden {
     fn join(&mut self, peer: Peer, address: SocketAddrV4, name: &str) -> Result<(), &'static str> {
         // One that was here before and has lost its connection, or was started anew.
         let old = self.seats.iter().position(|s| {
-            s.name == name && s.address.ip() == address.ip() && (s.peer.is_none() || s.address == address)
+            s.name == name
+                && s.address.ip() == address.ip()
+                && (s.peer.is_none() || s.address == address)
         });
         let seat = Seat {
             peer: Some(peer),
@@ -190,7 +192,8 @@ impl Golden {
             return Err("is one machine too many");
         };
         let total = self.seats.len();
-        self.acts.push_back(Act::News(format!("{name} ({}){back}; {total} machines", address.ip())));
+        self.acts
+            .push_back(Act::News(format!("{name} ({}){back}; {total} machines", address.ip())));
         self.acts.push_back(Act::Say(peer, Message::Manifest(self.bytes.clone())));
         Ok(())
     }
@@ -277,8 +280,9 @@ impl Golden {
         if self.tail == Some(at) {
             self.tail = parent;
         }
-        let behind: Vec<usize> =
-            (0..self.seats.len()).filter(|c| self.seats.get(*c).is_some_and(|s| s.parent == Some(at))).collect();
+        let behind: Vec<usize> = (0..self.seats.len())
+            .filter(|c| self.seats.get(*c).is_some_and(|s| s.parent == Some(at)))
+            .collect();
         for child in behind {
             // Those that still stand say so themselves when they lose it, unless it was
             // started anew meanwhile.

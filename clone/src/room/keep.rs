@@ -55,7 +55,8 @@ impl<M: Media> Keep<M> {
         sender: Option<Ipv4Addr>,
     ) -> Result<Self, Trouble> {
         let of = manifest.layout.disks.get(usize::from(disk));
-        let (size, used) = of.map_or((0, 0), |of| (of.size, of.used.iter().map(|e| e.length).sum()));
+        let (size, used) =
+            of.map_or((0, 0), |of| (of.size, of.used.iter().map(|e| e.length).sum()));
         let bytes = if block { size } else { used };
         if let Some(room) = media.room().filter(|room| *room < bytes) {
             let (name, why) = (media.name().to_string(), "the copy has");
@@ -116,7 +117,8 @@ impl<M: Media> Keep<M> {
             tick();
         }
         // What begin() removes.
-        if own.iter().any(|(n, _)| !have.has(*n)) && !self.marked
+        if own.iter().any(|(n, _)| !have.has(*n))
+            && !self.marked
             && let Some(tail) = old_table(&mut self.media)
         {
             let hit = |c: &Chunk| manifest.layout.pieces(c).any(|piece| piece.end() > tail);
@@ -159,7 +161,8 @@ impl<M: Media> Keep<M> {
         }
         let mut rest = data.as_slice();
         for piece in manifest.layout.pieces(chunk) {
-            let (some, more) = rest.split_at(rest.len().min(usize::try_from(piece.length).unwrap_or(0)));
+            let (some, more) =
+                rest.split_at(rest.len().min(usize::try_from(piece.length).unwrap_or(0)));
             write_all(&mut self.media, piece.start, some)?;
             rest = more;
         }
@@ -213,7 +216,9 @@ impl<M: Media> Keep<M> {
         self.begin()?;
         self.check()?;
         let manifest = self.manifest.clone();
-        let Some(disk) = manifest.layout.disks.get(usize::from(self.disk)) else { return Ok(false) };
+        let Some(disk) = manifest.layout.disks.get(usize::from(self.disk)) else {
+            return Ok(false);
+        };
         let mut head = vec![0; HELD.min(usize::try_from(disk.size).unwrap_or(HELD))];
         for (n, data) in &self.head {
             let Some(chunk) = manifest.layout.chunk(*n) else { continue };
@@ -247,15 +252,14 @@ impl<M: Media> Keep<M> {
     }
 }
 
+/// Fills a buffer from a position on, and says how many bytes there were.
+pub type Fetch<'f, E> = dyn FnMut(u64, &mut [u8]) -> Result<usize, E> + 'f;
+
 /// Reads a chunk by what fills a buffer from a position on; nothing when some of it is missing.
 ///
 /// # Errors
 /// The reader's.
-pub fn read<E>(
-    layout: &Layout,
-    n: u32,
-    fetch: &mut dyn FnMut(u64, &mut [u8]) -> Result<usize, E>,
-) -> Result<Option<Vec<u8>>, E> {
+pub fn read<E>(layout: &Layout, n: u32, fetch: &mut Fetch<'_, E>) -> Result<Option<Vec<u8>>, E> {
     let Some(chunk) = layout.chunk(n) else { return Ok(None) };
     let mut all = vec![0; chunk.bytes as usize];
     let mut rest = all.as_mut_slice();

@@ -391,7 +391,10 @@ mod tests {
     fn what_is_hostile_is_refused() {
         let with = |used: &[(u64, u64)]| {
             let mut disk = disk();
-            disk.used = used.iter().map(|(start, length)| Extent { start: *start, length: *length }).collect();
+            disk.used = used
+                .iter()
+                .map(|(start, length)| Extent { start: *start, length: *length })
+                .collect();
             Layout::new(CHUNK, Vec::from([disk])).map(|_| ())
         };
         assert!(with(&[(0, 4096), (8192, 4096)]).is_ok());

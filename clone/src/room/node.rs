@@ -243,7 +243,9 @@ impl Node {
     }
 
     fn chunk(&mut self, piece: Piece, now: Duration) -> Result<(), &'static str> {
-        let Some(manifest) = &self.manifest else { return Err("sends a chunk before the manifest") };
+        let Some(manifest) = &self.manifest else {
+            return Err("sends a chunk before the manifest");
+        };
         let n = piece.number;
         let Some(chunk) = manifest.layout.chunk(n) else { return Err("sends an unknown chunk") };
         let place = (chunk.disk, chunk.area, chunk.start) == (piece.disk, piece.area, piece.start);

@@ -153,7 +153,9 @@ impl Line {
             return Err(Fault("is no machine of a room of bellwether"));
         };
         if u16::from_le_bytes([*low, *high]) != VERSION {
-            return Err(Fault("speaks another version of the room's protocol; take one bellwether"));
+            return Err(Fault(
+                "speaks another version of the room's protocol; take one bellwether",
+            ));
         }
         let nonce: Nonce = nonce.try_into().unwrap_or_default();
         match (&self.key, keyed) {
@@ -278,9 +280,7 @@ fn pack(message: &Message) -> (u8, Vec<u8>, Option<Arc<Vec<u8>>>) {
         text.get(..end.unwrap_or(0)).unwrap_or_default().as_bytes().to_vec()
     };
     match message {
-        Message::Join { name, port } => {
-            (1, [&port.to_le_bytes()[..], &text(name)].concat(), None)
-        }
+        Message::Join { name, port } => (1, [&port.to_le_bytes()[..], &text(name)].concat(), None),
         Message::Manifest(bytes) => (2, Vec::new(), Some(bytes.clone())),
         Message::State(have) => (3, have.to_le_bytes().to_vec(), None),
         Message::From(None) => (4, Vec::new(), None),
@@ -427,7 +427,7 @@ mod tests {
         let [mut keyed, _] = pair([key(), key()]).unwrap();
         assert_eq!(
             hex(&keyed.say(&join).head),
-            "04000000014bb38d13f6a0c9b1cd5cd5cf3c25af0f34236e31"
+            "0400000001dbd404248d244b216a35ab661549385534236e31"
         );
     }
 

@@ -322,7 +322,11 @@ impl<'h> Receiver<'h> {
             if self.at.is_none() {
                 if asked.is_none_or(|asked| now.saturating_sub(asked) >= Duration::from_secs(1)) {
                     asked = Some(now);
-                    let _ = asks.send(&ASK, ASK.len(), SocketAddrV4::new(self.here.broadcast, self.port));
+                    let _ = asks.send(
+                        &ASK,
+                        ASK.len(),
+                        SocketAddrV4::new(self.here.broadcast, self.port),
+                    );
                 }
                 let mut answer = [0; 64];
                 while let Some((n, _, from)) = asks.receive(&mut answer) {
@@ -353,11 +357,12 @@ impl<'h> Receiver<'h> {
             if state != last || self.node.serves() {
                 (moved, last) = (now, state);
             }
-            let over = self.node.ended().is_some() || self.node.verdict().is_some() && {
-                let waits = self.sender.is_none() && !self.node.serves();
-                alone = waits.then(|| alone.unwrap_or(now));
-                alone.is_some_and(|alone: Duration| now.saturating_sub(alone) >= ALONE)
-            };
+            let over = self.node.ended().is_some()
+                || self.node.verdict().is_some() && {
+                    let waits = self.sender.is_none() && !self.node.serves();
+                    alone = waits.then(|| alone.unwrap_or(now));
+                    alone.is_some_and(|alone: Duration| now.saturating_sub(alone) >= ALONE)
+                };
             let failed = matches!(self.node.verdict(), Some(Verdict::Failed(_)));
             if over || failed && self.net.quiet() {
                 return self.result(world);
@@ -422,7 +427,10 @@ impl<'h> Receiver<'h> {
             Event::Down(peer, why) => {
                 if self.sender == Some(peer) {
                     self.sender = None;
-                    world.say(Level::News, &format!("the connection to the sender has ended: {why}"));
+                    if self.node.ended().is_none() {
+                        let text = format!("the connection to the sender has ended: {why}");
+                        world.say(Level::News, &text);
+                    }
                     // Another may have the copy now.
                     self.at = self.here.pins.from.first().copied().or(self.at);
                     if self.node.manifest().is_none() && self.here.pins.from.is_empty() {

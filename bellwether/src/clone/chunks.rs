@@ -1,0 +1,148 @@
+//! `send` and `receive`: the used bytes of disks, chunk by chunk, to a whole room.
+
+use super::copying;
+use super::flags::{FROM, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag};
+use super::map;
+use super::progress::Progress;
+use super::report::PXELINUX;
+use super::world::Host;
+use crate::failure::Failure;
+use blockmap::{DiskMap, Extent, How, whole_disk};
+use clone::edge::room::{Offer, Reader, Room, digests};
+use clone::edge::{Order, Protocol};
+use clone::outcome::Amount;
+use clone::room::manifest::{Area, CHUNK, Disk, Layout};
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+const PORT: super::flags::Flag =
+    flag("port", Some('P'), Some("PORT"), "TCP and UDP port of the sender [9011]");
+
+/// The sender's grammar.
+pub static SEND: Program = Program {
+    name: "send",
+    about: "Sends what is in use of disks to any number of machines, each chunk verified.",
+    rest: "DISK|FILE...",
+    example: "bellwether clone send /dev/sda -n 20",
+    flags: &[
+        flag("clients", Some('n'), Some("N"), "begin when so many machines are there [1]"),
+        PORT,
+        flag("whole", None, None, "send all bytes, also those that no file system has in use"),
+        flag("timeout", Some('a'), Some("S"), "wait so long for the first machines [for ever]"),
+        flag("linger", None, Some("S"), "wait so long for machines that were lost [30]"),
+        STALL,
+        SEND_KEY,
+        PXELINUX,
+        flag("verbose", Some('v'), None, "show what each machine says"),
+        QUIET,
+    ],
+};
+
+/// The receiver's grammar.
+pub static RECEIVE: Program = Program {
+    name: "receive",
+    about: "Gets a copy from send, and hands its chunks on; takes only what the disk lacks.",
+    rest: "DISK|FILE...",
+    example: "bellwether clone receive /dev/sda",
+    flags: &[
+        FROM,
+        KEY,
+        PORT,
+        NO_READ_BACK,
+        flag("timeout", Some('a'), Some("S"), "wait so long for a sender [for ever]"),
+        STALL,
+        flag("verbose", Some('v'), None, "show what each machine says"),
+        QUIET,
+    ],
+};
+
+fn room(given: &Given) -> Result<Room, Failure> {
+    Ok(Room::new(given.get("port").unwrap_or_default())?)
+}
+
+fn disks(given: &Given, program: &str) -> Result<(), Failure> {
+    match given.rest.is_empty() {
+        true => Err(Failure::Usage(format!("{program}: needs a disk or a file, as /dev/sda"))),
+        false => Ok(()),
+    }
+}
+
+/// Sends.
+pub fn send(given: &Given) -> Result<(), Failure> {
+    disks(given, "send")?;
+    let mut host = Host::new("send", given.has("quiet"), given.has("verbose"));
+    let mut here = copying::patient(given)?;
+    copying::sender(given, "room", &[], &mut here, &mut host)?;
+    let (mut layout, mut readers) = (Vec::new(), Vec::new());
+    for path in &given.rest {
+        if let Some(mark) = clone::edge::place::marked(path) {
+            return Err(Failure::Failed(format!("{path}: {mark}; it cannot be sent")));
+        }
+        let map = whole_disk(&mut map::Source::open(path)?)
+            .map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
+        layout.push(disk(path, &map, given.has("whole")));
+        readers.push(Reader::open(path)?);
+    }
+    let layout = Layout::new(CHUNK, layout)
+        .map_err(|why| Failure::Failed(format!("{}: {why}", given.rest.join(", "))))?;
+    let (used, count) = (layout.used(), layout.count());
+    eprintln!("send: {} in {count} chunks; reads them for their digests", Amount(used));
+    let mut progress = Progress::new(given.has("quiet"));
+    let mut done = 0;
+    let manifest = digests(layout, &readers, &mut |bytes| {
+        done += bytes;
+        progress.show(done, Some(used), String::new);
+    })?;
+    progress.end();
+    let wanted = given.parsed("clients")?.unwrap_or(1);
+    let room = Room {
+        offer: Some(Offer {
+            manifest: Arc::new(manifest),
+            disks: readers,
+            wanted,
+            linger: given.seconds("linger")?,
+        }),
+        ..room(given)?
+    };
+    let mut order = Order::of(&here);
+    let terminal = std::io::stdin();
+    if terminal.is_terminal() {
+        order.start = Some(terminal.as_fd());
+    }
+    let key = if order.start.is_some() { "; Return begins with those that are there" } else { "" };
+    eprintln!("send: waits for {wanted} machines at port {}{key}", room.port);
+    copying::send(&room, &order, given, &mut host)
+}
+
+fn disk(path: &str, map: &DiskMap, whole: bool) -> Disk {
+    let area = |part: &blockmap::Part| Area {
+        number: part.number,
+        start: part.start,
+        length: part.length,
+        texts: [part.kind.clone(), part.uuid.clone(), part.content.clone()],
+    };
+    let name = Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy());
+    eprintln!("send: {path}: {} of {} in use", Amount(map.used_bytes()), Amount(map.size));
+    for part in &map.parts {
+        if let How::Raw(why) = &part.how {
+            eprintln!("send: {path}: all of partition {} is sent: {why}", part.number);
+        }
+    }
+    for note in &map.notes {
+        eprintln!("send: {path}: {}", map::safe(note));
+    }
+    let all = [Extent { start: 0, length: map.size }];
+    let used = if whole { &all[..] } else { &map.used };
+    let sector = u32::try_from(map.sector).unwrap_or(512);
+    Disk::new(&name, map.size, sector, map.parts.iter().map(area).collect(), used)
+}
+
+/// Receives.
+pub fn receive(given: &Given) -> Result<(), Failure> {
+    disks(given, "receive")?;
+    let mut host = copying::node("receive", given, given.has("verbose"))?;
+    host.places.clone_from(&given.rest);
+    copying::receive(&room(given)?, &copying::receiver(given)?, &mut host)
+}

@@ -1,0 +1,527 @@
+//! Whole rooms on a virtual clock: disks in memory, connections that carry a chunk at a time,
+//! machines that are killed, come back, come late or have slow disks.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use clone::error::Trouble;
+use clone::guard::Media;
+use clone::outcome::Standing;
+use clone::room::bits::Bits;
+use clone::room::golden::Golden;
+use clone::room::keep::Keep;
+use clone::room::manifest::{Area, Disk, Extent, Layout, Manifest};
+use clone::room::node::Node;
+use clone::room::wire::Message;
+use clone::room::{Act, Ask, Told};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+const CHUNK: u32 = 64 << 10;
+const SIZE: u64 = 5 << 20;
+/// A step of the clock. In a step each connection carries one chunk.
+const STEP: Duration = Duration::from_millis(10);
+
+/// A disk in memory that outlives its machine.
+#[derive(Debug, Clone)]
+struct Ram {
+    bytes: Rc<RefCell<Vec<u8>>>,
+    buffer: Vec<u8>,
+    /// Writes to this byte are lost.
+    bad: Option<u64>,
+    writes: Rc<RefCell<u64>>,
+}
+
+impl Ram {
+    fn of(bytes: Vec<u8>) -> Self {
+        let (bytes, writes) = (Rc::new(RefCell::new(bytes)), Rc::default());
+        Self { bytes, buffer: Vec::new(), bad: None, writes }
+    }
+}
+
+impl Media for Ram {
+    fn name(&self) -> &str {
+        "ram"
+    }
+    fn room(&self) -> Option<u64> {
+        Some(self.bytes.borrow().len() as u64)
+    }
+    fn begin(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<usize, Trouble> {
+        *self.writes.borrow_mut() += bytes.len() as u64;
+        let mut disk = self.bytes.borrow_mut();
+        disk[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        if let Some(bad) = self.bad.filter(|bad| (at..at + bytes.len() as u64).contains(bad)) {
+            disk[bad as usize] ^= 1;
+        }
+        Ok(bytes.len())
+    }
+    fn end(&mut self, _: u64) -> Result<(), Trouble> {
+        Ok(())
+    }
+    fn flush(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+    fn read(&mut self, at: u64, bytes: usize) -> Result<Option<&[u8]>, Trouble> {
+        let disk = self.bytes.borrow();
+        let rest = disk.get(at as usize..).unwrap_or_default();
+        self.buffer = rest[..rest.len().min(bytes)].to_vec();
+        Ok(Some(&self.buffer))
+    }
+    fn fetch(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        let disk = self.bytes.borrow();
+        let n = disk.len().saturating_sub(at as usize).min(buffer.len());
+        buffer[..n].copy_from_slice(&disk[at as usize..][..n]);
+        Ok(n)
+    }
+    fn clock(&self) -> u64 {
+        1_735_689_599
+    }
+}
+
+fn noise(len: u64, seed: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// What is used of the golden disk: most of it, with holes.
+fn used() -> Vec<Extent> {
+    let extent = |(start, length)| Extent { start, length };
+    [(0, 1 << 20), (1 << 20, 300 << 10), (2 << 20, 2 << 20), (SIZE - 20480, 20480)]
+        .map(extent)
+        .to_vec()
+}
+
+fn manifest(golden: &[u8]) -> Arc<Manifest> {
+    let area = Area { number: 1, start: 1 << 20, length: 3 << 20, texts: Default::default() };
+    let disk = Disk::new("golden", SIZE, 512, vec![area], &used());
+    let layout = Layout::new(CHUNK, vec![disk]).unwrap();
+    let hash = |n| {
+        let bytes: Vec<u8> = layout
+            .pieces(layout.chunk(n).unwrap())
+            .flat_map(|piece| golden[piece.start as usize..piece.end() as usize].to_vec())
+            .collect();
+        *blake3::hash(&bytes).as_bytes()
+    };
+    let hashes = (0..layout.count()).map(hash).collect();
+    Arc::new(Manifest::new(layout, hashes).unwrap())
+}
+
+/// A connection: its two machines and what is on the way to each. Machine 0 is the sender.
+struct Wire {
+    ends: [usize; 2],
+    to: [VecDeque<Message>; 2],
+}
+
+struct Machine {
+    node: Node,
+    ram: Ram,
+    keep: Option<Keep<Ram>>,
+    alive: bool,
+    /// It takes chunks from disk only every so many steps.
+    slow: u64,
+    waiting: VecDeque<Ask>,
+}
+
+struct World {
+    golden: Golden,
+    bytes: Vec<u8>,
+    manifest: Arc<Manifest>,
+    machines: Vec<Machine>,
+    wires: BTreeMap<u32, Wire>,
+    next: u32,
+    now: Duration,
+    steps: u64,
+    /// What the user was told.
+    trace: Vec<String>,
+}
+
+fn address(at: usize) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(0x0a00_0000 + at as u32), 9012)
+}
+
+impl World {
+    fn new(wanted: usize) -> Self {
+        let bytes = noise(SIZE, 1);
+        let manifest = manifest(&bytes);
+        let golden = Golden::new(manifest.clone(), wanted);
+        let (machines, wires) = (Vec::new(), BTreeMap::new());
+        let (now, trace) = (Duration::ZERO, Vec::new());
+        Self { golden, bytes, manifest, machines, wires, next: 0, now, steps: 0, trace }
+    }
+
+    fn add(&mut self, ram: Ram) -> usize {
+        let at = self.machines.len() + 1;
+        let node = Node::new(&format!("n{at}"), 9012);
+        let (keep, waiting) = (None, VecDeque::new());
+        self.machines.push(Machine { node, ram, keep, alive: true, slow: 1, waiting });
+        self.join(at);
+        at
+    }
+
+    /// So many machines whose disks have other bytes.
+    fn fill(&mut self, machines: u32) {
+        for n in 0..machines {
+            self.add(self.garbage(n));
+        }
+    }
+
+    fn join(&mut self, at: usize) {
+        let wire = self.connect(at, 0);
+        self.machines[at - 1].node.joined(wire);
+    }
+
+    fn connect(&mut self, from: usize, to: usize) -> u32 {
+        self.next += 1;
+        self.wires.insert(self.next, Wire { ends: [from, to], to: Default::default() });
+        self.next
+    }
+
+    /// Cuts a connection; both ends hear of it.
+    fn cut(&mut self, wire: u32) {
+        let Some(Wire { ends, .. }) = self.wires.remove(&wire) else { return };
+        for end in ends {
+            match end {
+                0 => self.golden.gone(wire, self.now),
+                at => self.machines[at - 1].node.gone(wire),
+            }
+        }
+    }
+
+    fn kill(&mut self, at: usize) {
+        let machine = &mut self.machines[at - 1];
+        machine.alive = false;
+        (machine.keep, machine.node) = (None, Node::new(&format!("n{at}"), 9012));
+        machine.waiting.clear();
+        let own: Vec<u32> =
+            self.wires.iter().filter(|(_, w)| w.ends.contains(&at)).map(|(n, _)| *n).collect();
+        own.into_iter().for_each(|wire| self.cut(wire));
+    }
+
+    fn restart(&mut self, at: usize) {
+        self.machines[at - 1].alive = true;
+        self.join(at);
+    }
+
+    fn say(&mut self, from: usize, wire: u32, message: Message) {
+        if let Some(wire) = self.wires.get_mut(&wire) {
+            let other = usize::from(wire.ends[0] == from);
+            wire.to[other].push_back(message);
+        }
+    }
+
+    fn disk(&mut self, at: usize, ask: Ask) {
+        let machine = &mut self.machines[at - 1];
+        let manifest = self.manifest.clone();
+        let keep = machine.keep.get_or_insert_with(|| {
+            Keep::new(machine.ram.clone(), (manifest.clone(), 0), true, true, None).unwrap()
+        });
+        let told = match ask {
+            Ask::Scan => {
+                let mut have = Bits::new(manifest.layout.count());
+                keep.scan(&mut have, &mut || ()).map(|()| Told::Scanned(have))
+            }
+            Ask::Store(n, data) => keep.store(n, &data).map(|()| Told::Stored(n)),
+            Ask::Read(n) => keep.read(n).map(|data| Told::Read(n, data)),
+            Ask::Finish => keep.finish().map(Told::Kept),
+        };
+        machine.node.told(told.unwrap_or_else(|why| Told::Failed(why.to_string())), self.now);
+    }
+
+    fn acts(&mut self) {
+        while let Some(act) = self.golden.act() {
+            match act {
+                Act::Say(wire, message) => self.say(0, wire, message),
+                Act::Hang(wire) => self.cut(wire),
+                Act::Disk(Ask::Read(n)) => {
+                    let chunk = *self.manifest.layout.chunk(n).unwrap();
+                    let pieces = self.manifest.layout.pieces(&chunk);
+                    let data: Vec<u8> = pieces
+                        .flat_map(|p| self.bytes[p.start as usize..p.end() as usize].to_vec())
+                        .collect();
+                    self.golden.told(Told::Read(n, Some(Arc::new(data))));
+                }
+                Act::News(text) => self.trace.push(text),
+                other => panic!("the sender wants {other:?}"),
+            }
+        }
+        for at in 1..=self.machines.len() {
+            while let Some(act) = self.machines[at - 1].node.act() {
+                match act {
+                    Act::Say(wire, message) => self.say(at, wire, message),
+                    Act::Hang(wire) => self.cut(wire),
+                    Act::News(text) => self.trace.push(text),
+                    Act::Dial(to) => {
+                        let other = (to.ip().to_bits() - 0x0a00_0000) as usize;
+                        assert_eq!(to, address(other));
+                        if self.machines[other - 1].alive {
+                            let wire = self.connect(at, other);
+                            self.machines[at - 1].node.reached(wire, self.now);
+                        } else {
+                            self.machines[at - 1].node.unreachable();
+                        }
+                    }
+                    Act::Disk(ask) => self.machines[at - 1].waiting.push_back(ask),
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += STEP;
+        self.steps += 1;
+        self.acts();
+        for wire in self.wires.keys().copied().collect::<Vec<_>>() {
+            for end in [0, 1] {
+                // One chunk a step, and what is small before it.
+                let mut chunks = 0;
+                while let Some(link) = self.wires.get_mut(&wire)
+                    && chunks < 1
+                    && let Some(message) = link.to[end].pop_front()
+                {
+                    chunks += usize::from(matches!(message, Message::Chunk(_)));
+                    let (own, from) = (link.ends[end], link.ends[1 - end]);
+                    let heard = match own {
+                        0 => self.golden.heard(wire, *address(from).ip(), message, self.now),
+                        at => self.machines[at - 1].node.heard(wire, message, self.now),
+                    };
+                    if let Err(why) = heard {
+                        panic!("{own} of {from}: {why}");
+                    }
+                }
+                let Some(link) = self.wires.get(&wire) else { break };
+                if link.to[1 - end].len() < 2 {
+                    match link.ends[end] {
+                        0 => self.golden.feed(wire),
+                        at => self.machines[at - 1].node.feed(wire),
+                    };
+                }
+            }
+        }
+        for at in 1..=self.machines.len() {
+            if !self.machines[at - 1].alive {
+                continue;
+            }
+            if self.steps.is_multiple_of(self.machines[at - 1].slow) {
+                for _ in 0..4 {
+                    if let Some(ask) = self.machines[at - 1].waiting.pop_front() {
+                        self.disk(at, ask);
+                    }
+                }
+            }
+            self.machines[at - 1].node.tick(self.now);
+        }
+        self.acts();
+    }
+
+    fn run(&mut self, limit: u64) {
+        while !self.golden.over(Duration::from_secs(30), self.now) {
+            self.step();
+            assert!(self.steps < limit, "{:#?} {:?}", self.golden.clients(), self.trace);
+        }
+    }
+
+    fn good(&self, at: usize) {
+        let disk = self.machines[at - 1].ram.bytes.borrow();
+        for piece in used() {
+            let range = piece.start as usize..piece.end() as usize;
+            assert!(disk[range.clone()] == self.bytes[range], "{at}: {piece:?}");
+        }
+        assert_eq!(self.golden.clients()[at - 1].standing, Standing::Verified, "{at}");
+    }
+
+    fn garbage(&self, seed: u32) -> Ram {
+        Ram::of(noise(SIZE, 77 + seed))
+    }
+}
+
+#[test]
+fn a_chain_takes_one_copy_out_of_the_sender() {
+    let mut world = World::new(8);
+    let chunks = u64::from(world.manifest.layout.count());
+    world.fill(8);
+    world.run(400);
+    (1..=8).for_each(|at| world.good(at));
+    assert_eq!(world.golden.sent(), chunks, "each chunk leaves the sender once");
+    // What is free keeps what it had.
+    let disk = world.machines[0].ram.bytes.borrow();
+    assert!(
+        disk[(4 << 20) + 4096..(5 << 20) - 30000]
+            == noise(SIZE, 77)[(4 << 20) + 4096..(5 << 20) - 30000]
+    );
+}
+
+#[test]
+fn an_equal_disk_gets_and_writes_nothing_and_a_changed_one_what_differs() {
+    let mut world = World::new(2);
+    let equal = Ram::of(world.bytes.clone());
+    let mut changed = world.bytes.clone();
+    changed[3 << 20] ^= 1;
+    let equal_writes = equal.writes.clone();
+    world.add(equal);
+    world.add(Ram::of(changed));
+    world.run(400);
+    (1..=2).for_each(|at| world.good(at));
+    assert_eq!(*equal_writes.borrow(), 0);
+    assert_eq!(world.machines[1].node.came, u64::from(CHUNK), "one chunk, from whoever has it");
+    assert!(world.golden.sent() <= 1);
+}
+
+#[test]
+fn forty_machines_that_lack_a_little() {
+    let mut world = World::new(40);
+    for _ in 0..40 {
+        let mut bytes = world.bytes.clone();
+        for at in [2 << 20, 3 << 20, (3 << 20) + 200_000] {
+            bytes[at] ^= 1;
+        }
+        world.add(Ram::of(bytes));
+    }
+    world.run(2000);
+    (1..=world.machines.len()).for_each(|at| world.good(at));
+}
+
+/// Killed at each tenth, in turn the first, one in the middle and the last; the others finish,
+/// and it goes on with what it has.
+#[test]
+fn killed_at_each_tenth_the_rest_finish_and_it_goes_on() {
+    let mut clean = World::new(5);
+    clean.fill(5);
+    clean.run(500);
+    for tenth in 1..10 {
+        for victim in [1, 3, 5] {
+            let mut world = World::new(5);
+            world.fill(5);
+            while world.steps < clean.steps * tenth / 10 {
+                world.step();
+            }
+            world.kill(victim);
+            for _ in 0..20 {
+                world.step();
+            }
+            let head = world.machines[victim - 1].ram.bytes.borrow()[..512].to_vec();
+            let whole =
+                head == world.bytes[..512] && world.machines[victim - 1].node.verdict().is_some();
+            let marked = clone::mark::Mark::read(&head).is_some();
+            world.restart(victim);
+            world.run(3000);
+            (1..=5).for_each(|at| world.good(at));
+            let (had, all) = (world.machines[victim - 1].node.had, world.manifest.layout.count());
+            if tenth > 5 && marked && !whole {
+                assert!(had > 0, "{tenth} {victim}: {had} of {all}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_does_not_come_back_is_passed_and_told_of() {
+    let mut world = World::new(4);
+    world.fill(4);
+    (0..30).for_each(|_| world.step());
+    world.kill(2);
+    world.run(5000);
+    [1, 3, 4].into_iter().for_each(|at| world.good(at));
+    assert!(matches!(world.golden.clients()[1].standing, Standing::Lost(_)));
+}
+
+#[test]
+fn one_that_comes_late_gets_all_of_it_from_the_end_of_the_chain() {
+    let mut world = World::new(2);
+    world.fill(2);
+    (0..40).for_each(|_| world.step());
+    let late = world.add(world.garbage(9));
+    world.run(1000);
+    (1..=late).for_each(|at| world.good(at));
+    assert_eq!(world.golden.sent(), u64::from(world.manifest.layout.count()));
+}
+
+#[test]
+fn a_slow_disk_does_not_stop_the_chain() {
+    let mut clean = World::new(4);
+    clean.fill(4);
+    clean.run(500);
+    let mut world = World::new(4);
+    world.fill(4);
+    while world.golden.started().is_none() {
+        world.step();
+    }
+    world.machines[0].slow = 40;
+    while world.golden.clients()[1..].iter().any(|c| c.standing != Standing::Verified) {
+        world.step();
+        assert!(world.steps < clean.steps + 60, "{:?}", world.golden.clients());
+    }
+    assert_ne!(world.golden.clients()[0].standing, Standing::Verified);
+    world.run(5000);
+    (1..=4).for_each(|at| world.good(at));
+}
+
+#[test]
+fn a_bad_disk_is_never_called_verified_and_keeps_the_mark() {
+    let mut world = World::new(2);
+    let mut bad = world.garbage(1);
+    bad.bad = Some((2 << 20) + 4242);
+    let disk = bad.bytes.clone();
+    world.add(bad);
+    world.add(world.garbage(2));
+    world.run(1000);
+    world.good(2);
+    assert!(matches!(world.golden.clients()[0].standing, Standing::Failed(_)));
+    assert!(clone::mark::Mark::read(&disk.borrow()[..512]).is_some());
+}
+
+/// A chunk of another copy, or with other bytes, is not written, whoever sends it.
+#[test]
+fn what_is_not_of_this_copy_is_refused() {
+    let world = World::new(1);
+    let mut node = Node::new("n", 1);
+    node.joined(0);
+    let now = Duration::ZERO;
+    node.heard(0, Message::Manifest(Arc::new(world.manifest.bytes())), now).unwrap();
+    node.told(Told::Scanned(Bits::new(world.manifest.layout.count())), now);
+    node.heard(0, Message::From(None), now).unwrap();
+    while node.act().is_some() {}
+    let mut golden = Golden::new(world.manifest.clone(), 1);
+    let join = Message::Join { name: "n".into(), port: 1 };
+    golden.heard(0, Ipv4Addr::LOCALHOST, join, now).unwrap();
+    let want = Message::Want {
+        session: world.manifest.session(),
+        bits: Bits::full(world.manifest.layout.count()).bytes(),
+    };
+    golden.heard(0, Ipv4Addr::LOCALHOST, want, now).unwrap();
+    golden.feed(0);
+    let chunk = *world.manifest.layout.chunk(0).unwrap();
+    let data = Arc::new(world.bytes[..chunk.bytes as usize].to_vec());
+    golden.told(Told::Read(0, Some(data)));
+    golden.feed(0);
+    let mut piece = None;
+    while let Some(act) = golden.act() {
+        if let Act::Say(_, Message::Chunk(found)) = act {
+            piece = Some(found);
+        }
+    }
+    let good = piece.unwrap();
+    let mut wrong: Vec<_> = (0..6).map(|_| good.clone()).collect();
+    wrong[0].session[0] ^= 1;
+    wrong[1].disk = 1;
+    wrong[2].area = 1;
+    wrong[3].start += 4096;
+    wrong[4].number = 1;
+    wrong[5].data = Arc::new(noise(u64::from(chunk.bytes), 5));
+    for piece in wrong {
+        assert!(node.heard(0, Message::Chunk(piece), now).is_err());
+        assert!(node.act().is_none(), "nothing is written");
+    }
+    node.heard(0, Message::Chunk(good), now).unwrap();
+    assert!(matches!(node.act(), Some(Act::Disk(Ask::Store(0, _)))));
+}
