@@ -425,8 +425,10 @@ pub fn names() -> Vec<String> {
         ["MYNODENAME", "HOST"].iter().filter_map(|v| std::env::var(v).ok()).collect();
     if let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
         let name = name.trim().to_owned();
-        // Lists may have the short name.
-        names.extend(name.split_once('.').map(|(short, _)| short.to_owned()));
+        // Lists may have the short name. An address has none.
+        if name.parse::<std::net::IpAddr>().is_err() {
+            names.extend(name.split_once('.').map(|(short, _)| short.to_owned()));
+        }
         names.push(name);
     }
     for one in nix::ifaddrs::getifaddrs().into_iter().flatten() {
@@ -437,7 +439,13 @@ pub fn names() -> Vec<String> {
             names.push(ip.to_string());
         }
     }
-    names
+    let mut once: Vec<String> = Vec::new();
+    for name in names {
+        if !once.contains(&name) {
+            once.push(name);
+        }
+    }
+    once
 }
 
 /// Random bytes of the kernel, for secrets and identifiers.

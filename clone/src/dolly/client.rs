@@ -229,9 +229,15 @@ impl Client {
             self.moved = now;
         }
         match input {
-            Input::Parent(bytes) => self.parent(bytes, now)?,
+            Input::Parent(bytes) => match self.parent(bytes, now) {
+                Err(why) if self.password() => self.refuse(why),
+                outcome => outcome?,
+            },
             Input::ParentClosed if self.state == State::Greeted => {
                 self.refuse(crate::error::OTHER_KEY);
+            }
+            Input::ParentClosed if self.password() => {
+                self.refuse(self.gone("the parent's control connection"));
             }
             Input::ParentClosed => {
                 if !matches!(self.state, State::Finished) {
@@ -278,6 +284,12 @@ impl Client {
             Input::Tick => {}
         }
         self.advance(now)
+    }
+
+    /// Whether the parent has not got past the password. Anyone can come so far: who fails
+    /// there is no reason to end.
+    const fn password(&self) -> bool {
+        matches!(self.state, State::Nonce | State::Granted)
     }
 
     fn gone(&self, peer: &str) -> Error {
@@ -432,6 +444,7 @@ impl Client {
     fn refuse(&mut self, why: Error) {
         self.buffer.clear();
         self.pact = None;
+        self.suse = false;
         self.state = State::First;
         self.out.push_back(Output::Refused(why));
     }

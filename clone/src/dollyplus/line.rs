@@ -17,6 +17,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+/// What each of our reports begins with.
+const OURS: &str = "bellwether ";
 pub(super) const HELLO: &str = "bellwether hello ";
 pub(super) const YES: &str = "bellwether yes";
 /// Before the hello, of a client that has a key: its nonce.
@@ -71,6 +73,8 @@ enum State {
     Unknown,
     /// It is dialled.
     Dial,
+    /// It is connected, and asked when the list of files has come.
+    Connected,
     /// It was asked whether it verifies, and may answer until then.
     Hello(Duration),
     /// It does.
@@ -171,7 +175,17 @@ impl Line {
         }
     }
 
-    pub(super) fn connected(&mut self, own: &str, now: Duration, out: &mut Outbox) {
+    pub(super) fn connected(&mut self) {
+        if self.state == State::Dial {
+            self.state = State::Connected;
+        }
+    }
+
+    /// The list of files is known, over which the server's code is.
+    pub(super) fn greet(&mut self, own: &str, now: Duration, out: &mut Outbox) {
+        if self.state != State::Connected {
+            return;
+        }
         if let Some((_, nonce)) = &self.key {
             out.command(Conn::Line, Command::Report(NONCE.to_owned() + &hex(nonce)));
         }
@@ -206,7 +220,9 @@ impl Line {
                 }
                 (State::Ours, VERIFIED) => self.verdict = Some(true),
                 (State::Ours, DIFFERS) => self.verdict = Some(false),
-                (State::Hello(_) | State::Ours, text) => self.learn(text)?,
+                (State::Hello(_) | State::Ours, text) if text.starts_with(OURS) => {
+                    self.learn(text)?;
+                }
                 _ => return self.closed(out),
             }
         }

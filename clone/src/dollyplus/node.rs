@@ -223,10 +223,7 @@ impl Node {
                 self.moved = now;
                 self.next(|next, _, out| next.connected(out));
             }
-            Conn::Line => {
-                let own = self.own_name().to_owned();
-                self.line.connected(&own, now, &mut self.out);
-            }
+            Conn::Line => self.line.connected(),
             Conn::Stop => {
                 let text = format!("END:(<{}): The last node finish recieving.", self.own_name());
                 self.out.command(Conn::Stop, Command::Stop(text));
@@ -399,18 +396,17 @@ impl Node {
     fn item(&mut self, item: Item, position: u64) -> Result<(), Error> {
         match item {
             Item::Hosts(list) => {
+                // An old server sends the list of files when this one has come round, and
+                // listens for commands when that has.
                 self.backlog.round = position;
                 if let Some(next) = &mut self.next {
                     next.hosts.settle(&list);
+                    self.line.dial(next.hosts.server_name(), &mut self.out);
                 }
             }
             Item::Files(files) => {
                 (self.backlog.lists, self.backlog.round) = (position, position);
                 self.files = files;
-                // The server's code is over this list.
-                if let Some(next) = &self.next {
-                    self.line.dial(next.hosts.server_name(), &mut self.out);
-                }
             }
             Item::File(number) if number < self.files.len() => self.file = Some(number),
             Item::File(_) => {
@@ -434,6 +430,10 @@ impl Node {
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
         self.answer(now);
         self.next(|next, backlog, out| next.advance(backlog, out));
+        if !self.files.is_empty() {
+            let own = self.own_name().to_owned();
+            self.line.greet(&own, now, &mut self.out);
+        }
         self.line.advance(self.disk.busy(), now, &mut self.out)?;
         if self.disk.busy() || core::mem::take(&mut self.line.moved) {
             self.moved = now;

@@ -1,7 +1,6 @@
 //! The server: builds the ring, sends the files through it, and gathers what became of
 //! each copy.
 
-use super::NAME;
 use super::backlog::{Backlog, Sizes};
 use super::feed::{Feed, Want};
 use super::hosts::Hosts;
@@ -9,6 +8,7 @@ use super::io::{Conn, End, Input, Outbox, Output};
 use super::line::{self, DIFFERS, FAILED, FILE, HELLO, LEFT, LOST, VERIFIED, YES};
 use super::next::{Missed, Next, Place};
 use super::wire::{self, Command, Flag, Host, Item, Reader};
+use super::{NAME, WINDOW};
 use crate::Error;
 use crate::digest::Digest;
 use crate::outcome::{Client, Patience, Standing};
@@ -26,6 +26,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// A host that was passed over and still has its line may have everything, and say so
 /// at the latest so long after the others.
 const STRAGGLES: Duration = Duration::from_secs(30);
+/// The last old host's word that all have everything is waited for so long, when what the
+/// hosts held has had the time to go through them.
+const LAST_WORD: Duration = Duration::from_secs(10);
+/// What the real client reports of the host behind it that has gone, before that one's name.
+const STOPS: &str = "): Stop to sending to ";
 
 /// A client of this name, of which nothing is known.
 fn client(name: &str) -> Client {
@@ -107,6 +112,8 @@ pub struct Server {
     pact: Option<Pact>,
     /// The last host has said that all have everything.
     stopped: bool,
+    /// The first bytes went out.
+    began: Duration,
     moved: Duration,
     finished: bool,
     out: Outbox,
@@ -139,6 +146,7 @@ impl Server {
             sizes: Vec::new(),
             pact: None,
             stopped: false,
+            began: now,
             moved: now,
             finished: false,
             out,
@@ -236,19 +244,31 @@ impl Server {
         }
     }
 
-    /// Those that were passed over and do not end are waited for no longer than this.
+    /// Those that were passed over and do not end are waited for no longer than
+    /// [`STRAGGLES`]; old ones, when the last one does not say that all have everything, as long
+    /// as what they held may take on its way through them.
     fn straggle(&mut self, now: Duration) {
         let waited = now.saturating_sub(self.moved);
-        if !self.backlog.complete
-            || self.patience.stall.unwrap_or(STRAGGLES).min(STRAGGLES) > waited
-        {
+        let stall = self.patience.stall.unwrap_or(Duration::MAX);
+        if !self.backlog.complete || waited < stall.min(LAST_WORD) {
             return;
         }
-        let over = |i: usize| self.callers.iter().any(|c| c.client == Some(i) && c.passed_over);
+        let flow = self.moved.saturating_sub(self.began).as_secs();
+        let sent = self.backlog.end().max(1);
+        let silents = self.clients.iter().filter(|c| silent(c)).count() as u64;
+        let through = flow.saturating_mul(silents).saturating_mul(sent.min(2 * WINDOW)) / sent;
+        let late = waited >= stall.min(LAST_WORD + Duration::from_secs(through));
+        let straggles = waited >= stall.min(STRAGGLES);
+        let over = |i: usize| match self.callers.iter().find(|c| c.client == Some(i)) {
+            Some(line) => line.passed_over && straggles,
+            None => late && self.next.passed_on(),
+        };
         let mut waiting = (0..).zip(&self.clients).filter(|(_, c)| silent(c));
         if waiting.all(|(i, _)| over(i)) {
             for client in 0..self.clients.len() {
-                self.set(client, lost());
+                let mute = Standing::lost("no word has come that it has everything");
+                let standing = if self.has_line(client) { lost() } else { mute };
+                self.set(client, standing);
             }
         }
     }
@@ -283,6 +303,7 @@ impl Server {
                 Some(Item::Ring(list)) if self.backlog.is_empty() => self.closed_ring(&list),
                 Some(Item::Files(_)) if self.state == State::Building => {
                     self.state = State::Sending;
+                    self.began = now;
                     self.out.say("all hosts know the files".to_owned());
                 }
                 Some(_) => {}
@@ -372,6 +393,10 @@ impl Server {
         } else if let Some(name) = text.strip_prefix(LEFT) {
             self.missed(&Missed { name: name.to_owned(), left: true });
         } else {
+            if let Some((_, name)) = text.split_once(STOPS) {
+                let name = name.trim_end_matches('.').to_owned();
+                self.missed(&Missed { name, left: false });
+            }
             self.out.said(text);
         }
     }
