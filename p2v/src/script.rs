@@ -224,7 +224,8 @@ impl Conversion {
              kill \"$watch\" 2>/dev/null\n\
              ) | tee -a \"$log\"\n\
              s=$(cat status)\n\
-             if [ \"$s\" -ne 0 ]; then echo \"the last lines of the log:\"; tail -n 50 \"$log\"; fi\n\
+             if [ \"$s\" -ne 0 ]; then echo \"the last lines of the log:\"; tail -n 50 \"$log\"; \
+             grep '^virt-v2v: error: ' \"$log\" | tail -n 3; fi\n\
              echo \"{MARK}status $s\"\n\
              exit \"$s\"\n"
         )
@@ -430,7 +431,7 @@ mod tests {
             &fake,
             "#!/bin/sh\n[ \"$1\" = --version ] && { echo virt-v2v 2.2.0; exit 0; }\n\
              [ \"$1\" = --machine-readable ] && { echo libguestfs-rewrite; exit 0; }\n\
-             echo \"args: $*\"; echo debug >&2; cat; exit 9\n",
+             echo \"args: $*\"; echo 'virt-v2v: error: no guest' >&2; seq 99 >&2; echo debug >&2; cat; exit 9\n",
         )
         .unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -439,6 +440,7 @@ mod tests {
             name: "web01".into(),
             xml: "<domain/>\n".into(),
             args: vec!["-o".into(), "null".into(), "a b".into()],
+            // The reason stands far before the end of the log, as in a real one.
             files: vec![("dmesg", format!("one\n{END}\ntwo\n"))],
             ..Conversion::default()
         };
@@ -467,6 +469,8 @@ mod tests {
             );
             assert_eq!(file("v2v-version"), "virt-v2v 2.2.0\n");
             assert!(file("virt-v2v-conversion-log.txt").contains("debug"));
+            assert!(text.contains("\n98\n99\ndebug\n") && !text.contains("\n40\n"), "{text}");
+            assert!(text.contains("virt-v2v: error: no guest"), "{text}");
             assert!(!file("time").is_empty() && file("environment").contains("PATH"));
             std::fs::remove_dir_all(place).unwrap();
         }

@@ -14,6 +14,7 @@ mod links;
 mod nfs;
 mod nics;
 mod night;
+mod p2v;
 mod peer;
 mod pxe;
 mod share;

@@ -74,6 +74,15 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("socat", "chains to measure against"),
 ];
 
+/// What machines that send their disks need: servers that take them.
+pub const FOR_P2V: &[(&str, &str)] = &[
+    ("dropbear-bin", "the ssh client that goes into the image"),
+    ("openssh-server", "the server"),
+    ("openssh-client", "its keys"),
+    ("nbdkit", "what virt-v2v reads disks with"),
+    ("libnbd-bin", "the same: nbdcopy"),
+];
+
 /// What the tests of a server's rights need.
 pub const FOR_JAIL: &[(&str, &str)] = &[
     ("curl", "a client by HTTP and TFTP"),

@@ -20,6 +20,8 @@ pub enum Profile {
     /// Virtual machines again, with the full `/init`, device-mapper and every file
     /// system that the kernel has.
     Disks,
+    /// Virtual machines again, with the `/init` that sends disks.
+    P2v,
 }
 
 impl Profile {
@@ -29,6 +31,7 @@ impl Profile {
             Profile::Virt => "virt",
             Profile::Net => "net",
             Profile::Disks => "disks",
+            Profile::P2v => "p2v",
         }
     }
 
@@ -36,6 +39,7 @@ impl Profile {
     fn options(self) -> Vec<&'static str> {
         match self {
             Profile::Virt | Profile::Net => vec!["--profile", self.word()],
+            Profile::P2v => vec!["--profile", "virt", "--ssh"],
             Profile::Disks => {
                 let mut words = FULL.to_vec();
                 words.extend(DISK_MODULES.iter().flat_map(|module| ["--add", module]));
@@ -140,15 +144,15 @@ impl Assets {
 }
 
 fn build_init(profile: Profile, strip: bool) -> Result<PathBuf> {
-    let small = matches!(profile, Profile::Virt);
-    let size = if small { "small" } else { "full" };
+    let (size, features): (_, &[&str]) = match profile {
+        Profile::Virt => ("small", &["--features", "freestanding", "--no-default-features"]),
+        Profile::Net | Profile::Disks => ("full", &["--features", "freestanding"]),
+        Profile::P2v => ("p2v", &["--features", "freestanding,p2v"]),
+    };
     let symbols = if strip { "" } else { "-with-symbols" };
     let place = workspace::target().join(format!("init-{size}{symbols}"));
     let mut cargo = cargo("rustc");
-    cargo.args(["-p", "init", "--bin", "init", "--profile", "init", "--features", "freestanding"]);
-    if small {
-        cargo.arg("--no-default-features");
-    }
+    cargo.args(["-p", "init", "--bin", "init", "--profile", "init"]).args(features);
     cargo.arg("--target-dir").arg(&place);
     // As bellwether's build script does: no path of this computer is in the file.
     let remap = workspace::builders_paths()
