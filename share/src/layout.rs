@@ -640,6 +640,55 @@ mod tests {
         ("a", "/vmlinuz", "bw.image=a", "layout of its own", "bw.image=a"),
     ];
 
+    /// The same of those that keep their `/init`, with the whole line.
+    const OWN: &[(&str, &str, &str, &str, &str)] = &[
+        (
+            "live/filesystem.squashfs install/vmlinuz",
+            "/install/vmlinuz",
+            "vga=788 --- quiet",
+            "Debian installer",
+            "vga=788 --- quiet",
+        ),
+        (".disk/mini-info", "/linux", "vga=788 --- quiet", "Debian installer", "vga=788 --- quiet"),
+        (
+            "images/install.img BaseOS/repodata/x",
+            "/images/pxeboot/vmlinuz",
+            "inst.stage2=hd:LABEL=R rd.live.check quiet",
+            "Anaconda installer",
+            "inst.stage2=http://10.0.0.1:8080/m inst.repo=http://10.0.0.1:8080/m ip=dhcp quiet",
+        ),
+        (
+            "boot/x86_64/root",
+            "/boot/x86_64/loader/linux",
+            "splash=silent",
+            "openSUSE installer",
+            "install=http://10.0.0.1:8080/m netsetup=dhcp splash=silent",
+        ),
+        (
+            "apks/x boot/modloop-lts",
+            "/boot/vmlinuz-lts",
+            "modules=loop,squashfs quiet",
+            "Alpine Linux",
+            "alpine_repo=http://10.0.0.1:8080/m/apks modloop=http://10.0.0.1:8080/m/boot/modloop-lts ip=dhcp modules=loop,squashfs quiet",
+        ),
+        ("boot/core.gz", "/boot/vmlinuz", "loglevel=3 cde", "Tiny Core", "loglevel=3"),
+        (
+            "images/pxeboot/rootfs.img",
+            "/images/pxeboot/vmlinuz",
+            "coreos.liveiso=fedora ignition.firstboot",
+            "Fedora CoreOS",
+            "coreos.live.rootfs_url=http://10.0.0.1:8080/m/images/pxeboot/rootfs.img rd.neednet=1 ip=dhcp ignition.firstboot",
+        ),
+        (
+            "nix-store.squashfs",
+            "/boot/bzImage",
+            "root=LABEL=nixos-x",
+            "NixOS",
+            "root=LABEL=nixos-x",
+        ),
+        ("boot/vmlinuz", "/boot/vmlinuz", "rw", "unknown layout", "rw"),
+    ];
+
     #[test]
     fn systems_that_our_init_boots() {
         for (files, kernel, append, name, part) in MEDIA {
@@ -656,66 +705,34 @@ mod tests {
         }
     }
 
+    /// The table in docs/share.md is what this run makes of the media here.
+    #[test]
+    fn the_documented_table_is_what_is_done() {
+        let docs = include_str!("../../docs/share.md");
+        let mut table = String::new();
+        let media = MEDIA.iter().chain(OWN);
+        for (files, kernel, append, _, _) in media {
+            let (_dir, tree) = medium(files);
+            let entry =
+                Entry { kernel: (*kernel).into(), append: (*append).into(), ..Entry::default() };
+            let row = Layout::of(&tree, &entry, "");
+            let line = row.line(&tree, append, &place(), "");
+            let init = if row.has_own_init() { "its own" } else { "ours" };
+            let names = files.split_whitespace().collect::<Vec<_>>().join("`, `");
+            table += &format!("| {} | `{names}` | `{append}` | `{line}` | {init} |\n", row.name);
+        }
+        assert!(docs.contains(&table), "docs/share.md has another table than:\n{table}");
+    }
+
     #[test]
     fn installers_and_systems_in_memory_keep_their_init() {
-        for (files, kernel, append, name, line) in [
-            (
-                "live/filesystem.squashfs install/vmlinuz",
-                "/install/vmlinuz",
-                "vga=788 --- quiet",
-                "Debian installer",
-                "vga=788 --- quiet",
-            ),
-            (
-                ".disk/mini-info",
-                "/linux",
-                "vga=788 --- quiet",
-                "Debian installer",
-                "vga=788 --- quiet",
-            ),
-            (
-                "images/install.img BaseOS/repodata/x",
-                "/images/pxeboot/vmlinuz",
-                "inst.stage2=hd:LABEL=R rd.live.check quiet",
-                "Anaconda installer",
-                "inst.stage2=http://10.0.0.1:8080/m inst.repo=http://10.0.0.1:8080/m ip=dhcp quiet",
-            ),
-            (
-                "boot/x86_64/root",
-                "/boot/x86_64/loader/linux",
-                "splash=silent",
-                "openSUSE installer",
-                "install=http://10.0.0.1:8080/m netsetup=dhcp splash=silent",
-            ),
-            (
-                "apks/x boot/modloop-lts",
-                "/boot/vmlinuz-lts",
-                "modules=loop,squashfs quiet",
-                "Alpine Linux",
-                "alpine_repo=http://10.0.0.1:8080/m/apks modloop=http://10.0.0.1:8080/m/boot/modloop-lts ip=dhcp modules=loop,squashfs quiet",
-            ),
-            ("boot/core.gz", "/boot/vmlinuz", "loglevel=3 cde", "Tiny Core", "loglevel=3"),
-            (
-                "images/pxeboot/rootfs.img",
-                "/images/pxeboot/vmlinuz",
-                "coreos.liveiso=fedora ignition.firstboot",
-                "Fedora CoreOS",
-                "coreos.live.rootfs_url=http://10.0.0.1:8080/m/images/pxeboot/rootfs.img rd.neednet=1 ip=dhcp ignition.firstboot",
-            ),
-            (
-                "nix-store.squashfs",
-                "/boot/bzImage",
-                "root=LABEL=nixos-x",
-                "NixOS",
-                "root=LABEL=nixos-x",
-            ),
-            ("boot/vmlinuz", "/boot/vmlinuz", "rw", "unknown layout", "rw"),
-        ] {
+        for (files, kernel, append, name, line) in OWN {
             let (_dir, tree) = medium(files);
-            let entry = Entry { kernel: kernel.into(), append: append.into(), ..Entry::default() };
+            let entry =
+                Entry { kernel: (*kernel).into(), append: (*append).into(), ..Entry::default() };
             let row = Layout::of(&tree, &entry, "");
-            assert_eq!((row.name, row.has_own_init()), (name, true), "{files}");
-            assert_eq!(row.line(&tree, append, &place(), ""), line);
+            assert_eq!((row.name, row.has_own_init()), (*name, true), "{files}");
+            assert_eq!(row.line(&tree, append, &place(), ""), *line);
         }
     }
 }

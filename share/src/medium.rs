@@ -38,6 +38,9 @@ const MENUS: &[(Dialect, &str)] = &[
     (Dialect::Grub, "/grub.cfg"),
 ];
 
+/// The first bytes of a file that is packed with zisofs (zisofs-format.txt of libisofs).
+const ZISOFS: [u8; 8] = [0x37, 0xe4, 0x53, 0x96, 0xc9, 0xdb, 0xd6, 0x07];
+
 /// Kernel and initramfs where there is no menu.
 const USUAL: [(&str, &str); 7] = [
     ("/live/vmlinuz", "/live/initrd.img"),
@@ -158,6 +161,7 @@ impl Medium {
             .take(100)
             .collect();
         medium.menu = medium.read_menu();
+        medium.leave_out_packed();
         Ok(medium)
     }
 
@@ -201,6 +205,31 @@ impl Medium {
             append: String::new(),
         });
         Menu { entries: entries.into_iter().collect(), ..Menu::default() }
+    }
+
+    /// Leaves out entries whose files are packed with zisofs: they would be served packed.
+    fn leave_out_packed(&mut self) {
+        let mut menu = std::mem::take(&mut self.menu);
+        let mut warnings = Vec::new();
+        let is_packed = |path: &&String| {
+            let mut head = [0; ZISOFS.len()];
+            let at = self.tree.file(path).map(|(at, _)| at);
+            at.is_some_and(|at| self.tree.read_at(at, 0, &mut head).is_ok()) && head == ZISOFS
+        };
+        keep(&mut menu, |entry| {
+            let Some(path) = std::iter::once(&entry.kernel).chain(&entry.initrd).find(is_packed)
+            else {
+                return Some(());
+            };
+            warnings.push(format!(
+                "entry \"{}\" is left out: {path} is compressed with zisofs, which is not read; make \
+                 the medium again without it",
+                entry.title
+            ));
+            None
+        });
+        self.menu = menu;
+        self.warnings.extend(warnings);
     }
 
     /// The entries of systemd-boot.
@@ -316,6 +345,20 @@ mod tests {
         assert_eq!(medium.menu.entries.len(), 1, "{:?}", medium.menu);
         std::fs::remove_dir_all(dir.path().join("boot")).unwrap();
         assert_eq!(read(dir.path()).unwrap().menu.entries.len(), 1);
+    }
+
+    /// The packed bytes were served as the kernel, without a word.
+    #[test]
+    fn zisofs_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("live")).unwrap();
+        std::fs::write(dir.path().join("live/initrd"), "i").unwrap();
+        std::fs::write(dir.path().join("live/vmlinuz"), "kernel, not packed").unwrap();
+        assert_eq!(read(dir.path()).unwrap().menu.entries.len(), 1);
+        std::fs::write(dir.path().join("live/vmlinuz"), ZISOFS).unwrap();
+        let medium = read(dir.path()).unwrap();
+        assert!(medium.menu.entries.is_empty());
+        assert!(medium.warnings[0].contains("/live/vmlinuz is compressed with zisofs"));
     }
 
     #[test]
