@@ -49,7 +49,10 @@ fn write_for(
     let above = Place { server: own, port: None, http: None, path };
     let Media { menu, exports, .. } =
         media::read(Sources::open(options, false)?, options, &above, &mut files, watch)?;
-    let found = loaders::add(&mut files, &loaders::Wanted { http: None, tftp: own, proxy: true });
+    let found = loaders::add(
+        &mut files,
+        &loaders::Wanted { http: None, tftp: own, proxy: true, may_change: false },
+    );
     for text in &found.missing {
         watch.tell(&Event::Warning(text.clone()));
     }
@@ -220,6 +223,7 @@ mod tests {
 
     fn interface() -> Interface {
         Interface {
+            mac: None,
             name: "lan".into(),
             address: Ipv4Addr::new(10, 77, 0, 1),
             prefix: 24,

@@ -184,10 +184,15 @@ impl Files {
     }
 
     /// The file that a TFTP client asks for: loaders write paths with and without a leading
-    /// slash, and some with backslashes.
+    /// slash, and some with backslashes. Firmware that overlooks the end of DHCP option 67 asks
+    /// for the name with the end mark 0xff behind it, which is no UTF-8.
     pub fn find_loosely(&self, name: &str) -> Option<File> {
-        let path = crate::http::path(&format!("/{}", name.replace('\\', "/").replace('%', "%25")))?;
-        self.find(&path)
+        let find = |name: &str| {
+            let name = name.replace('\\', "/").replace('%', "%25");
+            self.find(&crate::http::path(&format!("/{name}"))?)
+        };
+        let cut = || name.split_once(char::REPLACEMENT_CHARACTER).map(|(before, _)| before);
+        find(name).or_else(|| find(cut()?))
     }
 
     /// Every path in memory or with a file of its own.
@@ -211,6 +216,8 @@ mod tests {
         files.add("/pxelinux.0", File::memory(b"loader".to_vec()));
         assert_eq!(files.find_loosely("pxelinux.0").unwrap().length, 6);
         assert_eq!(files.find_loosely("\\pxelinux.0").unwrap().length, 6);
+        assert_eq!(files.find_loosely("pxelinux.0\u{fffd}").unwrap().length, 6);
+        assert!(files.find_loosely("\u{fffd}").is_none());
         let found = files.find("/debian/live/a b").unwrap();
         let mut buffer = [0; 4];
         found.read_exact_at(1, &mut buffer).unwrap();

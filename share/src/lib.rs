@@ -25,6 +25,7 @@ pub mod nfs;
 pub mod options;
 pub mod page;
 pub mod privileges;
+pub mod probe;
 pub mod serve;
 pub mod services;
 pub mod session;

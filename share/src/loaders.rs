@@ -27,7 +27,7 @@ struct Kind {
     chains: &'static [&'static [Part]],
     /// What `grub-mkimage` calls it.
     grub: Option<&'static str>,
-    /// The package to install when none is found; empty for rare architectures.
+    /// How to install it.
     install: &'static str,
 }
 
@@ -44,9 +44,11 @@ const LDLINUX: &[&str] = &[
 ];
 const SHIM: &[&str] = &["/usr/lib/shim/shimx64.efi.signed", "/usr/share/efi/x86_64/shim.efi"];
 const GRUB_SIGNED: &[&str] = &["/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"];
+const GRUB_IA32: &[&str] = &["/usr/lib/grub/i386-efi/monolithic/grubnetia32.efi"];
+const GRUB_ARM64: &[&str] = &["/usr/lib/grub/arm64-efi/monolithic/grubnetaa64.efi"];
 const GRUB: &[&str] = &["/usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi"];
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 7] = [
     Kind {
         arch: Arch::Bios,
         entry: "pxelinux.0",
@@ -70,16 +72,37 @@ const KINDS: [Kind; 4] = [
     Kind {
         arch: Arch::UefiIa32,
         entry: "bootia32.efi",
-        chains: &[],
+        chains: &[&[("bootia32.efi", GRUB_IA32)]],
         grub: Some("i386-efi"),
-        install: "",
+        install: "apt install grub-efi-ia32-bin",
     },
     Kind {
         arch: Arch::UefiArm64,
         entry: "bootaa64.efi",
-        chains: &[],
+        chains: &[&[("bootaa64.efi", GRUB_ARM64)]],
         grub: Some("arm64-efi"),
-        install: "",
+        install: "apt install grub-efi-arm64-bin:arm64, after dpkg --add-architecture arm64",
+    },
+    Kind {
+        arch: Arch::UefiArm32,
+        entry: "bootarm.efi",
+        chains: &[],
+        grub: Some("arm-efi"),
+        install: "apt install grub-efi-arm-bin:armhf, after dpkg --add-architecture armhf",
+    },
+    Kind {
+        arch: Arch::UefiRiscv64,
+        entry: "bootriscv64.efi",
+        chains: &[],
+        grub: Some("riscv64-efi"),
+        install: "apt install grub-efi-riscv64-bin:riscv64, after dpkg --add-architecture riscv64",
+    },
+    Kind {
+        arch: Arch::UefiLoong64,
+        entry: "bootloongarch64.efi",
+        chains: &[],
+        grub: Some("loongarch64-efi"),
+        install: "apt install grub-efi-loong64-bin:loong64, after dpkg --add-architecture loong64",
     },
 ];
 
@@ -123,6 +146,8 @@ const MODULE_DIRS: [&str; 3] =
 pub struct Found {
     /// Loaders, by kind of client.
     pub loaders: Vec<(Arch, String)>,
+    /// Loaders for the time when another DHCP server leases the addresses.
+    pub beside: Vec<(Arch, String)>,
     /// Missing packages and how to install them.
     pub missing: Vec<String>,
 }
@@ -136,6 +161,8 @@ pub struct Wanted {
     pub tftp: Ipv4Addr,
     /// Another DHCP server leases the addresses.
     pub proxy: bool,
+    /// Another one may do so later.
+    pub may_change: bool,
 }
 
 /// Adds this system's loaders to the served files.
@@ -158,7 +185,8 @@ pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
             false => packaged(),
         };
         let Some(chain) = chain else {
-            if !kind.install.is_empty() {
+            // Rare ones are named when such a machine asks.
+            if matches!(kind.arch, Arch::Bios | Arch::UefiX64) {
                 found.missing.push(format!(
                     "{} machines cannot boot: their boot loader is not on this system; {}",
                     kind.arch, kind.install
@@ -172,9 +200,24 @@ pub fn add(files: &mut Files, wanted: &Wanted) -> Found {
             files.add(&format!("/{name}"), File { stage, ..file });
         }
         found.loaders.push((kind.arch, kind.entry.to_owned()));
+        let mut beside = kind.entry.to_owned();
+        if wanted.may_change
+            && signed
+            && let Some(grub) = kind.grub.and_then(|target| make_grub(target, wanted))
+        {
+            beside = format!("beside/{}", kind.entry);
+            let stage = Stage::Loader(beside.clone());
+            files.add(&format!("/{beside}"), File::memory(grub).at(stage));
+        }
+        found.beside.push((kind.arch, beside));
     }
     add_menu_modules(files);
     found
+}
+
+/// How to install the boot loader for an architecture; `None` when there is none.
+pub fn install(arch: Arch) -> Option<&'static str> {
+    KINDS.iter().find(|kind| kind.arch == arch).map(|kind| kind.install)
 }
 
 fn add_menu_modules(files: &mut Files) {
@@ -261,7 +304,8 @@ mod tests {
     #[test]
     fn grub_knows_where_we_are() {
         let http = Some(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 8080));
-        let wanted = Wanted { http, tftp: Ipv4Addr::new(10, 0, 0, 1), proxy: true };
+        let wanted =
+            Wanted { http, tftp: Ipv4Addr::new(10, 0, 0, 1), proxy: true, may_change: false };
         let text = first_commands(&wanted);
         assert!(text.contains("set root=http,10.0.0.1:8080\n"), "{text}");
         assert!(text.ends_with("set root=tftp,10.0.0.1\nconfigfile /grub/grub.cfg\n"), "{text}");

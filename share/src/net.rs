@@ -1,10 +1,8 @@
 //! The host's network: the interface to share on, other DHCP servers, addresses in use, and the
 //! program that has a port.
 
-use crate::dhcp::message::{Writer, code};
 use crate::error::Error;
 use cmdline::plan::Mac;
-use netboot::dhcp::message::read_bootp;
 use nix::errno::Errno;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
@@ -17,15 +15,18 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 /// An interface with an IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Its address; an interface may have several.
     pub address: Ipv4Addr,
+    /// Its hardware address, if it is an Ethernet interface.
+    pub mac: Option<Mac>,
     /// Length of its prefix.
     pub prefix: u8,
     /// The default route's gateway, when it uses this interface.
@@ -33,7 +34,8 @@ pub struct Interface {
 }
 
 /// Chooses the interface to share on: the one with this name or address, or the one with the
-/// default route, or the only one.
+/// default route, or the only one that leads to a cable. Bridges of virtual machines and
+/// containers do not. Of several addresses of an interface, the first, unless one is named.
 ///
 /// # Errors
 /// [`Error::Interface`] when there is none, or several and no default route; it names the
@@ -43,7 +45,9 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
     let names = || all.iter().map(|i| format!("{} ({})", i.name, i.address)).collect::<Vec<_>>();
     if let Some(wanted) = wanted {
         let address = wanted.parse().ok();
-        let is_it = |i: &&Interface| i.name == wanted || Some(i.address) == address;
+        // A label, eth0:1, was a name of its own once.
+        let name = wanted.split(':').next().unwrap_or(wanted);
+        let is_it = |i: &&Interface| i.name == name || Some(i.address) == address;
         return all.iter().find(is_it).cloned().ok_or_else(|| Error::Interface {
             why: format!(
                 "{wanted} is no interface that is up and has an IPv4 address; there are: {}",
@@ -54,11 +58,14 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
     if let Some(interface) = all.iter().find(|i| i.gateway.is_some()) {
         return Ok(interface.clone());
     }
-    match all.as_slice() {
+    let mut few = all.clone();
+    few.dedup_by(|later, first| later.name == first.name);
+    let wired: Vec<Interface> = few.iter().filter(|i| is_wired(&i.name, 4)).cloned().collect();
+    match if wired.is_empty() { few.as_slice() } else { wired.as_slice() } {
         [one] => Ok(one.clone()),
         [] => Err(Error::Interface {
             why: "no network interface is up and has an IPv4 address; for a cable between two \
-                  machines give it one: ip address add 192.168.77.1/24 dev NAME"
+                  machines give it one: ip address add 192.168.77.1/24 brd + dev NAME"
                 .into(),
         }),
         _ => Err(Error::Interface {
@@ -67,25 +74,45 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
     }
 }
 
+/// Whether a device, or one below it (of a VLAN, a bond or a bridge), is hardware.
+fn is_wired(name: &str, depth: u8) -> bool {
+    let at = Path::new("/sys/class/net").join(name);
+    let below = |entry: fs::DirEntry| {
+        let lower = entry.file_name().to_string_lossy().strip_prefix("lower_")?.to_owned();
+        is_wired(&lower, depth - 1).then_some(())
+    };
+    at.join("device").exists()
+        || depth > 0
+            && fs::read_dir(at).is_ok_and(|list| list.flatten().any(|e| below(e).is_some()))
+}
+
+/// Every IPv4 address of every interface that can broadcast, those of one interface together.
 fn interfaces() -> Result<Vec<Interface>, Error> {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let list = nix::ifaddrs::getifaddrs()
         .map_err(|e| Error::system("list network interfaces")(e.into()))?;
     let mut found: Vec<Interface> = Vec::new();
+    let mut macs = BTreeMap::new();
     for item in list {
+        let link = item.address.as_ref().and_then(|a| a.as_link_addr()).and_then(|a| a.addr());
+        if let Some(mac) = link {
+            macs.insert(item.interface_name.clone(), Mac(mac));
+        }
         let usable = item.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST)
             && !item.flags.intersects(InterfaceFlags::IFF_LOOPBACK);
         let address = item.address.as_ref().and_then(|a| a.as_sockaddr_in()).map(SockaddrIn::ip);
         let mask = item.netmask.as_ref().and_then(|a| a.as_sockaddr_in()).map(SockaddrIn::ip);
-        // The first address of an interface counts.
-        if let (true, Some(address), Some(mask)) = (usable, address, mask)
-            && !found.iter().any(|i| i.name == item.interface_name)
-        {
-            let gateway = gateway(&routes, &item.interface_name);
+        if let (true, Some(address), Some(mask)) = (usable, address, mask) {
+            // An address with a label has the label's name here: eth0:1.
+            let name = item.interface_name.split(':').next().unwrap_or_default().to_owned();
+            let gateway = gateway(&routes, &name);
             let prefix = u8::try_from(u32::from(mask).leading_ones()).unwrap_or(32);
-            found.push(Interface { name: item.interface_name, address, prefix, gateway });
+            let mac = macs.get(&name).copied();
+            found.push(Interface { name, address, mac, prefix, gateway });
         }
     }
+    let first: Vec<String> = found.iter().map(|i| i.name.clone()).collect();
+    found.sort_by_key(|i| first.iter().position(|name| *name == i.name));
     Ok(found)
 }
 
@@ -250,61 +277,35 @@ pub fn holder(kind: &str, port: u16) -> Option<String> {
     None
 }
 
-/// How long an answer may take: dnsmasq pings an address for three seconds before it offers it.
-const DHCP_PATIENCE: Duration = Duration::from_secs(6);
-
-/// The socket for [`find_dhcp`].
-///
-/// # Errors
-/// [`Error::Port`] when port 68 cannot be bound.
-pub fn search_socket(interface: &Interface) -> Result<UdpSocket, Error> {
-    broadcast_socket(&interface.name, 68, "the search for a DHCP server")
-}
-
-/// Looks for a DHCP server: sends a DISCOVER every two seconds and waits at most six. Returns
-/// at the first offer.
-///
-/// # Errors
-/// [`Error::System`] when sending fails.
-pub fn find_dhcp(socket: &UdpSocket) -> Result<Option<Ipv4Addr>, Error> {
-    let doing = || Error::system("look for a DHCP server");
-    // A random hardware address: our own lease must not change.
-    let random = fs::File::open("/dev/urandom").and_then(|mut file| {
-        let mut bytes = [0; 9];
-        io::Read::read_exact(&mut file, &mut bytes).map(|()| bytes)
-    });
-    let [a, b, c, d, e, transaction @ ..] = random.map_err(doing())?;
-    let mac = Mac([2, a, b, c, d, e]);
-    let [f, g, h, i] = transaction;
-    let transaction = u32::from_be_bytes([f, g, h, i]);
-    let mut question = Writer::default();
-    question.add(code::PARAMETERS, &[code::SUBNET_MASK, code::ROUTER]);
-    let question = question.question(mac, transaction);
-    let end = Instant::now() + DHCP_PATIENCE;
-    let mut next = Instant::now();
-    let mut buffer = [0; 2048];
-    loop {
-        let now = Instant::now();
-        if now >= end {
-            return Ok(None);
+/// Those of these addresses that refuse a datagram to `closed`, a port that no program has, but
+/// not one to `port`: a program has that one. Empty datagrams, three to each port.
+pub fn listening(
+    own: Ipv4Addr,
+    port: u16,
+    closed: u16,
+    hosts: impl IntoIterator<Item = Ipv4Addr>,
+) -> Vec<Ipv4Addr> {
+    let to = |host, port| {
+        let socket = UdpSocket::bind((own, 0)).ok()?;
+        socket.connect((host, port)).ok()?;
+        socket.set_nonblocking(true).ok()?;
+        Some((socket, false))
+    };
+    let pair = |host| Some((host, [to(host, closed)?, to(host, port)?]));
+    let mut pairs: Vec<_> = hosts.into_iter().take(256).filter_map(pair).collect();
+    for _ in 0..3 {
+        for (socket, refused) in pairs.iter_mut().flat_map(|(_, both)| both) {
+            *refused |=
+                socket.send(&[]).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         }
-        if now >= next {
-            next = now + Duration::from_secs(2);
-            socket.send_to(&question, (Ipv4Addr::BROADCAST, 67)).map_err(doing())?;
-        }
-        let wait = next.min(end).saturating_duration_since(Instant::now());
-        socket.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).map_err(doing())?;
-        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-        let std::net::IpAddr::V4(sender) = from.ip() else { continue };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        if let Some(answer) = read_bootp(bytes, mac.0, sender)
-            && answer.transaction == transaction
-            // A proxy offers no address.
-            && !answer.lease.address.is_unspecified()
-        {
-            return Ok(Some(answer.server));
+        std::thread::sleep(Duration::from_millis(150));
+        for (socket, refused) in pairs.iter_mut().flat_map(|(_, both)| both) {
+            let heard = socket.recv(&mut [0; 16]);
+            *refused |= heard.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         }
     }
+    let open = pairs.into_iter().filter(|(_, [closed, port])| closed.1 && !port.1);
+    open.map(|(host, _)| host).collect()
 }
 
 /// Addresses of a range that are in use, with their hardware addresses. An empty datagram to

@@ -4,7 +4,7 @@ use crate::beneath::Directory;
 use crate::budget::{self, Budget};
 use crate::dhcp::client::Loaders;
 use crate::dhcp::lease::{Leases, range};
-use crate::dhcp::server::{Network, PXE_PORT, Server as Dhcp};
+use crate::dhcp::server::{Cautious, Network, PXE_PORT, Server as Dhcp};
 use crate::disk::access::{Disks, OWN_DISK};
 use crate::disk::store::{Image, Store};
 use crate::ending::Ending;
@@ -17,6 +17,7 @@ use crate::net::{self, Interface};
 use crate::nfs::{Export, Server as Nfs};
 use crate::options::{Behind, DhcpMode, Options};
 use crate::page::Page;
+use crate::probe::{self, Probe, Sign};
 use crate::{loaders, nbd, privileges, serve};
 use cpio_builder::menu::Menu;
 use nix::unistd::geteuid;
@@ -111,7 +112,7 @@ impl<'o> Plan<'o> {
         if let Some(interface @ Interface { name, address, .. }) = &self.interface {
             tftp = Some(net::udp(SocketAddrV4::new(*address, 69), "TFTP", Some(name))?);
             if self.options.dhcp == DhcpMode::Auto {
-                search = Some(net::search_socket(interface)?);
+                search = Some(Probe::new(interface)?);
             }
             if self.options.dhcp != DhcpMode::Off {
                 let dhcp_port = net::broadcast_socket(name, 67, "DHCP")?;
@@ -136,7 +137,7 @@ struct Sockets {
     tftp: Option<UdpSocket>,
     dhcp: Option<[UdpSocket; 2]>,
     /// For the search for another DHCP server.
-    search: Option<UdpSocket>,
+    search: Option<Probe>,
     nfs: TcpListener,
     http: TcpListener,
     nbd: TcpListener,
@@ -195,8 +196,11 @@ impl<'o> Opened<'o> {
         let options = self.bound.plan.options;
         // The search for a DHCP server and the preparation both take seconds: at the same time.
         let search = self.bound.sockets.search.take();
-        let search: JoinHandle<Result<Option<Ipv4Addr>, Error>> =
-            thread::spawn(move || search.map_or(Ok(None), |socket| net::find_dhcp(&socket)));
+        let search: JoinHandle<Result<Option<(Probe, Option<Sign>)>, Error>> =
+            thread::spawn(move || match search {
+                Some(probe) => probe.search().map(|sign| Some((probe, sign))),
+                None => Ok(None),
+            });
         let mut files = Files::default();
         let (server, port) = (self.bound.plan.own, Some(self.bound.at.nfs.port()));
         let http = Some(self.bound.at.http);
@@ -224,9 +228,11 @@ impl<'o> Opened<'o> {
             None => loaders::add_lpxelinux(&mut files),
         };
         let first = format!("http://{}{}", at.http, first.unwrap_or(SCRIPT));
-        let other = search.join().unwrap_or(Ok(None))?;
-        let dhcp = self.bound.dhcp(&self.state, other, &mut files, watch)?;
+        let (probe, other) = search.join().unwrap_or(Ok(None))?.unzip();
+        let other = other.flatten();
+        let dhcp = self.bound.dhcp(&self.state, probe.as_ref(), other, &mut files, watch)?;
         let Self { bound, state, confined, .. } = self;
+        let dhcp = dhcp.map(|server| (server, probe));
         Ok(Prepared { bound, files, menu, exports, images, store, dhcp, first, state, confined })
     }
 }
@@ -237,7 +243,8 @@ impl Bound<'_> {
     fn dhcp(
         &self,
         state: &Path,
-        other: Option<Ipv4Addr>,
+        probe: Option<&Probe>,
+        other: Option<Sign>,
         files: &mut Files,
         watch: &Watch,
     ) -> Result<Option<Dhcp>, Error> {
@@ -245,7 +252,8 @@ impl Bound<'_> {
         let (Some(interface), own) = (interface, *own) else { return Ok(None) };
         let mode = dhcp_mode(options.dhcp, other);
         let proxy = mode == DhcpMode::Proxy;
-        let wanted = loaders::Wanted { http: Some(self.at.http), tftp: own, proxy };
+        let may_change = options.dhcp == DhcpMode::Auto && !proxy;
+        let wanted = loaders::Wanted { http: Some(self.at.http), tftp: own, proxy, may_change };
         let found = loaders::add(files, &wanted);
         for text in &found.missing {
             watch.tell(&Event::Warning(text.clone()));
@@ -266,20 +274,35 @@ impl Bound<'_> {
                 let keep = leases_file(state, interface);
                 Some(addresses(options, interface, &keep, watch)?)
             }
-            (_, Some(other)) => {
-                let on = &interface.name;
-                let text = format!("{other} is the DHCP server on {on}: proxy DHCP beside it");
-                watch.ready("network", text);
+            (_, Some(sign)) => {
+                watch.ready("network", beside(sign, interface));
                 None
             }
             (_, None) => None,
         };
-        Ok(Some(Dhcp { own, loaders, full }))
+        let own_questions = probe.filter(|_| full.is_some()).map(Probe::macs);
+        let cautious = own_questions.map(|own| Cautious::new(own, found.beside));
+        Ok(Some(Dhcp { own, loaders, full, cautious }))
     }
 }
 
+/// Says which DHCP server `share` stands beside.
+fn beside(sign: Sign, interface: &Interface) -> String {
+    let Interface { name: on, address, .. } = interface;
+    let program = match sign {
+        Sign::Leases(server) | Sign::Informs(server) => probe::holder(server, *address),
+        Sign::OwnLease(_) | Sign::Port(_) => None,
+    };
+    let program = program.map_or_else(String::new, |name| format!(", {name} on this machine"));
+    let otherwise = match sign.is_sure() {
+        true => "",
+        false => "; if it leases no addresses to the clients, share with --dhcp full",
+    };
+    format!("{sign}{program} on {on}: proxy DHCP beside it{otherwise}")
+}
+
 /// The DHCP mode, once the search for another server is over.
-fn dhcp_mode(asked: DhcpMode, other: Option<Ipv4Addr>) -> DhcpMode {
+fn dhcp_mode(asked: DhcpMode, other: Option<Sign>) -> DhcpMode {
     match (asked, other) {
         (DhcpMode::Auto, Some(_)) => DhcpMode::Proxy,
         (DhcpMode::Auto, None) => DhcpMode::Full,
@@ -299,7 +322,8 @@ struct Prepared<'o> {
     exports: Vec<Export>,
     images: Vec<Image>,
     store: Option<Store>,
-    dhcp: Option<Dhcp>,
+    /// With the search, if there was one.
+    dhcp: Option<(Dhcp, Option<Probe>)>,
     first: String,
     state: PathBuf,
     confined: bool,
@@ -310,7 +334,7 @@ impl Prepared<'_> {
         let Self { bound, files, menu, exports, images, store, dhcp, first, state, confined } =
             self;
         let Bound { plan: Plan { options, interface, listen, own }, sockets, at } = bound;
-        let full = dhcp.as_ref().is_some_and(|dhcp| dhcp.full.is_some());
+        let full = dhcp.as_ref().is_some_and(|(server, _)| server.full.is_some());
         let leases = interface.as_ref().filter(|_| full).map(|i| leases_file(&state, i));
         // Before the list of system calls.
         let budget = Budget::of_process();
@@ -319,8 +343,8 @@ impl Prepared<'_> {
             watch.tell(&Event::Warning(text));
         }
 
-        if let (Some(server), Some(sockets)) = (dhcp, sockets.dhcp) {
-            serve::dhcp::start(server, sockets, watch, leases)?;
+        if let (Some((server, probe)), Some(sockets)) = (dhcp, sockets.dhcp) {
+            serve::dhcp::start(server, sockets, watch, leases, probe)?;
         }
         let files = Arc::new(files);
         let tftp = sockets.tftp.is_some();
@@ -403,11 +427,16 @@ fn addresses(
     watch.ready(
         "network",
         format!(
-            "no DHCP server on {}: leasing {first} to {last}{}",
+            "{} on {}: leasing {first} to {last}{}{}",
+            if options.dhcp == DhcpMode::Full { "the DHCP server" } else { "no DHCP server" },
             interface.name,
             match used.len() {
                 0 => String::new(),
                 n => format!(" without {n} that are in use"),
+            },
+            match options.dhcp {
+                DhcpMode::Full => "",
+                _ => " to machines that ask twice, and to none once another server speaks",
             }
         ),
     );
@@ -563,7 +592,7 @@ mod tests {
     #[test]
     fn another_dhcp_server_decides_only_when_nothing_was_asked() {
         use DhcpMode::{Auto, Full, Off, Proxy};
-        let other = Some(Ipv4Addr::new(10, 0, 0, 1));
+        let other = Some(Sign::Leases(Ipv4Addr::new(10, 0, 0, 1)));
         for (asked, other, wanted) in [
             (Auto, other, Proxy),
             (Auto, None, Full),

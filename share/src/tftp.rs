@@ -5,12 +5,17 @@
 //! numbers wrap to 0, so files have no size limit. Blocks fit an Ethernet frame: firmware does
 //! not reassemble fragments.
 //!
-//! Not done: writing, `netascii` and `mail` modes, multicast.
+//! `netascii` (RFC 764) is for files of at most [`MAX_TEXT`] bytes: the place of a block in the
+//! file depends on all that is before it, so the file is rewritten first.
+//!
+//! Not done: writing, `mail` mode, multicast.
 
 /// The largest block: an Ethernet frame of 1500 bytes with some room for tunnels.
 pub const MAX_BLOCK: u16 = 1428;
 /// The most blocks sent before an acknowledgement.
 pub const MAX_WINDOW: u16 = 64;
+/// The longest file in `netascii` mode, in bytes.
+pub const MAX_TEXT: u64 = 1 << 20;
 /// The longest file name.
 const MAX_NAME: usize = 512;
 /// The longest timeout that a client may choose, in seconds; a longer one counts as absent.
@@ -55,6 +60,8 @@ pub enum Packet {
 pub struct Request {
     /// File name as written.
     pub file: String,
+    /// The mode is `netascii`.
+    pub text: bool,
     /// Block size.
     pub block: Option<u16>,
     /// Whether the client asks for the size.
@@ -85,7 +92,9 @@ pub fn read(bytes: &[u8]) -> Option<Packet> {
 fn request(bytes: &[u8]) -> Option<Request> {
     let mut fields = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     let mut request = Request { file: fields.next()?.into_owned(), ..Request::default() };
-    if request.file.len() > MAX_NAME || !fields.next()?.eq_ignore_ascii_case("octet") {
+    let mode = fields.next()?;
+    request.text = mode.eq_ignore_ascii_case("netascii");
+    if request.file.len() > MAX_NAME || !(request.text || mode.eq_ignore_ascii_case("octet")) {
         return None;
     }
     for _ in 0..16 {
@@ -102,6 +111,19 @@ fn request(bytes: &[u8]) -> Option<Request> {
         }
     }
     Some(request)
+}
+
+/// A file in `netascii`: LF as CR LF, and CR as CR NUL.
+pub fn to_text(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 32);
+    for byte in bytes {
+        match byte {
+            b'\n' => out.extend(b"\r\n"),
+            b'\r' => out.extend(b"\r\0"),
+            byte => out.push(*byte),
+        }
+    }
+    out
 }
 
 /// An error packet.
@@ -288,7 +310,7 @@ mod tests {
     #[test]
     fn what_is_not_served() {
         assert_eq!(read(b"\0\x02file\0octet\0"), Some(Packet::Other));
-        assert_eq!(read(b"\0\x01file\0netascii\0"), None);
+        assert_eq!(read(b"\0\x01file\0mail\0"), None);
         assert_eq!(read(b"\0\x01file"), None);
         assert_eq!(read(b"\0"), None);
         assert_eq!(
@@ -296,6 +318,14 @@ mod tests {
             Some(Packet::Error { code: 8, message: "no!".into() })
         );
         assert_eq!(error(Code::NotFound, "no"), b"\0\x05\0\x01no\0");
+    }
+
+    /// The default mode of tftp-hpa's client.
+    #[test]
+    fn texts() {
+        let Some(Packet::Read(request)) = read(b"\0\x01file\0NetASCII\0") else { panic!() };
+        assert!(request.text && !asked("").text);
+        assert_eq!(to_text(b"a\nb\r\n\r"), b"a\r\nb\r\0\r\n\r\0");
     }
 
     /// A client over a link that loses and doubles packets.

@@ -84,7 +84,7 @@ fn the_server() {
         tftp: own,
     };
     let leases = Leases::new(at(100), at(149), &Default::default());
-    let server = Dhcp { own, loaders, full: Some((network, leases)) };
+    let server = Dhcp { own, loaders, full: Some((network, leases)), cautious: None };
     serve::dhcp::start(server, dhcp, &watch, Some(place.join("leases"))).unwrap();
     let files = Arc::new(files);
     serve::tftp::start(files.clone(), tftp, watch.clone(), &budget).unwrap();

@@ -277,7 +277,7 @@ fn a_thousand_forged_discovers() {
         tftp: own,
     };
     let leases = Leases::new(at(100), at(149), &Default::default());
-    let mut server = Dhcp { own, loaders, full: Some((network, leases)) };
+    let mut server = Dhcp { own, loaders, full: Some((network, leases)), cautious: None };
     let discover = |server: &mut Dhcp, mac: [u8; 6], now: u64| {
         let mut bytes = vec![0; 240];
         bytes[..3].copy_from_slice(&[1, 1, 6]);

@@ -13,6 +13,7 @@ use crate::output::file_time;
 use crate::{build, share};
 use ::share::net;
 use ::share::options::{DhcpMode, Options, Room};
+use ::share::probe::{Probe, Sign};
 use cpio_builder::fsimage::{self, Format, Input, Spec};
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::profile::Profile;
@@ -183,12 +184,12 @@ fn options(given: &Given, dir: &Path, menu: Menu) -> Result<Options, Failure> {
         )));
     }
     let range = given.get("net").map(|net| range(net, &interface)).transpose()?;
-    let other = || net::find_dhcp(&net::search_socket(&interface)?);
+    let other = || Probe::new(&interface)?.search();
     if range.is_some()
-        && let Some(other) = other().map_err(failed)?
+        && let Some(sign) = other().map_err(failed)?.filter(Sign::is_sure)
     {
         return Err(Failure::Failed(format!(
-            "-n: {other} gives addresses on {} already; without -n it goes on doing so, and \
+            "-n: {sign} on {} already; without -n it goes on leasing addresses, and \
              machines are only told what to boot",
             interface.name
         )));

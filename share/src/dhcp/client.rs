@@ -16,12 +16,13 @@ pub enum Arch {
     UefiArm64,
     UefiArm32,
     UefiRiscv64,
+    UefiLoong64,
     /// An architecture number without a loader here.
     Other(u16),
 }
 
 /// Number, what it is, whether it boots by HTTP.
-const ARCHES: [(u16, Arch, bool); 12] = [
+const ARCHES: [(u16, Arch, bool); 15] = [
     (0, Arch::Bios, false),
     (6, Arch::UefiIa32, false),
     (7, Arch::UefiX64, false),
@@ -31,9 +32,12 @@ const ARCHES: [(u16, Arch, bool); 12] = [
     (15, Arch::UefiIa32, true),
     (16, Arch::UefiX64, true),
     (18, Arch::UefiArm32, true),
+    (20, Arch::Bios, true),
     (19, Arch::UefiArm64, true),
     (27, Arch::UefiRiscv64, false),
     (28, Arch::UefiRiscv64, true),
+    (39, Arch::UefiLoong64, false),
+    (40, Arch::UefiLoong64, true),
 ];
 
 impl std::fmt::Display for Arch {
@@ -45,6 +49,7 @@ impl std::fmt::Display for Arch {
             Self::UefiArm64 => "UEFI arm64",
             Self::UefiArm32 => "UEFI arm",
             Self::UefiRiscv64 => "UEFI riscv64",
+            Self::UefiLoong64 => "UEFI loongarch64",
             Self::Other(number) => return write!(f, "architecture {number}"),
         })
     }
@@ -84,13 +89,14 @@ impl Client {
         if !http && !ipxe && !class.starts_with(b"PXEClient") {
             return None;
         }
-        let number = match get(code::CLIENT_ARCH) {
-            [high, low, ..] => u16::from_be_bytes([*high, *low]),
-            // RFC 4578 requires it; older ROMs omit it and are BIOS.
-            _ => 0,
-        };
-        let known = ARCHES.iter().find(|(n, ..)| *n == number);
-        let arch = known.map_or(Arch::Other(number), |(_, arch, _)| *arch);
+        // RFC 4578: a list, the most wanted first. Without it the class says it; older ROMs omit
+        // both and are BIOS.
+        let (pairs, _) = get(code::CLIENT_ARCH).as_chunks::<2>();
+        let mut numbers = pairs.iter().map(|pair| u16::from_be_bytes(*pair));
+        let row = |number: u16| ARCHES.iter().find(|(n, ..)| *n == number);
+        let first = numbers.clone().next().or_else(|| arch_in(class)).unwrap_or(0);
+        let known = numbers.find_map(row).or_else(|| row(first));
+        let arch = known.map_or(Arch::Other(first), |(_, arch, _)| *arch);
         let program = if ipxe {
             let features = get(code::IPXE);
             let has = |feature| suboption(features, feature) == Some(&[1]);
@@ -116,6 +122,13 @@ impl Client {
             _ => path.clone(),
         })
     }
+}
+
+/// The number in a class such as `PXEClient:Arch:00007:UNDI:003001`.
+fn arch_in(class: &[u8]) -> Option<u16> {
+    let mut words = std::str::from_utf8(class).ok()?.split(':').skip(1);
+    words.find(|word| word.eq_ignore_ascii_case("arch"))?;
+    words.next()?.parse().ok()
 }
 
 /// The boot files and the servers that have them.
@@ -177,6 +190,27 @@ mod tests {
         assert_eq!(client(&[(60, b"PXEClient")]).unwrap().0.arch, Arch::Bios);
         assert_eq!(client(&[(60, b"MSFT 5.0")]), None);
         assert_eq!(client(&[]), None);
+    }
+
+    #[test]
+    fn lists_of_architectures_and_classes_without_one() {
+        let arch = |options: &[(u8, &[u8])]| client(options).unwrap().0.arch;
+        // A list counts by the first that is known.
+        assert_eq!(arch(&[(60, b"PXEClient"), (93, &[0, 17, 0, 7])]), Arch::UefiX64);
+        assert_eq!(arch(&[(60, b"PXEClient"), (93, &[0, 7, 0, 6])]), Arch::UefiX64);
+        assert_eq!(arch(&[(60, b"PXEClient"), (93, &[0, 99, 0, 98])]), Arch::Other(99));
+        assert_eq!(arch(&[(60, b"PXEClient:Arch:00007:UNDI:003001")]), Arch::UefiX64);
+        assert_eq!(arch(&[(60, b"PXEClient:Arch:00007"), (93, &[0, 0])]), Arch::Bios);
+        for odd in [
+            &b"PXEClient:Arch:"[..],
+            b"PXEClient:Arch:x",
+            b"PXEClient:Arch:99999999",
+            b"PXEClient:\xff",
+        ] {
+            assert_eq!(arch(&[(60, odd), (93, &[0])]), Arch::Bios);
+        }
+        let http = client(&[(60, b"HTTPClient:Arch:00016:UNDI:003001")]).unwrap().0;
+        assert_eq!((http.program, http.arch), (Program::Http, Arch::UefiX64));
     }
 
     #[test]

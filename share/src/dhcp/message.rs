@@ -47,6 +47,7 @@ pub mod code {
     pub const RENEWAL: u8 = 58;
     pub const REBINDING: u8 = 59;
     pub const USER_CLASS: u8 = 77;
+    pub const RELAY_AGENT: u8 = 82;
     pub const CLIENT_ARCH: u8 = 93;
     pub const CLIENT_UUID: u8 = 97;
     pub const IPXE: u8 = 175;
@@ -59,7 +60,7 @@ pub struct Message {
     pub kind: Type,
     /// Transaction id.
     pub transaction: u32,
-    /// The client's seconds field, echoed.
+    /// Seconds since the client began to ask, echoed.
     pub seconds: u16,
     /// The client's flags, echoed.
     pub flags: u16,
@@ -104,6 +105,21 @@ impl Message {
     }
 }
 
+/// The header of a message.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Head {
+    pub kind: Type,
+    pub transaction: u32,
+    pub seconds: u16,
+    pub flags: u16,
+    /// The client's address (`ciaddr`).
+    pub own: Ipv4Addr,
+    /// The relay's address (`giaddr`).
+    pub relay: Ipv4Addr,
+    pub mac: Mac,
+}
+
 /// A message being written.
 #[derive(Debug, Clone, Default)]
 pub struct Writer {
@@ -126,25 +142,17 @@ impl Writer {
 
     /// Builds a server's answer to a client's message.
     pub fn answer(&self, to: &Message, kind: Type) -> Vec<u8> {
-        self.write(2, kind, to.transaction, to.seconds, to.flags, to.own, to.mac)
+        let Message { transaction, seconds, flags, own, relay, mac, .. } = *to;
+        self.write(2, &Head { kind, transaction, seconds, flags, own, relay, mac })
     }
 
-    /// Builds a DISCOVER, to find other servers. It asks for a broadcast answer.
-    pub fn question(&self, mac: Mac, transaction: u32) -> Vec<u8> {
-        self.write(1, Type::Discover, transaction, 0, 0x8000, Ipv4Addr::UNSPECIFIED, mac)
+    /// Builds a client's question, to find other servers. It asks for a broadcast answer.
+    pub fn question(&self, head: &Head) -> Vec<u8> {
+        self.write(1, head)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of one header, used here only")]
-    fn write(
-        &self,
-        op: u8,
-        kind: Type,
-        transaction: u32,
-        seconds: u16,
-        flags: u16,
-        own: Ipv4Addr,
-        mac: Mac,
-    ) -> Vec<u8> {
+    fn write(&self, op: u8, head: &Head) -> Vec<u8> {
+        let Head { kind, transaction, seconds, flags, own, relay, mac } = *head;
         let address = |address: Option<Ipv4Addr>| address.map_or([0; 4], |a| a.octets());
         let mut out = vec![op, 1, 6, 0];
         out.extend(transaction.to_be_bytes());
@@ -153,7 +161,7 @@ impl Writer {
         out.extend(own.octets());
         out.extend(address(self.yours));
         out.extend(address(self.next_server));
-        out.extend([0; 4]);
+        out.extend(relay.octets());
         out.extend(mac.0);
         out.resize(108, 0);
         let short = self.file.len() < 128;
@@ -177,7 +185,8 @@ impl Writer {
         if !short {
             option(code::BOOT_FILE, self.file.as_bytes());
         }
-        out.push(255);
+        // A pad: firmware of 2010 to 2015 takes the end mark for a part of the text before it.
+        out.extend([0, 255]);
         out.resize(out.len().max(MIN_LENGTH), 0);
         out
     }
@@ -195,8 +204,9 @@ pub(crate) mod tests {
             writer.add(*code, value);
         }
         let mac = Mac([0x52, 0x54, 0, 1, 2, 3]);
-        let bytes = writer.write(1, kind, 7, 1, 0, Ipv4Addr::UNSPECIFIED, mac);
-        Message::read(&bytes).unwrap()
+        let none = Ipv4Addr::UNSPECIFIED;
+        let head = Head { kind, transaction: 7, seconds: 1, flags: 0, own: none, relay: none, mac };
+        Message::read(&writer.question(&head)).unwrap()
     }
 
     #[test]
@@ -227,6 +237,19 @@ pub(crate) mod tests {
         let long = Writer { file: "y".repeat(200), ..writer }.answer(&message, Type::Offer);
         let read = netboot::dhcp::message::read_bootp(&long, message.mac.0, server).unwrap();
         assert_eq!(read.lease.boot_file.len(), 200);
+    }
+
+    /// Option 67 was the last one: firmware asked for `pxelinux.0\xff`.
+    #[test]
+    fn no_text_stands_directly_before_the_end_mark() {
+        let message = asked(Type::Discover, &[]);
+        for file in ["pxelinux.0".to_owned(), "y".repeat(200)] {
+            let mut writer = Writer { file: file.clone(), ..Writer::default() };
+            writer.add(code::BOOT_FILE, file.as_bytes());
+            let bytes = writer.answer(&message, Type::Offer);
+            let end = [file.as_bytes(), &[0, 255]].concat();
+            assert!(bytes.windows(end.len()).any(|w| w == end));
+        }
     }
 
     proptest! {

@@ -4,15 +4,21 @@
 //! address: BIOS gets the option "load just this", UEFI gets only the server's name and asks
 //! for the file on port 4011. Firmware of both kinds was found to follow that. A full server
 //! answers every client, because the live system asks again after the ROM did.
+//!
+//! A full server that was not asked for gives way ([`Cautious`]): no search finds a server that
+//! answers only the cards that it knows.
 
 use super::client::{Arch, Client, Loaders, Program};
 use super::lease::Leases;
 use super::message::{Message, Type, Writer, code};
+use cmdline::plan::Mac;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The port of PXE boot servers.
 pub const PXE_PORT: u16 = 4011;
 const CLIENT_PORT: u16 = 68;
+const SERVER_PORT: u16 = 67;
 
 /// The network settings that a full server sends with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +33,35 @@ pub struct Network {
     pub lease: u32,
 }
 
+/// The caution of a full server that found no other server but may have overlooked one.
+#[derive(Debug, Clone)]
+pub struct Cautious {
+    /// Hardware addresses that asked once. The first question is left to another server.
+    asked: BTreeSet<Mac>,
+    /// The boot files beside another server.
+    beside: Vec<(Arch, String)>,
+    /// Hardware addresses of this machine's own questions, which are not answered.
+    own: [Mac; 2],
+}
+
+/// Hardware addresses in [`Cautious::asked`]; forged ones make the server forget all.
+const MAX_ASKED: usize = 4096;
+
+impl Cautious {
+    /// Caution of a server whose machine asks with these hardware addresses.
+    pub fn new(own: [Mac; 2], beside: Vec<(Arch, String)>) -> Self {
+        Self { asked: BTreeSet::new(), beside, own }
+    }
+
+    /// Whether a DISCOVER is answered: not a client's first, and none of this machine.
+    fn answers(&mut self, mac: Mac, known: bool) -> bool {
+        if self.asked.len() >= MAX_ASKED {
+            self.asked.clear();
+        }
+        !self.own.contains(&mac) && (known || !self.asked.insert(mac))
+    }
+}
+
 /// A server on one network.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -36,6 +71,8 @@ pub struct Server {
     pub loaders: Loaders,
     /// The leases of a full server; `None` for a proxy.
     pub full: Option<(Network, Leases)>,
+    /// The full server gives way to another one.
+    pub cautious: Option<Cautious>,
 }
 
 /// The outcome of a message, for the log.
@@ -56,6 +93,13 @@ pub enum Seen {
     Exhausted,
     /// A client accepted another server's offer although this one leases addresses, too.
     OtherServer(Ipv4Addr),
+    /// Another server speaks: no address is leased from now on.
+    GaveWay(Ipv4Addr),
+    /// A client of another network, which only that network's DHCP server can give an address.
+    Relayed {
+        /// The relay that passed the message on.
+        relay: Ipv4Addr,
+    },
     /// Not worth a message.
     Quiet,
 }
@@ -83,11 +127,15 @@ pub struct Arrival {
 impl Server {
     /// Answers a message.
     pub fn handle(&mut self, message: &Message, arrival: &Arrival) -> (Option<Reply>, Seen) {
-        // A relayed message is from another network, which this server does not know.
-        if !message.relay.is_unspecified() {
-            return (None, Seen::Quiet);
-        }
         let client = Client::of(message);
+        if let Some((network, _)) = &self.full
+            && !message.relay.is_unspecified()
+            && mask(network.prefix) & (u32::from(message.relay) ^ u32::from(self.own)) != 0
+        {
+            // Without leases, a client of any network is told what to boot.
+            let seen = Seen::Relayed { relay: message.relay };
+            return (None, if message.kind == Type::Discover { seen } else { Seen::Quiet });
+        }
         if arrival.port == PXE_PORT {
             return match (message.kind, client) {
                 (Type::Request | Type::Inform, Some(client)) => {
@@ -101,6 +149,14 @@ impl Server {
             None => self.beside(message, client, arrival),
             Some(_) => self.alone(message, client, arrival),
         }
+    }
+
+    /// Another server speaks: a cautious one leases no address from now on. Returns whether it
+    /// did so before.
+    pub fn give_way(&mut self) -> bool {
+        let Some(cautious) = self.cautious.take() else { return false };
+        self.loaders.files = cautious.beside;
+        self.full.take().is_some()
     }
 
     /// The answer of a proxy.
@@ -157,6 +213,7 @@ impl Server {
         let mut writer = Writer { next_server: Some(self.loaders.tftp), ..Writer::default() };
         writer.add(code::SERVER_ID, &self.own.octets());
         writer.add(code::VENDOR_CLASS, vendor_class(client));
+        relay_option(message, &mut writer);
         // Intel's ROMs omit it; other clients expect their own identifier back.
         if let Some(uuid) = message.options.get(code::CLIENT_UUID) {
             writer.add(code::CLIENT_UUID, uuid);
@@ -177,6 +234,10 @@ impl Server {
         let wanted = message.address(code::REQUESTED_ADDRESS);
         match message.kind {
             Type::Discover => {
+                let known = leases.of(message.mac, now).is_some();
+                if self.cautious.as_mut().is_some_and(|c| !c.answers(message.mac, known)) {
+                    return (None, Seen::Quiet);
+                }
                 let Some(address) = leases.offer(message.mac, wanted, now) else {
                     return (None, Seen::Exhausted);
                 };
@@ -187,7 +248,12 @@ impl Server {
                 let server = message.address(code::SERVER_ID);
                 if let Some(other) = server.filter(|server| *server != own) {
                     leases.release(message.mac, None, now);
-                    return (None, Seen::OtherServer(other));
+                    let seen = if self.give_way() {
+                        Seen::GaveWay(other)
+                    } else {
+                        Seen::OtherServer(other)
+                    };
+                    return (None, seen);
                 }
                 let asked = wanted.unwrap_or(message.own);
                 if leases.take(message.mac, asked, network.lease, now) {
@@ -200,7 +266,9 @@ impl Server {
                 writer.add(code::MESSAGE, b"the address is not available");
                 // The client may use an address of another network: broadcast.
                 let mut refused = reply(&writer, message, Type::Nak, arrival);
-                refused.to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+                if message.relay.is_unspecified() {
+                    refused.to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+                }
                 (Some(refused), Seen::Quiet)
             }
             Type::Inform => {
@@ -228,8 +296,9 @@ impl Server {
     ) -> (Writer, Seen) {
         let mut writer = Writer { yours: address, ..Writer::default() };
         writer.add(code::SERVER_ID, &self.own.octets());
+        relay_option(message, &mut writer);
         if let Some((network, _)) = &self.full {
-            let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix)).unwrap_or(0);
+            let mask = mask(network.prefix);
             if address.is_some() {
                 writer.add(code::LEASE_TIME, &network.lease.to_be_bytes());
                 writer.add(code::RENEWAL, &(network.lease / 2).to_be_bytes());
@@ -270,6 +339,17 @@ impl Server {
     }
 }
 
+fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+/// RFC 3046: what a relay added comes back unchanged.
+fn relay_option(message: &Message, writer: &mut Writer) {
+    if let Some(value) = message.options.get(code::RELAY_AGENT) {
+        writer.add(code::RELAY_AGENT, value);
+    }
+}
+
 fn vendor_class(client: &Client) -> &'static [u8] {
     if client.program == Program::Http { b"HTTPClient" } else { b"PXEClient" }
 }
@@ -277,6 +357,8 @@ fn vendor_class(client: &Client) -> &'static [u8] {
 fn reply(writer: &Writer, message: &Message, kind: Type, arrival: &Arrival) -> Reply {
     let to = if arrival.port == PXE_PORT && !arrival.from.ip().is_unspecified() {
         arrival.from
+    } else if !message.relay.is_unspecified() {
+        SocketAddrV4::new(message.relay, SERVER_PORT)
     } else if !message.own.is_unspecified() {
         SocketAddrV4::new(message.own, CLIENT_PORT)
     } else {
@@ -299,7 +381,8 @@ pub fn fuzz(data: &[u8]) {
     let leases = Leases::new(range.0, range.1, &Default::default());
     let network = Network { prefix: 24, router: None, dns: Vec::new(), lease: 60 };
     for full in [None, Some((network, leases))] {
-        let mut server = Server { own, loaders: loaders.clone(), full };
+        let cautious = full.is_some().then(|| Cautious::new([Mac([2; 6]); 2], Vec::new()));
+        let mut server = Server { own, loaders: loaders.clone(), full, cautious };
         for port in [67, PXE_PORT] {
             let arrival = Arrival { port, from: SocketAddrV4::new(own, 68), now: 5 };
             let _ = server.handle(&message, &arrival);
@@ -334,6 +417,7 @@ mod tests {
                 tftp: OWN,
             },
             full: full.then_some((network, leases)),
+            cautious: None,
         }
     }
 
@@ -421,6 +505,55 @@ mod tests {
         let plain = understood(server.handle(&message, &at(67)).0, &message);
         assert_eq!(plain.lease.boot_file, "");
         assert!(!plain.lease.address.is_unspecified());
+    }
+
+    /// A server that answers only the cards that it knows is not found by a search.
+    #[test]
+    fn a_cautious_server_leaves_the_first_question_and_gives_way() {
+        let probe = Mac([2; 6]);
+        let beside = vec![(Arch::Bios, "beside/pxelinux.0".into())];
+        let cautious = Some(Cautious::new([probe, probe], beside));
+        let mut server = Server { cautious, ..server(true) };
+        let message = asked(Type::Discover, &BIOS);
+        assert_eq!(server.handle(&message, &at(67)), (None, Seen::Quiet));
+        assert!(server.handle(&message, &at(67)).0.is_some());
+        let own = Message { mac: probe, ..asked(Type::Discover, &[]) };
+        for _ in 0..3 {
+            assert_eq!(server.handle(&own, &at(67)).0, None);
+        }
+        // A client that has an address from here is answered at once.
+        let take = asked(Type::Request, &[(50, &[10, 0, 0, 100]), (54, &[10, 0, 0, 1])]);
+        assert!(server.handle(&take, &at(67)).0.is_some());
+        server.cautious.as_mut().unwrap().asked.clear();
+        assert!(server.handle(&message, &at(67)).0.is_some());
+        let other = asked(Type::Request, &[(50, &[10, 0, 0, 7]), (54, &[10, 0, 0, 2])]);
+        let (reply, seen) = server.handle(&other, &at(67));
+        assert_eq!((reply, seen), (None, Seen::GaveWay(Ipv4Addr::new(10, 0, 0, 2))));
+        // From now on as a proxy, with its files.
+        let offer = understood(server.handle(&message, &at(67)).0, &message);
+        assert!(offer.lease.address.is_unspecified());
+        assert_eq!(offer.lease.boot_file, "beside/pxelinux.0");
+        assert_eq!(server.handle(&take, &at(67)).0, None);
+        assert!(!server.give_way());
+    }
+
+    #[test]
+    fn relays() {
+        let relayed = |relay: [u8; 4]| Message {
+            relay: relay.into(),
+            ..asked(Type::Discover, &[BIOS[0], BIOS[1], (82, b"\x01\x02ab")])
+        };
+        // Beside another server, its clients behind a relay are told what to boot.
+        let far = relayed([10, 9, 0, 1]);
+        let reply = server(false).handle(&far, &at(67)).0.unwrap();
+        assert_eq!(reply.to, "10.9.0.1:67".parse().unwrap());
+        assert_eq!(reply.bytes[24..28], [10, 9, 0, 1]);
+        assert!(reply.bytes.windows(6).any(|w| w == b"\x52\x04\x01\x02ab"));
+        // No address for a network that is not known here.
+        let seen = Seen::Relayed { relay: [10, 9, 0, 1].into() };
+        assert_eq!(server(true).handle(&far, &at(67)), (None, seen));
+        let near = server(true).handle(&relayed([10, 0, 0, 9]), &at(67)).0.unwrap();
+        assert_eq!(near.to, "10.0.0.9:67".parse().unwrap());
     }
 
     #[test]

@@ -6,7 +6,9 @@ use crate::dhcp::message::Message;
 use crate::dhcp::server::{Arrival, PXE_PORT, Seen, Server};
 use crate::error::Error;
 use crate::event::{Event, Stage, Watch};
+use crate::loaders;
 use crate::net;
+use crate::probe::Probe;
 use crate::services::Service;
 use cpio_builder::tools::Draft;
 use std::collections::BTreeSet;
@@ -24,7 +26,8 @@ const BETWEEN: Duration = Duration::from_millis(200);
 /// Time between two searches for machines on leased addresses.
 const SEARCH: Duration = Duration::from_secs(5);
 
-/// Serves DHCP on both ports. Leases are saved in `keep`.
+/// Serves DHCP on both ports. Leases are saved in `keep`. A cautious server looks for another one
+/// all the time with `probe`.
 ///
 /// # Errors
 /// [`Error::System`] when a thread cannot be started.
@@ -33,8 +36,14 @@ pub fn start(
     sockets: [UdpSocket; 2],
     watch: &Arc<Watch>,
     keep: Option<PathBuf>,
+    probe: Option<Probe>,
 ) -> Result<(), Error> {
+    let cautious = server.cautious.is_some();
     let server = Arc::new(Mutex::new(server));
+    if let Some(probe) = probe.filter(|_| cautious) {
+        let (server, watch) = (server.clone(), watch.clone());
+        spawn("dhcp search", move || look_on(&server, &probe, &watch))?;
+    }
     // Messages from before the start are old, and our own DISCOVER is among them.
     for socket in &sockets {
         let drained = socket.set_nonblocking(true).and_then(|()| {
@@ -77,6 +86,27 @@ fn reclaim(server: &Mutex<Server>, wishes: &Receiver<()>) {
     }
 }
 
+/// Waits for another server.
+fn look_on(server: &Mutex<Server>, probe: &Probe, watch: &Watch) {
+    match probe.watch() {
+        Ok(sign) => {
+            if server.lock().unwrap_or_else(PoisonError::into_inner).give_way() {
+                watch.tell(&Event::Warning(gave_way(&sign.to_string())));
+            }
+        }
+        Err(e) => {
+            watch.tell(&Event::Warning(format!("another DHCP server may not be noticed: {e}")));
+        }
+    }
+}
+
+fn gave_way(sign: &str) -> String {
+    format!(
+        "{sign} on this network: this machine leases no more addresses, and tells clients what \
+         to boot (proxy DHCP). To lease addresses, stop the other server and share again"
+    )
+}
+
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
@@ -87,8 +117,10 @@ fn keep_leases(server: &Mutex<Server>, changes: &Receiver<()>, path: &Path, watc
     let mut failed = String::new();
     while changes.recv().is_ok() {
         let server = server.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = server.full.as_ref().map(|(_, leases)| leases.to_text()).unwrap_or_default();
+        let text = server.full.as_ref().map(|(_, leases)| leases.to_text());
         drop(server);
+        // Another server leases addresses now: the file stays for the next start.
+        let Some(text) = text else { continue };
         let why = write_leases(path, &text).err().map(|e| e.to_string()).unwrap_or_default();
         // Once, not at each lease.
         if why != failed && !why.is_empty() {
@@ -143,8 +175,11 @@ fn answer_all(
                 watch.reached(&who, Stage::Asked { what: describe(&client), file });
             }
             Seen::NoLoader(client) => {
-                let text =
-                    format!("{who} is {}: there is no boot loader for it", describe(&client));
+                let what = describe(&client);
+                let install = loaders::install(client.arch);
+                let install =
+                    install.map_or_else(String::new, |how| format!("; {how}, and share again"));
+                let text = format!("{who} is {what}: there is no boot loader for it{install}");
                 watch.refused(&who, text);
             }
             Seen::Address(address) => watch.tell(&Event::Address { who, address }),
@@ -164,6 +199,17 @@ fn answer_all(
                          with --dhcp proxy"
                     )));
                 }
+            }
+            Seen::GaveWay(other) => {
+                watch.tell(&Event::Warning(gave_way(&format!("{other} is the DHCP server"))));
+            }
+            Seen::Relayed { relay } => {
+                let text = format!(
+                    "{who} asks through the relay {relay} for an address of another network: this \
+                     machine leases only those of its own. Clients of that network boot when its \
+                     DHCP server gives them an address and share runs with --dhcp proxy"
+                );
+                watch.refused(&who, text);
             }
             Seen::Quiet => {}
         }

@@ -1,7 +1,7 @@
 //! TFTP, a thread and a port for each transfer.
 
 use super::{patiently, spawn, v4};
-use crate::budget::{Budget, Place, Use};
+use crate::budget::{Budget, Memory, Place, Use};
 use crate::error::Error;
 use crate::event::Watch;
 use crate::files::{File, Files};
@@ -26,7 +26,7 @@ pub fn start(
     watch: Arc<Watch>,
     budget: &Budget,
 ) -> Result<(), Error> {
-    let places = budget.tftp.clone();
+    let (places, memory) = (budget.tftp.clone(), budget.memory.clone());
     let own = socket.local_addr().map_err(Error::system("read a socket's address"))?.ip();
     spawn("tftp", move || {
         let mut buffer = [0; 1024];
@@ -57,6 +57,12 @@ pub fn start(
                 refuse(Code::NotFound, "no such file");
                 continue;
             };
+            if request.text && file.length > tftp::MAX_TEXT {
+                let most = tftp::MAX_TEXT >> 20;
+                let why = format!("longer than {most} MiB: use the mode octet (binary)");
+                refuse(Code::IllegalOperation, &why);
+                continue;
+            }
             // A client without a slot asks again.
             let Some(client) = v4(from) else { continue };
             // RFC 1350 section 4: a port of its own for each transfer.
@@ -70,16 +76,45 @@ pub fn start(
                 let _ = shutdown(other.as_raw_fd(), Shutdown::Both);
             };
             let Some(place) = places.take(*client.ip(), end) else { continue };
-            let told = watch.clone();
+            let (told, memory) = (watch.clone(), memory.clone());
             let done = spawn("tftp client", move || {
                 // A lost client needs no message.
-                let _ = transfer(&socket, &place, client, &request, &file, &told);
+                let _ = match request.text {
+                    true => transfer_text(&socket, &place, client, &request, file, &told, &memory),
+                    false => transfer(&socket, &place, client, &request, &file, &told),
+                };
             });
             if let Err(e) = done {
                 watch.refused(&client.ip().to_string(), format!("{client} is not served: {e}"));
             }
         }
     })
+}
+
+/// A transfer in `netascii`; a client for whom there is no memory asks again.
+fn transfer_text(
+    socket: &UdpSocket,
+    place: &Place,
+    client: SocketAddrV4,
+    request: &tftp::Request,
+    file: File,
+    watch: &Watch,
+    memory: &Memory,
+) -> io::Result<()> {
+    let length = usize::try_from(file.length).unwrap_or(usize::MAX);
+    // The file, and up to twice as much of text.
+    let room = memory.room(*client.ip(), length.saturating_mul(3));
+    if room.bytes < length.saturating_mul(3) {
+        return Ok(());
+    }
+    let mut bytes = vec![0; length];
+    if let Err(e) = patiently(|| file.read_exact_at(0, &mut bytes)) {
+        watch.broken("", &e);
+        return Err(e);
+    }
+    let text = File { stage: file.stage, ..File::memory(tftp::to_text(&bytes)) };
+    drop(bytes);
+    transfer(socket, place, client, request, &text, watch)
 }
 
 fn transfer(
