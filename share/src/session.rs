@@ -196,11 +196,10 @@ impl<'o> Opened<'o> {
         let options = self.bound.plan.options;
         // The search for a DHCP server and the preparation both take seconds: at the same time.
         let search = self.bound.sockets.search.take();
-        let search: JoinHandle<Result<Option<(Probe, Option<Sign>)>, Error>> =
-            thread::spawn(move || match search {
-                Some(probe) => probe.search().map(|sign| Some((probe, sign))),
-                None => Ok(None),
-            });
+        let search: JoinHandle<Result<_, Error>> = thread::spawn(move || {
+            let sign = search.as_ref().map_or(Ok(None), Probe::search)?;
+            Ok((search, sign))
+        });
         let mut files = Files::default();
         let (server, port) = (self.bound.plan.own, Some(self.bound.at.nfs.port()));
         let http = Some(self.bound.at.http);
@@ -228,8 +227,7 @@ impl<'o> Opened<'o> {
             None => loaders::add_lpxelinux(&mut files),
         };
         let first = format!("http://{}{}", at.http, first.unwrap_or(SCRIPT));
-        let (probe, other) = search.join().unwrap_or(Ok(None))?.unzip();
-        let other = other.flatten();
+        let (probe, other) = search.join().unwrap_or(Ok((None, None)))?;
         let dhcp = self.bound.dhcp(&self.state, probe.as_ref(), other, &mut files, watch)?;
         let Self { bound, state, confined, .. } = self;
         let dhcp = dhcp.map(|server| (server, probe));

@@ -85,7 +85,7 @@ fn the_server() {
     };
     let leases = Leases::new(at(100), at(149), &Default::default());
     let server = Dhcp { own, loaders, full: Some((network, leases)), cautious: None };
-    serve::dhcp::start(server, dhcp, &watch, Some(place.join("leases"))).unwrap();
+    serve::dhcp::start(server, dhcp, &watch, Some(place.join("leases")), None).unwrap();
     let files = Arc::new(files);
     serve::tftp::start(files.clone(), tftp, watch.clone(), &budget).unwrap();
     serve::http::start(files, http, watch.clone(), None, &budget).unwrap();
