@@ -301,6 +301,7 @@ mod tests {
     #[test]
     fn three_numbers_are_a_network() {
         let own = |prefix| net::Interface {
+            mac: None,
             name: "eth0".into(),
             address: Ipv4Addr::new(10, 0, 1, 21),
             prefix,
