@@ -95,6 +95,10 @@ const SWEEPS: &[Step] = &[
         let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
         cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
     }),
+    ("used blocks of file systems", || {
+        let words = ["test", "-p", "bellwether", "--features", "rooms", "--test", "used_blocks"];
+        cargo(&[&words[..], &["--", "--ignored", "sweep_"]].concat())
+    }),
 ];
 
 impl Test {
