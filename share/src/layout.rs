@@ -305,6 +305,11 @@ impl Layout {
         matches!(self.way, Way::Own(_))
     }
 
+    /// Whether it is a system's installer.
+    pub fn installs(&self) -> bool {
+        self.name.ends_with("installer")
+    }
+
     /// Whether the medium's own `/init` finds the root by this line, too.
     pub fn own_init_knows_nfs(&self) -> bool {
         matches!(self.way, Way::LiveBoot | Way::Casper | Way::Archiso)
@@ -439,7 +444,10 @@ fn fits(ours: &[String], word: &str) -> bool {
     let parse = |line: &str| cmdline::parse(line, &cmdline::Context::default());
     let (plain, more) = (ours.join(" "), format!("{} {word}", ours.join(" ")));
     let (plain, more) = (parse(&plain), parse(&more));
-    more.can_work() && more.root == plain.root && more.dialect == plain.dialect
+    more.can_work()
+        && more.root == plain.root
+        && more.dialect == plain.dialect
+        && more.handoff.init == plain.handoff.init
 }
 
 /// The directory of the live system's images if it is not the usual one.
@@ -604,7 +612,7 @@ mod tests {
         (
             "image.squashfs",
             "/boot/gentoo",
-            "root=/dev/ram0 looptype=squashfs loop=/image.squashfs cdroot",
+            "root=/dev/ram0 init=/linuxrc looptype=squashfs loop=/image.squashfs cdroot",
             "Gentoo",
             "bw.layers=image.squashfs",
         ),

@@ -214,7 +214,8 @@ fn prepare(
     if menu.entries.is_empty() {
         return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
     }
-    let first = order(&mut menu, &own, watch);
+    let installers: Vec<bool> = rows.iter().map(Layout::installs).collect();
+    let first = order(&mut menu, &installers, &own, watch);
     let row = rows.swap_remove(first);
     watch.ready(
         "medium",
@@ -381,6 +382,7 @@ const LINE_CHANGES: &[&str] = &[
     "preseed/url",
     "ocs_live_run",
     "bw.clone",
+    "coreos.inst.install_dev",
     "autoinstall",
 ];
 
@@ -397,13 +399,16 @@ fn changes_disks(entry: &Entry) -> bool {
 /// Puts the entry that starts by itself first, and says how long it waits: for ever when the
 /// medium's own menu would start none of those that are left, or waits with one that may change
 /// disks. Returns where the entry was.
-fn order(menu: &mut Menu, own: &Menu, watch: &Watch) -> usize {
+fn order(menu: &mut Menu, installers: &[bool], own: &Menu, watch: &Watch) -> usize {
+    let risky = |(n, entry): (usize, &Entry)| {
+        installers.get(n).copied().unwrap_or(false) || changes_disks(entry)
+    };
     let (mut start, mut seconds) = (menu.default, Some(3));
     if menu.other_default {
-        let harmless = menu.entries.iter().position(|entry| !changes_disks(entry));
+        let harmless = menu.entries.iter().enumerate().position(|it| !risky(it));
         seconds = harmless.and(seconds);
         start = harmless.unwrap_or(0);
-    } else if menu.entries.get(start).is_some_and(changes_disks) {
+    } else if menu.entries.get(start).is_some_and(|entry| risky((start, entry))) {
         // As the medium's own menu does it.
         seconds = own.timeout.map(|own| own.max(3));
     }
@@ -508,7 +513,7 @@ mod tests {
             let own = menu(default, timeout);
             let mut kept = own.clone();
             let rows = medium::keep(&mut kept, |entry| (entry.id != out).then(|| entry.id.clone()));
-            let start = order(&mut kept, &own, &Watch::new(|_| ()));
+            let start = order(&mut kept, &[], &own, &Watch::new(|_| ()));
             assert_eq!(
                 (kept.entries[0].id.as_str(), kept.timeout),
                 (first, waits),
@@ -519,7 +524,12 @@ mod tests {
         let own = menu(1, Some(60));
         let mut kept = own.clone();
         medium::keep(&mut kept, |entry| (entry.id == "wipe").then_some(()));
-        order(&mut kept, &own, &Watch::new(|_| ()));
+        order(&mut kept, &[], &own, &Watch::new(|_| ()));
+        assert_eq!(kept.timeout, None);
+        // An installer whose entry has a harmless name, where the medium's menu starts the disk.
+        let mut kept = Menu { other_default: true, ..menu(0, Some(60)) };
+        kept.entries.truncate(1);
+        order(&mut kept, &[true], &own, &Watch::new(|_| ()));
         assert_eq!(kept.timeout, None);
     }
 
