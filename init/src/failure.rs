@@ -81,6 +81,9 @@ pub fn out_of_time(machine: &mut Machine) -> ! {
     sys::process::exit(1)
 }
 
+/// What to do about an initramfs that is not what was made, whatever failed for it.
+const DAMAGED: &str = "the initramfs is damaged or cut short: copy it again, or build it anew";
+
 /// The screen: plan, step, candidates, remedy.
 fn show(machine: &mut Machine, failure: &Failure) {
     let (plan, line) = (machine.orders.plan, machine.orders.line);
@@ -95,8 +98,12 @@ fn show(machine: &mut Machine, failure: &Failure) {
     for disk in interrupted {
         log.say(Level::Verdict, &["  note:   ", &disk].concat());
     }
-    if !failure.remedy.is_empty() {
-        log.say(Level::Verdict, &format!("  remedy: {}", failure.remedy));
+    let remedy = match machine.damaged {
+        true => DAMAGED,
+        false => &failure.remedy,
+    };
+    if !remedy.is_empty() {
+        log.say(Level::Verdict, &format!("  remedy: {remedy}"));
     }
     for warning in &plan.warnings {
         // The one that the boot failed by is said above.

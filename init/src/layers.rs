@@ -319,7 +319,7 @@ impl Stack<'_> {
                 // Under an upper layer in memory: this session's changes go there.
                 Some((upper, _)) if persist.read_only => trees.push(upper),
                 Some((upper, work)) => match self.mount_union(trees, plan, &upper, &work, ROOT) {
-                    Ok(()) => return Ok(self.place(kept, "an overlay that is kept")),
+                    Ok(_) => return Ok(self.place(kept, "an overlay that is kept")),
                     Err(failed) if persist.required => return Err(failed),
                     Err(failed) => {
                         let why = failed.tried.first().map(|tried| tried.why.clone());
@@ -341,8 +341,8 @@ impl Stack<'_> {
             make_dir(dir, 0o755)
                 .map_err(|errno| Failure::new("make the root writable", dir, Shown(errno)))?;
         }
-        self.mount_union(trees, plan, &upper, &work, ROOT)?;
-        Ok(self.place(kept, "overlay"))
+        let kind = self.mount_union(trees, plan, &upper, &work, ROOT)?;
+        Ok(self.place(kept, kind))
     }
 
     /// Puts single directories that are kept in their places.
@@ -392,6 +392,7 @@ impl Stack<'_> {
         tmpfs(upper, MountFlags::NOATIME, &options).map_err(fail)
     }
 
+    /// Mounts the union that the plan names; returns the kind that it became.
     fn mount_union(
         &mut self,
         trees: &[String],
@@ -399,21 +400,21 @@ impl Stack<'_> {
         upper: &str,
         work: &str,
         target: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<&'static str, Failure> {
         let fail = |error| Failure::new("make the root writable", "the union", error);
         if plan.kind == UnionKind::Aufs {
             // The mount decides: no index of modules knows what a kernel has built in.
             self.machine.require("fs-aufs");
             match mount_aufs(trees, upper, &plan.options, target) {
                 Err(UnionError::Mount { errno: Errno::NODEV, .. }) => {}
-                mounted => return mounted.map_err(fail),
+                mounted => return mounted.map(|()| "aufs").map_err(fail),
             }
             self.machine.log.warn("aufs is not in this kernel; using overlayfs");
         }
         self.machine.require("overlay");
         // Options for aufs mean nothing to overlayfs.
         let options: &[String] = if plan.kind == UnionKind::Overlay { &plan.options } else { &[] };
-        mount_overlay(trees, Some((upper, work)), options, target).map_err(fail)
+        mount_overlay(trees, Some((upper, work)), options, target).map(|()| "overlay").map_err(fail)
     }
 
     /// A union over each of these directories of a read-only root.

@@ -85,6 +85,8 @@ pub struct Machine {
     /// The processes that keep network block devices, by the devices' numbers.
     #[cfg(feature = "full")]
     pub keepers: Vec<(u32, Child)>,
+    /// The initramfs is not what was made: it explains whatever fails later.
+    pub damaged: bool,
     drivers: Loader<'static>,
     uevents: Option<uevent::Socket>,
     /// Sorted.
@@ -128,7 +130,8 @@ impl Machine {
             watcher: None,
             #[cfg(feature = "full")]
             keepers: Vec::new(),
-            drivers: Loader::new(index, policy),
+            damaged: index.is_none(),
+            drivers: Loader::new(index.unwrap_or_else(Index::empty), policy),
             uevents,
             blocks: Vec::new(),
             block_changes: 0,
@@ -344,7 +347,10 @@ impl Machine {
                 {
                     self.log.detail(&error.to_string());
                 }
-                Event::Failed(error) => self.log.warn(&error.to_string()),
+                Event::Failed(error) => {
+                    self.damaged |= error.reason == Reason::Open(rustix::io::Errno::NOENT);
+                    self.log.warn(&error.to_string());
+                }
             }
         }
     }
@@ -390,18 +396,21 @@ fn in_kernel(top: &str, module: &str) -> bool {
         .any(|line| line.rsplit('\t').next() == Some(fs_type))
 }
 
-/// The index, or an empty one with a word why: a kernel with everything built
-/// in needs none.
-fn read_index(log: &mut Log) -> Index<'static> {
+/// The index; an empty one with a word why when there is none, for a kernel with
+/// everything built in needs none; nothing when it is damaged.
+fn read_index(log: &mut Log) -> Option<Index<'static>> {
     match sys::file::read_file(INDEX, MAX_INDEX) {
         Ok(bytes) => match Index::parse(bytes.leak()) {
-            Ok(index) => return index,
-            Err(error) => log.warn(&format!("{INDEX}: {error}; only built-in drivers serve")),
+            Ok(index) => return Some(index),
+            Err(error) => {
+                log.warn(&format!("{INDEX}: {error}; only built-in drivers serve"));
+                return None;
+            }
         },
         Err(errno) => log
             .warn(&format!("{INDEX}: {errno}; only built-in drivers serve", errno = Shown(errno))),
     }
-    Index::empty()
+    Some(Index::empty())
 }
 
 #[cfg(test)]

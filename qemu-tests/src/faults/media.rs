@@ -88,7 +88,7 @@ pub(super) const ROWS: &[Fault] = &[
             })?;
             with_initrd(lab, line, &spoilt)
         },
-        says: &["/lib/bellwether/modules.idx: ", "FAILED"],
+        says: &["/lib/bellwether/modules.idx: ", "FAILED", "the initramfs is damaged or cut short"],
         ends: Ends::Refuses,
         quick: false,
     },
