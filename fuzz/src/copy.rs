@@ -15,6 +15,10 @@ use clone::guard::Kept;
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::outcome::{Patience, Standing};
+use clone::pact::Key;
+use clone::room::manifest::Manifest;
+use clone::room::node::Node;
+use clone::room::wire::Line;
 use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::sender::{self, Sender};
 use clone::udpcast::wire::{ToReceiver, ToSender};
@@ -37,6 +41,8 @@ pub const TARGETS: &[Target] = &[
     target("dolly-plus-node", dolly_plus_node),
     target("dolly-plus-server", dolly_plus_server),
     target("ka-desc", ka_desc),
+    target("room-manifest", room_manifest),
+    target("room-line", room_line),
     target("dos-table", dos_table),
     target("p2v-nbd-server", p2v::nbd::fuzz),
     target("p2v-ssh-client", p2v::ssh::fuzz),
@@ -348,6 +354,38 @@ pub fn ka_desc(data: &[u8]) {
     match ka::desc::Desc::parse(text) {
         Ok(desc) => assert_eq!(ka::desc::Desc::parse(&desc.text()), Ok(desc)),
         Err(error) => drop(error.to_string()),
+    }
+}
+
+/// A manifest. What is understood is written as it was, and its chunks are its used bytes.
+pub fn room_manifest(data: &[u8]) {
+    let Ok(manifest) = Manifest::read(data) else { return };
+    assert_eq!(manifest.bytes(), data);
+    let layout = &manifest.layout;
+    let used = layout.disks.iter().flat_map(|disk| &disk.used).map(|extent| extent.length);
+    assert_eq!(used.sum::<u64>(), layout.used());
+    for chunk in (0..layout.count().min(64)).filter_map(|n| layout.chunk(n)) {
+        let bytes: u64 = layout.pieces(chunk).map(|piece| piece.length).sum();
+        assert_eq!(bytes, u64::from(chunk.bytes));
+    }
+}
+
+/// A connection of a room, at either end, with and without a key: the first byte says which.
+pub fn room_line(data: &[u8]) {
+    let Some((how, bytes)) = data.split_first() else { return };
+    let key = (how & 1 != 0).then(|| Key::new("0123456789abcdef")).flatten();
+    let mut line = Line::new(key, [1; 10], how & 2 != 0);
+    let mut messages = Vec::new();
+    for some in bytes.chunks(usize::from(how >> 2) + 1) {
+        if line.heard(some, &mut messages).is_err() {
+            break;
+        }
+    }
+    let mut node = Node::new("fuzz", 1);
+    node.joined(0);
+    for message in messages {
+        let _ = node.heard(0, message, Duration::ZERO);
+        while node.act().is_some() {}
     }
 }
 

@@ -198,6 +198,12 @@ impl Golden {
         Ok(())
     }
 
+    /// Whether this connection is that of a machine.
+    #[must_use]
+    pub fn knows(&self, peer: Peer) -> bool {
+        self.seats.iter().any(|seat| seat.peer == Some(peer))
+    }
+
     /// Begins with who is there.
     pub fn start(&mut self, now: Duration) {
         if self.started.is_none() {

@@ -187,8 +187,12 @@ impl Room {
                             golden.gone(peer, now);
                         }
                     }
-                    Event::Down(peer, why) => {
-                        world.say(Level::Detail, &format!("a connection has ended: {why}"));
+                    Event::Down(peer, from, why) => {
+                        if golden.knows(peer) {
+                            world.say(Level::Detail, &format!("a connection has ended: {why}"));
+                        } else {
+                            strangers.meet(from, &why, world);
+                        }
                         golden.gone(peer, now);
                     }
                 }
@@ -424,11 +428,15 @@ impl<'h> Receiver<'h> {
                     self.node.gone(peer);
                 }
             }
-            Event::Down(peer, why) => {
+            Event::Down(peer, _, why) => {
                 if self.sender == Some(peer) {
                     self.sender = None;
                     if self.node.ended().is_none() {
-                        let text = format!("the connection to the sender has ended: {why}");
+                        let key = match self.node.manifest() {
+                            None => "; has it the same key (bw.clone.key= or --key), or none?",
+                            Some(_) => "",
+                        };
+                        let text = format!("the connection to the sender has ended: {why}{key}");
                         world.say(Level::News, &text);
                     }
                     // Another may have the copy now.

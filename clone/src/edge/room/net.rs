@@ -50,7 +50,7 @@ pub enum Event {
     /// It said this.
     Said(Peer, Message),
     /// The connection has ended.
-    Down(Peer, String),
+    Down(Peer, Ipv4Addr, String),
 }
 
 /// All connections.
@@ -171,8 +171,9 @@ impl Net {
             }
         }
         for (peer, why) in ended {
-            self.conns.remove(&peer);
-            events.push(Event::Down(peer, why));
+            if let Some(conn) = self.conns.remove(&peer) {
+                events.push(Event::Down(peer, conn.ip, why));
+            }
         }
         events
     }
