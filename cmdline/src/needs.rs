@@ -423,6 +423,7 @@ mod tests {
             ("bw.root=nvme:10.0.0.1/nqn.x", true, "needs NVMe over TCP,"),
             ("bw.root=cifs://10.0.0.1/x", true, "needs CIFS shares,"),
             ("bw.root=LABEL=x bw.clone=dolly bw.disk=/dev/sda", true, "a copy of a disk,"),
+            ("bw.root=LABEL=x bw.clone bw.disk=/dev/sda", true, "a copy of a disk,"),
             ("bw.root=LABEL=x bw.snapshot=ram:64M", true, "needs device-mapper snapshots,"),
             ("bw.root=initramfs", true, "inside the initramfs,"),
             ("bw.root=LABEL=x bw.persist=LABEL=y,required", true, "needs keeping changes,"),
