@@ -75,7 +75,13 @@ const ON_A_DRIVE: &str =
     "its own initramfs looks for the medium on a drive and will not find it over the network";
 
 /// What fits no row, with an image that may be the root.
-const SOME_IMAGE: Layout = Layout { name: "unknown layout", way: Way::Images(&[]), ..ROW };
+const SOME_IMAGE: Layout = Layout {
+    name: "unknown layout",
+    way: Way::Images(&[]),
+    note: "no layout that is known: clients start our /init with the largest image on the medium as \
+           their root; --append bw.image=PATH names another, --own-init leaves the medium its own",
+    ..ROW
+};
 /// The medium is the root file system itself, or the line says where it is.
 pub const ROOT: Layout = Layout { name: "layout of its own", way: Way::Medium(&[]), ..ROW };
 /// What fits no row and has no such image.
@@ -223,6 +229,8 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "Gentoo",
         files: &["/image.squashfs"],
+        // The name of its initramfs's /init, and no program of the root.
+        without: &["init"],
         way: Way::Images(&["/image.squashfs"]),
         ..ROW
     },

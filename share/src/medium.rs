@@ -33,6 +33,8 @@ const MENUS: &[(Dialect, &str)] = &[
     (Dialect::Syslinux, "/syslinux.cfg"),
     (Dialect::Syslinux, "/*/*/syslinux.cfg"),
     (Dialect::Syslinux, "/*/*/isolinux.cfg"),
+    (Dialect::Syslinux, "/syslinux/isolinux.cfg"),
+    (Dialect::Syslinux, "/*/boot/*linux/*.cfg"),
     (Dialect::Grub, "/*/boot/grub/grub.cfg"),
     (Dialect::Grub, "/*/*/grub.cfg"),
     (Dialect::Grub, "/grub.cfg"),
