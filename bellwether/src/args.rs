@@ -339,6 +339,11 @@ pub struct Share {
     #[argh(switch)]
     pub no_ipxe: bool,
 
+    /// iPXE's release, ipxeboot.tar.gz: UEFI machines get its signed shim and iPXE, which work
+    /// with Secure Boot on beside another DHCP server
+    #[argh(option, arg_name = "file")]
+    pub ipxe: Option<PathBuf>,
+
     /// print what happens as JSON, a line each
     #[argh(switch)]
     pub json: bool,

@@ -70,6 +70,7 @@ pub fn run(what: &Share) -> Result<(), Failure> {
         append: what.append.clone().unwrap_or_default(),
         init,
         no_ipxe: what.no_ipxe,
+        ipxe: what.ipxe.clone(),
         state,
         keep_settings: what.keep_settings,
         settings_limit: what.settings_limit,

@@ -330,6 +330,19 @@ impl Menu {
     /// # Errors
     /// See [`Menu::check`]; also for `${` in a command line, which iPXE would expand.
     pub fn to_ipxe(&self) -> Result<String, MenuError> {
+        self.to_ipxe_with(|_| Vec::new())
+    }
+
+    /// The menu for iPXE, in which an entry has the shims that check its kernel with Secure Boot
+    /// on: pairs of iPXE's name of the architecture and a path. An iPXE without the command, or
+    /// with Secure Boot off, goes on without.
+    ///
+    /// # Errors
+    /// As [`Menu::to_ipxe`].
+    pub fn to_ipxe_with(
+        &self,
+        shims: impl Fn(&Entry) -> Vec<(&'static str, String)>,
+    ) -> Result<String, MenuError> {
         self.check()?;
         for entry in &self.entries {
             for (text, what) in [(&entry.append, "the command line"), (&entry.title, "the title")] {
@@ -373,6 +386,9 @@ impl Menu {
             let _ = writeln!(out, " BOOTIF=01-${{netX/mac:hexhyp}} {}", entry.append);
             for path in &entry.initrd {
                 let _ = writeln!(out, "initrd {path}");
+            }
+            for (arch, path) in shims(entry) {
+                let _ = writeln!(out, "iseq ${{buildarch}} {arch} && shim {path} ||");
             }
             out.push_str("boot\n");
         }

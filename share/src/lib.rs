@@ -13,6 +13,7 @@ pub mod event;
 pub mod files;
 pub mod http;
 pub mod initrd;
+pub mod ipxe;
 pub mod iso;
 pub mod layout;
 pub mod limits;

@@ -279,11 +279,27 @@ fn first_commands(wanted: &Wanted) -> String {
     format!("{quick}set root=tftp,{}\nconfigfile /grub/grub.cfg\n", wanted.tftp)
 }
 
+/// iPXE's name of an architecture, and the name of the shim on media.
+const SHIMS_OF_MEDIA: [(&str, &str); 2] = [("x86_64", "BOOTX64.EFI"), ("arm64", "BOOTAA64.EFI")];
+
 /// Adds the menu in all three languages to the served files.
 ///
 /// # Errors
 /// [`MenuError`] when a text cannot be written in one of the languages.
 pub fn add_menu(menu: &Menu, files: &mut Files) -> Result<(), MenuError> {
+    // A kernel that its distribution signed is checked by the shim on its medium.
+    let ipxe = menu.to_ipxe_with(|entry| {
+        let kernel = entry.kernel.strip_prefix("/boot").unwrap_or(&entry.kernel);
+        let medium = kernel.split('/').nth(1).unwrap_or_default();
+        let path = |(arch, name): &(&'static str, &str)| {
+            let places = [
+                format!("/{medium}/EFI/BOOT/{name}"),
+                format!("/{medium}/efi/boot/{}", name.to_lowercase()),
+            ];
+            Some((*arch, places.into_iter().find(|path| files.find(path).is_some())?))
+        };
+        SHIMS_OF_MEDIA.iter().filter_map(path).collect()
+    })?;
     let mut add = |path: &str, text: String| {
         files.add(path, File::memory(text.into_bytes()).at(Stage::Menu));
     };
@@ -293,7 +309,7 @@ pub fn add_menu(menu: &Menu, files: &mut Files) -> Result<(), MenuError> {
     for path in ["/grub/grub.cfg", "/boot/grub/grub.cfg", "/EFI/BOOT/grub.cfg", "/grub.cfg"] {
         add(path, grub.clone());
     }
-    add("/boot.ipxe", menu.to_ipxe()?);
+    add("/boot.ipxe", ipxe);
     Ok(())
 }
 

@@ -40,6 +40,8 @@ pub struct Options {
     pub init: Option<Vec<u8>>,
     /// Firmware that is iPXE gets a boot loader, too.
     pub no_ipxe: bool,
+    /// iPXE's release for Secure Boot, `ipxeboot.tar.gz`.
+    pub ipxe: Option<PathBuf>,
     /// Where leases are kept.
     pub state: PathBuf,
     /// Every client has a disk of its own here, below `state`, for its changes.

@@ -2,7 +2,7 @@
 
 use crate::beneath::Directory;
 use crate::budget::{self, Budget};
-use crate::dhcp::client::Loaders;
+use crate::dhcp::client::{Arch, Loaders};
 use crate::dhcp::lease::{Leases, range};
 use crate::dhcp::server::{Cautious, Network, PXE_PORT, Server as Dhcp};
 use crate::disk::access::{Disks, OWN_DISK};
@@ -18,7 +18,7 @@ use crate::nfs::{Export, Server as Nfs};
 use crate::options::{Behind, DhcpMode, Options};
 use crate::page::Page;
 use crate::probe::{self, Probe, Sign};
-use crate::{loaders, nbd, privileges, serve};
+use crate::{ipxe, loaders, nbd, privileges, serve};
 use cpio_builder::menu::Menu;
 use nix::unistd::geteuid;
 use std::io;
@@ -168,6 +168,7 @@ impl<'o> Bound<'o> {
         let sources = Sources::open(options, confined && geteuid().is_root())?;
         let room = options.room.as_ref().map(|room| Directory::open(&room.directory));
         let room = room.transpose()?;
+        let ipxe = options.ipxe.as_deref().map(ipxe::open).transpose()?;
         let mut state = options.state.clone();
         if confined {
             let leases =
@@ -175,7 +176,7 @@ impl<'o> Bound<'o> {
             let keeps = (options.keep_settings || leases).then_some(state.as_path());
             state = privileges::drop_root(keeps)?.unwrap_or(state);
         }
-        Ok(Opened { bound: self, sources, room, state, confined })
+        Ok(Opened { bound: self, sources, room, ipxe, state, confined })
     }
 }
 
@@ -185,6 +186,8 @@ struct Opened<'o> {
     sources: Sources,
     /// The directory of [`Options::room`].
     room: Option<Directory>,
+    /// The archive of [`Options::ipxe`].
+    ipxe: Option<Vec<u8>>,
     /// Where leases and settings are kept, as this process reaches it.
     state: PathBuf,
     /// The process is for this session alone.
@@ -228,7 +231,12 @@ impl<'o> Opened<'o> {
         };
         let first = format!("http://{}{}", at.http, first.unwrap_or(SCRIPT));
         let (probe, other) = search.join().unwrap_or(Ok((None, None)))?;
-        let dhcp = self.bound.dhcp(&self.state, probe.as_ref(), other, &mut files, watch)?;
+        let ipxe = match &self.ipxe {
+            Some(archive) => ipxe::add(archive, at.http, SCRIPT, &mut files)?,
+            None => Vec::new(),
+        };
+        let found = (probe.as_ref(), other);
+        let dhcp = self.bound.dhcp(&self.state, found, &ipxe, &mut files, watch)?;
         let Self { bound, state, confined, .. } = self;
         let dhcp = dhcp.map(|server| (server, probe));
         Ok(Prepared { bound, files, menu, exports, images, store, dhcp, first, state, confined })
@@ -241,8 +249,8 @@ impl Bound<'_> {
     fn dhcp(
         &self,
         state: &Path,
-        probe: Option<&Probe>,
-        other: Option<Sign>,
+        (probe, other): (Option<&Probe>, Option<Sign>),
+        ipxe: &[(Arch, String)],
         files: &mut Files,
         watch: &Watch,
     ) -> Result<Option<Dhcp>, Error> {
@@ -252,7 +260,13 @@ impl Bound<'_> {
         let proxy = mode == DhcpMode::Proxy;
         let may_change = options.dhcp == DhcpMode::Auto && !proxy;
         let wanted = loaders::Wanted { http: Some(self.at.http), tftp: own, proxy, may_change };
-        let found = loaders::add(files, &wanted);
+        let mut found = loaders::add(files, &wanted);
+        for (arch, path) in ipxe {
+            for loaders in [&mut found.loaders, &mut found.beside] {
+                loaders.retain(|(other, _)| other != arch);
+                loaders.push((*arch, path.clone()));
+            }
+        }
         for text in &found.missing {
             watch.tell(&Event::Warning(text.clone()));
         }
