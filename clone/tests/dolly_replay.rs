@@ -304,3 +304,41 @@ fn server_of_0_72_with_password() {
 fn a_wrong_password_is_not_the_recorded_proof() {
     as_server("dolly-0.72-password", Some("goat"));
 }
+
+/// An old server is told of a lost copy in the only words it has: each old client sends on the
+/// length that it is told, and the server compares that with its own.
+#[test]
+fn a_lost_copy_is_acknowledged_by_another_length() {
+    for (own, behind, acknowledges) in
+        [(Err("no space left"), 64u64, 0u64), (Ok(()), 64, 64), (Ok(()), 0, 0)]
+    {
+        let now = Duration::ZERO;
+        let options = client::Options {
+            names: vec!["a".to_owned()],
+            password: None,
+            nonce: [7; 32],
+            patience: Patience::default(),
+        };
+        let mut core = Client::new(options, now);
+        let text = "infile /i\noutfile /o\nserver s\nfirstclient a\nlastclient b\nclients 2\na\nb\nendconfig\n";
+        core.step(client::Input::Parent(text.as_bytes()), now).unwrap();
+        core.step(client::Input::Connected(1), now).unwrap();
+        core.step(client::Input::Child(1, b"Host got parameters 'b'.\nHost ready 'b'.\n"), now)
+            .unwrap();
+        core.step(client::Input::Parent(&64u64.to_le_bytes()), now).unwrap();
+        core.step(client::Input::Received(64), now).unwrap();
+        while core.output().is_some() {}
+        let kept = || Kept::unread(Meter::default().digest());
+        core.step(client::Input::Stored(own.map(|()| kept())), now).unwrap();
+        let ended = core.step(client::Input::Child(1, &behind.to_le_bytes()), now);
+        assert_eq!(ended.is_err(), own.is_err(), "another's loss is not its own: {ended:?}");
+        let said: Vec<u8> = std::iter::from_fn(|| core.output())
+            .filter_map(|output| match output {
+                client::Output::ToParent(bytes) => Some(bytes),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        assert_eq!(said, acknowledges.to_le_bytes());
+    }
+}

@@ -153,6 +153,8 @@ pub struct Client {
     /// When the server is next told that this node still works on its copy.
     works: Duration,
     failure: Option<Error>,
+    /// What an old chain acknowledges in the place of the length: a node behind has no copy.
+    missing: Option<u64>,
     moved: Duration,
     out: VecDeque<Output>,
     hosts: usize,
@@ -184,6 +186,7 @@ impl Client {
             own: None,
             works: now,
             failure: None,
+            missing: None,
             moved: now,
             out: VecDeque::new(),
             hosts: 0,
@@ -608,12 +611,10 @@ impl Client {
             return Ok(());
         }
         if let Some(ack) = child.buffer.first_chunk::<8>() {
-            if Some(u64::from_le_bytes(*ack)) != self.length {
-                return Err(Error::Peer {
-                    protocol: NAME,
-                    peer: "the next node".to_owned(),
-                    why: "it acknowledges another length than was sent",
-                });
+            let ack = u64::from_le_bytes(*ack);
+            if Some(ack) != self.length {
+                // A node behind has no copy. This one's is not worse for it.
+                self.missing = Some(ack);
             }
             child.acknowledged = true;
         }
@@ -741,7 +742,12 @@ impl Client {
             if (reported || acknowledged)
                 && let Some(failure) = self.failure.take()
             {
-                // To an old parent the silence says it.
+                // An old parent acknowledges for a silent node. It sends on whatever length it is
+                // told, and the old server compares that with its own.
+                if !reported {
+                    let wrong = if self.length == Some(0) { u64::MAX } else { 0 };
+                    self.out.push_back(Output::ToParent(wrong.to_le_bytes().to_vec()));
+                }
                 self.state = State::Finished;
                 return Err(failure);
             }
@@ -757,7 +763,7 @@ impl Client {
                 }
             } else if acknowledged {
                 self.state = State::Finished;
-                let length = self.length.unwrap_or(0);
+                let length = self.missing.or(self.length).unwrap_or(0);
                 self.out.push_back(Output::ToParent(length.to_le_bytes().to_vec()));
                 self.out.push_back(Output::Finished { verified: false });
             }

@@ -23,6 +23,8 @@ use core::time::Duration;
 const PARENT_TRIES: u32 = 3;
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// How long a node that has failed waits for those behind it.
+const STAYS: Duration = Duration::from_secs(20);
 /// The window, and room for what is on its way.
 const RING: usize = WINDOW as usize + (2 << 20);
 
@@ -236,7 +238,7 @@ fn receive(
         let _ = waiter.wait(limit);
         let went = node.round(&data, &answers, &mut buffer);
         if went.is_err() || node.finished.is_some() {
-            node.farewell(&mut buffer);
+            node.farewell(went.is_err(), &mut buffer);
             went?;
             let equal = node.finished.unwrap_or(false);
             return Ok(Received::of(&[node.keep.kept()], equal, node.core.server()));
@@ -373,14 +375,23 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// Lets those behind have the rest, and the server read the last words.
-    fn farewell(&mut self, buffer: &mut [u8]) {
+    /// Lets those behind have the rest, and the server read the last words. A node that has
+    /// `failed` keeps its place until the one behind has closed its connection, and has had the
+    /// time to say so: an old server that hears of the failure first sends that one back to
+    /// another parent, which is done, and all wait for ever.
+    fn farewell(&mut self, failed: bool, buffer: &mut [u8]) {
         let _ = self.outputs();
-        let until = self.world.now() + FAREWELL;
+        let mut stays = failed && self.complete && !self.children.0.is_empty();
+        let mut until = self.world.now() + if stays { STAYS } else { FAREWELL };
         while self.world.now() < until {
             self.children.pump(&self.ring, self.complete, buffer);
             let said = self.control.as_mut().is_none_or(|c| c.flush() != Ok(false));
-            if said && (!self.complete || self.children.all_ended()) {
+            let alone = self.children.0.is_empty();
+            if stays && alone {
+                (stays, until) = (false, self.world.now() + FAREWELL);
+            }
+            let late = failed && self.complete;
+            if said && !late && (!self.complete || self.children.all_ended()) {
                 break;
             }
             let _ = Waiter::default().wait(SOON);
