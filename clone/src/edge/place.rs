@@ -54,6 +54,9 @@ pub struct Place {
     cached: Option<OwnedFd>,
     /// A file that is made longer at the end, and keeps its content.
     grows: bool,
+    /// The length of a file that had to be there. It keeps the rest of its content, and does not
+    /// stay as long as the mark that stood in it.
+    had: Option<u64>,
     buffer: Vec<u8>,
     dirty: u64,
 }
@@ -108,7 +111,9 @@ impl Place {
         let reads = reader(&fd);
         let (path, buffer) = (path.to_owned(), Vec::new());
         let (fresh, cached, grows) = (!block && !existing, None, false);
-        Ok(Self { fd, path, room, block, fresh, reads, cached, grows, buffer, dirty: 0 })
+        let had = before.filter(|_| !block && existing);
+        let had = had.map(|stat| u64::try_from(stat.st_size).unwrap_or(0));
+        Ok(Self { fd, path, room, block, fresh, reads, cached, grows, had, buffer, dirty: 0 })
     }
 
     /// As [`Place::open`], but a file keeps what it has: a copy may go on there.
@@ -213,7 +218,8 @@ impl Media for Place {
 
     fn end(&mut self, length: u64) -> Result<(), Trouble> {
         let short = |fd| fstat(fd).is_ok_and(|s| u64::try_from(s.st_size).unwrap_or(0) < length);
-        match self.fresh || self.grows && short(&self.fd) {
+        let length = self.had.map_or(length, |had| had.max(length));
+        match self.fresh || self.had.is_some() || self.grows && short(&self.fd) {
             true => ftruncate(&self.fd, length).map_err(|e| self.failed("cannot be ended", e)),
             false => Ok(()),
         }
@@ -458,6 +464,20 @@ mod tests {
         place.end(PAGE as u64).unwrap();
         let wanted = [&[0; PAGE], &old[PAGE..2 * PAGE], &[0; PAGE], &old[3 * PAGE..]].concat();
         assert!(std::fs::read(&file.0).unwrap() == wanted);
+    }
+
+    /// The classic dolly writes to files that are there, often empty ones; the mark is longer than
+    /// a short copy.
+    #[test]
+    fn a_short_copy_in_a_file_that_is_there_is_not_as_long_as_the_mark() {
+        for (old, length) in [(0, PAGE + 1), (PAGE, PAGE + 1), (3 * PAGE, 3 * PAGE)] {
+            let file = Temporary::new("short", &noise(old));
+            let mut place = Place::open(file.path(), true).unwrap();
+            place.begin().unwrap();
+            place.write(0, &noise(8 * PAGE)).unwrap();
+            place.end((PAGE + 1) as u64).unwrap();
+            assert_eq!(std::fs::metadata(&file.0).unwrap().len(), length as u64, "had {old}");
+        }
     }
 
     #[test]
