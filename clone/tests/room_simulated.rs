@@ -373,7 +373,11 @@ fn an_equal_disk_gets_and_writes_nothing_and_a_changed_one_what_differs() {
     world.run(400);
     (1..=2).for_each(|at| world.good(at));
     assert_eq!(*equal_writes.borrow(), 0);
-    assert_eq!(world.machines[1].node.came, u64::from(CHUNK), "one chunk, from whoever has it");
+    assert_eq!(
+        world.machines[1].node.came,
+        u64::from(CHUNK),
+        "one chunk, from a machine that has it"
+    );
     assert!(world.golden.sent() <= 1);
 }
 
@@ -480,7 +484,7 @@ fn a_bad_disk_is_never_called_verified_and_keeps_the_mark() {
     assert!(clone::mark::Mark::read(&disk.borrow()[..512]).is_some());
 }
 
-/// A chunk of another copy, or with other bytes, is not written, whoever sends it.
+/// A chunk of another copy, or with other bytes, is not written, from any sender.
 #[test]
 fn what_is_not_of_this_copy_is_refused() {
     let world = World::new(1);

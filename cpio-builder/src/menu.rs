@@ -549,7 +549,7 @@ impl Syslinux {
         self.file(text, load, 0)?;
         self.end_entry()?;
         if !self.levels.first().is_some_and(|root| root.ui || root.program) && !self.prompt {
-            // Without a menu and a prompt, SYSLINUX waits for nobody.
+            // Without a menu and a prompt, SYSLINUX does not wait.
             self.menu.timeout = Some(0);
         }
         let mut next = 0;

@@ -432,9 +432,9 @@ impl<'a> Reader<'a> {
         let truncated = || NewcError::Truncated { offset, near: near() };
         let header = || NewcError::Header { offset, near: near() };
         let rest = self.bytes.get(offset..).unwrap_or_default();
-        // The kernel does not miss a trailer at the end.
-        if offset > 0 && rest.iter().all(|byte| *byte == 0) {
-            self.at = self.bytes.len();
+        // The kernel does not miss a trailer at the end. Zeros in its place are for it a header
+        // that is none, and it reads nothing behind them.
+        if offset > 0 && rest.is_empty() {
             return Ok(None);
         }
         let magic = rest.get(..6).ok_or_else(truncated)?;

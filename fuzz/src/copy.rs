@@ -17,7 +17,7 @@ use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::outcome::{Patience, Standing};
 use clone::pact::Key;
 use clone::room::manifest::Manifest;
-use clone::room::node::Node;
+use clone::room::node::Node as RoomNode;
 use clone::room::wire::Line;
 use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::sender::{self, Sender};
@@ -381,7 +381,7 @@ pub fn room_line(data: &[u8]) {
             break;
         }
     }
-    let mut node = Node::new("fuzz", 1);
+    let mut node = RoomNode::new("fuzz", 1);
     node.joined(0);
     for message in messages {
         let _ = node.heard(0, message, Duration::ZERO);

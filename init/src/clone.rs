@@ -521,11 +521,10 @@ mod tests {
     #[test]
     fn every_protocol_of_a_line_has_a_receiver() {
         for protocol in &cmdline::plan::CLONE_PROTOCOLS {
+            // Another crate of the workspace may have turned the room's feature of `clone` on.
             let own = cfg!(feature = "room") || protocol.name != "room";
-            assert_eq!(edge::receiver(protocol.name).is_some(), own, "{}", protocol.name);
+            assert!(edge::receiver(protocol.name).is_some() || !own, "{}", protocol.name);
         }
-        let rooms = usize::from(!cfg!(feature = "room"));
-        assert_eq!(edge::RECEIVERS.len() + rooms, cmdline::plan::CLONE_PROTOCOLS.len());
     }
 
     #[test]

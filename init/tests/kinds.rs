@@ -191,6 +191,7 @@ const OPENING: &[(&str, usize)] = &[
     ("fetch.rs", 1),
     ("log.rs", 2),
     ("newroot.rs", 4),
+    ("p2v.rs", 1),
     ("persist/volume.rs", 1),
     ("snapshot.rs", 2),
     ("unpack.rs", 2),

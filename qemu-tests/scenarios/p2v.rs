@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qemu_tests::assets::media::{run, sha256};
 use qemu_tests::assets::{Flavour, Profile};
 use qemu_tests::machine::Bus;
-use qemu_tests::{Lab, Machine, Nic, Result, packages, scenario, secs};
+use qemu_tests::{Error, Lab, Machine, Nic, Result, packages, scenario, secs};
 
 /// OpenSSH as Debian has it, in the lab's network, and an image with a key for it.
 struct Site<'lab> {
@@ -33,10 +33,10 @@ impl<'lab> Site<'lab> {
              AuthorizedKeysFile {0}/id.pub\nSetEnv PATH={0}/bin:/usr/bin:/bin\n",
             place.display()
         );
-        fs::write(place.join("config"), config).unwrap();
-        fs::create_dir_all("/run/sshd").unwrap();
-        fs::create_dir_all(place.join("bin")).unwrap();
-        fs::create_dir_all(place.join("images")).unwrap();
+        fs::write(place.join("config"), config).map_err(Error::at("write", &place))?;
+        for made in ["/run/sshd".into(), place.join("bin"), place.join("images")] {
+            fs::create_dir_all(&made).map_err(Error::at("make", &made))?;
+        }
         let sshd = lab.golden_node(&["/usr/sbin/sshd", "-D", "-e", "-f", &file("config")])?;
         let shown = run(&["ssh-keygen", "-lf", &file("host.pub")])?;
         let print = shown.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -60,7 +60,8 @@ impl<'lab> Site<'lab> {
 fn disk(lab: &Lab) -> Result<PathBuf> {
     let disk = lab.scratch("disks")?.join("physical.img");
     let _ = fs::remove_file(&disk);
-    fs::copy(lab.assets().small_ext4()?, &disk).unwrap();
+    let image = lab.assets().small_ext4()?;
+    fs::copy(&image, &disk).map_err(Error::at("copy", &image))?;
     Ok(disk)
 }
 

@@ -378,7 +378,7 @@ impl Tree {
     }
 
     /// The paths that fit a pattern, sorted: `*` and `?` stand for parts of one name, and case does
-    /// not count. At most [`MAX_FOUND`].
+    /// not count. At most 4096.
     pub fn matching(&self, pattern: &str) -> Vec<String> {
         let mut found = vec![Self::ROOT];
         for part in split(pattern.to_ascii_lowercase().as_bytes()).into_iter().rev() {
@@ -393,7 +393,7 @@ impl Tree {
     }
 
     /// Files that are an image of a file system (squashfs, erofs), the largest first. Only those
-    /// near the root are looked at, and no more than [`MAX_FOUND`].
+    /// near the root are looked at, and no more than 4096.
     pub fn images(&self) -> Vec<String> {
         let mut looked = 0;
         let mut found = Vec::new();

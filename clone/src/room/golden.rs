@@ -3,7 +3,7 @@
 //! Machines stand in a tree whose root is the sender: at first a chain in the order in which
 //! they came. One that comes late goes to the end of the chain. When a machine cannot go on with
 //! the one before it, it goes to the one before that, and at last to the sender: so there is
-//! always somebody who has, or will have, what is missing.
+//! always a machine that has, or will have, what is missing.
 
 use super::bits::Bits;
 use super::manifest::Manifest;
@@ -280,7 +280,7 @@ impl Golden {
         self.leave(at, false);
     }
 
-    /// Nobody is behind it any more, and it is nobody's.
+    /// No copy is behind it any more, and it is behind none.
     fn leave(&mut self, at: usize, and_children: bool) {
         let parent = self.seats.get(at).and_then(|seat| seat.parent);
         if self.tail == Some(at) {
@@ -318,7 +318,7 @@ impl Golden {
         some
     }
 
-    /// Whether nobody needs this machine: all are there that were wanted, and each has ended, or
+    /// Whether no copy needs this machine: all are there that were wanted, and each has ended, or
     /// was gone for so long.
     #[must_use]
     pub fn over(&self, patience: Duration, now: Duration) -> bool {

@@ -22,7 +22,7 @@ const STALLED: Duration = Duration::from_secs(20);
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Up {
-    /// Nobody, and the sender has not said more.
+    /// No machine, and the sender has not said more.
     None,
     /// A connection is being made.
     Dialled,
@@ -49,7 +49,7 @@ pub struct Node {
     moved: Duration,
     told: Duration,
     serve: Serve,
-    /// Whoever asked before the disk was looked at.
+    /// The machines that asked before the disk was looked at.
     early: Vec<(Peer, Vec<u8>)>,
     verdict: Option<Verdict>,
     finishing: bool,
@@ -347,7 +347,7 @@ impl Node {
         some
     }
 
-    /// Whether somebody takes chunks from here.
+    /// Whether another copy takes chunks from here.
     #[must_use]
     pub fn serves(&self) -> bool {
         self.serve.busy()

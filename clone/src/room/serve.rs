@@ -1,7 +1,7 @@
 //! Handing out chunks: who wants which, and what is at hand.
 //!
 //! A chunk that has just come goes on from memory. The oldest leaves memory for the next one; who
-//! was too slow for it gets it from the disk later. So nobody waits for a slow machine.
+//! was too slow for it gets it from the disk later. So no machine waits for a slow one.
 
 use super::bits::Bits;
 use super::manifest::Manifest;
@@ -44,7 +44,7 @@ impl Serve {
         self.wants.retain(|wants| wants.peer != peer);
     }
 
-    /// Whether somebody wants a chunk.
+    /// Whether a machine wants a chunk.
     #[must_use]
     pub fn busy(&self) -> bool {
         self.wants.iter().any(|wants| !wants.bits.is_empty())

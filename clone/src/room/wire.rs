@@ -51,7 +51,7 @@ pub enum Message {
     From(Option<SocketAddrV4>),
     /// A copy to the sender: the machine that it was to take chunks from is of no use.
     Lost,
-    /// To whoever has chunks: all that are wanted, instead of those that were.
+    /// To a machine that has chunks: all that are wanted, instead of those that were.
     Want {
         /// The session.
         session: [u8; 16],
@@ -62,7 +62,7 @@ pub enum Message {
     Chunk(Piece),
     /// A copy to the sender: how its copy ended.
     Done(Verdict),
-    /// The sender to a copy: nobody needs it any more; or why it is refused.
+    /// The sender to a copy: no copy needs it any more; or why it is refused.
     End(String),
     /// I am there.
     Ping,
