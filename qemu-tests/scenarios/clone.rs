@@ -70,6 +70,36 @@ fn udpcast_to_a_disk_that_boots() {
     });
 }
 
+/// Only what is in use of a disk, to one machine with an empty disk and one whose disk has the
+/// copy already: the first boots from it, and to the second nothing is sent.
+#[test]
+fn used_bytes_to_a_room() {
+    scenario("clone-used-bytes", |lab| {
+        let golden = lab.scratch("golden")?.join("golden.img");
+        std::fs::copy(lab.assets().small_ext4()?, &golden)
+            .map_err(qemu_tests::Error::at("copy to", &golden))?;
+        let disk = empty_disk(lab, "copy.img", 48)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let file = golden.to_string_lossy().into_owned();
+        let program = qemu_tests::assets::bellwether()?.to_string_lossy().into_owned();
+        let line = "bw.clone bw.clone.timeout=120 bw.clone.then=poweroff";
+        for sends in [true, false] {
+            let machine = node(lab, &disk, line)?.start()?;
+            machine.expect("OVERWRITES /dev/vda", secs(90))?;
+            let sent = lab.run(&[&program, "clone", "send", "-q", &file])?;
+            machine.expect("copy complete", secs(120))?;
+            machine.expect("powering off", secs(20))?;
+            machine.wait_off(secs(20))?;
+            assert!(sent.contains("verified"), "{sent}");
+            let screen = machine.transcript();
+            let told = screen.lines().find(|line| line.contains("chunks were on the disk; "));
+            let told = told.unwrap_or(&screen);
+            assert_eq!(told.contains("; 0 B came"), !sends, "{told}");
+        }
+        boots(lab, &disk).map(drop)
+    });
+}
+
 /// A disk too small is reported by its name, nothing is called complete, and the
 /// machine starts over after the tries it was given.
 #[test]
