@@ -63,12 +63,13 @@ pub static SCRIPT: Program = Program {
 
 /// What machines can boot: a label, what people read, the kernel's line; nothing for
 /// their disks. `-c` adds the last ones, which need a second stage.
-const ENTRIES: [(&str, &str, Option<&str>); 7] = [
+const ENTRIES: [(&str, &str, Option<&str>); 8] = [
     ("disk", "This machine's own disk", None),
     ("kamethod", "Copy files (ka-d)", Some("bw.clone=ka bw.clone.timeout=600")),
     ("dolly", "Copy a disk by a chain (dolly)", Some("bw.clone=dolly bw.clone.timeout=300")),
     ("dollyC", "Copy a disk by a ring (dollyS)", Some("bw.clone=dollyplus bw.clone.timeout=300")),
     ("udpcast", "Copy a disk by multicast (udp-sender)", Some("bw.clone=udpcast")),
+    ("room", "Copy what is in use of a disk (send)", Some("bw.clone bw.clone.timeout=600")),
     (
         "stage2-ka",
         "Rescue system (ka-d-session)",
