@@ -2,7 +2,7 @@
 //! while a conversion server or a plain host makes images of them.
 //!
 //! The cores are pure: they take and return bytes and texts. [`nbd`] is the read-only
-//! server from which virt-v2v copies, [`write`] the client that fills a server's empty
+//! server from which virt-v2v copies, [`write`](mod@write) the client that fills a server's empty
 //! disk, [`tar`] the sparse member for a host that has nothing but tar, [`script`] what a
 //! shell there runs, [`ssh`] what an ssh client says, [`domain`] the description of the
 //! machine, [`disks`] which disks there are to send, and [`extents`] which bytes of them

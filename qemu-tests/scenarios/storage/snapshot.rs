@@ -35,9 +35,9 @@ fn the_seed_s_cd_warns_before_its_store_is_full() {
         machine.run("cmp /mnt2/initrd-ext2 /dev/loop0 && touch /kept")?;
 
         machine.run("dd if=/dev/urandom of=/fill bs=1M count=13 && sync")?;
-        machine.expect("WARNING: changes fill 8", secs(15))?;
+        machine.expect("WARNING: changes fill 8", secs(60))?;
         machine.send_line("dd if=/dev/urandom of=/fill2 bs=1M count=8; sync")?;
-        machine.expect("the store of changes is FULL", secs(30))?;
+        machine.expect("the store of changes is FULL", secs(60))?;
         drop(machine);
         assert_eq!(sha256(&iso)?, before, "the medium was written to");
         Ok(())
