@@ -3,7 +3,7 @@
 
 use super::copying;
 use super::desc;
-use super::flags::{Given, Program, STALLED, flag};
+use super::flags::{Flag, Given, Program, QUIET, STALLED, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
 use super::report::{self, Machine, PXELINUX};
@@ -17,6 +17,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+const CLIENTS: Flag = flag("clients", Some('n'), Some("N"), "begin when so many are there");
+const ROOT: Flag = flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]");
+const LEAVE_OUT: Flag = flag("", Some('x'), Some("A|B"), "leave out these directories");
+const TIMEOUT: Flag =
+    flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long");
+const FINISH: Flag = flag("finish", None, Some("S"), "machines may take so long to finish [1800]");
+const DRY_RUN: Flag = flag("dry-run", None, None, "say what would be sent, and to how many");
+
 /// The grammar of `prepare`.
 pub static PREPARE: Program = Program {
     name: "prepare",
@@ -24,7 +32,7 @@ pub static PREPARE: Program = Program {
     rest: "DISK",
     example: "bellwether clone prepare /dev/sda --root /mnt --out golden",
     flags: &[
-        flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
+        ROOT,
         flag("out", Some('o'), Some("DIR"), "the directory to make [golden]"),
         flag("grow", None, Some("N"), "this partition takes what larger disks have [that of /]"),
         flag("dry-run", None, None, "only show it"),
@@ -41,15 +49,15 @@ pub static KA_D: Program = Program {
     rest: "",
     example: "bellwether clone ka-d -n 3 -w golden --root /mnt",
     flags: &[
-        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        CLIENTS,
         flag("work", Some('w'), Some("DIR"), "what prepare has written [golden]"),
-        flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
-        flag("", Some('x'), Some("A|B"), "leave out these directories"),
-        flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
-        flag("finish", None, Some("S"), "machines may take so long to finish [1800]"),
+        ROOT,
+        LEAVE_OUT,
+        TIMEOUT,
+        FINISH,
         PXELINUX,
-        flag("quiet", Some('q'), None, "no progress"),
-        flag("dry-run", None, None, "say what would be sent, and to how many"),
+        QUIET,
+        DRY_RUN,
     ],
 };
 
@@ -60,16 +68,16 @@ pub static KA_D_SH: Program = Program {
     rest: "DESC",
     example: "bellwether clone ka-d.sh -r lilo -n 3 -p sda desc -x /tmp",
     flags: &[
-        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        CLIENTS,
         flag("", Some('p'), Some("DISK"), "the disk, as sda; DESC behind it has the sizes"),
         flag("", Some('r'), Some("NAME"), "accepted: copies get the boot loader that they have"),
-        flag("root", None, Some("DIR"), "where the golden machine's / is mounted [/]"),
-        flag("", Some('x'), Some("A|B"), "leave out these directories"),
-        flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
-        flag("finish", None, Some("S"), "machines may take so long to finish [1800]"),
+        ROOT,
+        LEAVE_OUT,
+        TIMEOUT,
+        FINISH,
         PXELINUX,
-        flag("quiet", Some('q'), None, "no progress"),
-        flag("dry-run", None, None, "say what would be sent, and to how many"),
+        QUIET,
+        DRY_RUN,
     ],
 };
 
@@ -80,12 +88,12 @@ pub static SESSION: Program = Program {
     rest: "",
     example: "DATA_PATH=/mnt/ka bellwether clone ka-d-session -n 4",
     flags: &[
-        flag("clients", Some('n'), Some("N"), "begin when so many are there"),
+        CLIENTS,
         flag("session", Some('s'), Some("NAME"), "kaopt= of the machines' line [getstage2]"),
         flag("data", None, Some("DIR"), "the directory [DATA_PATH, or else /mnt/ka]"),
-        flag("timeout", Some('T'), Some("S"), "give up when not all are there after so long"),
-        flag("quiet", Some('q'), None, "no progress"),
-        flag("dry-run", None, None, "say what would be sent, and to how many"),
+        TIMEOUT,
+        QUIET,
+        DRY_RUN,
     ],
 };
 

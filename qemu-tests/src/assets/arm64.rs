@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::kernel::settle_modules;
+use super::kernel::{depends, foreign_apt, settle_modules};
 use super::{Assets, bellwether, only, sources, write};
 use crate::{Error, Result, packages, shell, workspace};
 
@@ -49,7 +49,7 @@ impl Assets {
     pub fn arm64(&self) -> Result<Arm64> {
         packages::ensure_all(NEEDED)?;
         let suite = sources::suite()?;
-        let packages = self.entry("arm64", &format!("1: {suite}"), |dir| unpack(dir, &suite))?;
+        let packages = self.entry("arm64", &format!("2: {suite}"), |dir| unpack(dir, &suite))?;
         let modules = only(&packages.join("lib/modules"), "")?;
         let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let root = self.entry("arm64-root", &format!("1: {}", packages.display()), |dir| {
@@ -81,41 +81,18 @@ impl Assets {
 
 /// Fetches and unpacks the kernel, busybox and GRUB's modules.
 fn unpack(dir: &Path, suite: &str) -> Result<()> {
-    let list = dir.join("debian.sources");
-    write(&list, &sources::debian(suite)?)?;
-    let lists = dir.join("lists");
-    fs::create_dir(&lists).map_err(Error::at("make", &lists))?;
-    let options = [
-        "APT::Architecture=arm64".to_owned(),
-        "APT::Architectures=arm64".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-        "Dir::State::status=/dev/null".to_owned(),
-        format!("Dir::State::lists={}", lists.display()),
-        format!("Dir::Cache={}", dir.display()),
-        format!("Dir::Etc::sourcelist={}", list.display()),
-        "Dir::Etc::sourceparts=/dev/null".to_owned(),
-    ];
-    let apt = |program: &str, words: &[&str]| {
-        let mut apt = shell::command(program);
-        apt.args(options.iter().flat_map(|option| ["-o", option])).args(words).current_dir(dir);
-        shell::run(&mut apt)
-    };
-    apt("apt-get", &["update"])?;
-    let depends = apt("apt-cache", &["depends", "linux-image-cloud-arm64"])?;
-    let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    let kernel = names.find(|name| name.starts_with("linux-image-"));
+    let apt = foreign_apt(dir, suite, "arm64")?;
+    shell::run(apt("apt-get").args(["--quiet", "update"]))?;
+    let meta = shell::run(apt("apt-cache").args(["depends", "linux-image-cloud-arm64"]))?;
+    let kernel = depends(&meta).find(|name| name.starts_with("linux-image-"));
     let kernel = kernel.ok_or_else(|| Error::Input("apt knows no kernel for arm64".into()))?;
     for package in [kernel, "busybox-static", "grub-efi-arm64-bin"] {
-        apt("apt-get", &["download", package])?;
+        shell::run(apt("apt-get").args(["download", package]).current_dir(dir))?;
         let deb = only(dir, &format!("{package}_"))?;
         shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
         fs::remove_file(&deb).map_err(Error::at("remove", &deb))?;
     }
-    fs::remove_dir_all(&lists).map_err(Error::at("remove", &lists))?;
-    settle_modules(dir)?;
-    let modules = only(&dir.join("lib/modules"), "")?;
-    let version = modules.file_name().unwrap_or_default();
-    shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
+    settle_modules(dir)
 }
 
 /// The full `/init` for ARM, by the commands of docs/packaging.md.

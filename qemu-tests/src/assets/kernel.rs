@@ -47,10 +47,7 @@ impl Assets {
             let deb = only(dir, "linux-image-")?;
             shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
             fs::remove_file(&deb).map_err(Error::at("remove", &deb))?;
-            settle_modules(dir)?;
-            let modules = only(&dir.join("lib/modules"), "")?;
-            let version = modules.file_name().unwrap_or_default();
-            shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
+            settle_modules(dir)
         })?;
         let modules = only(&dir.join("lib/modules"), "")?;
         let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -70,7 +67,7 @@ impl Assets {
     /// [`Error::Command`] when apt cannot fetch its packages.
     pub fn kernel_of(&self, release: &str) -> Result<Kernel> {
         let dir = self.entry(&format!("kernel-{release}"), "1: packages, depmod", |dir| {
-            let apt = foreign_apt(dir, release)?;
+            let apt = foreign_apt(dir, release, "amd64")?;
             shell::run(apt("apt-get").args(["--quiet", "update"]))?;
             let meta = shell::run(apt("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
             let image = depends(&meta).find(|name| name.starts_with("linux-image-"));
@@ -88,10 +85,7 @@ impl Assets {
                 let deb = only(dir, &format!("{name}_"))?;
                 shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
             }
-            settle_modules(dir)?;
-            let modules = only(&dir.join("lib/modules"), "")?;
-            let version = modules.file_name().unwrap_or_default();
-            shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
+            settle_modules(dir)
         })?;
         let modules = only(&dir.join("lib/modules"), "")?;
         let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -105,8 +99,12 @@ impl Assets {
     }
 }
 
-/// apt for another release, with lists of its own below `dir`.
-fn foreign_apt(dir: &Path, release: &str) -> Result<impl Fn(&str) -> Command> {
+/// apt for another release or architecture, with lists of its own below `dir`.
+pub(super) fn foreign_apt(
+    dir: &Path,
+    release: &str,
+    arch: &str,
+) -> Result<impl Fn(&str) -> Command> {
     let apt = dir.join("apt");
     for below in ["lists/partial", "cache/archives/partial"] {
         let below = apt.join(below);
@@ -118,6 +116,7 @@ fn foreign_apt(dir: &Path, release: &str) -> Result<impl Fn(&str) -> Command> {
         "Dir::Etc::SourceList \"{place}/a.sources\";\nDir::Etc::SourceParts \"-\";\n\
          Dir::State \"{place}\";\nDir::State::Status \"{place}/status\";\n\
          Dir::Cache \"{place}/cache\";\nAPT::Sandbox::User \"root\";\n\
+         APT::Architecture \"{arch}\";\nAPT::Architectures \"{arch}\";\n\
          Acquire::Check-Valid-Until \"false\";\n"
     );
     let sources = sources::debian_of(release)?;
@@ -133,12 +132,13 @@ fn foreign_apt(dir: &Path, release: &str) -> Result<impl Fn(&str) -> Command> {
 }
 
 /// The packages that `apt-cache depends` names.
-fn depends(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn depends(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "))
 }
 
-/// Since Debian 13 a kernel's package has its modules below `usr/lib`. Which of the two
-/// places depmod looks at depends on how it was built, so both are there afterwards.
+/// The modules of an unpacked kernel's package, with depmod's indexes. Since Debian 13 they are
+/// below `usr/lib`. Which of the two places depmod looks at depends on how it was built, so both
+/// are there afterwards.
 pub(super) fn settle_modules(dir: &Path) -> Result<()> {
     let (old, new) = (dir.join("lib/modules"), dir.join("usr/lib/modules"));
     if new.is_dir() {
@@ -147,7 +147,9 @@ pub(super) fn settle_modules(dir: &Path) -> Result<()> {
         fs::rename(&new, &old).map_err(Error::at("rename", &new))?;
         symlink("../../lib/modules", &new).map_err(Error::at("link", &new))?;
     }
-    Ok(())
+    let modules = only(&old, "")?;
+    let version = modules.file_name().unwrap_or_default();
+    shell::run(shell::command("depmod").arg("-b").arg(dir).arg(version)).map(drop)
 }
 
 /// Where Debian's headers are, as their makefiles have it.
