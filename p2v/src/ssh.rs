@@ -59,7 +59,7 @@ pub enum Said {
 }
 
 /// What is in a line, why there is no connection, and what to do.
-const TROUBLES: [(&str, &str, &str); 12] = [
+const TROUBLES: [(&str, &str, &str); 13] = [
     (
         "forward request failed",
         "the ssh server refuses to forward a port back to this machine",
@@ -71,6 +71,12 @@ const TROUBLES: [(&str, &str, &str); 12] = [
         "the ssh server takes neither the password nor the key",
         "check p2v.username and p2v.password or p2v.identity; PasswordAuthentication may be off \
          there, and PermitRootLogin refuses root a password by default",
+    ),
+    (
+        "'s password:",
+        "the ssh server does not take the key, and the ssh client asks for a password",
+        "check p2v.username and p2v.identity: the key's public half belongs into \
+         ~/.ssh/authorized_keys of that user; or give p2v.password",
     ),
     (
         "Permission denied",
@@ -147,6 +153,16 @@ impl Listener {
         said
     }
 
+    /// A question that stands at the end, without a line feed. The client has no terminal: it
+    /// waits for an answer on its standard input, for ever. What a program at the other end
+    /// writes in pieces looks the same for a moment.
+    #[must_use]
+    pub fn question(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.line);
+        let asks = text.ends_with(": ") || text.ends_with("? ");
+        asks.then(|| text.trim().chars().filter(|c| !c.is_control()).collect())
+    }
+
     /// What stood without a line feed when the client ended.
     pub fn end(&mut self) -> Vec<Said> {
         let line = core::mem::take(&mut self.line);
@@ -188,6 +204,18 @@ fn ports(line: &str) -> Option<Said> {
     let (_, local) = to.rsplit_once(':')?;
     let (remote, local) = (remote.parse().ok()?, local.trim().parse().ok()?);
     (remote != 0).then_some(Said::Port { local, remote })
+}
+
+/// Why a question of the client ends the login.
+#[must_use]
+pub fn unanswered(question: &str) -> Trouble {
+    if let Some((_, why, remedy)) = TROUBLES.iter().find(|row| question.contains(row.0)) {
+        return Trouble::new(why, remedy);
+    }
+    Trouble::new(
+        &format!("the ssh server asks {question:?}, which this machine cannot answer"),
+        "a key (p2v.identity) or a password (p2v.password) alone must be enough for that user",
+    )
 }
 
 /// Whether a fingerprint is the one that was asked for. Both are compared without the name of
@@ -294,6 +322,21 @@ mod tests {
         // A program at the other end is not the client.
         let said = Listener::default().push(b"cp: Permission denied\n");
         assert_eq!(said, [Said::Line("cp: Permission denied".into())]);
+    }
+
+    #[test]
+    fn questions_stand_without_a_line_feed() {
+        let mut listener = Listener::default();
+        listener.push(b"dbclient: something else\n");
+        assert_eq!(listener.question(), None);
+        listener.push(b"root@10.77.0.1's password: ");
+        let question = listener.question().unwrap();
+        assert!(unanswered(&question).to_string().contains("p2v.identity"));
+        listener.push(b"\n(root@box) Verification code: ");
+        let why = unanswered(&listener.question().unwrap()).to_string();
+        assert!(why.contains("\"(root@box) Verification code:\""), "{why}");
+        listener.push(b"12");
+        assert_eq!(listener.question(), None);
     }
 
     #[test]

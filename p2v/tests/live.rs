@@ -600,6 +600,16 @@ fn a_wrong_password_and_an_absent_server_are_said() {
     assert!(why.contains("p2v.password") && !why.contains("S3cret"), "{why}");
     let why = fail(Login { port: free(), ..sshd.login() });
     assert!(why.contains("no ssh server listens at that port"), "{why}");
+    // Of a key that the server does not take. The client then asks for a password and waits.
+    let other = sshd.home.join("other");
+    ok(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&other));
+    let other = p2v::key::for_dropbear(&fs::read(other).unwrap()).unwrap();
+    let path = sshd.home.join("other.db");
+    fs::write(&path, other).unwrap();
+    let start = std::time::Instant::now();
+    let why = fail(Login { key: path.to_str(), ..sshd.login() });
+    assert!(why.contains("does not take the key") && why.contains("authorized_keys"), "{why}");
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
 /// What a conversion server does with the disks, without an appliance: it reads them through

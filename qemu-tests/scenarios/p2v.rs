@@ -68,8 +68,7 @@ fn disk(lab: &Lab) -> Result<PathBuf> {
 }
 
 #[test]
-#[ignore = "sweep: one login of six did not end, on a busy computer"]
-fn sweep_a_disk_becomes_a_file_over_ssh_and_stays_as_it_was() {
+fn a_disk_becomes_a_file_over_ssh_and_stays_as_it_was() {
     scenario("p2v-ssh", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let site = Site::new(lab)?;
@@ -110,8 +109,7 @@ echo the copy is made
 ";
 
 #[test]
-#[ignore = "sweep: see above"]
-fn sweep_a_conversion_server_reads_the_disk_through_the_tunnel() {
+fn a_conversion_server_reads_the_disk_through_the_tunnel() {
     scenario("p2v-v2v", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let site = Site::new(lab)?;

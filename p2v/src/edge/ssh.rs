@@ -14,14 +14,18 @@ use rustix::io::{Errno, read, write};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::setsid;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use sys::clock::Instant;
 use sys::process::{Child, Exit};
 
 use super::World;
 use crate::script::{self, MARK};
-use crate::ssh::{Listener, Said, Trouble, same_key, wrong_key};
+use crate::ssh::{Listener, Said, Trouble, same_key, unanswered, wrong_key};
 
 /// How long a login may take: ssh servers wait two minutes for a password.
 pub const LOGIN: Duration = Duration::from_secs(90);
+/// How long the client's question stands before it is one: a program at the other end may write
+/// a line in pieces.
+const ASKED: Duration = Duration::from_secs(3);
 /// Lines of programs at the other end that are kept to say why something failed.
 const KEPT: usize = 200;
 /// So many bytes that were sent are forgotten at once.
@@ -80,6 +84,10 @@ pub struct Ssh {
     pin: Option<String>,
     /// The client has asked about the host's key, and the answer was yes.
     trusted: bool,
+    /// The script at the other end has said something.
+    logged_in: bool,
+    /// What the client asks, and when that has stood too long.
+    question: Option<(String, Instant)>,
     /// The last lines of programs there.
     pub last: Vec<String>,
     /// Why it ended, as far as the client told.
@@ -151,6 +159,8 @@ impl Login<'_> {
             listener: Listener::default(),
             pin: self.pin.map(ToString::to_string),
             trusted: false,
+            logged_in: false,
+            question: None,
             last: Vec::new(),
             trouble: None,
         })
@@ -237,7 +247,22 @@ impl Ssh {
             self.end_input();
             return Vec::new();
         }
+        self.logged_in |= !heard.is_empty();
+        self.look_for_questions();
         heard
+    }
+
+    /// A refused key makes the client ask for a password, and wait for it without an end.
+    fn look_for_questions(&mut self) {
+        let question = self.listener.question().filter(|_| !self.logged_in);
+        match (question, &self.question) {
+            (Some(now), Some((then, end))) if now == *then => {
+                if end.is_past() {
+                    self.trouble.get_or_insert_with(|| unanswered(&now));
+                }
+            }
+            (now, _) => self.question = now.map(|now| (now, Instant::now().after(ASKED))),
+        }
     }
 
     fn shown(&mut self, world: &mut dyn World, line: String) {
@@ -321,6 +346,14 @@ impl Ssh {
         let last = script::telling(&self.last).map(|line| format!(": {line}")).unwrap_or_default();
         Trouble::new(&format!("{what}{last}"), "")
     }
+}
+
+/// Nothing was heard for [`LOGIN`].
+pub fn silent() -> Trouble {
+    Trouble::new(
+        "the ssh server has not finished the login in 90 s",
+        "its log (journalctl -u ssh) says how far the login came",
+    )
 }
 
 /// A line without control characters and colours.

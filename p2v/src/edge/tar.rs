@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use sys::clock::Instant;
 
 use super::disk::Disk;
-use super::ssh::{Heard, LOGIN, Login, Ssh};
+use super::ssh::{Heard, LOGIN, Login, Ssh, silent};
 use super::{Arrived, Digest, PAUSE, World, broken, canceled, pause, wait};
 use crate::script::{MEMBER, receive};
 use crate::ssh::Trouble;
@@ -118,9 +118,13 @@ impl<'d> Sending<'d> {
             if self.stage == Stage::Ended && self.ssh.waiting() == 0 {
                 self.ssh.end_input();
             }
-            if self.stage == Stage::Login && login.is_past() {
-                let why = Trouble::new("the ssh server does not answer, or not to the end", "");
-                return Err(self.ssh.trouble.clone().unwrap_or(why));
+            if self.stage == Stage::Login {
+                if let Some(trouble) = &self.ssh.trouble {
+                    return Err(trouble.clone());
+                }
+                if login.is_past() {
+                    return Err(silent());
+                }
             }
             if self.sent > 0 {
                 world.progress(self.sent.min(total), total);

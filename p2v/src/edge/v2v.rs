@@ -10,7 +10,7 @@ use sys::clock::Instant;
 
 use super::disk::Disk;
 use super::serve::Server;
-use super::ssh::{Heard, LOGIN, Login};
+use super::ssh::{Heard, LOGIN, Login, silent};
 use super::{World, broken, canceled, wait};
 use crate::domain::{self, Domain};
 use crate::script::{Conversion, Probe, probe};
@@ -97,8 +97,7 @@ pub fn convert(
             return Err(trouble.clone());
         }
         if deadline.is_some_and(Instant::is_past) {
-            let why = "the ssh server does not answer, or not to the end";
-            return Err(ssh.trouble.clone().unwrap_or_else(|| Trouble::new(why, "")));
+            return Err(silent());
         }
     }
     // The exit status of the client is no witness: it may be 0 after a refused login.

@@ -1,5 +1,6 @@
 //! The initramfs under test: our `/init`, packed by `cpio-builder`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
@@ -101,7 +102,8 @@ impl Assets {
         self.our_initrd_of(kernel, profile, profile.word(), &profile.options())
     }
 
-    /// Our initramfs with other options than a profile's; `name` tells it from others.
+    /// Our initramfs with other options than a profile's. `name` is for people: the options tell
+    /// it from others, so that no scenario gets the files of another.
     ///
     /// # Errors
     /// As [`Assets::our_initrd`].
@@ -112,7 +114,9 @@ impl Assets {
         name: &str,
         options: &[&str],
     ) -> Result<PathBuf> {
-        let name = format!("bellwether-{}-{name}", kernel.version);
+        let mut options_of = DefaultHasher::new();
+        options.hash(&mut options_of);
+        let name = format!("bellwether-{}-{name}-{:016x}", kernel.version, options_of.finish());
         let initrd = self.cache.join(format!("{name}-{}.img", std::process::id()));
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
         if built.contains(&initrd) {
