@@ -109,6 +109,7 @@ pub struct MachineBuilder<'lab> {
     extra: Vec<String>,
     to_terminal: bool,
     arm64: bool,
+    board: &'static str,
 }
 
 impl<'lab> MachineBuilder<'lab> {
@@ -129,6 +130,7 @@ impl<'lab> MachineBuilder<'lab> {
             extra: Vec::new(),
             to_terminal: false,
             arm64: false,
+            board: "q35",
         }
     }
 
@@ -232,6 +234,13 @@ impl<'lab> MachineBuilder<'lab> {
         Ok(self.qemu(&["-drive", &code, "-drive", &variables, "-global", no_rom]))
     }
 
+    /// Another of QEMU's PC boards than `q35`.
+    #[must_use]
+    pub(crate) fn board(mut self, board: &'static str) -> Self {
+        self.board = board;
+        self
+    }
+
     /// A machine with a 64-bit ARM processor, on QEMU's board `virt`.
     #[must_use]
     pub fn arm64(mut self) -> Self {
@@ -278,10 +287,11 @@ impl<'lab> MachineBuilder<'lab> {
         // TCG always: results must not depend on the host's processor. The two
         // flags make the kernel copy memory by words, which TCG does far faster.
         let (board, processor) = match self.arm64 {
-            true => ("virt,accel=tcg", "max"),
-            false => ("q35,accel=tcg", "max,-erms,-fsrm"),
+            true => ("virt", "max"),
+            false => (self.board, "max,-erms,-fsrm"),
         };
-        qemu.args(["-nodefaults", "-machine", board, "-cpu", processor]);
+        let board = format!("{board},accel=tcg");
+        qemu.args(["-nodefaults", "-machine", &board, "-cpu", processor]);
         qemu.args(["-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"]);
         qemu.arg("-m").arg(self.memory_mib.to_string());
         self.add_drives(&mut qemu);
@@ -529,6 +539,7 @@ impl Machine {
         self.qmp(&format!(
             r#"{{"execute":"set_link","arguments":{{"name":"nic{nic}","up":{up}}}}}"#
         ))
+        .map(drop)
     }
 
     /// Plugs a disk in that was left out by [`MachineBuilder::later_disk`].
@@ -540,10 +551,35 @@ impl Machine {
         self.qmp(
             r#"{"execute":"device_add","arguments":{"driver":"scsi-hd","bus":"later.0","drive":"later"}}"#,
         )
+        .map(drop)
     }
 
-    /// One command to QEMU's monitor (QEMU Machine Protocol).
-    fn qmp(&self, command: &str) -> Result<()> {
+    /// Waits until a machine that was started with `-no-shutdown` has powered off: QEMU
+    /// still answers then, and its counters stand still.
+    ///
+    /// # Errors
+    /// As [`until`](crate::until).
+    pub(crate) fn wait_stopped(&self, limit: Duration) -> Result<()> {
+        crate::until("the machine powers off", limit, || {
+            Ok(self.qmp(r#"{"execute":"query-status"}"#)?.contains("\"shutdown\""))
+        })
+    }
+
+    /// How many bytes it has read from its first drive so far; none when it has no drive.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when QEMU's monitor does not answer.
+    pub(crate) fn read_bytes(&self) -> Result<u64> {
+        const ASK: &str =
+            r#"{"execute":"human-monitor-command","arguments":{"command-line":"info blockstats"}}"#;
+        let answer = self.qmp(ASK)?;
+        let counted = answer.split_once("d0: rd_bytes=").map(|(_, rest)| rest);
+        let digits = counted.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        Ok(digits.unwrap_or_default())
+    }
+
+    /// One command to QEMU's monitor (QEMU Machine Protocol); returns the answer.
+    fn qmp(&self, command: &str) -> Result<String> {
         let doing = || Error::io("talk to QEMU's monitor");
         let end = Instant::now() + Duration::from_secs(10);
         let stream = loop {
@@ -566,15 +602,15 @@ impl Machine {
                 }
             }
         };
-        answer()?;
+        let mut last = answer()?;
         for line in [r#"{"execute":"qmp_capabilities"}"#, command] {
             writeln!(writer, "{line}").map_err(doing())?;
-            let line = answer()?;
-            if line.contains("\"error\"") {
-                return Err(Error::Input(format!("QEMU refuses {command}: {line}")));
+            last = answer()?;
+            if last.contains("\"error\"") {
+                return Err(Error::Input(format!("QEMU refuses {command}: {last}")));
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// The keyboard, for a terminal that takes over.

@@ -2,8 +2,9 @@
 
 use argh::FromArgs;
 use qemu_tests::Result;
+use qemu_tests::bench::kept::{self, Kept};
 use qemu_tests::bench::profile::{Counted, Share, count};
-use qemu_tests::bench::{Contender, Medium, header, measure, share};
+use qemu_tests::bench::{BOARDS, Contender, Medium, RELEASES, Row, Runs, measure, share};
 
 /// Measure Bellwether against its peers.
 #[derive(FromArgs, Debug)]
@@ -21,7 +22,7 @@ enum What {
     Share(Room),
 }
 
-/// Boot the same kernel and image with each initramfs, in counted time.
+/// Boot the same kernel and image with each initramfs; count instructions, time and bytes.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "boot")]
 struct Boot {
@@ -33,9 +34,25 @@ struct Boot {
     #[argh(option, from_str_fn(medium))]
     medium: Option<Medium>,
 
-    /// boots a row (5); the fastest counts
-    #[argh(option, default = "5")]
+    /// only this board: q35, or pc, which has an IDE controller
+    #[argh(option, from_str_fn(board))]
+    board: Option<&'static str>,
+
+    /// only the kernel of this release: bookworm, trixie or forky
+    #[argh(option, from_str_fn(release))]
+    kernel: Option<&'static str>,
+
+    /// boots of each initramfs by the guest's clock (7)
+    #[argh(option, default = "7")]
     runs: usize,
+
+    /// boots of each initramfs with instructions counted (2)
+    #[argh(option, default = "2")]
+    counted: usize,
+
+    /// keep the results in qemu-tests/boot.tsv, for `cargo xtask docs`
+    #[argh(switch)]
+    keep: bool,
 
     /// instead of the table: where Bellwether's instructions go, from the ISO
     #[argh(switch, long = "where")]
@@ -69,20 +86,28 @@ impl Room {
 }
 
 fn contender(word: &str) -> Result<Contender, String> {
-    match word {
-        "live-boot" => Ok(Contender::LiveBoot),
-        "dracut" => Ok(Contender::Dracut),
-        "bellwether" => Ok(Contender::Bellwether),
-        _ => Err(format!("{word}: not one of live-boot, dracut, bellwether")),
-    }
+    one_of(word, Contender::ALL, Contender::word)
 }
 
 fn medium(word: &str) -> Result<Medium, String> {
-    match word {
-        "iso" => Ok(Medium::Iso),
-        "nfs" => Ok(Medium::Nfs),
-        _ => Err(format!("{word}: not one of iso, nfs")),
-    }
+    one_of(word, Medium::ALL, Medium::word)
+}
+
+fn board(word: &str) -> Result<&'static str, String> {
+    one_of(word, BOARDS, |board| board)
+}
+
+fn release(word: &str) -> Result<&'static str, String> {
+    one_of(word, RELEASES, |release| release)
+}
+
+fn one_of<T: Copy, const N: usize>(
+    word: &str,
+    all: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
+    let found = all.into_iter().find(|one| name(*one) == word);
+    found.ok_or_else(|| format!("{word}: not one of {}", all.map(name).join(", ")))
 }
 
 impl Bench {
@@ -94,31 +119,37 @@ impl Bench {
             What::Share(room) => return room.run(),
         };
         if boot.whereto {
-            show(&count()?);
+            show(&count(boot.kernel.unwrap_or(RELEASES[0]))?);
             return Ok(());
         }
-        let all = [Contender::LiveBoot, Contender::Dracut, Contender::Bellwether];
-        for medium in [Medium::Iso, Medium::Nfs] {
-            if boot.medium.is_some_and(|only| only != medium) {
-                continue;
+        let contenders: Vec<Contender> =
+            Contender::ALL.into_iter().filter(|one| boot.only.is_none_or(|o| o == *one)).collect();
+        let runs = Runs { clock: boot.runs, counted: boot.counted };
+        for row in boot.rows() {
+            println!("{} {} {}:", row.release, row.board, row.medium.word());
+            let measured = measure(row, &contenders, runs)?;
+            let results: Vec<Kept> = measured.iter().map(|one| Kept::of(row, one)).collect();
+            println!("{}", kept::table(&results));
+            if boot.keep {
+                kept::keep(&results)?;
             }
-            println!("{}", title(medium));
-            println!("{}", header());
-            for contender in all {
-                if boot.only.is_none_or(|only| only == contender) {
-                    println!("{}", measure(contender, medium, boot.runs)?);
-                }
-            }
-            println!();
         }
         Ok(())
     }
 }
 
-fn title(medium: Medium) -> &'static str {
-    match medium {
-        Medium::Iso => "Local ISO on virtio-scsi, no network card; counted time, waits included:",
-        Medium::Nfs => "NFS over virtio-net; counted time, but the server's answers in real time:",
+impl Boot {
+    /// The rows that are asked for, by kernel, board and medium.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for release in RELEASES.into_iter().filter(|r| self.kernel.is_none_or(|k| k == *r)) {
+            for board in BOARDS.into_iter().filter(|b| self.board.is_none_or(|o| o == *b)) {
+                let media = Medium::ALL.into_iter();
+                let media = media.filter(|m| self.medium.is_none_or(|only| only == *m));
+                rows.extend(media.map(|medium| Row { release, board, medium }));
+            }
+        }
+        rows
     }
 }
 

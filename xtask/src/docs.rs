@@ -4,8 +4,10 @@
 use std::process::Command;
 
 use argh::FromArgs;
+use qemu_tests::bench::kept;
 use qemu_tests::{Error, Result, workspace};
 
+use crate::marks::fill;
 use crate::{status, structure};
 
 /// Write the documentation that is made from the code.
@@ -24,6 +26,8 @@ const PAGES: &[Page] = &[
     ("docs/command-line.md", command_line),
     ("docs/status.md", status::page),
     ("docs/faults.md", faults),
+    ("docs/numbers.md", numbers),
+    ("README.md", ratios),
     ("ARCHITECTURE.md", structure::page),
 ];
 
@@ -75,6 +79,14 @@ fn faults() -> Result<String> {
                  `cargo xtask test --sweep --only faults` runs all of them and keeps what they \
                  show.\n\n";
     Ok(format!("{intro}{}\n", qemu_tests::faults::page()?))
+}
+
+fn numbers() -> Result<String> {
+    fill("docs/numbers.md", "boot", &kept::page()?)
+}
+
+fn ratios() -> Result<String> {
+    fill("README.md", "speed", &kept::ratio_page()?)
 }
 
 fn command_line() -> Result<String> {

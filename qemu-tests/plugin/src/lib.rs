@@ -6,6 +6,7 @@
 //! begins when `start` is first translated and ends when `stop` first is after that;
 //! then a line `ADDRESS COUNT` for each instruction goes to `FILE`. All numbers are
 //! hexadecimal. Programs are told apart by their addresses only. One processor only.
+//! With `total=on` there is one line, `0 COUNT`, and the machine is several times faster.
 //!
 //! Follows QEMU's plugin interface version 1 (`include/qemu/qemu-plugin.h`), of
 //! QEMU 4.2 to 8.2. An instruction counts when it begins: one that is begun again
@@ -41,6 +42,12 @@ unsafe extern "C" {
     fn qemu_plugin_tb_vaddr(block: *const Block) -> u64;
     fn qemu_plugin_tb_get_insn(block: *const Block, index: usize) -> *mut Instruction;
     fn qemu_plugin_insn_vaddr(instruction: *const Instruction) -> u64;
+    fn qemu_plugin_register_vcpu_tb_exec_inline(
+        block: *mut Block,
+        op: c_int,
+        counter: *mut c_void,
+        number: u64,
+    );
     fn qemu_plugin_register_vcpu_insn_exec_inline(
         instruction: *mut Instruction,
         op: c_int,
@@ -72,6 +79,7 @@ struct Profile {
     start: u64,
     stop: u64,
     out: String,
+    total: bool,
     began: bool,
     ended: bool,
     /// By address. Leaked: translated code outlives everything here.
@@ -95,6 +103,7 @@ impl Profile {
                 "start" => profile.start = address()?,
                 "stop" => profile.stop = address()?,
                 "out" => value.clone_into(&mut profile.out),
+                "total" => profile.total = value == "on",
                 _ => return Err(word),
             }
         }
@@ -137,7 +146,13 @@ extern "C" fn translate(_: PluginId, block: *mut Block) {
         if profile.ended {
             return;
         }
-        for index in 0..qemu_plugin_tb_n_insns(block) {
+        let count = qemu_plugin_tb_n_insns(block);
+        if profile.total {
+            let counter = profile.counter(0).0.get().cast();
+            qemu_plugin_register_vcpu_tb_exec_inline(block, ADD_U64, counter, count as u64);
+            return;
+        }
+        for index in 0..count {
             let instruction = qemu_plugin_tb_get_insn(block, index);
             let counter = profile.counter(qemu_plugin_insn_vaddr(instruction));
             let counter = counter.0.get().cast();
@@ -165,7 +180,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
     match Profile::read(words) {
         Ok(read) => *profile() = Some(read),
         Err(word) => {
-            eprintln!("instruction-profile: {word}: not start=, stop= or out=");
+            eprintln!("instruction-profile: {word}: not start=, stop=, total= or out=");
             return 1;
         }
     }

@@ -61,11 +61,14 @@ impl Assets {
 }
 
 impl Assets {
-    /// The cloud kernel of another release of Debian, by the release's code name.
+    /// The cloud kernel of a release of Debian, by the release's code name.
     ///
     /// # Errors
     /// [`Error::Command`] when apt cannot fetch its packages.
     pub fn kernel_of(&self, release: &str) -> Result<Kernel> {
+        if release == sources::suite()? {
+            return self.kernel(Flavour::Cloud);
+        }
         let dir = self.entry(&format!("kernel-{release}"), "1: packages, depmod", |dir| {
             let apt = foreign_apt(dir, release, "amd64")?;
             shell::run(apt("apt-get").args(["--quiet", "update"]))?;

@@ -91,7 +91,7 @@ impl Assets {
             let hook = dir.join("settle");
             write(&hook, &format!("#!/bin/sh\nset -eu\n{SETTLE}"))?;
             shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
-            let mut bootstrap = bootstrap(PACKAGES, &dir.join("root"))?;
+            let mut bootstrap = bootstrap(&suite, PACKAGES, &dir.join("root"))?;
             bootstrap.env("FIRST_PROGRAM", first);
             bootstrap.arg(format!("--customize-hook={}", hook.display()));
             run_bootstrap(bootstrap)
@@ -213,11 +213,16 @@ impl Assets {
     }
 }
 
-/// mmdebstrap into `root`, from the host's Debian sources.
-pub(super) fn bootstrap(packages: &str, root: &Path) -> Result<std::process::Command> {
-    let (suite, list) = (sources::suite()?, root.with_extension("sources"));
-    write(&list, &sources::debian(&suite)?)?;
+/// mmdebstrap of a release into `root`, from the host's Debian sources.
+pub(super) fn bootstrap(suite: &str, packages: &str, root: &Path) -> Result<std::process::Command> {
+    let list = root.with_extension("sources");
+    let own = sources::suite()? == suite;
+    write(&list, &if own { sources::debian(suite) } else { sources::debian_of(suite) }?)?;
     let mut mmdebstrap = shell::command("mmdebstrap");
+    if !own {
+        // The lists of a release in the making are valid for a week only.
+        mmdebstrap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
+    }
     mmdebstrap.args(["--quiet", "--format=directory", "--variant=essential"]);
     mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
     mmdebstrap.arg(format!("--include={packages}")).arg(suite).arg(root).arg(list);

@@ -41,7 +41,7 @@ impl Assets {
     }
 
     /// The directory of entry `name`, made by `build` unless it is there already.
-    fn entry(
+    pub(crate) fn entry(
         &self,
         name: &str,
         recipe: &str,

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::live::{bootstrap, run_bootstrap};
-use super::{Assets, Kernel, write};
+use super::{Assets, Kernel, sources, write};
 use crate::{Error, Result, shell};
 
 /// A generator of initramfs.
@@ -20,7 +20,7 @@ pub enum Peer {
 
 impl Peer {
     /// Packages and the command that makes `/boot/initrd` in the bootstrapped root.
-    fn recipe(self) -> (&'static str, &'static str, &'static str) {
+    fn recipe(self, suite: &str) -> (&'static str, &'static str, &'static str) {
         match self {
             Peer::LiveBoot => (
                 "initrd-live-boot",
@@ -31,6 +31,14 @@ impl Peer {
                 "initrd-dracut",
                 "dracut,dracut-live,dracut-squash,dbus,systemd-sysv,udev,iproute2,kmod",
                 "dracut --no-hostonly --add dmsquash-live --kver $VERSION /boot/initrd",
+            ),
+            // dracut's own scripts for the network, and the DHCP client that they need, are
+            // gone since forky.
+            Peer::DracutNet if !matches!(suite, "bookworm" | "trixie") => (
+                "initrd-dracut-net",
+                "dracut,dracut-live,dracut-network,dracut-squash,dbus,systemd-sysv,udev,iproute2,\
+                 kmod,procps,network-manager,nfs-common,curl",
+                "dracut --no-hostonly --add 'dmsquash-live livenet nfs network-manager' --kver $VERSION /boot/initrd",
             ),
             Peer::DracutNet => (
                 "initrd-dracut-net",
@@ -43,12 +51,20 @@ impl Peer {
 }
 
 impl Assets {
-    /// The initramfs that `peer` makes for `kernel`.
+    /// The initramfs that `peer` makes for `kernel`, as this machine's release has it.
     ///
     /// # Errors
     /// [`Error::Command`] when packages cannot be had or the generator fails.
     pub fn peer_initrd(&self, peer: Peer, kernel: &Kernel) -> Result<PathBuf> {
-        let (name, packages, generate) = peer.recipe();
+        self.peer_initrd_of(&sources::suite()?, peer, kernel)
+    }
+
+    /// The same as another release of Debian has it.
+    ///
+    /// # Errors
+    /// As [`Assets::peer_initrd`].
+    pub fn peer_initrd_of(&self, suite: &str, peer: Peer, kernel: &Kernel) -> Result<PathBuf> {
+        let (name, packages, generate) = peer.recipe(suite);
         let recipe = format!("1 {packages} {generate} {}", kernel.version);
         let dir = self.entry(name, &recipe, |dir| {
             // The kernel comes from the lab's own copy of the package, so that all
@@ -64,7 +80,7 @@ impl Assets {
             write(&hook, &script)?;
             shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
             let root = dir.join("root");
-            let mut bootstrap = bootstrap(packages, &root)?;
+            let mut bootstrap = bootstrap(suite, packages, &root)?;
             bootstrap.arg("--essential-hook=mkdir -p \"$1/lib/modules\" \"$1/boot\"");
             bootstrap.arg(format!("--customize-hook={}", hook.display()));
             run_bootstrap(bootstrap)?;

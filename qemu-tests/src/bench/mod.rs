@@ -1,43 +1,63 @@
 //! Times initramfs against each other on the same kernel and the same image.
 //!
-//! Time is counted, not measured: under `-icount shift=0` QEMU's clock advances by
-//! one nanosecond an instruction, whatever the host is and does meanwhile. The clock
-//! runs from the kernel's "Run /init" to the first instruction of the live system's
-//! first program ([`FIRST_THEN_OFF`]). Without a network, waiting is skipped over
-//! (`sleep=off`) and still counts: a sleep of a second adds a second. With one, idle
-//! time passes as real time: a clock that leaps to the next timer would expire
-//! timeouts before a server could answer.
+//! Each row of the table is a kernel, a board and a medium. All contenders boot it by
+//! turns, so that a busy host does the same to all of them. From the kernel's
+//! "Run /init" to the first instruction of the live system's first program
+//! ([`FIRST_THEN_OFF`]) the bench tells
 //!
-//! The disk is outside the counted machine. It answers after real time; a machine
-//! that idles meanwhile leaps to its next timer, which may be milliseconds or half a
-//! second away. So each row is several boots, of which the fastest counts: the one
-//! with the fewest leaps. The spread over all is shown beside it.
+//! - the instructions that the machine executes, counted by a plugin in QEMU, in a
+//!   machine whose clock is the count (`-icount`): the cost of the software, on any
+//!   host. Waiting costs none, unless the waiting is busy.
+//! - the time by the guest's own clock, in a machine without any of that. It has the
+//!   waits, and it depends on the host: only what ran by turns may be compared.
+//! - the bytes that were read from the drive or came in by the network card; kernel and
+//!   initramfs are not among them.
+//! - the memory that is left.
 //!
-//! Does not: compare hardware. This is the cost of the software.
+//! Does not: compare hardware.
 
+pub mod kept;
 pub mod profile;
 pub mod share;
 
-use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::assets::live::{FIRST_THEN_OFF, ISO_LABEL};
-use crate::assets::{Assets, Flavour, Kernel, Peer, Profile};
+use crate::assets::{Assets, Kernel, Peer, Profile};
 use crate::lab::{Lab, SERVER};
-use crate::machine::{Bus, MachineBuilder, Nic};
+use crate::machine::{Bus, Machine, MachineBuilder, Nic};
 use crate::{Error, Result, packages, workspace};
 
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Releases of Debian whose kernels are booted, by code name.
+pub const RELEASES: [&str; 3] = ["bookworm", "trixie", "forky"];
+
+/// QEMU's PC boards: the newer one, and the older one, which has an IDE controller.
+pub const BOARDS: [&str; 2] = ["q35", "pc"];
 
 /// Where the image comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     /// An ISO in a virtio-scsi drive, no network card.
     Iso,
-    /// An NFS export; the answers come from outside the counted machine, so
-    /// repeated runs differ by some hundredths of a second.
+    /// An NFS export, over a virtio card.
     Nfs,
+}
+
+impl Medium {
+    /// All of them.
+    pub const ALL: [Medium; 2] = [Medium::Iso, Medium::Nfs];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Medium::Iso => "iso",
+            Medium::Nfs => "nfs",
+        }
+    }
 }
 
 /// Whose initramfs.
@@ -51,118 +71,190 @@ pub enum Contender {
     Bellwether,
 }
 
+impl Contender {
+    /// All of them.
+    pub const ALL: [Contender; 3] = [Contender::LiveBoot, Contender::Dracut, Contender::Bellwether];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Contender::LiveBoot => "live-boot",
+            Contender::Dracut => "dracut",
+            Contender::Bellwether => "bellwether",
+        }
+    }
+}
+
+/// What is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Of [`RELEASES`].
+    pub release: &'static str,
+    /// Of [`BOARDS`].
+    pub board: &'static str,
+    /// Where the image comes from.
+    pub medium: Medium,
+}
+
+/// How often each contender boots a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Runs {
+    /// By the guest's clock.
+    pub clock: usize,
+    /// With its instructions counted.
+    pub counted: usize,
+}
+
 /// One boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Kernel time at which `/init` starts.
-    pub started: Duration,
-    /// Kernel time at which the live system's first program runs.
-    pub handoff: Duration,
+    /// From `Run /init` to the live system's first program, by the kernel's clock.
+    pub took: Duration,
     /// MemAvailable at that moment, in KiB.
     pub available_kib: u64,
+    /// Bytes read from the drive.
+    pub medium: u64,
 }
 
 impl Run {
-    /// From the one moment to the other.
-    #[must_use]
-    pub fn took(self) -> Duration {
-        self.handoff.saturating_sub(self.started)
-    }
-
     /// Reads both moments off a console.
     fn read(transcript: &str) -> Option<Run> {
         let line = |what: &str| transcript.lines().find(|line| line.contains(what));
         let handoff = line("handed over, MemAvailable")?;
         Some(Run {
-            started: time_of(line("Run /init")?)?,
-            handoff: time_of(handoff)?,
+            took: time_of(handoff)?.saturating_sub(time_of(line("Run /init")?)?),
             available_kib: handoff.split_whitespace().rev().nth(1)?.parse().ok()?,
+            medium: 0,
         })
     }
 }
 
-/// One line of the table.
+/// A contender's results on a row.
 #[derive(Debug, Clone)]
-pub struct Row {
-    /// Whose initramfs.
+pub struct Measured {
+    /// Whose.
     pub contender: Contender,
     /// Size of the initramfs in bytes.
     pub initrd: u64,
-    /// The fastest boot.
-    pub best: Run,
-    /// How much longer the slowest took.
-    pub spread: Duration,
+    /// Instructions of each counted boot.
+    pub instructions: Vec<u64>,
+    /// Time of each boot by the guest's clock.
+    pub took: Vec<Duration>,
+    /// Bytes from the drive.
+    pub medium: u64,
+    /// Bytes that came in by the network card.
+    pub wire: u64,
+    /// MemAvailable at the end, in KiB.
+    pub available_kib: u64,
 }
 
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { best, .. } = self;
-        write!(
-            f,
-            "{:<12}{:>10.3}{:>10.3}{:>10.3}{:>10.3}{:>14}{:>14}",
-            format!("{:?}", self.contender),
-            best.started.as_secs_f64(),
-            best.handoff.as_secs_f64(),
-            best.took().as_secs_f64(),
-            self.spread.as_secs_f64(),
-            self.initrd,
-            best.available_kib,
-        )
-    }
-}
-
-/// The line above the rows.
-pub fn header() -> String {
-    format!(
-        "{:<12}{:>10}{:>10}{:>10}{:>10}{:>14}{:>14}",
-        "", "/init s", "handoff s", "took s", "spread s", "initrd bytes", "available KiB"
-    )
-}
-
-/// Boots one contender `runs` times.
+/// Boots a row with each contender by turns.
 ///
 /// # Errors
-/// What building its initramfs or booting it needs; [`Error::Input`] when the
-/// console lacks one of the two moments.
-pub fn measure(contender: Contender, medium: Medium, runs: usize) -> Result<Row> {
+/// What building an initramfs or booting it needs; [`Error::Input`] when the console
+/// lacks one of the two moments, or the plugin left no count.
+pub fn measure(row: Row, contenders: &[Contender], runs: Runs) -> Result<Vec<Measured>> {
     packages::ensure()?;
-    let name = format!("bench-{contender:?}-{medium:?}").to_lowercase();
+    let Row { release, board, medium } = row;
+    let name = format!("bench-{release}-{board}-{}", medium.word());
     let directory = workspace::lab().join("captures").join(name);
     let assets = Assets::open()?;
-    let kernel = assets.kernel(Flavour::Cloud)?;
-    let initrd = initrd(&assets, &kernel, contender, medium)?;
-    let line = format!("{} init={FIRST_THEN_OFF}", line(contender, medium));
-    let mut done = Vec::new();
+    let kernel = assets.kernel_of(release)?;
+    let mut all = Vec::new();
+    for contender in contenders {
+        let initrd = initrd(&assets, row, &kernel, *contender)?;
+        let size = fs::metadata(&initrd).map_err(Error::at("stat", &initrd))?.len();
+        let measured = Measured {
+            contender: *contender,
+            initrd: size,
+            instructions: Vec::new(),
+            took: Vec::new(),
+            medium: 0,
+            wire: 0,
+            available_kib: 0,
+        };
+        all.push((initrd, measured));
+    }
+    let mut place = Place { row, assets: &assets, directory: &directory, lab: None };
     match medium {
         Medium::Iso => {
-            std::fs::create_dir_all(&directory).map_err(Error::at("make", &directory))?;
-            for number in 0..runs {
-                let machine = iso_machine(&assets, &directory, number)?
-                    .kernel(&kernel.image, &initrd, &line)
-                    .qemu(&["-icount", "shift=0,sleep=off"]);
-                done.push(boot(machine)?);
-            }
+            fs::create_dir_all(&directory).map_err(Error::at("make", &directory))?;
+            place.boots(&kernel, &mut all, runs)?;
         }
         Medium::Nfs => {
             let lab = Lab::new(&directory)?;
             let _dhcp = lab.dhcp().serve()?;
             // dracut's line names the image itself, the others search the export.
             let _nfs = lab.nfs().export("/srv/live", &assets.live_tree()?).start()?;
-            for _ in 0..runs {
-                let machine = lab
-                    .machine()
-                    .nic(Nic::virtio())
-                    .kernel(&kernel.image, &initrd, &line)
-                    .qemu(&["-icount", "shift=0,sleep=on"]);
-                done.push(boot(machine)?);
-            }
+            place.lab = Some(&lab);
+            place.boots(&kernel, &mut all, runs)?;
         }
     }
-    let none = || Error::Input("a row needs one run at least".into());
-    let best = *done.iter().min_by_key(|run| run.took()).ok_or_else(none)?;
-    let slowest = done.iter().map(|run| run.took()).max().unwrap_or_default();
-    let size = std::fs::metadata(&initrd).map_err(Error::at("stat", &initrd))?.len();
-    Ok(Row { contender, initrd: size, best, spread: slowest.saturating_sub(best.took()) })
+    Ok(all.into_iter().map(|(_, measured)| measured).collect())
+}
+
+fn no_counts() -> Error {
+    Error::Input("no counts: does this QEMU take plugins? (7.2 of Debian does)".into())
+}
+
+/// Where the machines of a row stand.
+struct Place<'a> {
+    row: Row,
+    assets: &'a Assets,
+    directory: &'a Path,
+    /// The network with its servers, for NFS.
+    lab: Option<&'a Lab>,
+}
+
+impl Place<'_> {
+    /// Boots each initramfs by turns.
+    fn boots(&self, kernel: &Kernel, all: &mut [(PathBuf, Measured)], runs: Runs) -> Result<()> {
+        let mut machines = 0;
+        let mut machine = |initrd: &Path, contender: Contender, words: &str| {
+            let line = format!("{} {words}init={FIRST_THEN_OFF}", line(contender, self.row.medium));
+            let machine = match self.lab {
+                None => iso_machine(self.assets, self.directory, 0)?,
+                Some(lab) => lab.machine().nic(Nic::virtio()),
+            };
+            machines += 1;
+            let machine = machine.board(self.row.board).kernel(&kernel.image, initrd, &line);
+            Ok::<_, Error>((machine, machines - 1))
+        };
+        for _ in 0..runs.counted {
+            let span = profile::span(self.assets, self.row.release)?;
+            let counts = self.directory.join("count.txt");
+            let plugin = format!("{},total=on,out={}", span.plugin(), counts.display());
+            for (initrd, measured) in &mut *all {
+                let _ = fs::remove_file(&counts);
+                let (machine, _) = machine(initrd, measured.contender, "nokaslr ")?;
+                boot(machine.qemu(&["-icount", self.icount(), "-plugin", &plugin]))?;
+                let text = fs::read_to_string(&counts).map_err(|_| no_counts())?;
+                let count = text.trim().strip_prefix("0 ").ok_or_else(no_counts)?;
+                let count = u64::from_str_radix(count, 16).map_err(|_| no_counts())?;
+                measured.instructions.push(count);
+            }
+        }
+        for _ in 0..runs.clock {
+            for (initrd, measured) in &mut *all {
+                let (machine, number) = machine(initrd, measured.contender, "")?;
+                let run = boot(machine)?;
+                measured.took.push(run.took);
+                measured.available_kib = run.available_kib;
+                measured.medium = run.medium;
+                measured.wire = self.lab.map_or(Ok(0), |lab| lab.sent_to(number, 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Without a network waits are skipped. With one, idle time passes as real time: a
+    /// clock that leaps to the next timer would expire timeouts before a server answers.
+    fn icount(&self) -> &'static str {
+        match self.lab {
+            None => "shift=0,sleep=off",
+            Some(_) => "shift=0,sleep=on",
+        }
+    }
 }
 
 /// A machine with the live ISO, not switched on.
@@ -177,30 +269,31 @@ fn iso_machine(
         .qemu(&["-nic", "none", "-global", "virtio-scsi-pci.ioeventfd=off"]))
 }
 
-/// Runs a machine to its end and reads its console.
+/// Runs a machine to its end and reads its console and its drive's counter.
 fn boot(machine: MachineBuilder<'_>) -> Result<Run> {
-    let machine = machine.qemu(&["-no-reboot"]).start()?;
+    let machine = machine.qemu(&["-no-reboot", "-no-shutdown"]).start()?;
     machine.expect("handed over, MemAvailable", LIMIT)?;
-    machine.wait_off(LIMIT)?;
-    let transcript = machine.transcript();
-    Run::read(&transcript).ok_or_else(|| {
-        let tail = crate::shell::last_lines(&transcript, 10);
-        Error::Input(format!("the console lacks one of the two moments; it ends:\n{tail}"))
-    })
+    machine.wait_stopped(LIMIT)?;
+    read(&machine)
 }
 
-fn initrd(
-    assets: &Assets,
-    kernel: &Kernel,
-    contender: Contender,
-    medium: Medium,
-) -> Result<PathBuf> {
-    match (contender, medium) {
-        (Contender::LiveBoot, _) => assets.peer_initrd(Peer::LiveBoot, kernel),
-        (Contender::Dracut, Medium::Iso) => assets.peer_initrd(Peer::Dracut, kernel),
-        (Contender::Dracut, Medium::Nfs) => assets.peer_initrd(Peer::DracutNet, kernel),
-        (Contender::Bellwether, _) => assets.our_initrd(kernel, Profile::Virt),
-    }
+fn read(machine: &Machine) -> Result<Run> {
+    let transcript = machine.transcript();
+    let run = Run::read(&transcript).ok_or_else(|| {
+        let tail = crate::shell::last_lines(&transcript, 10);
+        Error::Input(format!("the console lacks one of the two moments; it ends:\n{tail}"))
+    })?;
+    Ok(Run { medium: machine.read_bytes()?, ..run })
+}
+
+fn initrd(assets: &Assets, row: Row, kernel: &Kernel, contender: Contender) -> Result<PathBuf> {
+    let peer = match (contender, row.medium) {
+        (Contender::LiveBoot, _) => Peer::LiveBoot,
+        (Contender::Dracut, Medium::Iso) => Peer::Dracut,
+        (Contender::Dracut, Medium::Nfs) => Peer::DracutNet,
+        (Contender::Bellwether, _) => return assets.our_initrd(kernel, Profile::Virt),
+    };
+    assets.peer_initrd_of(row.release, peer, kernel)
 }
 
 /// The line that a user of this initramfs writes for this medium.
@@ -245,7 +338,7 @@ mod tests {
         let text = "[    1.500000] Run /init as init process\nbellwether: ready\n\
                     [    1.750000] bellwether-lab: handed over, MemAvailable 871244 kB\n";
         let run = Run::read(text).unwrap();
-        assert_eq!((run.took(), run.available_kib), (Duration::from_millis(250), 871_244));
+        assert_eq!((run.took, run.available_kib), (Duration::from_millis(250), 871_244));
         assert_eq!(Run::read("[    1.500000] Run /init as init process\n"), None);
     }
 }

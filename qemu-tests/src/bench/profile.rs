@@ -2,17 +2,17 @@
 //!
 //! Counted by a plugin in QEMU (`qemu-tests/plugin`) between the same two moments as
 //! the bench's clock, and named by the kernel's own symbols, which the live system's
-//! first program writes out at the end. Two boots: where "Run /init" is in the kernel
-//! must be known before it can be waited for. (`/init` itself runs earlier than that,
-//! as the kernel's modprobe.)
+//! first program writes out at the end. Once for each kernel there is another boot: where
+//! "Run /init" is in the kernel must be known before it can be waited for. (`/init` itself
+//! runs earlier than that, as the kernel's modprobe.)
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Contender, Medium, boot, initrd, iso_machine, line};
+use super::{Contender, Medium, Row, Run, boot, initrd, iso_machine, line, no_counts};
 use crate::assets::live::FIRST_THEN_SYMBOLS;
-use crate::assets::{Assets, Flavour, Profile};
+use crate::assets::{Assets, Profile};
 use crate::{Error, Result, packages, shell, workspace};
 
 /// Prints "Run /init" and executes it.
@@ -223,50 +223,88 @@ pub struct Counted {
     pub functions: Vec<Share>,
 }
 
+/// What is counted: from one address to another.
+#[derive(Debug)]
+pub struct Span {
+    plugin: PathBuf,
+    start: u64,
+    stop: u64,
+}
+
+impl Span {
+    /// The plugin with the span, for QEMU's command line.
+    pub fn plugin(&self) -> String {
+        let Span { plugin, start, stop } = self;
+        format!("{},start={start:x},stop={stop:x}", plugin.display())
+    }
+}
+
+/// The instructions from "Run /init" of a release's kernel, without address
+/// randomisation, to the live system's first program.
+///
+/// # Errors
+/// What building and booting need, once for each kernel.
+pub fn span(assets: &Assets, release: &'static str) -> Result<Span> {
+    let version = assets.kernel_of(release)?.version;
+    let dir = assets.entry(&format!("begin-{version}"), "1", |dir| {
+        let (_, symbols) = boot_for_symbols(assets, release, dir, &[])?;
+        let begin = symbols
+            .address(BEGIN)
+            .ok_or_else(|| Error::Input(format!("the kernel has no function {BEGIN}")))?;
+        let file = dir.join("address");
+        fs::write(&file, format!("{begin:x}")).map_err(Error::at("write", &file))
+    })?;
+    let file = dir.join("address");
+    let begin = fs::read_to_string(&file).map_err(Error::at("read", &file))?;
+    let input = |why: &str| Error::Input(why.into());
+    let start = u64::from_str_radix(&begin, 16).map_err(|_| input("no address"))?;
+    let first = fs::read(assets.first_program()?).map_err(Error::io("read the first program"))?;
+    let stop = entry(&first).ok_or_else(|| input("the first program is no ELF"))?;
+    Ok(Span { plugin: plugin()?, start, stop })
+}
+
+/// Boots our initramfs from the ISO; the kernel's symbols come out at the end.
+fn boot_for_symbols(
+    assets: &Assets,
+    release: &'static str,
+    directory: &Path,
+    words: &[&str],
+) -> Result<(Run, Symbols)> {
+    let row = Row { release, board: "q35", medium: Medium::Iso };
+    let kernel = assets.kernel_of(release)?;
+    let initrd = initrd(assets, row, &kernel, Contender::Bellwether)?;
+    let line =
+        format!("{} nokaslr init={FIRST_THEN_SYMBOLS}", line(Contender::Bellwether, Medium::Iso));
+    let symbols = directory.join("symbols.txt");
+    let port = format!("file,id=symbols,path={}", symbols.display());
+    let machine = iso_machine(assets, directory, 0)?
+        .kernel(&kernel.image, &initrd, &line)
+        .qemu(&["-icount", "shift=0,sleep=off", "-chardev", &port])
+        .qemu(&["-device", "isa-debugcon,iobase=0xe9,chardev=symbols"])
+        .qemu(words);
+    let run = boot(machine)?;
+    let text = fs::read(&symbols).map_err(Error::at("read", &symbols))?;
+    Ok((run, Symbols::of_kernel(&String::from_utf8_lossy(&text))))
+}
+
 /// Boots Bellwether from the local ISO and counts.
 ///
 /// # Errors
 /// What building and booting need; [`Error::Input`] when the plugin left no counts,
 /// for instance because this QEMU has no plugins.
-pub fn count() -> Result<Counted> {
+pub fn count(release: &'static str) -> Result<Counted> {
     packages::ensure()?;
     let directory = workspace::lab().join("captures/bench-where");
     fs::create_dir_all(&directory).map_err(Error::at("make", &directory))?;
     let assets = Assets::open()?;
-    let kernel = assets.kernel(Flavour::Cloud)?;
-    let initrd = initrd(&assets, &kernel, Contender::Bellwether, Medium::Iso)?;
-    // Without address randomisation, so that both boots have the same addresses.
-    let line =
-        format!("{} nokaslr init={FIRST_THEN_SYMBOLS}", line(Contender::Bellwether, Medium::Iso));
-    let run = |number: usize, words: &[&str]| {
-        let symbols = directory.join(format!("symbols{number}.txt"));
-        let port = format!("file,id=symbols,path={}", symbols.display());
-        let machine = iso_machine(&assets, &directory, number)?
-            .kernel(&kernel.image, &initrd, &line)
-            .qemu(&["-icount", "shift=0,sleep=off", "-chardev", &port])
-            .qemu(&["-device", "isa-debugcon,iobase=0xe9,chardev=symbols"])
-            .qemu(words);
-        let run = boot(machine)?;
-        let text = fs::read(&symbols).map_err(Error::at("read", &symbols))?;
-        Ok::<_, Error>((run, Symbols::of_kernel(&String::from_utf8_lossy(&text))))
-    };
-    let (_, symbols) = run(0, &[])?;
-    let begin = symbols
-        .address(BEGIN)
-        .ok_or_else(|| Error::Input(format!("the kernel has no function {BEGIN}")))?;
-    let first = fs::read(assets.first_program()?).map_err(Error::io("read the first program"))?;
-    let end = entry(&first).ok_or_else(|| Error::Input("the first program is no ELF".into()))?;
     let counts = directory.join("counts.txt");
     let _ = fs::remove_file(&counts);
-    let plugin =
-        format!("{},start={begin:x},stop={end:x},out={}", plugin()?.display(), counts.display());
-    let (run, kernel) = run(1, &["-plugin", &plugin])?;
-    let text = fs::read_to_string(&counts).map_err(|_| {
-        Error::Input("no counts: does this QEMU take plugins? (7.2 and later of Debian do)".into())
-    })?;
+    let plugin = format!("{},out={}", span(&assets, release)?.plugin(), counts.display());
+    let (run, kernel) = boot_for_symbols(&assets, release, &directory, &["-plugin", &plugin])?;
+    let text = fs::read_to_string(&counts).map_err(|_| no_counts())?;
     let init = assets.our_init_with_symbols(Profile::Virt)?;
     let init = Symbols::of_program(&fs::read(&init).map_err(Error::at("read", &init))?)?;
-    Ok(share_out(&text, run.took(), &kernel, &init))
+    Ok(share_out(&text, run.took, &kernel, &init))
 }
 
 /// Builds the plugin.
