@@ -72,6 +72,8 @@ fn disks(given: &Given, program: &str) -> Result<(), Failure> {
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
     disks(given, "send")?;
+    // A connection for each machine.
+    ::share::budget::raise_limit();
     let mut host = Host::new("send", given.has("quiet"), given.has("verbose"));
     let mut here = copying::patient(given)?;
     copying::sender(given, "room", &[], &mut here, &mut host)?;
@@ -142,6 +144,8 @@ fn disk(path: &str, map: &DiskMap, whole: bool) -> Disk {
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
     disks(given, "receive")?;
+    // A connection for each machine.
+    ::share::budget::raise_limit();
     let mut host = copying::node("receive", given, given.has("verbose"))?;
     host.places.clone_from(&given.rest);
     copying::receive(&room(given)?, &copying::receiver(given)?, &mut host)

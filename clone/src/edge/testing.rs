@@ -1,6 +1,7 @@
 //! A world in memory for the loops' tests, which run over real sockets on the loopback
 //! interface. Each test has a network of its own there.
 
+use super::place::Place;
 use super::protocol::{Here, Order, Pins, Protocol};
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
@@ -22,6 +23,8 @@ pub struct Memory {
     pub sends: Vec<u8>,
     /// So many bytes fit on its disk.
     pub room: usize,
+    /// The file or disk that a copy is written to.
+    pub place: Option<String>,
     stored: Sender<Vec<u8>>,
     /// What it has told its user.
     pub said: Vec<String>,
@@ -32,7 +35,7 @@ impl Memory {
     pub fn new() -> (Self, Receiver<Vec<u8>>) {
         let (stored, whole) = channel();
         let (clock, room) = (Instant::now(), usize::MAX);
-        (Self { clock, sends: Vec::new(), room, stored, said: Vec::new() }, whole)
+        (Self { clock, sends: Vec::new(), room, place: None, stored, said: Vec::new() }, whole)
     }
 }
 
@@ -94,6 +97,10 @@ impl World for Memory {
     }
 
     fn progress(&mut self, _: u64, _: Option<u64>) {}
+
+    fn places(&mut self) -> Result<Vec<Place>, String> {
+        self.place.iter().map(|path| Place::resume(path).map_err(|e| e.to_string())).collect()
+    }
 
     fn open(&mut self, _: &Target<'_>) -> Result<Box<dyn Store>, String> {
         let (room, stored) = (self.room, self.stored.clone());

@@ -121,14 +121,44 @@ pub struct Line {
     heard: u64,
     head: Vec<u8>,
     body: Vec<u8>,
+    most: Most,
+}
+
+/// The most bytes of the two frames that are as long as the copy is large.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Of a manifest.
+    pub manifest: usize,
+    /// Of a want.
+    pub want: usize,
+}
+
+impl Default for Most {
+    fn default() -> Self {
+        Self { manifest: 32 * CHUNKS + (64 << 20), want: CHUNKS / 8 + 64 }
+    }
+}
+
+impl Most {
+    /// In a room whose copy has so many chunks.
+    #[must_use]
+    pub fn chunks(self, count: u32) -> Self {
+        Self { want: count as usize / 8 + 64, ..self }
+    }
 }
 
 impl Line {
     /// A connection, perhaps with a key, and a nonce that was never used.
     #[must_use]
     pub fn new(key: Option<Key>, own: Nonce, dialled: bool) -> Self {
-        let (head, body) = (Vec::new(), Vec::new());
-        Self { key, own, dialled, pact: None, greeted: false, sent: 0, heard: 0, head, body }
+        let (head, body, most) = (Vec::new(), Vec::new(), Most::default());
+        Self { key, own, dialled, pact: None, greeted: false, sent: 0, heard: 0, head, body, most }
+    }
+
+    /// With other limits.
+    #[must_use]
+    pub fn limited(self, most: Most) -> Self {
+        Self { most, ..self }
     }
 
     /// The first bytes of either end.
@@ -223,10 +253,11 @@ impl Line {
         let length = self.head.first_chunk::<4>().map_or(0, |l| u32::from_le_bytes(*l)) as usize;
         let kind = self.head.get(4).copied().unwrap_or(0);
         let most = match kind {
-            CHUNK => LARGEST as usize + CHUNK_HEAD,
-            // Only who made the connection takes a manifest.
-            2 if self.dialled => 32 * CHUNKS + (64 << 20),
-            6 => CHUNKS / 8 + 64,
+            // Only the end that made the connection takes what is long: the body of a frame is
+            // kept before its code can be compared.
+            CHUNK if self.dialled => LARGEST as usize + CHUNK_HEAD,
+            2 if self.dialled => self.most.manifest,
+            6 => self.most.want,
             _ => 2 * TEXT,
         };
         let own = if kind == CHUNK { CHUNK_HEAD } else { 0 };

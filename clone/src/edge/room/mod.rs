@@ -33,6 +33,12 @@ const NAME: &str = "the room";
 const NAP: Duration = Duration::from_millis(200);
 /// A sender that knows no more of a machine waits so long for it.
 const LINGER: Duration = Duration::from_secs(30);
+/// Questions and answers that are read before the connections have their turn.
+const ASKS: usize = 64;
+/// A sender sends its manifest within this time, or another one is looked for.
+const SILENT: Duration = Duration::from_secs(30);
+/// So long an address that was no sender is not tried again, where there may be others.
+const SHUNNED: Duration = Duration::from_secs(5);
 /// A copy that is whole waits so long for machines that want chunks of it, and for a sender that
 /// is away.
 const ALONE: Duration = Duration::from_secs(10);
@@ -163,6 +169,7 @@ impl Room {
     ) -> Result<Vec<Digest>, Error> {
         let here = order.here;
         let mut net = Net::new(listener(here.listen, self.port)?, here.pins.key.clone());
+        net.frames = net.frames.chunks(offer.manifest.layout.count());
         let asks = world.datagrams(self.port)?;
         let (mut moved, mut last) = (world.now(), (0, 0));
         let mut strangers = Strangers::default();
@@ -170,7 +177,8 @@ impl Room {
         loop {
             let now = world.now();
             let mut ask = [0; 64];
-            while let Some((n, _, from)) = asks.receive(&mut ask) {
+            for _ in 0..ASKS {
+                let Some((n, _, from)) = asks.receive(&mut ask) else { break };
                 if ask.get(..n) == Some(&ASK) {
                     let _ = asks.send(&HERE, HERE.len(), from);
                 }
@@ -185,6 +193,8 @@ impl Room {
                             net.say(peer, &Message::End(why.to_string()), now);
                             net.hang(peer);
                             golden.gone(peer, now);
+                        } else if golden.knows(peer) {
+                            net.prove(peer);
                         }
                     }
                     Event::Down(peer, from, why) => {
@@ -293,6 +303,10 @@ struct Receiver<'h> {
     to_other: Option<(Dial, Ipv4Addr)>,
     /// Dialled, and has not said hello.
     other: Option<Peer>,
+    /// Addresses that were no senders of this copy, and since when.
+    shunned: (Vec<Ipv4Addr>, Duration),
+    /// When the sender was told who this is.
+    since: Duration,
 }
 
 impl<'h> Receiver<'h> {
@@ -313,7 +327,19 @@ impl<'h> Receiver<'h> {
             to_sender: None,
             to_other: None,
             other: None,
+            shunned: (Vec::new(), Duration::ZERO),
+            since: Duration::ZERO,
         })
+    }
+
+    /// An address is looked at no more for a while: no sender of this copy is there.
+    fn shun(&mut self, now: Duration) {
+        if let Some(at) = self.at.take_if(|_| self.here.pins.from.is_empty()) {
+            if self.shunned.0.is_empty() {
+                self.shunned.1 = now;
+            }
+            self.shunned.0.push(at);
+        }
     }
 
     fn run(mut self, world: &mut dyn World) -> Result<Received, Error> {
@@ -332,9 +358,14 @@ impl<'h> Receiver<'h> {
                         SocketAddrV4::new(self.here.broadcast, self.port),
                     );
                 }
+                if now.saturating_sub(self.shunned.1) >= SHUNNED {
+                    self.shunned.0.clear();
+                }
                 let mut answer = [0; 64];
-                while let Some((n, _, from)) = asks.receive(&mut answer) {
-                    if answer.get(..n) == Some(&HERE) && self.at.is_none() {
+                for _ in 0..ASKS {
+                    let Some((n, _, from)) = asks.receive(&mut answer) else { break };
+                    let other = !self.shunned.0.contains(from.ip());
+                    if answer.get(..n) == Some(&HERE) && self.at.is_none() && other {
                         self.at = Some(*from.ip());
                         world.say(Level::News, &format!("the sender is {}", from.ip()));
                     }
@@ -346,6 +377,9 @@ impl<'h> Receiver<'h> {
             }
             self.node.tick(now);
             self.act(world);
+            if let Some(manifest) = self.node.manifest() {
+                self.net.frames = self.net.frames.chunks(manifest.layout.count());
+            }
             for peer in self.net.hungry() {
                 while self.net.is_hungry(peer) && self.node.feed(peer) {
                     self.act(world);
@@ -392,7 +426,20 @@ impl<'h> Receiver<'h> {
             if let Some(stream) = dial.poll(now) {
                 self.to_sender = None;
                 self.sender = Some(self.net.add(stream, at, true, now));
+                self.since = now;
+            } else if dial.tries >= 3 && self.node.manifest().is_none() {
+                self.to_sender = None;
+                self.shun(now);
             }
+        }
+        if let Some(sender) = self.sender.filter(|_| self.node.manifest().is_none())
+            && self.here.pins.from.is_empty()
+            && now.saturating_sub(self.since) >= SILENT
+        {
+            let (at, limit) = (self.net.address(sender), SILENT.as_secs());
+            let text = format!("{at} has not said for {limit} s what it sends; looks for another");
+            world.say(Level::News, &text);
+            self.net.hang(sender);
         }
         if let Some((dial, at)) = &mut self.to_other {
             if let Some(stream) = dial.poll(now) {
@@ -426,6 +473,8 @@ impl<'h> Receiver<'h> {
                     strangers.meet(from, why, world);
                     self.net.hang(peer);
                     self.node.gone(peer);
+                } else {
+                    self.net.prove(peer);
                 }
             }
             Event::Down(peer, _, why) => {
@@ -441,8 +490,8 @@ impl<'h> Receiver<'h> {
                     }
                     // Another may have the copy now.
                     self.at = self.here.pins.from.first().copied().or(self.at);
-                    if self.node.manifest().is_none() && self.here.pins.from.is_empty() {
-                        self.at = None;
+                    if self.node.manifest().is_none() {
+                        self.shun(now);
                     }
                 } else if self.other == Some(peer) {
                     self.other = None;
@@ -508,5 +557,47 @@ impl<'h> Receiver<'h> {
                 Err(Error::Store { why })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::testing::{self, Memory};
+    use std::net::{TcpListener, UdpSocket};
+
+    /// A stranger that answered each search before the sender did kept machines from it for
+    /// ever: none of them asked another address.
+    #[test]
+    fn who_answers_first_and_is_no_sender_makes_room_for_others() {
+        let listener = TcpListener::bind("127.93.0.2:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let [stranger, sender] =
+            [1, 2].map(|n| UdpSocket::bind((Ipv4Addr::new(127, 93, 0, n), port)).unwrap());
+        let (mut world, _) = Memory::new();
+        let place = std::env::temp_dir().join(format!("bellwether-search-{}", std::process::id()));
+        world.place = Some(place.to_string_lossy().into_owned());
+        let mut here = testing::here([127, 93, 0, 3], 6_000);
+        here.broadcast = Ipv4Addr::new(127, 93, 0, 1);
+        let machine = std::thread::spawn(move || {
+            let room = Room { port, offer: None, read_back: true };
+            let got = room.receive(&here, &mut world);
+            (got.map(drop), world.said)
+        });
+        let answers = std::thread::spawn(move || {
+            let mut ask = [0; 8];
+            while let Ok((_, from)) = stranger.recv_from(&mut ask) {
+                // The stranger is always the first; nothing listens at its address.
+                stranger.send_to(&HERE, from).unwrap();
+                sender.send_to(&HERE, from).unwrap();
+            }
+        });
+        let (connection, _) = listener.accept().expect("the machine comes");
+        drop((connection, listener));
+        let (got, said) = machine.join().unwrap();
+        assert!(got.is_err(), "nobody sends");
+        assert_eq!(said[..2], ["the sender is 127.93.0.1", "the sender is 127.93.0.2"]);
+        drop(answers);
+        let _ = std::fs::remove_file(place);
     }
 }
