@@ -303,25 +303,8 @@ fn plain(
     Ok(Some(Source::Nfs(nfs)))
 }
 
-/// `server:port|export[:fstype[:mount options[:nbd options]]]`
 fn nbd(plan: &mut BootPlan, rest: &str) -> Result<Source, &'static str> {
-    let (host, rest) = match rest.strip_prefix('[').and_then(|r| text::cut(r, "]:")) {
-        Some((host, rest)) => (text(&["[", host, "]"]), rest),
-        None => {
-            let (host, rest) = rest.split_once(':').unwrap_or((rest, ""));
-            (host.to_string(), rest)
-        }
-    };
-    let mut fields = rest.split(':');
-    let export = fields.next().unwrap_or_default();
-    let server = match export.parse::<u16>() {
-        Ok(port) => text(&[&host, ":", &port.to_string()]),
-        Err(_) => host,
-    };
-    let name = if export.parse::<u16>().is_ok() { "" } else { export };
-    let result = source::nbd(&server, name)?;
-    let fstype = fields.next().unwrap_or_default();
-    let flags = fields.next().unwrap_or_default();
+    let (result, fstype, flags) = source::nbd_with_colons(rest)?;
     plan.root.content = Content::Tree {
         subdir: String::new(),
         fstype: fstype.to_string(),

@@ -70,7 +70,7 @@ pub mod value;
 pub use context::Context;
 pub use parse::parse;
 pub use plan::BootPlan;
-pub use source::is_network;
+pub use source::{is_network, nbd_of_root_path};
 
 /// Runs everything once on arbitrary bytes; for fuzzers.
 ///

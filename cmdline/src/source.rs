@@ -31,6 +31,35 @@ pub(crate) fn nbd(server: &str, export: &str) -> Result<NbdSource, &'static str>
     })
 }
 
+/// dracut's `SERVER:PORT|EXPORT[:FSTYPE[:MOUNT OPTIONS[:NBD OPTIONS]]]`: the device, the type of
+/// its file system and the mount options.
+pub(crate) fn nbd_with_colons(rest: &str) -> Result<(NbdSource, &str, &str), &'static str> {
+    let (host, rest) = match rest.strip_prefix('[').and_then(|r| crate::text::cut(r, "]:")) {
+        Some((host, rest)) => (text(&["[", host, "]"]), rest),
+        None => {
+            let (host, rest) = rest.split_once(':').unwrap_or((rest, ""));
+            (host.to_string(), rest)
+        }
+    };
+    let mut fields = rest.split(':');
+    let export = fields.next().unwrap_or_default();
+    let found = match export.parse::<u16>() {
+        Ok(port) => nbd(&text(&[&host, ":", &port.to_string()]), ""),
+        Err(_) => nbd(&host, export),
+    };
+    Ok((found?, fields.next().unwrap_or_default(), fields.next().unwrap_or_default()))
+}
+
+/// The network block device that DHCP's root path names as `nbd:SERVER:EXPORT`; `None` for other
+/// root paths. What follows the export is not read: the file system is found by looking at it.
+///
+/// # Errors
+/// What is wrong with it.
+#[must_use]
+pub fn nbd_of_root_path(path: &str) -> Option<Result<NbdSource, &'static str>> {
+    path.strip_prefix("nbd:").map(|rest| nbd_with_colons(rest).map(|(found, ..)| found))
+}
+
 /// NVMe over TCP from `server[:port]` and the subsystem's name; without a name the
 /// server's discovery service is asked.
 pub(crate) fn nvme(server: &str, nqn: &str) -> Result<NvmeTcpSource, &'static str> {
@@ -205,12 +234,21 @@ fn uses_tls(source: &Source) -> Option<String> {
     }
 }
 
+/// Directories of /dev that hold disks and partitions: of udev, of drivers of their own, of devfs.
+#[cfg(feature = "all")]
+const DISK_DIRS: [&str; 13] = [
+    "ataraid", "block", "cciss", "cdroms", "disk", "discs", "dasd", "floppy", "i2o", "ida", "ide",
+    "md", "scsi",
+];
+
 /// A device that device-mapper makes of others: a logical volume, an opened LUKS volume.
+/// `/dev/GROUP/VOLUME` is LVM's other name of one.
 #[cfg(feature = "all")]
 fn mapped(source: &Source) -> Option<String> {
     match source {
-        Source::Device(DeviceSelector::Path(path)) if path.starts_with("/dev/mapper/") => {
-            Some(path.clone())
+        Source::Device(DeviceSelector::Path(path)) => {
+            let (group, _) = path.strip_prefix("/dev/")?.split_once('/')?;
+            (!DISK_DIRS.contains(&group)).then(|| path.clone())
         }
         Source::File { on, .. } | Source::Partition { on, .. } => mapped(on),
         _ => None,

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use cmdline::plan::{DeviceSelector, Mac, ScanRule, Seconds, Source};
 use cmdline::render::brief;
+use netboot::network::NetworkUp;
 use overlay::probe::Superblock;
 use rustix::mount::MountAttrFlags;
 use sys::clock::Instant;
@@ -135,7 +136,14 @@ impl Reach for Machine {
         let tree = |path: &str| Vec::from([Offer::Tree(path.to_string())]);
         let blobs = |paths: Vec<String>| paths.into_iter().map(Offer::Blob).collect();
         let name = brief(source);
-        let offers = match source {
+        // DHCP's root path may name another kind of source than the one that asks for it.
+        let root_path = self.network.up().map_or("", NetworkUp::root_path);
+        let named = match network::nbd_by_dhcp(source, root_path) {
+            Some(named) => named.map(Source::Nbd).map_err(|fault| (name.clone(), fault))?,
+            None => source.clone(),
+        };
+        let name = brief(&named);
+        let offers = match &named {
             Source::Nfs(nfs) => {
                 let origin = network::mount_nfs(self, nfs, target)?;
                 return Ok((tree(target), origin));
@@ -172,7 +180,9 @@ impl Reach for Machine {
 
     fn release(&mut self, source: &Source, offers: &[Offer]) {
         match (source, offers.first()) {
-            (Source::Nbd(_), Some(Offer::Blob(device))) => remote::drop_nbd(self, device),
+            (Source::Nbd(_) | Source::Nfs(_), Some(Offer::Blob(device))) => {
+                remote::drop_nbd(self, device)
+            }
             (Source::NvmeTcp(_), Some(Offer::Blob(device))) => remote::drop_nvme(device),
             (_, Some(Offer::Tree(target))) => self.unmount(target),
             (_, Some(Offer::Blob(_))) => fetch::drop_all(),

@@ -224,7 +224,7 @@ impl Search<'_> {
                 return None;
             }
         };
-        let devices = matches!(source, Source::Nbd(_) | Source::NvmeTcp(_));
+        let devices = !fetched && !matches!(source, Source::Stage2(_));
         let taken = offers.iter().find_map(|offer| match offer {
             Offer::Blob(device) if devices => {
                 examiner(self, offer.clone(), &format!("{name} ({device})"))

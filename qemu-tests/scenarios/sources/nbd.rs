@@ -46,6 +46,21 @@ fn nbd_root_outlives_its_server() {
     });
 }
 
+/// `root=dhcp` where DHCP's root path names an export, as dracut's servers have it.
+#[test]
+fn nbd_by_the_root_path_of_dhcp() {
+    scenario("sources-nbd-dhcp", |lab| {
+        let image = lab.assets().small_squashfs()?;
+        let root_path = "dhcp-option=option:root-path,nbd:10.77.0.1:image:squashfs:ro";
+        let _dhcp = lab.dhcp().option(root_path).serve()?;
+        let _nbd = lab.nbd(&[Offer::read_only("image", &image)])?;
+        let mut machine = boot(lab, "root=dhcp bw.overlay")?;
+        assert_live(&mut machine)?;
+        assert_contains(&machine.run("cat /proc/mounts")?, "/dev/nbd0 ");
+        Ok(())
+    });
+}
+
 /// A squashfs and a whole medium, over several connections at once.
 #[test]
 fn nbd_images_and_media() {
