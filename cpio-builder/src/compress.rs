@@ -1,4 +1,4 @@
-//! The compressions that kernels unpack: zstd, gzip, xz and lz4.
+//! The compressions that kernels unpack: zstd, gzip, xz and lz4; bzip2 and LZMA are read only.
 //!
 //! The codecs are libraries. This module chooses parameters that the *kernel's* decoders
 //! accept, and reads one of several concatenated streams.
@@ -8,7 +8,7 @@
 //! - xz: the kernel checks CRC32 or nothing.
 //! - lz4: the kernel reads only the legacy frame (`lz4 -l`): a magic, then
 //!   blocks of 8 MiB, each behind its length, with no mark at the end.
-//! - bzip2, LZMA-alone and LZO are only recognised, for error messages.
+//! - LZO is only recognised, for error messages.
 
 use coldplug::index::Compression;
 use std::fmt;
@@ -27,10 +27,14 @@ pub enum Codec {
     Zstd,
     /// LZ4 legacy frame. Read: the current frame format too.
     Lz4,
+    /// bzip2 1.0. Not written.
+    Bzip2,
+    /// LZMA alone, the format before .xz. Not written.
+    Lzma,
 }
 
 impl Codec {
-    /// All of them, in the order shown to people.
+    /// Those that are written, in the order shown to people.
     pub const ALL: [Self; 5] = [Self::Zstd, Self::Gzip, Self::Xz, Self::Lz4, Self::None];
 
     /// The word used on the command line.
@@ -42,6 +46,8 @@ impl Codec {
             Self::Xz => "xz",
             Self::Zstd => "zstd",
             Self::Lz4 => "lz4",
+            Self::Bzip2 => "bzip2",
+            Self::Lzma => "lzma",
         }
     }
 
@@ -61,12 +67,14 @@ impl Codec {
     /// of the option, not [`Codec::None`].
     #[must_use]
     pub fn detect(bytes: &[u8]) -> Option<Self> {
-        let known: [(&[u8], Self); 5] = [
+        let known: [(&[u8], Self); 7] = [
             (&[0x1f, 0x8b, 0x08], Self::Gzip),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
             (&[0x28, 0xb5, 0x2f, 0xfd], Self::Zstd),
             (&LZ4_LEGACY, Self::Lz4),
             (&LZ4_FRAME, Self::Lz4),
+            (b"BZh", Self::Bzip2),
+            (&[0x5d, 0, 0], Self::Lzma),
         ];
         known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, codec)| *codec)
     }
@@ -74,9 +82,7 @@ impl Codec {
     /// Names a compression that is known but not read here.
     #[must_use]
     pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
-        let known: [(&[u8], &str); 3] =
-            [(b"BZh", "bzip2"), (&[0x5d, 0, 0], "lzma"), (&[0x89, b'L', b'Z', b'O'], "lzo")];
-        known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name)
+        bytes.starts_with(&[0x89, b'L', b'Z', b'O']).then_some("lzo")
     }
 }
 
@@ -123,7 +129,8 @@ const ZSTD_JOB_MIN: usize = 512 << 10;
 /// Compresses. The same input gives the same bytes on every machine.
 ///
 /// # Errors
-/// The codec's error, such as a lack of memory.
+/// The codec's error, such as a lack of memory; [`io::ErrorKind::Unsupported`] for one that is only
+/// read.
 pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
     match codec {
         Codec::None => Ok(data.to_vec()),
@@ -176,6 +183,7 @@ pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
             }
             Ok(out)
         }
+        Codec::Bzip2 | Codec::Lzma => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -192,7 +200,9 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u
             rest = &[];
             bounded(bytes, limit)?
         }
-        Codec::Gzip | Codec::Xz | Codec::Zstd => bounded(one(codec, &mut rest)?, limit)?,
+        Codec::Gzip | Codec::Xz | Codec::Zstd | Codec::Bzip2 | Codec::Lzma => {
+            bounded(one(codec, &mut rest)?, limit)?
+        }
         Codec::Lz4 if bytes.starts_with(&LZ4_FRAME) => {
             bounded(lz4_flex::frame::FrameDecoder::new(&mut rest), limit)?
         }
@@ -201,8 +211,8 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u
     Ok((out, bytes.len() - rest.len()))
 }
 
-/// Unpacks the first stream of `from` as it is read, and leaves the bytes after it. Gzip, xz
-/// and zstd only: other formats do not mark their end.
+/// Unpacks the first stream of `from` as it is read, and leaves the bytes after it. Not LZ4,
+/// whose legacy frame does not mark its end.
 ///
 /// # Errors
 /// The start of the stream is damaged, or the codec does not mark its end.
@@ -212,6 +222,8 @@ pub fn one<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn Read
         // The decoder's own memory is bounded, too: kernels use at most 64 MiB.
         Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, false, 1 << 18)),
         Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?.single_frame()),
+        Codec::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(from)),
+        Codec::Lzma => Box::new(lzma(from)?),
         Codec::None | Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
     })
 }
@@ -226,8 +238,24 @@ pub fn reader<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn R
         Codec::Gzip => Box::new(flate2::bufread::GzDecoder::new(from)),
         Codec::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(from, true, 1 << 18)),
         Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?),
+        Codec::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(from)),
+        Codec::Lzma => Box::new(lzma(from)?),
         Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
     })
+}
+
+fn lzma<R: BufRead>(from: R) -> io::Result<lzma_rust2::LzmaReader<OneByte<R>>> {
+    lzma_rust2::LzmaReader::new_mem_limit(OneByte(from), 1 << 18, None)
+}
+
+/// Gives one byte at a time: the decoder reads ahead, and what follows the stream would be lost.
+struct OneByte<R>(R);
+
+impl<R: Read> Read for OneByte<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let one = buffer.len().min(1);
+        self.0.read(buffer.get_mut(..one).unwrap_or_default())
+    }
 }
 
 fn bounded(from: impl Read, limit: usize) -> io::Result<Vec<u8>> {
@@ -275,6 +303,25 @@ mod tests {
     use proptest::prelude::*;
 
     const REAL: [Codec; 4] = [Codec::Zstd, Codec::Gzip, Codec::Xz, Codec::Lz4];
+    const BZIP2_FIRST: &[u8] = &[
+        0x42, 0x5a, 0x68, 0x39, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, 0x13, 0xca, 0xfd, 0x8d, 0x00,
+        0x00, 0x00, 0xc1, 0x80, 0x00, 0x10, 0x01, 0x20, 0x1c, 0x00, 0x20, 0x00, 0x21, 0x80, 0x0c,
+        0x03, 0x27, 0x2e, 0xe2, 0xee, 0x48, 0xa7, 0x0a, 0x12, 0x02, 0x79, 0x5f, 0xb1, 0xa0,
+    ];
+    const BZIP2_SECOND: &[u8] = &[
+        0x42, 0x5a, 0x68, 0x39, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, 0x96, 0xda, 0x59, 0xcf, 0x00,
+        0x00, 0x03, 0x41, 0x80, 0x00, 0x10, 0x0e, 0x01, 0x88, 0x00, 0x20, 0x00, 0x31, 0x0c, 0x01,
+        0x0d, 0x31, 0xa9, 0xce, 0x00, 0x78, 0xbb, 0x92, 0x29, 0xc2, 0x84, 0x84, 0xb6, 0xd2, 0xce,
+        0x78,
+    ];
+    const LZMA_FIRST: &[u8] = &[
+        0x5d, 0x00, 0x00, 0x80, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x33,
+        0x1a, 0x4a, 0xac, 0x0c, 0x72, 0x1b, 0xa8, 0xb1, 0xff, 0xff, 0xfe, 0x2b, 0x78, 0x00,
+    ];
+    const LZMA_SECOND: &[u8] = &[
+        0x5d, 0x00, 0x00, 0x80, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x39,
+        0x99, 0x48, 0x91, 0xb1, 0x69, 0x95, 0x7d, 0x33, 0xa4, 0xff, 0xff, 0xfe, 0x73, 0xb0, 0x00,
+    ];
 
     #[test]
     fn streams_behind_each_other_are_told_apart() {
@@ -286,6 +333,23 @@ mod tests {
             assert_eq!(Codec::detect(&bytes), Some(codec));
             let (data, used) = decompress(codec, &bytes, 100).unwrap();
             assert_eq!((data.as_slice(), used), (&b"first"[..], first), "{codec}");
+        }
+    }
+
+    /// Streams by bzip2 1.0.8 and xz 5.4 (`--format=lzma`) of "first\n" and "second\n".
+    #[test]
+    fn what_is_only_read() {
+        let bzip2: [&[u8]; 2] = [BZIP2_FIRST, BZIP2_SECOND];
+        let lzma: [&[u8]; 2] = [LZMA_FIRST, LZMA_SECOND];
+        for (codec, [first, second]) in [(Codec::Bzip2, bzip2), (Codec::Lzma, lzma)] {
+            let bytes = [first, b"\0\0\0\0", second].concat();
+            assert_eq!(Codec::detect(&bytes), Some(codec));
+            let (data, used) = decompress(codec, &bytes, 100).unwrap();
+            assert_eq!((data.as_slice(), used), (&b"first\n"[..], first.len()), "{codec}");
+            assert_eq!(decompress(codec, second, 100).unwrap().0, b"second\n");
+            assert!(decompress(codec, &first[..first.len() - 5], 100).is_err(), "{codec}");
+            assert!(decompress(codec, first, 3).is_err(), "{codec}");
+            assert!(compress(codec, b"").is_err());
         }
     }
 
@@ -335,6 +399,11 @@ mod tests {
 
         #[test]
         fn garbage_never_panics(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for stream in [BZIP2_FIRST, LZMA_FIRST] {
+                let codec = Codec::detect(stream).unwrap();
+                let at = data.len() % stream.len();
+                let _ = decompress(codec, &[&stream[..at], &data].concat(), 1 << 20);
+            }
             for codec in REAL {
                 let magic = &compress(codec, b"").unwrap()[..4];
                 let _ = decompress(codec, &[magic, &data].concat(), 1 << 20);

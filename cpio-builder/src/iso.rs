@@ -7,10 +7,11 @@
 //! directories are shown in their original place. All numbers are hostile: sizes and counts are
 //! bounded, and memory is only reserved for bytes that were read.
 //!
-//! Not supported: interleaved files, transparent compression (ZF: the compressed bytes are
-//! returned), UDF.
+//! Files that are stored compressed (zisofs) are read unpacked. Not supported: interleaved files,
+//! UDF.
 
 use crate::modinfo::ReadAt;
+use crate::zisofs::Packed;
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -133,6 +134,8 @@ pub struct Node {
     pub position: u64,
     /// Its extents.
     pub extents: Vec<Extent>,
+    /// How these are compressed.
+    pub packed: Option<Packed>,
 }
 
 impl Node {
@@ -148,9 +151,13 @@ impl Node {
         String::from_utf8_lossy(&self.name).into_owned()
     }
 
-    /// Bytes of the file.
+    /// Bytes of the file, unpacked.
     #[must_use]
     pub fn len(&self) -> u64 {
+        self.packed.map_or_else(|| self.stored(), |packed| packed.size)
+    }
+
+    fn stored(&self) -> u64 {
         self.extents.iter().fold(0, |sum: u64, e| sum.saturating_add(e.length))
     }
 
@@ -160,9 +167,12 @@ impl Node {
         self.len() == 0
     }
 
-    /// Offset on the medium, if the file has one extent.
+    /// Offset on the medium, if the file lies there as it is, in one piece.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {
+        if self.packed.is_some() {
+            return None;
+        }
         let first = self.extents.first()?.start;
         let mut end = first;
         for extent in &self.extents {
@@ -436,6 +446,7 @@ impl<F: ReadAt> Iso<F> {
                     b"SL" => link.add(body),
                     b"CL" => posix.child = Some(u64::from(le32(body, 0))),
                     b"RE" => posix.relocated = true,
+                    b"ZF" => posix.packed = Packed::read(body),
                     _ => {}
                 }
             }
@@ -480,17 +491,26 @@ impl<F: ReadAt> Iso<F> {
         if node.len() > limit {
             return Err(IsoError::TooBig(node.text()));
         }
+        let stored = |buffer: &mut [u8], at| {
+            read_extents(
+                &|buffer, at| self.file.read_exact_at(buffer, at),
+                &node.extents,
+                buffer,
+                at,
+            )
+        };
         let mut out = Vec::new();
-        for extent in &node.extents {
-            let (mut at, mut left) = (extent.start, extent.length);
-            // In pieces: the length may be false.
-            while left > 0 {
-                let size = left.min(1 << 20);
-                let mut piece = vec![0; usize::try_from(size).unwrap_or_default()];
-                self.file.read_exact_at(&mut piece, at)?;
-                out.extend(piece);
-                (at, left) = (at.saturating_add(size), left - size);
+        let (mut at, mut left) = (0, node.len());
+        // In pieces: the length may be false.
+        while left > 0 {
+            let size = left.min(1 << 20);
+            let mut piece = vec![0; usize::try_from(size).unwrap_or_default()];
+            match &node.packed {
+                Some(packed) => packed.read_exact_at(&mut piece, at, &stored)?,
+                None => stored(&mut piece, at)?,
             }
+            out.extend(piece);
+            (at, left) = (at.saturating_add(size), left - size);
         }
         Ok(out)
     }
@@ -506,6 +526,37 @@ impl<F: ReadAt> Iso<F> {
         }
         self.read(&node, limit)
     }
+}
+
+/// Fills `buffer` from `offset` on of a file that lies in these extents; `file` reads the medium.
+///
+/// # Errors
+/// The medium's; [`io::ErrorKind::UnexpectedEof`] behind the last extent.
+pub fn read_extents(
+    file: &dyn Fn(&mut [u8], u64) -> io::Result<()>,
+    extents: &[Extent],
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<()> {
+    let mut skip = offset;
+    let mut rest = buffer;
+    for extent in extents {
+        if skip >= extent.length {
+            skip -= extent.length;
+            continue;
+        }
+        let here = (extent.length - skip).min(rest.len() as u64);
+        let (part, tail) = rest
+            .split_at_mut_checked(usize::try_from(here).unwrap_or(usize::MAX))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        file(part, extent.start.saturating_add(skip))?;
+        rest = tail;
+        skip = 0;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 fn le16(bytes: &[u8], at: usize) -> u16 {
@@ -564,6 +615,7 @@ impl<'a> Record<'a> {
             mtime: self.time,
             position,
             extents: vec![self.extent(block)],
+            packed: None,
         }
     }
 }
@@ -580,6 +632,7 @@ struct Posix {
     child: Option<u64>,
     /// This directory was relocated here from another place.
     relocated: bool,
+    packed: Option<Packed>,
 }
 
 impl Posix {
@@ -595,6 +648,10 @@ impl Posix {
         }
         node.kind = match (self.mode.unwrap_or_default().0 & 0o170_000, self.link) {
             _ if node.is_dir() => return,
+            (0 | 0o100_000, None) => {
+                node.packed = self.packed;
+                return;
+            }
             (0 | 0o120_000, Some(target)) => Kind::Link(target),
             (0o010_000 | 0o020_000 | 0o060_000 | 0o140_000 | 0o120_000, _) => Kind::Special,
             _ => return,

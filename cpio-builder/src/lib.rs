@@ -25,3 +25,4 @@ pub mod strip;
 pub mod tools;
 pub mod tree;
 pub mod verity;
+pub mod zisofs;

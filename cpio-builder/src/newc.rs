@@ -275,8 +275,23 @@ fn pad(out: &mut Vec<u8>, to: usize) {
     out.resize(out.len().next_multiple_of(to), 0);
 }
 
+/// What stands before a file of `size` bytes that comes from elsewhere, or, with [`TRAILER`], the
+/// end of such an archive. Zeros to a multiple of four bytes must follow the file.
+#[must_use]
+pub fn header(path: &str, size: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    begin(&Header { mode: S_IFREG | 0o644, nlink: 1, ..Header::default() }, &mut out, path, size);
+    out
+}
+
 /// Appends an entry. The lengths are those of `name` and `data`, not the header's.
 fn append(header: &Header, out: &mut Vec<u8>, name: &str, data: &[u8]) {
+    begin(header, out, name, u32::try_from(data.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(data);
+    pad(out, 4);
+}
+
+fn begin(header: &Header, out: &mut Vec<u8>, name: &str, size: u32) {
     let fields = [
         header.ino,
         header.mode,
@@ -284,7 +299,7 @@ fn append(header: &Header, out: &mut Vec<u8>, name: &str, data: &[u8]) {
         header.gid,
         header.nlink,
         header.mtime,
-        u32::try_from(data.len()).unwrap_or(u32::MAX),
+        size,
         0, // device, major
         0, // device, minor
         header.rdev.0,
@@ -298,8 +313,6 @@ fn append(header: &Header, out: &mut Vec<u8>, name: &str, data: &[u8]) {
     }
     out.extend_from_slice(name.as_bytes());
     out.push(0);
-    pad(out, 4);
-    out.extend_from_slice(data);
     pad(out, 4);
 }
 

@@ -129,7 +129,9 @@ impl Reader<'_> {
     ) -> Result<Vec<u8>, Stop> {
         let mut behind = Vec::new();
         let stream: Box<dyn Read> = match codec {
-            Codec::Gzip | Codec::Xz | Codec::Zstd => compress::one(codec, from)?,
+            Codec::Gzip | Codec::Xz | Codec::Zstd | Codec::Bzip2 | Codec::Lzma => {
+                compress::one(codec, from)?
+            }
             // The legacy frame does not say where it ends.
             Codec::None | Codec::Lz4 => {
                 let mut packed = Vec::new();

@@ -1,7 +1,7 @@
 //! An ISO 9660 image as a [`Tree`], without mounting: `cpio_builder::iso` reads
 //! its records, here they become nodes.
-//! The number of a file is the offset of its directory record: stable as long as the image is.
-//! long as the image is the same.
+//! The number of a file is the offset of its directory record: stable as long as the image is
+//! the same.
 
 use crate::error::Error;
 use crate::tree::{Builder, FileId, Kind, MAX_DEPTH, MAX_NODES, Node, ReadAt, Tree, hash};
@@ -94,7 +94,14 @@ pub fn open(image: Arc<dyn ReadAt>) -> Result<Iso, Error> {
 fn node(entry: &iso::Node) -> Node {
     let (kind, size) = match &entry.kind {
         iso::Kind::Directory => (Kind::Directory(Vec::new()), DIRECTORY_SIZE),
-        iso::Kind::File => (Kind::Extents(entry.extents.clone()), entry.len()),
+        iso::Kind::File => {
+            let extents = entry.extents.clone();
+            let kind = match entry.packed {
+                Some(packed) => Kind::Packed(extents, packed),
+                None => Kind::Extents(extents),
+            };
+            (kind, entry.len())
+        }
         iso::Kind::Link(target) => (Kind::Link(target.clone()), target.len() as u64),
         iso::Kind::Special => (Kind::Special, 0),
     };
@@ -201,6 +208,33 @@ pub(crate) mod tests {
         let iso = opened(&std::fs::read(out).unwrap());
         assert_eq!(text(&iso.tree, "/Live/1/2/3/4/5/6/7/8/9/10/bottom"), "deep down");
         assert!(iso.tree.children(iso.tree.walk("/moved").unwrap()).is_empty());
+    }
+
+    /// The packed bytes were served, without a word.
+    #[test]
+    fn files_stored_compressed_are_read_unpacked() {
+        let dir = sample();
+        let kernel: Vec<u8> = (0..300_000u32).map(|n| (n.wrapping_mul(n) >> 12) as u8).collect();
+        std::fs::write(dir.path().join("tree/Live/vmlinuz"), &kernel).unwrap();
+        for version in ["version_2=off", "version_2=on"] {
+            let out = dir.path().join("packed.iso");
+            let mut xorriso = Command::new("xorriso");
+            xorriso.args(["-zisofs", version, "-outdev"]).arg(&out);
+            xorriso.arg("-map").arg(dir.path().join("tree")).arg("/");
+            xorriso.args(["-set_filter_r", "--zisofs", "/", "--"]);
+            if !xorriso.output().is_ok_and(|done| done.status.success()) {
+                return;
+            }
+            let iso = opened(&std::fs::read(&out).unwrap());
+            let (at, size) = iso.tree.file("/Live/vmlinuz").unwrap();
+            assert!(matches!(iso.tree.node(at).unwrap().kind, Kind::Packed(..)), "{version}");
+            assert_eq!(iso.tree.read_all(at, size).unwrap(), kernel, "{version}");
+            let (at, size) = iso.tree.file("/Live/filesystem.squashfs").unwrap();
+            assert_eq!(iso.tree.read_all(at, size).unwrap(), vec![7; 5000]);
+            let records = iso::Iso::open(std::fs::read(&out).unwrap()).unwrap();
+            assert_eq!(records.read_path("Live/vmlinuz", 1 << 20).unwrap(), kernel);
+            std::fs::remove_file(out).unwrap();
+        }
     }
 
     #[test]

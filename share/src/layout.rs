@@ -35,10 +35,10 @@ pub enum Way {
     /// The medium is the source of the line's own words, such as dracut's `rd.live.dir=`; these
     /// are added.
     Medium(&'static [&'static str]),
-    /// These images are the root, the lowest first; a `*` stands for any part of a name.
+    /// These images are the root, the lowest first; a `*` stands for any part of a name, and
+    /// `{loop}` for the value of that word of the line.
     Images(&'static [&'static str]),
-    /// Its own `/init` and these words, in which `{http}` is the medium's address and
-    /// `{http:PATTERN}` that of a file on it. A word with a file that is not there is left out.
+    /// Its own `/init` and these words, see [`put_in`].
     Own(&'static [&'static str]),
 }
 
@@ -57,6 +57,10 @@ pub struct Layout {
     without: &'static [&'static str],
     /// How it boots.
     pub way: Way,
+    /// Words for its own `/init` where that is asked for and `way` is another one.
+    own: &'static [&'static str],
+    /// The path in the initramfs at which its own `/init` looks for the medium's image.
+    pub image_at: Option<&'static str>,
     /// What people should know before a client boots it.
     pub note: &'static str,
 }
@@ -68,27 +72,22 @@ const ROW: Layout = Layout {
     kernels: &[],
     without: &[],
     way: Way::Own(&[]),
+    own: &[],
+    image_at: None,
     note: "",
 };
 
-const ON_A_DRIVE: &str =
+/// What people should know of one that cannot be told where its medium is.
+pub const ON_A_DRIVE: &str =
     "its own initramfs looks for the medium on a drive and will not find it over the network";
 
-/// What fits no row, with an image that may be the root.
-const SOME_IMAGE: Layout = Layout {
-    name: "unknown layout",
-    way: Way::Images(&[]),
-    note: "no layout that is known: clients start our /init with the largest image on the medium as \
-           their root; --append bw.image=PATH names another, --own-init leaves the medium its own",
-    ..ROW
-};
 /// The medium is the root file system itself, or the line says where it is.
 pub const ROOT: Layout = Layout { name: "layout of its own", way: Way::Medium(&[]), ..ROW };
-/// What fits no row and has no such image.
+/// What fits no row.
 pub const UNKNOWN: Layout = Layout {
     name: "unknown layout",
     note: "no layout that is known: clients start its own initramfs with its own words, and boot \
-           only if that needs no drive; name the root with --append bw.root=… if it does",
+           only if that needs no drive",
     ..ROW
 };
 
@@ -107,7 +106,13 @@ pub const LAYOUTS: &[Layout] = &[
         words: &["preseed/file", "preseed/url", "priority", "DEBIAN_FRONTEND", "rescue/enable"],
         ..ROW
     },
-    Layout { name: "LiveOS layout", words: &["root=live:*"], way: Way::Medium(&[]), ..ROW },
+    Layout {
+        name: "LiveOS layout",
+        words: &["root=live:*"],
+        way: Way::Medium(&[]),
+        own: LIVENET,
+        ..ROW
+    },
     Layout {
         name: "Anaconda installer",
         words: &["inst.stage2", "inst.repo", "inst.install", "inst.rescue"],
@@ -143,7 +148,7 @@ pub const LAYOUTS: &[Layout] = &[
         name: "Alpine Linux",
         files: &["/.alpine-release", "/apks"],
         without: &["alpine_dev", "alpine_repo", "modloop"],
-        way: Way::Own(&["alpine_repo={http:/apks}", "modloop={http:/boot/modloop-*}", "ip=dhcp"]),
+        way: Way::Own(&["alpine_repo={http:/apks}", "modloop={like:/boot/*modloop*}", "ip=dhcp"]),
         note: "its own initramfs must have the driver of the client's network card",
         ..ROW
     },
@@ -163,8 +168,10 @@ pub const LAYOUTS: &[Layout] = &[
     },
     Layout {
         name: "Proxmox installer",
-        files: &["/.p?e-cd-id.txt", "/.p?s-cd-id.txt", "/.p?g-cd-id.txt", "/pve-base.squashfs"],
-        note: ON_A_DRIVE,
+        files: &["/.p??-cd-id.txt", "/pve-base.squashfs"],
+        image_at: Some("proxmox.iso"),
+        note: "clients load the whole image into memory behind its initramfs: they need more than \
+               twice its size, and time",
         ..ROW
     },
     Layout {
@@ -176,8 +183,11 @@ pub const LAYOUTS: &[Layout] = &[
     },
     Layout {
         name: "ALT installer",
-        words: &["stagename", "bootchain", "root=bootchain"],
-        note: ON_A_DRIVE,
+        words: &["stagename", "bootchain", "root=bootchain", "automatic=method:*"],
+        way: Way::Own(&[
+            "automatic=method:nfs,network:dhcp,server:{server},directory:{path}",
+            "ip=dhcp",
+        ]),
         ..ROW
     },
     Layout {
@@ -191,22 +201,28 @@ pub const LAYOUTS: &[Layout] = &[
     Layout { name: "Debian live layout", kernels: &["/live"], way: Way::LiveBoot, ..ROW },
     Layout {
         name: "Slax",
-        files: &["/slax/*.sb"],
+        files: &["/*/*.sb"],
         without: &["from"],
-        way: Way::Medium(&["from=/slax"]),
+        way: Way::Medium(&["from={dir:/*/*.sb}"]),
         ..ROW
     },
     Layout {
         name: "Porteus",
-        files: &["/porteus/base/*.xzm"],
-        way: Way::Images(&["/porteus/base/*.xzm", "/porteus/modules/*.xzm"]),
+        files: &["/*/base/*.xzm"],
+        way: Way::Images(&["/*/base/*.xzm", "/*/modules/*.xzm"]),
         ..ROW
     },
     Layout {
         name: "Knoppix",
-        files: &["/KNOPPIX/KNOPPIX"],
+        files: &["/KNOPPIX*/KNOPPIX[1-9]"],
+        way: Way::Images(&["/KNOPPIX*/KNOPPIX", "/KNOPPIX*/KNOPPIX[1-9]"]),
+        ..ROW
+    },
+    Layout {
+        name: "Knoppix",
+        files: &["/KNOPPIX*/KNOPPIX"],
         without: &["fromhd", "bootfrom", "knoppix_dir", "nfsdir", "tohd"],
-        way: Way::Medium(&["knoppix_dir=KNOPPIX"]),
+        way: Way::Medium(&["knoppix_dir={dir:/KNOPPIX*/KNOPPIX}"]),
         ..ROW
     },
     Layout {
@@ -222,14 +238,21 @@ pub const LAYOUTS: &[Layout] = &[
     },
     Layout {
         name: "antiX and MX",
-        files: &["/antiX/linuxfs"],
-        way: Way::Images(&["/antiX/linuxfs"]),
+        files: &["/*/linuxfs"],
+        way: Way::Images(&["/*/linuxfs"]),
+        ..ROW
+    },
+    Layout {
+        name: "Gentoo",
+        words: &["looptype=squashfs", "cdroot"],
+        // The name of its initramfs's /init, and no program of the root.
+        without: &["init"],
+        way: Way::Images(&["{loop}", "/image.squashfs"]),
         ..ROW
     },
     Layout {
         name: "Gentoo",
         files: &["/image.squashfs"],
-        // The name of its initramfs's /init, and no program of the root.
         without: &["init"],
         way: Way::Images(&["/image.squashfs"]),
         ..ROW
@@ -254,12 +277,25 @@ pub const LAYOUTS: &[Layout] = &[
     },
     Layout {
         name: "Puppy Linux",
-        files: &["/puppy_*.sfs"],
-        way: Way::Images(&["/puppy_*.sfs", "/fdrv_*.sfs", "/zdrv_*.sfs"]),
+        files: &["/puppy_*.sfs", "/*/puppy_*.sfs"],
+        way: Way::Images(&[
+            "/puppy_*.sfs",
+            "/*/puppy_*.sfs",
+            "/fdrv_*.sfs",
+            "/*/fdrv_*.sfs",
+            "/zdrv_*.sfs",
+            "/*/zdrv_*.sfs",
+        ]),
         ..ROW
     },
     Layout { name: "archiso layout", files: &["/*/*/airootfs.*"], way: Way::Archiso, ..ROW },
-    Layout { name: "LiveOS layout", files: &["/LiveOS"], way: Way::Medium(&[]), ..ROW },
+    Layout {
+        name: "LiveOS layout",
+        files: &["/LiveOS"],
+        way: Way::Medium(&[]),
+        own: LIVENET,
+        ..ROW
+    },
     Layout {
         name: "casper layout",
         files: &["/casper", "/casper*/*.squashfs"],
@@ -273,6 +309,24 @@ pub const LAYOUTS: &[Layout] = &[
         ..ROW
     },
 ];
+
+/// Words for dracut's livenet module.
+const LIVENET: &[&str] = &["root=live:{http:/LiveOS/*.img}", "rd.neednet=1", "ip=dhcp"];
+
+/// Words of installers that name a file on the medium, and those for a file on the network.
+const ON_THE_MEDIUM: &[(&str, &str)] = &[
+    ("inst.ks", "inst.ks"),
+    ("ks", "ks"),
+    ("inst.updates", "inst.updates"),
+    ("inst.addrepo", "inst.addrepo"),
+    ("autoyast", "autoyast"),
+    ("file", "url"),
+    ("preseed/file", "preseed/url"),
+];
+
+/// How such words say that a file is on the medium; the last with a device before its path.
+const OF_THE_MEDIUM: &[&str] =
+    &["/cdrom/", "/media/cdrom/", "cdrom:/", "cd:///", "cd:/", "file:///cdrom/", "hd:*:/"];
 
 /// Words of our own, and of other ways over a network, with which a line names its root itself.
 const NAMES_ROOT: &[&str] = &["bw.root", "bw.image", "bw.layers"];
@@ -301,11 +355,19 @@ impl Layout {
                     || row.kernels.iter().any(loads))
         };
         let row = LAYOUTS.iter().find(fits).copied();
-        row.unwrap_or_else(|| match () {
-            () if there(ROOTS) => ROOT,
-            () if !tree.images().is_empty() => SOME_IMAGE,
-            () => UNKNOWN,
-        })
+        row.unwrap_or_else(|| if there(ROOTS) { ROOT } else { UNKNOWN })
+    }
+
+    /// The same system, booted by its own `/init`.
+    #[must_use]
+    pub fn with_own_init(self) -> Self {
+        match self.way {
+            Way::Medium(_) | Way::Images(_) => {
+                let note = if self.own.is_empty() { ON_A_DRIVE } else { self.note };
+                Self { way: Way::Own(self.own), note, ..self }
+            }
+            _ => self,
+        }
     }
 
     /// Whether the medium's own `/init` boots it.
@@ -324,17 +386,18 @@ impl Layout {
     }
 
     /// The command line with which the entry's kernel finds the medium over the network.
-    pub fn line(&self, tree: &Tree, own: &str, place: &Place, more: &str) -> String {
+    pub fn line(&self, tree: &Tree, entry: &Entry, place: &Place, more: &str) -> String {
         let Place { server, port, path, .. } = place;
         let port = port.map_or_else(String::new, |port| format!(",port={port},mountport={port}"));
         let options = format!("vers=3,tcp,nolock{port}");
         let at = format!("{server}:{path}");
         let source = format!("bw.root=nfs:{at},{options}");
-        let own = own.split_whitespace().filter(|word| {
+        let own = entry.append.split_whitespace().filter(|word| {
             // The value of a loader's variable is not known here.
             !word.contains('$') && !self.is_left_out(word, tree)
         });
         let mut kept: Vec<String> = own.map(str::to_owned).collect();
+        let put_in = |word: &&str| put_in(word, tree, entry, place);
         let more = more.split_whitespace().map(str::to_owned);
         let mut words = match self.way {
             Way::LiveBoot | Way::Casper => {
@@ -372,14 +435,19 @@ impl Layout {
             }
             Way::Medium(added) => {
                 let mut words = vec![source, "ip=dhcp".into()];
-                words.extend(added.iter().map(|word| (*word).to_owned()));
+                words.extend(added.iter().filter_map(put_in));
                 words
             }
             Way::Images(patterns) => {
-                let mut images: Vec<String> =
-                    patterns.iter().flat_map(|pattern| tree.matching(pattern)).collect();
-                if images.is_empty() {
-                    images = tree.images().into_iter().take(1).collect();
+                let named = kept.iter().find_map(|word| word.strip_prefix("loop="));
+                let named = named.unwrap_or_default().to_owned();
+                let mut images: Vec<String> = Vec::new();
+                for pattern in patterns {
+                    for path in tree.matching(&pattern.replace("{loop}", &named)) {
+                        if tree.file(&path).is_some() && !images.contains(&path) {
+                            images.push(path);
+                        }
+                    }
                 }
                 let images: Vec<&str> =
                     images.iter().map(|path| path.trim_start_matches('/')).collect();
@@ -389,7 +457,13 @@ impl Layout {
                 kept.retain(|word| fits(&words, word));
                 words
             }
-            Way::Own(added) => added.iter().filter_map(|word| put_in(word, tree, place)).collect(),
+            Way::Own(added) => {
+                let added: Vec<String> = added.iter().filter_map(put_in).collect();
+                let name = |word: &str| word.split('=').next().map(str::to_owned);
+                kept.retain(|word| added.iter().all(|new| name(new) != name(word)));
+                kept.iter_mut().for_each(|word| from_here(word, tree, place));
+                added
+            }
         };
         words.extend(more);
         words.extend(kept);
@@ -470,21 +544,50 @@ fn images_elsewhere(tree: &Tree, usual: &str) -> Option<String> {
     near.or_else(any)
 }
 
-/// A word of [`Way::Own`] for this medium.
-fn put_in(word: &str, tree: &Tree, place: &Place) -> Option<String> {
+/// A word of the table for this medium: `{http}` stands for its address, `{http:PATTERN}` for that
+/// of the first file that fits, `{like:PATTERN}` for that of the file whose name ends as the
+/// kernel's does, `{dir:PATTERN}` for the first file's directory, `{server}` and `{path}` for where
+/// it is by NFS. Behind `?PATTERN` and a blank, a word counts only where such a file is. `None` without
+/// the file.
+fn put_in(word: &str, tree: &Tree, entry: &Entry, place: &Place) -> Option<String> {
     let word = match word.strip_prefix('?').and_then(|rest| rest.split_once(' ')) {
         Some((pattern, _)) if tree.matching(pattern).is_empty() => return None,
         Some((_, word)) => word,
         None => word,
     };
-    let Some((before, pattern)) = word.split_once("{http") else { return Some(word.to_owned()) };
-    let base = format!("http://{}{}", place.http?, place.path);
-    match pattern.strip_prefix(':').and_then(|rest| rest.strip_suffix('}')) {
-        Some(pattern) => {
-            let path = tree.matching(pattern).into_iter().next()?;
-            Some(format!("{before}{base}{path}"))
+    let Place { server, path, http, .. } = place;
+    let word = word.replace("{server}", &server.to_string()).replace("{path}", path);
+    let Some((before, rest)) = word.split_once('{') else { return Some(word) };
+    let (kind, pattern) = rest.strip_suffix('}')?.split_once(':').unwrap_or(("http", ""));
+    let found = tree.matching(pattern);
+    let found = match kind {
+        "like" => {
+            let flavour = entry.kernel.rsplit(['-', '/']).next().unwrap_or_default();
+            found.iter().find(|path| path.contains(flavour)).or(found.first())?
         }
-        None => Some(format!("{before}{base}")),
+        _ => found.first()?,
+    };
+    if kind == "dir" {
+        let dir = found.rsplit_once('/').map_or("", |(dir, _)| dir);
+        // Knoppix writes it without a slash, Slax with one.
+        let dir = if before == "from=" { dir } else { dir.trim_start_matches('/') };
+        return Some(format!("{before}{dir}"));
+    }
+    let found = if pattern.is_empty() { "" } else { found };
+    Some(format!("{before}http://{}{path}{found}", (*http)?))
+}
+
+/// Makes a word that names a file on the medium one that names it on the network.
+fn from_here(word: &mut String, tree: &Tree, place: &Place) {
+    let Some((name, value)) = word.split_once('=') else { return };
+    let Some((_, new)) = ON_THE_MEDIUM.iter().find(|(old, _)| *old == name) else { return };
+    let path = OF_THE_MEDIUM.iter().find_map(|start| match start.split_once('*') {
+        Some((kind, end)) => value.strip_prefix(kind)?.split_once(end).map(|(_, path)| path),
+        None => value.strip_prefix(start),
+    });
+    let path = path.map(|path| format!("/{}", path.trim_start_matches('/')));
+    if let (Some(path), Some(http)) = (path.filter(|path| tree.file(path).is_some()), place.http) {
+        *word = format!("{new}=http://{http}{}{path}", place.path);
     }
 }
 
@@ -646,14 +749,28 @@ mod tests {
             "bw.layers=live",
         ),
         ("sbin/init", "/boot/vmlinuz", "quiet", "layout of its own", "bw.root=nfs:10.0.0.1:/m"),
-        (
-            "any/where/root.sfs",
-            "/vmlinuz",
-            "magic=1",
-            "unknown layout",
-            "bw.layers=any/where/root.sfs",
-        ),
         ("a", "/vmlinuz", "bw.image=a", "layout of its own", "bw.image=a"),
+        (
+            "KNOPPIX/KNOPPIX KNOPPIX/KNOPPIX1 KNOPPIX/KNOPPIX2 KNOPPIX/modules/x.ko",
+            "/boot/isolinux/linux",
+            "lang=de",
+            "Knoppix",
+            "bw.layers=KNOPPIX/KNOPPIX,KNOPPIX/KNOPPIX1,KNOPPIX/KNOPPIX2",
+        ),
+        (
+            "minios/01-kernel.sb minios/boot/vmlinuz",
+            "/minios/boot/vmlinuz",
+            "from=minios",
+            "Slax",
+            "from=/minios",
+        ),
+        (
+            "livecd.squashfs",
+            "/boot/kernel",
+            "root=/dev/ram0 cdroot looptype=squashfs loop=/livecd.squashfs",
+            "Gentoo",
+            "bw.layers=livecd.squashfs",
+        ),
     ];
 
     /// The same of those that keep their `/init`, with the whole line.
@@ -696,6 +813,42 @@ mod tests {
             "coreos.live.rootfs_url=http://10.0.0.1:8080/m/images/pxeboot/rootfs.img rd.neednet=1 ip=dhcp ignition.firstboot",
         ),
         (
+            "apks/x boot/modloop-lts boot/modloop-virt",
+            "/boot/vmlinuz-virt",
+            "modules=loop",
+            "Alpine Linux",
+            "alpine_repo=http://10.0.0.1:8080/m/apks modloop=http://10.0.0.1:8080/m/boot/modloop-virt ip=dhcp modules=loop",
+        ),
+        (
+            "images/install.img osbuild.ks",
+            "/images/pxeboot/vmlinuz",
+            "inst.stage2=hd:LABEL=R inst.ks=hd:LABEL=R:/osbuild.ks",
+            "Anaconda installer",
+            "inst.stage2=http://10.0.0.1:8080/m ip=dhcp inst.ks=http://10.0.0.1:8080/m/osbuild.ks",
+        ),
+        (
+            "install.amd/vmlinuz own.preseed",
+            "/install.amd/vmlinuz",
+            "preseed/file=/cdrom/own.preseed quiet",
+            "Debian installer",
+            "preseed/url=http://10.0.0.1:8080/m/own.preseed quiet",
+        ),
+        (
+            "altinst boot/vmlinuz",
+            "/boot/vmlinuz",
+            "root=bootchain bootchain=fg,altboot automatic=method:cdrom,uuid:x stagename=altinst",
+            "ALT installer",
+            "automatic=method:nfs,network:dhcp,server:10.0.0.1,directory:/m ip=dhcp root=bootchain bootchain=fg,altboot stagename=altinst",
+        ),
+        (
+            ".pve-cd-id.txt pve-base.squashfs",
+            "/boot/linux26",
+            "ro ramdisk_size=16777216 rw quiet",
+            "Proxmox installer",
+            "ro ramdisk_size=16777216 rw quiet",
+        ),
+        ("any/where/root.sfs", "/vmlinuz", "magic=1", "unknown layout", "magic=1"),
+        (
             "nix-store.squashfs",
             "/boot/bzImage",
             "root=LABEL=nixos-x",
@@ -713,7 +866,7 @@ mod tests {
                 Entry { kernel: (*kernel).into(), append: (*append).into(), ..Entry::default() };
             let row = Layout::of(&tree, &entry, "");
             assert_eq!((row.name, row.has_own_init()), (*name, false), "{files}");
-            let line = row.line(&tree, append, &place(), "console=ttyS0");
+            let line = row.line(&tree, &entry, &place(), "console=ttyS0");
             assert!(format!("{line} ").contains(part) && !line.contains('$'), "{line}");
             let plan = cmdline::parse(&line, &cmdline::Context::default());
             assert!(plan.can_work(), "{line}: {}", plan.warnings_text());
@@ -732,12 +885,29 @@ mod tests {
             let entry =
                 Entry { kernel: (*kernel).into(), append: (*append).into(), ..Entry::default() };
             let row = Layout::of(&tree, &entry, "");
-            let line = row.line(&tree, append, &place(), "");
+            let line = row.line(&tree, &entry, &place(), "");
             let init = if row.has_own_init() { "its own" } else { "ours" };
             let names = files.split_whitespace().collect::<Vec<_>>().join("`, `");
             table += &format!("| {} | `{names}` | `{append}` | `{line}` | {init} |\n", row.name);
         }
         assert!(docs.contains(&table), "docs/share.md has another table than:\n{table}");
+    }
+
+    #[test]
+    fn own_init_on_request() {
+        let line = |files: &str, append: &str| {
+            let (_dir, tree) = medium(files);
+            let (kernel, append) = ("/v".to_owned(), append.to_owned());
+            let entry = Entry { kernel, append, ..Entry::default() };
+            let row = Layout::of(&tree, &entry, "").with_own_init();
+            (row.line(&tree, &entry, &place(), ""), row.note)
+        };
+        let (text, note) = line("LiveOS/squashfs.img", "root=live:CDLABEL=F rd.live.image");
+        let found = "root=live:http://10.0.0.1:8080/m/LiveOS/squashfs.img rd.neednet=1 ip=dhcp";
+        assert_eq!((text.as_str(), note), (format!("{found} rd.live.image").as_str(), ""));
+        let (text, note) = line("antiX/linuxfs", "quiet bdir=/antiX toram");
+        assert_eq!((text.as_str(), note), ("quiet bdir=/antiX toram", ON_A_DRIVE));
+        assert!(line("live/x.squashfs", "boot=live").0.contains("nfsroot=10.0.0.1:/m "));
     }
 
     #[test]
@@ -748,7 +918,7 @@ mod tests {
                 Entry { kernel: (*kernel).into(), append: (*append).into(), ..Entry::default() };
             let row = Layout::of(&tree, &entry, "");
             assert_eq!((row.name, row.has_own_init()), (*name, true), "{files}");
-            assert_eq!(row.line(&tree, append, &place(), ""), *line);
+            assert_eq!(row.line(&tree, &entry, &place(), ""), *line);
         }
     }
 }

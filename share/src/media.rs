@@ -11,6 +11,7 @@ use crate::medium::{self, Medium, Source};
 use crate::nfs::Export;
 use crate::options::Options;
 use cpio_builder::menu::{Entry, Menu};
+use cpio_builder::newc::{self, TRAILER};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::PathBuf;
@@ -264,7 +265,10 @@ impl Entries<'_> {
         if self.given.is_some() && row == layout::UNKNOWN {
             row = layout::ROOT;
         }
-        entry.append = row.line(tree, &entry.append, &self.place, &self.options.append);
+        if self.options.init.is_none() {
+            row = row.with_own_init();
+        }
+        entry.append = row.line(tree, entry, &self.place, &self.options.append);
         let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
         if !row.has_own_init() && !plan.can_work() {
             return self.leave_out(entry, &plan.warnings_text().replace('\n', "; "));
@@ -303,18 +307,49 @@ impl Entries<'_> {
             }
             entry.initrd.extend(archive.map(|archive| archive.path));
         }
+        let iso = row.image_at.map(|path| self.image_behind(path));
+        let (iso, mut note) = match iso {
+            Some(None) => (Vec::new(), layout::ON_A_DRIVE.to_owned()),
+            Some(Some(files)) => (files, row.note.to_owned()),
+            None => (Vec::new(), row.note.to_owned()),
+        };
+        entry.initrd.extend(iso);
+        if let Some(image) = self.images.first().filter(|_| row == layout::UNKNOWN) {
+            let image = image.trim_start_matches('/');
+            note += &format!("; --append bw.layers={image} starts our /init with that image");
+        }
         // One that does not fit the boot loaders' menus would make all menus useless.
         let alone = Entry { id: "e".into(), ..entry.clone() };
         if let Err(why) = (Menu { entries: vec![alone], ..Menu::default() }).check() {
             return self.leave_out(entry, &why.to_string());
         }
-        if !row.note.is_empty() {
-            let text = format!("entry \"{}\" ({}): {}", entry.title, row.name, row.note);
-            if self.said.insert(row.note.to_owned()) {
+        if !note.is_empty() {
+            let text = format!("entry \"{}\" ({}): {note}", entry.title, row.name);
+            if self.said.insert(note) {
                 self.watch.tell(&Event::Warning(text));
             }
         }
         Some(row)
+    }
+
+    /// The medium's image as a file of an archive, in the parts that boot loaders put behind an
+    /// initramfs. `None` where there is no image, or a larger one than an archive can have.
+    fn image_behind(&mut self, path: &str) -> Option<Vec<String>> {
+        let (image, length) = self.medium.image.clone()?;
+        let header = newc::header(path, u32::try_from(length).ok()?);
+        let end = [vec![0; length.wrapping_neg() as usize % 4], newc::header(TRAILER, 0)].concat();
+        let identity = self.medium.tree.identity;
+        let parts = [
+            ("begin", File::memory(header)),
+            ("image", File::image(image, length, identity)),
+            ("end", File::memory(end)),
+        ];
+        let parts = parts.map(|(name, file)| {
+            let to = format!("{}/{name}", self.base);
+            self.files.add(&to, file.at(Stage::Initrd));
+            to
+        });
+        Some(parts.into())
     }
 
     fn leave_out(&self, entry: &Entry, why: &str) -> Option<Layout> {

@@ -40,9 +40,6 @@ const MENUS: &[(Dialect, &str)] = &[
     (Dialect::Grub, "/grub.cfg"),
 ];
 
-/// The first bytes of a file that is packed with zisofs (zisofs-format.txt of libisofs).
-const ZISOFS: [u8; 8] = [0x37, 0xe4, 0x53, 0x96, 0xc9, 0xdb, 0xd6, 0x07];
-
 /// Kernel and initramfs where there is no menu.
 const USUAL: [(&str, &str); 7] = [
     ("/live/vmlinuz", "/live/initrd.img"),
@@ -163,7 +160,7 @@ impl Medium {
             .take(100)
             .collect();
         medium.menu = medium.read_menu();
-        medium.leave_out_packed();
+        medium.refuse_packed()?;
         Ok(medium)
     }
 
@@ -209,29 +206,18 @@ impl Medium {
         Menu { entries: entries.into_iter().collect(), ..Menu::default() }
     }
 
-    /// Leaves out entries whose files are packed with zisofs: they would be served packed.
-    fn leave_out_packed(&mut self) {
-        let mut menu = std::mem::take(&mut self.menu);
-        let mut warnings = Vec::new();
-        let is_packed = |path: &&String| {
-            let mut head = [0; ZISOFS.len()];
-            let at = self.tree.file(path).map(|(at, _)| at);
-            at.is_some_and(|at| self.tree.read_at(at, 0, &mut head).is_ok()) && head == ZISOFS
-        };
-        keep(&mut menu, |entry| {
-            let Some(path) = std::iter::once(&entry.kernel).chain(&entry.initrd).find(is_packed)
-            else {
-                return Some(());
-            };
-            warnings.push(format!(
-                "entry \"{}\" is left out: {path} is compressed with zisofs, which is not read; make \
-                 the medium again without it",
-                entry.title
-            ));
-            None
-        });
-        self.menu = menu;
-        self.warnings.extend(warnings);
+    /// Refuses files that were copied from an ISO as they are stored, compressed: they would be
+    /// served so.
+    fn refuse_packed(&self) -> Result<(), Error> {
+        let packed = self.tree.packed();
+        let Some(path) = packed.first() else { return Ok(()) };
+        let why = format!(
+            "{}: {path} is compressed with zisofs ({} such files), which only its ISO tells: share the \
+             ISO, or a copy of its files made from it mounted",
+            self.name,
+            packed.len()
+        );
+        Err(Error::Medium { why })
     }
 
     /// The entries of systemd-boot.
@@ -349,18 +335,20 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap().menu.entries.len(), 1);
     }
 
-    /// The packed bytes were served as the kernel, without a word.
+    /// Files that were taken from an ISO by a program that does not know zisofs.
     #[test]
-    fn zisofs_is_said() {
+    fn zisofs_without_its_iso_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("live")).unwrap();
         std::fs::write(dir.path().join("live/initrd"), "i").unwrap();
         std::fs::write(dir.path().join("live/vmlinuz"), "kernel, not packed").unwrap();
         assert_eq!(read(dir.path()).unwrap().menu.entries.len(), 1);
-        std::fs::write(dir.path().join("live/vmlinuz"), ZISOFS).unwrap();
-        let medium = read(dir.path()).unwrap();
-        assert!(medium.menu.entries.is_empty());
-        assert!(medium.warnings[0].contains("/live/vmlinuz is compressed with zisofs"));
+        for head in [&b"\x37\xe4\x53\x96\xc9\xdb\xd6\x07"[..], b"\xef\x22\x55\xa1\xbc\x1b\x95\xa0"]
+        {
+            std::fs::write(dir.path().join("live/filesystem.squashfs"), head).unwrap();
+            let why = read(dir.path()).unwrap_err().to_string();
+            assert!(why.contains("/live/filesystem.squashfs is compressed with zisofs"), "{why}");
+        }
     }
 
     #[test]

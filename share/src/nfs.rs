@@ -370,7 +370,7 @@ impl Server {
             }
         };
         let refused = match file.node.kind {
-            Kind::Extents(_) | Kind::Path(_) => None,
+            Kind::Extents(_) | Kind::Packed(..) | Kind::Path(_) => None,
             Kind::Directory(_) => Some(status::ISDIR),
             Kind::Link(_) | Kind::Special => Some(status::INVAL),
         };
@@ -566,7 +566,7 @@ fn post_op(xdr: &mut Writer<'_>, file: Option<&Handle<'_>>) {
 fn attributes(xdr: &mut Writer<'_>, file: &Handle<'_>) {
     let node = file.node;
     let (kind, links) = match &node.kind {
-        Kind::Extents(_) | Kind::Path(_) => (1, 1),
+        Kind::Extents(_) | Kind::Packed(..) | Kind::Path(_) => (1, 1),
         Kind::Directory(children) => {
             let dirs = children.iter().filter(|at| {
                 matches!(file.tree.node(**at).map(|n| &n.kind), Some(Kind::Directory(_)))

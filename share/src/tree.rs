@@ -11,6 +11,8 @@ use crate::beneath::Directory;
 use crate::error::Error;
 use coldplug::index::fnmatch;
 pub use cpio_builder::iso::Extent;
+use cpio_builder::iso::read_extents;
+pub use cpio_builder::zisofs::Packed;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, fstat, readlinkat, statat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -33,6 +35,13 @@ const MAX_FOUND: usize = 4096;
 const IMAGE_DEPTH: usize = 3;
 /// Most path components still to be followed, links included.
 const MAX_PARTS: usize = 4096;
+
+/// The first bytes of a file that is stored compressed, of both versions (zisofs-format.txt of
+/// libisofs).
+const ZISOFS: [[u8; 8]; 2] = [
+    [0x37, 0xe4, 0x53, 0x96, 0xc9, 0xdb, 0xd6, 0x07],
+    [0xef, 0x22, 0x55, 0xa1, 0xbc, 0x1b, 0x95, 0xa0],
+];
 
 /// Random access to an image.
 pub trait ReadAt: Send + Sync {
@@ -103,6 +112,8 @@ pub enum Kind {
     Directory(Vec<At>),
     /// A file in the image.
     Extents(Vec<Extent>),
+    /// A file in the image that is stored compressed.
+    Packed(Vec<Extent>, Packed),
     /// A file, by its path below the directory that is shared.
     Path(PathBuf),
     /// A symbolic link's target.
@@ -362,7 +373,8 @@ impl Tree {
     pub fn file(&self, path: &str) -> Option<(At, u64)> {
         let at = self.walk(path)?;
         let node = self.node(at)?;
-        matches!(node.kind, Kind::Extents(_) | Kind::Path(_)).then_some((at, node.size))
+        matches!(node.kind, Kind::Extents(_) | Kind::Packed(..) | Kind::Path(_))
+            .then_some((at, node.size))
     }
 
     /// The child of a directory by name, ignoring case, as boot loaders look up files on ISO
@@ -395,6 +407,16 @@ impl Tree {
     /// Files that are an image of a file system (squashfs, erofs), the largest first. Only those
     /// near the root are looked at, and no more than 4096.
     pub fn images(&self) -> Vec<String> {
+        self.near_root(|at| self.is_image(at))
+    }
+
+    /// Files near the root that are stored compressed (zisofs) and were copied as they are.
+    pub fn packed(&self) -> Vec<String> {
+        let mut head = [0; ZISOFS[0].len()];
+        self.near_root(|at| self.read_at(at, 0, &mut head).is_ok() && ZISOFS.contains(&head))
+    }
+
+    fn near_root(&self, mut fits: impl FnMut(At) -> bool) -> Vec<String> {
         let mut looked = 0;
         let mut found = Vec::new();
         let mut todo = vec![(Self::ROOT, 0)];
@@ -403,9 +425,9 @@ impl Tree {
                 let Some(node) = self.node(*at) else { continue };
                 match &node.kind {
                     Kind::Directory(_) if depth < IMAGE_DEPTH => todo.push((*at, depth + 1)),
-                    Kind::Extents(_) | Kind::Path(_) if looked < MAX_FOUND => {
+                    Kind::Extents(_) | Kind::Packed(..) | Kind::Path(_) if looked < MAX_FOUND => {
                         looked += 1;
-                        if self.is_image(*at) {
+                        if fits(*at) {
                             found.push((node.size, self.path(*at)));
                         }
                     }
@@ -451,7 +473,14 @@ impl Tree {
         let buffer = buffer.get_mut(..usize::try_from(wanted).unwrap_or(0)).unwrap_or_default();
         match (&node.kind, &self.source) {
             (Kind::Extents(extents), Source::Image(image)) => {
-                read_extents(image.as_ref(), extents, offset, buffer)?;
+                let read = |buffer: &mut [u8], at| image.read_exact_at(buffer, at);
+                read_extents(&read, extents, buffer, offset)?;
+                Ok(buffer.len())
+            }
+            (Kind::Packed(extents, packed), Source::Image(image)) => {
+                let read = |buffer: &mut [u8], at| image.read_exact_at(buffer, at);
+                let stored = |buffer: &mut [u8], at| read_extents(&read, extents, buffer, at);
+                packed.read_exact_at(buffer, offset, &stored)?;
                 Ok(buffer.len())
             }
             (Kind::Path(path), Source::Directory(root, held)) => match held.get(&at) {
@@ -462,7 +491,7 @@ impl Tree {
         }
     }
 
-    /// Where a file is in the image; `None` for one in a directory.
+    /// Where a file is in the image; `None` for one in a directory or stored compressed.
     pub fn extents(&self, at: At) -> Option<(&dyn ReadAt, &[Extent])> {
         match (&self.node(at)?.kind, &self.source) {
             (Kind::Extents(extents), Source::Image(image)) => Some((image.as_ref(), extents)),
@@ -527,33 +556,6 @@ fn node_of(about: &Stat, name: Vec<u8>, kind: Kind) -> Node {
         },
         kind,
     }
-}
-
-fn read_extents(
-    image: &dyn ReadAt,
-    extents: &[Extent],
-    offset: u64,
-    buffer: &mut [u8],
-) -> io::Result<()> {
-    let mut skip = offset;
-    let mut rest = buffer;
-    for extent in extents {
-        if skip >= extent.length {
-            skip -= extent.length;
-            continue;
-        }
-        let here = (extent.length - skip).min(rest.len() as u64);
-        let (part, tail) = rest
-            .split_at_mut_checked(usize::try_from(here).unwrap_or(usize::MAX))
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        image.read_exact_at(part, extent.start.saturating_add(skip))?;
-        rest = tail;
-        skip = 0;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 fn read_file(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -657,9 +659,10 @@ mod tests {
     fn extents_are_one_file() {
         let image: Vec<u8> = (0..100).collect();
         let extents = [Extent { start: 10, length: 4 }, Extent { start: 50, length: 3 }];
+        let read = |buffer: &mut [u8], at| ReadAt::read_exact_at(&image, buffer, at);
         let mut buffer = [0; 5];
-        read_extents(&image, &extents, 2, &mut buffer).unwrap();
+        read_extents(&read, &extents, &mut buffer, 2).unwrap();
         assert_eq!(buffer, [12, 13, 50, 51, 52]);
-        assert!(read_extents(&image, &extents, 3, &mut buffer).is_err());
+        assert!(read_extents(&read, &extents, &mut buffer, 3).is_err());
     }
 }
