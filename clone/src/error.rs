@@ -85,6 +85,11 @@ pub enum Error {
         /// The operating system's reason.
         why: String,
     },
+    /// No place that was named has what is to be fetched.
+    Fetch {
+        /// Each place and the reason.
+        why: String,
+    },
     /// What is to be sent cannot be read.
     Source {
         /// Its name and the reason.
@@ -166,6 +171,7 @@ impl fmt::Display for Error {
                 write!(f, "{kind} port {port}: {why}; does another clone program run here?")
             }
             Self::Network { what, why } => write!(f, "cannot {what}: {why}"),
+            Self::Fetch { why } => write!(f, "the image cannot be had: {why}"),
             Self::Source { why } => write!(f, "cannot read what is to be sent: {why}"),
             Self::Unfit { what, why } => write!(f, "{what}: {why}"),
         }

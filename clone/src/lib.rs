@@ -24,6 +24,8 @@ pub mod dollyplus;
 pub mod edge;
 pub mod error;
 pub mod guard;
+#[cfg(feature = "room")]
+pub mod image;
 pub mod ka;
 pub mod mark;
 pub mod outcome;

@@ -1071,15 +1071,18 @@ pub enum CloneArgument {
     Port,
     /// A port; that of the protocol without one.
     Room,
+    /// URLs of one file, with commas between.
+    Urls,
 }
 
 /// All clone protocols.
-pub static CLONE_PROTOCOLS: [CloneProtocol; 5] = [
+pub static CLONE_PROTOCOLS: [CloneProtocol; 6] = [
     protocol("ka", "KA", CloneArgument::Session, 120, 5),
     protocol("dolly", "Dolly", CloneArgument::None, 300, 3),
     protocol("dollyplus", "Dolly+", CloneArgument::None, 300, 3),
     protocol("udpcast", "udpcast", CloneArgument::Port, 300, 3),
     protocol("room", "the room", CloneArgument::Room, 300, 3),
+    protocol("image", "image", CloneArgument::Urls, 300, 3),
 ];
 
 const fn protocol(
@@ -1118,6 +1121,9 @@ impl CloneMethod {
             }
             (CloneArgument::None | CloneArgument::Room, "") | (CloneArgument::Session, _) => {
                 argument
+            }
+            (CloneArgument::Urls, urls) => {
+                urls.split(',').all(|url| url.starts_with("http://")).then_some(urls)?
             }
             (CloneArgument::None | CloneArgument::Room, _) => return None,
         };

@@ -12,7 +12,7 @@ use crate::plan::{
     Payload, PersistPlan, RootPlan, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam,
     UnionKind, UnionPlan, Upper, Writable,
 };
-use crate::secrets::Private;
+use crate::secrets::{Private, masked};
 
 impl BootPlan {
     /// The plan as one JSON document, a line per part.
@@ -354,6 +354,10 @@ fn clone_method(j: &mut Json, method: &CloneMethod) {
         CloneArgument::Session => j.field("session", &method.argument),
         CloneArgument::Room if method.argument.is_empty() => j,
         CloneArgument::Room => j.count("port", method.argument.parse().unwrap_or(0)),
+        CloneArgument::Urls => {
+            let urls: Vec<String> = method.argument.split(',').map(masked).collect();
+            j.key("urls").strings(&urls)
+        }
         CloneArgument::Port => j.count("portbase", method.argument.parse().unwrap_or(0)),
     }
     .end_object();

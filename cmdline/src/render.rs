@@ -420,8 +420,10 @@ fn clone_method(method: &CloneMethod) -> String {
         CloneArgument::None => "",
         CloneArgument::Session => " session ",
         CloneArgument::Port | CloneArgument::Room => " port ",
+        CloneArgument::Urls => " ",
     };
-    text(&[method.protocol.title, argument, &method.argument])
+    let shown: Vec<String> = method.argument.split(',').map(masked).collect();
+    text(&[method.protocol.title, argument, &shown.join(", ")])
 }
 
 /// A source as `/init`'s messages name it: no options, no promises.
@@ -685,7 +687,12 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
             .as_ref()
             .map_or_else(|| String::from("the disk that the sender names"), device);
         let from: Vec<String> = clone.from.iter().map(ToString::to_string).collect();
+        let urls = clone.method.protocol.argument == CloneArgument::Urls;
         let from = match (from.is_empty(), clone.key.is_some()) {
+            _ if urls => String::from(match clone.digest.is_some() {
+                true => "takes the image of this digest alone",
+                false => "takes whatever image the first server has that answers",
+            }),
             (true, false) => String::from("takes it from any sender of this network"),
             (true, true) => String::from("takes it from a sender that knows the key"),
             (false, false) => text(&["takes it from ", &from.join(", "), " alone"]),

@@ -12,6 +12,7 @@ use clone::dollyplus::server::Server;
 use clone::dollyplus::wire::{Command, Item, Output as RingFile, Reader};
 use clone::dollyplus::{self, Todo, Want};
 use clone::guard::Kept;
+use clone::image::{HEAD, Head, Image};
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::outcome::{Patience, Standing};
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     target("ka-desc", ka_desc),
     target("room-manifest", room_manifest),
     target("room-line", room_line),
+    target("disk-image", disk_image),
     target("dos-table", dos_table),
     target("p2v-nbd-server", p2v::nbd::fuzz),
     target("p2v-ssh-client", p2v::ssh::fuzz),
@@ -368,6 +370,27 @@ pub fn room_manifest(data: &[u8]) {
         let bytes: u64 = layout.pieces(chunk).map(|piece| piece.length).sum();
         assert_eq!(bytes, u64::from(chunk.bytes));
     }
+}
+
+/// An image of disks. What is understood lies behind its beginning without gaps, and chunks that
+/// are damaged are no chunks.
+pub fn disk_image(data: &[u8]) {
+    let Some((first, rest)) = data.split_first_chunk::<HEAD>() else { return };
+    let Ok(head) = Head::read(first) else { return };
+    let Some((manifest, rest)) = rest.split_at_checked(head.manifest) else { return };
+    let Ok((manifest, index)) = Image::manifest(&head, manifest) else { return };
+    let Some(index) = rest.get(..index) else { return };
+    let Ok(image) = Image::new(&head, manifest, index) else { return };
+    let mut end = (HEAD + head.manifest + index.len()) as u64;
+    for n in 0..image.manifest.layout.count() {
+        let place = image.place(n).unwrap_or_default();
+        assert_eq!(place.start, end);
+        end = place.end;
+        let range = usize::try_from(place.start).unwrap()..usize::try_from(place.end).unwrap();
+        let chunk = data.get(range).and_then(|packed| image.chunk(n, packed));
+        assert!(chunk.is_none_or(|chunk| image.manifest.is(n, &chunk)));
+    }
+    assert_eq!(end, head.file);
 }
 
 /// A connection of a room, at either end, with and without a key: the first byte says which.

@@ -62,11 +62,29 @@ fn room(given: &Given) -> Result<Room, Failure> {
     Ok(Room::new(given.get("port").unwrap_or_default())?)
 }
 
-fn disks(given: &Given, program: &str) -> Result<(), Failure> {
+pub fn disks(given: &Given, program: &str) -> Result<(), Failure> {
     match given.rest.is_empty() {
         true => Err(Failure::Usage(format!("{program}: needs a disk or a file, as /dev/sda"))),
         false => Ok(()),
     }
+}
+
+/// The disks that were named, and what of them is in use.
+pub fn offered(given: &Given, program: &str) -> Result<(Layout, Vec<Reader>), Failure> {
+    disks(given, program)?;
+    let (mut layout, mut readers) = (Vec::new(), Vec::new());
+    for path in &given.rest {
+        if let Some(mark) = clone::edge::place::marked(path) {
+            return Err(Failure::Failed(format!("{path}: {mark}; it cannot be sent or saved")));
+        }
+        let map = whole_disk(&mut map::Source::open(path)?)
+            .map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
+        layout.push(disk(path, &map, given.has("whole"), program));
+        readers.push(Reader::open(path)?);
+    }
+    let layout = Layout::new(CHUNK, layout)
+        .map_err(|why| Failure::Failed(format!("{}: {why}", given.rest.join(", "))))?;
+    Ok((layout, readers))
 }
 
 /// Sends.
@@ -77,18 +95,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let mut host = Host::new("send", given.has("quiet"), given.has("verbose"));
     let mut here = copying::patient(given)?;
     copying::sender(given, "room", &[], &mut here, &mut host)?;
-    let (mut layout, mut readers) = (Vec::new(), Vec::new());
-    for path in &given.rest {
-        if let Some(mark) = clone::edge::place::marked(path) {
-            return Err(Failure::Failed(format!("{path}: {mark}; it cannot be sent")));
-        }
-        let map = whole_disk(&mut map::Source::open(path)?)
-            .map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
-        layout.push(disk(path, &map, given.has("whole")));
-        readers.push(Reader::open(path)?);
-    }
-    let layout = Layout::new(CHUNK, layout)
-        .map_err(|why| Failure::Failed(format!("{}: {why}", given.rest.join(", "))))?;
+    let (layout, readers) = offered(given, "send")?;
     let (used, count) = (layout.used(), layout.count());
     eprintln!("send: {} in {count} chunks; reads them for their digests", Amount(used));
     let mut progress = Progress::new(given.has("quiet"));
@@ -118,7 +125,7 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     copying::send(&room, &order, given, &mut host)
 }
 
-fn disk(path: &str, map: &DiskMap, whole: bool) -> Disk {
+fn disk(path: &str, map: &DiskMap, whole: bool, program: &str) -> Disk {
     let area = |part: &blockmap::Part| Area {
         number: part.number,
         start: part.start,
@@ -126,14 +133,14 @@ fn disk(path: &str, map: &DiskMap, whole: bool) -> Disk {
         texts: [part.kind.clone(), part.uuid.clone(), part.content.clone()],
     };
     let name = Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy());
-    eprintln!("send: {path}: {} of {} in use", Amount(map.used_bytes()), Amount(map.size));
+    eprintln!("{program}: {path}: {} of {} in use", Amount(map.used_bytes()), Amount(map.size));
     for part in &map.parts {
         if let How::Raw(why) = &part.how {
-            eprintln!("send: {path}: all of partition {} is sent: {why}", part.number);
+            eprintln!("{program}: {path}: all of partition {} is copied: {why}", part.number);
         }
     }
     for note in &map.notes {
-        eprintln!("send: {path}: {}", map::safe(note));
+        eprintln!("{program}: {path}: {}", map::safe(note));
     }
     let all = [Extent { start: 0, length: map.size }];
     let used = if whole { &all[..] } else { &map.used };

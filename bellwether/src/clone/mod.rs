@@ -8,6 +8,7 @@ mod desc;
 mod dolly;
 mod dollyplus;
 pub mod flags;
+mod image;
 mod install;
 mod ka;
 mod layout;
@@ -39,6 +40,8 @@ pub type Run = fn(&Given) -> Result<(), Failure>;
 pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["send"], &chunks::SEND, chunks::send),
     (&["receive"], &chunks::RECEIVE, chunks::receive),
+    (&["save"], &image::SAVE, image::save),
+    (&["restore"], &image::RESTORE, image::restore),
     (&["dolly"], &dolly::DOLLY, dolly::run),
     (&["dollyS"], &dollyplus::SERVER, dollyplus::send),
     (&["dollyC"], &dollyplus::CLIENT, dollyplus::receive),
@@ -59,7 +62,8 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 7] = ["send", "receive", "prepare", "install", "adapt", "tools", "map"];
+const NEW: [&str; 9] =
+    ["send", "receive", "save", "restore", "prepare", "install", "adapt", "tools", "map"];
 
 /// Whether a link of this name to the command runs the clone program.
 pub fn is_link(name: &str) -> bool {

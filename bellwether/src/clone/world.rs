@@ -9,7 +9,7 @@ use clone::digest::Digest;
 use clone::edge::net::Datagrams;
 use clone::edge::place::Place;
 use clone::edge::{self, Level};
-use clone::guard::{Announcement, Kept, Terms};
+use clone::guard::{Announcement, Kept, Pin, Terms};
 use clone::outcome::Summary;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -141,6 +141,10 @@ impl edge::World for Host {
             }
         }
         self.places.iter().map(|path| Place::resume(path).map_err(|e| e.to_string())).collect()
+    }
+
+    fn pinned(&self) -> Option<&Pin> {
+        self.terms.pin.as_ref()
     }
 
     fn reads_back(&self) -> bool {

@@ -10,6 +10,8 @@
 
 pub mod dolly;
 pub mod dollyplus;
+#[cfg(feature = "room")]
+pub mod image;
 pub mod ka;
 pub mod net;
 pub mod place;
@@ -44,6 +46,8 @@ pub static RECEIVERS: &[(&str, Receive)] = &[
     ("ka", receive::<ka::Ka>),
     #[cfg(feature = "room")]
     ("room", receive::<room::Room>),
+    #[cfg(feature = "room")]
+    ("image", receive::<image::Image>),
 ];
 
 /// The receiver of the protocol of this name.

@@ -5,7 +5,7 @@ use super::net::{Datagrams, Udp};
 use super::place::Place;
 use crate::Error;
 use crate::cook::Cook;
-use crate::guard::{Announcement, Kept};
+use crate::guard::{Announcement, Kept, Pin};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -56,6 +56,11 @@ pub trait World {
     /// One cannot be written to: its name and the reason.
     fn places(&mut self) -> Result<Vec<Place>, String> {
         Err("this program writes no copy".to_owned())
+    }
+
+    /// The digest that the user wants the copy to have.
+    fn pinned(&self) -> Option<&Pin> {
+        None
     }
 
     /// Whether the user wants what was written to be read back.

@@ -370,6 +370,11 @@ impl<S: io::Stream> Stream<S> {
         }
     }
 
+    /// The connection, when the next [`Stream::read`] reads from it.
+    pub fn waits_for(&self) -> Option<&S> {
+        (self.start >= self.end && self.body != Body::Done).then_some(&self.peer)
+    }
+
     /// Reads more of the file; 0 at its end.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use core::fmt;
 use core::net::SocketAddrV4;
 use core::time::Duration;
 
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use crate::io::{FreeUdp, Tcp, pause};
@@ -213,6 +214,28 @@ impl Download {
         self.position
     }
 
+    /// Goes on at this byte: a connection that is elsewhere is closed.
+    pub fn seek(&mut self, position: u64) {
+        if position != self.position {
+            (self.connection, self.done, self.skip) = (None, false, 0);
+            self.position = position;
+        }
+    }
+
+    /// Bytes that come again before new ones: the server answers no range requests.
+    pub fn repeats(&self) -> u64 {
+        self.skip
+    }
+
+    /// What to wait for before [`Download::read`], which then does not wait. Nothing when
+    /// there is no such thing, or bytes are there already.
+    pub fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        match &self.connection {
+            Some(Connection::Http(stream)) => stream.waits_for().map(AsFd::as_fd),
+            _ => None,
+        }
+    }
+
     /// Events, for the console: redirections, lost connections.
     pub fn take_notes(&mut self) -> Vec<String> {
         core::mem::take(&mut self.notes)
@@ -358,7 +381,13 @@ impl Download {
                         (206, _) => return Err(FetchError::Http(HttpError::WrongRange)),
                         _ => (0, if head.chunked { None } else { head.length }),
                     };
-                    if head.status == 200 && self.position > 0 && self.validator != head.validator {
+                    // Nothing is known of it when it is had from its middle on.
+                    let known = self.total.is_some() || self.validator.is_some();
+                    if head.status == 200
+                        && self.position > 0
+                        && known
+                        && self.validator != head.validator
+                    {
                         // Sent from the start, and changed meanwhile.
                         return Err(FetchError::Changed);
                     }

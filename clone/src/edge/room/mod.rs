@@ -1,6 +1,6 @@
 //! The loops of a room that is cloned chunk by chunk: see [`room`](crate::room).
 
-mod disks;
+pub(super) mod disks;
 mod net;
 
 use super::net::{Dial, listener};

@@ -1,0 +1,213 @@
+//! `save` and `restore`: the used bytes of disks in one file, and back.
+
+use super::chunks::offered;
+use super::copying;
+use super::flags::{DIGEST, Given, NO_READ_BACK, Program, QUIET, STALL, flag};
+use super::progress::Progress;
+use crate::failure::Failure;
+use clone::edge::Protocol;
+use clone::edge::image::Image;
+use clone::edge::place::Place;
+use clone::edge::room::Reader;
+use clone::guard::Media;
+use clone::image::{before_chunks, beginning};
+use clone::outcome::{Amount, Summary};
+use clone::room::keep;
+use clone::room::manifest::{Layout, Manifest};
+use cpio_builder::tools::Draft;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+
+/// The grammar of what makes an image.
+pub static SAVE: Program = Program {
+    name: "save",
+    about: "Saves what is in use of disks in one file, packed, each chunk with its digest.",
+    rest: "DISK|FILE...",
+    example: "bellwether clone save /dev/sda -o golden.bwi",
+    flags: &[
+        flag("output", Some('o'), Some("FILE"), "the image; it has its name when it is whole"),
+        flag("level", Some('l'), Some("N"), "how hard zstd tries, 1 to 19 [3]"),
+        flag("whole", None, None, "save all bytes, also those that no file system has in use"),
+        NO_READ_BACK,
+        QUIET,
+    ],
+};
+
+/// The grammar of what writes one to disks.
+pub static RESTORE: Program = Program {
+    name: "restore",
+    about: "Writes an image to disks, from a file or from any number of web servers.",
+    rest: "IMAGE|URL[,URL...] DISK|FILE...",
+    example: "bellwether clone restore http://10.0.0.1/golden.bwi,http://10.0.0.2/golden.bwi /dev/sda",
+    flags: &[
+        DIGEST,
+        NO_READ_BACK,
+        flag("timeout", Some('a'), Some("S"), "wait so long for a server with the image [30]"),
+        STALL,
+        flag("verbose", Some('v'), None, "show what each server does"),
+        QUIET,
+    ],
+};
+
+/// Chunks that are packed at once.
+const BATCH: u32 = 16;
+/// Bytes that are read back at once.
+const PIECE: usize = 1 << 20;
+
+/// Makes an image.
+pub fn save(given: &Given) -> Result<(), Failure> {
+    let to = given.get("output").ok_or_else(|| Failure::Usage("save: needs -o FILE".into()))?;
+    let to = Path::new(to);
+    let level = given.parsed::<u8>("level")?.unwrap_or(3);
+    if !(1..=19).contains(&level) {
+        return Err(Failure::Usage(format!("--level: '{level}' is not 1 to 19")));
+    }
+    let (layout, disks) = offered(given, "save")?;
+    let used = layout.used();
+    eprintln!("save: {} in {} chunks", Amount(used), layout.count());
+    let draft = Draft::new(to)?;
+    let failed = |e: io::Error| Failure::Failed(format!("{}: {e}", to.display()));
+    let file = draft.create()?;
+    let mut progress = Progress::new(given.has("quiet"));
+    let mut out = Out { file: &file, at: before_chunks(&layout), sum: blake3::Hasher::new() };
+    let (mut hashes, mut lengths, mut done) = (Vec::new(), Vec::new(), 0);
+    for first in (0..layout.count()).step_by(BATCH as usize) {
+        let batch = first..(first + BATCH).min(layout.count());
+        for packed in pack(&layout, &disks, batch, level.into())? {
+            hashes.push(packed.hash);
+            lengths.push(u32::try_from(packed.bytes.len()).unwrap_or(u32::MAX));
+            out.put(&packed.bytes).map_err(failed)?;
+            done += packed.length;
+            progress.show(done, Some(used), String::new);
+        }
+    }
+    let Out { at: end, sum, .. } = out;
+    let manifest = Manifest::new(layout, hashes)
+        .ok_or_else(|| Failure::Failed("a disk is missing".to_owned()))?;
+    let first = beginning(&manifest, &lengths);
+    // An image that was broken off begins with zeros.
+    file.write_all_at(&first, 0).and_then(|()| file.sync_all()).map_err(failed)?;
+    let read_back = !given.has("no-read-back") && compare(&draft, &first, end, &sum)?;
+    draft.keep()?;
+    progress.end();
+    let root: String = manifest.root().iter().map(|byte| format!("{byte:02x}")).collect();
+    let verdict = if read_back { "read back" } else { "not read back" };
+    eprintln!("save: {}: {} in {}, {verdict}", to.display(), Amount(used), Amount(end));
+    println!("bw.clone.digest=blake3:{root}");
+    Ok(())
+}
+
+/// What the chunks go to.
+struct Out<'f> {
+    file: &'f File,
+    at: u64,
+    sum: blake3::Hasher,
+}
+
+impl Out<'_> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.at)?;
+        self.sum.update(bytes);
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A chunk as it is stored.
+struct Packed {
+    hash: [u8; 32],
+    length: u64,
+    bytes: Vec<u8>,
+}
+
+/// Reads and packs these chunks, on all processors.
+fn pack(
+    layout: &Layout,
+    disks: &[Reader],
+    batch: std::ops::Range<u32>,
+    level: i32,
+) -> Result<Vec<Packed>, Failure> {
+    let one = |n: u32| -> Result<Packed, Failure> {
+        let of = layout.chunk(n).and_then(|chunk| disks.get(usize::from(chunk.disk)));
+        let disk = of.ok_or_else(|| Failure::Failed("a disk is missing".to_owned()))?;
+        let bytes = keep::read(layout, n, &mut |at, room| disk.read(at, room))?
+            .ok_or_else(|| Failure::Failed("a disk has become shorter".to_owned()))?;
+        let hash = *blake3::hash(&bytes).as_bytes();
+        let packed = zstd::bulk::compress(&bytes, level)
+            .map_err(|e| Failure::Failed(format!("zstd: {e}")))?;
+        let length = bytes.len() as u64;
+        let bytes = if packed.len() < bytes.len() { packed } else { bytes };
+        Ok(Packed { hash, length, bytes })
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let numbers: Vec<u32> = batch.collect();
+    let share = numbers.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        let parts = numbers.chunks(share).map(|part| {
+            scope.spawn(|| part.iter().map(|n| one(*n)).collect::<Result<Vec<_>, _>>())
+        });
+        let parts: Vec<_> = parts.collect();
+        let crashed = |_| Failure::Failed("packing has crashed".to_owned());
+        let mut all = Vec::new();
+        for part in parts {
+            all.extend(part.join().map_err(crashed)??);
+        }
+        Ok(all)
+    })
+}
+
+/// Reads the image from its disk; false where the system cannot go past its memory.
+fn compare(draft: &Draft, first: &[u8], end: u64, sum: &blake3::Hasher) -> Result<bool, Failure> {
+    let failed = |e: clone::Trouble| Failure::Failed(e.to_string());
+    let name = draft.path().to_string_lossy();
+    let mut place = Place::open(&name, true).map_err(failed)?;
+    let mut back = blake3::Hasher::new();
+    let mut at = 0;
+    while at < end {
+        let most = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+        let Some(bytes) = place.read(at, most).map_err(failed)? else { return Ok(false) };
+        let skip = first.len().saturating_sub(usize::try_from(at).unwrap_or(usize::MAX));
+        let (own, rest) = bytes.split_at(skip.min(bytes.len()));
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        let same = own.is_empty() || first.get(from..from + own.len()) == Some(own);
+        if !same || bytes.len() != most {
+            return Err(Failure::Failed("the disk has other bytes than were written to it".into()));
+        }
+        back.update(rest);
+        at += most as u64;
+    }
+    match back.finalize() == sum.finalize() {
+        true => Ok(true),
+        false => {
+            Err(Failure::Failed("the disk has other bytes than were written to it".to_owned()))
+        }
+    }
+}
+
+/// Writes an image to disks.
+pub fn restore(given: &Given) -> Result<(), Failure> {
+    let Some((from, places)) = given.rest.split_first().filter(|(_, places)| !places.is_empty())
+    else {
+        let why = "restore: needs an image and a disk, as golden.bwi /dev/sda";
+        return Err(Failure::Usage(why.to_owned()));
+    };
+    let mut host = copying::node("restore", given, given.has("verbose"))?;
+    host.places = places.to_vec();
+    let mut here = copying::receiver(given)?;
+    let wait = std::time::Duration::from_secs(30);
+    here.patience.start = Some(here.patience.start.unwrap_or(wait));
+    let got = Image::new(from)?.receive(&here, &mut host);
+    host.end();
+    let got = got?;
+    let verdict = match (got.pinned, got.read_back) {
+        (true, true) => "verified with the digest that was named; read back",
+        (false, true) => "verified with the image; read back",
+        (_, false) => "received whole, not read back",
+    };
+    let took = host.took();
+    host.last_line(&Summary { digests: &got.digests, took, verdict });
+    Ok(())
+}
