@@ -123,6 +123,10 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
     if built_in.is_some() {
         return None;
     }
+    // Knoppix's menus have no word of their own but the name of its initramfs.
+    if value_of("initrd").rsplit('/').next().is_some_and(|name| name.starts_with("minirt")) {
+        return Some(Dialect::Knoppix);
+    }
     // Ubuntu builds boot=casper into its initrd; its lines do not say it.
     if root.is_empty() && (has("---") || !value_of("netboot").is_empty()) {
         return Some(Dialect::Casper);

@@ -3,7 +3,7 @@
 //!
 //! Not in the small /init: it refuses most of these lines all the same, in general words.
 
-use crate::plan::{BootPlan, Dialect};
+use crate::plan::{BootPlan, Dialect, Source};
 use crate::table::{Draft, covers};
 
 /// When a family's word refuses the line.
@@ -17,6 +17,21 @@ enum When {
     Always,
 }
 use When::{Always, Plain, Rootless};
+
+/// Volumes that another initramfs opens or puts together, and this one does not.
+const UNOPENED: &[&str] = &[
+    "rd.luks.uuid",
+    "rd.luks.name",
+    "rd.luks.partuuid",
+    "luks.uuid",
+    "luks.name",
+    "cryptdevice",
+    "cryptopts",
+    "crypt_root",
+    "rd.lvm.lv",
+    "rd.lvm.vg",
+    "rd.md.uuid",
+];
 
 const OWN_INITRD: &str = "boot it with its own initrd";
 
@@ -81,6 +96,19 @@ const FAMILIES: &[(&str, &str, When, &str, &str)] = &[
         "is a RAM disk: such a system runs from its own initrd, and no root follows",
         "boot it with its own initrd, or name the root: root=DEVICE, bw.root=…",
     ),
+    ("root", "ZFS", Plain, ZFS, OWN_INITRD),
+    ("root", "zfs", Plain, ZFS, OWN_INITRD),
+    (
+        "root",
+        "gpt-auto",
+        Plain,
+        "is the partition that systemd finds by its type, which is not looked at",
+        "root=PARTUUID=… or root=LABEL=… names it",
+    ),
+    ("netboot", "http://", Always, SYSRCD, "bw.root=http://SERVER/sysrcd.dat bw.overlay"),
+    ("netboot", "tftp://", Always, SYSRCD, "bw.root=tftp://SERVER/sysrcd.dat bw.overlay"),
+    ("netboot", "nfs://", Always, SYSRCD, "bw.root=nfs:SERVER:/PATH,file=sysrcd.dat bw.overlay"),
+    ("netboot", "nbd://", Always, SYSRCD, "bw.root=nbd:SERVER:PORT/ bw.overlay"),
     (
         "coreos.*",
         "",
@@ -117,6 +145,8 @@ const FAMILIES: &[(&str, &str, When, &str, &str)] = &[
     ("psubdir", "", Rootless, PUPPY, PUPPY_HINT),
     ("pfix", "", Rootless, PUPPY, PUPPY_HINT),
 ];
+const ZFS: &str = "is a root on ZFS, which is not read";
+const SYSRCD: &str = "is SystemRescueCd's, of before 2020";
 const ALT: &str = "is ALT Linux's, whose stages only its own initramfs knows";
 const ALT_HINT: &str =
     "bw.root=cdrom bw.image=live bw.overlay, with the name of the stage's file on the medium";
@@ -152,6 +182,17 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
         let token = d.tokens().filter(|_| counts).find(|t| is(t.name, t.value.unwrap_or_default()));
         token.map(|token| (token.text(), why, hint))
     });
+    let on_disk = plan.root.sources.iter().any(Source::on_disk);
+    let unopened = d.tokens().filter(|_| on_disk).find(|token| UNOPENED.contains(&token.name));
+    if let Some(word) = unopened.map(|token| token.text()) {
+        d.warn(
+            &word,
+            &(
+                "is not opened or put together here; a root on it is not found",
+                "boot such a system with its own initrd",
+            ),
+        );
+    }
     if let Some((word, why, hint)) = found {
         d.fatal(&word, &(why, hint));
         if let Some(last) = d.warnings.pop() {

@@ -42,6 +42,21 @@ pub(crate) static GRAMMAR: Grammar = Grammar {
 
 /// What `root=` with a device means; shared with the dialects that allow a plain root.
 pub(crate) fn device_root(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
+    match d.get("rootfstype") {
+        // The kernel takes root= as the tag (filesystems/9p, filesystems/virtiofs).
+        Some("9p") => plan.root.sources = alloc::vec![Source::NineP(root.to_string())],
+        Some("virtiofs") => plan.root.sources = alloc::vec![Source::VirtioFs(root.to_string())],
+        _ => device(d, plan, root),
+    }
+    plan.root.content = Content::Tree {
+        subdir: String::new(),
+        fstype: d.text("rootfstype").unwrap_or_default(),
+        flags: d.text("rootflags").unwrap_or_default(),
+    };
+    wait(d, plan);
+}
+
+fn device(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
     match value::device(root) {
         Some(device) => plan.root.sources = alloc::vec![Source::Device(device)],
         None if root.starts_with("/") => {
@@ -58,12 +73,6 @@ pub(crate) fn device_root(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
             );
         }
     }
-    plan.root.content = Content::Tree {
-        subdir: String::new(),
-        fstype: d.text("rootfstype").unwrap_or_default(),
-        flags: d.text("rootflags").unwrap_or_default(),
-    };
-    wait(d, plan);
 }
 
 /// `rootdelay=`, `roottimeout=`, `rootwait`: how long a device is waited for.
@@ -176,7 +185,8 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let boot = d.get("boot").unwrap_or_default();
     let boot_nfs = boot == "nfs";
     let has_nfsroot = d.peek("nfsroot").is_some();
-    if root == "/dev/nfs" || root == "nfs" || boot_nfs || (has_nfsroot && root.is_empty()) {
+    let v4 = root == "/dev/nfs4";
+    if root == "/dev/nfs" || v4 || root == "nfs" || boot_nfs || (has_nfsroot && root.is_empty()) {
         if root.is_empty() && !boot_nfs {
             d.warn(
                 "nfsroot",
@@ -186,6 +196,9 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         let read_write = base::read_write(d);
         if let Some(mut source) = nfs(d) {
             source.read_write |= read_write;
+            if v4 {
+                nfsroot::force_v4(&mut source);
+            }
             if let Some(options) = d.get("nfsopts") {
                 nfsroot::apply_options(&mut source, options);
             }
