@@ -74,6 +74,16 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("socat", "chains to measure against"),
 ];
 
+/// What a room's copy is measured against.
+pub const FOR_ROOM_BENCH: &[(&str, &str)] = &[
+    ("partclone", "the used blocks of a file system, as Clonezilla sends them"),
+    ("zstd", "which packs them"),
+    ("aria2", "a client of BitTorrent"),
+    ("opentracker", "its tracker"),
+    ("e2fsprogs", "the golden disk"),
+    ("python3", "makes the torrent"),
+];
+
 /// What machines that send their disks need: servers that take them.
 pub const FOR_P2V: &[(&str, &str)] = &[
     ("dropbear-bin", "the ssh client that goes into the image"),

@@ -2,6 +2,8 @@
 
 mod bench;
 mod bench_clone;
+mod bench_disk;
+mod bench_room;
 mod demo;
 mod deny;
 mod dist;
