@@ -113,6 +113,8 @@ pub struct Client {
     pub address: Option<Ipv4Addr>,
     /// How it stands with its copy.
     pub standing: Standing,
+    /// Bytes that came for it, where that is not all of it.
+    pub came: Option<u64>,
 }
 
 /// A copy that went out.
@@ -137,6 +139,8 @@ pub struct Received {
     pub pinned: bool,
     /// The sender, where the protocol found it.
     pub sender: Option<Ipv4Addr>,
+    /// Bytes that came, where that is not all of it.
+    pub came: Option<u64>,
 }
 
 impl Received {
@@ -149,6 +153,7 @@ impl Received {
             read_back: files.iter().all(|kept| kept.read_back),
             pinned: files.iter().all(|kept| kept.pinned),
             sender,
+            came: None,
         }
     }
 
@@ -213,6 +218,8 @@ pub struct Summary<'a> {
     pub digests: &'a [Digest],
     /// From the first byte to the end.
     pub took: Duration,
+    /// Bytes that travelled, where that is not all of it: the rate is theirs.
+    pub came: Option<u64>,
     /// [`Received::verdict`]; empty at the sender, where a table tells of each machine.
     pub verdict: &'a str,
 }
@@ -221,7 +228,10 @@ impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = total(self.digests);
         let (s, tenth) = (self.took.as_secs(), self.took.subsec_millis() / 100);
-        write!(f, "{} in {s}.{tenth} s, {}/s", Amount(bytes), rate(bytes, self.took))?;
+        write!(f, "{}", Amount(bytes))?;
+        let came = self.came.filter(|came| *came != bytes);
+        came.map_or(Ok(()), |came| write!(f, ", of which {} came,", Amount(came)))?;
+        write!(f, " in {s}.{tenth} s, {}/s", rate(came.unwrap_or(bytes), self.took))?;
         for (i, digest) in self.digests.iter().enumerate() {
             write!(f, "{}{digest}", if i == 0 { "; blake3 " } else { ", " })?;
         }
@@ -258,7 +268,8 @@ mod tests {
         let digest = Digest { bytes: 20_000_000, blake3: [0xab; 32] };
         let hex = "ab".repeat(32);
         let line = |digests: &[Digest], verdict| {
-            Summary { digests, took: Duration::from_millis(2050), verdict }.to_string()
+            let took = Duration::from_millis(2050);
+            Summary { digests, took, came: None, verdict }.to_string()
         };
         let kept = Kept { digest, read_back: true, pinned: false };
         let received = Received::of(&[kept], true, None);
@@ -273,6 +284,12 @@ mod tests {
             format!("40.0 MB in 2.0 s, 19.5 MB/s; blake3 {hex}, {hex}")
         );
         assert_eq!(line(&[], ""), "0 B in 2.0 s, 0 B/s");
+        // A copy onto a disk that had most of it is not as fast as its size.
+        let (took, came) = (Duration::from_secs(2), Some(1_000_000));
+        assert_eq!(
+            Summary { digests: &[digest], took, came, verdict: "x" }.to_string(),
+            format!("20.0 MB, of which 1000.0 kB came, in 2.0 s, 500.0 kB/s; blake3 {hex}; x")
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clone::room::golden::Golden;
 use clone::room::keep::Keep;
 use clone::room::manifest::{Area, Disk, Extent, Layout, Manifest};
 use clone::room::node::Node;
-use clone::room::wire::Message;
+use clone::room::wire::{Message, Verdict};
 use clone::room::{Act, Ask, Told};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +19,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-const CHUNK: u32 = 64 << 10;
+/// More than twice as many as there are samples.
+const CHUNK: u32 = 24 << 10;
 const SIZE: u64 = 5 << 20;
 /// A step of the clock. In a step each connection carries one chunk.
 const STEP: Duration = Duration::from_millis(10);
@@ -83,15 +84,22 @@ impl Media for Ram {
     }
 }
 
+/// Bytes of which no two pages are equal.
 fn noise(len: u64, seed: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
-        state.to_le_bytes()[0]
+        state.to_le_bytes()
     };
-    (0..len).map(|_| next()).collect()
+    let page: Vec<u8> = (0..1024).flat_map(|_| next()).collect();
+    let mut all = page.repeat(len.div_ceil(4096) as usize);
+    for page in all.chunks_mut(4096) {
+        page[..4].copy_from_slice(&next());
+    }
+    all.truncate(len as usize);
+    all
 }
 
 /// What is used of the golden disk: most of it, with holes.
@@ -102,19 +110,23 @@ fn used() -> Vec<Extent> {
         .to_vec()
 }
 
-fn manifest(golden: &[u8]) -> Arc<Manifest> {
+fn manifest(golden: &[u8], used: &[Extent], chunk: u32) -> Arc<Manifest> {
     let area = Area { number: 1, start: 1 << 20, length: 3 << 20, texts: Default::default() };
-    let disk = Disk::new("golden", SIZE, 512, vec![area], &used());
-    let layout = Layout::new(CHUNK, vec![disk]).unwrap();
-    let hash = |n| {
-        let bytes: Vec<u8> = layout
-            .pieces(layout.chunk(n).unwrap())
-            .flat_map(|piece| golden[piece.start as usize..piece.end() as usize].to_vec())
-            .collect();
-        *blake3::hash(&bytes).as_bytes()
-    };
-    let hashes = (0..layout.count()).map(hash).collect();
-    Arc::new(Manifest::new(layout, hashes).unwrap())
+    let disk = Disk::new("golden", golden.len() as u64, 512, vec![area], used);
+    let layout = Layout::new(chunk, vec![disk]).unwrap();
+    let manifest = Manifest::plan(layout);
+    let samples: Vec<u32> = manifest.samples(0).collect();
+    samples.into_iter().for_each(|n| drop(read(&manifest, golden, n)));
+    Arc::new(manifest)
+}
+
+/// Reads a chunk as the sender does; the manifest learns its digest.
+fn read(manifest: &Manifest, golden: &[u8], n: u32) -> Vec<u8> {
+    let pieces = manifest.layout.pieces(manifest.layout.chunk(n).unwrap());
+    let bytes: Vec<u8> =
+        pieces.flat_map(|p| golden[p.start as usize..p.end() as usize].to_vec()).collect();
+    assert!(manifest.learn(n, *blake3::hash(&bytes).as_bytes()));
+    bytes
 }
 
 /// A connection: its two machines and what is on the way to each. Machine 0 is the sender.
@@ -152,8 +164,13 @@ fn address(at: usize) -> SocketAddrV4 {
 
 impl World {
     fn new(wanted: usize) -> Self {
-        let bytes = noise(SIZE, 1);
-        let manifest = manifest(&bytes);
+        Self::of(wanted, SIZE, &used(), CHUNK)
+    }
+
+    /// With a golden disk of this size, use and chunks.
+    fn of(wanted: usize, size: u64, used: &[Extent], chunk: u32) -> Self {
+        let bytes = noise(size, 1);
+        let manifest = manifest(&bytes, used, chunk);
         let golden = Golden::new(manifest.clone(), wanted);
         let (machines, wires) = (Vec::new(), BTreeMap::new());
         let (now, trace) = (Duration::ZERO, Vec::new());
@@ -222,11 +239,12 @@ impl World {
 
     fn disk(&mut self, at: usize, ask: Ask) {
         let machine = &mut self.machines[at - 1];
-        let manifest = self.manifest.clone();
+        let manifest = machine.node.manifest().unwrap().clone();
         let keep = machine.keep.get_or_insert_with(|| {
             Keep::new(machine.ram.clone(), (manifest.clone(), 0), true, true, None).unwrap()
         });
         let told = match ask {
+            Ask::Look => Ok(Told::Looked(keep.look(&mut || ()))),
             Ask::Scan => {
                 let mut have = Bits::new(manifest.layout.count());
                 keep.scan(&mut have, &mut || ()).map(|()| Told::Scanned(have))
@@ -244,11 +262,7 @@ impl World {
                 Act::Say(wire, message) => self.say(0, wire, message),
                 Act::Hang(wire) => self.cut(wire),
                 Act::Disk(Ask::Read(n)) => {
-                    let chunk = *self.manifest.layout.chunk(n).unwrap();
-                    let pieces = self.manifest.layout.pieces(&chunk);
-                    let data: Vec<u8> = pieces
-                        .flat_map(|p| self.bytes[p.start as usize..p.end() as usize].to_vec())
-                        .collect();
+                    let data = read(&self.manifest, &self.bytes, n);
                     self.golden.told(Told::Read(n, Some(Arc::new(data))));
                 }
                 Act::News(text) => self.trace.push(text),
@@ -280,6 +294,10 @@ impl World {
     fn step(&mut self) {
         self.now += STEP;
         self.steps += 1;
+        if let Some(n) = self.golden.digest_next() {
+            read(&self.manifest, &self.bytes, n);
+            self.golden.told(Told::Digested(n));
+        }
         self.acts();
         for wire in self.wires.keys().copied().collect::<Vec<_>>() {
             for end in [0, 1] {
@@ -333,15 +351,15 @@ impl World {
 
     fn good(&self, at: usize) {
         let disk = self.machines[at - 1].ram.bytes.borrow();
-        for piece in used() {
+        for piece in &self.manifest.layout.disks[0].used {
             let range = piece.start as usize..piece.end() as usize;
             assert!(disk[range.clone()] == self.bytes[range], "{at}: {piece:?}");
         }
-        assert_eq!(self.golden.clients()[at - 1].standing, Standing::Verified, "{at}");
+        assert_eq!(self.machines[at - 1].node.verdict(), Some(&Verdict::Verified), "{at}");
     }
 
     fn garbage(&self, seed: u32) -> Ram {
-        Ram::of(noise(SIZE, 77 + seed))
+        Ram::of(noise(self.bytes.len() as u64, 77 + seed))
     }
 }
 
@@ -491,7 +509,11 @@ fn what_is_not_of_this_copy_is_refused() {
     let mut node = Node::new("n", 1);
     node.joined(0);
     let now = Duration::ZERO;
-    node.heard(0, Message::Manifest(Arc::new(world.manifest.bytes())), now).unwrap();
+    let layout = Arc::new(world.manifest.layout.bytes());
+    node.heard(0, Message::Manifest(layout), now).unwrap();
+    let digests =
+        (0..world.manifest.layout.count()).filter_map(|n| Some((n, world.manifest.digest(n)?)));
+    node.heard(0, Message::Digests(digests.collect()), now).unwrap();
     node.told(Told::Scanned(Bits::new(world.manifest.layout.count())), now);
     node.heard(0, Message::From(None), now).unwrap();
     while node.act().is_some() {}
@@ -506,6 +528,7 @@ fn what_is_not_of_this_copy_is_refused() {
     golden.feed(0);
     let chunk = *world.manifest.layout.chunk(0).unwrap();
     let data = Arc::new(world.bytes[..chunk.bytes as usize].to_vec());
+    assert!(world.manifest.digest(0).is_some(), "it is a sample");
     golden.told(Told::Read(0, Some(data)));
     golden.feed(0);
     let mut piece = None;
@@ -528,4 +551,31 @@ fn what_is_not_of_this_copy_is_refused() {
     }
     node.heard(0, Message::Chunk(good), now).unwrap();
     assert!(matches!(node.act(), Some(Act::Disk(Ask::Store(0, _)))));
+}
+
+/// A thousand machines of a school, of which some are switched off on the way, and some come late
+/// or had the copy before.
+#[test]
+fn a_thousand_machines() {
+    let used = [Extent { start: 0, length: 64 << 10 }, Extent { start: 100 << 10, length: 12288 }];
+    let mut world = World::of(1000, 128 << 10, &used, 4096);
+    let chunks = u64::from(world.manifest.layout.count());
+    for n in 0..1000 {
+        let ram = if n % 50 == 7 { Ram::of(world.bytes.clone()) } else { world.garbage(n) };
+        world.add(ram);
+    }
+    while world.golden.started().is_none() {
+        world.step();
+    }
+    (0..60).for_each(|_| world.step());
+    let off = [999, 2, 3, 4, 500, 1000];
+    off.iter().for_each(|at| world.kill(*at));
+    let late = world.add(world.garbage(5000));
+    (0..50).for_each(|_| world.step());
+    off[1..].iter().for_each(|at| world.restart(*at));
+    world.run(8000);
+    (1..=late).filter(|at| *at != 999).for_each(|at| world.good(at));
+    let bad = world.golden.clients().into_iter().filter(|c| !c.standing.good());
+    assert_eq!(bad.map(|c| c.name).collect::<Vec<_>>(), ["n999"], "it did not come back");
+    assert!(world.golden.sent() < 4 * chunks, "{} of {chunks}", world.golden.sent());
 }

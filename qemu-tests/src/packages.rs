@@ -79,7 +79,6 @@ pub const FOR_ROOM_BENCH: &[(&str, &str)] = &[
     ("partclone", "the used blocks of a file system, as Clonezilla sends them"),
     ("zstd", "which packs them"),
     ("aria2", "a client of BitTorrent"),
-    ("opentracker", "its tracker"),
     ("e2fsprogs", "the golden disk"),
     ("python3", "makes the torrent"),
 ];

@@ -60,7 +60,8 @@ impl BenchClone {
             Some(program) => program.clone(),
             None => qemu_tests::assets::released()?,
         };
-        let nodes = self.nodes.as_deref().unwrap_or(if self.protocols { "1,3,8" } else { "1,8,16" });
+        let nodes =
+            self.nodes.as_deref().unwrap_or(if self.protocols { "1,3,8" } else { "1,8,16" });
         let wrong = |n: &str| Error::Input(format!("--nodes: '{n}' is no number"));
         let nodes: Result<Vec<usize>> =
             nodes.split(',').map(|n| n.trim().parse().map_err(|_| wrong(n))).collect();
@@ -109,35 +110,35 @@ impl BenchClone {
 
 /// One copy: how long it took, and the CPU seconds of all programs.
 fn copy(room: &Room, way: &str, nodes: usize, ours: &Path, file: &Path) -> Result<(Duration, f64)> {
-        let (ours, file) = (ours.display(), file.display());
-        let mut hosts = String::new();
-        for i in 1..=nodes {
-            let comma = if i == 1 { "" } else { "," };
-            let _ = write!(hosts, "{comma}10.77.0.{}", i + 1);
-        }
-        let node = |i: usize| match way {
-            "dolly" => format!("{ours} clone dolly -q --target /dev/null"),
-            "dollyplus" => format!("{ours} clone dollyC -q --target /dev/null"),
-            "ka" => format!("{ours} clone ka-d-client -q -s bench -f /dev/null"),
-            "udpcast" => format!("{ours} clone udp-receiver -q -f /dev/null --nokbd"),
-            _ if i == nodes => "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr OPEN:/dev/null".into(),
-            _ => format!(
-                "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr - | tee /dev/null | \
+    let (ours, file) = (ours.display(), file.display());
+    let mut hosts = String::new();
+    for i in 1..=nodes {
+        let comma = if i == 1 { "" } else { "," };
+        let _ = write!(hosts, "{comma}10.77.0.{}", i + 1);
+    }
+    let node = |i: usize| match way {
+        "dolly" => format!("{ours} clone dolly -q --target /dev/null"),
+        "dollyplus" => format!("{ours} clone dollyC -q --target /dev/null"),
+        "ka" => format!("{ours} clone ka-d-client -q -s bench -f /dev/null"),
+        "udpcast" => format!("{ours} clone udp-receiver -q -f /dev/null --nokbd"),
+        _ if i == nodes => "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr OPEN:/dev/null".into(),
+        _ => format!(
+            "socat -b 262144 -u TCP-LISTEN:7000,reuseaddr - | tee /dev/null | \
                  socat -b 262144 -u - TCP:10.77.0.{}:7000,retry=50,interval=0.1",
-                i + 2
-            ),
-        };
-        let golden = match way {
-            "dolly" => {
-                format!("{ours} clone dolly -q -s -I {file} -O /dev/null -H {hosts}")
-            }
-            "dollyplus" => format!("{ours} clone dollyS -q -I {file} -O /dev/null -H {hosts}"),
-            "ka" => format!("{ours} clone ka-d-server -q -s bench -n {nodes} -f {file}"),
-            "udpcast" => format!(
-                "{ours} clone udp-sender -q -f {file} --nokbd --min-receivers {nodes} --max-wait 30"
-            ),
-            _ => format!("socat -b 262144 -u OPEN:{file} TCP:10.77.0.2:7000,retry=50,interval=0.1"),
-        };
-        let receivers: Vec<String> = (1..=nodes).map(node).collect();
-        room.run(way, &receivers, &golden)
+            i + 2
+        ),
+    };
+    let golden = match way {
+        "dolly" => {
+            format!("{ours} clone dolly -q -s -I {file} -O /dev/null -H {hosts}")
+        }
+        "dollyplus" => format!("{ours} clone dollyS -q -I {file} -O /dev/null -H {hosts}"),
+        "ka" => format!("{ours} clone ka-d-server -q -s bench -n {nodes} -f {file}"),
+        "udpcast" => format!(
+            "{ours} clone udp-sender -q -f {file} --nokbd --min-receivers {nodes} --max-wait 30"
+        ),
+        _ => format!("socat -b 262144 -u OPEN:{file} TCP:10.77.0.2:7000,retry=50,interval=0.1"),
+    };
+    let receivers: Vec<String> = (1..=nodes).map(node).collect();
+    room.run(way, &receivers, &golden)
 }

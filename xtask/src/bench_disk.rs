@@ -138,9 +138,7 @@ impl Bench<'_> {
             text = lambda t: str(len(t)).encode() + b':' + t\n\
             info = b'd6:lengthi%de4:name4:used12:piece lengthi%de6:pieces%se' \
             % (size, 1 << 20, text(pieces))\n\
-            url = b'http://10.77.0.1:6969/announce'\n\
-            open(dir + '/used.torrent', 'wb').write(b'd8:announce' + text(url) + b'4:info' + info + b'e')\n\
-            open(dir + '/torrents', 'w').write(hashlib.sha1(info).hexdigest() + '\\n')\n";
+            open(dir + '/used.torrent', 'wb').write(b'd4:info' + info + b'e')\n";
         let script = self.dir.join("torrent.py");
         fs::write(&script, torrent).map_err(Error::at("write", &script))?;
         sh(&format!("python3 {} {}", script.display(), self.dir.display()))?;
@@ -169,7 +167,8 @@ impl Bench<'_> {
         let copy = |i: usize| place.join(format!("copy{i}")).display().to_string();
         match way {
             "room" => (
-                all.map(|i| format!("{ours} clone receive -q --from 10.77.0.1 {}", copy(i))).collect(),
+                all.map(|i| format!("{ours} clone receive -q --from 10.77.0.1 {}", copy(i)))
+                    .collect(),
                 format!("{ours} clone send -q -n {nodes} {disk}"),
             ),
             "dolly" => {
@@ -201,11 +200,17 @@ impl Bench<'_> {
             _ => (
                 all.map(|i| {
                     let to = copy(i);
-                    aria2(&format!("mkdir -p {to}; cd {to}"), &format!("{dir}/used.torrent"), place, nodes, i)
+                    aria2(
+                        &format!("mkdir -p {to}; cd {to}"),
+                        &format!("{dir}/used.torrent"),
+                        place,
+                        nodes,
+                        i,
+                    )
                 })
                 .collect(),
                 aria2(
-                    &format!("opentracker -i 10.77.0.1 -p 6969 -w {dir}/torrents -d {dir} & cd {dir}"),
+                    &format!("cd {dir}"),
                     "used.torrent --check-integrity=false --bt-seed-unverified=true",
                     place,
                     nodes,
@@ -268,13 +273,14 @@ impl Bench<'_> {
     }
 }
 
-/// A client of BitTorrent that stays until all have the file.
+/// A client of BitTorrent that finds the others without a tracker, and stays until all have the
+/// file.
 fn aria2(before: &str, torrent: &str, place: &Path, nodes: usize, own: usize) -> String {
     let done = place.display();
     format!(
         "{before}; printf '#!/bin/sh\\ntouch {done}/done.{own}\\n' > {done}/hook.{own}; \
          chmod +x {done}/hook.{own}; \
-         aria2c -q --enable-dht=false --bt-enable-lpd=false --file-allocation=none \
+         aria2c -q --enable-dht=false --bt-enable-lpd=true --file-allocation=none \
          --seed-time=999 --bt-max-peers=0 --disk-cache=64M \
          --on-bt-download-complete={done}/hook.{own} {torrent} & client=$!; \
          while [ $(ls {done} | grep -c '^done.[1-9]') -lt {nodes} ]; do \

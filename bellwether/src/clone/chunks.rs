@@ -3,15 +3,14 @@
 use super::copying;
 use super::flags::{FROM, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag};
 use super::map;
-use super::progress::Progress;
 use super::report::PXELINUX;
 use super::world::Host;
 use crate::failure::Failure;
 use blockmap::{DiskMap, Extent, How, whole_disk};
-use clone::edge::room::{Offer, Reader, Room, digests};
+use clone::edge::room::{Offer, Reader, Room};
 use clone::edge::{Order, Protocol};
 use clone::outcome::Amount;
-use clone::room::manifest::{Area, CHUNK, Disk, Layout};
+use clone::room::manifest::{Area, CHUNK, Disk, Layout, Manifest};
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -96,19 +95,11 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     let mut here = copying::patient(given)?;
     copying::sender(given, "room", &[], &mut here, &mut host)?;
     let (layout, readers) = offered(given, "send")?;
-    let (used, count) = (layout.used(), layout.count());
-    eprintln!("send: {} in {count} chunks; reads them for their digests", Amount(used));
-    let mut progress = Progress::new(given.has("quiet"));
-    let mut done = 0;
-    let manifest = digests(layout, &readers, &mut |bytes| {
-        done += bytes;
-        progress.show(done, Some(used), String::new);
-    })?;
-    progress.end();
+    eprintln!("send: {} in {} chunks", Amount(layout.used()), layout.count());
     let wanted = given.parsed("clients")?.unwrap_or(1);
     let room = Room {
         offer: Some(Offer {
-            manifest: Arc::new(manifest),
+            manifest: Arc::new(Manifest::plan(layout)),
             disks: readers,
             wanted,
             linger: given.seconds("linger")?,

@@ -147,7 +147,8 @@ pub fn receive(protocol: &impl Protocol, here: &Here, host: &mut Host) -> Result
     host.end();
     let got = got?;
     let took = host.took();
-    host.last_line(&Summary { digests: &got.digests, took, verdict: got.verdict() });
+    let (digests, came) = (&got.digests[..], got.came);
+    host.last_line(&Summary { digests, took, came, verdict: got.verdict() });
     Ok(())
 }
 
@@ -164,7 +165,9 @@ pub fn transfer(
         0 => String::new(),
         blocks => format!("{blocks} blocks sent again"),
     };
-    host.last_line(&Summary { digests: &sent.digests, took, verdict: &again });
+    // What the machine got that lacked the most.
+    let came = sent.clients.iter().map(|client| client.came).max().flatten();
+    host.last_line(&Summary { digests: &sent.digests, took, came, verdict: &again });
     Ok((sent, took))
 }
 

@@ -208,6 +208,6 @@ pub fn restore(given: &Given) -> Result<(), Failure> {
         (_, false) => "received whole, not read back",
     };
     let took = host.took();
-    host.last_line(&Summary { digests: &got.digests, took, verdict });
+    host.last_line(&Summary { digests: &got.digests, took, came: got.came, verdict });
     Ok(())
 }

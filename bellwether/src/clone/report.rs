@@ -31,14 +31,16 @@ pub struct Machine {
     pub result: String,
     /// It has a good copy.
     pub good: bool,
+    /// Bytes that came for it, where that is not all of it.
+    pub came: Option<u64>,
 }
 
 impl Machine {
     /// As the sender knows it.
     pub fn of(client: &Client) -> Self {
-        let Client { name, address, standing } = client;
+        let Client { name, address, standing, came } = client;
         let (result, good) = (standing.to_string(), standing.good());
-        Self { name: name.clone(), address: *address, result, good }
+        Self { name: name.clone(), address: *address, result, good, came: *came }
     }
 }
 
@@ -52,11 +54,12 @@ pub fn table(
 ) -> Result<(), Failure> {
     println!("{:<20} {:>9} {:>7} {:>12}  result", "machine", "bytes", "s", "rate");
     for machine in machines {
+        let came = machine.came.unwrap_or(amount);
         let (size, seconds, rate) = match machine.good {
             true => (
-                Amount(amount).to_string(),
+                Amount(came).to_string(),
                 format!("{:.1}", took.as_secs_f64()),
-                format!("{}/s", rate(amount, took)),
+                format!("{}/s", rate(came, took)),
             ),
             false => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
         };
@@ -135,7 +138,13 @@ IP address       HW type     Flags       HW address            Mask     Device
 
     #[test]
     fn a_bad_machine_is_a_failure() {
-        let machine = |good| Machine { name: "a".into(), address: None, result: "x".into(), good };
+        let machine = |good| Machine {
+            name: "a".into(),
+            address: None,
+            result: "x".into(),
+            good,
+            came: None,
+        };
         let table = |machines: &[Machine]| table(machines, 1, Duration::ZERO, &Given::default());
         assert!(table(&[machine(true)]).is_ok());
         let Err(Failure::Failed(why)) = table(&[machine(true), machine(false)]) else { panic!() };

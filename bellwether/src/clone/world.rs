@@ -147,6 +147,10 @@ impl edge::World for Host {
         self.terms.pin.as_ref()
     }
 
+    fn thread(&self) -> Option<fn(edge::world::Work)> {
+        Some(|work| drop(std::thread::spawn(work)))
+    }
+
     fn reads_back(&self) -> bool {
         self.terms.read_back
     }

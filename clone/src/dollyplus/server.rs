@@ -34,7 +34,7 @@ const STOPS: &str = "): Stop to sending to ";
 
 /// A client of this name, of which nothing is known.
 fn client(name: &str) -> Client {
-    Client { name: name.to_owned(), address: None, standing: Standing::Silent }
+    Client { name: name.to_owned(), address: None, standing: Standing::Silent, came: None }
 }
 
 fn silent(client: &Client) -> bool {

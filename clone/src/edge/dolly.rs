@@ -296,6 +296,7 @@ impl Protocol for Dolly {
             name: name.trim_end().to_owned(),
             address: None,
             standing: standing.clone(),
+            came: None,
         };
         sent(digest.map(|d| alloc::vec![d]), core.clients().map(client).collect(), world)
     }

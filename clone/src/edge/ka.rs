@@ -98,6 +98,7 @@ impl Protocol for Ka {
             name: ip.to_string(),
             address: Some(ip),
             standing: standing.clone(),
+            came: None,
         };
         sent(digest.map(|d| alloc::vec![d]), core.clients().map(client).collect(), world)
     }

@@ -260,6 +260,7 @@ impl Protocol for Udpcast {
                 missed if missed > 0 && m.standing.good() => Standing::Late(missed),
                 _ => m.standing.clone(),
             },
+            came: None,
         };
         sent(digest.map(|d| alloc::vec![d]), core.machines().iter().map(client).collect(), world)
     }

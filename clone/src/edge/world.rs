@@ -22,6 +22,9 @@ pub enum Level {
     Detail,
 }
 
+/// What a thread does.
+pub type Work = Box<dyn FnOnce() + Send>;
+
 /// What a loop needs of the machine it runs on.
 pub trait World {
     /// Time since some fixed moment.
@@ -60,6 +63,11 @@ pub trait World {
 
     /// The digest that the user wants the copy to have.
     fn pinned(&self) -> Option<&Pin> {
+        None
+    }
+
+    /// What starts a thread for slow disks, where the program can have one.
+    fn thread(&self) -> Option<fn(Work)> {
         None
     }
 

@@ -8,7 +8,7 @@
 use super::bits::Bits;
 use super::manifest::Manifest;
 use super::serve::Serve;
-use super::wire::{Message, Verdict};
+use super::wire::{DIGESTS, Message, Verdict};
 use super::{Act, Peer, Told};
 use crate::outcome::{Client, Standing};
 use alloc::collections::VecDeque;
@@ -19,6 +19,8 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
+/// So many digests are told together, unless one of the chunks is handed out.
+const TOGETHER: usize = 64;
 /// The most machines.
 pub const MOST: usize = 4096;
 
@@ -33,6 +35,8 @@ struct Seat {
     parent: Option<usize>,
     attached: bool,
     verdict: Option<Verdict>,
+    /// Bytes that came, once it has ended.
+    came: Option<u64>,
     /// Since when it is gone.
     left: Duration,
 }
@@ -53,6 +57,11 @@ pub struct Golden {
     manifest: Arc<Manifest>,
     bytes: Arc<Vec<u8>>,
     all: Bits,
+    /// Whose digests all machines were told, and those of which they are to be told.
+    announced: Bits,
+    fresh: Vec<u32>,
+    /// The next chunk that is read for its digest alone.
+    next: u32,
     seats: Vec<Seat>,
     /// The machine at which the next one is put.
     tail: Option<usize>,
@@ -63,12 +72,19 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// With this manifest, for so many machines: it begins when they are there.
+    /// With this manifest, for so many machines: it begins when they are there. The manifest
+    /// knows the digests of its samples, perhaps all.
     #[must_use]
     pub fn new(manifest: Arc<Manifest>, wanted: usize) -> Self {
-        let bytes = Arc::new(manifest.bytes());
+        let bytes = Arc::new(manifest.layout.bytes());
+        let count = manifest.layout.count();
+        let mut announced = Bits::new(count);
+        (0..count).filter(|n| manifest.digest(*n).is_some()).for_each(|n| announced.add(n));
         Self {
-            all: Bits::full(manifest.layout.count()),
+            all: Bits::full(count),
+            announced,
+            fresh: Vec::new(),
+            next: 0,
             manifest,
             bytes,
             seats: Vec::new(),
@@ -140,7 +156,7 @@ impl Golden {
                 let bits = Bits::read(self.all.len(), &bits);
                 self.serve.want(peer, bits.ok_or("wants chunks that do not exist")?);
             }
-            (Message::Done(verdict), Some(at)) => {
+            (Message::Done(verdict, came), Some(at)) => {
                 if let Some(seat) = self.seats.get_mut(at) {
                     let text = match &verdict {
                         Verdict::Failed(why) => format!("FAILED: {why}"),
@@ -148,7 +164,7 @@ impl Golden {
                         Verdict::Whole => "received whole, not read back".to_string(),
                     };
                     self.acts.push_back(Act::News(format!("{}: {text}", seat.name)));
-                    seat.verdict = Some(verdict);
+                    (seat.verdict, seat.came) = (Some(verdict), Some(came));
                     seat.have = seat.have.or(Some(0));
                 }
                 self.form(now);
@@ -174,6 +190,7 @@ impl Golden {
             parent: None,
             attached: false,
             verdict: None,
+            came: None,
             left: Duration::ZERO,
         };
         let back = if let Some(at) = old {
@@ -195,7 +212,61 @@ impl Golden {
         self.acts
             .push_back(Act::News(format!("{name} ({}){back}; {total} machines", address.ip())));
         self.acts.push_back(Act::Say(peer, Message::Manifest(self.bytes.clone())));
+        let known: Vec<u32> = self.announced.iter().collect();
+        self.digests(&known, &[peer]);
+        self.acts.push_back(Act::Say(peer, Message::Known(self.root())));
         Ok(())
+    }
+
+    /// When all digests were told.
+    fn root(&self) -> Option<[u8; 32]> {
+        self.announced.not().is_empty().then(|| *self.manifest.root())
+    }
+
+    fn digests(&mut self, of: &[u32], to: &[Peer]) {
+        for some in of.chunks(DIGESTS) {
+            let pair = |n: &u32| Some((*n, self.manifest.digest(*n)?));
+            let some: Vec<_> = some.iter().filter_map(pair).collect();
+            for peer in to {
+                self.acts.push_back(Act::Say(*peer, Message::Digests(some.clone())));
+            }
+        }
+    }
+
+    /// Tells all machines what was learned.
+    fn announce(&mut self) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        let fresh = core::mem::take(&mut self.fresh);
+        let peers: Vec<Peer> = self.seats.iter().filter_map(|seat| seat.peer).collect();
+        self.digests(&fresh, &peers);
+        fresh.iter().for_each(|n| self.announced.add(*n));
+        if let Some(root) = self.root() {
+            let known = |peer: &Peer| Act::Say(*peer, Message::Known(Some(root)));
+            self.acts.extend(peers.iter().map(known));
+        }
+    }
+
+    fn learned(&mut self, n: u32) {
+        if !self.announced.has(n) && !self.fresh.contains(&n) {
+            self.fresh.push(n);
+        }
+        if self.fresh.len() >= TOGETHER || self.manifest.missing() == 0 {
+            self.announce();
+        }
+    }
+
+    /// The next chunk to be read for its digest, while a machine may wait for it: before the
+    /// copy begins, and when the disk of a machine may have chunks already.
+    pub fn digest_next(&mut self) -> Option<u32> {
+        let waits = |seat: &Seat| seat.peer.is_some() && seat.open() && seat.have.is_none();
+        if self.started.is_some() && !self.seats.iter().any(waits) {
+            return None;
+        }
+        let next = self.manifest.unknown(self.next).or_else(|| self.manifest.unknown(0))?;
+        self.next = next;
+        Some(next)
     }
 
     /// Whether this connection is that of a machine.
@@ -304,7 +375,11 @@ impl Golden {
     /// The disk's answer.
     pub fn told(&mut self, told: Told) {
         match told {
-            Told::Read(n, Some(data)) => self.serve.at_hand(n, &data),
+            Told::Read(n, Some(data)) => {
+                self.learned(n);
+                self.serve.at_hand(n, &data);
+            }
+            Told::Digested(n) => self.learned(n),
             Told::Read(n, None) => self.serve.unreadable(n),
             _ => {}
         }
@@ -313,6 +388,9 @@ impl Golden {
     /// The connection to this machine has room for a chunk; false when there is none for it.
     pub fn feed(&mut self, peer: Peer) -> bool {
         let act = self.serve.next(peer, &self.manifest, &self.all);
+        if matches!(act, Some(Act::Say(..))) {
+            self.announce();
+        }
         let some = act.is_some();
         self.acts.extend(act);
         some
@@ -352,6 +430,7 @@ impl Golden {
             name: seat.name.clone(),
             address: Some(*seat.address.ip()),
             standing: standing(seat),
+            came: seat.came,
         };
         self.seats.iter().map(client).collect()
     }

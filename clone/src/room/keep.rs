@@ -19,9 +19,6 @@ use core::net::Ipv4Addr;
 
 /// So many chunks are read back together.
 const BATCH: usize = 64;
-/// Of a disk without a mark so many chunks are tried first: when it has none of them, it is
-/// another disk's, and the rest is not read.
-const TRIES: usize = 64;
 
 /// One disk.
 #[derive(Debug)]
@@ -35,6 +32,8 @@ pub struct Keep<M: Media> {
     marked: bool,
     /// The mark was there when this copy began.
     resumed: bool,
+    /// What [`Keep::look`] has found.
+    looked: Option<bool>,
     /// Chunks of the first MiB.
     head: BTreeMap<u32, Arc<Vec<u8>>>,
     /// Written, and not read back.
@@ -66,7 +65,8 @@ impl<M: Media> Keep<M> {
         let n = media.fetch(0, &mut head)?;
         let marked = Mark::read(head.get(..n).unwrap_or_default()).is_some();
         let (head, fresh) = (BTreeMap::new(), Vec::new());
-        Ok(Self { media, manifest, disk, sender, read_back, marked, resumed: marked, head, fresh })
+        let (looked, resumed) = (None, marked);
+        Ok(Self { media, manifest, disk, sender, read_back, marked, resumed, looked, head, fresh })
     }
 
     /// What is written to.
@@ -87,26 +87,35 @@ impl<M: Media> Keep<M> {
         Ok(self.manifest.is(n, &all).then_some(all))
     }
 
-    /// Looks at what the disk has, and adds it.
+    /// Whether the disk may have chunks already: it has the mark of a copy that was broken off,
+    /// or one of the [samples](Manifest::samples). Needs no other digests.
+    pub fn look(&mut self, tick: &mut dyn FnMut()) -> bool {
+        if let Some(looked) = self.looked {
+            return looked;
+        }
+        let manifest = self.manifest.clone();
+        let looked = self.marked
+            || manifest.samples(self.disk).any(|n| {
+                tick();
+                let chunk = manifest.layout.chunk(n);
+                chunk.is_some_and(|chunk| self.has(n, chunk).ok().flatten().is_some())
+            });
+        self.looked = Some(looked);
+        looked
+    }
+
+    /// Looks at what the disk has, and adds it. Needs all digests, unless [`Keep::look`] found
+    /// nothing.
     ///
     /// # Errors
     /// The system's. A place that cannot be read is one that does not have its chunk.
     pub fn scan(&mut self, have: &mut Bits, tick: &mut dyn FnMut()) -> Result<(), Trouble> {
+        if !self.look(tick) {
+            return Ok(());
+        }
         let manifest = self.manifest.clone();
         let own: Vec<(u32, Chunk)> =
             manifest.layout.of_disk(self.disk).map(|(n, chunk)| (n, *chunk)).collect();
-        let step = if self.marked { 1 } else { own.len().div_ceil(TRIES).max(1) };
-        let mut any = self.marked;
-        for (n, chunk) in own.iter().step_by(step) {
-            any |= self.has(*n, chunk).ok().flatten().is_some();
-            tick();
-            if any {
-                break;
-            }
-        }
-        if !any {
-            return Ok(());
-        }
         for (n, chunk) in &own {
             if let Some(bytes) = self.has(*n, chunk).ok().flatten() {
                 have.add(*n);

@@ -4,10 +4,13 @@
 //! joined, cut where a chunk is full, at the ends of partitions, and behind the first MiB, which
 //! is written last. Where a chunk belongs follows from its number, at both ends by the same rule.
 
+use super::bits::Bits;
 use crate::guard::HELD;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 pub use blockmap::Extent;
+use spin::{Mutex, Once};
 
 /// Positions and lengths are multiples of it, but for the end of a disk.
 pub const GRAIN: u64 = 4096;
@@ -25,6 +28,8 @@ const EXTENTS: usize = 1 << 20;
 pub const CHUNKS: usize = 1 << 21;
 /// The most bytes of a text.
 const TEXT: usize = 1024;
+/// See [`Manifest::samples`].
+const TRIES: usize = 64;
 
 /// A partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,13 +214,29 @@ impl Disk {
     }
 }
 
-/// What a copy is told before its first chunk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is copied. A sender that begins before it has read its disks has no digest of a chunk
+/// until it reads that: [`Manifest::learn`].
+#[derive(Debug)]
 pub struct Manifest {
     /// Disks and chunks.
     pub layout: Layout,
-    hashes: Vec<[u8; 32]>,
-    root: [u8; 32],
+    session: [u8; 16],
+    digests: Mutex<Digests>,
+    root: Once<[u8; 32]>,
+}
+
+#[derive(Debug)]
+struct Digests {
+    list: Vec<[u8; 32]>,
+    known: Bits,
+    /// How many are not.
+    missing: u32,
+}
+
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
 }
 
 impl Manifest {
@@ -225,31 +246,124 @@ impl Manifest {
         if layout.count() as usize != hashes.len() {
             return None;
         }
-        let mut manifest = Self { layout, hashes, root: [0; 32] };
-        manifest.root = *blake3::hash(&manifest.bytes()).as_bytes();
-        Some(manifest)
+        let known = Bits::full(layout.count());
+        Some(Self::with(layout, Digests { list: hashes, known, missing: 0 }))
     }
 
-    /// The digest of all of it.
+    /// Without digests.
     #[must_use]
-    pub const fn root(&self) -> &[u8; 32] {
-        &self.root
+    pub fn plan(layout: Layout) -> Self {
+        let count = layout.count();
+        let list = vec![[0; 32]; count as usize];
+        Self::with(layout, Digests { list, known: Bits::new(count), missing: count })
     }
 
-    /// What every chunk is named with: the beginning of the digest.
+    fn with(layout: Layout, digests: Digests) -> Self {
+        let digest = blake3::hash(&layout.bytes());
+        let session = digest.as_bytes().first_chunk().copied().unwrap_or_default();
+        Self { layout, session, digests: Mutex::new(digests), root: Once::new() }
+    }
+
+    /// The digest of all of it; zeros while the digest of a chunk is not known.
     #[must_use]
-    pub fn session(&self) -> [u8; 16] {
-        self.root.first_chunk().copied().unwrap_or_default()
+    pub fn root(&self) -> &[u8; 32] {
+        if self.missing() > 0 {
+            return &[0; 32];
+        }
+        self.root.call_once(|| *blake3::hash(&self.bytes()).as_bytes())
     }
 
-    /// Whether these are the bytes of this chunk.
+    /// What every chunk is named with: the beginning of the digest of disks and chunks, without
+    /// their content.
+    #[must_use]
+    pub const fn session(&self) -> [u8; 16] {
+        self.session
+    }
+
+    /// Of how many chunks the digest is not known.
+    #[must_use]
+    pub fn missing(&self) -> u32 {
+        self.digests.lock().missing
+    }
+
+    /// The digest of a chunk, once it is known.
+    #[must_use]
+    pub fn digest(&self, n: u32) -> Option<[u8; 32]> {
+        let digests = self.digests.lock();
+        let known = digests.known.has(n);
+        digests.list.get(n as usize).filter(|_| known).copied()
+    }
+
+    /// The first chunk from this one on whose digest is not known.
+    #[must_use]
+    pub fn unknown(&self, from: u32) -> Option<u32> {
+        let unknown = self.digests.lock().known.not();
+        unknown.first_in_both(&unknown, from)
+    }
+
+    /// Takes the digest of a chunk; false when it has another, or there is no such chunk.
+    pub fn learn(&self, n: u32, digest: [u8; 32]) -> bool {
+        let mut digests = self.digests.lock();
+        let known = digests.known.has(n);
+        let Some(own) = digests.list.get_mut(n as usize) else { return false };
+        if known {
+            return *own == digest;
+        }
+        *own = digest;
+        digests.known.add(n);
+        digests.missing -= 1;
+        true
+    }
+
+    /// The chunks of a disk that are tried first: when a disk has none of them, it is another
+    /// one's.
+    pub fn samples(&self, disk: u16) -> impl Iterator<Item = u32> {
+        let step = self.layout.of_disk(disk).count().div_ceil(TRIES).max(1);
+        self.layout.of_disk(disk).step_by(step).map(|(n, _)| n)
+    }
+
+    /// Whether these are the bytes of this chunk; false while its digest is not known.
     #[must_use]
     pub fn is(&self, n: u32, bytes: &[u8]) -> bool {
         let length = self.layout.chunk(n).is_some_and(|c| c.bytes as usize == bytes.len());
-        length && self.hashes.get(n as usize) == Some(blake3::hash(bytes).as_bytes())
+        length && self.digest(n).is_some_and(|own| own == *blake3::hash(bytes).as_bytes())
     }
 
-    /// On the wire.
+    /// On the wire and in files, with all digests.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut all = self.layout.bytes();
+        self.digests.lock().list.iter().for_each(|hash| all.extend(hash));
+        all
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (layout, rest) = Layout::read(bytes)?;
+        let (hashes, rest) = rest.as_chunks::<32>();
+        if !rest.is_empty() {
+            return Err("the manifest has bytes behind its end");
+        }
+        Self::new(layout, hashes.to_vec()).ok_or("the manifest has not one digest a chunk")
+    }
+
+    /// Reads one without digests: the bytes of its [`Layout`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read_plan(bytes: &[u8]) -> Result<Self, &'static str> {
+        match Layout::read(bytes)? {
+            (layout, []) => Ok(Self::plan(layout)),
+            _ => Err("the manifest has bytes behind its end"),
+        }
+    }
+}
+
+impl Layout {
+    /// On the wire and in files.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut all = Vec::new();
@@ -258,9 +372,9 @@ impl Manifest {
             all.extend(text.as_bytes());
         };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
-        all.extend(self.layout.chunk.to_le_bytes());
-        all.extend(count(self.layout.disks.len()));
-        for disk in &self.layout.disks {
+        all.extend(self.chunk.to_le_bytes());
+        all.extend(count(self.disks.len()));
+        for disk in &self.disks {
             text(&mut all, &disk.name);
             all.extend(disk.size.to_le_bytes());
             all.extend(disk.sector.to_le_bytes());
@@ -277,24 +391,14 @@ impl Manifest {
                 all.extend(extent.length.to_le_bytes());
             }
         }
-        self.hashes.iter().for_each(|hash| all.extend(hash));
         all
     }
 
-    /// Reads it.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
-        const SHORT: &str = "the manifest ends too early";
+    /// Reads it, and what is behind it.
+    fn read(bytes: &[u8]) -> Result<(Self, &[u8]), &'static str> {
         let mut cursor = Cursor(bytes);
-        let layout = cursor.layout().ok_or(SHORT)?;
-        let layout = Layout::new(layout.0, layout.1)?;
-        let (hashes, rest) = cursor.0.as_chunks::<32>();
-        if !rest.is_empty() {
-            return Err("the manifest has bytes behind its end");
-        }
-        Self::new(layout, hashes.to_vec()).ok_or("the manifest has not one digest a chunk")
+        let (chunk, disks) = cursor.layout().ok_or("the manifest ends too early")?;
+        Ok((Self::new(chunk, disks)?, cursor.0))
     }
 }
 
@@ -449,8 +553,25 @@ mod tests {
         }
 
         #[test]
+        fn digests_come_in_any_order_and_only_once(order in Just([0u32, 1, 2, 3, 4]).prop_shuffle()) {
+            let layout = || Layout::new(CHUNK, Vec::from([disk()])).unwrap();
+            let hash = |n: u32| *blake3::hash(&n.to_le_bytes()).as_bytes();
+            let whole = Manifest::new(layout(), (0..5).map(hash).collect()).unwrap();
+            let plan = Manifest::read_plan(&layout().bytes()).unwrap();
+            prop_assert_eq!(plan.session(), whole.session());
+            for (done, n) in (0..).zip(order) {
+                prop_assert_eq!((plan.missing(), plan.digest(n), plan.root()), (5 - done, None, &[0; 32]));
+                prop_assert!(plan.unknown(n) == Some(n) && !plan.is(n, &[]));
+                prop_assert!(plan.learn(n, hash(n)) && plan.learn(n, hash(n)));
+                prop_assert!(!plan.learn(n, hash(99)) && !plan.learn(5, hash(5)));
+            }
+            prop_assert_eq!((plan.missing(), plan.unknown(0), plan.root()), (0, None, whole.root()));
+            prop_assert_eq!(plan, whole);
+        }
+
+        #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, cut in 0usize..400, with: (usize, u8)) {
-            let _ = Manifest::read(&bytes);
+            let _ = (Manifest::read(&bytes), Manifest::read_plan(&bytes));
             let manifest = Manifest::new(Layout::new(CHUNK, Vec::from([disk()])).unwrap(), std::vec![[7; 32]; 5]);
             let mut whole = manifest.unwrap().bytes();
             prop_assert!(Manifest::read(&whole).is_ok());

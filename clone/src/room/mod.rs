@@ -1,7 +1,8 @@
 //! A room that is cloned chunk by chunk: used bytes alone, every chunk compared with its digest,
 //! from any machine that has it.
 //!
-//! The sender ([`golden`]) tells every machine the [`manifest`] and from whom to take chunks; so
+//! The sender ([`golden`]) tells every machine the [`manifest`], the digest of each chunk as soon
+//! as it has read it, and from whom to take chunks; so
 //! it forms a chain, and closes it again around a machine that was lost. A copy ([`node`]) looks
 //! at what its disk has already, wants the rest, and hands chunks on as they come ([`serve`]).
 //! [`keep`] writes them, and reads them back. [`wire`] is the protocol. No part does I/O.
@@ -42,7 +43,9 @@ pub enum Act {
 /// What a disk is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    /// Which chunks it has.
+    /// Whether it may have chunks. Needs the digests of the samples.
+    Look,
+    /// Which chunks it has. Needs all digests.
     Scan,
     /// To store a chunk.
     Store(u32, Arc<Vec<u8>>),
@@ -55,12 +58,16 @@ pub enum Ask {
 /// What a disk answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
+    /// Whether it may have chunks.
+    Looked(bool),
     /// It has these chunks.
     Scanned(Bits),
     /// This chunk is written.
     Stored(u32),
-    /// This chunk; nothing when it cannot be read.
+    /// This chunk; nothing when it cannot be read. A sender's manifest has learned its digest.
     Read(u32, Option<Arc<Vec<u8>>>),
+    /// A sender's manifest has learned the digest of this chunk.
+    Digested(u32),
     /// It has all of it; whether it was read back.
     Kept(bool),
     /// There is no copy, and why.

@@ -15,6 +15,8 @@ use core::time::Duration;
 /// Chunks that may wait for the disk. One that comes then goes on to the next machine, and is
 /// asked for again later.
 const QUEUE: u32 = 32;
+/// Chunks that may wait for their digests.
+const AHEAD: usize = 16;
 /// How often the sender hears how far it is.
 const EVERY: Duration = Duration::from_secs(1);
 /// A machine that has sent no wanted chunk for so long is of no use.
@@ -49,6 +51,12 @@ pub struct Node {
     moved: Duration,
     told: Duration,
     serve: Serve,
+    /// The disk may have chunks, and is looked at when all digests are known.
+    waits: bool,
+    /// The disk was asked whether it has chunks.
+    looks: bool,
+    /// Chunks that came before their digests.
+    ahead: Vec<Piece>,
     /// The machines that asked before the disk was looked at.
     early: Vec<(Peer, Vec<u8>)>,
     verdict: Option<Verdict>,
@@ -78,6 +86,9 @@ impl Node {
             moved: Duration::ZERO,
             told: Duration::ZERO,
             serve: Serve::default(),
+            waits: false,
+            looks: false,
+            ahead: Vec::new(),
             early: Vec::new(),
             verdict: None,
             finishing: false,
@@ -163,6 +174,7 @@ impl Node {
             return;
         }
         self.asked = self.have.not();
+        self.ahead.iter().for_each(|piece| self.asked.remove(piece.number));
         self.moved = now;
         let (session, bits) = (manifest.session(), self.asked.bytes());
         if !self.asked.is_empty() {
@@ -182,7 +194,11 @@ impl Node {
     ) -> Result<(), &'static str> {
         let from_sender = self.sender == Some(peer);
         match message {
-            Message::Manifest(bytes) if from_sender => self.begin(Manifest::read(&bytes)?, now),
+            Message::Manifest(bytes) if from_sender => {
+                self.begin(Manifest::read_plan(&bytes)?, now);
+            }
+            Message::Digests(all) if from_sender => self.digests(&all, now)?,
+            Message::Known(root) if from_sender => self.known(root)?,
             Message::From(to) if from_sender => match (to, self.sender) {
                 (Some(to), _) => {
                     if let Up::At(old) = self.up
@@ -217,23 +233,51 @@ impl Node {
     }
 
     fn begin(&mut self, manifest: Manifest, now: Duration) {
-        if self.manifest.as_ref().is_some_and(|own| own.root() == manifest.root()) {
+        if self.manifest.as_ref().is_some_and(|own| own.session() == manifest.session()) {
             // The sender was away.
-            if let (Some(verdict), Some(sender)) = (&self.verdict, self.sender) {
-                self.acts.push_back(Act::Say(sender, Message::Done(verdict.clone())));
+            if self.verdict.is_some() {
+                self.done();
             } else if self.scanned {
                 self.state(now);
             }
             return;
         }
         if self.manifest.is_some() {
-            self.ended = Some("the sender has another disk now than when this copy began".into());
+            self.ended = Some(OTHER.into());
             return;
         }
         self.have = Bits::new(manifest.layout.count());
         self.asked = self.have.clone();
         self.manifest = Some(Arc::new(manifest));
-        self.acts.push_back(Act::Disk(Ask::Scan));
+    }
+
+    fn digests(&mut self, all: &[(u32, [u8; 32])], now: Duration) -> Result<(), &'static str> {
+        let manifest = self.manifest.clone().ok_or("sends digests before the manifest")?;
+        self.moved = now;
+        if !all.iter().all(|(n, digest)| manifest.learn(*n, *digest)) {
+            self.ended = Some(OTHER.into());
+            return Err(OTHER);
+        }
+        for piece in core::mem::take(&mut self.ahead) {
+            // Of the machine that it came from no more is known.
+            let _ = self.chunk(piece, now);
+        }
+        Ok(())
+    }
+
+    fn known(&mut self, root: Option<[u8; 32]>) -> Result<(), &'static str> {
+        let manifest = self.manifest.as_ref().ok_or("sends digests before the manifest")?;
+        if root.is_some_and(|root| root != *manifest.root()) {
+            return Err("sends other digests than the manifest has");
+        }
+        if !self.looks {
+            self.looks = true;
+            self.acts.push_back(Act::Disk(Ask::Look));
+        } else if self.waits && root.is_some() {
+            self.waits = false;
+            self.acts.push_back(Act::Disk(Ask::Scan));
+        }
+        Ok(())
     }
 
     fn state(&mut self, now: Duration) {
@@ -256,6 +300,13 @@ impl Node {
         if self.have.has(n) || self.verdict.is_some() {
             return Ok(());
         }
+        if manifest.digest(n).is_none() {
+            // One too many is asked for again.
+            if self.ahead.len() < AHEAD && self.ahead.iter().all(|piece| piece.number != n) {
+                self.ahead.push(piece);
+            }
+            return Ok(());
+        }
         if !manifest.is(n, &piece.data) {
             return Err("sends other bytes than the sender has");
         }
@@ -273,6 +324,16 @@ impl Node {
     /// The disk's answer.
     pub fn told(&mut self, told: Told, now: Duration) {
         match told {
+            Told::Looked(true) => {
+                self.waits = self.manifest.as_ref().is_some_and(|own| own.missing() > 0);
+                if !self.waits {
+                    self.acts.push_back(Act::Disk(Ask::Scan));
+                }
+            }
+            Told::Looked(false) => {
+                return self.told(Told::Scanned(Bits::new(self.have.len())), now);
+            }
+            Told::Digested(_) => {}
             Told::Scanned(have) => {
                 self.had = have.count();
                 (self.have, self.scanned) = (have, true);
@@ -294,6 +355,12 @@ impl Node {
             Told::Failed(why) => {
                 self.end(Verdict::Failed(why));
                 self.have = Bits::new(self.have.len());
+                // They go on with another machine.
+                let peers: Vec<Peer> = self.serve.peers().collect();
+                for peer in peers.into_iter().filter(|peer| self.sender != Some(*peer)) {
+                    self.serve.gone(peer);
+                    self.acts.push_back(Act::Hang(peer));
+                }
             }
         }
         if self.scanned && !self.finishing && self.queued == 0 && self.have.not().is_empty() {
@@ -304,9 +371,15 @@ impl Node {
 
     fn end(&mut self, verdict: Verdict) {
         self.finishing = true;
-        let done = Message::Done(verdict.clone());
-        self.acts.extend(self.sender.map(|sender| Act::Say(sender, done)));
         self.verdict = Some(verdict);
+        self.done();
+    }
+
+    fn done(&mut self) {
+        if let (Some(verdict), Some(sender)) = (&self.verdict, self.sender) {
+            let done = Message::Done(verdict.clone(), self.came);
+            self.acts.push_back(Act::Say(sender, done));
+        }
     }
 
     /// Time passes.
@@ -368,4 +441,5 @@ impl Node {
     }
 }
 
+const OTHER: &str = "the sender has another disk now than when this copy began";
 const WRONG: &str = "wants chunks that do not exist";

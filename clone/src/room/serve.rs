@@ -44,6 +44,11 @@ impl Serve {
         self.wants.retain(|wants| wants.peer != peer);
     }
 
+    /// The machines that have wanted chunks.
+    pub fn peers(&self) -> impl Iterator<Item = Peer> {
+        self.wants.iter().map(|wants| wants.peer)
+    }
+
     /// Whether a machine wants a chunk.
     #[must_use]
     pub fn busy(&self) -> bool {

@@ -3,8 +3,8 @@
 //! A [`Line`] is one end of one connection, without its socket. Both ends first say hello: the
 //! version, whether they have a key, and a nonce. With a key every frame after that has a code:
 //! BLAKE3, keyed, over both nonces, the direction, the frame's number and its head. The bytes of
-//! a chunk are not under the code; they must have the digest that the manifest tells, and the
-//! manifest is under it. Nothing is encrypted.
+//! a chunk are not under the code; they must have the digest that the sender tells, and that is
+//! under it. Nothing is encrypted.
 
 use super::manifest::{CHUNKS, LARGEST};
 use crate::pact::{Key, Mac, Nonce, Pact, same};
@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
 /// The version of this protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The port that a sender listens to, by TCP and UDP.
 pub const PORT: u16 = 9011;
 /// What a machine that looks for a sender broadcasts, and what it gets back.
@@ -26,6 +26,10 @@ pub const HELLO: usize = 22;
 const MAGIC: [u8; 8] = *b"BWROOM\r\n";
 /// Bytes of a chunk's own head.
 const CHUNK_HEAD: usize = 34;
+/// The most bytes of a manifest without digests.
+const LAYOUT: usize = 64 << 20;
+/// The most digests of a message.
+pub const DIGESTS: usize = 4096;
 /// The most bytes of a text.
 const TEXT: usize = 512;
 
@@ -43,8 +47,13 @@ pub enum Message {
         /// Its port.
         port: u16,
     },
-    /// The sender's answer: a [`Manifest`](super::manifest::Manifest) on the wire.
+    /// The sender's answer: a [`Layout`](super::manifest::Layout) on the wire.
     Manifest(Arc<Vec<u8>>),
+    /// The sender to a copy: chunks and their digests.
+    Digests(Vec<(u32, [u8; 32])>),
+    /// The sender to a copy, behind the digests that it has: whether these are all, by the root
+    /// of the manifest. Without it the copy hears of the others as the sender reads them.
+    Known(Option<[u8; 32]>),
     /// A copy to the sender: its disk has so many chunks.
     State(u32),
     /// The sender to a copy: take chunks from there, or from the sender.
@@ -60,8 +69,8 @@ pub enum Message {
     },
     /// A chunk.
     Chunk(Piece),
-    /// A copy to the sender: how its copy ended.
-    Done(Verdict),
+    /// A copy to the sender: how its copy ended, and how many bytes came for it.
+    Done(Verdict, u64),
     /// The sender to a copy: no copy needs it any more; or why it is refused.
     End(String),
     /// I am there.
@@ -96,7 +105,7 @@ pub enum Verdict {
     Failed(String),
 }
 
-const KINDS: [u8; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+const KINDS: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const CHUNK: u8 = 7;
 
 /// A frame to be sent: its head, then its bytes.
@@ -135,7 +144,7 @@ pub struct Most {
 
 impl Default for Most {
     fn default() -> Self {
-        Self { manifest: 32 * CHUNKS + (64 << 20), want: CHUNKS / 8 + 64 }
+        Self { manifest: LAYOUT, want: CHUNKS / 8 + 64 }
     }
 }
 
@@ -257,6 +266,7 @@ impl Line {
             // kept before its code can be compared.
             CHUNK if self.dialled => LARGEST as usize + CHUNK_HEAD,
             2 if self.dialled => self.most.manifest,
+            11 if self.dialled => 36 * DIGESTS,
             6 => self.most.want,
             _ => 2 * TEXT,
         };
@@ -330,11 +340,21 @@ fn pack(message: &Message) -> (u8, Vec<u8>, Option<Arc<Vec<u8>>>) {
             ];
             (CHUNK, head.concat(), Some(piece.data.clone()))
         }
-        Message::Done(Verdict::Verified) => (8, Vec::from([0]), None),
-        Message::Done(Verdict::Whole) => (8, Vec::from([1]), None),
-        Message::Done(Verdict::Failed(why)) => (8, [&[2][..], &text(why)].concat(), None),
+        Message::Done(verdict, came) => {
+            let (verdict, why) = match verdict {
+                Verdict::Verified => (0, ""),
+                Verdict::Whole => (1, ""),
+                Verdict::Failed(why) => (2, why.as_str()),
+            };
+            (8, [&came.to_le_bytes()[..], &[verdict], &text(why)].concat(), None)
+        }
         Message::End(why) => (9, text(why), None),
         Message::Ping => (10, Vec::new(), None),
+        Message::Digests(all) => {
+            let pair = |(n, digest): &(u32, [u8; 32])| [&n.to_le_bytes()[..], digest].concat();
+            (11, all.iter().flat_map(pair).collect(), None)
+        }
+        Message::Known(root) => (12, root.iter().flatten().copied().collect(), None),
     }
 }
 
@@ -375,14 +395,29 @@ fn unpack(kind: u8, short: &[u8], body: Vec<u8>) -> Option<Message> {
                 data: Arc::new(body),
             })
         }
-        8 => Message::Done(match body.split_first()? {
-            (0, []) => Verdict::Verified,
-            (1, []) => Verdict::Whole,
-            (2, why) => Verdict::Failed(text(why)),
-            _ => return None,
-        }),
+        8 => {
+            let (came, rest) = body.split_first_chunk()?;
+            let verdict = match rest.split_first()? {
+                (0, []) => Verdict::Verified,
+                (1, []) => Verdict::Whole,
+                (2, why) => Verdict::Failed(text(why)),
+                _ => return None,
+            };
+            Message::Done(verdict, u64::from_le_bytes(*came))
+        }
         9 => Message::End(text(&body)),
         10 if body.is_empty() => Message::Ping,
+        11 => {
+            let (pairs, rest) = body.as_chunks::<36>();
+            let pair = |pair: &[u8; 36]| {
+                let (n, digest) = pair.split_first_chunk::<4>()?;
+                Some((u32::from_le_bytes(*n), digest.try_into().ok()?))
+            };
+            let all = pairs.iter().map(pair).collect::<Option<_>>();
+            Message::Digests(all.filter(|_| rest.is_empty())?)
+        }
+        12 if body.is_empty() => Message::Known(None),
+        12 => Message::Known(Some(body.try_into().ok()?)),
         _ => return None,
     })
 }
@@ -430,15 +465,18 @@ mod tests {
         Vec::from([
             Message::Join { name: "n1".to_string(), port: 9012 },
             Message::Manifest(Arc::new(std::vec![1; 3000])),
+            Message::Digests(Vec::from([(7, [1; 32]), (8, [2; 32])])),
+            Message::Known(None),
+            Message::Known(Some([5; 32])),
             Message::State(7),
             Message::From(None),
             Message::From(Some("10.0.0.1:9012".parse().unwrap())),
             Message::Lost,
             Message::Want { session: [4; 16], bits: std::vec![255; 8] },
             Message::Chunk(piece),
-            Message::Done(Verdict::Verified),
-            Message::Done(Verdict::Whole),
-            Message::Done(Verdict::Failed("the disk is bad".to_string())),
+            Message::Done(Verdict::Verified, 1 << 40),
+            Message::Done(Verdict::Whole, 0),
+            Message::Done(Verdict::Failed("the disk is bad".to_string()), 7),
             Message::End(String::new()),
             Message::Ping,
         ])
@@ -450,7 +488,7 @@ mod tests {
         let hex = |bytes: &[u8]| crate::pact::hex(bytes);
         assert_eq!(
             hex(&Line::new(None, [0x11; 10], true).hello()),
-            "4257524f4f4d0d0a0100000011111111111111111111"
+            "4257524f4f4d0d0a0200000011111111111111111111"
         );
         let [mut plain, _] = pair([None, None]).unwrap();
         let join = Message::Join { name: "n1".to_string(), port: 9012 };
@@ -512,7 +550,8 @@ mod tests {
             &[1, 0, 0, 0, 7, 0],
             &[0, 16, 0, 0, 1],
             &[0, 0, 0, 0, 0],
-            &[0, 0, 0, 0, 11],
+            &[0, 0, 0, 0, 13],
+            &[0xff, 0xff, 0, 0, 11],
         ] {
             let [_, mut b] = pair([None, None]).unwrap();
             let filled = [head, &[0; 64]].concat();

@@ -88,6 +88,7 @@ impl Protocol for Image {
                 read_back,
                 pinned,
                 sender: None,
+                came: Some(restore.came),
             }),
             other => Err(failed(other)),
         }

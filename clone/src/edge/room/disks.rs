@@ -66,6 +66,11 @@ impl Disks {
     /// Does what is asked.
     pub fn ask(&mut self, ask: Ask, tick: &mut dyn FnMut()) -> Told {
         let told = match ask {
+            Ask::Look => {
+                // All of them are asked: what is behind may be remembered meanwhile.
+                let looks = self.keeps.iter_mut().map(|keep| keep.look(tick));
+                Ok(Told::Looked(looks.fold(false, |any, one| any | one)))
+            }
             Ask::Scan => self.scan(tick).map(Told::Scanned),
             Ask::Store(n, data) => {
                 let stored = self.of(n).map_or(Ok(()), |keep| keep.store(n, &data));

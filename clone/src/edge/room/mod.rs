@@ -2,6 +2,7 @@
 
 pub(super) mod disks;
 mod net;
+mod worker;
 
 use super::net::{Dial, listener};
 use super::place::Place;
@@ -9,6 +10,7 @@ use super::protocol::{Strangers, sent};
 use super::{Here, Level, Order, Protocol, World};
 use crate::Error;
 use crate::digest::Digest;
+use crate::error::Trouble;
 use crate::outcome::{Received, Sent};
 use crate::room::golden::Golden;
 use crate::room::keep;
@@ -27,6 +29,7 @@ use net::{Event, Net};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
 use rustix::io::{Errno, pread};
+use worker::Worker;
 
 const NAME: &str = "the room";
 /// The longest sleep.
@@ -57,7 +60,7 @@ pub struct Room {
 /// What a sender has.
 #[derive(Debug)]
 pub struct Offer {
-    /// The disks and their chunks.
+    /// The disks and their chunks; digests that it does not know are learned on the way.
     pub manifest: Arc<Manifest>,
     /// The disks, in the manifest's order.
     pub disks: Vec<Reader>,
@@ -113,6 +116,23 @@ impl Reader {
     }
 }
 
+impl Offer {
+    /// Reads a chunk; the manifest learns its digest.
+    fn chunk(&self, n: u32) -> Result<Vec<u8>, Error> {
+        let layout = &self.manifest.layout;
+        let disk = layout.chunk(n).and_then(|chunk| self.disks.get(usize::from(chunk.disk)));
+        let disk = disk.ok_or_else(|| Error::Source { why: "a disk is missing".to_string() })?;
+        let bytes = disk.chunk(layout, n)?;
+        // A disk that is in use changes: what is not what was promised is not sent.
+        match self.manifest.learn(n, *blake3::hash(&bytes).as_bytes()) {
+            true => Ok(bytes),
+            false => Err(Error::Source {
+                why: "the disk has changed since it was read first: is it in use?".into(),
+            }),
+        }
+    }
+}
+
 /// Reads all chunks once, for their digests; `tick` hears of the bytes.
 ///
 /// # Errors
@@ -149,6 +169,10 @@ impl Protocol for Room {
     fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
         let none = Error::Unfit { what: "this machine", why: "has nothing to send" };
         let offer = self.offer.as_ref().ok_or(none)?;
+        // By these a machine sees whether its disk may have chunks already.
+        for disk in (0..).take(offer.disks.len()) {
+            offer.manifest.samples(disk).try_for_each(|n| offer.chunk(n).map(drop))?;
+        }
         let mut golden = Golden::new(offer.manifest.clone(), offer.wanted);
         let done = self.hand_out(offer, &mut golden, order, world);
         sent(done, golden.clients(), world)
@@ -171,7 +195,7 @@ impl Room {
         let mut net = Net::new(listener(here.listen, self.port)?, here.pins.key.clone());
         net.frames = net.frames.chunks(offer.manifest.layout.count());
         let asks = world.datagrams(self.port)?;
-        let (mut moved, mut last) = (world.now(), (0, 0));
+        let (mut moved, mut last) = (world.now(), (0, 0, 0));
         let mut strangers = Strangers::default();
         let used = offer.manifest.layout.used();
         loop {
@@ -219,7 +243,13 @@ impl Room {
                     self.act(offer, golden, &mut net, world)?;
                 }
             }
-            let state = (golden.progress().0, golden.sent());
+            let digests = golden.digest_next();
+            if let Some(n) = digests {
+                offer.chunk(n)?;
+                golden.told(Told::Digested(n));
+                self.act(offer, golden, &mut net, world)?;
+            }
+            let state = (golden.progress().0, golden.sent(), offer.manifest.missing());
             if state != last {
                 (moved, last) = (now, state);
             }
@@ -246,9 +276,11 @@ impl Room {
             Error::stalled(NAME, what, (moved, patience), now)?;
             let mut fds = Vec::from([asks.fd()]);
             fds.extend(order.start.filter(|_| golden.started().is_none()));
-            net.wait(&fds, NAP);
+            net.wait(&fds, if digests.is_some() { Duration::ZERO } else { NAP });
         }
-        Ok(Vec::from([digest(&offer.manifest)]))
+        // Where no machine has a copy, it may be that not all was read.
+        let whole = offer.manifest.missing() == 0;
+        Ok(whole.then(|| digest(&offer.manifest)).into_iter().collect())
     }
 
     fn act(
@@ -264,15 +296,8 @@ impl Room {
                 Act::Hang(peer) => net.hang(peer),
                 Act::News(text) => world.say(Level::News, &text),
                 Act::Disk(Ask::Read(n)) => {
-                    let layout = &offer.manifest.layout;
-                    let disk = layout.chunk(n).and_then(|c| offer.disks.get(usize::from(c.disk)));
-                    let bytes = disk.map(|disk| disk.chunk(layout, n)).transpose()?;
-                    // A disk that is in use changes: what is not what was promised is not sent.
-                    let same = bytes.filter(|bytes| offer.manifest.is(n, bytes));
-                    let same = same.ok_or_else(|| Error::Source {
-                        why: "the disk has changed since it was read first: is it in use?".into(),
-                    })?;
-                    golden.told(Told::Read(n, Some(Arc::new(same))));
+                    let bytes = offer.chunk(n)?;
+                    golden.told(Told::Read(n, Some(Arc::new(bytes))));
                 }
                 Act::Dial(_) | Act::Disk(_) => {}
             }
@@ -295,7 +320,7 @@ struct Receiver<'h> {
     net: Net,
     node: Node,
     places: Option<Vec<Place>>,
-    disks: Option<Disks>,
+    disks: Option<Worker>,
     sender: Option<Peer>,
     /// The sender's address, once it is known.
     at: Option<Ipv4Addr>,
@@ -344,7 +369,7 @@ impl<'h> Receiver<'h> {
 
     fn run(mut self, world: &mut dyn World) -> Result<Received, Error> {
         let asks = world.datagrams(0)?;
-        let (mut moved, mut last, mut asked) = (world.now(), 0, None::<Duration>);
+        let (mut moved, mut last, mut asked) = (world.now(), (0, 0, 0), None::<Duration>);
         let mut alone = None;
         let mut strangers = Strangers::default();
         loop {
@@ -391,7 +416,9 @@ impl<'h> Receiver<'h> {
                 let part = u128::from(used) * u128::from(have) / u128::from(all.max(1));
                 world.progress(u64::try_from(part).unwrap_or(0), Some(used));
             }
-            let state = u64::from(have) + self.node.came;
+            let steps = self.disks.as_ref().map_or(0, Worker::steps);
+            let missing = self.node.manifest().map_or(0, |manifest| manifest.missing());
+            let state = (u64::from(have) + self.node.came, steps, missing);
             if state != last || self.node.serves() {
                 (moved, last) = (now, state);
             }
@@ -415,7 +442,9 @@ impl<'h> Receiver<'h> {
             }
             let waits = self.to_sender.is_some() || self.to_other.is_some();
             let nap = if waits { Duration::from_millis(20) } else { NAP };
-            self.net.wait(&[asks.fd()], nap);
+            let disks = self.disks.as_ref().and_then(Worker::fd);
+            let fds: Vec<_> = disks.into_iter().chain([asks.fd()]).collect();
+            self.net.wait(&fds, nap);
         }
     }
 
@@ -503,39 +532,43 @@ impl<'h> Receiver<'h> {
     }
 
     fn act(&mut self, world: &mut dyn World) {
-        while let Some(act) = self.node.act() {
-            let now = world.now();
-            match act {
-                Act::Say(peer, message) => self.net.say(peer, &message, now),
-                Act::Hang(peer) => self.net.hang(peer),
-                Act::News(text) => world.say(Level::News, &text),
-                Act::Dial(to) => {
-                    self.to_other = Some((Dial::new(self.here.listen, to), *to.ip()));
-                }
-                Act::Disk(ask) => {
-                    let told = self.ask(ask, world);
-                    self.node.told(told, world.now());
+        loop {
+            while let Some(act) = self.node.act() {
+                let now = world.now();
+                match act {
+                    Act::Say(peer, message) => self.net.say(peer, &message, now),
+                    Act::Hang(peer) => self.net.hang(peer),
+                    Act::News(text) => world.say(Level::News, &text),
+                    Act::Dial(to) => {
+                        self.to_other = Some((Dial::new(self.here.listen, to), *to.ip()));
+                    }
+                    Act::Disk(ask) => {
+                        if let Err(trouble) = self.ask(ask, world) {
+                            self.node.told(Told::Failed(trouble.to_string()), now);
+                        }
+                    }
                 }
             }
+            let Some(told) = self.disks.as_mut().and_then(Worker::answer) else { break };
+            if let Told::Scanned(have) = &told {
+                let all = have.len();
+                let text = format!("the disk has {} of {all} chunks", have.count());
+                world.say(Level::News, &text);
+            }
+            self.node.told(told, world.now());
         }
     }
 
-    fn ask(&mut self, ask: Ask, world: &mut dyn World) -> Told {
+    fn ask(&mut self, ask: Ask, world: &mut dyn World) -> Result<(), Trouble> {
         if let (None, Some(manifest)) = (&self.disks, self.node.manifest()) {
             let places = self.places.take().unwrap_or_default();
-            match Disks::new(manifest, places, self.read_back, self.at) {
-                Ok(disks) => self.disks = Some(disks),
-                Err(trouble) => return Told::Failed(trouble.to_string()),
-            }
+            let disks = Disks::new(manifest, places, self.read_back, self.at)?;
+            self.disks = Some(Worker::new(disks, world.thread()));
         }
-        let scans = ask == Ask::Scan;
-        let none = || Told::Failed("there is no disk".to_string());
-        let told = self.disks.as_mut().map_or_else(none, |disks| disks.ask(ask, &mut || ()));
-        if let (true, Told::Scanned(have)) = (scans, &told) {
-            let all = have.len();
-            world.say(Level::News, &format!("the disk has {} of {all} chunks", have.count()));
+        if let Some(disks) = &mut self.disks {
+            disks.ask(ask);
         }
-        told
+        Ok(())
     }
 
     fn result(self, world: &mut dyn World) -> Result<Received, Error> {
@@ -550,6 +583,7 @@ impl<'h> Receiver<'h> {
                     read_back: *verdict == Verdict::Verified,
                     pinned: false,
                     sender: self.at,
+                    came: Some(self.node.came),
                 })
             }
             _ => {
