@@ -133,27 +133,6 @@ impl Offer {
     }
 }
 
-/// Reads all chunks once, for their digests; `tick` hears of the bytes.
-///
-/// # Errors
-/// [`Error::Source`].
-pub fn digests(
-    layout: Layout,
-    disks: &[Reader],
-    tick: &mut dyn FnMut(u64),
-) -> Result<Manifest, Error> {
-    let mut hashes = Vec::new();
-    for n in 0..layout.count() {
-        let disk = layout.chunk(n).and_then(|chunk| disks.get(usize::from(chunk.disk)));
-        let Some(disk) = disk else { break };
-        let bytes = disk.chunk(&layout, n)?;
-        hashes.push(*blake3::hash(&bytes).as_bytes());
-        tick(bytes.len() as u64);
-    }
-    let none = || Error::Source { why: "a disk is missing".to_string() };
-    Manifest::new(layout, hashes).ok_or_else(none)
-}
-
 impl Protocol for Room {
     fn new(argument: &str) -> Result<Self, Error> {
         let port = if argument.is_empty() { Ok(PORT) } else { argument.parse() };
