@@ -14,7 +14,8 @@ use crate::table::{Draft, text, words};
 use crate::{text, value};
 
 words! { P2V, P2V_DOCS:
-    "bw.p2v" OptText Keep "Send this machine's disks: v2v://USER@HOST[:PORT] to virt-v2v, ssh://USER@HOST[:PORT]/PATH as files, nbd://HOST:PORT[/EXPORT] to a server's empty disk, tcp://HOST:PORT to nc.";
+    "bw.p2v" OptText Keep "Send this machine's disks: v2v://USER@HOST[:PORT] to virt-v2v, ssh://USER@HOST[:PORT]/PATH as files, p2v://HOST[:PORT] to bellwether clone p2v-server, nbd://HOST:PORT[/EXPORT] to a server's empty disk, tcp://HOST:PORT to nc.";
+    "bw.p2v.key" Text Keep "The key of p2v://, which p2v-server shows: it encrypts the way there.";
     "bw.p2v.hostkey" Text Keep "The fingerprint that the ssh server's key must have: SHA256:….";
     "bw.p2v.bad" Text Keep "What is done about sectors that cannot be read: fail (the default), or zero, which sends zeros and lists them.";
     "bw.p2v.edit" Switch Keep "Change the copy for its new machine in a snapshot; not for v2v://, where virt-v2v does it.";
@@ -110,7 +111,8 @@ fn place(word: &str) -> Result<(P2vPlan, Option<&str>), &'static str> {
         "ssh" => (P2vWay::Ssh, 22),
         "nbd" => (P2vWay::Nbd, 10809),
         "tcp" => (P2vWay::Tcp, 0),
-        _ => return Err("is none of v2v://, ssh://, nbd:// and tcp://"),
+        "p2v" => (P2vWay::Own, 10810),
+        _ => return Err("is none of v2v://, ssh://, p2v://, nbd:// and tcp://"),
     };
     let (authority, path) = match rest.split_once('/') {
         Some((authority, path)) => (authority, path),
@@ -137,8 +139,8 @@ fn place(word: &str) -> Result<(P2vPlan, Option<&str>), &'static str> {
         }
         P2vWay::Ssh => plan.path = text(&["/", path]),
         P2vWay::Nbd => plan.path = path.to_string(),
-        P2vWay::V2v | P2vWay::Tcp if !path.is_empty() => return Err("takes no path"),
-        P2vWay::V2v | P2vWay::Tcp => {}
+        _ if !path.is_empty() => return Err("takes no path"),
+        P2vWay::V2v | P2vWay::Tcp | P2vWay::Own => {}
     }
     Ok((plan, (!password.is_empty()).then_some(password)))
 }
@@ -219,6 +221,13 @@ fn login(d: &mut Draft<'_>, p2v: &mut P2vPlan, url_password: Option<&str>) {
         d.warn_word("p2v.identity", url, &why);
     }
     p2v.identity = identity.map(|word| Private::word(&text(&["p2v.identity=", word])));
+    if let Some(key) = first(d, &["bw.p2v.key"]) {
+        p2v.key = Some(Private::word(&text(&["bw.p2v.key=", key])));
+    }
+    if p2v.way == P2vWay::Own && first(d, &["bw.p2v.key"]).is_none_or(|key| key.len() < 16) {
+        let why = ("bw.p2v=p2v:// needs one of 16 letters or more", "p2v-server shows it");
+        d.fatal("bw.p2v.key", &why);
+    }
     p2v.sudo = flag(d, &["p2v.sudo", "p2v.auth.sudo"]).unwrap_or(false);
     if let Some(pin) = first(d, &["bw.p2v.hostkey"]) {
         let bare = pin.strip_prefix("SHA256:").unwrap_or(pin).trim_end_matches('=');

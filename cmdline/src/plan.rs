@@ -926,6 +926,8 @@ pub enum P2vWay {
     Nbd,
     /// As bytes over TCP.
     Tcp,
+    /// To `bellwether clone p2v-server`.
+    Own,
 }
 
 #[cfg(feature = "p2v")]
@@ -938,6 +940,7 @@ impl P2vWay {
             P2vWay::Ssh => "ssh",
             P2vWay::Nbd => "nbd",
             P2vWay::Tcp => "tcp",
+            P2vWay::Own => "p2v",
         }
     }
 }
@@ -960,6 +963,8 @@ pub struct P2vPlan {
     pub password: Option<Private>,
     /// The word with the URL of a private key.
     pub identity: Option<Private>,
+    /// The word with the key of `p2v://`.
+    pub key: Option<Private>,
     /// The fingerprint that the host's key must have.
     pub host_key: Option<String>,
     /// virt-v2v is run by sudo.
@@ -1019,6 +1024,7 @@ impl P2vPlan {
             user: String::from("root"),
             password: None,
             identity: None,
+            key: None,
             host_key: None,
             sudo: false,
             name: None,

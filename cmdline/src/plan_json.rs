@@ -517,6 +517,7 @@ fn handoff(j: &mut Json, plan: &Handoff) {
             j.count("port", u64::from(plan.port)).field("path", &plan.path);
             j.field("user", &plan.user).maybe_field("host_key", plan.host_key.as_deref());
             j.flag("password", plan.password.is_some()).flag("identity", plan.identity.is_some());
+            j.flag("key", plan.key.is_some());
             j.list("disks", &plan.disks).field("output", &plan.output);
             j.field("storage", &plan.storage).flag("zero_bad", plan.zero_bad);
             j.field("post", &plan.post).field("fail", &plan.fail);

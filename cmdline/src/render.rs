@@ -637,6 +637,7 @@ fn p2v(plan: &P2vPlan) -> Vec<String> {
         P2vWay::Ssh => text(&[&plan.path, " at ", &to, " as ", &plan.user]),
         P2vWay::Nbd => text(&["the NBD server at ", &to]),
         P2vWay::Tcp => text(&["nc at ", &to]),
+        P2vWay::Own => text(&["bellwether clone p2v-server at ", &to]),
     };
     let all = String::from("all disks that stay in the machine");
     let disks = if plan.disks.is_empty() { all } else { plan.disks.join(", ") };

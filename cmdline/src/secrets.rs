@@ -20,7 +20,7 @@ pub const PIECES: &str = "password passwd passphrase secret credential";
 
 /// The same at the end of the name.
 pub const ENDS: &str = "pass pas adslp psk token wepkey wpakey wlankey wireless_wep wireless_wpa \
-    bw.clone.key p2v.identity p2v.auth.identity.url";
+    bw.clone.key bw.p2v.key p2v.identity p2v.auth.identity.url";
 
 /// What stands in the place of a secret.
 pub const MASK: &str = "***";

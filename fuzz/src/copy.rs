@@ -50,6 +50,8 @@ pub const TARGETS: &[Target] = &[
     target("p2v-ssh-client", p2v::ssh::fuzz),
     target("p2v-report", p2v::script::fuzz),
     target("p2v-private-key", p2v::key::fuzz),
+    target("p2v-sealed", p2v::seal::fuzz),
+    target("p2v-guest", p2v::guest::fuzz),
     target("udpcast-session", session::udpcast_session),
     target("udpcast-imposter", session::udpcast_imposter),
     target("dolly-session", session::dolly_session),

@@ -13,8 +13,10 @@ use coldplug::sysfs;
 use overlay::probe::Format;
 use p2v::disks::{self, Fact};
 use p2v::domain::{Card, Clock, Domain, Topology, guest_name, round_memory};
-use p2v::edge::{self, Arrived, BadSectors, Disk, Login, Order, World};
+use p2v::edge::{self, Arrived, BadSectors, Disk, Login, Order, Receiver, World};
+use p2v::guest::{Guest, disk_name};
 use p2v::script::Conversion;
+use p2v::seal::Key;
 use p2v::ssh::Trouble;
 use rustix::fs::OFlags;
 use rustix::io::pread;
@@ -138,6 +140,10 @@ fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
     if plan.way == P2vWay::V2v {
         return convert(&mut here, plan, &login, &name, disks);
     }
+    if plan.way == P2vWay::Own {
+        let peer = SocketAddrV4::new(address, plan.port);
+        return hand_over(&mut here, plan, peer, &name, disks);
+    }
     let several = disks.len() > 1;
     for (n, mut disk) in disks.into_iter().enumerate() {
         here.begin(disk.map.used_bytes());
@@ -151,10 +157,41 @@ fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
                 edge::archive(&mut here, &login, &mut disk, (&path, &file))?
             }
             P2vWay::Nbd => edge::fill(&mut here, &mut disk, peer, &plan.path)?,
-            P2vWay::Tcp | P2vWay::V2v => edge::stream(&mut here, &mut disk, peer)?,
+            _ => edge::stream(&mut here, &mut disk, peer)?,
         };
         report(here.machine, &disk, &arrived);
     }
+    Ok(())
+}
+
+/// The disks become a guest of a server of ours.
+fn hand_over(
+    here: &mut Here<'_>,
+    plan: &P2vPlan,
+    peer: SocketAddrV4,
+    name: &str,
+    disks: Vec<Disk>,
+) -> Result<(), Fault> {
+    let key = plan.key.as_ref().and_then(|word| Key::new(word.reveal().split_once('=')?.1));
+    let to = Receiver::new(peer, key.ok_or("bw.p2v.key has less than 16 letters")?)?;
+    let machine = domain(plan, name);
+    let mut guest = Guest {
+        name: machine.name,
+        arch: machine.arch,
+        uefi: sys::file::exists("/sys/firmware/efi"),
+        memory_kib: machine.memory_kib,
+        vcpus: machine.vcpus,
+        cards: machine.cards,
+        disks: Vec::new(),
+    };
+    for mut disk in disks {
+        here.begin(disk.map.used_bytes());
+        let arrived = edge::deliver(here, &mut disk, &to, name)?;
+        report(here.machine, &disk, &arrived);
+        guest.disks.push((disk_name(&disk.name), arrived.sha256));
+    }
+    let answer = edge::finish(&to, guest)?;
+    here.machine.log.say(Level::Verdict, &format!("the server has a guest: {answer}"));
     Ok(())
 }
 

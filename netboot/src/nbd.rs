@@ -404,9 +404,12 @@ pub fn negotiate(
 }
 
 /// Negotiates on a connection until the end. `peer` is for error texts.
-fn converse(
+///
+/// # Errors
+/// As [`negotiate`].
+pub fn converse(
     peer: SocketAddrV4,
-    stream: &mut impl Stream,
+    stream: &mut dyn Stream,
     negotiation: &mut Negotiation,
 ) -> Result<(), NbdError> {
     let io = |Broken(errno)| NbdError::Io(peer, errno);

@@ -93,7 +93,7 @@ pub fn guest_name(text: &str) -> String {
 }
 
 /// Text for an XML attribute or element.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -5,7 +5,7 @@
 //! server from which virt-v2v copies, [`write`](mod@write) the client that fills a server's empty
 //! disk, [`tar`] the sparse member for a host that has nothing but tar, [`script`] what a
 //! shell there runs, [`ssh`] what an ssh client says, [`domain`] the description of the
-//! machine, [`disks`] which disks there are to send, and [`extents`] which bytes of them
+//! machine, [`guest`] and [`seal`] what it says to a `p2v-server` and how, [`disks`] which disks there are to send, and [`extents`] which bytes of them
 //! travel. The feature `edge` adds the loops that own files, sockets and processes.
 
 #![cfg_attr(not(test), no_std)]
@@ -15,9 +15,11 @@ mod bytes;
 pub mod disks;
 pub mod domain;
 pub mod extents;
+pub mod guest;
 pub mod key;
 pub mod nbd;
 pub mod script;
+pub mod seal;
 pub mod ssh;
 pub mod tar;
 pub mod write;

@@ -178,12 +178,25 @@ impl Lab {
     /// # Errors
     /// [`Error::Input`] when there is no such card.
     pub fn sent_to(&self, machine: usize, nic: usize) -> Result<u64> {
+        // What went into the tap goes to the machine.
+        self.counted(machine, nic, 8)
+    }
+
+    /// How many bytes a machine's card has sent so far.
+    ///
+    /// # Errors
+    /// As [`Lab::sent_to`].
+    pub fn sent_by(&self, machine: usize, nic: usize) -> Result<u64> {
+        self.counted(machine, nic, 0)
+    }
+
+    /// A number of a tap's line in proc_net_dev(5).
+    fn counted(&self, machine: usize, nic: usize, number: usize) -> Result<u64> {
         let tap = format!("tap{machine}x{nic}:");
-        // The ninth number of proc_net_dev(5): what went into the tap goes to the machine.
         let table = self.run(&["cat", "/proc/net/dev"])?;
         let line = table.lines().find_map(|line| line.trim_start().strip_prefix(&tap));
-        let sent = line.and_then(|line| line.split_whitespace().nth(8)?.parse().ok());
-        sent.ok_or_else(|| Error::Input(format!("no {tap} in\n{table}")))
+        let count = line.and_then(|line| line.split_whitespace().nth(number)?.parse().ok());
+        count.ok_or_else(|| Error::Input(format!("no {tap} in\n{table}")))
     }
 
     /// A copy of the live system as a tree, to be written to.

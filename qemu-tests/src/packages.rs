@@ -90,7 +90,16 @@ pub const FOR_P2V: &[(&str, &str)] = &[
     ("openssh-client", "its keys"),
     ("nbdkit", "what virt-v2v reads disks with"),
     ("libnbd-bin", "the same: nbdcopy"),
+    ("qemu-utils", "what p2v-server writes images with"),
+    ("libvirt-clients", "virt-xml-validate"),
+    ("libxml2-utils", "what it runs"),
+    ("libvirt-daemon", "virt-qemu-run, which starts a guest by its description"),
+    ("libvirt-daemon-driver-qemu", "the same"),
 ];
+
+/// What a conversion of a machine needs besides.
+pub const FOR_CONVERSIONS: &[(&str, &str)] =
+    &[("virt-v2v", "the conversion server"), ("fdisk", "the machine's partition table")];
 
 /// What the tests of a server's rights need.
 pub const FOR_JAIL: &[(&str, &str)] = &[

@@ -72,6 +72,10 @@ const MACHINES: &[Step] = &[
         packages::ensure_all(packages::FOR_JAIL)?;
         cargo(&["test", "-p", "bellwether", "--features", "rooms", "--test", "jail"])
     }),
+    ("p2v-server", || {
+        packages::ensure_all(packages::FOR_P2V)?;
+        cargo(&["test", "-p", "bellwether", "--features", "rooms", "--test", "p2v_server"])
+    }),
     ("scenarios", || {
         let words = ["test", "-p", "qemu-tests", "--features", "machines"];
         cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=4"]].concat())

@@ -14,6 +14,7 @@ mod ka;
 mod layout;
 mod map;
 mod net;
+mod p2v;
 mod prepare;
 mod progress;
 mod report;
@@ -57,13 +58,24 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["clone_script"], &room::SCRIPT, room::run),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
     (&["map"], &map::MAP, map::run),
+    (&["p2v-server"], &p2v::P2V_SERVER, p2v::run),
     (&["udp-sender", "udp-send"], &udp::SENDER, udp::send),
     (&["udp-receiver", "udp-receive"], &udp::RECEIVER, udp::receive_run),
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 9] =
-    ["send", "receive", "save", "restore", "prepare", "install", "adapt", "tools", "map"];
+const NEW: [&str; 10] = [
+    "send",
+    "receive",
+    "save",
+    "restore",
+    "prepare",
+    "install",
+    "adapt",
+    "tools",
+    "map",
+    "p2v-server",
+];
 
 /// Whether a link of this name to the command runs the clone program.
 pub fn is_link(name: &str) -> bool {

@@ -5,6 +5,7 @@
 
 mod disk;
 mod nbd;
+mod own;
 mod serve;
 mod ssh;
 mod tar;
@@ -23,6 +24,7 @@ use sys::clock::{Instant, poll_timeout};
 
 pub use disk::{BadSectors, Disk};
 pub use nbd::fill;
+pub use own::{Receiver, deliver, finish};
 pub use serve::Server;
 pub use ssh::Login;
 pub use tar::archive;

@@ -3,14 +3,14 @@
 //! When the connection breaks, it is made again and goes on behind the last flush: what was
 //! written before may be in the memory of a server that has started anew.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 
-use embedded_io::{Read as _, Write as _};
 use netboot::io::{Broken, Stream, Tcp};
-use netboot::nbd::{FLAG_READ_ONLY, NbdError, Negotiation, negotiate};
+use netboot::nbd::{Export, FLAG_READ_ONLY, NbdError, Negotiation, converse};
 use rustix::io::Errno;
 use sys::clock::Instant;
 
@@ -25,7 +25,7 @@ const WINDOW: usize = 16;
 const FLUSH: u64 = 1 << 30;
 
 /// Why a pass over the disk ended.
-enum Stop {
+pub(super) enum Stop {
     /// The connection broke.
     Cut(Errno),
     /// It is of no use to try again.
@@ -55,9 +55,45 @@ pub fn fill(
     peer: SocketAddrV4,
     export: &str,
 ) -> Result<Arrived, Trouble> {
+    let connect = &mut || {
+        let deadline = Instant::now().after(PATIENCE);
+        let tcp = Tcp::connect(peer, false, deadline).map_err(Stop::Cut)?;
+        negotiated(peer, Box::new(tcp), export)
+    };
+    let hint = "an NBD server must run there: qemu-nbd -t -f qcow2 -b 0.0.0.0 -p PORT disk.qcow2";
+    fill_by(world, disk, peer, (connect, hint))
+}
+
+/// A stream to an export of a server, and what the server says of it.
+pub(super) type Opened = (Box<dyn Stream>, Export);
+/// Makes a connection, and what to say when the first one cannot be made.
+pub(super) type Way<'w> = (&'w mut dyn FnMut() -> Result<Opened, Stop>, &'w str);
+
+/// The export of this name at the other end of a stream.
+pub(super) fn negotiated(
+    peer: SocketAddrV4,
+    mut stream: Box<dyn Stream>,
+    export: &str,
+) -> Result<Opened, Stop> {
+    let refused = |error: NbdError| match error {
+        NbdError::Io(_, errno) => Stop::Cut(errno),
+        other => Trouble::new(&format!("{peer}: {other}"), "").into(),
+    };
+    let mut wish = Negotiation::new(export).map_err(refused)?;
+    converse(peer, &mut *stream, &mut wish).map_err(refused)?;
+    Ok((stream, wish.export().unwrap_or_default()))
+}
+
+/// As [`fill`], over any connection.
+pub(super) fn fill_by(
+    world: &mut dyn World,
+    disk: &mut Disk,
+    peer: SocketAddrV4,
+    (connect, hint): Way<'_>,
+) -> Result<Arrived, Trouble> {
     let mut job = Job {
         peer,
-        export,
+        connect,
         ours: Digest::new(),
         theirs: Digest::new(),
         safe: 0,
@@ -75,10 +111,7 @@ pub fn fill(
                 failed = if job.reached > before { 1 } else { failed + 1 };
                 // A server that never answered is not there.
                 if failed > TRIES || job.reached == 0 {
-                    return Err(Trouble::new(
-                        &format!("{peer}: {}", broken(errno)),
-                        "an NBD server must run there: qemu-nbd -t -f qcow2 -b 0.0.0.0 -p PORT disk.qcow2",
-                    ));
+                    return Err(Trouble::new(&format!("{peer}: {}", broken(errno)), hint));
                 }
                 world.say(&format!("{peer}: {}; connecting anew", broken(errno)));
                 pause(world, PAUSE)?;
@@ -99,7 +132,7 @@ pub fn fill(
 
 struct Job<'j> {
     peer: SocketAddrV4,
-    export: &'j str,
+    connect: &'j mut dyn FnMut() -> Result<Opened, Stop>,
     ours: Digest,
     theirs: Digest,
     /// Everything before it is on the server's disk.
@@ -113,7 +146,7 @@ struct Job<'j> {
 
 /// A connection to the export.
 struct Link {
-    tcp: Tcp,
+    tcp: Box<dyn Stream>,
     flags: u16,
     /// Requests without a reply: cookies, and how much data the reply has.
     open: BTreeMap<u64, usize>,
@@ -143,15 +176,8 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn connect(&self, disk: &Disk) -> Result<Link, Stop> {
-        let deadline = Instant::now().after(PATIENCE);
-        let refused = |error: NbdError| match error {
-            NbdError::Io(_, errno) => Stop::Cut(errno),
-            other => Trouble::new(&format!("{}: {other}", self.peer), "").into(),
-        };
-        let wish = Negotiation::new(self.export).map_err(refused)?;
-        let (tcp, done) = negotiate(self.peer, wish, deadline).map_err(refused)?;
-        let export = done.export().unwrap_or_default();
+    fn connect(&mut self, disk: &Disk) -> Result<Link, Stop> {
+        let (tcp, export) = (self.connect)()?;
         let size = disk.map.size();
         if export.flags & FLAG_READ_ONLY != 0 {
             return Err(Trouble::new(

@@ -6,6 +6,7 @@
 //! final name, and two runs that want the same entry wait for each other.
 
 mod arm64;
+mod installed;
 mod kernel;
 pub mod live;
 pub mod media;
