@@ -2,6 +2,7 @@
 //! against Debian's udpcast. Needs root, and the packages iproute2 and udpcast.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod chunks;
 mod refuses;
 mod room;
 

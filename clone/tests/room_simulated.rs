@@ -230,6 +230,17 @@ impl World {
         self.join(at);
     }
 
+    /// The sender is started anew, and knows nothing of what was.
+    fn restart_sender(&mut self) {
+        let own: Vec<u32> =
+            self.wires.iter().filter(|(_, w)| w.ends.contains(&0)).map(|(n, _)| *n).collect();
+        own.into_iter().for_each(|wire| self.cut(wire));
+        let (used, machines) = (self.manifest.layout.disks[0].used.clone(), self.machines.len());
+        self.manifest = manifest(&self.bytes, &used, CHUNK);
+        self.golden = Golden::new(self.manifest.clone(), machines);
+        (1..=machines).for_each(|at| self.join(at));
+    }
+
     fn say(&mut self, from: usize, wire: u32, message: Message) {
         if let Some(wire) = self.wires.get_mut(&wire) {
             let other = usize::from(wire.ends[0] == from);
@@ -443,6 +454,28 @@ fn killed_at_each_tenth_the_rest_finish_and_it_goes_on() {
                 assert!(had > 0, "{tenth} {victim}: {had} of {all}");
             }
         }
+    }
+}
+
+/// Each machine that had the copy keeps it, and the others get what they lack.
+#[test]
+fn the_sender_killed_at_each_tenth_all_go_on() {
+    let mut clean = World::new(3);
+    clean.fill(3);
+    clean.run(1000);
+    for tenth in 1..10 {
+        let mut world = World::new(3);
+        world.fill(3);
+        while world.steps < clean.steps * tenth / 10 {
+            world.step();
+        }
+        world.restart_sender();
+        // They are told of the new copy before it can be over.
+        (0..5).for_each(|_| world.step());
+        world.run(5000);
+        (1..=3).for_each(|at| world.good(at));
+        let twice = world.golden.sent() + clean.steps * tenth / 10;
+        assert!(twice < 2 * u64::from(world.manifest.layout.count()) + 60, "{tenth}: {twice}");
     }
 }
 

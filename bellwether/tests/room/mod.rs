@@ -106,6 +106,27 @@ impl Room {
         }
     }
 
+    /// All links carry so many megabits a second.
+    pub fn slow(&self, megabits: u32) {
+        let shape = |pid: u32, device: &str| {
+            let tbf = format!("tbf rate {megabits}mbit burst 64k latency 20ms");
+            shell(pid, &format!("tc qdisc add dev {device} root {tbf}"));
+        };
+        for (i, node) in self.nodes.iter().enumerate() {
+            shape(node.id(), "eth0");
+            shape(self.switch.id(), &format!("p{i}"));
+        }
+    }
+
+    /// Bytes that a node has received, or the first one has sent.
+    pub fn traffic(&self, node: usize) -> u64 {
+        let table = format!("/proc/{}/net/dev", self.nodes[node].id());
+        let table = std::fs::read_to_string(table).unwrap();
+        let line = table.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
+        let column = if node == 0 { 8 } else { 0 };
+        line.split_whitespace().nth(column).unwrap().parse().unwrap()
+    }
+
     pub fn ip(&self, node: usize) -> String {
         format!("10.77.0.{}", node + 1)
     }
@@ -224,7 +245,7 @@ impl Drop for Running {
 }
 
 /// Waits until an event has happened.
-fn until(event: impl Fn() -> String, mut happened: impl FnMut() -> bool) {
+pub fn until(event: impl Fn() -> String, mut happened: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !happened() {
         assert!(Instant::now() < end, "not within a minute: {}", event());

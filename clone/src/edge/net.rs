@@ -277,6 +277,7 @@ impl Datagrams for Udp {
 pub struct Dial {
     from: Ipv4Addr,
     to: SocketAddrV4,
+    pause: Duration,
     fd: Option<OwnedFd>,
     again: Duration,
     /// Why the last try failed.
@@ -290,14 +291,28 @@ impl Dial {
     /// [`Ipv4Addr::UNSPECIFIED`], at the one that the system takes.
     #[must_use]
     pub const fn new(from: Ipv4Addr, to: SocketAddrV4) -> Self {
-        Self { from, to, fd: None, again: Duration::ZERO, failed: None, tries: 0 }
+        Self {
+            from,
+            to,
+            pause: Duration::from_secs(1),
+            fd: None,
+            again: Duration::ZERO,
+            failed: None,
+            tries: 0,
+        }
+    }
+
+    /// Refused, it is tried again after this pause instead.
+    #[must_use]
+    pub fn every(self, pause: Duration) -> Self {
+        Self { pause, ..self }
     }
 
     fn fail(&mut self, e: Errno, now: Duration) {
         self.fd = None;
         self.failed = Some(reason(e));
         self.tries = self.tries.saturating_add(1);
-        self.again = now + Duration::from_secs(1);
+        self.again = now + self.pause;
     }
 
     /// Goes on; the connection, once it stands.

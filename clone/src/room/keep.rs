@@ -74,17 +74,19 @@ impl<M: Media> Keep<M> {
         &mut self.media
     }
 
-    /// Whether the disk, not the system's memory of it, has this chunk; its bytes if so.
-    fn has(&mut self, n: u32, chunk: &Chunk) -> Result<Option<Vec<u8>>, Trouble> {
-        let mut all = Vec::with_capacity(chunk.bytes as usize);
-        for piece in self.manifest.layout.pieces(chunk) {
+    /// Whether the disk, not the system's memory of it, has this chunk.
+    fn has(&mut self, n: u32, chunk: &Chunk) -> Result<bool, Trouble> {
+        let manifest = self.manifest.clone();
+        let Some(wanted) = manifest.digest(n) else { return Ok(false) };
+        let mut hasher = blake3::Hasher::new();
+        for piece in manifest.layout.pieces(chunk) {
             let length = usize::try_from(piece.length).unwrap_or(0);
             match self.media.read(piece.start, length)? {
-                Some(bytes) if bytes.len() == length => all.extend_from_slice(bytes),
-                _ => return Ok(None),
-            }
+                Some(bytes) if bytes.len() == length => hasher.update(bytes),
+                _ => return Ok(false),
+            };
         }
-        Ok(self.manifest.is(n, &all).then_some(all))
+        Ok(wanted == *hasher.finalize().as_bytes())
     }
 
     /// Whether the disk may have chunks already: it has the mark of a copy that was broken off,
@@ -98,7 +100,7 @@ impl<M: Media> Keep<M> {
             || manifest.samples(self.disk).any(|n| {
                 tick();
                 let chunk = manifest.layout.chunk(n);
-                chunk.is_some_and(|chunk| self.has(n, chunk).ok().flatten().is_some())
+                chunk.is_some_and(|chunk| self.has(n, chunk).unwrap_or(false))
             });
         self.looked = Some(looked);
         looked
@@ -117,11 +119,13 @@ impl<M: Media> Keep<M> {
         let own: Vec<(u32, Chunk)> =
             manifest.layout.of_disk(self.disk).map(|(n, chunk)| (n, *chunk)).collect();
         for (n, chunk) in &own {
-            if let Some(bytes) = self.has(*n, chunk).ok().flatten() {
+            let has = self.has(*n, chunk).unwrap_or(false);
+            let held = has && chunk.start < HELD as u64;
+            // The first MiB is written from memory at the end.
+            let bytes = if held { self.read(*n).ok().flatten() } else { None };
+            if has && held == bytes.is_some() {
                 have.add(*n);
-                if chunk.start < HELD as u64 {
-                    self.head.insert(*n, Arc::new(bytes));
-                }
+                self.head.extend(bytes.map(|bytes| (*n, bytes)));
             }
             tick();
         }
@@ -188,7 +192,7 @@ impl<M: Media> Keep<M> {
         let manifest = self.manifest.clone();
         for n in core::mem::take(&mut self.fresh) {
             let Some(chunk) = manifest.layout.chunk(n).filter(|_| self.read_back) else { break };
-            if self.has(n, chunk)?.is_none() {
+            if !self.has(n, chunk)? {
                 if self.media.read(chunk.start, 1)?.is_some() {
                     return Err(Trouble::Differs { name: self.media.name().to_string() });
                 }

@@ -26,6 +26,8 @@ pub const HELLO: usize = 22;
 const MAGIC: [u8; 8] = *b"BWROOM\r\n";
 /// Bytes of a chunk's own head.
 const CHUNK_HEAD: usize = 34;
+/// Bodies up to this length have their memory at once.
+const ROOM: usize = LARGEST as usize;
 /// The most bytes of a manifest without digests.
 const LAYOUT: usize = 64 << 20;
 /// The most digests of a message.
@@ -204,8 +206,16 @@ impl Line {
                 self.pact = Some((Pact::new(key.clone(), "room", session), peer));
             }
             (None, 0) => {}
-            (Some(_), _) => return Err(Fault("has no key, and this machine has one")),
-            (None, _) => return Err(Fault("has a key: give this machine the same one")),
+            (Some(_), _) => {
+                return Err(Fault(
+                    "has no key, and this machine has one: give both the same, bw.clone.key= or --key",
+                ));
+            }
+            (None, _) => {
+                return Err(Fault(
+                    "has a key: give this machine the same one, bw.clone.key= or --key",
+                ));
+            }
         }
         self.greeted = true;
         self.head.clear();
@@ -285,6 +295,10 @@ impl Line {
         loop {
             let (missing, in_head) = self.missing()?;
             let (some, rest) = bytes.split_at(missing.min(bytes.len()));
+            // Only the end that made the connection takes chunks.
+            if self.body.is_empty() && !in_head && self.dialled && missing <= ROOM {
+                self.body.reserve_exact(missing);
+            }
             if in_head { &mut self.head } else { &mut self.body }.extend_from_slice(some);
             bytes = rest;
             let whole = some.len() == missing;
@@ -308,7 +322,9 @@ impl Line {
         let under: &[u8] = if *kind == CHUNK { &[] } else { &body };
         let wanted = self.code(!self.dialled, self.heard, &[length, &[*kind], short, under]);
         if wanted.is_some_and(|wanted| !same(&wanted, code)) {
-            return Err(Fault("has another key than this machine was given"));
+            return Err(Fault(
+                "has another key than this machine: give both the same, bw.clone.key= or --key",
+            ));
         }
         self.heard += 1;
         unpack(*kind, short, body).ok_or(Fault("sends a message that cannot be read"))

@@ -36,6 +36,8 @@ const NAME: &str = "the room";
 const NAP: Duration = Duration::from_millis(200);
 /// A sender that knows no more of a machine waits so long for it.
 const LINGER: Duration = Duration::from_secs(30);
+/// A sender that refuses is tried again after this time.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Questions and answers that are read before the connections have their turn.
 const ASKS: usize = 64;
 /// A sender sends its manifest within this time, or another one is looked for.
@@ -311,6 +313,8 @@ struct Receiver<'h> {
     shunned: (Vec<Ipv4Addr>, Duration),
     /// When the sender was told who this is.
     since: Duration,
+    /// Why the last connection to the sender has ended.
+    told: String,
 }
 
 impl<'h> Receiver<'h> {
@@ -333,6 +337,7 @@ impl<'h> Receiver<'h> {
             other: None,
             shunned: (Vec::new(), Duration::ZERO),
             since: Duration::ZERO,
+            told: String::new(),
         })
     }
 
@@ -430,7 +435,10 @@ impl<'h> Receiver<'h> {
     fn dial(&mut self, now: Duration, world: &mut dyn World) {
         if let Some(at) = self.at.filter(|_| self.sender.is_none()) {
             let to = SocketAddrV4::new(at, self.port);
-            let dial = self.to_sender.get_or_insert_with(|| Dial::new(self.here.listen, to));
+            let dial = self.to_sender.get_or_insert_with(|| {
+                // It begins when the last machine is there.
+                Dial::new(self.here.listen, to).every(AGAIN)
+            });
             if let Some(stream) = dial.poll(now) {
                 self.to_sender = None;
                 self.sender = Some(self.net.add(stream, at, true, now));
@@ -490,11 +498,17 @@ impl<'h> Receiver<'h> {
                     self.sender = None;
                     if self.node.ended().is_none() {
                         let key = match self.node.manifest() {
-                            None => "; has it the same key (bw.clone.key= or --key), or none?",
-                            Some(_) => "",
+                            None if !why.contains("--key") => {
+                                "; has it the same key (bw.clone.key= or --key), or none?"
+                            }
+                            _ => "",
                         };
                         let text = format!("the connection to the sender has ended: {why}{key}");
-                        world.say(Level::News, &text);
+                        // It is tried again each second.
+                        if self.told != text {
+                            world.say(Level::News, &text);
+                            self.told = text;
+                        }
                     }
                     // Another may have the copy now.
                     self.at = self.here.pins.from.first().copied().or(self.at);

@@ -210,7 +210,9 @@ impl Net {
                 conn.out.push_back(ping);
                 conn.said = now;
             }
-            let done = conn.read(*peer, &mut self.buffer, &mut events, now);
+            // The other end hears who this is, even when it does not fit.
+            let done = if conn.up { Ok(()) } else { conn.write() };
+            let done = done.and_then(|()| conn.read(*peer, &mut self.buffer, &mut events, now));
             let done = done.and_then(|()| conn.write());
             let done = match done {
                 Ok(()) if conn.closing && conn.out.is_empty() => Err("closed".to_string()),

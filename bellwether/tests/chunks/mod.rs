@@ -1,0 +1,115 @@
+//! `clone send` and `clone receive`: a room that is cloned chunk by chunk.
+
+use crate::room::{Room, Running, noise, same, until};
+use std::path::Path;
+
+fn receive(room: &Room, node: usize) -> Running {
+    let copy = room.path(&format!("copy{node}")).display().to_string();
+    room.bellwether(node, &["receive", "-v", "--from", "10.77.0.1", &copy])
+}
+
+fn send(room: &Room, nodes: usize) -> Running {
+    let golden = room.path("golden").display().to_string();
+    room.bellwether(0, &["send", "-v", "-n", &nodes.to_string(), &golden])
+}
+
+#[test]
+fn chunks_to_three_and_again_onto_the_same_nothing() {
+    let room = Room::new(4);
+    let golden = noise(&room.path("golden"), 20_000_001);
+    for again in [false, true] {
+        let mut nodes: Vec<_> = (1..4).map(|node| receive(&room, node)).collect();
+        let mut sender = send(&room, 3);
+        sender.succeeds(60);
+        for (node, machine) in (1..4).zip(&mut nodes) {
+            machine.succeeds(20);
+            same(&room.path(&format!("copy{node}")), &golden);
+        }
+        let log = sender.log();
+        let rows: Vec<&str> =
+            log.lines().filter(|l| l.starts_with("10.77.0.") && l.ends_with("verified")).collect();
+        assert_eq!(rows.len(), if again { 6 } else { 3 }, "{log}");
+        // The table has what travelled, not the size of the disk.
+        let travelled = if again { " 0 B " } else { "20.0 MB" };
+        assert!(rows.iter().rev().take(3).all(|row| row.contains(travelled)), "{log}");
+    }
+}
+
+/// Every machine and the sender, killed at each tenth of what it gets or sends: the others
+/// finish, it goes on where it was, and what is called verified is equal.
+#[test]
+#[ignore = "a sweep of minutes"]
+fn sweep_killed_at_each_tenth() {
+    const NODES: usize = 3;
+    const LEN: usize = 40_000_001;
+    for victim in 0..=NODES {
+        for tenth in 1..10 {
+            let room = Room::new(NODES + 1);
+            room.slow(150);
+            let golden = noise(&room.path("golden"), LEN);
+            let mut nodes: Vec<_> = (1..=NODES).map(|node| receive(&room, node)).collect();
+            let mut sender = send(&room, NODES);
+            let part = (LEN / 10 * tenth) as u64;
+            let what = || format!("machine {victim} at {part} bytes");
+            until(what, || room.traffic(victim) >= part);
+            match victim {
+                0 => {
+                    sender.kill();
+                    sender = send(&room, NODES);
+                }
+                _ => {
+                    nodes[victim - 1].kill();
+                    let claims = nodes[victim - 1].log().contains("; verified with");
+                    assert!(!claims || equal(&room.path(&format!("copy{victim}")), &golden));
+                    nodes[victim - 1] = receive(&room, victim);
+                }
+            }
+            sender.succeeds(120);
+            for (node, machine) in (1..=NODES).zip(&mut nodes) {
+                machine.succeeds(30);
+                same(&room.path(&format!("copy{node}")), &golden);
+                assert!(machine.log().contains("; verified with the sender; read back"));
+            }
+            let log = nodes[victim.max(1) - 1].log();
+            let looks: Vec<&str> = log.lines().filter(|l| l.contains(" chunks")).collect();
+            println!("machine {victim} killed at {tenth}0 %: all equal; {looks:?}");
+        }
+    }
+}
+
+fn equal(path: &Path, bytes: &[u8]) -> bool {
+    std::fs::read(path).is_ok_and(|own| own == bytes)
+}
+
+/// Each end without the key, or with another one, says what to do.
+#[test]
+fn another_key_is_told_at_both_ends() {
+    let with = |room: &Room, sender: &[&str], machine: &[&str]| {
+        let (golden, copy) =
+            (room.path("golden").display().to_string(), room.path("copy").display().to_string());
+        let machine = room.bellwether(
+            1,
+            &[&["receive", "--from", "10.77.0.1", "-a", "4", &copy], machine].concat(),
+        );
+        let sender = room.bellwether(0, &[&["send", "-a", "4", &golden], sender].concat());
+        (sender, machine)
+    };
+    let key = ["--key", "0123456789abcdef"];
+    for (ours, theirs, says, told) in [
+        (&key[..], &[][..], "has no key", "--key"),
+        (&[][..], &key[..], "has a key", "--key"),
+        (&key[..], &["--key", "another, long enough"][..], "another key", "--key"),
+    ] {
+        let room = Room::new(2);
+        noise(&room.path("golden"), 2_000_000);
+        let (mut sender, mut machine) = with(&room, ours, theirs);
+        machine.fails(30);
+        sender.fails(30);
+        println!("sender:\n{}machine:\n{}", sender.log(), machine.log());
+        assert!(sender.log().contains(says) && sender.log().contains(told), "{}", sender.log());
+        assert!(machine.log().contains("--key"), "{}", machine.log());
+        assert!(
+            !room.path("copy").exists() || std::fs::metadata(room.path("copy")).unwrap().len() == 0
+        );
+    }
+}
