@@ -142,6 +142,8 @@ fn into_place(
         proxy: source.proxy.as_ref().map(|proxy| proxy.reveal().to_string()),
         boot_server: up.boot_server(),
         patience,
+        // A silent server keeps the boot no longer than the line gives it.
+        until: machine.deadline(),
     };
     machine.log.info(&format!("fetching {}", source.url));
     let mut download = Download::new(source.url.reveal(), options)?;
@@ -172,6 +174,7 @@ fn receive(
 ) -> Result<(), Fault> {
     while !download.open()? {
         tell(machine, download);
+        machine.keep_time();
     }
     let free = available();
     if let Some(total) = download.total()
@@ -193,6 +196,7 @@ fn receive(
     loop {
         let length = download.read(&mut buffer)?;
         tell(machine, download);
+        machine.keep_time();
         let Some(length) = length else { continue };
         let Some(mut rest) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { break };
         while !rest.is_empty() {

@@ -202,6 +202,7 @@ fn check_embedded(machine: &mut Machine, found: &Found) -> Result<(), Failure> {
         hasher.update(room.get(..length).unwrap_or_default());
         at += length as u64;
         progress.add(&mut machine.log, length as u64);
+        machine.keep_time();
     }
     if hasher.finish() != wanted.hex {
         return Err(
@@ -248,6 +249,7 @@ fn hash_file(
             Ok(length) => {
                 hasher.update(buffer.get(..length).unwrap_or_default());
                 progress.add(&mut machine.log, length as u64);
+                machine.keep_time();
             }
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

@@ -117,6 +117,12 @@ impl Log {
         self.say(Level::Info, text);
     }
 
+    /// Says what is being done; on the console only the first of several tries that fail alike.
+    pub fn info_once(&mut self, text: &str) {
+        let said = self.lines.iter().rev().take(4).any(|line| line.ends_with(text));
+        self.say(if said { Level::Detail } else { Level::Info }, text);
+    }
+
     /// Says what a fault finder may want.
     pub fn detail(&mut self, text: &str) {
         self.say(Level::Detail, text);

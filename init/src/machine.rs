@@ -274,17 +274,29 @@ impl Machine {
         // The small /init starts nothing that leaves orphans, and keeps no time.
         if cfg!(feature = "full") {
             sys::process::reap_orphans();
-            if let Some((_, out_of_time)) = self.limit
-                && self.deadline.is_some_and(Instant::is_past)
-            {
-                out_of_time(self);
-            }
+            self.keep_time();
         }
         self.settle_events();
         self.drivers.on_ready();
         self.say_driver_events();
         let settled = self.settled();
         self.network.on_ready(&mut self.log, settled);
+    }
+
+    /// Ends this try of the boot when its time is over, and does not return then: for work that
+    /// does not [wait](Self::wait).
+    pub fn keep_time(&mut self) {
+        if let Some((_, out_of_time)) = self.limit
+            && self.deadline.is_some_and(Instant::is_past)
+        {
+            out_of_time(self);
+        }
+    }
+
+    /// When this try of the boot counts as failed, where the line limits it.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// Takes in what the kernel has announced so far.

@@ -41,7 +41,8 @@ pub fn nbd(machine: &mut Machine, source: &NbdSource) -> Result<String, Fault> {
     if !machine.require("nbd") {
         return Err(Fault::from("the driver nbd is not in this image").last());
     }
-    machine.log.info(&format!("connecting to NBD {address}:{}/{}", source.port, source.export));
+    let text = format!("connecting to NBD {address}:{}/{}", source.port, source.export);
+    machine.log.info_once(&text);
     let connections = source.connections.max(CONNECTIONS);
     let connected = nbd::connect(address, source.port, &source.export, connections, LIMIT)
         .map_err(|error| {

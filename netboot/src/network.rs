@@ -472,8 +472,16 @@ fn boot_salt() -> u32 {
 /// finished its probe, and some drivers (e100) crash the kernel when it is set up then. The
 /// end of the load wakes the event loop.
 fn is_starting(device: &str) -> bool {
-    let path = format!("/sys/class/net/{device}/device/driver/module/initstate");
-    read_small(&path, &mut [0; 16]).starts_with("coming")
+    let state = format!("/sys/class/net/{device}/device/driver/module/initstate");
+    starts(read_small(&state, &mut [0; 16]), read_small("/proc/modules", &mut [0; 4096]))
+}
+
+/// The same from the state of the driver's module and the newest of all modules. The kernel
+/// (6.1, `bus_add_driver`) links a driver with its module only after its first probes: without
+/// a state, any module that is being loaded may be the one.
+fn starts(state: &str, modules: &str) -> bool {
+    state.starts_with("coming")
+        || state.is_empty() && modules.split(' ').any(|word| word == "Loading")
 }
 
 /// Sets [`Link::kind`] of hardware from sysfs: `wlan`, `wwan`, ….
@@ -536,5 +544,15 @@ mod tests {
         assert!(stale(&up, path, 1000));
         up.lease = None;
         assert!(!stale(&up, path, 99_000), "an address of the line");
+    }
+
+    /// Debian's e100 crashed the kernel: the state was asked of a link that is not there yet.
+    #[test]
+    fn a_driver_starts_until_its_module_is_loaded() {
+        let loading = "e100 57344 1 - Loading 0x0000000000000000 (+)\nmii 16384 1 e100, Live 0x0\n";
+        let live = "e100 57344 0 - Live 0x0000000000000000\n";
+        assert!(starts("coming\n", "") && starts("", loading));
+        // Another module is none of it; a driver of the kernel itself has no module.
+        assert!(!starts("live\n", loading) && !starts("", live) && !starts("", ""));
     }
 }

@@ -47,6 +47,7 @@ fn content(size: usize) -> Vec<u8> {
 fn options(patience: u64) -> Options {
     Options {
         patience: Duration::from_secs(patience),
+        until: None,
         boot_server: Some(SERVER.to_string()),
         ..Options::default()
     }

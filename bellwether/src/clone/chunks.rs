@@ -89,8 +89,6 @@ pub fn offered(given: &Given, program: &str) -> Result<(Layout, Vec<Reader>), Fa
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
     disks(given, "send")?;
-    // A connection for each machine.
-    ::share::budget::raise_limit();
     let mut host = Host::new("send", given.has("quiet"), given.has("verbose"));
     let mut here = copying::patient(given)?;
     copying::sender(given, "room", &[], &mut here, &mut host)?;
@@ -103,6 +101,8 @@ pub fn send(given: &Given) -> Result<(), Failure> {
             disks: readers,
             wanted,
             linger: given.seconds("linger")?,
+            // A connection for each machine.
+            descriptors: ::share::budget::raise_limit(),
         }),
         ..room(given)?
     };
@@ -142,8 +142,6 @@ fn disk(path: &str, map: &DiskMap, whole: bool, program: &str) -> Disk {
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
     disks(given, "receive")?;
-    // A connection for each machine.
-    ::share::budget::raise_limit();
     let mut host = copying::node("receive", given, given.has("verbose"))?;
     host.places.clone_from(&given.rest);
     copying::receive(&room(given)?, &copying::receiver(given)?, &mut host)

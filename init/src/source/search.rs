@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cmdline::plan::{
-    Content, DeviceSelector, Dialect, RootPlan, ScanRule, Seconds, Source, ToRam, Writable,
+    Content, DeviceSelector, Dialect, Retry, RootPlan, ScanRule, Seconds, Source, ToRam, Writable,
 };
 use cmdline::render::brief;
 use liveroot::Found;
@@ -110,7 +110,9 @@ impl Search<'_> {
         let mut pause = Duration::from(retry.pause.max(Seconds(1)));
         let longest = pause.max(retry.max_pause.into());
         let mut round = 1;
-        let mut announced = false;
+        let budget = if FULL { seconds(retry) } else { 0 };
+        let began = self.world.now();
+        let mut said = None;
         let mut settled_at = None;
         loop {
             let mut hopeless = true;
@@ -123,12 +125,24 @@ impl Search<'_> {
                 }
                 hopeless &= self.hopeless;
             }
-            if hopeless || (retry.attempts != 0 && round >= retry.attempts) {
+            let now = self.world.now();
+            let spent = now.since(began).as_secs();
+            // A server that lets each try wait uses up the time before the rounds.
+            let over = round >= retry.attempts || FULL && round >= FEWEST && spent >= budget;
+            if hopeless || (retry.attempts != 0 && over) {
                 break;
             }
-            if !announced {
-                announced = true;
-                self.world.say(Level::Info, &waiting_for(&plan.sources));
+            if said.is_none_or(|said| FULL && now.since(said) >= SAYS) {
+                let mut text = waiting_for(&plan.sources);
+                if FULL && said.is_some() {
+                    let left = budget.saturating_sub(spent).to_string();
+                    let left = [", ", &left, " s left"];
+                    let left = if retry.attempts == 0 { String::new() } else { left.concat() };
+                    let (tries, spent) = (round.to_string(), spent.to_string());
+                    text = [&text, ": tried ", &tries, " times in ", &spent, " s", &left].concat();
+                }
+                said = Some(now);
+                self.world.say(Level::Info, &text);
             }
             let changes = self.world.changes();
             let deadline = self.world.now().after(pause);
@@ -396,6 +410,25 @@ fn the_only(directory: &str, suffix: &str) -> Result<String, Fault> {
         (Some(one), Some(other)) => Err(["is ", one, ", ", other, ", …: name one"].concat().into()),
         _ => Err("is not there".into()),
     }
+}
+
+/// The small `/init` waits as long, and says less.
+const FULL: bool = cfg!(feature = "full");
+/// Between two words on how the search goes.
+const SAYS: Duration = Duration::from_secs(10);
+/// So many rounds there are at least, however long each takes.
+const FEWEST: u32 = 3;
+
+/// Seconds of all pauses between the rounds.
+fn seconds(retry: Retry) -> u64 {
+    let mut pause = retry.pause.0.max(1);
+    let longest = pause.max(retry.max_pause.0);
+    let mut all = 0;
+    for _ in 0..retry.attempts {
+        all += u64::from(pause);
+        pause = pause.saturating_mul(2).min(longest);
+    }
+    all
 }
 
 /// Whether something is to be done with the root's image before it is mounted.

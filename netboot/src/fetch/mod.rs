@@ -14,7 +14,7 @@ pub mod tftp;
 pub mod url;
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -35,6 +35,8 @@ use url::{Scheme, Url, UrlError};
 
 /// Redirections followed for one request.
 const MAX_REDIRECTS: u32 = 10;
+/// Between two words on a server that fails again and again.
+const TOLD: Duration = Duration::from_secs(10);
 /// The longest pause between attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A connection without data for this long is replaced.
@@ -53,6 +55,8 @@ pub struct Options {
     pub boot_server: Option<String>,
     /// How long to wait without a single byte.
     pub patience: Duration,
+    /// The whole transfer is given up then.
+    pub until: Option<Instant>,
 }
 
 impl Default for Options {
@@ -63,6 +67,7 @@ impl Default for Options {
             proxy: None,
             boot_server: None,
             patience: Duration::from_secs(60),
+            until: None,
         }
     }
 }
@@ -175,6 +180,8 @@ pub struct Download {
     rest: Duration,
     attempts: u32,
     notes: Vec<String>,
+    /// When the last of them was made.
+    told: Instant,
     done: bool,
 }
 
@@ -200,6 +207,7 @@ impl Download {
             rest: Duration::ZERO,
             attempts: 0,
             notes: Vec::new(),
+            told: Instant::now(),
             done: false,
         })
     }
@@ -261,8 +269,9 @@ impl Download {
         }
     }
 
-    /// Reads the next bytes; 0 at the end of the file. `None` when the connection failed for
-    /// now: the next call connects again after a pause, and the reason is among the notes.
+    /// Reads the next bytes; 0 at the end of the file. `None` when there are none yet, or the
+    /// connection failed for now: the next call connects again after a pause, and the reason is
+    /// among the notes.
     ///
     /// # Errors
     /// [`FetchError`] when a retry is useless, or nothing arrived for [`Options::patience`].
@@ -291,7 +300,7 @@ impl Download {
                         self.position = self.position.saturating_add(length as u64);
                         return Ok(Some(length));
                     }
-                    continue;
+                    return Ok(None);
                 }
                 Err(error) => error,
             };
@@ -315,15 +324,26 @@ impl Download {
     fn bear(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.connection = None;
         let now = Instant::now();
-        if error.is_final() || now >= self.stalled.after(self.options.patience) {
+        let end = self.stalled.after(self.options.patience);
+        let end = self.options.until.map_or(end, |until| end.min(until));
+        if error.is_final() || now >= end {
             return Err(error);
         }
-        if self.attempts <= 1 {
+        if self.attempts <= 1 || now >= self.told.after(TOLD) {
             let then = match self.position {
                 0 => String::from("trying again"),
                 position => format!("going on at byte {position}"),
             };
-            self.notes.push(format!("{}: {error}; {then}", self.url));
+            let mut note = format!("{}: {error}; {then}", self.url);
+            if self.attempts > 1 {
+                let seconds = |time: Duration| time.as_secs().to_string();
+                let tries = self.attempts.to_string();
+                let (spent, left) = (seconds(now.since(self.stalled)), seconds(end.since(now)));
+                let more = ["; tried ", &tries, " times in ", &spent, " s, ", &left, " s left"];
+                more.iter().for_each(|part| note.push_str(part));
+            }
+            self.told = now;
+            self.notes.push(note);
         }
         let shift = self.attempts.min(8);
         let span = Duration::from_millis(100u64.checked_shl(shift).unwrap_or(u64::MAX));
@@ -334,8 +354,7 @@ impl Download {
 
     /// Connects at the present offset, or before it.
     fn connect(&mut self) -> Result<(), FetchError> {
-        let limit = STALL.min(self.options.patience);
-        let deadline = Instant::now().after(limit);
+        let deadline = self.until(STALL.min(self.options.patience));
         match self.url.scheme {
             Scheme::Http => self.connect_http(deadline),
             Scheme::Ftp => {
@@ -352,7 +371,7 @@ impl Download {
                 let server = self.address(&self.url.host, self.url.port)?;
                 let file = self.url.file();
                 let name = file.strip_prefix('/').unwrap_or(&file);
-                let stream = TftpStream::open(name, server)?;
+                let stream = TftpStream::open(name, server, self.until(self.options.patience))?;
                 self.settle(stream.transfer.size(), 0)?;
                 self.connection = Some(Connection::Tftp(stream));
                 Ok(())
@@ -434,12 +453,19 @@ impl Download {
         Ok(SocketAddrV4::new(address, port))
     }
 
+    /// The end of a wait of so long.
+    fn until(&self, limit: Duration) -> Instant {
+        let end = Instant::now().after(limit);
+        self.options.until.map_or(end, |until| end.min(until))
+    }
+
     fn receive(&mut self, out: &mut [u8]) -> Result<usize, FetchError> {
-        let deadline = Instant::now().after(STALL.min(self.options.patience));
+        let deadline = self.until(STALL.min(self.options.patience));
+        let silent = self.until(self.options.patience);
         match &mut self.connection {
             Some(Connection::Http(stream)) => stream.read(out, deadline).map_err(FetchError::Http),
             Some(Connection::Ftp(stream)) => stream.read(out, deadline).map_err(FetchError::Ftp),
-            Some(Connection::Tftp(stream)) => stream.read(out),
+            Some(Connection::Tftp(stream)) => stream.read(out, silent),
             None => Ok(0),
         }
     }
@@ -459,7 +485,7 @@ struct TftpStream {
 
 impl TftpStream {
     /// Sends the request and waits for the server's first answer.
-    fn open(name: &str, server: SocketAddrV4) -> Result<TftpStream, FetchError> {
+    fn open(name: &str, server: SocketAddrV4, end: Instant) -> Result<TftpStream, FetchError> {
         let transfer = Transfer::new(name, Instant::now()).map_err(FetchError::Tftp)?;
         let socket = FreeUdp::open().map_err(|errno| FetchError::Connect(server, errno))?;
         let mut stream = TftpStream {
@@ -471,15 +497,19 @@ impl TftpStream {
             buffer: vec![0; 2048],
         };
         while stream.transfer.port().is_none() && !stream.transfer.is_done() {
-            stream.turn()?;
+            stream.turn(end)?;
         }
         Ok(stream)
     }
 
     /// Waits for one datagram, or for the time of a retransmission.
-    fn turn(&mut self) -> Result<(), FetchError> {
+    fn turn(&mut self, end: Instant) -> Result<(), FetchError> {
         let failed = |errno| FetchError::Connect(self.server, errno);
-        let received = self.socket.receive_from(&mut self.buffer, self.transfer.deadline());
+        if end.is_past() {
+            return Err(failed(Errno::TIMEDOUT));
+        }
+        let received =
+            self.socket.receive_from(&mut self.buffer, self.transfer.deadline().min(end));
         let datagram = match received {
             Ok((length, from)) if from.ip() == self.server.ip() => {
                 Some((from.port(), self.buffer.get(..length).unwrap_or_default()))
@@ -503,14 +533,14 @@ impl TftpStream {
         Ok(())
     }
 
-    fn read(&mut self, out: &mut [u8]) -> Result<usize, FetchError> {
+    fn read(&mut self, out: &mut [u8], end: Instant) -> Result<usize, FetchError> {
         while self.taken >= self.ready.len() {
             self.ready.clear();
             self.taken = 0;
             if self.transfer.is_done() {
                 return Ok(0);
             }
-            self.turn()?;
+            self.turn(end)?;
         }
         let left = self.ready.get(self.taken..).unwrap_or_default();
         let length = left.len().min(out.len());
@@ -528,6 +558,28 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    /// A boot with a time limit waited for such a server until its watcher restarted the machine.
+    #[test]
+    fn a_silent_server_is_given_up_when_the_time_is_over() {
+        let http = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tftp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (http, tftp) = (http.local_addr().unwrap(), tftp.local_addr().unwrap());
+        for url in [format!("http://{http}/x"), format!("tftp://{tftp}/x")] {
+            let until = Some(Instant::now().after(Duration::from_secs(1)));
+            let mut download =
+                Download::new(&url, Options { until, ..Options::default() }).unwrap();
+            let error = loop {
+                match download.read(&mut [0; 64]) {
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert!(error.to_string().contains("ETIMEDOUT"), "{error}");
+            let late = until.unwrap().after(Duration::from_secs(2));
+            assert!(!late.is_past(), "{url}: within the pause between two tries");
+        }
+    }
 
     /// It was asked for ever: what it repeats each time was taken for progress.
     #[test]

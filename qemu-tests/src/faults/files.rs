@@ -122,7 +122,7 @@ pub(super) const ROWS: &[Fault] = &[
                 _ => serve(image, asked, stream),
             })
         },
-        says: &["timed out; going on at byte", "fetched", "ready in"],
+        says: &["timed out (ETIMEDOUT); going on at byte", "fetched", "ready in"],
         ends: Ends::Boots,
         quick: false,
     },

@@ -6,7 +6,7 @@ use super::row::{Ends, Fault, Room, bare};
 use crate::assets::{Flavour, Profile};
 use crate::lab::Lab;
 use crate::machine::Bus;
-use crate::{Error, Result};
+use crate::{Error, Result, shell};
 
 const LIVE: &str = "boot=live";
 
@@ -94,20 +94,32 @@ pub(super) const ROWS: &[Fault] = &[
     },
     Fault {
         name: "flip-initramfs",
-        what: "one bit in the middle of the initramfs as the boot loader has read it: the kernel \
-               says so, and goes on with what it has unpacked",
+        what: "one bit of the head of a file (isofs.ko) in the initramfs: the kernel says so, and goes \
+               on with what it has unpacked",
         line: LIVE,
         room: |lab, line| {
             let whole = initrd(lab)?;
-            let mut bytes = std::fs::read(&whole).map_err(Error::at("read", &whole))?;
-            let middle = bytes.len() / 2;
-            flip(&mut bytes, middle);
-            let spoilt = lab.directory().join("spoilt.img");
+            // Unpacked, so that it is known what the bit belongs to.
+            let spoilt = lab.directory().join("plain.img");
+            let (from, to) = (whole.to_string_lossy(), spoilt.to_string_lossy());
+            shell::sh(&["zstd", "-q", "-d", &from, "-o", &to])?;
+            let mut bytes = std::fs::read(&spoilt).map_err(Error::at("read", &spoilt))?;
+            let find = |what: &[u8]| bytes.windows(what.len()).rposition(|some| some == what);
+            let name = find(b"/isofs.ko").unwrap_or_default();
+            let before = bytes.get(..name).unwrap_or_default();
+            let head = before.windows(6).rposition(|some| some == b"070701");
+            let head = head.ok_or_else(|| Error::Input("the image has no isofs".into()))?;
+            flip(&mut bytes, head);
             std::fs::write(&spoilt, bytes).map_err(Error::at("write", &spoilt))?;
             with_initrd(lab, line, &spoilt)
         },
-        says: &["Initramfs unpacking failed", "ready in"],
-        ends: Ends::Boots,
+        says: &[
+            "Initramfs unpacking failed",
+            "its file is not there although the index names it; is the initramfs cut short?",
+            "FAILED",
+            "the initramfs is damaged or cut short: copy it again, or build it anew",
+        ],
+        ends: Ends::Refuses,
         quick: false,
     },
     Fault {
@@ -126,6 +138,7 @@ pub(super) const ROWS: &[Fault] = &[
             "Initramfs unpacking failed",
             "its file is not there although the index names it; is the initramfs cut short?",
             "FAILED",
+            "the initramfs is damaged or cut short: copy it again, or build it anew",
         ],
         ends: Ends::Refuses,
         quick: false,

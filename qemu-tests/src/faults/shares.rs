@@ -51,18 +51,22 @@ pub(super) const ROWS: &[Fault] = &[
     },
     Fault {
         name: "nbd-other-bytes",
-        what: "each byte is another one when it is read again, and the line pins the image",
+        what: "once each byte was read the bytes are others, and the line pins the image",
         line: PINNED,
         room: |lab, line| {
             nbd(lab, line, |image| {
-                let read = std::sync::Mutex::new(std::collections::BTreeSet::new());
-                mood(image.len(), move |asked| {
-                    let pages = asked.offset / 4096..(asked.offset + asked.length).div_ceil(4096);
-                    let first = read.lock().is_ok_and(|mut read| {
-                        pages.filter(|page| !read.insert(*page)).count() == 0
+                let size = image.len();
+                let unread: std::collections::BTreeSet<usize> = (0..size / 4096).collect();
+                let unread = std::sync::Mutex::new(unread);
+                mood(size, move |asked| {
+                    let pages = asked.offset / 4096..(asked.offset + asked.length) / 4096;
+                    let over = unread.lock().is_ok_and(|mut unread| {
+                        let over = unread.is_empty();
+                        pages.for_each(|page| drop(unread.remove(&page)));
+                        over
                     });
                     match data(&image, asked) {
-                        Reply::Data(bytes) if !first => {
+                        Reply::Data(bytes) if over => {
                             Reply::Data(bytes.iter().map(|byte| !byte).collect())
                         }
                         reply => reply,
@@ -106,11 +110,17 @@ pub(super) const ROWS: &[Fault] = &[
     },
     Fault {
         name: "nbd-silent",
-        what: "the server answers no read, and keeps the connections",
-        line: "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=30",
+        what: "the server answers no read, and keeps the connections: the kernel waits in the \
+               middle of a call, which only a restart ends",
+        line: "bw.root=nbd:10.77.0.1/root bw.overlay bw.timeout=30 bw.fail=menu:5",
         room: |lab, line| nbd(lab, line, |image| mood(image.len(), |_| Reply::Silence)),
-        says: &["FAILED: could not finish in time"],
-        ends: Ends::Refuses,
+        says: &[
+            "NBD 10.77.0.1:10809/root does not answer any more",
+            "FAILED: could not finish the step source in time: /init has been opening a file",
+            "rebooting in 5 s, unless it goes on; check the disk or the server that it waits for",
+            "rebooting",
+        ],
+        ends: Ends::Reboots,
         quick: false,
     },
     Fault {

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::digest::Digest;
 use crate::error::Trouble;
 use crate::outcome::{Received, Sent};
-use crate::room::golden::Golden;
+use crate::room::golden::{Golden, MOST as MACHINES};
 use crate::room::keep;
 use crate::room::manifest::{Layout, Manifest};
 use crate::room::node::Node;
@@ -38,6 +38,8 @@ const NAP: Duration = Duration::from_millis(200);
 const LINGER: Duration = Duration::from_secs(30);
 /// A sender that refuses is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(250);
+/// Descriptors of a sender that are no connections.
+const RESERVE: u64 = 64;
 /// Questions and answers that are read before the connections have their turn.
 const ASKS: usize = 64;
 /// A sender sends its manifest within this time, or another one is looked for.
@@ -70,6 +72,8 @@ pub struct Offer {
     pub wanted: usize,
     /// It waits so long for a machine that was lost.
     pub linger: Option<Duration>,
+    /// The descriptors that this process may have.
+    pub descriptors: u64,
 }
 
 /// A disk or a file that is read.
@@ -175,6 +179,8 @@ impl Room {
         let here = order.here;
         let mut net = Net::new(listener(here.listen, self.port)?, here.pins.key.clone());
         net.frames = net.frames.chunks(offer.manifest.layout.count());
+        let descriptors = usize::try_from(offer.descriptors.saturating_sub(RESERVE));
+        net.most = descriptors.map_or(MACHINES, |most| most.clamp(8, MACHINES));
         let asks = world.datagrams(self.port)?;
         let (mut moved, mut last) = (world.now(), (0, 0, 0));
         let mut strangers = Strangers::default();

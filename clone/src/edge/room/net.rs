@@ -12,7 +12,6 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::process::{Resource, getrlimit};
 use rustix::system::sysinfo;
 
 /// So much may wait for a connection before it gets another chunk.
@@ -32,16 +31,14 @@ const DEAD: Duration = Duration::from_secs(10);
 const HANGS: Duration = Duration::from_secs(120);
 /// A connection says within this time what it is for.
 const PROVE: Duration = Duration::from_secs(10);
-/// The most connections.
-const MOST: usize = 4096;
+/// The most connections where the system's limit of descriptors is the usual 1024.
+pub const MOST: usize = 960;
 /// The most that have not said yet what they are for.
 const UNPROVEN: usize = 256;
 /// The most from one address.
 const EACH: usize = 128;
 /// The most that are taken before those that stand have their turn.
 const TAKES: usize = 64;
-/// Descriptors for everything else.
-const RESERVE: u64 = 64;
 
 #[derive(Debug)]
 struct Conn {
@@ -84,7 +81,7 @@ pub struct Net {
     key: Option<Key>,
     buffer: Vec<u8>,
     /// The most connections.
-    most: usize,
+    pub most: usize,
     /// The longest frames of connections to come.
     pub frames: Most,
 }
@@ -92,9 +89,6 @@ pub struct Net {
 impl Net {
     /// With this listener, and perhaps a key.
     pub fn new(listener: OwnedFd, key: Option<Key>) -> Self {
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = usize::try_from(descriptors.saturating_sub(RESERVE)).unwrap_or(MOST);
-        let most = most.clamp(8, MOST);
         // An eighth of the machine's memory for what may be a stranger's.
         let memory = sysinfo();
         let memory = memory.totalram.saturating_mul(memory.mem_unit.into());
@@ -102,7 +96,7 @@ impl Net {
         let frames = Most::default();
         let frames = Most { manifest: frames.manifest.min(longest), ..frames };
         let (conns, buffer) = (BTreeMap::new(), vec![0; 256 << 10]);
-        Self { conns, next: 0, listener, key, buffer, most, frames }
+        Self { conns, next: 0, listener, key, buffer, most: MOST, frames }
     }
 
     /// Takes a connection that stands.
@@ -242,16 +236,10 @@ impl Net {
             let newest = of(ip).next_back().map(|(peer, _)| *peer);
             return newest.map(|peer| (peer, "it has too many connections"));
         }
-        let mut waiting: BTreeMap<Ipv4Addr, (usize, Peer)> = BTreeMap::new();
-        for (peer, conn) in self.conns.iter().filter(|(_, conn)| !conn.dialled && !conn.proven) {
-            waiting.entry(conn.ip).or_insert((0, *peer)).0 += 1;
-        }
-        let all: usize = waiting.values().map(|(count, _)| count).sum();
-        if self.conns.len() <= self.most && all <= UNPROVEN {
-            return None;
-        }
-        let (_, oldest) = waiting.values().max_by_key(|(count, _)| *count)?;
-        Some((*oldest, "it says nothing, and others wait"))
+        let mut waiting = self.conns.iter().filter(|(_, conn)| !conn.dialled && !conn.proven);
+        let (oldest, _) = waiting.next()?;
+        let surplus = self.conns.len() > self.most || waiting.count() >= UNPROVEN;
+        surplus.then_some((*oldest, "it says nothing, and others wait"))
     }
 }
 
