@@ -62,7 +62,9 @@ pub(super) const ROWS: &[Fault] = &[
                     let pages = asked.offset / 4096..(asked.offset + asked.length) / 4096;
                     let over = unread.lock().is_ok_and(|mut unread| {
                         let over = unread.is_empty();
-                        pages.for_each(|page| drop(unread.remove(&page)));
+                        for page in pages {
+                            unread.remove(&page);
+                        }
                         over
                     });
                     match data(&image, asked) {
