@@ -142,12 +142,19 @@ fn one(dir: &Path, seed: u64, case: &(u64, &str, Fill, &str, bool)) {
         (File::open(dir.join("img")).unwrap(), File::create(dir.join("copy")).unwrap());
     let garbage = noise(seed ^ 0xbad, 1 << 20);
     (0..*mib).for_each(|at| to.write_all_at(&garbage, at << 20).unwrap());
+    must(dir, "cp copy restored");
+    must(dir, &format!("{bellwether} clone save -q img -o img.bwi"));
+    must(dir, &format!("{bellwether} clone restore -q img.bwi restored"));
+    let restored = File::open(dir.join("restored")).unwrap();
     for line in must(dir, &format!("{bellwether} clone map --extents img")).lines() {
         let (start, length) = line.split_once(' ').unwrap();
         let (start, length): (u64, usize) = (start.parse().unwrap(), length.parse().unwrap());
         let mut bytes = vec![0; length];
         from.read_exact_at(&mut bytes, start).unwrap();
         to.write_all_at(&bytes, start).unwrap();
+        let mut back = vec![0; length];
+        restored.read_exact_at(&mut back, start).unwrap();
+        assert!(back == bytes, "{mkfs}: restored otherwise at {start}");
     }
     let (good, text) = run(dir, &format!("{check} copy"));
     assert!(good, "{mkfs}: {check}: {text}");

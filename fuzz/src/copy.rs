@@ -12,6 +12,7 @@ use clone::dollyplus::server::Server;
 use clone::dollyplus::wire::{Command, Item, Output as RingFile, Reader};
 use clone::dollyplus::{self, Todo, Want};
 use clone::guard::Kept;
+use clone::image::foreign::{Foreign, MAGIC};
 use clone::image::{HEAD, Head, Image};
 use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
@@ -45,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     target("room-manifest", room_manifest),
     target("room-line", room_line),
     target("disk-image", disk_image),
+    target("foreign-image", foreign_image),
     target("dos-table", dos_table),
     target("p2v-nbd-server", p2v::nbd::fuzz),
     target("p2v-ssh-client", p2v::ssh::fuzz),
@@ -393,6 +395,31 @@ pub fn disk_image(data: &[u8]) {
         assert!(chunk.is_none_or(|chunk| image.manifest.is(n, &chunk)));
     }
     assert_eq!(end, head.file);
+}
+
+/// An image of partclone or ntfsclone: its pieces lie in their order within its partition.
+pub fn foreign_image(data: &[u8]) {
+    let mut rest = data;
+    let mut input = |room: &mut [u8]| match rest.split_at_checked(room.len()) {
+        Some((some, more)) => {
+            room.copy_from_slice(some);
+            rest = more;
+            Ok(true)
+        }
+        None if rest.is_empty() => Ok(false),
+        None => Err("is cut short".to_owned()),
+    };
+    let mut magic = [0; MAGIC];
+    if input(&mut magic) != Ok(true) {
+        return;
+    }
+    let Ok(mut image) = Foreign::new(&magic, &mut input) else { return };
+    let mut end = 0;
+    while let Ok(Some((at, bytes))) = image.next(&mut input) {
+        assert!(at >= end);
+        end = at + bytes.len() as u64;
+        assert!(end <= image.size);
+    }
 }
 
 /// A connection of a room, at either end, with and without a key: the first byte says which.

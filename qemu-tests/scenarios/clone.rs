@@ -100,6 +100,36 @@ fn used_bytes_to_a_room() {
     });
 }
 
+/// An image from plain web servers, of which one is not there and one has other bytes.
+#[test]
+fn an_image_from_web_servers() {
+    scenario("clone-image", |lab| {
+        let site = lab.tree("site")?;
+        let at = |name: &str| site.path().join(name).to_string_lossy().into_owned();
+        let (good, bad) = (at("golden.bwi"), at("bad.bwi"));
+        let program = qemu_tests::assets::bellwether()?.to_string_lossy().into_owned();
+        let golden = lab.assets().small_ext4()?.to_string_lossy().into_owned();
+        let digest = lab.run(&[&program, "clone", "save", "-q", &golden, "-o", &good])?;
+        let mut bytes =
+            std::fs::read(&good).map_err(qemu_tests::Error::at("read", Path::new(&good)))?;
+        bytes.iter_mut().skip(64 << 10).for_each(|byte| *byte ^= 1);
+        std::fs::write(&bad, bytes).map_err(qemu_tests::Error::at("write", Path::new(&bad)))?;
+        let disk = empty_disk(lab, "copy.img", 48)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let _http = lab.http(site.path())?;
+        let urls = ["nas.lab:81/golden", "nas.lab/bad", "nas.lab/slow/golden"];
+        let urls = urls.map(|url| format!("http://{url}.bwi")).join(",");
+        let line = format!("bw.clone=image:{urls} bw.clone.then=poweroff {}", digest.trim());
+        let machine = node(lab, &disk, &line)?.start()?;
+        machine.expect("OVERWRITES /dev/vda", secs(90))?;
+        machine.expect("/bad.bwi: has other bytes than the image", secs(60))?;
+        machine.expect("copy complete", secs(120))?;
+        machine.expect("powering off", secs(20))?;
+        machine.wait_off(secs(20))?;
+        boots(lab, &disk).map(drop)
+    });
+}
+
 /// A disk too small is reported by its name, nothing is called complete, and the
 /// machine starts over after the tries it was given.
 #[test]

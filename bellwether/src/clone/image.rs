@@ -3,6 +3,7 @@
 use super::chunks::offered;
 use super::copying;
 use super::flags::{DIGEST, Given, NO_READ_BACK, Program, QUIET, STALL, flag};
+use super::foreign;
 use super::progress::Progress;
 use crate::failure::Failure;
 use clone::edge::Protocol;
@@ -39,8 +40,9 @@ pub static SAVE: Program = Program {
 /// The grammar of what writes one to disks.
 pub static RESTORE: Program = Program {
     name: "restore",
-    about: "Writes an image to disks, from a file or from any number of web servers.",
-    rest: "IMAGE|URL[,URL...] DISK|FILE...",
+    about: "Writes an image to disks, from a file or from any number of web servers; also images \
+            of partclone and ntfsclone, and directories of Clonezilla.",
+    rest: "IMAGE|URL[,URL...]|DIR DISK|FILE...",
     example: "bellwether clone restore http://10.0.0.1/golden.bwi,http://10.0.0.2/golden.bwi /dev/sda",
     flags: &[
         DIGEST,
@@ -199,7 +201,15 @@ pub fn restore(given: &Given) -> Result<(), Failure> {
     let mut here = copying::receiver(given)?;
     let wait = std::time::Duration::from_secs(30);
     here.patience.start = Some(here.patience.start.unwrap_or(wait));
-    let got = Image::new(from)?.receive(&here, &mut host);
+    let path = Path::new(from);
+    let got = match path.exists() && foreign::is_foreign(path)? {
+        true if given.has("digest") => {
+            let why = "--digest names images of clone save; this is another program's";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        true => foreign::restore(path, &mut host),
+        false => Image::new(from)?.receive(&here, &mut host).map_err(Failure::from),
+    };
     host.end();
     let got = got?;
     let verdict = match (got.pinned, got.read_back) {

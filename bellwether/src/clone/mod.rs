@@ -8,6 +8,7 @@ mod desc;
 mod dolly;
 mod dollyplus;
 pub mod flags;
+mod foreign;
 mod image;
 mod install;
 mod ka;

@@ -4,6 +4,7 @@
 //! `docs/clone-image.md` has the format. [`Head`] is its fixed beginning, [`Image`] where each
 //! chunk is, [`work`] which of several servers brings which chunk. No part does I/O.
 
+pub mod foreign;
 pub mod work;
 
 use crate::room::manifest::{Layout, Manifest};
@@ -99,7 +100,7 @@ impl Image {
     /// What is wrong with the manifest.
     pub fn manifest(head: &Head, bytes: &[u8]) -> Result<(Manifest, usize), &'static str> {
         let manifest = Manifest::read(bytes)?;
-        if *manifest.root() != head.root {
+        if manifest.missing() > 0 || *manifest.root() != head.root {
             return Err("is damaged: its manifest has another digest");
         }
         let index = manifest.layout.count() as usize * ENTRY;

@@ -15,6 +15,8 @@ use crate::guard::Pin;
 use crate::image::Image as Found;
 use crate::image::work::Work;
 use crate::outcome::{Amount, Received, Sent};
+use crate::room::keep;
+use crate::room::manifest::Manifest;
 use crate::room::{Ask, Told};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -59,8 +61,8 @@ impl Protocol for Image {
         }
         let lanes = self.places.iter().map(|place| Lane::new(place));
         let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
-        let places = world.places().map_err(|why| Error::Store { why })?;
         let (image, pinned) = found(&mut lanes, here, world)?;
+        let places = world.places().map_err(|why| Error::Store { why })?;
         let disks = Disks::new(&image.manifest, places, world.reads_back(), None);
         let mut disks = disks.map_err(|trouble| Error::Store { why: trouble.to_string() })?;
         let have = match disks.ask(Ask::Scan, &mut || ()) {
@@ -81,17 +83,8 @@ impl Protocol for Image {
         };
         restore.run(here, world)?;
         world.say(Level::News, &format!("{} came", Amount(restore.came)));
-        match restore.disks.ask(Ask::Finish, &mut || ()) {
-            Told::Kept(read_back) => Ok(Received {
-                digests: Vec::from([digest(&restore.image)]),
-                equal: true,
-                read_back,
-                pinned,
-                sender: None,
-                came: Some(restore.came),
-            }),
-            other => Err(failed(other)),
-        }
+        let came = Some(restore.came);
+        finished(&mut restore.disks, &restore.image.manifest, pinned, came)
     }
 
     fn send(&self, _: &Order<'_>, _: &mut dyn World) -> Result<Sent, Error> {
@@ -99,8 +92,60 @@ impl Protocol for Image {
     }
 }
 
-fn digest(image: &Found) -> Digest {
-    Digest { bytes: image.manifest.layout.used(), blake3: *image.manifest.root() }
+fn digest(manifest: &Manifest) -> Digest {
+    Digest { bytes: manifest.layout.used(), blake3: *manifest.root() }
+}
+
+/// Writes what something else than an image gives, to as many places as there are disks. It is
+/// asked for the bytes of each disk in their order.
+///
+/// # Errors
+/// A place cannot be written, or the bytes are not those of the manifest.
+pub fn write(
+    manifest: &Arc<Manifest>,
+    fetch: &mut keep::Fetch<'_, Error>,
+    world: &mut dyn World,
+) -> Result<Received, Error> {
+    let places = world.places().map_err(|why| Error::Store { why })?;
+    let disks = Disks::new(manifest, places, world.reads_back(), None);
+    let mut disks = disks.map_err(|trouble| Error::Store { why: trouble.to_string() })?;
+    let have = match disks.ask(Ask::Scan, &mut || ()) {
+        Told::Scanned(have) => have,
+        other => return Err(failed(other)),
+    };
+    let (layout, mut done) = (&manifest.layout, 0);
+    for n in 0..layout.count() {
+        done += layout.chunk(n).map_or(0, |chunk| u64::from(chunk.bytes));
+        if have.has(n) {
+            continue;
+        }
+        let bytes = keep::read(layout, n, fetch)?.filter(|bytes| manifest.is(n, bytes));
+        let bytes = bytes.ok_or_else(|| Error::Source { why: "it has changed".to_string() })?;
+        match disks.ask(Ask::Store(n, Arc::new(bytes)), &mut || ()) {
+            Told::Stored(_) => world.progress(done, Some(layout.used())),
+            other => return Err(failed(other)),
+        }
+    }
+    finished(&mut disks, manifest, false, None)
+}
+
+fn finished(
+    disks: &mut Disks,
+    manifest: &Manifest,
+    pinned: bool,
+    came: Option<u64>,
+) -> Result<Received, Error> {
+    match disks.ask(Ask::Finish, &mut || ()) {
+        Told::Kept(read_back) => Ok(Received {
+            digests: Vec::from([digest(manifest)]),
+            equal: true,
+            read_back,
+            pinned,
+            sender: None,
+            came,
+        }),
+        other => Err(failed(other)),
+    }
 }
 
 fn failed(told: Told) -> Error {
