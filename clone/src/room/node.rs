@@ -17,6 +17,10 @@ use core::time::Duration;
 const QUEUE: u32 = 32;
 /// Chunks that may wait for their digests.
 const AHEAD: usize = 16;
+/// A machine behind this one that has waited so long for a chunk is faster than this one's disk.
+const STARVES: Duration = Duration::from_millis(300);
+/// No longer than this is nothing read: the kernel of the other end takes that for a lost machine.
+const PAUSE: Duration = Duration::from_secs(5);
 /// How often the sender hears how far it is.
 const EVERY: Duration = Duration::from_secs(1);
 /// A machine that has sent no wanted chunk for so long is of no use.
@@ -49,6 +53,8 @@ pub struct Node {
     queued: u32,
     up: Up,
     moved: Duration,
+    /// Since when a machine behind this one waits for chunks.
+    starves: Option<Duration>,
     told: Duration,
     serve: Serve,
     /// The disk may have chunks, and is looked at when all digests are known.
@@ -84,6 +90,7 @@ impl Node {
             queued: 0,
             up: Up::None,
             moved: Duration::ZERO,
+            starves: None,
             told: Duration::ZERO,
             serve: Serve::default(),
             waits: false,
@@ -418,6 +425,23 @@ impl Node {
         let some = act.is_some();
         self.acts.extend(act);
         some
+    }
+
+    /// Whether this machine waits for chunks from here.
+    #[must_use]
+    pub fn wants(&self, peer: Peer) -> bool {
+        self.serve.wants(peer)
+    }
+
+    /// From where nothing is to be read now: the disk has enough to do, and no machine that has
+    /// room for chunks waits for them. So disks that are equally slow take each chunk once, and
+    /// one slow disk does not stop the others.
+    pub fn pauses(&mut self, starving: bool, now: Duration) -> Option<Peer> {
+        self.starves = starving.then(|| self.starves.unwrap_or(now));
+        let starves = self.starves.is_some_and(|since| now.saturating_sub(since) >= STARVES);
+        let Up::At(peer) = self.up else { return None };
+        let full = self.queued >= QUEUE && now.saturating_sub(self.moved) < PAUSE;
+        (full && !starves).then_some(peer)
     }
 
     /// Whether another copy takes chunks from here.

@@ -49,6 +49,12 @@ impl Serve {
         self.wants.iter().map(|wants| wants.peer)
     }
 
+    /// Whether this machine wants a chunk.
+    #[must_use]
+    pub fn wants(&self, peer: Peer) -> bool {
+        self.wants.iter().any(|wants| wants.peer == peer && !wants.bits.is_empty())
+    }
+
     /// Whether a machine wants a chunk.
     #[must_use]
     pub fn busy(&self) -> bool {

@@ -400,6 +400,8 @@ impl<'h> Receiver<'h> {
                     self.act(world);
                 }
             }
+            let starving = self.net.hungry().into_iter().any(|peer| self.node.wants(peer));
+            self.net.paused = self.node.pauses(starving, now);
             let (have, all) = self.node.have();
             if let Some(manifest) = self.node.manifest() {
                 let used = manifest.layout.used();

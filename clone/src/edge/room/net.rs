@@ -84,6 +84,8 @@ pub struct Net {
     pub most: usize,
     /// The longest frames of connections to come.
     pub frames: Most,
+    /// Nothing is read from this one for now.
+    pub paused: Option<Peer>,
 }
 
 impl Net {
@@ -96,7 +98,8 @@ impl Net {
         let frames = Most::default();
         let frames = Most { manifest: frames.manifest.min(longest), ..frames };
         let (conns, buffer) = (BTreeMap::new(), vec![0; 256 << 10]);
-        Self { conns, next: 0, listener, key, buffer, most: MOST, frames }
+        let (most, paused) = (MOST, None);
+        Self { conns, next: 0, listener, key, buffer, most, frames, paused }
     }
 
     /// Takes a connection that stands.
@@ -179,8 +182,12 @@ impl Net {
         for fd in others {
             waiter.reads(fd);
         }
-        for conn in self.conns.values() {
-            waiter.both(&conn.stream, !conn.out.is_empty());
+        for (peer, conn) in &self.conns {
+            match (self.paused == Some(*peer), conn.out.is_empty()) {
+                (true, true) => continue,
+                (true, false) => waiter.writes(&conn.stream),
+                (false, quiet) => waiter.both(&conn.stream, !quiet),
+            };
         }
         let _ = waiter.wait(limit);
     }
@@ -206,7 +213,10 @@ impl Net {
             }
             // The other end hears who this is, even when it does not fit.
             let done = if conn.up { Ok(()) } else { conn.write() };
-            let done = done.and_then(|()| conn.read(*peer, &mut self.buffer, &mut events, now));
+            let done = match self.paused == Some(*peer) {
+                true => done,
+                false => done.and_then(|()| conn.read(*peer, &mut self.buffer, &mut events, now)),
+            };
             let done = done.and_then(|()| conn.write());
             let done = match done {
                 Ok(()) if conn.closing && conn.out.is_empty() => Err("closed".to_string()),
