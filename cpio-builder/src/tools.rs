@@ -177,11 +177,16 @@ impl Draft {
         let mut draft = OsString::from(".");
         draft.push(name);
         draft.push(format!(".{}.part", std::process::id()));
-        if to.is_dir() {
-            return Err(fail(io::ErrorKind::IsADirectory));
+        let refuse =
+            |why: &str| Err(Error::Write { path: to.into(), source: io::Error::other(why) });
+        match fs::metadata(to) {
+            Ok(there) if there.is_dir() => return refuse("it is a directory"),
+            // The finished file would take the device's name away.
+            Ok(there) if !there.is_file() => return refuse("it is no file; name one"),
+            _ => {}
         }
         if to.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
-            return Err(fail(io::ErrorKind::NotFound));
+            return refuse("its directory does not exist");
         }
         Ok(Self { path: to.with_file_name(draft), to: to.into(), kept: false })
     }
@@ -235,6 +240,7 @@ impl Workplace {
     pub fn new(near: &Path) -> Result<Self, Error> {
         use std::os::unix::fs::DirBuilderExt;
         let name = near.file_name().unwrap_or_default().to_string_lossy();
+        remove_stale(near, &name);
         let dir = near.with_file_name(format!(".{name}.{}.work", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&dir);
         made.map_err(|source| Error::Write { path: dir.clone(), source })?;
@@ -248,6 +254,22 @@ impl Workplace {
     }
 }
 
+/// Removes the directories that a run for the same file left when a signal ended it.
+fn remove_stale(near: &Path, name: &str) {
+    let parent = near.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let Ok(list) = fs::read_dir(parent.unwrap_or(Path::new("."))) else { return };
+    for entry in list.flatten() {
+        let file = entry.file_name();
+        let pid = file.to_str().and_then(|file| {
+            file.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".work")
+        });
+        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Drop for Workplace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
@@ -257,6 +279,34 @@ impl Drop for Workplace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ctrl-C in the middle of `iso` left a hidden directory of the image's size behind.
+    #[test]
+    fn what_a_broken_off_run_left_goes_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let near = dir.path().join("live.iso");
+        let at = |name: &str| dir.path().join(name);
+        // No process has a number above 2^22.
+        let stale = at(".live.iso.4194999.work");
+        let others = [at(".live.iso.x.work"), at(".live.iso.1.work"), at(".b.iso.4194999.work")];
+        for made in others.iter().chain([&stale]) {
+            fs::create_dir(made).unwrap();
+        }
+        let work = Workplace::new(&near).unwrap();
+        assert!(!stale.exists() && work.join("").exists());
+        assert!(others.iter().all(|other| other.exists()));
+    }
+
+    /// An image with a device's name took the place of the device.
+    #[test]
+    fn devices_are_no_drafts() {
+        for (to, why) in
+            [("/dev/null", "no file"), ("/tmp", "a directory"), ("/no/such/x", "does not exist")]
+        {
+            let refused = Draft::new(Path::new(to)).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
 
     #[test]
     fn what_is_missing_is_named() {

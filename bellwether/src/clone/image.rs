@@ -67,6 +67,10 @@ pub fn save(given: &Given) -> Result<(), Failure> {
     if !(1..=19).contains(&level) {
         return Err(Failure::Usage(format!("--level: '{level}' is not 1 to 19")));
     }
+    // The image would take the place of a file that it is made of.
+    if let Some(disk) = given.rest.iter().find(|disk| is_same(to, Path::new(disk))) {
+        return Err(Failure::Usage(format!("save: -o {disk} is what is to be saved")));
+    }
     let (layout, disks) = offered(given, "save")?;
     let used = layout.used();
     eprintln!("save: {} in {} chunks", Amount(used), layout.count());
@@ -100,6 +104,13 @@ pub fn save(given: &Given) -> Result<(), Failure> {
     eprintln!("save: {}: {} in {}, {verdict}", to.display(), Amount(used), Amount(end));
     println!("bw.clone.digest=blake3:{root}");
     Ok(())
+}
+
+/// Whether both names are of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 /// What the chunks go to.
@@ -220,4 +231,25 @@ pub fn restore(given: &Given) -> Result<(), Failure> {
     let took = host.took();
     host.last_line(&Summary { digests: &got.digests, took, came: got.came, verdict });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `save disk.img -o disk.img` put the image in the place of the disk it was made of.
+    #[test]
+    fn an_image_never_replaces_what_it_is_made_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link) = (dir.path().join("disk.img"), dir.path().join("link.img"));
+        std::fs::write(&disk, [7; 4096]).unwrap();
+        std::fs::hard_link(&disk, &link).unwrap();
+        let [disk_name, link_name] = [&disk, &link].map(|path| path.to_string_lossy().into_owned());
+        for to in [&disk_name, &link_name] {
+            let words = [&disk_name, "-o", to].map(str::to_owned);
+            let given = SAVE.parse(&words).unwrap().unwrap();
+            assert!(matches!(save(&given), Err(Failure::Usage(_))), "{to}");
+            assert_eq!(std::fs::read(&disk).unwrap(), [7; 4096]);
+        }
+    }
 }
