@@ -824,9 +824,20 @@ impl SyslinuxEntry {
         words.clone_into(&mut self.words);
         let lower = path.to_ascii_lowercase();
         let other = [".c32", ".0", ".bin", ".bss", ".bs", ".img", ".com", ".cbt"];
-        self.foreign = !surely && other.iter().any(|end| lower.ends_with(end));
+        self.foreign =
+            is_no_kernel(path) || !surely && other.iter().any(|end| lower.ends_with(end));
         path.clone_into(&mut self.entry.kernel);
     }
+}
+
+/// Whether this is one of the programs that are loaded as a kernel is, and are none: memory
+/// testers, `memdisk`, iPXE, GRUB4DOS, loaders of Windows.
+pub(crate) fn is_no_kernel(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    ["memtest", "mt86", "memdisk", "wimboot", "ipxe", "gpxe", "grub.exe", "ntloader", "vboot"]
+        .iter()
+        .any(|start| name.starts_with(start))
+        || name.ends_with(".lkrn")
 }
 
 /// A label without the mark of its shortcut key: `^Live` is shown as "Live".
@@ -905,12 +916,17 @@ fn block(
                     }
                 }
             }
+            ('{', _) if closing == "}" => {
+                depth += 1;
+                begins = true;
+                word.clear();
+            }
             ('#', _) if word.is_empty() => {
                 text.pop();
                 while chars.next_if(|c| *c != '\n').is_some() {}
             }
             (c, _) if c.is_whitespace() || c == ';' || (c == '}' && closing == "}") => {
-                let ends = if c == '}' && word.is_empty() { "}" } else { word.as_str() };
+                let ends = if c == '}' { "}" } else { word.as_str() };
                 if ends == closing && (begins || closing == "}") {
                     if depth == 0 {
                         text.truncate(text.len() - c.len_utf8());
@@ -1215,7 +1231,8 @@ impl Grub {
     }
 
     fn end_entry(&mut self) -> Result<(), MenuError> {
-        let Some(entry) = self.entry.take().filter(|e| !e.kernel.is_empty()) else { return Ok(()) };
+        let starts = |entry: &Entry| !entry.kernel.is_empty() && !is_no_kernel(&entry.kernel);
+        let Some(entry) = self.entry.take().filter(starts) else { return Ok(()) };
         if self.menu.entries.len() >= ENTRIES_MAX {
             return Err(MenuError::TooMany);
         }
@@ -1234,18 +1251,19 @@ impl Grub {
         let mut size = 0;
         let mut opens = false;
         while let Some(c) = chars.peek().copied() {
-            if c == '}' && word.is_none() && !words.is_empty() {
+            // Unquoted braces end a word, as blanks do.
+            if c == '}' && (word.is_some() || !words.is_empty()) {
                 break;
             }
             chars.next();
             match c {
-                '}' if word.is_none() => {
+                '}' => {
                     words.push("}".to_owned());
                     break;
                 }
                 '\n' | ';' => break,
                 '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
-                '{' if word.is_none() => {
+                '{' => {
                     opens = true;
                     break;
                 }
@@ -1390,6 +1408,35 @@ label hd
         let old = &menu.entries[4];
         assert_eq!(old.initrd, ["/casper/a.gz", "/casper/b.gz"]);
         assert_eq!(old.append, "file=/cdrom/preseed.seed boot=casper quiet --");
+    }
+
+    /// A brace stuck to a title was part of it, and the entry's end was lost with one behind the
+    /// last word.
+    #[test]
+    fn braces_of_grub_need_no_blanks() {
+        let text = "function f{\n set a=1; if true; then\n menuentry 'in f'{linux /f}\n fi\n}\n\
+                    menuentry \"A\"{\n linux /a x=${y}z {\n}\n}\n\
+                    menuentry 'B {b}' --class c{\n linux /b w}\nf\nsubmenu S{menuentry C{linux /c}}\n";
+        let menu = Menu::read(Dialect::Grub, text, &mut none).unwrap();
+        let got: Vec<_> =
+            menu.entries.iter().map(|e| (&*e.title, &*e.kernel, &*e.append)).collect();
+        let want = [("A", "/a", "x=z"), ("B {b}", "/b", "w"), ("in f", "/f", ""), ("C", "/c", "")];
+        assert_eq!(got, want);
+    }
+
+    /// `explain --from` said of memory testers that they would fail at boot.
+    #[test]
+    fn programs_that_are_loaded_as_kernels_are_none() {
+        let text = "menuentry a { linux16 /boot/memtest86+x64.bin }\n\
+                    menuentry b { linux16 /memdisk iso\n initrd16 /x.iso }\n\
+                    menuentry c { linux /netboot.xyz.lkrn }\n\
+                    menuentry d { linux /live/vmlinuz boot=live }\n";
+        let menu = Menu::read(Dialect::Grub, text, &mut none).unwrap();
+        assert_eq!(menu.entries.iter().map(|e| &*e.title).collect::<Vec<_>>(), ["d"]);
+        assert!(menu.other_default, "the first starts none");
+        let text = "label m\nlinux /memdisk\ninitrd /dos.img\nlabel d\nlinux /memory/vmlinuz\n";
+        let menu = Menu::read(Dialect::Syslinux, text, &mut none).unwrap();
+        assert_eq!(menu.entries.iter().map(|e| &*e.id).collect::<Vec<_>>(), ["d"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! followed, and a variable that nothing above sets stays as `${name}`. Scripts that `chain`
 //! names are read where the caller has them.
 
-use crate::menu::{ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError};
+use crate::menu::{ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError, is_no_kernel};
 use std::collections::BTreeMap;
 
 /// Most scripts that are read for one.
@@ -167,7 +167,7 @@ impl Script {
     fn end_entry(&mut self) -> Result<(), MenuError> {
         let Some(mut entry) = self.entry.take() else { return Ok(()) };
         // Memory testers and other loaders are started in the same way, without any line.
-        if entry.append.is_empty() && entry.initrd.is_empty() {
+        if (entry.append.is_empty() && entry.initrd.is_empty()) || is_no_kernel(&entry.kernel) {
             return Ok(());
         }
         if self.menu.entries.len() >= ENTRIES_MAX {
