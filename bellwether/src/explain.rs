@@ -13,6 +13,7 @@ use crate::carries::{Initramfs, Lack};
 use crate::changes;
 use crate::failure::Failure;
 use cmdline::{BootPlan, Context, docs};
+use cpio_builder::menu::Entry;
 
 /// Most that is read from a file.
 const MAX_INPUT: u64 = 1 << 20;
@@ -123,6 +124,26 @@ fn changed(plan: &BootPlan) -> String {
     out
 }
 
+/// What a plan says of a word with such a variable, which is right for a line that a machine was
+/// booted with, and not for one in a menu.
+const UNFILLED: &str = "a variable that the boot loader did not fill in";
+/// What a menu's reader is told of them instead.
+const UNSET: &str = "the loader puts in what a command, or the menu that calls this one, has set, \
+                     or nothing";
+
+/// The variables of a line that the menu leaves open, each once.
+fn unset(line: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for part in line.split("${").skip(1) {
+        let Some((name, _)) = part.split_once('}') else { continue };
+        let name = format!("${{{name}}}");
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 /// Explains the entries of menus; the exit status is 1 when one would fail.
 fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
     let menus = crate::menus::read(from)?;
@@ -135,7 +156,17 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             texts.push(format!("note        {note} ({name})\n"));
         }
         for (n, entry) in menu.entries.iter().enumerate() {
-            let plan = parse(args, initrd.as_ref(), &entry.append);
+            // A loop over files that only the loader can list gives the same entry again.
+            let same = |b: &Entry| {
+                (&b.title, &b.kernel, &b.append) == (&entry.title, &entry.kernel, &entry.append)
+            };
+            let known = menu.entries.iter().take(n).any(same);
+            if known && !is_default(n) && !args.json {
+                continue;
+            }
+            let mut plan = parse(args, initrd.as_ref(), &entry.append);
+            let unset = unset(&entry.append);
+            plan.warnings.retain(|warning| warning.fatal || !warning.message.contains(UNFILLED));
             let lacks = initrd.as_ref().map(|initrd| initrd.lacks(&plan));
             all_work &= plan.can_work() && !fails(lacks.as_deref());
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
@@ -148,8 +179,12 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                 json.key("plan").raw(plan.trim_end()).end_object();
                 json.finish()
             } else {
+                let note = match unset.is_empty() {
+                    true => String::new(),
+                    false => format!("note        not set in this menu: {}; {UNSET}\n", unset.join(" ")),
+                };
                 format!(
-                    "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n\n{}",
+                    "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n{note}\n{}",
                     if is_default(n) { ", the default" } else { "" },
                     entry.kernel,
                     entry.initrd.join(" "),
@@ -274,6 +309,14 @@ mod tests {
         let text = plan.to_text();
         assert!(text.contains("casper") && text.contains("8a-1"), "{text}");
         assert!(plan.to_json().contains("\"to_ram\":{"), "{}", plan.to_json());
+    }
+
+    /// Each word with `${iso_path}` was called misspelt, though the calling menu sets it.
+    #[test]
+    fn variables_that_a_menu_leaves_open_are_named_once() {
+        assert_eq!(unset("a=${x} b=${y}${x} c=${z"), ["${x}", "${y}"]);
+        let plan = plan("boot=live findiso=${x}");
+        assert!(plan.warnings.iter().any(|warning| warning.message.contains(UNFILLED)));
     }
 
     #[test]

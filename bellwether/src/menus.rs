@@ -82,10 +82,11 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             let text = String::from_utf8_lossy(&bytes);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if scripts::is_script(&text) {
-                let menu = scripts::read(&text, &mut |name| beside(path, name));
+                let mut lost = Vec::new();
+                let menu = scripts::read(&text, &mut |name| found(path, name, &mut lost));
                 let menu = menu.map_err(|e| bad(e.to_string()))?;
                 if menu.entries.is_empty() {
-                    return Err(bad("the script has no entry that starts a Linux kernel".into()));
+                    return Err(bad(no_entry("script", &lost)));
                 }
                 return Ok(vec![(path.display().to_string(), menu)]);
             }
@@ -102,10 +103,12 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             let dialect = dialect.ok_or_else(|| {
                 bad("neither an ISO nor a menu of SYSLINUX, GRUB, iPXE or systemd-boot".into())
             })?;
-            let menu = Menu::read_as_written(dialect, &text, &mut |name| beside(path, name))
-                .map_err(|e| bad(e.to_string()))?;
+            let mut lost = Vec::new();
+            let load = &mut |name: &str| found(path, name, &mut lost);
+            let menu = Menu::read_as_written(dialect, &text, load);
+            let menu = menu.map_err(|e| bad(e.to_string()))?;
             if menu.entries.is_empty() {
-                return Err(bad("the menu has no entry that starts a Linux kernel".into()));
+                return Err(bad(no_entry("menu", &lost)));
             }
             Ok(vec![(path.display().to_string(), menu)])
         }
@@ -168,6 +171,24 @@ fn named(dir: &Path, ending: &str, most: u64) -> Result<Vec<(String, Vec<u8>)>, 
     }
     files.sort();
     Ok(files)
+}
+
+/// Why there is nothing to explain, with the files that may have the entries.
+fn no_entry(what: &str, lost: &[String]) -> String {
+    let mut why = format!("the {what} has no entry that starts a Linux kernel");
+    if !lost.is_empty() {
+        why += &format!("; it goes on in {}, not found here", lost.join(", "));
+    }
+    why
+}
+
+/// As [`beside`]; `lost` gets the first names of files that are not there.
+fn found(path: &Path, name: &str, lost: &mut Vec<String>) -> Option<String> {
+    let text = beside(path, name);
+    if text.is_none() && lost.len() < 8 && !lost.iter().any(|known| known == name) {
+        lost.push(name.to_owned());
+    }
+    text
 }
 
 /// A file that a menu includes: beside it, or below a directory above it, as
@@ -257,6 +278,8 @@ mod tests {
         for (name, text, word) in [
             ("empty", "", "neither an ISO nor a menu"),
             ("none.cfg", "label x\nlocalboot 0\n", "no entry that starts"),
+            ("grub.cfg", "source /boot/x.cfg\n", "it goes on in /boot/x.cfg, not found"),
+            ("a.ipxe", "#!ipxe\nchain x.ipxe\n", "it goes on in x.ipxe, not found"),
         ] {
             fs::write(dir.path().join(name), text).unwrap();
             match read(&dir.path().join(name)) {
