@@ -14,7 +14,7 @@ use cmdline::render::warning_text;
 use cpio_builder::error::Error;
 use cpio_builder::image::INDEX_PATH;
 use cpio_builder::index::{Class, Index};
-use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::initrd::{self, Initrd, Limits};
 use cpio_builder::modinfo;
 
 /// What to do about a module that is not there.
@@ -47,7 +47,7 @@ impl Initramfs {
     /// It cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let bytes =
-            std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+            initrd::read_file(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let initrd = Initrd::open(&bytes, Limits::default())
             .map_err(|source| Error::Initrd { path: path.into(), source })?;
         let tree = initrd.tree();

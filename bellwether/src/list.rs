@@ -4,13 +4,14 @@ use crate::failure::Failure;
 use crate::output::size;
 use cmdline::json::Json;
 use cpio_builder::error::Error;
-use cpio_builder::initrd::{Initrd, Limits};
+use cpio_builder::initrd::{self, Initrd, Limits};
 use std::fmt::Write as _;
 use std::path::Path;
 
 /// Prints segments and entries.
 pub fn run(path: &Path, json: bool) -> Result<(), Failure> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let bytes =
+        initrd::read_file(path).map_err(|source| Error::Read { path: path.into(), source })?;
     let initrd = Initrd::open(&bytes, Limits::default())
         .map_err(|source| Error::Initrd { path: path.into(), source })?;
     let text = if json { as_json(&initrd) } else { as_text(&initrd) };

@@ -7,7 +7,7 @@
 
 use crate::cloop;
 use crate::error::Error;
-use crate::initrd::{Initrd, Limits};
+use crate::initrd::{self, Initrd, Limits};
 use crate::newc::Entry;
 use crate::tools::{COPY, DEBUGFS, Draft, MKE2FS, MKFS_EROFS, MKSQUASHFS, Workplace, XORRISO};
 use crate::verity;
@@ -109,7 +109,7 @@ impl Input {
             }
             Err(_) => {}
         }
-        fs::read(path).map(Self::Initrd).map_err(fail)
+        initrd::read_file(path).map(Self::Initrd).map_err(fail)
     }
 }
 

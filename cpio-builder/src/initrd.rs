@@ -10,6 +10,10 @@ use crate::compress::{self, Codec};
 use crate::newc::{Entry, NewcError, Reader};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::{fmt, io};
 
 /// How much an initramfs may unpack to.
@@ -128,6 +132,26 @@ pub struct Initrd<'a> {
     behind: usize,
 }
 
+/// The most bytes of an initramfs file: kernels load no more.
+const FILE_MAX: u64 = 2 << 30;
+
+/// Reads the file of an initramfs. A pipe is read to its end, a device that has none is not.
+///
+/// # Errors
+/// The system's; also for a device without an end, and for a file of more than 2 GiB.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let kind = file.metadata()?;
+    if kind.file_type().is_char_device() && path != Path::new("/dev/null") {
+        return Err(io::Error::other("it is a device, and no file"));
+    }
+    let mut bytes = Vec::new();
+    if kind.len() > FILE_MAX || file.take(FILE_MAX + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX {
+        return Err(io::Error::other("it has more than 2 GiB, which no initramfs has"));
+    }
+    Ok(bytes)
+}
+
 impl<'a> Initrd<'a> {
     /// Unpacks and checks every segment.
     ///
@@ -242,5 +266,22 @@ fn archives(bytes: &[u8]) -> Result<Vec<usize>, NewcError> {
         at += zeros;
         starts.push(at);
         at += check(bytes.get(at..).unwrap_or_default())?.max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `--initrd /dev/zero` took all memory.
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let refused = |path: &str| read_file(Path::new(path)).unwrap_err().to_string();
+        assert!(refused("/dev/zero").contains("a device"));
+        let dir = tempfile::tempdir().unwrap();
+        let large = dir.path().join("large");
+        File::create(&large).unwrap().set_len(FILE_MAX + 1).unwrap();
+        assert!(refused(large.to_str().unwrap()).contains("2 GiB"));
+        assert_eq!(read_file(Path::new("/dev/null")).unwrap(), []);
     }
 }

@@ -7,7 +7,7 @@
 use crate::compress::{self, Codec};
 use crate::container::{Container, Squashfs, images};
 use crate::error::Error;
-use crate::initrd::{Initrd, Limits};
+use crate::initrd::{self, Initrd, Limits};
 use crate::tree::{KernelTree, ModprobeConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -83,7 +83,7 @@ fn open_any(path: &Path, release: Option<&str>) -> Result<Kernel, Error> {
     let (source, kind) = if magic.starts_with(b"hsqs") {
         (Container::Squashfs(Arc::new(Squashfs::open(path)?)), Kind::Squashfs)
     } else {
-        let bytes = fs::read(path).map_err(fail)?;
+        let bytes = initrd::read_file(path).map_err(fail)?;
         let initrd = Initrd::open(&bytes, Limits::default())
             .map_err(|source| Error::Initrd { path: path.into(), source })?;
         let tree = initrd.tree();

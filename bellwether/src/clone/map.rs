@@ -7,7 +7,7 @@ use clone::outcome::Amount;
 use cmdline::json::Json;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 
 /// The grammar.
 pub static MAP: Program = Program {
@@ -33,7 +33,9 @@ impl Source {
     /// Opens it.
     pub fn open(path: &str) -> Result<Self, Failure> {
         let failed = |e| Failure::Failed(format!("{path}: cannot be read: {e}"));
-        let mut file = File::open(path).map_err(failed)?;
+        // Not waiting for somebody who opens the other end of a pipe.
+        let flags = nix::libc::O_NONBLOCK;
+        let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?;
         let block = kind.file_type().is_block_device();
         if !block && !kind.is_file() {
