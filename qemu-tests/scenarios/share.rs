@@ -429,7 +429,7 @@ fn sweep_what_a_person_sees() {
         browser.screenshot(&lab.scratch("pictures")?.join("phone.png"))?;
 
         terminal.press("q")?;
-        terminal.expect("stopped; 1 clients were served", secs(10))?;
+        terminal.expect("stopped; 1 client was served", secs(10))?;
         nothing_is_left(lab)
     });
 }

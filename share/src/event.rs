@@ -122,7 +122,8 @@ impl fmt::Display for Event {
                 write!(f, "the medium cannot be read any more, clients get errors: {text}")
             }
             Self::Stopped { clients, bytes } => {
-                write!(f, "stopped; {clients} clients were served {} MB", bytes / 1_000_000)
+                let were = if *clients == 1 { "client was" } else { "clients were" };
+                write!(f, "stopped; {clients} {were} served {} MB", bytes / 1_000_000)
             }
         }
     }

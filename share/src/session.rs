@@ -3,7 +3,7 @@
 use crate::beneath::Directory;
 use crate::budget::{self, Budget};
 use crate::dhcp::client::{Arch, Loaders};
-use crate::dhcp::lease::{Leases, range};
+use crate::dhcp::lease::{Leases, inside, range};
 use crate::dhcp::server::{Cautious, Network, PXE_PORT, Server as Dhcp};
 use crate::disk::access::{Disks, OWN_DISK};
 use crate::disk::store::{Image, Store};
@@ -104,6 +104,17 @@ impl<'o> Plan<'o> {
         }
         let interface = net::choose(options.interface.as_deref())?;
         let own = interface.address;
+        if let Some((first, last)) = options.range
+            && !(inside(first, own, interface.prefix) && inside(last, own, interface.prefix))
+        {
+            return Err(Error::Interface {
+                why: format!(
+                    "--range {first}-{last} is not inside {}'s network {own}/{}: clients could not \
+                     reach this machine",
+                    interface.name, interface.prefix
+                ),
+            });
+        }
         Ok(Self { options, interface: Some(interface), listen: own, own })
     }
 

@@ -173,6 +173,13 @@ impl Leases {
     }
 }
 
+/// Whether an address is of the network of `own`.
+#[must_use]
+pub fn inside(address: Ipv4Addr, own: Ipv4Addr, prefix: u8) -> bool {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    (u32::from(address) ^ u32::from(own)) & mask == 0
+}
+
 /// A range for a network: a part without `own`, `avoid` and the addresses usually assigned by
 /// hand. `None` in a network of fewer than eight addresses.
 pub fn range(own: Ipv4Addr, prefix: u8, avoid: &[Ipv4Addr]) -> Option<(Ipv4Addr, Ipv4Addr)> {
@@ -293,6 +300,22 @@ mod tests {
         leases.reclaim(&found, 100, SETTLING);
         assert_eq!(leases.of(mac(12), SETTLING), Some(ip(12)));
         assert!(leases.offer(honest, None, SETTLING).is_some_and(|at| at != ip(12)));
+    }
+
+    /// `--range` leased addresses of a network that this machine is not in.
+    #[test]
+    fn addresses_of_other_networks_are_known() {
+        let own = Ipv4Addr::new(10, 44, 0, 1);
+        for (address, prefix, is) in [
+            ([10, 44, 0, 250], 24, true),
+            ([10, 45, 0, 5], 24, false),
+            ([10, 45, 0, 5], 8, true),
+            ([192, 168, 0, 1], 0, true),
+            ([10, 44, 0, 1], 32, true),
+            ([10, 44, 0, 2], 32, false),
+        ] {
+            assert_eq!(inside(address.into(), own, prefix), is, "{address:?}/{prefix}");
+        }
     }
 
     #[test]
