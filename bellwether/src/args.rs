@@ -46,8 +46,8 @@ pub enum Command {
     Docs(Docs),
 }
 
-/// Copy a disk, or its files, to many machines, by the programs of udpcast, Dolly,
-/// Dolly+ and KA under their old names.
+/// Copy disks to many machines, or to an image and back: send and receive, save and
+/// restore, and the programs of udpcast, Dolly, Dolly+ and KA under their old names.
 ///
 /// 'bellwether clone' alone lists the commands, and each has a --help of its own.
 #[derive(FromArgs, ArgsInfo, Debug)]
@@ -807,8 +807,21 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Early>
     if args.first().is_some_and(|arg| arg == "--version" || arg == "-V") {
         return Err(Early::Help(format!("bellwether {}", env!("CARGO_PKG_VERSION"))));
     }
-    let args = split_values(args);
+    let mut args = split_values(args);
+    if let Some(short) = args.iter_mut().take(2).find(|arg| *arg == "-h") {
+        "--help".clone_into(short);
+    }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    if let Some(name) = args.first().filter(|arg| !arg.starts_with('-') && **arg != "help") {
+        let commands = info().commands;
+        if !commands.iter().any(|command| command.name == *name) {
+            let names: Vec<&str> = commands.iter().map(|command| command.name).collect();
+            return Err(Early::Usage(format!(
+                "there is no command '{name}'; there are {}",
+                names.join(", ")
+            )));
+        }
+    }
     let parsed = Arguments::from_args(&["bellwether"], &args);
     parsed.map(|a| a.command).map_err(|early| match early.status {
         Ok(()) => Early::Help(early.output),
@@ -865,7 +878,7 @@ mod tests {
             (&["image", "--format", "zip"], "no format 'zip'"),
             (&["image", "--size", "0x", "a"], "no size such as"),
             (&["iso", "--entry", "x"], "not TITLE=WORDS"),
-            (&["bild"], "bild"),
+            (&["bild"], "there is no command 'bild'; there are build, "),
             (&[], "build"),
         ] {
             match given(args) {
@@ -892,6 +905,14 @@ mod tests {
         assert_eq!(bytes("512"), Ok(512));
         for wrong in ["", "M", "0", "-1K", "99999999999T", "1.5G"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// `-h` was an unrecognized argument.
+    #[test]
+    fn a_short_word_for_help() {
+        for args in [&["-h"][..], &["build", "-h"]] {
+            assert!(matches!(given(args), Err(Early::Help(text)) if text.contains("Usage")));
         }
     }
 

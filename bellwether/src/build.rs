@@ -41,6 +41,13 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         return Err(usage("--modules says where the kernel's modules are, and is missing"));
     };
     let profile = chosen_profile(what)?;
+    if !modules.exists() {
+        return Err(Failure::Failed(format!(
+            "there is no {}; --modules takes an installed kernel's directory, its .deb, an initrd \
+             or a squashfs",
+            modules.display()
+        )));
+    }
     let (init, init_origin) = find_init(what.init.as_deref(), form(what))?;
     let mut kernel = source::open(modules, what.release.as_deref())?;
     let append_to = match kernel.kind {

@@ -198,7 +198,18 @@ fn troff(text: &str) -> String {
         if line.starts_with(['.', '\'']) {
             out.push_str("\\&");
         }
-        out.push_str(&line.replace('\\', "\\e").replace('-', "\\-"));
+        for c in line.chars() {
+            match c {
+                '\\' => out.push_str("\\e"),
+                '-' => out.push_str("\\-"),
+                // Not every output has this character.
+                '…' => out.push_str("..."),
+                c if c.is_ascii() => out.push(c),
+                c => {
+                    let _ = write!(out, "\\[u{:04X}]", u32::from(c));
+                }
+            }
+        }
     }
     out
 }

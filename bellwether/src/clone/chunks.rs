@@ -127,7 +127,11 @@ fn disk(path: &str, map: &DiskMap, whole: bool, program: &str) -> Disk {
     eprintln!("{program}: {path}: {} of {} in use", Amount(map.used_bytes()), Amount(map.size));
     for part in &map.parts {
         if let How::Raw(why) = &part.how {
-            eprintln!("{program}: {path}: all of partition {} is copied: {why}", part.number);
+            let what = match part.number {
+                0 => "it".to_owned(),
+                number => format!("partition {number}"),
+            };
+            eprintln!("{program}: {path}: all of {what} is copied: {why}");
         }
     }
     for note in &map.notes {

@@ -3,6 +3,7 @@
 //! a program is the grammar and the help text.
 
 use crate::failure::Failure;
+use std::path::Path;
 use std::time::Duration;
 
 /// One option.
@@ -223,7 +224,13 @@ impl Program {
     }
 
     fn help(&self) {
-        println!("Usage: {} [options] {}\n\n{}\n\nOptions:", self.name, self.rest, self.about);
+        // Under its old name it was called by a link.
+        let by_link = std::env::args_os()
+            .next()
+            .is_some_and(|own| Path::new(&own).file_name() == Some(self.name.as_ref()));
+        let of = if by_link { "" } else { "bellwether clone " };
+        let usage = format!("Usage: {of}{} [options] {}", self.name, self.rest);
+        println!("{}\n\n{}\n\nOptions:", usage.trim_end(), self.about);
         for f in self.flags {
             let mut left = f.short.map_or("    ".to_owned(), |c| {
                 format!("-{c}{}", if f.long.is_empty() { "  " } else { ", " })
