@@ -147,9 +147,15 @@ pub struct Build {
     pub defaults: Vec<String>,
 
     /// put in the /init that sends a machine's disks to a hypervisor, and this
-    /// computer's dbclient, which carries them to v2v:// and ssh://
+    /// computer's dbclient (or ssh, without one), which carries them to v2v://
+    /// and ssh://
     #[argh(switch)]
     pub ssh: bool,
+
+    /// the same, with this computer's ssh, which has all of OpenSSH's keys and
+    /// ciphers, and six times the size
+    #[argh(switch)]
+    pub openssh: bool,
 
     /// the same, and this file's words are built in, a few a line: p2v.server=
     /// and so on; # begins a comment
@@ -191,6 +197,13 @@ pub struct Build {
     /// where to write the image; '-' is standard output
     #[argh(option, short = 'o', long = "output", arg_name = "file")]
     pub output: Option<PathBuf>,
+}
+
+impl Build {
+    /// Whether the image is to send a machine's disks.
+    pub fn sends_disks(&self) -> bool {
+        self.ssh || self.openssh || self.p2v.is_some()
+    }
 }
 
 /// Say what a kernel command line will do, and what is wrong with it.

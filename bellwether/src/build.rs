@@ -134,7 +134,7 @@ pub enum Form {
 /// for.
 fn form(what: &Build) -> Form {
     let virt = what.profile.is_none_or(|profile| profile.name == "virt");
-    match (what.ssh || what.p2v.is_some(), virt) {
+    match (what.sends_disks(), virt) {
         (true, _) => Form::P2v,
         (false, true) if !what.full && !what.append_only && !what.host_only => Form::Small,
         (false, _) => Form::Full,
@@ -169,18 +169,22 @@ fn defaults(what: &Build) -> Result<Option<String>, Failure> {
     Ok((!words.is_empty()).then(|| words.join(" ")))
 }
 
-/// The ssh client that goes into an image: Dropbear's, a sixth of OpenSSH's size.
-const SSH_CLIENT: &str = "dbclient";
+/// The ssh clients that can go into an image: Dropbear's has a sixth of OpenSSH's size.
+const SSH_CLIENTS: [&str; 2] = ["dbclient", "ssh"];
 
 /// The files to include: those that were named, and an ssh client with its libraries.
 fn includes(what: &Build) -> Result<Vec<Include>, Failure> {
     let mut list = what.include.clone();
-    if !what.ssh && what.p2v.is_none() {
+    if !what.sends_disks() {
         return Ok(list);
     }
-    let client = programs::find(SSH_CLIENT).ok_or_else(|| {
+    let names = if what.openssh { &SSH_CLIENTS[1..] } else { &SSH_CLIENTS[..] };
+    let found = names.iter().find_map(|name| Some((*name, programs::find(name)?)));
+    let (name, client) = found.ok_or_else(|| {
+        let package = if what.openssh { "openssh-client" } else { "dropbear-bin" };
         Failure::Failed(format!(
-            "{SSH_CLIENT} is not on this computer; the package dropbear-bin has it"
+            "no {} is on this computer; the package {package} has one",
+            names.join(" and no ")
         ))
     })?;
     // Links stand for files of other names: the image gets the file by the name that is asked for.
@@ -191,7 +195,7 @@ fn includes(what: &Build) -> Result<Vec<Include>, Failure> {
         let to = library.to_string_lossy().trim_start_matches('/').to_owned();
         list.push(Include { from: real(&library)?, to });
     }
-    list.push(Include { from: real(&client)?, to: format!("usr/bin/{SSH_CLIENT}") });
+    list.push(Include { from: real(&client)?, to: format!("usr/bin/{name}") });
     Ok(list)
 }
 

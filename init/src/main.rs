@@ -37,5 +37,9 @@ fn start(process: rt::Process) -> ! {
     if name == init::keeper::NAME.to_bytes() {
         sys::process::exit(init::keeper::run(process.args().skip(1)));
     }
+    #[cfg(feature = "p2v")]
+    if let Some(status) = init::p2v::helper(name, process.args().skip(1)) {
+        sys::process::exit(status);
+    }
     init::boot::run(process)
 }

@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ffi::CStr;
 use core::net::SocketAddrV4;
 use core::time::Duration;
 
@@ -36,8 +37,14 @@ use crate::tool;
 use crate::trace::{Failure, Fault};
 
 const STEP: &str = "send this machine's disks";
-/// The ssh client that `bellwether build --ssh` puts in.
-const CLIENT: &str = "/usr/bin/dbclient";
+/// The ssh clients that `bellwether build --ssh` puts in: one of them.
+const CLIENTS: [&str; 2] = ["/usr/bin/dbclient", "/usr/bin/ssh"];
+/// By these names OpenSSH's client runs this program: to judge the host's key, and to be told the
+/// password.
+const JUDGE: &str = "/run/bellwether/p2v-judge";
+const ASKPASS: &str = "/run/bellwether/p2v-askpass";
+/// Where that password is while it is used.
+const PASSWORD: &str = "/run/bellwether/p2v.password";
 /// Where a private key is while it is used: in memory.
 const KEY: &str = "/run/bellwether/p2v.key";
 /// How often keys, drivers and the network are looked at meanwhile.
@@ -57,8 +64,10 @@ pub fn send(machine: &mut Machine, plan: &P2vPlan) -> Failure {
     // A disk takes as long as it takes.
     machine.stop_clock();
     let result = run(machine, plan);
-    // The key goes whatever happened.
-    let _ = rustix::fs::unlink(KEY);
+    // The secrets go whatever happened.
+    for secret in [KEY, PASSWORD] {
+        let _ = rustix::fs::unlink(secret);
+    }
     match result {
         Ok(()) => {
             machine.log.say(Level::Verdict, "P2V done; the disks are as they were");
@@ -108,7 +117,8 @@ fn stay(machine: &mut Machine) -> ! {
 
 fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
     let ssh = matches!(plan.way, P2vWay::V2v | P2vWay::Ssh);
-    if ssh && !sys::file::exists(CLIENT) {
+    let client = CLIENTS.into_iter().find(|path| sys::file::exists(path));
+    if ssh && client.is_none() {
         return Err(Fault::from("there is no ssh client in this image")
             .remedy("bellwether build --ssh puts one in"));
     }
@@ -120,13 +130,18 @@ fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
     let address = network::server(machine, &plan.server)?;
     up_loopback(machine);
     let key = match &plan.identity {
-        Some(word) if ssh => Some(private_key(machine, word)?),
+        Some(word) if ssh => Some(private_key(machine, word, client == Some(CLIENTS[0]))?),
         _ => None,
     };
     let password = plan.password.as_ref().and_then(|word| word.reveal().split_once('='));
+    if client == Some(CLIENTS[1]) {
+        help_openssh(password.map(|(_, value)| value))?;
+    }
     let host = address.to_string();
     let login = Login {
-        program: CLIENT,
+        program: client.unwrap_or_default(),
+        judge: JUDGE,
+        askpass: ASKPASS,
         host: &host,
         port: plan.port,
         user: &plan.user,
@@ -415,8 +430,43 @@ fn up_loopback(machine: &mut Machine) {
     }
 }
 
+/// What OpenSSH's client wants around it: a user, and programs that answer its questions.
+fn help_openssh(password: Option<&str>) -> Result<(), Fault> {
+    sys::file::make_dir("/run/bellwether", 0o755).map_err(Fault::on("/run/bellwether"))?;
+    for name in [JUDGE, ASKPASS] {
+        // There from an earlier try, perhaps.
+        let _ = rustix::fs::symlink("/init", name);
+    }
+    if !sys::file::exists("/etc/passwd") {
+        sys::file::make_dir("/etc", 0o755).map_err(Fault::on("/etc"))?;
+        sys::file::write_file("/etc/passwd", b"root:x:0:0::/:/bin/sh\n", 0o644)
+            .map_err(Fault::on("/etc/passwd"))?;
+    }
+    match password {
+        Some(word) => {
+            sys::file::write_file(PASSWORD, word.as_bytes(), 0o600).map_err(Fault::on(PASSWORD))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Runs what OpenSSH's client runs by one of our names; nothing of another name.
+pub fn helper<'a>(name: &[u8], words: impl Iterator<Item = &'a CStr>) -> Option<i32> {
+    if name == JUDGE.as_bytes() {
+        return Some(edge::judge_for_ssh(words));
+    }
+    (name == ASKPASS.as_bytes()).then(|| {
+        let word = sys::file::read_file(PASSWORD, 4 << 10).unwrap_or_default();
+        edge::print(1, &[&word[..], b"\n"].concat())
+    })
+}
+
 /// Fetches a private key, and stores it in the ssh client's form.
-fn private_key(machine: &mut Machine, word: &Private) -> Result<&'static str, Fault> {
+fn private_key(
+    machine: &mut Machine,
+    word: &Private,
+    dropbear: bool,
+) -> Result<&'static str, Fault> {
     let url = word.reveal().split_once('=').map_or("", |(_, url)| url);
     let bytes = match url.strip_prefix("file://") {
         Some(path) => sys::file::read_file(path, MAX_KEY).map_err(Fault::on(path))?,
@@ -430,9 +480,12 @@ fn private_key(machine: &mut Machine, word: &Private) -> Result<&'static str, Fa
             bytes.map_err(Fault::on("the private key"))?
         }
     };
-    let key = p2v::key::for_dropbear(&bytes).map_err(|(why, remedy)| {
-        Fault::from(why.to_string()).of("the private key").remedy(remedy)
-    })?;
+    let key = match dropbear {
+        true => p2v::key::for_dropbear(&bytes).map_err(|(why, remedy)| {
+            Fault::from(why.to_string()).of("the private key").remedy(remedy)
+        })?,
+        false => bytes,
+    };
     sys::file::make_dir("/run/bellwether", 0o755).map_err(Fault::on("/run/bellwether"))?;
     sys::file::write_file(KEY, &key, 0o600).map_err(Fault::on(KEY))?;
     Ok(KEY)

@@ -4,6 +4,9 @@
 //! The client is Dropbear's `dbclient` without a terminal. It then takes the answer about
 //! an unknown host key from its standard input, which is how a fingerprint can be pinned.
 //! Its exit status says little: 2022.83 ends with 0 after a refused password.
+//!
+//! Or it is OpenSSH's `ssh`. That has the host's key judged by a program ([`judge`]), and
+//! nothing marks its own lines: before the login they are all its own.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -59,7 +62,13 @@ pub enum Said {
 }
 
 /// What is in a line, why there is no connection, and what to do.
-const TROUBLES: [(&str, &str, &str); 13] = [
+const TROUBLES: [(&str, &str, &str); 14] = [
+    (
+        "remote port forwarding failed",
+        "the ssh server refuses to forward a port back to this machine",
+        "AllowTcpForwarding yes (and no PermitListen) in its sshd_config, or bw.p2v=ssh://… , \
+         which needs no forwarding",
+    ),
     (
         "forward request failed",
         "the ssh server refuses to forward a port back to this machine",
@@ -129,9 +138,25 @@ const TROUBLES: [(&str, &str, &str); 13] = [
 pub struct Listener {
     line: Vec<u8>,
     fingerprint: String,
+    /// The client is OpenSSH's, and has not logged in.
+    bare: bool,
 }
 
+/// What [`judge`] tells before a fingerprint.
+const JUDGED: &str = "p2v-host-key ";
+
 impl Listener {
+    /// Of OpenSSH's client.
+    #[must_use]
+    pub fn of_openssh() -> Self {
+        Self { bare: true, ..Self::default() }
+    }
+
+    /// What comes from now on may be of programs at the other end.
+    pub fn logged_in(&mut self) {
+        self.bare = false;
+    }
+
     /// Takes what the client wrote.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Said> {
         let mut said = Vec::new();
@@ -184,7 +209,13 @@ impl Listener {
             self.fingerprint = print.starts_with("SHA256:").then_some(print)?.to_string();
             return None;
         }
-        let (_, own) = line.split_once("dbclient: ").unwrap_or_default();
+        if self.bare
+            && let Some(print) = line.strip_prefix(JUDGED)
+        {
+            return Some(Said::Key(print.to_string()));
+        }
+        let of_dropbear = line.split_once("dbclient: ").map(|(_, own)| own);
+        let own = of_dropbear.unwrap_or(if self.bare { &line } else { "" });
         if let Some(ports) = ports(own) {
             return Some(ports);
         }
@@ -227,6 +258,21 @@ pub fn same_key(pinned: &str, shown: &str) -> bool {
         text.trim_end_matches('=').to_string()
     };
     !shown.is_empty() && bare(pinned) == bare(shown)
+}
+
+/// What a program of ours answers OpenSSH's client, which asks for the keys of a host
+/// (`KnownHostsCommand` of ssh_config(5)): the line of known hosts, and what this tells its user.
+/// The words are the tokens `%H %t %K %f`, and the pinned fingerprint or `any`.
+#[must_use]
+pub fn judge(words: [&str; 5]) -> (String, String) {
+    let [host, kind, key, print, pin] = words;
+    // It also asks which kinds of keys there may be, and then has none.
+    if !print.starts_with("SHA256:") {
+        return Default::default();
+    }
+    let good = pin == "any" || same_key(pin, print);
+    let line = if good { format!("{host} {kind} {key}\n") } else { String::new() };
+    (line, format!("{JUDGED}{print}\n"))
 }
 
 /// Why a key that is not the pinned one ends the connection.
@@ -322,6 +368,37 @@ mod tests {
         // A program at the other end is not the client.
         let said = Listener::default().push(b"cp: Permission denied\n");
         assert_eq!(said, [Said::Line("cp: Permission denied".into())]);
+    }
+
+    /// ssh of OpenSSH 9.2 without a terminal.
+    #[test]
+    fn recorded_of_openssh() {
+        let print = "SHA256:DFckqq8kt4ZVc+I/Q8Bg6mngc4CqrJn+PBl5yrZJA4Q";
+        let words = |pin| judge(["[h]:22", "ssh-ed25519", "AAAA", print, pin]);
+        assert_eq!(words("any").0, "[h]:22 ssh-ed25519 AAAA\n");
+        assert_eq!(words(print), (words("any").0, format!("p2v-host-key {print}\n")));
+        assert_eq!(words("SHA256:x").0, "");
+        assert_eq!(judge(["h", "NONE", "NONE", "NONE", "any"]), Default::default());
+        let mut listener = Listener::of_openssh();
+        let told = [
+            &words("any").1,
+            "Allocated port 35633 for remote forward to 127.0.0.1:50901\n",
+            "root@h: Permission denied (publickey,password).\n",
+            "Error: remote port forwarding failed for listen port 0\n",
+        ];
+        let said = listener.push(told.concat().as_bytes());
+        assert_eq!(
+            said[..2],
+            [Said::Key(print.into()), Said::Port { local: 50901, remote: 35633 }]
+        );
+        let [_, _, Said::Trouble(login), Said::Trouble(forward)] = &said[..] else {
+            panic!("{said:?}")
+        };
+        assert!(login.why.contains("neither") && forward.remedy.contains("AllowTcpForwarding"));
+        // Afterwards such lines are of programs there.
+        listener.logged_in();
+        let said = listener.push(b"tar: x: Permission denied\n");
+        assert_eq!(said, [Said::Line("tar: x: Permission denied".into())]);
     }
 
     #[test]

@@ -504,6 +504,30 @@ impl Sshd {
         }
     }
 
+    /// OpenSSH's client instead, with its helpers as scripts.
+    fn openssh(&self) -> Option<Login<'_>> {
+        if !have("ssh") {
+            return None;
+        }
+        self.program(
+            "judge",
+            "#!/bin/sh\n[ \"$3\" = NONE ] && exit 0\necho \"p2v-host-key $4\" >&2\n\
+             if [ \"$5\" = any ] || [ \"$5\" = \"$4\" ]; then echo \"$1 $2 $3\"; fi\n",
+        );
+        self.program("askpass", "#!/bin/sh\necho S3cret\n");
+        let path = |name: &str| {
+            let path = self.home.join(name).to_str().unwrap().to_owned();
+            &*Box::leak(path.into_boxed_str())
+        };
+        Some(Login {
+            program: "/usr/bin/ssh",
+            judge: path("bin/judge"),
+            askpass: path("bin/askpass"),
+            key: Some(path("id")),
+            ..self.login()
+        })
+    }
+
     /// Puts a program where the login finds it first.
     fn program(&self, name: &str, text: &str) {
         use std::os::unix::fs::PermissionsExt;
@@ -583,6 +607,46 @@ fn tar_at_the_other_end_of_ssh_makes_a_sparse_file() {
         "{:?}",
         watcher.told
     );
+}
+
+#[test]
+fn openssh_s_client_is_one_too() {
+    let Some(sshd) = Sshd::start("PasswordAuthentication yes") else { return };
+    let Some(login) = sshd.openssh() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    let send = |login: &Login<'_>, name: &str| {
+        let to = (dir.path().to_str().unwrap(), name);
+        let mut watcher = Watcher::default();
+        let done = edge::archive(&mut watcher, login, &mut open(&path, &map), to);
+        (done, watcher.told)
+    };
+    let (done, told) = send(&login, "a");
+    assert_eq!(done.unwrap().sha256, sha256(&path));
+    assert!(told[0].contains("the host key that the line asks for"), "{told:?}");
+    let (done, told) = send(&Login { pin: None, ..login.clone() }, "b");
+    assert!(done.is_ok() && told[0].contains("NOT CHECKED"), "{told:?}");
+    assert!(told[0].contains(&sshd.print), "{told:?}");
+    let why = |login: Login<'_>| send(&login, "c").0.unwrap_err().to_string();
+    let other = why(Login { pin: Some("SHA256:AAAA"), ..login.clone() });
+    assert!(other.contains(&sshd.print) && other.contains("nothing was sent"), "{other}");
+    let password = why(Login { key: None, password: Some("S3cret"), ..login.clone() });
+    assert!(password.contains("p2v.password") && !password.contains("S3cret"), "{password}");
+    let none = why(Login { port: free(), ..login.clone() });
+    assert!(none.contains("no ssh server listens at that port"), "{none}");
+    if have("nbdkit") && have("nbdcopy") {
+        stand_in(&sshd, out.path(), "exit 0");
+        let disks = vec![open(&path, &map), open(&path, &map)];
+        let (done, _) = edge::convert(&mut Watcher::default(), &login, &order(), disks).unwrap();
+        assert_eq!(sha256(&out.path().join("disk2")), sha256(&path));
+        forget(&done.directory);
+    }
+    let closed = Sshd::start("AllowTcpForwarding no").unwrap();
+    let login = closed.openssh().unwrap();
+    let disks = vec![open(&path, &map)];
+    let why = edge::convert(&mut Watcher::default(), &login, &order(), disks).unwrap_err();
+    assert!(why.to_string().contains("AllowTcpForwarding yes"), "{why}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use disk::{BadSectors, Disk};
 pub use nbd::fill;
 pub use own::{Receiver, deliver, finish};
 pub use serve::Server;
-pub use ssh::Login;
+pub use ssh::{Login, judge_for_ssh, print};
 pub use tar::archive;
 pub use tcp::stream;
 pub use v2v::{Order, convert};

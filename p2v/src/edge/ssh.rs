@@ -19,7 +19,7 @@ use sys::process::{Child, Exit};
 
 use super::World;
 use crate::script::{self, MARK};
-use crate::ssh::{Listener, Said, Trouble, same_key, unanswered, wrong_key};
+use crate::ssh::{Listener, Said, Trouble, judge, same_key, unanswered, wrong_key};
 
 /// How long a login may take: ssh servers wait two minutes for a password.
 pub const LOGIN: Duration = Duration::from_secs(90);
@@ -37,8 +37,12 @@ const MAX_LINE: usize = 16 << 10;
 /// Where to, and as whom.
 #[derive(Debug, Clone, Default)]
 pub struct Login<'a> {
-    /// The path of `dbclient`.
+    /// The path of `dbclient`, or of OpenSSH's `ssh`.
     pub program: &'a str,
+    /// For `ssh`: the path of a program that runs [`judge_for_ssh`].
+    pub judge: &'a str,
+    /// For `ssh` with a password: the path of a program that prints it.
+    pub askpass: &'a str,
     /// The server.
     pub host: &'a str,
     /// Its port.
@@ -81,6 +85,8 @@ pub struct Ssh {
     sent: usize,
     line: Vec<u8>,
     listener: Listener,
+    /// The client wants an answer about the host's key.
+    asks: bool,
     pin: Option<String>,
     /// The client has asked about the host's key, and the answer was yes.
     trusted: bool,
@@ -106,7 +112,11 @@ impl Login<'_> {
     /// # Errors
     /// There can be no pipe or process.
     pub fn start(&self, forwards: &[u16], command: &str) -> Result<Ssh, Errno> {
-        let mut words: Vec<String> = ["dbclient", "-T", "-K", "20"].map(ToString::to_string).into();
+        let openssh = self.program.ends_with("/ssh");
+        let mut words: Vec<String> = match openssh {
+            true => self.openssh(),
+            false => ["dbclient", "-T", "-K", "20"].map(ToString::to_string).into(),
+        };
         if let Some(key) = self.key {
             words.extend(["-i".to_string(), key.to_string()]);
         }
@@ -120,7 +130,13 @@ impl Login<'_> {
         let mut env =
             alloc::vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_string(), HOME.to_string(),];
         if let Some(password) = self.password.filter(|_| self.key.is_none()) {
-            env.push(format!("DROPBEAR_PASSWORD={password}"));
+            match openssh {
+                true => {
+                    env.push(format!("SSH_ASKPASS={}", self.askpass));
+                    env.push("SSH_ASKPASS_REQUIRE=force".to_string());
+                }
+                false => env.push(format!("DROPBEAR_PASSWORD={password}")),
+            }
         }
         let own = |list: Vec<String>| -> Vec<CString> {
             list.into_iter().map(|word| CString::new(word).unwrap_or_default()).collect()
@@ -156,7 +172,8 @@ impl Login<'_> {
             pending: Vec::new(),
             sent: 0,
             line: Vec::new(),
-            listener: Listener::default(),
+            listener: if openssh { Listener::of_openssh() } else { Listener::default() },
+            asks: !openssh,
             pin: self.pin.map(ToString::to_string),
             trusted: false,
             logged_in: false,
@@ -165,6 +182,48 @@ impl Login<'_> {
             trouble: None,
         })
     }
+}
+
+impl Login<'_> {
+    /// Words for OpenSSH's client: no files of settings or hosts, no questions, and the host's
+    /// key judged by our program.
+    fn openssh(&self) -> Vec<String> {
+        let ask = self.password.is_some() && self.key.is_none();
+        let judge = format!("{} %H %t %K %f {}", self.judge, self.pin.unwrap_or("any"));
+        let options = [
+            ("BatchMode", if ask { "no" } else { "yes" }),
+            ("NumberOfPasswordPrompts", "1"),
+            (
+                "PreferredAuthentications",
+                if ask { "password,keyboard-interactive" } else { "publickey" },
+            ),
+            ("StrictHostKeyChecking", "yes"),
+            ("UserKnownHostsFile", "/dev/null"),
+            ("GlobalKnownHostsFile", "/dev/null"),
+            ("KnownHostsCommand", &judge),
+            ("ExitOnForwardFailure", "yes"),
+            ("ServerAliveInterval", "20"),
+            ("IdentitiesOnly", "yes"),
+        ];
+        let words = ["ssh", "-T", "-F", "none"].map(ToString::to_string);
+        let options = options.iter().map(|(name, value)| format!("-o{name}={value}"));
+        words.into_iter().chain(options).collect()
+    }
+}
+
+/// The program that OpenSSH's client asks about a host's key: see [`judge`].
+pub fn judge_for_ssh<'a>(words: impl Iterator<Item = &'a CStr>) -> i32 {
+    let words: Vec<_> = words.map(CStr::to_string_lossy).collect();
+    let [host, kind, key, shown, pin] = &words[..] else { return 2 };
+    let (line, told) = judge([host, kind, key, shown, pin]);
+    print(2, told.as_bytes());
+    print(1, line.as_bytes())
+}
+
+/// Writes to this process's own standard output (1) or error (2); the exit status for it.
+pub fn print(descriptor: u8, text: &[u8]) -> i32 {
+    let own = sys::file::open(&format!("/proc/self/fd/{descriptor}"), OFlags::WRONLY, 0);
+    i32::from(own.and_then(|own| write(own, text)).is_err())
 }
 
 impl Drop for Ssh {
@@ -247,6 +306,9 @@ impl Ssh {
             self.end_input();
             return Vec::new();
         }
+        if heard.iter().any(|heard| matches!(heard, Heard::Report(_))) {
+            self.listener.logged_in();
+        }
         self.logged_in |= !heard.is_empty();
         self.look_for_questions();
         heard
@@ -278,25 +340,26 @@ impl Ssh {
 
     /// Answers the question about the host's key.
     fn host_key(&mut self, world: &mut dyn World, print: &str) {
+        if self.trusted {
+            return;
+        }
         match self.pin.clone() {
             Some(pin) if same_key(&pin, print) => {
                 world.say(&format!("the server has the host key that the line asks for, {print}"));
                 self.trusted = true;
-                self.send(b"y\n");
             }
-            Some(pin) => {
-                self.trouble = Some(wrong_key(&pin, print));
-                self.send(b"n\n");
-            }
+            Some(pin) => self.trouble = Some(wrong_key(&pin, print)),
             None => {
                 world.say(&format!(
                     "the server's host key is {print}; NOT CHECKED (bw.p2v.hostkey={print} pins it)"
                 ));
                 self.trusted = true;
-                self.send(b"y\n");
             }
         }
-        self.flush();
+        if self.asks {
+            self.send(if self.trusted { b"y\n" } else { b"n\n" });
+            self.flush();
+        }
     }
 
     /// Whether the host's key is the one that was asked for. A client that takes a key
