@@ -630,7 +630,7 @@ mod tests {
         let (connection, _) = listener.accept().expect("the machine comes");
         drop((connection, listener));
         let (got, said) = machine.join().unwrap();
-        assert!(got.is_err(), "nobody sends");
+        assert!(got.is_err(), "no machine sends");
         assert_eq!(said[..2], ["the sender is 127.93.0.1", "the sender is 127.93.0.2"]);
         drop(answers);
         let _ = std::fs::remove_file(place);
