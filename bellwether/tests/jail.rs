@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "the tests of copies use the rest")]
 mod room;
 
-use room::{Room, Running};
+use room::{Room, Running, initramfs};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -13,21 +13,6 @@ use std::process::Command;
 
 const OWN: u32 = 72_355;
 const SECRET: &str = "what only root may read";
-
-/// An initramfs with `/init`.
-fn initramfs() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, data, mode) in [("init", &b"#!/bin/sh\n"[..], 0o100_755), ("TRAILER!!!", b"", 0)] {
-        bytes.extend(b"070701");
-        let fields = [1, mode, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
-        fields.iter().for_each(|field| bytes.extend(format!("{field:08x}").bytes()));
-        bytes.extend(name.bytes().chain([0]));
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(data);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
-}
 
 struct Site {
     room: Room,

@@ -113,6 +113,8 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// than level 17.
 const ZSTD_STRATEGY: zstd::zstd_safe::Strategy = zstd::zstd_safe::Strategy::ZSTD_btultra;
 const ZSTD_WINDOW_LOG: u32 = 23;
+/// The smallest window, of 128 KiB.
+const ZSTD_SMALLEST_LOG: u32 = 17;
 const ZSTD_CHAIN_LOG: u32 = 23;
 const ZSTD_HASH_LOG: u32 = 22;
 const ZSTD_SEARCH_LOG: u32 = 5;
@@ -150,12 +152,18 @@ pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
         Codec::Zstd => {
             use zstd::zstd_safe::CParameter;
             let job = data.len().div_ceil(ZSTD_JOBS).max(ZSTD_JOB_MIN);
+            // Tables for more than there is take memory, and find nothing more.
+            let log = |size: usize| {
+                let log = usize::BITS - size.leading_zeros();
+                log.clamp(ZSTD_SMALLEST_LOG, ZSTD_WINDOW_LOG)
+            };
+            let (all, of_job) = (log(data.len()), log(job));
             let mut out = zstd::Encoder::new(Vec::new(), 0)?;
             for parameter in [
                 CParameter::Strategy(ZSTD_STRATEGY),
-                CParameter::WindowLog(ZSTD_WINDOW_LOG),
-                CParameter::ChainLog(ZSTD_CHAIN_LOG),
-                CParameter::HashLog(ZSTD_HASH_LOG),
+                CParameter::WindowLog(all),
+                CParameter::ChainLog(ZSTD_CHAIN_LOG.min(of_job + 1)),
+                CParameter::HashLog(ZSTD_HASH_LOG.min(of_job)),
                 CParameter::SearchLog(ZSTD_SEARCH_LOG),
                 CParameter::MinMatch(ZSTD_MIN_MATCH),
                 CParameter::TargetLength(ZSTD_TARGET_LENGTH),

@@ -106,6 +106,12 @@ pub const FOR_JAIL: &[(&str, &str)] = &[
     ("curl", "a client by HTTP and TFTP"),
     ("e2fsprogs", "mkfs.ext4, for a client's disk"),
     ("grub-efi-amd64-bin", "modules, without which grub-mkimage is not run"),
+    ("dnsmasq-base", "DHCP servers of other people"),
+    ("isc-dhcp-server", "the same"),
+    ("isc-dhcp-relay", "a relay"),
+    ("kea-dhcp4-server", "another DHCP server"),
+    ("udhcpc", "a client by DHCP"),
+    ("pxelinux", "what a client by PXE is told to load"),
 ];
 
 /// What bad cables need.

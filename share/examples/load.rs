@@ -1,22 +1,31 @@
 //! Many clients at once, as a room full of machines that are switched on together:
 //! `load http|nfs SERVER PORT CLIENTS REFERENCE=PATH…`
 //!
-//! Every client fetches every PATH, by HTTP as a whole, by NFS version 3 in reads of
-//! 256 KiB with four on the way, as a kernel reads ahead. PORT is that of a portmapper
-//! for NFS, PATH then EXPORT//REST. Every byte is held against the REFERENCE file;
-//! prints the rate of all together.
+//! Every client fetches every PATH: by HTTP as a whole; by NFS version 3 in the pieces and the order
+//! in which a squashfs is read while a system boots, with four on the way, as a kernel reads
+//! ahead. PORT is that of a portmapper for NFS, PATH then EXPORT//REST. Every byte is held against
+//! the REFERENCE file. Each client has an address of its own, 10.77.0.101 and up,
+//! which this machine must have: a server may care. Prints the time until the last client has everything.
 
 use netboot::nfs::rpc::{Call, Decoder, Encoder};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const READ: u64 = 256 << 10;
+/// Bytes of the reads, in turn: read-ahead windows of 128 KiB, with inodes and the ends of files
+/// between them.
+const READS: [u64; 8] =
+    [128 << 10, 16 << 10, 128 << 10, 128 << 10, 4 << 10, 64 << 10, 128 << 10, 32 << 10];
+/// So many reads that follow each other on the medium are asked for out of order.
+const TURNED: usize = 16;
 const AHEAD: usize = 4;
+/// Small, so that what arrives is compared before it leaves the processor's cache.
+const BUFFER: usize = 64 << 10;
 
 /// A file to fetch and what is in it.
 struct Wanted {
@@ -45,9 +54,11 @@ fn main() -> Outcome<()> {
     };
     let start = Instant::now();
     let threads: Vec<_> = (0..clients)
-        .map(|_| {
+        .map(|n| {
             let (wanted, server) = (wanted.clone(), server.clone());
             std::thread::spawn(move || {
+                let own = Ipv4Addr::from(u32::from(FIRST) + n as u32);
+                let server = Server { name: server, own };
                 wanted.iter().try_for_each(|file| fetch(&server, port, file))
             })
         })
@@ -58,15 +69,33 @@ fn main() -> Outcome<()> {
     let seconds = start.elapsed().as_secs_f64();
     let bytes = each * clients as u64;
     println!(
-        "{protocol}: {clients} clients, {} MB in {seconds:.2} s, {:.0} MB/s, every byte right",
+        "{protocol}: {clients} clients, {} MB in {seconds:.3} s, {:.0} MB/s, every byte right",
         bytes / 1_000_000,
         bytes as f64 / 1e6 / seconds
     );
     Ok(())
 }
 
-fn connect(server: &str, port: u16) -> Outcome<TcpStream> {
-    let stream = TcpStream::connect((server, port))?;
+/// A server, and the client's own address.
+struct Server {
+    name: String,
+    own: Ipv4Addr,
+}
+
+/// The first client's address.
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
+
+fn connect(server: &Server, port: u16) -> Outcome<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    let to = (server.name.as_str(), port).to_socket_addrs()?.find_map(|to| match to {
+        SocketAddr::V4(to) => Some(to),
+        SocketAddr::V6(_) => None,
+    });
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let [a, b, c, d] = server.own.octets();
+    bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0))?;
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to.ok_or("no address of version 4")?))?;
+    let stream = TcpStream::from(fd);
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     Ok(stream)
@@ -88,9 +117,10 @@ fn compare(stream: &mut impl Read, wanted: &[u8], buffer: &mut [u8], path: &str)
     Ok(())
 }
 
-fn http(server: &str, port: u16, file: &Wanted) -> Outcome<()> {
+fn http(server: &Server, port: u16, file: &Wanted) -> Outcome<()> {
     let mut stream = connect(server, port)?;
-    write!(stream, "GET {} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n", file.path)?;
+    let (path, host) = (&file.path, &server.name);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -100,7 +130,7 @@ fn http(server: &str, port: u16, file: &Wanted) -> Outcome<()> {
     if !head.starts_with(b"HTTP/1.1 200 ") {
         return Err(String::from_utf8_lossy(&head).into());
     }
-    compare(&mut stream, &file.content, &mut vec![0; 256 << 10], &file.path)?;
+    compare(&mut stream, &file.content, &mut vec![0; BUFFER], &file.path)?;
     match stream.read(&mut [0])? {
         0 => Ok(()),
         _ => Err(format!("{}: too long", file.path).into()),
@@ -143,11 +173,11 @@ impl Rpc {
     }
 }
 
-fn rpc(server: &str, port: u16) -> Outcome<Rpc> {
+fn rpc(server: &Server, port: u16) -> Outcome<Rpc> {
     Ok(Rpc { stream: connect(server, port)?, next: 0 })
 }
 
-fn nfs(server: &str, port: u16, file: &Wanted) -> Outcome<()> {
+fn nfs(server: &Server, port: u16, file: &Wanted) -> Outcome<()> {
     let mut portmap = rpc(server, port)?;
     let mut ask = |program: u32| -> Outcome<u16> {
         let args = Encoder::default().u32(program).u32(3).u32(6).u32(0).finish();
@@ -171,10 +201,19 @@ fn nfs(server: &str, port: u16, file: &Wanted) -> Outcome<()> {
         handle = handle_in(&rpc.call(100_003, 3, 3, &args)?)?;
     }
     let length = file.content.len() as u64;
-    let mut todo: VecDeque<(u64, u64)> =
-        (0..length).step_by(READ as usize).map(|at| (at, READ.min(length - at))).collect();
+    let mut todo: VecDeque<(u64, u64)> = VecDeque::new();
+    let mut at = 0;
+    for size in READS.iter().cycle() {
+        let size = (*size).min(length - at);
+        if size == 0 {
+            break;
+        }
+        todo.push_back((at, size));
+        at += size;
+    }
+    todo.make_contiguous().chunks_mut(TURNED).for_each(<[(u64, u64)]>::reverse);
     let mut open: HashMap<u32, (u64, u64)> = HashMap::new();
-    let mut buffer = vec![0; READ as usize];
+    let mut buffer = vec![0; BUFFER];
     loop {
         while open.len() < AHEAD
             && let Some((offset, length)) = todo.pop_front()

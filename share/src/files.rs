@@ -4,7 +4,7 @@
 use crate::beneath::Directory;
 use crate::event::Stage;
 use crate::nfs::Export;
-use crate::tree::{At, ReadAt, Tree};
+use crate::tree::{At, Piece, ReadAt, Tree};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -92,26 +92,15 @@ impl File {
         self
     }
 
-    /// The system file that holds the bytes from `offset` on, the offset in it, and how many
-    /// follow in one piece; `None` when no file holds them.
-    pub fn lies_in(&self, offset: u64) -> Option<(&std::fs::File, u64, u64)> {
+    /// Where at most `most` bytes from `offset` on lie in one piece in a file of this machine; `None`
+    /// when no file holds them.
+    pub fn piece(&self, offset: u64, most: usize) -> Option<Piece<'_>> {
+        let left = self.length.checked_sub(offset)?;
+        let most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
         match &self.content {
             Content::Memory(_) => None,
-            Content::Image(image) => {
-                Some((image.file()?, offset, self.length.checked_sub(offset)?))
-            }
-            Content::Tree(tree, at) => {
-                let (image, extents) = tree.extents(*at)?;
-                let mut skip = offset;
-                for extent in extents {
-                    if let Some(left) = extent.length.checked_sub(skip).filter(|left| *left > 0) {
-                        let left = left.min(self.length.checked_sub(offset)?);
-                        return Some((image.file()?, extent.start.checked_add(skip)?, left));
-                    }
-                    skip -= extent.length;
-                }
-                None
-            }
+            Content::Image(image) => Some(Piece::of(image.file()?, offset, most)),
+            Content::Tree(tree, at) => tree.piece(*at, offset, most),
         }
     }
 

@@ -12,7 +12,7 @@
 //! Not done: UDP, locking (clients mount `nolock`), version 4.
 
 use crate::budget::is_shortage;
-use crate::tree::{At, FileId, Kind, Node, Tree};
+use crate::tree::{At, FileId, Kind, Node, Piece, Tree};
 use crate::xdr::{Call, Writer, u64};
 use netboot::nfs::UP;
 use netboot::nfs::rpc::Decoder;
@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub const MAX_CALL: usize = 64 << 10;
 /// The most bytes of one READ.
 pub const MAX_READ: u32 = 1 << 20;
+/// A READ of fewer bytes is copied: another system call costs more.
+const LIES: usize = 8 << 10;
 /// The most bytes of one directory listing.
 const MAX_LISTING: u32 = 64 << 10;
 /// The longest name or path in arguments.
@@ -63,7 +65,7 @@ pub struct Export {
 
 /// What a call did, for the log.
 #[derive(Debug)]
-pub enum Seen {
+pub enum Seen<'s> {
     /// A mount request.
     Mount {
         /// The path as requested.
@@ -75,6 +77,9 @@ pub enum Seen {
     Unmount,
     /// Data was read.
     Read(u64),
+    /// Data was read, and is to be sent behind the reply from where it lies, with zeros to a
+    /// multiple of four bytes.
+    Lies(Piece<'s>),
     /// The medium's data of this file cannot be read any more.
     Broken(String, std::io::Error),
     /// The system lacked descriptors or memory: the client is told to try again.
@@ -110,8 +115,15 @@ struct Handle<'t> {
 impl Server {
     /// Answers one call. The reply is appended to `out`, without the record mark. Nothing is
     /// appended when the record is not a call; the connection should end then. `room` is asked
-    /// how many of the wanted bytes a READ may answer with; clients ask for the rest again.
-    pub fn handle(&self, record: &[u8], out: &mut Vec<u8>, room: Room<'_>) -> Option<Seen> {
+    /// how many of the wanted bytes a READ may answer with; clients ask for the rest again. `lies`
+    /// says whether the caller can send data from where they lie, see [`Seen::Lies`].
+    pub fn handle(
+        &self,
+        record: &[u8],
+        out: &mut Vec<u8>,
+        room: Room<'_>,
+        lies: bool,
+    ) -> Option<Seen<'_>> {
         let (call, mut args) = Call::read(record)?;
         let start = out.len();
         if call.rpc != 2 {
@@ -134,7 +146,7 @@ impl Server {
         let done = match call.program {
             PORTMAP => self.portmap(call.procedure, &mut args, &mut xdr),
             MOUNT => self.mount(call.procedure, &mut args, &mut xdr),
-            _ => self.nfs(call.procedure, &mut args, &mut xdr, room),
+            _ => self.nfs(call.procedure, &mut args, &mut xdr, room, lies),
         };
         match done {
             Ok(seen) => Some(seen),
@@ -151,7 +163,7 @@ impl Server {
         procedure: u32,
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
-    ) -> Result<Seen, u32> {
+    ) -> Result<Seen<'_>, u32> {
         match procedure {
             0 => {}
             3 => {
@@ -171,7 +183,7 @@ impl Server {
         procedure: u32,
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
-    ) -> Result<Seen, u32> {
+    ) -> Result<Seen<'_>, u32> {
         match procedure {
             0 | 4 => Ok(Seen::Other),
             1 => {
@@ -234,7 +246,8 @@ impl Server {
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
         room: Room<'_>,
-    ) -> Result<Seen, u32> {
+        lies: bool,
+    ) -> Result<Seen<'_>, u32> {
         let seen = match procedure {
             0 => return Ok(Seen::Other),
             1 => {
@@ -247,7 +260,7 @@ impl Server {
             3 => self.lookup(args, xdr)?,
             4 => self.access(args, xdr)?,
             5 => self.readlink(args, xdr)?,
-            6 => self.read(args, xdr, room)?,
+            6 => self.read(args, xdr, room, lies)?,
             16 => self.readdir(args, xdr, false)?,
             17 => self.readdir(args, xdr, true)?,
             18..=20 => self.about(procedure, args, xdr)?,
@@ -287,7 +300,7 @@ impl Server {
         Ok(Handle { tree, at, node })
     }
 
-    fn lookup(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen, u32> {
+    fn lookup(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen<'_>, u32> {
         let dir = self.file(args)?;
         let name = args.opaque(MAX_CALL).ok_or(GARBAGE)?;
         let found = dir.as_ref().map_err(|refused| *refused).and_then(|dir| {
@@ -312,7 +325,7 @@ impl Server {
         Ok(if dir.is_ok() && name == UP.as_bytes() { Seen::Up } else { Seen::Other })
     }
 
-    fn access(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen, u32> {
+    fn access(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen<'_>, u32> {
         let file = self.file(args)?;
         let wanted = args.u32().ok_or(GARBAGE)?;
         match &file {
@@ -330,7 +343,7 @@ impl Server {
         Ok(Seen::Other)
     }
 
-    fn readlink(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen, u32> {
+    fn readlink(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen<'_>, u32> {
         let file = self.file(args)?;
         match &file {
             Ok(file) => match &file.node.kind {
@@ -357,7 +370,8 @@ impl Server {
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
         room: Room<'_>,
-    ) -> Result<Seen, u32> {
+        lies: bool,
+    ) -> Result<Seen<'_>, u32> {
         let file = self.file(args)?;
         let offset = u64(args).ok_or(GARBAGE)?;
         let count = args.u32().ok_or(GARBAGE)?.min(MAX_READ);
@@ -387,6 +401,16 @@ impl Server {
         let data = xdr.0.len();
         let wanted = file.node.size.saturating_sub(offset).min(u64::from(count));
         let wanted = usize::try_from(wanted).unwrap_or(0);
+        if lies
+            && wanted >= LIES
+            && let Some(piece) = file.tree.piece(file.at, offset, wanted)
+            && piece.length == wanted
+        {
+            xdr.0.truncate(head);
+            let count = u32::try_from(wanted).unwrap_or(0);
+            xdr.u32(count).bool(offset + wanted as u64 >= file.node.size).u32(count);
+            return Ok(Seen::Lies(piece));
+        }
         xdr.0.resize(data + room(wanted).min(wanted), 0);
         let buffer = xdr.0.get_mut(data..).unwrap_or_default();
         match file.tree.read_at(file.at, offset, buffer) {
@@ -425,7 +449,7 @@ impl Server {
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
         plus: bool,
-    ) -> Result<Seen, u32> {
+    ) -> Result<Seen<'_>, u32> {
         let dir = self.file(args)?;
         let cookie = u64(args).ok_or(GARBAGE)?;
         let verifier = u64(args).ok_or(GARBAGE)?;
@@ -462,7 +486,7 @@ impl Server {
         procedure: u32,
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
-    ) -> Result<Seen, u32> {
+    ) -> Result<Seen<'_>, u32> {
         let file = self.file(args)?;
         let file = match &file {
             Ok(file) => file,
@@ -691,7 +715,7 @@ mod tests {
         let mut got = Vec::new();
         assert!(read_record(&mut record.as_slice(), &mut got).unwrap());
         let mut out = Vec::new();
-        server.handle(&got, &mut out, &mut |wanted| wanted).unwrap();
+        server.handle(&got, &mut out, &mut |wanted| wanted, false).unwrap();
         parse_reply(&out, 9).unwrap().to_vec()
     }
 
@@ -868,7 +892,7 @@ mod tests {
             root: false,
         };
         let mut out = Vec::new();
-        server.handle(&call.to_record()[4..], &mut out, &mut |wanted| wanted).unwrap();
+        server.handle(&call.to_record()[4..], &mut out, &mut |wanted| wanted, false).unwrap();
         assert_eq!(parse_reply(&out, 1).unwrap_err().to_string(), "the server has version 3 only");
     }
 
@@ -899,9 +923,9 @@ mod tests {
                 };
                 let mut out = Vec::new();
                 let record = call.to_record();
-                server.handle(&record[4..], &mut out, &mut |wanted| wanted);
+                server.handle(&record[4..], &mut out, &mut |wanted| wanted, false);
                 assert!(out.len() < 2 << 20);
-                server.handle(&arguments, &mut out, &mut |wanted| wanted);
+                server.handle(&arguments, &mut out, &mut |wanted| wanted, false);
                 let mut stream = arguments.as_slice();
                 let _ = read_record(&mut stream, &mut Vec::new());
             });

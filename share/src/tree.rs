@@ -122,6 +122,38 @@ pub enum Kind {
     Special,
 }
 
+/// Bytes of a file that lie in one piece in a file of this machine.
+#[derive(Debug)]
+pub struct Piece<'t> {
+    file: Held<'t>,
+    /// Where in it.
+    pub offset: u64,
+    /// How many.
+    pub length: usize,
+}
+
+#[derive(Debug)]
+enum Held<'t> {
+    Open(&'t File),
+    /// Opened for this piece.
+    Own(File),
+}
+
+impl<'t> Piece<'t> {
+    /// Bytes of an open file.
+    pub fn of(file: &'t File, offset: u64, length: usize) -> Self {
+        Self { file: Held::Open(file), offset, length }
+    }
+
+    /// The file that holds them.
+    pub fn file(&self) -> &File {
+        match &self.file {
+            Held::Open(file) => file,
+            Held::Own(file) => file,
+        }
+    }
+}
+
 /// A file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -491,10 +523,39 @@ impl Tree {
         }
     }
 
-    /// Where a file is in the image; `None` for one in a directory or stored compressed.
-    pub fn extents(&self, at: At) -> Option<(&dyn ReadAt, &[Extent])> {
-        match (&self.node(at)?.kind, &self.source) {
-            (Kind::Extents(extents), Source::Image(image)) => Some((image.as_ref(), extents)),
+    /// Where at most `length` bytes of a file lie in one piece, for sendfile(2); `None` where that is
+    /// not known, and at the file's end.
+    pub fn piece(&self, at: At, offset: u64, length: usize) -> Option<Piece<'_>> {
+        let node = self.node(at)?;
+        let piece = |file, from: u64, together: u64| {
+            let length = length.min(usize::try_from(together).unwrap_or(usize::MAX));
+            (length > 0).then_some(Piece { file, offset: from, length })
+        };
+        match (&node.kind, &self.source) {
+            (Kind::Extents(extents), Source::Image(image)) => {
+                let mut skip = offset;
+                for extent in extents {
+                    if let Some(left) = extent.length.checked_sub(skip).filter(|left| *left > 0) {
+                        let from = extent.start.checked_add(skip)?;
+                        return piece(Held::Open(image.file()?), from, left);
+                    }
+                    skip -= extent.length;
+                }
+                None
+            }
+            (Kind::Path(path), Source::Directory(root, held)) => {
+                let file = match held.get(&at) {
+                    Some(file) => Held::Open(file),
+                    None => Held::Own(root.file(path).ok()?),
+                };
+                let length = match &file {
+                    Held::Open(file) => file.metadata(),
+                    Held::Own(file) => file.metadata(),
+                };
+                // It may have been cut short, or have grown, since the start.
+                let length = length.ok()?.len().min(node.size);
+                piece(file, offset, length.checked_sub(offset)?)
+            }
             _ => None,
         }
     }

@@ -63,15 +63,15 @@ struct Boot {
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "share")]
 struct Room {
-    /// how many machines (30)
-    #[argh(option, default = "30")]
+    /// how many machines (50)
+    #[argh(option, default = "50")]
     clients: usize,
 
     /// megabytes, of 1000000 bytes, that each reads of an image (200)
     #[argh(option, default = "200")]
     size: u64,
 
-    /// runs a server (3); the fastest counts
+    /// runs a server (3); the median counts
     #[argh(option, default = "3")]
     runs: usize,
 }

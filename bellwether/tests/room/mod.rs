@@ -244,6 +244,21 @@ impl Drop for Running {
     }
 }
 
+/// An initramfs with `/init`.
+pub fn initramfs() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, data, mode) in [("init", &b"#!/bin/sh\n"[..], 0o100_755), ("TRAILER!!!", b"", 0)] {
+        bytes.extend(b"070701");
+        let fields = [1, mode, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        fields.iter().for_each(|field| bytes.extend(format!("{field:08x}").bytes()));
+        bytes.extend(name.bytes().chain([0]));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
 /// Waits until an event has happened.
 pub fn until(event: impl Fn() -> String, mut happened: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);

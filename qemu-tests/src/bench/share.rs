@@ -3,8 +3,9 @@
 //!
 //! Everybody is on one network of this computer, and everything that is read is in the
 //! page cache: what counts is the cost of the software. Clients hold every byte
-//! against the original. Each rate is the best of several runs, because other programs
-//! use this computer, too.
+//! against the original. Each figure is the median of several runs, in which the servers take turns:
+//! other programs use this computer, too. The clients run on the same processors, and take most
+//! of the time.
 //!
 //! Does not: say what a network card gives, nor what TFTP costs.
 
@@ -35,37 +36,49 @@ pub struct Room {
 }
 
 impl Default for Room {
-    /// Thirty machines that read 200 MB each.
+    /// Fifty machines that read 200 MB each.
     fn default() -> Self {
-        Self { clients: 30, image: 200_000_000, runs: 3 }
+        Self { clients: 50, image: 200_000_000, runs: 3 }
     }
 }
 
-/// What was measured, in MB/s and kB.
+/// What a server needed.
 #[derive(Debug, Clone, Copy)]
-pub struct Rates {
-    /// HTTP from `bellwether share`.
-    pub http: f64,
-    /// HTTP from nginx.
-    pub nginx: f64,
-    /// NFS from `bellwether share`.
-    pub nfs: f64,
-    /// NFS from Ganesha.
-    pub ganesha: f64,
-    /// The most that `bellwether share` had in memory until clients could come: the
+pub struct Cost {
+    /// Seconds until the last client had everything.
+    pub seconds: f64,
+    /// Seconds of processor time of the server for 1,000,000,000 bytes.
+    pub processor: f64,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Storm {
+    /// HTTP: `bellwether share`, and nginx.
+    pub http: [Cost; 2],
+    /// NFS: `bellwether share`, and Ganesha.
+    pub nfs: [Cost; 2],
+    /// The most that `bellwether share` had in memory until clients could come, in kB: the
     /// medium's initramfs is looked through.
     pub start: u64,
-    /// The most that it had in memory at all.
+    /// The most that it had in memory at all, in kB.
     pub most: u64,
 }
 
-impl fmt::Display for Rates {
+impl fmt::Display for Storm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |f: &mut fmt::Formatter<'_>, what, ours, name, theirs| {
-            writeln!(f, "{what:<6}{ours:>8.0} MB/s{name:>10} {theirs:>8.0} MB/s")
-        };
-        row(f, "HTTP", self.http, "nginx", self.nginx)?;
-        row(f, "NFS", self.nfs, "Ganesha", self.ganesha)?;
+        let rows = [("HTTP", "nginx", self.http), ("NFS", "Ganesha", self.nfs)];
+        for (what, name, [ours, theirs]) in rows {
+            for (who, cost) in [("share", ours), (name, theirs)] {
+                writeln!(
+                    f,
+                    "{what:<5} {who:<8} {:>7.2} s until the last, {:.3} s of processor a GB",
+                    cost.seconds, cost.processor
+                )?;
+            }
+            let [time, processor] = ratios([ours, theirs]);
+            writeln!(f, "{what:<5} ratio    {time:>7.2}                   {processor:.2}")?;
+        }
         write!(
             f,
             "memory of share, code and all: {} kB at most; {} kB when it was up",
@@ -74,25 +87,31 @@ impl fmt::Display for Rates {
     }
 }
 
+/// Ours of theirs: time, and processor time.
+#[must_use]
+pub fn ratios([ours, theirs]: [Cost; 2]) -> [f64; 2] {
+    [ours.seconds / theirs.seconds, ours.processor / theirs.processor]
+}
+
 /// Measures in a lab of its own.
 ///
 /// # Errors
 /// As [`in_lab`], or the lab cannot be made.
-pub fn measure(room: &Room) -> Result<Rates> {
+pub fn measure(room: &Room) -> Result<Storm> {
     let directory = workspace::lab().join("captures/bench-share");
-    let rates = Lab::new(&directory).and_then(|lab| in_lab(&lab, room));
-    if rates.is_ok() {
+    let storm = Lab::new(&directory).and_then(|lab| in_lab(&lab, room));
+    if storm.is_ok() {
         // Two copies of the image are in it.
         let _ = std::fs::remove_dir_all(&directory);
     }
-    rates
+    storm
 }
 
 /// Measures in a lab.
 ///
 /// # Errors
 /// A server does not come up, a byte is wrong, or one is missing.
-pub fn in_lab(lab: &Lab, room: &Room) -> Result<Rates> {
+pub fn in_lab(lab: &Lab, room: &Room) -> Result<Storm> {
     let kernel = lab.assets().kernel(Flavour::Cloud)?;
     let initrd = lab.assets().peer_initrd(Peer::LiveBoot, &kernel)?;
     let image = noise(lab, room.image)?;
@@ -100,26 +119,47 @@ pub fn in_lab(lab: &Lab, room: &Room) -> Result<Rates> {
     let tree = tree.with(IMAGE, &image)?.text("isolinux/isolinux.cfg", MENU)?;
     let iso = tree.iso("LIVE")?;
     let clients = room.clients.to_string();
-    let fastest = |protocol: &str, port: &str, prefix: &str| -> Result<f64> {
+    lab.room_of_clients(room.clients)?;
+    let cost = |server: &str, protocol: &str, port: &str, prefix: &str| -> Result<Cost> {
         let path = |file| format!("{}/{file}={prefix}{file}", tree.path().display());
         let files = [KERNEL, INITRD, IMAGE].map(path);
         let mut words = vec![protocol, "10.77.0.1", port, &clients];
         words.extend(files.iter().map(String::as_str));
-        (0..room.runs).try_fold(0.0, |best, _| Ok(lab.load(&words)?.max(best)))
+        let before = lab.processor_time(server)?;
+        let (seconds, megabytes) = lab.load(&words)?;
+        let processor = (lab.processor_time(server)? - before) * 1e3 / megabytes;
+        Ok(Cost { seconds, processor })
     };
-    let share = lab.optimised_share(&iso)?;
-    let start = lab.peak_memory("share")?;
-    let http = fastest("http", "8080", "/live/")?;
-    let nfs = fastest("nfs", "2049", "/live//")?;
-    let most = lab.peak_memory("share")?;
-    drop(share);
-    let server = lab.quick_nginx(tree.path())?;
-    let nginx = fastest("http", "80", "/")?;
-    drop(server);
-    let server = lab.nfs().export("/live", tree.path()).start()?;
-    let ganesha = fastest("nfs", "111", "/live//")?;
-    drop(server);
-    Ok(Rates { http, nginx, nfs, ganesha, start, most })
+    let mut all: [Vec<Cost>; 4] = Default::default();
+    let (mut start, mut most) = (0, 0);
+    for _ in 0..room.runs {
+        let share = lab.optimised_share(&iso)?;
+        start = lab.peak_memory("share")?.max(start);
+        let ours =
+            [cost("share", "http", "8080", "/live/")?, cost("share", "nfs", "2049", "/live//")?];
+        most = lab.peak_memory("share")?.max(most);
+        drop(share);
+        let server = lab.quick_nginx(tree.path())?;
+        let nginx = cost("nginx", "http", "80", "/")?;
+        drop(server);
+        let server = lab.nfs().export("/live", tree.path()).start()?;
+        let ganesha = cost("ganesha.nfsd", "nfs", "111", "/live//")?;
+        drop(server);
+        for (costs, cost) in all.iter_mut().zip([ours[0], nginx, ours[1], ganesha]) {
+            costs.push(cost);
+        }
+    }
+    let [http, nginx, nfs, ganesha] = all.map(|costs| Cost {
+        seconds: median(costs.iter().map(|cost| cost.seconds)),
+        processor: median(costs.iter().map(|cost| cost.processor)),
+    });
+    Ok(Storm { http: [http, nginx], nfs: [nfs, ganesha], start, most })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// An image that nothing compresses.

@@ -343,16 +343,65 @@ impl Lab {
         Ok(daemon)
     }
 
-    /// Many clients at once, see `share/examples/load.rs`; gives MB/s.
+    /// A machine on the lab's network with the addresses of so many clients, for [`Lab::load`].
+    ///
+    /// # Errors
+    /// [`Error::Command`] when the kernel refuses.
+    pub fn room_of_clients(&self, clients: usize) -> Result<()> {
+        let namespace = self.namespace();
+        for words in [
+            &["ip", "netns", "add", "room"][..],
+            &[
+                "ip", "link", "add", "room0", "type", "veth", "peer", "name", "eth0", "netns",
+                "room",
+            ],
+            &["ip", "link", "set", "room0", "master", "lan", "up"],
+            &["ip", "-n", "room", "link", "set", "eth0", "up"],
+        ] {
+            namespace.run(words)?;
+        }
+        for n in 0..clients {
+            let address = format!("10.77.0.{}/24", 101 + n);
+            namespace.run(&["ip", "-n", "room", "address", "add", &address, "dev", "eth0"])?;
+        }
+        Ok(())
+    }
+
+    /// Many clients at once, see `share/examples/load.rs`; gives seconds until the last has
+    /// everything, and megabytes of 1,000,000 bytes.
     ///
     /// # Errors
     /// [`Error::Command`] when a byte is wrong, or one is missing.
-    pub fn load(&self, words: &[&str]) -> Result<f64> {
+    pub fn load(&self, words: &[&str]) -> Result<(f64, f64)> {
         let program = example("load")?.to_string_lossy().into_owned();
-        let said = self.namespace().run(&[&[program.as_str()], words].concat())?;
+        let inside = ["ip", "netns", "exec", "room", program.as_str()];
+        let said = self.namespace().run(&[&inside[..], words].concat())?;
         crate::say(said.trim());
-        let rate = said.split(", ").find_map(|part| part.strip_suffix(" MB/s")?.parse().ok());
-        rate.ok_or_else(|| Error::Input(format!("no rate in {said:?}")))
+        let took = said.split(", ").find_map(|part| part.split_once(" MB in "));
+        let took = took.and_then(|(size, seconds)| {
+            Some((seconds.strip_suffix(" s")?.parse().ok()?, size.parse().ok()?))
+        });
+        took.ok_or_else(|| Error::Input(format!("no time in {said:?}")))
+    }
+
+    /// Seconds of processor time that programs of this name have had.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none.
+    pub fn processor_time(&self, name: &str) -> Result<f64> {
+        let all = self.namespace().run(&["sh", "-c", "cat /proc/[0-9]*/stat; getconf CLK_TCK"])?;
+        let mut ticks = None;
+        for line in all.lines() {
+            // `PID (NAME) STATE …`; user and system time are the 14th and 15th fields.
+            let Some((before, after)) = line.rsplit_once(") ") else { continue };
+            if before.split_once('(').is_some_and(|(_, other)| other == name) {
+                let times = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
+                *ticks.get_or_insert(0) += times.sum::<u64>();
+            }
+        }
+        let second: f64 = all.lines().last().and_then(|n| n.parse().ok()).unwrap_or(100.0);
+        let ticks = ticks.ok_or_else(|| Error::Input(format!("no program called {name}")))?;
+        Ok(ticks as f64 / second)
     }
 
     /// The most memory that a program of this name has had, in kB.

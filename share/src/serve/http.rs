@@ -197,10 +197,10 @@ fn send_some(
         watch.broken("", &e);
         e
     };
-    if let Some((source, offset, together)) = file.lies_in(part.start) {
-        let count = usize::try_from(left.min(together)).unwrap_or(LARGE).min(LARGE);
-        let mut at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        return match sendfile64(stream, source, Some(&mut at), count) {
+    let most = usize::try_from(left).unwrap_or(LARGE).min(LARGE);
+    if let Some(piece) = file.piece(part.start, most) {
+        let mut at = i64::try_from(piece.offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        return match sendfile64(stream, piece.file(), Some(&mut at), piece.length) {
             Ok(0) => Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(sent) => Ok(sent as u64),
             Err(Errno::EIO) => Err(broken(Errno::EIO.into())),
