@@ -81,6 +81,15 @@ pub fn parts(
             ..Build::default()
         };
         let (spec, report) = build::image(&what)?;
+        if let Some(own) = files.first().and_then(|(_, kernel)| kernel_release(kernel))
+            && own != spec.tree.release
+        {
+            eprintln!(
+                "warning: the kernel is {own}, and the modules are those of {}: it loads none of \
+                 them; give both of one release",
+                spec.tree.release
+            );
+        }
         let path = work.join("initrd.img");
         fs::write(&path, &report.bytes)
             .map_err(|source| Error::Write { path: path.clone(), source })?;
@@ -158,6 +167,19 @@ fn kernel_in(root: &Path) -> Result<(PathBuf, Option<String>), Failure> {
     }
 }
 
+/// The release that a kernel for x86 says in its header: `kernel_version` of
+/// Documentation/arch/x86/boot.rst.
+fn kernel_release(path: &Path) -> Option<String> {
+    use std::os::unix::fs::FileExt;
+    let file = File::open(path).ok()?;
+    let mut at = [0; 2];
+    file.read_exact_at(&mut at, 0x20e).ok()?;
+    let mut text = [0; 256];
+    let length = file.read_at(&mut text, 0x200 + u64::from(u16::from_le_bytes(at))).ok()?;
+    let text = text.get(..length)?.split(|b| *b == 0 || *b == b' ').next()?;
+    std::str::from_utf8(text).ok().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
 /// A kernel for x86 has a boot sector's mark and "HdrS"
 /// (Documentation/arch/x86/boot.rst); the boot loaders here are for x86.
 /// `name` is what people know the file by.
@@ -174,4 +196,26 @@ pub fn check_kernel(path: &Path, name: &str) -> Result<(), Failure> {
         _ => "no Linux kernel for x86-64",
     };
     Err(Failure::Failed(format!("{name} is {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel with the modules of another one made an ISO without a word.
+    #[test]
+    fn a_kernel_says_its_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("vmlinuz");
+        let mut bytes = vec![0; 0x400];
+        bytes[0x20e..0x210].copy_from_slice(&0x120_u16.to_le_bytes());
+        bytes[0x320..0x330].copy_from_slice(b"6.1.0-57 (me@x)\0");
+        fs::write(&kernel, &bytes).unwrap();
+        assert_eq!(kernel_release(&kernel).as_deref(), Some("6.1.0-57"));
+        bytes[0x20f] = 0xff;
+        fs::write(&kernel, &bytes).unwrap();
+        assert_eq!(kernel_release(&kernel), None, "behind the end");
+        fs::write(&kernel, "").unwrap();
+        assert_eq!(kernel_release(&kernel), None);
+    }
 }

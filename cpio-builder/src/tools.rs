@@ -144,10 +144,14 @@ fn last_words(text: &str) -> String {
     if full.iter().any(|said| text.contains(said)) {
         return "the disk is full; free some space or give -o another place".into();
     }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // What mke2fs warns of was taken for what it failed by.
+    let says = |line: &&str| !line.is_empty() && !line.ends_with("are deprecated");
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(says).collect();
     let blamed = lines.iter().filter(|l| {
         let l = l.to_ascii_lowercase();
-        ["fatal", "failure", "error", "cannot", "could not", "failed"].iter().any(|w| l.contains(w))
+        ["fatal", "failure", "error", "cannot", "could not", "failed", "too big", "too small"]
+            .iter()
+            .any(|w| l.contains(w))
     });
     let blamed: Vec<&str> = blamed.copied().take(3).collect();
     match (blamed.is_empty(), lines.last()) {
@@ -295,6 +299,13 @@ mod tests {
         let work = Workplace::new(&near).unwrap();
         assert!(!stale.exists() && work.join("").exists());
         assert!(others.iter().all(|other| other.exists()));
+    }
+
+    /// `image --size 1K` failed by "dates beyond 2038".
+    #[test]
+    fn a_warning_is_no_last_word() {
+        let said = "128-byte inodes cannot handle dates beyond 2038 and are deprecated\nmke2fs: inode_size (128) too big for a\n\tfilesystem with 0 blocks";
+        assert_eq!(last_words(said), "mke2fs: inode_size (128) too big for a");
     }
 
     /// An image with a device's name took the place of the device.

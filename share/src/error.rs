@@ -65,6 +65,9 @@ impl fmt::Display for Error {
                 }
             }
             Self::File(source) => write!(f, "{source}"),
+            Self::System { doing, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                write!(f, "cannot {doing}: the file ends before its data")
+            }
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }

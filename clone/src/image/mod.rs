@@ -52,7 +52,7 @@ impl Head {
         let u64_at = |at| u64::from_le_bytes(part(bytes, at));
         if part::<16>(bytes, 0) != MAGIC {
             return Err(match bytes.iter().all(|byte| *byte == 0) {
-                true => "is an image that was not finished; save it again",
+                true => "begins with zeros: it is no image, or one that was not finished",
                 false => "is no image of bellwether clone save",
             });
         }
@@ -286,7 +286,7 @@ mod tests {
         unfinished[..HEAD].fill(0);
         assert_eq!(
             read(&unfinished).map(|_| ()),
-            Err("is an image that was not finished; save it again")
+            Err("begins with zeros: it is no image, or one that was not finished")
         );
     }
 
