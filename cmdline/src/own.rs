@@ -26,7 +26,7 @@ words! { OWN, OWN_DOCS:
     "bw.medium" Text Keep "Move the medium to this directory of the root.";
     "bw.digest" Text Keep "sha256:HEX, sha512:HEX or blake3:HEX of the file that is fetched or of the image.";
     "bw.verity" Text Keep "dm-verity root hash of the image, or IMAGE:HASH.";
-    "bw.clone" OptText Keep "Receive a copy of a disk: alone or room[:PORT] from bellwether clone send; image:URL[,URL] of bellwether clone save; ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
+    "bw.clone" OptText Keep "Receive a copy of a disk: alone or room[:PORT] from bellwether clone send; target[:PORT] from clone source, which is told the hardware address and the disk; image:URL[,URL] of bellwether clone save; ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
     "bw.clone.timeout" Number Keep "Seconds to wait for the sender of a copy.";
     "bw.clone.tries" Number Keep "How often to wait for it before the machine reboots.";
     "bw.clone.verify" Switch Keep "Read back what was written before it counts as a copy; it is by default. With bw.clone.verify=no it is not, and not called verified.";
@@ -418,7 +418,7 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 word,
                 &(
                     "names no clone method",
-                    "nothing, room[:PORT], image:http://…, ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
+                    "nothing, room[:PORT], target[:PORT], image:http://…, ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
                 ),
             ),
         }

@@ -1082,12 +1082,13 @@ pub enum CloneArgument {
 }
 
 /// All clone protocols.
-pub static CLONE_PROTOCOLS: [CloneProtocol; 6] = [
+pub static CLONE_PROTOCOLS: [CloneProtocol; 7] = [
     protocol("ka", "KA", CloneArgument::Session, 120, 5),
     protocol("dolly", "Dolly", CloneArgument::None, 300, 3),
     protocol("dollyplus", "Dolly+", CloneArgument::None, 300, 3),
     protocol("udpcast", "udpcast", CloneArgument::Port, 300, 3),
     protocol("room", "the room", CloneArgument::Room, 300, 3),
+    protocol("target", "target of a room", CloneArgument::Room, 300, 3),
     protocol("image", "image", CloneArgument::Urls, 300, 3),
 ];
 

@@ -242,6 +242,15 @@ fn host_name() -> Option<String> {
     (!name.is_empty() && name != "(none)").then_some(name)
 }
 
+/// What a source shows of a target: its hardware address, its disk and that one's size.
+fn announcement(mac: Option<[u8; 6]>, disk: Option<&str>) -> String {
+    let mac: Vec<String> = mac.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
+    let disk = disk.unwrap_or("no disk");
+    let size = sys::blockdev::length(disk).map_or_else(|_| String::new(), |n| Size(n).to_string());
+    let name = disk.rsplit('/').next().unwrap_or(disk);
+    format!("{} {name} {size}", mac.join(":"))
+}
+
 /// Where a copy goes.
 enum Place {
     /// To the disk that the line names, or else to the one of the rule.
@@ -271,10 +280,19 @@ impl<'m> Node<'m> {
     fn take(&mut self, method: &CloneMethod, timeout: Seconds, pins: Pins) -> Result<(), Fault> {
         let up = self.machine.network.up().ok_or("the network is not up")?;
         let address = up.config.address;
+        let target = (method.protocol.name == "target").then(|| {
+            let disk = match &self.place {
+                Place::Disk(line, _) => choose(line.as_deref(), "", &disks(self.machine)).ok(),
+                Place::Memory => None,
+            };
+            announcement(up.mac, disk.as_deref())
+        });
+        let names = [Some(address.to_string()), host_name(), target];
+        let names = names.into_iter().flatten().collect();
         let here = Here {
             address,
             broadcast: up.config.broadcast.unwrap_or(Ipv4Addr::BROADCAST),
-            names: [Some(address.to_string()), host_name()].into_iter().flatten().collect(),
+            names,
             listen: Ipv4Addr::UNSPECIFIED,
             patience: Patience { start: Some(timeout.into()), stall: Some(STALL) },
             pins,
@@ -528,10 +546,16 @@ mod tests {
     }
 
     #[test]
+    fn a_target_is_known_by_its_card_and_its_disk() {
+        assert_eq!(announcement(Some([82, 84, 0, 0, 0, 9]), None), "52:54:00:00:00:09 no disk ");
+    }
+
+    #[test]
     fn every_protocol_of_a_line_has_a_receiver() {
         for protocol in &cmdline::plan::CLONE_PROTOCOLS {
             // Another crate of the workspace may have turned the room's feature of `clone` on.
-            let own = cfg!(feature = "room") || !matches!(protocol.name, "room" | "image");
+            let own =
+                cfg!(feature = "room") || !matches!(protocol.name, "room" | "target" | "image");
             assert!(edge::receiver(protocol.name).is_some() || !own, "{}", protocol.name);
         }
     }

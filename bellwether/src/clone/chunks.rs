@@ -31,9 +31,62 @@ pub static SEND: Program = Program {
         flag("whole", None, None, "send all bytes, also those that no file system has in use"),
         flag("timeout", Some('a'), Some("S"), "wait so long for the first machines [for ever]"),
         flag("linger", None, Some("S"), "wait so long for machines that were lost [30]"),
+        MAX_WAIT,
         STALL,
         SEND_KEY,
         PXELINUX,
+        JSON,
+        flag("verbose", Some('v'), None, "show what each machine says"),
+        QUIET,
+    ],
+};
+
+const MAX_WAIT: super::flags::Flag = flag(
+    "max-wait",
+    None,
+    Some("S"),
+    "begin so long after the first machine has come, however many there are",
+);
+pub const JSON: super::flags::Flag =
+    flag("json", None, None, "what happens as JSON, a line each, on standard output");
+
+/// The source's grammar.
+pub static SOURCE: Program = Program {
+    name: "source",
+    about: "The source of a room: shows the targets that announce themselves, and copies to them.",
+    rest: "DISK|FILE...",
+    example: "bellwether clone source /dev/sda -n 20 --max-wait 300 --again",
+    flags: &[
+        flag("clients", Some('n'), Some("N"), "begin when so many targets are there [1]"),
+        MAX_WAIT,
+        flag("again", None, None, "after a copy wait for the next targets, until it is ended"),
+        PORT,
+        flag("whole", None, None, "send all bytes, also those that no file system has in use"),
+        flag("timeout", Some('a'), Some("S"), "wait so long for the first targets [for ever]"),
+        flag("linger", None, Some("S"), "wait so long for targets that were lost [30]"),
+        STALL,
+        SEND_KEY,
+        PXELINUX,
+        JSON,
+        flag("verbose", Some('v'), None, "show what each target says"),
+        QUIET,
+    ],
+};
+
+/// The target's grammar.
+pub static TARGET: Program = Program {
+    name: "target",
+    about: "A target of a room: announces its hardware address and its disk, and takes a copy.",
+    rest: "DISK|FILE...",
+    example: "bellwether clone target /dev/sda",
+    flags: &[
+        FROM,
+        KEY,
+        PORT,
+        NO_READ_BACK,
+        flag("timeout", Some('a'), Some("S"), "wait so long for a source [for ever]"),
+        STALL,
+        JSON,
         flag("verbose", Some('v'), None, "show what each machine says"),
         QUIET,
     ],
@@ -89,17 +142,38 @@ pub fn offered(given: &Given, program: &str) -> Result<(Layout, Vec<Reader>), Fa
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
     disks(given, "send")?;
-    let mut host = Host::new("send", given.has("quiet"), given.has("verbose"));
+    once(given, "send", "room")
+}
+
+/// The source of a room: as [`send`], for targets, which tell their disks; again and again if
+/// that is wanted.
+pub fn source(given: &Given) -> Result<(), Failure> {
+    loop {
+        let done = once(given, "source", "target");
+        if !given.has("again") {
+            return done;
+        }
+        if let Err(why) = done {
+            eprintln!("source: {why}");
+        }
+    }
+}
+
+fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failure> {
+    disks(given, program)?;
+    let mut host = Host::new(program, given.has("quiet"), given.has("verbose"));
+    host.json = given.has("json");
     let mut here = copying::patient(given)?;
-    copying::sender(given, "room", &[], &mut here, &mut host)?;
-    let (layout, readers) = offered(given, "send")?;
-    eprintln!("send: {} in {} chunks", Amount(layout.used()), layout.count());
+    copying::sender(given, method, &[], &mut here, &mut host)?;
+    let (layout, readers) = offered(given, program)?;
+    eprintln!("{program}: {} in {} chunks", Amount(layout.used()), layout.count());
     let wanted = given.parsed("clients")?.unwrap_or(1);
     let room = Room {
         offer: Some(Offer {
             manifest: Arc::new(Manifest::plan(layout)),
             disks: readers,
             wanted,
+            at_most: given.seconds("max-wait")?,
             linger: given.seconds("linger")?,
             // A connection for each machine.
             descriptors: ::share::budget::raise_limit(),
@@ -111,8 +185,11 @@ pub fn send(given: &Given) -> Result<(), Failure> {
     if terminal.is_terminal() {
         order.start = Some(terminal.as_fd());
     }
-    let key = if order.start.is_some() { "; Return begins with those that are there" } else { "" };
-    eprintln!("send: waits for {wanted} machines at port {}{key}", room.port);
+    let key = match order.start {
+        Some(_) => "; Return begins with those that are there, a number changes how many",
+        None => "",
+    };
+    eprintln!("{program}: waits for {wanted} machines at port {}{key}", room.port);
     copying::send(&room, &order, given, &mut host)
 }
 
@@ -149,4 +226,29 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
     let mut host = copying::node("receive", given, given.has("verbose"))?;
     host.places.clone_from(&given.rest);
     copying::receive(&room(given)?, &copying::receiver(given)?, &mut host)
+}
+
+/// As [`receive`], by the name of what it is: its hardware address, its disk and its size.
+pub fn target(given: &Given) -> Result<(), Failure> {
+    disks(given, "target")?;
+    // A connection for each machine.
+    ::share::budget::raise_limit();
+    let mut host = copying::node("target", given, given.has("verbose"))?;
+    host.places.clone_from(&given.rest);
+    host.json = given.has("json");
+    let mut here = copying::receiver(given)?;
+    let link = super::net::interface(None).ok().and_then(|link| {
+        std::fs::read_to_string(format!("/sys/class/net/{}/address", link.name)).ok()
+    });
+    let mut words = vec![link.as_deref().map_or("?", str::trim).to_owned()];
+    for path in &given.rest {
+        let name = Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy());
+        // A file that is not there yet has no size.
+        words.push(match map::Source::open(path) {
+            Ok(disk) => format!("{name} {}", Amount(blockmap::ReadAt::size(&disk))),
+            Err(_) => name.into_owned(),
+        });
+    }
+    here.names.push(words.join(" "));
+    copying::receive(&room(given)?, &here, &mut host)
 }

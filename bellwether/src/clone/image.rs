@@ -1,6 +1,6 @@
 //! `save` and `restore`: the used bytes of disks in one file, and back.
 
-use super::chunks::offered;
+use super::chunks::{JSON, offered};
 use super::copying;
 use super::flags::{DIGEST, Given, NO_READ_BACK, Program, QUIET, STALL, flag};
 use super::foreign;
@@ -49,7 +49,7 @@ pub static RESTORE: Program = Program {
         NO_READ_BACK,
         flag("timeout", Some('a'), Some("S"), "wait so long for a server with the image [30]"),
         STALL,
-        flag("verbose", Some('v'), None, "show what each server does"),
+        JSON,
         QUIET,
     ],
 };
@@ -207,7 +207,8 @@ pub fn restore(given: &Given) -> Result<(), Failure> {
         let why = "restore: needs an image and a disk, as golden.bwi /dev/sda";
         return Err(Failure::Usage(why.to_owned()));
     };
-    let mut host = copying::node("restore", given, given.has("verbose"))?;
+    let mut host = copying::node("restore", given, false)?;
+    host.json = given.has("json");
     host.places = places.to_vec();
     let mut here = copying::receiver(given)?;
     let wait = std::time::Duration::from_secs(30);

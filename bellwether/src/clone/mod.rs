@@ -42,6 +42,8 @@ pub type Run = fn(&Given) -> Result<(), Failure>;
 pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["send"], &chunks::SEND, chunks::send),
     (&["receive"], &chunks::RECEIVE, chunks::receive),
+    (&["source"], &chunks::SOURCE, chunks::source),
+    (&["target"], &chunks::TARGET, chunks::target),
     (&["save"], &image::SAVE, image::save),
     (&["restore"], &image::RESTORE, image::restore),
     (&["dolly"], &dolly::DOLLY, dolly::run),

@@ -11,6 +11,7 @@ use clone::edge::place::Place;
 use clone::edge::{self, Level};
 use clone::guard::{Announcement, Kept, Pin, Terms};
 use clone::outcome::Summary;
+use cmdline::json::Json;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -56,6 +57,10 @@ pub struct Host {
     pub sockets: Sockets,
     /// Blocks that were sent again.
     pub again: u64,
+    /// What happens is told as JSON, too, a line each on standard output.
+    pub json: bool,
+    /// Of the progress, the last one was told then.
+    told: Duration,
 }
 
 impl Host {
@@ -76,6 +81,8 @@ impl Host {
             digest: None,
             sockets: Sockets::default(),
             again: 0,
+            json: false,
+            told: Duration::ZERO,
         }
     }
 
@@ -84,9 +91,36 @@ impl Host {
         self.progress.elapsed()
     }
 
+    /// Tells programs of something.
+    fn event(&self, name: &str, fields: &[(&str, &str)], counts: &[(&str, u64)]) {
+        if !self.json {
+            return;
+        }
+        let mut json = Json::new();
+        json.object().field("event", name);
+        for (key, value) in fields {
+            json.field(key, value);
+        }
+        for (key, value) in counts {
+            json.count(key, *value);
+        }
+        json.end_object();
+        crate::output::write_out((json.finish() + "\n").as_bytes());
+    }
+
+    /// How fast it goes, and how many seconds are left.
+    fn pace(&self, done: u64, total: u64) -> [(&'static str, u64); 2] {
+        let took = self.took().as_millis().max(1);
+        let rate = u128::from(done) * 1000 / took;
+        let left = u128::from(total.saturating_sub(done)).checked_div(rate).unwrap_or(0);
+        let number = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
+        [("bytes_per_second", number(rate)), ("seconds_left", number(left))]
+    }
+
     /// Prints the last line about a copy.
     pub fn last_line(&self, summary: &Summary<'_>) {
         eprintln!("{}: {summary}", self.name);
+        self.event("end", &[("text", &summary.to_string())], &[]);
     }
 
     /// Ends the progress line.
@@ -112,6 +146,9 @@ impl edge::World for Host {
     }
 
     fn say(&mut self, level: Level, text: &str) {
+        if level == Level::News {
+            self.event("news", &[("text", text)], &[]);
+        }
         if level == Level::News || self.verbose {
             self.progress.end();
             eprintln!("{}: {text}", self.name);
@@ -123,11 +160,27 @@ impl edge::World for Host {
             self.begun = true;
             self.progress = Progress::new(self.quiet);
         }
+        if done > 0 && self.clock.elapsed().saturating_sub(self.told) >= Duration::from_secs(1) {
+            self.told = self.clock.elapsed();
+            let total = total.unwrap_or(0);
+            let [rate, left] = self.pace(done, total);
+            self.event("progress", &[], &[("done", done), ("total", total), rate, left]);
+        }
         let again = self.again;
         self.progress.show(done, total, || match again {
             0 => String::new(),
             blocks => format!(", {blocks} blocks again"),
         });
+    }
+
+    fn node(&mut self, name: &str, address: Ipv4Addr, (have, all): (u32, u32)) {
+        let [_, left] = self.pace(have.into(), all.into());
+        let fields = [("name", name), ("address", &*address.to_string())];
+        self.event("node", &fields, &[("chunks", have.into()), ("of", all.into()), left]);
+        if self.verbose && all > 0 {
+            let percent = u64::from(have) * 100 / u64::from(all);
+            self.say(Level::Detail, &format!("{name}: {percent} %, {} s left", left.1));
+        }
     }
 
     fn resent(&mut self, blocks: u64) {

@@ -113,3 +113,32 @@ fn another_key_is_told_at_both_ends() {
         );
     }
 }
+
+/// Targets tell what they are; the source waits no longer than it was told, and then for the
+/// next room.
+#[test]
+fn targets_are_known_by_their_disks_and_a_source_goes_on() {
+    let room = Room::new(3);
+    let golden = noise(&room.path("golden"), 5_000_001);
+    let file = room.path("golden").display().to_string();
+    let words =
+        ["source", &file, "-n", "9", "--max-wait", "1", "--again", "--linger", "2", "--json"];
+    let source = room.bellwether(0, &words);
+    for round in 1..=2 {
+        let target = |node: usize| {
+            let copy = room.path(&format!("copy{node}.{round}"));
+            std::fs::write(&copy, noise(&room.path("garbage"), 6_000_000)).unwrap();
+            room.bellwether(node, &["target", "--from", "10.77.0.1", &copy.display().to_string()])
+        };
+        let mut targets: Vec<_> = (1..3).map(target).collect();
+        for (node, target) in (1..3).zip(&mut targets) {
+            target.succeeds(30);
+            let copy = std::fs::read(room.path(&format!("copy{node}.{round}"))).unwrap();
+            assert!(copy[..golden.len()] == golden);
+        }
+        for node in 1..3 {
+            source.says(&format!("copy{node}.{round} 6000.0 kB (10.77.0.{}) has joined", node + 1));
+        }
+    }
+    assert!(source.log().contains(r#"{"event":"node","name":""#), "{}", source.log());
+}

@@ -47,6 +47,8 @@ pub static RECEIVERS: &[(&str, Receive)] = &[
     #[cfg(feature = "room")]
     ("room", receive::<room::Room>),
     #[cfg(feature = "room")]
+    ("target", receive::<room::Room>),
+    #[cfg(feature = "room")]
     ("image", receive::<image::Image>),
 ];
 

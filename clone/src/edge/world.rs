@@ -42,6 +42,10 @@ pub trait World {
     /// Tells the user how far it is. Called often.
     fn progress(&mut self, done: u64, total: Option<u64>);
 
+    /// Tells the user of one of the machines, about once a second: how many chunks its disk has,
+    /// of how many.
+    fn node(&mut self, _name: &str, _address: Ipv4Addr, _chunks: (u32, u32)) {}
+
     /// Tells the user how many blocks were sent again so far. Called often.
     fn resent(&mut self, _blocks: u64) {}
 

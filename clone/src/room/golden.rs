@@ -284,6 +284,20 @@ impl Golden {
         }
     }
 
+    /// From now on it begins when so many machines are there.
+    pub fn want(&mut self, wanted: usize, now: Duration) {
+        self.wanted = wanted;
+        let there = self.seats.len();
+        self.acts.push_back(Act::News(format!("begins with {wanted} machines; {there} are there")));
+        self.form(now);
+    }
+
+    /// Each machine that gets a copy: its name, its address, and how many chunks its disk has.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, Ipv4Addr, u32)> {
+        let open = self.seats.iter().filter(|seat| seat.open());
+        open.map(|seat| (seat.name.as_str(), *seat.address.ip(), seat.have.unwrap_or(0)))
+    }
+
     /// Puts every machine that is ready in its place.
     fn form(&mut self, now: Duration) {
         let ready = self.seats.iter().filter(|seat| seat.live() && seat.have.is_some()).count();

@@ -70,6 +70,8 @@ pub struct Offer {
     pub disks: Vec<Reader>,
     /// It begins when so many machines are there.
     pub wanted: usize,
+    /// It begins, whatever that number is, so long after the first machine has come.
+    pub at_most: Option<Duration>,
     /// It waits so long for a machine that was lost.
     pub linger: Option<Duration>,
     /// The descriptors that this process may have.
@@ -183,6 +185,7 @@ impl Room {
         net.most = descriptors.map_or(MACHINES, |most| most.clamp(8, MACHINES));
         let asks = world.datagrams(self.port)?;
         let (mut moved, mut last) = (world.now(), (0, 0, 0));
+        let (mut first, mut shown) = (None, Duration::ZERO);
         let mut strangers = Strangers::default();
         let used = offer.manifest.layout.used();
         loop {
@@ -222,7 +225,27 @@ impl Room {
                 && golden.started().is_none()
                 && readable(start)
             {
-                golden.start(now);
+                match typed(start).as_deref() {
+                    Some("") | None => golden.start(now),
+                    Some(word) => match word.parse() {
+                        Ok(wanted) => golden.want(wanted, now),
+                        Err(_) => world.say(Level::News, HELP),
+                    },
+                }
+            }
+            if golden.nodes().next().is_some() {
+                let first = *first.get_or_insert(now);
+                let late = offer.at_most.is_some_and(|most| now.saturating_sub(first) >= most);
+                if late && golden.started().is_none() {
+                    golden.start(now);
+                }
+            }
+            if golden.started().is_some() && now.saturating_sub(shown) >= Duration::from_secs(1) {
+                shown = now;
+                let all = offer.manifest.layout.count();
+                for (name, address, have) in golden.nodes() {
+                    world.node(name, address, (have, all));
+                }
             }
             self.act(offer, golden, &mut net, world)?;
             for peer in net.hungry() {
@@ -291,6 +314,18 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// What users may type before a copy begins.
+const HELP: &str = "Return begins with the machines that are there; a number and Return changes \
+                    how many are waited for";
+
+/// What was typed, in one line; nothing at the end of what can be.
+fn typed(fd: rustix::fd::BorrowedFd<'_>) -> Option<String> {
+    let mut line = [0; 64];
+    let n = rustix::io::read(fd, &mut line).ok().filter(|n| *n > 0)?;
+    let line = line.get(..n).unwrap_or_default();
+    Some(String::from_utf8_lossy(line).trim().to_string())
 }
 
 fn readable(fd: rustix::fd::BorrowedFd<'_>) -> bool {
