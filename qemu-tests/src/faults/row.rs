@@ -191,7 +191,10 @@ impl Fault {
             }
             Ends::Reboots => {
                 machine.expect("Linux version", LIMIT)?;
-                machine.expect("Linux version", LIMIT)?;
+                // By a panic where /init waits in the kernel: so the kernel keeps its log.
+                if machine.expect_any(&["Kernel panic", "Linux version"], LIMIT)?.0 == 0 {
+                    machine.expect("Linux version", LIMIT)?;
+                }
             }
             Ends::Stops => match machine.expect("bellwether: ready in", LIMIT) {
                 Err(Error::Machine { instead, .. }) if instead.contains("panic") => {}
