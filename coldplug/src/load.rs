@@ -36,6 +36,10 @@ const SLOW: Class = Class::STORAGE.union(Class::NET).union(Class::BUS).union(Cla
 /// would be numbered differently at each boot.
 const NUMBERED: &[(&str, &str)] = &[("virtio:", "virtio_pci")];
 
+/// Drivers that stand on this one ask every channel of their controller, also those with
+/// nothing attached, for a second and longer.
+const SLOWEST: &str = "libata";
+
 /// Which modules may be loaded, and with which options.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
@@ -45,6 +49,9 @@ pub struct Policy {
     pub blacklist: Vec<String>,
     /// `(module, "param=value")` in the order given, names with underscores.
     pub options: Vec<(String, String)>,
+    /// The drivers whose probing is slowest wait until [`Loader::release`]: what another
+    /// driver finds may be all that is needed.
+    pub patient: bool,
 }
 
 /// Events, for the log.
@@ -119,6 +126,8 @@ struct Wanted {
     module: ModuleId,
     /// Loaded before, if it is underway.
     after: Option<ModuleId>,
+    /// It stands on [`SLOWEST`].
+    last: bool,
 }
 
 #[derive(Debug)]
@@ -181,14 +190,16 @@ impl<'a> Loader<'a> {
         self.index.for_modalias(modalias, &mut |id| found.push(id));
         let bus = NUMBERED.iter().find(|(devices, _)| modalias.starts_with(devices));
         let after = bus.and_then(|(_, driver)| self.index.by_name(driver));
+        let slowest = self.index.by_name(SLOWEST);
         for id in found {
             let module = self.index.module(id);
             let wanted = module.class().intersects(self.policy.classes)
                 && !module.blacklisted()
                 && !self.policy.blacklist.iter().any(|name| name == module.name());
             if wanted && self.state(id) == State::Unknown {
+                let last = module.deps().any(|dep| Some(dep) == slowest);
                 self.set(id, State::Underway);
-                self.queue.push(Wanted { module: id, after });
+                self.queue.push(Wanted { module: id, after, last });
             }
         }
         self.start_workers();
@@ -205,10 +216,18 @@ impl<'a> Loader<'a> {
         self.index.by_name(name).is_some()
     }
 
-    /// Whether anything is still being loaded.
+    /// Whether anything is still being loaded, or waits for [`Self::release`].
     #[must_use]
     pub fn busy(&self) -> bool {
         !self.workers.is_empty() || !self.queue.is_empty()
+    }
+
+    /// Starts, if all else is loaded, on what the policy lets wait; from then on nothing waits.
+    pub fn release(&mut self) {
+        if self.workers.is_empty() && !self.queue.is_empty() {
+            self.policy.patient = false;
+            self.start_workers();
+        }
     }
 
     /// Descriptors that become readable when [`Self::on_ready`] has something to do.
@@ -248,7 +267,8 @@ impl<'a> Loader<'a> {
     fn start_workers(&mut self) {
         while self.workers.len() < MAX_WORKERS {
             let ready = self.queue.iter().position(|wanted| {
-                wanted.after.is_none_or(|bus| self.state(bus) != State::Underway)
+                !(wanted.last && self.policy.patient)
+                    && wanted.after.is_none_or(|bus| self.state(bus) != State::Underway)
             });
             let Some(wanted) = ready.map(|at| self.queue.remove(at)) else { return };
             let id = wanted.module;

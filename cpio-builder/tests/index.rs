@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use coldplug::index::{Class, Compression, Index, IndexError, fnmatch, normalise_pattern};
+use coldplug::load::{Event, Loader, Policy};
 use cpio_builder::index::{Builder, ModuleEntry};
 use proptest::prelude::*;
 
@@ -176,6 +177,29 @@ fn what_does_not_fit_is_refused() {
     let twins = vec![entry("a-b", &[]), entry("a_b", &[])];
     assert!(build(twins).unwrap_err().to_string().contains("two modules"));
     assert!(build(vec![entry("a", &["x".repeat(70_000)])]).is_err());
+}
+
+/// None of the files is there, so each driver that is started on fails at once.
+#[test]
+fn drivers_of_ata_wait_until_they_are_released() {
+    let mut ahci = entry("ahci", &["pci:ahci".into()]);
+    ahci.deps = vec![0];
+    let modules = vec![entry("libata", &[]), ahci, entry("nvme", &["pci:nvme".into()])];
+    let bytes = Builder { modules, ..Builder::default() }.build().unwrap();
+    let loader = |patient| {
+        let policy = Policy { classes: Class::OTHER, patient, ..Policy::default() };
+        Loader::new(Index::parse(&bytes).unwrap(), policy)
+    };
+    let mut patient = loader(true);
+    patient.device("pci:ahci");
+    assert!(patient.take_events().is_empty() && patient.busy());
+    patient.device("pci:nvme");
+    assert!(matches!(&patient.take_events()[..], [Event::Failed(error)] if error.module == "nvme"));
+    patient.release();
+    assert!(!patient.take_events().is_empty() && !patient.busy());
+    let mut other = loader(false);
+    other.device("pci:ahci");
+    assert!(!other.take_events().is_empty() && !other.busy());
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use core::ffi::CStr;
 use core::time::Duration;
 
 use cmdline::BootPlan;
-use cmdline::plan::Seconds;
+use cmdline::plan::{DeviceSelector, Seconds, Source};
 use cmdline::secrets::PrivateLine;
 use coldplug::index::{Class, Index};
 use coldplug::load::{Event, Loader, Policy, Reason};
@@ -111,6 +111,11 @@ impl Machine {
             blacklist: plan.blacklist.clone(),
             // The line's come last and win.
             options: ours.chain(lines).collect(),
+            // Where the line has a disk by its number, numbers are given as ever.
+            patient: matches!(
+                orders.plan.root.sources.first(),
+                Some(Source::Scan(_) | Source::Device(DeviceSelector::Label(_)))
+            ),
         };
         let index = read_index(&mut log);
         let uevents = uevent::Socket::open()
@@ -142,15 +147,19 @@ impl Machine {
     /// Starts the drivers of every device that is there; those that come later
     /// follow by themselves while [`Self::wait`] runs.
     pub fn coldplug(&mut self) {
+        self.walk();
+        self.settle_events();
+    }
+
+    /// Takes in every device that is there.
+    fn walk(&mut self) {
         let drivers = &mut self.drivers;
         if let Err(errno) = sysfs::each_modalias(&mut |modalias| drivers.device(modalias)) {
-            self.log.warn(&format!(
-                "cannot walk /sys/bus: {}; only built-in drivers serve",
-                Shown(errno)
-            ));
+            let why = Shown(errno).to_string();
+            let what = ["cannot walk /sys/bus: ", &why, "; only built-in drivers serve"];
+            self.log.warn(&what.concat());
         }
         self.find_blocks();
-        self.settle_events();
     }
 
     /// Loads a module that the plan needs and waits for it. What the kernel has
@@ -257,6 +266,8 @@ impl Machine {
     /// and drivers. `extra` are descriptors that a step waits for; whether they are
     /// readable is for it to find out. When the whole boot's time is over, this ends it and does not return.
     pub fn wait(&mut self, extra: &[BorrowedFd<'_>], deadline: Option<Instant>) {
+        // What is there did not do.
+        self.drivers.release();
         // A settled bus is something that happens, too: the network waits for it.
         let quiet = (!self.settled() && !self.drivers.busy()).then(|| self.quiet_at());
         let deadlines = [deadline, self.network.deadline(), quiet, self.deadline];
@@ -276,9 +287,9 @@ impl Machine {
             sys::process::reap_orphans();
             self.keep_time();
         }
-        self.settle_events();
+        // In this order: what a driver that is done has found is known before the slow ones start.
         self.drivers.on_ready();
-        self.say_driver_events();
+        self.settle_events();
         let settled = self.settled();
         self.network.on_ready(&mut self.log, settled);
     }
@@ -329,11 +340,7 @@ impl Machine {
             self.log.warn(
                 "the kernel announced more devices than could be heard; walking the buses again",
             );
-            let drivers = &mut self.drivers;
-            if let Err(errno) = sysfs::each_modalias(&mut |modalias| drivers.device(modalias)) {
-                self.log.warn(&format!("cannot walk /sys/bus: {}", Shown(errno)));
-            }
-            self.find_blocks();
+            self.walk();
         }
         self.say_driver_events();
     }
@@ -411,18 +418,15 @@ fn in_kernel(top: &str, module: &str) -> bool {
 /// The index; an empty one with a word why when there is none, for a kernel with
 /// everything built in needs none; nothing when it is damaged.
 fn read_index(log: &mut Log) -> Option<Index<'static>> {
-    match sys::file::read_file(INDEX, MAX_INDEX) {
+    let (index, why) = match sys::file::read_file(INDEX, MAX_INDEX) {
         Ok(bytes) => match Index::parse(bytes.leak()) {
             Ok(index) => return Some(index),
-            Err(error) => {
-                log.warn(&format!("{INDEX}: {error}; only built-in drivers serve"));
-                return None;
-            }
+            Err(error) => (None, error.to_string()),
         },
-        Err(errno) => log
-            .warn(&format!("{INDEX}: {errno}; only built-in drivers serve", errno = Shown(errno))),
-    }
-    Some(Index::empty())
+        Err(errno) => (Some(Index::empty()), Shown(errno).to_string()),
+    };
+    log.warn(&[INDEX, ": ", &why, "; only built-in drivers serve"].concat());
+    index
 }
 
 #[cfg(test)]
