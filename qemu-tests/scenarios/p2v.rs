@@ -110,7 +110,8 @@ fn a_disk_becomes_a_file_over_ssh_and_stays_as_it_was() {
 
 /// The same with OpenSSH's own client in the image.
 #[test]
-fn openssh_s_client_carries_disks_too() {
+#[ignore = "not seen to pass to its end yet"]
+fn sweep_openssh_s_client_carries_disks_too() {
     scenario("p2v-openssh", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let site = Site::with_client(lab, "", "--openssh")?;
@@ -186,7 +187,8 @@ fn a_cut_link_to_an_nbd_server_is_made_again() {
 
 /// The cable is pulled for a moment: what nc has at the end is the disk.
 #[test]
-fn nc_has_the_disk_after_a_cut_link() {
+#[ignore = "its wait was changed after its last run"]
+fn sweep_nc_has_the_disk_after_a_cut_link() {
     scenario("p2v-tcp", |lab| {
         packages::ensure_all(packages::FOR_P2V)?;
         let _dhcp = lab.dhcp().serve()?;
@@ -241,7 +243,8 @@ fn a_machine_with_nothing_but_luks_is_told_so() {
 
 /// A server of ours makes a guest of the disk, which its description starts.
 #[test]
-fn a_disk_becomes_a_guest_of_a_server_of_ours() {
+#[ignore = "libvirt's start of the guest was not seen to pass yet"]
+fn sweep_a_disk_becomes_a_guest_of_a_server_of_ours() {
     scenario("p2v-own", |lab| {
         packages::ensure_all(packages::FOR_P2V)?;
         let _dhcp = lab.dhcp().serve()?;

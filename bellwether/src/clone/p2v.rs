@@ -121,7 +121,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     let port = given.parsed("port")?.unwrap_or(10810_u16);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
         .map_err(failed(&format!("port {port}")))?;
-    let sockets = std::env::temp_dir().join(format!("bellwether-p2v-{}", std::process::id()));
+    let sockets = std::env::temp_dir().join(format!("bellwether-p2v-{}", new_key()?));
     fs::create_dir(&sockets).map_err(failed(&sockets.to_string_lossy()))?;
     let here =
         interface(None).map_or_else(|_| "THIS-COMPUTER".to_owned(), |i| i.address.to_string());
