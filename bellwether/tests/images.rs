@@ -169,7 +169,7 @@ fn images_come_back_from_files_servers_and_other_programs() {
     assert!(told.contains("has other bytes than the image"), "{told}");
     let told = restored(&format!("http://127.0.0.1:1/x,{good},{whole}"));
     assert!(told.contains("refused") && told.contains("answers no range requests"), "{told}");
-    // Nobody has the right bytes, or the right image: said, and nothing is called a copy.
+    // No server has the right bytes, or the right image: said, and nothing is called a copy.
     let (done, told) = sh(dir, &format!("rm copy; clone restore -q {lies} copy"));
     assert!(!done && told.contains("the image cannot be had"), "{told}");
     let (done, told) =

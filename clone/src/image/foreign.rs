@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn an_image_of_ntfsclone_that_ends_within_a_record_is_cut_short() {
         let good = ntfsclone();
-        // The head counts two clusters; behind them nobody can tell.
+        // The head counts two clusters; what follows cannot be told.
         let records = [1091, good.len()];
         for at in 1..good.len() {
             assert_eq!(read(&good[..at]).is_err(), !records.contains(&at), "cut at {at}");
