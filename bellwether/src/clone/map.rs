@@ -33,7 +33,7 @@ impl Source {
     /// Opens it.
     pub fn open(path: &str) -> Result<Self, Failure> {
         let failed = |e| Failure::Failed(format!("{path}: cannot be read: {e}"));
-        // Not waiting for somebody who opens the other end of a pipe.
+        // Without the flag a pipe waits for a program at its other end.
         let flags = nix::libc::O_NONBLOCK;
         let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?;
