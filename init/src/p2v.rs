@@ -205,7 +205,7 @@ fn hand_over(
         report(here.machine, &disk, &arrived);
         guest.disks.push((disk_name(&disk.name), arrived.sha256));
     }
-    let answer = edge::finish(&to, guest)?;
+    let answer = edge::finish_guest(&to, guest)?;
     here.machine.log.say(Level::Verdict, &format!("the server has a guest: {answer}"));
     Ok(())
 }

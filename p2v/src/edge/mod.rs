@@ -24,7 +24,7 @@ use sys::clock::{Instant, poll_timeout};
 
 pub use disk::{BadSectors, Disk};
 pub use nbd::fill;
-pub use own::{Receiver, deliver, finish};
+pub use own::{Receiver, deliver, finish_guest};
 pub use serve::Server;
 pub use ssh::{Login, judge_for_ssh, print};
 pub use tar::archive;

@@ -112,7 +112,7 @@ pub fn deliver(
 ///
 /// # Errors
 /// It is gone, or cannot make one.
-pub fn finish(to: &Receiver, guest: Guest) -> Result<String, Trouble> {
+pub fn finish_guest(to: &Receiver, guest: Guest) -> Result<String, Trouble> {
     let ask = Ask::Done { run: to.run.clone(), guest };
     match to.ask(&ask) {
         Ok((_, answer)) => Ok(answer),

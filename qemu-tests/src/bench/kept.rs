@@ -223,7 +223,7 @@ pub fn keep(new: &[Kept]) -> Result<()> {
 /// The kept results as a table of Markdown.
 ///
 /// # Errors
-/// As [`kept`].
+/// Those of reading the kept results.
 pub fn page() -> Result<String> {
     let mut page = format!("| kernel, board, medium | | {} |\n| --- | --- |", HEAD.join(" | "));
     page.push_str(&" ---: |".repeat(HEAD.len()));
@@ -237,7 +237,7 @@ pub fn page() -> Result<String> {
 /// How many times Bellwether is ahead, row by row, as a table of Markdown.
 ///
 /// # Errors
-/// As [`kept`].
+/// Those of reading the kept results.
 pub fn ratio_page() -> Result<String> {
     let all = kept()?;
     let mut page = "| kernel, board, medium | ahead of live-boot | ahead of dracut |\n\

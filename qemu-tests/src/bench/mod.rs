@@ -3,7 +3,7 @@
 //! Each row of the table is a kernel, a board and a medium. All contenders boot it by
 //! turns, so that a busy host does the same to all of them. From the kernel's
 //! "Run /init" to the first instruction of the live system's first program
-//! ([`FIRST_THEN_OFF`]) the bench tells
+//! ([`crate::assets::live::FIRST_THEN_OFF`]) the bench tells
 //!
 //! - the instructions that the machine executes, counted by a plugin in QEMU, in a
 //!   machine whose clock is the count (`-icount`): the cost of the software, on any
@@ -16,19 +16,21 @@
 //!
 //! Does not: compare hardware.
 
+mod contest;
 pub mod kept;
 pub mod profile;
 pub mod share;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::assets::live::{FIRST_THEN_OFF, ISO_LABEL};
+use crate::assets::live::ISO_LABEL;
 use crate::assets::{Assets, Kernel, Peer, Profile};
-use crate::lab::{Lab, SERVER};
-use crate::machine::{Bus, Machine, MachineBuilder, Nic};
-use crate::{Error, Result, packages, workspace};
+use crate::lab::SERVER;
+use crate::machine::{Bus, Machine, MachineBuilder};
+use crate::{Error, Result};
+
+pub use contest::{Measured, measure};
 
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -129,132 +131,8 @@ impl Run {
     }
 }
 
-/// A contender's results on a row.
-#[derive(Debug, Clone)]
-pub struct Measured {
-    /// Whose.
-    pub contender: Contender,
-    /// Size of the initramfs in bytes.
-    pub initrd: u64,
-    /// Instructions of each counted boot.
-    pub instructions: Vec<u64>,
-    /// Time of each boot by the guest's clock.
-    pub took: Vec<Duration>,
-    /// Bytes from the drive.
-    pub medium: u64,
-    /// Bytes that came in by the network card.
-    pub wire: u64,
-    /// MemAvailable at the end, in KiB.
-    pub available_kib: u64,
-}
-
-/// Boots a row with each contender by turns.
-///
-/// # Errors
-/// What building an initramfs or booting it needs; [`Error::Input`] when the console
-/// lacks one of the two moments, or the plugin left no count.
-pub fn measure(row: Row, contenders: &[Contender], runs: Runs) -> Result<Vec<Measured>> {
-    packages::ensure()?;
-    let Row { release, board, medium } = row;
-    let name = format!("bench-{release}-{board}-{}", medium.word());
-    let directory = workspace::lab().join("captures").join(name);
-    let assets = Assets::open()?;
-    let kernel = assets.kernel_of(release)?;
-    let mut all = Vec::new();
-    for contender in contenders {
-        let initrd = initrd(&assets, row, &kernel, *contender)?;
-        let size = fs::metadata(&initrd).map_err(Error::at("stat", &initrd))?.len();
-        let measured = Measured {
-            contender: *contender,
-            initrd: size,
-            instructions: Vec::new(),
-            took: Vec::new(),
-            medium: 0,
-            wire: 0,
-            available_kib: 0,
-        };
-        all.push((initrd, measured));
-    }
-    let mut place = Place { row, assets: &assets, directory: &directory, lab: None };
-    match medium {
-        Medium::Iso => {
-            fs::create_dir_all(&directory).map_err(Error::at("make", &directory))?;
-            place.boots(&kernel, &mut all, runs)?;
-        }
-        Medium::Nfs => {
-            let lab = Lab::new(&directory)?;
-            let _dhcp = lab.dhcp().serve()?;
-            // dracut's line names the image itself, the others search the export.
-            let _nfs = lab.nfs().export("/srv/live", &assets.live_tree()?).start()?;
-            place.lab = Some(&lab);
-            place.boots(&kernel, &mut all, runs)?;
-        }
-    }
-    Ok(all.into_iter().map(|(_, measured)| measured).collect())
-}
-
 fn no_counts() -> Error {
     Error::Input("no counts: does this QEMU take plugins? (7.2 of Debian does)".into())
-}
-
-/// Where the machines of a row stand.
-struct Place<'a> {
-    row: Row,
-    assets: &'a Assets,
-    directory: &'a Path,
-    /// The network with its servers, for NFS.
-    lab: Option<&'a Lab>,
-}
-
-impl Place<'_> {
-    /// Boots each initramfs by turns.
-    fn boots(&self, kernel: &Kernel, all: &mut [(PathBuf, Measured)], runs: Runs) -> Result<()> {
-        let mut machines = 0;
-        let mut machine = |initrd: &Path, contender: Contender, words: &str| {
-            let line = format!("{} {words}init={FIRST_THEN_OFF}", line(contender, self.row.medium));
-            let machine = match self.lab {
-                None => iso_machine(self.assets, self.directory, 0)?,
-                Some(lab) => lab.machine().nic(Nic::virtio()),
-            };
-            machines += 1;
-            let machine = machine.board(self.row.board).kernel(&kernel.image, initrd, &line);
-            Ok::<_, Error>((machine, machines - 1))
-        };
-        for _ in 0..runs.counted {
-            let span = profile::span(self.assets, self.row.release)?;
-            let counts = self.directory.join("count.txt");
-            let plugin = format!("{},total=on,out={}", span.plugin(), counts.display());
-            for (initrd, measured) in &mut *all {
-                let _ = fs::remove_file(&counts);
-                let (machine, _) = machine(initrd, measured.contender, "nokaslr ")?;
-                boot(machine.qemu(&["-icount", self.icount(), "-plugin", &plugin]))?;
-                let text = fs::read_to_string(&counts).map_err(|_| no_counts())?;
-                let count = text.trim().strip_prefix("0 ").ok_or_else(no_counts)?;
-                let count = u64::from_str_radix(count, 16).map_err(|_| no_counts())?;
-                measured.instructions.push(count);
-            }
-        }
-        for _ in 0..runs.clock {
-            for (initrd, measured) in &mut *all {
-                let (machine, number) = machine(initrd, measured.contender, "")?;
-                let run = boot(machine)?;
-                measured.took.push(run.took);
-                measured.available_kib = run.available_kib;
-                measured.medium = run.medium;
-                measured.wire = self.lab.map_or(Ok(0), |lab| lab.sent_to(number, 0))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Without a network waits are skipped. With one, idle time passes as real time: a
-    /// clock that leaps to the next timer would expire timeouts before a server answers.
-    fn icount(&self) -> &'static str {
-        match self.lab {
-            None => "shift=0,sleep=off",
-            Some(_) => "shift=0,sleep=on",
-        }
-    }
 }
 
 /// A machine with the live ISO, not switched on.
