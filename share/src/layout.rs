@@ -38,7 +38,7 @@ pub enum Way {
     /// These images are the root, the lowest first; a `*` stands for any part of a name, and
     /// `{loop}` for the value of that word of the line.
     Images(&'static [&'static str]),
-    /// Its own `/init` and these words, see [`put_in`].
+    /// Its own `/init` and these words, see `put_in`.
     Own(&'static [&'static str]),
 }
 
