@@ -117,7 +117,7 @@ fn every_failure_is_one_line_and_leaves_no_file() {
     let before = fs::read_dir(dir.path()).unwrap().count();
     let order = "root/lib/modules/6.1.0-test/modules.order";
     let cases = [
-        ("--modules nowhere --init init -o out", 1, "cannot read nowhere: "),
+        ("--modules nowhere --init init -o out", 1, "there is no nowhere; "),
         ("--modules init --init init -o out", 1, "cannot read init as an initramfs: "),
         ("--modules root --init nowhere -o out", 1, "cannot read nowhere: "),
         (&format!("--modules root --init {order} -o out"), 1, "cannot be /init"),

@@ -123,6 +123,7 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
     if built_in.is_some() {
         return None;
     }
+    #[cfg(feature = "all")]
     // Knoppix's menus have no word of their own but the name of its initramfs.
     if value_of("initrd").rsplit('/').next().is_some_and(|name| name.starts_with("minirt")) {
         return Some(Dialect::Knoppix);

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use cmdline::BootPlan;
 use cmdline::plan::{
     CifsSource, CloneMethod, ClonePlan, Dialect, Integrity, NbdSource, NvmeTcpSource, PersistPlan,
-    Seconds, Server, SnapshotPlan, ToRam, UrlSource,
+    Seconds, Server, SnapshotPlan, Source, ToRam, UrlSource,
 };
 use liveroot::Found;
 use liveroot::layout::Layout;
@@ -61,6 +61,7 @@ stand_in! { fetch:
     fn drop_all() -> () = ();
 }
 stand_in! { remote:
+    fn nbd_by_dhcp(&Source, &str) -> Option<Result<NbdSource, Fault>> = None;
     fn nbd(&mut Machine, &NbdSource) -> Result<String, Fault> = refused();
     fn nvme(&mut Machine, &NvmeTcpSource) -> Result<Vec<String>, Fault> = refused();
     fn cifs(&mut Machine, &CifsSource, &str) -> Result<(), Fault> = refused();

@@ -8,7 +8,7 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use cmdline::BootPlan;
-use cmdline::plan::{NbdSource, NfsSource, NfsVersion, Server, Source};
+use cmdline::plan::{NfsSource, NfsVersion, Server, Source};
 use cmdline::render::brief;
 use netboot::dhcp::client::Needs;
 use netboot::network::NetworkUp;
@@ -83,15 +83,6 @@ fn failure(network: &Network) -> Failure {
         "check the cable, the switch port and the DHCP server; ip= sets an address by hand"
     };
     Failure { step: "bring up the network".to_string(), tried, remedy: remedy.to_string() }
-}
-
-/// The network block device that DHCP's root path names, where the line leaves the root to it.
-pub fn nbd_by_dhcp(source: &Source, root_path: &str) -> Option<Result<NbdSource, Fault>> {
-    if !matches!(source, Source::Nfs(nfs) if nfs.path.is_none()) {
-        return None;
-    }
-    let wrong = |why: &str| Fault::from(format!("DHCP's root path \"{root_path}\": {why}"));
-    Some(cmdline::nbd_of_root_path(root_path)?.map_err(wrong))
 }
 
 /// Mounts an export at `target`; returns where from.
@@ -200,22 +191,6 @@ mod tests {
         machine.network =
             Network::fake(NetworkUp { known_boot_server: Some(known), ..boot_link() });
         assert_eq!(server(&machine, &Server::Boot), Ok(known));
-    }
-
-    /// `root=dhcp` with such a root path was refused as "not for NFS".
-    #[test]
-    fn dhcp_may_name_a_network_block_device() {
-        let named = |line: &str, root: &str| {
-            let source = plan(line).root.sources.remove(0);
-            nbd_by_dhcp(&source, root).map(|nbd| {
-                nbd.map(|nbd| brief(&Source::Nbd(nbd))).map_err(|fault| fault.to_string())
-            })
-        };
-        let live = Some(Ok("NBD 10.0.0.1:10809/live".to_string()));
-        assert_eq!(named("root=dhcp", "nbd:10.0.0.1:live:squashfs:ro"), live);
-        assert_eq!(named("root=dhcp", "10.0.0.1:/srv"), None);
-        assert_eq!(named("root=nfs:10.0.0.2:/x", "nbd:10.0.0.1:live"), None);
-        assert!(named("root=dhcp", "nbd:a b:live").unwrap().unwrap_err().contains("nbd:a b:live"));
     }
 
     #[test]

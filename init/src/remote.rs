@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 use core::time::Duration;
 
-use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource};
+use cmdline::plan::{CifsSource, NbdSource, NvmeTcpSource, Source};
 use netboot::nbd;
 use netboot::nvme::{self, NvmeError, Subsystem};
 use rustix::io::Errno;
@@ -29,6 +29,15 @@ const APPEAR: Duration = Duration::from_secs(10);
 /// Connections to an export that may be shared, so that one slow answer does not
 /// hold up all the others.
 const CONNECTIONS: u8 = 4;
+
+/// The network block device that DHCP's root path names, where the line leaves the root to it.
+pub fn nbd_by_dhcp(source: &Source, root_path: &str) -> Option<Result<NbdSource, Fault>> {
+    if !matches!(source, Source::Nfs(nfs) if nfs.path.is_none()) {
+        return None;
+    }
+    let wrong = |why: &str| Fault::from(format!("DHCP's root path \"{root_path}\": {why}"));
+    Some(cmdline::nbd_of_root_path(root_path)?.map_err(wrong))
+}
 
 /// Connects to an export; returns the device. A process of its own connects anew
 /// whenever the server was gone.
@@ -213,7 +222,7 @@ mod tests {
     use super::*;
     use crate::link::Network;
     use crate::machine::tests::{boot_link, machine};
-    use cmdline::plan::{Server, Source};
+    use cmdline::plan::Server;
 
     fn source(line: &str) -> Source {
         let plan = cmdline::parse(line, &cmdline::Context::default());
@@ -240,6 +249,22 @@ mod tests {
         };
         let fault = cifs(&mut machine, &share, "/nowhere").unwrap_err();
         assert_eq!(fault.to_string(), "the driver cifs is not in this image");
+    }
+
+    /// `root=dhcp` with such a root path was refused as "not for NFS".
+    #[test]
+    fn dhcp_may_name_a_network_block_device() {
+        let named = |line: &str, root: &str| {
+            nbd_by_dhcp(&source(line), root).map(|nbd| {
+                nbd.map(|nbd| cmdline::render::brief(&Source::Nbd(nbd)))
+                    .map_err(|fault| fault.to_string())
+            })
+        };
+        let live = Some(Ok("NBD 10.0.0.1:10809/live".to_string()));
+        assert_eq!(named("root=dhcp", "nbd:10.0.0.1:live:squashfs:ro"), live);
+        assert_eq!(named("root=dhcp", "10.0.0.1:/srv"), None);
+        assert_eq!(named("root=nfs:10.0.0.2:/x", "nbd:10.0.0.1:live"), None);
+        assert!(named("root=dhcp", "nbd:a b:live").unwrap().unwrap_err().contains("nbd:a b:live"));
     }
 
     #[test]

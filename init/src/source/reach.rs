@@ -135,15 +135,13 @@ impl Reach for Machine {
     ) -> Result<Reached, (String, Fault)> {
         let tree = |path: &str| Vec::from([Offer::Tree(path.to_string())]);
         let blobs = |paths: Vec<String>| paths.into_iter().map(Offer::Blob).collect();
-        let name = brief(source);
         // DHCP's root path may name another kind of source than the one that asks for it.
         let root_path = self.network.up().map_or("", NetworkUp::root_path);
-        let named = match network::nbd_by_dhcp(source, root_path) {
-            Some(named) => named.map(Source::Nbd).map_err(|fault| (name.clone(), fault))?,
-            None => source.clone(),
-        };
-        let name = brief(&named);
-        let offers = match &named {
+        let by_dhcp = remote::nbd_by_dhcp(source, root_path).transpose();
+        let by_dhcp = by_dhcp.map_err(|fault| (brief(source), fault))?.map(Source::Nbd);
+        let source = by_dhcp.as_ref().unwrap_or(source);
+        let name = brief(source);
+        let offers = match source {
             Source::Nfs(nfs) => {
                 let origin = network::mount_nfs(self, nfs, target)?;
                 return Ok((tree(target), origin));
