@@ -196,6 +196,8 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
     if let Some((word, why, hint)) = found {
         d.fatal(&word, &(why, hint));
         if let Some(last) = d.warnings.pop() {
+            // What else was said of the word is said by this, too.
+            d.warnings.retain(|other| other.word != last.word);
             d.warnings.insert(0, last);
         }
     }

@@ -11,8 +11,8 @@ use alloc::string::{String, ToString};
 
 use crate::ip::Form;
 use crate::plan::{
-    BootPlan, Content, Dialect, NfsSource, Payload, PersistPlan, Retry, Seconds, Source, UnionKind,
-    UnionPlan, Upper, UrlSource, Writable,
+    BootPlan, Content, DeviceSelector, Dialect, NfsSource, Payload, PersistPlan, Retry, Seconds,
+    Source, UnionKind, UnionPlan, Upper, UrlSource, Writable,
 };
 use crate::secrets::Private;
 use crate::table::{Draft, Grammar, listed, text, words};
@@ -57,7 +57,7 @@ pub(crate) fn device_root(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
 }
 
 fn device(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
-    match value::device(root) {
+    match value::device(root).or_else(|| by_number(root)) {
         Some(device) => plan.root.sources = alloc::vec![Source::Device(device)],
         None if root.starts_with("/") => {
             d.fatal_word("root", root, &("is no device", "root=/dev/sda1, LABEL=…, UUID=…"));
@@ -73,6 +73,16 @@ fn device(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
             );
         }
     }
+}
+
+/// The hexadecimal number of a device, as LILO and rdev write it: `801` is 8:1 (`new_decode_dev`
+/// of the kernel).
+fn by_number(root: &str) -> Option<DeviceSelector> {
+    let digits = root.strip_prefix("0x").unwrap_or(root);
+    let number = u32::from_str_radix(digits, 16).ok().filter(|_| digits.len() >= 3)?;
+    let (major, minor) = (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00);
+    let path = text(&[&major.to_string(), ":", &minor.to_string()]);
+    (major != 0).then_some(DeviceSelector::Path(path))
 }
 
 /// `rootdelay=`, `roottimeout=`, `rootwait`: how long a device is waited for.

@@ -481,7 +481,10 @@ impl<'a> Draft<'a> {
         }
         if let Some(instead) = instead {
             self.warn(&token.text(), &("is not known", instead));
-        } else if let Some(near) = self.nearest(name) {
+        } else if let Some(near) = self.nearest(name)
+            // A family's word is known by then.
+            && !self.warnings.iter().any(|warning| warning.word == token.text())
+        {
             self.warn(&token.text(), &("is not known", &text(&["did you mean ", near, "?"])));
         }
         Fate::Unknown

@@ -242,6 +242,7 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
             // RFC 3986 allows a colon without a port, and dracut's users write it.
             let port = match port.strip_prefix(':').unwrap_or(port) {
                 "" => None,
+                "0" => return Err("the port of the URL is 0"),
                 port => Some(port.parse().map_err(|_| "the port of the URL is not a number")?),
             };
             (host, port)
