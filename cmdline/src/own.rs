@@ -425,9 +425,12 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     if let Then::Clone(clone) = &mut plan.handoff.then {
         if let Some(disk) = d.get("bw.disk") {
-            clone.target = value::device(disk).or_else(|| value::device(&text(&["/dev/", disk])));
+            let name = disk.strip_prefix("/dev/").unwrap_or(disk);
+            clone.target = value::device(disk)
+                .or_else(|| value::device(&text(&["/dev/", name])))
+                .filter(|_| !name.starts_with('/') && !name.contains(','));
             if clone.target.is_none() {
-                d.fatal_word("bw.disk", disk, &("names no disk", "bw.disk=/dev/sda"));
+                d.fatal_word("bw.disk", disk, &("names no single disk", "bw.disk=/dev/sda"));
             }
         }
         if let Some(seconds) = d.number("bw.clone.timeout") {
