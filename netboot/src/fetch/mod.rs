@@ -182,6 +182,8 @@ pub struct Download {
     notes: Vec<String>,
     /// When the last of them was made.
     told: Instant,
+    /// Why the last try ended that was not cut off by [`Options::until`].
+    last: Option<FetchError>,
     done: bool,
 }
 
@@ -208,6 +210,7 @@ impl Download {
             attempts: 0,
             notes: Vec::new(),
             told: Instant::now(),
+            last: None,
             done: false,
         })
     }
@@ -326,8 +329,13 @@ impl Download {
         let now = Instant::now();
         let end = self.stalled.after(self.options.patience);
         let end = self.options.until.map_or(end, |until| end.min(until));
-        if error.is_final() || now >= end {
+        if error.is_final() {
             return Err(error);
+        }
+        if now >= end {
+            // The last try was cut off, which tells nothing of the server.
+            let cut_off = self.options.until.is_some_and(|until| now >= until);
+            return Err(self.last.take().filter(|_| cut_off).unwrap_or(error));
         }
         if self.attempts <= 1 || now >= self.told.after(TOLD) {
             let then = match self.position {
@@ -349,6 +357,7 @@ impl Download {
         let span = Duration::from_millis(100u64.checked_shl(shift).unwrap_or(u64::MAX));
         self.rest = span.min(MAX_PAUSE);
         self.attempts = self.attempts.max(1);
+        self.last = Some(error);
         Ok(())
     }
 
@@ -579,6 +588,34 @@ mod tests {
             let late = until.after(Duration::from_secs(2));
             assert!(!late.is_past(), "{url}: within the pause between two tries");
         }
+    }
+
+    /// The failure screen told of the try that the time limit cut off, not of what is wrong.
+    #[test]
+    fn the_time_limit_does_not_hide_why_tries_failed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut silent = Vec::new();
+            for (n, client) in listener.incoming().enumerate() {
+                let mut client = client.unwrap();
+                if n < 2 {
+                    let _ = client.read(&mut [0; 1024]);
+                    let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbytes");
+                } else {
+                    silent.push(client);
+                }
+            }
+        });
+        let until = Some(Instant::now().after(Duration::from_secs(2)));
+        let mut download = Download::new(&url, Options { until, ..Options::default() }).unwrap();
+        let error = loop {
+            match download.read(&mut [0; 64]) {
+                Ok(_) => {}
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("ended before the file did"), "{error}");
     }
 
     /// It was asked for ever: what it repeats each time was taken for progress.
