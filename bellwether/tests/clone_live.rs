@@ -4,6 +4,7 @@
 
 mod chunks;
 mod refuses;
+#[allow(dead_code, reason = "other tests use the rest")]
 mod room;
 
 use room::{Room, Running, grows, noise, same};

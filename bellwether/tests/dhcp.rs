@@ -189,12 +189,13 @@ fn a_lease_of_this_machine_from_a_server_that_is_gone() {
 
 /// A client that wants an address: what the server sends it, as its script sees it.
 fn ask(site: &Site, node: usize, more: &[&str]) -> Running {
+    // A DHCP server looks for some seconds whether an address is in use before it offers it.
     let script = site.path("script");
     fs::write(&script, "#!/bin/sh\necho $1 ip=$ip from=$serverid next=$siaddr file=$boot_file.\n")
         .unwrap();
     site.run(node, &format!("chmod 755 {script}"));
     let mut all =
-        vec!["udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "5", "-T", "1", "-s", &script];
+        vec!["udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "60", "-T", "1", "-s", &script];
     all.extend(more);
     site.room.start(node, &all)
 }
@@ -206,7 +207,7 @@ fn a_second_server_while_this_one_leases() {
     share.says("leasing 10.77.0.");
     share.says("ready: switch clients on");
     let mut client = ask(&site, 2, &[]);
-    client.succeeds(30);
+    client.succeeds(90);
     client.says("from=10.77.0.1");
     let _server = site.dnsmasq(&[POOL]);
     // It asks again within half a minute, or hears what others are told.
@@ -217,7 +218,7 @@ fn a_second_server_while_this_one_leases() {
         share.log()
     );
     let mut client = ask(&site, 2, &[]);
-    client.succeeds(30);
+    client.succeeds(90);
     client.says("from=10.77.0.2");
 }
 
@@ -229,7 +230,7 @@ fn an_address_without_a_broadcast_address() {
     let share = site.share(&["--dhcp", "full"]);
     share.says("ready: switch clients on");
     let mut client = ask(&site, 1, &["-V", "PXEClient:Arch:00000:UNDI:002001", "-x", "0x5d:0000"]);
-    client.succeeds(30);
+    client.succeeds(90);
     client.says("next=10.77.0.1 file=pxelinux.0.");
 }
 
@@ -255,7 +256,7 @@ fn bridges_and_vlans() {
         let share = site.share(&["--dhcp", "full", "--interface", name]);
         share.says("ready: switch clients on");
         let mut client = ask(&site, 1, &[]);
-        client.succeeds(30);
+        client.succeeds(90);
         client.says("from=10.77.0.1");
     }
 }

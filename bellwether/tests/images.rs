@@ -3,7 +3,7 @@
 //!
 //! `cargo test -p bellwether --features rooms --test images`: root, e2fsprogs, xfsprogs, ntfs-3g,
 //! partclone, fdisk, nginx, python3, zstd.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -136,7 +136,7 @@ fn disks_become_a_guest_whose_digests_are_the_printed_ones() {
         }
         assert!(images.join(format!("web01-sda.{end}.part")).exists(), "not whole yet");
         let told = guest("web01", &[("sda", &sums[0]), ("sdb", &sums[1])]);
-        let answer = edge::finish(&there, told).unwrap();
+        let answer = edge::finish_guest(&there, told).unwrap();
         assert!(answer.contains("virsh define"), "{answer}");
         assert!(server.child.wait().unwrap().success());
         for (name, sum) in ["sda", "sdb"].iter().zip(&sums) {
@@ -193,7 +193,7 @@ fn a_cut_connection_goes_on_at_the_same_image() {
     let (mut watcher, there) = (Watcher::default(), to(way, KEY));
     let arrived = edge::deliver(&mut watcher, &mut disk, &there, "box").unwrap();
     assert!(watcher.0.iter().any(|text| text.contains("connecting anew")), "{:?}", watcher.0);
-    edge::finish(&there, guest("box", &[("sda", &arrived.sha256)])).unwrap();
+    edge::finish_guest(&there, guest("box", &[("sda", &arrived.sha256)])).unwrap();
     assert_eq!(sha256(&dir.path().join("box-sda.raw")), sha256(&path));
     assert_eq!(sha256(&path), arrived.sha256);
 }
@@ -237,7 +237,8 @@ fn peers_that_have_no_business_here_are_refused() {
     assert_eq!(fs::read(images.join("box-sda.raw")).unwrap(), b"precious");
     // A guest of disks that never came.
     let sum = "0".repeat(64);
-    let why = edge::finish(&to(server.port, KEY), guest("none", &[("sda", &sum)])).unwrap_err();
+    let why =
+        edge::finish_guest(&to(server.port, KEY), guest("none", &[("sda", &sum)])).unwrap_err();
     assert!(why.to_string().contains("no disk of none came"), "{why}");
     // A second server in the directory.
     let mut second = Command::new(env!("CARGO_BIN_EXE_bellwether"));
@@ -245,6 +246,6 @@ fn peers_that_have_no_business_here_are_refused() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("another p2v-server"), "{out:?}");
     let good = to(server.port, KEY);
     let arrived = send(&good, "good").unwrap();
-    edge::finish(&good, guest("good", &[("sda", &arrived.sha256)])).unwrap();
+    edge::finish_guest(&good, guest("good", &[("sda", &arrived.sha256)])).unwrap();
     drop(silent);
 }

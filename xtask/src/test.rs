@@ -42,9 +42,9 @@ const QUICK: &[Step] = &[
         cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
     }),
     ("clippy, scenarios", || {
-        let features = "qemu-tests/machines";
-        let words = ["clippy", "--quiet", "-p", "qemu-tests", "--all-targets", "--features"];
-        cargo(&[&words[..], &[features, "--", "-D", "warnings"]].concat())
+        let features = "qemu-tests/machines,bellwether/rooms";
+        let words = ["clippy", "--quiet", "-p", "qemu-tests", "-p", "bellwether", "--all-targets"];
+        cargo(&[&words[..], &["--features", features, "--", "-D", "warnings"]].concat())
     }),
     ("clippy, /init itself", || {
         let words = ["clippy", "--quiet", "-p", "init", "--bin", "init", "--profile", "init"];
