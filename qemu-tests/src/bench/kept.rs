@@ -149,7 +149,7 @@ pub fn table(rows: &[Kept]) -> String {
     let line = |text: &mut String, cells: &[String]| {
         for cell in cells {
             // Writing to a string cannot fail.
-            let _ = write!(text, "{cell:>17}");
+            let _ = write!(text, "{cell:>19}");
         }
         text.push('\n');
     };
