@@ -77,31 +77,37 @@ fn disk(lab: &Lab) -> Result<PathBuf> {
     Ok(disk)
 }
 
+/// Sends the disk by `ssh://`, first with another host key than the server's; the file at the server.
+fn sent_over_ssh(site: &Site, disk: &Path) -> Result<PathBuf> {
+    let before = sha256(disk)?;
+    let images = site.place.join("images");
+    let way = format!("bw.p2v=ssh://root@10.77.0.1{}", images.display());
+    // Of another key than the server's nothing is sent.
+    let wrong = format!("{way} bw.p2v.hostkey=SHA256:{}", "A".repeat(43));
+    let machine = site.machine(disk, &wrong)?;
+    machine.expect("asks for SHA256:AAAA", secs(120))?;
+    machine.expect("nothing was sent", secs(20))?;
+    drop(machine);
+    let sent = fs::read_dir(&images).map_err(Error::at("list", &images))?.count();
+    assert_eq!(sent, 0);
+    let machine = site.machine(disk, &format!("{way} bw.p2v.hostkey={}", site.print))?;
+    machine.expect("the host key that the line asks for", secs(120))?;
+    let told = machine.expect("the other end has the same digest", secs(120))?;
+    machine.expect("the disks are as they were", secs(20))?;
+    machine.wait_off(secs(30))?;
+    assert!(told.contains(&format!("sha256 {before}")), "{told}");
+    let file = images.join("box-vda.img");
+    assert_eq!((sha256(&file)?, sha256(disk)?), (before.clone(), before));
+    Ok(file)
+}
+
 #[test]
 fn a_disk_becomes_a_file_over_ssh_and_stays_as_it_was() {
     scenario("p2v-ssh", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let site = Site::new(lab, "")?;
         let disk = disk(lab)?;
-        let before = sha256(&disk)?;
-        let images = site.place.join("images");
-        let way = format!("bw.p2v=ssh://root@10.77.0.1{}", images.display());
-        // Of another key than the server's nothing is sent.
-        let wrong = format!("{way} bw.p2v.hostkey=SHA256:{}", "A".repeat(43));
-        let machine = site.machine(&disk, &wrong)?;
-        machine.expect("asks for SHA256:AAAA", secs(120))?;
-        machine.expect("nothing was sent", secs(20))?;
-        drop(machine);
-        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
-        let machine = site.machine(&disk, &format!("{way} bw.p2v.hostkey={}", site.print))?;
-        machine.expect("the host key that the line asks for", secs(120))?;
-        let told = machine.expect("the other end has the same digest", secs(120))?;
-        machine.expect("the disks are as they were", secs(20))?;
-        machine.wait_off(secs(30))?;
-        let file = images.join("box-vda.img");
-        let after = sha256(&file)?;
-        assert!(told.contains(&format!("sha256 {after}")), "{told}");
-        assert_eq!(sha256(&disk)?, before);
+        let file = sent_over_ssh(&site, &disk)?;
         let stored = fs::metadata(&file).unwrap().blocks() * 512;
         assert!(stored < fs::metadata(&disk).unwrap().len() * 3 / 4, "{stored} bytes in the file");
         run(&["fsck.ext4", "-fn", &file.to_string_lossy()]).map(drop)
@@ -115,26 +121,7 @@ fn sweep_openssh_s_client_carries_disks_too() {
     scenario("p2v-openssh", |lab| {
         let _dhcp = lab.dhcp().serve()?;
         let site = Site::with_client(lab, "", "--openssh")?;
-        let disk = disk(lab)?;
-        let before = sha256(&disk)?;
-        let images = site.place.join("images");
-        let way = format!("bw.p2v=ssh://root@10.77.0.1{}", images.display());
-        let wrong = format!("{way} bw.p2v.hostkey=SHA256:{}", "A".repeat(43));
-        let machine = site.machine(&disk, &wrong)?;
-        machine.expect("asks for SHA256:AAAA", secs(120))?;
-        machine.expect("nothing was sent", secs(20))?;
-        drop(machine);
-        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
-        let machine = site.machine(&disk, &format!("{way} bw.p2v.hostkey={}", site.print))?;
-        machine.expect("the host key that the line asks for", secs(120))?;
-        let told = machine.expect("the other end has the same digest", secs(120))?;
-        machine.wait_off(secs(30))?;
-        assert!(told.contains(&format!("sha256 {before}")), "{told}");
-        assert_eq!(
-            (sha256(&images.join("box-vda.img"))?, sha256(&disk)?),
-            (before.clone(), before)
-        );
-        Ok(())
+        sent_over_ssh(&site, &disk(lab)?).map(drop)
     });
 }
 

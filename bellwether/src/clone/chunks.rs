@@ -28,7 +28,7 @@ pub static SEND: Program = Program {
     flags: &[
         flag("clients", Some('n'), Some("N"), "begin when so many machines are there [1]"),
         PORT,
-        flag("whole", None, None, "send all bytes, also those that no file system has in use"),
+        WHOLE,
         flag("timeout", Some('a'), Some("S"), "wait so long for the first machines [for ever]"),
         flag("linger", None, Some("S"), "wait so long for machines that were lost [30]"),
         MAX_WAIT,
@@ -41,6 +41,8 @@ pub static SEND: Program = Program {
     ],
 };
 
+const WHOLE: super::flags::Flag =
+    flag("whole", None, None, "send all bytes, also those that no file system has in use");
 const MAX_WAIT: super::flags::Flag = flag(
     "max-wait",
     None,
@@ -61,7 +63,7 @@ pub static SOURCE: Program = Program {
         MAX_WAIT,
         flag("again", None, None, "after a copy wait for the next targets, until it is ended"),
         PORT,
-        flag("whole", None, None, "send all bytes, also those that no file system has in use"),
+        WHOLE,
         flag("timeout", Some('a'), Some("S"), "wait so long for the first targets [for ever]"),
         flag("linger", None, Some("S"), "wait so long for targets that were lost [30]"),
         STALL,

@@ -8,6 +8,14 @@ use crate::lab::Lab;
 use crate::machine::Bus;
 use crate::{Error, Result, shell};
 
+/// What the screen says of an initramfs that the kernel did not unpack to its end.
+const CUT_SHORT: &[&str] = &[
+    "Initramfs unpacking failed",
+    "its file is not there although the index names it; is the initramfs cut short?",
+    "FAILED",
+    "the initramfs is damaged or cut short: copy it again, or build it anew",
+];
+
 const LIVE: &str = "boot=live";
 
 pub(super) const ROWS: &[Fault] = &[
@@ -113,12 +121,7 @@ pub(super) const ROWS: &[Fault] = &[
             std::fs::write(&spoilt, bytes).map_err(Error::at("write", &spoilt))?;
             with_initrd(lab, line, &spoilt)
         },
-        says: &[
-            "Initramfs unpacking failed",
-            "its file is not there although the index names it; is the initramfs cut short?",
-            "FAILED",
-            "the initramfs is damaged or cut short: copy it again, or build it anew",
-        ],
+        says: CUT_SHORT,
         ends: Ends::Refuses,
         quick: false,
     },
@@ -134,12 +137,7 @@ pub(super) const ROWS: &[Fault] = &[
             std::fs::write(&spoilt, half).map_err(Error::at("write", &spoilt))?;
             with_initrd(lab, line, &spoilt)
         },
-        says: &[
-            "Initramfs unpacking failed",
-            "its file is not there although the index names it; is the initramfs cut short?",
-            "FAILED",
-            "the initramfs is damaged or cut short: copy it again, or build it anew",
-        ],
+        says: CUT_SHORT,
         ends: Ends::Refuses,
         quick: false,
     },
