@@ -250,8 +250,10 @@ impl fmt::Display for Trouble {
         use crate::outcome::Amount;
         match self {
             Self::TooSmall { name, room, bytes, why, touched } => {
-                let state =
-                    if *touched { "the copy on it is broken" } else { "nothing was written" };
+                let state = match touched {
+                    true => "the copy on it is broken",
+                    false => "nothing was written; take a larger disk, or shrink what is sent",
+                };
                 write!(
                     f,
                     "{name}: is too small: it has {}, and {why} {}; {state}",

@@ -274,6 +274,9 @@ pub fn block_map(data: &[u8]) {
     let map = blockmap::whole_disk(&mut disk).expect("the first sector can be read");
     assert!(map.used.windows(2).all(|w| w[0].end() < w[1].start));
     assert!(map.used.iter().all(|e| e.length > 0 && e.end() <= size));
-    let writes = blockmap::fit_gpt(&mut disk).unwrap_or_default();
-    assert!(writes.iter().all(|(at, bytes)| at + bytes.len() as u64 <= size));
+    for grow in [false, true] {
+        let fit = blockmap::fit_table(&mut disk, grow).unwrap_or_default();
+        assert!(fit.writes.iter().all(|(at, bytes)| at + bytes.len() as u64 <= size));
+        assert!(fit.last.is_none_or(|(last, _)| last.start + last.length <= size));
+    }
 }

@@ -67,6 +67,10 @@ pub const FOR_SOURCES: &[(&str, &str)] = &[
     ("qemu-system-common", "virtiofsd, in Debian 12"),
 ];
 
+/// What makes, changes and judges the partition tables of copied disks.
+pub const FOR_TABLES: &[(&str, &str)] =
+    &[("fdisk", "sfdisk, fdisk"), ("gdisk", "sgdisk"), ("parted", "parted")];
+
 /// What rooms of machines that copy need: peers, and networks that lose packets.
 pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("udpcast", "udp-sender and udp-receiver, as Debian has them"),

@@ -103,8 +103,10 @@ const SWEEPS: &[Step] = &[
         cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
     }),
     ("used blocks of file systems", || {
+        packages::ensure_all(packages::FOR_TABLES)?;
         let words = ["test", "-p", "bellwether", "--features", "rooms", "--test", "used_blocks"];
-        cargo(&[&words[..], &["--", "--ignored", "sweep_"]].concat())
+        let words = [&words[..], &["--test", "adapt", "--", "--ignored", "sweep_"]].concat();
+        cargo(&words)
     }),
 ];
 

@@ -1,6 +1,6 @@
 //! `adapt`: a disk that was copied byte by byte becomes this machine's own.
 //!
-//! GPT's second header moves to the end of the disk. On request the last partition and
+//! The partition table is fitted to the disk's length. On request the last partition and
 //! its file system take what a larger disk has more, and everything by which two
 //! machines are told apart becomes new: identifiers of the disk, its partitions and file
 //! systems, host name, machine-id, SSH host keys. The copy's files then say the new
@@ -8,13 +8,13 @@
 //! `install`.
 
 use super::flags::{Given, Program, flag};
-use super::install::{COPY, Mounted, boots, choose, disk_mib, feed, own, say, wait_for};
+use super::install::{COPY, Mounted, boots, choose, feed, own, say, wait_for};
 use super::layout::{Layout, Part};
 use super::map::Source;
 use super::prepare::{output, survey, with_mounts};
 use super::world::random;
 use crate::failure::Failure;
-use blockmap::fit_gpt;
+use blockmap::{Place, ReadAt, fit_table};
 use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -42,10 +42,10 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     let disk = choose(given.get("disk"))?;
     let asked = fs::read_to_string(REQUEST).unwrap_or_default();
     let wants = |what: &str| given.has(what) || asked.split_ascii_whitespace().any(|w| w == what);
-    fit(&disk)?;
+    let last = fit(&disk, wants("grow"))?;
     let before = survey(&disk)?;
-    if wants("grow") {
-        grow(&before)?;
+    if let Some(last) = last {
+        grow(&before, last)?;
     }
     if wants("unique") {
         unique(given, before)?;
@@ -53,26 +53,35 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A GPT, of a disk of whatever length, ends at the end of this one. sfdisk keeps the last
-/// usable sector that a table brought along, and takes one that is longer than its disk for a
-/// DOS table.
-fn fit(disk: &str) -> Result<(), Failure> {
+/// The table, of a disk of whatever length, ends at the end of this one. Not by sfdisk: it keeps
+/// the last usable sector that a table brought along, and takes a GPT that is longer than its disk
+/// for a DOS table.
+fn fit(disk: &str, grow: bool) -> Result<Option<Place>, Failure> {
     let failed = |why: &dyn Display| Failure::Failed(format!("{disk}: {why}"));
-    let writes = fit_gpt(&mut Source::open(disk)?).map_err(|e| failed(&e))?;
-    if writes.is_empty() {
-        return Ok(());
+    let fit = fit_table(&mut Source::open(disk)?, grow).map_err(|e| failed(&e))?;
+    let last = fit.last.map(|(last, _)| last);
+    if grow && last.is_none() {
+        return Err(failed(&"there is no partition to grow"));
+    }
+    if fit.writes.is_empty() {
+        return Ok(last);
     }
     let file = fs::OpenOptions::new().write(true).open(disk).map_err(|e| failed(&e))?;
-    for (at, bytes) in &writes {
-        file.write_all_at(bytes, *at).map_err(|e| failed(&e))?;
+    for (at, bytes) in &fit.writes {
+        file.write_all_at(bytes, *at).and_then(|()| file.sync_data()).map_err(|e| failed(&e))?;
     }
-    file.sync_all().map_err(|e| failed(&e))?;
     drop(file);
-    // The kernel refuses a table that is longer than its disk: it has no partitions yet. A disk
-    // in use keeps those that it has.
-    let _ = output(&["blockdev", "--rereadpt", disk]);
-    say(&format!("{disk}: the GPT reaches to the end of the disk"));
-    Ok(())
+    // The kernel refuses a table that is longer than its disk: it has no partitions yet. partx
+    // also changes a disk in use, and with kernels that read no tables; without the numbers it
+    // stops before logical partitions.
+    if output(&["partx", "--update", "--nr", "1:256", disk]).is_err() {
+        let _ = output(&["blockdev", "--rereadpt", disk]);
+    }
+    say(&match fit.last {
+        Some((last, true)) => format!("{disk}: partition {} reaches to its end", last.number),
+        _ => format!("{disk}: the partition table reaches to the end of the disk"),
+    });
+    Ok(last)
 }
 
 /// `fsck` of a file system, mended where that needs no answer.
@@ -81,27 +90,22 @@ fn check(device: &str) -> Result<(), Failure> {
     feed(&["sh", "-c", "fsck.ext4 -f -y \"$1\"; [ $? -le 1 ]", "sh", device], "")
 }
 
-/// The last partition of the disk, and what it is in, to the end of the disk.
-fn grow(layout: &Layout) -> Result<(), Failure> {
+/// What is in the last partition, which reaches to the end of the disk, takes all of it.
+fn grow(layout: &Layout, place: Place) -> Result<(), Failure> {
     let disk = &layout.disk;
-    let Some(last) = layout.parts.iter().filter(|p| !p.extended()).max_by_key(|p| p.start) else {
-        return Err(Failure::Failed(format!("{disk}: there is no partition to grow")));
+    let Some(last) = layout.parts.iter().find(|part| part.number == place.number) else {
+        return Err(Failure::Failed(format!("{disk}: sfdisk finds no partition {}", place.number)));
     };
-    let logical = layout.table == "dos" && last.number > 4;
-    let around = layout.parts.iter().find(|p| p.extended()).filter(|_| logical);
-    for part in around.into_iter().chain([last]) {
-        feed(&["sfdisk", "-q", "-N", &part.number.to_string(), disk], ", +\n")?;
-    }
     let device = last.device(disk);
-    let (end, all) = (survey(disk)?.end(last.number), disk_mib(disk)?);
-    // A table of DOS ends at 2 TiB; GPT has a megabyte of its own.
-    let most = if layout.table == "dos" { all.min(2 << 20) } else { all };
-    if end + 2 < most {
+    wait_for(&device)?;
+    let length = Source::open(&device)?.size();
+    if length < place.length {
         return Err(Failure::Failed(format!(
-            "{device} ends at {end} MiB of {most}: sfdisk has not made it larger"
+            "{device}: the kernel still takes it for {length} bytes of {}; after a restart, or \
+             'partx --update --nr 1:256 {disk}' (util-linux), run this again",
+            place.length
         )));
     }
-    wait_for(&device)?;
     match last.fs.as_str() {
         "ext2" | "ext3" | "ext4" => {
             check(&device)?;
@@ -110,8 +114,15 @@ fn grow(layout: &Layout) -> Result<(), Failure> {
         "xfs" => mounted(last, disk, &["xfs_growfs", COPY])?,
         "btrfs" => mounted(last, disk, &["btrfs", "filesystem", "resize", "max", COPY])?,
         "ntfs" => feed(&["ntfsresize", "-f", "-f", &device], "y\n")?,
+        "swap" => {
+            let label = if last.label.is_empty() { vec![] } else { vec!["-L", &last.label] };
+            output(&[&["mkswap", "-U", &last.uuid][..], &label, &[&device]].concat())?;
+        }
         "" => {}
-        fs => say(&format!("{device}: {fs} keeps its size; only the partition has grown")),
+        fs => {
+            say(&format!("{device}: {fs} keeps its size; only the partition has grown"));
+            return Ok(());
+        }
     }
     say(&format!("{device} takes the rest of the disk"));
     Ok(())

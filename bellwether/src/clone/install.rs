@@ -112,7 +112,11 @@ pub fn feed(words: &[&str], input: &str) -> Result<(), Failure> {
         .spawn()
         .map_err(failed(program))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(failed(program))?;
+        match stdin.write_all(input.as_bytes()) {
+            // It asks nothing.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(failed(program))?,
+        }
     }
     let status = child.wait().map_err(failed(program))?;
     if status.success() {

@@ -207,12 +207,6 @@ impl Layout {
         Ok(out)
     }
 
-    /// Where a partition ends, in MiB.
-    pub fn end(&self, number: u32) -> u64 {
-        let part = self.parts.iter().find(|p| p.number == number);
-        part.map_or(0, |p| p.start / 2048 + p.size.unwrap_or(0))
-    }
-
     /// What is mounted, outer ones first.
     pub fn mounts(&self) -> Vec<&Part> {
         let mut mounts: Vec<&Part> = self.parts.iter().filter(|p| !p.mount.is_empty()).collect();

@@ -46,8 +46,9 @@ const NEEDED: [&str; 13] = [
     "env",
 ];
 /// Each serves one more kind of file system, or a shell.
-const WELCOME: [&str; 23] = [
+const WELCOME: [&str; 24] = [
     "blockdev",
+    "partx",
     "mkfs.ext2",
     "mkfs.ext3",
     "mkfs.xfs",

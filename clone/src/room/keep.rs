@@ -4,9 +4,12 @@
 //! already is found by reading it. The first chunk that is stored puts the mark there; chunks of
 //! the first MiB are held back until all others were written and read back. A disk that has all
 //! chunks is not written at all. A copy that was broken off has the mark, and goes on.
+//!
+//! A disk of another size gets a table that fits it, once all chunks are verified. On a smaller
+//! one what is behind its end must be outside of all partitions.
 
 use super::bits::Bits;
-use super::manifest::{Chunk, Layout, Manifest};
+use super::manifest::{Chunk, GRAIN, Layout, Manifest};
 use crate::error::Trouble;
 use crate::guard::{HELD, Media, mark, old_table, write_all};
 use crate::mark::{LENGTH, Mark};
@@ -15,10 +18,13 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use blockmap::{Misfit, ReadAt, ReadError, fit_table};
 use core::net::Ipv4Addr;
 
 /// So many chunks are read back together.
 const BATCH: usize = 64;
+/// The most bytes of chunks that reach behind the end of the disk.
+const BEHIND: u64 = 16 << 20;
 
 /// One disk.
 #[derive(Debug)]
@@ -34,15 +40,17 @@ pub struct Keep<M: Media> {
     resumed: bool,
     /// What [`Keep::look`] has found.
     looked: Option<bool>,
-    /// Chunks of the first MiB.
+    /// Chunks of the first MiB, and those that reach behind the end of the disk.
     head: BTreeMap<u32, Arc<Vec<u8>>>,
     /// Written, and not read back.
     fresh: Vec<u32>,
+    /// The bytes of a disk that is shorter or longer than the one that is copied.
+    other: Option<u64>,
 }
 
 impl<M: Media> Keep<M> {
     /// The disk for the manifest's disk of this number. Nothing is written. A file needs no
-    /// more room than what is used; a `block` device is as long as the disk.
+    /// more room than what is used; a `block` device holds all partitions.
     ///
     /// # Errors
     /// [`Trouble::TooSmall`], or it cannot be read.
@@ -54,19 +62,50 @@ impl<M: Media> Keep<M> {
         sender: Option<Ipv4Addr>,
     ) -> Result<Self, Trouble> {
         let of = manifest.layout.disks.get(usize::from(disk));
-        let (size, used) =
-            of.map_or((0, 0), |of| (of.size, of.used.iter().map(|e| e.length).sum()));
-        let bytes = if block { size } else { used };
+        let (size, used, least) = of.map_or((0, 0, 0), |of| {
+            (of.size, of.used.iter().map(|extent| extent.length).sum(), of.least())
+        });
+        let other = media.room().filter(|room| block && *room != size);
+        let cut = |room: &u64| {
+            let behind = manifest.layout.of_disk(disk).filter(|(_, chunk)| {
+                manifest.layout.pieces(chunk).any(|piece| piece.end() > *room)
+            });
+            behind.map(|(_, chunk)| u64::from(chunk.bytes)).sum::<u64>()
+        };
+        let (bytes, why) = match block {
+            // What lies outside of partitions there is more than a table's copy.
+            true if other.filter(|room| *room < size).is_some_and(|room| cut(&room) > BEHIND) => {
+                (size, "the copy has")
+            }
+            true => (least, "what is sent needs"),
+            false => (used, "the copy has"),
+        };
         if let Some(room) = media.room().filter(|room| *room < bytes) {
-            let (name, why) = (media.name().to_string(), "the copy has");
+            let name = media.name().to_string();
             return Err(Trouble::TooSmall { name, room, bytes, why, touched: false });
         }
         let mut head = [0; LENGTH];
         let n = media.fetch(0, &mut head)?;
         let marked = Mark::read(head.get(..n).unwrap_or_default()).is_some();
-        let (head, fresh) = (BTreeMap::new(), Vec::new());
-        let (looked, resumed) = (None, marked);
-        Ok(Self { media, manifest, disk, sender, read_back, marked, resumed, looked, head, fresh })
+        Ok(Self {
+            media,
+            manifest,
+            disk,
+            sender,
+            read_back,
+            marked,
+            resumed: marked,
+            looked: None,
+            head: BTreeMap::new(),
+            fresh: Vec::new(),
+            other,
+        })
+    }
+
+    /// Whether a chunk waits in memory for the end: of the first MiB, or behind the disk's end.
+    fn held(&self, chunk: &Chunk) -> bool {
+        let behind = |end: u64| self.manifest.layout.pieces(chunk).any(|piece| piece.end() > end);
+        chunk.start < HELD as u64 || self.other.is_some_and(behind)
     }
 
     /// What is written to.
@@ -120,7 +159,7 @@ impl<M: Media> Keep<M> {
             manifest.layout.of_disk(self.disk).map(|(n, chunk)| (n, *chunk)).collect();
         for (n, chunk) in &own {
             let has = self.has(*n, chunk).unwrap_or(false);
-            let held = has && chunk.start < HELD as u64;
+            let held = has && self.held(chunk);
             // The first MiB is written from memory at the end.
             let bytes = if held { self.read(*n).ok().flatten() } else { None };
             if has && held == bytes.is_some() {
@@ -144,7 +183,7 @@ impl<M: Media> Keep<M> {
         self.media.begin()?;
         let disk = self.manifest.layout.disks.get(usize::from(self.disk));
         let size = disk.map_or(0, |disk| disk.size);
-        self.media.end(size)?;
+        self.media.end(self.other.unwrap_or(size))?;
         if !self.marked {
             let tail = old_table(&mut self.media);
             mark(&mut self.media, self.sender)?;
@@ -168,7 +207,7 @@ impl<M: Media> Keep<M> {
         }
         let manifest = self.manifest.clone();
         let Some(chunk) = manifest.layout.chunk(n) else { return Ok(()) };
-        if chunk.start < HELD as u64 {
+        if self.held(chunk) {
             self.head.insert(n, data.clone());
             return Ok(());
         }
@@ -232,17 +271,27 @@ impl<M: Media> Keep<M> {
         let Some(disk) = manifest.layout.disks.get(usize::from(self.disk)) else {
             return Ok(false);
         };
-        let mut head = vec![0; HELD.min(usize::try_from(disk.size).unwrap_or(HELD))];
+        let end = self.other.unwrap_or(disk.size);
+        let mut head = vec![0; HELD.min(usize::try_from(end).unwrap_or(HELD))];
         for (n, data) in &self.head {
             let Some(chunk) = manifest.layout.chunk(*n) else { continue };
             let mut rest = data.as_slice();
             for piece in manifest.layout.pieces(chunk) {
-                let (at, length) = (piece.start as usize, piece.length as usize);
-                let (some, more) = rest.split_at(rest.len().min(length));
-                let place = head.get_mut(at..).unwrap_or_default();
-                place.iter_mut().zip(some).for_each(|(to, from)| *to = *from);
+                let (some, more) =
+                    rest.split_at(rest.len().min(usize::try_from(piece.length).unwrap_or(0)));
                 rest = more;
+                if chunk.start < HELD as u64 && piece.start < HELD as u64 {
+                    let place = head.get_mut(piece.start as usize..).unwrap_or_default();
+                    place.iter_mut().zip(some).for_each(|(to, from)| *to = *from);
+                } else {
+                    let room = usize::try_from(end.saturating_sub(piece.start));
+                    let some = some.get(..some.len().min(room.unwrap_or(0)));
+                    write_all(&mut self.media, piece.start, some.unwrap_or_default())?;
+                }
             }
+        }
+        if self.other.is_some() {
+            self.fit(&mut head, u64::from(disk.sector))?;
         }
         let (first, rest) = head.split_at(head.len().min(LENGTH));
         write_all(&mut self.media, LENGTH as u64, rest)?;
@@ -262,6 +311,67 @@ impl<M: Media> Keep<M> {
         }
         self.marked = false;
         Ok(self.read_back)
+    }
+}
+
+/// A disk as it will be: the first MiB is not written yet.
+struct Soon<'k, M> {
+    head: &'k [u8],
+    media: &'k mut M,
+    size: u64,
+    sector: u64,
+}
+
+impl<M: Media> ReadAt for Soon<'_, M> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn sector(&self) -> u64 {
+        self.sector
+    }
+
+    fn read_at(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let wrong = ReadError { at, length: buffer.len() as u64 };
+        if self.media.fetch(at, buffer).ok() != Some(buffer.len()) {
+            return Err(wrong);
+        }
+        let head = usize::try_from(at).ok().and_then(|at| self.head.get(at..));
+        buffer.iter_mut().zip(head.unwrap_or_default()).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+}
+
+impl<M: Media> Keep<M> {
+    /// The partition table that comes with the first MiB ends at the end of this disk.
+    fn fit(&mut self, head: &mut [u8], sector: u64) -> Result<(), Trouble> {
+        let size = self.other.unwrap_or(0);
+        let mut soon = Soon { head, media: &mut self.media, size, sector };
+        let writes = match fit_table(&mut soon, false) {
+            Ok(fit) => fit.writes,
+            Err(Misfit::TooSmall { needs: bytes, has: room }) => {
+                let (name, why) = (self.media.name().to_string(), "what is sent needs");
+                return Err(Trouble::TooSmall { name, room, bytes, why, touched: true });
+            }
+            // A copy of it is what was asked for.
+            Err(_) => return Ok(()),
+        };
+        for (at, bytes) in writes {
+            match usize::try_from(at).ok().and_then(|at| head.get_mut(at..at + bytes.len())) {
+                Some(place) => place.copy_from_slice(&bytes),
+                None => {
+                    write_all(&mut self.media, at, &bytes)?;
+                    self.media.flush()?;
+                    let begin = at / GRAIN * GRAIN;
+                    let skip = usize::try_from(at - begin).unwrap_or(0);
+                    let back = self.media.read(begin, skip + bytes.len())?;
+                    if back.is_some_and(|back| back.get(skip..) != Some(&bytes)) {
+                        return Err(Trouble::Differs { name: self.media.name().to_string() });
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -158,6 +158,20 @@ impl Layout {
 }
 
 impl Disk {
+    /// The bytes that a disk must have to hold all partitions and, by a GPT, whose types are
+    /// UUIDs, its copy at the end. All of this one where it has no partitions.
+    #[must_use]
+    pub fn least(&self) -> u64 {
+        let table = match self.areas.iter().any(|area| area.texts[0].len() > 2) {
+            // UEFI 2.10, 5.3.1: at least 16 KiB of entries, and the header.
+            true => (16 << 10) + u64::from(self.sector),
+            false => 0,
+        };
+        let parts = self.areas.iter().filter(|area| area.number > 0);
+        let end = parts.map(|area| area.start.saturating_add(area.length)).max();
+        end.map_or(self.size, |end| end.saturating_add(table).min(self.size))
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         let short = |text: &String| text.len() <= TEXT;
         if self.areas.len() > AREAS || self.used.len() > EXTENTS || !short(&self.name) {

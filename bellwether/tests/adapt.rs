@@ -1,0 +1,182 @@
+//! `clone adapt --grow` on disks that became longer, by tables that real tools have made and
+//! touched last; then those tools judge the table, and each file system's own check the rest.
+//!
+//! `cargo test -p bellwether --features rooms --test adapt -- --nocapture`: root, loop devices,
+//! util-linux with fdisk, gdisk, parted, e2fsprogs, xfsprogs, btrfs-progs, ntfs-3g.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Makes a table on `$D` of 900 MiB; and the number of the last partition. fdisk ends with 1 where
+/// the kernel reads no tables.
+#[rustfmt::skip]
+const TABLES: &[(&str, u32, &str)] = &[
+    ("gpt by sfdisk", 2, "printf 'label: gpt\nsize=20M,type=U\nname=last\n' | sfdisk -q $D"),
+    ("gpt by sgdisk", 2, "sgdisk -n 1:0:+20M -n 2:0:0 $D"),
+    ("gpt with 256 entries", 2, "sgdisk -S 256 -n 1:0:+20M -n 2:0:0 $D"),
+    ("gpt by parted", 2, "parted -s $D mklabel gpt mkpart a 1MiB 21MiB mkpart b 21MiB 100%"),
+    ("gpt by fdisk", 2, "printf 'g\nn\n1\n\n+20M\nn\n2\n\n\nw\n' | fdisk $D || :"),
+    ("gpt, numbers not in order", 1, "sgdisk -n 2:0:+20M -n 1:0:0 $D"),
+    ("dos by sfdisk", 2, "printf 'label: dos\nsize=20M,bootable\ntype=83\n' | sfdisk -q $D"),
+    ("dos by parted", 6, "parted -s $D mklabel msdos mkpart primary 1MiB 21MiB mkpart extended \
+        21MiB 100% mkpart logical 22MiB 40MiB mkpart logical 41MiB 100%"),
+    ("dos by fdisk", 5, "printf 'o\nn\np\n1\n\n+20M\nn\ne\n2\n\n\nn\nl\n\n\nw\n' | fdisk $D || :"),
+];
+
+/// What a person did to the longer disk before `adapt` came.
+#[rustfmt::skip]
+const TOUCHES: &[(&str, &str)] = &[
+    ("nothing", "true"),
+    ("sfdisk -d | sfdisk", "sfdisk -d $D >dump && sfdisk -q $D <dump"),
+    ("sgdisk -e", "sgdisk -e $D"),
+    ("sgdisk -c", "sgdisk -c 1:first $D"),
+    ("parted", "printf 'Fix\nFix\n' | parted ---pretend-input-tty $D print"),
+    ("fdisk", "printf 'w\n' | fdisk $D || :"),
+];
+
+/// mkfs of `$P`, its check, and what prints its bytes.
+#[rustfmt::skip]
+const SYSTEMS: &[(&str, &str, &str)] = &[
+    ("mkfs.ext4 -q -F $P", "e2fsck -fn $P",
+        "dumpe2fs -h $P 2>/dev/null | awk '/^Block count/{c=$3} /^Block size/{s=$3} END{print c*s}'"),
+    ("mkfs.xfs -q -f $P", "xfs_repair -n $P",
+        "xfs_db -r -c 'sb 0' -c 'p dblocks blocksize' $P | awk '{n=n?n*$3:$3} END{print n}'"),
+    ("mkfs.btrfs -q -f $P", "btrfs check $P",
+        "btrfs inspect-internal dump-super $P | awk '/^total_bytes/{print $2}'"),
+    ("mkntfs -q -F -Q $P", "ntfsresize -P -i -f -f $P", "ntfsresize -i -f -f $P | awk '/^Current volume size/{print $4}'"),
+    ("mkswap -q -L label -U 0d31a24c-22b7-4a3e-8f0c-6b6b0d9e3b11 $P",
+        "blkid -p $P | grep 'LABEL=\"label\".*UUID=\"0d31a24c-22b7-4a3e-8f0c-6b6b0d9e3b11\"'",
+        "od -An -tu4 -j 1028 -N 4 $P | awk '{print ($1+1)*4096}'"),
+];
+
+/// What judges a table: prints nothing that is a complaint, and ends with 0.
+const JUDGES: &str = "sfdisk --verify $D && parted -s $D print >/dev/null && \
+    case $T in gpt*) sgdisk -v $D | tee /dev/stderr | grep -q 'No problems found' ;; esac";
+
+/// Runs lines of shell in this directory; their output.
+fn shell(dir: &Path, setting: &str, lines: &str) -> String {
+    let done = Command::new("sh")
+        .args(["-c", &format!("set -eu; exec 2>&1\n{setting}\n{lines}")])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{setting}; {lines}: {text}");
+    text
+}
+
+/// A loop device, gone with its partitions.
+struct Disk<'d>(&'d Path, String);
+
+impl<'d> Disk<'d> {
+    fn new(dir: &'d Path, sector: u32) -> Self {
+        let text = shell(dir, "", &format!("losetup -b {sector} -f --show disk.img"));
+        Self(dir, text.trim().to_owned())
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        shell(self.0, "", &format!("partx -d {0} >/dev/null || :; losetup -d {0}", self.1));
+    }
+}
+
+fn one(dir: &Path, sector: u32, table: usize, touch: usize, system: usize) {
+    let ((table, number, make), (touched, touch)) = (TABLES[table], TOUCHES[touch]);
+    let (mkfs, check, bytes) = SYSTEMS[system];
+    let name = format!("{table}, sectors of {sector}, {touched}, {mkfs}");
+    shell(dir, "", "rm -f disk.img; truncate -s 900M disk.img");
+    {
+        let disk = Disk::new(dir, sector);
+        let set = format!("D={0}; P={0}p{number}; T='{table}'", disk.1);
+        shell(dir, &set, &format!("{make}; partx -u --nr 1:256 $D; {mkfs}"));
+    }
+    shell(dir, "", "truncate -s 1400M disk.img");
+    let disk = Disk::new(dir, sector);
+    let set = format!("D={0}; P={0}p{number}; T='{table}'", disk.1);
+    shell(dir, &set, touch);
+    let bellwether = env!("CARGO_BIN_EXE_bellwether");
+    let said = shell(dir, &set, &format!("{bellwether} clone adapt --disk $D --grow"));
+    let judged = shell(dir, &set, JUDGES);
+    // sfdisk leaves a gap behind GPT's entries, which sgdisk tells.
+    let warned = judged.lines().filter(|line| line.starts_with("Warning: "));
+    let warned: Vec<_> = warned.filter(|line| !line.contains("a gap between")).collect();
+    assert!(warned.is_empty(), "{name}: {judged}");
+    shell(dir, &set, check);
+    let bytes: u64 = shell(dir, &set, bytes).trim().parse().unwrap();
+    // All but the partitions before it, a MiB at the end and what a file system leaves.
+    assert!(bytes > 1350 << 20, "{name}: {bytes} bytes: {said}");
+    let again = shell(dir, &set, &format!("{bellwether} clone adapt --disk $D --grow"));
+    assert!(!again.contains("reaches"), "{name}: {again}");
+    println!("{name}: {} MiB", bytes >> 20);
+}
+
+/// Every pair of a table and what touched it, with each kind of sector; file systems in turn.
+#[test]
+#[ignore = "root, and minutes"]
+fn sweep_of_tables_that_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut system = 0;
+    for sector in [512, 4096] {
+        for table in 0..TABLES.len() {
+            for touch in 0..TOUCHES.len() {
+                // GPT's tools would make a GPT of a DOS table.
+                if TABLES[table].0.starts_with("dos") && TOUCHES[touch].0.starts_with("sgdisk") {
+                    continue;
+                }
+                // NTFS and sectors of 4096 bytes: ntfsresize takes them for 512.
+                system = (system + 1) % SYSTEMS.len();
+                one(dir.path(), sector, table, touch, system);
+            }
+        }
+    }
+}
+
+/// A copy on a smaller and on a larger disk has a table that fits it, and the partitions' bytes; a
+/// disk on which they do not fit keeps all of its own.
+#[test]
+#[ignore = "root, and a minute"]
+fn sweep_of_sizes_of_disks_that_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let bellwether = env!("CARGO_BIN_EXE_bellwether");
+    #[rustfmt::skip]
+    let tables = [
+        ("gpt", 2, 21, "printf 'label: gpt\nsize=20M,type=U\nsize=300M\n' | sfdisk -q golden"),
+        ("dos", 5, 22, "printf 'label: dos\nsize=20M\ntype=5\nsize=100M\nsize=150M,type=7\n' | sfdisk -q golden"),
+    ];
+    shell(dir, "", "mkdir tree; head -c 20M /dev/urandom >tree/file");
+    for (table, number, mib, make) in tables {
+        let lines = format!(
+            "rm -f golden; truncate -s 600M golden; {make}; mkfs.ext4 -q -d tree -E offset=$(({mib} \
+             << 20)) golden 60M; {bellwether} clone save -q golden -o golden.bwi; \
+             sfdisk -d golden | sed -n 's/^.* : //p' >table"
+        );
+        shell(dir, "", &lines);
+        for (size, fits) in [("345M", true), ("900M", true), ("300M", false), ("317M", false)] {
+            // GPT's partitions end at 321 MiB, those of the DOS table at 275.
+            let fits = fits || table == "dos";
+            shell(dir, "", "yes garbage | head -c 20M >disk.img");
+            shell(dir, "", &format!("truncate -s {size} disk.img"));
+            let disk = Disk::new(dir, 512);
+            let set = format!("D={0}; P={0}p{number}; T={table}", disk.1);
+            let restore = format!("{bellwether} clone restore golden.bwi $D");
+            if !fits {
+                let said = shell(dir, &set, &format!("! {restore}; cmp $D disk.img"));
+                let why = "nothing was written; take a larger disk, or shrink what is sent";
+                assert!(said.contains(why), "{table} {size}: {said}");
+                assert_eq!(shell(dir, &set, "head -c 8 $D"), "garbage\n");
+                continue;
+            }
+            shell(dir, &set, &restore);
+            let judged = shell(dir, &set, JUDGES);
+            assert!(!judged.contains("problem:"), "{table} {size}: {judged}");
+            // The extended partition has another end.
+            let same = "sfdisk -d $D | sed -n 's/^.* : //p' | diff - table | grep '^<' | \
+                        grep -v 'type=5$' && exit 1; partx -u --nr 1:256 $D; e2fsck -fn $P; \
+                        debugfs -R 'cat /file' $P 2>/dev/null | cmp - tree/file";
+            shell(dir, &set, same);
+        }
+    }
+}
