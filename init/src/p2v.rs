@@ -49,6 +49,8 @@ const PASSWORD: &str = "/run/bellwether/p2v.password";
 const KEY: &str = "/run/bellwether/p2v.key";
 /// How often keys, drivers and the network are looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often the screen says how far the server is.
+const EVERY: Duration = Duration::from_secs(2);
 /// The largest file with a private key.
 const MAX_KEY: usize = 64 << 10;
 
@@ -151,7 +153,8 @@ fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
     };
     let name = name(plan);
     let _keys = SingleKeys::of(machine.log.console());
-    let mut here = Here { machine, progress: None, shown: 0, look: Instant::now() };
+    let now = Instant::now();
+    let mut here = Here { machine, progress: None, shown: 0, look: now, tell: now };
     if plan.way == P2vWay::V2v {
         return convert(&mut here, plan, &login, &name, disks);
     }
@@ -253,7 +256,6 @@ fn convert(
             ..Conversion::default()
         },
     };
-    here.begin(disks.iter().map(|disk| disk.map.used_bytes()).sum());
     let (done, disks) = edge::convert(here, login, &order, disks)?;
     let text = format!(
         "converted; {} were read; the logs are in {} on the server",
@@ -274,6 +276,8 @@ struct Here<'m> {
     shown: u64,
     /// When drivers, network and keys are looked at again.
     look: Instant,
+    /// When the screen says next how far the server is.
+    tell: Instant,
 }
 
 impl Here<'_> {
@@ -300,6 +304,16 @@ impl World for Here<'_> {
         }
     }
 
+    fn served(&mut self, fresh: u64, total: u64, again: u64) {
+        let now = Instant::now();
+        let whole = fresh == total && self.shown < total;
+        if now < self.tell && !whole {
+            return;
+        }
+        (self.tell, self.shown) = (now.after(EVERY), fresh);
+        self.machine.log.info(&far(fresh, total, again));
+    }
+
     /// `q` and Ctrl-C stop it.
     fn go_on(&mut self) -> bool {
         let now = Instant::now();
@@ -314,6 +328,16 @@ impl World for Here<'_> {
         let stop = [*b"q", *b"\x03"];
         !(ready && rustix::io::read(console, &mut key) == Ok(1) && stop.contains(&key))
     }
+}
+
+/// How far the server is: it reads in an order of its own, and some of it twice.
+fn far(fresh: u64, total: u64, again: u64) -> String {
+    let percent = fresh.saturating_mul(100).checked_div(total).unwrap_or(100).min(100);
+    let more = match again {
+        0 => String::new(),
+        again => format!(", and {} of it once more", Size(again)),
+    };
+    format!("the server has read {} of {} ({percent} %){more}", Size(fresh), Size(total))
 }
 
 /// A small file's text, without what stands around it.
@@ -585,6 +609,14 @@ mod tests {
             (sockets, cores, threads)
         };
         assert_eq!((shape(8), shape(4), shape(3)), ((2, 2, 2), (1, 2, 2), (3, 1, 1)));
+    }
+
+    /// "100 %, 0 s left" stood on the screen for the ten minutes of a conversion.
+    #[test]
+    fn a_server_that_reads_again_is_not_done() {
+        assert_eq!(far(64 << 20, 256 << 20, 0), "the server has read 64 MiB of 256 MiB (25 %)");
+        let again = "the server has read 256 MiB of 256 MiB (100 %), and 32 MiB of it once more";
+        assert_eq!(far(256 << 20, 256 << 20, 32 << 20), again);
     }
 
     #[test]

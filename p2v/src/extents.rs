@@ -106,10 +106,88 @@ impl Extents {
     }
 }
 
+/// Which parts of a disk a client has read: so that what it reads again is no progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Bytes of a chunk. A chunk counts as read once a byte of it is.
+    chunk: u64,
+    /// A bit for each.
+    bits: Vec<u64>,
+    fresh: u64,
+    read: u64,
+}
+
+/// Chunks of a disk at most: 128 KiB of bits.
+const CHUNKS: u64 = 1 << 20;
+/// The smallest chunk: nbdkit's filter cow reads such blocks.
+const SMALLEST: u64 = 64 << 10;
+
+impl Seen {
+    /// Nothing of a disk of so many bytes.
+    #[must_use]
+    pub fn of(size: u64) -> Self {
+        let chunk = size.div_ceil(CHUNKS).next_power_of_two().max(SMALLEST);
+        let words = size.div_ceil(chunk).div_ceil(64);
+        let bits = alloc::vec![0; usize::try_from(words).unwrap_or(0)];
+        Self { chunk, bits, fresh: 0, read: 0 }
+    }
+
+    /// A client has read a range of the disk with this map.
+    pub fn take(&mut self, range: Range<u64>, map: &Extents) {
+        let used = |range: Range<u64>| -> u64 {
+            map.pieces(range).filter(|piece| piece.used).map(|piece| piece.length()).sum()
+        };
+        self.read += used(range.clone());
+        if range.is_empty() {
+            return;
+        }
+        for n in range.start / self.chunk..range.end.div_ceil(self.chunk) {
+            let word = usize::try_from(n / 64).ok().and_then(|word| self.bits.get_mut(word));
+            let Some(word) = word.filter(|word| **word >> (n % 64) & 1 == 0) else { continue };
+            *word |= 1 << (n % 64);
+            self.fresh += used(n * self.chunk..(n + 1).saturating_mul(self.chunk));
+        }
+    }
+
+    /// Bytes in use that were read at least once.
+    #[must_use]
+    pub const fn fresh(&self) -> u64 {
+        self.fresh
+    }
+
+    /// Bytes in use that were read once more.
+    #[must_use]
+    pub const fn again(&self) -> u64 {
+        self.read.saturating_sub(self.fresh)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_read_again_is_no_progress() {
+        let kib = |n: u64| n << 10;
+        let map = Extents::new(kib(1024), [0..kib(100), kib(512)..kib(1000)]);
+        let mut seen = Seen::of(map.size());
+        seen.take(0..kib(4), &map);
+        assert_eq!((seen.fresh(), seen.again()), (kib(64), 0));
+        seen.take(0..kib(1024), &map);
+        assert_eq!((seen.fresh(), seen.again()), (map.used_bytes(), kib(4)));
+        seen.take(kib(200)..kib(600), &map);
+        seen.take(kib(7)..kib(7), &map);
+        assert_eq!((seen.fresh(), seen.again()), (map.used_bytes(), kib(4 + 88)));
+        // A disk of 64 TiB needs no more room than one of 64 GiB.
+        assert_eq!(
+            (Seen::of(64 << 40).bits.len(), Seen::of(64 << 30).bits.len()),
+            (1 << 14, 1 << 14)
+        );
+        let mut none = Seen::of(0);
+        none.take(0..kib(64), &Extents::whole(0));
+        assert_eq!(none.fresh(), 0);
+    }
 
     #[test]
     fn ranges_are_sorted_joined_and_cut() {

@@ -151,6 +151,8 @@ pub struct Conversion {
     pub name: String,
     /// `physical.xml`.
     pub xml: String,
+    /// The ports in it, at which the disks are.
+    pub ports: Vec<u16>,
     /// Run it by sudo.
     pub sudo: bool,
     /// Arguments for virt-v2v: the output, and what else there is.
@@ -201,18 +203,47 @@ impl Conversion {
         words.join(" ")
     }
 
+    /// virt-v2v reads for the conversion what it reads again for the copy: half of a system. An
+    /// nbdkit of the server, which virt-v2v needs itself, keeps what is read until the copy
+    /// begins. Without one the disks are read as they come.
+    fn keeper(&self) -> String {
+        let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
+        format!(
+            "for port in {}; do\n\
+             for try in 1 2 3 4 5; do\n\
+             own=$((30000 + $(od -An -N2 -tu2 /dev/urandom) % 20000))\n\
+             rm -f \"keeper-$port\"\n\
+             {{ nbdkit -f --exit-with-parent -i localhost -p $own -P \"keeper-$port\" --filter=cow nbd \
+             hostname=localhost port=$port shared=true cow-on-read=\"$PWD/keep\"\n\
+             echo ended > \"keeper-$port\"; }} >/dev/null 2>\"keeper-log-$port\" 3<&- &\n\
+             until [ -s \"keeper-$port\" ]; do sleep 0.1; done\n\
+             [ \"$(cat \"keeper-$port\")\" = ended ] && continue\n\
+             keepers=\"$keepers $!\"\n\
+             sed \"s/port=\\\"$port\\\"/port=\\\"$own\\\"/\" physical.xml > new.xml && mv new.xml physical.xml\n\
+             break\n\
+             done\n\
+             done\n",
+            ports.join(" ")
+        )
+    }
+
     fn wrapper(&self) -> String {
         let (command, sudo) = (self.command(), if self.sudo { "sudo -n " } else { "" });
+        let keeper = if self.ports.is_empty() { String::new() } else { self.keeper() };
         format!(
             "#!/bin/sh\n\
              # Converts a physical machine, whose disks come through the ssh connection.\n\
              cd \"$(dirname \"$0\")\" || exit 1\n\
              log=virt-v2v-conversion-log.txt\n\
+             # What it says is looked at below.\n\
+             LC_ALL=C; export LC_ALL\n\
              echo 99 > status\n\
              export > environment\n\
              virt-v2v --version > v2v-version 2>&1 </dev/null\n\
              exec 3<&0 </dev/null\n\
-             (\n\
+             keepers=\n\
+             : > keep\n\
+             {keeper}(\n\
              {command} 2>> \"$log\" </dev/null 3<&- &\n\
              v2v=$!\n\
              # The machine is gone: the conversion cannot go on.\n\
@@ -222,7 +253,12 @@ impl Conversion {
              wait \"$v2v\" 2>/dev/null\n\
              echo $? > status\n\
              kill \"$watch\" 2>/dev/null\n\
-             ) | tee -a \"$log\"\n\
+             ) | while IFS= read -r line; do\n\
+             case \"$line\" in *'Copying disk '*) rm -f keep;; esac\n\
+             printf '%s\\n' \"$line\"\n\
+             done | tee -a \"$log\"\n\
+             rm -f keep\n\
+             [ -z \"$keepers\" ] || kill $keepers 2>/dev/null\n\
              s=$(cat status)\n\
              if [ \"$s\" -ne 0 ]; then echo \"the last lines of the log:\"; tail -n 50 \"$log\"; \
              grep '^virt-v2v: error: ' \"$log\" | tail -n 3; fi\n\
@@ -286,6 +322,7 @@ pub fn telling(lines: &[String]) -> Option<&str> {
 pub fn receive(path: &str, name: &str) -> String {
     let script = format!(
         "say() {{ echo \"{MARK}$*\"; }}\n\
+         LC_ALL=C; export LC_ALL\n\
          p={}; n={}\n\
          if [ -d \"$p\" ]; then t=\"${{p%/}}/$n\"; else t=\"$p\"; fi\n\
          case \"$t\" in */*) d=\"${{t%/*}}\";; *) d=.;; esac\n\

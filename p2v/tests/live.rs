@@ -25,6 +25,7 @@ struct Watcher {
     told: Vec<String>,
     output: Vec<String>,
     done: u64,
+    again: u64,
     stop_at: Option<u64>,
     stop_on: Option<&'static str>,
 }
@@ -38,6 +39,10 @@ impl World for Watcher {
     }
     fn progress(&mut self, done: u64, _: u64) {
         self.done = done;
+    }
+    fn served(&mut self, fresh: u64, total: u64, again: u64) {
+        assert!(fresh <= total, "{fresh} of {total}");
+        (self.done, self.again) = (fresh, again);
     }
     fn go_on(&mut self) -> bool {
         let line = |text: &&str| self.output.iter().any(|line| line.contains(*text));
@@ -704,6 +709,53 @@ fn order() -> Order {
     (order.domain.memory_kib, order.domain.vcpus) = (1 << 20, 2);
     order.conversion.args = ["-o", "local", "-os", "/var/tmp"].map(String::from).into();
     order
+}
+
+/// virt-v2v reads for the conversion what it copies afterwards. Once over the network is enough.
+#[test]
+fn what_a_conversion_reads_twice_travels_once() {
+    let Some(sshd) = Sshd::start("") else { return };
+    if !have("nbdkit") || !have("nbdcopy") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 64 * MIB);
+    // The whole disk to look at it, then the copy, as virt-v2v announces it.
+    let start = STAND_IN.split_once("  nbdkit").unwrap().0;
+    let twice = format!(
+        "{start}  nbdcopy nbd://localhost:$port null: || exit 4\n  echo '[ 8.7] Copying disk 1/1'\n  \
+         nbdcopy nbd://localhost:$port {}/disk$n || exit 5\ndone\n",
+        out.path().display()
+    );
+    sshd.program("virt-v2v", &twice);
+    let copy = || {
+        let mut watcher = Watcher::default();
+        let disks = vec![open(&path, &map)];
+        let (done, _) = edge::convert(&mut watcher, &sshd.login(), &order(), disks).unwrap();
+        assert_eq!(sha256(&out.path().join("disk1")), sha256(&path));
+        assert_eq!(watcher.done, map.used_bytes());
+        (done, watcher.again)
+    };
+    let (done, again) = copy();
+    println!("{} bytes for {} used, {again} again", done.sent, map.used_bytes());
+    assert!(done.sent <= map.used_bytes() * 11 / 10, "{} of {}", done.sent, map.used_bytes());
+    assert_eq!(again, 0);
+    // It has ended, too.
+    let files = fs::read_dir(&done.directory).unwrap().flatten();
+    let names = files.map(|file| file.file_name().into_string().unwrap());
+    let pid = names.filter_map(|name| name.strip_prefix("keeper-")?.parse::<u16>().ok()).next();
+    let pid = fs::read_to_string(format!("{}/keeper-{}", done.directory, pid.unwrap())).unwrap();
+    until("its end", || !Path::new(&format!("/proc/{}", pid.trim())).exists());
+    forget(&done.directory);
+    // A server whose nbdkit does not work: the disk is read as it comes, and that is counted.
+    sshd.program("nbdkit", "#!/bin/sh\necho no such plugin >&2\nexit 1\n");
+    let (done, again) = copy();
+    assert!(
+        done.sent > map.used_bytes() * 19 / 10 && again == map.used_bytes(),
+        "{done:?} {again}"
+    );
+    forget(&done.directory);
 }
 
 /// The directories of one test, taken away by the test.

@@ -102,8 +102,13 @@ pub const FOR_P2V: &[(&str, &str)] = &[
 ];
 
 /// What a conversion of a machine needs besides.
-pub const FOR_CONVERSIONS: &[(&str, &str)] =
-    &[("virt-v2v", "the conversion server"), ("fdisk", "the machine's partition table")];
+pub const FOR_CONVERSIONS: &[(&str, &str)] = &[
+    ("virt-v2v", "the conversion server"),
+    ("libguestfs-xfs", "the file system of a machine, in its appliance"),
+    ("fdisk", "the machine's partition table"),
+    ("lvm2", "the machine's volumes"),
+    ("xfsprogs", "a file system on one of them"),
+];
 
 /// What the tests of a server's rights need.
 pub const FOR_JAIL: &[(&str, &str)] = &[

@@ -44,6 +44,10 @@ pub trait World {
     /// Tells how many of how many bytes are sent. Called often.
     fn progress(&mut self, done: u64, total: u64);
 
+    /// Tells how many of how many bytes a server has read by itself, and how many once more.
+    /// Called when they change.
+    fn served(&mut self, fresh: u64, total: u64, again: u64);
+
     /// Called between all waits, at least once a second; false when the user has had enough.
     fn go_on(&mut self) -> bool;
 }

@@ -12,6 +12,7 @@ use rustix::net::{
 };
 
 use super::disk::Disk;
+use crate::extents::Seen;
 use crate::nbd::{Session, Turn, greeting};
 
 /// Connections to one disk: virt-v2v 2.x has one, older ones a few.
@@ -26,8 +27,10 @@ pub struct Server {
     pub disk: Disk,
     /// The port on loopback.
     pub port: u16,
-    /// Bytes of it that were sent.
+    /// Bytes that were sent.
     pub sent: u64,
+    /// What of it the clients have read.
+    pub seen: Seen,
     /// Whether a client has ever come so far as to read.
     pub used: bool,
     listener: OwnedFd,
@@ -56,7 +59,9 @@ impl Server {
         bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         listen(&listener, 16)?;
         let address = SocketAddrV4::try_from(getsockname(&listener)?)?;
-        Ok(Self { disk, port: address.port(), sent: 0, used: false, listener, clients: Vec::new() })
+        let seen = Seen::of(disk.map.size());
+        let port = address.port();
+        Ok(Self { disk, port, sent: 0, seen, used: false, listener, clients: Vec::new() })
     }
 
     /// What to wait for.
@@ -89,15 +94,15 @@ impl Server {
             let session = Session::default();
             self.clients.push(Client { fd, session, out: greeting(), sent: 0, busy: false });
         }
-        let (disk, sent) = (&mut self.disk, &mut self.sent);
-        self.clients.retain_mut(|client| client.go_on(disk, sent).is_some());
+        let (disk, sent, seen) = (&mut self.disk, &mut self.sent, &mut self.seen);
+        self.clients.retain_mut(|client| client.go_on(disk, sent, seen).is_some());
         self.used |= self.clients.iter().any(|client| client.session.has_begun());
     }
 }
 
 impl Client {
     /// `None` when the connection has ended.
-    fn go_on(&mut self, disk: &mut Disk, sent: &mut u64) -> Option<()> {
+    fn go_on(&mut self, disk: &mut Disk, sent: &mut u64, seen: &mut Seen) -> Option<()> {
         let mut room = [0; 16 << 10];
         for _ in 0..IN_A_ROW {
             self.busy = false;
@@ -111,6 +116,7 @@ impl Client {
                     let mut fill = |at, room: &mut [u8]| reader.read(at, room);
                     self.out = self.session.answer(&read, map, &mut fill);
                     *sent += self.out.len() as u64;
+                    seen.take(read.range(), map);
                 }
                 Turn::End(bytes) => {
                     self.out = bytes;

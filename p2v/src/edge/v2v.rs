@@ -13,6 +13,7 @@ use super::serve::Server;
 use super::ssh::{Heard, LOGIN, Login, silent};
 use super::{World, broken, canceled, wait};
 use crate::domain::{self, Domain};
+use crate::extents::Seen;
 use crate::script::{Conversion, Probe, probe};
 use crate::ssh::Trouble;
 
@@ -72,6 +73,7 @@ pub fn convert(
         done: Converted::default(),
     };
     let mut deadline = Some(Instant::now().after(LOGIN));
+    let mut shown = (0, 0);
     while !ssh.ended() {
         let mut fds: Vec<(BorrowedFd<'_>, PollFlags)> = ssh.fds().collect();
         fds.extend(servers.iter().flat_map(Server::fds));
@@ -83,8 +85,11 @@ pub fn convert(
         }
         servers.iter_mut().for_each(Server::go_on);
         talk.done.sent = servers.iter().map(|server| server.sent).sum();
-        if talk.done.sent > 0 {
-            world.progress(talk.done.sent.min(total), total);
+        let sum = |of: fn(&Seen) -> u64| servers.iter().map(|server| of(&server.seen)).sum();
+        let now: (u64, u64) = (sum(Seen::fresh), sum(Seen::again));
+        if now != shown {
+            world.served(now.0, total, now.1);
+            shown = now;
         }
         for heard in ssh.go_on(world) {
             let answer = talk.hear(world, &heard, &servers)?;
@@ -200,6 +205,11 @@ impl Talk<'_> {
             .zip(&self.remote)
             .map(|(server, port)| domain::Disk { name: server.disk.name.clone(), port: *port });
         domain.disks = disks.collect();
-        Conversion { name: domain.name.clone(), xml: domain.xml(), ..self.order.conversion.clone() }
+        Conversion {
+            name: domain.name.clone(),
+            xml: domain.xml(),
+            ports: self.remote.clone(),
+            ..self.order.conversion.clone()
+        }
     }
 }

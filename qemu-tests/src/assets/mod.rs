@@ -6,6 +6,7 @@
 //! final name, and two runs that want the same entry wait for each other.
 
 mod arm64;
+mod converter;
 mod installed;
 mod kernel;
 pub mod live;
