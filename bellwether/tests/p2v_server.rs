@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+#[path = "../../p2v/tests/relay/mod.rs"]
+mod relay;
+
 const KEY: &str = "a key of more than sixteen letters";
 
 #[derive(Default)]
@@ -162,33 +165,7 @@ fn a_cut_connection_goes_on_at_the_same_image() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["-f", "raw"]);
     // The first connection is cut in the middle, and its end at the server stays open.
-    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, way) = (server.port, relay.local_addr().unwrap().port());
-    std::thread::spawn(move || {
-        let mut held = Vec::new();
-        for (n, client) in relay.incoming().enumerate() {
-            let (client, server) =
-                (client.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
-            held.push(server.try_clone().unwrap());
-            let (mut back, mut there) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut there, &mut back));
-            let (mut from, mut on) = (client, server);
-            std::thread::spawn(move || {
-                let (mut room, mut done) = ([0; 65536], 0);
-                while let Ok(length @ 1..) = from.read(&mut room) {
-                    done += length;
-                    if n == 0 && done > 2 << 20 {
-                        let _ = from.shutdown(Shutdown::Both);
-                        return;
-                    }
-                    if on.write_all(&room[..length]).is_err() {
-                        return;
-                    }
-                }
-                let _ = on.shutdown(Shutdown::Write);
-            });
-        }
-    });
+    let way = relay::cutting(server.port, 2 << 20, true);
     let (path, mut disk) = disk(dir.path(), "sda");
     let (mut watcher, there) = (Watcher::default(), to(way, KEY));
     let arrived = edge::deliver(&mut watcher, &mut disk, &there, "box").unwrap();

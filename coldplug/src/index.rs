@@ -40,6 +40,8 @@ use core::cmp::Ordering;
 use core::fmt;
 use core::ops::Range;
 
+use sys::bytes::or_zero::{le16, le32};
+
 /// Numbers of the file format, shared with the writer in `cpio-builder`.
 pub mod layout {
     /// First eight bytes of the file.
@@ -280,14 +282,6 @@ impl Compression {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_le_bytes(*b))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
-}
-
 /// Bytes `offset..offset + len`; `None` past the end.
 fn span(bytes: &[u8], offset: u32, len: usize) -> Option<&[u8]> {
     bytes.get(offset as usize..)?.get(..len)
@@ -346,25 +340,25 @@ impl<'a> Index<'a> {
         if !bytes.starts_with(&l::MAGIC) {
             return Err(IndexError::NotAnIndex);
         }
-        let version = u32_at(bytes, 8);
+        let version = le32(bytes, 8);
         if version != l::VERSION {
             return Err(IndexError::Version { found: version });
         }
-        let stated = u32_at(bytes, 12);
+        let stated = le32(bytes, 12);
         if usize::try_from(stated).ok() != Some(bytes.len()) {
             return Err(IndexError::Length { stated, len: bytes.len() });
         }
-        let sum = u64::from(u32_at(bytes, l::CHECKSUM_AT))
-            | u64::from(u32_at(bytes, l::CHECKSUM_AT + 4)) << 32;
+        let sum = u64::from(le32(bytes, l::CHECKSUM_AT))
+            | u64::from(le32(bytes, l::CHECKSUM_AT + 4)) << 32;
         if l::checksum(bytes.get(l::SECTIONS_AT..).unwrap_or_default()) != sum {
             return Err(IndexError::Checksum);
         }
         let section = |number: usize| -> Result<&'a [u8], IndexError> {
             let at = l::SECTIONS_AT + number * 8;
             let record = l::RECORD.get(number).copied().unwrap_or(1);
-            (u32_at(bytes, at + 4) as usize)
+            (le32(bytes, at + 4) as usize)
                 .checked_mul(record)
-                .and_then(|len| span(bytes, u32_at(bytes, at), len))
+                .and_then(|len| span(bytes, le32(bytes, at), len))
                 .ok_or(IndexError::Section { number })
         };
         let release = core::str::from_utf8(section(l::RELEASE)?)
@@ -391,14 +385,14 @@ impl<'a> Index<'a> {
 
     fn check_module(&self, record: &[u8]) -> Option<()> {
         for at in [0, 8, 26] {
-            let text = span(self.strings, u32_at(record, at), u16_at(record, at + 4).into())?;
+            let text = span(self.strings, le32(record, at), le16(record, at + 4).into())?;
             core::str::from_utf8(text).ok()?;
         }
         Compression::from_byte(*record.get(14)?)?;
-        let count: usize = [20, 22, 24].iter().map(|at| usize::from(u16_at(record, *at))).sum();
-        let ids = self.ids.get((u32_at(record, 16) as usize).checked_mul(2)?..)?;
+        let count: usize = [20, 22, 24].iter().map(|at| usize::from(le16(record, *at))).sum();
+        let ids = self.ids.get((le32(record, 16) as usize).checked_mul(2)?..)?;
         let ids = ids.get(..count * 2)?;
-        let known = |id: &[u8]| usize::from(u16_at(id, 0)) < self.len();
+        let known = |id: &[u8]| usize::from(le16(id, 0)) < self.len();
         ids.chunks_exact(2).all(known).then_some(())
     }
 
@@ -440,7 +434,7 @@ impl<'a> Index<'a> {
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<ModuleId> {
         let name = Normal::new(name.as_bytes());
-        let id_at = |n: usize| ModuleId(u16_at(self.names, n * 2));
+        let id_at = |n: usize| ModuleId(le16(self.names, n * 2));
         search(self.len(), |n| self.module(id_at(n)).name().as_bytes().cmp(name.as_bytes()))
             .next()
             .map(id_at)
@@ -479,14 +473,14 @@ impl<'a> Index<'a> {
             };
             for group in search(total, |n| key_of(n).cmp(&key)) {
                 let at = group * layout::GROUP;
-                let literal = u32_at(self.groups, at + 4) as usize;
+                let literal = le32(self.groups, at + 4) as usize;
                 // Under a short key only patterns exactly that short belong.
                 if literal.min(layout::KEY) != taken {
                     continue;
                 }
                 let Some((head, rest)) = text.split_at_checked(literal) else { continue };
-                let first = u32_at(self.groups, at + 8) as usize;
-                let count = u32_at(self.groups, at + 12) as usize;
+                let first = le32(self.groups, at + 8) as usize;
+                let count = le32(self.groups, at + 12) as usize;
                 for n in self.run(self.globs, first, count, head, Some(literal)) {
                     let pattern = self.text(self.globs, n * layout::ALIAS);
                     if fnmatch(pattern.get(literal..).unwrap_or_default(), rest) {
@@ -529,11 +523,11 @@ impl<'a> Index<'a> {
 
     /// The text of the `(u32 offset, u16 length)` at `at`.
     fn text(&self, table: &[u8], at: usize) -> &'a [u8] {
-        span(self.strings, u32_at(table, at), u16_at(table, at + 4).into()).unwrap_or_default()
+        span(self.strings, le32(table, at), le16(table, at + 4).into()).unwrap_or_default()
     }
 
     fn push_alias(&self, hits: &mut Vec<ModuleId>, table: &[u8], n: usize) {
-        let id = ModuleId(u16_at(table, n * layout::ALIAS + 6));
+        let id = ModuleId(le16(table, n * layout::ALIAS + 6));
         if id.index() < self.len() {
             hits.push(id);
         }
@@ -713,7 +707,7 @@ impl<'a> Module<'a> {
     /// Its classes.
     #[must_use]
     pub fn class(&self) -> Class {
-        Class(u16_at(self.record, 6))
+        Class(le16(self.record, 6))
     }
 
     /// Path of its file relative to the root of the image:
@@ -762,13 +756,13 @@ impl<'a> Module<'a> {
     }
 
     fn count(&self, at: usize) -> usize {
-        u16_at(self.record, at).into()
+        le16(self.record, at).into()
     }
 
     fn ids(&self, skip: usize, count_at: usize) -> impl Iterator<Item = ModuleId> + use<'a> {
-        let first = (u32_at(self.record, 16) as usize).saturating_add(skip).saturating_mul(2);
+        let first = (le32(self.record, 16) as usize).saturating_add(skip).saturating_mul(2);
         let bytes = self.index.ids.get(first..).unwrap_or_default();
-        bytes.chunks_exact(2).take(self.count(count_at)).map(|id| ModuleId(u16_at(id, 0)))
+        bytes.chunks_exact(2).take(self.count(count_at)).map(|id| ModuleId(le16(id, 0)))
     }
 }
 

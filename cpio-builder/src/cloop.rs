@@ -10,6 +10,7 @@
 use flate2::read::{ZlibDecoder, ZlibEncoder};
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use sys::bytes::or_zero::be32;
 
 /// The text before the numbers.
 const PREAMBLE: usize = 128;
@@ -91,11 +92,7 @@ impl Header {
     pub fn read(from: &mut impl Read) -> Result<Self, CloopError> {
         let mut head = [0; HEADER];
         from.read_exact(&mut head).map_err(|_| CloopError::NotCloop("it is too short"))?;
-        let number = |at: usize| {
-            let bytes = head.get(at..).and_then(<[u8]>::first_chunk);
-            bytes.map_or(0, |b| u32::from_be_bytes(*b))
-        };
-        let (block_size, blocks) = (number(PREAMBLE), number(PREAMBLE + 4));
+        let (block_size, blocks) = (be32(&head, PREAMBLE), be32(&head, PREAMBLE + 4));
         if block_size == 0 || block_size > BLOCK_MAX || block_size % 512 != 0 {
             return Err(CloopError::NotCloop(
                 "its block size is not a multiple of 512 up to 1 MiB",

@@ -14,6 +14,7 @@ use crate::modinfo::ReadAt;
 use crate::zisofs::Packed;
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
+use sys::bytes::or_zero::{le16, le32};
 
 const SECTOR: u64 = 2048;
 /// Where volume descriptors begin.
@@ -557,14 +558,6 @@ pub fn read_extents(
         }
     }
     if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-fn le16(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_le_bytes(*b))
-}
-
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
 }
 
 /// A directory record (ECMA-119 9.1).

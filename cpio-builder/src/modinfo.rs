@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::{fmt, io};
+use sys::bytes::or_zero::{le16, le32, le64};
 
 /// Random access to a file or to memory.
 pub trait ReadAt {
@@ -96,7 +97,7 @@ pub fn machine(file: &(impl ReadAt + ?Sized)) -> Result<u16, ModinfoError> {
     if !head.starts_with(b"\x7fELF\x02\x01") {
         return Err(ModinfoError::NotElf);
     }
-    Ok(u16_at(&head, 18))
+    Ok(le16(&head, 18))
 }
 
 /// The common name of an ELF machine.
@@ -135,17 +136,17 @@ pub fn section(
     machine(file)?;
     let mut head = [0; 64];
     file.read_exact_at(&mut head, 0)?;
-    let table_at = u64_at(&head, 0x28);
-    let entry = usize::from(u16_at(&head, 0x3a));
-    let count = usize::from(u16_at(&head, 0x3c));
-    let names = usize::from(u16_at(&head, 0x3e));
+    let table_at = le64(&head, 0x28);
+    let entry = usize::from(le16(&head, 0x3a));
+    let count = usize::from(le16(&head, 0x3c));
+    let names = usize::from(le16(&head, 0x3e));
     if entry != 64 || count == 0 {
         return Ok(None);
     }
     let mut table = vec![0; count * entry];
     file.read_exact_at(&mut table, table_at)?;
     let read = |header: &[u8]| -> Result<Option<Vec<u8>>, ModinfoError> {
-        let (offset, size) = (u64_at(header, 0x18), u64_at(header, 0x20));
+        let (offset, size) = (le64(header, 0x18), le64(header, 0x20));
         if size > SECTION_MAX {
             return Ok(None);
         }
@@ -158,7 +159,7 @@ pub fn section(
         return Ok(None);
     };
     let wanted = |header: &&[u8]| {
-        let at = u32_at(header, 0) as usize;
+        let at = le32(header, 0) as usize;
         names.get(at..).is_some_and(|found| found.starts_with(name))
     };
     Ok(headers.find(wanted).map(read).transpose()?.flatten())
@@ -181,18 +182,6 @@ impl Modinfo {
             .filter(move |(k, _)| *k == key)
             .map(|(_, value)| value)
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_le_bytes(*b))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@
 //! and `find_sec` in kernel/module/main.c). So nothing but symbol numbers has
 //! to be rewritten. 64-bit little-endian ELF, System V gABI chapters 4.
 
+use sys::bytes::{le16, le32, le64};
+
 /// Sections that a module works without.
 const DROPPED: [&[u8]; 5] = [b".BTF", b".orc_unwind", b".orc_unwind_ip", b".comment", b".BTF_ids"];
 
@@ -31,11 +33,11 @@ const RELA: usize = 24;
 #[must_use]
 pub fn strip(module: &[u8]) -> Option<Vec<u8>> {
     let header = module.get(..HEADER)?;
-    if !header.starts_with(b"\x7fELF\x02\x01") || u16_at(header, 16)? != ET_REL {
+    if !header.starts_with(b"\x7fELF\x02\x01") || le16(header, 16)? != ET_REL {
         return None;
     }
-    let table_at = usize::try_from(u64_at(header, 0x28)?).ok()?;
-    let (entry, count) = (u16_at(header, 0x3a)?, usize::from(u16_at(header, 0x3c)?));
+    let table_at = usize::try_from(le64(header, 0x28)?).ok()?;
+    let (entry, count) = (le16(header, 0x3a)?, usize::from(le16(header, 0x3c)?));
     if usize::from(entry) != SECTION {
         return None;
     }
@@ -44,7 +46,7 @@ pub fn strip(module: &[u8]) -> Option<Vec<u8>> {
     for header in table.chunks_exact(SECTION) {
         sections.push(Section::read(module, header)?);
     }
-    let names_at = usize::from(u16_at(header, 0x3e)?);
+    let names_at = usize::from(le16(header, 0x3e)?);
     drop_sections(&mut sections, names_at)?;
     shrink_symbols(&mut sections, names_at)?;
     Some(write(header, &sections))
@@ -62,30 +64,30 @@ impl Section {
         let header: [u8; SECTION] = header.try_into().ok()?;
         let mut section = Self { header, data: Vec::new() };
         if !matches!(section.kind(), 0 | SHT_NOBITS) {
-            let at = usize::try_from(u64_at(&header, 0x18)?).ok()?;
-            let len = usize::try_from(u64_at(&header, 0x20)?).ok()?;
+            let at = usize::try_from(le64(&header, 0x18)?).ok()?;
+            let len = usize::try_from(le64(&header, 0x20)?).ok()?;
             section.data = module.get(at..)?.get(..len)?.to_vec();
         }
         Some(section)
     }
 
     fn kind(&self) -> u32 {
-        u32_at(&self.header, 4).unwrap_or_default()
+        le32(&self.header, 4).unwrap_or_default()
     }
 
     /// `sh_link`: the string table of a symbol table, and so on.
     fn link(&self) -> usize {
-        u32_at(&self.header, 0x28).unwrap_or_default() as usize
+        le32(&self.header, 0x28).unwrap_or_default() as usize
     }
 
     /// `sh_info`: the section that relocations apply to, or the number of
     /// local symbols.
     fn info(&self) -> usize {
-        u32_at(&self.header, 0x2c).unwrap_or_default() as usize
+        le32(&self.header, 0x2c).unwrap_or_default() as usize
     }
 
     fn offset(&self) -> u64 {
-        u64_at(&self.header, 0x18).unwrap_or_default()
+        le64(&self.header, 0x18).unwrap_or_default()
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
@@ -99,7 +101,7 @@ impl Section {
 fn drop_sections(sections: &mut [Section], names_at: usize) -> Option<()> {
     let names = sections.get(names_at).filter(|s| s.kind() == SHT_STRTAB)?.data.clone();
     let dropped = |section: &Section| {
-        let at = u32_at(&section.header, 0).unwrap_or_default() as usize;
+        let at = le32(&section.header, 0).unwrap_or_default() as usize;
         let name = names.get(at..).and_then(|n| n.split(|b| *b == 0).next());
         name.is_some_and(|name| DROPPED.contains(&name))
     };
@@ -142,7 +144,7 @@ fn shrink_symbols(sections: &mut [Section], section_names: usize) -> Option<()> 
     let mut used = vec![false; count];
     for section in sections.iter().filter(|s| s.kind() == SHT_RELA) {
         for entry in section.data.chunks_exact(RELA) {
-            *used.get_mut(u32_at(entry, 12)? as usize)? = true;
+            *used.get_mut(le32(entry, 12)? as usize)? = true;
         }
     }
     let mut numbers = vec![0u32; count];
@@ -156,7 +158,7 @@ fn shrink_symbols(sections: &mut [Section], section_names: usize) -> Option<()> 
         *numbers.get_mut(n)? = kept;
         kept += 1;
         kept_locals += u32::from(n < locals);
-        let name = old_names.get(u32_at(symbol, 0)? as usize..)?.split(|b| *b == 0).next()?;
+        let name = old_names.get(le32(symbol, 0)? as usize..)?.split(|b| *b == 0).next()?;
         let at = if name.is_empty() { 0 } else { u32::try_from(names.len()).ok()? };
         symbols.extend(at.to_le_bytes());
         symbols.extend(symbol.get(4..)?);
@@ -167,7 +169,7 @@ fn shrink_symbols(sections: &mut [Section], section_names: usize) -> Option<()> 
     }
     for section in sections.iter_mut().filter(|s| s.kind() == SHT_RELA) {
         for entry in section.data.chunks_exact_mut(RELA) {
-            let number = numbers.get(u32_at(entry, 12)? as usize)?;
+            let number = numbers.get(le32(entry, 12)? as usize)?;
             entry.get_mut(12..16)?.copy_from_slice(&number.to_le_bytes());
         }
     }
@@ -189,7 +191,7 @@ fn write(header: &[u8], sections: &[Section]) -> Vec<u8> {
         if section.kind() == 0 {
             continue;
         }
-        let align = u64_at(&section.header, 0x30).and_then(|a| usize::try_from(a).ok());
+        let align = le64(&section.header, 0x30).and_then(|a| usize::try_from(a).ok());
         out.resize(out.len().next_multiple_of(align.unwrap_or(1).clamp(1, 4096)), 0);
         section.put(0x18, &(out.len() as u64).to_le_bytes());
         if section.kind() != SHT_NOBITS {
@@ -204,18 +206,6 @@ fn write(header: &[u8], sections: &[Section]) -> Vec<u8> {
     }
     out.extend(sections.iter().flat_map(|section| section.header));
     out
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|b| u16::from_le_bytes(*b))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]
@@ -305,7 +295,7 @@ mod tests {
         let stripped = strip(&module()).unwrap();
         assert!(stripped.len() + 200 < module().len());
         assert!(!stripped.ends_with(b"appended~\n"));
-        let table = u64_at(&stripped, 0x28).unwrap() as usize;
+        let table = le64(&stripped, 0x28).unwrap() as usize;
         let sections: Vec<Section> = stripped[table..]
             .chunks_exact(SECTION)
             .map(|header| Section::read(&stripped, header).unwrap())
@@ -319,10 +309,10 @@ mod tests {
         assert_eq!(sections[1].data, [0x90; 16]);
         // Alignment, and the size of what takes no room in the file.
         assert_eq!(sections[1].offset() % 16, 0);
-        assert_eq!(u64_at(&sections[6].header, 0x20), Some(4096));
+        assert_eq!(le64(&sections[6].header, 0x20), Some(4096));
 
         let name = |n: u32| {
-            let at = u32_at(&sections[7].data[n as usize * SYMBOL..], 0).unwrap() as usize;
+            let at = le32(&sections[7].data[n as usize * SYMBOL..], 0).unwrap() as usize;
             let text = sections[8].data[at..].split(|b| *b == 0).next().unwrap();
             String::from_utf8(text.to_vec()).unwrap()
         };
@@ -333,7 +323,7 @@ mod tests {
         let targets: Vec<_> = sections[2]
             .data
             .chunks_exact(RELA)
-            .map(|r| (u64_at(r, 0).unwrap(), name(u32_at(r, 12).unwrap()), u32_at(r, 8).unwrap()))
+            .map(|r| (le64(r, 0).unwrap(), name(le32(r, 12).unwrap()), le32(r, 8).unwrap()))
             .collect();
         assert_eq!(targets, [(0, "used".to_owned(), 4), (8, "printk".to_owned(), 2)]);
         // The used function is still 8 bytes into .text.
@@ -355,7 +345,7 @@ mod tests {
     #[test]
     fn a_module_never_loses_the_names_of_its_sections() {
         let original = module();
-        let table = u64_at(&original, 0x28).unwrap() as usize;
+        let table = le64(&original, 0x28).unwrap() as usize;
         // The table of symbol names is that of section names too, as LLVM makes it.
         let mut shared = original.clone();
         shared[0x3e] = 8;

@@ -20,14 +20,18 @@ use core::time::Duration;
 
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
+use sys::bytes::{be16, be32, be64, counted, length};
 use sys::netlink::{Arguments, Generic};
+
+pub mod wire;
 
 use crate::io::{Broken, Stream, Tcp};
 use sys::clock::Instant;
 use sys::errno::Shown;
+use wire::{
+    FIXED, MAGIC, MAGIC_OPTION, MAGIC_REPLY, MAX_NAME, NO_ZEROES, ask, flag, info, option, reply,
+};
 
-/// The default port.
-pub const PORT: u16 = 10809;
 /// Requests without an answer in this time are sent again over another connection; the first
 /// one counts as lost.
 const REQUEST_SECONDS: u64 = 20;
@@ -36,32 +40,12 @@ const REQUEST_SECONDS: u64 = 20;
 const DEAD_SECONDS: u64 = 7 * 24 * 3600;
 /// The longest option reply.
 const MAX_REPLY: usize = 64 * 1024;
-/// The longest export name (`doc/proto.md`).
-const MAX_NAME: usize = 4096;
 const MAX_EXPORTS: usize = 64;
 /// Most connections: more only cost memory.
 const MAX_CONNECTIONS: u8 = 16;
 
-const MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
-const MAGIC_OPTION: u64 = u64::from_be_bytes(*b"IHAVEOPT");
+/// What a server of the old style says.
 const MAGIC_OLD: u64 = 0x0000_4202_8186_1253;
-const MAGIC_REPLY: u64 = 0x0003_e889_0455_65a9;
-const SERVER_FIXED: u16 = 1;
-const SERVER_NO_ZEROES: u16 = 2;
-const OPTION_EXPORT_NAME: u32 = 1;
-const OPTION_LIST: u32 = 3;
-const OPTION_GO: u32 = 7;
-const REPLY_ACK: u32 = 1;
-const REPLY_SERVER: u32 = 2;
-const REPLY_INFO: u32 = 3;
-const REPLY_ERROR: u32 = 1 << 31;
-const ERROR_UNSUPPORTED: u32 = REPLY_ERROR + 1;
-const INFO_EXPORT: u16 = 0;
-const INFO_BLOCK_SIZE: u16 = 3;
-/// Transmission flag: the export is read-only.
-pub const FLAG_READ_ONLY: u16 = 1 << 1;
-/// Transmission flag: several connections see the same data.
-pub const FLAG_MULTI: u16 = 1 << 8;
 
 /// Why there is no device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,9 +230,7 @@ impl Negotiation {
                 if self.input.len() < length {
                     return Ok(None);
                 }
-                let (Some(size), Some(flags)) =
-                    (read_u64(&self.input, 0), read_u16(&self.input, 8))
-                else {
+                let (Some(size), Some(flags)) = (be64(&self.input, 0), be16(&self.input, 8)) else {
                     return Ok(None);
                 };
                 self.found.size = size;
@@ -266,31 +248,30 @@ impl Negotiation {
         if !self.input.iter().zip(start).all(|(got, wanted)| *got == wanted) {
             return Err(NbdError::NotNbd);
         }
-        let Some(magic) = read_u64(&self.input, 8) else { return Ok(None) };
+        let Some(magic) = be64(&self.input, 8) else { return Ok(None) };
         match magic {
             MAGIC_OPTION => {}
             MAGIC_OLD => return Err(NbdError::OldStyle),
             _ => return Err(NbdError::NotNbd),
         }
-        let Some(flags) = read_u16(&self.input, 16) else { return Ok(None) };
-        if flags & SERVER_FIXED == 0 {
+        let Some(flags) = be16(&self.input, 16) else { return Ok(None) };
+        if flags & FIXED == 0 {
             return Err(NbdError::OldStyle);
         }
-        self.no_zeroes = flags & SERVER_NO_ZEROES != 0;
+        self.no_zeroes = flags & NO_ZEROES != 0;
         // The client's flags have the same numbers.
-        let answer = u32::from(flags & (SERVER_FIXED | SERVER_NO_ZEROES));
+        let answer = u32::from(flags & (FIXED | NO_ZEROES));
         let mut out = answer.to_be_bytes().to_vec();
         if self.listing {
-            out.extend(option(OPTION_LIST, &[]));
-            self.stage = Stage::Option(OPTION_LIST);
+            out.extend(ask(option::LIST, &[]));
+            self.stage = Stage::Option(option::LIST);
         } else {
-            let mut data = length_of(&self.export).to_vec();
-            data.extend_from_slice(self.export.as_bytes());
+            let name = self.export.as_bytes();
             // One information request.
-            data.extend_from_slice(&1u16.to_be_bytes());
-            data.extend_from_slice(&INFO_BLOCK_SIZE.to_be_bytes());
-            out.extend(option(OPTION_GO, &data));
-            self.stage = Stage::Option(OPTION_GO);
+            let asks = [1, info::BLOCK_SIZE].map(u16::to_be_bytes).concat();
+            let data = [&length(name).to_be_bytes()[..], name, &asks].concat();
+            out.extend(ask(option::GO, &data));
+            self.stage = Stage::Option(option::GO);
         }
         Ok(Some((18, out)))
     }
@@ -298,10 +279,10 @@ impl Negotiation {
     /// Handles a reply to an option.
     fn reply(&mut self, asked: u32) -> Result<Option<(usize, Vec<u8>)>, NbdError> {
         let header = (
-            read_u64(&self.input, 0),
-            read_u32(&self.input, 8),
-            read_u32(&self.input, 12),
-            read_u32(&self.input, 16),
+            be64(&self.input, 0),
+            be32(&self.input, 8),
+            be32(&self.input, 12),
+            be32(&self.input, 16),
         );
         let (Some(magic), Some(option_asked), Some(kind), Some(length)) = header else {
             return Ok(None);
@@ -315,25 +296,22 @@ impl Negotiation {
         let data = data.to_vec();
         let mut out = Vec::new();
         match kind {
-            REPLY_ACK => self.stage = Stage::Done,
-            REPLY_INFO => self.info(&data),
-            REPLY_SERVER if self.listing => {
-                let name = read_u32(&data, 0)
-                    .and_then(|length| usize::try_from(length).ok())
-                    .and_then(|length| data.get(4..length.checked_add(4)?))
-                    .unwrap_or_default();
+            reply::ACK => self.stage = Stage::Done,
+            reply::INFO => self.info(&data),
+            reply::SERVER if self.listing => {
+                let name = counted(&mut &data[..]).unwrap_or_default();
                 if self.exports.len() < MAX_EXPORTS {
                     self.exports.push(printable(name));
                 }
             }
-            ERROR_UNSUPPORTED if asked == OPTION_GO => {
-                out = option(OPTION_EXPORT_NAME, self.export.as_bytes());
+            reply::UNSUPPORTED if asked == option::GO => {
+                out = ask(option::EXPORT_NAME, self.export.as_bytes());
                 self.stage = Stage::ExportName;
             }
-            error if error & REPLY_ERROR != 0 => {
+            error if error & reply::ERROR != 0 => {
                 return Err(NbdError::Refused {
                     export: self.export.clone(),
-                    code: error & !REPLY_ERROR,
+                    code: error & !reply::ERROR,
                     message: printable(&data),
                     exports: Vec::new(),
                 });
@@ -344,48 +322,24 @@ impl Negotiation {
     }
 
     fn info(&mut self, data: &[u8]) {
-        match read_u16(data, 0) {
-            Some(INFO_EXPORT) => {
-                if let (Some(size), Some(flags)) = (read_u64(data, 2), read_u16(data, 10)) {
+        match be16(data, 0) {
+            Some(info::EXPORT) => {
+                if let (Some(size), Some(flags)) = (be64(data, 2), be16(data, 10)) {
                     self.found.size = size;
                     self.found.flags = flags;
                 }
             }
-            Some(INFO_BLOCK_SIZE) => {
-                self.found.blocks = read_u32(data, 2).zip(read_u32(data, 6));
+            Some(info::BLOCK_SIZE) => {
+                self.found.blocks = be32(data, 2).zip(be32(data, 6));
             }
             _ => {}
         }
     }
 }
 
-fn length_of(text: &str) -> [u8; 4] {
-    u32::try_from(text.len()).unwrap_or(0).to_be_bytes()
-}
-
-fn option(kind: u32, data: &[u8]) -> Vec<u8> {
-    let mut bytes = MAGIC_OPTION.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&kind.to_be_bytes());
-    bytes.extend_from_slice(&u32::try_from(data.len()).unwrap_or(0).to_be_bytes());
-    bytes.extend_from_slice(data);
-    bytes
-}
-
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().filter(|c| !c.is_control()).take(200).collect()
-}
-
-fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// Negotiates on a new connection until the end.
@@ -455,7 +409,7 @@ pub fn connect(
         let (tcp, negotiation) = negotiated.map_err(|error| explain(peer, error, deadline))?;
         connected.export = negotiation.export().unwrap_or_default();
         connected.sockets.push(OwnedFd::from(tcp));
-        if connected.export.flags & FLAG_MULTI == 0 {
+        if connected.export.flags & flag::MULTI == 0 {
             break;
         }
     }
@@ -500,7 +454,7 @@ pub fn attach(connected: &Connected) -> Result<u32, NbdError> {
         .u64(DEAD_TIMEOUT, DEAD_SECONDS)
         .u64(SERVER_FLAGS, u64::from(connected.export.flags))
         .nested(SOCKETS, &sockets(&connected.sockets));
-    let answers = ask(CONNECT, &arguments)?;
+    let answers = kernel(CONNECT, &arguments)?;
     let index = answers
         .iter()
         .find(|(kind, _)| *kind == INDEX)
@@ -516,7 +470,7 @@ pub fn attach(connected: &Connected) -> Result<u32, NbdError> {
 pub fn reconnect(index: u32, connected: &Connected) -> Result<(), NbdError> {
     let arguments =
         Arguments::default().u32(INDEX, index).nested(SOCKETS, &sockets(&connected.sockets));
-    ask(RECONFIGURE, &arguments).map(drop)
+    kernel(RECONFIGURE, &arguments).map(drop)
 }
 
 /// Disconnects a device: reads and writes fail, its connections are closed.
@@ -524,10 +478,10 @@ pub fn reconnect(index: u32, connected: &Connected) -> Result<(), NbdError> {
 /// # Errors
 /// The kernel's errno; `EINVAL` when there is no such device.
 pub fn detach(index: u32) -> Result<(), NbdError> {
-    ask(DISCONNECT, &Arguments::default().u32(INDEX, index)).map(drop)
+    kernel(DISCONNECT, &Arguments::default().u32(INDEX, index)).map(drop)
 }
 
-fn ask(command: u8, arguments: &Arguments) -> Result<Vec<(u16, Vec<u8>)>, NbdError> {
+fn kernel(command: u8, arguments: &Arguments) -> Result<Vec<(u16, Vec<u8>)>, NbdError> {
     Generic::open("nbd")
         .and_then(|mut kernel| kernel.command(command, 1, arguments))
         .map_err(NbdError::Kernel)
@@ -583,7 +537,7 @@ mod tests {
     fn servers_that_do_not_know_go() {
         let mut nbd = Negotiation::new("live").unwrap();
         nbd.push(b"NBDMAGICIHAVEOPT\x00\x01").unwrap();
-        let out = nbd.push(&reply(7, ERROR_UNSUPPORTED, b"")).unwrap();
+        let out = nbd.push(&reply(7, reply::UNSUPPORTED, b"")).unwrap();
         assert_eq!(out, b"IHAVEOPT\0\0\0\x01\0\0\0\x04live");
         nbd.push(b"\0\0\0\0\0\0\x10\0\0\x02").unwrap();
         assert_eq!(nbd.export(), None, "the zeroes are to come");
@@ -599,7 +553,7 @@ mod tests {
         assert_eq!(push(b"NBDMAGICIHAVEOPT\x00\x00"), Err(NbdError::OldStyle));
         let mut nbd = Negotiation::new("x").unwrap();
         nbd.push(HELLO).unwrap();
-        let error = nbd.push(&reply(7, REPLY_ERROR + 6, b"nope\n")).unwrap_err();
+        let error = nbd.push(&reply(7, reply::ERROR + 6, b"nope\n")).unwrap_err();
         assert_eq!(error.to_string(), "export \"x\": the server has no such export (nope)");
         assert!(Negotiation::new(&"x".repeat(5000)).is_err());
     }
@@ -616,7 +570,7 @@ mod tests {
 
     #[test]
     fn servers_may_dribble_cut_and_fail() {
-        let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT);
+        let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, wire::PORT);
         let mut answers = HELLO.to_vec();
         answers.extend(reply(7, 3, b"\0\0\0\0\0\0\0\x10\0\0\x01\x03"));
         answers.extend(reply(7, 1, b""));

@@ -12,6 +12,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
 use rustix::io::Errno;
+use sys::bytes::be16;
 
 use crate::dhcp::lease::{Name, is_domain_name, parse_name};
 use crate::io::Udp;
@@ -125,10 +126,6 @@ pub fn query(id: u16, name: &str) -> Option<Query> {
     Some(bytes)
 }
 
-fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk::<2>()?))
-}
-
 /// Parses the answer to [`query`]. `None` when it answers another query and the right answer
 /// may still arrive.
 ///
@@ -136,12 +133,12 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
 /// The server's [`Refusal`].
 pub fn parse_answer(bytes: &[u8], id: u16, name: &str) -> Option<Result<Ipv4Addr, Refusal>> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let flags = read_u16(bytes, 2)?;
-    if read_u16(bytes, 0)? != id || flags & 0x8000 == 0 || read_u16(bytes, 4)? != 1 {
+    let flags = be16(bytes, 2)?;
+    if be16(bytes, 0)? != id || flags & 0x8000 == 0 || be16(bytes, 4)? != 1 {
         return None;
     }
     let (asked, at) = parse_name(bytes, HEADER)?;
-    if !asked.eq_ignore_ascii_case(name) || read_u16(bytes, at)? != TYPE_A {
+    if !asked.eq_ignore_ascii_case(name) || be16(bytes, at)? != TYPE_A {
         return None;
     }
     Some(match flags & 15 {
@@ -161,8 +158,8 @@ struct Record {
 }
 
 fn parse_records(bytes: &[u8], start: usize, name: &str) -> Option<Result<Ipv4Addr, Refusal>> {
-    let count = usize::from(read_u16(bytes, 6)?);
-    let cut = read_u16(bytes, 2)? & 0x0200 != 0;
+    let count = usize::from(be16(bytes, 6)?);
+    let cut = be16(bytes, 2)? & 0x0200 != 0;
     let mut wanted = Name::try_from(name).ok()?;
     for _ in 0..MAX_ALIASES {
         let (mut address, mut alias) = (None, None);
@@ -193,9 +190,9 @@ fn parse_records(bytes: &[u8], start: usize, name: &str) -> Option<Result<Ipv4Ad
 
 fn parse_record(bytes: &[u8], at: usize) -> Option<Record> {
     let (owner, at) = parse_name(bytes, at)?;
-    let kind = read_u16(bytes, at)?;
-    let class = read_u16(bytes, at.checked_add(2)?)?;
-    let length = usize::from(read_u16(bytes, at.checked_add(8)?)?);
+    let kind = be16(bytes, at)?;
+    let class = be16(bytes, at.checked_add(2)?)?;
+    let length = usize::from(be16(bytes, at.checked_add(8)?)?);
     let start = at.checked_add(10)?;
     let end = start.checked_add(length)?;
     let data = bytes.get(start..end)?;

@@ -219,8 +219,8 @@ fn nbd_server_is_negotiated_with() {
         lab.in_client(|| netboot::nbd::connect(SERVER, 10809, "live", 3, LIMIT)).unwrap();
     println!("{connected:?}");
     assert_eq!(connected.export.size, 1 << 20);
-    assert_ne!(connected.export.flags & netboot::nbd::FLAG_READ_ONLY, 0);
-    let multi = connected.export.flags & netboot::nbd::FLAG_MULTI != 0;
+    assert_ne!(connected.export.flags & netboot::nbd::wire::flag::READ_ONLY, 0);
+    let multi = connected.export.flags & netboot::nbd::wire::flag::MULTI != 0;
     assert_eq!(connected.sockets.len(), if multi { 3 } else { 1 });
 
     // The connection is where the kernel would take it over: read a sector.

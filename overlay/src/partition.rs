@@ -9,6 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::probe::ReadAt;
+use sys::bytes::or_zero::{le32, le64};
 
 /// Most partitions that are read.
 const MAX_PARTITIONS: usize = 256;
@@ -104,7 +105,7 @@ pub fn extent(head: &[u8]) -> Option<u64> {
         };
         let partitions = gpt(&mut source, sector).partitions;
         let last = partitions.iter().filter_map(|p| p.start.checked_add(p.length)).max();
-        let copy = u64_at(at(sector), 32).checked_add(1)?.checked_mul(sector);
+        let copy = le64(at(sector), 32).checked_add(1)?.checked_mul(sector);
         return last.max(copy);
     }
     // What is no table has other bytes there: code, or a file system's numbers.
@@ -132,8 +133,8 @@ fn mbr_entries(boot: &[u8; 512]) -> Vec<Entry> {
     let table = boot.get(446..510).unwrap_or_default();
     let entry = |raw: &[u8; 16]| Entry {
         kind: raw.get(4).copied().unwrap_or(0),
-        start: u64::from(u32_at(raw, 8)),
-        sectors: u64::from(u32_at(raw, 12)),
+        start: u64::from(le32(raw, 8)),
+        sectors: u64::from(le32(raw, 12)),
     };
     table.as_chunks::<16>().0.iter().map(entry).collect()
 }
@@ -143,7 +144,7 @@ fn is_extended(kind: u8) -> bool {
 }
 
 fn mbr(source: ReadAt<'_>, sector: u64, boot: &[u8; 512], entries: &[Entry]) -> Table {
-    let serial = u32_at(boot, 440);
+    let serial = le32(boot, 440);
     let mut table =
         Table { gpt: false, partitions: Vec::new(), records: Vec::new(), complete: true };
     let add = |table: &mut Table, number: u32, start: u64, entry: &Entry| {
@@ -203,9 +204,9 @@ fn gpt(source: ReadAt<'_>, sector: u64) -> Table {
     if read < header.len() || signature != Some(b"EFI PART") {
         return table;
     }
-    let first = u64_at(&header, 72);
-    let count = u32_at(&header, 80) as usize;
-    let size = u64::from(u32_at(&header, 84));
+    let first = le64(&header, 72);
+    let count = le32(&header, 80) as usize;
+    let size = u64::from(le32(&header, 84));
     if !(128..=4096).contains(&size) {
         return table;
     }
@@ -221,7 +222,7 @@ fn gpt(source: ReadAt<'_>, sector: u64) -> Table {
         if kind.iter().all(|byte| *byte == 0) {
             continue;
         }
-        let (first, last) = (u64_at(&entry, 32), u64_at(&entry, 40));
+        let (first, last) = (le64(&entry, 32), le64(&entry, 40));
         let start = first.checked_mul(sector);
         let length = last
             .checked_sub(first)
@@ -242,8 +243,8 @@ fn gpt(source: ReadAt<'_>, sector: u64) -> Table {
 fn guid(bytes: &[u8; 16]) -> String {
     let rest: String = bytes.iter().skip(10).map(|byte| format!("{byte:02x}")).collect();
     let middle: String = bytes.iter().skip(8).take(2).map(|byte| format!("{byte:02x}")).collect();
-    let second = u32_at(bytes, 4);
-    format!("{:08x}-{:04x}-{:04x}-{middle}-{rest}", u32_at(bytes, 0), second & 0xffff, second >> 16)
+    let second = le32(bytes, 4);
+    format!("{:08x}-{:04x}-{:04x}-{middle}-{rest}", le32(bytes, 0), second & 0xffff, second >> 16)
 }
 
 fn utf16(field: &[u8]) -> String {
@@ -251,14 +252,6 @@ fn utf16(field: &[u8]) -> String {
     char::decode_utf16(units.take_while(|unit| *unit != 0))
         .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
         .collect()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

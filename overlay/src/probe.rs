@@ -11,6 +11,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use sys::bytes::{array, be32, be64, le16, le32, le64};
+
 /// Reads up to `buffer.len()` bytes at a byte offset; returns how many were read.
 pub type ReadAt<'r> = &'r mut dyn FnMut(u64, &mut [u8]) -> usize;
 
@@ -344,30 +346,6 @@ fn serial32(serial: u32) -> String {
 
 fn product(size: Option<u32>, count: Option<u64>) -> Option<u64> {
     u64::from(size?).checked_mul(count?)
-}
-
-fn array<const N: usize>(block: &[u8], at: usize) -> Option<[u8; N]> {
-    block.get(at..)?.first_chunk().copied()
-}
-
-fn le16(block: &[u8], at: usize) -> Option<u16> {
-    array(block, at).map(u16::from_le_bytes)
-}
-
-fn le32(block: &[u8], at: usize) -> Option<u32> {
-    array(block, at).map(u32::from_le_bytes)
-}
-
-fn le64(block: &[u8], at: usize) -> Option<u64> {
-    array(block, at).map(u64::from_le_bytes)
-}
-
-fn be32(block: &[u8], at: usize) -> Option<u32> {
-    array(block, at).map(u32::from_be_bytes)
-}
-
-fn be64(block: &[u8], at: usize) -> Option<u64> {
-    array(block, at).map(u64::from_be_bytes)
 }
 
 /// A fixed-length text field: up to the first NUL, blanks at the end removed.

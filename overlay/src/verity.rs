@@ -5,6 +5,7 @@
 //! device without a header is not supported.
 
 use alloc::string::{String, ToString};
+use sys::bytes::{le16, le32, le64};
 
 /// Bytes of a header.
 pub const LENGTH: usize = 512;
@@ -52,16 +53,13 @@ impl core::error::Error for HeaderError {}
 /// [`HeaderError::NoMagic`] without a header, [`HeaderError::BadValue`] for an invalid field.
 pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
     let bad = HeaderError::BadValue;
-    let u16_at = |at: usize| bytes.get(at..)?.first_chunk().copied().map(u16::from_le_bytes);
-    let u32_at = |at: usize| bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes);
-    let u64_at = |at: usize| bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes);
     if !bytes.starts_with(b"verity\0\0") {
         return Err(HeaderError::NoMagic);
     }
-    if u32_at(8) != Some(1) {
+    if le32(bytes, 8) != Some(1) {
         return Err(bad("version"));
     }
-    let version = u32_at(12).filter(|version| *version <= 1).ok_or(bad("hash type"))?;
+    let version = le32(bytes, 12).filter(|version| *version <= 1).ok_or(bad("hash type"))?;
     let name = bytes.get(32..64).ok_or(bad("length"))?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     // The name goes into a device-mapper table: letters and digits only.
@@ -71,14 +69,15 @@ pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
             !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
         })
         .ok_or(bad("algorithm"))?;
-    let block =
-        |at| u32_at(at).filter(|size| size.is_power_of_two() && (512..=1 << 19).contains(size));
+    let block = |at| {
+        le32(bytes, at).filter(|size| size.is_power_of_two() && (512..=1 << 19).contains(size))
+    };
     let data_block = block(64).ok_or(bad("data block size"))?;
     let hash_block = block(68).ok_or(bad("hash block size"))?;
-    let blocks = u64_at(72)
+    let blocks = le64(bytes, 72)
         .filter(|blocks| *blocks > 0 && blocks.checked_mul(u64::from(data_block)).is_some())
         .ok_or(bad("number of blocks"))?;
-    let salt_length = usize::from(u16_at(80).ok_or(bad("length"))?);
+    let salt_length = usize::from(le16(bytes, 80).ok_or(bad("length"))?);
     let salt = bytes.get(88..344).and_then(|salt| salt.get(..salt_length)).ok_or(bad("salt"))?;
     let salt = if salt.is_empty() { "-".to_string() } else { crate::digest::hex(salt) };
     Ok(Header { version, algorithm: algorithm.to_string(), data_block, hash_block, blocks, salt })

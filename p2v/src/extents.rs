@@ -39,17 +39,12 @@ impl Extents {
     /// left out.
     #[must_use]
     pub fn new(size: u64, ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
-        let cut = |range: Range<u64>| range.start.min(size)..range.end.min(size);
-        let mut all: Vec<Range<u64>> =
-            ranges.into_iter().map(cut).filter(|range| range.start < range.end).collect();
-        all.sort_unstable_by_key(|range| range.start);
-        let mut used: Vec<Range<u64>> = Vec::with_capacity(all.len());
-        for range in all {
-            match used.last_mut() {
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => used.push(range),
-            }
+        let mut all = blockmap::Extents::default();
+        for range in ranges {
+            let (start, end) = (range.start.min(size), range.end.min(size));
+            all.add(start, end.saturating_sub(start));
         }
+        let used = all.finish().iter().map(|extent| extent.start..extent.end()).collect();
         Self { size, used }
     }
 

@@ -6,7 +6,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::bytes::{length, u32_at};
+use sys::bytes::{be32, counted, length};
 
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
@@ -40,7 +40,7 @@ pub fn for_dropbear(file: &[u8]) -> Result<Vec<u8>, Refused> {
     };
     let bytes = base64(body.trim().strip_suffix(END).ok_or(BROKEN)?).ok_or(BROKEN)?;
     let mut rest = bytes.strip_prefix(MAGIC).ok_or(BROKEN)?;
-    let cipher = text_of(&mut rest).ok_or(BROKEN)?;
+    let cipher = counted(&mut rest).ok_or(BROKEN)?;
     if cipher != b"none" {
         return Err((
             "has a passphrase, which no user is there to type",
@@ -51,35 +51,35 @@ pub fn for_dropbear(file: &[u8]) -> Result<Vec<u8>, Refused> {
 }
 
 fn private(rest: &mut &[u8]) -> Option<Result<Vec<u8>, Refused>> {
-    let (_kdf, _options) = (text_of(rest)?, text_of(rest)?);
+    let (_kdf, _options) = (counted(rest)?, counted(rest)?);
     let (count, behind) = rest.split_first_chunk::<4>()?;
     *rest = behind;
     if *count != [0, 0, 0, 1] {
         return None;
     }
-    let _public = text_of(rest)?;
-    let mut key = text_of(rest)?;
-    let (one, two) = (u32_at(key, 0)?, u32_at(key, 4)?);
+    let _public = counted(rest)?;
+    let mut key = counted(rest)?;
+    let (one, two) = (be32(key, 0)?, be32(key, 4)?);
     key = key.get(8..)?;
     if one != two {
         return None;
     }
-    let kind = text_of(&mut key)?;
+    let kind = counted(&mut key)?;
     let mut out = Vec::new();
     put(&mut out, kind);
     match kind {
         b"ssh-ed25519" => {
-            let (_public, both) = (text_of(&mut key)?, text_of(&mut key)?);
+            let (_public, both) = (counted(&mut key)?, counted(&mut key)?);
             put(&mut out, (both.len() == 64).then_some(both)?);
         }
         b"ssh-rsa" => {
-            let (n, e, d) = (text_of(&mut key)?, text_of(&mut key)?, text_of(&mut key)?);
-            let (_inverse, p, q) = (text_of(&mut key)?, text_of(&mut key)?, text_of(&mut key)?);
+            let (n, e, d) = (counted(&mut key)?, counted(&mut key)?, counted(&mut key)?);
+            let (_inverse, p, q) = (counted(&mut key)?, counted(&mut key)?, counted(&mut key)?);
             [e, n, d, p, q].iter().for_each(|number| put(&mut out, number));
         }
         b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" | b"ecdsa-sha2-nistp521" => {
             for _ in 0..3 {
-                put(&mut out, text_of(&mut key)?);
+                put(&mut out, counted(&mut key)?);
             }
         }
         _ => {
@@ -95,13 +95,6 @@ fn private(rest: &mut &[u8]) -> Option<Result<Vec<u8>, Refused>> {
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(length(bytes).to_be_bytes());
     out.extend_from_slice(bytes);
-}
-
-fn text_of<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(u32_at(rest, 0)?).ok()?;
-    let (text, behind) = rest.get(4..)?.split_at_checked(length)?;
-    *rest = behind;
-    Some(text)
 }
 
 fn base64(text: &str) -> Option<Vec<u8>> {

@@ -12,72 +12,25 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::bytes::{length, u16_at, u32_at, u64_at};
+use netboot::nbd::wire::{
+    Asked, Command, Failure, MAX_OPTIONS, MAX_REQUEST, REQUEST, Request, answer, block_sizes,
+    described, flag, info, inform, option, reply, simple, wants_zeroes,
+};
+use sys::bytes::{be32, counted};
+
 use crate::extents::Extents;
 
-/// The most bytes of one READ; more is refused.
-pub const MAX_READ: u32 = 32 << 20;
-/// The most data of an option; more ends the connection.
-const MAX_OPTION: usize = 8 << 10;
-/// Options after which a client that has not begun to read is sent away.
-const MAX_OPTIONS: u32 = 64;
 /// Most extents in one answer: 64 KiB of them. A client asks again behind the last.
 const MAX_EXTENTS: usize = 8 << 10;
 
-const MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
-const MAGIC_OPTION: u64 = u64::from_be_bytes(*b"IHAVEOPT");
-const MAGIC_REPLY: u64 = 0x0003_e889_0455_65a9;
-const MAGIC_REQUEST: u32 = 0x2560_9513;
-const MAGIC_SIMPLE: u32 = 0x6744_6698;
 const MAGIC_STRUCTURED: u32 = 0x668e_33ef;
 
-/// Handshake flags of both sides.
-const FIXED: u32 = 1;
-const NO_ZEROES: u32 = 2;
-/// HAS_FLAGS, READ_ONLY, SEND_FLUSH, CAN_MULTI_CONN.
-const FLAGS: u16 = 1 | 1 << 1 | 1 << 2 | 1 << 8;
-/// Structured replies may be asked for in one piece.
-const FLAG_DF: u16 = 1 << 7;
+/// Flags of the export before structured replies are agreed on.
+const FLAGS: u16 = flag::HAS_FLAGS | flag::READ_ONLY | flag::FLUSH | flag::MULTI;
 
-mod option {
-    pub const EXPORT_NAME: u32 = 1;
-    pub const ABORT: u32 = 2;
-    pub const LIST: u32 = 3;
-    pub const INFO: u32 = 6;
-    pub const GO: u32 = 7;
-    pub const STRUCTURED_REPLY: u32 = 8;
-    pub const LIST_META_CONTEXT: u32 = 9;
-    pub const SET_META_CONTEXT: u32 = 10;
-}
-
-mod reply {
-    pub const ACK: u32 = 1;
-    pub const SERVER: u32 = 2;
-    pub const INFO: u32 = 3;
-    pub const META_CONTEXT: u32 = 4;
-    pub const UNSUPPORTED: u32 = (1 << 31) + 1;
-    pub const INVALID: u32 = (1 << 31) + 3;
-    pub const UNKNOWN: u32 = (1 << 31) + 6;
-}
-
-mod info {
-    pub const EXPORT: u16 = 0;
-    pub const NAME: u16 = 1;
-    pub const BLOCK_SIZE: u16 = 3;
-}
-
-mod command {
-    pub const READ: u16 = 0;
-    pub const WRITE: u16 = 1;
-    pub const DISCONNECT: u16 = 2;
-    pub const FLUSH: u16 = 3;
-    pub const TRIM: u16 = 4;
-    pub const WRITE_ZEROES: u16 = 6;
-    pub const BLOCK_STATUS: u16 = 7;
-    /// Flags of a request.
-    pub const DONT_FRAGMENT: u16 = 1 << 2;
-    pub const ONE_EXTENT: u16 = 1 << 3;
-}
+/// Flags of a request.
+const DONT_FRAGMENT: u16 = 1 << 2;
+const ONE_EXTENT: u16 = 1 << 3;
 
 mod chunk {
     pub const NONE: u16 = 0;
@@ -86,17 +39,6 @@ mod chunk {
     pub const STATUS: u16 = 5;
     pub const ERROR: u16 = (1 << 15) + 1;
     pub const DONE: u16 = 1;
-}
-
-/// Errors of a request, by the numbers that the protocol defines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// The disk is read only.
-    Permission = 1,
-    /// The disk cannot be read there.
-    Io = 5,
-    /// The request is senseless.
-    Invalid = 22,
 }
 
 const CONTEXT: &[u8] = b"base:allocation";
@@ -172,37 +114,12 @@ impl Default for Session {
     }
 }
 
-/// What the server says first.
-#[must_use]
-pub fn greeting() -> Vec<u8> {
-    let mut bytes = MAGIC.to_be_bytes().to_vec();
-    bytes.extend(MAGIC_OPTION.to_be_bytes());
-    bytes.extend([0, 3]);
-    bytes
-}
-
-fn option_reply(number: u32, kind: u32, data: &[u8]) -> Vec<u8> {
-    let mut bytes = MAGIC_REPLY.to_be_bytes().to_vec();
-    for word in [number, kind, length(data)] {
-        bytes.extend(word.to_be_bytes());
-    }
-    bytes.extend_from_slice(data);
-    bytes
-}
-
 fn structured(flags: u16, kind: u16, cookie: [u8; 8], length: usize) -> Vec<u8> {
     let mut bytes = MAGIC_STRUCTURED.to_be_bytes().to_vec();
     bytes.extend(flags.to_be_bytes());
     bytes.extend(kind.to_be_bytes());
     bytes.extend(cookie);
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-    bytes
-}
-
-fn simple(error: u32, cookie: [u8; 8]) -> Vec<u8> {
-    let mut bytes = MAGIC_SIMPLE.to_be_bytes().to_vec();
-    bytes.extend(error.to_be_bytes());
-    bytes.extend(cookie);
     bytes
 }
 
@@ -240,39 +157,33 @@ impl Session {
     }
 
     fn flags(&mut self, size: u64) -> Turn {
-        let Some(flags) = u32_at(&self.input, 0) else { return Turn::More };
-        if flags & FIXED == 0 || flags & !(FIXED | NO_ZEROES) != 0 {
-            return self.end(Vec::new());
-        }
-        self.zeroes = flags & NO_ZEROES == 0;
+        let Some(flags) = self.input.first_chunk() else { return Turn::More };
+        let Some(zeroes) = wants_zeroes(*flags) else { return self.end(Vec::new()) };
+        self.zeroes = zeroes;
         self.used(4);
         self.stage = Stage::Options;
         self.option(size)
     }
 
     fn option(&mut self, size: u64) -> Turn {
-        let head = (u64_at(&self.input, 0), u32_at(&self.input, 8), u32_at(&self.input, 12));
-        let (Some(magic), Some(number), Some(length)) = head else {
-            return Turn::More;
+        let input = core::mem::take(&mut self.input);
+        let option = match Asked::read(&input) {
+            Ok(Some(option)) if self.options < MAX_OPTIONS => option,
+            Ok(None) => {
+                self.input = input;
+                return Turn::More;
+            }
+            _ => return self.end(Vec::new()),
         };
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if magic != MAGIC_OPTION || length > MAX_OPTION {
-            return self.end(Vec::new());
-        }
-        let whole = length.saturating_add(16);
-        let Some(data) = self.input.get(16..whole).map(<[u8]>::to_vec) else { return Turn::More };
         self.options += 1;
-        if self.options > MAX_OPTIONS {
-            return self.end(Vec::new());
-        }
-        self.used(whole);
-        let answer = |kind, data: &[u8]| option_reply(number, kind, data);
+        self.input = input.get(option.length()..).unwrap_or_default().to_vec();
+        let Asked { number, data } = option;
+        let answer = |kind, data: &[u8]| answer(number, kind, data);
         let ack = || answer(reply::ACK, &[]);
         match number {
             option::EXPORT_NAME if data.is_empty() => {
                 self.stage = Stage::Requests;
-                let mut bytes = size.to_be_bytes().to_vec();
-                bytes.extend(self.export_flags().to_be_bytes());
+                let mut bytes = described(size, self.export_flags());
                 bytes.resize(bytes.len() + if self.zeroes { 124 } else { 0 }, 0);
                 Turn::Send(bytes)
             }
@@ -282,10 +193,10 @@ impl Session {
             option::LIST if data.is_empty() => {
                 Turn::Send([answer(reply::SERVER, &[0; 4]), ack()].concat())
             }
-            option::INFO | option::GO => match wanted(&data) {
+            option::INFO | option::GO => match option.export() {
                 None => Turn::Send(answer(reply::INVALID, b"malformed")),
-                Some(b"") => {
-                    let mut bytes = self.describe(number, size, &data);
+                Some((b"", asks)) => {
+                    let mut bytes = self.describe(number, size, asks);
                     bytes.extend(ack());
                     if number == option::GO {
                         self.stage = Stage::Requests;
@@ -300,7 +211,7 @@ impl Session {
             }
             option::SET_META_CONTEXT | option::LIST_META_CONTEXT => {
                 let list = number == option::LIST_META_CONTEXT;
-                match contexts(&data, list) {
+                match contexts(data, list) {
                     Some(found) if self.structured => {
                         let mut bytes = Vec::new();
                         if found {
@@ -325,67 +236,44 @@ impl Session {
     }
 
     const fn export_flags(&self) -> u16 {
-        FLAGS | if self.structured { FLAG_DF } else { 0 }
+        FLAGS | if self.structured { flag::DONT_FRAGMENT } else { 0 }
     }
 
     /// The information about the export: what every client needs, and what this one asks for.
-    fn describe(&self, number: u32, size: u64, data: &[u8]) -> Vec<u8> {
-        let mut export = info::EXPORT.to_be_bytes().to_vec();
-        export.extend(size.to_be_bytes());
-        export.extend(self.export_flags().to_be_bytes());
-        let mut bytes = option_reply(number, reply::INFO, &export);
-        if asks(data, info::NAME) {
-            bytes.extend(option_reply(number, reply::INFO, &info::NAME.to_be_bytes()));
+    fn describe(&self, number: u32, size: u64, asks: &[[u8; 2]]) -> Vec<u8> {
+        let asked = |kind: u16| asks.contains(&kind.to_be_bytes());
+        let mut bytes = inform(number, info::EXPORT, &described(size, self.export_flags()));
+        if asked(info::NAME) {
+            bytes.extend(inform(number, info::NAME, &[]));
         }
-        if asks(data, info::BLOCK_SIZE) {
-            let mut sizes = info::BLOCK_SIZE.to_be_bytes().to_vec();
-            for size in [1, 4096, MAX_READ] {
-                sizes.extend(size.to_be_bytes());
-            }
-            bytes.extend(option_reply(number, reply::INFO, &sizes));
+        if asked(info::BLOCK_SIZE) {
+            bytes.extend(block_sizes(number));
         }
         bytes
     }
 
     fn request(&mut self, map: &Extents) -> Turn {
-        let Some(head) = self.input.get(..28).map(<[u8]>::to_vec) else { return Turn::More };
-        let words = (
-            u32_at(&head, 0),
-            u16_at(&head, 4),
-            u16_at(&head, 6),
-            head.get(8..).and_then(<[u8]>::first_chunk::<8>),
-            u64_at(&head, 16),
-            u32_at(&head, 24),
-        );
-        let (Some(magic), Some(flags), Some(kind), Some(cookie), Some(offset), Some(length)) =
-            words
-        else {
-            return Turn::More;
-        };
-        if magic != MAGIC_REQUEST {
-            return self.end(Vec::new());
-        }
-        self.used(28);
-        let cookie = *cookie;
-        let end = offset.checked_add(u64::from(length)).filter(|end| *end <= map.size());
-        let inside = end.map(|end| offset..end);
-        match (kind, inside) {
-            (command::DISCONNECT, _) => self.end(Vec::new()),
-            (command::WRITE, _) => {
+        let Some(head) = self.input.first_chunk::<REQUEST>() else { return Turn::More };
+        let Some(request) = Request::read(head) else { return self.end(Vec::new()) };
+        self.used(REQUEST);
+        let Request { flags, cookie, length, .. } = request;
+        match (request.command, request.within(map.size())) {
+            (Command::Disconnect, _) => self.end(Vec::new()),
+            (Command::Write, _) => {
                 // Its data are thrown away as they come, never kept.
                 self.stage = Stage::Skip(u64::from(length), cookie);
                 self.skip(u64::from(length), cookie)
             }
-            (command::TRIM | command::WRITE_ZEROES, _) => {
+            (Command::Trim | Command::Zeroes, _) => {
                 Turn::Send(self.refuse(cookie, Failure::Permission))
             }
-            (command::FLUSH, _) => Turn::Send(self.nothing(cookie)),
-            (command::READ, Some(range)) if length <= MAX_READ => {
-                let whole = !self.structured || flags & command::DONT_FRAGMENT != 0;
+            (Command::Flush, _) => Turn::Send(self.nothing(cookie)),
+            (Command::Read, Some(range)) if length <= MAX_REQUEST => {
+                let whole = !self.structured || flags & DONT_FRAGMENT != 0;
                 Turn::Read(Read { cookie, range, whole })
             }
-            (command::BLOCK_STATUS, Some(range)) if self.allocation && length > 0 => {
-                let most = if flags & command::ONE_EXTENT != 0 { 1 } else { MAX_EXTENTS };
+            (Command::Status, Some(range)) if self.allocation && length > 0 => {
+                let most = if flags & ONE_EXTENT != 0 { 1 } else { MAX_EXTENTS };
                 Turn::Send(status(cookie, map, range, most))
             }
             _ => Turn::Send(self.refuse(cookie, Failure::Invalid)),
@@ -408,17 +296,16 @@ impl Session {
     fn nothing(&self, cookie: [u8; 8]) -> Vec<u8> {
         match self.structured {
             true => structured(chunk::DONE, chunk::NONE, cookie, 0),
-            false => simple(0, cookie),
+            false => simple(None, cookie).to_vec(),
         }
     }
 
     fn refuse(&self, cookie: [u8; 8], why: Failure) -> Vec<u8> {
-        let number = why as u32;
         if !self.structured {
-            return simple(number, cookie);
+            return simple(Some(why), cookie).to_vec();
         }
         let mut bytes = structured(chunk::DONE, chunk::ERROR, cookie, 6);
-        bytes.extend(number.to_be_bytes());
+        bytes.extend((why as u32).to_be_bytes());
         bytes.extend([0, 0]);
         bytes
     }
@@ -438,7 +325,7 @@ impl Session {
                 bytes.extend(range.start.to_be_bytes());
                 bytes
             }
-            (true, false) => simple(0, cookie),
+            (true, false) => simple(None, cookie).to_vec(),
         };
         for piece in map.pieces(range.clone()) {
             let length = usize::try_from(piece.length()).unwrap_or(0);
@@ -470,39 +357,16 @@ impl Session {
     }
 }
 
-/// The name of the export in an option; `None` when the option is malformed.
-fn wanted(data: &[u8]) -> Option<&[u8]> {
-    let mut rest = data;
-    let name = text(&mut rest)?;
-    let count = usize::from(u16_at(rest, 0)?);
-    (rest.len() == count.checked_mul(2)?.checked_add(2)?).then_some(name)
-}
-
-/// Whether a well-formed option asks for an information.
-fn asks(data: &[u8], which: u16) -> bool {
-    let length = u32_at(data, 0).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-    let list = length.checked_add(6).and_then(|at| data.get(at..)).unwrap_or_default();
-    list.chunks_exact(2).any(|pair| pair == which.to_be_bytes())
-}
-
-/// Takes a text with its length in front.
-fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(u32_at(rest, 0)?).ok()?;
-    let (text, behind) = rest.get(4..)?.split_at_checked(length)?;
-    *rest = behind;
-    Some(text)
-}
-
 /// Whether a list of queries covers our context; `None` when it is malformed, or of an
 /// export that there is not.
 fn contexts(data: &[u8], list: bool) -> Option<bool> {
     let mut rest = data;
-    let export = text(&mut rest)?;
-    let count = u32_at(rest, 0)?;
+    let export = counted(&mut rest)?;
+    let count = be32(rest, 0)?;
     rest = rest.get(4..)?;
     let mut found = list && count == 0;
     for _ in 0..count {
-        let query = text(&mut rest)?;
+        let query = counted(&mut rest)?;
         found |= query == CONTEXT || (list && query == b"base:");
     }
     (rest.is_empty() && export.is_empty()).then_some(found)
@@ -547,14 +411,20 @@ pub fn fuzz(data: &[u8]) {
                 }
             }
         }
-        assert!(session.input.len() < MAX_OPTION + 16 + 256, "{}", session.input.len());
+        assert!(
+            session.input.len() < netboot::nbd::wire::MAX_OPTION + 16 + 256,
+            "{}",
+            session.input.len()
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netboot::nbd::wire::{ask, greeting};
     use proptest::prelude::*;
+    use sys::bytes::{be16, be64};
 
     fn hex(text: &str) -> Vec<u8> {
         (0..text.len())
@@ -648,14 +518,8 @@ mod tests {
         assert_eq!(got.len(), 28 + 4096 + 32);
     }
 
-    fn request(flags: u16, kind: u16, offset: u64, length: u32) -> Vec<u8> {
-        let mut bytes = MAGIC_REQUEST.to_be_bytes().to_vec();
-        bytes.extend(flags.to_be_bytes());
-        bytes.extend(kind.to_be_bytes());
-        bytes.extend(*b"cookie!!");
-        bytes.extend(offset.to_be_bytes());
-        bytes.extend(length.to_be_bytes());
-        bytes
+    fn request(flags: u16, command: Command, offset: u64, length: u32) -> Vec<u8> {
+        Request { flags, command, cookie: *b"cookie!!", offset, length }.bytes()
     }
 
     /// A session that reads, with or without structured replies.
@@ -667,16 +531,20 @@ mod tests {
     fn nothing_is_written() {
         let map = recorded();
         let mut session = reading(false);
-        let mut write = request(0, command::WRITE, 0, 5);
+        let mut write = request(0, Command::Write, 0, 5);
         write.extend(b"12345");
-        write.extend(request(0, command::TRIM, 0, 4096));
-        write.extend(request(0, command::WRITE_ZEROES, 0, 4096));
-        write.extend(request(0, command::FLUSH, 0, 0));
-        let refused = [simple(1, *b"cookie!!"), simple(1, *b"cookie!!"), simple(1, *b"cookie!!")];
-        let all = [refused.concat(), simple(0, *b"cookie!!")].concat();
+        write.extend(request(0, Command::Trim, 0, 4096));
+        write.extend(request(0, Command::Zeroes, 0, 4096));
+        write.extend(request(0, Command::Flush, 0, 0));
+        let refused = [
+            simple(Some(Failure::Permission), *b"cookie!!"),
+            simple(Some(Failure::Permission), *b"cookie!!"),
+            simple(Some(Failure::Permission), *b"cookie!!"),
+        ];
+        let all = [refused.concat(), simple(None, *b"cookie!!").to_vec()].concat();
         assert_eq!(said(&mut session, &map, &write), all);
         // Two GiB of a write are thrown away as they come.
-        session.push(&request(0, command::WRITE, 0, 1 << 31));
+        session.push(&request(0, Command::Write, 0, 1 << 31));
         for _ in 0..32 {
             session.push(&[0; 1 << 16]);
             assert_eq!(session.turn(&map), Turn::More);
@@ -691,21 +559,21 @@ mod tests {
             let mut session = reading(structured);
             let invalid = session.refuse(*b"cookie!!", Failure::Invalid);
             for (kind, offset, length) in [
-                (command::READ, (1 << 28) - 1, 2),
-                (command::READ, u64::MAX, 2),
-                (command::READ, 0, MAX_READ + 1),
-                (command::BLOCK_STATUS, 0, 0),
-                (command::BLOCK_STATUS, 1 << 28, 1),
-                (99, 0, 1),
+                (Command::Read, (1 << 28) - 1, 2),
+                (Command::Read, u64::MAX, 2),
+                (Command::Read, 0, MAX_REQUEST + 1),
+                (Command::Status, 0, 0),
+                (Command::Status, 1 << 28, 1),
+                (Command::Unknown, 0, 1),
             ] {
                 let got = said(&mut session, &map, &request(0, kind, offset, length));
-                assert_eq!(got, invalid, "{kind} {offset} {length}");
+                assert_eq!(got, invalid, "{kind:?} {offset} {length}");
             }
         }
         // Without the context there is no status.
         let mut session = reading(false);
-        let got = said(&mut session, &map, &request(0, command::BLOCK_STATUS, 0, 4096));
-        assert_eq!(got, simple(22, *b"cookie!!"));
+        let got = said(&mut session, &map, &request(0, Command::Status, 0, 4096));
+        assert_eq!(got, simple(Some(Failure::Invalid), *b"cookie!!"));
     }
 
     #[test]
@@ -714,11 +582,11 @@ mod tests {
         let mut bad = |at: u64, _: &mut [u8]| if at == 0 { Err(Failure::Io) } else { Ok(()) };
         for structured in [true, false] {
             let mut session = reading(structured);
-            session.push(&request(0, command::READ, 0, 8192));
+            session.push(&request(0, Command::Read, 0, 8192));
             let Turn::Read(read) = session.turn(&map) else { panic!() };
             let got = session.answer(&read, &map, &mut bad);
             assert_eq!(got, session.refuse(*b"cookie!!", Failure::Io));
-            session.push(&request(0, command::READ, 0xa00000, 512));
+            session.push(&request(0, Command::Read, 0xa00000, 512));
             let Turn::Read(read) = session.turn(&map) else { panic!() };
             assert!(session.answer(&read, &map, &mut bad).len() > 512);
         }
@@ -728,17 +596,12 @@ mod tests {
     fn in_one_piece_when_asked_and_one_extent_when_asked() {
         let map = recorded();
         let mut session = reading(true);
-        let got =
-            said(&mut session, &map, &request(command::DONT_FRAGMENT, command::READ, 4095, 3));
+        let got = said(&mut session, &map, &request(DONT_FRAGMENT, Command::Read, 4095, 3));
         let head = structured(chunk::DONE, chunk::DATA, *b"cookie!!", 11);
         assert_eq!(got, [head, 4095u64.to_be_bytes().to_vec(), vec![255, 0, 0]].concat());
-        let got = said(
-            &mut session,
-            &map,
-            &request(command::ONE_EXTENT, command::BLOCK_STATUS, 0, 1 << 28),
-        );
+        let got = said(&mut session, &map, &request(ONE_EXTENT, Command::Status, 0, 1 << 28));
         assert_eq!(got.len(), 20 + 4 + 8);
-        let got = said(&mut session, &map, &request(0, command::READ, 0, 0));
+        let got = said(&mut session, &map, &request(0, Command::Read, 0, 0));
         assert_eq!(got, structured(chunk::DONE, chunk::NONE, *b"cookie!!", 0));
     }
 
@@ -746,37 +609,26 @@ mod tests {
     fn other_exports_and_options_are_refused() {
         let map = recorded();
         let mut session = Session::default();
-        let option = |number: u32, data: &[u8]| {
-            let mut bytes = MAGIC_OPTION.to_be_bytes().to_vec();
-            bytes.extend(number.to_be_bytes());
-            bytes.extend(length(data).to_be_bytes());
-            bytes.extend(data);
-            bytes
-        };
-        let kind = |got: &[u8]| u32_at(got, 12).unwrap();
+        let kind = |got: &[u8]| be32(got, 12).unwrap();
         assert_eq!(said(&mut session, &map, &[0, 0, 0, 3]), []);
-        let got = said(&mut session, &map, &option(option::GO, b"\0\0\0\x01x\0\0"));
+        let got = said(&mut session, &map, &ask(option::GO, b"\0\0\0\x01x\0\0"));
         assert_eq!(kind(&got), reply::UNKNOWN);
-        let got = said(&mut session, &map, &option(5, b""));
+        let got = said(&mut session, &map, &ask(5, b""));
         assert_eq!(kind(&got), reply::UNSUPPORTED);
-        let got = said(&mut session, &map, &option(option::GO, b"\xff\xff\xff\xff\0\0"));
+        let got = said(&mut session, &map, &ask(option::GO, b"\xff\xff\xff\xff\0\0"));
         assert_eq!(kind(&got), reply::INVALID);
         // A context before structured replies.
-        let query =
-            option(option::SET_META_CONTEXT, b"\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation");
+        let query = ask(option::SET_META_CONTEXT, b"\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation");
         assert_eq!(kind(&said(&mut session, &map, &query)), reply::INVALID);
-        let got = said(&mut session, &map, &option(option::LIST, b""));
+        let got = said(&mut session, &map, &ask(option::LIST, b""));
         assert_eq!((kind(&got), got.len()), (reply::SERVER, 44));
-        let got = said(&mut session, &map, &option(option::ABORT, b""));
+        let got = said(&mut session, &map, &ask(option::ABORT, b""));
         assert_eq!(kind(&got), reply::ACK);
         assert_eq!(session.turn(&map), Turn::End(Vec::new()));
         // The old way to begin, with its zeroes.
         let mut session = Session::default();
-        let got = said(
-            &mut session,
-            &map,
-            &[&[0, 0, 0, 1], &option(option::EXPORT_NAME, b"")[..]].concat(),
-        );
+        let got =
+            said(&mut session, &map, &[&[0, 0, 0, 1], &ask(option::EXPORT_NAME, b"")[..]].concat());
         assert_eq!(got.len(), 8 + 2 + 124);
         // Neither fixed newstyle nor HTTP.
         for first in [&[0u8; 4][..], b"GET / HTTP/1.1\r\n\r\n"] {
@@ -786,7 +638,7 @@ mod tests {
         }
         let mut session = Session::default();
         said(&mut session, &map, &[0, 0, 0, 3]);
-        session.push(&option(option::LIST, b"").repeat(100));
+        session.push(&ask(option::LIST, b"").repeat(100));
         let turns = std::iter::from_fn(|| Some(session.turn(&map)));
         assert_eq!(turns.take_while(|turn| !matches!(turn, Turn::End(_))).count(), 64);
     }
@@ -806,7 +658,7 @@ mod tests {
             let map = Extents::new(32768, [100..5000, 8192..8193, 12000..20000]);
             let fill = |at: u64| if map.used().iter().any(|r| r.contains(&at)) { at as u8 | 1 } else { 0 };
             let mut session = reading(true);
-            session.push(&request(0, command::READ, offset, length.min(32768 - offset as u32)));
+            session.push(&request(0, Command::Read, offset, length.min(32768 - offset as u32)));
             let Turn::Read(read) = session.turn(&map) else { panic!() };
             let mut bytes = &session.answer(&read, &map, &mut |at, room| {
                 for (n, byte) in room.iter_mut().enumerate() { *byte = fill(at + n as u64); }
@@ -814,11 +666,11 @@ mod tests {
             })[..];
             let mut at = offset;
             loop {
-                let (flags, kind) = (u16_at(bytes, 4).unwrap(), u16_at(bytes, 6).unwrap());
-                let data = &bytes[20..20 + u32_at(bytes, 16).unwrap() as usize];
-                prop_assert_eq!(u64_at(data, 0).unwrap(), at);
+                let (flags, kind) = (be16(bytes, 4).unwrap(), be16(bytes, 6).unwrap());
+                let data = &bytes[20..20 + be32(bytes, 16).unwrap() as usize];
+                prop_assert_eq!(be64(data, 0).unwrap(), at);
                 if kind == chunk::HOLE {
-                    let hole = u64::from(u32_at(data, 8).unwrap());
+                    let hole = u64::from(be32(data, 8).unwrap());
                     prop_assert!((at..at + hole).all(|at| fill(at) == 0));
                     at += hole;
                 } else {

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 use blake3::Hasher;
 
-use crate::bytes::u32_at;
+use sys::bytes::{be32, length};
 
 /// A number that is used once.
 pub type Nonce = [u8; 24];
@@ -129,7 +129,7 @@ impl Sealer {
     pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len() + (4 + CODE) * (1 + bytes.len() / MOST));
         for piece in bytes.chunks(MOST) {
-            let head = crate::bytes::length(piece).to_be_bytes();
+            let head = length(piece).to_be_bytes();
             let mut hidden = piece.to_vec();
             self.0.turn(&mut hidden);
             out.extend(head);
@@ -152,7 +152,7 @@ impl Opener {
     /// # Errors
     /// It is not of the other end: nothing of the connection is believed any more.
     pub fn open(&mut self) -> Result<Option<Vec<u8>>, Forged> {
-        let Some(length) = u32_at(&self.input, 0) else { return Ok(None) };
+        let Some(length) = be32(&self.input, 0) else { return Ok(None) };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length == 0 || length > MOST {
             return Err(Forged);

@@ -1,60 +1,14 @@
 //! An NBD client's side of a disk that is filled: requests and their replies, from bytes to
 //! bytes. The negotiation is `netboot`'s; structured replies are not asked for.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::bytes::{u32_at, u64_at};
 use crate::extents::Extents;
-
-/// Transmission flags of an export.
-pub const FLAG_FLUSH: u16 = 1 << 2;
-/// The server can zero a range without its bytes.
-pub const FLAG_ZEROES: u16 = 1 << 6;
 
 /// The most data of one request: every server takes so much.
 const MAX_DATA: u64 = 1 << 20;
 /// The most bytes that are zeroed at once; the reply must not take long.
 const MAX_ZEROES: u64 = 128 << 20;
-
-/// What a request does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// Bytes are read.
-    Read = 0,
-    /// Bytes follow and are written.
-    Write = 1,
-    /// The connection ends.
-    Disconnect = 2,
-    /// What was written is on the server's disk afterwards.
-    Flush = 3,
-    /// A range reads as zeros afterwards.
-    Zeroes = 6,
-}
-
-/// A request's header.
-#[must_use]
-pub fn request(command: Command, cookie: u64, offset: u64, length: u64) -> Vec<u8> {
-    let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
-    bytes.extend([0, 0]);
-    bytes.extend((command as u16).to_be_bytes());
-    bytes.extend(cookie.to_be_bytes());
-    bytes.extend(offset.to_be_bytes());
-    bytes.extend(u32::try_from(length).unwrap_or(0).to_be_bytes());
-    bytes
-}
-
-/// Bytes of a reply without the data of a read.
-pub const REPLY: usize = 16;
-
-/// A server's reply: the request's cookie, and its error number if it failed. `None` for
-/// what is no simple reply.
-#[must_use]
-pub fn reply(bytes: &[u8; REPLY]) -> Option<(u64, u32)> {
-    let magic = u32_at(bytes, 0)?;
-    let (error, cookie) = (u32_at(bytes, 4)?, u64_at(bytes, 8)?);
-    (magic == 0x6744_6698).then_some((cookie, error))
-}
 
 /// One step of filling a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,16 +52,19 @@ pub fn reason(number: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netboot::nbd::wire::{Command, Request, replied};
     use proptest::prelude::*;
 
     #[test]
     fn headers_and_replies() {
-        let bytes = request(Command::Zeroes, 7, 0x1000, 0x200);
+        let (command, cookie) = (Command::Zeroes, 7_u64.to_be_bytes());
+        let request = Request { flags: 0, command, cookie, offset: 0x1000, length: 0x200 };
+        let bytes = request.bytes();
         assert_eq!(bytes[..8], [0x25, 0x60, 0x95, 0x13, 0, 0, 0, 6]);
         assert_eq!((bytes.len(), bytes[15], bytes[22], bytes[26]), (28, 7, 0x10, 2));
         let bytes = *b"\x67\x44\x66\x98\0\0\0\x1c\0\0\0\0\0\0\0\x09";
-        assert_eq!(reply(&bytes), Some((9, 28)));
-        assert_eq!(reply(&[0; 16]), None);
+        assert_eq!(replied(&bytes), Some((9_u64.to_be_bytes(), 28)));
+        assert_eq!(replied(&[0; 16]), None);
         assert_eq!(reason(28), "the server's disk is full");
     }
 

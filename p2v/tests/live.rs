@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
 
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use p2v::edge::{self, BadSectors, Disk, Login, Order, Server, World};
 use p2v::extents::Extents;
+
+mod relay;
+use relay::cutting;
 
 const MIB: u64 = 1 << 20;
 
@@ -335,38 +337,6 @@ fn a_disk_at_the_server_that_cannot_take_it_is_said() {
     assert!(full.contains("the server's disk is full"), "{full}");
 }
 
-/// A relay that cuts its first connection after so many bytes.
-fn cutting(to: u16, after: usize) -> u16 {
-    use std::io::Read;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for (n, client) in listener.incoming().enumerate() {
-            let (client, server) =
-                (client.unwrap(), std::net::TcpStream::connect(("127.0.0.1", to)).unwrap());
-            let (mut back, mut there) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut there, &mut back));
-            let (mut from, mut on) = (client, server);
-            std::thread::spawn(move || {
-                let (mut room, mut done) = ([0; 65536], 0);
-                while let Ok(length @ 1..) = from.read(&mut room) {
-                    done += length;
-                    if n == 0 && done > after {
-                        let _ = from.shutdown(std::net::Shutdown::Both);
-                        let _ = on.shutdown(std::net::Shutdown::Both);
-                        return;
-                    }
-                    if on.write_all(&room[..length]).is_err() {
-                        return;
-                    }
-                }
-                let _ = on.shutdown(std::net::Shutdown::Write);
-            });
-        }
-    });
-    port
-}
-
 #[test]
 fn a_cut_connection_goes_on() {
     if !have("qemu-nbd") {
@@ -379,7 +349,7 @@ fn a_cut_connection_goes_on() {
     let port = free();
     let _server = qemu_nbd(port, &copy, "raw", &["-e", "4"]);
     let mut watcher = Watcher::default();
-    let way = cutting(port, 2 << 20);
+    let way = cutting(port, 2 << 20, false);
     let arrived = edge::fill(&mut watcher, &mut open(&path, &map), local(way), "").unwrap();
     assert_eq!(arrived.sha256, sha256(&path));
     assert_eq!(sha256(&copy), sha256(&path));

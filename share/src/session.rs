@@ -18,7 +18,7 @@ use crate::nfs::{Export, Server as Nfs};
 use crate::options::{Behind, DhcpMode, Options};
 use crate::page::Page;
 use crate::probe::{self, Probe, Sign};
-use crate::{ipxe, loaders, nbd, privileges, serve};
+use crate::{ipxe, loaders, privileges, serve};
 use cpio_builder::menu::Menu;
 use nix::unistd::geteuid;
 use std::io;
@@ -133,7 +133,8 @@ impl<'o> Plan<'o> {
         let device = self.interface.as_ref().map(|interface| interface.name.as_str());
         // What this machine sends to its own address counts as arriving on that device, too.
         let tcp = |port, service| net::tcp(SocketAddrV4::new(self.listen, port), service, device);
-        let (nfs, http, nbd) = (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(nbd::PORT, "NBD")?);
+        let (nfs, http, nbd) =
+            (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(netboot::nbd::wire::PORT, "NBD")?);
         let at = |listener: &TcpListener| {
             let at = listener.local_addr().map_err(Error::system("read a socket's address"));
             at.map(|at| SocketAddrV4::new(self.own, at.port()))

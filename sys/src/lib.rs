@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod arch;
 pub mod blockdev;
+pub mod bytes;
 pub mod clock;
 pub mod dm;
 pub mod errno;

@@ -17,6 +17,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
+use crate::bytes::{ne16, ne32};
 use linux_raw_sys::netlink as nl;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -161,16 +162,6 @@ impl core::error::Error for Error {}
 // ---------------------------------------------------------------------------
 // Reading
 
-fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
-    let raw = bytes.get(at..)?.first_chunk::<2>()?;
-    Some(u16::from_ne_bytes(*raw))
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    let raw = bytes.get(at..)?.first_chunk::<4>()?;
-    Some(u32::from_ne_bytes(*raw))
-}
-
 fn read_ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
     let raw: [u8; 4] = bytes.try_into().ok()?;
     Some(Ipv4Addr::from(raw))
@@ -213,14 +204,14 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<Message<'a>> {
         let rest = self.0;
-        let length = usize::try_from(read_u32(rest, 0)?).ok()?;
+        let length = usize::try_from(ne32(rest, 0)?).ok()?;
         let whole = rest.get(..length)?;
         let payload = whole.get(16..)?;
         self.0 = rest.get(aligned(length)..).unwrap_or_default();
         Some(Message {
-            kind: read_u16(whole, 4)?,
-            flags: read_u16(whole, 6)?,
-            sequence: read_u32(whole, 8)?,
+            kind: ne16(whole, 4)?,
+            flags: ne16(whole, 6)?,
+            sequence: ne32(whole, 8)?,
             payload,
         })
     }
@@ -240,9 +231,9 @@ impl<'a> Iterator for Attributes<'a> {
 
     fn next(&mut self) -> Option<(u16, &'a [u8])> {
         let rest = self.0;
-        let length = usize::from(read_u16(rest, 0)?);
+        let length = usize::from(ne16(rest, 0)?);
         let value = rest.get(..length)?.get(4..)?;
-        let kind = read_u16(rest, 2)? & 0x3fff;
+        let kind = ne16(rest, 2)? & 0x3fff;
         self.0 = rest.get(aligned(length)..).unwrap_or_default();
         Some((kind, value))
     }
@@ -254,9 +245,9 @@ impl<'a> Iterator for Attributes<'a> {
 pub fn parse_link(payload: &[u8]) -> Option<Link> {
     // struct ifinfomsg: family, pad, type:u16, index:i32, flags, change
     let mut link = Link {
-        hardware: read_u16(payload, 2)?,
-        index: read_u32(payload, 4)?,
-        flags: read_u32(payload, 8)?,
+        hardware: ne16(payload, 2)?,
+        index: ne32(payload, 4)?,
+        flags: ne32(payload, 8)?,
         ..Link::default()
     };
     for (kind, value) in attributes(payload.get(16..)?) {
@@ -265,15 +256,15 @@ pub fn parse_link(payload: &[u8]) -> Option<Link> {
         } else if kind == nl::IFLA_ADDRESS as u16 {
             link.mac = value.try_into().ok();
         } else if kind == nl::IFLA_MTU as u16 {
-            link.mtu = read_u32(value, 0).unwrap_or(0);
+            link.mtu = ne32(value, 0).unwrap_or(0);
         } else if kind == nl::IFLA_OPERSTATE as u16 {
             link.oper_state = value.first().copied().unwrap_or(0);
         } else if kind == nl::IFLA_CARRIER as u16 {
             link.carrier = value.first().map(|carrier| *carrier != 0);
         } else if kind == nl::IFLA_MASTER as u16 {
-            link.master = read_u32(value, 0);
+            link.master = ne32(value, 0);
         } else if kind == nl::IFLA_LINK as u16 {
-            link.parent = read_u32(value, 0);
+            link.parent = ne32(value, 0);
         } else if kind == nl::IFLA_LINKINFO as u16 {
             for (kind, value) in attributes(value) {
                 if kind == nl::IFLA_INFO_KIND as u16 {
@@ -292,7 +283,7 @@ pub fn parse_address(payload: &[u8]) -> Option<Address> {
     if u32::from(family) != AF_INET || prefix > 32 {
         return None;
     }
-    let index = read_u32(payload, 4)?;
+    let index = ne32(payload, 4)?;
     let (mut local, mut peer, mut broadcast) = (None, None, None);
     for (kind, value) in attributes(payload.get(8..)?) {
         if kind == nl::IFA_LOCAL as u16 {
@@ -326,9 +317,9 @@ pub fn parse_route(payload: &[u8]) -> Option<RouteEntry> {
         } else if kind == nl::rtattr_type_t::RTA_GATEWAY as u16 {
             gateway = read_ipv4(value);
         } else if kind == nl::rtattr_type_t::RTA_OIF as u16 {
-            index = read_u32(value, 0);
+            index = ne32(value, 0);
         } else if kind == nl::rtattr_type_t::RTA_PRIORITY as u16 {
-            metric = read_u32(value, 0)?;
+            metric = ne32(value, 0)?;
         }
     }
     Some(RouteEntry { destination, prefix, gateway, index: index?, metric })
@@ -359,14 +350,14 @@ pub fn parse_news(datagram: &[u8]) -> Vec<News> {
 /// The errno and explanation in an `NLMSG_ERROR` or `NLMSG_DONE` payload; errno 0 is an
 /// acknowledgement. `request_length` is how much of our request precedes the attributes.
 fn parse_error(message: Message<'_>) -> (i32, Option<String>) {
-    let code = read_u32(message.payload, 0).map_or(0, |raw| raw.cast_signed());
+    let code = ne32(message.payload, 0).map_or(0, |raw| raw.cast_signed());
     let capped = u32::from(message.flags) & nl::NLM_F_CAPPED != 0;
     let skip = if message.kind == NLMSG_DONE {
         4
     } else if capped {
         20
     } else {
-        let echoed = read_u32(message.payload, 4).unwrap_or(16);
+        let echoed = ne32(message.payload, 4).unwrap_or(16);
         usize::try_from(echoed).map_or(20, |length| aligned(length).saturating_add(4))
     };
     let mut text = None;
@@ -750,7 +741,7 @@ impl Generic {
         conversation.ask(&what, request, &mut |message| {
             for (kind, value) in attributes(message.payload.get(4..).unwrap_or_default()) {
                 if kind == CONTROL_FAMILY_ID {
-                    family = read_u16(value, 0);
+                    family = ne16(value, 0);
                 }
             }
         })?;

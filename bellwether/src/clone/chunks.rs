@@ -1,7 +1,7 @@
 //! `send` and `receive`: the used bytes of disks, chunk by chunk, to a whole room.
 
 use super::copying;
-use super::flags::{FROM, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag};
+use super::flags::{FROM, Flag, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag};
 use super::map;
 use super::report::PXELINUX;
 use super::world::Host;
@@ -16,8 +16,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-const PORT: super::flags::Flag =
-    flag("port", Some('P'), Some("PORT"), "TCP and UDP port of the sender [9011]");
+const PORT: Flag = flag("port", Some('P'), Some("PORT"), "TCP and UDP port of the sender [9011]");
 
 /// The sender's grammar.
 pub static SEND: Program = Program {
@@ -26,30 +25,27 @@ pub static SEND: Program = Program {
     rest: "DISK|FILE...",
     example: "bellwether clone send /dev/sda -n 20",
     flags: &[
-        flag("clients", Some('n'), Some("N"), "begin when so many machines are there [1]"),
-        PORT,
-        WHOLE,
-        flag("timeout", Some('a'), Some("S"), "wait so long for the first machines [for ever]"),
-        flag("linger", None, Some("S"), "wait so long for machines that were lost [30]"),
-        MAX_WAIT,
-        STALL,
-        SEND_KEY,
-        PXELINUX,
-        JSON,
-        flag("verbose", Some('v'), None, "show what each machine says"),
+        CLIENTS, PORT, WHOLE, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX, JSON, VERBOSE,
         QUIET,
     ],
 };
 
-const WHOLE: super::flags::Flag =
+const CLIENTS: Flag =
+    flag("clients", Some('n'), Some("N"), "begin when so many machines are there [1]");
+const FIRST: Flag =
+    flag("timeout", Some('a'), Some("S"), "wait so long for the first machines [for ever]");
+const LINGER: Flag =
+    flag("linger", None, Some("S"), "wait so long for machines that were lost [30]");
+const VERBOSE: Flag = flag("verbose", Some('v'), None, "show what each machine says");
+const WHOLE: Flag =
     flag("whole", None, None, "send all bytes, also those that no file system has in use");
-const MAX_WAIT: super::flags::Flag = flag(
+const MAX_WAIT: Flag = flag(
     "max-wait",
     None,
     Some("S"),
     "begin so long after the first machine has come, however many there are",
 );
-pub const JSON: super::flags::Flag =
+pub const JSON: Flag =
     flag("json", None, None, "what happens as JSON, a line each, on standard output");
 
 /// The source's grammar.
@@ -59,18 +55,18 @@ pub static SOURCE: Program = Program {
     rest: "DISK|FILE...",
     example: "bellwether clone source /dev/sda -n 20 --max-wait 300 --again",
     flags: &[
-        flag("clients", Some('n'), Some("N"), "begin when so many targets are there [1]"),
+        CLIENTS,
         MAX_WAIT,
         flag("again", None, None, "after a copy wait for the next targets, until it is ended"),
         PORT,
         WHOLE,
-        flag("timeout", Some('a'), Some("S"), "wait so long for the first targets [for ever]"),
-        flag("linger", None, Some("S"), "wait so long for targets that were lost [30]"),
+        FIRST,
+        LINGER,
         STALL,
         SEND_KEY,
         PXELINUX,
         JSON,
-        flag("verbose", Some('v'), None, "show what each target says"),
+        VERBOSE,
         QUIET,
     ],
 };
@@ -89,7 +85,7 @@ pub static TARGET: Program = Program {
         flag("timeout", Some('a'), Some("S"), "wait so long for a source [for ever]"),
         STALL,
         JSON,
-        flag("verbose", Some('v'), None, "show what each machine says"),
+        VERBOSE,
         QUIET,
     ],
 };
@@ -107,7 +103,7 @@ pub static RECEIVE: Program = Program {
         NO_READ_BACK,
         flag("timeout", Some('a'), Some("S"), "wait so long for a sender [for ever]"),
         STALL,
-        flag("verbose", Some('v'), None, "show what each machine says"),
+        VERBOSE,
         QUIET,
     ],
 };

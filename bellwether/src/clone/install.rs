@@ -8,10 +8,11 @@
 use super::flags::{Given, Program, flag};
 use super::ka;
 use super::layout::{FILE, Layout, Part};
-use super::prepare::{NAMES, output, quoted};
+use super::prepare::{NAMES, output};
 use super::world::{Host, random};
 use crate::failure::Failure;
 use clone::edge::World;
+use p2v::script::quoted;
 use std::fs;
 use std::io::Write;
 use std::path::Path;

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use clone::edge::Order;
 use clone::ka::desc::{Desc, Size, read_table};
 use clone::outcome::{Client, Patience, total};
+use p2v::script::quoted;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -339,11 +340,6 @@ pub fn old_script(given: &Given) -> Result<(), Failure> {
     // What is left of it lies among temporary files.
     let _ = fs::remove_dir_all(&work);
     sent
-}
-
-/// One word of a shell command.
-pub fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// Sends everything.

@@ -6,6 +6,7 @@ use crate::cook::{Archive, Cook, Packing};
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use sys::bytes::or_zero::be32;
 
 pub use crate::cook::Output;
 
@@ -352,10 +353,7 @@ impl Reader {
 
     fn packet(&mut self, packet: &[u8]) -> Result<Item, Error> {
         let name = packet.get(..4).unwrap_or_default();
-        let number = |at: usize| {
-            let bytes = packet.get(at..).and_then(<[u8]>::first_chunk);
-            bytes.map_or(0, |b| u32::from_be_bytes(*b))
-        };
+        let number = |at| be32(packet, at);
         match name {
             b"FLNO" => Ok(Item::File((number(4) & 0xffff) as usize)),
             b"SEQN" | b"SEND" => {

@@ -15,6 +15,7 @@ use core::ops::Range;
 use overlay::expand::expand;
 use overlay::probe::Format;
 use rustix::io::Errno;
+use sys::bytes::or_zero::{le32, le64};
 
 /// What an image begins with.
 pub const MAGIC: [u8; 16] = *b"bellwether-image";
@@ -48,18 +49,16 @@ impl Head {
     /// # Errors
     /// What is wrong with it.
     pub fn read(bytes: &[u8; HEAD]) -> Result<Self, &'static str> {
-        let u32_at = |at| u32::from_le_bytes(part(bytes, at));
-        let u64_at = |at| u64::from_le_bytes(part(bytes, at));
         if part::<16>(bytes, 0) != MAGIC {
             return Err(match bytes.iter().all(|byte| *byte == 0) {
                 true => "begins with zeros: it is no image, or one that was not finished",
                 false => "is no image of bellwether clone save",
             });
         }
-        if u32_at(16) != VERSION || u32_at(20) != ZSTD {
+        if le32(bytes, 16) != VERSION || le32(bytes, 20) != ZSTD {
             return Err("is an image of another version; save it with this one");
         }
-        let (manifest, file) = (u64_at(24), u64_at(32));
+        let (manifest, file) = (le64(bytes, 24), le64(bytes, 32));
         if manifest > MANIFEST || manifest + HEAD as u64 > file {
             return Err("is damaged: its manifest has a wrong length");
         }

@@ -14,6 +14,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use sys::bytes::or_zero::le32;
 
 const FORMAT: &str = "desc";
 /// The table on the disk has one byte for the type and 32 bits for sectors.
@@ -258,10 +259,7 @@ pub type ReadAt<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> usize;
 
 fn entries(sector: &[u8; 512]) -> impl Iterator<Item = (u8, u8, u64, u64)> + '_ {
     sector.get(446..510).unwrap_or_default().chunks_exact(16).map(|e| {
-        let word = |at: usize| {
-            let bytes = e.get(at..).and_then(<[u8]>::first_chunk);
-            u64::from(bytes.map_or(0, |b| u32::from_le_bytes(*b)))
-        };
+        let word = |at| u64::from(le32(e, at));
         let byte = |at: usize| e.get(at).copied().unwrap_or(0);
         (byte(0), byte(4), word(8), word(12))
     })

@@ -8,6 +8,7 @@ use crate::guard::{ANNOUNCEMENT, Announcement};
 use crate::pact::{Mac, Nonce};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
+use sys::bytes::{array, le32, le64};
 
 /// The version that both sides say, and the discovery's answer.
 pub const VERSION: &[u8; 14] = b"Ka-deploy-0.6\0";
@@ -200,18 +201,13 @@ pub enum ToClient {
     Announce(Announcement, Option<(Nonce, Mac)>),
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
-}
-
 fn ip_at(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
-    bytes.get(at..)?.first_chunk::<4>().map(|b| Ipv4Addr::from(*b))
+    array::<4>(bytes, at).map(Ipv4Addr::from)
 }
 
 /// A position; negative ones are none.
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    let n = bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))?;
-    (n < 1 << 63).then_some(n)
+    le64(bytes, at).filter(|n| *n < 1 << 63)
 }
 
 struct Packet {
@@ -304,7 +300,7 @@ impl ToServer {
     pub fn parse(layout: Layout, bytes: &[u8]) -> Option<Self> {
         let union = layout.union();
         let at = |n: usize| bytes.get(n..n + 4);
-        Some(match u32_at(bytes, 0)? {
+        Some(match le32(bytes, 0)? {
             0 => {
                 if bytes.get(union..union + VERSION.len())? != VERSION {
                     return None;
@@ -398,14 +394,14 @@ impl ToClient {
         let Some(packet) = bytes.get(..size) else { return Ok(None) };
         let union = layout.union();
         let ip = ip_at(packet, union).ok_or(NoPacket)?;
-        let word = match u32_at(packet, 0).ok_or(NoPacket)? {
+        let word = match le32(packet, 0).ok_or(NoPacket)? {
             0 => Self::Go,
             1 => Self::EndOfFlow,
             2 => Self::Finish,
             3 => Self::GivesIp(ip),
             4 => Self::GivesAuth(ip, u64_at(packet, pair_position(layout)).ok_or(NoPacket)?),
             5 => Self::DropChild(ip),
-            6 => Self::ReportPosition(match u32_at(packet, union).ok_or(NoPacket)? {
+            6 => Self::ReportPosition(match le32(packet, union).ok_or(NoPacket)? {
                 0 => Report::Never,
                 1 => Report::Regularly,
                 2 => Report::Once,

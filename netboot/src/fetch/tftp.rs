@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use sys::bytes::be16;
 use sys::clock::Instant;
 
 /// Data bytes of a datagram, which fits an Ethernet frame with a VLAN tag or two.
@@ -180,7 +181,7 @@ impl Transfer {
             // The last acknowledgement may have been lost.
             if let Some((port, bytes)) = datagram
                 && Some(port) == self.peer
-                && word(bytes, 0) == Some(OP_DATA)
+                && be16(bytes, 0) == Some(OP_DATA)
             {
                 output.send = Some(self.last_sent.clone());
             }
@@ -216,9 +217,9 @@ impl Transfer {
         if self.peer.is_some_and(|peer| peer != port) {
             return Ok(());
         }
-        match word(bytes, 0) {
+        match be16(bytes, 0) {
             Some(OP_ERROR) => {
-                let code = word(bytes, 2).unwrap_or(0);
+                let code = be16(bytes, 2).unwrap_or(0);
                 let options_sent = self.last_sent == self.request;
                 if code == 8 && options_sent {
                     // The server does not support options.
@@ -246,7 +247,7 @@ impl Transfer {
                 Ok(())
             }
             Some(OP_DATA) => {
-                let (Some(block), Some(data)) = (word(bytes, 2), bytes.get(4..)) else {
+                let (Some(block), Some(data)) = (be16(bytes, 2), bytes.get(4..)) else {
                     return Ok(());
                 };
                 self.data(now, port, block, data, output);
@@ -316,10 +317,6 @@ impl Transfer {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk::<2>()?))
-}
-
 fn acknowledgement(block: u16) -> Vec<u8> {
     [OP_ACK.to_be_bytes(), block.to_be_bytes()].concat()
 }
@@ -357,7 +354,7 @@ mod tests {
             got.extend(output.data);
             let Some(datagram) = output.send else { continue };
             let mut replies = Vec::new();
-            match word(&datagram, 0).unwrap() {
+            match be16(&datagram, 0).unwrap() {
                 OP_READ if options => {
                     (size, window) = (usize::from(BLOCK_SIZE), 4);
                     let text = format!(
@@ -369,7 +366,7 @@ mod tests {
                 OP_READ => replies.push(data(1, &file[..file.len().min(512)])),
                 OP_ACK => {
                     // Where the acknowledged block is, taking wrap-around into account.
-                    let block = usize::from(word(&datagram, 2).unwrap());
+                    let block = usize::from(be16(&datagram, 2).unwrap());
                     let whole = got.len() / size;
                     let near = whole - (whole & 0xffff);
                     let mut at = near + block;

@@ -13,8 +13,8 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, pread};
 
 use crate::extents::Extents;
-use crate::nbd::Failure;
 use crate::ssh::Trouble;
+use netboot::nbd::wire::Failure;
 
 /// What is done about sectors that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,14 +10,15 @@ use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 
 use netboot::io::{Broken, Stream, Tcp};
-use netboot::nbd::{Export, FLAG_READ_ONLY, NbdError, Negotiation, converse};
+use netboot::nbd::wire::{Command, REPLY, Request, flag, replied};
+use netboot::nbd::{Export, NbdError, Negotiation, converse};
 use rustix::io::Errno;
 use sys::clock::Instant;
 
 use super::disk::Disk;
 use super::{Arrived, Digest, PATIENCE, PAUSE, TRIES, World, broken, canceled, pause};
 use crate::ssh::Trouble;
-use crate::write::{Command, FLAG_FLUSH, FLAG_ZEROES, REPLY, Step, reason, reply, request, steps};
+use crate::write::{Step, reason, steps};
 
 /// Requests without a reply at once.
 const WINDOW: usize = 16;
@@ -172,14 +173,14 @@ impl Job<'_> {
             world.say("all is written; reading it back");
         }
         self.read_back(world, disk, &mut link)?;
-        link.tcp.write_all(&request(Command::Disconnect, 0, 0, 0))?;
+        link.tcp.write_all(&request(Command::Disconnect, 0, 0))?;
         Ok(())
     }
 
     fn connect(&mut self, disk: &Disk) -> Result<Link, Stop> {
         let (tcp, export) = (self.connect)()?;
         let size = disk.map.size();
-        if export.flags & FLAG_READ_ONLY != 0 {
+        if export.flags & flag::READ_ONLY != 0 {
             return Err(Trouble::new(
                 &format!("{}: the server's disk is read only", self.peer),
                 "start qemu-nbd without -r (--read-only)",
@@ -208,7 +209,7 @@ impl Job<'_> {
         link: &mut Link,
     ) -> Result<(), Stop> {
         let Disk { map, reader, name, .. } = disk;
-        let zeroes = link.flags & FLAG_ZEROES != 0;
+        let zeroes = link.flags & flag::ZEROES != 0;
         let mut buffer: Vec<u8> = Vec::new();
         let mut flushed = self.safe;
         let total = map.used_bytes();
@@ -253,7 +254,7 @@ impl Job<'_> {
         while !link.open.is_empty() {
             link.hear()?;
         }
-        if link.flags & FLAG_FLUSH != 0 {
+        if link.flags & flag::FLUSH != 0 {
             link.ask(Command::Flush, 0, 0, 0)?;
             link.hear()?;
         }
@@ -297,14 +298,20 @@ impl Job<'_> {
     }
 }
 
+/// A request whose cookie is its place.
+fn request(command: Command, offset: u64, length: u64) -> Vec<u8> {
+    let length = u32::try_from(length).unwrap_or(0);
+    Request { flags: 0, command, cookie: offset.to_be_bytes(), offset, length }.bytes()
+}
+
 impl Link {
-    /// Sends a request, whose cookie is its place, once there is room in the window.
+    /// Sends a request once there is room in the window.
     fn ask(&mut self, what: Command, at: u64, length: u64, data: u64) -> Result<(), Stop> {
         while self.open.len() >= WINDOW {
             self.hear()?;
         }
         self.tcp.set_deadline(Instant::now().after(PATIENCE));
-        self.tcp.write_all(&request(what, at, at, length))?;
+        self.tcp.write_all(&request(what, at, length))?;
         self.open.insert(at, usize::try_from(data).unwrap_or(0));
         Ok(())
     }
@@ -315,7 +322,8 @@ impl Link {
         let mut head = [0; REPLY];
         self.exactly(&mut head)?;
         let lost = || Trouble::new("the NBD server's answer makes no sense", "");
-        let (cookie, error) = reply(&head).ok_or_else(lost)?;
+        let (cookie, error) = replied(&head).ok_or_else(lost)?;
+        let cookie = u64::from_be_bytes(cookie);
         let data = self.open.remove(&cookie).ok_or_else(lost)?;
         if error != 0 {
             let remedy = match error {

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
+use netboot::nbd::wire::greeting;
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use rustix::net::{
 
 use super::disk::Disk;
 use crate::extents::Seen;
-use crate::nbd::{Session, Turn, greeting};
+use crate::nbd::{Session, Turn};
 
 /// Connections to one disk: virt-v2v 2.x has one, older ones a few.
 const MAX_CLIENTS: usize = 16;

@@ -3,6 +3,7 @@
 use cmdline::plan::Mac;
 use netboot::dhcp::options::Options;
 use std::net::Ipv4Addr;
+use sys::bytes::{be16, be32};
 
 /// Options behind this many bytes of header and magic number.
 const HEADER: usize = 240;
@@ -89,9 +90,9 @@ impl Message {
                 Some([kind]) => Type::of(*kind)?,
                 _ => return None,
             },
-            transaction: u32::from_be_bytes(*bytes.get(4..)?.first_chunk()?),
-            seconds: u16::from_be_bytes(*bytes.get(8..)?.first_chunk()?),
-            flags: u16::from_be_bytes(*bytes.get(10..)?.first_chunk()?),
+            transaction: be32(bytes, 4)?,
+            seconds: be16(bytes, 8)?,
+            flags: be16(bytes, 10)?,
             own: field(12)?,
             relay: field(24)?,
             mac: Mac(*bytes.get(28..)?.first_chunk()?),

@@ -6,9 +6,10 @@ use crate::disk::access::{Disks, Refused};
 use crate::disk::device::Disk;
 use crate::error::Error;
 use crate::event::{Stage, Watch};
-use crate::nbd::{self, Command, Failure, Refusal, Wish};
+use crate::nbd::{self, Refusal, Wish};
 use crate::net::name_of;
 use crate::services::Service;
+use netboot::nbd::wire::{self, Asked, Command, Failure, Request};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -35,6 +36,9 @@ const HURRIED: KeepAlive = KeepAlive { idle: 1, interval: 1, count: 2, unacknowl
 
 /// Connections opened within this time belong together: a client opens several.
 const TOGETHER: Duration = Duration::from_secs(3);
+
+/// The flag of a request whose data must be on the disk before the answer.
+const FUA: u16 = 1;
 
 /// The most bytes that are read from a disk at once.
 const PIECE: usize = 1 << 20;
@@ -142,17 +146,17 @@ fn negotiate(
 ) -> io::Result<Option<(String, Arc<Disk>)>> {
     let mut timed = Timed::new(stream);
     timed.within(PATIENCE);
-    stream.write_all(&nbd::greeting())?;
+    stream.write_all(&wire::greeting())?;
     let mut flags = [0; 4];
     timed.read_exact(&mut flags)?;
-    let Some(zeroes) = nbd::wants_zeroes(flags) else { return Ok(None) };
+    let Some(zeroes) = wire::wants_zeroes(flags) else { return Ok(None) };
     let mut input = Vec::new();
-    for _ in 0..nbd::MAX_OPTIONS {
+    for _ in 0..wire::MAX_OPTIONS {
         let (wish, number, used) = loop {
-            match nbd::option(&input) {
-                nbd::Read::Whole(wish, number, used) => break (wish, number, used),
-                nbd::Read::Bad => return Ok(None),
-                nbd::Read::Partial => {}
+            match Asked::read(&input) {
+                Ok(Some(option)) => break (nbd::wish(&option), option.number, option.length()),
+                Err(()) => return Ok(None),
+                Ok(None) => {}
             }
             let mut more = [0; 1024];
             match timed.read(&mut more)? {
@@ -228,12 +232,12 @@ fn serve(
     let mut stream = &*connection.stream;
     stream.set_read_timeout(None)?;
     loop {
-        let mut head = [0; nbd::REQUEST];
+        let mut head = [0; wire::REQUEST];
         stream.read_exact(&mut head)?;
         if connection.hurried.swap(false, Ordering::Relaxed) {
             connection.keep_alive(&USUAL)?;
         }
-        let Some(request) = nbd::Request::read(&head) else { return Ok(()) };
+        let Some(request) = nbd::request(&head) else { return Ok(()) };
         let outside = request.within(disk.size()).is_none();
         let done = match request.command {
             Command::Disconnect => return Ok(()),
@@ -248,7 +252,7 @@ fn serve(
                 written
             }
             Command::Flush => disk.flush().map_err(Failed::Disk),
-            Command::Unknown => Err(Failed::Invalid),
+            Command::Zeroes | Command::Status | Command::Unknown => Err(Failed::Invalid),
             Command::Read | Command::Trim if outside => Err(Failed::Invalid),
             Command::Read => match read(stream, &request, disk, client)? {
                 Ok(()) => {
@@ -262,8 +266,8 @@ fn serve(
                 Ok(())
             }
         };
-        let done = match (done, request.now) {
-            (Ok(()), true) => disk.flush().map_err(Failed::Disk),
+        let done = match (done, request.flags & FUA) {
+            (Ok(()), FUA) => disk.flush().map_err(Failed::Disk),
             (done, _) => done,
         };
         let failure = match &done {
@@ -284,7 +288,7 @@ fn serve(
                 })
             }
         };
-        stream.write_all(&request.answer(failure))?;
+        stream.write_all(&wire::simple(failure, request.cookie))?;
     }
 }
 
@@ -294,7 +298,7 @@ fn serve(
 /// The connection's; those of the disk are inside.
 fn write(
     stream: &TcpStream,
-    request: &nbd::Request,
+    request: &Request,
     disk: &Disk,
     refused: Option<Failed>,
     client: &Client<'_>,
@@ -328,11 +332,11 @@ fn write(
 /// The connection's, and the disk's after the first piece; else those of the disk are inside.
 fn read(
     mut stream: &TcpStream,
-    request: &nbd::Request,
+    request: &Request,
     disk: &Disk,
     client: &Client<'_>,
 ) -> io::Result<Result<(), Failed>> {
-    let head = request.answer(None);
+    let head = wire::simple(None, request.cookie);
     let mut before = head.len();
     let (mut at, mut left) = (request.offset, request.length as usize);
     let room = client.memory.room(client.from, left.min(PIECE));

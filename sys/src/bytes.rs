@@ -1,0 +1,79 @@
+//! Numbers at a place in bytes that came from outside: `le` is little-endian, `be` big-endian,
+//! `ne` the machine's own order.
+
+/// The bytes at `at`, if they are there.
+pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+macro_rules! numbers {
+    ($($name:ident: $number:ident, $from:ident;)*) => {
+        $(
+            /// The number at `at`, if its bytes are there.
+            pub fn $name(bytes: &[u8], at: usize) -> Option<$number> {
+                array(bytes, at).map($number::$from)
+            }
+        )*
+
+        /// The same numbers, 0 where the bytes end before them.
+        pub mod or_zero {
+            $(
+                /// The number at `at`, or 0.
+                pub fn $name(bytes: &[u8], at: usize) -> $number {
+                    super::$name(bytes, at).unwrap_or(0)
+                }
+            )*
+        }
+    };
+}
+
+numbers! {
+    le16: u16, from_le_bytes;
+    le32: u32, from_le_bytes;
+    le64: u64, from_le_bytes;
+    be16: u16, from_be_bytes;
+    be32: u32, from_be_bytes;
+    be64: u64, from_be_bytes;
+    ne16: u16, from_ne_bytes;
+    ne32: u32, from_ne_bytes;
+}
+
+/// A length as protocols write it, in 32 bits. A longer one is cut to the largest number.
+pub fn length(of: &[u8]) -> u32 {
+    u32::try_from(of.len()).unwrap_or(u32::MAX)
+}
+
+/// Takes bytes that have their length before them, in 32 bits, big-endian. `None` when they are
+/// not all there.
+pub fn counted<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(be32(rest, 0)?).ok()?;
+    let (some, behind) = rest.get(4..)?.split_at_checked(length)?;
+    *rest = behind;
+    Some(some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_read_whole_or_not_at_all() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        assert_eq!((le16(&bytes, 7), be16(&bytes, 7)), (Some(0x0908), Some(0x0809)));
+        assert_eq!((le32(&bytes, 5), be32(&bytes, 5)), (Some(0x0908_0706), Some(0x0607_0809)));
+        assert_eq!(le64(&bytes, 1), Some(0x0908_0706_0504_0302));
+        assert_eq!(be64(&bytes, 1), Some(0x0203_0405_0607_0809));
+        for at in [2, 9, 10, usize::MAX] {
+            assert_eq!((le64(&bytes, at), or_zero::be64(&bytes, at)), (None, 0));
+        }
+    }
+
+    #[test]
+    fn counted_bytes_are_taken_whole_or_not_at_all() {
+        let mut rest = &b"\0\0\0\x02ab\0\0\0\x02a"[..];
+        assert_eq!(counted(&mut rest), Some(&b"ab"[..]));
+        assert_eq!(counted(&mut rest), None);
+        assert_eq!(rest, b"\0\0\0\x02a");
+        assert_eq!(counted(&mut &b"\xff\xff\xff\xffabc"[..]), None);
+    }
+}
