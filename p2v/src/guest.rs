@@ -191,7 +191,16 @@ impl Guest {
             _ => ("q35", false),
         };
         let (bus, letter) = if arm && !virtio { ("scsi", "sd") } else { (bus, letter) };
-        let firmware = if self.uefi || arm { " firmware=\"efi\"" } else { "" };
+        // Left to itself, libvirt of Debian 12 takes firmware that starts nothing but what Microsoft
+        // has signed: the machine's own loader may not be.
+        let (firmware, features) = match self.uefi || arm {
+            true => (
+                " firmware=\"efi\"",
+                "    <firmware>\n      <feature enabled=\"no\" name=\"enrolled-keys\"/>\n      \
+                 <feature enabled=\"no\" name=\"secure-boot\"/>\n    </firmware>\n",
+            ),
+            false => ("", ""),
+        };
         let mut devices = String::new();
         for (n, file) in files.iter().enumerate() {
             let (n, boot) = (u32::try_from(n).unwrap_or(0), n + 1);
@@ -231,7 +240,7 @@ impl Guest {
         let cpu = if kind == "kvm" { "  <cpu mode=\"host-passthrough\"/>\n" } else { "" };
         format!(
             "<domain type=\"{kind}\">\n  <name>{}</name>\n  <memory unit=\"KiB\">{}</memory>\n  \
-             <vcpu>{}</vcpu>\n  <os{firmware}>\n    <type arch=\"{}\" machine=\"{machine}\">hvm</type>\n  \
+             <vcpu>{}</vcpu>\n  <os{firmware}>\n    <type arch=\"{}\" machine=\"{machine}\">hvm</type>\n{features}  \
              </os>\n  <features><acpi/>{}</features>\n{cpu}  <clock offset=\"utc\"/>\n  \
              <on_poweroff>destroy</on_poweroff>\n  <on_reboot>restart</on_reboot>\n  \
              <devices>\n{devices}  </devices>\n</domain>\n",
@@ -341,6 +350,7 @@ mod tests {
         let virtio = Guest { disks: [("vda".into(), SUM.into())].into(), uefi: true, ..done() };
         let xml = virtio.libvirt("qemu", "raw", &["/x".into()]);
         assert!(xml.contains("bus=\"virtio\"") && xml.contains("firmware=\"efi\""), "{xml}");
+        assert!(xml.contains("<feature enabled=\"no\" name=\"secure-boot\"/>"), "{xml}");
         assert!(!xml.contains("host-passthrough"));
     }
 

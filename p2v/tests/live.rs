@@ -426,6 +426,11 @@ struct Sshd {
 
 impl Sshd {
     fn start(more: &str) -> Option<Self> {
+        Self::without(more, None)
+    }
+
+    /// Without the programs of these paths, each a line.
+    fn without(more: &str, hidden: Option<String>) -> Option<Self> {
         let root = fs::metadata("/proc/self").unwrap().uid() == 0;
         if !root || !have("sshd") || !have("dbclient") || !have("ssh-keygen") {
             return None;
@@ -450,6 +455,13 @@ impl Sshd {
         fs::create_dir_all("/run/sshd").unwrap();
         fs::create_dir(place.join("bin")).unwrap();
         let mut sshd = Command::new("/usr/sbin/sshd");
+        if let Some(paths) = hidden {
+            fs::write(place.join("hidden"), paths).unwrap();
+            let start = "while read -r path; do mount --bind /dev/null \"$path\"; done < \"$0\"; \
+                         exec /usr/sbin/sshd \"$@\"";
+            sshd = Command::new("unshare");
+            sshd.args(["--mount", "--", "sh", "-c", start]).arg(place.join("hidden"));
+        }
         sshd.args(["-D", "-e", "-f"])
             .arg(place.join("config"))
             .stderr(fs::File::create(place.join("log")).unwrap());
@@ -793,6 +805,71 @@ fn servers_that_cannot_convert_are_told_apart() {
     sshd.program("sudo", "#!/bin/sh\nexit 1\n");
     let why = fail(&sshd, &sudo);
     assert!(why.contains("NOPASSWD"), "{why}");
+}
+
+#[test]
+fn a_server_without_virt_v2v_is_told_so() {
+    let places = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"];
+    let paths = places.iter().map(|place| format!("{place}/virt-v2v"));
+    let there: String = paths
+        .filter(|path| Path::new(path).exists())
+        .fold(String::new(), |all, path| all + &path + "\n");
+    let Some(sshd) = Sshd::without("", Some(there)) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let disks = vec![open(&path, &map)];
+    let why = edge::convert(&mut Watcher::default(), &sshd.login(), &order(), disks).unwrap_err();
+    let why = why.to_string();
+    assert!(why.contains("the server has no virt-v2v") && why.contains("bw.p2v=ssh://"), "{why}");
+}
+
+#[test]
+fn a_conversion_that_finds_the_server_full_or_a_bad_sector_says_so() {
+    let Some(sshd) = Sshd::start("") else { return };
+    if !have("nbdkit") || !have("nbdcopy") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    stand_in(&sshd, &out, "exit 0");
+    let fail = |disk| {
+        let done = edge::convert(&mut Watcher::default(), &sshd.login(), &order(), vec![disk]);
+        let why = done.unwrap_err().to_string();
+        println!("{why}");
+        forget(why.split_whitespace().find(|word| word.starts_with("/tmp/virt-p2v")).unwrap());
+        why
+    };
+    ok(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&out));
+    let why = fail(open(&path, &map));
+    ok(Command::new("umount").arg(&out));
+    assert!(why.contains("a disk of the server is full") && why.contains("p2v.os"), "{why}");
+    // A file that is shorter than it was fails where it ends.
+    let cut = || {
+        let disk = open(&path, &map);
+        fs::File::options().write(true).open(&path).unwrap().set_len(11 * MIB).unwrap();
+        disk
+    };
+    let why = fail(cut());
+    // nbdcopy asks for several places at once: which of them is asked for first is its own choice.
+    assert!(
+        why.contains("disk.img cannot be read at byte 11") && why.contains("bw.p2v.bad=zero"),
+        "{why}"
+    );
+    fs::File::options().write(true).open(&path).unwrap().set_len(16 * MIB).unwrap();
+    let to = (dir.path().to_str().unwrap(), "x.img");
+    let why = edge::archive(&mut Watcher::default(), &sshd.login(), &mut cut(), to).unwrap_err();
+    let why = why.to_string();
+    let sentence = format!("cannot be read at byte {} (sector {})", 11 * MIB, 11 * MIB / 512);
+    assert!(why.contains(&sentence) && why.contains("bw.p2v.bad=zero"), "{why}");
+    until("the script's end", || {
+        fs::read_dir(dir.path())
+            .unwrap()
+            .flatten()
+            .all(|file| !file.file_name().to_str().unwrap().starts_with(".p2v-"))
+    });
+    assert!(!dir.path().join("x.img").exists());
 }
 
 #[test]

@@ -1,89 +1,36 @@
 //! Machines that send their disks: to files over ssh, and to a conversion server.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use qemu_tests::assets::media::{run, sha256};
 use qemu_tests::assets::{Flavour, Profile, bellwether};
 use qemu_tests::machine::Bus;
+use qemu_tests::servers::Sshd;
 use qemu_tests::{Error, Lab, Machine, Nic, Result, packages, scenario, secs, until};
 
 /// OpenSSH as Debian has it, in the lab's network, and an image with a key for it.
 struct Site<'lab> {
     lab: &'lab Lab,
-    _sshd: Box<dyn std::any::Any>,
-    place: PathBuf,
-    print: String,
+    sshd: Sshd,
     kernel: PathBuf,
     initrd: PathBuf,
 }
 
-/// sshd of this computer. The lab's /run is its own. Without the other directory supermin makes no
-/// appliance of a kernel that is elsewhere.
-const SSHD: &str = "mkdir -p /run/sshd /lib/modules && exec /usr/sbin/sshd -D -e -f \"$0/config\"";
-
-/// The same in another root, of which nothing is changed. It has this computer's paths below `$2`.
-const SSHD_IN_A_ROOT: &str = r#"set -e
-mkdir -p "$0/up" "$0/work" "$0/root"
-mount -t overlay -o "lowerdir=$1,upperdir=$0/up,workdir=$0/work" lab "$0/root"
-for place in "$0" "$2"; do mkdir -p "$0/root$place"; mount --bind "$place" "$0/root$place"; done
-mount -t proc proc "$0/root/proc"
-mount -t sysfs sysfs "$0/root/sys"
-mount --rbind /dev "$0/root/dev"
-mkdir -p "$0/root/run/sshd" "$0/root/lib/modules"
-exec chroot "$0/root" /usr/sbin/sshd -D -e -f "$0/config"
-"#;
-
 impl<'lab> Site<'lab> {
-    /// On this computer, with dbclient in the image.
+    /// With dbclient in the image.
     fn new(lab: &'lab Lab) -> Result<Self> {
-        Self::with(lab, None, "", "--ssh")
+        Self::with(lab, lab.sshd(None, "", "")?, "--ssh")
     }
 
-    /// On a server of that release of Debian or on this computer, with these variables
-    /// (`NAME=VALUE …`) for what sshd starts, and with that client in the image.
-    fn with(
-        lab: &'lab Lab,
-        release: Option<&str>,
-        environment: &str,
-        client: &str,
-    ) -> Result<Self> {
-        packages::ensure_all(packages::FOR_P2V)?;
-        let place = lab.scratch("p2v")?;
-        let file = |name: &str| place.join(name).to_string_lossy().into_owned();
-        for name in ["host", "id"] {
-            let _ = fs::remove_file(place.join(name));
-            run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", &file(name)])?;
-        }
-        let config = format!(
-            "Port 22\nHostKey {0}/host\nPidFile none\nUsePAM no\nPermitRootLogin yes\nStrictModes no\n\
-             AuthorizedKeysFile {0}/id.pub\nSetEnv PATH={0}/bin:/usr/bin:/bin {environment}\n",
-            place.display()
-        );
-        fs::write(place.join("config"), config).map_err(Error::at("write", &place))?;
-        for made in [place.join("bin"), place.join("images")] {
-            fs::create_dir_all(&made).map_err(Error::at("make", &made))?;
-        }
-        let here = place.to_string_lossy();
-        let sshd = match release {
-            None => lab.golden_node(&["sh", "-c", SSHD, &here])?,
-            Some(release) => {
-                let root = lab.assets().conversion_server(release)?;
-                let kernels = lab.assets().kernel_of(release)?.modules;
-                // What the cache has of that kernel.
-                let kernels = kernels.ancestors().nth(3).unwrap_or(&kernels).to_string_lossy();
-                let root = root.to_string_lossy();
-                lab.golden_node(&["sh", "-c", SSHD_IN_A_ROOT, &here, &root, &kernels])?
-            }
-        };
-        let shown = run(&["ssh-keygen", "-lf", &file("host.pub")])?;
-        let print = shown.split(' ').nth(1).unwrap_or_default().to_owned();
+    /// With that client in the image.
+    fn with(lab: &'lab Lab, sshd: Sshd, client: &str) -> Result<Self> {
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
-        let key = format!("{}:/etc/p2v.key", file("id"));
+        let key = format!("{}:/etc/p2v.key", sshd.place.join("id").display());
         let options = ["--profile", "virt", client, "--include", &key];
         let initrd = lab.assets().our_initrd_of(&kernel, Profile::P2v, "p2v-key", &options)?;
-        Ok(Self { lab, _sshd: Box::new(sshd), place, print, kernel: kernel.image, initrd })
+        Ok(Self { lab, sshd, kernel: kernel.image, initrd })
     }
 
     /// A machine with this disk, which it could write to.
@@ -111,7 +58,7 @@ fn disk(lab: &Lab) -> Result<PathBuf> {
 /// Sends the disk by `ssh://`, first with another host key than the server's; the file at the server.
 fn sent_over_ssh(site: &Site, disk: &Path) -> Result<PathBuf> {
     let before = sha256(disk)?;
-    let images = site.place.join("images");
+    let images = site.sshd.place.join("images");
     let way = format!("bw.p2v=ssh://root@10.77.0.1{}", images.display());
     // Of another key than the server's nothing is sent.
     let wrong = format!("{way} bw.p2v.hostkey=SHA256:{}", "A".repeat(43));
@@ -121,7 +68,7 @@ fn sent_over_ssh(site: &Site, disk: &Path) -> Result<PathBuf> {
     drop(machine);
     let sent = fs::read_dir(&images).map_err(Error::at("list", &images))?.count();
     assert_eq!(sent, 0);
-    let machine = site.machine(disk, &format!("{way} bw.p2v.hostkey={}", site.print))?;
+    let machine = site.machine(disk, &format!("{way} bw.p2v.hostkey={}", site.sshd.print))?;
     machine.expect("the host key that the line asks for", secs(120))?;
     let told = machine.expect("the other end has the same digest", secs(120))?;
     machine.expect("the disks are as they were", secs(20))?;
@@ -145,12 +92,43 @@ fn a_disk_becomes_a_file_over_ssh_and_stays_as_it_was() {
     });
 }
 
-/// The same with OpenSSH's own client in the image.
+/// The cable is pulled until the server has given the connection up, and taken away what came.
+#[test]
+fn a_cut_link_to_an_ssh_server_is_made_again() {
+    scenario("p2v-ssh-cut", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let patience = "ClientAliveInterval 5\nClientAliveCountMax 2\n";
+        let site = Site::with(lab, lab.sshd(None, "", patience)?, "--ssh")?;
+        let disk = long_disk(lab, 48)?;
+        let before = sha256(&disk)?;
+        let images = site.sshd.place.join("images");
+        let files = || -> Result<usize> {
+            Ok(fs::read_dir(&images).map_err(Error::at("list", &images))?.count())
+        };
+        let line = format!("bw.p2v=ssh://root@10.77.0.1{}", images.display());
+        let machine = site.machine(&disk, &line)?;
+        machine.expect("sending vda to", secs(120))?;
+        machine.expect("sending:", secs(120))?;
+        assert_eq!(files()?, 1);
+        lab.port(0, 0, false)?;
+        until("the server gives up", secs(120), || Ok(files()? == 0))?;
+        lab.port(0, 0, true)?;
+        machine.expect("the archive begins anew", secs(180))?;
+        let told = machine.expect("the other end has the same digest", secs(300))?;
+        machine.wait_off(secs(60))?;
+        assert!(told.contains(&format!("sha256 {before}")), "{told}");
+        let file = images.join("box-vda.img");
+        assert_eq!((sha256(&file)?, sha256(&disk)?), (before.clone(), before));
+        Ok(())
+    });
+}
+
+/// OpenSSH's own client is in the image.
 #[test]
 fn openssh_s_client_carries_disks_too() {
     scenario("p2v-openssh", |lab| {
         let _dhcp = lab.dhcp().serve()?;
-        let site = Site::with(lab, None, "", "--openssh")?;
+        let site = Site::with(lab, lab.sshd(None, "", "")?, "--openssh")?;
         sent_over_ssh(&site, &disk(lab)?).map(drop)
     });
 }
@@ -164,10 +142,16 @@ fn sender(lab: &Lab, disk: &Path, line: &str) -> Result<Machine> {
     machine.kept_disk(Bus::VirtioBlk, disk).qemu(&["-no-reboot"]).start()
 }
 
-/// A disk that takes a machine some seconds to send: 160 MiB of what cannot be guessed.
-fn long_disk(lab: &Lab) -> Result<PathBuf> {
+/// A disk that takes a machine some seconds to send: so many MiB of what cannot be guessed.
+fn long_disk(lab: &Lab, mib: u32) -> Result<PathBuf> {
     let disk = lab.scratch("disks")?.join("long.img");
-    run(&["dd", "if=/dev/urandom", &format!("of={}", disk.display()), "bs=1M", "count=160"])?;
+    run(&[
+        "dd",
+        "if=/dev/urandom",
+        &format!("of={}", disk.display()),
+        "bs=1M",
+        &format!("count={mib}"),
+    ])?;
     Ok(disk)
 }
 
@@ -177,7 +161,7 @@ fn a_cut_link_to_an_nbd_server_is_made_again() {
     scenario("p2v-nbd", |lab| {
         packages::ensure_all(packages::FOR_P2V)?;
         let _dhcp = lab.dhcp().serve()?;
-        let disk = long_disk(lab)?;
+        let disk = long_disk(lab, 160)?;
         let before = sha256(&disk)?;
         let image = lab.scratch("images")?.join("box.qcow2");
         let file = image.to_string_lossy();
@@ -208,7 +192,7 @@ fn nc_has_the_disk_after_a_cut_link() {
     scenario("p2v-tcp", |lab| {
         packages::ensure_all(packages::FOR_P2V)?;
         let _dhcp = lab.dhcp().serve()?;
-        let disk = long_disk(lab)?;
+        let disk = long_disk(lab, 160)?;
         let before = sha256(&disk)?;
         let image = lab.scratch("images")?.join("box.img");
         let _nc =
@@ -382,16 +366,6 @@ fn installed(lab: &Lab, volumes: bool) -> Result<PathBuf> {
     Ok(disk)
 }
 
-/// virt-v2v's part is played by what it starts: nbdkit with the filter cow, and nbdcopy.
-const STAND_IN: &str = "#!/bin/sh
-[ \"$1\" = --version ] && { echo virt-v2v 2.2.0; exit 0; }
-[ \"$1\" = --machine-readable ] && { echo libguestfs-rewrite; exit 0; }
-port=$(sed -n 's/.*port=\"\\([0-9]*\\)\".*/\\1/p' physical.xml)
-nbdkit -U - --filter cow nbd hostname=localhost port=$port shared=true \\
-  --run 'nbdcopy \"$uri\" COPY' || exit 5
-echo the copy is made
-";
-
 #[test]
 fn a_conversion_server_reads_the_disk_through_the_tunnel() {
     scenario("p2v-v2v", |lab| {
@@ -399,11 +373,8 @@ fn a_conversion_server_reads_the_disk_through_the_tunnel() {
         let site = Site::new(lab)?;
         let disk = disk(lab)?;
         let before = sha256(&disk)?;
-        let copy = site.place.join("copy.img");
-        let program = site.place.join("bin/virt-v2v");
-        fs::write(&program, STAND_IN.replace("COPY", &copy.to_string_lossy())).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let line = format!("p2v.server=10.77.0.1 p2v.o=null bw.p2v.hostkey={}", site.print);
+        let copy = site.sshd.stand_in()?;
+        let line = format!("p2v.server=10.77.0.1 p2v.o=null bw.p2v.hostkey={}", site.sshd.print);
         let machine = site.machine(&disk, &line)?;
         machine.expect("the server has virt-v2v 2.2.0", secs(120))?;
         machine.expect("the copy is made", secs(120))?;
@@ -433,17 +404,19 @@ fn converts(name: &str, release: Option<&str>, volumes: bool, output: &str) {
             own.modules.display()
         );
         // OpenSSH's client compresses nothing: what is counted at the link is what was sent.
-        let site = Site::with(lab, release, &environment, "--openssh")?;
+        let site = Site::with(lab, lab.sshd(release, &environment, "")?, "--openssh")?;
         let disk = installed(lab, volumes)?;
         let before = sha256(&disk)?;
         let used = fs::metadata(&disk).unwrap().blocks() * 512;
-        let images = site.place.join("images");
+        let images = site.sshd.place.join("images");
         let more = match output {
             "local" => format!("p2v.os={} p2v.of=qcow2", images.display()),
             _ => String::new(),
         };
-        let line =
-            format!("p2v.server=10.77.0.1 p2v.o={output} {more} bw.p2v.hostkey={}", site.print);
+        let line = format!(
+            "p2v.server=10.77.0.1 p2v.o={output} {more} bw.p2v.hostkey={}",
+            site.sshd.print
+        );
         let machine = site.machine_with(Bus::VirtioScsi, &disk, &line)?;
         machine.expect("converting; the logs are in", secs(180))?;
         let (ended, _) = machine.expect_any(&["converted;", "bellwether: FAILED"], secs(3600))?;

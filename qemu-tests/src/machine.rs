@@ -578,6 +578,19 @@ impl Machine {
         Ok(digits.unwrap_or_default())
     }
 
+    /// The most memory that QEMU ever had for it, in KiB: what the machine has touched, and what
+    /// QEMU needs itself.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the kernel does not say.
+    pub(crate) fn peak_memory(&self) -> Result<u64> {
+        let place = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(&place).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.split_whitespace().next()?.parse().ok());
+        peak.ok_or_else(|| Error::Input(format!("no VmHWM in {place}")))
+    }
+
     /// One command to QEMU's monitor (QEMU Machine Protocol); returns the answer.
     fn qmp(&self, command: &str) -> Result<String> {
         let doing = || Error::io("talk to QEMU's monitor");

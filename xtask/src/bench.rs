@@ -3,6 +3,7 @@
 use argh::FromArgs;
 use qemu_tests::Result;
 use qemu_tests::bench::kept::{self, Kept};
+use qemu_tests::bench::p2v;
 use qemu_tests::bench::profile::{Counted, Share, count};
 use qemu_tests::bench::{BOARDS, Contender, Medium, RELEASES, Row, Runs, measure, share};
 
@@ -19,8 +20,14 @@ pub struct Bench {
 enum What {
     Boot(Boot),
     Clone(crate::bench_clone::BenchClone),
+    P2v(P2v),
     Share(Room),
 }
+
+/// Send a half-empty disk to a conversion server, beside Debian's virt-p2v.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "p2v")]
+struct P2v {}
 
 /// Boot the same kernel and image with each initramfs; count instructions, time and bytes.
 #[derive(FromArgs, Debug)]
@@ -116,6 +123,10 @@ impl Bench {
         let boot = match self.what {
             What::Boot(boot) => boot,
             What::Clone(clone) => return clone.run(),
+            What::P2v(P2v {}) => {
+                println!("{}", p2v::measure()?);
+                return Ok(());
+            }
             What::Share(room) => return room.run(),
         };
         if boot.whereto {

@@ -205,7 +205,7 @@ impl Reader {
     }
 
     pub fn trouble(&self, name: &str) -> Option<Trouble> {
-        let start = self.bad.first()?.start;
+        let start = self.bad.iter().map(|range| range.start).min()?;
         (self.policy == BadSectors::Fail).then(|| {
             Trouble::new(
                 &format!("{name} cannot be read at byte {start} (sector {})", start / 512),

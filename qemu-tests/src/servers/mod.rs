@@ -11,6 +11,7 @@ mod nfs;
 mod rogue;
 mod share;
 mod short_tftp;
+mod sshd;
 pub mod web;
 
 pub use bad_link::{BadLink, Trouble};
@@ -21,4 +22,5 @@ pub use nfs::{Nfs, NfsBuilder};
 pub use rogue::{Answer, Rogue};
 pub use share::{Browser, Share, Terminal, machine_of_anybody};
 pub use short_tftp::{ShortTftp, Tail};
+pub use sshd::Sshd;
 pub use web::{Asked, Web};
