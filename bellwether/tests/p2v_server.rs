@@ -10,7 +10,7 @@ use p2v::guest::{Ask, Guest};
 use p2v::seal::{self, Key};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,6 +30,7 @@ impl World for Watcher {
     }
     fn output(&mut self, _: &str) {}
     fn progress(&mut self, _: u64, _: u64) {}
+    fn served(&mut self, _: u64, _: u64, _: u64) {}
     fn go_on(&mut self) -> bool {
         true
     }
@@ -217,6 +218,16 @@ fn peers_that_have_no_business_here_are_refused() {
     let why =
         edge::finish_guest(&to(server.port, KEY), guest("none", &[("sda", &sum)])).unwrap_err();
     assert!(why.to_string().contains("no disk of none came"), "{why}");
+    // No room there: the machine is told, and the server goes on.
+    let mount = |words: &[&str]| Command::new(words[0]).args(&words[1..]).arg(&images).status();
+    if mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]).is_ok_and(|done| done.success()) {
+        let why = send(&to(server.port, KEY), "full");
+        mount(&["umount", "--lazy"]).unwrap();
+        let why = why.unwrap_err().to_string();
+        assert!(why.contains("the server's disk is full"), "{why}");
+    } else {
+        eprintln!("passed over: only root mounts a disk that is full");
+    }
     // A second server in the directory.
     let mut second = Command::new(env!("CARGO_BIN_EXE_bellwether"));
     let out = second.args(["clone", "p2v-server", "-P", "0"]).arg(&images).output().unwrap();
