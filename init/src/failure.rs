@@ -14,7 +14,7 @@ use crate::keys::{SingleKeys, act, restart, wait_key};
 use crate::log::Level;
 use crate::machine::Machine;
 use crate::trace::{Failure, Tried};
-use crate::{clone, console, layers};
+use crate::{clone, console, firmware, layers};
 
 /// What to do after the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,9 @@ fn show(machine: &mut Machine, failure: &Failure) {
     }
     for disk in interrupted {
         log.say(Level::Verdict, &["  note:   ", &disk].concat());
+    }
+    for lacking in firmware::missing() {
+        log.say(Level::Verdict, &format!("  note:   {lacking}"));
     }
     let remedy = match machine.damaged {
         true => DAMAGED,

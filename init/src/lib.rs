@@ -13,6 +13,7 @@ pub mod changes;
 pub mod device;
 pub mod early;
 pub mod failure;
+pub mod firmware;
 pub mod handoff;
 pub mod images;
 pub mod keys;

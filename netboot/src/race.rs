@@ -26,6 +26,9 @@ use sys::clock::Instant;
 /// How long the link named by `BOOTIF=` may take to appear after the first link, before all
 /// links are used.
 const MAC_GRACE: Duration = Duration::from_secs(5);
+/// How long a round lasts while no card can be set up; then they are tried again.
+const DEAD_ROUND: Seconds = Seconds(3);
+
 /// How long a link may be without a carrier before a message.
 const CARRIER_REMARK: Duration = Duration::from_secs(2);
 /// Most links in a race.
@@ -206,6 +209,14 @@ struct Runner {
     failure: Option<String>,
 }
 
+impl Runner {
+    /// Whether its driver could not set it up: it has no firmware, or is broken. No carrier will
+    /// come.
+    fn is_dead(&self) -> bool {
+        self.ours && !self.link.is_up() && self.failure.is_some()
+    }
+}
+
 /// The race.
 #[derive(Debug)]
 pub struct Race {
@@ -364,6 +375,7 @@ impl Race {
                 runner.client.iter().filter_map(Client::deadline).for_each(&mut consider);
             } else if let Some(since) = runner.up_since
                 && !runner.remarked
+                && !runner.is_dead()
             {
                 consider(since.after(CARRIER_REMARK));
             }
@@ -387,6 +399,7 @@ impl Race {
             if let Some(since) = runner.up_since
                 && !runner.carrier
                 && !runner.remarked
+                && !runner.is_dead()
                 && now >= since.after(CARRIER_REMARK)
             {
                 runner.remarked = true;
@@ -398,6 +411,8 @@ impl Race {
             self.round_over = Some(self.report(now, reason));
             self.rounds = self.rounds.saturating_add(1);
             self.round = now;
+            let dead = self.runners.iter().filter(|runner| runner.is_dead());
+            self.actions.extend(dead.map(|runner| Action::SetUp(runner.link.index)));
         }
     }
 
@@ -425,6 +440,10 @@ impl Race {
             };
             (limit(self.first_question, self.plan.dhcp_timeout), reason)
         } else if self.first_candidate.is_some() {
+            let mut candidates = self.runners.iter().filter(|r| r.role == Role::Candidate);
+            if candidates.all(Runner::is_dead) {
+                return (limit(None, DEAD_ROUND), "no network device could be set up");
+            }
             let reason = "no network device that may be used has a carrier";
             (limit(self.first_candidate, self.plan.carrier_timeout), reason)
         } else {
@@ -448,6 +467,7 @@ impl Race {
                 (Role::Unfit(why), _) => format!("not used: {why}"),
                 (Role::Reserve, _) => "not used: BOOTIF names another".to_owned(),
                 _ if !runner.carrier => match &runner.failure {
+                    Some(failure) if runner.is_dead() => failure.clone(),
                     Some(failure) => format!("no carrier; {failure}"),
                     None => "no carrier (cable, switch port?)".to_owned(),
                 },
@@ -1092,6 +1112,33 @@ mod tests {
             race.take_actions(),
             [Action::SetDown(3), Action::Rename(3, "lan".into()), Action::SetUp(3)]
         );
+    }
+
+    /// A card without its firmware never has a carrier: the round ends early and says why, and
+    /// the card is tried again.
+    #[test]
+    fn a_card_that_cannot_be_set_up_is_not_waited_for() {
+        let mut race = race(plan());
+        race.snapshot(at(0), vec![link(2, "eth0")], Vec::new());
+        assert_eq!(race.take_actions(), [Action::SetUp(2)]);
+        race.failed(at(1), 2, "cannot set link 2 up: ENOENT".into());
+        assert_eq!(race.deadline(), Some(at(3000)));
+        race.tick(at(3000));
+        let report = race.take_round_over().unwrap().to_string();
+        assert_eq!(
+            report,
+            "no network device could be set up\n  \
+             eth0 (52:54:00:00:00:02): cannot set link 2 up: ENOENT"
+        );
+        assert_eq!(texts(&mut race), ["eth0: cannot set link 2 up: ENOENT"]);
+        assert_eq!(race.take_actions(), [Action::SetUp(2)], "the next round tries it again");
+        // Beside a card that works, the others' carrier is waited for.
+        race.news(at(3001), News::Link(up(link(3, "eth1"), false)));
+        race.tick(at(6500));
+        assert_eq!(race.take_round_over(), None);
+        race.news(at(6501), News::Link(up(link(2, "eth0"), true)));
+        race.tick(at(6502));
+        assert_eq!(sent(&mut race).len(), 1, "it came up after all");
     }
 
     #[test]

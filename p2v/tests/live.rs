@@ -5,14 +5,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use netboot::nbd::wire::{self, Request};
 use p2v::edge::{self, BadSectors, Disk, Login, Order, Server, World};
 use p2v::extents::Extents;
 
@@ -354,6 +357,160 @@ fn a_cut_connection_goes_on() {
     assert_eq!(arrived.sha256, sha256(&path));
     assert_eq!(sha256(&copy), sha256(&path));
     assert!(watcher.told.iter().any(|text| text.contains("connecting anew")), "{:?}", watcher.told);
+}
+
+/// What a server that lies does with a request.
+type Lie = fn(&Request, &mut Vec<u8>, &mut Liar, &mut TcpStream);
+
+/// What it remembers.
+#[derive(Default)]
+struct Liar {
+    kept: Option<[u8; 8]>,
+    reads: usize,
+}
+
+fn says(stream: &mut TcpStream, bytes: &[&[u8]]) {
+    let _ = stream.write_all(&bytes.concat());
+}
+
+fn as_it_is(request: &Request, disk: &mut Vec<u8>, _: &mut Liar, stream: &mut TcpStream) {
+    let at = request.offset as usize..request.offset as usize + request.length as usize;
+    match request.command {
+        wire::Command::Write => stream.read_exact(&mut disk[at]).unwrap(),
+        wire::Command::Read => {
+            return says(stream, &[&wire::simple(None, request.cookie), &disk[at]]);
+        }
+        wire::Command::Zeroes => disk[at].fill(0),
+        _ => {}
+    }
+    says(stream, &[&wire::simple(None, request.cookie)]);
+}
+
+/// An NBD server of a disk in memory that lies; whoever connects is served one after another.
+fn liar(size: u64, lie: Lie) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut disk = vec![0; size as usize];
+        for stream in listener.incoming() {
+            let (mut stream, mut liar) = (stream.unwrap(), Liar::default());
+            says(&mut stream, &[&wire::greeting()]);
+            let mut flags = [0; 4];
+            let _ = stream.read_exact(&mut flags);
+            let mut head = [0; 16];
+            let _ = stream.read_exact(&mut head);
+            let length = u32::from_be_bytes(head[12..].try_into().unwrap());
+            let _ = stream.read_exact(&mut vec![0; length as usize]);
+            let go = wire::option::GO;
+            let flags = wire::flag::HAS_FLAGS | wire::flag::ZEROES;
+            let export = wire::inform(go, wire::info::EXPORT, &wire::described(size, flags));
+            says(&mut stream, &[&export, &wire::answer(go, wire::reply::ACK, &[])]);
+            let mut bytes = [0; wire::REQUEST];
+            while stream.read_exact(&mut bytes).is_ok()
+                && let Some(request) = Request::read(&bytes)
+            {
+                lie(&request, &mut disk, &mut liar, &mut stream);
+            }
+        }
+    });
+    port
+}
+
+/// Whatever an NBD server says, no disk is called copied that was not, nothing hangs, and the
+/// memory does not fill.
+#[test]
+fn a_server_that_lies_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 32 * MIB);
+    let lies: [(&str, Lie, &str); 5] = [
+        (
+            "drops writes",
+            |request, disk, liar, stream| {
+                let before = disk.clone();
+                as_it_is(request, disk, liar, stream);
+                *disk = before;
+            },
+            "has another digest",
+        ),
+        (
+            "changes a byte when it is read",
+            |request, disk, liar, stream| {
+                liar.reads += usize::from(request.command == wire::Command::Read);
+                disk[11 << 20] ^= u8::from(liar.reads == 3);
+                as_it_is(request, disk, liar, stream);
+            },
+            "has another digest",
+        ),
+        (
+            "answers what was not asked",
+            |request, _, _, stream| {
+                if request.command == wire::Command::Read {
+                    return says(stream, &[&wire::simple(None, *b"no such ")]);
+                }
+                as_it_is(request, &mut vec![0; 32 << 20], &mut Liar::default(), stream);
+            },
+            "makes no sense",
+        ),
+        (
+            "says that its disk is full",
+            |request, _, _, stream| {
+                if request.command == wire::Command::Write {
+                    stream.read_exact(&mut vec![0; request.length as usize]).unwrap();
+                }
+                says(stream, &[&wire::simple(Some(wire::Failure::NoSpace), request.cookie)]);
+            },
+            "the server's disk is full",
+        ),
+        (
+            "cuts each connection",
+            |_, _, _, stream| {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            },
+            "the messages there say why",
+        ),
+    ];
+    for (what, lie, told) in lies {
+        let mut watcher = Watcher::default();
+        let to = local(liar(32 * MIB, lie));
+        let trouble = edge::fill(&mut watcher, &mut open(&path, &map), to, "").unwrap_err();
+        let text = trouble.to_string();
+        assert!(text.contains(told), "{what}: {text}");
+        println!("{what}: {text}");
+        assert!(!watcher.told.iter().any(|text| text.contains("verified")), "{what}");
+    }
+}
+
+/// A server that answers all reads but the first one is not asked for the whole disk meanwhile:
+/// what came too early is kept in memory.
+#[test]
+fn answers_out_of_order_do_not_fill_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.img");
+    let size = 40 * MIB;
+    fs::write(&path, vec![7; size as usize]).unwrap();
+    let port = liar(size, |request, disk, liar, stream| {
+        if request.command != wire::Command::Read {
+            return as_it_is(request, disk, liar, stream);
+        }
+        liar.reads += 1;
+        match (liar.reads, liar.kept) {
+            (1, _) => liar.kept = Some(request.cookie),
+            // The client waits for the first one now.
+            (16, Some(first)) => {
+                as_it_is(request, disk, liar, stream);
+                stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+                assert!(stream.peek(&mut [0]).is_err(), "it asks for more");
+                stream.set_read_timeout(None).unwrap();
+                as_it_is(&Request { cookie: first, offset: 0, ..*request }, disk, liar, stream);
+                liar.kept = None;
+            }
+            _ => as_it_is(request, disk, liar, stream),
+        }
+    });
+    let map = Extents::whole(size);
+    let mut disk = open(&path, &map);
+    let arrived = edge::fill(&mut Watcher::default(), &mut disk, local(port), "").unwrap();
+    assert_eq!(arrived.sha256, sha256(&path));
 }
 
 #[test]

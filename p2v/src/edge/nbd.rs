@@ -111,7 +111,12 @@ pub(super) fn fill_by(
             Err(Stop::Cut(errno)) => {
                 failed = if job.reached > before { 1 } else { failed + 1 };
                 // A server that never answered is not there.
-                if failed > TRIES || job.reached == 0 {
+                let hint = match job.reached {
+                    0 => hint,
+                    _ if failed > TRIES => "it ended each connection; the messages there say why",
+                    _ => "",
+                };
+                if !hint.is_empty() {
                     return Err(Trouble::new(&format!("{peer}: {}", broken(errno)), hint));
                 }
                 world.say(&format!("{peer}: {}; connecting anew", broken(errno)));
@@ -141,7 +146,7 @@ struct Job<'j> {
     /// All is written; it is read back now.
     written: bool,
     sent: u64,
-    /// Grows with whatever arrives.
+    /// How far any connection came, read back or written; 0 when there was none.
     reached: u64,
 }
 
@@ -166,7 +171,7 @@ impl Job<'_> {
                 disk.map.size()
             ));
         }
-        self.reached += 1;
+        self.reached = self.reached.max(1);
         if !self.written {
             self.write(world, disk, &mut link)?;
             self.written = true;
@@ -241,7 +246,7 @@ impl Job<'_> {
                 flushed = range.end;
                 self.safe = range.end;
             }
-            self.reached += 1;
+            self.reached = self.reached.max(range.end);
             world.progress(used, total);
         }
         self.flush(link)?;
@@ -280,7 +285,8 @@ impl Job<'_> {
                 if let Some(bytes) = early.remove(&step.range.start) {
                     break bytes;
                 }
-                while link.open.len() < WINDOW
+                // A server that leaves one out must not fill the memory with the others.
+                while link.open.len() + early.len() < WINDOW
                     && let Some(next) = ahead.next()
                 {
                     let length = next.range.end - next.range.start;
@@ -290,7 +296,7 @@ impl Job<'_> {
                 early.insert(at, bytes);
             };
             self.theirs.bytes(step.range.start, &bytes);
-            self.reached += 1;
+            self.reached = self.reached.max(disk.map.size() + self.theirs.at);
             world.progress(self.theirs.at, disk.map.size());
         }
         self.theirs.zeros(disk.map.size());

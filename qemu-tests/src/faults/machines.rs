@@ -90,7 +90,11 @@ pub(super) const ROWS: &[Fault] = &[
             let machine = lab.client_of(Flavour::Stock, Profile::Net, &line)?;
             served(lab, machine.nic(Nic::model("i82551")))
         },
-        says: &["firmware", "FAILED: could not bring up the network", "tried:"],
+        says: &[
+            "FAILED: could not bring up the network",
+            "tried:",
+            "asked for the firmware e100/d102e_ucode.bin, which this initramfs lacks",
+        ],
         ends: Ends::Refuses,
         quick: false,
     },
