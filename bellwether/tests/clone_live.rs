@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod chunks;
+mod middle;
 mod refuses;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod room;

@@ -268,8 +268,8 @@ impl Negotiation {
         } else {
             let name = self.export.as_bytes();
             // One information request.
-            let asks = [1, info::BLOCK_SIZE].map(u16::to_be_bytes).concat();
-            let data = [&length(name).to_be_bytes()[..], name, &asks].concat();
+            let [one, sizes] = [1, info::BLOCK_SIZE].map(u16::to_be_bytes);
+            let data = [&length(name).to_be_bytes()[..], name, &one, &sizes].concat();
             out.extend(ask(option::GO, &data));
             self.stage = Stage::Option(option::GO);
         }

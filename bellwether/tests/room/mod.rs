@@ -127,6 +127,23 @@ impl Room {
         line.split_whitespace().nth(column).unwrap().parse().unwrap()
     }
 
+    pub fn namespace(&self, node: usize) -> Namespace {
+        let path = format!("/proc/{}/ns/net", self.nodes[node].id());
+        Namespace(std::fs::File::open(path).unwrap())
+    }
+
+    /// Does something in a node's network: sockets that are opened there stay there.
+    pub fn inside<T: Send>(&self, node: usize, what: impl FnOnce() -> T + Send) -> T {
+        let there = self.namespace(node);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                there.enter();
+                what()
+            });
+            thread.join().unwrap()
+        })
+    }
+
     pub fn ip(&self, node: usize) -> String {
         format!("10.77.0.{}", node + 1)
     }
@@ -166,6 +183,16 @@ impl Room {
         let mut all = vec![env!("CARGO_BIN_EXE_bellwether"), "clone"];
         all.extend(what);
         self.start(node, &all)
+    }
+}
+
+/// The network of a node.
+pub struct Namespace(std::fs::File);
+
+impl Namespace {
+    /// Moves this thread there, and what it starts.
+    pub fn enter(&self) {
+        nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     }
 }
 

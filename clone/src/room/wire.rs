@@ -107,6 +107,10 @@ pub enum Verdict {
     Failed(String),
 }
 
+/// Why a connection with a key is of no use after it was of use.
+const CHANGED: &str =
+    "sends a frame that was changed or repeated on the way: another machine is between the two";
+
 const KINDS: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const CHUNK: u8 = 7;
 
@@ -322,9 +326,12 @@ impl Line {
         let under: &[u8] = if *kind == CHUNK { &[] } else { &body };
         let wanted = self.code(!self.dialled, self.heard, &[length, &[*kind], short, under]);
         if wanted.is_some_and(|wanted| !same(&wanted, code)) {
-            return Err(Fault(
-                "has another key than this machine: give both the same, bw.clone.key= or --key",
-            ));
+            return Err(Fault(match self.heard {
+                0 => {
+                    "has another key than this machine: give both the same, bw.clone.key= or --key"
+                }
+                _ => CHANGED,
+            }));
         }
         self.heard += 1;
         unpack(*kind, short, body).ok_or(Fault("sends a message that cannot be read"))

@@ -121,8 +121,8 @@ pub enum Failure {
 /// The server's greeting.
 #[must_use]
 pub fn greeting() -> Vec<u8> {
-    let magic = [MAGIC, MAGIC_OPTION].map(u64::to_be_bytes).concat();
-    [&magic[..], &(FIXED | NO_ZEROES).to_be_bytes()].concat()
+    let flags = FIXED | NO_ZEROES;
+    [&MAGIC.to_be_bytes()[..], &MAGIC_OPTION.to_be_bytes(), &flags.to_be_bytes()].concat()
 }
 
 /// Parses the client's flags: whether the answer to [`option::EXPORT_NAME`] ends with zeroes.
@@ -190,15 +190,15 @@ impl<'a> Asked<'a> {
 /// An option, as a client sends it.
 #[must_use]
 pub fn ask(number: u32, data: &[u8]) -> Vec<u8> {
-    let head = [number, length(data)].map(u32::to_be_bytes).concat();
-    [&MAGIC_OPTION.to_be_bytes()[..], &head, data].concat()
+    let (magic, length) = (MAGIC_OPTION.to_be_bytes(), length(data).to_be_bytes());
+    [&magic[..], &number.to_be_bytes(), &length, data].concat()
 }
 
 /// An answer to an option.
 #[must_use]
 pub fn answer(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
-    let head = [option, kind, length(data)].map(u32::to_be_bytes).concat();
-    [&MAGIC_REPLY.to_be_bytes()[..], &head, data].concat()
+    let (magic, length) = (MAGIC_REPLY.to_be_bytes(), length(data).to_be_bytes());
+    [&magic[..], &option.to_be_bytes(), &kind.to_be_bytes(), &length, data].concat()
 }
 
 /// The size of an export and its transmission flags: the answer to [`option::EXPORT_NAME`], and
@@ -217,8 +217,8 @@ pub fn inform(option: u32, kind: u16, data: &[u8]) -> Vec<u8> {
 /// The sizes of requests: any, best a page, at most [`MAX_REQUEST`].
 #[must_use]
 pub fn block_sizes(option: u32) -> Vec<u8> {
-    let sizes = [1, 4096, MAX_REQUEST].map(u32::to_be_bytes).concat();
-    inform(option, info::BLOCK_SIZE, &sizes)
+    let [any, best, most] = [1, 4096, MAX_REQUEST].map(u32::to_be_bytes);
+    inform(option, info::BLOCK_SIZE, &[&any[..], &best, &most].concat())
 }
 
 /// One request.
@@ -255,9 +255,10 @@ impl Request {
     /// The request as a client sends it.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        let kind = [self.flags, self.command as u16].map(u16::to_be_bytes).concat();
-        let (magic, offset) = (MAGIC_REQUEST.to_be_bytes(), self.offset.to_be_bytes());
-        [&magic[..], &kind, &self.cookie, &offset, &self.length.to_be_bytes()].concat()
+        let Self { flags, command, cookie, offset, length } = self;
+        let (magic, command) = (MAGIC_REQUEST.to_be_bytes(), (*command as u16).to_be_bytes());
+        let (offset, length) = (offset.to_be_bytes(), length.to_be_bytes());
+        [&magic[..], &flags.to_be_bytes(), &command, cookie, &offset, &length].concat()
     }
 
     /// The range of the request, if it is inside the disk.
