@@ -6,11 +6,12 @@ use clone::error::Trouble;
 use clone::guard::Media;
 use clone::outcome::Standing;
 use clone::room::bits::Bits;
+use clone::room::cast::{Bulk, Cast};
 use clone::room::golden::Golden;
 use clone::room::keep::Keep;
 use clone::room::manifest::{Area, Disk, Extent, Layout, Manifest};
 use clone::room::node::Node;
-use clone::room::wire::{Message, Verdict};
+use clone::room::wire::{Group, Message, Verdict};
 use clone::room::{Act, Ask, Told};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -143,6 +144,12 @@ struct Machine {
     /// It takes chunks from disk only every so many steps.
     slow: u64,
     waiting: VecDeque<Ask>,
+    /// Of a thousand datagrams so many are lost on the way to it.
+    lossy: u64,
+    /// It gets no more datagrams than this in a step.
+    link: usize,
+    /// It listens to the group.
+    listens: bool,
 }
 
 struct World {
@@ -156,6 +163,35 @@ struct World {
     steps: u64,
     /// What the user was told.
     trace: Vec<String>,
+    air: Air,
+}
+
+/// The network's multicast.
+struct Air {
+    /// So many datagrams go in a step.
+    rate: usize,
+    /// Machines can listen.
+    works: bool,
+    /// Some come twice, and some later than those behind them.
+    rough: bool,
+    /// Forged ones come in between.
+    forged: bool,
+    late: Vec<Vec<u8>>,
+    state: u64,
+    sent: usize,
+}
+
+impl Air {
+    fn dice(&mut self, sides: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state % sides
+    }
+}
+
+fn cast(bulk: Bulk) -> Cast {
+    Cast::new(bulk, Group { token: [7; 8], to: "239.192.1.2:9012".parse().unwrap() })
 }
 
 fn address(at: usize) -> SocketAddrV4 {
@@ -174,14 +210,25 @@ impl World {
         let golden = Golden::new(manifest.clone(), wanted);
         let (machines, wires) = (Vec::new(), BTreeMap::new());
         let (now, trace) = (Duration::ZERO, Vec::new());
-        Self { golden, bytes, manifest, machines, wires, next: 0, now, steps: 0, trace }
+        let (rate, works, rough, forged) = (40, true, false, false);
+        let (late, state, sent) = (Vec::new(), 0x9e37_79b9_7f4a_7c15, 0);
+        let air = Air { rate, works, rough, forged, late, state, sent };
+        Self { golden, bytes, manifest, machines, wires, next: 0, now, steps: 0, trace, air }
+    }
+
+    /// A room whose sender has this word for the bulk.
+    fn with(wanted: usize, bulk: Bulk) -> Self {
+        let mut world = Self::new(wanted);
+        world.golden = Golden::new(world.manifest.clone(), wanted).multicast(cast(bulk));
+        world
     }
 
     fn add(&mut self, ram: Ram) -> usize {
         let at = self.machines.len() + 1;
         let node = Node::new(&format!("n{at}"), 9012);
         let (keep, waiting) = (None, VecDeque::new());
-        self.machines.push(Machine { node, ram, keep, alive: true, slow: 1, waiting });
+        let (alive, slow, lossy, link, listens) = (true, 1, 0, usize::MAX, false);
+        self.machines.push(Machine { node, ram, keep, alive, slow, waiting, lossy, link, listens });
         self.join(at);
         at
     }
@@ -217,7 +264,7 @@ impl World {
 
     fn kill(&mut self, at: usize) {
         let machine = &mut self.machines[at - 1];
-        machine.alive = false;
+        (machine.alive, machine.listens) = (false, false);
         (machine.keep, machine.node) = (None, Node::new(&format!("n{at}"), 9012));
         machine.waiting.clear();
         let own: Vec<u32> =
@@ -267,8 +314,56 @@ impl World {
         machine.node.told(told.unwrap_or_else(|why| Told::Failed(why.to_string())), self.now);
     }
 
-    fn acts(&mut self) {
+    /// The sender's datagrams of a step.
+    fn cast(&mut self) {
+        let (mut buffer, mut heard) = (Vec::new(), vec![0; self.machines.len()]);
+        let mut sent = 0;
+        while sent < self.air.rate {
+            let Some(size) = self.golden.cast(&mut buffer, self.now) else {
+                match self.acts() {
+                    true => continue,
+                    false => break,
+                }
+            };
+            for datagram in buffer.chunks(size) {
+                sent += 1;
+                let mut all = vec![datagram.to_vec()];
+                if self.air.rough && self.air.dice(20) == 0 {
+                    self.air.late.push(all.remove(0));
+                } else if self.air.rough && self.air.dice(20) == 0 {
+                    all.push(datagram.to_vec());
+                    all.append(&mut self.air.late);
+                }
+                if self.air.forged && self.air.dice(50) == 0 {
+                    let mut forged = datagram.to_vec();
+                    let last = forged.len() - 1;
+                    forged[last] ^= 1;
+                    all.insert(0, forged);
+                }
+                all.iter().for_each(|datagram| self.deliver(datagram, &mut heard));
+            }
+        }
+        self.air.sent += sent;
+        if sent == 0 {
+            let late = std::mem::take(&mut self.air.late);
+            late.iter().for_each(|datagram| self.deliver(datagram, &mut heard));
+        }
+    }
+
+    fn deliver(&mut self, datagram: &[u8], heard: &mut [usize]) {
+        for (machine, heard) in self.machines.iter_mut().zip(heard) {
+            *heard += 1;
+            let lost = machine.lossy > self.air.dice(1000) || *heard > machine.link;
+            if machine.listens && !lost {
+                machine.node.datagram(datagram, self.now);
+            }
+        }
+    }
+
+    fn acts(&mut self) -> bool {
+        let mut some = false;
         while let Some(act) = self.golden.act() {
+            some = true;
             match act {
                 Act::Say(wire, message) => self.say(0, wire, message),
                 Act::Hang(wire) => self.cut(wire),
@@ -296,10 +391,18 @@ impl World {
                             self.machines[at - 1].node.unreachable();
                         }
                     }
+                    Act::Listen(to) => {
+                        let machine = &mut self.machines[at - 1];
+                        machine.listens = to.is_some() && self.air.works;
+                        if machine.listens {
+                            machine.node.listens();
+                        }
+                    }
                     Act::Disk(ask) => self.machines[at - 1].waiting.push_back(ask),
                 }
             }
         }
+        some
     }
 
     fn step(&mut self) {
@@ -364,6 +467,7 @@ impl World {
             }
             self.machines[at - 1].node.tick(self.now);
         }
+        self.cast();
         self.acts();
     }
 
@@ -637,4 +741,162 @@ fn a_thousand_machines() {
     let bad = world.golden.clients().into_iter().filter(|c| !c.standing.good());
     assert_eq!(bad.map(|c| c.name).collect::<Vec<_>>(), ["n999"], "it did not come back");
     assert!(world.golden.sent() < 4 * chunks, "{} of {chunks}", world.golden.sent());
+}
+
+/// Each chunk leaves the sender once for all machines, whatever the word.
+#[test]
+fn multicast_takes_one_copy_out_of_the_sender_and_no_chain() {
+    for (bulk, machines) in [(Bulk::Multicast, 1), (Bulk::Multicast, 8), (Bulk::Auto, 8)] {
+        let mut world = World::with(machines, bulk);
+        world.fill(machines as u32);
+        world.run(1000);
+        (1..=machines).for_each(|at| world.good(at));
+        let (sent, chunks) = (world.golden.sent(), u64::from(world.manifest.layout.count()));
+        // The probe of a connection is the chunks of one machine.
+        let probe = if bulk == Bulk::Auto { 4 } else { 0 };
+        assert!(sent <= chunks + probe, "{bulk:?}: {sent} of {chunks}");
+        let pieces = world.manifest.layout.used().div_ceil(1452) as usize;
+        assert!(world.air.sent <= pieces + 2 * chunks as usize, "{} of {pieces}", world.air.sent);
+        assert!(
+            world.trace.iter().any(|line| line.contains("multicast to 239")),
+            "{:?}",
+            world.trace
+        );
+    }
+}
+
+/// Lost, doubled, late and forged datagrams: every disk is equal all the same.
+#[test]
+fn a_rough_network_costs_time_and_nothing_else() {
+    for (lossy, forged) in [(10, false), (50, false), (200, false), (0, true), (10, true)] {
+        let mut world = World::with(6, Bulk::Multicast);
+        world.fill(6);
+        world.machines.iter_mut().for_each(|machine| machine.lossy = lossy);
+        (world.air.rough, world.air.forged) = (true, forged);
+        world.run(20_000);
+        (1..=6).for_each(|at| world.good(at));
+        let sent = world.golden.sent();
+        println!(
+            "{lossy}, {forged}: {} steps, {sent} chunks, {} datagrams",
+            world.steps, world.air.sent
+        );
+    }
+}
+
+/// A machine that hears too little, or less than the others, takes chunks from these.
+#[test]
+fn a_machine_that_is_worse_than_the_others_does_not_hold_them_up() {
+    let clean = {
+        let mut world = World::with(8, Bulk::Auto);
+        world.fill(8);
+        world.run(2000);
+        world.steps
+    };
+    for fate in 0..3 {
+        let mut world = World::with(8, Bulk::Auto);
+        world.fill(8);
+        match fate {
+            0 => world.machines[2].lossy = 500,
+            1 => world.machines[2].link = 10,
+            _ => {
+                while world.golden.started().is_none() {
+                    world.step();
+                }
+                world.machines[2].slow = 200;
+            }
+        }
+        let others = |world: &World| {
+            let clients = world.golden.clients();
+            clients.iter().enumerate().filter(|(n, _)| *n != 2).all(|(_, c)| c.standing.good())
+        };
+        while !others(&world) {
+            world.step();
+            assert!(
+                world.steps < clean + 200,
+                "{fate}: {:?} {:?}",
+                world.golden.clients(),
+                world.trace
+            );
+        }
+        world.run(50_000);
+        (1..=8).for_each(|at| world.good(at));
+        assert!(
+            world.trace.iter().any(|line| line.starts_with("n3 ") && line.contains("from other"))
+        );
+    }
+}
+
+/// No machine listens, or the probe finds a faster connection: a chain, and the user is told once.
+#[test]
+fn where_multicast_is_no_good_a_chain_brings_the_chunks() {
+    for (bulk, works, rate, says) in [
+        (Bulk::Auto, false, 40, "0 of 5 machines listen"),
+        (Bulk::Multicast, false, 40, "no machine listens"),
+        (Bulk::Auto, true, 2, "a connection"),
+    ] {
+        let mut world = World::with(5, bulk);
+        (world.air.works, world.air.rate) = (works, rate);
+        world.fill(5);
+        world.run(3000);
+        (1..=5).for_each(|at| world.good(at));
+        let told: Vec<_> = world.trace.iter().filter(|line| line.contains("multicast")).collect();
+        assert!(told.len() == 1 && told[0].contains(says), "{told:?}");
+        let chunks = u64::from(world.manifest.layout.count());
+        assert!(world.golden.sent() <= chunks + 10, "{} of {chunks}", world.golden.sent());
+    }
+}
+
+/// Killed at each tenth, and one that comes after half of it.
+#[test]
+fn machines_come_and_go_while_it_is_multicast() {
+    let mut clean = World::with(6, Bulk::Auto);
+    clean.fill(6);
+    clean.run(2000);
+    for tenth in 1..10 {
+        let mut world = World::with(6, Bulk::Auto);
+        world.fill(6);
+        world.machines.iter_mut().for_each(|machine| machine.lossy = 10);
+        while world.steps < clean.steps * tenth / 10 {
+            world.step();
+        }
+        world.kill(2);
+        let late = world.add(world.garbage(90));
+        (0..20).for_each(|_| world.step());
+        world.restart(2);
+        world.run(10_000);
+        (1..=late).for_each(|at| world.good(at));
+        let (sent, chunks) = (world.golden.sent(), u64::from(world.manifest.layout.count()));
+        assert!(sent < 2 * chunks + 20, "{tenth}: {sent} of {chunks}");
+    }
+}
+
+/// The machines have lost their sender in the middle, and go on with the next one.
+#[test]
+fn the_sender_killed_while_it_multicasts_all_go_on() {
+    for steps in [5, 30, 60] {
+        let mut world = World::with(4, Bulk::Auto);
+        world.fill(4);
+        (0..steps).for_each(|_| world.step());
+        world.restart_sender();
+        world.run(10_000);
+        (1..=4).for_each(|at| world.good(at));
+    }
+}
+
+/// A thousand machines that each lose one datagram of a hundred: repairs are sent once for all.
+#[test]
+fn a_thousand_machines_by_multicast() {
+    let used = [Extent { start: 0, length: 512 << 10 }];
+    let mut world = World::of(1000, 512 << 10, &used, 12 << 10);
+    world.golden = Golden::new(world.manifest.clone(), 1000).multicast(cast(Bulk::Auto));
+    world.fill(1000);
+    world.machines.iter_mut().for_each(|machine| machine.lossy = 10);
+    world.machines[500].lossy = 600;
+    world.run(8000);
+    (1..=1000).for_each(|at| world.good(at));
+    let (sent, chunks) = (world.golden.sent(), u64::from(world.manifest.layout.count()));
+    println!("{} steps, {sent} of {chunks} chunks, {} datagrams", world.steps, world.air.sent);
+    let pieces = world.manifest.layout.used().div_ceil(1452) as usize;
+    assert!((pieces..4 * pieces).contains(&world.air.sent), "{:?}", world.trace.last());
+    assert!(sent < 2 * chunks, "{sent} of {chunks}");
 }

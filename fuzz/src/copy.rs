@@ -1,6 +1,7 @@
 //! What arrives while a disk is copied from machine to machine.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clone::digest::Meter;
@@ -18,9 +19,11 @@ use clone::ka::wire::{Layout, ToClient, ToServer as KaWord};
 use clone::ka::{self, client as ka_client, server as ka_server};
 use clone::outcome::{Patience, Standing};
 use clone::pact::Key;
-use clone::room::manifest::Manifest;
+use clone::room::bits::Bits;
+use clone::room::manifest::{Disk, Extent, Layout as RoomLayout, Manifest};
 use clone::room::node::Node as RoomNode;
-use clone::room::wire::Line;
+use clone::room::wire::{Group, Line, Message};
+use clone::room::{Act, Ask, Told};
 use clone::udpcast::receiver::{Config, Input, Receiver};
 use clone::udpcast::sender::{self, Sender};
 use clone::udpcast::wire::{ToReceiver, ToSender};
@@ -45,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     target("ka-desc", ka_desc),
     target("room-manifest", room_manifest),
     target("room-line", room_line),
+    target("room-datagrams", room_datagrams),
     target("disk-image", disk_image),
     target("foreign-image", foreign_image),
     target("dos-table", dos_table),
@@ -438,6 +442,53 @@ pub fn room_line(data: &[u8]) {
     for message in messages {
         let _ = node.heard(0, message, Duration::ZERO);
         while node.act().is_some() {}
+    }
+}
+
+/// Datagrams to a machine that listens to a room's multicast; an empty one stands for time that
+/// passes. A chunk is stored only when it has its digest, and what the machine reports is read.
+pub fn room_datagrams(data: &[u8]) {
+    let disk = Disk::new("fuzz", 5000, 512, Vec::new(), &[Extent { start: 0, length: 5000 }]);
+    let Ok(layout) = RoomLayout::new(4096, vec![disk]) else { return };
+    let (bytes, chunks) = (vec![7; 5000], layout.count());
+    let blake3 = |bytes: &[u8]| {
+        let mut meter = Meter::default();
+        meter.update(bytes);
+        meter.digest().blake3
+    };
+    let hash = |n: u32| {
+        let chunk = layout.chunk(n)?;
+        let start = chunk.start as usize;
+        Some((n, blake3(bytes.get(start..start + chunk.bytes as usize)?)))
+    };
+    let digests: Vec<_> = (0..chunks).filter_map(hash).collect();
+    let group = Group { token: [1; 8], to: SocketAddrV4::new(Ipv4Addr::new(239, 192, 0, 1), 9012) };
+    let mut node = RoomNode::new("fuzz", 1);
+    node.joined(0);
+    let mut now = Duration::ZERO;
+    let manifest = Message::Manifest(Arc::new(layout.bytes()));
+    for message in [manifest, Message::Digests(digests.clone()), Message::Group(Some(group))] {
+        assert_eq!(node.heard(0, message, now), Ok(()));
+    }
+    node.listens();
+    node.told(Told::Scanned(Bits::new(chunks)), now);
+    let mut line = Line::new(None, [1; 10], true);
+    for bytes in messages(data) {
+        match bytes {
+            [] => now += Duration::from_millis(20),
+            bytes => node.datagram(&[&group.token[..], bytes].concat(), now),
+        }
+        node.tick(now);
+        while let Some(act) = node.act() {
+            match act {
+                Act::Disk(Ask::Store(n, data)) => {
+                    assert!(digests.contains(&(n, blake3(&data))));
+                    node.told(Told::Stored(n), now);
+                }
+                Act::Say(0, message) => drop(line.say(&message)),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub struct BenchClone {
     #[argh(option, default = "512")]
     size: u64,
 
-    /// only this: room, dolly, partclone or aria2; of protocols dolly, ka, dollyplus, udpcast
+    /// only this: room, cast, dolly, partclone or aria2; of protocols dolly, ka, dollyplus, udpcast
     /// or socat
     #[argh(option)]
     only: Option<String>,

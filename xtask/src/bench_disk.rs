@@ -16,8 +16,9 @@ use qemu_tests::{Error, Result};
 use crate::bench_room::{LINK_BYTES_PER_S, Room, noise};
 
 /// A way to copy, and what it is in the table.
-const WAYS: [(&str, &str); 4] = [
+const WAYS: [(&str, &str); 5] = [
     ("room", "bellwether send"),
+    ("cast", "bellwether send, by multicast"),
     ("dolly", "bellwether dolly, whole disk"),
     ("partclone", "partclone | zstd | udp-sender"),
     ("aria2", "aria2, a file of the used bytes"),
@@ -166,10 +167,13 @@ impl Bench<'_> {
         let all = 1..=nodes;
         let copy = |i: usize| place.join(format!("copy{i}")).display().to_string();
         match way {
-            "room" => (
+            "room" | "cast" => (
                 all.map(|i| format!("{ours} clone receive -q --from 10.77.0.1 {}", copy(i)))
                     .collect(),
-                format!("{ours} clone send -q -n {nodes} {disk}"),
+                {
+                    let bulk = if way == "cast" { "multicast" } else { "chain" };
+                    format!("{ours} clone send -q -n {nodes} --bulk {bulk} {disk}")
+                },
             ),
             "dolly" => {
                 let mut hosts = String::new();
@@ -223,7 +227,7 @@ impl Bench<'_> {
     fn copy(&self, way: &str, nodes: usize, place: &Path) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         // Ours, and then onto the same copies again.
-        for _ in 0..if way == "room" { 2 } else { 1 } {
+        for _ in 0..if matches!(way, "room" | "cast") { 2 } else { 1 } {
             let room = Room::new(nodes + 1, true)?;
             let (receivers, golden) = self.programs(way, nodes, place);
             let before = busy();

@@ -10,6 +10,7 @@ use blockmap::{DiskMap, Extent, How, whole_disk};
 use clone::edge::room::{Offer, Reader, Room};
 use clone::edge::{Order, Protocol};
 use clone::outcome::Amount;
+use clone::room::cast::Bulk;
 use clone::room::manifest::{Area, CHUNK, Disk, Layout, Manifest};
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -25,8 +26,8 @@ pub static SEND: Program = Program {
     rest: "DISK|FILE...",
     example: "bellwether clone send /dev/sda -n 20",
     flags: &[
-        CLIENTS, PORT, WHOLE, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX, JSON, VERBOSE,
-        QUIET,
+        CLIENTS, PORT, WHOLE, BULK, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX, JSON,
+        VERBOSE, QUIET,
     ],
 };
 
@@ -39,6 +40,12 @@ const LINGER: Flag =
 const VERBOSE: Flag = flag("verbose", Some('v'), None, "show what each machine says");
 const WHOLE: Flag =
     flag("whole", None, None, "send all bytes, also those that no file system has in use");
+const BULK: Flag = flag(
+    "bulk",
+    None,
+    Some("WAY"),
+    "what many machines lack goes by chain, by multicast, or auto: as a probe decides [chain]",
+);
 const MAX_WAIT: Flag = flag(
     "max-wait",
     None,
@@ -60,6 +67,7 @@ pub static SOURCE: Program = Program {
         flag("again", None, None, "after a copy wait for the next targets, until it is ended"),
         PORT,
         WHOLE,
+        BULK,
         FIRST,
         LINGER,
         STALL,
@@ -112,6 +120,18 @@ fn room(given: &Given) -> Result<Room, Failure> {
     Ok(Room::new(given.get("port").unwrap_or_default())?)
 }
 
+fn bulk(given: &Given) -> Result<Bulk, Failure> {
+    match given.get("bulk") {
+        None => Ok(Bulk::default()),
+        Some("chain") => Ok(Bulk::Chain),
+        Some("multicast") => Ok(Bulk::Multicast),
+        Some("auto") => Ok(Bulk::Auto),
+        Some(other) => {
+            Err(Failure::Usage(format!("--bulk: '{other}' is none of chain, multicast and auto")))
+        }
+    }
+}
+
 pub fn disks(given: &Given, program: &str) -> Result<(), Failure> {
     match given.rest.is_empty() {
         true => Err(Failure::Usage(format!("{program}: needs a disk or a file, as /dev/sda"))),
@@ -159,6 +179,7 @@ pub fn source(given: &Given) -> Result<(), Failure> {
 
 fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failure> {
     disks(given, program)?;
+    let bulk = bulk(given)?;
     let mut host = Host::new(program, given.has("quiet"), given.has("verbose"));
     host.json = given.has("json");
     let mut here = copying::patient(given)?;
@@ -176,6 +197,7 @@ fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failur
             // A connection for each machine.
             descriptors: ::share::budget::raise_limit(),
         }),
+        bulk,
         ..room(given)?
     };
     let mut order = Order::of(&here);

@@ -7,7 +7,7 @@ use nix::sys::socket::sockopt::{RcvBufForce, UdpGroSegment};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -196,6 +196,10 @@ impl Datagrams for Together {
             }
             _ => Ok(()),
         }
+    }
+
+    fn aim(&self, own: Ipv4Addr) -> Result<(), String> {
+        SockRef::from(&self.socket).set_multicast_if_v4(&own).map_err(|e| e.to_string())
     }
 }
 

@@ -35,6 +35,72 @@ fn chunks_to_three_and_again_onto_the_same_nothing() {
     }
 }
 
+/// By multicast, with two packets of a hundred lost: every disk is equal, and the sender has sent
+/// not much more than one copy.
+#[test]
+fn multicast_to_eight_that_lose_packets() {
+    for (bulk, key, percent) in [("multicast", "", 0), ("auto", "0123456789abcdef", 1)] {
+        let room = Room::new(9);
+        let golden = noise(&room.path("golden"), 50_000_001);
+        room.slow(400);
+        room.lossy((1..9).filter(|_| percent > 0), percent);
+        let key = |words: &[&str]| -> Vec<String> {
+            let key = ["--key", key];
+            words
+                .iter()
+                .chain(key.iter().filter(|_| !key[1].is_empty()))
+                .map(|w| w.to_string())
+                .collect()
+        };
+        let start = |node: usize, words: &[&str]| {
+            let words = key(words);
+            room.bellwether(node, &words.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let copy = |node: usize| room.path(&format!("copy{node}")).display().to_string();
+        let mut nodes: Vec<_> = (1..9)
+            .map(|node| start(node, &["receive", "-v", "--from", "10.77.0.1", &copy(node)]))
+            .collect();
+        let golden_path = room.path("golden").display().to_string();
+        let mut sender = start(0, &["send", "-v", "-n", "8", "--bulk", bulk, &golden_path]);
+        sender.succeeds(120);
+        for (node, machine) in (1..9).zip(&mut nodes) {
+            machine.succeeds(20);
+            same(&room.path(&format!("copy{node}")), &golden);
+        }
+        let (log, sent) = (sender.log(), room.traffic(0));
+        println!("{bulk}: {sent} bytes sent\n{log}");
+        assert!(log.contains("multicast"), "{log}");
+        let chain = log.contains("a chain brings");
+        assert!(bulk == "auto" || !chain && sent < 60_000_000, "{sent} {log}");
+    }
+}
+
+/// Where the network carries no multicast, the machines get their copies all the same.
+#[test]
+fn no_multicast_is_said_once_and_a_chain_it_is() {
+    let room = Room::new(4);
+    let golden = noise(&room.path("golden"), 40_000_001);
+    let drop = "nft add table ip no; nft add chain ip no out '{ type filter hook output priority 0; }'; \
+                nft add rule ip no out ip daddr 224.0.0.0/4";
+    for (bulk, rule) in [("auto", "drop"), ("multicast", "drop"), ("multicast", "reject")] {
+        room.run(0, &format!("{drop} {rule}"));
+        let mut nodes: Vec<_> = (1..4).map(|node| receive(&room, node)).collect();
+        let file = room.path("golden").display().to_string();
+        let mut sender = room.bellwether(0, &["send", "-n", "3", "--bulk", bulk, &file]);
+        sender.succeeds(60);
+        for (node, machine) in (1..4).zip(&mut nodes) {
+            machine.succeeds(20);
+            same(&room.path(&format!("copy{node}")), &golden);
+            std::fs::remove_file(room.path(&format!("copy{node}"))).unwrap();
+        }
+        let log = sender.log();
+        println!("{bulk}, {rule}:\n{log}");
+        let told = log.lines().filter(|line| line.contains("no multicast: ")).count();
+        assert!(told > 0 && log.contains("a chain brings the chunks"), "{log}");
+        room.run(0, "nft delete table ip no");
+    }
+}
+
 /// Every machine and the sender, killed at each tenth of what it gets or sends: the others
 /// finish, it goes on where it was, and what is called verified is equal.
 #[test]

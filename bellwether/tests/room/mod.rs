@@ -118,6 +118,11 @@ impl Room {
         }
     }
 
+    /// Runs a shell's lines at a node.
+    pub fn run(&self, node: usize, script: &str) {
+        shell(self.nodes[node].id(), script);
+    }
+
     /// Bytes that a node has received, or the first one has sent.
     pub fn traffic(&self, node: usize) -> u64 {
         let table = format!("/proc/{}/net/dev", self.nodes[node].id());

@@ -215,6 +215,14 @@ pub trait Datagrams {
     /// # Errors
     /// [`Error::Network`]: the system refuses.
     fn join(&self, group: Ipv4Addr, own: Ipv4Addr) -> Result<(), Error>;
+
+    /// Multicast goes out of the interface of this address.
+    ///
+    /// # Errors
+    /// The system's reason, or this program sends none.
+    fn aim(&self, _own: Ipv4Addr) -> Result<(), String> {
+        Err("this program sends no multicast".to_string())
+    }
 }
 
 /// Room for two slices of udpcast's packets, with what the kernel adds to each.

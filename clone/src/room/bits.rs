@@ -93,6 +93,25 @@ impl Bits {
         })
     }
 
+    /// The first number from `from` on that one of these sets has, or, for `two`, that at least
+    /// two have.
+    #[must_use]
+    pub fn first_of(sets: &[&Self], two: bool, from: u32) -> Option<u32> {
+        let (first, _) = place(from);
+        let words = sets.iter().map(|set| set.words.len()).max().unwrap_or(0);
+        (first..words).find_map(|at| {
+            let (mut once, mut twice) = (0, 0);
+            for word in sets.iter().filter_map(|set| set.words.get(at)) {
+                twice |= once & word;
+                once |= word;
+            }
+            let mask = if at == first { !0 << (from % 64) } else { !0 };
+            let word: u64 = if two { twice } else { once } & mask;
+            let n = u32::try_from(at * 64).ok()?.checked_add(word.trailing_zeros())?;
+            (word != 0).then_some(n)
+        })
+    }
+
     /// All numbers, from the lowest on.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         (0..self.len).filter(|n| self.has(*n))
@@ -136,6 +155,26 @@ mod tests {
             prop_assert_eq!(bits.first_in_both(&Bits::full(len), from), first);
             prop_assert_eq!(bits.first_in_both(&bits.not(), 0), None);
             prop_assert_eq!(Bits::read(len, &bits.bytes()), Some(bits));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_one_or_two_of_several_have(
+            lists in proptest::collection::vec(proptest::collection::vec(0u32..150, 0..60), 0..5),
+            from in 0u32..170,
+        ) {
+            let set = |list: &Vec<u32>| {
+                let mut bits = Bits::new(150);
+                list.iter().for_each(|n| bits.add(*n));
+                bits
+            };
+            let sets: Vec<Bits> = lists.iter().map(set).collect();
+            let sets: Vec<&Bits> = sets.iter().collect();
+            for least in [1, 2] {
+                let has = |n: &u32| sets.iter().filter(|set| set.has(*n)).count() >= least;
+                prop_assert_eq!(Bits::first_of(&sets, least == 2, from), (from..150).find(has));
+            }
         }
     }
 

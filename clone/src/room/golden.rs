@@ -4,12 +4,16 @@
 //! they came. One that comes late goes to the end of the chain. When a machine cannot go on with
 //! the one before it, it goes to the one before that, and at last to the sender: so there is
 //! always a machine that has, or will have, what is missing.
+//!
+//! Machines that listen to the [multicast](super::cast) ask the sender first, and come into the
+//! chain when it has ended.
 
 use super::bits::Bits;
+use super::cast::{Cast, Step};
 use super::manifest::Manifest;
 use super::serve::Serve;
 use super::wire::{DIGESTS, Message, Verdict};
-use super::{Act, Peer, Told};
+use super::{Act, Ask, Peer, Told};
 use crate::outcome::{Client, Standing};
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -68,6 +72,7 @@ pub struct Golden {
     wanted: usize,
     started: Option<Duration>,
     serve: Serve,
+    cast: Option<Cast>,
     acts: VecDeque<Act>,
 }
 
@@ -92,8 +97,15 @@ impl Golden {
             wanted,
             started: None,
             serve: Serve::default(),
+            cast: None,
             acts: VecDeque::new(),
         }
+    }
+
+    /// What many machines lack goes by this.
+    #[must_use]
+    pub fn multicast(self, cast: Cast) -> Self {
+        Self { cast: Some(cast), ..self }
     }
 
     /// What is to be done next.
@@ -149,12 +161,27 @@ impl Golden {
                 self.form(now);
             }
             (Message::Lost, Some(at)) => self.pass(at),
-            (Message::Want { session, bits }, Some(_)) => {
+            (Message::Want { session, bits }, Some(at)) => {
                 if session != self.manifest.session() {
                     return Err("wants chunks of another copy");
                 }
                 let bits = Bits::read(self.all.len(), &bits);
-                self.serve.want(peer, bits.ok_or("wants chunks that do not exist")?);
+                let bits = bits.ok_or("wants chunks that do not exist")?;
+                // One that was just sent to another machine gets them there.
+                if self.seats.get(at).is_some_and(|seat| seat.parent.is_none()) {
+                    self.serve.want(peer, bits);
+                }
+            }
+            (Message::Heard(heard), Some(at)) => {
+                if heard.have > self.all.len() {
+                    return Err("has more chunks than there are");
+                }
+                if let Some(seat) = self.seats.get_mut(at) {
+                    seat.have = seat.have.map(|_| heard.have);
+                }
+                if let Some(cast) = &mut self.cast {
+                    cast.heard(peer, &heard, now);
+                }
             }
             (Message::Done(verdict, came), Some(at)) => {
                 if let Some(seat) = self.seats.get_mut(at) {
@@ -166,6 +193,9 @@ impl Golden {
                     self.acts.push_back(Act::News(format!("{}: {text}", seat.name)));
                     (seat.verdict, seat.came) = (Some(verdict), Some(came));
                     seat.have = seat.have.or(Some(0));
+                }
+                if let Some(cast) = &mut self.cast {
+                    cast.gone(peer);
                 }
                 self.form(now);
             }
@@ -215,6 +245,9 @@ impl Golden {
         let known: Vec<u32> = self.announced.iter().collect();
         self.digests(&known, &[peer]);
         self.acts.push_back(Act::Say(peer, Message::Known(self.root())));
+        if let Some(group) = self.cast.as_ref().and_then(Cast::group) {
+            self.acts.push_back(Act::Say(peer, Message::Group(Some(group))));
+        }
         Ok(())
     }
 
@@ -307,13 +340,127 @@ impl Golden {
             }
             return;
         }
-        for at in 0..self.seats.len() {
-            let ready = |s: &Seat| s.live() && s.open() && s.have.is_some() && !s.attached;
-            if self.seats.get(at).is_some_and(ready) {
-                let tail = self.tail.filter(|tail| self.above(*tail, at) && self.usable(*tail));
-                self.attach(at, tail);
-                self.tail = Some(at);
+        if !self.cast_to(now) {
+            return;
+        }
+        let ready = |s: &Seat| s.live() && s.open() && s.have.is_some() && !s.attached;
+        let mut ready: Vec<usize> =
+            (0..self.seats.len()).filter(|at| self.seats.get(*at).is_some_and(ready)).collect();
+        if self.cast.is_some() {
+            // Behind a multicast: who has all hands it to the others.
+            ready.sort_by_key(|at| core::cmp::Reverse(self.seats.get(*at).and_then(|s| s.have)));
+        }
+        for at in ready {
+            let tail = self.tail.filter(|tail| self.above(*tail, at) && self.usable(*tail));
+            self.attach(at, tail);
+            self.tail = Some(at);
+        }
+    }
+
+    /// Machines that listen get their chunks by multicast. False when it is not known yet which
+    /// do.
+    fn cast_to(&mut self, now: Duration) -> bool {
+        let Some(cast) = &mut self.cast else { return true };
+        let all = self.all.len();
+        let lacks = |(at, seat): (usize, &Seat)| {
+            let ready = seat.live() && seat.open() && !seat.attached;
+            let lacks = all - seat.have.filter(|_| ready)?;
+            (lacks > 0).then_some((at, seat.peer?, lacks))
+        };
+        let lack: Vec<(usize, Peer, u32)> =
+            self.seats.iter().enumerate().filter_map(lacks).collect();
+        if cast.waits() {
+            let lack: Vec<(Peer, u32)> =
+                lack.iter().map(|(_, peer, lacks)| (*peer, *lacks)).collect();
+            if !cast.begin(&lack, now) {
+                return false;
             }
+        } else if cast.runs() {
+            lack.iter().for_each(|(_, peer, _)| cast.add(*peer));
+        }
+        let member = |(at, peer, _): &(usize, Peer, u32)| cast.member(*peer).then_some(*at);
+        let members: Vec<usize> = lack.iter().filter_map(member).collect();
+        // Who does not listen takes chunks from one that does.
+        self.tail = self.tail.or(members.first().copied());
+        members.into_iter().for_each(|at| self.attach(at, None));
+        true
+    }
+
+    /// The next datagrams of the multicast, and the size of each but the last; nothing when none
+    /// may go before what [`Golden::act`] has is done, or before something arrives.
+    pub fn cast(&mut self, buffer: &mut Vec<u8>, now: Duration) -> Option<usize> {
+        while let Some(step) = self.cast.as_mut()?.step(&mut self.serve, now) {
+            match step {
+                Step::Read(n) => {
+                    self.acts.push_back(Act::Disk(Ask::Read(n)));
+                    break;
+                }
+                Step::Begins => self.form(now),
+                Step::Says(text) => self.acts.push_back(Act::News(text)),
+                Step::Leaves(peer, why) => self.leaves_cast(peer, &why),
+                Step::Ends(why) => self.end_cast(why, now),
+            }
+        }
+        self.cast.as_mut()?.fill(buffer, now)
+    }
+
+    /// A machine that gets chunks by multicast.
+    #[must_use]
+    pub fn listener(&self) -> Option<Peer> {
+        let member = |peer: &Peer| self.cast.as_ref().is_some_and(|cast| cast.member(*peer));
+        self.seats.iter().filter_map(|seat| seat.peer).find(member)
+    }
+
+    /// How long the multicast needs nothing.
+    #[must_use]
+    pub fn nap(&self, now: Duration) -> Option<Duration> {
+        self.cast.as_ref().and_then(|cast| cast.nap(now))
+    }
+
+    /// Nothing can be sent to the group.
+    pub fn uncast(&mut self, why: &str) {
+        if let Some(cast) = &mut self.cast {
+            cast.end(Some(why.to_string()));
+        }
+    }
+
+    fn leaves_cast(&mut self, peer: Peer, why: &str) {
+        self.serve.gone(peer);
+        let Some(at) = self.seats.iter().position(|seat| seat.peer == Some(peer)) else { return };
+        let name = self.seats.get(at).map_or("", |seat| &seat.name);
+        let text = format!("{name} {why}: it takes chunks from other machines");
+        self.acts.push_back(Act::News(text));
+        self.acts.push_back(Act::Say(peer, Message::Group(None)));
+        let fits = |to: &usize| *to != at && self.above(*to, at) && self.usable(*to);
+        let to = self.tail.filter(fits).or_else(|| (0..self.seats.len()).find(fits));
+        self.attach(at, to);
+        self.tail = Some(at);
+    }
+
+    /// All go on as a chain.
+    fn end_cast(&mut self, why: Option<String>, now: Duration) {
+        if let Some(why) = why {
+            self.acts
+                .push_back(Act::News(format!("no multicast: {why}; a chain brings the chunks")));
+        }
+        let all = self.cast.as_mut().map(Cast::release).unwrap_or_default();
+        let took_part = all.iter().any(|(_, member)| *member);
+        for (peer, member) in all {
+            self.acts.push_back(Act::Say(peer, Message::Group(None)));
+            let Some(seat) = self.seats.iter_mut().find(|seat| seat.peer == Some(peer)) else {
+                continue;
+            };
+            if member {
+                self.serve.gone(peer);
+                // One that has all needs no other machine.
+                seat.attached = seat.have == Some(self.all.len());
+                seat.parent = None;
+            }
+        }
+        if took_part {
+            let whole = |seat: &Seat| seat.live() && seat.have == Some(self.all.len());
+            self.tail = self.seats.iter().position(whole);
+            self.form(now);
         }
     }
 
@@ -355,6 +502,9 @@ impl Golden {
     /// A connection has ended.
     pub fn gone(&mut self, peer: Peer, now: Duration) {
         self.serve.gone(peer);
+        if let Some(cast) = &mut self.cast {
+            cast.gone(peer);
+        }
         let Some(at) = self.seats.iter().position(|seat| seat.peer == Some(peer)) else { return };
         if let Some(seat) = self.seats.get_mut(at) {
             (seat.peer, seat.left) = (None, now);
@@ -391,7 +541,11 @@ impl Golden {
         match told {
             Told::Read(n, Some(data)) => {
                 self.learned(n);
-                self.serve.at_hand(n, &data);
+                let cast = self.cast.as_mut();
+                match cast.is_some_and(|cast| cast.at_hand(n, &data, &self.serve)) {
+                    true => self.announce(),
+                    false => self.serve.at_hand(n, &data),
+                }
             }
             Told::Digested(n) => self.learned(n),
             Told::Read(n, None) => self.serve.unreadable(n),
@@ -401,6 +555,9 @@ impl Golden {
 
     /// The connection to this machine has room for a chunk; false when there is none for it.
     pub fn feed(&mut self, peer: Peer) -> bool {
+        if self.cast.as_ref().is_some_and(|c| c.member(peer) && !c.compares(peer, &self.serve)) {
+            return false;
+        }
         let act = self.serve.next(peer, &self.manifest, &self.all);
         if matches!(act, Some(Act::Say(..))) {
             self.announce();

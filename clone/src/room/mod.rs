@@ -6,8 +6,14 @@
 //! it forms a chain, and closes it again around a machine that was lost. A copy ([`node`]) looks
 //! at what its disk has already, wants the rest, and hands chunks on as they come ([`serve`]).
 //! [`keep`] writes them, and reads them back. [`wire`] is the protocol. No part does I/O.
+//!
+//! Where the network carries it, the sender sends what many machines lack once, by multicast
+//! ([`cast`], [`ear`], [`datagram`]); the chain then brings what was lost on the way.
 
 pub mod bits;
+pub mod cast;
+pub mod datagram;
+pub mod ear;
 pub mod golden;
 pub mod keep;
 pub mod manifest;
@@ -38,6 +44,8 @@ pub enum Act {
     Disk(Ask),
     /// The user is told.
     News(String),
+    /// The machine listens to this group from now on, or to none.
+    Listen(Option<SocketAddrV4>),
 }
 
 /// What a disk is asked.

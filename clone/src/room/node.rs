@@ -1,9 +1,11 @@
 //! A machine that gets a copy, and hands it on.
 
 use super::bits::Bits;
+use super::datagram::Datagram;
+use super::ear::Ear;
 use super::manifest::Manifest;
 use super::serve::Serve;
-use super::wire::{Message, Piece, Verdict};
+use super::wire::{Group, Message, Piece, Verdict};
 use super::{Act, Ask, Peer, Told};
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -57,6 +59,9 @@ pub struct Node {
     starves: Option<Duration>,
     told: Duration,
     serve: Serve,
+    /// The group that it was told of, and what it hears of it.
+    group: Option<Group>,
+    ear: Option<Ear>,
     /// The disk may have chunks, and is looked at when all digests are known.
     waits: bool,
     /// The disk was asked whether it has chunks.
@@ -93,6 +98,8 @@ impl Node {
             starves: None,
             told: Duration::ZERO,
             serve: Serve::default(),
+            group: None,
+            ear: None,
             waits: false,
             looks: false,
             ahead: Vec::new(),
@@ -168,6 +175,9 @@ impl Node {
         let sender = self.sender == Some(peer);
         if sender {
             self.sender = None;
+            self.listen(None);
+            // The next one may never have read them.
+            self.ahead.clear();
         }
         if self.up == Up::At(peer) {
             self.lose();
@@ -220,6 +230,7 @@ impl Node {
                 (None, None) => {}
             },
             Message::End(why) if from_sender => self.ended = Some(why),
+            Message::Group(group) if from_sender => self.listen(group),
             Message::Want { session, bits } => {
                 let own = self.manifest.as_ref().map(|manifest| manifest.session());
                 if own.is_some_and(|own| own != session) {
@@ -231,12 +242,61 @@ impl Node {
                     false => self.early.push((peer, bits)),
                 }
             }
-            Message::Chunk(piece) if self.up == Up::At(peer) => self.chunk(piece, now)?,
+            Message::Chunk(piece) if self.up == Up::At(peer) => {
+                if let Some(ear) = self.ear.as_mut().filter(|_| from_sender) {
+                    ear.chunk(piece.number);
+                }
+                self.chunk(piece, now)?;
+            }
             // Of a machine that was just left.
             Message::Chunk(_) | Message::Ping => {}
             _ => return Err("says what is not its to say"),
         }
         Ok(())
+    }
+
+    fn listen(&mut self, group: Option<Group>) {
+        let group = group.filter(|_| self.verdict.is_none());
+        if self.group != group {
+            (self.group, self.ear) = (group, None);
+            self.acts.push_back(Act::Listen(group.map(|group| group.to)));
+        }
+    }
+
+    /// The group that was to be listened to is.
+    pub fn listens(&mut self) {
+        self.ear = self.group.map(Ear::new);
+    }
+
+    /// Whether something is expected of the multicast soon, and within what time.
+    #[must_use]
+    pub fn nap(&self) -> Option<Duration> {
+        self.ear.as_ref().and_then(Ear::nap)
+    }
+
+    /// A datagram from the sender's address. Anyone may have sent it: it costs at most a chunk
+    /// that comes again over TCP.
+    pub fn datagram(&mut self, bytes: &[u8], now: Duration) {
+        let (Some(ear), Some(manifest)) = (&mut self.ear, &self.manifest) else { return };
+        let Some(datagram) = Datagram::read(bytes) else { return };
+        let n = datagram.chunk;
+        let wants = self.scanned && self.verdict.is_none() && !self.have.has(n);
+        if !ear.counts(&datagram, now) || !wants || self.ahead.iter().any(|p| p.number == n) {
+            return;
+        }
+        let Some(chunk) = manifest.layout.chunk(n) else { return };
+        if let Some(data) = ear.piece(&datagram, chunk.bytes as usize) {
+            let piece = Piece {
+                session: manifest.session(),
+                disk: chunk.disk,
+                area: chunk.area,
+                number: n,
+                start: chunk.start,
+                data: Arc::new(data),
+            };
+            // Other bytes than the sender has are not taken.
+            let _ = self.chunk(piece, now);
+        }
     }
 
     fn begin(&mut self, manifest: Manifest, now: Duration) {
@@ -319,7 +379,9 @@ impl Node {
         }
         self.moved = now;
         self.came += piece.data.len() as u64;
-        self.serve.at_hand(n, &piece.data);
+        if self.ear.is_none() || self.serve.busy() {
+            self.serve.at_hand(n, &piece.data);
+        }
         if self.queued < QUEUE {
             self.have.add(n);
             self.queued += 1;
@@ -379,6 +441,7 @@ impl Node {
     fn end(&mut self, verdict: Verdict) {
         self.finishing = true;
         self.verdict = Some(verdict);
+        self.listen(None);
         self.done();
     }
 
@@ -391,6 +454,12 @@ impl Node {
 
     /// Time passes.
     pub fn tick(&mut self, now: Duration) {
+        let waits = self.queued as usize + self.ahead.len();
+        let room = u16::try_from((QUEUE as usize).saturating_sub(waits)).unwrap_or(0);
+        let told = self.ear.as_mut().and_then(|ear| ear.report(self.have.count(), room, now));
+        if let (Some(told), Some(sender)) = (told, self.sender) {
+            self.acts.push_back(Act::Say(sender, Message::Heard(told)));
+        }
         if !self.scanned || self.verdict.is_some() || self.finishing {
             return;
         }
@@ -439,9 +508,10 @@ impl Node {
     pub fn pauses(&mut self, starving: bool, now: Duration) -> Option<Peer> {
         self.starves = starving.then(|| self.starves.unwrap_or(now));
         let starves = self.starves.is_some_and(|since| now.saturating_sub(since) >= STARVES);
+        // While it listens the sender sends nothing else that is long.
         let Up::At(peer) = self.up else { return None };
         let full = self.queued >= QUEUE && now.saturating_sub(self.moved) < PAUSE;
-        (full && !starves).then_some(peer)
+        (full && !starves && self.ear.is_none()).then_some(peer)
     }
 
     /// Whether another copy takes chunks from here.

@@ -28,8 +28,10 @@ struct Wants {
 pub struct Serve {
     wants: Vec<Wants>,
     window: VecDeque<(u32, Arc<Vec<u8>>)>,
-    /// Chunks that were handed out.
+    /// Chunks that were handed out, and their bytes.
     pub sent: u64,
+    /// See [`Serve::sent`].
+    pub bytes: u64,
 }
 
 impl Serve {
@@ -59,6 +61,28 @@ impl Serve {
     #[must_use]
     pub fn busy(&self) -> bool {
         self.wants.iter().any(|wants| !wants.bits.is_empty())
+    }
+
+    /// Whether this machine has said what it wants.
+    #[must_use]
+    pub fn knows(&self, peer: Peer) -> bool {
+        self.wants.iter().any(|wants| wants.peer == peer)
+    }
+
+    /// The first chunk, from this one on and then from the beginning, that one of these machines
+    /// wants, or, for `two`, that at least two want.
+    pub fn first(&self, of: impl Fn(Peer) -> bool, two: bool, from: u32) -> Option<u32> {
+        let sets = self.wants.iter().filter(|wants| of(wants.peer)).map(|wants| &wants.bits);
+        let sets: Vec<&Bits> = sets.collect();
+        Bits::first_of(&sets, two, from).or_else(|| Bits::first_of(&sets, two, 0))
+    }
+
+    /// These machines get this chunk in another way.
+    pub fn handed(&mut self, of: impl Fn(Peer) -> bool, n: u32) {
+        for wants in self.wants.iter_mut().filter(|wants| of(wants.peer)) {
+            wants.bits.remove(n);
+        }
+        self.sent += 1;
     }
 
     /// A chunk that has come, or was read.
@@ -96,6 +120,7 @@ impl Serve {
                 wants.next += 1;
             }
             self.sent += 1;
+            self.bytes += data.len() as u64;
             return piece(manifest, *n, data).map(|piece| Act::Say(peer, Message::Chunk(piece)));
         }
         if wants.reads.is_some() {

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
 /// The version of this protocol.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The port that a sender listens to, by TCP and UDP.
 pub const PORT: u16 = 9011;
 /// What a machine that looks for a sender broadcasts, and what it gets back.
@@ -34,6 +34,10 @@ const LAYOUT: usize = 64 << 20;
 pub const DIGESTS: usize = 4096;
 /// The most bytes of a text.
 const TEXT: usize = 512;
+/// The most ranges of a report.
+pub const RANGES: usize = 400;
+/// The bytes of a report without its ranges.
+const REPORT: usize = 28;
 
 /// Why a connection is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +81,51 @@ pub enum Message {
     End(String),
     /// I am there.
     Ping,
+    /// The sender to a copy: chunks come to this group as well; nothing: not any more.
+    Group(Option<Group>),
+    /// A copy to the sender: what it has heard of the group.
+    Heard(Heard),
+}
+
+/// Where the sender multicasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Every datagram begins with it.
+    pub token: [u8; 8],
+    /// The group and its port.
+    pub to: SocketAddrV4,
+}
+
+/// What a machine has heard of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// The group's.
+    pub token: [u8; 8],
+    /// Behind the last datagram that came, by the sender's count.
+    pub next: u32,
+    /// How many have come.
+    pub count: u32,
+    /// Chunks that its disk has.
+    pub have: u32,
+    /// Chunks that it can take before its disk has written one.
+    pub room: u16,
+    /// Chunks of which it has pieces.
+    pub open: u16,
+    /// Chunks that have come over TCP.
+    pub chunks: u32,
+    /// Pieces that did not come.
+    pub missing: Vec<Missing>,
+}
+
+/// Pieces of a chunk, one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// The chunk.
+    pub chunk: u32,
+    /// The first piece.
+    pub first: u16,
+    /// How many.
+    pub count: u16,
 }
 
 /// A chunk and where it belongs.
@@ -111,7 +160,7 @@ pub enum Verdict {
 const CHANGED: &str =
     "sends a frame that was changed or repeated on the way: another machine is between the two";
 
-const KINDS: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+const KINDS: [u8; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 const CHUNK: u8 = 7;
 
 /// A frame to be sent: its head, then its bytes.
@@ -282,6 +331,7 @@ impl Line {
             2 if self.dialled => self.most.manifest,
             11 if self.dialled => 36 * DIGESTS,
             6 => self.most.want,
+            14 if !self.dialled => REPORT + 8 * RANGES,
             _ => 2 * TEXT,
         };
         let own = if kind == CHUNK { CHUNK_HEAD } else { 0 };
@@ -378,6 +428,28 @@ fn pack(message: &Message) -> (u8, Vec<u8>, Option<Arc<Vec<u8>>>) {
             (11, all.iter().flat_map(pair).collect(), None)
         }
         Message::Known(root) => (12, root.iter().flatten().copied().collect(), None),
+        Message::Group(None) => (13, Vec::new(), None),
+        Message::Group(Some(Group { token, to })) => {
+            (13, [&token[..], &to.ip().octets(), &to.port().to_le_bytes()].concat(), None)
+        }
+        Message::Heard(heard) => {
+            let head = [
+                &heard.token[..],
+                &heard.next.to_le_bytes(),
+                &heard.count.to_le_bytes(),
+                &heard.have.to_le_bytes(),
+                &heard.chunks.to_le_bytes(),
+                &heard.room.to_le_bytes(),
+                &heard.open.to_le_bytes(),
+            ];
+            let mut all = head.concat();
+            for range in heard.missing.iter().take(RANGES) {
+                all.extend(range.chunk.to_le_bytes());
+                all.extend(range.first.to_le_bytes());
+                all.extend(range.count.to_le_bytes());
+            }
+            (14, all, None)
+        }
     }
 }
 
@@ -441,7 +513,39 @@ fn unpack(kind: u8, short: &[u8], body: Vec<u8>) -> Option<Message> {
         }
         12 if body.is_empty() => Message::Known(None),
         12 => Message::Known(Some(body.try_into().ok()?)),
+        13 if body.is_empty() => Message::Group(None),
+        13 => {
+            let (token, rest) = body.split_first_chunk()?;
+            let [a, b, c, d, low, high] = rest.try_into().ok()?;
+            let (ip, port) = (Ipv4Addr::new(a, b, c, d), u16::from_le_bytes([low, high]));
+            let to = SocketAddrV4::new(ip, port);
+            Message::Group(Some(Group { token: *token, to }).filter(|_| ip.is_multicast()))
+        }
+        14 => Message::Heard(report(&body)?),
         _ => return None,
+    })
+}
+
+fn report(body: &[u8]) -> Option<Heard> {
+    let (token, rest) = body.split_first_chunk()?;
+    let (words, rest) = rest.split_first_chunk::<20>()?;
+    let [next, count, have, chunks, room] = *words.as_chunks::<4>().0 else { return None };
+    let [low, high, open @ ..] = room;
+    let (ranges, rest) = rest.as_chunks::<8>();
+    let range = |[a, b, c, d, e, f, g, h]: &[u8; 8]| Missing {
+        chunk: u32::from_le_bytes([*a, *b, *c, *d]),
+        first: u16::from_le_bytes([*e, *f]),
+        count: u16::from_le_bytes([*g, *h]),
+    };
+    rest.is_empty().then(|| Heard {
+        token: *token,
+        next: u32::from_le_bytes(next),
+        count: u32::from_le_bytes(count),
+        have: u32::from_le_bytes(have),
+        chunks: u32::from_le_bytes(chunks),
+        room: u16::from_le_bytes([low, high]),
+        open: u16::from_le_bytes(open),
+        missing: ranges.iter().map(range).collect(),
     })
 }
 
@@ -502,6 +606,8 @@ mod tests {
             Message::Done(Verdict::Failed("the disk is bad".to_string()), 7),
             Message::End(String::new()),
             Message::Ping,
+            Message::Group(None),
+            Message::Group(Some(Group { token: [6; 8], to: "239.1.2.3:9012".parse().unwrap() })),
         ])
     }
 
@@ -511,7 +617,7 @@ mod tests {
         let hex = |bytes: &[u8]| crate::pact::hex(bytes);
         assert_eq!(
             hex(&Line::new(None, [0x11; 10], true).hello()),
-            "4257524f4f4d0d0a0200000011111111111111111111"
+            "4257524f4f4d0d0a0300000011111111111111111111"
         );
         let [mut plain, _] = pair([None, None]).unwrap();
         let join = Message::Join { name: "n1".to_string(), port: 9012 };
@@ -535,6 +641,40 @@ mod tests {
                 assert_eq!(got, all(), "{step}");
             }
         }
+    }
+
+    /// As a copy says it: the end that made the connection.
+    #[test]
+    fn a_report_arrives() {
+        let missing = |n: u16| Missing { chunk: 7 + u32::from(n), first: n, count: 3 };
+        let heard = |ranges| Heard {
+            token: [1, 2, 3, 4, 5, 6, 7, 8],
+            next: 0x102,
+            count: 0x101,
+            have: 5,
+            room: 32,
+            open: 2,
+            chunks: 4,
+            missing: (0..ranges).map(missing).collect(),
+        };
+        let [mut a, _] = pair([None, None]).unwrap();
+        assert_eq!(
+            crate::pact::hex(&a.say(&Message::Heard(heard(1))).head),
+            "240000000e01020304050607080201000001010000050000000400000020000200\
+             0700000000000300"
+        );
+        for ranges in [0, 1, RANGES as u16] {
+            let [mut a, mut b] = pair([key(), key()]).unwrap();
+            let (told, mut got) = (Message::Heard(heard(ranges)), Vec::new());
+            b.heard(&bytes(&a.say(&told)), &mut got).unwrap();
+            assert_eq!(got, [told]);
+        }
+        let [_, mut b] = pair([None, None]).unwrap();
+        let unicast = [&[14, 0, 0, 0, 13][..], &[0; 8], &[10, 0, 0, 1, 1, 1]].concat();
+        let mut got = Vec::new();
+        b.heard(&unicast, &mut got).unwrap();
+        assert_eq!(got, [Message::Group(None)], "no machine's own address is a group");
+        assert!(b.heard(&[&[29, 0, 0, 0, 14][..], &[0; 29]].concat(), &mut got).is_err());
     }
 
     #[test]
@@ -573,7 +713,7 @@ mod tests {
             &[1, 0, 0, 0, 7, 0],
             &[0, 16, 0, 0, 1],
             &[0, 0, 0, 0, 0],
-            &[0, 0, 0, 0, 13],
+            &[0, 0, 0, 0, 15],
             &[0xff, 0xff, 0, 0, 11],
         ] {
             let [_, mut b] = pair([None, None]).unwrap();

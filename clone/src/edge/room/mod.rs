@@ -1,10 +1,11 @@
 //! The loops of a room that is cloned chunk by chunk: see [`room`](crate::room).
 
 pub(super) mod disks;
+mod group;
 mod net;
 mod worker;
 
-use super::net::{Dial, listener};
+use super::net::{Datagrams, Dial, listener};
 use super::place::Place;
 use super::protocol::{Strangers, sent};
 use super::{Here, Level, Order, Protocol, World};
@@ -12,12 +13,14 @@ use crate::Error;
 use crate::digest::Digest;
 use crate::error::Trouble;
 use crate::outcome::{Received, Sent};
+use crate::room::cast::Bulk;
 use crate::room::golden::{Golden, MOST as MACHINES};
 use crate::room::keep;
 use crate::room::manifest::{Layout, Manifest};
 use crate::room::node::Node;
 use crate::room::wire::{ASK, HERE, Message, PORT, Verdict};
 use crate::room::{Act, Ask, Peer, Told};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -25,6 +28,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 use disks::Disks;
+use group::{Loud, hear};
 use net::{Event, Net};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
@@ -46,6 +50,8 @@ const ASKS: usize = 64;
 const SILENT: Duration = Duration::from_secs(30);
 /// So long an address that was no sender is not tried again, where there may be others.
 const SHUNNED: Duration = Duration::from_secs(5);
+/// Parts of the multicast that go out before the connections have their turn.
+const TURN: usize = 32;
 /// A copy that is whole waits so long for machines that want chunks of it, and for a sender that
 /// is away.
 const ALONE: Duration = Duration::from_secs(10);
@@ -59,6 +65,8 @@ pub struct Room {
     pub offer: Option<Offer>,
     /// What was written is read back.
     pub read_back: bool,
+    /// How a sender sends the bulk.
+    pub bulk: Bulk,
 }
 
 /// What a sender has.
@@ -146,7 +154,7 @@ impl Protocol for Room {
         let port = if argument.is_empty() { Ok(PORT) } else { argument.parse() };
         let wrong = Error::Unfit { what: "the room's port", why: "is not a number up to 65534" };
         let port = port.ok().filter(|port| (1..u16::MAX).contains(port)).ok_or(wrong)?;
-        Ok(Self { port, offer: None, read_back: true })
+        Ok(Self { port, offer: None, read_back: true, bulk: Bulk::Chain })
     }
 
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
@@ -160,8 +168,9 @@ impl Protocol for Room {
         for disk in (0..).take(offer.disks.len()) {
             offer.manifest.samples(disk).try_for_each(|n| offer.chunk(n).map(drop))?;
         }
-        let mut golden = Golden::new(offer.manifest.clone(), offer.wanted);
-        let done = self.hand_out(offer, &mut golden, order, world);
+        let golden = Golden::new(offer.manifest.clone(), offer.wanted);
+        let (mut golden, loud) = Loud::new(golden, self.bulk, self.port, world);
+        let done = self.hand_out(offer, &mut golden, loud, order, world);
         sent(done, golden.clients(), world)
     }
 }
@@ -175,6 +184,7 @@ impl Room {
         &self,
         offer: &Offer,
         golden: &mut Golden,
+        mut loud: Option<Loud>,
         order: &Order<'_>,
         world: &mut dyn World,
     ) -> Result<Vec<Digest>, Error> {
@@ -253,6 +263,15 @@ impl Room {
                     self.act(offer, golden, &mut net, world)?;
                 }
             }
+            let mut busy = false;
+            for _ in 0..TURN {
+                let Some(loud) = &mut loud else { break };
+                busy = loud.send(golden, &net, world.now());
+                busy |= self.act(offer, golden, &mut net, world)?;
+                if !busy {
+                    break;
+                }
+            }
             let digests = golden.digest_next();
             if let Some(n) = digests {
                 offer.chunk(n)?;
@@ -274,7 +293,7 @@ impl Room {
                 let until = now + Duration::from_secs(2);
                 while !net.quiet() && world.now() < until {
                     let _ = net.round(world.now());
-                    net.wait(&[], Duration::from_millis(20));
+                    net.wait(&[], None, Duration::from_millis(20));
                 }
                 break;
             }
@@ -286,7 +305,9 @@ impl Room {
             Error::stalled(NAME, what, (moved, patience), now)?;
             let mut fds = Vec::from([asks.fd()]);
             fds.extend(order.start.filter(|_| golden.started().is_none()));
-            net.wait(&fds, if digests.is_some() { Duration::ZERO } else { NAP });
+            let nap = golden.nap(world.now()).unwrap_or(NAP).min(NAP);
+            let nap = if busy || digests.is_some() { Duration::ZERO } else { nap };
+            net.wait(&fds, loud.as_ref().and_then(Loud::full), nap);
         }
         // Where no machine has a copy, it may be that not all was read.
         let whole = offer.manifest.missing() == 0;
@@ -299,8 +320,10 @@ impl Room {
         golden: &mut Golden,
         net: &mut Net,
         world: &mut dyn World,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let mut some = false;
         while let Some(act) = golden.act() {
+            some = true;
             match act {
                 Act::Say(peer, message) => net.say(peer, &message, world.now()),
                 Act::Hang(peer) => net.hang(peer),
@@ -309,10 +332,10 @@ impl Room {
                     let bytes = offer.chunk(n)?;
                     golden.told(Told::Read(n, Some(Arc::new(bytes))));
                 }
-                Act::Dial(_) | Act::Disk(_) => {}
+                Act::Dial(_) | Act::Disk(_) | Act::Listen(_) => {}
             }
         }
-        Ok(())
+        Ok(some)
     }
 }
 
@@ -350,6 +373,8 @@ struct Receiver<'h> {
     to_other: Option<(Dial, Ipv4Addr)>,
     /// Dialled, and has not said hello.
     other: Option<Peer>,
+    /// The socket of the multicast.
+    group: Option<Box<dyn Datagrams>>,
     /// Addresses that were no senders of this copy, and since when.
     shunned: (Vec<Ipv4Addr>, Duration),
     /// When the sender was told who this is.
@@ -376,6 +401,7 @@ impl<'h> Receiver<'h> {
             to_sender: None,
             to_other: None,
             other: None,
+            group: None,
             shunned: (Vec::new(), Duration::ZERO),
             since: Duration::ZERO,
             told: String::new(),
@@ -396,6 +422,7 @@ impl<'h> Receiver<'h> {
         let asks = world.datagrams(0)?;
         let (mut moved, mut last, mut asked) = (world.now(), (0, 0, 0), None::<Duration>);
         let mut alone = None;
+        let mut heard = Vec::new();
         let mut strangers = Strangers::default();
         loop {
             let now = world.now();
@@ -424,6 +451,9 @@ impl<'h> Receiver<'h> {
             self.dial(now, world);
             for event in self.net.round(now) {
                 self.event(event, now, &mut strangers, world);
+            }
+            if let (Some(group), Some(sender)) = (&self.group, self.sender) {
+                hear(&**group, self.net.address(sender), &mut self.node, &mut heard, now);
             }
             self.node.tick(now);
             self.act(world);
@@ -469,9 +499,11 @@ impl<'h> Receiver<'h> {
             }
             let waits = self.to_sender.is_some() || self.to_other.is_some();
             let nap = if waits { Duration::from_millis(20) } else { NAP };
+            let nap = self.node.nap().unwrap_or(nap).min(nap);
             let disks = self.disks.as_ref().and_then(Worker::fd);
-            let fds: Vec<_> = disks.into_iter().chain([asks.fd()]).collect();
-            self.net.wait(&fds, nap);
+            let group = self.group.as_ref().map(|group| group.fd());
+            let fds: Vec<_> = disks.into_iter().chain(group).chain([asks.fd()]).collect();
+            self.net.wait(&fds, None, nap);
         }
     }
 
@@ -578,6 +610,7 @@ impl<'h> Receiver<'h> {
                     Act::Dial(to) => {
                         self.to_other = Some((Dial::new(self.here.listen, to), *to.ip()));
                     }
+                    Act::Listen(to) => self.listen(to, world),
                     Act::Disk(ask) => {
                         if let Err(trouble) = self.ask(ask, world) {
                             self.node.told(Told::Failed(trouble.to_string()), now);
@@ -592,6 +625,25 @@ impl<'h> Receiver<'h> {
                 world.say(Level::News, &text);
             }
             self.node.told(told, world.now());
+        }
+    }
+
+    /// Listens to a group at the interface of the connection to the sender.
+    fn listen(&mut self, to: Option<SocketAddrV4>, world: &mut dyn World) {
+        self.group = None;
+        let own = self.sender.and_then(|sender| self.net.own(sender));
+        let (Some(to), Some(own)) = (to, own) else { return };
+        let opened = world.datagrams(to.port()).and_then(|group| {
+            group.join(*to.ip(), own)?;
+            Ok(group)
+        });
+        match opened {
+            Ok(group) => {
+                self.group = Some(group);
+                self.node.listens();
+            }
+            // The sender does not wait for it.
+            Err(why) => world.say(Level::Detail, &format!("no multicast: {why}")),
         }
     }
 
@@ -650,7 +702,7 @@ mod tests {
         let mut here = testing::here([127, 93, 0, 3], 6_000);
         here.broadcast = Ipv4Addr::new(127, 93, 0, 1);
         let machine = std::thread::spawn(move || {
-            let room = Room { port, offer: None, read_back: true };
+            let room = Room { port, offer: None, read_back: true, bulk: Bulk::Chain };
             let got = room.receive(&here, &mut world);
             (got.map(drop), world.said)
         });

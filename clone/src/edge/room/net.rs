@@ -134,6 +134,11 @@ impl Net {
         self.conns.get(&peer).map_or(Ipv4Addr::UNSPECIFIED, |conn| conn.ip)
     }
 
+    /// The address of this machine, as that one sees it.
+    pub fn own(&self, peer: Peer) -> Option<Ipv4Addr> {
+        self.conns.get(&peer).and_then(|conn| conn.stream.own_address())
+    }
+
     /// Says something, when the other end has said hello.
     pub fn say(&mut self, peer: Peer, message: &Message, now: Duration) {
         let Some(conn) = self.conns.get_mut(&peer).filter(|conn| conn.up) else { return };
@@ -175,10 +180,13 @@ impl Net {
         self.conns.values().all(|conn| conn.out.is_empty() || !conn.up)
     }
 
-    /// Waits for something to happen, at most so long.
-    pub fn wait(&self, others: &[BorrowedFd<'_>], limit: Duration) {
+    /// Waits for something to happen, or for room for what is `full`, at most so long.
+    pub fn wait(&self, others: &[BorrowedFd<'_>], full: Option<BorrowedFd<'_>>, limit: Duration) {
         let mut waiter = Waiter::default();
         waiter.reads(&self.listener);
+        if let Some(fd) = &full {
+            waiter.writes(fd);
+        }
         for fd in others {
             waiter.reads(fd);
         }
@@ -370,7 +378,7 @@ mod tests {
     fn ends(net: &mut Net, now: Duration) -> Vec<String> {
         let mut all = Vec::new();
         for _ in 0..200 {
-            net.wait(&[], Duration::from_millis(2));
+            net.wait(&[], None, Duration::from_millis(2));
             all.extend(net.round(now).into_iter().filter_map(|event| match event {
                 Event::Down(_, _, why) => Some(why),
                 _ => None,

@@ -1,0 +1,687 @@
+//! The sender's multicast: each chunk that several machines lack is sent once, in datagrams.
+//!
+//! Machines that listen report on their connections what has come. The first chunks are a probe:
+//! who hears too little of them takes chunks from other machines. Where a single connection is
+//! more than [twice](Cast::faster) as fast, all do. After that the reports decide how fast it
+//! goes: no faster than the slowest disk, and than what arrives at the slowest machine, unless
+//! that one alone is slow. Pieces that are missing are sent again while the chunk is held. What
+//! is then still missing the machines get down the chain.
+
+use super::Peer;
+use super::bits::Bits;
+use super::datagram::{Datagram, HEAD, PIECE, pieces};
+use super::ear::STOP;
+use super::serve::Serve;
+use super::wire::{Group, Heard};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// Chunks of the probe, and then of the probe of a connection.
+const PROBE: u32 = 4;
+/// Machines that lack no more than this are not worth a probe.
+const WORTH: u32 = 32;
+/// With so many machines that lack chunks a probe is made.
+const MANY: usize = 3;
+/// The least that a machine hears of the probe, in hundredths.
+const HEARS: u32 = 70;
+/// The last datagrams of the probe may be so late.
+const ECHO: Duration = Duration::from_millis(300);
+/// A connection that is probed has so much time.
+const TRIAL: Duration = Duration::from_secs(3);
+/// Machines have so much time to say that they listen, when the copy begins.
+const CALL: Duration = Duration::from_millis(300);
+/// Machines have so much time to say what they lack.
+const GATHER: Duration = Duration::from_secs(1);
+/// Datagrams that may be on their way, for reports each 10 ms: 4 MiB.
+const WINDOW: u32 = 2888;
+/// A machine that holds up others for so long goes on alone.
+const HOLDS: Duration = Duration::from_secs(1);
+/// How often the rate changes.
+const ROUND: Duration = Duration::from_millis(100);
+/// A machine with less datagrams in a round says nothing about the rate.
+const TELLING: u32 = 200;
+/// Lost datagrams, in thousandths: fewer are no reason to send faster, more to send slower, and
+/// so many are another network's rate.
+const LOSS: [u32; 3] = [30, 100, 500];
+/// Chunks that are held for pieces that are missing: so many, and so many bytes.
+const HELD: (usize, usize) = (64, 64 << 20);
+/// A chunk's pieces are sent again so often.
+const TRIES: u8 = 6;
+/// So many datagrams go to the system together.
+const TOGETHER: usize = 44;
+/// The rate may be exceeded for so long.
+const SLACK: Duration = Duration::from_millis(2);
+
+/// How the bulk of a copy travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bulk {
+    /// Down a chain of connections.
+    #[default]
+    Chain,
+    /// By multicast, if any machine hears it.
+    Multicast,
+    /// As a probe decides.
+    Auto,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The copy has not begun, or machines may still say that they listen, since then.
+    Waits(Option<Duration>),
+    /// The machines say what they lack, since then.
+    Gathers(Duration),
+    /// The probe is sent.
+    Probes,
+    /// The machines say what they heard of it, since then.
+    Hears(Duration),
+    /// A machine gets chunks over TCP.
+    Compares(Trial),
+    Runs,
+    /// All was sent.
+    Ends,
+    Over,
+}
+
+/// The probe of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Trial {
+    peer: Peer,
+    since: Duration,
+    /// Chunks that had come over it before.
+    came: u32,
+    /// Chunks and bytes that had gone over all of them before.
+    sent: (u64, u64),
+}
+
+/// A machine that listens.
+#[derive(Debug, Default)]
+struct Ear {
+    /// It gets its chunks by multicast.
+    member: bool,
+    next: u32,
+    count: u32,
+    room: u16,
+    open: u16,
+    chunks: u32,
+    /// When it had heard the last of the probe that it heard.
+    heard: Option<Duration>,
+    /// Its `next` and `count` when the round began.
+    round: (u32, u32),
+    /// Since when the others wait for it.
+    holds: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Held {
+    chunk: u32,
+    data: Arc<Vec<u8>>,
+    /// To be sent again.
+    lacks: Bits,
+    /// Were sent again, the last one as this datagram.
+    again: (Bits, u32),
+    tries: u8,
+}
+
+/// What the sender does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The copy may [begin](Cast::begin).
+    Begins,
+    /// It reads this chunk.
+    Read(u32),
+    /// This machine takes chunks from another one from now on, and why.
+    Leaves(Peer, String),
+    /// The user is told.
+    Says(String),
+    /// All machines take what they lack from others; why, if it is not done.
+    Ends(Option<String>),
+}
+
+/// The sender's side of the group.
+#[derive(Debug)]
+pub struct Cast {
+    bulk: Bulk,
+    group: Group,
+    phase: Phase,
+    ears: BTreeMap<Peer, Ear>,
+    steps: VecDeque<Step>,
+    /// A machine has said that it listens.
+    called: bool,
+    /// Datagrams that were sent.
+    count: u32,
+    /// Behind the last chunk that was read.
+    cursor: u32,
+    reads: Option<u32>,
+    /// Chunks that the probe has still to send.
+    probe: u32,
+    /// The chunk that is sent, its next piece, and whether it is the last one for now.
+    current: Option<(u32, Arc<Vec<u8>>, u32, bool)>,
+    held: VecDeque<Held>,
+    /// Bytes a second; nothing: as the network takes them.
+    rate: Option<u64>,
+    /// What the probe has measured.
+    probed: u64,
+    /// When the next datagram may go.
+    ready: Duration,
+    /// When the probe began; then the round, and the datagrams before it.
+    since: (Duration, u32),
+    /// When the last datagram went.
+    went: Duration,
+}
+
+impl Cast {
+    /// To this group.
+    #[must_use]
+    pub fn new(bulk: Bulk, group: Group) -> Self {
+        let zero = Duration::ZERO;
+        Self {
+            bulk,
+            group,
+            phase: if bulk == Bulk::Chain { Phase::Over } else { Phase::Waits(None) },
+            ears: BTreeMap::new(),
+            steps: VecDeque::new(),
+            called: false,
+            count: 0,
+            cursor: 0,
+            reads: None,
+            probe: PROBE,
+            current: None,
+            held: VecDeque::new(),
+            rate: None,
+            probed: 0,
+            ready: zero,
+            since: (zero, 0),
+            went: zero,
+        }
+    }
+
+    /// The group that machines are to listen to.
+    #[must_use]
+    pub fn group(&self) -> Option<Group> {
+        (self.phase != Phase::Over).then_some(self.group)
+    }
+
+    /// Whether a copy that begins may begin with it.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(self.phase, Phase::Waits(_))
+    }
+
+    /// Whether machines that come may still take part.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        !matches!(self.phase, Phase::Waits(_) | Phase::Over)
+    }
+
+    /// Whether this machine listens.
+    #[must_use]
+    pub fn listens(&self, peer: Peer) -> bool {
+        self.ears.contains_key(&peer)
+    }
+
+    /// Whether this machine gets its chunks by multicast.
+    #[must_use]
+    pub fn member(&self, peer: Peer) -> bool {
+        self.ears.get(&peer).is_some_and(|ear| ear.member)
+    }
+
+    fn members(&self) -> impl Iterator<Item = (Peer, &Ear)> {
+        self.ears.iter().filter(|(_, ear)| ear.member).map(|(peer, ear)| (*peer, ear))
+    }
+
+    /// Chunks are sent that so many machines lack.
+    fn two(&self) -> bool {
+        self.bulk == Bulk::Auto
+    }
+
+    fn few(&self) -> bool {
+        self.members().count() < if self.two() { 2 } else { 1 }
+    }
+
+    /// The copy begins: these machines lack chunks, and each so many. False while it is not known
+    /// which of them listen.
+    pub fn begin(&mut self, lack: &[(Peer, u32)], now: Duration) -> bool {
+        let Phase::Waits(since) = self.phase else { return true };
+        let since = since.unwrap_or(now);
+        let all = lack.iter().all(|(peer, _)| self.listens(*peer));
+        if !all && now.saturating_sub(since) < CALL {
+            self.phase = Phase::Waits(Some(since));
+            return false;
+        }
+        let ears = lack.iter().filter(|(peer, _)| self.listens(*peer)).count();
+        let worth = lack.iter().any(|(_, chunks)| *chunks >= WORTH);
+        let good = match self.bulk {
+            Bulk::Chain => false,
+            Bulk::Multicast => ears > 0,
+            Bulk::Auto => ears >= MANY && 2 * ears >= lack.len() && worth,
+        };
+        if good {
+            self.phase = Phase::Gathers(now);
+            lack.iter().for_each(|(peer, _)| self.add(*peer));
+            return true;
+        }
+        let why = match self.bulk {
+            Bulk::Multicast if lack.is_empty() => None,
+            Bulk::Multicast => Some("no machine listens to it".to_string()),
+            Bulk::Auto if lack.len() >= MANY && worth => {
+                Some(format!("{ears} of {} machines listen to it", lack.len()))
+            }
+            _ => None,
+        };
+        self.end(why);
+        true
+    }
+
+    /// A machine takes part, if it listens.
+    pub fn add(&mut self, peer: Peer) {
+        let count = self.count;
+        if let Some(ear) = self.ears.get_mut(&peer).filter(|ear| !ear.member) {
+            // One that comes late has heard none of what was sent.
+            (ear.member, ear.next, ear.round) = (true, count, (count, ear.count));
+        }
+    }
+
+    /// A machine has gone, or has its copy.
+    pub fn gone(&mut self, peer: Peer) {
+        self.ears.remove(&peer);
+    }
+
+    fn leave(&mut self, peer: Peer, why: String) {
+        if self.ears.remove(&peer).is_some() {
+            self.steps.push_back(Step::Leaves(peer, why));
+        }
+    }
+
+    /// It is over: the system cannot send to the group, for example.
+    pub fn end(&mut self, why: Option<String>) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        self.phase = Phase::Over;
+        (self.current, self.reads) = (None, None);
+        self.held.clear();
+        self.steps.push_back(Step::Ends(why));
+    }
+
+    /// After [`Step::Ends`]: the machines that listened, and whether they took part.
+    pub fn release(&mut self) -> Vec<(Peer, bool)> {
+        core::mem::take(&mut self.ears).into_iter().map(|(peer, ear)| (peer, ear.member)).collect()
+    }
+
+    /// A machine has reported.
+    pub fn heard(&mut self, peer: Peer, told: &Heard, now: Duration) {
+        if told.token != self.group.token || self.phase == Phase::Over || told.next > self.count {
+            return;
+        }
+        self.called |= !self.listens(peer);
+        let ear = self.ears.entry(peer).or_default();
+        if told.count > ear.count && matches!(self.phase, Phase::Probes | Phase::Hears(_)) {
+            ear.heard = Some(now);
+        }
+        ear.next = ear.next.max(told.next);
+        (ear.count, ear.room, ear.open) = (told.count, told.room, told.open);
+        ear.chunks = ear.chunks.max(told.chunks);
+        if !ear.member || told.missing.is_empty() {
+            return;
+        }
+        for missing in &told.missing {
+            let Some(held) = self.held.iter_mut().find(|held| held.chunk == missing.chunk) else {
+                continue;
+            };
+            if held.tries >= TRIES {
+                continue;
+            }
+            let first = u32::from(missing.first);
+            for piece in first..(first + u32::from(missing.count)).min(held.lacks.len()) {
+                // What was sent again for another machine may be on its way to this one.
+                if !(held.again.0.has(piece) && told.next <= held.again.1) {
+                    held.lacks.add(piece);
+                }
+            }
+        }
+    }
+
+    /// A chunk that was to be read.
+    pub fn at_hand(&mut self, n: u32, data: &Arc<Vec<u8>>, serve: &Serve) -> bool {
+        if self.reads != Some(n) {
+            return false;
+        }
+        self.reads = None;
+        let count = pieces(data.len());
+        let again = (Bits::new(count), 0);
+        let held = Held { chunk: n, data: data.clone(), lacks: Bits::new(count), again, tries: 0 };
+        self.held.push_back(held);
+        let bytes: usize = self.held.iter().map(|held| held.data.len()).sum();
+        if self.held.len() > HELD.0 || bytes > HELD.1 && self.held.len() > 2 {
+            self.held.pop_front();
+        }
+        let last = self.probe == 0 && self.phase == Phase::Probes || self.next(serve).is_none();
+        self.current = Some((n, data.clone(), 0, last));
+        true
+    }
+
+    fn next(&self, serve: &Serve) -> Option<u32> {
+        serve.first(|peer| self.member(peer), self.two(), self.cursor)
+    }
+
+    /// What is to be done now, before [`Cast::fill`]; nothing: wait.
+    pub fn step(&mut self, serve: &mut Serve, now: Duration) -> Option<Step> {
+        if let Some(step) = self.steps.pop_front() {
+            return Some(step);
+        }
+        match self.phase {
+            Phase::Waits(Some(since)) if self.called || now.saturating_sub(since) >= CALL => {
+                self.called = false;
+                return Some(Step::Begins);
+            }
+            Phase::Waits(_) | Phase::Over => {}
+            _ if self.few() => {
+                let all = "too few machines take part any more".to_string();
+                self.end((self.phase != Phase::Ends).then_some(all));
+            }
+            Phase::Gathers(since) => {
+                let all = self.members().all(|(peer, _)| serve.knows(peer));
+                if all || now.saturating_sub(since) >= GATHER {
+                    self.phase = Phase::Probes;
+                    self.since.0 = now;
+                }
+            }
+            Phase::Probes => {
+                if self.current.is_none() && self.reads.is_none() {
+                    match self.next(serve).filter(|_| self.probe > 0) {
+                        Some(n) => {
+                            self.probe -= 1;
+                            return Some(self.read(n, serve));
+                        }
+                        None => self.phase = Phase::Hears(now),
+                    }
+                }
+            }
+            Phase::Hears(since) => {
+                // The last datagrams may be lost.
+                let most = self.count - self.count / 16;
+                let all = self.members().all(|(_, ear)| ear.next >= most);
+                if all || now.saturating_sub(since) >= ECHO {
+                    self.probed(serve, now);
+                }
+            }
+            Phase::Compares(trial) => {
+                let came =
+                    self.ears.get(&trial.peer).map(|ear| ear.chunks.saturating_sub(trial.came));
+                let (sent, bytes) = (serve.sent - trial.sent.0, serve.bytes - trial.sent.1);
+                let took = now.saturating_sub(trial.since);
+                let all = sent >= PROBE.into() || !serve.wants(trial.peer);
+                match came {
+                    Some(came) if all && u64::from(came) >= sent => {
+                        self.compared(per_second(bytes, took), now);
+                    }
+                    Some(_) if took < TRIAL => {}
+                    _ => self.begins(None, now),
+                }
+            }
+            Phase::Runs | Phase::Ends => {
+                self.round(now);
+                self.held_up(now);
+                if self.current.is_some() || self.reads.is_some() {
+                    return self.steps.pop_front();
+                }
+                let sent = self.held.iter().all(|held| held.lacks.is_empty());
+                if let Some(n) = self.next(serve) {
+                    self.phase = Phase::Runs;
+                    if sent {
+                        return Some(self.read(n, serve));
+                    }
+                } else if sent {
+                    self.phase = Phase::Ends;
+                    let all =
+                        self.members().all(|(_, ear)| ear.next >= self.count && ear.open == 0);
+                    if all || now.saturating_sub(self.went) >= ECHO + 4 * self.every() {
+                        self.end(None);
+                    }
+                }
+            }
+        }
+        self.steps.pop_front()
+    }
+
+    fn read(&mut self, n: u32, serve: &mut Serve) -> Step {
+        serve.handed(|peer| self.member(peer), n);
+        (self.reads, self.cursor) = (Some(n), n + 1);
+        Step::Read(n)
+    }
+
+    /// The probe has ended.
+    fn probed(&mut self, serve: &Serve, now: Duration) {
+        let share = |ear: &Ear| u64::from(ear.count) * 100 / u64::from(self.count.max(1));
+        let deaf: Vec<(Peer, u64)> = self
+            .members()
+            .map(|(peer, ear)| (peer, share(ear)))
+            .filter(|(_, share)| *share < HEARS.into())
+            .collect();
+        for (peer, share) in deaf {
+            self.leave(peer, format!("hears {share} % of the multicast"));
+        }
+        let (began, _) = self.since;
+        let heard = self.members().map(|(_, ear)| ear.heard.unwrap_or(now)).max().unwrap_or(now);
+        let bytes = u64::from(self.count) * (HEAD + PIECE) as u64;
+        self.probed = per_second(bytes, heard.saturating_sub(began)).max(1);
+        let first = self.members().map(|(peer, _)| peer).find(|peer| serve.wants(*peer));
+        match first {
+            Some(peer) if self.bulk == Bulk::Auto => {
+                let came = self.ears.get(&peer).map_or(0, |ear| ear.chunks);
+                let sent = (serve.sent, serve.bytes);
+                self.phase = Phase::Compares(Trial { peer, since: now, came, sent });
+            }
+            _ => self.begins(None, now),
+        }
+    }
+
+    /// Whether multicast of this rate is better than a chain whose first connection has that
+    /// one: in a chain each machine also sends what it gets, and all of them wait for the
+    /// slowest.
+    #[must_use]
+    pub const fn faster(multicast: u64, connection: u64) -> bool {
+        multicast >= connection / 2
+    }
+
+    fn compared(&mut self, connection: u64, now: Duration) {
+        if Self::faster(self.probed, connection) {
+            return self.begins(Some(connection), now);
+        }
+        let [ours, theirs] = [self.probed, connection].map(megabytes);
+        self.end(Some(format!("it brings {ours}, a connection {theirs}")));
+    }
+
+    fn begins(&mut self, connection: Option<u64>, now: Duration) {
+        self.phase = Phase::Runs;
+        self.since = (now, self.count);
+        self.ears.values_mut().for_each(|ear| ear.round = (ear.next, ear.count));
+        let (to, machines) = (self.group.to.ip(), self.members().count());
+        let rate = megabytes(self.probed);
+        let other =
+            connection.map_or(String::new(), |rate| format!(", a connection {}", megabytes(rate)));
+        if machines > 0 {
+            let text =
+                format!("multicast to {to} for {machines} machines: the probe had {rate}{other}");
+            self.steps.push_back(Step::Says(text));
+        }
+    }
+
+    /// How often machines report: no more than about 4000 reports a second, but for the probe,
+    /// which is measured.
+    fn every(&self) -> Duration {
+        if self.phase == Phase::Probes {
+            return Duration::from_millis(10);
+        }
+        let members = u32::try_from(self.members().count()).unwrap_or(u32::MAX);
+        Duration::from_millis((members / 4).clamp(10, 1000).into())
+    }
+
+    fn blocks(&self, ear: &Ear) -> bool {
+        let window = WINDOW * (u32::try_from(self.every().as_millis()).unwrap_or(10) / 10).max(1);
+        self.count.saturating_sub(ear.next) > window || ear.room <= STOP
+    }
+
+    /// Machines that hold up others go on alone, unless most do.
+    fn held_up(&mut self, now: Duration) {
+        let blocks: Vec<Peer> =
+            self.members().filter(|(_, ear)| self.blocks(ear)).map(|(peer, _)| peer).collect();
+        for (peer, ear) in &mut self.ears {
+            ear.holds = blocks.contains(peer).then(|| ear.holds.unwrap_or(now));
+        }
+        let long = |ear: &Ear| ear.holds.is_some_and(|at| now.saturating_sub(at) >= HOLDS);
+        let slow: Vec<Peer> =
+            self.members().filter(|(_, ear)| long(ear)).map(|(peer, _)| peer).collect();
+        if 2 * slow.len() <= self.members().count() {
+            for peer in slow {
+                self.leave(peer, "is slower than the others".to_string());
+            }
+        }
+    }
+
+    /// The rate follows what arrives.
+    fn round(&mut self, now: Duration) {
+        let took = now.saturating_sub(self.since.0);
+        if took < ROUND.max(2 * self.every()) {
+            return;
+        }
+        let sent = u64::from(self.count.saturating_sub(self.since.1)) * (HEAD + PIECE) as u64;
+        let sent = per_second(sent, took);
+        self.since = (now, self.count);
+        let mut lossy: Vec<(Peer, u32)> = Vec::new();
+        let (mut worst, mut all) = (0, 0);
+        for (peer, ear) in self.ears.iter_mut().filter(|(_, ear)| ear.member) {
+            let should = ear.next.saturating_sub(ear.round.0);
+            if should < TELLING {
+                continue;
+            }
+            let came = ear.count.saturating_sub(ear.round.1).min(should);
+            let lost = u64::from(should - came) * 1000 / u64::from(should);
+            let lost = u32::try_from(lost).unwrap_or(1000);
+            ear.round = (ear.next, ear.count);
+            (worst, all) = (worst.max(lost), all + 1);
+            if lost > LOSS[1] {
+                lossy.push((*peer, lost));
+            }
+        }
+        let rate = self.rate.unwrap_or(sent).min(sent.saturating_mul(2));
+        if all == 0 {
+            return;
+        } else if lossy.is_empty() {
+            if worst < LOSS[0] {
+                self.rate = self.rate.map(|_| (rate + rate / 10).max(sent));
+            }
+            return;
+        }
+        let slow = rate <= self.probed / 2;
+        let alone = |lost: &u32| slow || *lost > LOSS[2];
+        if 2 * lossy.len() <= all && lossy.iter().any(|(_, lost)| alone(lost)) {
+            for (peer, lost) in lossy.into_iter().filter(|(_, lost)| alone(lost)) {
+                self.leave(peer, format!("loses {} % of the multicast", lost / 10));
+            }
+        } else if rate < self.probed / 8 {
+            self.end(Some(format!("{} of {all} machines lose too much of it", lossy.len())));
+        } else {
+            self.rate = Some((rate * u64::from(1000 - worst.min(LOSS[2])) / 1000).max(1));
+        }
+    }
+
+    /// Fills the buffer with datagrams of one size, of which the last may be shorter; their size.
+    /// Nothing when none may go now.
+    pub fn fill(&mut self, buffer: &mut Vec<u8>, now: Duration) -> Option<usize> {
+        buffer.clear();
+        let open = match self.phase {
+            Phase::Probes => true,
+            Phase::Runs | Phase::Ends => {
+                self.ready <= now && !self.members().any(|(_, ear)| self.blocks(ear))
+            }
+            _ => false,
+        };
+        if !open {
+            return None;
+        }
+        let every = u16::try_from(self.every().as_millis()).unwrap_or(0);
+        for _ in 0..TOGETHER {
+            let Some((chunk, data, piece, last)) = self.piece() else { break };
+            let start = piece as usize * PIECE;
+            let some = data.get(start..data.len().min(start + PIECE)).unwrap_or_default();
+            let datagram = Datagram {
+                token: self.group.token,
+                count: self.count,
+                chunk,
+                piece: u16::try_from(piece).unwrap_or(0),
+                every,
+                now: last,
+                data: some,
+            };
+            datagram.write(buffer);
+            self.count += 1;
+            if some.len() < PIECE {
+                break;
+            }
+        }
+        if self.count >= u32::MAX - 4096 {
+            self.end(Some("more than 6 TB were sent".to_string()));
+        }
+        if buffer.is_empty() {
+            return None;
+        }
+        self.went = now;
+        if let Some(rate) = self.rate {
+            let nanos = buffer.len() as u64 * 1_000_000_000 / rate.max(1);
+            self.ready = self.ready.max(now.saturating_sub(SLACK)) + Duration::from_nanos(nanos);
+        }
+        Some(buffer.len().min(HEAD + PIECE))
+    }
+
+    /// The next piece: its chunk and number, and whether it is the last one for now.
+    fn piece(&mut self) -> Option<(u32, Arc<Vec<u8>>, u32, bool)> {
+        let runs = self.phase != Phase::Probes;
+        let alone = self.current.is_none();
+        if let Some(held) = self.held.iter_mut().find(|held| runs && !held.lacks.is_empty()) {
+            let piece = held.lacks.first_in_both(&held.lacks, 0)?;
+            held.lacks.remove(piece);
+            held.again.0.add(piece);
+            held.again.1 = self.count;
+            let last = held.lacks.is_empty();
+            held.tries += u8::from(last);
+            return Some((held.chunk, held.data.clone(), piece, last && alone));
+        }
+        let (n, data, piece, last) = self.current.take()?;
+        let more = piece + 1 < pieces(data.len());
+        if more {
+            self.current = Some((n, data.clone(), piece + 1, last));
+        }
+        Some((n, data, piece, last && !more))
+    }
+
+    /// Whether this connection is the one whose rate is compared.
+    #[must_use]
+    pub fn compares(&self, peer: Peer, serve: &Serve) -> bool {
+        matches!(self.phase, Phase::Compares(trial)
+            if trial.peer == peer && serve.sent - trial.sent.0 < PROBE.into())
+    }
+
+    /// How long nothing happens here, if nothing arrives.
+    #[must_use]
+    pub fn nap(&self, now: Duration) -> Option<Duration> {
+        match self.phase {
+            Phase::Waits(None) | Phase::Over => None,
+            Phase::Runs if self.ready > now => Some(self.ready.saturating_sub(now)),
+            _ => Some(Duration::from_millis(10)),
+        }
+    }
+}
+
+fn per_second(bytes: u64, time: Duration) -> u64 {
+    let nanos = time.as_nanos().max(1);
+    u64::try_from(u128::from(bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+}
+
+fn megabytes(rate: u64) -> String {
+    format!("{} MB/s", rate.saturating_add(500_000) / 1_000_000)
+}
