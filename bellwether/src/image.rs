@@ -3,6 +3,7 @@
 
 use crate::args::Image;
 use crate::failure::Failure;
+use crate::interrupted;
 use crate::output::{Progress, epoch_given, file_time, size};
 use cmdline::json::Json;
 use cpio_builder::error::Error;
@@ -35,6 +36,7 @@ pub fn run(what: &Image) -> Result<(), Failure> {
     let input = Input::open(&what.from)?;
     let mtime = file_time()?;
     let spec = Spec { format, size: what.size, mtime, clamp: epoch_given() };
+    interrupted::expect()?;
     let draft = Draft::new(&output)?;
     let mut progress = Progress::new(if what.verity { "bytes" } else { "blocks" });
     fsimage::make(&spec, &what.from, &input, &draft, &mut |w, n, all| progress.tell(w, n, all))?;

@@ -2,8 +2,10 @@
 
 use crate::args::{Boot, Iso};
 use crate::failure::Failure;
+use crate::interrupted;
 use crate::medium::{DIR, Parts, parts, usage};
 use crate::output::{Progress, epoch_given, file_time, size};
+use cpio_builder::container::check_squashfs;
 use cpio_builder::error::Error;
 use cpio_builder::fsimage::{self, Format, Input};
 use cpio_builder::media::{self, Medium};
@@ -19,6 +21,7 @@ pub fn run(what: &Iso) -> Result<(), Failure> {
     let boot = Boot { root: what.root.as_deref(), ..what.boot() };
     let kernel = boot.kernel()?;
     media::check_iso()?;
+    interrupted::expect()?;
     let draft = Draft::new(output)?;
     let work = Workplace::new(&output.with_extension("parts"))?;
     let Parts { mut files, mut menu } = parts(&boot, kernel, &work, "/")?;
@@ -90,5 +93,8 @@ fn root_image(root: &Path, mtime: u32, work: &Workplace) -> Result<(String, Path
             )));
         }
     };
+    if name == "filesystem.squashfs" {
+        check_squashfs(root)?;
+    }
     Ok((name.to_owned(), root.to_owned()))
 }

@@ -11,6 +11,7 @@ mod docs;
 mod explain;
 mod failure;
 mod image;
+mod interrupted;
 mod iso;
 mod list;
 mod medium;

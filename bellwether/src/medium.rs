@@ -4,6 +4,7 @@ use crate::args::{Boot, Build};
 use crate::build;
 use crate::failure::Failure;
 use cpio_builder::error::Error;
+use cpio_builder::kernel;
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::profile::Profile;
 use cpio_builder::tools::Workplace;
@@ -50,13 +51,13 @@ impl Boot<'_> {
 /// and the kernel: `/` on a medium, nothing over TFTP.
 pub fn parts(
     boot: &Boot<'_>,
-    kernel: Kernel,
+    found: Kernel,
     work: &Workplace,
     prefix: &str,
 ) -> Result<Parts, Failure> {
     let in_root = boot.root.filter(|root| root.is_dir());
-    let Kernel { path: kernel, release } = kernel;
-    let mut files = vec![(format!("{DIR}/vmlinuz"), kernel)];
+    let Kernel { path, release } = found;
+    let mut files = vec![(format!("{DIR}/vmlinuz"), path)];
     let mut initrd = Vec::new();
     let mut add = |name: String, from: &Path, files: &mut Vec<(String, PathBuf)>| {
         initrd.push(format!("{prefix}{DIR}/{name}"));
@@ -167,17 +168,12 @@ fn kernel_in(root: &Path) -> Result<(PathBuf, Option<String>), Failure> {
     }
 }
 
-/// The release that a kernel for x86 says in its header: `kernel_version` of
-/// Documentation/arch/x86/boot.rst.
+/// The release of a kernel for x86.
 fn kernel_release(path: &Path) -> Option<String> {
-    use std::os::unix::fs::FileExt;
-    let file = File::open(path).ok()?;
-    let mut at = [0; 2];
-    file.read_exact_at(&mut at, 0x20e).ok()?;
-    let mut text = [0; 256];
-    let length = file.read_at(&mut text, 0x200 + u64::from(u16::from_le_bytes(at))).ok()?;
-    let text = text.get(..length)?.split(|b| *b == 0 || *b == b' ').next()?;
-    std::str::from_utf8(text).ok().filter(|text| !text.is_empty()).map(str::to_owned)
+    use std::io::Read;
+    let mut start = Vec::new();
+    File::open(path).ok()?.take(kernel::START as u64).read_to_end(&mut start).ok()?;
+    kernel::release(&start)
 }
 
 /// A kernel for x86 has a boot sector's mark and "HdrS"
@@ -196,26 +192,4 @@ pub fn check_kernel(path: &Path, name: &str) -> Result<(), Failure> {
         _ => "no Linux kernel for x86-64",
     };
     Err(Failure::Failed(format!("{name} is {what}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A kernel with the modules of another one made an ISO without a word.
-    #[test]
-    fn a_kernel_says_its_release() {
-        let dir = tempfile::tempdir().unwrap();
-        let kernel = dir.path().join("vmlinuz");
-        let mut bytes = vec![0; 0x400];
-        bytes[0x20e..0x210].copy_from_slice(&0x120_u16.to_le_bytes());
-        bytes[0x320..0x330].copy_from_slice(b"6.1.0-57 (me@x)\0");
-        fs::write(&kernel, &bytes).unwrap();
-        assert_eq!(kernel_release(&kernel).as_deref(), Some("6.1.0-57"));
-        bytes[0x20f] = 0xff;
-        fs::write(&kernel, &bytes).unwrap();
-        assert_eq!(kernel_release(&kernel), None, "behind the end");
-        fs::write(&kernel, "").unwrap();
-        assert_eq!(kernel_release(&kernel), None);
-    }
 }

@@ -2,6 +2,7 @@
 
 use crate::args::{Boot, Pxe};
 use crate::failure::Failure;
+use crate::interrupted;
 use crate::medium::{Parts, check_kernel, parts, usage};
 use cmdline::json::Json;
 use cpio_builder::error::Error;
@@ -17,6 +18,7 @@ const MOST: u64 = 1 << 30;
 
 /// Runs the subcommand.
 pub fn run(what: &Pxe) -> Result<(), Failure> {
+    interrupted::expect()?;
     let work = Workplace::new(&what.dir)?;
     let boot = what.boot();
     let taken;

@@ -94,9 +94,13 @@ pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> 
     let failed = |e: Error| Failure::Failed(e.to_string());
     privileges::renounce().map_err(failed)?;
     let ending = Ending::expect().map_err(failed)?;
+    // Nothing has to be ended before everything is up.
+    let up = Arc::new(AtomicBool::new(false));
+    let is_up = Arc::clone(&up);
+    let patience = move || if is_up.load(Ordering::Relaxed) { END } else { Duration::ZERO };
     // Without its sequences, which may not be written: the next program sets the screen.
     ending
-        .enforce(END, || drop(ratatui::crossterm::terminal::disable_raw_mode()))
+        .enforce(patience, || drop(ratatui::crossterm::terminal::disable_raw_mode()))
         .map_err(failed)?;
     let out = std::io::stdout().as_fd().try_clone_to_owned();
     let mut out = out.map_err(Error::system("use standard output")).map_err(failed)?.into();
@@ -114,6 +118,7 @@ pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> 
         }
     }));
     let session = session::start(options, &watch);
+    up.store(true, Ordering::Relaxed);
     // An error comes after the messages of what went well.
     console.flush(LAST_WORDS);
     let session = session.map_err(failed)?;

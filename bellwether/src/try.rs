@@ -3,6 +3,7 @@
 
 use crate::args::{self, Bus, Try};
 use crate::failure::Failure;
+use crate::interrupted;
 use crate::output::size;
 use cpio_builder::error::Error;
 use cpio_builder::tools::{Tool, Workplace};
@@ -222,6 +223,7 @@ fn parse_size(text: &str) -> Option<u64> {
 /// switched off or rebooted itself.
 pub fn run(what: &Try) -> Result<(), Failure> {
     let qemu = QEMU.find()?;
+    interrupted::expect()?;
     let work = Workplace::new(&std::env::temp_dir().join("bellwether-try"))?;
     let kvm = !what.emulate && kvm_works(&qemu);
     let words = words(what, kvm, &work)?;

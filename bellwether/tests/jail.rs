@@ -294,3 +294,18 @@ fn a_user_without_root_shares_as_itself() {
     }
     share.kill();
 }
+
+/// Ctrl-C while it starts took three seconds.
+#[test]
+fn it_can_be_ended_while_it_starts() {
+    let site = Site::new(1);
+    let (state, medium) = (site.state.to_str().unwrap(), site.medium.to_str().unwrap());
+    let words = ["--plain", "--init", "/bin/true", "--interface", "eth0", "--state", state, medium];
+    let program = [env!("CARGO_BIN_EXE_bellwether"), "share"];
+    let mut share = site.room.start(0, &[&program, &words[..]].concat());
+    // It looks for another DHCP server for seconds.
+    share.says("Debian live layout");
+    let began = std::time::Instant::now();
+    Command::new("kill").args(["-INT", &share.child.id().to_string()]).status().unwrap();
+    assert!(share.ends(2), "after {:?}", began.elapsed());
+}

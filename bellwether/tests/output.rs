@@ -94,3 +94,38 @@ fn output_that_is_lost_is_a_failure() {
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("standard output cannot be written"), "{said}");
 }
+
+/// Ctrl-C in the middle of `iso` or `image` left hidden files of the image's size until the next run.
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (tools, root, made) =
+        (dir.path().join("tools"), dir.path().join("root"), dir.path().join("made"));
+    for dir in [&tools, &root, &made] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    // It begins its output and does not end.
+    let tool = tools.join("mksquashfs");
+    std::fs::write(&tool, "#!/bin/sh\n: >\"$2\"\n: >\"$0.began\"\nexec sleep 60\n").unwrap();
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+    let to = made.join("x.squashfs");
+    for signal in [2, 15] {
+        let mut image = command(&["image", root.to_str().unwrap(), "-o", to.to_str().unwrap()]);
+        let mut image = image.env("PATH", &path).stdout(Stdio::null()).spawn().unwrap();
+        let began = tools.join("mksquashfs.began");
+        while !began.exists() {
+            assert!(image.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_ne!(std::fs::read_dir(&made).unwrap().count(), 0);
+        let kill =
+            Command::new("kill").args([format!("-{signal}"), image.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(image.wait().unwrap().signal(), Some(signal));
+        assert_eq!(std::fs::read_dir(&made).unwrap().count(), 0);
+        std::fs::remove_file(began).unwrap();
+    }
+}

@@ -203,6 +203,19 @@ fn squashfs_in_and_out() {
         assert!(made.status.success(), "{}", told(&made));
     }
     assert_eq!(file(&dir, "root.squashfs"), file(&dir, "link.squashfs"));
+    // A damaged or cut root became a medium without a word.
+    let whole = file(&dir, "root.squashfs");
+    let tables = usize::try_from(u64::from_le_bytes(whole[64..72].try_into().unwrap())).unwrap();
+    let mut damaged = whole.clone();
+    damaged[tables..].fill(0xa5);
+    for (bytes, why) in [(&whole[..whole.len() / 2], "it is cut"), (&damaged, "damaged.squashfs")] {
+        fs::write(dir.path().join("damaged.squashfs"), bytes).unwrap();
+        fs::write(dir.path().join("k"), kernel()).unwrap();
+        let made = pack("iso --root damaged.squashfs --kernel k --initrd k -o x.iso");
+        assert_eq!(made.status.code(), Some(1), "{}", told(&made));
+        assert!(told(&made).contains(why), "{}", told(&made));
+        assert!(!dir.path().join("x.iso").exists());
+    }
     for codec in ["gzip", "xz", "zstd", "lz4", "lzo"] {
         let made = Command::new("mksquashfs")
             .args(["root", "packed", "-noappend", "-quiet", "-no-progress", "-comp", codec])

@@ -185,6 +185,33 @@ pub(crate) fn images(path: &Path) -> Result<Vec<(String, u64, u64)>, Error> {
     Ok(found)
 }
 
+/// Reads the tables of a squashfs image: all of them, or only its length where its compression is
+/// not read here (LZO, LZMA). Does not read the files' data.
+///
+/// # Errors
+/// [`Error::Container`] when it is cut or damaged.
+pub fn check_squashfs(path: &Path) -> Result<(), Error> {
+    let file = File::open(path).map_err(Error::read(path))?;
+    let there = file.metadata().map_err(Error::read(path))?.len();
+    let mut head = Vec::new();
+    file.take(96).read_to_end(&mut head).map_err(Error::read(path))?;
+    // Documentation/filesystems/squashfs: the superblock's `compression_id` and `bytes_used`.
+    let field = |at: usize, length: usize| -> u64 {
+        let bytes = head.get(at..at + length).unwrap_or_default();
+        bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let used = field(40, 8);
+    if used > there || head.len() < 96 {
+        let why = format!("it is cut: {there} of {used} bytes are there");
+        return Err(Error::Container { path: path.into(), why });
+    }
+    // gzip, xz, lz4, zstd.
+    match field(20, 2) {
+        1 | 4 | 5 | 6 => Squashfs::open(path).map(drop),
+        _ => Ok(()),
+    }
+}
+
 impl Squashfs {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let len = fs::metadata(path).map_err(Error::read(path))?;

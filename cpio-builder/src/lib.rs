@@ -13,6 +13,7 @@ pub mod image;
 pub mod index;
 pub mod initrd;
 pub mod iso;
+pub mod kernel;
 pub mod loader_entries;
 pub mod media;
 pub mod menu;

@@ -378,7 +378,10 @@ impl Menu {
                 );
                 continue;
             }
-            let _ = write!(out, "kernel {}", entry.kernel);
+            // UEFI's stub takes the name for the line's first word, which GRUB gives as well. Any
+            // other word is an argument of init: `init=/bin/sh` would look for a file of that name.
+            let name = entry.kernel.rsplit('/').next().unwrap_or_default();
+            let _ = write!(out, "kernel --name BOOT_IMAGE={name} {}", entry.kernel);
             // UEFI's stub gets the files from iPXE only under these names.
             for path in &entry.initrd {
                 let _ = write!(out, " initrd={}", path.rsplit('/').next().unwrap_or(path));
@@ -387,10 +390,12 @@ impl Menu {
             for path in &entry.initrd {
                 let _ = writeln!(out, "initrd {path}");
             }
-            for (arch, path) in shims(entry) {
+            let shims = shims(entry);
+            for (arch, path) in &shims {
                 let _ = writeln!(out, "iseq ${{buildarch}} {arch} && shim {path} ||");
             }
-            out.push_str("boot\n");
+            // A shim shows a box with "Security Violation", and then comes back.
+            out.push_str(if shims.is_empty() { "boot\n" } else { REFUSED });
         }
         if self.per_machine {
             out.push_str("\n:own-menu\nimgexec --autofree own ||\nexit 1\n");
@@ -398,6 +403,12 @@ impl Menu {
         Ok(out)
     }
 }
+
+/// Starts a kernel; says what it means when that fails.
+const REFUSED: &str = "boot ||\n\
+    echo This kernel did not start. With Secure Boot on, the shim of its medium must trust it.\n\
+    echo Choose another system, or switch Secure Boot off in the firmware's settings.\n\
+    prompt --timeout 60000 Press a key to go on. ||\nexit 1\n";
 
 /// Boot loaders on an EFI system partition; the last is the firmware's default (UEFI 2.10,
 /// 3.5.1.1).
@@ -1740,7 +1751,9 @@ menuentry args "/x.iso" --class y { set f="$2"; linux /v iso=$f }
             ..Menu::default()
         };
         let text = menu.to_ipxe().unwrap();
-        assert!(text.contains("kernel vmlinuz initrd=initrd.img BOOTIF=01-${netX/mac:hexhyp} boot=live\ninitrd sub/initrd.img\nboot\n"), "{text}");
+        assert!(text.contains("kernel --name BOOT_IMAGE=vmlinuz vmlinuz initrd=initrd.img BOOTIF=01-${netX/mac:hexhyp} boot=live\ninitrd sub/initrd.img\nboot\n"), "{text}");
+        let text = menu.to_ipxe_with(|_| vec![("x86_64", "/m/shim.efi".into())]).unwrap();
+        assert!(text.contains("&& shim /m/shim.efi ||\nboot ||\necho This kernel did"), "{text}");
         menu.entries[0].append = "x=${y}".into();
         assert!(menu.to_ipxe().is_err());
         menu.entries[0].append = "a\nb".into();

@@ -2,11 +2,13 @@
 //! at all.
 
 use crate::error::Error;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An external program and its package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +163,23 @@ fn last_words(text: &str) -> String {
     }
 }
 
+/// Temporary files and directories that this process is making.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what [`Draft`] and [`Workplace`] hold, for a process that a signal ends: it drops
+/// neither.
+pub fn remove_unfinished() {
+    for path in std::mem::take(&mut *unfinished()) {
+        if fs::remove_file(&path).is_err() {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
 /// A file being made under a temporary name, renamed when complete. Dropping it earlier leaves
 /// nothing.
 #[derive(Debug)]
@@ -192,7 +211,9 @@ impl Draft {
         if to.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
             return refuse("its directory does not exist");
         }
-        Ok(Self { path: to.with_file_name(draft), to: to.into(), kept: false })
+        let path = to.with_file_name(draft);
+        unfinished().insert(path.clone());
+        Ok(Self { path, to: to.into(), kept: false })
     }
 
     /// The temporary path.
@@ -229,6 +250,7 @@ impl Drop for Draft {
         if !self.kept {
             let _ = fs::remove_file(&self.path);
         }
+        unfinished().remove(&self.path);
     }
 }
 
@@ -248,6 +270,7 @@ impl Workplace {
         let dir = near.with_file_name(format!(".{name}.{}.work", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&dir);
         made.map_err(|source| Error::Write { path: dir.clone(), source })?;
+        unfinished().insert(dir.clone());
         Ok(Self(dir))
     }
 
@@ -277,6 +300,7 @@ fn remove_stale(near: &Path, name: &str) {
 impl Drop for Workplace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+        unfinished().remove(&self.0);
     }
 }
 

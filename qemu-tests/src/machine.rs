@@ -214,7 +214,19 @@ impl<'lab> MachineBuilder<'lab> {
     /// # Errors
     /// As [`MachineBuilder::uefi`].
     pub fn secure_uefi(self) -> Result<Self> {
-        let machine = self.firmware("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")?;
+        self.secure("OVMF_VARS_4M.ms.fd")
+    }
+
+    /// The same with one key, that of the lab's own signatures: see [`crate::assets::Signer`].
+    ///
+    /// # Errors
+    /// As [`MachineBuilder::uefi`].
+    pub fn own_secure_uefi(self) -> Result<Self> {
+        self.secure("OVMF_VARS_4M.snakeoil.fd")
+    }
+
+    fn secure(self, variables: &str) -> Result<Self> {
+        let machine = self.firmware("OVMF_CODE_4M.secboot.fd", variables)?;
         // Variables that only the firmware may change live behind its own mode.
         let secure = ["driver=cfi.pflash01,property=secure,value=on", "ICH9-LPC.disable_s3=1"];
         let words = secure.map(|property| ["-global", property]);

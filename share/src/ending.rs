@@ -39,21 +39,22 @@ impl Ending {
         !matches!(poll(&mut this, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
     }
 
-    /// Ends the process this long after the first signal if it has not ended by itself: a thread
-    /// may be blocked in a write to a terminal that is stopped. `last` is called before.
+    /// Ends the process after the first signal if it has not ended by itself within `patience`,
+    /// which is asked then: a thread may be blocked in a write to a terminal that is stopped.
+    /// `last` is called before.
     ///
     /// # Errors
     /// [`Error::System`] when the thread cannot be started.
     pub fn enforce(
         &self,
-        patience: Duration,
+        patience: impl FnOnce() -> Duration + Send + 'static,
         last: impl FnOnce() + Send + 'static,
     ) -> Result<(), Error> {
         let ending = self.clone();
         let thread = thread::Builder::new().name("ending".into()).spawn(move || {
             let _ = keep_no_capability();
             if ending.wait().is_ok() {
-                thread::sleep(patience);
+                thread::sleep(patience());
                 last();
                 std::process::exit(0);
             }

@@ -104,6 +104,27 @@ impl File {
         }
     }
 
+    /// Its beginning, at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`File::read_exact_at`].
+    pub fn start(&self, most: usize) -> io::Result<Vec<u8>> {
+        let mut start = vec![0; usize::try_from(self.length).unwrap_or(most).min(most)];
+        self.read_exact_at(0, &mut start)?;
+        Ok(start)
+    }
+
+    /// Whether its last byte can be read: an image may be cut off.
+    ///
+    /// # Errors
+    /// As [`File::read_exact_at`].
+    pub fn is_whole(&self) -> io::Result<()> {
+        match self.length.checked_sub(1) {
+            Some(last) => self.read_exact_at(last, &mut [0]),
+            None => Ok(()),
+        }
+    }
+
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors

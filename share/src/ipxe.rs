@@ -4,12 +4,18 @@
 //! name by which the shim was fetched says which program it loads from the same directory: without
 //! `-shim` and the architecture, so `snponly-shimx64.efi` loads `snponly.efi`. That one looks for
 //! `autoexec.ipxe` beside itself, which needs no signature. So it works beside another DHCP server.
+//!
+//! An archive of a site's own may have a distribution's shim in that place. That one loads
+//! `grubx64.efi`, whatever its own name (seen with Debian's shim 16.1), so iPXE has this name, too.
 
 use crate::dhcp::client::Arch;
 use crate::error::Error;
 use crate::event::Stage;
 use crate::files::{File, Files};
 use cpio_builder::compress::{Codec, reader};
+use cpio_builder::kernel::{START, is_signed};
+use cpio_builder::menu::Menu;
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -17,21 +23,23 @@ use std::path::Path;
 /// The largest archive, packed and unpacked, in bytes.
 const MOST: u64 = 64 << 20;
 
-/// Architecture, its directory in the archive, the shim there, and the names that it is served
-/// under. The first is sent to clients: `snponly.efi` uses the firmware's driver for the card. Some
-/// firmware is said to handle the short names better.
-const DIRECTORIES: [(Arch, &str, &str, [&str; 4]); 2] = [
+/// Architecture, its directory in the archive, the shim there, the names that it is served under,
+/// and what a distribution's shim loads. The first name is sent to clients: `snponly.efi` uses the
+/// firmware's driver for the card. Some firmware is said to handle the short names better.
+const DIRECTORIES: [(Arch, &str, &str, [&str; 4], &str); 2] = [
     (
         Arch::UefiX64,
         "x86_64-sb",
         "shimx64.efi",
         ["snponly-shimx64.efi", "snponly-shim.efi", "ipxe-shimx64.efi", "ipxe-shim.efi"],
+        "grubx64.efi",
     ),
     (
         Arch::UefiArm64,
         "arm64-sb",
         "shimaa64.efi",
         ["snponly-shimaa64.efi", "snponly-shim.efi", "ipxe-shimaa64.efi", "ipxe-shim.efi"],
+        "grubaa64.efi",
     ),
 ];
 
@@ -76,7 +84,7 @@ pub fn add(
             continue;
         };
         let row = DIRECTORIES.iter().find(|(_, directory, ..)| *directory == above);
-        let Some((arch, directory, shim, _)) = row else { continue };
+        let Some((arch, directory, shim, ..)) = row else { continue };
         if [*shim, "snponly.efi", "ipxe.efi"].contains(&name.as_str()) {
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes).map_err(|e| bad(e.to_string()))?;
@@ -84,7 +92,7 @@ pub fn add(
         }
     }
     let mut loaders = Vec::new();
-    for (arch, directory, shim, names) in DIRECTORIES {
+    for (arch, directory, shim, names, second) in DIRECTORIES {
         let part = |wanted: &str| {
             found
                 .iter()
@@ -96,7 +104,9 @@ pub fn add(
         for name in names {
             files.add(&format!("/{directory}/{name}"), File::memory(shim.clone()).at(stage(name)));
         }
-        files.add(&format!("/{directory}/snponly.efi"), File::memory(snponly));
+        for name in ["snponly.efi", second] {
+            files.add(&format!("/{directory}/{name}"), File::memory(snponly.clone()));
+        }
         if let Some(all) = part("ipxe.efi") {
             files.add(&format!("/{directory}/ipxe.efi"), File::memory(all));
         }
@@ -112,10 +122,43 @@ pub fn add(
     }
 }
 
+/// What machines with Secure Boot on will refuse to start, in sentences: kernels that carry no
+/// signature. Whether a machine trusts a signature, only the machine knows.
+pub fn refused(menu: &Menu, files: &Files) -> Vec<String> {
+    let mut told = BTreeSet::new();
+    for entry in &menu.entries {
+        let start = files.find(&entry.kernel).and_then(|file| file.start(START).ok());
+        if start.is_some_and(|start| !is_signed(&start)) {
+            told.insert(format!(
+                "\"{}\" does not start on machines with Secure Boot on: its kernel carries no \
+                 signature",
+                entry.title
+            ));
+        }
+    }
+    told.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use cpio_builder::compress::compress;
+    use cpio_builder::menu::Entry;
+
+    #[test]
+    fn a_kernel_without_a_signature_is_named() {
+        let mut files = Files::default();
+        files.add("/boot/b", File::memory(b"MZ, no kernel".to_vec()));
+        let entry = |name: &str| Entry {
+            title: name.into(),
+            kernel: format!("/boot/{name}"),
+            ..Entry::default()
+        };
+        let entries = ["b", "absent"].map(entry).to_vec();
+        let said = refused(&Menu { entries, ..Menu::default() }, &files);
+        let [said] = said.as_slice() else { panic!("{said:?}") };
+        assert!(said.starts_with("\"b\" does not start on machines with Secure Boot on"), "{said}");
+    }
 
     fn archive(names: &[&str]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
@@ -144,6 +187,8 @@ mod tests {
         assert_eq!(length("/x86_64-sb/snponly-shimx64.efi"), Some(shim));
         assert_eq!(length("/x86_64-sb/ipxe-shim.efi"), Some(shim));
         assert_eq!(length("/x86_64-sb/snponly.efi"), Some(30));
+        // A distribution's shim loads this name.
+        assert_eq!(length("/x86_64-sb/grubx64.efi"), Some(30));
         let script = files.find("/x86_64-sb/autoexec.ipxe").unwrap();
         let mut text = vec![0; usize::try_from(script.length).unwrap()];
         script.read_exact_at(0, &mut text).unwrap();

@@ -10,6 +10,7 @@ use crate::layout::{self, Layout, Place};
 use crate::medium::{self, Medium, Source};
 use crate::nfs::Export;
 use crate::options::Options;
+use cpio_builder::kernel;
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::newc::{self, TRAILER};
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,6 +237,8 @@ fn prepare(
 #[derive(Clone)]
 struct Behind {
     path: String,
+    /// The kernel whose modules are in it, if any.
+    release: String,
     /// Where the initramfs has to end.
     end: Option<usize>,
 }
@@ -273,6 +276,10 @@ impl Entries<'_> {
         if !row.has_own_init() && !plan.can_work() {
             return self.leave_out(entry, &plan.warnings_text().replace('\n', "; "));
         }
+        if let Some(path) = self.cut(entry) {
+            let why = format!("{path} is behind the end of the image, or cannot be read");
+            return self.leave_out(entry, &why);
+        }
         let given = self.given.filter(|_| entry.kernel.is_empty());
         let sources = entry.initrd.clone();
         let base = self.base.clone();
@@ -305,6 +312,9 @@ impl Entries<'_> {
                     self.files.add(path, short);
                 }
             }
+            if let Some(Behind { release, .. }) = &archive {
+                self.compare(entry, release);
+            }
             entry.initrd.extend(archive.map(|archive| archive.path));
         }
         let iso = row.image_at.map(|path| self.image_behind(path));
@@ -330,6 +340,31 @@ impl Entries<'_> {
             }
         }
         Some(row)
+    }
+
+    /// The first of an entry's files that a cut image lacks.
+    fn cut<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
+        let paths = std::iter::once(&entry.kernel).chain(&entry.initrd);
+        let whole = |path: &str| File::in_tree(&self.medium.tree, path).map(|file| file.is_whole());
+        paths.map(String::as_str).find(|path| matches!(whole(path), Some(Err(_))))
+    }
+
+    /// Says when a kernel is another one than that whose modules its initramfs has.
+    fn compare(&mut self, entry: &Entry, modules: &str) {
+        let start = self.files.find(&entry.kernel).and_then(|file| file.start(kernel::START).ok());
+        let Some(own) = start.and_then(|start| kernel::release(&start)) else { return };
+        if own == modules || modules.is_empty() {
+            return;
+        }
+        let text = format!(
+            "entry \"{}\": the kernel is {own}, and the modules in its initramfs are those of \
+             {modules}: it loads none of them, and finds neither network nor root unless it has \
+             their drivers built in",
+            entry.title
+        );
+        if self.said.insert(format!("{own} {modules}")) {
+            self.watch.tell(&Event::Warning(text));
+        }
     }
 
     /// The medium's image as a file of an archive, in the parts that boot loaders put behind an
@@ -377,7 +412,7 @@ impl Entries<'_> {
                 let to = format!("{}/bellwether{}.img", self.base, self.archives.len());
                 tell_archive(self.watch, &made);
                 self.files.add(&to, File::memory(made.bytes));
-                Some(Behind { path: to, end: made.end })
+                Some(Behind { path: to, release: made.release, end: made.end })
             }
             Err(e) => {
                 let of = if given.is_some() { "--initrd".into() } else { sources.join(", ") };

@@ -244,7 +244,12 @@ impl<'o> Opened<'o> {
         let first = format!("http://{}{}", at.http, first.unwrap_or(SCRIPT));
         let (probe, other) = search.join().unwrap_or(Ok((None, None)))?;
         let ipxe = match &self.ipxe {
-            Some(archive) => ipxe::add(archive, at.http, SCRIPT, &mut files)?,
+            Some(archive) => {
+                for text in ipxe::refused(&menu, &files) {
+                    watch.tell(&Event::Warning(text));
+                }
+                ipxe::add(archive, at.http, SCRIPT, &mut files)?
+            }
             None => Vec::new(),
         };
         let found = (probe.as_ref(), other);

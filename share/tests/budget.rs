@@ -50,7 +50,7 @@ fn the_server() {
     let place = Path::new(&place);
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS / 2, DESCRIPTORS).unwrap();
     let ending = Ending::expect().unwrap();
-    ending.enforce(Duration::from_secs(2), || ()).unwrap();
+    ending.enforce(|| Duration::from_secs(2), || ()).unwrap();
     let budget = Budget::of_process();
     let out = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
     let mut out = std::fs::File::from(out);

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+#[path = "../../cpio-builder/tests/common/mod.rs"]
+mod common;
+
 use cpio_builder::newc::{Archive, Node};
 use share::error::Error;
 use share::event::Watch;
@@ -621,5 +624,67 @@ fn an_initramfs_that_is_not_read_keeps_its_own_init() {
     for told in ["/live/initrd.img", "compressed with lzo", "it boots without our /init if it can"]
     {
         assert!(said.iter().any(|text| text.contains(told)), "{told}: {said:?}");
+    }
+}
+
+/// An entry whose files a cut image lacks was offered, and no machine came up.
+#[test]
+fn what_a_cut_image_lacks_is_not_offered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, iso) = (dir.path().join("tree"), dir.path().join("m.iso"));
+    let mut archive = Archive::new();
+    archive.add("init", 0o755, Node::File(b"own".to_vec())).unwrap();
+    let initrd = archive.write(0).unwrap();
+    let menu = "label early\nkernel /k\nappend initrd=/i boot=live\n\
+                label late\nkernel /late/k\nappend initrd=/i boot=live\n";
+    for (path, bytes) in [
+        ("isolinux/isolinux.cfg", menu.as_bytes()),
+        ("k", b"kernel"),
+        ("i", &initrd),
+        ("live/filesystem.squashfs", b"s"),
+        ("late/k", &vec![7; 4 << 20]),
+    ] {
+        put(&root, path, bytes);
+    }
+    let mut xorriso = std::process::Command::new("xorriso");
+    xorriso.args(["-as", "mkisofs", "-quiet", "-r", "--sort-weight", "-1", "/late/k", "-o"]);
+    let Ok(made) = xorriso.arg(&iso).arg(&root).output() else { return };
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let titles = |iso: &Path| -> Vec<String> {
+        let entries = read(iso, true).unwrap().0.menu.entries;
+        entries.into_iter().map(|entry| entry.title).collect()
+    };
+    assert_eq!(titles(&iso), ["early", "late"]);
+    let whole = std::fs::metadata(&iso).unwrap().len();
+    std::fs::File::options().write(true).open(&iso).unwrap().set_len(whole - (2 << 20)).unwrap();
+    assert_eq!(titles(&iso), ["early"]);
+    let said = read(&iso, true).unwrap().1;
+    let told = "entry \"late\" is left out: /late/k is behind the end of the image";
+    assert!(said.iter().any(|text| text.contains(told)), "{said:?}");
+}
+
+/// A medium whose kernel loads none of the modules in its initramfs was announced as ready.
+#[test]
+fn a_kernel_with_the_modules_of_another_is_told() {
+    for (own, told) in [("6.1.0-57-amd64", false), ("6.1.0-58-amd64", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("m");
+        let mut kernel = vec![0; 0x400];
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        kernel[0x20e..0x210].copy_from_slice(&0x120_u16.to_le_bytes());
+        kernel[0x320..0x320 + own.len()].copy_from_slice(own.as_bytes());
+        let mut archive = Archive::new();
+        archive.add("init", 0o755, Node::File(b"own".to_vec())).unwrap();
+        let module = common::module(62, &["name=a", "vermagic=6.1.0-57-amd64 SMP"]);
+        let path = "lib/modules/6.1.0-57-amd64/kernel/a.ko";
+        archive.add(path, 0o644, Node::File(module)).unwrap();
+        put(&root, "live/vmlinuz", &kernel);
+        put(&root, "live/initrd.img", &archive.write(0).unwrap());
+        put(&root, "live/filesystem.squashfs", b"s");
+        let said = read(&root, true).unwrap().1.join("\n");
+        let words = "the kernel is 6.1.0-58-amd64, and the modules in its initramfs are those of \
+                     6.1.0-57-amd64: it loads none of them";
+        assert_eq!(said.contains(words), told, "{said}");
+        assert!(said.contains("kernel 6.1.0-57-amd64"), "{said}");
     }
 }

@@ -5,7 +5,7 @@ use qemu_tests::Result;
 use qemu_tests::bench::kept::{self, Kept};
 use qemu_tests::bench::p2v;
 use qemu_tests::bench::profile::{Counted, Share, count};
-use qemu_tests::bench::{BOARDS, Contender, Medium, RELEASES, Row, Runs, measure, share};
+use qemu_tests::bench::{BOARDS, Contender, Medium, RELEASES, Row, Runs, measure, one, share};
 
 /// Measure Bellwether against its peers.
 #[derive(FromArgs, Debug)]
@@ -81,11 +81,19 @@ struct Room {
     /// runs a server (3); the median counts
     #[argh(option, default = "3")]
     runs: usize,
+
+    /// instead: one machine from switch-on to login, beside live-boot's own initramfs
+    #[argh(switch)]
+    one: bool,
 }
 
 impl Room {
     fn run(self) -> Result<()> {
-        let Self { clients, size, runs } = self;
+        let Self { clients, size, runs, one: alone } = self;
+        if alone {
+            println!("{}", one::measure(runs)?);
+            return Ok(());
+        }
         println!("{clients} machines, each a kernel, an initramfs and {size} MB of an image:");
         println!("{}", share::measure(&share::Room { clients, image: size * 1_000_000, runs })?);
         Ok(())

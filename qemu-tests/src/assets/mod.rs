@@ -13,6 +13,7 @@ pub mod live;
 pub mod media;
 mod ours;
 mod peers;
+mod signed;
 pub mod sources;
 
 use std::fs::{self, File};
@@ -22,6 +23,7 @@ pub use arm64::Arm64;
 pub use kernel::{Flavour, Kernel};
 pub use ours::{FULL, Profile, bellwether, released, replace};
 pub use peers::Peer;
+pub use signed::Signer;
 
 use crate::{Error, Result, shell, workspace};
 

@@ -18,6 +18,7 @@
 
 mod contest;
 pub mod kept;
+pub mod one;
 pub mod p2v;
 pub mod profile;
 pub mod share;

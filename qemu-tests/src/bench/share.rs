@@ -7,6 +7,12 @@
 //! other programs use this computer, too. The clients run on the same processors, and take most
 //! of the time.
 //!
+//! The kernel sends, and it counts the work as that of the program in which it happens to do it: of the
+//! server, or of a client that makes room by reading. So there are two more figures: the time of
+//! the whole computer in the kernel, and a program of a page that does no more than send files
+//! (`share/examples/floor.rs`), with as much waiting for a client as `share` allows. No server that
+//! sends in this way takes less.
+//!
 //! Does not: say what a network card gives, nor what TFTP costs.
 
 use std::fmt;
@@ -47,17 +53,64 @@ impl Default for Room {
 pub struct Cost {
     /// Seconds until the last client had everything.
     pub seconds: f64,
+    /// Seconds of processor time of the server for 1,000,000,000 bytes: in its own code, and in
+    /// the kernel.
+    pub processor: [f64; 2],
+    /// Seconds that all programs of this computer spent in the kernel for as many bytes.
+    pub kernel: f64,
+}
+
+impl Cost {
     /// Seconds of processor time of the server for 1,000,000,000 bytes.
-    pub processor: f64,
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.processor.iter().sum()
+    }
+}
+
+/// What a server needed in all runs.
+#[derive(Debug, Clone, Default)]
+pub struct Costs(Vec<Cost>);
+
+impl Costs {
+    /// Each figure's median.
+    #[must_use]
+    pub fn median(&self) -> Cost {
+        Cost {
+            seconds: self.middle(|cost| cost.seconds),
+            processor: [
+                self.middle(|cost| cost.processor[0]),
+                self.middle(|cost| cost.processor[1]),
+            ],
+            kernel: self.middle(|cost| cost.kernel),
+        }
+    }
+
+    fn sorted(&self, figure: impl Fn(&Cost) -> f64) -> Vec<f64> {
+        let mut values: Vec<f64> = self.0.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    }
+
+    fn middle(&self, figure: impl Fn(&Cost) -> f64) -> f64 {
+        let values = self.sorted(figure);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The least and the most.
+    fn spread(&self, figure: impl Fn(&Cost) -> f64) -> [f64; 2] {
+        let values = self.sorted(figure);
+        [values.first(), values.last()].map(|value| value.copied().unwrap_or(f64::NAN))
+    }
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Storm {
-    /// HTTP: `bellwether share`, and nginx.
-    pub http: [Cost; 2],
+    /// HTTP: `bellwether share`, nginx, and the program that only sends.
+    pub http: [Costs; 3],
     /// NFS: `bellwether share`, and Ganesha.
-    pub nfs: [Cost; 2],
+    pub nfs: [Costs; 2],
     /// The most that `bellwether share` had in memory until clients could come, in kB: the
     /// medium's initramfs is looked through.
     pub start: u64,
@@ -67,17 +120,41 @@ pub struct Storm {
 
 impl fmt::Display for Storm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = [("HTTP", "nginx", self.http), ("NFS", "Ganesha", self.nfs)];
-        for (what, name, [ours, theirs]) in rows {
-            for (who, cost) in [("share", ours), (name, theirs)] {
-                writeln!(
-                    f,
-                    "{what:<5} {who:<8} {:>7.2} s until the last, {:.3} s of processor a GB",
-                    cost.seconds, cost.processor
-                )?;
-            }
-            let [time, processor] = ratios([ours, theirs]);
-            writeln!(f, "{what:<5} ratio    {time:>7.2}                   {processor:.2}")?;
+        let [share, nginx, least] = &self.http;
+        let [ours, ganesha] = &self.nfs;
+        writeln!(
+            f,
+            "{:14} {:>22}   {:>40}   {:>12}",
+            "", "s until the last", "s of the server's processor a GB", "s in kernel"
+        )?;
+        for (who, costs) in [
+            ("HTTP share", share),
+            ("HTTP nginx", nginx),
+            ("HTTP sendfile", least),
+            ("NFS share", ours),
+            ("NFS Ganesha", ganesha),
+        ] {
+            let Cost { seconds, processor: [user, system], kernel } = costs.median();
+            let [fast, slow] = costs.spread(|cost| cost.seconds);
+            let [little, much] = costs.spread(Cost::sum);
+            writeln!(
+                f,
+                "{who:14} {seconds:>6.2} ({fast:.2} to {slow:.2})   {:>5.3} ({little:.3} to \
+                 {much:.3}): {user:.3} own, {system:.3} kernel   {kernel:>12.3}",
+                user + system
+            )?;
+        }
+        for (who, both) in [
+            ("HTTP share of nginx", [share, nginx]),
+            ("HTTP share of sendfile", [share, least]),
+            ("NFS share of Ganesha", [ours, ganesha]),
+        ] {
+            let [time, processor, kernel] = ratios(both);
+            writeln!(
+                f,
+                "{who}: {time:.2} of the time, {processor:.2} of the processor, {kernel:.2} of the \
+                 whole computer's time in the kernel"
+            )?;
         }
         write!(
             f,
@@ -87,10 +164,11 @@ impl fmt::Display for Storm {
     }
 }
 
-/// Ours of theirs: time, and processor time.
+/// Ours of theirs: time, processor time, and time of the whole computer in the kernel.
 #[must_use]
-pub fn ratios([ours, theirs]: [Cost; 2]) -> [f64; 2] {
-    [ours.seconds / theirs.seconds, ours.processor / theirs.processor]
+pub fn ratios([ours, theirs]: [&Costs; 2]) -> [f64; 3] {
+    let (ours, theirs) = (ours.median(), theirs.median());
+    [ours.seconds / theirs.seconds, ours.sum() / theirs.sum(), ours.kernel / theirs.kernel]
 }
 
 /// Measures in a lab of its own.
@@ -125,12 +203,13 @@ pub fn in_lab(lab: &Lab, room: &Room) -> Result<Storm> {
         let files = [KERNEL, INITRD, IMAGE].map(path);
         let mut words = vec![protocol, "10.77.0.1", port, &clients];
         words.extend(files.iter().map(String::as_str));
-        let before = lab.processor_time(server)?;
+        let (before, kernel) = (lab.processor_time(server)?, time_in_kernel()?);
         let (seconds, megabytes) = lab.load(&words)?;
-        let processor = (lab.processor_time(server)? - before) * 1e3 / megabytes;
-        Ok(Cost { seconds, processor })
+        let (after, gigabytes) = (lab.processor_time(server)?, megabytes / 1e3);
+        let processor = [(after[0] - before[0]) / gigabytes, (after[1] - before[1]) / gigabytes];
+        Ok(Cost { seconds, processor, kernel: (time_in_kernel()? - kernel) / gigabytes })
     };
-    let mut all: [Vec<Cost>; 4] = Default::default();
+    let mut all: [Costs; 5] = Default::default();
     let (mut start, mut most) = (0, 0);
     for _ in 0..room.runs {
         let share = lab.optimised_share(&iso)?;
@@ -142,24 +221,31 @@ pub fn in_lab(lab: &Lab, room: &Room) -> Result<Storm> {
         let server = lab.quick_nginx(tree.path())?;
         let nginx = cost("nginx", "http", "80", "/")?;
         drop(server);
+        let server = lab.only_sendfile(tree.path())?;
+        let least = cost("floor", "http", "8181", "/")?;
+        drop(server);
         let server = lab.nfs().export("/live", tree.path()).start()?;
         let ganesha = cost("ganesha.nfsd", "nfs", "111", "/live//")?;
         drop(server);
-        for (costs, cost) in all.iter_mut().zip([ours[0], nginx, ours[1], ganesha]) {
-            costs.push(cost);
+        for (costs, cost) in all.iter_mut().zip([ours[0], nginx, least, ours[1], ganesha]) {
+            costs.0.push(cost);
         }
     }
-    let [http, nginx, nfs, ganesha] = all.map(|costs| Cost {
-        seconds: median(costs.iter().map(|cost| cost.seconds)),
-        processor: median(costs.iter().map(|cost| cost.processor)),
-    });
-    Ok(Storm { http: [http, nginx], nfs: [nfs, ganesha], start, most })
+    let [http, nginx, least, nfs, ganesha] = all;
+    Ok(Storm { http: [http, nginx, least], nfs: [nfs, ganesha], start, most })
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// Seconds that this computer's processors have been in the kernel.
+fn time_in_kernel() -> Result<f64> {
+    let path = Path::new("/proc/stat");
+    let text = std::fs::read_to_string(path).map_err(Error::at("read", path))?;
+    // `cpu USER NICE SYSTEM IDLE IOWAIT IRQ SOFTIRQ …`, in ticks of a hundredth of a second.
+    let numbers: Vec<f64> =
+        text.lines().next().unwrap_or_default().split(' ').filter_map(|n| n.parse().ok()).collect();
+    match numbers.as_slice() {
+        [_, _, system, _, _, irq, softirq, ..] => Ok((system + irq + softirq) / 100.0),
+        _ => Err(Error::Input(format!("{}: {text}", path.display()))),
+    }
 }
 
 /// An image that nothing compresses.

@@ -343,6 +343,28 @@ impl Lab {
         Ok(daemon)
     }
 
+    /// A program that only sends the files of a directory, on port 8181: see
+    /// `share/examples/floor.rs`.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it does not come up.
+    pub fn only_sendfile(&self, root: &Path) -> Result<Daemon> {
+        let program = example("floor")?;
+        let mut command = self.namespace().command(&program.to_string_lossy());
+        let log = self.directory().join("floor.log");
+        let mut daemon = Daemon::start(
+            "floor",
+            {
+                command.arg(root);
+                command
+            },
+            &log,
+        )?;
+        daemon
+            .wait_until(Duration::from_secs(20), || super::nfs::listens(self.namespace(), 8181))?;
+        Ok(daemon)
+    }
+
     /// A machine on the lab's network with the addresses of so many clients, for [`Lab::load`].
     ///
     /// # Errors
@@ -384,24 +406,26 @@ impl Lab {
         took.ok_or_else(|| Error::Input(format!("no time in {said:?}")))
     }
 
-    /// Seconds of processor time that programs of this name have had.
+    /// Seconds of processor time that programs of this name have had: in their own code, and in
+    /// the kernel.
     ///
     /// # Errors
     /// [`Error::Input`] when there is none.
-    pub fn processor_time(&self, name: &str) -> Result<f64> {
+    pub fn processor_time(&self, name: &str) -> Result<[f64; 2]> {
         let all = self.namespace().run(&["sh", "-c", "cat /proc/[0-9]*/stat; getconf CLK_TCK"])?;
-        let mut ticks = None;
+        let mut ticks: Option<[u64; 2]> = None;
         for line in all.lines() {
             // `PID (NAME) STATE …`; user and system time are the 14th and 15th fields.
             let Some((before, after)) = line.rsplit_once(") ") else { continue };
             if before.split_once('(').is_some_and(|(_, other)| other == name) {
-                let times = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
-                *ticks.get_or_insert(0) += times.sum::<u64>();
+                let times = after.split(' ').skip(11).filter_map(|n| n.parse::<u64>().ok());
+                let both = ticks.get_or_insert_default();
+                both.iter_mut().zip(times).for_each(|(sum, ticks)| *sum += ticks);
             }
         }
         let second: f64 = all.lines().last().and_then(|n| n.parse().ok()).unwrap_or(100.0);
         let ticks = ticks.ok_or_else(|| Error::Input(format!("no program called {name}")))?;
-        Ok(ticks as f64 / second)
+        Ok(ticks.map(|ticks| ticks as f64 / second))
     }
 
     /// The most memory that a program of this name has had, in kB.

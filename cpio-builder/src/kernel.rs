@@ -1,0 +1,102 @@
+//! What the file of a kernel says of itself.
+
+use object::LittleEndian;
+use object::pe::{
+    IMAGE_DIRECTORY_ENTRY_SECURITY, ImageDosHeader, ImageNtHeaders32, ImageNtHeaders64,
+};
+use object::read::pe::ImageNtHeaders;
+
+/// Bytes from the beginning in which everything stands that is looked for here.
+pub const START: usize = 0x200 + 0x1_0000 + RELEASE_MAX;
+/// The longest release, in bytes.
+const RELEASE_MAX: usize = 256;
+
+/// The release that a kernel for x86 says in its header: `kernel_version` of
+/// Documentation/arch/x86/boot.rst. `None` for other kernels.
+#[must_use]
+pub fn release(start: &[u8]) -> Option<String> {
+    if start.get(0x202..0x206) != Some(b"HdrS") {
+        return None;
+    }
+    let at = <[u8; 2]>::try_from(start.get(0x20e..0x210)?).ok()?;
+    let text = start.get(0x200 + usize::from(u16::from_le_bytes(at))..)?;
+    let text = text.iter().take(RELEASE_MAX).take_while(|byte| !matches!(byte, 0 | b' '));
+    let text = String::from_utf8(text.copied().collect()).ok()?;
+    let plain = |c: char| c.is_ascii_graphic();
+    (!text.is_empty() && text.chars().all(plain)).then_some(text)
+}
+
+/// Whether an EFI program carries a signature: it has a table of certificates (PE format,
+/// "Attribute Certificate Table"). Does not check it.
+#[must_use]
+pub fn is_signed(start: &[u8]) -> bool {
+    fn certificates<Headers: ImageNtHeaders>(start: &[u8]) -> Option<u32> {
+        let mut at = u64::from(ImageDosHeader::parse(start).ok()?.nt_headers_offset());
+        let (_, directories) = Headers::parse(start, &mut at).ok()?;
+        Some(directories.get(IMAGE_DIRECTORY_ENTRY_SECURITY)?.size.get(LittleEndian))
+    }
+    certificates::<ImageNtHeaders64>(start)
+        .or_else(|| certificates::<ImageNtHeaders32>(start))
+        .is_some_and(|length| length > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A kernel with the modules of another one made an ISO without a word.
+    #[test]
+    fn a_kernel_says_its_release() {
+        let mut bytes = vec![0; 0x400];
+        bytes[0x202..0x206].copy_from_slice(b"HdrS");
+        bytes[0x20e..0x210].copy_from_slice(&0x120_u16.to_le_bytes());
+        bytes[0x320..0x330].copy_from_slice(b"6.1.0-57 (me@x)\0");
+        assert_eq!(release(&bytes).as_deref(), Some("6.1.0-57"));
+        bytes[0x320] = 0x1b;
+        assert_eq!(release(&bytes), None, "no text");
+        bytes[0x20f] = 0xff;
+        assert_eq!(release(&bytes), None, "behind the end");
+        bytes[0x202] = 0;
+        assert_eq!(release(&bytes), None, "no kernel");
+        assert_eq!(release(b""), None);
+    }
+
+    #[test]
+    fn a_kernel_says_whether_it_is_signed() {
+        // The optional header's magic, and its length before the directories.
+        for (magic, fixed) in [(0x10b_u16, 96_usize), (0x20b, 112)] {
+            let program = |certificates: u32| {
+                let mut bytes = vec![0; 1024];
+                let mut put = |at: usize, what: &[u8]| {
+                    bytes[at..at + what.len()].copy_from_slice(what);
+                };
+                put(0, b"MZ");
+                put(0x3c, &0x80_u32.to_le_bytes());
+                put(0x80, b"PE\0\0");
+                put(0x80 + 20, &(fixed as u16 + 128).to_le_bytes());
+                put(0x80 + 24, &magic.to_le_bytes());
+                put(0x80 + 24 + fixed - 4, &16_u32.to_le_bytes());
+                // Where the table is, and its length.
+                put(0x80 + 24 + fixed + 32, &4096_u32.to_le_bytes());
+                put(0x80 + 24 + fixed + 36, &certificates.to_le_bytes());
+                bytes
+            };
+            assert!(is_signed(&program(1928)), "{magic:x}");
+            assert!(!is_signed(&program(0)) && !is_signed(&program(1928)[..0x100]));
+        }
+        assert!(!is_signed(b"\x1f\x8b") && !is_signed(b""));
+    }
+
+    proptest! {
+        #[test]
+        fn any_kernel(mut bytes in prop::collection::vec(any::<u8>(), 0..1200), pe in 0u32..1200) {
+            for (at, what) in [(0, &b"MZ"[..]), (0x3c, &pe.to_le_bytes()), (0x202, b"HdrS")] {
+                if let Some(place) = bytes.get_mut(at..at + what.len()) {
+                    place.copy_from_slice(what);
+                }
+            }
+            let _ = (is_signed(&bytes), release(&bytes));
+        }
+    }
+}
