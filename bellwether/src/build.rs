@@ -150,9 +150,10 @@ fn defaults(what: &Build) -> Result<Option<String>, Failure> {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         words.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
         let plan = cmdline::parse(&words.join(" "), &cmdline::Context::default());
-        if !matches!(plan.handoff.then, cmdline::plan::Then::P2v(_)) {
+        use cmdline::plan::Then;
+        if !matches!(plan.handoff.then, Then::P2v(_) | Then::AskP2v) {
             let text = format!(
-                "{}: says nowhere where the disks go (p2v.server=HOST, bw.p2v=URL)\n{}",
+                "{}: says nowhere where the disks go (p2v.server=HOST, bw.p2v=URL; bw.p2v asks)\n{}",
                 path.display(),
                 plan.warnings_text()
             );

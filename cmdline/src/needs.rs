@@ -164,7 +164,7 @@ pub fn needs(plan: &BootPlan) -> Needs {
         needs.must(Steps::CLONE);
     }
     #[cfg(feature = "p2v")]
-    if let Then::P2v(_) = plan.handoff.then {
+    if let Then::P2v(_) | Then::AskP2v = plan.handoff.then {
         needs.must(Steps::P2V);
     }
     needs.sources = plan.root.sources.iter().map(source).collect();

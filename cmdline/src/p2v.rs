@@ -14,7 +14,7 @@ use crate::table::{Draft, text, words};
 use crate::{text, value};
 
 words! { P2V, P2V_DOCS:
-    "bw.p2v" OptText Keep "Send this machine's disks: v2v://USER@HOST[:PORT] to virt-v2v, ssh://USER@HOST[:PORT]/PATH as files, p2v://HOST[:PORT] to bellwether clone p2v-server, nbd://HOST:PORT[/EXPORT] to a server's empty disk, tcp://HOST:PORT to nc.";
+    "bw.p2v" OptText Keep "Send this machine's disks: v2v://USER@HOST[:PORT] to virt-v2v, ssh://USER@HOST[:PORT]/PATH as files, p2v://HOST[:PORT] to bellwether clone p2v-server, nbd://HOST:PORT[/EXPORT] to a server's empty disk, tcp://HOST:PORT to nc. Without a value the console asks.";
     "bw.p2v.key" Text Keep "The key of p2v://, which p2v-server shows: it encrypts the way there.";
     "bw.p2v.hostkey" Text Keep "The fingerprint that the ssh server's key must have: SHA256:….";
     "bw.p2v.bad" Text Keep "What is done about sectors that cannot be read: fail (the default), or zero, which sends zeros and lists them.";
@@ -153,7 +153,7 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let (mut p2v, url_password) = match (own, server) {
         (None, None) => return,
         (Some(""), None) => {
-            d.fatal("bw.p2v", &("names no server", EXAMPLE));
+            begin(d, plan, Then::AskP2v);
             return;
         }
         (Some(word), _) if !word.is_empty() => match place(word) {
@@ -185,15 +185,19 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
             d.fatal("bw.p2v.edit", &why);
         }
     }
+    begin(d, plan, Then::P2v(Box::new(p2v)));
+}
+
+/// Nothing is booted. A user reads the screen before it goes on.
+fn begin(d: &mut Draft<'_>, plan: &mut BootPlan, then: Then) {
     if let Then::Clone(_) = plan.handoff.then {
         d.fatal("bw.clone", &("receives a disk, and bw.p2v or p2v.server sends one", ""));
     }
-    // Nothing is booted. A user reads the screen before it goes on.
     plan.root.sources.clear();
     if d.peek("bw.fail").is_none() && d.peek("panic").is_none() {
         plan.failure.then = OnFailure::Menu { retry_after: Seconds(300) };
     }
-    plan.handoff.then = Then::P2v(Box::new(p2v));
+    plan.handoff.then = then;
 }
 
 fn login(d: &mut Draft<'_>, p2v: &mut P2vPlan, url_password: Option<&str>) {

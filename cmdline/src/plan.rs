@@ -912,6 +912,9 @@ pub enum Then {
     /// Send this machine's disks.
     #[cfg(feature = "p2v")]
     P2v(Box<P2vPlan>),
+    /// Ask at the console where this machine's disks go.
+    #[cfg(feature = "p2v")]
+    AskP2v,
 }
 
 /// How disks are sent.

@@ -505,6 +505,10 @@ fn handoff(j: &mut Json, plan: &Handoff) {
             kind(j, "switch_root");
         }
         #[cfg(feature = "p2v")]
+        Then::AskP2v => {
+            kind(j, "ask_p2v");
+        }
+        #[cfg(feature = "p2v")]
         Then::P2v(plan) => {
             kind(j, "p2v").field("way", plan.way.name());
             j.field(

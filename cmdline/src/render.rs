@@ -242,7 +242,7 @@ fn root(plan: &BootPlan) -> Vec<String> {
         lines.push(String::from(match plan.handoff.then {
             Then::Clone(_) => "none: a disk is received, nothing is booted",
             #[cfg(feature = "p2v")]
-            Then::P2v(_) => "none: disks are sent, nothing is booted",
+            Then::P2v(_) | Then::AskP2v => "none: disks are sent, nothing is booted",
             Then::SwitchRoot => "nothing says where it is",
         }));
         return lines;
@@ -681,6 +681,11 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
     #[cfg(feature = "p2v")]
     if let Then::P2v(plan) = &handoff.then {
         return p2v(plan);
+    }
+    #[cfg(feature = "p2v")]
+    if let Then::AskP2v = &handoff.then {
+        let asks = "ASKS AT THE CONSOLE where the disks of this machine go";
+        return alloc::vec![String::from(asks), String::from("nothing changes on them")];
     }
     if let Then::Clone(clone) = &handoff.then {
         let target = clone

@@ -150,6 +150,10 @@ fn attempt(machine: &mut Machine, plan: &BootPlan) -> Failure {
         console::begin(machine, "source");
         return crate::p2v::send(machine, p2v);
     }
+    #[cfg(feature = "p2v")]
+    if let Then::AskP2v = &plan.handoff.then {
+        return crate::p2v_dialog::ask(machine);
+    }
     let (target, read_write) = match &plan.writable {
         Writable::AsIs { read_write } => (ROOT.to_string(), *read_write),
         _ => (layers::tree_target(layout), false),

@@ -49,6 +49,8 @@ pub mod keeper;
 pub mod memory;
 #[cfg(feature = "p2v")]
 pub mod p2v;
+#[cfg(feature = "p2v")]
+mod p2v_dialog;
 #[cfg(feature = "full")]
 pub mod persist;
 #[cfg(feature = "full")]

@@ -65,12 +65,7 @@ impl From<Trouble> for Fault {
 pub fn send(machine: &mut Machine, plan: &P2vPlan) -> Failure {
     // A disk takes as long as it takes.
     machine.stop_clock();
-    let result = run(machine, plan);
-    // The secrets go whatever happened.
-    for secret in [KEY, PASSWORD] {
-        let _ = rustix::fs::unlink(secret);
-    }
-    match result {
+    match forgetful(machine, plan, false) {
         Ok(()) => {
             machine.log.say(Level::Verdict, "P2V done; the disks are as they were");
             afterwards(machine, &plan.post);
@@ -85,6 +80,38 @@ pub fn send(machine: &mut Machine, plan: &P2vPlan) -> Failure {
             Failure::new(STEP, &format!("{way}://"), fault)
         }
     }
+}
+
+/// Tries whether a conversion server can be logged in to, forwards ports and has virt-v2v. Nothing
+/// of a disk is sent.
+pub fn test(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
+    forgetful(machine, plan, true)
+}
+
+/// The secrets go whatever happened.
+fn forgetful(machine: &mut Machine, plan: &P2vPlan, test: bool) -> Result<(), Fault> {
+    let result = run(machine, plan, test);
+    for secret in [KEY, PASSWORD] {
+        let _ = rustix::fs::unlink(secret);
+    }
+    result
+}
+
+/// Whether the disks that are named are there.
+pub fn there(plan: &P2vPlan) -> Result<(), Fault> {
+    disks::choose(&facts(), &plan.disks)?;
+    Ok(())
+}
+
+/// What there is to send, and what stays: a line each.
+pub fn listed() -> Vec<String> {
+    let found = disks::find(&facts());
+    let named = |model: &str| if model.is_empty() { "unnamed" } else { model }.to_string();
+    let disks = found.disks.iter();
+    let disks =
+        disks.map(|disk| format!("{}: {}, {}", disk.name, Size(disk.size), named(&disk.model)));
+    let left = found.left.iter().map(|left| format!("{} stays here: it {}", left.name, left.why));
+    disks.chain(left).collect()
 }
 
 /// Carries out a hook: a word that this program knows, or a command when there is a shell.
@@ -117,18 +144,26 @@ fn stay(machine: &mut Machine) -> ! {
     }
 }
 
-fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
+fn run(machine: &mut Machine, plan: &P2vPlan, test: bool) -> Result<(), Fault> {
     let ssh = matches!(plan.way, P2vWay::V2v | P2vWay::Ssh);
     let client = CLIENTS.into_iter().find(|path| sys::file::exists(path));
     if ssh && client.is_none() {
         return Err(Fault::from("there is no ssh client in this image")
             .remedy("bellwether build --ssh puts one in"));
     }
-    if !plan.pre.is_empty() {
-        afterwards(machine, &plan.pre);
-    }
-    clone::wait_for_disks(machine);
-    let disks = open(machine, plan)?;
+    let disks = match test {
+        // Something to forward, which has no bytes.
+        true => Vec::from([
+            Disk::open("/dev/null", None, BadSectors::Fail).map_err(Fault::on("/dev/null"))?
+        ]),
+        false => {
+            if !plan.pre.is_empty() {
+                afterwards(machine, &plan.pre);
+            }
+            clone::wait_for_disks(machine);
+            open(machine, plan)?
+        }
+    };
     let address = network::server(machine, &plan.server)?;
     up_loopback(machine);
     let key = match &plan.identity {
@@ -156,7 +191,7 @@ fn run(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
     let now = Instant::now();
     let mut here = Here { machine, progress: None, shown: 0, look: now, tell: now };
     if plan.way == P2vWay::V2v {
-        return convert(&mut here, plan, &login, &name, disks);
+        return convert(&mut here, plan, (&login, test), &name, disks);
     }
     if plan.way == P2vWay::Own {
         let peer = SocketAddrV4::new(address, plan.port);
@@ -231,7 +266,7 @@ fn report(machine: &mut Machine, disk: &Disk, arrived: &Arrived) {
 fn convert(
     here: &mut Here<'_>,
     plan: &P2vPlan,
-    login: &Login<'_>,
+    (login, test): (&Login<'_>, bool),
     name: &str,
     disks: Vec<Disk>,
 ) -> Result<(), Fault> {
@@ -246,6 +281,7 @@ fn convert(
     let order = Order {
         domain: domain(plan, name),
         output: plan.output.clone(),
+        test,
         conversion: Conversion {
             sudo: plan.sudo,
             args,
@@ -257,6 +293,9 @@ fn convert(
         },
     };
     let (done, disks) = edge::convert(here, login, &order, disks)?;
+    if test {
+        return Ok(());
+    }
     let text = format!(
         "converted; {} were read; the logs are in {} on the server",
         Size(done.sent),

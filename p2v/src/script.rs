@@ -213,7 +213,7 @@ impl Conversion {
              for try in 1 2 3 4 5; do\n\
              own=$((30000 + $(od -An -N2 -tu2 /dev/urandom) % 20000))\n\
              rm -f \"keeper-$port\"\n\
-             {{ nbdkit -f --exit-with-parent -i localhost -p $own -P \"keeper-$port\" --filter=cow nbd \
+             {{ nbdkit -f --exit-with-parent -i 127.0.0.1 -p $own -P \"keeper-$port\" --filter=cow nbd \
              hostname=localhost port=$port shared=true cow-on-read=\"$PWD/keep\"\n\
              echo ended > \"keeper-$port\"; }} >/dev/null 2>\"keeper-log-$port\" 3<&- &\n\
              until [ -s \"keeper-$port\" ]; do sleep 0.1; done\n\

@@ -24,6 +24,8 @@ pub struct Order {
     pub domain: Domain,
     /// What virt-v2v calls the output (`local`).
     pub output: String,
+    /// Nothing is converted: login, forwarding and virt-v2v are tried.
+    pub test: bool,
     /// Everything else; description and name are put in here.
     pub conversion: Conversion,
 }
@@ -180,6 +182,10 @@ impl Talk<'_> {
                 world.say(&format!("the server has {}", self.done.version));
                 if let Some(advice) = self.probe.advice() {
                     world.say(&advice);
+                }
+                if self.order.test {
+                    self.stage = Stage::Ended("0".to_string());
+                    return Ok("exit\n".to_string());
                 }
                 self.stage = Stage::Working;
                 Ok(self.conversion(servers).script())

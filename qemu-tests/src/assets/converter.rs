@@ -29,6 +29,8 @@ sed -i 's/^After=.*/After=network-online.target\nWants=network-online.target/' \
 printf '[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\n' > "$1/etc/systemd/network/20-dhcp.network"
 chroot "$1" systemctl enable p2v.service systemd-networkd.service
 echo live > "$1/etc/hostname"
+# Without the name it waits for its own NBD server for ever.
+printf '127.0.0.1 localhost\n::1 localhost\n' > "$1/etc/hosts"
 : > "$1/etc/machine-id"
 : > "$1/etc/fstab"
 rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*
