@@ -596,7 +596,14 @@ impl Machine {
     /// # Errors
     /// [`Error::Input`] when the kernel does not say.
     pub(crate) fn peak_memory(&self) -> Result<u64> {
-        let place = format!("/proc/{}/status", self.child.id());
+        // In a lab it is a child of what entered the namespaces.
+        let mut pid = self.child.id().to_string();
+        while let Ok(children) = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            && let Some(child) = children.split_whitespace().next()
+        {
+            pid = child.to_owned();
+        }
+        let place = format!("/proc/{pid}/status");
         let text = std::fs::read_to_string(&place).unwrap_or_default();
         let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|peak| peak.split_whitespace().next()?.parse().ok());
