@@ -42,7 +42,7 @@ const SYSTEMS: &[(&str, &str, &str)] = &[
         "dumpe2fs -h $P 2>/dev/null | awk '/^Block count/{c=$3} /^Block size/{s=$3} END{print c*s}'"),
     ("mkfs.xfs -q -f $P", "xfs_repair -n $P",
         "xfs_db -r -c 'sb 0' -c 'p dblocks blocksize' $P | awk '{n=n?n*$3:$3} END{print n}'"),
-    ("mkfs.btrfs -q -f $P", "btrfs check $P",
+    ("mkfs.btrfs -q -f $P", "btrfs check --force $P",
         "btrfs inspect-internal dump-super $P | awk '/^total_bytes/{print $2}'"),
     ("mkntfs -q -F -Q $P", "ntfsresize -P -i -f -f $P", "ntfsresize -i -f -f $P | awk '/^Current volume size/{print $4}'"),
     ("mkswap -q -L label -U 0d31a24c-22b7-4a3e-8f0c-6b6b0d9e3b11 $P",
@@ -121,11 +121,13 @@ fn sweep_of_tables_that_grow() {
     for sector in [512, 4096] {
         for table in 0..TABLES.len() {
             for touch in 0..TOUCHES.len() {
-                // GPT's tools would make a GPT of a DOS table.
-                if TABLES[table].0.starts_with("dos") && TOUCHES[touch].0.starts_with("sgdisk") {
+                let (name, by) = (TABLES[table].0, TOUCHES[touch].0);
+                // GPT's tools would make a GPT of a DOS table; parted 3.5 crashes now and then
+                // when it makes logical partitions of sectors of 4096 bytes.
+                let crashes = name == "dos by parted" && sector == 4096;
+                if name.starts_with("dos") && by.starts_with("sgdisk") || crashes {
                     continue;
                 }
-                // NTFS and sectors of 4096 bytes: ntfsresize takes them for 512.
                 system = (system + 1) % SYSTEMS.len();
                 one(dir.path(), sector, table, touch, system);
             }
@@ -170,6 +172,10 @@ fn sweep_of_sizes_of_disks_that_differ() {
                 continue;
             }
             shell(dir, &set, &restore);
+            if table == "dos" {
+                // An extended partition that goes past the end is its business.
+                shell(dir, &set, &format!("{bellwether} clone adapt --disk $D"));
+            }
             let judged = shell(dir, &set, JUDGES);
             assert!(!judged.contains("problem:"), "{table} {size}: {judged}");
             // The extended partition has another end.
@@ -179,4 +185,86 @@ fn sweep_of_sizes_of_disks_that_differ() {
             shell(dir, &set, same);
         }
     }
+}
+
+/// What is on a disk, made smaller: all trees are there, the file systems without errors, the table
+/// good, and what tells Windows its place right. A disk that cannot be so small says what it needs.
+#[test]
+#[ignore = "root, and a minute"]
+fn sweep_of_disks_made_smaller() {
+    #[rustfmt::skip]
+    let tables = [
+        ("gpt", "printf 'label: gpt\nsize=40M,type=U,name=esp\nsize=300M\nsize=200M\nsize=400M\nsize=700M,name=x\nsize=16M,type=S\n'", [1, 2, 3, 4, 5, 6]),
+        ("dos", "printf 'label: dos\nsize=40M,type=c\nsize=300M,bootable\ntype=5\n\nsize=200M,type=7\nsize=400M\nsize=700M\nsize=16M,type=82\n'", [1, 2, 5, 6, 7, 8]),
+    ];
+    let bellwether = env!("CARGO_BIN_EXE_bellwether");
+    let make = "fill() { mkdir -p $1/d; for n in $(seq 30); do head -c $((n * 99991)) /dev/urandom \
+                >$1/d/$n; done; rm $1/d/*[37]; }; \
+                sums() { (cd $1; find . -type f | sort | xargs sha256sum); }; \
+                part() { partx -go START,SECTORS -n $2:$2 $1 | { read s l; losetup -f --show -o \
+                $((s * 512)) --sizelimit $((l * 512)) $1; }; }; mkdir -p m";
+    for (table, script, numbers) in tables {
+        let dir = tempfile::tempdir().unwrap();
+        let [fat, ext, ntfs, btrfs, xfs, swap] = numbers;
+        let set = format!("T={table}\n{make}");
+        let lines = format!(
+            "truncate -s 1800M big; {script} | sed '/^$/d' | sfdisk -q big; echo boot | dd of=big \
+             conv=notrunc status=none; echo core | dd of=big bs=1k seek=100 conv=notrunc status=none
+             L=$(part big {fat}); mkfs.vfat -F 32 -h $(partx -go START -n {fat}:{fat} big) $L; \
+             fill t; mcopy -i $L -s t/d ::; sums t >>was$T; losetup -d $L
+             L=$(part big {ext}); mkfs.ext4 -q $L; mount $L m; fill m; sums m >>was$T; umount m
+             losetup -d $L; L=$(part big {ntfs}); mkntfs -q -F -Q -H 255 -S 63 -p \
+             $(partx -go START -n {ntfs}:{ntfs} big) $L; ntfs-3g $L m; fill m; sums m >>was$T
+             umount m; losetup -d $L; L=$(part big {btrfs}); mkfs.btrfs -q $L; mount $L m; fill m
+             sums m >>was$T; umount m; losetup -d $L; L=$(part big {xfs}); mkfs.xfs -q -L x $L
+             mount $L m; fill m; ln m/d/1 m/hard; setfattr -n user.a -v b m/d/1; sums m >>was$T
+             umount m; losetup -d $L; L=$(part big {swap}); mkswap -q -L s $L; losetup -d $L"
+        );
+        shell(dir.path(), &set, &lines);
+        let refused = format!("! {bellwether} clone shrink big --size 300M -o small");
+        let said = shell(dir.path(), &set, &refused);
+        assert!(said.contains("as small as they can be it needs"), "{said}");
+        let lines = format!(
+            "{bellwether} clone shrink big --size 1000M -o small; [ $(stat -c %s small) = 1048576000 ]
+             cmp -n 440 big small; cmp -i 102400 -n 5 big small; sfdisk --verify small
+             [ $T = dos ] || sgdisk -v small | grep -q 'No problems found'
+             for key in label-id: uuid= name= type=; do
+             for f in big small; do sfdisk -d $f | grep -o \"$key.*\" >$f.key || :; done
+             diff big.key small.key; done
+             for n in {fat} {ntfs}; do L=$(part small $n)
+             [ $(od -An -tu4 -j 28 -N 4 $L) = $(partx -go START -n $n:$n small) ]; losetup -d $L; done
+             L=$(part small {fat}); fsck.vfat -n $L; rm -r t; mkdir t; mcopy -i $L -s ::d t
+             sums t >>is$T; losetup -d $L
+             L=$(part small {ext}); e2fsck -fn $L; mount -r $L m; sums m >>is$T; umount m
+             losetup -d $L; L=$(part small {ntfs}); ntfsfix -n $L; ntfs-3g -o ro $L m; sums m >>is$T
+             umount m; dd if=$L bs=512 skip=$(($(blockdev --getsz $L) - 1)) | cmp -n 512 - $L
+             losetup -d $L; L=$(part small {btrfs}); btrfs check --force $L; mount -r $L m
+             sums m >>is$T; umount m; losetup -d $L
+             L=$(part small {xfs}); xfs_repair -n $L; mount -r $L m; sums m >>is$T
+             [ $(stat -c %h m/hard) = 2 ]; getfattr -n user.a m/hard | grep b; umount m; losetup -d $L
+             L=$(part small {swap}); blkid -p $L | grep 'LABEL=\"s\".*swap'; losetup -d $L
+             diff was$T is$T"
+        );
+        shell(dir.path(), &set, &lines);
+        println!("{table}: {}", shell(dir.path(), "", "sfdisk -d small"));
+    }
+}
+
+/// A Windows disk keeps its signature, by which its loader finds it; its volumes get new serials.
+#[test]
+#[ignore = "root"]
+fn sweep_of_a_windows_disk_made_unique() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "printf 'label: dos\nlabel-id: 0x5eedcafe\nsize=80M,type=7,bootable\n'";
+    shell(dir.path(), "", &format!("truncate -s 100M disk.img; {script} | sfdisk -q disk.img"));
+    let disk = Disk::new(dir.path(), 512);
+    let set = format!("D={0}; P={0}p1", disk.1);
+    let bellwether = env!("CARGO_BIN_EXE_bellwether");
+    let lines = format!(
+        "partx -u --nr 1:256 $D; mkntfs -q -F -Q $P; blkid -p -s UUID -o value $P >was; \
+         {bellwether} clone adapt --disk $D --unique; sfdisk -d $D | grep 'label-id: 0x5eedcafe'; \
+         [ $(cat was) != $(blkid -p -s UUID -o value $P) ]"
+    );
+    let said = shell(dir.path(), &set, &lines);
+    assert!(said.contains("the table's identifiers stay"), "{said}");
 }

@@ -76,33 +76,57 @@ pub struct Place {
 /// Partitions end at a multiple of it, where they are made longer.
 const GRAIN: u64 = 1 << 20;
 
-/// Fits the table to the disk: a GPT, its second header and its last usable sector end at the end
-/// of the disk, a DOS table's extended partition not behind it. With `grow` the partition that
-/// begins last takes what is free behind it. Nothing to write when all that is so, or when the
-/// disk has no table.
-///
-/// As in the kernel, a GPT counts only when the MBR announces it: a tool that made a DOS table may
-/// have left the old GPT's header in its place.
+/// Fits the table to the disk: a GPT as [`fit_gpt`], a DOS table's extended partition ends with the
+/// disk. With `grow` the partition that begins last takes what is free behind it. Nothing to write
+/// when all that is so, or when the disk has no table.
 ///
 /// # Errors
 /// [`Misfit`]; nothing should be written then.
 pub fn fit_table(disk: &mut dyn ReadAt, grow: bool) -> Result<Fit, Misfit> {
     let size = disk.size();
     let mut disk = Window::new(disk, 0, size);
-    let own = disk.sector();
-    let announced = table::header(&mut disk).map(|(sector, header)| (sector, Some(header)));
-    let (sector, header) = announced.unwrap_or((own, None));
+    let header = announced(&mut disk)?;
+    let sector = header.as_ref().map_or(disk.sector(), |(sector, _)| *sector);
     let read = &mut |at: u64, buffer: &mut [u8]| disk.some(at, buffer);
     let Some(table) = partition::table(read, sector) else { return Ok(Fit::default()) };
+    let last = table.partitions.iter().filter(|_| grow).max_by_key(|part| part.start);
     let mut fit = match (table.gpt, header) {
         // A boot sector of a file system ends as a table does.
         (false, _) if partition::extent(&disk.bytes(0, 512)?).is_none() => Fit::default(),
         (false, _) => dos(&mut disk, &table, grow)?,
-        (true, Some(header)) => gpt(&mut disk, (sector, &header), &table, grow)?,
-        (true, None) => return Err(Misfit::Damaged),
+        (true, Some(header)) if table.complete || !grow => gpt(&mut disk, header, last)?,
+        (true, _) => return Err(Misfit::Damaged),
     };
-    fit.writes.retain(|(at, bytes)| disk.bytes(*at, bytes.len()).is_ok_and(|old| old != *bytes));
+    news(&mut disk, &mut fit.writes);
     Ok(fit)
+}
+
+/// Fits a GPT to the disk: its second header and its last usable sector are at the end of the
+/// disk, and partitions stay as they are. Nothing to write when that is so, or when the disk has no
+/// GPT.
+///
+/// # Errors
+/// [`Misfit`]; nothing should be written then.
+pub fn fit_gpt(disk: &mut dyn ReadAt) -> Result<Vec<(u64, Vec<u8>)>, Misfit> {
+    let size = disk.size();
+    let mut disk = Window::new(disk, 0, size);
+    let Some(header) = announced(&mut disk)? else { return Ok(Vec::new()) };
+    let mut writes = gpt(&mut disk, header, None)?.writes;
+    news(&mut disk, &mut writes);
+    Ok(writes)
+}
+
+/// The first header of a GPT that counts. As in the kernel the MBR must announce it: a tool that
+/// made a DOS table may have left the old GPT's header in its place.
+fn announced(disk: &mut Window<'_>) -> Result<Option<(u64, Vec<u8>)>, ReadError> {
+    let boot = disk.bytes(0, 512)?;
+    let gpt = [450, 466, 482, 498].iter().any(|at| boot.get(*at) == Some(&0xee));
+    Ok(table::header(disk).filter(|_| gpt))
+}
+
+/// What the disk has already is not written.
+fn news(disk: &mut Window<'_>, writes: &mut Vec<(u64, Vec<u8>)>) {
+    writes.retain(|(at, bytes)| disk.bytes(*at, bytes.len()).is_ok_and(|old| old != *bytes));
 }
 
 /// Where the last partition ends when it takes all up to here; not before its old end.
@@ -112,18 +136,17 @@ fn longer(last: &Partition, limit: u64) -> u64 {
 
 fn gpt(
     disk: &mut Window<'_>,
-    (sector, header): (u64, &[u8]),
-    table: &Table,
-    grow: bool,
+    (sector, header): (u64, Vec<u8>),
+    grows: Option<&Partition>,
 ) -> Result<Fit, Misfit> {
     let size = disk.size();
     let mut unused = crate::extents::Extents::default();
-    if !table::whole(disk, sector, 1, header, &mut unused) {
+    if !table::whole(disk, sector, 1, &header, &mut unused) {
         return Err(Misfit::Damaged);
     }
-    let step = le32(header, 84) as usize;
-    let bytes = (u64::from(le32(header, 80)) * step as u64).min(ENTRIES);
-    let first = le64(header, 72);
+    let step = le32(&header, 84) as usize;
+    let bytes = (u64::from(le32(&header, 80)) * step as u64).min(ENTRIES);
+    let first = le64(&header, 72);
     let mut entries = disk.bytes(first.saturating_mul(sector), bytes as usize)?;
     let used = entries.chunks(step.max(1)).filter(|e| e.iter().take(16).any(|b| *b != 0));
     let end = used.map(|entry| le64(entry, 40)).max().unwrap_or(0);
@@ -135,11 +158,8 @@ fn gpt(
     let last = size / sector - 1;
     let place = last - behind;
     let mut fit = Fit::default();
-    let mut sum = le32(header, 88);
-    if grow && !table.complete {
-        return Err(Misfit::Damaged);
-    }
-    if let Some(part) = table.partitions.iter().filter(|_| grow).max_by_key(|part| part.start) {
+    let mut sum = le32(&header, 88);
+    if let Some(part) = grows {
         let end = longer(part, place * sector);
         let at = (part.number as usize).saturating_sub(1).saturating_mul(step);
         put(&mut entries, at + 40, end / sector - 1);
@@ -148,7 +168,7 @@ fn gpt(
     }
     entries.resize((behind * sector) as usize, 0);
     let write = |own: u64, other: u64, entries: u64| {
-        let mut header = header.to_vec();
+        let mut header = header.clone();
         header.resize(sector as usize, 0);
         put(&mut header, 24, own);
         put(&mut header, 32, other);
@@ -300,10 +320,6 @@ mod tests {
     use super::*;
     use crate::table::SIGNATURE;
     use crate::whole_disk;
-
-    fn fit_gpt(disk: &mut &[u8]) -> Result<Vec<(u64, Vec<u8>)>, Misfit> {
-        fit_table(disk, false).map(|fit| fit.writes)
-    }
 
     const SECTOR: usize = 512;
 

@@ -230,7 +230,9 @@ impl fmt::Display for Summary<'_> {
         let (s, tenth) = (self.took.as_secs(), self.took.subsec_millis() / 100);
         write!(f, "{}", Amount(bytes))?;
         let came = self.came.filter(|came| *came != bytes);
-        came.map_or(Ok(()), |came| write!(f, ", of which {} came,", Amount(came)))?;
+        // Chunks that came twice count twice.
+        let of = if came.is_some_and(|came| came > bytes) { "for" } else { "of" };
+        came.map_or(Ok(()), |came| write!(f, ", {of} which {} came,", Amount(came)))?;
         write!(f, " in {s}.{tenth} s, {}/s", rate(came.unwrap_or(bytes), self.took))?;
         for (i, digest) in self.digests.iter().enumerate() {
             write!(f, "{}{digest}", if i == 0 { "; blake3 " } else { ", " })?;
@@ -290,6 +292,9 @@ mod tests {
             Summary { digests: &[digest], took, came, verdict: "x" }.to_string(),
             format!("20.0 MB, of which 1000.0 kB came, in 2.0 s, 500.0 kB/s; blake3 {hex}; x")
         );
+        let came = Some(21_000_000);
+        let twice = Summary { digests: &[digest], took, came, verdict: "x" }.to_string();
+        assert!(twice.starts_with("20.0 MB, for which 21.0 MB came, in 2.0 s"), "{twice}");
     }
 
     #[test]

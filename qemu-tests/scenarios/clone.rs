@@ -2,6 +2,7 @@
 //! from that disk.
 
 mod golden;
+mod many;
 mod room;
 
 use std::path::{Path, PathBuf};

@@ -144,12 +144,21 @@ fn uuid() -> Result<String, Failure> {
     Ok([part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-"))
 }
 
-/// New identifiers, and a copy that knows them.
+/// New identifiers, and a copy that knows them. Where NTFS is, those of the table stay: Windows'
+/// loader finds its disk and its partition by them.
 fn unique(given: &Given, before: Layout) -> Result<(), Failure> {
     let disk = before.disk.clone();
-    let layout = with_mounts(before, &file_systems(&disk)?, None)?;
+    let fstab = file_systems(&disk)?;
+    let (layout, linux) = match &fstab {
+        Some(fstab) => (with_mounts(before, fstab, None)?, true),
+        None => (before, false),
+    };
     let short = || random::<4>().map(u32::from_be_bytes);
-    if layout.table == "gpt" {
+    if layout.parts.iter().any(|part| part.fs == "ntfs") {
+        say(&format!(
+            "{disk}: the table's identifiers stay: Windows' loader finds its disk by them"
+        ));
+    } else if layout.table == "gpt" {
         output(&["sfdisk", "-q", "--disk-id", &disk, &uuid()?])?;
         for part in &layout.parts {
             let number = part.number.to_string();
@@ -182,14 +191,18 @@ fn unique(given: &Given, before: Layout) -> Result<(), Failure> {
         }
         say(&format!("{device}: {} with a new identifier", part.fs));
     }
+    if !linux {
+        say(&format!("{disk}: no partition has /etc/fstab: there are no files to adapt"));
+        return Ok(());
+    }
     let mut mounted = Mounted::copy(&layout, &disk)?;
     own(given, &layout, &disk)?;
     boots(&layout, &disk, &mut mounted)?;
     mounted.written()
 }
 
-/// The file system table of the copy, which is on one of its partitions.
-fn file_systems(disk: &str) -> Result<String, Failure> {
+/// The file system table of the copy, where one of its partitions has it.
+fn file_systems(disk: &str) -> Result<Option<String>, Failure> {
     for part in survey(disk)?.parts {
         if !["ext2", "ext3", "ext4", "xfs", "btrfs"].contains(&part.fs.as_str()) {
             continue;
@@ -199,10 +212,10 @@ fn file_systems(disk: &str) -> Result<String, Failure> {
         let mut place = Mounted::default();
         place.mount(&["-t", &part.fs, "-o", "ro", &device], COPY)?;
         if let Ok(fstab) = fs::read_to_string(format!("{COPY}/etc/fstab")) {
-            return Ok(fstab);
+            return Ok(Some(fstab));
         }
     }
-    Err(Failure::Failed(format!("{disk}: no partition has /etc/fstab")))
+    Ok(None)
 }
 
 #[cfg(test)]

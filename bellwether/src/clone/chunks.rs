@@ -209,7 +209,8 @@ fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failur
         Some(_) => "; Return begins with those that are there, a number changes how many",
         None => "",
     };
-    eprintln!("{program}: waits for {wanted} machines at port {}{key}", room.port);
+    let machines = if wanted == 1 { "machine" } else { "machines" };
+    eprintln!("{program}: waits for {wanted} {machines} at port {}{key}", room.port);
     copying::send(&room, &order, given, &mut host)
 }
 

@@ -20,6 +20,7 @@ mod prepare;
 mod progress;
 mod report;
 mod room;
+mod shrink;
 mod store;
 mod tools;
 mod udp;
@@ -57,6 +58,7 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
     (&["ka-d-session", "ka-d-session.sh"], &prepare::SESSION, prepare::session),
     (&["install"], &install::INSTALL, install::run),
     (&["adapt"], &adapt::ADAPT, adapt::run),
+    (&["shrink"], &shrink::SHRINK, shrink::run),
     (&["tools"], &tools::TOOLS, tools::run),
     (&["clone_script"], &room::SCRIPT, room::run),
     (&["fdisk_to_desc"], &desc::FDISK_TO_DESC, desc::run),
@@ -67,7 +69,7 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 10] = [
+const NEW: [&str; 11] = [
     "send",
     "receive",
     "save",
@@ -75,6 +77,7 @@ const NEW: [&str; 10] = [
     "prepare",
     "install",
     "adapt",
+    "shrink",
     "tools",
     "map",
     "p2v-server",

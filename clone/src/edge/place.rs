@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{
     Dir, FileType, Mode, OFlags, SeekFrom, Stat, fdatasync, fstat, fstatfs, fstatvfs, ftruncate,
-    major, minor, open, seek, stat,
+    major, minor, open, seek, stat, unlink,
 };
 use rustix::io::{Errno, pread, pwrite, read};
 use rustix::time::{ClockId, clock_gettime};
@@ -48,6 +48,8 @@ pub struct Place {
     block: bool,
     /// A file that gets a new content.
     fresh: bool,
+    /// A file that was made here, and not begun.
+    made: bool,
     /// What reads it back; nothing when that cannot be done.
     reads: Option<OwnedFd>,
     /// What reads it through the page cache, once that was needed.
@@ -111,9 +113,10 @@ impl Place {
         let reads = reader(&fd);
         let (path, buffer) = (path.to_owned(), Vec::new());
         let (fresh, cached, grows) = (!block && !existing, None, false);
+        let made = before.is_none();
         let had = before.filter(|_| !block && existing);
         let had = had.map(|stat| u64::try_from(stat.st_size).unwrap_or(0));
-        Ok(Self { fd, path, room, block, fresh, reads, cached, grows, had, buffer, dirty: 0 })
+        Ok(Self { fd, path, room, block, fresh, made, reads, cached, grows, had, buffer, dirty: 0 })
     }
 
     /// As [`Place::open`], but a file keeps what it has: a copy may go on there.
@@ -151,6 +154,15 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// Where nothing was to be written, no empty file is left.
+    fn drop(&mut self) {
+        if self.made && fstat(&self.fd).is_ok_and(|stat| stat.st_size == 0) {
+            let _ = unlink(self.path.as_str());
+        }
+    }
+}
+
 fn system(path: &str, operation: &'static str, e: Errno) -> Trouble {
     let why = match e {
         Errno::NOSPC => "no space is left".to_owned(),
@@ -185,6 +197,7 @@ impl Media for Place {
     }
 
     fn begin(&mut self) -> Result<(), Trouble> {
+        self.made = false;
         match self.fresh {
             true => ftruncate(&self.fd, 0).map_err(|e| self.failed("cannot be emptied", e)),
             false => Ok(()),
@@ -412,6 +425,24 @@ mod tests {
 
     fn noise(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+    }
+
+    /// `clone restore` onto a place with too little room left an empty file.
+    #[test]
+    fn a_file_that_was_not_begun_is_not_left() {
+        let file = Temporary::new("unbegun", b"");
+        std::fs::remove_file(&file.0).unwrap();
+        for begins in [false, true] {
+            let mut place = Place::resume(file.path()).unwrap();
+            if begins {
+                place.begin().unwrap();
+            }
+            drop(place);
+            assert_eq!(file.0.exists(), begins);
+        }
+        // One that was there stays.
+        drop(Place::open(file.path(), false).unwrap());
+        assert!(file.0.exists());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use blockmap::{Misfit, ReadAt, ReadError, fit_table};
+use blockmap::{Misfit, ReadAt, ReadError, fit_gpt};
 use core::net::Ipv4Addr;
 
 /// So many chunks are read back together.
@@ -347,8 +347,8 @@ impl<M: Media> Keep<M> {
     fn fit(&mut self, head: &mut [u8], sector: u64) -> Result<(), Trouble> {
         let size = self.other.unwrap_or(0);
         let mut soon = Soon { head, media: &mut self.media, size, sector };
-        let writes = match fit_table(&mut soon, false) {
-            Ok(fit) => fit.writes,
+        let writes = match fit_gpt(&mut soon) {
+            Ok(writes) => writes,
             Err(Misfit::TooSmall { needs: bytes, has: room }) => {
                 let (name, why) = (self.media.name().to_string(), "what is sent needs");
                 return Err(Trouble::TooSmall { name, room, bytes, why, touched: true });

@@ -11,7 +11,7 @@ use super::empty_disk;
 
 /// How a golden machine boots.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// DOS table, GRUB for BIOS, ext4, swap.
     Mbr,
     /// The same, with extlinux in place of GRUB.
@@ -22,6 +22,8 @@ enum Kind {
     Efi,
     /// The same, with systemd-boot in place of GRUB.
     SystemdBoot,
+    /// As `Efi`, with btrfs and NTFS, and free space behind the last partition.
+    Everything,
 }
 
 impl Kind {
@@ -32,11 +34,12 @@ impl Kind {
             Kind::ExtlinuxGpt => "extlinux-gpt",
             Kind::Efi => "efi",
             Kind::SystemdBoot => "systemd-boot",
+            Kind::Everything => "everything",
         }
     }
 
     fn is_uefi(self) -> bool {
-        matches!(self, Kind::Efi | Kind::SystemdBoot)
+        matches!(self, Kind::Efi | Kind::SystemdBoot | Kind::Everything)
     }
 }
 
@@ -58,18 +61,18 @@ const ROOM: [(Bus, &str, u64); 3] = [
     (Bus::Nvme, "/dev/nvme0n1", 2800),
 ];
 
-fn script(name: &str) -> String {
+pub fn script(name: &str) -> String {
     format!("{}/scenarios/clone/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A golden machine on a disk image.
-struct Golden {
+pub struct Golden {
     place: String,
     kind: Kind,
 }
 
 impl Golden {
-    fn make(lab: &Lab, kind: Kind) -> Result<Golden> {
+    pub fn make(lab: &Lab, kind: Kind) -> Result<Golden> {
         let place = lab.scratch("golden")?.to_string_lossy().into_owned();
         let recipe = std::fs::read_to_string(script("golden-tree.sh"))
             .map_err(|e| Error::Input(e.to_string()))?;
@@ -87,12 +90,12 @@ impl Golden {
         Ok(golden)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.place)
     }
 
     /// Its firmware.
-    fn machine<'lab>(&self, lab: &'lab Lab, number: usize) -> Result<MachineBuilder<'lab>> {
+    pub fn machine<'lab>(&self, lab: &'lab Lab, number: usize) -> Result<MachineBuilder<'lab>> {
         let machine = lab.machine();
         if !self.kind.is_uefi() {
             return Ok(machine.nic(Nic::virtio().mac(&mac(number))));
@@ -103,7 +106,7 @@ impl Golden {
     }
 }
 
-fn mac(number: usize) -> String {
+pub fn mac(number: usize) -> String {
     format!("52:54:00:77:c0:{number:02x}")
 }
 

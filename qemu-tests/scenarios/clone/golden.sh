@@ -2,7 +2,8 @@
 # A golden machine as a disk image that boots: golden.sh KIND TREE DIR makes
 # DIR/golden.img of the archive TREE. KIND is mbr (DOS table, GRUB for BIOS, ext4, swap),
 # extlinux (the same, without GRUB), extlinux-gpt, efi (GPT, EFI system partition with
-# GRUB, ext4, swap, xfs on /var) or systemd-boot (the same, without GRUB).
+# GRUB, ext4, swap, xfs on /var), systemd-boot (the same, without GRUB) or everything (efi with
+# btrfs and NTFS, and free space behind the last partition).
 #
 # GRUB is put there by hand: not every kernel that this runs on shows the partitions of
 # loop devices, which its installer needs. Nor has each of them vfat: what is on the
@@ -14,6 +15,8 @@ dir=$3
 disk=$dir/golden.img
 root=$dir/root
 mkdir -p "$root"
+# A run that was ended has left its own.
+rm -f "$disk"
 
 # A loop device for part of the disk: start and length in MiB. It goes when it is not
 # mounted any more.
@@ -44,6 +47,29 @@ efi | systemd-boot)
 	var=$(part 657 312)
 	mkfs.vfat -F 32 -n ESP "$esp" >/dev/null
 	mkfs.xfs -q -L var "$var"
+	;;
+everything)
+	truncate -s 1300M "$disk"
+	printf 'label: gpt\nstart=2048,size=64M,type=U,name=esp\nsize=560M,type=L\nsize=32M,type=S\nsize=128M,type=L\nsize=64M,type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\nsize=312M,type=L\n' |
+		sfdisk -q "$disk"
+	esp=$(part 1 64)
+	first=$(part 65 560)
+	swap=$(part 625 32)
+	more=$(part 657 128)
+	windows=$(part 785 64)
+	var=$(part 849 312)
+	mkfs.vfat -F 32 -n ESP "$esp" >/dev/null
+	mkfs.xfs -q -L var "$var"
+	mkfs.btrfs -q "$more"
+	mkntfs -q -F -Q -p $((785 * 2048)) -H 255 -S 63 "$windows" 2>/dev/null
+	for place in "mount $more" "ntfs-3g $windows"; do
+		$place "$root"
+		for number in $(seq 40); do
+			head -c $((number * 9973)) /dev/urandom >"$root/file$number"
+		done
+		umount "$root"
+	done
+	losetup -d "$more" "$windows"
 	;;
 esac
 mkfs.ext4 -q -L golden "$first"
@@ -132,7 +158,7 @@ label linux
 	append initrd=/boot/initrd.img-${kernel#vmlinuz-} root=UUID=$uuid ro $line
 END
 	;;
-efi)
+efi | everything)
 	mkdir -p "$root/boot/efi/EFI/BOOT"
 	printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\n' "$uuid" >"$root/tmp/early"
 	chroot "$root" grub-mkimage -O x86_64-efi -p /boot/grub -c /tmp/early \

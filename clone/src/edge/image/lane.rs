@@ -74,10 +74,12 @@ impl Lane {
     pub fn new(text: &str) -> Result<Self, Error> {
         let mut name = text.to_string();
         if text.contains("://") {
-            let url = Url::parse(text).map_err(|e| Error::Source { why: e.to_string() })?;
+            let url = Url::parse(text);
+            let url = url.map_err(|e| Error::Fetch { why: format!("{text}: {e}") })?;
             if url.scheme != Scheme::Http {
-                let why = "is no http:// address";
-                return Err(Error::Source { why: format!("{url}: {why}") });
+                let why = "only http:// is read here, and the image's digest (--digest, \
+                           bw.clone.digest=) makes that safe; or download it, and name the file";
+                return Err(Error::Fetch { why: format!("{url}: {why}") });
             }
             name = url.to_string();
         }
