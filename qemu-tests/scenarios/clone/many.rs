@@ -139,8 +139,10 @@ fn copies(lab: &Lab, golden: &str, [larger, smaller, other]: [u64; 3]) -> Result
     for machine in [first, second, third] {
         machine.wait_off(secs(60))?;
     }
-    let said = sender.waits_for("3 of 3", secs(60))?;
-    println!("{said}");
+    let said = sender.waits_for("  result\n", secs(60))?;
+    let (_, table) = said.rsplit_once("  result\n").unwrap_or_default();
+    let verified = table.lines().filter(|line| line.ends_with("  verified"));
+    assert_eq!(verified.count(), 3, "{said}");
     for disk in &disks {
         let dir = path("compared");
         print!("{}", run(&["sh", &script("same.sh"), golden, &disk.to_string_lossy(), &dir])?);

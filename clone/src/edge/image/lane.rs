@@ -74,8 +74,7 @@ impl Lane {
     pub fn new(text: &str) -> Result<Self, Error> {
         let mut name = text.to_string();
         if text.contains("://") {
-            let url = Url::parse(text);
-            let url = url.map_err(|e| Error::Fetch { why: format!("{text}: {e}") })?;
+            let url = Url::parse(text).map_err(|e| Error::Fetch { why: e.to_string() })?;
             if url.scheme != Scheme::Http {
                 let why = "only http:// is read here, and the image's digest (--digest, \
                            bw.clone.digest=) makes that safe; or download it, and name the file";
