@@ -180,6 +180,16 @@ impl Received {
     }
 }
 
+/// So many machines, in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machines(pub usize);
+
+impl fmt::Display for Machines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} machine{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
 /// An amount of bytes in decimal units, as disks and networks have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Amount(pub u64);

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use blockmap::{DiskMap, Extent, How, whole_disk};
 use clone::edge::room::{Offer, Reader, Room};
 use clone::edge::{Order, Protocol};
-use clone::outcome::Amount;
+use clone::outcome::{Amount, Machines};
 use clone::room::cast::Bulk;
 use clone::room::manifest::{Area, CHUNK, Disk, Layout, Manifest};
 use std::io::IsTerminal;
@@ -209,8 +209,7 @@ fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failur
         Some(_) => "; Return begins with those that are there, a number changes how many",
         None => "",
     };
-    let machines = if wanted == 1 { "machine" } else { "machines" };
-    eprintln!("{program}: waits for {wanted} {machines} at port {}{key}", room.port);
+    eprintln!("{program}: waits for {} at port {}{key}", Machines(wanted), room.port);
     copying::send(&room, &order, given, &mut host)
 }
 

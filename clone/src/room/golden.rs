@@ -14,7 +14,7 @@ use super::manifest::Manifest;
 use super::serve::Serve;
 use super::wire::{DIGESTS, Message, Verdict};
 use super::{Act, Ask, Peer, Told};
-use crate::outcome::{Client, Standing};
+use crate::outcome::{Client, Machines, Standing};
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -239,8 +239,11 @@ impl Golden {
             return Err("is one machine too many");
         };
         let total = self.seats.len();
-        self.acts
-            .push_back(Act::News(format!("{name} ({}){back}; {total} machines", address.ip())));
+        self.acts.push_back(Act::News(format!(
+            "{name} ({}){back}; {}",
+            address.ip(),
+            Machines(total)
+        )));
         self.acts.push_back(Act::Say(peer, Message::Manifest(self.bytes.clone())));
         let known: Vec<u32> = self.announced.iter().collect();
         self.digests(&known, &[peer]);
@@ -312,7 +315,7 @@ impl Golden {
     pub fn start(&mut self, now: Duration) {
         if self.started.is_none() {
             self.started = Some(now);
-            self.acts.push_back(Act::News(format!("begins with {} machines", self.seats.len())));
+            self.acts.push_back(Act::News(format!("begins with {}", Machines(self.seats.len()))));
             self.form(now);
         }
     }
@@ -321,7 +324,8 @@ impl Golden {
     pub fn want(&mut self, wanted: usize, now: Duration) {
         self.wanted = wanted;
         let there = self.seats.len();
-        self.acts.push_back(Act::News(format!("begins with {wanted} machines; {there} are there")));
+        self.acts
+            .push_back(Act::News(format!("begins with {}; {there} are there", Machines(wanted))));
         self.form(now);
     }
 
