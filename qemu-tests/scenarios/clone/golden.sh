@@ -60,7 +60,7 @@ everything)
 	var=$(part 849 312)
 	mkfs.vfat -F 32 -n ESP "$esp" >/dev/null
 	mkfs.xfs -q -L var "$var"
-	mkfs.btrfs -q "$more"
+	mkfs.btrfs -q "$more" >/dev/null
 	mkntfs -q -F -Q -p $((785 * 2048)) -H 255 -S 63 "$windows" 2>/dev/null
 	for place in "mount $more" "ntfs-3g $windows"; do
 		$place "$root"
