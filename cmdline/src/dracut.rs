@@ -38,7 +38,9 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.live.overlay.size" Number Keep "Size of the snapshot in memory in MiB; 32768.";
     "rd.live.overlay.readonly" Switch Keep "The kept changes stay read-only under this session's.";
     "rd.live.overlayfs.readonly" Switch Keep "The same.";
-    "rd.live.overlay.persistent" Switch Keep "Keep changes on the partition labelled cow, as kiwi's media do; it is not made.";
+    "rd.live.overlay.persistent" Switch Keep "Keep changes on the partition labelled cow, as kiwi's media do, or beside an ISO file in the file live_system.cow; neither is made.";
+    "rd.live.cowfile.path" Text Keep "Another path of that file.";
+    "rd.live.cowfile.mbsize" Number Idle "The file is not made.";
     "rd.live.overlay.reset" Switch Keep "Empty the kept changes first.";
     "rd.live.overlay.thin" Switch Idle "A thin snapshot is not made; an ordinary one is.";
     "rd.live.overlay.cowfs" Text Idle "No partition is created for changes.";
@@ -454,7 +456,14 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
             .unwrap_or_default()
     });
     let is_switch = value::switch(Some(value)) == Some(true);
-    let upper = if kiwi && name.is_none() {
+    let upper = if kiwi && name.is_none() && cfg!(feature = "all") && d.has("iso-scan/filename") {
+        // A file beside the ISO: there is no room for a partition.
+        let file = d.get("rd.live.cowfile.path").and_then(value::inside);
+        persist.labels = alloc::vec![file.unwrap_or_else(|| String::from("live_system.cow"))];
+        persist.filesystem = false;
+        persist.directory = false;
+        Upper::Persistent(persist)
+    } else if kiwi && name.is_none() {
         persist.device = Some(crate::plan::DeviceSelector::Label(String::from("cow")));
         persist.path = Some(String::from("/rw"));
         Upper::Persistent(persist)

@@ -105,6 +105,8 @@ const FAMILIES: &[(&str, &str, When, &str, &str)] = &[
         "is the partition that systemd finds by its type, which is not looked at",
         "root=PARTUUID=… or root=LABEL=… names it",
     ),
+    ("mount.usr", "", Plain, USR, OWN_INITRD),
+    ("usrhash", "", Plain, USR, OWN_INITRD),
     ("netboot", "http://", Always, SYSRCD, "bw.root=http://SERVER/sysrcd.dat bw.overlay"),
     ("netboot", "tftp://", Always, SYSRCD, "bw.root=tftp://SERVER/sysrcd.dat bw.overlay"),
     ("netboot", "nfs://", Always, SYSRCD, "bw.root=nfs:SERVER:/PATH,file=sysrcd.dat bw.overlay"),
@@ -145,6 +147,7 @@ const FAMILIES: &[(&str, &str, When, &str, &str)] = &[
     ("psubdir", "", Rootless, PUPPY, PUPPY_HINT),
     ("pfix", "", Rootless, PUPPY, PUPPY_HINT),
 ];
+const USR: &str = "is a file system of its own for /usr, which is not mounted here";
 const ZFS: &str = "is a root on ZFS, which is not read";
 const SYSRCD: &str = "is SystemRescueCd's, of before 2020";
 const ALT: &str = "is ALT Linux's, whose stages only its own initramfs knows";

@@ -574,7 +574,8 @@ fn persist(plan: &PersistPlan) -> String {
         places.push(device(selector));
     }
     if !plan.labels.is_empty() {
-        places.push(text(&["what is labelled ", &plan.labels.join(" or ")]));
+        let what = if plan.filesystem { "what is labelled " } else { "the file " };
+        places.push(text(&[what, &plan.labels.join(" or ")]));
     }
     if places.is_empty() {
         places.push(String::from("the medium"));

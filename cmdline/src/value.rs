@@ -241,6 +241,10 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
         Some((host, port)) => {
             // RFC 3986 allows a colon without a port, and dracut's users write it.
             let port = match port.strip_prefix(':').unwrap_or(port) {
+                // http://http://SERVER/…: the host would be called http.
+                "" if cfg!(feature = "all") && path.starts_with("//") => {
+                    return Err("the URL names its protocol twice");
+                }
                 "" => None,
                 "0" => return Err("the port of the URL is 0"),
                 port => Some(port.parse().map_err(|_| "the port of the URL is not a number")?),
@@ -369,6 +373,7 @@ mod tests {
         assert_eq!(url("http://[::1]/x").unwrap().host, "[::1]");
         assert!(url("http//x").is_err());
         assert!(url("http://a:b/").is_err());
+        assert_eq!(url("http://http://a/x").unwrap_err(), "the URL names its protocol twice");
         assert!(url("http://a b/").is_err());
         assert!(url(&alloc::format!("http://a/{}", "x".repeat(MAX_URL))).is_err());
         assert_eq!(suffix("http://x/a.SQUASHFS?b.c").as_deref(), Some("squashfs"));

@@ -1,6 +1,6 @@
 //! Live systems and plain trees on NFS.
 
-use qemu_tests::assets::Profile;
+use qemu_tests::assets::{Flavour, Profile};
 use qemu_tests::{Nic, scenario, secs};
 
 const LIVE: &str = "boot=live netboot=nfs nfsroot=10.77.0.1:/srv/live init=/bin/sh";
@@ -111,7 +111,7 @@ fn sweep_new_kernels_and_an_old_server() {
     ] {
         let name = format!("nfs-{release}{}", options.replace([' ', '='], "-"));
         scenario(&name, |lab| {
-            let kernel = lab.assets().kernel_of(release)?;
+            let kernel = lab.assets().kernel_of(release, Flavour::Cloud)?;
             let initrd = lab.assets().our_initrd(&kernel, Profile::Net)?;
             let _dhcp = lab.dhcp().serve()?;
             let tree = lab

@@ -31,7 +31,7 @@ use crate::assets::{self, Assets, Flavour, Profile};
 use crate::machine::{MachineBuilder, Nic};
 use crate::net::Namespace;
 use crate::shell::Daemon;
-use crate::{Error, Result, packages, shell, workspace};
+use crate::{Error, Result, packages, release, shell, workspace};
 
 /// The server's address on the main network.
 pub const SERVER: &str = "10.77.0.1";
@@ -50,11 +50,16 @@ pub struct Lab {
 
 impl Lab {
     /// Builds an empty lab: a network, no servers, no machines. Logs go to
-    /// `directory`, which is emptied first.
+    /// `directory`, which is emptied first. Its guests are of the run's release of Debian.
     ///
     /// # Errors
     /// [`Error::Packages`], [`Error::NotRoot`], or what making the network needs.
     pub fn new(directory: &Path) -> Result<Lab> {
+        Lab::of(directory, &release::chosen()?)
+    }
+
+    /// The same with guests of this release.
+    fn of(directory: &Path, release: &str) -> Result<Lab> {
         packages::ensure()?;
         if directory.exists() {
             fs::remove_dir_all(directory).map_err(Error::at("empty", directory))?;
@@ -70,7 +75,7 @@ impl Lab {
             _capture: capture,
             namespace,
             directory: directory.to_owned(),
-            assets: Assets::open()?,
+            assets: Assets::of(release)?,
             machines: Cell::new(0),
         })
     }
@@ -289,17 +294,21 @@ pub fn scenario(name: &str, story: impl FnOnce(&Lab) -> Result<()>) {
     assert!(new, "two scenarios are called {name}");
     let start = Instant::now();
     let kept = workspace::lab().join("captures").join(name);
-    let outcome = Lab::new(&kept).and_then(|lab| {
+    let outcome = release::of_scenario(name).and_then(|release| {
+        let lab = Lab::of(&kept, &release)?;
         // The lab is not used after a panic, only taken down.
-        catch_unwind(AssertUnwindSafe(|| story(&lab))).unwrap_or_else(|panic| {
-            crate::say(format_args!("{name}: failed, see {}", kept.display()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| story(&lab)));
+        release::note(name, &release, matches!(outcome, Ok(Ok(()))), start.elapsed())?;
+        let outcome = outcome.unwrap_or_else(|panic| {
+            crate::say(format_args!("{name}: failed on {release}, see {}", kept.display()));
             resume_unwind(panic)
-        })
+        });
+        outcome.map(|()| release)
     });
     let seconds = start.elapsed().as_secs_f32();
     match outcome {
-        Ok(()) => {
-            crate::say(format_args!("{name}: passed in {seconds:.1} s"));
+        Ok(release) => {
+            crate::say(format_args!("{name}: passed on {release} in {seconds:.1} s"));
             // What a success leaves is rarely of use; a leftover does no harm.
             if std::env::var_os("BELLWETHER_KEEP").is_none() {
                 let _ = fs::remove_dir_all(&kept);

@@ -24,6 +24,7 @@ pub mod machine;
 pub mod net;
 pub mod packages;
 mod pxe;
+pub mod release;
 pub mod servers;
 mod shell;
 pub mod workspace;

@@ -191,18 +191,23 @@ pub fn ensure_all(needed: &[(&'static str, &str)]) -> Result<()> {
         let remedy = format!("apt-get update && {INSTALL} {}", missing.join(" "));
         return Err(Error::Packages { remedy });
     }
-    crate::say(format_args!("installing {}", missing.join(" ")));
+    install(&missing)
+}
+
+/// Installs packages, as root.
+fn install(packages: &[&str]) -> Result<()> {
+    crate::say(format_args!("installing {}", packages.join(" ")));
     apt(&["update"])?;
     let mut words: Vec<&str> = INSTALL.split(' ').skip(1).collect();
-    words.extend(missing);
+    words.extend(packages);
     apt(&words)
 }
 
-/// Tells what the checks without machines need and this machine lacks, all of it at once:
-/// parts of Rust's toolchain, and the programs of [`FOR_CHECKS`]. Installs nothing.
+/// Makes sure of what the checks without machines need: parts of Rust's toolchain, and the
+/// programs of [`FOR_CHECKS`]. What this user may not install is told, all of it at once.
 ///
 /// # Errors
-/// [`Error::Input`] with the commands that install it.
+/// [`Error::Input`] with the commands that install it; [`Error::Command`] when apt fails.
 pub fn tools() -> Result<()> {
     let (parts, debian) = parts_of_rust();
     let mut remedies = Vec::new();
@@ -210,10 +215,17 @@ pub fn tools() -> Result<()> {
     if debian {
         packages.extend(parts);
     } else if !parts.is_empty() {
-        remedies.push(format!("rustup component add {}", parts.join(" ")));
+        // It writes into its user's own directory.
+        let words = [&["rustup", "component", "add"], &parts[..]].concat();
+        crate::say(format_args!("{}", words.join(" ")));
+        if shell::sh(&words).is_err() {
+            remedies.push(words.join(" "));
+        }
     }
-    if !packages.is_empty() {
-        remedies.push(format!("{INSTALL} {}", packages.join(" ")));
+    match packages.as_slice() {
+        [] => {}
+        missing if is_root() => install(missing)?,
+        missing => remedies.push(format!("{INSTALL} {}", missing.join(" "))),
     }
     match remedies.join("\n    ") {
         none if none.is_empty() => Ok(()),

@@ -5,7 +5,8 @@ use qemu_tests::Result;
 use qemu_tests::bench::kept::{self, Kept};
 use qemu_tests::bench::p2v;
 use qemu_tests::bench::profile::{Counted, Share, count};
-use qemu_tests::bench::{BOARDS, Contender, Medium, RELEASES, Row, Runs, measure, one, share};
+use qemu_tests::bench::{BOARDS, Contender, Medium, Row, Runs, measure, one, share};
+use qemu_tests::release::RELEASES;
 
 /// Measure Bellwether against its peers.
 #[derive(FromArgs, Debug)]

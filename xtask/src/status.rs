@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
+use qemu_tests::release::Seen;
 use qemu_tests::{Error, Result, workspace};
 use quote::ToTokens as _;
 use syn::{Attribute, Expr, Item, Lit, Meta};
@@ -27,7 +28,12 @@ struct Scenario {
 /// [`Error::Input`] when a source cannot be parsed, or a page names a scenario that
 /// is not there.
 pub fn page() -> Result<String> {
-    let mut text = String::new();
+    let seen = Seen::open();
+    let mut text = String::from("The states of the releases that scenarios have passed on:\n\n");
+    for state in seen.states() {
+        text.push_str(&format!("- {state}\n"));
+    }
+    text.push('\n');
     let mut names = Vec::new();
     for file in sources()? {
         let (about, scenarios) = read(&file)?;
@@ -35,11 +41,12 @@ pub fn page() -> Result<String> {
             continue;
         }
         text.push_str(&format!(
-            "### {about}\n\n| scenario | shows | runs |\n| --- | --- | --- |\n"
+            "### {about}\n\n| scenario | shows | runs | passed on |\n| --- | --- | --- | --- |\n"
         ));
         for Scenario { name, shows, sweep } in scenarios {
             let runs = if sweep { "sweep" } else { "CI" };
-            text.push_str(&format!("| `{name}` | {shows} | {runs} |\n"));
+            let on = seen.of(&name);
+            text.push_str(&format!("| `{name}` | {shows} | {runs} | {on} |\n"));
             names.push(name);
         }
         text.push('\n');

@@ -4,6 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
+use qemu_tests::assets::Assets;
+use qemu_tests::release::{self, RELEASES};
 use qemu_tests::{Error, Result, packages, workspace};
 
 use crate::docs::Docs;
@@ -28,6 +30,15 @@ pub struct Test {
     /// one step alone, by its name in the summary
     #[argh(option)]
     only: Option<String>,
+
+    /// the release of Debian whose kernels and live systems all scenarios boot: bookworm,
+    /// trixie or forky. Otherwise each run takes another one, for those that have passed there
+    #[argh(option)]
+    release: Option<String>,
+
+    /// run the scenarios on every release
+    #[argh(switch)]
+    all_releases: bool,
 }
 
 type Step = (&'static str, fn() -> Result<()>);
@@ -79,10 +90,6 @@ const MACHINES: &[Step] = &[
         packages::ensure_all(packages::FOR_P2V)?;
         cargo(&["test", "-p", "bellwether", "--features", "rooms", "--test", "p2v_server"])
     }),
-    ("scenarios", || {
-        let words = ["test", "-p", "qemu-tests", "--features", "machines"];
-        cargo(&[&words[..], &["--test", "scenarios", "--", "--test-threads=4"]].concat())
-    }),
 ];
 
 const SWEEPS: &[Step] = &[
@@ -111,24 +118,47 @@ const SWEEPS: &[Step] = &[
 ];
 
 impl Test {
+    /// The releases whose guests the scenarios boot.
+    fn releases(&self) -> Result<Vec<&'static str>> {
+        match &self.release {
+            _ if self.all_releases => Ok(RELEASES.to_vec()),
+            Some(name) => Ok(vec![release::known(name)?]),
+            None => Ok(vec![release::by_turn()]),
+        }
+    }
+
     /// Runs every step, also after a failure, and prints a summary.
     pub fn run(self) -> Result<()> {
         let (packages, machines) =
             if self.quick { (&[][..], &[][..]) } else { (PACKAGES, MACHINES) };
         let sweeps = if self.sweep { SWEEPS } else { &[] };
+        let releases = if self.quick { Vec::new() } else { self.releases()? };
+        let plain = |&(name, step): &Step| (name, name.to_owned(), Run::Plain(step));
+        let turn = self.release.is_none() && !self.all_releases;
+        let variable = if turn { release::TURN } else { release::CHOSEN };
+        let on = |&release: &&'static str| {
+            ("scenarios", format!("scenarios on {release}"), Run::Scenarios(variable, release))
+        };
+        let steps = packages.iter().chain(QUICK).chain(machines).map(plain);
+        let steps = steps.chain(releases.iter().map(on)).chain(sweeps.iter().map(plain));
+        let wanted = |step: &str| self.only.as_deref().is_none_or(|only| only == step);
         let mut failed = 0;
         let mut summary = Vec::new();
-        let all = packages.iter().chain(QUICK).chain(machines).chain(sweeps);
-        for (name, step) in all.filter(|(name, _)| self.only.as_deref().is_none_or(|o| o == *name))
-        {
+        for (_, name, run) in steps.filter(|(step, ..)| wanted(step)) {
             println!("== {name}");
             let start = Instant::now();
-            let outcome = step();
+            let outcome = match run {
+                Run::Plain(step) => step(),
+                Run::Scenarios(variable, release) => scenarios(variable, release),
+            };
             if let Err(error) = &outcome {
                 eprintln!("{name}: {error}");
                 failed += 1;
             }
             summary.push((name, outcome.is_ok(), start.elapsed()));
+        }
+        if !turn && wanted("scenarios") {
+            println!("\n== releases\n{}", release::keep(&states(&releases)?)?);
         }
         println!("\n== summary");
         for (name, passed, took) in &summary {
@@ -146,9 +176,37 @@ impl Test {
     }
 }
 
+/// A step, or the scenarios on a release of Debian.
+#[derive(Debug)]
+enum Run {
+    Plain(fn() -> Result<()>),
+    Scenarios(&'static str, &'static str),
+}
+
+/// The scenarios on a release, after a line that says which state of it; the variable says
+/// whether all of them run there.
+fn scenarios(variable: &str, release: &str) -> Result<()> {
+    println!("{}", Assets::of(release)?.state()?);
+    let words = ["test", "-p", "qemu-tests", "--features", "machines"];
+    let words = [&words[..], &["--test", "scenarios", "--", "--test-threads=4"]].concat();
+    let mut command = Command::new("cargo");
+    command.env(variable, release);
+    run(command, &words)
+}
+
+/// The state of each release.
+fn states(releases: &[&'static str]) -> Result<Vec<(&'static str, String)>> {
+    let state = |&release: &&'static str| Ok((release, Assets::of(release)?.state()?));
+    releases.iter().map(state).collect()
+}
+
 /// Runs cargo with its output on the terminal.
 fn cargo(words: &[&str]) -> Result<()> {
-    let status = Command::new("cargo")
+    run(Command::new("cargo"), words)
+}
+
+fn run(mut cargo: Command, words: &[&str]) -> Result<()> {
+    let status = cargo
         .args(words)
         .current_dir(workspace::root())
         .env("RUSTDOCFLAGS", "-D warnings -D missing_docs")

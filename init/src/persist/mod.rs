@@ -128,8 +128,12 @@ pub fn find(
         Some(root) => {
             base.can_be_upper()?;
             let root = root.trim_end_matches('/');
-            let upper = format!("{root}/{}", layout.upper_dir);
-            let mut work = format!("{root}/{}", layout.work_dir);
+            // kiwi has names of its own in its file.
+            let kiwi = dialect == Dialect::Dracut && !plan.labels.is_empty();
+            let (upper, work) =
+                if kiwi { ("rw", "work") } else { (layout.upper_dir, layout.work_dir) };
+            let upper = format!("{root}/{upper}");
+            let mut work = format!("{root}/{work}");
             // dracut's directory is itself the upper one, its work directory a sister.
             let itself = dialect == Dialect::Dracut && plan.path.is_some();
             if let (true, Some((parent, _))) = (itself, root.rsplit_once('/')) {

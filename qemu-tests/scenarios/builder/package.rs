@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use qemu_tests::assets::Flavour;
 use qemu_tests::assets::media::run;
-use qemu_tests::assets::{Flavour, sources};
 use qemu_tests::{Error, packages, scenario, workspace};
 
 use super::assert_contains;
@@ -76,7 +76,6 @@ fn sweep_debian_package() {
         run(&["sh", "-euc", &format!("'{}' '{}'", maker.display(), at("deb"))])?;
         run(&["sh", "-euc", &format!("cp '{}'/*.deb '{}'", at("deb"), at("bellwether.deb"))])?;
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
-        let suite = sources::suite()?;
         let script = INSIDE.replace("KERNEL_INSTALL", "\u{1}").replace("KERNEL", &kernel.version);
         let script = script.replace('\u{1}', "KERNEL_INSTALL");
         fs::write(place.join("inside"), script).map_err(Error::at("write", &place))?;
@@ -94,7 +93,7 @@ fn sweep_debian_package() {
             "--quiet",
             "--variant=apt",
             &format!("--customize-hook={hook}"),
-            &suite,
+            lab.assets().release(),
             &root.to_string_lossy(),
         ]);
         let log = fs::read_to_string(place.join("inside.log")).unwrap_or_default();

@@ -24,6 +24,24 @@ fn a_root_on_each() {
     });
 }
 
+/// An image of erofs on a disk. Since Linux 6.12 the kernel reads the file without a loop
+/// device.
+#[test]
+fn an_erofs_file() {
+    scenario("storage-erofs-file", |lab| {
+        let root = lab.tree("root")?.with_all(&lab.assets().small_root()?)?;
+        let root = root.image(Fs::Erofs, "", 0)?;
+        let disk = lab.tree("disk")?.with("root.erofs", &root)?.image(Fs::Ext4, "DATA", 64)?;
+        let line = "bw.root=LABEL=DATA bw.image=root.erofs bw.overlay";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &disk))?;
+        let mounts = machine.run("cat /proc/mounts")?;
+        let line = mounts.lines().find(|line| line.contains(" erofs ro")).unwrap_or_default();
+        let old = lab.assets().release() == "bookworm";
+        assert!(line.starts_with("/dev/loop") == old && !line.is_empty(), "{mounts}");
+        machine.run("test -s /etc/issue && echo new >/new").map(drop)
+    });
+}
+
 /// The medium, found by scanning. A disc with UDF alone is filled by a machine.
 #[test]
 fn a_medium_on_each() {
@@ -119,8 +137,8 @@ fn ntfs_without_a_driver_is_named() {
     });
 }
 
-/// NTFS, ISO, squashfs, ext4 image: with a driver made of Debian's own sources of
-/// this kernel, which takes minutes.
+/// NTFS, ISO, squashfs, ext4 image. Debian 12's kernel has no driver: it is made of Debian's
+/// own sources of this kernel, which takes minutes. Debian 13's has ntfs3, and forky's ntfs.
 #[test]
 #[ignore = "builds a kernel module: cargo xtask test --sweep"]
 fn sweep_an_iso_on_ntfs() {
@@ -128,7 +146,8 @@ fn sweep_an_iso_on_ntfs() {
         let kernel = lab.assets().kernel(Flavour::Cloud)?;
         let driver = lab.assets().ntfs3(&kernel)?;
         let kernel = Kernel { modules: driver, ..kernel };
-        let modules = ["dm_mod", "dm_snapshot", "ntfs3"];
+        let name = if lab.assets().release() == "forky" { "ntfs" } else { "ntfs3" };
+        let modules = ["dm_mod", "dm_snapshot", name];
         let modules: Vec<&str> = modules.iter().flat_map(|module| ["--add", module]).collect();
         let options = [&FULL[..], &modules].concat();
         let initrd = lab.assets().our_initrd_of(&kernel, Profile::Disks, "ntfs3", &options)?;
@@ -137,7 +156,7 @@ fn sweep_an_iso_on_ntfs() {
         let line = "root=live:CDLABEL=DRA rd.live.image iso-scan/filename=/dra.iso init=/bin/sh";
         let client = lab.machine().kernel(&kernel.image, &initrd, line);
         let mut machine = boot(client.disk(DISK, &disk))?;
-        assert!(mounted(&mut machine, "/run/initramfs/isoscan")?.contains(" ntfs3 ro"));
+        assert!(mounted(&mut machine, "/run/initramfs/isoscan")?.contains(&format!(" {name} ro")));
         assert!(mounted(&mut machine, "/")?.starts_with("/dev/dm-0 / ext4 rw"));
         machine.run("echo new >/new")?;
         Ok(())

@@ -43,6 +43,22 @@ fn live_boot_keeps_all_changes() {
     });
 }
 
+/// kiwi's file beside an ISO file on a stick, which the loop boot of openSUSE's media makes.
+#[test]
+fn kiwi_keeps_changes_beside_the_iso() {
+    scenario("storage-keep-kiwi", |lab| {
+        let cow = lab.tree("cow")?.text("rw/etc/kept", "by kiwi\n")?.image(Fs::Ext4, "", 32)?;
+        let stick = lab.tree("stick")?.with("suse.iso", &nested_iso(lab)?)?;
+        let stick = stick.with("live_system.cow", &cow)?.image(Fs::Ext4, "STICK", 128)?;
+        let line = "root=live:CDLABEL=DRA rd.live.image rd.live.overlay.persistent \
+                    iso-scan/filename=/suse.iso";
+        let mut machine = boot(client(lab, line)?.disk(DISK, &stick))?;
+        assert_said(&machine, "all changes kept on live_system.cow on /dev/vda");
+        assert_eq!(machine.run("cat /etc/kept")?.trim(), "by kiwi");
+        kept_across_a_restart(&mut machine)
+    });
+}
+
 #[test]
 fn live_boot_keeps_single_directories() {
     scenario("storage-keep-directories", |lab| {

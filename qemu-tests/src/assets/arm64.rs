@@ -7,8 +7,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::kernel::{depends, foreign_apt, settle_modules};
-use super::{Assets, bellwether, only, sources, write};
+use super::apt::Apt;
+use super::kernel::{fetch_kernel, settle_modules};
+use super::media::busybox_in;
+use super::{Assets, Flavour, Kernel, bellwether, write};
 use crate::{Error, Result, packages, shell, workspace};
 
 /// Host packages that these machines need.
@@ -48,12 +50,12 @@ impl Assets {
     /// [`Error::Command`] when a package cannot be fetched or `/init` does not build.
     pub fn arm64(&self) -> Result<Arm64> {
         packages::ensure_all(NEEDED)?;
-        let suite = sources::suite()?;
-        let packages = self.entry("arm64", &format!("2: {suite}"), |dir| unpack(dir, &suite))?;
-        let modules = only(&packages.join("lib/modules"), "")?;
-        let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let packages = self.entry("arm64", &format!("3: {}", self.release), |dir| {
+            unpack(dir, &self.apt(&self.release, "arm64")?)
+        })?;
+        let kernel = Kernel::unpacked(&packages)?;
         let root = self.entry("arm64-root", &format!("1: {}", packages.display()), |dir| {
-            let busybox = packages.join("bin/busybox");
+            let busybox = busybox_in(&packages)?;
             for place in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "mnt", "var"] {
                 let place = dir.join(place);
                 fs::create_dir(&place).map_err(Error::at("make", &place))?;
@@ -71,27 +73,17 @@ impl Assets {
         let init = build_init()?;
         let initrd = self.cache.join(format!("arm64-{}.img", std::process::id()));
         let mut build = shell::command(bellwether()?);
-        build.args(["build", "--full", "--modules"]).arg(&modules).arg("--init").arg(&init);
+        build.args(["build", "--full", "--modules"]).arg(&kernel.modules).arg("--init").arg(&init);
         shell::run(build.arg("-o").arg(&initrd))?;
-        let kernel = packages.join(format!("boot/vmlinuz-{version}"));
         let grub = packages.join("usr/lib/grub");
-        Ok(Arm64 { kernel, initrd, init, root, grub })
+        Ok(Arm64 { kernel: kernel.image, initrd, init, root, grub })
     }
 }
 
 /// Fetches and unpacks the kernel, busybox and GRUB's modules.
-fn unpack(dir: &Path, suite: &str) -> Result<()> {
-    let apt = foreign_apt(dir, suite, "arm64")?;
-    shell::run(apt("apt-get").args(["--quiet", "update"]))?;
-    let meta = shell::run(apt("apt-cache").args(["depends", "linux-image-cloud-arm64"]))?;
-    let kernel = depends(&meta).find(|name| name.starts_with("linux-image-"));
-    let kernel = kernel.ok_or_else(|| Error::Input("apt knows no kernel for arm64".into()))?;
-    for package in [kernel, "busybox-static", "grub-efi-arm64-bin"] {
-        shell::run(apt("apt-get").args(["download", package]).current_dir(dir))?;
-        let deb = only(dir, &format!("{package}_"))?;
-        shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-        fs::remove_file(&deb).map_err(Error::at("remove", &deb))?;
-    }
+fn unpack(dir: &Path, apt: &Apt) -> Result<()> {
+    fetch_kernel(dir, apt, &Flavour::Cloud.meta("arm64"))?;
+    apt.unpack(dir, &["busybox-static", "grub-efi-arm64-bin"])?;
     settle_modules(dir)
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::{Assets, live, sources, write};
+use super::{Assets, live, write};
 use crate::{Result, shell};
 
 /// What is on it: the cloud kernel, whose initramfs is made in a minute where a processor is
@@ -139,11 +139,11 @@ impl Assets {
     }
 
     fn installed(&self, name: &str, packages: &str, fstab: &str, disk: &str) -> Result<PathBuf> {
-        let suite = sources::suite()?;
+        let suite = &self.release;
         let recipe = format!("{suite} {packages} {fstab} {SETTLE} {disk}");
         let dir = self.entry(name, &recipe, |dir| {
             let root = dir.join("root");
-            live::run_bootstrap(live::bootstrap(&suite, packages, &root)?)?;
+            live::run_bootstrap(live::bootstrap(suite, packages, &root)?)?;
             for (name, script, place) in [("settle", SETTLE, &*root), ("disk", disk, dir)] {
                 let file = dir.join(name);
                 let start = format!("set -eu\nPATH=$PATH:/usr/sbin:/sbin\nFSTAB='{fstab}'\n");

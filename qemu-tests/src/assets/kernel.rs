@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::{Assets, only, sources};
+use super::apt::Apt;
+use super::{Assets, only};
 use crate::{Error, Result, packages, shell};
 
 /// Which of Debian's kernels.
@@ -30,66 +30,67 @@ pub struct Kernel {
     pub config: PathBuf,
 }
 
-impl Assets {
-    /// The kernel of this flavour.
-    ///
-    /// # Errors
-    /// [`Error::Command`] when apt cannot fetch the package.
-    pub fn kernel(&self, flavour: Flavour) -> Result<Kernel> {
-        let (name, meta) = match flavour {
-            Flavour::Cloud => ("kernel-cloud", "linux-image-cloud-amd64"),
-            Flavour::Stock => ("kernel-stock", "linux-image-amd64"),
-        };
-        let recipe = format!("3: {}, unpacked package, depmod", sources::suite()?);
-        let dir = self.entry(name, &recipe, |dir| {
-            let package = real_package(meta)?;
-            shell::run(shell::command("apt-get").args(["download", &package]).current_dir(dir))?;
-            let deb = only(dir, "linux-image-")?;
-            shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-            fs::remove_file(&deb).map_err(Error::at("remove", &deb))?;
-            settle_modules(dir)
-        })?;
-        let modules = only(&dir.join("lib/modules"), "")?;
-        let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Kernel {
-            image: dir.join(format!("boot/vmlinuz-{version}")),
-            config: dir.join(format!("boot/config-{version}")),
-            version,
-            modules,
-        })
+/// The file of a kernel's entry that says which state of the release it is from.
+const STATE: &str = "state";
+
+impl Flavour {
+    /// The package that stands for the newest kernel of this flavour.
+    pub(super) fn meta(self, arch: &str) -> String {
+        match self {
+            Flavour::Cloud => format!("linux-image-cloud-{arch}"),
+            Flavour::Stock => format!("linux-image-{arch}"),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Flavour::Cloud => "cloud",
+            Flavour::Stock => "stock",
+        }
     }
 }
 
 impl Assets {
-    /// The cloud kernel of a release of Debian, by the release's code name.
+    /// The kernel of this flavour.
     ///
     /// # Errors
     /// [`Error::Command`] when apt cannot fetch its packages.
-    pub fn kernel_of(&self, release: &str) -> Result<Kernel> {
-        if release == sources::suite()? {
-            return self.kernel(Flavour::Cloud);
-        }
-        let dir = self.entry(&format!("kernel-{release}"), "1: packages, depmod", |dir| {
-            let apt = foreign_apt(dir, release, "amd64")?;
-            shell::run(apt("apt-get").args(["--quiet", "update"]))?;
-            let meta = shell::run(apt("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
-            let image = depends(&meta).find(|name| name.starts_with("linux-image-"));
-            let image = image.ok_or_else(|| Error::Input(format!("{release} has no kernel")))?;
-            // Since forky the image is an empty package, and the kernel is in three others.
-            let parts = shell::run(apt("apt-cache").args(["depends", image]))?;
-            let parts = depends(&parts).filter(|name| {
-                ["linux-modules-", "linux-binary-", "linux-base-"]
-                    .iter()
-                    .any(|start| name.starts_with(start))
-            });
-            let names: Vec<&str> = std::iter::once(image).chain(parts).collect();
-            shell::run(apt("apt-get").arg("download").args(&names).current_dir(dir))?;
-            for name in names {
-                let deb = only(dir, &format!("{name}_"))?;
-                shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-            }
+    pub fn kernel(&self, flavour: Flavour) -> Result<Kernel> {
+        self.kernel_of(&self.release, flavour)
+    }
+
+    /// The kernel of another release of Debian, by the release's code name.
+    ///
+    /// # Errors
+    /// As [`Assets::kernel`].
+    pub fn kernel_of(&self, release: &str, flavour: Flavour) -> Result<Kernel> {
+        let name = format!("kernel-{}-{release}", flavour.word());
+        let dir = self.entry(&name, "4: packages, depmod, state", |dir| {
+            let apt = self.apt(release, "amd64")?;
+            fetch_kernel(dir, &apt, &flavour.meta("amd64"))?;
+            let state = dir.join(STATE);
+            fs::write(&state, apt.state()?).map_err(Error::at("write", &state))?;
             settle_modules(dir)
         })?;
+        Kernel::unpacked(&dir)
+    }
+
+    /// Which state of the release its kernel was taken from, and that kernel: the suite's
+    /// version and date, as its Release file has them.
+    ///
+    /// # Errors
+    /// As [`Assets::kernel`].
+    pub fn state(&self) -> Result<String> {
+        let kernel = self.kernel(Flavour::Cloud)?;
+        let state = kernel.modules.ancestors().nth(3).unwrap_or(Path::new("/")).join(STATE);
+        let text = fs::read_to_string(&state).map_err(Error::at("read", &state))?;
+        Ok(format!("{text}, Linux {}", kernel.version))
+    }
+}
+
+impl Kernel {
+    /// What [`fetch_kernel`] and [`settle_modules`] have left in `dir`.
+    pub(super) fn unpacked(dir: &Path) -> Result<Kernel> {
         let modules = only(&dir.join("lib/modules"), "")?;
         let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (split, whole) = (modules.join("vmlinuz"), dir.join(format!("boot/vmlinuz-{version}")));
@@ -102,40 +103,24 @@ impl Assets {
     }
 }
 
-/// apt for another release or architecture, with lists of its own below `dir`.
-pub(super) fn foreign_apt(
-    dir: &Path,
-    release: &str,
-    arch: &str,
-) -> Result<impl Fn(&str) -> Command> {
-    let apt = dir.join("apt");
-    for below in ["lists/partial", "cache/archives/partial"] {
-        let below = apt.join(below);
-        fs::create_dir_all(&below).map_err(Error::at("make", &below))?;
-    }
-    let place = apt.display();
-    // The lists of a release in the making are valid for a week only.
-    let conf = format!(
-        "Dir::Etc::SourceList \"{place}/a.sources\";\nDir::Etc::SourceParts \"-\";\n\
-         Dir::State \"{place}\";\nDir::State::Status \"{place}/status\";\n\
-         Dir::Cache \"{place}/cache\";\nAPT::Sandbox::User \"root\";\n\
-         APT::Architecture \"{arch}\";\nAPT::Architectures \"{arch}\";\n\
-         Acquire::Check-Valid-Until \"false\";\n"
-    );
-    let sources = sources::debian_of(release)?;
-    for (name, text) in [("a.sources", sources.as_str()), ("status", ""), ("conf", &conf)] {
-        let file = apt.join(name);
-        fs::write(&file, text).map_err(Error::at("write", &file))?;
-    }
-    Ok(move |program: &str| {
-        let mut command = shell::command(program);
-        command.env("APT_CONFIG", apt.join("conf"));
-        command
-    })
+/// Fetches the kernel that a meta package depends on, and unpacks it into `dir`.
+pub(super) fn fetch_kernel(dir: &Path, apt: &Apt, meta: &str) -> Result<()> {
+    let text = shell::run(apt.command("apt-cache").args(["depends", meta]))?;
+    let image = depends(&text).find(|name| name.starts_with("linux-image-"));
+    let image = image.ok_or_else(|| Error::Input(format!("apt knows no kernel behind {meta}")))?;
+    // Since forky the image is an empty package, and the kernel is in three others.
+    let parts = shell::run(apt.command("apt-cache").args(["depends", image]))?;
+    let parts = depends(&parts).filter(|name| {
+        ["linux-modules-", "linux-binary-", "linux-base-"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    });
+    let names: Vec<&str> = std::iter::once(image).chain(parts).collect();
+    apt.unpack(dir, &names)
 }
 
 /// The packages that `apt-cache depends` names.
-pub(super) fn depends(text: &str) -> impl Iterator<Item = &str> {
+fn depends(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "))
 }
 
@@ -159,14 +144,15 @@ pub(super) fn settle_modules(dir: &Path) -> Result<()> {
 const HEADERS: &str = "/usr/src/linux-headers-";
 
 impl Assets {
-    /// The modules of a kernel with the driver for NTFS. Debian 12 leaves it out: it is
+    /// The modules of a kernel with a driver for NTFS. Debian 12 leaves it out: ntfs3 is
     /// made of Debian's sources of the same kernel, which downloads 150 MB and takes a
     /// minute.
     ///
     /// # Errors
     /// [`Error::Command`] when a package cannot be fetched or the compiler fails.
     pub fn ntfs3(&self, kernel: &Kernel) -> Result<PathBuf> {
-        if kernel.modules.join("kernel/fs/ntfs3").is_dir() {
+        if ["ntfs3", "ntfs"].iter().any(|name| kernel.modules.join("kernel/fs").join(name).is_dir())
+        {
             return Ok(kernel.modules.clone());
         }
         let tools = [("gcc", "the driver"), ("make", "the same"), ("libelf1", "its symbols")];
@@ -182,11 +168,8 @@ impl Assets {
                 format!("linux-headers-{abi}-common"),
                 format!("linux-kbuild-{series}"),
             ];
-            shell::run(shell::command("apt-get").arg("download").args(&packages).current_dir(dir))?;
-            for package in &packages {
-                let deb = only(dir, &format!("{package}_"))?;
-                shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-            }
+            let apt = self.apt(&self.release, "amd64")?;
+            apt.unpack(dir, &packages.each_ref().map(String::as_str))?;
             let sources = format!("linux-source-{series}/fs/ntfs3");
             let tarball = dir.join(format!("usr/src/linux-source-{series}.tar.xz"));
             let mut tar = shell::command("tar");
@@ -214,18 +197,4 @@ impl Assets {
         })?;
         Ok(dir.join("lib/modules").join(version))
     }
-}
-
-/// The package behind a meta package: `linux-image-amd64` is empty itself.
-fn real_package(meta: &str) -> Result<String> {
-    let ask = || shell::sh(&["apt-cache", "depends", meta]);
-    let find = |text: String| {
-        depends(&text).find(|name| name.starts_with("linux-image-")).map(str::to_owned)
-    };
-    if let Some(name) = ask().ok().and_then(find) {
-        return Ok(name);
-    }
-    // A fresh system or container has no package lists yet.
-    shell::sh(&["apt-get", "update"])?;
-    find(ask()?).ok_or_else(|| Error::Input(format!("apt knows no kernel behind {meta}")))
 }

@@ -13,6 +13,9 @@ const PACKAGES: &str = "systemd-sysv,udev,dbus,iproute2,iputils-ping,kmod,login,
 pub(super) const LEFT_OUT: [&str; 4] =
     ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"];
 
+/// For mmdebstrap: the lists of a release in the making are valid for a week only.
+const VALID: &str = "--aptopt=Acquire::Check-Valid-Until \"false\"";
+
 /// Where the first program is in a live system: `init=` for measurements.
 pub const FIRST: &str = "/usr/lib/bellwether-lab/first";
 
@@ -84,14 +87,14 @@ impl Assets {
     /// # Errors
     /// [`Error::Command`] when a package cannot be fetched or unpacked.
     pub fn live_root(&self) -> Result<PathBuf> {
-        let suite = sources::suite()?;
+        let suite = &self.release;
         let recipe = format!("{suite} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE}");
         let dir = self.entry("live-root", &recipe, |dir| {
             let first = self.first_program()?;
             let hook = dir.join("settle");
             write(&hook, &format!("#!/bin/sh\nset -eu\n{SETTLE}"))?;
             shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
-            let mut bootstrap = bootstrap(&suite, PACKAGES, &dir.join("root"))?;
+            let mut bootstrap = bootstrap(suite, PACKAGES, &dir.join("root"))?;
             bootstrap.env("FIRST_PROGRAM", first);
             bootstrap.arg(format!("--customize-hook={}", hook.display()));
             run_bootstrap(bootstrap)
@@ -117,21 +120,22 @@ impl Assets {
     /// The same tree, made without root: in a user namespace, and packed from
     /// an archive, because the files' owners exist nowhere outside of it.
     fn squashfs_without_root(&self) -> Result<PathBuf> {
-        let suite = sources::suite()?;
+        let suite = &self.release;
         let recipe =
             format!("{suite} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE} {SQUASHFS:?}");
         let dir = self.entry("squashfs-without-root", &recipe, |dir| {
             let (hook, tar) = (dir.join("settle"), dir.join("root.tar"));
             let list = dir.join("debian.sources");
             write(&hook, &format!("#!/bin/sh\nset -eu\n{SETTLE}"))?;
-            write(&list, &sources::debian(&suite)?)?;
+            write(&list, &sources::of(suite)?)?;
             shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
             let mut mmdebstrap = shell::command("mmdebstrap");
+            mmdebstrap.arg(VALID);
             mmdebstrap.args(["--quiet", "--mode=unshare", "--format=tar", "--variant=essential"]);
             mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
             mmdebstrap.env("FIRST_PROGRAM", self.first_program()?);
             mmdebstrap.arg(format!("--customize-hook={}", hook.display()));
-            mmdebstrap.arg(format!("--include={PACKAGES}")).arg(&suite).arg(&tar).arg(&list);
+            mmdebstrap.arg(format!("--include={PACKAGES}")).arg(suite).arg(&tar).arg(&list);
             shell::run(&mut mmdebstrap)?;
             let archive = std::fs::File::open(&tar).map_err(Error::at("open", &tar))?;
             let mut pack = shell::command("mksquashfs");
@@ -213,16 +217,12 @@ impl Assets {
     }
 }
 
-/// mmdebstrap of a release into `root`, from the host's Debian sources.
+/// mmdebstrap of a release into `root`, from where the host gets its packages.
 pub(super) fn bootstrap(suite: &str, packages: &str, root: &Path) -> Result<std::process::Command> {
     let list = root.with_extension("sources");
-    let own = sources::suite()? == suite;
-    write(&list, &if own { sources::debian(suite) } else { sources::debian_of(suite) }?)?;
+    write(&list, &sources::of(suite)?)?;
     let mut mmdebstrap = shell::command("mmdebstrap");
-    if !own {
-        // The lists of a release in the making are valid for a week only.
-        mmdebstrap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
-    }
+    mmdebstrap.arg(VALID);
     mmdebstrap.args(["--quiet", "--format=directory", "--variant=essential"]);
     mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
     mmdebstrap.arg(format!("--include={packages}")).arg(suite).arg(root).arg(list);

@@ -11,7 +11,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::{Assets, copy, only, write};
+use super::{Assets, copy, write};
 use crate::{Error, Result, packages, shell};
 
 /// A file system that images are made of.
@@ -67,7 +67,8 @@ impl Assets {
     /// # Errors
     /// [`Error::Command`] when a package cannot be fetched.
     pub fn small_root(&self) -> Result<PathBuf> {
-        let dir = self.entry("small-root", &format!("1: {PROGRAMS:?} {DIRECTORIES:?}"), |dir| {
+        let recipe = format!("2: {} {PROGRAMS:?} {DIRECTORIES:?}", self.release);
+        let dir = self.entry("small-root", &recipe, |dir| {
             let root = dir.join("root");
             for made in DIRECTORIES {
                 let made = root.join(made);
@@ -76,16 +77,11 @@ impl Assets {
             for name in ["bin", "sbin", "lib", "lib64"] {
                 link(&format!("usr/{name}"), &root.join(name))?;
             }
-            shell::run(
-                shell::command("apt-get").args(["download", "busybox-static"]).current_dir(dir),
-            )?;
-            let deb = only(dir, "busybox-static")?;
             let package = dir.join("package");
-            shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(&package))?;
+            fs::create_dir(&package).map_err(Error::at("make", &package))?;
+            self.apt(&self.release, "amd64")?.unpack(&package, &["busybox-static"])?;
             let busybox = root.join("usr/bin/busybox");
-            let packed = [package.join("bin/busybox"), package.join("usr/bin/busybox")];
-            let packed = packed.iter().find(|path| path.exists());
-            let packed = packed.ok_or_else(|| Error::Input("a package without busybox".into()))?;
+            let packed = &busybox_in(&package)?;
             fs::copy(packed, &busybox).map_err(Error::at("copy", packed))?;
             for applet in shell::run(shell::command(&busybox).arg("--list"))?.lines() {
                 if applet != "busybox" {
@@ -100,8 +96,7 @@ impl Assets {
             write(&root.join("etc/fstab"), "")?;
             write(&root.join("etc/hostname"), "small\n")?;
             write(&root.join("home/user/.profile"), "# from the image\n")?;
-            fs::remove_dir_all(&package).map_err(Error::at("remove", &package))?;
-            fs::remove_file(&deb).map_err(Error::at("remove", &deb))
+            fs::remove_dir_all(&package).map_err(Error::at("remove", &package))
         })?;
         Ok(dir.join("root"))
     }
@@ -131,6 +126,13 @@ impl Assets {
         })?;
         Ok(dir.join("root.img"))
     }
+}
+
+/// busybox in its unpacked package, which has moved it.
+pub(super) fn busybox_in(package: &Path) -> Result<PathBuf> {
+    let places = ["bin/busybox", "usr/bin/busybox"].map(|place| package.join(place));
+    let found = places.into_iter().find(|path| path.exists());
+    found.ok_or_else(|| Error::Input("a package without busybox".into()))
 }
 
 /// Puts a program of the host into a root, with the libraries that it needs.

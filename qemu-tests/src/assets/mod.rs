@@ -5,6 +5,7 @@
 //! a changed recipe is a new entry, an interrupted one leaves nothing under the
 //! final name, and two runs that want the same entry wait for each other.
 
+mod apt;
 mod arm64;
 mod converter;
 mod installed;
@@ -31,17 +32,33 @@ use crate::{Error, Result, shell, workspace};
 #[derive(Debug, Clone)]
 pub struct Assets {
     cache: PathBuf,
+    release: String,
 }
 
 impl Assets {
-    /// Opens (and makes) the cache.
+    /// Opens (and makes) the cache. Kernels, live systems and initramfs are of this
+    /// machine's own release of Debian.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be made; [`Error::Input`] when this machine
+    /// is no Debian.
+    pub fn open() -> Result<Assets> {
+        Assets::of(&sources::suite()?)
+    }
+
+    /// The same of another release, by its code name.
     ///
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
-    pub fn open() -> Result<Assets> {
+    pub fn of(release: &str) -> Result<Assets> {
         let cache = workspace::lab().join("cache");
         fs::create_dir_all(&cache).map_err(Error::at("make", &cache))?;
-        Ok(Assets { cache })
+        Ok(Assets { cache, release: release.to_owned() })
+    }
+
+    /// The code name of the release.
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// The directory of entry `name`, made by `build` unless it is there already.
@@ -114,12 +131,16 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// The only file in `dir` whose name starts with `prefix`.
 fn only(dir: &Path, prefix: &str) -> Result<PathBuf> {
+    let found = named(dir, |name| name.starts_with(prefix))?;
+    found.ok_or_else(|| Error::Input(format!("no file {prefix}… in {}", dir.display())))
+}
+
+/// A file in `dir` with such a name.
+fn named(dir: &Path, fits: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
     let entries = fs::read_dir(dir).map_err(Error::at("list", dir))?;
-    let mut found = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)));
-    found.next().ok_or_else(|| Error::Input(format!("no file {prefix}… in {}", dir.display())))
+    let mut entries = entries.flatten();
+    let found = entries.find(|entry| fits(&entry.file_name().to_string_lossy()));
+    Ok(found.map(|entry| entry.path()))
 }
 
 /// `cp -a`, with hard links where the file system can: images are large.
@@ -178,7 +199,8 @@ mod tests {
         shell::sh(&["mount", "-t", "tmpfs", "lab", &format!("{place}/deeper")]).unwrap();
         fs::write(format!("{place}/deeper/kept"), "").unwrap();
         shell::sh(&["mount", "-o", "remount,ro", &format!("{place}/deeper")]).unwrap();
-        let made = Assets { cache }.entry("thing", "1", |dir| write(&dir.join("made"), "yes"));
+        let made = Assets { cache, release: String::new() }
+            .entry("thing", "1", |dir| write(&dir.join("made"), "yes"));
         let made = made.unwrap();
         assert_eq!(fs::read_to_string(made.join("made")).unwrap(), "yes");
         assert!(!made.join("root").exists());

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::live::{bootstrap, run_bootstrap};
-use super::{Assets, Kernel, sources, write};
+use super::{Assets, Kernel, write};
 use crate::{Error, Result, shell};
 
 /// A generator of initramfs.
@@ -51,12 +51,12 @@ impl Peer {
 }
 
 impl Assets {
-    /// The initramfs that `peer` makes for `kernel`, as this machine's release has it.
+    /// The initramfs that `peer` makes for `kernel`.
     ///
     /// # Errors
     /// [`Error::Command`] when packages cannot be had or the generator fails.
     pub fn peer_initrd(&self, peer: Peer, kernel: &Kernel) -> Result<PathBuf> {
-        self.peer_initrd_of(&sources::suite()?, peer, kernel)
+        self.peer_initrd_of(&self.release, peer, kernel)
     }
 
     /// The same as another release of Debian has it.

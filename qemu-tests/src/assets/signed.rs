@@ -6,8 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::kernel::foreign_apt;
-use super::{Assets, only};
+use super::Assets;
 use crate::{Error, Result, packages, shell};
 
 /// What the signer needs.
@@ -77,11 +76,7 @@ impl Signer {
     /// [`Error::Command`] when the package cannot be fetched, or cannot be signed.
     pub fn ipxe(&self, assets: &Assets, alone: bool) -> Result<PathBuf> {
         let package = assets.entry(&format!("ipxe-{IPXE}"), "1: the package, unpacked", |dir| {
-            let apt = foreign_apt(dir, IPXE, "amd64")?;
-            shell::run(apt("apt-get").args(["--quiet", "update"]))?;
-            shell::run(apt("apt-get").args(["download", "ipxe"]).current_dir(dir))?;
-            let deb = only(dir, "ipxe_")?;
-            shell::run(shell::command("dpkg-deb").arg("-x").arg(&deb).arg(dir)).map(drop)
+            assets.apt(IPXE, "amd64")?.unpack(dir, &["ipxe"])
         })?;
         let tree = self.dir.join("ipxeboot/x86_64-sb");
         fs::create_dir_all(&tree).map_err(Error::at("make", &tree))?;

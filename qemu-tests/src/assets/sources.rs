@@ -31,11 +31,19 @@ fn code_name(text: &str) -> Option<&str> {
     field("DEBIAN_CODENAME").or_else(|| field("VERSION_CODENAME"))
 }
 
-/// One-line and deb822 sources of the host that carry `main` of `suite`, in deb822 form.
+/// Sources of a release in deb822 form: of this machine's own with all that it has of it,
+/// of another one from where its own comes.
 ///
 /// # Errors
-/// [`Error::Input`] when there are none.
-pub fn debian(suite: &str) -> Result<String> {
+/// [`Error::Input`] when this machine has none of Debian.
+pub fn of(release: &str) -> Result<String> {
+    let own = suite()?;
+    let sources = debian(&own)?;
+    Ok(if release == own { sources } else { moved(&sources, &own, release) })
+}
+
+/// One-line and deb822 sources of the host that carry `main` of `suite`, in deb822 form.
+fn debian(suite: &str) -> Result<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(dir) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(dir.flatten().map(|entry| entry.path()));
@@ -51,13 +59,8 @@ pub fn debian(suite: &str) -> Result<String> {
     Ok(stanzas.join("\n\n"))
 }
 
-/// The same for another release, from where this machine's own release comes.
-///
-/// # Errors
-/// As [`debian`].
-pub fn debian_of(release: &str) -> Result<String> {
-    let own = suite()?;
-    let sources = debian(&own)?;
+/// Those stanzas that carry the release `own` itself, with another one in its place.
+fn moved(sources: &str, own: &str, release: &str) -> String {
     let suites = |line: &str| line.to_ascii_lowercase().starts_with("suites:");
     let stanzas = sources.split("\n\n").filter(|stanza| {
         let mut words = stanza.lines().filter(|line| suites(line)).flat_map(str::split_whitespace);
@@ -70,7 +73,7 @@ pub fn debian_of(release: &str) -> Result<String> {
         });
         lines.collect::<Vec<_>>().join("\n")
     });
-    Ok(stanzas.collect::<Vec<_>>().join("\n\n"))
+    stanzas.collect::<Vec<_>>().join("\n\n")
 }
 
 fn stanzas_of(file: &Path, suite: &str) -> Vec<String> {
@@ -149,6 +152,14 @@ mod tests {
         assert_eq!(kept.len(), 1);
         assert!(kept[0].contains("mirror/debian") && !kept[0].contains("comment"));
         assert_eq!(deb822(text, "trixie"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn another_release_comes_from_the_same_mirror() {
+        let own = "Types: deb\nURIs: http://m/debian\nSuites: bookworm bookworm-updates\n\n\
+                   Types: deb\nURIs: http://m/security\nSuites: bookworm-security";
+        let other = "Types: deb\nURIs: http://m/debian\nSuites: forky";
+        assert_eq!(moved(own, "bookworm", "forky"), other);
     }
 
     #[test]

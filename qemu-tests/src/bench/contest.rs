@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::profile::span;
 use super::{Contender, Medium, Row, Runs, boot, initrd, iso_machine, line, no_counts};
 use crate::assets::live::FIRST_THEN_OFF;
-use crate::assets::{Assets, Kernel};
+use crate::assets::{Assets, Flavour, Kernel};
 use crate::lab::Lab;
 use crate::machine::Nic;
 use crate::{Error, Result, packages, workspace};
@@ -42,7 +42,7 @@ pub fn measure(row: Row, contenders: &[Contender], runs: Runs) -> Result<Vec<Mea
     let name = format!("bench-{release}-{board}-{}", medium.word());
     let directory = workspace::lab().join("captures").join(name);
     let assets = Assets::open()?;
-    let kernel = assets.kernel_of(release)?;
+    let kernel = assets.kernel_of(release, Flavour::Cloud)?;
     let mut all = Vec::new();
     for contender in contenders {
         let initrd = initrd(&assets, row, &kernel, *contender)?;

@@ -36,9 +36,6 @@ pub use contest::{Measured, measure};
 
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Releases of Debian whose kernels are booted, by code name.
-pub const RELEASES: [&str; 3] = ["bookworm", "trixie", "forky"];
-
 /// QEMU's PC boards: the newer one, and the older one, which has an IDE controller.
 pub const BOARDS: [&str; 2] = ["q35", "pc"];
 
@@ -92,7 +89,7 @@ impl Contender {
 /// What is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Of [`RELEASES`].
+    /// Of [`RELEASES`](crate::release::RELEASES).
     pub release: &'static str,
     /// Of [`BOARDS`].
     pub board: &'static str,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Contender, Medium, Row, Run, boot, initrd, iso_machine, line, no_counts};
 use crate::assets::live::FIRST_THEN_SYMBOLS;
-use crate::assets::{Assets, Profile};
+use crate::assets::{Assets, Flavour, Profile};
 use crate::{Error, Result, packages, shell, workspace};
 
 /// Prints "Run /init" and executes it.
@@ -245,7 +245,7 @@ impl Span {
 /// # Errors
 /// What building and booting need, once for each kernel.
 pub fn span(assets: &Assets, release: &'static str) -> Result<Span> {
-    let version = assets.kernel_of(release)?.version;
+    let version = assets.kernel_of(release, Flavour::Cloud)?.version;
     let dir = assets.entry(&format!("begin-{version}"), "1", |dir| {
         let (_, symbols) = boot_for_symbols(assets, release, dir, &[])?;
         let begin = symbols
@@ -271,7 +271,7 @@ fn boot_for_symbols(
     words: &[&str],
 ) -> Result<(Run, Symbols)> {
     let row = Row { release, board: "q35", medium: Medium::Iso };
-    let kernel = assets.kernel_of(release)?;
+    let kernel = assets.kernel_of(release, Flavour::Cloud)?;
     let initrd = initrd(assets, row, &kernel, Contender::Bellwether)?;
     let line =
         format!("{} nokaslr init={FIRST_THEN_SYMBOLS}", line(Contender::Bellwether, Medium::Iso));

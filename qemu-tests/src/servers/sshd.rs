@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use crate::assets::Flavour;
 use crate::shell::{self, Daemon};
 use crate::{Error, Lab, Result, packages};
 
@@ -78,7 +79,7 @@ impl Lab {
             None => self.golden_node(&["sh", "-c", HERE, &here])?,
             Some(release) => {
                 let root = self.assets().conversion_server(release)?;
-                let kernels = self.assets().kernel_of(release)?.modules;
+                let kernels = self.assets().kernel_of(release, Flavour::Cloud)?.modules;
                 // What the cache has of that kernel.
                 let kernels = kernels.ancestors().nth(3).unwrap_or(&kernels).to_string_lossy();
                 let root = root.to_string_lossy();
