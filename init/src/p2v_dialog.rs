@@ -72,7 +72,7 @@ pub fn ask(machine: &mut Machine) -> Failure {
     let plan = loop {
         match plan(machine, line) {
             Ok(plan) => break plan,
-            Err(fault) => machine.log.say(Level::Verdict, &format!("{fault}\n")),
+            Err(fault) => machine.log.say(Level::Verdict, &fault.to_string()),
         }
     };
     p2v::send(machine, &plan)

@@ -457,7 +457,7 @@ fn a_machine_without_words_asks_at_its_console() {
         let copy = site.sshd.stand_in()?;
         let mut machine = site.machine(&disk, "bw.p2v p2v.o=null")?;
         for (to, disks, why) in [
-            ("root@10.77.0.1", "vdz", "vdz"),
+            ("root@10.77.0.1", "vdz", "vdz: there is no such disk"),
             ("ftp://10.77.0.1", "", "is none of v2v://"),
             ("root@10.77.0.1:9", "", "no ssh server listens at that port"),
         ] {
