@@ -6,8 +6,8 @@ use super::sources;
 use super::{Assets, copy, write};
 use crate::{Error, Result, shell};
 
-/// What is in the live system besides the essential packages.
-const PACKAGES: &str = "systemd-sysv,udev,dbus,iproute2,iputils-ping,kmod,login,procps";
+/// What is in the live system besides the essential packages; mount is none of these since forky.
+const PACKAGES: &str = "systemd-sysv,udev,dbus,iproute2,iputils-ping,kmod,login,mount,procps";
 
 /// Left out of every root made here: no lab machine reads them.
 pub(super) const LEFT_OUT: [&str; 4] =
