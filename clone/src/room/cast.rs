@@ -30,6 +30,8 @@ const MANY: usize = 3;
 const HEARS: u32 = 70;
 /// The last datagrams of the probe may be so late.
 const ECHO: Duration = Duration::from_millis(300);
+/// Datagrams have come, or are lost, so long after the last one was sent.
+const FLIES: Duration = Duration::from_millis(50);
 /// A connection that is probed has so much time.
 const TRIAL: Duration = Duration::from_secs(3);
 /// Machines have so much time to say that they listen, when the copy begins.
@@ -119,6 +121,8 @@ struct Ear {
 struct Held {
     chunk: u32,
     data: Arc<Vec<u8>>,
+    /// Datagrams that were sent before it.
+    before: u32,
     /// To be sent again.
     lacks: Bits,
     /// Were sent again, the last one as this datagram.
@@ -328,6 +332,8 @@ impl Cast {
         if !ear.member || told.missing.is_empty() {
             return;
         }
+        // What was sent just now may be on its way.
+        let flies = |count: u32| told.next <= count && now.saturating_sub(self.went) < FLIES;
         for missing in &told.missing {
             let Some(held) = self.held.iter_mut().find(|held| held.chunk == missing.chunk) else {
                 continue;
@@ -335,10 +341,12 @@ impl Cast {
             if held.tries >= TRIES {
                 continue;
             }
+            let current = self.current.as_ref().filter(|(chunk, ..)| *chunk == held.chunk);
+            let sent = current.map_or(held.lacks.len(), |(_, _, piece, _)| *piece);
             let first = u32::from(missing.first);
-            for piece in first..(first + u32::from(missing.count)).min(held.lacks.len()) {
-                // What was sent again for another machine may be on its way to this one.
-                if !(held.again.0.has(piece) && told.next <= held.again.1) {
+            for piece in first..(first + u32::from(missing.count)).min(sent) {
+                let again = held.again.0.has(piece) && flies(held.again.1);
+                if !again && !flies(held.before + piece) {
                     held.lacks.add(piece);
                 }
             }
@@ -353,7 +361,8 @@ impl Cast {
         self.reads = None;
         let count = pieces(data.len());
         let again = (Bits::new(count), 0);
-        let held = Held { chunk: n, data: data.clone(), lacks: Bits::new(count), again, tries: 0 };
+        let (lacks, before) = (Bits::new(count), self.count);
+        let held = Held { chunk: n, data: data.clone(), before, lacks, again, tries: 0 };
         self.held.push_back(held);
         let bytes: usize = self.held.iter().map(|held| held.data.len()).sum();
         if self.held.len() > HELD.0 || bytes > HELD.1 && self.held.len() > 2 {
@@ -684,4 +693,176 @@ fn per_second(bytes: u64, time: Duration) -> u64 {
 
 fn megabytes(rate: u64) -> String {
     format!("{} MB/s", rate.saturating_add(500_000) / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Missing;
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn cast(bulk: Bulk) -> Cast {
+        Cast::new(bulk, Group { token: [7; 8], to: "239.192.0.1:9012".parse().unwrap() })
+    }
+
+    fn told(next: u32, count: u32) -> Heard {
+        let (have, room, open, chunks) = (0, 32, 0, 0);
+        Heard { token: [7; 8], next, count, have, room, open, chunks, missing: Vec::new() }
+    }
+
+    /// A group of so many machines after a probe of 100 MB/s.
+    fn running(machines: u32) -> Cast {
+        let mut cast = cast(Bulk::Multicast);
+        let lack: Vec<_> = (0..machines).map(|peer| (peer, 99)).collect();
+        lack.iter().for_each(|(peer, _)| cast.heard(*peer, &told(0, 0), MS));
+        assert!(cast.begin(&lack, MS) && cast.members().count() == machines as usize);
+        (cast.phase, cast.probed) = (Phase::Runs, 100_000_000);
+        cast
+    }
+
+    /// A round of 100 ms with 6800 datagrams, of which each machine loses so many of a hundred.
+    fn round(cast: &mut Cast, lost: &[u32]) {
+        let now = cast.since.0 + ROUND;
+        cast.count += 6800;
+        let next = cast.count;
+        for (peer, lost) in (0..).zip(lost) {
+            let count = cast.ears.get(&peer).map_or(0, |ear| ear.count);
+            cast.heard(peer, &told(next, count + 68 * (100 - lost)), now);
+        }
+        cast.round(now);
+    }
+
+    #[test]
+    fn the_rate_falls_to_what_arrives_and_grows_again() {
+        let mut cast = running(4);
+        round(&mut cast, &[1; 4]);
+        assert_eq!(cast.rate, None, "chance losses are no reason to be slower");
+        round(&mut cast, &[5; 4]);
+        assert_eq!(cast.rate, None);
+        round(&mut cast, &[40, 30, 20, 40]);
+        let sent = 68_000 * 1472;
+        assert_eq!(cast.rate, Some(sent * 6 / 10));
+        round(&mut cast, &[0; 4]);
+        assert!(cast.rate >= Some(sent * 66 / 100));
+        let datagrams = |cast: &mut Cast| {
+            (cast.held, cast.rate) = (VecDeque::new(), Some(1_472_000));
+            cast.current = Some((0, Arc::new(alloc::vec![0; 1 << 20]), 0, false));
+            cast.ready = Duration::ZERO;
+            let mut buffer = Vec::new();
+            let ms = (1..=1000).filter(|ms| cast.fill(&mut buffer, MS * *ms).is_some()).count();
+            (ms, cast.current.take().map(|(_, _, piece, _)| piece))
+        };
+        // 1000 datagrams a second are less than the chunk's 723 and more than 660.
+        let (times, left) = datagrams(&mut cast);
+        assert!(left.is_none() && (16..=18).contains(&times), "{times} {left:?}");
+    }
+
+    #[test]
+    fn one_that_loses_much_goes_alone_and_when_most_do_it_is_over() {
+        let left = |cast: &mut Cast| -> Vec<Peer> {
+            let peer =
+                |step: Step| if let Step::Leaves(peer, _) = step { Some(peer) } else { None };
+            cast.steps.drain(..).filter_map(peer).collect()
+        };
+        let mut cast = running(4);
+        round(&mut cast, &[0, 60, 0, 0]);
+        assert_eq!((left(&mut cast), cast.rate), (Vec::from([1]), None));
+        round(&mut cast, &[0, 0, 30, 0]);
+        assert!(left(&mut cast).is_empty() && cast.rate.is_some(), "first the rate follows it");
+        (0..3).for_each(|_| {
+            cast.rate = Some(40_000_000);
+            round(&mut cast, &[0, 0, 30, 0]);
+        });
+        assert_eq!(left(&mut cast), [2], "then it is a slower network's");
+        for _ in 0..20 {
+            let rate = cast.rate;
+            round(&mut cast, &[40, 0, 0, 40]);
+            cast.rate = cast.rate.min(rate.map(|rate| rate / 2));
+        }
+        assert!(left(&mut cast).is_empty() && cast.group().is_none(), "it is over");
+    }
+
+    #[test]
+    fn one_that_takes_no_more_holds_up_the_others_for_a_second() {
+        let mut cast = running(3);
+        cast.count = WINDOW + 1;
+        (0..2).for_each(|peer| cast.heard(peer, &told(WINDOW + 1, 1), MS));
+        cast.current = Some((0, Arc::new(alloc::vec![0; 3000]), 0, false));
+        let mut buffer = Vec::new();
+        cast.held_up(MS);
+        assert_eq!(cast.fill(&mut buffer, MS), None);
+        cast.held_up(MS + HOLDS);
+        assert!(matches!(cast.steps.pop_front(), Some(Step::Leaves(2, _))));
+        assert_eq!(cast.fill(&mut buffer, MS), Some(HEAD + PIECE));
+        // Its disk has enough to do.
+        cast.current = Some((0, Arc::new(alloc::vec![0; 3000]), 0, false));
+        (0..2).for_each(|peer| cast.heard(peer, &Heard { room: STOP, ..told(WINDOW, 1) }, MS));
+        cast.held_up(MS);
+        cast.held_up(MS + 5 * HOLDS);
+        assert!(cast.steps.is_empty(), "all of them: they are waited for");
+        assert_eq!(cast.fill(&mut buffer, MS), None);
+    }
+
+    /// Pieces that two machines lack are sent again once.
+    #[test]
+    fn what_is_missing_is_sent_again_once_for_all() {
+        let mut cast = running(2);
+        let data = Arc::new(alloc::vec![3; 4 * PIECE]);
+        cast.reads = Some(5);
+        assert!(cast.at_hand(5, &data, &Serve::default()));
+        let mut buffer = Vec::new();
+        let mut pieces = |cast: &mut Cast| -> Vec<u16> {
+            let size = cast.fill(&mut buffer, MS).unwrap_or(1);
+            let all = buffer.chunks(size).filter_map(Datagram::read);
+            all.map(|datagram| datagram.piece).collect()
+        };
+        assert_eq!(pieces(&mut cast), [0, 1, 2, 3]);
+        let lacks = |next, first, count| {
+            let missing = Vec::from([Missing { chunk: 5, first, count }]);
+            Heard { missing, ..told(next, 1) }
+        };
+        cast.heard(0, &lacks(4, 1, 2), MS);
+        assert_eq!(pieces(&mut cast), [1, 2]);
+        cast.heard(1, &lacks(4, 2, 60_000), MS);
+        assert_eq!(pieces(&mut cast), [3], "2 is on its way");
+        cast.heard(1, &lacks(7, 1, 1), MS);
+        assert_eq!(pieces(&mut cast), [1], "it did not come");
+        cast.heard(1, &lacks(6, 3, 1), MS + FLIES);
+        assert_eq!(pieces(&mut cast), [3], "nor did the last one");
+        for next in 8..20 {
+            cast.heard(0, &lacks(next, 0, 1), MS * 100);
+            pieces(&mut cast);
+        }
+        assert_eq!(cast.count, 4 + 2 + 1 + 2 + 2, "not without end");
+        assert_eq!(cast.held[0].tries, TRIES);
+    }
+
+    proptest! {
+        /// Whatever machines report, it neither panics nor sends without end.
+        #[test]
+        fn reports_may_be_anything(reports: Vec<(u8, u32, u32, u16, u32, u16, u16, bool)>) {
+            let mut cast = running(3);
+            let mut serve = Serve::default();
+            (0..3).for_each(|peer| serve.want(peer, Bits::full(20)));
+            let data = Arc::new(alloc::vec![0; 5000]);
+            let (mut buffer, mut sent, mut now) = (Vec::new(), 0, MS);
+            for (peer, next, count, room, chunk, first, pieces, near) in reports {
+                let next = if near { cast.count.saturating_sub(next % 50) } else { next };
+                let missing = Vec::from([Missing { chunk: chunk % 25, first, count: pieces }]);
+                let heard = Heard { room, missing, chunks: count, ..told(next, count) };
+                cast.heard(peer.into(), &heard, now);
+                now += 7 * MS;
+                while let Some(step) = cast.step(&mut serve, now) {
+                    if let Step::Read(n) = step {
+                        cast.at_hand(n, &data, &serve);
+                        break;
+                    }
+                }
+                sent += usize::from(cast.fill(&mut buffer, now).is_some());
+            }
+            prop_assert!(sent <= 20 * (1 + usize::from(TRIES) * 4), "{}", sent);
+        }
+    }
 }

@@ -16,7 +16,7 @@ const OPEN: (usize, usize) = (256, 32 << 20);
 const LATE: u32 = 128;
 /// Reports are no closer and no rarer, whatever a datagram says.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// A piece is asked for so often.
+/// Pieces of a chunk of which none comes are asked for so often.
 const TRIES: u8 = 6;
 /// With room for no more chunks than this the sender waits.
 pub const STOP: u16 = 8;
@@ -115,7 +115,7 @@ impl Ear {
             return None;
         }
         open.lacks.remove(datagram.piece.into());
-        open.left -= 1;
+        (open.left, open.tries) = (open.left - 1, 0);
         open.data.get_mut(start..start + length)?.copy_from_slice(datagram.data);
         if open.left == 0 {
             return self.open.remove(at).map(|open| open.data);
