@@ -614,3 +614,70 @@ fn sweep_fifty_clients_at_once() {
         Ok(())
     });
 }
+
+/// A medium with a row's files, its line in GRUB's menu, Debian's kernel, and live-boot's
+/// initramfs; images are a small Debian.
+fn stand_in(lab: &Lab, name: &str, files: &str, line: &str) -> Result<PathBuf> {
+    let kernel = lab.assets().kernel(Flavour::Cloud)?;
+    let initrd = lab.assets().peer_initrd(Peer::LiveBoot, &kernel)?;
+    let image = lab.assets().small_squashfs()?;
+    let names: Vec<&str> = files.split(", ").map(|name| name.trim_matches('`')).collect();
+    let beside = names.first().and_then(|name| name.split_once('/')).map_or("boot", |(dir, _)| dir);
+    let beside = format!("{beside}/vmlinuz");
+    let at = names.iter().find(|name| name.ends_with("/vmlinuz")).copied().unwrap_or(&beside);
+    let mut tree = lab.tree(name)?.with(at, &kernel.image)?.with("boot/initrd.img", &initrd)?;
+    for file in names.iter().filter(|name| **name != at) {
+        tree = match file.ends_with(".ko") || file.contains(".disk/") {
+            true => tree.text(file, "x")?,
+            false => tree.with(file, &image)?,
+        };
+    }
+    let line = line.trim_matches('`');
+    let menu = format!("menuentry \"x\" {{\n linux /{at} {line}\n initrd /boot/initrd.img\n}}\n");
+    tree.text("boot/grub/grub.cfg", &menu)?.iso("LIVE")
+}
+
+/// Rows of docs/share.md that our `/init` boots, each as a medium of its own: how far a machine
+/// comes. With `BELLWETHER_KEEP` the column "reached" is written there.
+#[test]
+#[ignore = "a machine for each layout: cargo xtask test --sweep"]
+fn sweep_layouts_are_reached() {
+    scenario("share-layouts", |lab| {
+        let path = qemu_tests::workspace::root().join("docs/share.md");
+        let text = std::fs::read_to_string(&path).map_err(qemu_tests::Error::at("read", &path))?;
+        let (mut out, mut failed) = (Vec::new(), Vec::new());
+        for (n, row) in text.lines().enumerate() {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            let [name, files, line, told, "ours", _] = cells.as_slice() else {
+                out.push(row.to_owned());
+                continue;
+            };
+            // The medium itself is the root: a stand-in would be all of a system.
+            if *name == "layout of its own" {
+                out.push(row.to_owned());
+                continue;
+            }
+            let medium = stand_in(lab, &format!("m{n}"), files, line)?;
+            let share = lab.share(&medium, &["--append", WORDS])?;
+            let mut machine = bios(lab)?.memory(512).start()?;
+            let reached = match machine.shell(secs(120)) {
+                Ok(()) => "its root".to_owned(),
+                Err(e) => {
+                    failed.push(format!("{name}, {files}: {e}"));
+                    "not its root".to_owned()
+                }
+            };
+            println!("{name}, {files}: {reached}");
+            drop((machine, share));
+            out.push(format!("| {name} | {files} | {line} | {told} | ours | {reached} |"));
+        }
+        if std::env::var_os("BELLWETHER_KEEP").is_some() {
+            let text = out.join("\n") + "\n";
+            std::fs::write(&path, text).map_err(qemu_tests::Error::at("write", &path))?;
+        }
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(qemu_tests::Error::Input(failed.join("\n"))),
+        }
+    });
+}

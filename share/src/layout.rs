@@ -874,13 +874,13 @@ mod tests {
         }
     }
 
-    /// The table in docs/share.md is what this run makes of the media here.
+    /// The table in docs/share.md is what this run makes of the media here. Its last column is
+    /// written by the scenario that boots them.
     #[test]
     fn the_documented_table_is_what_is_done() {
         let docs = include_str!("../../docs/share.md");
-        let mut table = String::new();
-        let media = MEDIA.iter().chain(OWN);
-        for (files, kernel, append, _, _) in media {
+        let rows: Vec<&str> = docs.lines().filter(|row| row.starts_with("| ")).collect();
+        for (files, kernel, append, _, _) in MEDIA.iter().chain(OWN) {
             let (_dir, tree) = medium(files);
             let entry =
                 Entry { kernel: (*kernel).into(), append: (*append).into(), ..Entry::default() };
@@ -888,9 +888,9 @@ mod tests {
             let line = row.line(&tree, &entry, &place(), "");
             let init = if row.has_own_init() { "its own" } else { "ours" };
             let names = files.split_whitespace().collect::<Vec<_>>().join("`, `");
-            table += &format!("| {} | `{names}` | `{append}` | `{line}` | {init} |\n", row.name);
+            let wanted = format!("| {} | `{names}` | `{append}` | `{line}` | {init} | ", row.name);
+            assert!(rows.iter().any(|row| row.starts_with(&wanted)), "no row in docs: {wanted}");
         }
-        assert!(docs.contains(&table), "docs/share.md has another table than:\n{table}");
     }
 
     #[test]

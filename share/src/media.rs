@@ -297,8 +297,10 @@ impl Entries<'_> {
                 .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
                 .collect::<Option<_>>()?;
         }
+        let mut ours = false;
         if let Some(init) = self.options.init.as_ref().filter(|_| !row.has_own_init()) {
             let archive = self.archive(&sources, given, init);
+            ours = archive.is_some();
             if archive.is_none() && !row.own_init_knows_nfs() {
                 return self.leave_out(entry, "its initramfs cannot be read");
             }
@@ -316,6 +318,9 @@ impl Entries<'_> {
                 self.compare(entry, release);
             }
             entry.initrd.extend(archive.map(|archive| archive.path));
+        }
+        if !ours && row.own_init_knows_nfs() {
+            entry.append = without_mount_port(&entry.append);
         }
         let iso = row.image_at.map(|path| self.image_behind(path));
         let (iso, mut note) = match iso {
@@ -426,6 +431,22 @@ impl Entries<'_> {
         self.archives.insert(sources.to_vec(), archive.clone());
         archive
     }
+}
+
+/// The line for an initramfs that mounts the medium itself: klibc's nfsmount, which Debian's and
+/// Arch's have, refuses the option `mountport`, and asks a portmapper.
+fn without_mount_port(line: &str) -> String {
+    let word = |word: &str| {
+        let options = word.split(',').filter(|option| !option.starts_with("mountport="));
+        options.collect::<Vec<_>>().join(",")
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a line is one for an initramfs that asks a portmapper.
+pub fn asks_portmapper(line: &str) -> bool {
+    let mounts = |word: &&str| ["nfsopts=", "archiso_nfs_opt="].iter().any(|w| word.starts_with(w));
+    line.split(' ').filter(mounts).any(|word| !word.contains(",mountport="))
 }
 
 /// Words of an entry's name or line that say that it changes disks, whatever else they say.
@@ -601,6 +622,15 @@ mod tests {
         kept.entries.truncate(1);
         order(&mut kept, &[true], &own, &Watch::new(|_| ()));
         assert_eq!(kept.timeout, None);
+    }
+
+    /// live-boot's own initramfs never mounted the medium: "nfsmount: bad option 'mountport'".
+    #[test]
+    fn an_initramfs_of_its_own_gets_no_mount_port() {
+        let line = "boot=live nfsopts=vers=3,nolock,port=2049,mountport=2049 quiet a=b,c";
+        let own = without_mount_port(line);
+        assert_eq!(own, "boot=live nfsopts=vers=3,nolock,port=2049 quiet a=b,c");
+        assert!(asks_portmapper(&own) && !asks_portmapper(line) && !asks_portmapper("quiet"));
     }
 
     #[test]

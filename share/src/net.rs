@@ -206,18 +206,31 @@ pub fn tcp(
     service: &'static str,
     device: Option<&str>,
 ) -> Result<TcpListener, Error> {
-    let listening = |at: SocketAddrV4| -> io::Result<TcpListener> {
-        let fd = bound(at, SockType::Stream, device)?;
-        listen(&fd, Backlog::new(128)?)?;
-        Ok(fd.into())
-    };
-    match listening(at) {
+    match listening_at(at, device) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             let any = SocketAddrV4::new(*at.ip(), 0);
-            listening(any).map_err(|e| taken(service, any, "tcp", e))
+            listening_at(any, device).map_err(|e| taken(service, any, "tcp", e))
         }
         other => other.map_err(|e| taken(service, at, "tcp", e)),
     }
+}
+
+/// A listening TCP socket on this port and no other.
+///
+/// # Errors
+/// [`Error::Port`] when the port cannot be bound.
+pub fn tcp_only(
+    at: SocketAddrV4,
+    service: &'static str,
+    device: Option<&str>,
+) -> Result<TcpListener, Error> {
+    listening_at(at, device).map_err(|e| taken(service, at, "tcp", e))
+}
+
+fn listening_at(at: SocketAddrV4, device: Option<&str>) -> io::Result<TcpListener> {
+    let fd = bound(at, SockType::Stream, device)?;
+    listen(&fd, Backlog::new(128)?)?;
+    Ok(fd.into())
 }
 
 /// The address alone keeps no other network out: Linux takes packets for it on every interface.

@@ -47,6 +47,9 @@ pub struct Session {
     pub first: String,
 }
 
+/// Where a portmapper listens (RFC 1833).
+const PORTMAP_PORT: u16 = 111;
+
 /// Where the menu for iPXE is.
 const SCRIPT: &str = "/boot.ipxe";
 
@@ -135,12 +138,21 @@ impl<'o> Plan<'o> {
         let tcp = |port, service| net::tcp(SocketAddrV4::new(self.listen, port), service, device);
         let (nfs, http, nbd) =
             (tcp(2049, "NFS")?, tcp(8080, "HTTP")?, tcp(netboot::nbd::wire::PORT, "NBD")?);
+        // For initramfs that ask a portmapper; a sandbox or rpcbind may be in the way.
+        let portmap = self.interface.as_ref().map(|interface| {
+            let at = SocketAddrV4::new(interface.address, PORTMAP_PORT);
+            net::tcp_only(at, "portmapper", device).map_err(|e| e.to_string())
+        });
         let at = |listener: &TcpListener| {
             let at = listener.local_addr().map_err(Error::system("read a socket's address"));
             at.map(|at| SocketAddrV4::new(self.own, at.port()))
         };
         let at = At { nfs: at(&nfs)?, http: at(&http)?, nbd: at(&nbd)? };
-        Ok(Bound { plan: self, sockets: Sockets { tftp, dhcp, search, nfs, http, nbd }, at })
+        Ok(Bound {
+            plan: self,
+            sockets: Sockets { tftp, dhcp, search, nfs, portmap, http, nbd },
+            at,
+        })
     }
 }
 
@@ -151,6 +163,8 @@ struct Sockets {
     /// For the search for another DHCP server.
     search: Option<Probe>,
     nfs: TcpListener,
+    /// The portmapper's port; why it could not be had.
+    portmap: Option<Result<TcpListener, String>>,
     http: TcpListener,
     nbd: TcpListener,
 }
@@ -388,6 +402,19 @@ impl Prepared<'_> {
         serve::http::start(files, sockets.http, watch.clone(), Some(page.clone()), &budget)?;
         let mounts: Vec<String> = exports.iter().map(|e| format!("{own}:{}", e.path)).collect();
         let nfs = Arc::new(Nfs { exports, port: at.nfs.port() });
+        if menu.entries.iter().any(|entry| media::asks_portmapper(&entry.append)) {
+            match sockets.portmap {
+                Some(Ok(listener)) => {
+                    serve::nfs::start(nfs.clone(), listener, watch.clone(), &budget)?;
+                }
+                Some(Err(why)) => watch.tell(&Event::Warning(format!(
+                    "{why}: an initramfs that mounts the medium itself asks there, and will not \
+                     find it; stop that program, for example with: systemctl stop rpcbind.socket \
+                     rpcbind"
+                ))),
+                None => {}
+            }
+        }
         serve::nfs::start(nfs, sockets.nfs, watch.clone(), &budget)?;
         serve::watch_over(watch, store.clone())?;
         let disks = Disks::new(images, store);
