@@ -180,3 +180,60 @@ fn a_middle_changes_nothing_that_is_called_verified() {
         }
     }
 }
+
+/// udpcast: a third machine forges what the sender is about to send, from its own address or from
+/// the sender's. Receivers pass over the first; the second is found out by the digest.
+#[test]
+fn a_third_machine_forges_nothing_that_is_called_verified() {
+    for (spoofs, from) in [(false, "10.77.0.4"), (true, "10.77.0.1")] {
+        let room = Room::new(4);
+        room.slow(40);
+        let golden = noise(&room.path("golden"), 12_000_001);
+        let path = |name: &str| room.path(name).display().to_string();
+        if spoofs {
+            // It has the sender's address, and answers nobody who asks for it. So it hears no
+            // packet of the sender: that is what node 2 is for.
+            room.shell(3, "echo 8 > /proc/sys/net/ipv4/conf/all/arp_ignore");
+            room.shell(3, "ip addr add 10.77.0.1/32 dev lo");
+        }
+        let forger = room.inside(3, || UdpSocket::bind((from, 9001)).unwrap());
+        let group = room.inside(2, || {
+            let group = UdpSocket::bind(("0.0.0.0", 9000)).unwrap();
+            let own = [10, 77, 0, 3].into();
+            group.join_multicast_v4(&[234, 77, 0, 1].into(), &own).unwrap();
+            group
+        });
+        std::thread::spawn(move || {
+            let mut packet = [0; 2048];
+            while let Ok((length, _)) = group.recv_from(&mut packet) {
+                let data = &mut packet[..length];
+                if length < 100 || data[..2] != [0, 8] {
+                    continue;
+                }
+                // A later block of the slice, with other bytes.
+                let block = u16::from_be_bytes([data[8], data[9]]) + 40;
+                data[8..10].copy_from_slice(&block.to_be_bytes());
+                data[16..].iter_mut().for_each(|byte| *byte = !*byte);
+                forger.send_to(data, ("10.77.0.2", 9000)).unwrap();
+            }
+        });
+        let receive = ["udp-receiver", "--nokbd", "-i", "eth0", "--start-timeout", "30", "-f"];
+        let mut machine = room.bellwether(1, &[&receive[..], &[&path("copy")]].concat());
+        let send = ["udp-sender", "--nokbd", "-i", "eth0", "--min-receivers", "1"];
+        let file = path("golden");
+        let mut sender =
+            room.bellwether(0, &[&send[..], &["--nopointopoint", "-f", &file]].concat());
+        let ended = machine.ends(120);
+        let told = sender.ends(60);
+        let equal = std::fs::read(room.path("copy")).is_ok_and(|copy| copy == golden);
+        let (log, sent) = (machine.log(), sender.log());
+        println!("from {from}: ended well: {ended}, equal: {equal}\n{log}\n{sent}");
+        assert_eq!(log.contains("; verified with the sender; read back"), equal, "{log}");
+        assert_eq!(sent.contains(" verified\n"), equal, "{sent}");
+        assert_eq!((ended, told), (equal, equal), "{log}\n{sent}");
+        // A way that forges nothing would show nothing.
+        assert_eq!(equal, !spoofs, "{log}");
+        let found_out = "other bytes have come than the sender tells of; the disk keeps the mark";
+        assert!(equal || log.contains(found_out), "{log}");
+    }
+}

@@ -132,6 +132,11 @@ impl Room {
         line.split_whitespace().nth(column).unwrap().parse().unwrap()
     }
 
+    /// Runs a script in a node's network.
+    pub fn shell(&self, node: usize, script: &str) {
+        shell(self.nodes[node].id(), script);
+    }
+
     pub fn namespace(&self, node: usize) -> Namespace {
         let path = format!("/proc/{}/ns/net", self.nodes[node].id());
         Namespace(std::fs::File::open(path).unwrap())
