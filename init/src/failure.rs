@@ -99,7 +99,7 @@ fn show(machine: &mut Machine, failure: &Failure) {
         log.say(Level::Verdict, &["  note:   ", &disk].concat());
     }
     for lacking in firmware::missing() {
-        log.say(Level::Verdict, &format!("  note:   {lacking}"));
+        log.say(Level::Verdict, &["  note:   ", &lacking].concat());
     }
     let remedy = match machine.damaged {
         true => DAMAGED,

@@ -1,8 +1,7 @@
 //! Firmware that drivers asked for and the kernel did not find, from the kernel's log.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, read};
@@ -13,28 +12,9 @@ const MOST: usize = 8;
 /// Most records of the log that are read.
 const RECORDS: usize = 1 << 16;
 
-/// A file that a driver did not get.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    /// The driver and the device, as the kernel names them.
-    device: String,
-    file: String,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, file } = self;
-        write!(
-            f,
-            "{device}: its driver asked for the firmware {file}, which this initramfs lacks; \
-             build the image where that is installed, or with --firmware"
-        )
-    }
-}
-
 /// What drivers asked for in vain since the machine started, each file once.
-pub fn missing() -> Vec<Missing> {
-    let mut all: Vec<Missing> = Vec::new();
+pub fn missing() -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
     let Ok(log) = open("/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK, 0) else { return all };
     // The kernel's longest record (`CONSOLE_EXT_LOG_MAX`).
     let mut record = [0; 8192];
@@ -57,9 +37,9 @@ pub fn missing() -> Vec<Missing> {
     all
 }
 
-/// The file in a record of the kernel's log that says that it was not found: the words of
+/// What is wrong, from a record of the kernel's log that says that a file was not found: the words of
 /// `drivers/base/firmware_loader/main.c`, and those of Debian's kernels.
-fn asked(record: &str) -> Option<Missing> {
+fn asked(record: &str) -> Option<String> {
     let text = record.split_once(';')?.1.lines().next()?;
     let (device, rest) = ["Direct firmware load for ", "firmware: failed to load "]
         .iter()
@@ -67,7 +47,15 @@ fn asked(record: &str) -> Option<Missing> {
     let file = rest.split(' ').next().filter(|file| !file.is_empty())?;
     let device = device.trim_end_matches([' ', ':']);
     let device = if device.is_empty() { "a device" } else { device };
-    Some(Missing { device: device.to_string(), file: file.to_string() })
+    Some(
+        [
+            device,
+            ": its driver asked for the firmware ",
+            file,
+            ", which this initramfs lacks; build the image where that is installed, or with --firmware",
+        ]
+        .concat(),
+    )
 }
 
 #[cfg(test)]
@@ -82,7 +70,7 @@ mod tests {
         ] {
             let found = asked(record).unwrap();
             assert_eq!(
-                found.to_string(),
+                found,
                 "e100 0000:00:02.0: its driver asked for the firmware e100/d102e_ucode.bin, which \
                  this initramfs lacks; build the image where that is installed, or with --firmware"
             );

@@ -49,6 +49,7 @@ stand_in! { clone:
     fn stage2(&mut Machine, &CloneMethod, Option<Seconds>) -> Result<String, Fault> = refused();
     fn interrupted(&Machine) -> [String; 0] = [];
 }
+stand_in! { firmware: fn missing() -> [String; 0] = []; }
 stand_in! { setup:
     fn apply(&BootPlan, &Found, &mut Here<'_>, Option<&str>) -> () = ();
     fn environment(&BootPlan, &Found) -> [CString; 0] = [];

@@ -13,7 +13,6 @@ pub mod changes;
 pub mod device;
 pub mod early;
 pub mod failure;
-pub mod firmware;
 pub mod handoff;
 pub mod images;
 pub mod keys;
@@ -39,6 +38,8 @@ pub mod copy;
 pub mod expand;
 #[cfg(feature = "full")]
 pub mod fetch;
+#[cfg(feature = "full")]
+pub mod firmware;
 #[cfg(feature = "full")]
 pub mod fuzz;
 #[cfg(feature = "full")]
@@ -78,6 +79,6 @@ pub mod watch;
 mod lean;
 #[cfg(not(feature = "full"))]
 use lean::{
-    clone, console, expand, fetch, integrity, persist, remote, setup, shutdown, snapshot, to_ram,
-    unpack, verity, watch,
+    clone, console, expand, fetch, firmware, integrity, persist, remote, setup, shutdown, snapshot,
+    to_ram, unpack, verity, watch,
 };

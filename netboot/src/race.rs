@@ -350,6 +350,8 @@ impl Race {
                 .push(Event { device: runner.link.name.clone(), what: What::Failed(why.clone()) });
         }
         runner.failure = Some(why);
+        // What failed says more than a missing carrier.
+        runner.remarked |= runner.is_dead();
         if let Some(client) = &mut runner.client {
             client.restart(now.after(client::MAX_PAUSE));
         }
@@ -375,7 +377,6 @@ impl Race {
                 runner.client.iter().filter_map(Client::deadline).for_each(&mut consider);
             } else if let Some(since) = runner.up_since
                 && !runner.remarked
-                && !runner.is_dead()
             {
                 consider(since.after(CARRIER_REMARK));
             }
@@ -399,7 +400,6 @@ impl Race {
             if let Some(since) = runner.up_since
                 && !runner.carrier
                 && !runner.remarked
-                && !runner.is_dead()
                 && now >= since.after(CARRIER_REMARK)
             {
                 runner.remarked = true;
@@ -411,8 +411,11 @@ impl Race {
             self.round_over = Some(self.report(now, reason));
             self.rounds = self.rounds.saturating_add(1);
             self.round = now;
-            let dead = self.runners.iter().filter(|runner| runner.is_dead());
-            self.actions.extend(dead.map(|runner| Action::SetUp(runner.link.index)));
+            for runner in &self.runners {
+                if runner.is_dead() {
+                    self.actions.push(Action::SetUp(runner.link.index));
+                }
+            }
         }
     }
 
@@ -440,12 +443,13 @@ impl Race {
             };
             (limit(self.first_question, self.plan.dhcp_timeout), reason)
         } else if self.first_candidate.is_some() {
-            let mut candidates = self.runners.iter().filter(|r| r.role == Role::Candidate);
-            if candidates.all(Runner::is_dead) {
-                return (limit(None, DEAD_ROUND), "no network device could be set up");
+            match self.runners.iter().all(|r| r.role != Role::Candidate || r.is_dead()) {
+                true => (limit(None, DEAD_ROUND), "no network device can be set up"),
+                false => (
+                    limit(self.first_candidate, self.plan.carrier_timeout),
+                    "no network device that may be used has a carrier",
+                ),
             }
-            let reason = "no network device that may be used has a carrier";
-            (limit(self.first_candidate, self.plan.carrier_timeout), reason)
         } else {
             let reason = match (&self.plan.addressing, self.first_link) {
                 (Addressing::Existing, _) => "no network device has an address",
@@ -467,7 +471,6 @@ impl Race {
                 (Role::Unfit(why), _) => format!("not used: {why}"),
                 (Role::Reserve, _) => "not used: BOOTIF names another".to_owned(),
                 _ if !runner.carrier => match &runner.failure {
-                    Some(failure) if runner.is_dead() => failure.clone(),
                     Some(failure) => format!("no carrier; {failure}"),
                     None => "no carrier (cable, switch port?)".to_owned(),
                 },
@@ -1127,8 +1130,8 @@ mod tests {
         let report = race.take_round_over().unwrap().to_string();
         assert_eq!(
             report,
-            "no network device could be set up\n  \
-             eth0 (52:54:00:00:00:02): cannot set link 2 up: ENOENT"
+            "no network device can be set up\n  \
+             eth0 (52:54:00:00:00:02): no carrier; cannot set link 2 up: ENOENT"
         );
         assert_eq!(texts(&mut race), ["eth0: cannot set link 2 up: ENOENT"]);
         assert_eq!(race.take_actions(), [Action::SetUp(2)], "the next round tries it again");

@@ -11,7 +11,7 @@ macro_rules! numbers {
         $(
             /// The number at `at`, if its bytes are there.
             pub fn $name(bytes: &[u8], at: usize) -> Option<$number> {
-                array(bytes, at).map($number::$from)
+                Some($number::$from(*bytes.get(at..)?.first_chunk()?))
             }
         )*
 
@@ -20,7 +20,8 @@ macro_rules! numbers {
             $(
                 /// The number at `at`, or 0.
                 pub fn $name(bytes: &[u8], at: usize) -> $number {
-                    super::$name(bytes, at).unwrap_or(0)
+                    let found = bytes.get(at..).and_then(<[u8]>::first_chunk);
+                    found.map_or(0, |found| $number::$from(*found))
                 }
             )*
         }
