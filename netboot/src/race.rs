@@ -26,7 +26,7 @@ use sys::clock::Instant;
 /// How long the link named by `BOOTIF=` may take to appear after the first link, before all
 /// links are used.
 const MAC_GRACE: Duration = Duration::from_secs(5);
-/// How long a round lasts while no card can be set up; then they are tried again.
+/// How long a round lasts while no card can be set up.
 const DEAD_ROUND: Seconds = Seconds(3);
 
 /// How long a link may be without a carrier before a message.
@@ -411,11 +411,6 @@ impl Race {
             self.round_over = Some(self.report(now, reason));
             self.rounds = self.rounds.saturating_add(1);
             self.round = now;
-            for runner in &self.runners {
-                if runner.is_dead() {
-                    self.actions.push(Action::SetUp(runner.link.index));
-                }
-            }
         }
     }
 
@@ -1117,8 +1112,7 @@ mod tests {
         );
     }
 
-    /// A card without its firmware never has a carrier: the round ends early and says why, and
-    /// the card is tried again.
+    /// A card without its firmware never has a carrier: the round ends early and says why.
     #[test]
     fn a_card_that_cannot_be_set_up_is_not_waited_for() {
         let mut race = race(plan());
@@ -1134,7 +1128,6 @@ mod tests {
              eth0 (52:54:00:00:00:02): no carrier; cannot set link 2 up: ENOENT"
         );
         assert_eq!(texts(&mut race), ["eth0: cannot set link 2 up: ENOENT"]);
-        assert_eq!(race.take_actions(), [Action::SetUp(2)], "the next round tries it again");
         // Beside a card that works, the others' carrier is waited for.
         race.news(at(3001), News::Link(up(link(3, "eth1"), false)));
         race.tick(at(6500));
