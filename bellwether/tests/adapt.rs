@@ -8,10 +8,17 @@
 use std::path::Path;
 use std::process::Command;
 
+/// Name, number of its last partition, lines of shell.
+type Table = (&'static str, u32, &'static str);
+/// Name, lines of shell.
+type Touch = (&'static str, &'static str);
+/// mkfs, check, size: lines of shell.
+type System = (&'static str, &'static str, &'static str);
+
 /// Makes a table on `$D` of 900 MiB; and the number of the last partition. fdisk ends with 1 where
 /// the kernel reads no tables.
 #[rustfmt::skip]
-const TABLES: &[(&str, u32, &str)] = &[
+const TABLES: &[Table] = &[
     ("gpt by sfdisk", 2, "printf 'label: gpt\nsize=20M,type=U\nname=last\n' | sfdisk -q $D"),
     ("gpt by sgdisk", 2, "sgdisk -n 1:0:+20M -n 2:0:0 $D"),
     ("gpt with 256 entries", 2, "sgdisk -S 256 -n 1:0:+20M -n 2:0:0 $D"),
@@ -26,7 +33,7 @@ const TABLES: &[(&str, u32, &str)] = &[
 
 /// What a person did to the longer disk before `adapt` came.
 #[rustfmt::skip]
-const TOUCHES: &[(&str, &str)] = &[
+const TOUCHES: &[Touch] = &[
     ("nothing", "true"),
     ("sfdisk -d | sfdisk", "sfdisk -d $D >dump && sfdisk -q $D <dump"),
     ("sgdisk -e", "sgdisk -e $D"),
@@ -37,7 +44,7 @@ const TOUCHES: &[(&str, &str)] = &[
 
 /// mkfs of `$P`, its check, and what prints its bytes.
 #[rustfmt::skip]
-const SYSTEMS: &[(&str, &str, &str)] = &[
+const SYSTEMS: &[System] = &[
     ("mkfs.ext4 -q -F $P", "e2fsck -fn $P",
         "dumpe2fs -h $P 2>/dev/null | awk '/^Block count/{c=$3} /^Block size/{s=$3} END{print c*s}'"),
     ("mkfs.xfs -q -f $P", "xfs_repair -n $P",
@@ -82,9 +89,9 @@ impl Drop for Disk<'_> {
     }
 }
 
-fn one(dir: &Path, sector: u32, table: usize, touch: usize, system: usize) {
-    let ((table, number, make), (touched, touch)) = (TABLES[table], TOUCHES[touch]);
-    let (mkfs, check, bytes) = SYSTEMS[system];
+fn one(dir: &Path, sector: u32, table: Table, touch: Touch, system: System) {
+    let ((table, number, make), (touched, touch)) = (table, touch);
+    let (mkfs, check, bytes) = system;
     let name = format!("{table}, sectors of {sector}, {touched}, {mkfs}");
     shell(dir, "", "rm -f disk.img; truncate -s 900M disk.img");
     {
@@ -117,19 +124,18 @@ fn one(dir: &Path, sector: u32, table: usize, touch: usize, system: usize) {
 #[ignore = "root, and minutes"]
 fn sweep_of_tables_that_grow() {
     let dir = tempfile::tempdir().unwrap();
-    let mut system = 0;
+    let mut systems = SYSTEMS.iter().cycle();
     for sector in [512, 4096] {
-        for table in 0..TABLES.len() {
-            for touch in 0..TOUCHES.len() {
-                let (name, by) = (TABLES[table].0, TOUCHES[touch].0);
+        for table in TABLES {
+            for touch in TOUCHES {
+                let (name, by) = (table.0, touch.0);
                 // GPT's tools would make a GPT of a DOS table; parted 3.5 crashes now and then
                 // when it makes logical partitions of sectors of 4096 bytes.
                 let crashes = name == "dos by parted" && sector == 4096;
                 if name.starts_with("dos") && by.starts_with("sgdisk") || crashes {
                     continue;
                 }
-                system = (system + 1) % SYSTEMS.len();
-                one(dir.path(), sector, table, touch, system);
+                one(dir.path(), sector, *table, *touch, *systems.next().unwrap());
             }
         }
     }

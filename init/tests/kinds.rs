@@ -189,6 +189,7 @@ const OPENING: &[(&str, usize)] = &[
     ("device.rs", 2),
     ("expand.rs", 1),
     ("fetch.rs", 1),
+    ("firmware.rs", 1),
     ("log.rs", 2),
     ("newroot.rs", 4),
     ("p2v.rs", 1),
@@ -209,9 +210,18 @@ fn count(dir: &Path, found: &mut Vec<(String, usize)>) {
         let code = source.split("#[cfg(test)]").next().unwrap();
         let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//"));
         let raw = |line: &&str| {
-            [" open(", "(open(", "&open(", "!open(", "openat(", "fs::open(", "openat2("]
-                .iter()
-                .any(|call| line.contains(call))
+            [
+                " open(",
+                "(open(",
+                "&open(",
+                "!open(",
+                "openat(",
+                "fs::open(",
+                "file::open(",
+                "openat2(",
+            ]
+            .iter()
+            .any(|call| line.contains(call))
                 && !line.contains("fn ")
         };
         let number = lines.filter(raw).count();

@@ -386,7 +386,7 @@ fn as_it_is(request: &Request, disk: &mut [u8], _: &mut Liar, stream: &mut TcpSt
     says(stream, &[&wire::simple(None, request.cookie)]);
 }
 
-/// An NBD server of a disk in memory that lies; whoever connects is served one after another.
+/// An NBD server of a disk in memory that lies. It serves its clients one after another.
 fn liar(size: u64, lie: Lie) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -68,7 +68,7 @@ fn converts(name: &str, release: Option<&str>, volumes: bool, output: &str) {
         let site = Site::with(lab, lab.sshd(release, &environment, "")?, "--openssh")?;
         let disk = installed(lab, volumes)?;
         let before = sha256(&disk)?;
-        let used = fs::metadata(&disk).unwrap().blocks() * 512;
+        let used = fs::metadata(&disk).map_err(Error::at("look at", &disk))?.blocks() * 512;
         let images = site.sshd.place.join("images");
         let more = match output {
             "local" => format!("p2v.os={} p2v.of=qcow2", images.display()),

@@ -191,7 +191,7 @@ fn a_third_machine_forges_nothing_that_is_called_verified() {
         let golden = noise(&room.path("golden"), 12_000_001);
         let path = |name: &str| room.path(name).display().to_string();
         if spoofs {
-            // It has the sender's address, and answers nobody who asks for it. So it hears no
+            // It has the sender's address, and answers no ARP request for it. So it hears no
             // packet of the sender: that is what node 2 is for.
             room.shell(3, "echo 8 > /proc/sys/net/ipv4/conf/all/arp_ignore");
             room.shell(3, "ip addr add 10.77.0.1/32 dev lo");
