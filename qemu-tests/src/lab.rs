@@ -132,6 +132,23 @@ impl Lab {
         Ok(self.machine().kernel(&kernel.image, &initrd, append))
     }
 
+    /// Runs a program on the network to its end; what it said.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it fails.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        self.namespace().run(words)
+    }
+
+    /// Runs the host command to its end; what it said.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when it fails.
+    pub fn bellwether(&self, words: &[&str]) -> Result<String> {
+        let program = assets::bellwether()?.to_string_lossy().into_owned();
+        self.namespace().run(&[&[program.as_str()], words].concat())
+    }
+
     /// The network that its servers run in.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace

@@ -11,12 +11,14 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::shell::{self, kill_group};
+use crate::shell::{self, Daemon, kill_group};
 use crate::{Error, Result};
 
 /// A namespace with bridges.
@@ -154,6 +156,45 @@ impl Namespace {
         self.run(&["ip", "link", "add", name, "type", "bridge", "mcast_snooping", "0"])?;
         self.run(&["ip", "address", "add", address, "dev", name])?;
         self.run(&["ip", "link", "set", name, "up"]).map(drop)
+    }
+
+    /// Adds a network namespace `name` whose card `eth0` has a cable, `name` with a `0` behind
+    /// it, to the bridge `lan`.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when `ip` fails.
+    pub fn neighbour(&self, name: &str) -> Result<()> {
+        let cable = format!("{name}0");
+        self.run(&["ip", "netns", "add", name])?;
+        let ends = ["type", "veth", "peer", "name", "eth0", "netns", name];
+        self.run(&[&["ip", "link", "add", &cable][..], &ends].concat())?;
+        self.run(&["ip", "link", "set", &cable, "master", "lan", "up"])?;
+        self.run(&["ip", "-n", name, "link", "set", "eth0", "up"]).map(drop)
+    }
+
+    /// Whether a program inside listens on this TCP port.
+    pub fn listens(&self, port: u16) -> bool {
+        self.has_socket("-Hltn", port)
+    }
+
+    /// Whether a program inside waits for datagrams on this UDP port.
+    pub fn listens_udp(&self, port: u16) -> bool {
+        self.has_socket("-Hlun", port)
+    }
+
+    fn has_socket(&self, kind: &str, port: u16) -> bool {
+        let filter = format!("sport = :{port}");
+        self.run(&["ss", kind, &filter]).is_ok_and(|found| !found.trim().is_empty())
+    }
+
+    /// Starts a server inside, and waits until it listens on this TCP port.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with the end of its log when it does not come up.
+    pub fn server(&self, name: &str, command: Command, log: &Path, port: u16) -> Result<Daemon> {
+        let mut daemon = Daemon::start(name, command, log)?;
+        daemon.wait_until(Duration::from_secs(20), || self.listens(port))?;
+        Ok(daemon)
     }
 
     /// Adds a tap to a bridge.

@@ -100,6 +100,24 @@ impl Daemon {
         Ok(Daemon { child, name: name.to_owned(), log: log.to_owned() })
     }
 
+    /// The same, and waits until the log has `ready` once more than before.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`] and [`Daemon::wait_until`].
+    pub fn start_until(
+        name: &str,
+        command: Command,
+        log: &Path,
+        ready: &str,
+        limit: Duration,
+    ) -> Result<Daemon> {
+        let count = || std::fs::read_to_string(log).unwrap_or_default().matches(ready).count();
+        let before = count();
+        let mut daemon = Daemon::start(name, command, log)?;
+        daemon.wait_until(limit, || count() > before)?;
+        Ok(daemon)
+    }
+
     /// Waits until `ready` says so, failing at once when the program has ended.
     ///
     /// # Errors

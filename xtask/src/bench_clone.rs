@@ -5,7 +5,6 @@
 //! All machines share this computer's processors: with many nodes that, not the network, is the
 //! limit of whatever is not shaped. Of the protocols, what is received is thrown away.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use argh::FromArgs;
 use qemu_tests::{Error, Result, packages};
 
 use crate::bench_disk;
-use crate::bench_room::{LINK_BYTES_PER_S, Room, noise};
+use crate::bench_room::{LINK_BYTES_PER_S, Room, hosts, noise};
 
 /// Copy a disk to rooms of machines: by us, by whole-disk Dolly, by partclone, and by aria2.
 #[derive(FromArgs, Debug)]
@@ -111,11 +110,7 @@ impl BenchClone {
 /// One copy: how long it took, and the CPU seconds of all programs.
 fn copy(room: &Room, way: &str, nodes: usize, ours: &Path, file: &Path) -> Result<(Duration, f64)> {
     let (ours, file) = (ours.display(), file.display());
-    let mut hosts = String::new();
-    for i in 1..=nodes {
-        let comma = if i == 1 { "" } else { "," };
-        let _ = write!(hosts, "{comma}10.77.0.{}", i + 1);
-    }
+    let hosts = hosts(nodes);
     let node = |i: usize| match way {
         "dolly" => format!("{ours} clone dolly -q --target /dev/null"),
         "dollyplus" => format!("{ours} clone dollyC -q --target /dev/null"),

@@ -5,15 +5,13 @@
 //! makes the bytes on the wire the same in all rows. Copies go to files in memory, or beside the
 //! golden disk when memory is too small for all of them.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use qemu_tests::{Error, Result};
 
-use crate::bench_room::{LINK_BYTES_PER_S, Room, noise};
+use crate::bench_room::{LINK_BYTES_PER_S, Room, hosts, noise};
 
 /// A way to copy, and what it is in the table.
 const WAYS: [(&str, &str); 5] = [
@@ -92,9 +90,7 @@ fn table(ours: &Path, dir: &Path, nodes: &[usize], only: Option<&str>, quick: bo
 }
 
 fn sh(script: &str) -> Result<String> {
-    let done = Command::new("sh").args(["-ec", script]).output().map_err(Error::io("start sh"))?;
-    let text = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
-    if done.status.success() { Ok(text) } else { Err(Error::Input(format!("{script}\n{text}"))) }
+    qemu_tests::assets::media::run(&["sh", "-ec", script])
 }
 
 /// CPU seconds that this computer has spent, by proc(5).
@@ -176,11 +172,7 @@ impl Bench<'_> {
                 },
             ),
             "dolly" => {
-                let mut hosts = String::new();
-                for i in all.clone() {
-                    let comma = if i == 1 { "" } else { "," };
-                    let _ = write!(hosts, "{comma}10.77.0.{}", i + 1);
-                }
+                let hosts = hosts(nodes);
                 (
                     all.map(|i| format!("{ours} clone dolly -q --target {}", copy(i))).collect(),
                     format!("{ours} clone dolly -q -s -I {disk} -O /dev/null -H {hosts}"),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use qemu_tests::assets::media::run;
 use qemu_tests::{Error, Result};
 
 /// What Ethernet, IPv4 and TCP with time stamps leave of a gigabit: 1448 of 1538
@@ -31,6 +32,12 @@ pub fn noise(path: &Path, len: u64) -> Result<()> {
         left -= now;
     }
     Ok(())
+}
+
+/// The addresses of so many machines besides the first, for the list of a command.
+pub fn hosts(nodes: usize) -> String {
+    let addresses: Vec<String> = (1..=nodes).map(|i| format!("10.77.0.{}", i + 1)).collect();
+    addresses.join(",")
 }
 
 /// Machines on a bridge; the first has the file.
@@ -169,9 +176,5 @@ fn holder() -> Result<Child> {
 }
 
 fn inside(pid: u32, script: &str) -> Result<()> {
-    let status = Command::new("nsenter")
-        .args(["-t", &pid.to_string(), "-n", "-u", "sh", "-ec", script])
-        .status()
-        .map_err(Error::io("start nsenter"))?;
-    if status.success() { Ok(()) } else { Err(Error::Input(format!("failed: {script}"))) }
+    run(&["nsenter", "-t", &pid.to_string(), "-n", "-u", "sh", "-ec", script]).map(drop)
 }

@@ -9,8 +9,7 @@ use std::thread;
 
 use argh::FromArgs;
 use qemu_tests::assets::{Assets, Flavour, Profile};
-use qemu_tests::machine::KERNEL_WORDS;
-use qemu_tests::servers::machine_of_anybody;
+use qemu_tests::machine::{KERNEL_WORDS, machine_of_anybody};
 use qemu_tests::{Error, Machine, Result, packages, secs, workspace};
 use share::event::{Event, Watch};
 use share::options::{Behind, Options};

@@ -104,11 +104,7 @@ pub fn check_by_cargo_deny() -> Result<()> {
         let mut deny = Command::new(&program);
         deny.args(["deny", "--offline", "--config", "deny.toml", "--manifest-path", manifest]);
         deny.args(["check", "licenses", "bans", "sources"]);
-        let status = deny.current_dir(workspace::root()).status();
-        let status = status.map_err(Error::at("start", &program))?;
-        if !status.success() {
-            return Err(Error::Input(format!("cargo deny, {manifest}: {status}")));
-        }
+        tools::run(deny.current_dir(workspace::root()))?;
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use argh::FromArgs;
 use cmdline::json::Json;
 use qemu_tests::assets::media::run;
 use qemu_tests::{Error, Result, workspace};
+use toml::{Table, Value};
+
+use crate::tools;
 
 /// Make a release from a clean tree: the Debian package, a tarball with the static
 /// program, a list of what they are made from, and checksums.
@@ -51,10 +54,7 @@ impl Dist {
 
         let mut maker = Command::new(root.join("bellwether/packaging/make-deb"));
         maker.arg(&dir).env("SOURCE_DATE_EPOCH", &epoch);
-        let made = maker.status().map_err(Error::io("start make-deb"))?;
-        if !made.success() {
-            return Err(Error::Input(format!("make-deb: {made}")));
-        }
+        tools::run(&mut maker)?;
         let rustc = run(&["rustc", "-vV"])?;
         let about = |key| rustc.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
         let (host, rust) = (about("host: "), about("release: "));
@@ -71,7 +71,7 @@ impl Dist {
         let list = dir.join(format!("{name}.cdx.json"));
         let lock = root.join("Cargo.lock");
         let lock = fs::read_to_string(&lock).map_err(Error::at("read", &lock))?;
-        fs::write(&list, bill(&used(host)?, &locked(&lock), &linked, when.trim()))
+        fs::write(&list, bill(&used(host)?, &locked(&lock)?, &linked, when.trim()))
             .map_err(Error::at("write", &list))?;
         let sums =
             format!("cd '{}' && sha256sum -- * >SHA256SUMS && cat SHA256SUMS", dir.display());
@@ -153,31 +153,24 @@ struct Locked {
 }
 
 /// All packages of a Cargo.lock.
-fn locked(text: &str) -> BTreeMap<Id, Locked> {
-    let quoted = |line: &str, key: &str| {
-        let value = line.strip_prefix(key)?.strip_prefix(" = ")?;
-        Some(value.trim_matches('"').to_owned())
-    };
-    let mut all: BTreeMap<Id, (Locked, Vec<String>)> = BTreeMap::new();
-    for block in text.split("[[package]]").skip(1) {
-        let field = |key| block.lines().find_map(|line| quoted(line, key));
-        let (Some(name), Some(version)) = (field("name"), field("version")) else { continue };
-        let needs = block.lines().filter_map(|l| l.strip_prefix(" \""));
-        let needs = needs.map(|l| l.trim_end_matches("\",").to_owned()).collect();
-        let locked = Locked { checksum: field("checksum"), needs: Vec::new() };
-        all.insert((name, version), (locked, needs));
-    }
+fn locked(text: &str) -> Result<BTreeMap<Id, Locked>> {
+    let table: Table = text.parse().map_err(|e| Error::Input(format!("Cargo.lock: {e}")))?;
+    let packages = table.get("package").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let field = |package: &Value, key| package.get(key)?.as_str().map(str::to_owned);
+    let id = |package: &Value| Some((field(package, "name")?, field(package, "version")?));
+    let ids: Vec<Id> = packages.iter().filter_map(id).collect();
     // A version stands beside a name only where there are several.
-    let ids: Vec<Id> = all.keys().cloned().collect();
-    let find = |need: &String| {
-        let mut words = need.split(' ');
+    let find = |need: &Value| {
+        let mut words = need.as_str()?.split(' ');
         let (name, version) = (words.next()?, words.next());
         ids.iter().find(|id| id.0 == name && version.is_none_or(|v| v == id.1)).cloned()
     };
-    let finished = |(id, (locked, needs)): (Id, (Locked, Vec<String>))| {
-        (id, Locked { needs: needs.iter().filter_map(find).collect(), ..locked })
+    let locked = |package: &Value| {
+        let needs = package.get("dependencies").and_then(Value::as_array);
+        let needs = needs.into_iter().flatten().filter_map(find).collect();
+        Some((id(package)?, Locked { checksum: field(package, "checksum"), needs }))
     };
-    all.into_iter().map(finished).collect()
+    Ok(packages.iter().filter_map(locked).collect())
 }
 
 /// The list of what a release is made from, as CycloneDX 1.5: crates, and what is `linked`
@@ -244,7 +237,7 @@ mod tests {
                     [[package]]\nname = \"b\"\nversion = \"1.0.0\"\n\n\
                     [[package]]\nname = \"b\"\nversion = \"2.0.0\"\n\n\
                     [[package]]\nname = \"c\"\nversion = \"3.0.0\"\n";
-        let locked = locked(lock);
+        let locked = locked(lock).unwrap();
         let used = ["a v1.0.0|MIT / Apache-2.0|https://a.example", "b v2.0.0 (proc-macro)|MIT|"];
         let used: BTreeMap<_, _> = used.iter().filter_map(|line| one_used(line)).collect();
         let text = bill(&used, &locked, &[("libc", "1", "MIT")], "2026-11-29T00:00:00Z");

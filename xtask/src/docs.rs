@@ -8,6 +8,7 @@ use qemu_tests::bench::kept;
 use qemu_tests::{Error, Result, workspace};
 
 use crate::marks::fill;
+use crate::tools::run;
 use crate::{status, structure};
 
 /// Write the documentation that is made from the code.
@@ -60,11 +61,7 @@ fn host_command() -> Result<()> {
     let page = "docs/host-command.md";
     let mut cargo = Command::new("cargo");
     cargo.args(words).arg(page).current_dir(workspace::root());
-    let status = cargo.status().map_err(Error::io("start cargo"))?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::Input(format!("{page} could not be written: {status}")))
+    run(&mut cargo)
 }
 
 fn faults() -> Result<String> {

@@ -14,6 +14,7 @@ use argh::FromArgs;
 use qemu_tests::{Error, Result, workspace};
 
 use crate::night;
+use crate::tools::run;
 
 /// Throw made-up input at everything that reads bytes from outside.
 /// For instance: cargo xtask fuzz dhcp-message --seconds 600
@@ -158,12 +159,7 @@ fn cargo(words: &[&str], target_dir: &Path, rustflags: &str) -> Result<()> {
     if !rustflags.is_empty() {
         command.env("RUSTFLAGS", rustflags);
     }
-    let status = command.status().map_err(Error::io("start cargo"))?;
-    if status.success() {
-        return Ok(());
-    }
-    let command = format!("cd fuzz && cargo {}", words.join(" "));
-    Err(Error::Command { command, status: status.to_string(), output: String::new() })
+    run(&mut command)
 }
 
 /// The toolchain's own target triple.

@@ -11,8 +11,8 @@ use qemu_tests::{Error, Result, packages, workspace};
 use crate::docs::Docs;
 use crate::reproducible::Reproducible;
 use crate::sizes::{self, Sizes};
-use crate::structure;
 use crate::unsafety::UnsafeCheck;
+use crate::{structure, tools};
 
 /// All checks and tests.
 #[derive(FromArgs, Debug)]
@@ -206,17 +206,8 @@ fn cargo(words: &[&str]) -> Result<()> {
 }
 
 fn run(mut cargo: Command, words: &[&str]) -> Result<()> {
-    let status = cargo
-        .args(words)
-        .current_dir(workspace::root())
-        .env("RUSTDOCFLAGS", "-D warnings -D missing_docs")
-        .status()
-        .map_err(Error::io("start cargo"))?;
-    if status.success() {
-        return Ok(());
-    }
-    let command = format!("cargo {}", words.join(" "));
-    Err(Error::Command { command, status: status.to_string(), output: String::new() })
+    cargo.args(words).current_dir(workspace::root());
+    tools::run(cargo.env("RUSTDOCFLAGS", "-D warnings -D missing_docs"))
 }
 
 /// libc links into a program without a C runtime and crashes it at run time, so it

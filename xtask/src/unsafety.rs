@@ -3,7 +3,9 @@
 use std::process::Command;
 
 use argh::FromArgs;
-use qemu_tests::{Error, Result, workspace};
+use qemu_tests::{Result, workspace};
+
+use crate::tools::run;
 
 /// Run the tests of rt and sys where undefined behaviour shows: by Miri, by AddressSanitizer
 /// and by valgrind's memcheck, each where it is installed.
@@ -74,7 +76,7 @@ fn miri() -> Result<()> {
     let mut cargo = cargo("miri", &["+nightly", "miri", "test", "--quiet", "--lib"]);
     cargo.args(ROOMS).env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "8");
     // Their tests make system calls, which Miri does not know.
-    finish(without(cargo, &["clock::", "fault::", "file::", "process::", "waiting::"]))
+    run(&mut without(cargo, &["clock::", "fault::", "file::", "process::", "waiting::"]))
 }
 
 /// The sanitizer's runtime comes with stable Rust; the flag that turns it on does not, so
@@ -85,7 +87,7 @@ fn address_sanitizer() -> Result<()> {
     cargo.args(ROOMS).args(CALLERS);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
     // The sanitizer takes faults that are made on purpose for its own.
-    finish(without(cargo, &["fault::"]))
+    run(&mut without(cargo, &["fault::"]))
 }
 
 fn memcheck() -> Result<()> {
@@ -95,7 +97,7 @@ fn memcheck() -> Result<()> {
     cargo.args(ROOMS).args(CALLERS);
     cargo.env(runner, "valgrind --quiet --error-exitcode=9 --fair-sched=yes");
     // So does memcheck, whose process and its threads are not the test's own in /proc.
-    finish(without(cargo, &["fault::", "process::", "waiting::"]))
+    run(&mut without(cargo, &["fault::", "process::", "waiting::"]))
 }
 
 /// Cargo with a target directory of its own, since other flags build everything anew.
@@ -110,14 +112,4 @@ fn cargo(place: &str, words: &[&str]) -> Command {
 fn without(mut cargo: Command, modules: &[&str]) -> Command {
     cargo.arg("--").args(modules.iter().flat_map(|module| ["--skip", module]));
     cargo
-}
-
-fn finish(mut cargo: Command) -> Result<()> {
-    let status = cargo.status().map_err(Error::io("start cargo"))?;
-    if status.success() {
-        return Ok(());
-    }
-    let words: Vec<_> = cargo.get_args().map(|word| word.to_string_lossy()).collect();
-    let command = format!("cargo {}", words.join(" "));
-    Err(Error::Command { command, status: status.to_string(), output: String::new() })
 }

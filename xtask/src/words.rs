@@ -1,7 +1,6 @@
 //! Words that hide the party they speak of, refused wherever a person reads.
 
-use std::process::Command;
-
+use qemu_tests::assets::media::run;
 use qemu_tests::{Error, Result, workspace};
 
 /// CONTRIBUTING says what to write instead.
@@ -18,18 +17,10 @@ const EXEMPT: &[&str] = &["CONTRIBUTING.md", "xtask/src/words.rs"];
 /// list the files.
 pub fn check() -> Result<()> {
     let root = workspace::root();
-    let listed = Command::new("git")
-        .args(["ls-files", "*.rs", "*.md", "*.txt"])
-        .current_dir(&root)
-        .output()
-        .map_err(Error::io("start git"))?;
-    if !listed.status.success() {
-        let output = String::from_utf8_lossy(&listed.stderr).into_owned();
-        let (command, status) = ("git ls-files".to_owned(), listed.status.to_string());
-        return Err(Error::Command { command, status, output });
-    }
+    let at = root.to_string_lossy();
+    let listed = run(&["git", "-C", &at, "ls-files", "*.rs", "*.md", "*.txt"])?;
     let mut found = Vec::new();
-    for name in String::from_utf8_lossy(&listed.stdout).lines() {
+    for name in listed.lines() {
         if EXEMPT.contains(&name) {
             continue;
         }

@@ -1,5 +1,6 @@
 //! The golden node: programs that send a disk to the machines of a lab.
 
+use super::share::READY;
 use crate::packages;
 use crate::shell::Daemon;
 use crate::{Lab, Result, secs};
@@ -28,9 +29,6 @@ impl Lab {
         let mut command = self.namespace().command(program);
         command.args(rest);
         let log = self.directory().join("room.log");
-        let mut daemon = Daemon::start("the room", command, &log)?;
-        let said = || std::fs::read_to_string(&log).unwrap_or_default();
-        daemon.wait_until(secs(120), || said().contains("ready: switch clients on"))?;
-        Ok(daemon)
+        Daemon::start_until("the room", command, &log, READY, secs(120))
     }
 }

@@ -1,6 +1,7 @@
 //! dnsmasq: DHCP, TFTP and DNS of one or more networks.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::lab::Lab;
@@ -91,12 +92,9 @@ impl<'lab> Dnsmasq<'lab> {
         std::fs::write(&config, self.lines.join("\n") + "\n")
             .map_err(Error::at("write", &config))?;
         let log = self.directory.join("dnsmasq.log");
-        let before = started(&log);
         let mut command = self.namespace.command("dnsmasq");
         command.arg(format!("--conf-file={}", config.display()));
-        let mut daemon = Daemon::start("dnsmasq", command, &log)?;
-        daemon.wait_until(Duration::from_secs(10), || started(&log) > before)?;
-        self.daemon = Some(daemon);
+        self.daemon = Some(start(command, &log)?);
         Ok(())
     }
 
@@ -111,7 +109,7 @@ impl<'lab> Dnsmasq<'lab> {
     }
 }
 
-/// How many starts the log shows.
-fn started(log: &Path) -> usize {
-    std::fs::read_to_string(log).unwrap_or_default().matches("started, version").count()
+/// Starts a dnsmasq in the foreground, and waits until it serves.
+pub(super) fn start(command: Command, log: &Path) -> Result<Daemon> {
+    Daemon::start_until("dnsmasq", command, log, "started, version", Duration::from_secs(10))
 }

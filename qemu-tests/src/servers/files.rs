@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::nfs::listens;
 use crate::lab::Lab;
 use crate::net::Namespace;
 use crate::shell::{self, Daemon};
@@ -45,12 +44,8 @@ impl Server<'_> {
         command.args(args);
         let mut daemon = Daemon::start(program, command, &self.log)?;
         daemon.wait_until(Duration::from_secs(20), || match &self.sign {
-            Sign::Tcp(port) => listens(self.namespace, *port),
-            Sign::Udp(port) => {
-                let mut ss = self.namespace.command("ss");
-                ss.args(["-Hlun", &format!("sport = :{port}")]);
-                shell::run(&mut ss).is_ok_and(|out| !out.trim().is_empty())
-            }
+            Sign::Tcp(port) => self.namespace.listens(*port),
+            Sign::Udp(port) => self.namespace.listens_udp(*port),
             Sign::Socket(path) => path.exists(),
         })?;
         self.daemon = Some(daemon);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::net::Namespace;
-use crate::shell::{self, Daemon};
+use crate::shell::Daemon;
 use crate::{Error, Result, until};
 
 impl Lab {
@@ -137,18 +137,13 @@ impl Nfs<'_> {
         if self.site.protocols.contains('3') {
             let mut rpcbind = namespace.command("rpcbind");
             rpcbind.args(["-f", "-w"]);
-            let mut daemon = Daemon::start("rpcbind", rpcbind, &log)?;
-            daemon.wait_until(Duration::from_secs(10), || listens(namespace, 111))?;
-            self.daemons.push(daemon);
+            self.daemons.push(namespace.server("rpcbind", rpcbind, &log, 111)?);
         }
         let mut ganesha = namespace.command("ganesha.nfsd");
         ganesha.args(["-F", "-N", "EVENT", "-p", "/run/ganesha.pid", "-L"]).arg(&log);
         ganesha.arg("-f").arg(&self.config);
         namespace.run(&["mkdir", "-p", "/run/ganesha", "/var/lib/nfs/ganesha"])?;
-        let mut daemon = Daemon::start("ganesha.nfsd", ganesha, &log)?;
-        let port = self.site.port;
-        daemon.wait_until(Duration::from_secs(20), || listens(namespace, port))?;
-        self.daemons.push(daemon);
+        self.daemons.push(namespace.server("ganesha.nfsd", ganesha, &log, self.site.port)?);
         Ok(())
     }
 
@@ -157,7 +152,7 @@ impl Nfs<'_> {
         self.daemons.clear();
         // The kill has been sent; a busy host takes a moment to carry it out, and a
         // server that is started meanwhile finds its place taken.
-        let gone = || Ok(!listens(self.site.namespace, self.site.port));
+        let gone = || Ok(!self.site.namespace.listens(self.site.port));
         // One that does not go makes itself known when the next is started.
         let _ = until("the NFS server is gone", Duration::from_secs(10), gone);
     }
@@ -167,11 +162,4 @@ impl Drop for Nfs<'_> {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// True when something in the namespace listens on this TCP port.
-pub(super) fn listens(namespace: &Namespace, port: u16) -> bool {
-    let mut ss = namespace.command("ss");
-    ss.args(["-Hltn", &format!("sport = :{port}")]);
-    shell::run(&mut ss).is_ok_and(|out| !out.trim().is_empty())
 }
