@@ -3,9 +3,9 @@
 use crate::failure::Failure;
 use cpio_builder::error::Error;
 use cpio_builder::iso::{Iso, IsoError};
-use cpio_builder::loader_entries::{self, BootEntry};
+use cpio_builder::menu::ipxe;
+use cpio_builder::menu::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, ENTRIES_MAX, FILE_MAX, Menu};
-use cpio_builder::scripts;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -81,9 +81,9 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             }
             let text = String::from_utf8_lossy(&bytes);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if scripts::is_script(&text) {
+            if ipxe::is_script(&text) {
                 let mut lost = Vec::new();
-                let menu = scripts::read(&text, &mut |name| found(path, name, &mut lost));
+                let menu = ipxe::read(&text, &mut |name| found(path, name, &mut lost));
                 let menu = menu.map_err(|e| bad(e.to_string()))?;
                 if menu.entries.is_empty() {
                     return Err(bad(no_entry("script", &lost)));

@@ -2,7 +2,7 @@
 
 use cpio_builder::cloop::unpack;
 use cpio_builder::initrd::{Initrd, Limits};
-use cpio_builder::loader_entries::{self, BootEntry};
+use cpio_builder::menu::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, Menu};
 use cpio_builder::modinfo;
 use cpio_builder::newc::Reader;

@@ -4,7 +4,7 @@ use crate::beneath;
 use crate::error::Error;
 use crate::iso;
 use crate::tree::{ReadAt, Tree};
-use cpio_builder::loader_entries::{self, BootEntry};
+use cpio_builder::menu::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, ENTRIES_MAX, Entry, FILE_MAX, Menu};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

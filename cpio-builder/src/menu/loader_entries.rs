@@ -5,7 +5,7 @@
 //! The files are read for their Linux command lines. Nothing is verified: a signature, the
 //! machine's architecture and the files that an entry names are not looked at.
 
-use crate::menu::{ENTRIES_MAX, Entry, FILE_MAX, Menu};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Menu};
 use coldplug::index::fnmatch;
 use object::read::pe::PeFile64;
 use object::{Object as _, ObjectSection as _};

@@ -4,7 +4,7 @@
 //! followed, and a variable that nothing above sets stays as `${name}`. Scripts that `chain`
 //! names are read where the caller has them.
 
-use crate::menu::{ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError, is_no_kernel};
 use std::collections::BTreeMap;
 
 /// Most scripts that are read for one.

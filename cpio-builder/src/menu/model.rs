@@ -1,0 +1,157 @@
+//! A boot menu as data, whatever its file is.
+
+use std::fmt;
+
+/// Most bytes of one configuration file.
+pub const FILE_MAX: usize = 1 << 20;
+/// Most entries of a menu.
+pub const ENTRIES_MAX: usize = 1024;
+/// Most files of one menu.
+pub(super) const FILES_MAX: usize = 64;
+
+/// A boot menu.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Menu {
+    /// Heading; may be empty.
+    pub title: String,
+    /// Seconds until the default starts; `None` waits for ever.
+    pub timeout: Option<u32>,
+    /// Index of the default entry.
+    pub default: usize,
+    /// The entries in order.
+    pub entries: Vec<Entry>,
+    /// Over a network, a machine may have a menu of its own beside this one: see
+    /// [`disk_menus`].
+    pub per_machine: bool,
+    /// The file's own default is an entry that starts no Linux kernel.
+    pub other_default: bool,
+    /// What a reader of the entries should know of the file.
+    pub notes: Vec<String>,
+}
+
+/// One way to boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Short name, without white space.
+    pub id: String,
+    /// The title.
+    pub title: String,
+    /// Path of the kernel, in the boot loader's form; empty for a boot from the machine's own
+    /// disk.
+    pub kernel: String,
+    /// Paths of the initramfs files, in order.
+    pub initrd: Vec<String>,
+    /// The kernel's command line.
+    pub append: String,
+}
+
+impl Entry {
+    /// An entry that boots from the machine's own disk.
+    #[must_use]
+    pub fn disk(id: &str, title: &str) -> Self {
+        Self { id: id.to_owned(), title: title.to_owned(), ..Self::default() }
+    }
+
+    pub(super) fn is_disk(&self) -> bool {
+        self.kernel.is_empty() && self.initrd.is_empty() && self.append.is_empty()
+    }
+}
+
+/// Why a menu cannot be written or read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MenuError {
+    /// It has no Linux entry.
+    Empty,
+    /// More entries or files than any menu has.
+    TooMany,
+    /// A text that would break its line.
+    Text {
+        /// The text.
+        text: String,
+        /// Its purpose.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for MenuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "it has no entry that starts a Linux kernel"),
+            Self::TooMany => {
+                write!(f, "it has more than {ENTRIES_MAX} entries or {FILES_MAX} files")
+            }
+            Self::Text { text, what } => {
+                write!(f, "{what} '{}' does not fit a menu", text.escape_debug())
+            }
+        }
+    }
+}
+
+impl std::error::Error for MenuError {}
+
+/// Most notes of a menu.
+const NOTES_MAX: usize = 32;
+
+/// Loads an included file, if it exists.
+pub type Load<'l> = &'l mut dyn FnMut(&str) -> Option<String>;
+
+impl Menu {
+    /// Checks that every text fits its line.
+    ///
+    /// # Errors
+    /// [`MenuError::Text`] for the first that does not.
+    pub fn check(&self) -> Result<(), MenuError> {
+        if self.entries.is_empty() {
+            return Err(MenuError::Empty);
+        }
+        if self.entries.len() > ENTRIES_MAX {
+            return Err(MenuError::TooMany);
+        }
+        let fits = |text: &str, what, word: bool| {
+            let bad =
+                text.chars().any(|c| c.is_control() || (word && (c.is_whitespace() || c == ',')));
+            match bad || (word && text.is_empty()) {
+                true => Err(MenuError::Text { text: text.into(), what }),
+                false => Ok(()),
+            }
+        };
+        fits(&self.title, "the heading", false)?;
+        for entry in &self.entries {
+            fits(&entry.id, "the label", true)?;
+            fits(&entry.title, "the title", false)?;
+            if !entry.is_disk() {
+                fits(&entry.kernel, "the kernel's path", true)?;
+            }
+            entry.initrd.iter().try_for_each(|path| fits(path, "the initrd's path", true))?;
+            fits(&entry.append, "the command line", false)?;
+        }
+        Ok(())
+    }
+
+    /// Whether people see the menu: with one entry, only if it must not start by itself.
+    pub(super) fn waits(&self) -> bool {
+        self.entries.len() > 1 || self.timeout.is_none()
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        if self.notes.len() < NOTES_MAX && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// The default is this entry, which is not among ours.
+    pub(super) fn starts_otherwise(&mut self, name: &str) {
+        self.other_default = true;
+        self.note(format!("the menu's default is '{name}', which starts no Linux kernel"));
+    }
+}
+
+/// Whether this is one of the programs that are loaded as a kernel is, and are none: memory
+/// testers, `memdisk`, iPXE, GRUB4DOS, loaders of Windows.
+pub(crate) fn is_no_kernel(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    ["memtest", "mt86", "memdisk", "wimboot", "ipxe", "gpxe", "grub.exe", "ntloader", "vboot"]
+        .iter()
+        .any(|start| name.starts_with(start))
+        || name.ends_with(".lkrn")
+}
