@@ -50,19 +50,7 @@ fn udpcast_to_a_disk_that_boots() {
         let line = "bw.clone=udpcast bw.clone.timeout=120 bw.clone.then=poweroff";
         let machine = node(lab, &disk, line)?.start()?;
         machine.expect("OVERWRITES /dev/vda", secs(90))?;
-        let file = image.to_string_lossy();
-        let _golden = lab.golden_node(&[
-            "udp-sender",
-            "--file",
-            &file,
-            "--interface",
-            "lan",
-            "--nokbd",
-            "--min-receivers",
-            "1",
-            "--max-wait",
-            "60",
-        ])?;
+        let _golden = lab.udp_sender(&image)?;
         machine.expect("copy complete", secs(120))?;
         machine.expect("what was received was read back", secs(60))?;
         machine.expect("powering off", secs(20))?;
@@ -142,19 +130,7 @@ fn a_disk_too_small() {
         let line = "bw.clone=udpcast bw.clone.tries=1 bw.disk=/dev/vda";
         let machine = node(lab, &disk, line)?.start()?;
         machine.expect("OVERWRITES /dev/vda", secs(90))?;
-        let file = image.to_string_lossy();
-        let _golden = lab.golden_node(&[
-            "udp-sender",
-            "--file",
-            &file,
-            "--interface",
-            "lan",
-            "--nokbd",
-            "--min-receivers",
-            "1",
-            "--max-wait",
-            "60",
-        ])?;
+        let _golden = lab.udp_sender(&image)?;
         machine.expect("bellwether: FAILED: could not receive a copy of a disk", secs(60))?;
         let screen = machine.expect("keys:", secs(10))?;
         assert!(screen.contains("/dev/vda: is too small"), "{screen}");

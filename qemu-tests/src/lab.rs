@@ -30,6 +30,7 @@ use crate::assets::media::Tree;
 use crate::assets::{self, Assets, Flavour, Profile};
 use crate::machine::{MachineBuilder, Nic};
 use crate::net::Namespace;
+use crate::release::Where;
 use crate::shell::Daemon;
 use crate::{Error, Result, packages, release, shell, workspace};
 
@@ -65,7 +66,8 @@ impl Lab {
             fs::remove_dir_all(directory).map_err(Error::at("empty", directory))?;
         }
         fs::create_dir_all(directory).map_err(Error::at("make", directory))?;
-        let namespace = Namespace::new()?;
+        let assets = Assets::of(release)?;
+        let namespace = Namespace::new(assets.servers()?)?;
         namespace.bridge("lan", &format!("{SERVER}/24"))?;
         let capture = match std::env::var_os("BELLWETHER_PCAP") {
             Some(_) => Some(start_capture(&namespace, directory)?),
@@ -75,7 +77,7 @@ impl Lab {
             _capture: capture,
             namespace,
             directory: directory.to_owned(),
-            assets: Assets::of(release)?,
+            assets,
             machines: Cell::new(0),
         })
     }
@@ -309,31 +311,47 @@ pub fn scenario(name: &str, story: impl FnOnce(&Lab) -> Result<()>) {
     static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let new = NAMES.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
     assert!(new, "two scenarios are called {name}");
+    if let Err(error) = noted(name, story) {
+        panic!("{error}")
+    }
+}
+
+/// Runs a story in a lab of the release that it is to run on, and notes how it went. Nothing
+/// comes back when there is nothing to run.
+pub(crate) fn noted<T>(name: &str, story: impl FnOnce(&Lab) -> Result<T>) -> Result<Option<T>> {
+    let release = match release::of_scenario(name)? {
+        Where::On(release) => release,
+        Where::Not(why) => {
+            crate::say(format_args!("{name}: {why}"));
+            return Ok(None);
+        }
+    };
     let start = Instant::now();
     let kept = workspace::lab().join("captures").join(name);
-    let outcome = release::of_scenario(name).and_then(|release| {
-        let lab = Lab::of(&kept, &release)?;
-        // The lab is not used after a panic, only taken down.
-        let outcome = catch_unwind(AssertUnwindSafe(|| story(&lab)));
-        release::note(name, &release, matches!(outcome, Ok(Ok(()))), start.elapsed())?;
-        let outcome = outcome.unwrap_or_else(|panic| {
-            crate::say(format_args!("{name}: failed on {release}, see {}", kept.display()));
-            resume_unwind(panic)
-        });
-        outcome.map(|()| release)
-    });
+    let lab = Lab::of(&kept, &release)?;
+    // The lab is not used after a panic, only taken down.
+    let outcome = catch_unwind(AssertUnwindSafe(|| story(&lab)));
+    drop(lab);
+    release::note(name, &release, matches!(outcome, Ok(Ok(_))), start.elapsed())?;
     let seconds = start.elapsed().as_secs_f32();
+    let failed = format!("{name}: failed on {release} after {seconds:.1} s");
+    let failed = || format!("{failed}, see {}", kept.display());
     match outcome {
-        Ok(release) => {
+        Ok(Ok(shown)) => {
             crate::say(format_args!("{name}: passed on {release} in {seconds:.1} s"));
             // What a success leaves is rarely of use; a leftover does no harm.
             if std::env::var_os("BELLWETHER_KEEP").is_none() {
                 let _ = fs::remove_dir_all(&kept);
             }
+            Ok(Some(shown))
         }
-        Err(error) => {
-            crate::say(format_args!("{name}: failed after {seconds:.1} s"));
-            panic!("{name} failed after {seconds:.1} s: {error}\nsee {}", kept.display())
+        Ok(Err(error)) => {
+            crate::say(format_args!("{}", failed()));
+            Err(Error::Input(format!("{}: {error}", failed())))
+        }
+        Err(panic) => {
+            crate::say(format_args!("{}", failed()));
+            resume_unwind(panic)
         }
     }
 }

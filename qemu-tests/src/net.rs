@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -27,7 +27,15 @@ pub struct Namespace {
     holder: Child,
     /// The first process inside, as the host numbers it.
     inside: u32,
+    /// The root that servers have their programs from, where it is not this machine's.
+    servers: Option<PathBuf>,
 }
+
+/// Runs `$@` with the programs and libraries of the root `$0`. All else stays the lab's.
+const FROM: &str = r#"set -e
+mount --bind "$0/usr" /usr
+mount --bind "$0/etc/ld.so.cache" /etc/ld.so.cache
+exec "$@""#;
 
 /// What the namespace's first process does before it sleeps.
 const SETTLE: &str = "
@@ -47,11 +55,12 @@ exec sleep infinity
 ";
 
 impl Namespace {
-    /// Makes the namespace, with nothing but loopback in it.
+    /// Makes the namespace, with nothing but loopback in it; its servers have their programs
+    /// from the root `servers`.
     ///
     /// # Errors
     /// [`Error::NotRoot`], or [`Error::Command`] when the kernel refuses.
-    pub fn new() -> Result<Namespace> {
+    pub fn new(servers: Option<PathBuf>) -> Result<Namespace> {
         if !crate::packages::is_root() {
             return Err(Error::NotRoot { what: "a lab's private network" });
         }
@@ -76,7 +85,7 @@ impl Namespace {
             read.map_err(Error::io("read from unshare"))?;
         }
         let inside = line.trim().strip_prefix("ready ").and_then(|pid| pid.parse().ok());
-        let namespace = Namespace { holder, inside: inside.unwrap_or_default() };
+        let namespace = Namespace { holder, inside: inside.unwrap_or_default(), servers };
         if inside.is_none() {
             return Err(Error::Input(
                 "this system does not let the lab make a network namespace: see the messages \
@@ -102,6 +111,15 @@ impl Namespace {
             "--",
             program,
         ]);
+        command
+    }
+
+    /// The same for a server: the program is that of the release which the lab is about.
+    pub fn released(&self, program: &str) -> Command {
+        let Some(root) = &self.servers else { return self.command(program) };
+        let mut command = self.command("unshare");
+        command.args(["--mount", "--propagation", "private", "--", "sh", "-c", FROM]);
+        command.arg(root).arg(program);
         command
     }
 

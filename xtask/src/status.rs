@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
-use qemu_tests::release::Seen;
+use qemu_tests::faults::TABLE;
+use qemu_tests::release::{RELEASES, Seen};
 use qemu_tests::{Error, Result, workspace};
 use quote::ToTokens as _;
 use syn::{Attribute, Expr, Item, Lit, Meta};
@@ -29,8 +30,8 @@ struct Scenario {
 /// is not there.
 pub fn page() -> Result<String> {
     let seen = Seen::open();
-    let mut text = String::from("The states of the releases that scenarios have passed on:\n\n");
-    for state in seen.states() {
+    let mut text = String::from("The states of the releases that scenarios have run on:\n\n");
+    for state in RELEASES.iter().filter_map(|release| seen.state(release)) {
         text.push_str(&format!("- {state}\n"));
     }
     text.push('\n');
@@ -41,11 +42,13 @@ pub fn page() -> Result<String> {
             continue;
         }
         text.push_str(&format!(
-            "### {about}\n\n| scenario | shows | runs | passed on |\n| --- | --- | --- | --- |\n"
+            "### {about}\n\n| scenario | shows | runs | {} |\n{}\n",
+            RELEASES.join(" | "),
+            "| --- | --- | --- | --- | --- | --- |"
         ));
         for Scenario { name, shows, sweep } in scenarios {
             let runs = if sweep { "sweep" } else { "CI" };
-            let on = seen.of(&name);
+            let on = seen.of(&name).join(" | ");
             text.push_str(&format!("| `{name}` | {shows} | {runs} | {on} |\n"));
             names.push(name);
         }
@@ -61,6 +64,24 @@ pub fn page() -> Result<String> {
         }
     }
     Ok(page)
+}
+
+/// The rows of the table of scenarios and releases: all scenarios of CI, those of the table of
+/// faults as well, and the sweeps that have run on some release.
+///
+/// # Errors
+/// As [`page`].
+pub fn matrix_rows() -> Result<Vec<String>> {
+    let seen = Seen::open();
+    let mut rows = Vec::new();
+    for file in sources()? {
+        let (_, scenarios) = read(&file)?;
+        rows.extend(scenarios.into_iter().map(|scenario| (scenario.name, scenario.sweep)));
+    }
+    let faults = TABLE.iter().flat_map(|(_, faults)| *faults);
+    rows.extend(faults.map(|fault| (fault.scenario(), !fault.quick)));
+    let wanted = rows.into_iter().filter(|(name, sweep)| !sweep || seen.anywhere(name));
+    Ok(wanted.map(|(name, _)| name).collect())
 }
 
 /// What stands between single stars and looks like a scenario's name.

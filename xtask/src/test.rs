@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use qemu_tests::assets::Assets;
-use qemu_tests::release::{self, RELEASES};
+use qemu_tests::release::{self, RELEASES, Seen};
 use qemu_tests::{Error, Result, packages, workspace};
 
 use crate::docs::Docs;
 use crate::reproducible::Reproducible;
 use crate::sizes::{self, Sizes};
 use crate::unsafety::UnsafeCheck;
-use crate::{structure, tools};
+use crate::{status, structure, tools};
 
 /// All checks and tests.
 #[derive(FromArgs, Debug)]
@@ -31,14 +31,23 @@ pub struct Test {
     #[argh(option)]
     only: Option<String>,
 
-    /// the release of Debian whose kernels and live systems all scenarios boot: bookworm,
-    /// trixie or forky. Otherwise each run takes another one, for those that have passed there
+    /// the release of Debian whose kernels, live systems and servers all scenarios have, sweeps
+    /// as well: bookworm, trixie or forky. Otherwise each run takes another one, for those that
+    /// have passed there
     #[argh(option)]
     release: Option<String>,
 
     /// run the scenarios on every release
     #[argh(switch)]
     all_releases: bool,
+
+    /// with a release: run also what has passed on this state of it
+    #[argh(switch)]
+    again: bool,
+
+    /// of the scenarios only those whose names have this in them, as `nfs::`
+    #[argh(option)]
+    part: Option<String>,
 }
 
 type Step = (&'static str, fn() -> Result<()>);
@@ -101,14 +110,6 @@ const SWEEPS: &[Step] = &[
     ("cargo deny", crate::deny::check_by_cargo_deny),
     ("reproducible", || Reproducible {}.run()),
     ("unsafe code, watched", || UnsafeCheck {}.run()),
-    ("faults", || {
-        let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
-        cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "faults::every_"]].concat())
-    }),
-    ("sweeps", || {
-        let words = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios"];
-        cargo(&[&words[..], &["--", "--test-threads=3", "--ignored", "sweep_"]].concat())
-    }),
     ("used blocks of file systems", || {
         packages::ensure_all(packages::FOR_TABLES)?;
         let words = ["test", "-p", "bellwether", "--features", "rooms", "--test", "used_blocks"];
@@ -116,6 +117,15 @@ const SWEEPS: &[Step] = &[
         cargo(&words)
     }),
 ];
+
+/// Groups of scenarios, and what the program that has them is told.
+const SCENARIOS: Group = ("scenarios", &["--test-threads=4"]);
+const SWEEPS_OF_SCENARIOS: &[Group] = &[
+    ("faults", &["--test-threads=3", "--ignored", "faults::every_"]),
+    ("sweeps", &["--test-threads=3", "--ignored", "sweep_"]),
+];
+
+type Group = (&'static str, &'static [&'static str]);
 
 impl Test {
     /// The releases whose guests the scenarios boot.
@@ -136,11 +146,25 @@ impl Test {
         let plain = |&(name, step): &Step| (name, name.to_owned(), Run::Plain(step));
         let turn = self.release.is_none() && !self.all_releases;
         let variable = if turn { release::TURN } else { release::CHOSEN };
-        let on = |&release: &&'static str| {
-            ("scenarios", format!("scenarios on {release}"), Run::Scenarios(variable, release))
+        let again = if turn || self.again { "yes" } else { "no" };
+        let on = |&(name, words): &Group, release: &'static str| {
+            let environment = vec![(variable, release), (release::AGAIN, again)];
+            (name, format!("{name} on {release}"), Run::Scenarios(words, environment))
         };
+        let mut scenarios: Vec<_> =
+            releases.iter().map(|release| on(&SCENARIOS, release)).collect();
+        if self.sweep && turn {
+            let here =
+                |&(name, words): &Group| (name, name.to_owned(), Run::Scenarios(words, Vec::new()));
+            scenarios.extend(SWEEPS_OF_SCENARIOS.iter().map(here));
+        } else if self.sweep {
+            let all = releases.iter().flat_map(|release| {
+                SWEEPS_OF_SCENARIOS.iter().map(move |group| on(group, release))
+            });
+            scenarios.extend(all);
+        }
         let steps = packages.iter().chain(QUICK).chain(machines).map(plain);
-        let steps = steps.chain(releases.iter().map(on)).chain(sweeps.iter().map(plain));
+        let steps = steps.chain(scenarios).chain(sweeps.iter().map(plain));
         let wanted = |step: &str| self.only.as_deref().is_none_or(|only| only == step);
         let mut failed = 0;
         let mut summary = Vec::new();
@@ -149,7 +173,11 @@ impl Test {
             let start = Instant::now();
             let outcome = match run {
                 Run::Plain(step) => step(),
-                Run::Scenarios(variable, release) => scenarios(variable, release),
+                Run::Scenarios(words, environment) => {
+                    // Sweeps have a part of their own.
+                    let part = self.part.as_deref().filter(|_| words == SCENARIOS.1);
+                    self::scenarios(words, part, &environment)
+                }
             };
             if let Err(error) = &outcome {
                 eprintln!("{name}: {error}");
@@ -157,8 +185,9 @@ impl Test {
             }
             summary.push((name, outcome.is_ok(), start.elapsed()));
         }
-        if !turn && wanted("scenarios") {
-            println!("\n== releases\n{}", release::keep(&states(&releases)?)?);
+        if !turn && !self.quick {
+            release::keep(&states(&releases)?)?;
+            println!("\n== releases\n{}", Seen::open().matrix(&status::matrix_rows()?));
         }
         println!("\n== summary");
         for (name, passed, took) in &summary {
@@ -180,18 +209,19 @@ impl Test {
 #[derive(Debug)]
 enum Run {
     Plain(fn() -> Result<()>),
-    Scenarios(&'static str, &'static str),
+    Scenarios(&'static [&'static str], Vec<(&'static str, &'static str)>),
 }
 
-/// The scenarios on a release, after a line that says which state of it; the variable says
+/// Scenarios, after a line that says which state of a release it is; variables say
 /// whether all of them run there.
-fn scenarios(variable: &str, release: &str) -> Result<()> {
-    println!("{}", Assets::of(release)?.state()?);
-    let words = ["test", "-p", "qemu-tests", "--features", "machines"];
-    let words = [&words[..], &["--test", "scenarios", "--", "--test-threads=4"]].concat();
+fn scenarios(words: &[&str], part: Option<&str>, environment: &[(&str, &str)]) -> Result<()> {
+    if let Some((_, release)) = environment.first() {
+        println!("{}", Assets::of(release)?.state()?);
+    }
+    let first = ["test", "-p", "qemu-tests", "--features", "machines", "--test", "scenarios", "--"];
     let mut command = Command::new("cargo");
-    command.env(variable, release);
-    run(command, &words)
+    command.envs(environment.iter().copied());
+    run(command, &[&first[..], words, part.as_slice()].concat())
 }
 
 /// The state of each release.

@@ -89,6 +89,14 @@ impl Assets {
 }
 
 impl Kernel {
+    /// Whether a module of this name or alias is there, or is built in.
+    pub fn has(&self, module: &str) -> bool {
+        let root = self.modules.ancestors().nth(3).unwrap_or(Path::new("/"));
+        let mut modprobe = shell::command("modprobe");
+        modprobe.args(["--dry-run", "--quiet", "--set-version", &self.version, "--dirname"]);
+        shell::run(modprobe.arg(root).arg(module)).is_ok()
+    }
+
     /// What [`fetch_kernel`] and [`settle_modules`] have left in `dir`.
     pub(super) fn unpacked(dir: &Path) -> Result<Kernel> {
         let modules = only(&dir.join("lib/modules"), "")?;

@@ -14,6 +14,7 @@ pub mod live;
 pub mod media;
 mod ours;
 mod peers;
+mod servers;
 mod signed;
 pub mod sources;
 

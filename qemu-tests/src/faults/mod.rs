@@ -19,7 +19,8 @@ use std::sync::{Mutex, PoisonError};
 
 pub use row::{Ends, Fault, Room, Seen, Stays};
 
-use crate::{Error, Result, workspace};
+use crate::assets::sources;
+use crate::{Error, Result, release, workspace};
 
 /// The parts of the table.
 pub const TABLE: &[(&str, &[Fault])] = &[
@@ -46,10 +47,15 @@ pub fn check(part: &str, all: bool) {
     let rows = TABLE.iter().filter(|(name, _)| *name == part).flat_map(|(_, rows)| *rows);
     let rows: Vec<&Fault> = rows.filter(|row| all || row.quick).collect();
     assert!(!all || !rows.is_empty(), "no row in {part:?}");
+    // The page shows what the machines say with this machine's own release.
+    let own = release::chosen().ok() == sources::suite().ok();
     let mut failed = Vec::new();
     for row in rows.into_iter().filter(|row| only.split(',').any(|part| row.name.contains(part))) {
-        match row.run().and_then(|seen| if all { keep(row, &seen) } else { Ok(()) }) {
-            Ok(()) => {}
+        match row.run() {
+            Ok(Some(seen)) if all && own => {
+                failed.extend(keep(row, &seen).err().map(|e| e.to_string()))
+            }
+            Ok(_) => {}
             Err(error) => failed.push(error.to_string()),
         }
     }

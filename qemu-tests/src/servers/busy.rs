@@ -39,7 +39,7 @@ impl Lab {
         );
         std::fs::write(&config, text).map_err(Error::at("write", &config))?;
         let log = self.directory().join("quick-nginx.log");
-        let mut nginx = self.namespace().command("nginx");
+        let mut nginx = self.namespace().released("nginx");
         nginx.arg("-p").arg(self.directory()).arg("-c").arg(&config);
         self.namespace().server("nginx", nginx, &log, 80)
     }

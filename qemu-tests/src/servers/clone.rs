@@ -1,5 +1,7 @@
 //! The golden node: programs that send a disk to the machines of a lab.
 
+use std::path::Path;
+
 use super::share::READY;
 use crate::packages;
 use crate::shell::Daemon;
@@ -17,6 +19,18 @@ impl Lab {
         let mut command = self.namespace().command(program);
         command.args(rest);
         Daemon::start("golden node", command, &self.directory().join("golden.log"))
+    }
+
+    /// Starts Debian's udp-sender with a file for one machine.
+    ///
+    /// # Errors
+    /// As [`Lab::golden_node`].
+    pub fn udp_sender(&self, file: &Path) -> Result<Daemon> {
+        packages::ensure_all(packages::FOR_ROOMS)?;
+        let mut command = self.namespace().released("udp-sender");
+        command.args(["--interface", "lan", "--nokbd", "--min-receivers", "1"]);
+        command.args(["--max-wait", "60", "--file"]).arg(file);
+        Daemon::start("udp-sender", command, &self.directory().join("golden.log"))
     }
 
     /// Starts a program that serves a room of machines, and waits until they may be

@@ -92,7 +92,7 @@ impl<'lab> Dnsmasq<'lab> {
         std::fs::write(&config, self.lines.join("\n") + "\n")
             .map_err(Error::at("write", &config))?;
         let log = self.directory.join("dnsmasq.log");
-        let mut command = self.namespace.command("dnsmasq");
+        let mut command = self.namespace.released("dnsmasq");
         command.arg(format!("--conf-file={}", config.display()));
         self.daemon = Some(start(command, &log)?);
         Ok(())

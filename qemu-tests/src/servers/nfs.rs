@@ -135,11 +135,11 @@ impl Nfs<'_> {
         let log = self.site.directory.join("ganesha.log");
         let namespace = self.site.namespace;
         if self.site.protocols.contains('3') {
-            let mut rpcbind = namespace.command("rpcbind");
+            let mut rpcbind = namespace.released("rpcbind");
             rpcbind.args(["-f", "-w"]);
             self.daemons.push(namespace.server("rpcbind", rpcbind, &log, 111)?);
         }
-        let mut ganesha = namespace.command("ganesha.nfsd");
+        let mut ganesha = namespace.released("ganesha.nfsd");
         ganesha.args(["-F", "-N", "EVENT", "-p", "/run/ganesha.pid", "-L"]).arg(&log);
         ganesha.arg("-f").arg(&self.config);
         namespace.run(&["mkdir", "-p", "/run/ganesha", "/var/lib/nfs/ganesha"])?;

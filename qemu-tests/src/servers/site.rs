@@ -14,7 +14,7 @@ impl Lab {
     /// # Errors
     /// [`Error::Command`] when it does not start.
     pub fn dnsmasq_from(&self, config: &Path) -> Result<Daemon> {
-        let mut dnsmasq = self.namespace().command("dnsmasq");
+        let mut dnsmasq = self.namespace().released("dnsmasq");
         dnsmasq.args(["--keep-in-foreground", "--log-facility=-", "--user=root"]);
         dnsmasq.arg(format!("--conf-file={}", config.display()));
         dnsmasq::start(dnsmasq, &self.directory().join("written.log"))
@@ -29,7 +29,7 @@ impl Lab {
         let namespace = self.namespace();
         namespace.neighbour("site")?;
         namespace.run(&["ip", "-n", "site", "address", "add", "10.77.0.2/24", "dev", "eth0"])?;
-        let mut dnsmasq = namespace.command("ip");
+        let mut dnsmasq = namespace.released("ip");
         dnsmasq.args(["netns", "exec", "site", "dnsmasq", "--keep-in-foreground", "--port=0"]);
         dnsmasq.args(["--log-facility=-", "--log-dhcp", "--user=root", "--conf-file=/dev/null"]);
         dnsmasq.args(["--leasefile-ro", "--dhcp-authoritative"]);
