@@ -40,7 +40,11 @@ impl Server<'_> {
     pub fn start(&mut self) -> Result<()> {
         let (program, args) =
             self.words.split_first().ok_or_else(|| Error::Input("an empty command".into()))?;
-        let mut command = self.namespace.released(program);
+        let mut command = match self.sign {
+            // virtiofsd is QEMU's other half, and this machine's as well.
+            Sign::Socket(_) => self.namespace.command(program),
+            _ => self.namespace.released(program),
+        };
         command.args(args);
         let mut daemon = Daemon::start(program, command, &self.log)?;
         daemon.wait_until(Duration::from_secs(20), || match &self.sign {
