@@ -145,8 +145,7 @@ fn form(what: &Build) -> Form {
 fn defaults(what: &Build) -> Result<Option<String>, Failure> {
     let mut words = what.defaults.clone();
     if let Some(path) = &what.p2v {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(Error::read(&path))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         words.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
         let plan = cmdline::parse(&words.join(" "), &cmdline::Context::default());
@@ -189,9 +188,7 @@ fn includes(what: &Build) -> Result<Vec<Include>, Failure> {
         ))
     })?;
     // Links stand for files of other names: the image gets the file by the name that is asked for.
-    let real = |path: &Path| {
-        std::fs::canonicalize(path).map_err(|source| Error::Read { path: path.into(), source })
-    };
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::read(path));
     for library in programs::libraries(&client)? {
         let to = library.to_string_lossy().trim_start_matches('/').to_owned();
         list.push(Include { from: real(&library)?, to });

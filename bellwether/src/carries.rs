@@ -46,8 +46,7 @@ impl Initramfs {
     /// # Errors
     /// It cannot be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let bytes =
-            initrd::read_file(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let bytes = initrd::read_file(path).map_err(Error::read(path))?;
         let initrd = Initrd::open(&bytes, Limits::default())
             .map_err(|source| Error::Initrd { path: path.into(), source })?;
         let tree = initrd.tree();

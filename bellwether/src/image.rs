@@ -31,7 +31,7 @@ pub fn run(what: &Image) -> Result<(), Failure> {
         return Err(usage("--size is for ext2: other images are as large as they need to be"));
     }
     if let Some(dir) = output.parent().filter(|_| what.stage2.is_some()) {
-        fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.into(), source })?;
+        fs::create_dir_all(dir).map_err(Error::write(dir))?;
     }
     let input = Input::open(&what.from)?;
     let mtime = file_time()?;

@@ -34,8 +34,7 @@ pub fn run(what: &Iso) -> Result<(), Failure> {
                 true => image.clone(),
                 false => {
                     let copy = work.join(&name);
-                    fs::copy(&image, &copy)
-                        .map_err(|source| Error::Write { path: copy.clone(), source })?;
+                    fs::copy(&image, &copy).map_err(Error::write(&copy))?;
                     copy
                 }
             };

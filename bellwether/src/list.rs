@@ -10,8 +10,7 @@ use std::path::Path;
 
 /// Prints segments and entries.
 pub fn run(path: &Path, json: bool) -> Result<(), Failure> {
-    let bytes =
-        initrd::read_file(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let bytes = initrd::read_file(path).map_err(Error::read(path))?;
     let initrd = Initrd::open(&bytes, Limits::default())
         .map_err(|source| Error::Initrd { path: path.into(), source })?;
     let text = if json { as_json(&initrd) } else { as_text(&initrd) };

@@ -92,14 +92,13 @@ pub fn parts(
             );
         }
         let path = work.join("initrd.img");
-        fs::write(&path, &report.bytes)
-            .map_err(|source| Error::Write { path: path.clone(), source })?;
+        fs::write(&path, &report.bytes).map_err(Error::write(&path))?;
         build::tell(&report, &spec, Path::new("initrd.img"), false);
         add("initrd.img".into(), &path, &mut files);
     } else {
         for (n, from) in boot.initrd.iter().enumerate() {
             let name = if n == 0 { "initrd.img".into() } else { format!("initrd{}.img", n + 1) };
-            fs::metadata(from).map_err(|source| Error::Read { path: from.clone(), source })?;
+            fs::metadata(from).map_err(Error::read(&from))?;
             add(name, from, &mut files);
         }
     }
@@ -145,7 +144,7 @@ pub fn parts(
 fn kernel_in(root: &Path) -> Result<(PathBuf, Option<String>), Failure> {
     let boot = root.join("boot");
     let mut found: Vec<(String, PathBuf)> = fs::read_dir(&boot)
-        .map_err(|source| Error::Read { path: boot.clone(), source })?
+        .map_err(Error::read(&boot))?
         .flatten()
         .filter_map(|e| {
             Some((e.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned(), e.path()))

@@ -41,8 +41,7 @@ pub fn run(what: &Pxe) -> Result<(), Failure> {
         return Err(usage("--append says where the root comes from, and is missing"));
     }
     let Parts { files, menu } = parts(&boot, boot.kernel()?, &work, "")?;
-    fs::create_dir_all(&what.dir)
-        .map_err(|source| Error::Write { path: what.dir.clone(), source })?;
+    fs::create_dir_all(&what.dir).map_err(Error::write(&what.dir))?;
     let lacking = media::pxe_tree(&menu, &files, &what.dir)?;
     for text in &lacking {
         eprintln!("warning: {text}");
@@ -83,7 +82,7 @@ fn from_iso(path: &Path, work: &Workplace) -> Result<(PathBuf, Vec<PathBuf>), Fa
         let of = || path.join(from.trim_start_matches('/'));
         let bytes = bytes.map_err(|source| Error::Read { path: of(), source })?;
         let path = work.join(name);
-        fs::write(&path, bytes).map_err(|source| Error::Write { path: path.clone(), source })?;
+        fs::write(&path, bytes).map_err(Error::write(&path))?;
         Ok(path)
     };
     let kernel = take(&entry.kernel, "vmlinuz")?;

@@ -150,7 +150,7 @@ fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure
             Error::NoTool { what: "UEFI firmware for QEMU (OVMF)".into(), package: "ovmf" };
         let (code, vars) = there.ok_or(missing)?;
         let own = work.join("vars.fd");
-        fs::copy(vars, &own).map_err(|source| Error::Write { path: own.clone(), source })?;
+        fs::copy(vars, &own).map_err(Error::write(&own))?;
         words.add(["-drive", &format!("if=pflash,format=raw,readonly=on,file={code}")]);
         words.add(["-drive", &format!("if=pflash,format=raw,file={}", escaped(&own))]);
     }
@@ -163,7 +163,7 @@ fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure
             Some(bytes) => {
                 let path = work.join(&format!("disk{n}"));
                 let made = File::create(&path).and_then(|file| file.set_len(bytes));
-                made.map_err(|source| Error::Write { path: path.clone(), source })?;
+                made.map_err(Error::write(&path))?;
                 (path, true)
             }
             None => (PathBuf::from(disk), false),
@@ -174,7 +174,7 @@ fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure
     }
     if let Some(kernel) = &what.kernel {
         for path in [Some(kernel), what.initrd.as_ref()].into_iter().flatten() {
-            fs::metadata(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            fs::metadata(path).map_err(Error::read(&path))?;
         }
         words.add(["-kernel", &kernel.to_string_lossy()]);
         if let Some(initrd) = &what.initrd {
@@ -201,8 +201,7 @@ fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure
                 let rom = "a network boot ROM for QEMU's card";
                 return Err(Error::NoTool { what: rom.into(), package: "ipxe-qemu" }.into());
             }
-            let dir = fs::canonicalize(dir)
-                .map_err(|source| Error::Read { path: dir.clone(), source })?;
+            let dir = fs::canonicalize(dir).map_err(Error::read(&dir))?;
             format!("user,id=n0,tftp={},bootfile={file}", escaped(&dir))
         }
     };

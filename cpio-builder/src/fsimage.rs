@@ -224,7 +224,7 @@ pub fn unpack(from: &Path, input: &Input, tree: &Path) -> Result<(), Error> {
 /// Extracts an ISO's files.
 fn take_out(from: &Path, iso: &Path, tree: &Path) -> Result<(), Error> {
     // xorriso treats a medium without a root as an empty one.
-    let file = File::open(iso).map_err(|source| Error::Read { path: from.into(), source })?;
+    let file = File::open(iso).map_err(Error::read(from))?;
     crate::iso::Iso::open(file)
         .map_err(|e| Error::Container { path: from.into(), why: e.to_string() })?;
     let run = XORRISO
@@ -340,7 +340,7 @@ fn mke2fs(spec: &Spec, to: &Path, need: u64, files: u64) -> Result<crate::tools:
     }
     let made = File::options().write(true).create(true).truncate(true).open(to);
     let made = made.and_then(|file| file.set_len(size));
-    made.map_err(|source| Error::Write { path: to.into(), source })?;
+    made.map_err(Error::write(to))?;
     let inodes = (files + files / 10 + 64).to_string();
     let run = MKE2FS
         .command()?
@@ -412,8 +412,7 @@ fn ext2_of_initrd(spec: &Spec, to: &Path, tree: &BTreeMap<&str, Entry<'_>>) -> R
             Some('d') => writeln!(script, "mkdir \"/{path}\""),
             Some('-') => {
                 let name = work.join(&n.to_string());
-                fs::write(&name, entry.data)
-                    .map_err(|source| Error::Write { path: to.into(), source })?;
+                fs::write(&name, entry.data).map_err(Error::write(to))?;
                 // debugfs splits at blanks: the file is in its working directory.
                 writeln!(script, "write {n} \"/{path}\"")
             }
@@ -450,8 +449,8 @@ fn ext2_of_initrd(spec: &Spec, to: &Path, tree: &BTreeMap<&str, Entry<'_>>) -> R
         }
     }
     let file = work.join("script");
-    fs::write(&file, script).map_err(|source| Error::Write { path: to.into(), source })?;
-    let image = fs::canonicalize(to).map_err(|source| Error::Write { path: to.into(), source })?;
+    fs::write(&file, script).map_err(Error::write(to))?;
+    let image = fs::canonicalize(to).map_err(Error::write(to))?;
     let run = DEBUGFS.command()?.args(["-w", "-f", "script"]).arg(image).dir(&work.join(""));
     let run = run.env("E2FSPROGS_FAKE_TIME", spec.mtime.to_string());
     let said = run.run()?;
@@ -475,11 +474,11 @@ fn iso(spec: &Spec, to: &Path, dir: &Path) -> Result<(), Error> {
 
 fn unpack_cloop(path: &Path, draft: &Draft, told: Told<'_>) -> Result<(), Error> {
     let fail = |e: cloop::CloopError| Error::Container { path: path.into(), why: e.to_string() };
-    let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let file = File::open(path).map_err(Error::read(path))?;
     let mut out = BufWriter::new(draft.create()?);
     let told = &mut |done: u32, all: u32| told("unpacking blocks", done.into(), all.into());
     cloop::unpack(&mut BufReader::new(file), &mut out, told).map_err(fail)?;
-    out.flush().map_err(|source| Error::Write { path: draft.path().into(), source })
+    out.flush().map_err(Error::write(draft.path()))
 }
 
 fn pack_cloop(path: &Path, draft: &Draft, told: Told<'_>) -> Result<(), Error> {
@@ -490,7 +489,7 @@ fn pack_cloop(path: &Path, draft: &Draft, told: Told<'_>) -> Result<(), Error> {
     let mut out = BufWriter::new(draft.create()?);
     let told = &mut |done: u32, all: u32| told("packing blocks", done.into(), all.into());
     cloop::pack(&mut BufReader::new(file), len, cloop::BLOCK, &mut out, told).map_err(fail)?;
-    out.flush().map_err(|source| Error::Write { path: draft.path().into(), source })
+    out.flush().map_err(Error::write(draft.path()))
 }
 
 /// Writes a dm-verity tree beside an image: `IMAGE.verity` and `IMAGE.roothash`. Returns the
@@ -504,7 +503,7 @@ pub fn add_verity(image: &Path, told: Told<'_>) -> Result<String, Error> {
     let len = file.metadata().map_err(fail)?.len();
     let whole = len.next_multiple_of(verity::BLOCK as u64);
     if whole != len {
-        file.set_len(whole).map_err(|source| Error::Write { path: image.into(), source })?;
+        file.set_len(whole).map_err(Error::write(image))?;
     }
     let told = &mut |done| told("hashing", done, whole);
     let made = verity::format(&mut BufReader::with_capacity(1 << 20, file), told).map_err(fail)?;
@@ -514,7 +513,7 @@ pub fn add_verity(image: &Path, told: Told<'_>) -> Result<String, Error> {
         name.push(format!(".{end}"));
         let draft = Draft::new(Path::new(&name))?;
         let written = draft.create()?.write_all(bytes);
-        written.map_err(|source| Error::Write { path: name.into(), source })?;
+        written.map_err(Error::write(name))?;
         draft.keep()?;
     }
     Ok(made.root_hash)

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod media;
 pub mod menu;
 pub mod modinfo;
+pub mod modprobe_conf;
 pub mod newc;
 pub mod profile;
 pub mod source;

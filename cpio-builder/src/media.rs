@@ -133,7 +133,7 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let bytes = fs::read(from).map_err(|source| Error::Read { path: from.into(), source })?;
+    let bytes = fs::read(from).map_err(Error::read(from))?;
     put(to, &bytes)
 }
 
@@ -264,8 +264,7 @@ pub fn pxe_tree(
         fs::write(draft.path(), bytes).map_err(fail)?;
         draft.keep()
     };
-    let take =
-        |from: &Path| fs::read(from).map_err(|source| Error::Read { path: from.into(), source });
+    let take = |from: &Path| fs::read(from).map_err(Error::read(from));
     for (to, from) in files {
         put(to, &take(from)?)?;
     }

@@ -229,7 +229,7 @@ impl Draft {
     pub fn create(&self) -> Result<File, Error> {
         let file =
             File::options().read(true).write(true).create(true).truncate(true).open(&self.path);
-        file.map_err(|source| Error::Write { path: self.to.clone(), source })
+        file.map_err(Error::write(&self.to))
     }
 
     /// Syncs and renames it.
@@ -239,7 +239,7 @@ impl Draft {
     pub fn keep(mut self) -> Result<(), Error> {
         let synced = File::open(&self.path).and_then(|file| file.sync_all());
         let done = synced.and_then(|()| fs::rename(&self.path, &self.to));
-        done.map_err(|source| Error::Write { path: self.to.clone(), source })?;
+        done.map_err(Error::write(&self.to))?;
         self.kept = true;
         Ok(())
     }
@@ -269,7 +269,7 @@ impl Workplace {
         remove_stale(near, &name);
         let dir = near.with_file_name(format!(".{name}.{}.work", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&dir);
-        made.map_err(|source| Error::Write { path: dir.clone(), source })?;
+        made.map_err(Error::write(&dir))?;
         unfinished().insert(dir.clone());
         Ok(Self(dir))
     }

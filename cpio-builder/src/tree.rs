@@ -13,8 +13,7 @@ use crate::error::Error;
 use crate::modinfo::{self, Modinfo, ModinfoError};
 use coldplug::index::{Compression, fnmatch, normalise_name, normalise_pattern};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The most that one module may unpack to. The largest in Debian's kernels
 /// is 24 MiB.
@@ -56,6 +55,18 @@ impl KernelModule {
     pub fn place(&self) -> &str {
         self.path.strip_prefix("kernel/").unwrap_or(&self.path)
     }
+
+    /// Takes dependencies and aliases from the module itself.
+    fn describe(&mut self, info: &Modinfo) {
+        let list = |key| info.values(key).flat_map(|v| v.split([',', ' ']));
+        let named = |key| list(key).filter(|n| !n.is_empty());
+        self.depends = named("depends").map(normalise_name).collect();
+        self.aliases = info.values("alias").map(normalise_pattern).collect();
+        self.weak = named("weakdep").map(str::to_owned).collect();
+        for text in info.values("softdep") {
+            softdep(text, &mut self.soft_pre, &mut self.soft_post);
+        }
+    }
 }
 
 /// All modules of one kernel.
@@ -93,12 +104,8 @@ fn below(base: &str, path: &str) -> String {
     if base.is_empty() { path.to_owned() } else { format!("{base}/{path}") }
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split_ascii_whitespace().map(str::to_owned).collect()
-}
-
 /// Splits `pre: a b post: c`.
-fn softdep(text: &str, pre: &mut Vec<String>, post: &mut Vec<String>) {
+pub(crate) fn softdep(text: &str, pre: &mut Vec<String>, post: &mut Vec<String>) {
     let mut after = false;
     for word in text.split_ascii_whitespace() {
         match word {
@@ -107,6 +114,63 @@ fn softdep(text: &str, pre: &mut Vec<String>, post: &mut Vec<String>) {
             word if after => post.push(word.into()),
             word => pre.push(word.into()),
         }
+    }
+}
+
+/// What depmod has written, by path and by name: only its files together are complete.
+#[derive(Default)]
+struct Depmod {
+    depends: BTreeMap<String, Vec<String>>,
+    aliases: BTreeMap<String, Vec<String>>,
+    softdeps: BTreeMap<String, (Vec<String>, Vec<String>)>,
+    weakdeps: BTreeMap<String, Vec<String>>,
+}
+
+impl Depmod {
+    fn read(text: &dyn Fn(&str) -> Result<Option<String>, Error>) -> Result<Self, Error> {
+        let mut all = Self::default();
+        let files = (text("modules.dep")?, text("modules.alias")?, text("modules.softdep")?);
+        let (Some(dep), Some(alias), Some(soft)) = files else { return Ok(all) };
+        for (path, needs) in dep.lines().filter_map(|line| line.split_once(':')) {
+            let name = |path| module_file(path).map(|(name, _)| normalise_name(name));
+            let needs = needs.split_ascii_whitespace().filter_map(name).collect();
+            all.depends.insert(path.to_owned(), needs);
+        }
+        for line in alias.lines().filter_map(|l| l.strip_prefix("alias ")) {
+            if let Some((pattern, name)) = line.trim().rsplit_once(' ') {
+                let list = all.aliases.entry(normalise_name(name)).or_default();
+                list.push(normalise_pattern(pattern.trim()));
+            }
+        }
+        for line in soft.lines().filter_map(|l| l.strip_prefix("softdep ")) {
+            if let Some((name, rest)) = line.split_once(' ') {
+                let (pre, post) = all.softdeps.entry(normalise_name(name)).or_default();
+                softdep(rest, pre, post);
+            }
+        }
+        let weak = text("modules.weakdep")?.unwrap_or_default();
+        for line in weak.lines().filter_map(|l| l.strip_prefix("weakdep ")) {
+            if let Some((name, rest)) = line.split_once(' ') {
+                let list = all.weakdeps.entry(normalise_name(name)).or_default();
+                list.extend(rest.split_ascii_whitespace().map(str::to_owned));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Each module's file. Of two files with one name depmod's choice counts, then its default
+    /// search order: updates before the rest.
+    fn choose<'f>(&self, files: &'f [String]) -> BTreeMap<String, (&'f str, Compression)> {
+        let rank = |path: &str| (self.depends.contains_key(path), path.starts_with("updates/"));
+        let mut chosen: BTreeMap<String, (&str, Compression)> = BTreeMap::new();
+        for path in files {
+            let Some((name, how)) = module_file(path) else { continue };
+            let name = normalise_name(name);
+            if chosen.get(&name).is_none_or(|(there, _)| rank(there) < rank(path)) {
+                chosen.insert(name, (path, how));
+            }
+        }
+        chosen
     }
 }
 
@@ -129,54 +193,10 @@ impl KernelTree {
             let bytes = source.read_if_any(&below(base, name))?;
             Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         };
-        let dep = text("modules.dep")?;
-        let alias = text("modules.alias")?;
-        let soft = text("modules.softdep")?;
         let builtin_text = text("modules.builtin")?;
         let order = text("modules.order")?.unwrap_or_default();
-
-        // depmod's data, by path and by name: only its files together are complete.
-        let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut softdeps: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
-        let mut weakdeps: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        if let (Some(dep), Some(alias), Some(soft)) = (&dep, &alias, &soft) {
-            for (path, needs) in dep.lines().filter_map(|line| line.split_once(':')) {
-                let name = |path| module_file(path).map(|(name, _)| normalise_name(name));
-                said.insert(path, needs.split_ascii_whitespace().filter_map(name).collect());
-            }
-            for line in alias.lines().filter_map(|l| l.strip_prefix("alias ")) {
-                if let Some((pattern, name)) = line.trim().rsplit_once(' ') {
-                    let list = aliases.entry(normalise_name(name)).or_default();
-                    list.push(normalise_pattern(pattern.trim()));
-                }
-            }
-            for line in soft.lines().filter_map(|l| l.strip_prefix("softdep ")) {
-                if let Some((name, rest)) = line.split_once(' ') {
-                    let (pre, post) = softdeps.entry(normalise_name(name)).or_default();
-                    softdep(rest, pre, post);
-                }
-            }
-            let weak = text("modules.weakdep")?.unwrap_or_default();
-            for line in weak.lines().filter_map(|l| l.strip_prefix("weakdep ")) {
-                if let Some((name, rest)) = line.split_once(' ') {
-                    weakdeps.entry(normalise_name(name)).or_default().extend(words(rest));
-                }
-            }
-        }
-
-        let mut chosen: BTreeMap<String, (&str, Compression)> = BTreeMap::new();
-        for path in &files {
-            let Some((name, how)) = module_file(path) else { continue };
-            let name = normalise_name(name);
-            // Of two files with one name depmod's choice counts, then its default search order:
-            // updates before the rest.
-            let rank = |path: &str| (said.contains_key(path), path.starts_with("updates/"));
-            match chosen.get(&name) {
-                Some((there, _)) if rank(there) >= rank(path) => {}
-                _ => drop(chosen.insert(name, (path, how))),
-            }
-        }
+        let mut depmod = Depmod::read(&text)?;
+        let chosen = depmod.choose(&files);
         // A kernel without modules has lists of them that are empty.
         if chosen.is_empty() && (builtin_text.is_none() || !order.trim().is_empty()) {
             return Err(Error::NoModules { path: origin });
@@ -208,29 +228,22 @@ impl KernelTree {
         for (name, (path, compression)) in chosen {
             let mut module = KernelModule {
                 depends: Vec::new(),
-                aliases: aliases.remove(&name).unwrap_or_default(),
+                aliases: depmod.aliases.remove(&name).unwrap_or_default(),
                 soft_pre: Vec::new(),
                 soft_post: Vec::new(),
-                weak: weakdeps.remove(&name).unwrap_or_default(),
+                weak: depmod.weakdeps.remove(&name).unwrap_or_default(),
                 path: path.to_owned(),
                 compression,
                 name,
             };
-            if let Some(depends) = said.get(path) {
-                module.depends.clone_from(depends);
+            if let Some(depends) = depmod.depends.remove(path) {
+                module.depends = depends;
                 (module.soft_pre, module.soft_post) =
-                    softdeps.remove(&module.name).unwrap_or_default();
+                    depmod.softdeps.remove(&module.name).unwrap_or_default();
             } else {
                 let info = tree.modinfo(path, compression)?;
                 tree.learn(&info);
-                let list = |key| info.values(key).flat_map(|v| v.split([',', ' ']));
-                let named = |key| list(key).filter(|n| !n.is_empty());
-                module.depends = named("depends").map(normalise_name).collect();
-                module.aliases = info.values("alias").map(normalise_pattern).collect();
-                module.weak = named("weakdep").map(str::to_owned).collect();
-                for text in info.values("softdep") {
-                    softdep(text, &mut module.soft_pre, &mut module.soft_post);
-                }
+                module.describe(&info);
             }
             tree.modules.push(module);
         }
@@ -418,87 +431,4 @@ impl KernelTree {
 /// [`Error::Module`] when the module is damaged.
 pub fn firmware(data: &[u8]) -> Result<Vec<String>, ModinfoError> {
     Ok(modinfo::read(data)?.values("firmware").map(str::to_owned).collect())
-}
-
-/// The content of `modprobe.d` files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ModprobeConf {
-    /// Normalised names of blacklisted modules.
-    pub blacklist: BTreeSet<String>,
-    /// Parameters by normalised name.
-    pub options: BTreeMap<String, String>,
-    /// Normalised alias patterns, with their module.
-    pub aliases: Vec<(String, String)>,
-    /// `softdep` lines: name, pre, post.
-    pub softdeps: Vec<(String, Vec<String>, Vec<String>)>,
-}
-
-impl ModprobeConf {
-    /// Adds a file's content, `modprobe.d(5)`. `install` and `remove` lines run programs that
-    /// an initramfs lacks; they are skipped.
-    pub fn parse(&mut self, text: &str) {
-        let text = text.replace("\\\n", " ");
-        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-            let Some((word, rest)) = line.split_once([' ', '\t']) else { continue };
-            let (name, rest) = rest.trim().split_once([' ', '\t']).unwrap_or((rest.trim(), ""));
-            match word {
-                "blacklist" => drop(self.blacklist.insert(normalise_name(name))),
-                "options" => {
-                    let options = self.options.entry(normalise_name(name)).or_default();
-                    for option in rest.split_ascii_whitespace() {
-                        if !options.is_empty() {
-                            options.push(' ');
-                        }
-                        options.push_str(option);
-                    }
-                }
-                "alias" => {
-                    let alias = (normalise_pattern(name), normalise_name(rest.trim()));
-                    self.aliases.push(alias);
-                }
-                "softdep" => {
-                    let (mut pre, mut post) = (Vec::new(), Vec::new());
-                    softdep(rest, &mut pre, &mut post);
-                    self.softdeps.push((normalise_name(name), pre, post));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Reads a `modprobe.d` directory's `.conf` files in order, or one file.
-    ///
-    /// # Errors
-    /// [`Error::Read`] when the directory or a file cannot be read.
-    pub fn read(&mut self, path: &Path) -> Result<(), Error> {
-        let fail = |source| Error::Read { path: path.into(), source };
-        if !fs::metadata(path).map_err(fail)?.is_dir() {
-            self.parse(&fs::read_to_string(path).map_err(fail)?);
-            return Ok(());
-        }
-        let entries = fs::read_dir(path).map_err(fail)?.flatten().map(|e| e.path());
-        let mut files: Vec<_> =
-            entries.filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
-        files.sort_unstable();
-        files.iter().try_for_each(|file| self.read(file))
-    }
-
-    /// Applies aliases and soft dependencies to a tree.
-    pub fn apply(&self, tree: &mut KernelTree) {
-        for (pattern, name) in &self.aliases {
-            if let Some(n) = tree.by_name(name)
-                && let Some(module) = tree.modules.get_mut(n)
-            {
-                module.aliases.push(pattern.clone());
-            }
-        }
-        for (name, pre, post) in &self.softdeps {
-            if let Some(n) = tree.by_name(name)
-                && let Some(module) = tree.modules.get_mut(n)
-            {
-                module.soft_pre.extend_from_slice(pre);
-                module.soft_post.extend_from_slice(post);
-            }
-        }
-    }
 }
