@@ -275,11 +275,7 @@ fn plain(
         nfsroot::force_v4(&mut source);
         source
     } else if root == "/dev/nfs" || root == "/dev/nfs4" {
-        let mut source = nfsroot::parse(d.get("nfsroot").unwrap_or_default())?;
-        if root == "/dev/nfs4" {
-            nfsroot::force_v4(&mut source);
-        }
-        source
+        nfsroot::of_device(root, d.get("nfsroot").unwrap_or_default())?
     } else if root == "dhcp" || root == "dhcp6" {
         nfsroot::from_dhcp()
     } else if let Some(rest) = root.strip_prefix("nbd:") {

@@ -99,7 +99,7 @@ pub(crate) fn wait(d: &mut Draft<'_>, plan: &mut BootPlan) {
 /// The NFS source of `nfsroot=`; `read_write` unless the options say otherwise.
 pub(crate) fn nfs(d: &mut Draft<'_>) -> Option<NfsSource> {
     let text = d.get("nfsroot").unwrap_or_default();
-    match nfsroot::parse(text) {
+    match nfsroot::of_device(d.get("root").unwrap_or_default(), text) {
         Ok(source) => Some(source),
         Err(why) => {
             d.fatal_word("nfsroot", text, &(why, "nfsroot=10.0.0.1:/srv/live"));
@@ -195,8 +195,8 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let boot = d.get("boot").unwrap_or_default();
     let boot_nfs = boot == "nfs";
     let has_nfsroot = d.peek("nfsroot").is_some();
-    let v4 = root == "/dev/nfs4";
-    if root == "/dev/nfs" || v4 || root == "nfs" || boot_nfs || (has_nfsroot && root.is_empty()) {
+    let is_nfs = matches!(root, "/dev/nfs" | "/dev/nfs4" | "nfs");
+    if is_nfs || boot_nfs || (has_nfsroot && root.is_empty()) {
         if root.is_empty() && !boot_nfs {
             d.warn(
                 "nfsroot",
@@ -206,9 +206,6 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
         let read_write = base::read_write(d);
         if let Some(mut source) = nfs(d) {
             source.read_write |= read_write;
-            if v4 {
-                nfsroot::force_v4(&mut source);
-            }
             if let Some(options) = d.get("nfsopts") {
                 nfsroot::apply_options(&mut source, options);
             }

@@ -127,6 +127,15 @@ pub fn force_v4(source: &mut NfsSource) {
     }
 }
 
+/// The root of `root=/dev/nfs` or `root=/dev/nfs4`, which takes version 4 alone, by `nfsroot=`.
+pub fn of_device(root: &str, nfsroot: &str) -> Result<NfsSource, &'static str> {
+    let mut source = parse(nfsroot)?;
+    if root == "/dev/nfs4" {
+        force_v4(&mut source);
+    }
+    Ok(source)
+}
+
 /// Adds mount options as written: `vers=` and friends select versions, `ro` and `rw`
 /// the mode; what we always set ourselves (`nolock`, `addr=`) is dropped.
 pub fn apply_options(source: &mut NfsSource, options: &str) {

@@ -39,6 +39,49 @@ numbers! {
     ne32: u32, from_ne_bytes;
 }
 
+/// What is left of bytes from outside. Numbers are taken from its front: a number whose bytes are
+/// not all there is `None`, and takes none.
+#[derive(Debug, Clone, Copy)]
+pub struct Cursor<'a>(pub &'a [u8]);
+
+impl<'a> Cursor<'a> {
+    /// The next `N` bytes.
+    pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (some, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*some)
+    }
+
+    /// So many bytes.
+    pub fn some(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (some, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(some)
+    }
+}
+
+macro_rules! taken {
+    ($($name:ident: $number:ident, $from:ident;)*) => {
+        impl Cursor<'_> {
+            $(
+                /// The next number.
+                pub fn $name(&mut self) -> Option<$number> {
+                    self.take().map($number::$from)
+                }
+            )*
+        }
+    };
+}
+
+taken! {
+    le16: u16, from_le_bytes;
+    le32: u32, from_le_bytes;
+    le64: u64, from_le_bytes;
+    be16: u16, from_be_bytes;
+    be32: u32, from_be_bytes;
+    be64: u64, from_be_bytes;
+}
+
 /// A length as protocols write it, in 32 bits. A longer one is cut to the largest number.
 pub fn length(of: &[u8]) -> u32 {
     u32::try_from(of.len()).unwrap_or(u32::MAX)
@@ -67,6 +110,15 @@ mod tests {
         for at in [2, 9, 10, usize::MAX] {
             assert_eq!((le64(&bytes, at), or_zero::be64(&bytes, at)), (None, 0));
         }
+    }
+
+    #[test]
+    fn a_cursor_takes_a_number_whole_or_not_at_all() {
+        let mut rest = Cursor(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!((rest.le16(), rest.be32()), (Some(0x0201), Some(0x0304_0506)));
+        assert_eq!((rest.le64(), rest.some(5), rest.be64()), (None, None, None));
+        assert_eq!((rest.some(3), rest.take()), (Some(&[7, 8, 9][..]), Some([10])));
+        assert_eq!((rest.take::<1>(), rest.some(0)), (None, Some(&[][..])));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 use core::time::Duration;
+use sys::bytes::Cursor;
 
 /// The bytes of each piece of a chunk but the last: with its head and those of UDP and IPv4 it
 /// is a packet of 1500 bytes.
@@ -37,21 +38,12 @@ impl<'a> Datagram<'a> {
     /// Reads it; nothing when it is too short or too long.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (token, rest) = bytes.split_first_chunk()?;
-        let (count, rest) = rest.split_first_chunk()?;
-        let (chunk, rest) = rest.split_first_chunk()?;
-        let (piece, rest) = rest.split_first_chunk()?;
-        let (every, data) = rest.split_first_chunk()?;
-        let every = u16::from_le_bytes(*every);
-        (1..=PIECE).contains(&data.len()).then_some(Self {
-            token: *token,
-            count: u32::from_le_bytes(*count),
-            chunk: u32::from_le_bytes(*chunk),
-            piece: u16::from_le_bytes(*piece),
-            every: every & !NOW,
-            now: every & NOW != 0,
-            data,
-        })
+        let mut rest = Cursor(bytes);
+        let (token, count, chunk) = (rest.take()?, rest.le32()?, rest.le32()?);
+        let (piece, every, data) = (rest.le16()?, rest.le16()?, rest.0);
+        let (every, now) = (every & !NOW, every & NOW != 0);
+        let fits = (1..=PIECE).contains(&data.len());
+        fits.then_some(Self { token, count, chunk, piece, every, now, data })
     }
 
     /// Appends it.

@@ -11,6 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 pub use blockmap::Extent;
 use spin::{Mutex, Once};
+use sys::bytes::Cursor;
 
 /// Positions and lengths are multiples of it, but for the end of a disk.
 pub const GRAIN: u64 = 4096;
@@ -411,58 +412,38 @@ impl Layout {
     /// Reads it, and what is behind it.
     fn read(bytes: &[u8]) -> Result<(Self, &[u8]), &'static str> {
         let mut cursor = Cursor(bytes);
-        let (chunk, disks) = cursor.layout().ok_or("the manifest ends too early")?;
+        let (chunk, disks) = disks(&mut cursor).ok_or("the manifest ends too early")?;
         Ok((Self::new(chunk, disks)?, cursor.0))
     }
 }
 
-/// What is left to be read.
-struct Cursor<'a>(&'a [u8]);
+/// A number of things, of which there may be so many.
+fn count(from: &mut Cursor<'_>, most: usize) -> Option<usize> {
+    from.le32().map(|n| n as usize).filter(|n| *n <= most)
+}
 
-impl Cursor<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (some, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*some)
-    }
+fn text_of(from: &mut Cursor<'_>) -> Option<String> {
+    let length = from.le16()?;
+    core::str::from_utf8(from.some(length.into())?).ok().map(str::to_string)
+}
 
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn count(&mut self, most: usize) -> Option<usize> {
-        self.u32().map(|n| n as usize).filter(|n| *n <= most)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let length = usize::from(u16::from_le_bytes(self.take()?));
-        let (text, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(core::str::from_utf8(text).ok()?.to_string())
-    }
-
-    fn layout(&mut self) -> Option<(u32, Vec<Disk>)> {
-        let chunk = self.u32()?;
-        let mut disks = Vec::new();
-        for _ in 0..self.count(DISKS)? {
-            let (name, size, sector) = (self.text()?, self.u64()?, self.u32()?);
-            let (mut areas, mut used) = (Vec::new(), Vec::new());
-            for _ in 0..self.count(AREAS)? {
-                let (number, start, length) = (self.u32()?, self.u64()?, self.u64()?);
-                let texts = [self.text()?, self.text()?, self.text()?];
-                areas.push(Area { number, start, length, texts });
-            }
-            for _ in 0..self.count(EXTENTS)? {
-                used.push(Extent { start: self.u64()?, length: self.u64()? });
-            }
-            disks.push(Disk { name, size, sector, areas, used });
+fn disks(from: &mut Cursor<'_>) -> Option<(u32, Vec<Disk>)> {
+    let chunk = from.le32()?;
+    let mut disks = Vec::new();
+    for _ in 0..count(from, DISKS)? {
+        let (name, size, sector) = (text_of(from)?, from.le64()?, from.le32()?);
+        let (mut areas, mut used) = (Vec::new(), Vec::new());
+        for _ in 0..count(from, AREAS)? {
+            let (number, start, length) = (from.le32()?, from.le64()?, from.le64()?);
+            let texts = [text_of(from)?, text_of(from)?, text_of(from)?];
+            areas.push(Area { number, start, length, texts });
         }
-        Some((chunk, disks))
+        for _ in 0..count(from, EXTENTS)? {
+            used.push(Extent { start: from.le64()?, length: from.le64()? });
+        }
+        disks.push(Disk { name, size, sector, areas, used });
     }
+    Some((chunk, disks))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
+use sys::bytes::Cursor;
 
 /// The version of this protocol.
 pub const VERSION: u16 = 3;
@@ -477,18 +478,10 @@ fn unpack(kind: u8, short: &[u8], body: Vec<u8>) -> Option<Message> {
             Message::Want { session: *session, bits: bits.to_vec() }
         }
         CHUNK => {
-            let (session, rest) = short.split_first_chunk()?;
-            let (disk, rest) = rest.split_first_chunk()?;
-            let (area, rest) = rest.split_first_chunk()?;
-            let (number, rest) = rest.split_first_chunk()?;
-            Message::Chunk(Piece {
-                session: *session,
-                disk: u16::from_le_bytes(*disk),
-                area: u32::from_le_bytes(*area),
-                number: u32::from_le_bytes(*number),
-                start: u64::from_le_bytes(rest.try_into().ok()?),
-                data: Arc::new(body),
-            })
+            let mut rest = Cursor(short);
+            let (session, disk, area) = (rest.take()?, rest.le16()?, rest.le32()?);
+            let (number, start) = (rest.le32()?, u64::from_le_bytes(rest.0.try_into().ok()?));
+            Message::Chunk(Piece { session, disk, area, number, start, data: Arc::new(body) })
         }
         8 => {
             let (came, rest) = body.split_first_chunk()?;

@@ -10,6 +10,7 @@ use crate::guard::Announcement;
 use crate::pact::{Mac, Nonce};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
+use sys::bytes::Cursor;
 
 /// What an end can do, announced in HELLO, CONNECT_REQ and CONNECT_REPLY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -224,48 +225,35 @@ const ANSWER: u16 = 0x425b;
 /// Length of the header of DATA and FEC.
 pub const DATA_HEADER: usize = 16;
 
-struct Reader<'a>(&'a [u8]);
+fn digest(r: &mut Cursor<'_>) -> Option<Digest> {
+    Some(Digest { bytes: r.be64()?, blake3: r.take()? })
+}
 
-impl<'a> Reader<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
-    }
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_be_bytes)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_be_bytes)
-    }
-    fn digest(&mut self) -> Option<Digest> {
-        Some(Digest { bytes: self.take().map(u64::from_be_bytes)?, blake3: self.take()? })
-    }
-    fn group(&mut self) -> Option<Ipv4Addr> {
-        // Sixteen bytes, the last twelve of them left-overs.
-        let [a, b, c, d, ..] = self.take::<16>()?;
-        Some(Ipv4Addr::new(a, b, c, d))
-    }
+fn group(r: &mut Cursor<'_>) -> Option<Ipv4Addr> {
+    // Sixteen bytes, the last twelve of them left-overs.
+    let [a, b, c, d, ..] = r.take::<16>()?;
+    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 impl ToSender {
     /// Reads a packet; nothing if it is not one, or one for a receiver.
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<Self> {
-        let mut r = Reader(packet);
-        let opcode = r.u16()?;
-        let reserved = r.u16()?;
+        let mut r = Cursor(packet);
+        let opcode = r.be16()?;
+        let reserved = r.be16()?;
         Some(match opcode {
-            OK => Self::Ok { slice: r.u32()? },
+            OK => Self::Ok { slice: r.be32()? },
             RETRANSMIT => Self::Retransmit {
-                slice: r.u32()?,
+                slice: r.be32()?,
                 round: r.take()?,
                 have: Bits::from_bytes(r.take()?),
             },
             GO => Self::Go,
-            CONNECT_REQ => {
-                Self::ConnectReq { capabilities: Capabilities(r.u32()?), receive_buffer: r.u32()? }
-            }
+            CONNECT_REQ => Self::ConnectReq {
+                capabilities: Capabilities(r.be32()?),
+                receive_buffer: r.be32()?,
+            },
             DISCONNECT => Self::Disconnect,
             VERDICT => Self::Verdict {
                 verdict: match reserved {
@@ -276,7 +264,7 @@ impl ToSender {
                     4 => Verdict::Verified,
                     _ => return None,
                 },
-                digest: r.digest()?,
+                digest: digest(&mut r)?,
                 code: r.take(),
             },
             CHALLENGE => Self::Challenge(r.take()?),
@@ -333,16 +321,16 @@ impl<'a> ToReceiver<'a> {
     /// beyond its slice, a block size of zero or too much.
     #[must_use]
     pub fn parse(packet: &'a [u8]) -> Option<Self> {
-        let mut r = Reader(packet);
-        let opcode = r.u16()?;
-        let reserved = r.u16()?;
+        let mut r = Cursor(packet);
+        let opcode = r.be16()?;
+        let reserved = r.be16()?;
         let block_size_ok = |n: u16| n > 0 && usize::from(n) <= MAX_BLOCK_SIZE;
         let slice_ok = |bytes: u32| bytes as usize <= MAX_SLICE_BLOCKS * MAX_BLOCK_SIZE;
         Some(match opcode {
             HELLO | HELLO_NEW | HELLO_STREAMING => {
-                let capabilities = Capabilities(r.u32()?);
-                let group = r.group()?;
-                let block_size = r.u16().filter(|n| block_size_ok(*n))?;
+                let capabilities = Capabilities(r.be32()?);
+                let group = group(&mut r)?;
+                let block_size = r.be16().filter(|n| block_size_ok(*n))?;
                 let kind = match opcode {
                     HELLO => HelloKind::Usual,
                     HELLO_NEW => HelloKind::New,
@@ -352,15 +340,15 @@ impl<'a> ToReceiver<'a> {
             }
             CONNECT_REPLY => Self::ConnectReply {
                 client: r.take().map(i32::from_be_bytes)?,
-                block_size: u16::try_from(r.u32()?).ok().filter(|n| block_size_ok(*n))?,
-                capabilities: Capabilities(r.u32()?),
-                group: r.group()?,
+                block_size: u16::try_from(r.be32()?).ok().filter(|n| block_size_ok(*n))?,
+                capabilities: Capabilities(r.be32()?),
+                group: group(&mut r)?,
             },
             DATA | FEC => {
-                let slice = r.u32()?;
-                let block = r.u16()?;
-                r.u16()?;
-                let bytes = r.u32().filter(|n| slice_ok(*n))?;
+                let slice = r.be32()?;
+                let block = r.be16()?;
+                r.be16()?;
+                let bytes = r.be32().filter(|n| slice_ok(*n))?;
                 if opcode == DATA && usize::from(block) >= MAX_SLICE_BLOCKS {
                     return None;
                 }
@@ -375,12 +363,14 @@ impl<'a> ToReceiver<'a> {
                 }
             }
             REQACK => Self::ReqAck {
-                slice: r.u32()?,
-                bytes: r.u32().filter(|n| slice_ok(*n))?,
+                slice: r.be32()?,
+                bytes: r.be32().filter(|n| slice_ok(*n))?,
                 round: r.take()?,
                 ready: Bits::from_bytes(r.take()?),
             },
-            DIGEST => Self::Digest { digest: r.digest()?, heard: reserved == 1, code: r.take() },
+            DIGEST => {
+                Self::Digest { digest: digest(&mut r)?, heard: reserved == 1, code: r.take() }
+            }
             ANNOUNCE => {
                 let told = Announcement::read(&r.take()?);
                 Self::Announce(told, r.take().zip(r.take()))

@@ -36,30 +36,27 @@ mbr | extlinux | extlinux-gpt)
 	first=$(part 1 560)
 	swap=$(part 561 39)
 	;;
-efi | systemd-boot)
-	truncate -s 970M "$disk"
-	printf 'label: gpt\nstart=2048,size=64M,type=U,name=esp\nsize=560M,type=L\nsize=32M,type=S\ntype=L\n' |
-		sfdisk -q "$disk"
+efi | systemd-boot | everything)
+	size=970M end=657 more=
+	if [ "$kind" = everything ]; then
+		size=1300M end=849
+		more='size=128M,type=L\nsize=64M,type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\n'
+	fi
+	truncate -s "$size" "$disk"
+	table='label: gpt\nstart=2048,size=64M,type=U,name=esp\nsize=560M,type=L\nsize=32M,type=S\n'
+	printf "$table${more}size=312M,type=L\n" | sfdisk -q "$disk"
 	esp=$(part 1 64)
 	first=$(part 65 560)
 	swap=$(part 625 32)
 	# The last MiB has the other header; an xfs has more than 300.
-	var=$(part 657 312)
+	var=$(part "$end" 312)
 	mkfs.vfat -F 32 -n ESP "$esp" >/dev/null
 	mkfs.xfs -q -L var "$var"
 	;;
-everything)
-	truncate -s 1300M "$disk"
-	printf 'label: gpt\nstart=2048,size=64M,type=U,name=esp\nsize=560M,type=L\nsize=32M,type=S\nsize=128M,type=L\nsize=64M,type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\nsize=312M,type=L\n' |
-		sfdisk -q "$disk"
-	esp=$(part 1 64)
-	first=$(part 65 560)
-	swap=$(part 625 32)
+esac
+if [ "$kind" = everything ]; then
 	more=$(part 657 128)
 	windows=$(part 785 64)
-	var=$(part 849 312)
-	mkfs.vfat -F 32 -n ESP "$esp" >/dev/null
-	mkfs.xfs -q -L var "$var"
 	mkfs.btrfs -q "$more" >/dev/null
 	mkntfs -q -F -Q -p $((785 * 2048)) -H 255 -S 63 "$windows" 2>/dev/null
 	for place in "mount $more" "ntfs-3g $windows"; do
@@ -70,8 +67,7 @@ everything)
 		umount "$root"
 	done
 	losetup -d "$more" "$windows"
-	;;
-esac
+fi
 mkfs.ext4 -q -L golden "$first"
 mkswap "$swap" >/dev/null
 mount "$first" "$root"
