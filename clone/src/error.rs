@@ -40,6 +40,8 @@ pub enum Error {
         waiting_for: &'static str,
         /// For how long.
         waited: Duration,
+        /// What is known of the reason; empty: nothing.
+        why: String,
     },
     /// A connection or a machine that the transfer needs has gone.
     Gone {
@@ -113,8 +115,20 @@ impl Error {
         now: Duration,
     ) -> Result<(), Self> {
         match limit.filter(|limit| now.saturating_sub(since) >= *limit) {
-            Some(waited) => Err(Self::Stalled { protocol, waiting_for, waited }),
+            Some(waited) => {
+                Err(Self::Stalled { protocol, waiting_for, waited, why: String::new() })
+            }
             None => Ok(()),
+        }
+    }
+
+    /// What stalled did so because of this, as far as is known.
+    pub(crate) fn because(self, reason: &str) -> Self {
+        match self {
+            Self::Stalled { protocol, waiting_for, waited, .. } => {
+                Self::Stalled { protocol, waiting_for, waited, why: reason.into() }
+            }
+            other => other,
         }
     }
 }
@@ -141,6 +155,9 @@ pub(crate) const NO_CODE: Error = Error::Unfit {
     why: "has not the code of the key: another sender has sent it",
 };
 
+/// What is awaited once a copy has begun.
+const FLOWS: [&str; 3] = ["data", "chunk", "progress"];
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -153,11 +170,16 @@ impl fmt::Display for Error {
             Self::Peer { protocol, peer, why } => {
                 write!(f, "{protocol}: {peer} does not keep to the protocol: {why}")
             }
-            Self::Stalled { protocol, waiting_for, waited } => write!(
-                f,
-                "{protocol}: no {waiting_for} for {} s; is the other end running, on this network?",
-                waited.as_secs()
-            ),
+            Self::Stalled { protocol, waiting_for, waited, why } => {
+                write!(f, "{protocol}: no {waiting_for} for {} s; ", waited.as_secs())?;
+                match why.as_str() {
+                    "" if FLOWS.contains(waiting_for) => {
+                        f.write_str("a machine, its disk or the network has stopped in the middle")
+                    }
+                    "" => f.write_str("is the other end running, on this network?"),
+                    why => f.write_str(why),
+                }
+            }
             Self::Gone { protocol, peer, when } => write!(f, "{protocol}: {peer} has gone {when}"),
             Self::Lost { protocol, after, why } => {
                 write!(f, "{protocol}: data lost after {after} bytes: {why}")
@@ -290,3 +312,24 @@ impl fmt::Display for Trouble {
 }
 
 impl core::error::Error for Trouble {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    /// The last line asked whether the other end is running, below a line with the reason.
+    #[test]
+    fn a_stall_is_told_with_its_reason_and_a_question_only_before_the_copy_began() {
+        let stalled = |what| {
+            let second = Duration::from_secs(1);
+            Error::stalled("x", what, (Duration::ZERO, Some(second)), second).unwrap_err()
+        };
+        assert!(
+            stalled("sender").to_string().ends_with("is the other end running, on this network?")
+        );
+        assert!(stalled("data").to_string().ends_with("has stopped in the middle"));
+        let told = stalled("sender").because("it was switched off").to_string();
+        assert_eq!(told, "x: no sender for 1 s; it was switched off");
+    }
+}

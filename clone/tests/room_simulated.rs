@@ -846,6 +846,27 @@ fn where_multicast_is_no_good_a_chain_brings_the_chunks() {
     }
 }
 
+/// A switch passes the group no more in the middle, to all machines or to most of them.
+#[test]
+fn multicast_that_stops_in_the_middle_is_told_and_the_rest_comes_by_others() {
+    for deaf in [5, 3, 1] {
+        // More than what may be on its way.
+        let used = [Extent { start: 0, length: 6 << 20 }];
+        let mut world = World::of(5, 6 << 20, &used, 64 << 10);
+        world.golden = Golden::new(world.manifest.clone(), 5).multicast(cast(Bulk::Multicast));
+        world.fill(5);
+        while world.air.sent < 600 {
+            world.step();
+        }
+        world.machines.iter_mut().take(deaf).for_each(|machine| machine.lossy = 1000);
+        world.run(5000);
+        (1..=5).for_each(|at| world.good(at));
+        let says = if deaf == 5 { "no machine hears it any more" } else { "takes chunks from" };
+        let told = world.trace.iter().filter(|line| line.contains(says)).count();
+        assert_eq!(told, if deaf == 5 { 1 } else { deaf }, "{:?}", world.trace);
+    }
+}
+
 /// Killed at each tenth, and one that comes after half of it.
 #[test]
 fn machines_come_and_go_while_it_is_multicast() {

@@ -3,6 +3,7 @@
 
 mod golden;
 mod many;
+mod multicast;
 mod room;
 
 use std::path::{Path, PathBuf};

@@ -196,7 +196,8 @@ fn options(given: &Given, dir: &Path, menu: Menu) -> Result<Options, Failure> {
         )));
     }
     Ok(Options {
-        interface: Some(interface.name),
+        // By its address: an interface has perhaps another one first.
+        interface: Some(interface.address.to_string()),
         dhcp: if range.is_some() { DhcpMode::Full } else { DhcpMode::Auto },
         range,
         state: given.get("state").unwrap_or(share::STATE).into(),

@@ -17,10 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// One buffer on the way to the disk.
-const CHUNK: usize = 1 << 20;
+/// One buffer on the way to the disk. Of larger ones less is in the processor's caches when it
+/// is digested and written.
+const CHUNK: usize = 256 << 10;
 /// Buffers that may wait for the disk.
-const QUEUE: usize = 8;
+const QUEUE: usize = 16;
 
 /// What a node sends.
 pub enum Sources {

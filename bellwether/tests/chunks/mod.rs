@@ -8,9 +8,9 @@ fn receive(room: &Room, node: usize) -> Running {
     room.bellwether(node, &["receive", "-v", "--from", "10.77.0.1", &copy])
 }
 
-fn send(room: &Room, nodes: usize) -> Running {
+fn send(room: &Room, nodes: usize, bulk: &str) -> Running {
     let golden = room.path("golden").display().to_string();
-    room.bellwether(0, &["send", "-v", "-n", &nodes.to_string(), &golden])
+    room.bellwether(0, &["send", "-v", "-n", &nodes.to_string(), "--bulk", bulk, &golden])
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn chunks_to_three_and_again_onto_the_same_nothing() {
     let golden = noise(&room.path("golden"), 20_000_001);
     for again in [false, true] {
         let mut nodes: Vec<_> = (1..4).map(|node| receive(&room, node)).collect();
-        let mut sender = send(&room, 3);
+        let mut sender = send(&room, 3, "chain");
         sender.succeeds(60);
         for (node, machine) in (1..4).zip(&mut nodes) {
             machine.succeeds(20);
@@ -106,6 +106,16 @@ fn no_multicast_is_said_once_and_a_chain_it_is() {
 #[test]
 #[ignore = "a sweep of minutes"]
 fn sweep_killed_at_each_tenth() {
+    killed_at_each_tenth("chain");
+}
+
+#[test]
+#[ignore = "a sweep of minutes"]
+fn sweep_killed_at_each_tenth_by_multicast() {
+    killed_at_each_tenth("multicast");
+}
+
+fn killed_at_each_tenth(bulk: &str) {
     const NODES: usize = 3;
     const LEN: usize = 40_000_001;
     for victim in 0..=NODES {
@@ -114,14 +124,14 @@ fn sweep_killed_at_each_tenth() {
             room.slow(150);
             let golden = noise(&room.path("golden"), LEN);
             let mut nodes: Vec<_> = (1..=NODES).map(|node| receive(&room, node)).collect();
-            let mut sender = send(&room, NODES);
+            let mut sender = send(&room, NODES, bulk);
             let part = (LEN / 10 * tenth) as u64;
             let what = || format!("machine {victim} at {part} bytes");
             until(what, || room.traffic(victim) >= part);
             match victim {
                 0 => {
                     sender.kill();
-                    sender = send(&room, NODES);
+                    sender = send(&room, NODES, bulk);
                 }
                 _ => {
                     nodes[victim - 1].kill();
@@ -138,7 +148,7 @@ fn sweep_killed_at_each_tenth() {
             }
             let log = nodes[victim.max(1) - 1].log();
             let looks: Vec<&str> = log.lines().filter(|l| l.contains(" chunks")).collect();
-            println!("machine {victim} killed at {tenth}0 %: all equal; {looks:?}");
+            println!("{bulk}: machine {victim} killed at {tenth}0 %: all equal; {looks:?}");
         }
     }
 }

@@ -592,3 +592,58 @@ impl End for Server {
         self.next.sent(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::backlog::SIZES;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A server that has sent all: of two clients the second has a line and was passed over, or
+    /// both are old programs and the last one says nothing.
+    fn sent(with_line: bool, stall: Duration) -> Server {
+        let patience = Patience { start: None, stall: Some(stall) };
+        let mut server = Server::new("h0", &[], &[], patience, SIZES, Duration::ZERO);
+        server.clients.extend(["h1", "h2"].map(client));
+        (server.state, server.backlog.complete) = (State::Sending, true);
+        if with_line {
+            server.set(0, Standing::Verified);
+            let line = Caller { client: Some(1), passed_over: true, ..Caller::new(1) };
+            server.callers.push(line);
+        }
+        server
+    }
+
+    fn lost_after(server: &mut Server) -> u64 {
+        let over = |s: &u32| {
+            server.straggle(SECOND * *s);
+            !server.waiting()
+        };
+        (1..1000).find(over).unwrap_or(0).into()
+    }
+
+    /// One killed client kept a server for the whole of its patience, 300 s.
+    #[test]
+    fn those_that_were_passed_over_are_waited_for_thirty_seconds_and_no_longer() {
+        assert_eq!(lost_after(&mut sent(true, SECOND * 300)), STRAGGLES.as_secs());
+        assert_eq!(lost_after(&mut sent(true, SECOND * 7)), 7, "nor longer than the user says");
+        // One that is in its place may write for as long as it likes.
+        let mut writes = sent(true, SECOND * 300);
+        writes.callers[0].passed_over = false;
+        assert_eq!(lost_after(&mut writes), 0);
+        // Nor is any called lost before all was sent.
+        let mut sends = sent(true, SECOND * 300);
+        sends.backlog.complete = false;
+        assert_eq!(lost_after(&mut sends), 0);
+    }
+
+    /// Old clients say nothing until the last one has everything: what they hold takes its time.
+    #[test]
+    fn old_clients_have_the_time_that_what_they_hold_takes() {
+        let mut server = sent(false, SECOND * 300);
+        assert_eq!(lost_after(&mut server), LAST_WORD.as_secs());
+        let standing = &server.clients()[1].standing;
+        assert!(matches!(standing, Standing::Lost(why) if why.contains("no word")), "{standing:?}");
+    }
+}

@@ -220,12 +220,10 @@ fn receive(
     loop {
         let mut waiter = Waiter::default();
         let mut limit = node.limit();
-        waiter.reads(&data);
+        let come = waiter.reads(&data);
         let questions = answers.fd();
-        waiter.reads(&questions);
-        if let Some(control) = &node.control {
-            waiter.both(control, control.pending());
-        }
+        let answered = waiter.reads(&questions);
+        let control = node.control.as_ref().map(|control| waiter.both(control, control.pending()));
         let now = node.world.now();
         for dial in [&node.control_dial, &node.parent_dial].into_iter().flatten() {
             limit = waiter.dials(dial, now, limit);
@@ -236,8 +234,9 @@ fn receive(
             waiter.reads(parent);
         }
         node.children.watch(&mut waiter, &node.ring);
-        let _ = waiter.wait(limit);
-        let went = node.round(&data, &answers, &mut buffer);
+        let happened = waiter.wait(limit);
+        let happened = [Some(come), Some(answered), control].map(|number| happened.at(number));
+        let went = node.round(happened, &data, &answers, &mut buffer);
         if went.is_err() || node.finished.is_some() {
             node.farewell(went.is_err(), &mut buffer);
             went?;
@@ -257,18 +256,21 @@ impl Node<'_> {
         self.keep.limit(&self.ring, self.complete, self.core.deadline(), now)
     }
 
+    /// Moves what can be moved: of a new child, of answers and of the control connection it is
+    /// known whether there is something.
     fn round(
         &mut self,
+        [come, answered, told]: [bool; 3],
         data: &rustix::fd::OwnedFd,
         answers: &Udp,
         buffer: &mut [u8],
     ) -> Result<(), Error> {
         let now = self.world.now();
-        while let Some((n, _, from)) = answers.receive(buffer) {
+        while answered && let Some((n, _, from)) = answers.receive(buffer) {
             let bytes = buffer.get(..n).unwrap_or_default();
             self.core.step(client::Input::Answer(*from.ip(), bytes), now)?;
         }
-        if let Some((stream, ip)) = accept(data) {
+        if come && let Some((stream, ip)) = accept(data) {
             self.children.came(stream, ip);
             self.core.step(client::Input::ChildCame(ip), now)?;
         }
@@ -283,7 +285,7 @@ impl Node<'_> {
                 self.core.step(client::Input::ServerClosed(&why), now)?;
             }
         }
-        if let Some(control) = &mut self.control {
+        if let Some(control) = self.control.as_mut().filter(|_| told) {
             match control.hear(buffer) {
                 Ok(0) => {}
                 Ok(n) => {
@@ -547,6 +549,67 @@ mod tests {
         let got = of([127, 52, 0, 1]).receive(&here([127, 52, 0, 2], 2_000), &mut world);
         assert!(got.is_err(), "{got:?}");
         dies.join().unwrap();
+    }
+
+    /// A node whose disk is full left while the one behind it still took its data: a real server
+    /// then sent that one back to a parent that was done, and all waited for ever.
+    #[test]
+    fn a_node_that_has_failed_keeps_its_place_until_the_one_behind_has_closed() {
+        let pair = |last: u8| {
+            let near = SocketAddrV4::new(Ipv4Addr::new(127, 55, 0, last), 40_001);
+            let listener = listener(*near.ip(), near.port()).unwrap();
+            let far = std::net::TcpStream::connect(near).unwrap();
+            far.set_read_timeout(Some(FAREWELL + Duration::from_millis(500))).unwrap();
+            (accept(&listener).unwrap().0, far)
+        };
+        let ((child, behind), (control, server)) = (pair(1), pair(2));
+        let (mut world, _) = Memory::new();
+        let listen = Ipv4Addr::new(127, 55, 0, 3);
+        let patience = here([127, 55, 0, 3], 1000).patience;
+        let options = client::Options {
+            session: String::new(),
+            server: None,
+            layout: Layout::default(),
+            wait: true,
+            go_now: false,
+            tries: 1,
+            patience,
+        };
+        let mut ring = Ring::new(4 << 20);
+        ring.room(0).fill(7);
+        ring.filled(4 << 20);
+        let position = Some(0);
+        let child = Child { ip: listen, stream: child, position, ended: false };
+        let mut node = Node {
+            core: Client::new(options, Duration::ZERO),
+            listen,
+            everybody: listen,
+            world: &mut world,
+            ring,
+            asks: Udp::open(0).unwrap(),
+            control: Some(control),
+            control_dial: None,
+            parent: None,
+            parent_dial: None,
+            children: Children(Vec::from([child])),
+            keep: Keep::default(),
+            complete: true,
+            finished: None,
+        };
+        let peers = std::thread::spawn(move || {
+            use std::io::Read;
+            let (mut behind, mut server) = (behind, server);
+            let mut all = Vec::new();
+            behind.read_to_end(&mut all).unwrap();
+            assert!(all.len() == 4 << 20, "it has all: {}", all.len());
+            // It has not closed its own side.
+            let waits = server.read(&mut [0]).unwrap_err().kind();
+            assert_eq!(waits, std::io::ErrorKind::WouldBlock, "the node is still there");
+            drop(behind);
+            assert_eq!(server.read(&mut [0]).unwrap(), 0, "and leaves then");
+        });
+        node.farewell(true, &mut [0; 4096]);
+        peers.join().unwrap();
     }
 
     #[test]

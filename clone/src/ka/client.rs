@@ -484,6 +484,7 @@ impl Client {
                     protocol: NAME,
                     waiting_for: "answer of a KA server for this session",
                     waited: ASK_EACH * self.asked,
+                    why: String::new(),
                 });
             } else {
                 self.asked += 1;

@@ -30,7 +30,8 @@ const MANY: usize = 3;
 const HEARS: u32 = 70;
 /// The last datagrams of the probe may be so late.
 const ECHO: Duration = Duration::from_millis(300);
-/// Datagrams have come, or are lost, so long after the last one was sent.
+/// Datagrams have come, or are lost, so long after the last one was sent and after the machine has
+/// told that one came: what is on its way comes in order.
 const FLIES: Duration = Duration::from_millis(50);
 /// A connection that is probed has so much time.
 const TRIAL: Duration = Duration::from_secs(3);
@@ -42,6 +43,9 @@ const GATHER: Duration = Duration::from_secs(1);
 const WINDOW: u32 = 2888;
 /// A machine that holds up others for so long goes on alone.
 const HOLDS: Duration = Duration::from_secs(1);
+/// A machine that lags so far, and has heard nothing for so long, hears nothing more: a switch may
+/// end a group that no router asks for (RFC 4541).
+const DEAF: Duration = Duration::from_secs(3);
 /// How often the rate changes.
 const ROUND: Duration = Duration::from_millis(100);
 /// A machine with less datagrams in a round says nothing about the rate.
@@ -111,6 +115,8 @@ struct Ear {
     chunks: u32,
     /// When it had heard the last of the probe that it heard.
     heard: Option<Duration>,
+    /// When it had heard what it heard last.
+    moved: Duration,
     /// Its `next` and `count` when the round began.
     round: (u32, u32),
     /// Since when the others wait for it.
@@ -121,12 +127,10 @@ struct Ear {
 struct Held {
     chunk: u32,
     data: Arc<Vec<u8>>,
-    /// Datagrams that were sent before it.
-    before: u32,
+    /// How many datagrams had been sent when a piece was sent last; as far as pieces were sent.
+    sent: Vec<u32>,
     /// To be sent again.
     lacks: Bits,
-    /// Were sent again, the last one as this datagram.
-    again: (Bits, u32),
     tries: u8,
 }
 
@@ -155,8 +159,9 @@ pub struct Cast {
     steps: VecDeque<Step>,
     /// A machine has said that it listens.
     called: bool,
-    /// Datagrams that were sent.
+    /// Datagrams that were sent, and how many of them again.
     count: u32,
+    again: u32,
     /// Behind the last chunk that was read.
     cursor: u32,
     reads: Option<u32>,
@@ -190,6 +195,7 @@ impl Cast {
             steps: VecDeque::new(),
             called: false,
             count: 0,
+            again: 0,
             cursor: 0,
             reads: None,
             probe: PROBE,
@@ -308,6 +314,11 @@ impl Cast {
         self.phase = Phase::Over;
         (self.current, self.reads) = (None, None);
         self.held.clear();
+        if why.is_none() && self.count > 0 {
+            let percent = u64::from(self.again) * 100 / u64::from(self.count);
+            let text = format!("the multicast has ended: {percent} % of it was sent again");
+            self.steps.push_back(Step::Says(text));
+        }
         self.steps.push_back(Step::Ends(why));
     }
 
@@ -323,8 +334,11 @@ impl Cast {
         }
         self.called |= !self.listens(peer);
         let ear = self.ears.entry(peer).or_default();
-        if told.count > ear.count && matches!(self.phase, Phase::Probes | Phase::Hears(_)) {
-            ear.heard = Some(now);
+        if told.count > ear.count {
+            ear.moved = now;
+            if matches!(self.phase, Phase::Probes | Phase::Hears(_)) {
+                ear.heard = Some(now);
+            }
         }
         ear.next = ear.next.max(told.next);
         (ear.count, ear.room, ear.open) = (told.count, told.room, told.open);
@@ -333,7 +347,8 @@ impl Cast {
             return;
         }
         // What was sent just now may be on its way.
-        let flies = |count: u32| told.next <= count && now.saturating_sub(self.went) < FLIES;
+        let last = self.went.max(ear.moved);
+        let flies = |count: u32| told.next <= count && now.saturating_sub(last) < FLIES;
         for missing in &told.missing {
             let Some(held) = self.held.iter_mut().find(|held| held.chunk == missing.chunk) else {
                 continue;
@@ -341,12 +356,9 @@ impl Cast {
             if held.tries >= TRIES {
                 continue;
             }
-            let current = self.current.as_ref().filter(|(chunk, ..)| *chunk == held.chunk);
-            let sent = current.map_or(held.lacks.len(), |(_, _, piece, _)| *piece);
-            let first = u32::from(missing.first);
-            for piece in first..(first + u32::from(missing.count)).min(sent) {
-                let again = held.again.0.has(piece) && flies(held.again.1);
-                if !again && !flies(held.before + piece) {
+            let sent = (0..).zip(&held.sent).skip(missing.first.into());
+            for (piece, count) in sent.take(missing.count.into()) {
+                if !flies(*count) {
                     held.lacks.add(piece);
                 }
             }
@@ -360,9 +372,8 @@ impl Cast {
         }
         self.reads = None;
         let count = pieces(data.len());
-        let again = (Bits::new(count), 0);
-        let (lacks, before) = (Bits::new(count), self.count);
-        let held = Held { chunk: n, data: data.clone(), before, lacks, again, tries: 0 };
+        let (sent, lacks) = (Vec::with_capacity(count as usize), Bits::new(count));
+        let held = Held { chunk: n, data: data.clone(), sent, lacks, tries: 0 };
         self.held.push_back(held);
         let bytes: usize = self.held.iter().map(|held| held.data.len()).sum();
         if self.held.len() > HELD.0 || bytes > HELD.1 && self.held.len() > 2 {
@@ -471,6 +482,10 @@ impl Cast {
             .map(|(peer, ear)| (peer, share(ear)))
             .filter(|(_, share)| *share < HEARS.into())
             .collect();
+        if deaf.len() == self.members().count() {
+            let best = deaf.iter().map(|(_, share)| share).max().unwrap_or(&0);
+            return self.end(Some(format!("no machine hears more than {best} % of it")));
+        }
         for (peer, share) in deaf {
             self.leave(peer, format!("hears {share} % of the multicast"));
         }
@@ -530,9 +545,14 @@ impl Cast {
         Duration::from_millis((members / 4).clamp(10, 1000).into())
     }
 
-    fn blocks(&self, ear: &Ear) -> bool {
+    /// So many datagrams are on their way to it that it is waited for.
+    fn lags(&self, ear: &Ear) -> bool {
         let window = WINDOW * (u32::try_from(self.every().as_millis()).unwrap_or(10) / 10).max(1);
-        self.count.saturating_sub(ear.next) > window || ear.room <= STOP
+        self.count.saturating_sub(ear.next) > window
+    }
+
+    fn blocks(&self, ear: &Ear) -> bool {
+        self.lags(ear) || ear.room <= STOP
     }
 
     /// Machines that hold up others go on alone, unless most do.
@@ -542,13 +562,24 @@ impl Cast {
         for (peer, ear) in &mut self.ears {
             ear.holds = blocks.contains(peer).then(|| ear.holds.unwrap_or(now));
         }
-        let long = |ear: &Ear| ear.holds.is_some_and(|at| now.saturating_sub(at) >= HOLDS);
+        let held = |ear: &Ear| ear.holds.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        let deaf =
+            |ear: &Ear| self.lags(ear) && held(ear).min(now.saturating_sub(ear.moved)) >= DEAF;
+        let silent: Vec<Peer> =
+            self.members().filter(|(_, ear)| deaf(ear)).map(|(peer, _)| peer).collect();
+        if silent.len() == self.members().count() {
+            return self.end(Some("no machine hears it any more".to_string()));
+        }
+        let long = |ear: &Ear| held(ear) >= HOLDS;
         let slow: Vec<Peer> =
             self.members().filter(|(_, ear)| long(ear)).map(|(peer, _)| peer).collect();
         if 2 * slow.len() <= self.members().count() {
             for peer in slow {
                 self.leave(peer, "is slower than the others".to_string());
             }
+        }
+        for peer in silent {
+            self.leave(peer, "hears the multicast no more".to_string());
         }
     }
 
@@ -654,13 +685,19 @@ impl Cast {
         if let Some(held) = self.held.iter_mut().find(|held| runs && !held.lacks.is_empty()) {
             let piece = held.lacks.first_in_both(&held.lacks, 0)?;
             held.lacks.remove(piece);
-            held.again.0.add(piece);
-            held.again.1 = self.count;
+            self.again += 1;
+            if let Some(sent) = held.sent.get_mut(piece as usize) {
+                *sent = self.count;
+            }
             let last = held.lacks.is_empty();
             held.tries += u8::from(last);
             return Some((held.chunk, held.data.clone(), piece, last && alone));
         }
         let (n, data, piece, last) = self.current.take()?;
+        // The chunk that is sent is the one that was read last.
+        if let Some(held) = self.held.back_mut().filter(|held| held.chunk == n) {
+            held.sent.push(self.count);
+        }
         let more = piece + 1 < pieces(data.len());
         if more {
             self.current = Some((n, data.clone(), piece + 1, last));
@@ -803,6 +840,64 @@ mod tests {
         cast.held_up(MS + 5 * HOLDS);
         assert!(cast.steps.is_empty(), "all of them: they are waited for");
         assert_eq!(cast.fill(&mut buffer, MS), None);
+    }
+
+    /// A switch that passed the group has stopped: the sender waited for reports for ever.
+    #[test]
+    fn when_no_machine_hears_it_any_more_it_is_over() {
+        let lags = |deaf: u32| {
+            let mut cast = running(3);
+            cast.count = 100;
+            (0..3).for_each(|peer| cast.heard(peer, &told(100, 100), MS));
+            cast.count += WINDOW + 1;
+            let next = cast.count;
+            (deaf..3).for_each(|peer| cast.heard(peer, &told(next, 200), MS));
+            cast.held_up(MS);
+            cast.held_up(MS + DEAF - MS);
+            assert!(cast.group().is_some());
+            // Reports without news of the group are none.
+            (0..deaf).for_each(|peer| cast.heard(peer, &told(100, 100), DEAF));
+            cast.held_up(MS + DEAF);
+            cast
+        };
+        assert_eq!(lags(3).group(), None);
+        let mut two = lags(2);
+        assert!(two.group().is_some() && two.members().count() == 1);
+        assert!(
+            matches!(two.steps.pop_front(), Some(Step::Leaves(0, why)) if why.contains("hears"))
+        );
+    }
+
+    /// Pieces that were sent while others were repaired are on their way no less than these: a
+    /// repair made each of them sent twice.
+    #[test]
+    fn a_repair_makes_nothing_else_sent_twice() {
+        let mut cast = running(1);
+        let chunk = |cast: &mut Cast, n| {
+            cast.reads = Some(n);
+            let data = Arc::new(alloc::vec![3; 4 * PIECE]);
+            assert!(cast.at_hand(n, &data, &Serve::default()));
+        };
+        let mut buffer = Vec::new();
+        let mut sends = |cast: &mut Cast| {
+            let before = cast.count;
+            while cast.fill(&mut buffer, MS).is_some() {}
+            cast.count - before
+        };
+        let lacks = |cast: &mut Cast, next, chunk, first| {
+            let missing = Vec::from([Missing { chunk, first, count: 4 }]);
+            cast.heard(0, &Heard { missing, ..told(next, 1) }, MS);
+        };
+        chunk(&mut cast, 0);
+        assert_eq!(sends(&mut cast), 4);
+        chunk(&mut cast, 1);
+        lacks(&mut cast, 4, 0, 0);
+        // Four repairs of chunk 0, then chunk 1: nothing of both is known to be lost.
+        assert_eq!(sends(&mut cast), 8);
+        lacks(&mut cast, 8, 1, 0);
+        assert_eq!(sends(&mut cast), 0, "all of it is on its way");
+        lacks(&mut cast, 10, 1, 0);
+        assert_eq!(sends(&mut cast), 2, "these two would have come");
     }
 
     /// Pieces that two machines lack are sent again once.

@@ -16,10 +16,18 @@ use super::{empty_disk, golden};
 const RATE: &str = "40mbit";
 
 /// What the sender says, in a file.
-struct Told(PathBuf);
+pub struct Told(PathBuf);
 
 impl Told {
-    fn waits_for(&self, wanted: &str, limit: Duration) -> Result<String> {
+    pub const fn at(path: PathBuf) -> Told {
+        Told(path)
+    }
+
+    pub fn path(&self) -> String {
+        self.0.to_string_lossy().into_owned()
+    }
+
+    pub fn waits_for(&self, wanted: &str, limit: Duration) -> Result<String> {
         let until = Instant::now() + limit;
         loop {
             let said = std::fs::read_to_string(&self.0).unwrap_or_default();
@@ -93,8 +101,8 @@ fn copies(lab: &Lab, golden: &str, [larger, smaller, other]: [u64; 3]) -> Result
         "tc", "qdisc", "add", "dev", "lan", "root", "tbf", "rate", RATE, "burst", "64kb",
         "latency", "100ms",
     ])?;
-    let sender = Told(place.join("sender.log"));
-    let log = sender.0.display();
+    let sender = Told::at(place.join("sender.log"));
+    let log = sender.path();
     let command = format!("exec '{ours}' clone source '{golden}' -n 2 --linger 900 >'{log}' 2>&1");
     let _sender = lab.golden_node(&["sh", "-c", &command])?;
     let base = base.to_string_lossy().into_owned();

@@ -156,9 +156,10 @@ fn failed(told: Told) -> Error {
     Error::Store { why }
 }
 
-/// The reasons of all of them.
+/// The reasons of all of them that have one.
 fn reasons(lanes: &[Lane]) -> String {
-    let all = lanes.iter().map(|lane| format!("{}: {}", lane.name, lane.why));
+    let all = lanes.iter().filter(|lane| !lane.why.is_empty());
+    let all = all.map(|lane| format!("{}: {}", lane.name, lane.why));
     all.collect::<Vec<_>>().join("; ")
 }
 
@@ -201,7 +202,8 @@ fn found(lanes: &mut [Lane], here: &Here, world: &mut dyn World) -> Result<(Foun
         if lanes.iter().all(|lane| lane.refused) {
             return Err(Error::Fetch { why: reasons(lanes) });
         }
-        Error::stalled(NAME, "server", (began, here.patience.start), world.now())?;
+        Error::stalled(NAME, "server", (began, here.patience.start), world.now())
+            .map_err(|stalled| stalled.because(&reasons(lanes)))?;
         netboot::io::pause(NAP);
     }
 }
@@ -249,7 +251,8 @@ impl Restore {
             if self.lanes.iter().all(|lane| lane.refused) {
                 return Err(Error::Fetch { why: reasons(&self.lanes) });
             }
-            Error::stalled(NAME, "chunk", (moved, here.patience.stall), now)?;
+            Error::stalled(NAME, "chunk", (moved, here.patience.stall), now)
+                .map_err(|stalled| stalled.because(&reasons(&self.lanes)))?;
         }
         Ok(())
     }

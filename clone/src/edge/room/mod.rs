@@ -495,7 +495,10 @@ impl<'h> Receiver<'h> {
             };
             if self.node.verdict().is_none() {
                 let what = if self.sender.is_some() { "chunk" } else { "sender" };
-                Error::stalled(NAME, what, (moved, patience), now)?;
+                // Of a sender that was there it is known why it is not.
+                let why = if self.sender.is_some() { "" } else { &self.told };
+                Error::stalled(NAME, what, (moved, patience), now)
+                    .map_err(|stalled| stalled.because(why))?;
             }
             let waits = self.to_sender.is_some() || self.to_other.is_some();
             let nap = if waits { Duration::from_millis(20) } else { NAP };
@@ -687,6 +690,24 @@ mod tests {
     use super::*;
     use crate::edge::testing::{self, Memory};
     use std::net::{TcpListener, UdpSocket};
+
+    /// The last line of a copy that has stalled has the reason that is known.
+    #[test]
+    fn a_sender_that_does_not_come_back_is_told_with_the_reason_why_it_went() {
+        let listener = TcpListener::bind("127.94.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mut world, _) = Memory::new();
+        let place = std::env::temp_dir().join(format!("bellwether-stall-{}", std::process::id()));
+        world.place = Some(place.to_string_lossy().into_owned());
+        let mut here = testing::here([127, 94, 0, 2], 2_000);
+        here.pins.from = Vec::from([Ipv4Addr::new(127, 94, 0, 1)]);
+        let goes = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let room = Room { port, offer: None, read_back: true, bulk: Bulk::Chain };
+        let why = room.receive(&here, &mut world).unwrap_err().to_string();
+        assert!(why.contains("s; the connection to the sender has ended: "), "{why}");
+        goes.join().unwrap();
+        let _ = std::fs::remove_file(place);
+    }
 
     /// A stranger that answered each search before the sender did kept machines from it for
     /// ever: none of them asked another address.
