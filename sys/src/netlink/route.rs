@@ -1,32 +1,24 @@
-//! rtnetlink: links, addresses and routes of the kernel, and news about them.
+//! Links, addresses and routes: [`Route`] queries and changes, [`Monitor`] reports changes (a
+//! carrier, a new device).
 //!
-//! An initramfs has no `ip` command, and the published netlink crates need the standard
-//! library. This is the small part of rtnetlink(7) that a boot network needs: [`Route`] queries
-//! and changes, [`Monitor`] reports changes (a carrier, a new device).
-//!
-//! Message layout is that of `linux/netlink.h` and `linux/rtnetlink.h`. Parsing checks all
-//! bounds, so it is safe on any input. Only IPv4 addresses and routes of the main table are
-//! handled; other messages are skipped.
+//! Only IPv4 addresses and routes of the main table are handled; other messages are skipped.
 
-use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt;
 use core::net::Ipv4Addr;
-use core::time::Duration;
 
+use super::message::{
+    Error, NESTED, Request, attributes, messages, put, read_text, text_attribute,
+};
+use super::talk::{BUFFER, Conversation, MAX_ITEMS, open_socket};
 use crate::bytes::{ne16, ne32};
 use linux_raw_sys::netlink as nl;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
-    socket_with,
-};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::net::{RecvFlags, SocketFlags, recv};
 
 /// Link flag: administratively up (`IFF_UP`).
 pub const FLAG_UP: u32 = 1;
@@ -40,10 +32,10 @@ pub const FLAG_LOWER_UP: u32 = 1 << 16;
 /// Hardware type of Ethernet and of everything that behaves like it (`ARPHRD_ETHER`).
 pub const HARDWARE_ETHERNET: u16 = 1;
 
-/// The largest datagram of a dump, with room to spare.
-const BUFFER: usize = 64 * 1024;
-/// Most items of a dump: no machine that boots has more.
-const MAX_ITEMS: usize = 4096;
+const AF_INET: u32 = 2;
+// bindgen names this constant of the enumeration after its base.
+const RTM_NEWLINK: u16 = 16;
+const NLMSG_OVERRUN: u16 = 4;
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -130,113 +122,9 @@ pub enum News {
     Lost,
 }
 
-/// A request that the kernel refused, or that could not be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
-    /// The request, as text.
-    pub request: String,
-    /// The errno.
-    pub errno: Errno,
-    /// The kernel's explanation, if any.
-    pub message: Option<String>,
-}
-
-impl Error {
-    fn new(request: &str, errno: Errno) -> Self {
-        Error { request: request.to_owned(), errno, message: None }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.request, crate::errno::Shown(self.errno))?;
-        match &self.message {
-            Some(message) => write!(f, ": {message}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
-// ---------------------------------------------------------------------------
-// Reading
-
 fn read_ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
     let raw: [u8; 4] = bytes.try_into().ok()?;
     Some(Ipv4Addr::from(raw))
-}
-
-fn read_text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
-}
-
-/// Rounds up to the alignment of messages and attributes.
-const fn aligned(length: usize) -> usize {
-    length.saturating_add(3) & !3
-}
-
-/// One message of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message<'a> {
-    /// `RTM_*` or `NLMSG_*`.
-    pub kind: u16,
-    /// `NLM_F_*`.
-    pub flags: u16,
-    /// The request it answers; 0 for notifications.
-    pub sequence: u32,
-    /// The payload.
-    pub payload: &'a [u8],
-}
-
-/// The messages of a datagram, in order. Ends at the first malformed one.
-#[derive(Debug, Clone)]
-pub struct Messages<'a>(&'a [u8]);
-
-/// Splits a datagram into messages.
-pub fn messages(datagram: &[u8]) -> Messages<'_> {
-    Messages(datagram)
-}
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
-
-    fn next(&mut self) -> Option<Message<'a>> {
-        let rest = self.0;
-        let length = usize::try_from(ne32(rest, 0)?).ok()?;
-        let whole = rest.get(..length)?;
-        let payload = whole.get(16..)?;
-        self.0 = rest.get(aligned(length)..).unwrap_or_default();
-        Some(Message {
-            kind: ne16(whole, 4)?,
-            flags: ne16(whole, 6)?,
-            sequence: ne32(whole, 8)?,
-            payload,
-        })
-    }
-}
-
-/// The attributes of a message, in order. Ends at the first malformed one.
-#[derive(Debug, Clone)]
-pub struct Attributes<'a>(&'a [u8]);
-
-/// Splits attributes into pairs of type (flags removed) and value.
-pub fn attributes(bytes: &[u8]) -> Attributes<'_> {
-    Attributes(bytes)
-}
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<(u16, &'a [u8])> {
-        let rest = self.0;
-        let length = usize::from(ne16(rest, 0)?);
-        let value = rest.get(..length)?.get(4..)?;
-        let kind = ne16(rest, 2)? & 0x3fff;
-        self.0 = rest.get(aligned(length)..).unwrap_or_default();
-        Some((kind, value))
-    }
 }
 
 /// Reads the payload of `RTM_NEWLINK` and `RTM_DELLINK`.
@@ -347,84 +235,6 @@ pub fn parse_news(datagram: &[u8]) -> Vec<News> {
     news
 }
 
-/// The errno and explanation in an `NLMSG_ERROR` or `NLMSG_DONE` payload; errno 0 is an
-/// acknowledgement. `request_length` is how much of our request precedes the attributes.
-fn parse_error(message: Message<'_>) -> (i32, Option<String>) {
-    let code = ne32(message.payload, 0).map_or(0, |raw| raw.cast_signed());
-    let capped = u32::from(message.flags) & nl::NLM_F_CAPPED != 0;
-    let skip = if message.kind == NLMSG_DONE {
-        4
-    } else if capped {
-        20
-    } else {
-        let echoed = ne32(message.payload, 4).unwrap_or(16);
-        usize::try_from(echoed).map_or(20, |length| aligned(length).saturating_add(4))
-    };
-    let mut text = None;
-    if u32::from(message.flags) & nl::NLM_F_ACK_TLVS != 0 {
-        for (kind, value) in attributes(message.payload.get(skip..).unwrap_or_default()) {
-            if kind == nl::nlmsgerr_attrs::NLMSGERR_ATTR_MSG as u16 {
-                text = Some(read_text(value));
-            }
-        }
-    }
-    (code.saturating_neg(), text)
-}
-
-// ---------------------------------------------------------------------------
-// Writing
-
-const AF_INET: u32 = 2;
-// bindgen names this constant of the enumeration after its base.
-const RTM_NEWLINK: u16 = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_OVERRUN: u16 = 4;
-
-/// A request being built.
-#[derive(Default)]
-struct Request {
-    bytes: Vec<u8>,
-}
-
-impl Request {
-    fn new(kind: u16, flags: u32) -> Self {
-        let mut bytes = vec![0; 16];
-        put(&mut bytes, 4, &kind.to_ne_bytes());
-        put(&mut bytes, 6, &((flags | nl::NLM_F_REQUEST) as u16).to_ne_bytes());
-        Request { bytes }
-    }
-
-    fn raw(mut self, bytes: &[u8]) -> Self {
-        self.bytes.extend_from_slice(bytes);
-        self
-    }
-
-    /// Appends one attribute; the value is padded.
-    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = u16::try_from(value.len().saturating_add(4)).unwrap_or(4);
-        self.bytes.extend_from_slice(&length.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(value);
-        self.bytes.resize(aligned(self.bytes.len()), 0);
-        self
-    }
-
-    fn finish(mut self, sequence: u32) -> Vec<u8> {
-        let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        put(&mut self.bytes, 0, &length.to_ne_bytes());
-        put(&mut self.bytes, 8, &sequence.to_ne_bytes());
-        self.bytes
-    }
-}
-
-/// Overwrites part of a buffer; out of range is a no-op.
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at.saturating_add(value.len())) {
-        place.copy_from_slice(value);
-    }
-}
-
 /// `struct ifinfomsg`.
 fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut raw = [0; 16];
@@ -439,95 +249,6 @@ fn address_header(index: u32, prefix: u8, scope: u8) -> [u8; 8] {
     let mut raw = [AF_INET as u8, prefix, 0, scope, 0, 0, 0, 0];
     put(&mut raw, 4, &index.to_ne_bytes());
     raw
-}
-
-fn text_attribute(text: &str) -> Vec<u8> {
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
-}
-
-/// Opens a socket; no protocol is protocol 0, NETLINK_ROUTE.
-fn open_socket(
-    protocol: Option<Protocol>,
-    groups: u32,
-    flags: SocketFlags,
-    what: &str,
-) -> Result<OwnedFd, Error> {
-    let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
-        .map_err(|errno| Error::new(what, errno))?;
-    bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(|errno| Error::new(what, errno))?;
-    Ok(fd)
-}
-
-/// Requests and their answers on one socket.
-#[derive(Debug)]
-struct Conversation {
-    fd: OwnedFd,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
-
-impl Conversation {
-    fn open(protocol: Option<Protocol>) -> Result<Conversation, Error> {
-        let what = "open a netlink socket";
-        let fd = open_socket(protocol, 0, SocketFlags::CLOEXEC, what)?;
-        // Only reached if the kernel loses an answer; an error is better than a hang.
-        set_socket_timeout(&fd, Timeout::Recv, Some(Duration::from_secs(5)))
-            .map_err(|errno| Error::new(what, errno))?;
-        // Kernels before 4.12 send no explanations.
-        let _ = crate::packet::set_option(
-            fd.as_fd(),
-            SOL_NETLINK,
-            nl::NETLINK_EXT_ACK,
-            &1u32.to_ne_bytes(),
-        );
-        Ok(Conversation { fd, sequence: 0, buffer: vec![0; BUFFER] })
-    }
-
-    /// Sends a request and calls `each` with every answer until the kernel is done.
-    fn ask(
-        &mut self,
-        what: &str,
-        request: Request,
-        each: &mut dyn FnMut(Message<'_>),
-    ) -> Result<(), Error> {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
-        let bytes = request.finish(self.sequence);
-        send(&self.fd, &bytes, SendFlags::empty()).map_err(|errno| Error::new(what, errno))?;
-        loop {
-            let received = match recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::empty()) {
-                Ok((received, _)) => received,
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(Error::new(what, errno)),
-            };
-            let datagram = self.buffer.get(..received).unwrap_or_default();
-            let mut seen = false;
-            for message in messages(datagram) {
-                seen = true;
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                match message.kind {
-                    NLMSG_ERROR | NLMSG_DONE => {
-                        let (code, message) = parse_error(message);
-                        return match code {
-                            0 => Ok(()),
-                            code => Err(Error {
-                                request: what.to_owned(),
-                                errno: Errno::from_raw_os_error(code),
-                                message,
-                            }),
-                        };
-                    }
-                    _ => each(message),
-                }
-            }
-            if !seen {
-                return Err(Error::new(what, Errno::BADMSG));
-            }
-        }
-    }
 }
 
 /// Queries and changes of links, addresses and routes.
@@ -712,103 +433,6 @@ impl Route {
     }
 }
 
-/// Generic netlink: requests to a family by its name.
-#[derive(Debug)]
-pub struct Generic {
-    conversation: Conversation,
-    name: String,
-    family: u16,
-}
-
-/// `GENL_ID_CTRL`, the family that resolves the others.
-const FAMILY_CONTROL: u16 = 16;
-const CONTROL_GET_FAMILY: u8 = 3;
-const CONTROL_FAMILY_ID: u16 = 1;
-const CONTROL_FAMILY_NAME: u16 = 2;
-
-impl Generic {
-    /// Finds a family.
-    ///
-    /// # Errors
-    /// `ENOENT` when the kernel lacks the family; its module may not be loaded.
-    pub fn open(name: &str) -> Result<Generic, Error> {
-        let mut conversation = Conversation::open(Some(rustix::net::netlink::GENERIC))?;
-        let request = Request::new(FAMILY_CONTROL, nl::NLM_F_ACK)
-            .raw(&[CONTROL_GET_FAMILY, 1, 0, 0])
-            .attribute(CONTROL_FAMILY_NAME, &text_attribute(name));
-        let what = format!("find the kernel's {name} interface");
-        let mut family = None;
-        conversation.ask(&what, request, &mut |message| {
-            for (kind, value) in attributes(message.payload.get(4..).unwrap_or_default()) {
-                if kind == CONTROL_FAMILY_ID {
-                    family = ne16(value, 0);
-                }
-            }
-        })?;
-        let family = family.ok_or_else(|| Error::new(&what, Errno::NOENT))?;
-        Ok(Generic { conversation, name: name.to_owned(), family })
-    }
-
-    /// Sends one command and returns the attributes of the answers.
-    ///
-    /// # Errors
-    /// [`Error`] with the kernel's errno and explanation.
-    pub fn command(
-        &mut self,
-        command: u8,
-        version: u8,
-        arguments: &Arguments,
-    ) -> Result<Vec<(u16, Vec<u8>)>, Error> {
-        let request = Request::new(self.family, nl::NLM_F_ACK)
-            .raw(&[command, version, 0, 0])
-            .raw(&arguments.0.bytes);
-        let what = format!("make a request to {}", self.name);
-        let mut answers = Vec::new();
-        self.conversation.ask(&what, request, &mut |message| {
-            for (kind, value) in attributes(message.payload.get(4..).unwrap_or_default()) {
-                if answers.len() < MAX_ITEMS {
-                    answers.push((kind, value.to_vec()));
-                }
-            }
-        })?;
-        Ok(answers)
-    }
-}
-
-/// Attributes of a generic netlink command, in order.
-#[derive(Default)]
-pub struct Arguments(Request);
-
-impl fmt::Debug for Arguments {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(attributes(&self.0.bytes)).finish()
-    }
-}
-
-impl Arguments {
-    /// Adds a 32-bit number.
-    #[must_use]
-    pub fn u32(self, kind: u16, value: u32) -> Arguments {
-        Arguments(self.0.attribute(kind, &value.to_ne_bytes()))
-    }
-
-    /// Adds a 64-bit number.
-    #[must_use]
-    pub fn u64(self, kind: u16, value: u64) -> Arguments {
-        Arguments(self.0.attribute(kind, &value.to_ne_bytes()))
-    }
-
-    /// Adds attributes inside an attribute.
-    #[must_use]
-    pub fn nested(self, kind: u16, inner: &Arguments) -> Arguments {
-        Arguments(self.0.attribute(kind | NESTED, &inner.0.bytes))
-    }
-}
-
-/// `NLA_F_NESTED`.
-const NESTED: u16 = 1 << 15;
-const SOL_NETLINK: u32 = 270;
-
 /// Notifications about links and IPv4 addresses, for use with poll(2).
 ///
 /// Open it before calling [`Route::links`], so that no change is missed.
@@ -858,7 +482,9 @@ impl AsFd for Monitor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::{Message, NLMSG_ERROR, parse_error};
     use super::*;
+    use alloc::borrow::ToOwned;
     use proptest::prelude::*;
 
     /// A link message as the kernel lays it out.
