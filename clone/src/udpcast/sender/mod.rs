@@ -5,8 +5,12 @@
 //! its socket has room: that is the flow control, and the reason why nothing
 //! queues up here. Memory is two slices and what makes the next one.
 
-use super::wire::{Capabilities, HelloKind, ToReceiver, ToSender, Verdict};
-use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, NAME, fec};
+mod gather;
+mod slices;
+mod verify;
+
+use super::wire::{Capabilities, ToReceiver, ToSender, Verdict};
+use super::{Bits, MAX_BLOCK_SIZE, MAX_SLICE_BLOCKS, fec};
 use crate::Error;
 use crate::digest::{Digest, Meter};
 use crate::guard::Announcement;
@@ -245,17 +249,8 @@ pub struct Sender {
     refused: Vec<Ipv4Addr>,
 }
 
-/// How long a verifying receiver may be silent.
-const VERIFY_PATIENCE: Duration = Duration::from_secs(20);
-const VERIFY_INTERVAL: Duration = Duration::from_millis(100);
-/// The end is asked about for so long at least, before silence is taken for a receiver
-/// that has left: a busy machine may read its packets later than 24 questions.
-const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Unsent replies at most: a flood of requests must not fill the memory.
 const MAX_REPLIES: usize = 1100;
-/// Machines at most that are asked for the key, or called refused.
-const MAX_GUESTS: usize = 4096;
-
 impl Sender {
     /// A sender that begins to gather receivers at `now`.
     ///
@@ -485,51 +480,12 @@ impl Sender {
         Ok(self)
     }
 
-    /// What is known of the stream, and that this end knows the key.
-    fn announce(&mut self, to: Ipv4Addr, nonce: &Nonce) {
-        let code = |pact: &Pact| (*pact.session(), pact.announce(nonce, &self.told.bytes()));
-        let pact = self.pact.as_ref().map(code);
-        self.reply(To::Machine(to), &ToReceiver::Announce(self.told, pact));
-    }
-
-    fn guest(&self, from: Ipv4Addr) -> Option<&(Ipv4Addr, Nonce, bool)> {
-        self.guests.iter().find(|guest| guest.0 == from)
-    }
-
-    /// Whether a receiver knows the key, where there is one.
-    fn proved(&self, from: Ipv4Addr) -> bool {
-        self.pact.is_none() || self.guest(from).is_some_and(|guest| guest.2)
-    }
-
-    /// A receiver asks whether this end knows the key.
-    fn challenged(&mut self, from: Ipv4Addr, nonce: Nonce) {
-        let known = self.guests.iter().any(|guest| guest.0 == from && guest.1 == nonce);
-        if !known {
-            self.guests.retain(|guest| guest.0 != from);
-            if self.guests.len() >= MAX_GUESTS {
-                return;
-            }
-            self.guests.push((from, nonce, false));
-        }
-        self.announce(from, &nonce);
-    }
-
     fn reply(&mut self, to: To, packet: &ToReceiver<'_>) {
         if self.control.len() < MAX_REPLIES {
             let mut out = Vec::new();
             packet.write(&mut out);
             self.control.push_back((to, out));
         }
-    }
-
-    fn hello(&mut self, kind: HelloKind) {
-        let packet = ToReceiver::Hello {
-            kind,
-            capabilities: self.capabilities(),
-            group: self.config.group,
-            block_size: self.config.block_size,
-        };
-        self.reply(To::Everybody, &packet);
     }
 
     fn active(&self) -> impl Iterator<Item = (usize, &Machine)> {
@@ -547,14 +503,7 @@ impl Sender {
                     guest.2 = true;
                 }
             }
-            ToSender::ConnectReq { .. } if !self.proved(from) => {
-                // One of ours is told that it needs a key; one with a key asks first.
-                self.announce(from, &Nonce::default());
-                if !self.refused.contains(&from) && self.refused.len() < MAX_GUESTS {
-                    self.refused.push(from);
-                    self.events.push_back(Event::Refused(from));
-                }
-            }
+            ToSender::ConnectReq { .. } if !self.proved(from) => self.refuse(from),
             ToSender::ConnectReq { capabilities, .. } => {
                 if !self.config.asynchronous {
                     self.connect(from, known, *capabilities, now);
@@ -613,98 +562,6 @@ impl Sender {
         }
     }
 
-    fn connect(
-        &mut self,
-        from: Ipv4Addr,
-        known: Option<usize>,
-        capabilities: Capabilities,
-        now: Duration,
-    ) {
-        let open = self.state == State::Gathering
-            || (self.config.streaming && self.state == State::Running && !self.end_cut);
-        let client = match known {
-            Some(i) => {
-                if self.state == State::Gathering
-                    && let Some(m) = self.machines.get_mut(i)
-                {
-                    m.standing = Standing::Receiving;
-                }
-                i
-            }
-            None if !open => return,
-            None if self.machines.len() >= 1024 => usize::MAX,
-            None => {
-                let client = self.machines.len();
-                // What is in flight was not meant for a late joiner.
-                self.window.iter_mut().for_each(|s| s.ready.set(client));
-                let missed = self.window.iter().map(|s| s.data.len() as u64).sum::<u64>();
-                self.machines.push(Machine {
-                    address: from,
-                    standing: Standing::Receiving,
-                    missed: self.acknowledged + missed,
-                    verify: capabilities.has(Capabilities::VERIFY) && self.config.verify,
-                    heard: false,
-                });
-                self.first_came.get_or_insert(now);
-                self.events.push_back(Event::Joined(from));
-                client
-            }
-        };
-        let packet = ToReceiver::ConnectReply {
-            client: i32::try_from(client).unwrap_or(-1),
-            block_size: self.config.block_size,
-            capabilities: self.capabilities(),
-            group: if self.state == State::Gathering { self.config.group } else { self.group },
-        };
-        if self.pact.is_none()
-            && self.told != Announcement::default()
-            && capabilities.has(Capabilities::VERIFY)
-        {
-            self.announce(from, &Nonce::default());
-        }
-        self.reply(To::Machine(from), &packet);
-    }
-
-    fn answer(
-        &mut self,
-        client: usize,
-        number: u32,
-        lack: Option<([u8; 4], &Bits)>,
-        now: Duration,
-    ) {
-        if let Some(machine) = self.machines.get_mut(client) {
-            machine.heard = true;
-        }
-        let Some(slice) = self.window.iter_mut().find(|s| s.number == number) else { return };
-        slice.seen.set(client);
-        if slice.ready.get(client) {
-            return;
-        }
-        let first = !slice.answered.get(client);
-        match lack {
-            None => slice.ready.set(client),
-            Some((round, have)) => {
-                if u32::from_be_bytes(round) != slice.round {
-                    // The answer to a question already put again: patience was
-                    // too short.
-                    self.wait = (self.wait + self.wait / 4).min(Duration::from_secs(1));
-                    return;
-                }
-                let blocks = slice.data.len().div_ceil(self.config.block_size.into());
-                slice.missing.union(&have.missing(blocks));
-                slice.lossy = true;
-            }
-        }
-        slice.answered.set(client);
-        if let Phase::Asked { at } = slice.phase
-            && first
-        {
-            let took = now.saturating_sub(at);
-            self.wait = (self.wait * 7 + took) / 8;
-            self.wait = self.wait.clamp(Duration::from_micros(500), Duration::from_secs(1));
-        }
-    }
-
     fn advance(&mut self, now: Duration) -> Result<(), Error> {
         if self.state == State::Gathering {
             self.gather(now)?;
@@ -718,322 +575,5 @@ impl Sender {
             self.verify(now);
         }
         Ok(())
-    }
-
-    fn gather(&mut self, now: Duration) -> Result<(), Error> {
-        if self.next_hello.is_some_and(|t| t <= now) {
-            self.hello(HelloKind::Usual);
-            self.hellos += 1;
-            self.next_hello = self.config.hello_interval.map(|i| now + i);
-        }
-        let receivers = self.active().count();
-        let since_first = self.first_came.map(|t| now.saturating_sub(t));
-        let enough = self.config.min_receivers > 0
-            && receivers >= usize::from(self.config.min_receivers)
-            && since_first.is_some_and(|t| t >= self.config.min_wait);
-        let waited = receivers > 0
-            && self.config.max_wait.is_some_and(|w| since_first.is_some_and(|t| t >= w));
-        let auto = self.config.autostart.is_some_and(|n| self.hellos > n);
-        let alone = self.config.asynchronous || self.config.streaming;
-        if (self.go && (receivers > 0 || alone))
-            || enough
-            || waited
-            || (auto && (receivers > 0 || alone))
-        {
-            self.start(now);
-            return Ok(());
-        }
-        let limit = (self.started_at, self.config.start_timeout);
-        Error::stalled(NAME, "enough receivers", limit, now)
-    }
-
-    fn start(&mut self, now: Duration) {
-        self.state = State::Running;
-        let receivers = self.active().count();
-        let only = self.active().next().map(|(_, m)| m.address);
-        if let Some(only) = only
-            && receivers == 1
-            && self.config.point_to_point
-            && !self.config.asynchronous
-            && !self.config.streaming
-        {
-            self.group = only;
-        }
-        self.next_send = now;
-        self.events.push_back(Event::Started { receivers, to: self.group });
-    }
-
-    /// Asks again where the time for answers is over, and closes slices that
-    /// all have.
-    fn questions(&mut self, now: Duration) {
-        let active: Vec<usize> = self.active().map(|(i, _)| i).collect();
-        let mut drop: Option<Bits> = None;
-        let mut again = false;
-        for i in 0..self.window.len() {
-            let Some(slice) = self.window.get(i) else { break };
-            let Phase::Asked { at } = slice.phase else { continue };
-            if self.config.asynchronous || active.iter().all(|c| slice.ready.get(*c)) {
-                continue;
-            }
-            let all = active.iter().all(|c| slice.answered.get(*c) || slice.ready.get(*c));
-            let late = now.saturating_sub(at) >= self.patience(slice.round);
-            if !(all || late) {
-                continue;
-            }
-            let Some(slice) = self.window.get_mut(i) else { break };
-            if slice.round >= self.config.retries_until_drop {
-                drop = Some(slice.ready.clone());
-            }
-            slice.round += 1;
-            again = true;
-            slice.answered = slice.ready.clone();
-            slice.to_send = core::mem::take(&mut slice.missing);
-            self.resent += slice.to_send.count() as u64;
-            slice.phase = Phase::Sending { next: 0, next_fec: usize::MAX };
-        }
-        // A reply to a request may have been lost: machines that wait for one
-        // ask again when they hear this.
-        if again && self.active().any(|(_, m)| !m.heard) {
-            self.hello(HelloKind::Usual);
-        }
-        // Old receivers are gone half a second after the end, and their last
-        // words may be lost. They have confirmed all data: do not wait on.
-        if let Some(end) = self.end()
-            && end.round >= 24
-            && end.first_asked.is_some_and(|first| now.saturating_sub(first) >= END_PATIENCE)
-        {
-            let ready = end.ready.clone();
-            for (i, machine) in self.machines.iter_mut().enumerate() {
-                if machine.standing == Standing::Receiving
-                    && !machine.verify
-                    && machine.heard
-                    && !ready.get(i)
-                {
-                    machine.standing = Standing::Acknowledged;
-                }
-            }
-        }
-        if let Some(ready) = drop {
-            for (i, machine) in self.machines.iter_mut().enumerate() {
-                if machine.standing == Standing::Receiving && !ready.get(i) {
-                    machine.standing = Standing::lost("dropped, did not answer");
-                    self.events.push_back(Event::Lost(machine.address, machine.standing.clone()));
-                }
-            }
-        }
-        let active: Vec<usize> = self.active().map(|(i, _)| i).collect();
-        while let Some(slice) = self.window.front()
-            && matches!(slice.phase, Phase::Asked { .. })
-            && (self.config.asynchronous || active.iter().all(|c| slice.ready.get(*c)))
-        {
-            let Some(mut slice) = self.window.pop_front() else { break };
-            self.acknowledged += slice.data.len() as u64;
-            if !self.config.full_duplex && self.config.fec.is_none() && !self.config.asynchronous {
-                let blocks = self.slice_blocks;
-                self.slice_blocks = if slice.lossy {
-                    (blocks / 2).max(32)
-                } else {
-                    (blocks + blocks / 4).min(MAX_SLICE_BLOCKS)
-                };
-            }
-            slice.data.clear();
-            self.spare.push(slice.data);
-        }
-    }
-
-    /// The end, which is alone in the window: it is cut when all have the data.
-    fn end(&self) -> Option<&Slice> {
-        self.window.front().filter(|slice| slice.data.is_empty())
-    }
-
-    /// Whether every old program knows of the newest slice. Old receivers leave
-    /// when they see a slice after one of which they saw nothing, as when all
-    /// of it was lost; ours ask for it.
-    fn known_to_all(&self) -> bool {
-        self.window.back().is_none_or(|slice| {
-            self.active().all(|(i, m)| m.verify || slice.seen.get(i) || slice.ready.get(i))
-        })
-    }
-
-    /// Makes the next slice when there is room for it.
-    fn cut(&mut self) {
-        let room = if self.config.full_duplex { 2 } else { 1 };
-        while self.window.len() < room && !self.end_cut && self.known_to_all() {
-            // Half duplex may have shrunk the slice below what is there.
-            let length = self.pending.len().min(self.slice_bytes());
-            let full = length == self.slice_bytes();
-            if !(full || self.ended || (self.flush && length > 0)) {
-                break;
-            }
-            let block = usize::from(self.config.block_size);
-            let length = if length > block { length - length % block } else { length };
-            // An old receiver that knows of the end leaves half a second later, and
-            // its answers about the data before may all be lost by then; one that
-            // still lacks some of that data waits for ever.
-            if length == 0 && !self.window.is_empty() {
-                break;
-            }
-            let mut rest = self.spare.pop().unwrap_or_default();
-            rest.clear();
-            rest.extend_from_slice(self.pending.get(length..).unwrap_or_default());
-            let mut data = core::mem::replace(&mut self.pending, rest);
-            data.truncate(length);
-            if length == 0 {
-                self.end_cut = true;
-            }
-            self.flush = false;
-            let blocks = length.div_ceil(block);
-            self.window.push_back(Slice {
-                number: self.next_slice,
-                phase: Phase::Sending { next: 0, next_fec: 0 },
-                first_asked: None,
-                round: 0,
-                to_send: Bits::first(blocks),
-                ready: Bits::default(),
-                answered: Bits::default(),
-                missing: Bits::default(),
-                seen: Bits::default(),
-                lossy: false,
-                invited: !self.config.streaming,
-                data,
-            });
-            self.next_slice = self.next_slice.wrapping_add(1);
-        }
-    }
-
-    fn maybe_over(&mut self, now: Duration) -> Result<(), Error> {
-        let none = !self
-            .machines
-            .iter()
-            .any(|m| matches!(m.standing, Standing::Receiving | Standing::Acknowledged));
-        if none && !self.config.asynchronous && !self.config.streaming {
-            return Err(Error::Gone {
-                protocol: NAME,
-                peer: "the last receiver".into(),
-                when: "before the end; no receiver has a whole copy",
-            });
-        }
-        if self.end_cut && self.window.is_empty() && self.control.is_empty() {
-            for machine in &mut self.machines {
-                if machine.standing == Standing::Receiving {
-                    machine.standing = Standing::Acknowledged;
-                }
-            }
-            self.state = State::Verifying;
-            self.verify_next = now;
-            self.verify_heard = now;
-        }
-        Ok(())
-    }
-
-    fn digest(&self, digest: Digest, heard: bool) -> ToReceiver<'static> {
-        let code = self.pact.as_ref().map(|pact| pact.end(0, &digest));
-        ToReceiver::Digest { digest, heard, code }
-    }
-
-    fn verify(&mut self, now: Duration) {
-        let digest = self.meter.digest();
-        let open: Vec<Ipv4Addr> = self
-            .machines
-            .iter()
-            .filter(|m| m.verify && m.missed == 0 && m.standing == Standing::Acknowledged)
-            .map(|m| m.address)
-            .collect();
-        // Without a way back: say it a few times to everybody.
-        let blind = self.config.asynchronous && self.config.verify && self.verify_sent < 5;
-        if self.control.is_empty()
-            && ((open.is_empty() && !blind)
-                || now.saturating_sub(self.verify_heard) >= VERIFY_PATIENCE)
-        {
-            self.state = State::Finished;
-            self.events.push_back(Event::Finished(digest));
-            return;
-        }
-        if now >= self.verify_next {
-            self.verify_next = now + VERIFY_INTERVAL;
-            self.verify_sent += 1;
-            let packet = self.digest(digest, false);
-            if blind {
-                self.reply(To::Group(self.group), &packet);
-            }
-            for address in open {
-                self.reply(To::Machine(address), &packet);
-            }
-        }
-    }
-
-    /// Blocks, redundancy and questions, the oldest slice first.
-    fn data(&mut self, now: Duration, out: &mut Vec<u8>) -> Option<To> {
-        if self.state != State::Running {
-            return None;
-        }
-        let block_size = usize::from(self.config.block_size);
-        let group = To::Group(self.group);
-        let mut invite = false;
-        let mut sent = false;
-        for slice in &mut self.window {
-            let Phase::Sending { next, next_fec } = &mut slice.phase else { continue };
-            let bytes = slice.data.len() as u32;
-            let blocks = slice.data.len().div_ceil(block_size);
-            if !slice.invited && *next + 50 >= blocks {
-                slice.invited = true;
-                invite = true;
-            }
-            if let Some(block) = slice.to_send.next(*next) {
-                *next = block + 1;
-                let payload = slice.data.chunks(block_size).nth(block).unwrap_or_default();
-                ToReceiver::Data { slice: slice.number, block: block as u16, bytes, payload }
-                    .write(out);
-                sent = true;
-                break;
-            }
-            if let Some(f) = self.config.fec {
-                let stripes = usize::from(f.stripes);
-                let count = stripes * usize::from(f.redundancy);
-                // Stripes without data have no redundancy; but one packet at
-                // least must say that this is the end.
-                let used = stripes.min(blocks.max(1));
-                while *next_fec < count && *next_fec % stripes >= used {
-                    *next_fec += 1;
-                }
-                if *next_fec < count {
-                    let (stripe, row) = (*next_fec % stripes, *next_fec / stripes);
-                    let columns = slice.data.chunks(block_size).skip(stripe).step_by(stripes);
-                    let mut payload = [0; MAX_BLOCK_SIZE];
-                    let payload = payload.get_mut(..block_size).unwrap_or_default();
-                    fec::encode(row, columns, payload);
-                    let block = *next_fec as u16;
-                    *next_fec += 1;
-                    ToReceiver::Fec {
-                        stripes: f.stripes,
-                        slice: slice.number,
-                        block,
-                        bytes,
-                        payload,
-                    }
-                    .write(out);
-                    sent = true;
-                    break;
-                }
-            }
-            slice.phase = Phase::Asked { at: now };
-            slice.first_asked.get_or_insert(now);
-            if self.config.asynchronous && !(bytes == 0 && self.config.fec.is_none()) {
-                continue;
-            }
-            ToReceiver::ReqAck {
-                slice: slice.number,
-                bytes,
-                round: slice.round.to_be_bytes(),
-                ready: slice.ready.clone(),
-            }
-            .write(out);
-            sent = true;
-            break;
-        }
-        if invite {
-            self.hello(HelloKind::Streaming);
-        }
-        sent.then_some(group)
     }
 }
