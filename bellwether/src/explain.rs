@@ -146,11 +146,12 @@ fn unset(line: &str) -> Vec<String> {
 
 /// Explains the entries of menus; the exit status is 1 when one would fail.
 fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
-    let menus = crate::menus::read(from)?;
+    let found = crate::menus::read(from)?;
+    let menus = &found.menus;
     let initrd = args.initrd.as_deref().map(Initramfs::read).transpose()?;
     let mut texts = Vec::new();
     let mut all_work = true;
-    for (name, menu) in &menus {
+    for (name, menu) in menus {
         let is_default = |n| n == menu.default && !menu.other_default;
         for note in menu.notes.iter().filter(|_| !args.json) {
             texts.push(format!("note        {note} ({name})\n"));
@@ -168,7 +169,10 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             let unset = unset(&entry.append);
             plan.warnings.retain(|warning| warning.fatal || !warning.message.contains(UNFILLED));
             let lacks = initrd.as_ref().map(|initrd| initrd.lacks(&plan));
-            all_work &= plan.can_work() && !fails(lacks.as_deref());
+            let layout = found.medium.as_ref().map(|medium| medium.layout(name, entry));
+            // What our /init would do with such a line does not matter.
+            let own = layout.is_some_and(|layout| layout.has_own_init());
+            all_work &= own || (plan.can_work() && !fails(lacks.as_deref()));
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
                 let plan = json(args, &plan, lacks.as_deref());
@@ -176,6 +180,9 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                 json.object().field("menu", name).field("title", title);
                 json.flag("default", is_default(n)).field("kernel", &entry.kernel);
                 json.list("initrd", &entry.initrd).field("append", &entry.append);
+                if let Some(layout) = layout {
+                    json.field("layout", layout.name).flag("own_init", own);
+                }
                 json.key("plan").raw(plan.trim_end()).end_object();
                 json.finish()
             } else {
@@ -183,8 +190,15 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                     true => String::new(),
                     false => format!("note        not set in this menu: {}; {UNSET}\n", unset.join(" ")),
                 };
+                let layout = layout.map_or_else(String::new, |layout| match own {
+                    true => format!(
+                        "layout      {}: 'share' starts its own /init; below is what ours would do\n",
+                        layout.name
+                    ),
+                    false => format!("layout      {}\n", layout.name),
+                });
                 format!(
-                    "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n{note}\n{}",
+                    "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n{layout}{note}\n{}",
                     if is_default(n) { ", the default" } else { "" },
                     entry.kernel,
                     entry.initrd.join(" "),

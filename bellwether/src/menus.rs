@@ -6,38 +6,23 @@ use cpio_builder::iso::{Iso, IsoError};
 use cpio_builder::menu::ipxe;
 use cpio_builder::menu::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, ENTRIES_MAX, FILE_MAX, Menu};
+use share::medium::{Medium, Source};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Where media have their menus; of each loader the first that starts a
-/// kernel counts.
-const PLACES: &[(Dialect, &[&str])] = &[
-    (
-        Dialect::Syslinux,
-        &[
-            "isolinux/isolinux.cfg",
-            "boot/isolinux/isolinux.cfg",
-            "boot/x86_64/loader/isolinux.cfg",
-            "syslinux/syslinux.cfg",
-            "boot/syslinux/syslinux.cfg",
-            "isolinux.cfg",
-            "syslinux.cfg",
-            "slax/boot/syslinux.cfg",
-            "boot/syslinux/porteus.cfg",
-        ],
-    ),
-    (
-        Dialect::Grub,
-        &[
-            "boot/grub/grub.cfg",
-            "boot/grub2/grub.cfg",
-            "EFI/BOOT/grub.cfg",
-            "grub/grub.cfg",
-            "boot/grub/loopback.cfg",
-        ],
-    ),
-];
+/// Menus, each with the name of its file, and the medium that they are on.
+#[derive(Debug)]
+pub struct Found {
+    pub menus: Vec<(String, Menu)>,
+    pub medium: Option<Medium>,
+}
+
+impl From<Vec<(String, Menu)>> for Found {
+    fn from(menus: Vec<(String, Menu)>) -> Self {
+        Self { menus, medium: None }
+    }
+}
 
 /// A path as a boot loader writes it, on the medium: `($root)/live/vmlinuz`
 /// is `live/vmlinuz`.
@@ -49,35 +34,45 @@ pub fn on_medium(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 
-/// Reads the menus of a file or an ISO, with the name of each one's file.
+/// Reads the menus of a file or an ISO.
 ///
 /// # Errors
 /// It cannot be read, or starts no kernel.
-pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
+pub fn read(path: &Path) -> Result<Found, Failure> {
     let fail = |source| Failure::from(Error::Read { path: path.into(), source });
     let bad = |why: String| Failure::from(Error::Container { path: path.into(), why });
     let file = File::open(path).map_err(fail)?;
     if file.metadata().map_err(fail)?.is_dir() {
-        return in_directory(path).map_err(bad);
+        return in_directory(path).map(Found::from).map_err(bad);
     }
     match Iso::open(file) {
-        Ok(iso) => {
-            let menus = on_iso(&iso).map_err(bad)?;
+        // As `share` reads it.
+        Ok(_) => {
+            let medium = Medium::read(Source::open(path, false)?)?;
+            let menus = medium.menus();
             if menus.is_empty() {
-                return Err(bad("no boot menu that starts a Linux kernel was found on it".into()));
+                return Err(bad(medium.nothing()));
             }
-            Ok(menus)
+            Ok(Found { menus, medium: Some(medium) })
         }
-        Err(IsoError::NotIso) => {
+        Err(IsoError::NotIso(kind)) => {
+            let neither = |why: String| match &kind {
+                Some(kind) => bad(format!("neither an ISO nor a boot menu but {kind}")),
+                None => bad(why),
+            };
             let mut bytes = at_most(path, FILE_MAX as u64 + 1).map_err(fail)?;
             if loader_entries::is_efi_program(&bytes) {
                 bytes = at_most(path, loader_entries::UKI_MAX).map_err(fail)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let found = BootEntry::unified(&name, &bytes).map_err(bad)?;
-                return Ok(vec![(path.display().to_string(), loader_entries::menu(found, ""))]);
+                return Ok(
+                    vec![(path.display().to_string(), loader_entries::menu(found, ""))].into()
+                );
             }
             if bytes.len() > FILE_MAX {
-                return Err(bad("neither an ISO nor a boot menu: it is larger than 1 MiB".into()));
+                return Err(neither(
+                    "neither an ISO nor a boot menu: it is larger than 1 MiB".into(),
+                ));
             }
             let text = String::from_utf8_lossy(&bytes);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -88,11 +83,11 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
                 if menu.entries.is_empty() {
                     return Err(bad(no_entry("script", &lost)));
                 }
-                return Ok(vec![(path.display().to_string(), menu)]);
+                return Ok(vec![(path.display().to_string(), menu)].into());
             }
             if loader_entries::is_entry(&text) {
                 let menu = loader_entries::menu(vec![BootEntry::text(&name, &text)], "");
-                return Ok(vec![(path.display().to_string(), menu)]);
+                return Ok(vec![(path.display().to_string(), menu)].into());
             }
             let by_name = if name.starts_with("grub") || name == "loopback.cfg" {
                 Some(Dialect::Grub)
@@ -101,7 +96,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             };
             let dialect = by_name.or_else(|| Menu::guess(&text));
             let dialect = dialect.ok_or_else(|| {
-                bad("neither an ISO nor a menu of SYSLINUX, GRUB, iPXE or systemd-boot".into())
+                neither("neither an ISO nor a menu of SYSLINUX, GRUB, iPXE or systemd-boot".into())
             })?;
             let mut lost = Vec::new();
             let load = &mut |name: &str| found(path, name, &mut lost);
@@ -110,7 +105,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Menu)>, Failure> {
             if menu.entries.is_empty() {
                 return Err(bad(no_entry("menu", &lost)));
             }
-            Ok(vec![(path.display().to_string(), menu)])
+            Ok(vec![(path.display().to_string(), menu)].into())
         }
         Err(e) => Err(bad(e.to_string())),
     }
@@ -207,45 +202,6 @@ fn beside(path: &Path, name: &str) -> Option<String> {
     absolute.ancestors().skip(1).take(4).find_map(|dir| read(dir.join(name)))
 }
 
-fn on_iso(iso: &Iso<File>) -> Result<Vec<(String, Menu)>, String> {
-    let text = |path: &str| match iso.read_path(path, FILE_MAX as u64) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(IsoError::NotFound(_) | IsoError::Kind(_) | IsoError::TooBig(_)) => Ok(None),
-        Err(e) => Err(e.to_string()),
-    };
-    let mut menus = Vec::new();
-    for (dialect, places) in PLACES {
-        for place in *places {
-            let Some(found) = text(place)? else { continue };
-            let dir = place.rsplit_once('/').map_or("", |(dir, _)| dir);
-            let mut load = |name: &str| {
-                let name = on_medium(name);
-                let beside = text(&format!("{dir}/{name}")).ok().flatten();
-                beside.or_else(|| text(name).ok().flatten())
-            };
-            let menu = Menu::read_as_written(*dialect, &found, &mut load)
-                .map_err(|e| format!("{place}: {e}"))?;
-            if !menu.entries.is_empty() {
-                menus.push(((*place).to_owned(), menu));
-                break;
-            }
-        }
-    }
-    let files = iso.find("loader/entries").and_then(|dir| iso.list(&dir)).unwrap_or_default();
-    let names = files.iter().map(|file| file.text()).filter(|name| name.ends_with(".conf"));
-    let mut found = Vec::new();
-    for name in names.take(ENTRIES_MAX) {
-        if let Some(entry) = text(&format!("loader/entries/{name}"))? {
-            found.push(BootEntry::text(&name, &entry));
-        }
-    }
-    if !found.is_empty() {
-        let conf = text("loader/loader.conf")?.unwrap_or_default();
-        menus.push(("loader/entries".to_owned(), loader_entries::menu(found, &conf)));
-    }
-    Ok(menus)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,10 +229,10 @@ mod tests {
         fs::write(isolinux.join("menu.cfg"), "menu title x\n").unwrap();
         fs::write(isolinux.join("live.cfg"), "label live\nlinux /live/v\nappend boot=live\n")
             .unwrap();
-        let menus = read(&isolinux.join("isolinux.cfg")).unwrap();
+        let menus = read(&isolinux.join("isolinux.cfg")).unwrap().menus;
         assert_eq!(menus[0].1.entries[0].append, "boot=live");
         for (name, text, word) in [
-            ("empty", "", "neither an ISO nor a menu"),
+            ("empty", "", "neither an ISO nor a boot menu but empty"),
             ("none.cfg", "label x\nlocalboot 0\n", "no entry that starts"),
             ("grub.cfg", "source /boot/x.cfg\n", "it goes on in /boot/x.cfg, not found"),
             ("a.ipxe", "#!ipxe\nchain x.ipxe\n", "it goes on in x.ipxe, not found"),
@@ -290,6 +246,44 @@ mod tests {
         assert!(read(dir.path()).is_err(), "a directory without entries");
     }
 
+    /// Menus in places that only `share` knew were not found, installers' entries were said to fail at
+    /// boot, and other files were called "neither an ISO nor a boot menu".
+    #[test]
+    fn media_are_what_share_takes_them_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |files: &[(&str, &str)]| {
+            let tree = dir.path().join("tree");
+            fs::remove_dir_all(&tree).ok();
+            for (path, text) in files {
+                let path = tree.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            let iso = dir.path().join("a.iso");
+            let mut xorriso = std::process::Command::new("xorriso");
+            xorriso.args(["-as", "mkisofs", "-quiet", "-r", "-o"]).arg(&iso).arg(&tree);
+            xorriso.output().is_ok_and(|made| made.status.success()).then_some(iso)
+        };
+        let menu = "label a\nkernel vmlinuz\nappend initrd=i inst.stage2=hd:LABEL=R\n";
+        let files =
+            [("syslinux/isolinux.cfg", menu), ("syslinux/vmlinuz", "k"), ("syslinux/i", "i")];
+        let Some(iso) = made(&files) else { return };
+        let found = read(&iso).unwrap();
+        let (name, menu) = &found.menus[0];
+        assert_eq!(name, "syslinux/isolinux.cfg");
+        let layout = found.medium.unwrap().layout(name, &menu.entries[0]);
+        assert_eq!((layout.name, layout.has_own_init()), ("Anaconda installer", true));
+        made(&[("sources/boot.wim", "MSWIM"), ("bootmgr", "x")]).unwrap();
+        let zip = dir.path().join("b.iso");
+        fs::write(&zip, b"PK\x03\x04 in it is an ISO").unwrap();
+        for (path, told) in [(&iso, "a is a Windows medium"), (&zip, "but a ZIP archive: unpack")] {
+            match read(path) {
+                Err(Failure::Failed(why)) => assert!(why.contains(told), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// `explain --from` read no entry of systemd-boot.
     #[test]
     fn a_boot_partition_of_systemd_boot() {
@@ -301,11 +295,11 @@ mod tests {
         fs::write(entries.join("b.conf"), "title B\nlinux /k\noptions boot=live\n").unwrap();
         fs::write(entries.join("README"), "no entry\n").unwrap();
         for place in [dir.path(), &dir.path().join("loader"), &entries] {
-            let (_, menu) = &read(place).unwrap()[0];
+            let (_, menu) = &read(place).unwrap().menus[0];
             assert_eq!(menu.entries[menu.default].append, "boot=live", "{place:?}");
             assert_eq!((menu.entries.len(), menu.timeout), (2, Some(3)));
         }
         let one = read(&entries.join("a.conf")).unwrap();
-        assert_eq!(one[0].1.entries[0].title, "A");
+        assert_eq!(one.menus[0].1.entries[0].title, "A");
     }
 }

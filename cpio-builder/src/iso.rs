@@ -10,6 +10,7 @@
 //! Files that are stored compressed (zisofs) are read unpacked. Not supported: interleaved files,
 //! UDF.
 
+use crate::kinds;
 use crate::modinfo::ReadAt;
 use crate::zisofs::Packed;
 use std::fmt;
@@ -40,8 +41,8 @@ const MORE_EXTENTS: u8 = 0x80;
 /// Why a medium or a file on it cannot be read.
 #[derive(Debug)]
 pub enum IsoError {
-    /// There is no ISO 9660 volume.
-    NotIso,
+    /// There is no ISO 9660 volume; and what it is, if that is known.
+    NotIso(Option<String>),
     /// The path does not exist.
     NotFound(String),
     /// A file instead of a directory, or a directory instead of a file.
@@ -64,7 +65,8 @@ pub enum IsoError {
 impl fmt::Display for IsoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotIso => write!(f, "it is not an ISO 9660 image"),
+            Self::NotIso(None) => write!(f, "it is not an ISO 9660 image"),
+            Self::NotIso(Some(kind)) => write!(f, "it is not an ISO 9660 image but {kind}"),
             Self::NotFound(path) => write!(f, "there is no /{path} on it"),
             Self::Kind(path) => write!(
                 f,
@@ -262,7 +264,7 @@ impl<F: ReadAt> Iso<F> {
                 _ => {}
             }
         }
-        let (at, descriptor) = primary.ok_or(IsoError::NotIso)?;
+        let (at, descriptor) = primary.ok_or_else(|| IsoError::NotIso(kinds::of(&file)))?;
         let (block, root) = volume(at, &descriptor)?;
         let text = |from: usize, to: usize| {
             let field = descriptor.get(from..to).unwrap_or_default();
@@ -856,7 +858,7 @@ mod tests {
     fn plain_names() {
         let iso = Iso::open(medium(false)).unwrap();
         assert_eq!(iso.find("live/alongnam.img").unwrap().len(), 2053);
-        assert!(matches!(Iso::open(vec![0; 50_000]), Err(IsoError::NotIso)));
+        assert!(matches!(Iso::open(vec![0; 50_000]), Err(IsoError::NotIso(_))));
         let mut cut = medium(false);
         cut.truncate(20 * 2048 + 7);
         let told = Iso::open(cut).unwrap().read_path("live/alongnam.img", 4096).unwrap_err();

@@ -14,6 +14,7 @@ pub mod index;
 pub mod initrd;
 pub mod iso;
 pub mod kernel;
+pub mod kinds;
 pub mod media;
 pub mod menu;
 pub mod modinfo;

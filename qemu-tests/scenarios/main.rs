@@ -10,6 +10,7 @@ mod failures;
 mod faults;
 mod handoff;
 mod late;
+mod layouts;
 mod links;
 mod nfs;
 mod nics;

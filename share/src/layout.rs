@@ -113,6 +113,7 @@ pub const LAYOUTS: &[Layout] = &[
         own: LIVENET,
         ..ROW
     },
+    Layout { name: "kiwi installer", words: &["root=install:*"], note: ON_A_DRIVE, ..ROW },
     Layout {
         name: "Anaconda installer",
         words: &["inst.stage2", "inst.repo", "inst.install", "inst.rescue"],
@@ -164,6 +165,34 @@ pub const LAYOUTS: &[Layout] = &[
         files: &["/nix-store.squashfs"],
         note: "its own initramfs looks for the medium on a drive and will not find it over the \
                network: NixOS has a kernel and an initramfs for network boot",
+        ..ROW
+    },
+    Layout { name: "Guix System", words: &["gnu.system"], note: ON_A_DRIVE, ..ROW },
+    Layout {
+        name: "Android-x86",
+        files: &["/system.sfs", "/system.efs", "/system.img"],
+        words: &["androidboot.*", "SRC"],
+        note: ON_A_DRIVE,
+        ..ROW
+    },
+    Layout { name: "Parted Magic", kernels: &["/pmagic/"], note: ON_A_DRIVE, ..ROW },
+    Layout {
+        name: "disk eraser",
+        kernels: &["/shredos", "/dban.bzi", "/nwipe"],
+        note: "it is there to erase the disks of the client that starts it",
+        ..ROW
+    },
+    Layout {
+        name: "disk eraser",
+        words: &["nuke", "nwipe_options"],
+        note: "it is there to erase the disks of the client that starts it",
+        ..ROW
+    },
+    Layout {
+        name: "Slackware installer",
+        files: &["/slackware", "/slackware64", "/slackware-*"],
+        kernels: &["/kernels/", "/huge.s/", "/generic.s/"],
+        note: "it asks where its packages are: by NFS or HTTP they are on this medium here",
         ..ROW
     },
     Layout {
@@ -292,7 +321,9 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "LiveOS layout",
         files: &["/LiveOS"],
-        way: Way::Medium(&[]),
+        without: &["root"],
+        // So that our /init takes it for one, wherever the medium is.
+        way: Way::Medium(&["root=live:LABEL=LiveOS"]),
         own: LIVENET,
         ..ROW
     },
@@ -375,9 +406,9 @@ impl Layout {
         matches!(self.way, Way::Own(_))
     }
 
-    /// Whether it is a system's installer.
+    /// Whether it is a system's installer, or erases disks.
     pub fn installs(&self) -> bool {
-        self.name.ends_with("installer")
+        self.name.ends_with("installer") || self.name == "disk eraser"
     }
 
     /// Whether the medium's own `/init` finds the root by this line, too.
@@ -512,12 +543,13 @@ const DROPPED: &[&str] = &[
     "url",
 ];
 
-/// Whether a word is this one: `name` with or without a value, or `name=PATTERN`.
+/// Whether a word is this one: `name` with or without a value, or `name=PATTERN`. `*` and `?` stand
+/// for parts of either.
 fn is(word: &str, spec: &str) -> bool {
     let name = word.split_once('=').map_or(word, |(name, _)| name);
     match spec.contains('=') {
         true => fnmatch(spec.as_bytes(), word.as_bytes()),
-        false => name == spec,
+        false => fnmatch(spec.as_bytes(), name.as_bytes()),
     }
 }
 
@@ -771,6 +803,20 @@ mod tests {
             "Gentoo",
             "bw.layers=livecd.squashfs",
         ),
+        (
+            "LiveOS/squashfs.img images/pxeboot/vmlinuz",
+            "/images/pxeboot/vmlinuz",
+            "quiet",
+            "LiveOS layout",
+            "ip=dhcp root=live:LABEL=LiveOS console=ttyS0 quiet",
+        ),
+        (
+            "LiveOS/rootfs.img",
+            "/boot/vmlinuz",
+            "root=live:LABEL=CDROM rd.live.image rd.live.squashimg=rootfs.img",
+            "LiveOS layout",
+            "bw.root=nfs:10.0.0.1:/m",
+        ),
     ];
 
     /// The same of those that keep their `/init`, with the whole line.
@@ -856,6 +902,35 @@ mod tests {
             "root=LABEL=nixos-x",
         ),
         ("boot/vmlinuz", "/boot/vmlinuz", "rw", "unknown layout", "rw"),
+        (
+            "gnu/store/x-system",
+            "/gnu/store/x-linux-libre/bzImage",
+            "root=3139 gnu.system=/gnu/store/x-system gnu.load=/gnu/store/x-system/boot",
+            "Guix System",
+            "root=3139 gnu.system=/gnu/store/x-system gnu.load=/gnu/store/x-system/boot",
+        ),
+        (
+            "system.sfs",
+            "/kernel",
+            "root=/dev/ram0 androidboot.selinux=permissive quiet SRC= DATA=",
+            "Android-x86",
+            "root=/dev/ram0 androidboot.selinux=permissive quiet SRC= DATA=",
+        ),
+        (
+            "boot/x86_64/loader/linux",
+            "/boot/x86_64/loader/linux",
+            "root=install:CDLABEL=INSTALL",
+            "kiwi installer",
+            "root=install:CDLABEL=INSTALL",
+        ),
+        ("boot/shredos", "/boot/shredos", "console=tty3", "disk eraser", "console=tty3"),
+        (
+            "slackware64/a kernels/huge.s/bzImage",
+            "/kernels/huge.s/bzImage",
+            "nomodeset SLACK_KERNEL=huge.s",
+            "Slackware installer",
+            "nomodeset SLACK_KERNEL=huge.s",
+        ),
     ];
 
     #[test]
@@ -880,6 +955,7 @@ mod tests {
     fn the_documented_table_is_what_is_done() {
         let docs = include_str!("../../docs/share.md");
         let rows: Vec<&str> = docs.lines().filter(|row| row.starts_with("| ")).collect();
+        let mut lacking = Vec::new();
         for (files, kernel, append, _, _) in MEDIA.iter().chain(OWN) {
             let (_dir, tree) = medium(files);
             let entry =
@@ -889,8 +965,11 @@ mod tests {
             let init = if row.has_own_init() { "its own" } else { "ours" };
             let names = files.split_whitespace().collect::<Vec<_>>().join("`, `");
             let wanted = format!("| {} | `{names}` | `{append}` | `{line}` | {init} | ", row.name);
-            assert!(rows.iter().any(|row| row.starts_with(&wanted)), "no row in docs: {wanted}");
+            if !rows.iter().any(|row| row.starts_with(&wanted)) {
+                lacking.push(format!("{wanted}not tried |"));
+            }
         }
+        assert!(lacking.is_empty(), "no rows in docs/share.md:\n{}", lacking.join("\n"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod ending;
 pub mod error;
 pub mod event;
 pub mod files;
+pub mod foreign;
 pub mod http;
 pub mod initrd;
 pub mod ipxe;

@@ -187,12 +187,8 @@ fn prepare(
         menu = Menu { entries: vec![entry], timeout: Some(3), ..Menu::default() };
     }
     if menu.entries.is_empty() {
-        return Err(Error::Medium {
-            why: format!(
-                "{name} has no boot menu that starts a Linux kernel and no kernel in a usual \
-                 place; give one with --kernel and --initrd"
-            ),
-        });
+        let why = format!("{}; --kernel and --initrd give one", medium.nothing());
+        return Err(Error::Medium { why });
     }
     let place = Place { path: format!("{}/{name}", above.path), ..*above };
     let own = menu.clone();
@@ -268,7 +264,8 @@ impl Entries<'_> {
         if self.given.is_some() && row == layout::UNKNOWN {
             row = layout::ROOT;
         }
-        if self.options.init.is_none() {
+        // Ours comes behind an initramfs.
+        if self.options.init.is_none() || entry.initrd.is_empty() {
             row = row.with_own_init();
         }
         entry.append = row.line(tree, entry, &self.place, &self.options.append);
@@ -298,7 +295,9 @@ impl Entries<'_> {
                 .collect::<Option<_>>()?;
         }
         let mut ours = false;
-        if let Some(init) = self.options.init.as_ref().filter(|_| !row.has_own_init()) {
+        if let Some(init) =
+            self.options.init.as_ref().filter(|_| !row.has_own_init() && !sources.is_empty())
+        {
             let archive = self.archive(&sources, given, init);
             ours = archive.is_some();
             if archive.is_none() && !row.own_init_knows_nfs() {
@@ -449,41 +448,48 @@ pub fn asks_portmapper(line: &str) -> bool {
     line.split(' ').filter(mounts).any(|word| !word.contains(",mountport="))
 }
 
-/// Words of an entry's name or line that say that it changes disks, whatever else they say.
-const CHANGES: &[&str] = &[
-    "erase",
-    "wipe",
-    "nuke",
-    "format",
-    "restore",
-    "autoinstall",
-    "preseed",
-    "kickstart",
-    "unattended",
-];
+/// Words, or parts of words, of an entry's name that say that it changes disks, whatever else it
+/// says.
+const CHANGES: &[&str] =
+    &["erase", "wipe", "nuke", "shred", "autoinstall", "preseed", "kickstart", "unattend"];
+/// The same, as whole words.
+const CHANGES_ALONE: &[&str] = &["format", "restore", "restoredisk", "restoreparts", "oem"];
 /// And those of an installer, unless it is to be tried first.
-const INSTALLS: &[&str] = &["install", "setup", "upgrade", "rescue", "recover"];
+const INSTALLS: &[&str] = &["install", "upgrade", "reinstall"];
+/// The same, as whole words: SystemRescue and Rescuezilla are live systems.
+const INSTALLS_ALONE: &[&str] = &["setup", "rescue", "recover", "recovery", "repair"];
 /// Words of such a line.
 const LINE_CHANGES: &[&str] = &[
     "ks",
     "inst.ks",
     "autoyast",
     "auto",
+    "autoinstall",
+    "agama.auto",
+    "inst.auto",
     "preseed/file",
     "preseed/url",
+    "proxmox-start-auto-installer",
     "ocs_live_run",
     "bw.clone",
     "coreos.inst.install_dev",
-    "autoinstall",
+    "coreos.inst",
+    "nuke",
+    "nwipe_options",
 ];
+/// Parts of a line that erases disks without a question.
+const ERASES: &str = "autonuke";
 
 /// Whether an entry may change a disk of the machine that boots it.
 fn changes_disks(entry: &Entry) -> bool {
     let name = format!("{} {}", entry.title, entry.id).to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    let words: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).collect();
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    let says = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let mut line = entry.append.split_whitespace().map(|word| word.split('=').next());
     has(CHANGES)
-        || (has(INSTALLS) && !has(&["try", "live"]))
+        || says(CHANGES_ALONE)
+        || ((has(INSTALLS) || says(INSTALLS_ALONE)) && !says(&["try", "live"]))
         || line.any(|word| word.is_some_and(|word| LINE_CHANGES.contains(&word)))
 }
 
@@ -500,8 +506,17 @@ fn order(menu: &mut Menu, installers: &[bool], own: &Menu, watch: &Watch) -> usi
         seconds = harmless.and(seconds);
         start = harmless.unwrap_or(0);
     } else if menu.entries.get(start).is_some_and(|entry| risky((start, entry))) {
-        // As the medium's own menu does it.
-        seconds = own.timeout.map(|own| own.max(3));
+        // As the medium's own menu does it, but for a stick that is put into one machine to erase
+        // it: a network boots all of them.
+        let erases = menu.entries.get(start).is_some_and(|entry| entry.append.contains(ERASES));
+        seconds = own.timeout.filter(|_| !erases).map(|own| own.max(3));
+        if let (Some(seconds), Some(entry)) = (seconds, menu.entries.get(start)) {
+            watch.tell(&Event::Warning(format!(
+                "\"{}\" may change disks, and starts by itself after {seconds} s on every client, \
+                 as the medium's own menu does it",
+                entry.title
+            )));
+        }
     }
     if seconds.is_none() {
         watch.tell(&Event::Warning(
@@ -643,6 +658,12 @@ mod tests {
             ("Automatic", "inst.ks=http://x/ks.cfg", true),
             ("Live", "boot=live ocs_live_run=restore", true),
             ("Rescue a system", "", true),
+            ("Boot SystemRescue using default options", "", false),
+            ("Start Rescuezilla", "boot=casper", false),
+            ("shredos", "console=tty3", true),
+            ("Start", "nuke=\"dwipe --autonuke\"", true),
+            ("System information (high resolution format)", "", true),
+            ("System information", "", false),
         ] {
             assert_eq!(changes_disks(&entry(name, append)), does, "{name}");
         }

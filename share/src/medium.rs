@@ -2,7 +2,9 @@
 
 use crate::beneath;
 use crate::error::Error;
+use crate::foreign;
 use crate::iso;
+use crate::layout::Layout;
 use crate::tree::{ReadAt, Tree};
 use cpio_builder::menu::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, ENTRIES_MAX, Entry, FILE_MAX, Menu};
@@ -171,17 +173,74 @@ impl Medium {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// A file that a menu in this directory names, empty when it is none for menus.
+    fn named(&self, dir: &str, name: &str) -> Option<String> {
+        let places = [resolve(dir, name), resolve("", name)];
+        places.iter().find_map(|path| {
+            self.tree.walk_ignoring_case(path).map(|_| self.text(path).unwrap_or_default())
+        })
+    }
+
+    /// Where its menus are, in the order in which they count.
+    fn places(&self) -> impl Iterator<Item = (Dialect, String)> + '_ {
+        MENUS.iter().flat_map(|(dialect, pattern)| {
+            self.tree.matching(pattern).into_iter().map(move |path| (*dialect, path))
+        })
+    }
+
+    /// The menus as they are written: of each boot loader the first that starts a kernel, with the
+    /// path of its file.
+    pub fn menus(&self) -> Vec<(String, Menu)> {
+        let mut places: Vec<(Dialect, String)> = self.places().collect();
+        // What other loaders are to read is not what people see.
+        places.sort_by_key(|(_, path)| path.ends_with("/loopback.cfg"));
+        let first = |dialect: Dialect| {
+            places.iter().filter(|(of, _)| *of == dialect).find_map(|(_, path)| {
+                let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+                let mut load = |name: &str| self.named(dir, name);
+                let menu = Menu::read_as_written(dialect, &self.text(path)?, &mut load).ok()?;
+                (!menu.entries.is_empty()).then(|| (path.trim_start_matches('/').to_owned(), menu))
+            })
+        };
+        let mut menus: Vec<(String, Menu)> =
+            [Dialect::Syslinux, Dialect::Grub].into_iter().filter_map(first).collect();
+        let entries = self.loader_entries();
+        if !entries.entries.is_empty() {
+            menus.push(("loader/entries".into(), entries));
+        }
+        menus
+    }
+
+    /// What an entry of a menu on it is, by the menu's path.
+    pub fn layout(&self, menu: &str, entry: &Entry) -> Layout {
+        let mut entry = entry.clone();
+        self.settle(
+            &mut entry,
+            &format!("/{menu}").rsplit_once('/').map_or("", |(dir, _)| dir).to_owned(),
+        );
+        Layout::of(&self.tree, &entry, "")
+    }
+
+    /// Why there is nothing to boot.
+    pub fn nothing(&self) -> String {
+        let image = self.image.as_ref().map(|(image, _)| &**image);
+        match foreign::of(&self.tree, image) {
+            Some(what) => {
+                format!("{} is {what}: it has no Linux kernel that could be started", self.name)
+            }
+            None => format!(
+                "{} has no boot menu that starts a Linux kernel and no kernel in a usual place",
+                self.name
+            ),
+        }
+    }
+
     /// The first menu of the medium that starts a kernel present on it.
     fn read_menu(&self) -> Menu {
-        let places = MENUS.iter().flat_map(|(dialect, pattern)| {
-            self.tree.matching(pattern).into_iter().map(move |path| (*dialect, path))
-        });
-        for (dialect, path) in places {
+        for (dialect, path) in self.places() {
             let Some(text) = self.text(&path) else { continue };
             let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
-            let mut load = |name: &str| {
-                self.text(&resolve(dir, name)).or_else(|| self.text(&resolve("", name)))
-            };
+            let mut load = |name: &str| self.named(dir, name);
             let Ok(mut menu) = Menu::read(dialect, &text, &mut load) else { continue };
             keep(&mut menu, |entry| self.settle(entry, dir).then_some(()));
             if !menu.entries.is_empty() {
@@ -231,6 +290,15 @@ impl Medium {
         loader_entries::menu(entries.collect(), &conf)
     }
 
+    /// Whether a file has the mark of a kernel for x86 or AArch64 (Documentation/arch/x86/boot.rst,
+    /// arm64/booting.rst).
+    fn is_linux(&self, path: &str) -> bool {
+        let mut head = [0; 0x206];
+        let at = self.tree.file(path).map(|(at, _)| at);
+        at.is_some_and(|at| self.tree.read_at(at, 0, &mut head).is_ok())
+            && (head.ends_with(b"HdrS") || head.get(0x38..0x3c) == Some(b"ARM\x64"))
+    }
+
     /// Resolves an entry's paths on this medium; false when its files are missing.
     fn settle(&self, entry: &mut Entry, dir: &str) -> bool {
         let find = |name: &str| {
@@ -241,7 +309,11 @@ impl Medium {
         };
         let Some(kernel) = find(&entry.kernel) else { return false };
         let initrd: Option<Vec<String>> = entry.initrd.iter().map(|name| find(name)).collect();
-        let Some(initrd) = initrd.filter(|initrd| !initrd.is_empty()) else { return false };
+        let Some(initrd) = initrd else { return false };
+        // Systems that a kernel has in itself; memory testers and others have no such mark.
+        if initrd.is_empty() && !self.is_linux(&kernel) {
+            return false;
+        }
         entry.kernel = kernel;
         entry.initrd = initrd;
         if entry.title.is_empty() {

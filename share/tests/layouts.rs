@@ -5,6 +5,8 @@
 
 #[path = "../../cpio-builder/tests/common/mod.rs"]
 mod common;
+#[path = "stand_ins/more.rs"]
+mod more;
 
 use cpio_builder::newc::{Archive, Node};
 use share::error::Error;
@@ -502,6 +504,8 @@ fn stand_in(case: &Case, root: &Path) {
             ("K", path) => put(root, path, &kernel),
             ("I", path) => put(root, path, &initrd),
             ("M", path) => put(root, path, VOID.as_bytes()),
+            ("P", path) => put(root, path, more::PORTEUX.as_bytes()),
+            ("R", path) => put(root, path, more::SYSTEM_RESCUE.as_bytes()),
             // A menu that includes the case's.
             ("N", path) => {
                 let name = case.menu.0.rsplit('/').next().unwrap();
@@ -517,7 +521,7 @@ fn stand_in(case: &Case, root: &Path) {
 #[test]
 fn stand_ins_of_distributions() {
     let mut wrong = Vec::new();
-    for case in CASES {
+    for case in CASES.iter().chain(more::CASES) {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("m");
         stand_in(case, &root);
@@ -546,6 +550,41 @@ fn stand_ins_of_distributions() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Media of other systems: "no boot menu and no kernel in a usual place; give one with --kernel".
+#[test]
+fn media_without_linux_are_refused_by_name() {
+    for (files, told) in more::REFUSED {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("m");
+        files.split(' ').for_each(|file| put(&root, file, b"x"));
+        let why = read(&root, true).unwrap_err().to_string();
+        assert!(why.contains(told), "{files}: {why}");
+    }
+}
+
+/// An entry that erases disks started on all machines of a network, since a stick starts it.
+#[test]
+fn what_erases_without_a_question_waits() {
+    let menu = |line: &str| {
+        let text =
+            format!("set timeout=0\nmenuentry shredos {{\n linux /boot/shredos {line}\n}}\n");
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("m");
+        put(&root, "boot/grub/grub.cfg", text.as_bytes());
+        let mut kernel = vec![0; 0x300];
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        put(&root, "boot/shredos", &kernel);
+        read(&root, true).unwrap()
+    };
+    let (media, said) = menu("console=tty3");
+    assert_eq!(media.menu.timeout, Some(3));
+    let told = "\"shredos\" may change disks, and starts by itself after 3 s on every client";
+    assert!(said.iter().any(|text| text.contains(told)), "{said:?}");
+    let (media, said) = menu("nwipe_options=\"--method=zero --autonuke\"");
+    assert_eq!((media.menu.timeout, media.menu.entries[0].initrd.len()), (None, 0));
+    assert!(said.iter().any(|text| text.contains("no entry starts by itself")), "{said:?}");
 }
 
 fn one(menu: (&str, &str), files: &str) -> (Media, Vec<String>) {

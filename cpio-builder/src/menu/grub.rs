@@ -1,5 +1,5 @@
 //! Menus of GRUB 2, by its manual's "Shell-like scripting". No interpreter: both branches of an
-//! `if` count, loops and functions are gone through within bounds.
+//! `if` count unless it asks for a file of the medium, loops and functions are gone through within bounds.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -88,6 +88,29 @@ fn block(chars: &mut Peekable<Chars<'_>>, opening: &[&str], closing: &str) -> St
 /// Reads a menu; `keep` leaves variables that it does not set as `${name}`.
 pub(super) fn read(text: &str, load: Load<'_>, keep: bool) -> Result<Menu, MenuError> {
     Grub { keep, ..Grub::default() }.read(text, load)
+}
+
+/// A branch of an `if` whose condition may be known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Branch {
+    /// Only the loader knows it: all branches count.
+    Open,
+    /// This one counts, and none that follows.
+    Taken,
+    /// None has counted so far.
+    Waiting,
+    /// One before has counted.
+    Past,
+}
+
+impl Branch {
+    fn when(holds: Option<bool>) -> Self {
+        match holds {
+            Some(true) => Self::Taken,
+            Some(false) => Self::Waiting,
+            None => Self::Open,
+        }
+    }
 }
 
 /// What GRUB's menu shows.
@@ -180,7 +203,9 @@ impl Grub {
             return Err(MenuError::TooMany);
         }
         let mut chars = text.chars().peekable();
+        let mut branches: Vec<Branch> = Vec::new();
         while chars.peek().is_some() {
+            let raw = chars.clone();
             let (words, opens) = self.command(&mut chars);
             let depth = self.depth;
             self.depth += usize::from(opens);
@@ -188,16 +213,36 @@ impl Grub {
             let Some(mut first) = words.next() else { continue };
             // Arguments of an earlier command on the line.
             while matches!(first, "if" | "then" | "else" | "elif" | "{" | "}" | "do" | "fi" | "!") {
-                if first == "}" {
+                let out = branches.iter().any(|b| matches!(b, Branch::Waiting | Branch::Past));
+                let mut holds = || self.holds(words.clone().collect(), raw.clone(), load);
+                if first == "if" && branches.len() < ENTRIES_MAX {
+                    branches.push(if out { Branch::Past } else { Branch::when(holds()) });
+                } else if first == "fi" {
+                    branches.pop();
+                } else if first == "}" {
                     self.end_entry()?;
                     self.depth = self.depth.saturating_sub(1);
+                } else if let Some(last) = branches.last_mut() {
+                    *last = match (first, *last) {
+                        ("elif", Branch::Waiting) => Branch::when(holds()),
+                        ("else", Branch::Waiting) => Branch::Taken,
+                        ("elif" | "else", Branch::Taken) => Branch::Past,
+                        (_, same) => same,
+                    };
                 }
                 match words.next() {
                     Some(word) => first = word,
                     None => break,
                 }
             }
+            let out = branches.iter().any(|b| matches!(b, Branch::Waiting | Branch::Past));
             match first {
+                "function" if out && opens => {
+                    self.depth = depth;
+                    block(&mut chars, &["{"], "}");
+                }
+                "for" if out => drop(block(&mut chars, &["for", "while", "until"], "done")),
+                _ if out => {}
                 "source" | "configfile" | "." | "extract_entries_source" if nesting < 8 => {
                     if let Some(more) = words.next().map(after_variable).and_then(&mut *load) {
                         self.file(&more, load, nesting + 1)?;
@@ -235,6 +280,24 @@ impl Grub {
             }
         }
         Ok(())
+    }
+
+    /// Whether a condition holds, if it asks for a file and the medium is at hand. A file that is
+    /// missing under a name with a variable may be there for the loader.
+    fn holds(&self, words: Vec<&str>, raw: Peekable<Chars<'_>>, load: Load<'_>) -> Option<bool> {
+        let (not, words) = match words.as_slice() {
+            ["!", rest @ ..] => (true, rest),
+            all => (false, all),
+        };
+        let (inner, asked) = match words {
+            ["[", "!", asked @ .., "]"] => (true, asked),
+            ["[", asked @ .., "]"] | ["test", asked @ ..] => (false, asked),
+            _ => return None,
+        };
+        let ["-e" | "-f" | "-s", path] = asked else { return None };
+        let there = load(after_variable(path)).is_some();
+        let literal = !raw.take_while(|c| !matches!(c, '\n' | ';')).any(|c| c == '$');
+        (!self.keep && (there || literal)).then_some(there != (not != inner))
     }
 
     fn run<'w>(

@@ -36,6 +36,55 @@ label hd
   localboot 0x80
 ";
 
+/// Proxmox: the entry that installs without a question became the default of a medium that has
+/// none, since its file is not there.
+#[test]
+fn a_branch_for_a_file_that_is_not_there_does_not_count() {
+    let text = "if [ -f auto.toml ]; then\n set timeout=10\n menuentry 'Automated' {\n  linux /v \
+                a\n }\n for x in 1 2; do\n menuentry \"$x\" {\n linux /v $x\n }\n done\nfi\n\
+                menuentry 'Graphical' {\n if [ ! -e /deep ] ; then\n linux /v b\n else\n linux /v \
+                deep\n fi\n}\n";
+    let read = |there: &str, text: &str| {
+        let menu = Menu::read(Dialect::Grub, text, &mut |name| {
+            there.split(' ').any(|file| file == name).then(String::new)
+        });
+        let menu = menu.unwrap();
+        let titles: Vec<String> =
+            menu.entries.iter().map(|e| format!("{}:{}", e.title, e.append)).collect();
+        (titles.join(" "), menu.timeout)
+    };
+    assert_eq!(read("", text), ("Graphical:b".into(), None));
+    assert_eq!(
+        read("auto.toml /deep", text),
+        ("Automated:a 1:1 2:2 Graphical:deep".into(), Some(10))
+    );
+    // What only the loader knows leaves both.
+    let entry = |title: &str| format!("menuentry {title} {{\n linux /v x\n}}\n");
+    let both = |condition: &str| {
+        format!("if {condition}; then\n{}else\n{}fi\n{}", entry("A"), entry("B"), entry("C"))
+    };
+    for (condition, titles) in [
+        ("[ -f /x ]", "B:x C:x"),
+        ("! test -f /x", "A:x C:x"),
+        ("[ -f /there ]", "A:x C:x"),
+        ("[ -f ($root)/there ]", "A:x B:x C:x"),
+        ("[ -f ${iso}/x ]", "A:x B:x C:x"),
+        ("[ -f /x -a -f /there ]", "A:x B:x C:x"),
+        ("[ \"${grub_platform}\" = \"efi\" ]", "A:x B:x C:x"),
+        ("search --file /x", "A:x B:x C:x"),
+    ] {
+        assert_eq!(read("/there", &both(condition)).0, titles, "{condition}");
+    }
+    let text = "if [ -f /a ]; then\nelif [ -f /b ]; then\nmenuentry B {\nlinux /v\n}\nelif [ -f /c \
+                ]; then\nmenuentry C {\nlinux /v\n}\nelse\nmenuentry D {\nlinux /v\n}\nfi\n";
+    for (there, title) in [("/b", "B:"), ("/c", "C:"), ("/d", "D:"), ("/a", "")] {
+        assert_eq!(read(there, text).0, title);
+    }
+    // People see all that the file has.
+    let menu = Menu::read_as_written(Dialect::Grub, &both("[ -f /x ]"), &mut none).unwrap();
+    assert_eq!(menu.entries.len(), 3);
+}
+
 #[test]
 fn isolinux_entries() {
     let mut asked = Vec::new();

@@ -114,6 +114,18 @@ impl Assets {
         Ok(dir.join("filesystem.squashfs"))
     }
 
+    /// Debian 12's installer for network boot: the directory with `linux` and `initrd.gz`.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when its package cannot be fetched.
+    pub fn installer(&self) -> Result<PathBuf> {
+        const PACKAGE: &str = "debian-installer-12-netboot-amd64";
+        let dir = self.entry("installer", PACKAGE, |dir| {
+            self.apt("bookworm", "amd64")?.unpack(dir, &[PACKAGE])
+        })?;
+        Ok(dir.join("usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64"))
+    }
+
     /// The small root as an ext4 image of 32 MiB.
     ///
     /// # Errors
