@@ -214,10 +214,8 @@ impl Medium {
     /// What an entry of a menu on it is, by the menu's path.
     pub fn layout(&self, menu: &str, entry: &Entry) -> Layout {
         let mut entry = entry.clone();
-        self.settle(
-            &mut entry,
-            &format!("/{menu}").rsplit_once('/').map_or("", |(dir, _)| dir).to_owned(),
-        );
+        let menu = format!("/{menu}");
+        self.settle(&mut entry, menu.rsplit_once('/').map_or("", |(dir, _)| dir));
         Layout::of(&self.tree, &entry, "")
     }
 
