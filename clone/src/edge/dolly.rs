@@ -361,7 +361,7 @@ fn receive(
         for next in &node.next {
             limit = next.watch(&mut waiter, &node.ring, now, limit);
         }
-        let _ = waiter.wait(limit);
+        waiter.wait(limit);
         if node.parent.is_none()
             && let Some((stream, from)) = accept(&control)
         {
@@ -561,7 +561,7 @@ impl Node<'_> {
             while parent.flush() == Ok(false) && self.world.now() < until {
                 let mut waiter = Waiter::default();
                 waiter.writes(&*parent);
-                let _ = waiter.wait(SOON);
+                waiter.wait(SOON);
             }
             parent.end();
             // Unread bytes would turn the end into a reset, which may overtake
@@ -572,7 +572,7 @@ impl Node<'_> {
                     Ok(None) => {
                         let mut waiter = Waiter::default();
                         waiter.reads(&*parent);
-                        let _ = waiter.wait(SOON);
+                        waiter.wait(SOON);
                     }
                     _ => break,
                 }
@@ -629,7 +629,7 @@ fn serve(
         for next in &next {
             limit = next.watch(&mut waiter, &ring, now, limit);
         }
-        let _ = waiter.wait(limit);
+        waiter.wait(limit);
         for next in &mut next {
             if next.closed() {
                 continue;

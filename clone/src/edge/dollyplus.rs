@@ -230,7 +230,7 @@ impl<'a> Sockets<'a> {
                 Socket::Ended { .. } => {}
             }
         }
-        let _ = waiter.wait(limit);
+        waiter.wait(limit);
     }
 
     /// Tells the end what happened, and does what it says.

@@ -397,7 +397,7 @@ impl Node<'_> {
             if said && !late && (!self.complete || self.children.all_ended()) {
                 break;
             }
-            let _ = Waiter::default().wait(SOON);
+            Waiter::default().wait(SOON);
         }
         if let Some(control) = &self.control {
             control.end();
@@ -443,7 +443,7 @@ fn serve(core: &mut Server, listen: Ipv4Addr, world: &mut dyn World) -> Result<D
                     while connections.iter_mut().any(|c| c.1.flush() == Ok(false))
                         && world.now() < until
                     {
-                        let _ = Waiter::default().wait(SOON);
+                        Waiter::default().wait(SOON);
                     }
                     return Ok(meter.digest());
                 }
@@ -469,7 +469,7 @@ fn serve(core: &mut Server, listen: Ipv4Addr, world: &mut dyn World) -> Result<D
             waiter.both(stream, stream.pending());
         }
         children.watch(&mut waiter, &ring);
-        let _ = waiter.wait(limit);
+        waiter.wait(limit);
         let now = world.now();
         while let Some((n, _, from)) = asks.receive(&mut buffer) {
             let bytes = buffer.get(..n).unwrap_or_default();

@@ -404,12 +404,12 @@ impl<'a> Waiter<'a> {
     }
 
     /// Waits until something happens, at most this long; which numbers did.
-    #[must_use]
     pub fn wait(mut self, limit: Duration) -> Happened {
         let limit = Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(limit.subsec_nanos()),
         };
+        // Interrupted or refused: nothing has happened, and the caller asks again.
         let _ = poll(&mut self.fds, Some(&limit));
         Happened(self.fds.iter().map(|fd| !fd.revents().is_empty()).collect())
     }
@@ -443,7 +443,7 @@ mod tests {
             }
             let mut waiter = Waiter::default();
             let limit = waiter.dials(&dial, Duration::ZERO, Duration::from_secs(5));
-            let _ = waiter.wait(limit);
+            waiter.wait(limit);
         };
         let (mut peer, from) = listener.accept().unwrap();
         assert_eq!(from.ip(), Ipv4Addr::new(127, 0, 0, 9), "it was dialled from there");
@@ -458,7 +458,7 @@ mod tests {
         while !stream.flush().unwrap() {
             let mut waiter = Waiter::default();
             waiter.writes(&stream);
-            let _ = waiter.wait(Duration::from_secs(5));
+            waiter.wait(Duration::from_secs(5));
         }
         let (heard, peer) = hears.join().unwrap();
         assert!(heard == much);
@@ -508,7 +508,7 @@ mod tests {
         let fd = udp.fd();
         let mut waiter = Waiter::default();
         waiter.reads(&fd);
-        let _ = waiter.wait(Duration::from_secs(5));
+        waiter.wait(Duration::from_secs(5));
         assert_eq!(udp.receive(&mut buffer), Some((7, 7, to)));
         assert_eq!(udp.receive(&mut buffer), None);
     }

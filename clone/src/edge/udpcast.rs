@@ -6,9 +6,10 @@ use super::relay::{ALL, SOON, first, until};
 use super::world::{Level, Source, Store, Target, World};
 use crate::Error;
 use crate::digest::Digest;
-use crate::guard::Announcement;
+use crate::guard::{Announcement, Kept};
 use crate::outcome::{Client, Received, Sent, Standing};
 use crate::udpcast::{Receiver, Sender, default_group, receiver, sender};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -47,6 +48,11 @@ pub struct Udpcast {
 }
 
 impl Udpcast {
+    /// The port that senders speak from.
+    const fn peers(&self) -> u16 {
+        self.port.wrapping_add(1)
+    }
+
     /// Where everybody hears this end: one address, and for old programs perhaps another.
     fn everybody(&self, here: &Here) -> (Ipv4Addr, Option<Ipv4Addr>) {
         match self.rendezvous {
@@ -73,158 +79,45 @@ impl Protocol for Udpcast {
     }
 
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
-        let target = Target::UNNAMED;
-        let mut store = world.open(&target).map_err(|why| Error::Store { why })?;
+        let store = world.open(&Target::UNNAMED).map_err(|why| Error::Store { why })?;
         let socket = world.datagrams(self.port)?;
-        let socket = &*socket;
         world.say(Level::News, &format!("waiting for a udpcast sender, port {}", self.port));
         let config = receiver::Config {
             start_timeout: here.patience.start,
             receive_timeout: here.patience.stall,
             ..self.receiver.clone()
         };
-        let mut core = Receiver::new(config, world.now()).keyed(here.keyed())?;
-        let mut strangers = Strangers::default();
-        let peers = self.port.wrapping_add(1);
-        let (everybody, also) = self.everybody(here);
-        let join = |group| match group {
-            group if Ipv4Addr::is_multicast(&group) => socket.join(group, here.address),
-            _ => Ok(()),
+        let core = Receiver::new(config, world.now()).keyed(here.keyed())?;
+        let mut taking = Taking {
+            end: self,
+            here,
+            socket: &*socket,
+            store,
+            core,
+            rest: Rest::default(),
+            strangers: Strangers::default(),
+            ended: None,
+            ending: false,
+            told: false,
+            refused: None,
+            kept: None,
+            sender: None,
+            equal: None,
         };
-        let mut incoming = alloc::vec![0; DATAGRAM];
-        let mut packet = Vec::new();
-        let mut rest = Rest::default();
-        // The stream has ended; the core knows what became of the copy.
-        let (mut ended, mut told): (Option<Duration>, bool) = (None, false);
-        let (mut refused, mut ending) = (None, false);
-        let (mut result, mut kept, mut sender, mut failed) = (None, None, None, None);
-        while !core.finished() {
-            let mut step = packets(socket, &mut incoming, &mut |from, bytes| {
-                // Senders speak from the odd port; anything else is noise.
-                if from.port() != peers {
-                    return Ok(());
-                }
-                if !here.takes(*from.ip()) {
-                    strangers.meet(*from.ip(), NOT_NAMED, world);
-                    return Ok(());
-                }
-                core.step(receiver::Input::Packet { from: *from.ip(), bytes }, world.now())
-            });
-            if step.is_ok() {
-                step = core.step(receiver::Input::Tick, world.now());
-            }
-            let mut stored = refused.take().map_or(Ok(()), Err);
-            if !told && stored.is_ok() {
-                stored = rest.store(&mut core, &mut *store);
-            }
-            let mut how = stored.err().map(Err);
-            if let Some(since) = ended.filter(|_| !told && rest.bytes.is_empty() && how.is_none()) {
-                // The first sector is written when it is known that all else is right.
-                match core.digest(since) {
-                    Err(until) if world.now() < until => {}
-                    Err(_) | Ok(None) if here.pins.key.is_some() => {
-                        how = Some(Err(crate::error::NO_CODE.to_string()));
-                    }
-                    digest => {
-                        if !core::mem::replace(&mut ending, true) {
-                            world.say(Level::News, ALL);
-                        }
-                        let blake3 = digest.ok().flatten().map(|digest| digest.blake3);
-                        let told = Announcement { blake3, ..Announcement::default() };
-                        how = store.announce(&told).err().map(Err);
-                        store.end();
-                        how = how.or_else(|| store.done());
-                    }
-                }
-            }
-            if let Some(how) = how {
-                told = true;
-                kept = how.as_ref().ok().copied();
-                let how = how.map(|kept| kept.read_back);
-                let input = receiver::Input::Stored(how.as_ref().copied().map_err(String::as_str));
-                step = step.and(core.step(input, world.now()));
-            }
-            while let Some(event) = core.event() {
-                match event {
-                    receiver::Event::Connected { sender: from, group, client } => {
-                        sender = Some(from);
-                        step = step.and(join(group));
-                        let number = match client {
-                            Some(client) => format!("this is receiver {client}"),
-                            None => "it wants no answers".to_string(),
-                        };
-                        world.say(Level::News, &format!("found sender {from}; {number}"));
-                    }
-                    receiver::Event::Listen(group) => step = step.and(join(group)),
-                    receiver::Event::TooLate(sender) => {
-                        let text = format!(
-                            "{sender} sends already, and takes no more receivers; waiting for \
-                             the next time"
-                        );
-                        world.say(Level::News, &text);
-                    }
-                    receiver::Event::Started { late: true } if self.late => {
-                        world.say(Level::News, "joined late: the beginning is MISSING");
-                    }
-                    receiver::Event::Started { late: true } => {
-                        // Half a disk is no copy.
-                        failed = Some(Error::Lost {
-                            protocol: "udpcast",
-                            after: 0,
-                            why: "the beginning was sent before this machine came",
-                        });
-                        core.leave();
-                    }
-                    receiver::Event::Started { late: false } => {
-                        refused = store.announce(&core.announced()).err();
-                    }
-                    receiver::Event::Refused(from, why) => {
-                        strangers.meet(from, &why.to_string(), world);
-                    }
-                    receiver::Event::End(_) => ended = Some(world.now()),
-                    receiver::Event::Finished { verified, .. } => result = Some(verified),
-                }
-            }
-            while let Some(to) = core.transmit(&mut packet) {
-                let ip = match to {
-                    receiver::To::Everybody => everybody,
-                    receiver::To::Sender(ip) => ip,
-                };
-                // What is lost here is asked for again, as on the wire.
-                let _ = socket.send(&packet, packet.len(), SocketAddrV4::new(ip, peers));
-                if let Some(also) = also.filter(|_| to == receiver::To::Everybody) {
-                    let _ = socket.send(&packet, packet.len(), SocketAddrV4::new(also, peers));
-                }
-            }
-            step?;
-            if let Some(failed) = failed {
-                return Err(failed);
-            }
-            if core.bytes() > 0 {
-                world.progress(core.bytes(), None);
-            }
-            let mut limit = until(core.deadline(), world.now());
-            if core.finished() {
-                break;
-            }
-            if !told && (ended.is_some() || !rest.bytes.is_empty()) {
-                limit = limit.min(SOON);
-            }
-            wait(socket, false, limit);
-        }
-        let Some((equal, kept)) = result.zip(kept) else {
+        taking.run(world)?;
+        let Some((equal, kept)) = taking.equal.zip(taking.kept) else {
             return Err(Error::Gone {
                 protocol: "udpcast",
                 peer: "the sender".to_string(),
                 when: "before the end",
             });
         };
-        Ok(Received::of(&[kept], equal, sender))
+        Ok(Received::of(&[kept], equal, taking.sender))
     }
 
     fn send(&self, order: &Order<'_>, world: &mut dyn World) -> Result<Sent, Error> {
         let mut source = first(world)?;
-        let socket = world.datagrams(self.port.wrapping_add(1))?;
+        let socket = world.datagrams(self.peers())?;
         let socket = &*socket;
         let mut config = self.sender.clone();
         if config.group.is_unspecified() {
@@ -266,12 +159,186 @@ impl Protocol for Udpcast {
     }
 }
 
+/// A stream while it is received.
+struct Taking<'a> {
+    end: &'a Udpcast,
+    here: &'a Here,
+    socket: &'a dyn Datagrams,
+    store: Box<dyn Store>,
+    core: Receiver,
+    rest: Rest,
+    strangers: Strangers,
+    /// When the stream ended.
+    ended: Option<Duration>,
+    /// The store knows that this was all.
+    ending: bool,
+    /// The core knows what became of the copy.
+    told: bool,
+    /// Why the store refuses what the sender announces.
+    refused: Option<String>,
+    kept: Option<Kept>,
+    sender: Option<Ipv4Addr>,
+    /// What the comparison with the sender's digest says.
+    equal: Option<bool>,
+}
+
+impl Taking<'_> {
+    fn run(&mut self, world: &mut dyn World) -> Result<(), Error> {
+        let mut incoming = alloc::vec![0; DATAGRAM];
+        let mut packet = Vec::new();
+        while !self.core.finished() {
+            // Also after an error, the sender is told what there is to tell.
+            let step = self.hear(&mut incoming, world);
+            let step = step.and(self.settle(world)).and(self.events(world));
+            self.speak(&mut packet);
+            step?;
+            if self.core.bytes() > 0 {
+                world.progress(self.core.bytes(), None);
+            }
+            if self.core.finished() {
+                break;
+            }
+            let mut limit = until(self.core.deadline(), world.now());
+            if !self.told && (self.ended.is_some() || !self.rest.bytes.is_empty()) {
+                limit = limit.min(SOON);
+            }
+            wait(self.socket, false, limit);
+        }
+        Ok(())
+    }
+
+    /// Takes the packets that have come.
+    fn hear(&mut self, incoming: &mut [u8], world: &mut dyn World) -> Result<(), Error> {
+        let peers = self.end.peers();
+        packets(self.socket, incoming, &mut |from, bytes| {
+            // Senders speak from the odd port; anything else is noise.
+            if from.port() != peers {
+                return Ok(());
+            }
+            if !self.here.takes(*from.ip()) {
+                self.strangers.meet(*from.ip(), NOT_NAMED, world);
+                return Ok(());
+            }
+            self.core.step(receiver::Input::Packet { from: *from.ip(), bytes }, world.now())
+        })?;
+        self.core.step(receiver::Input::Tick, world.now())
+    }
+
+    /// Tells the core how the copy was stored, once that is known.
+    fn settle(&mut self, world: &mut dyn World) -> Result<(), Error> {
+        let Some(how) = self.stored(world) else { return Ok(()) };
+        self.told = true;
+        self.kept = how.as_ref().ok().copied();
+        let how = how.map(|kept| kept.read_back);
+        let input = receiver::Input::Stored(how.as_ref().copied().map_err(String::as_str));
+        self.core.step(input, world.now())
+    }
+
+    /// Stores what has come. The first sector is written when it is known that all else is right.
+    fn stored(&mut self, world: &mut dyn World) -> Option<Result<Kept, String>> {
+        if let Some(why) = self.refused.take() {
+            return Some(Err(why));
+        }
+        if self.told {
+            return None;
+        }
+        if let Err(why) = self.rest.store(&mut self.core, &mut *self.store) {
+            return Some(Err(why));
+        }
+        let since = self.ended.filter(|_| self.rest.bytes.is_empty())?;
+        match self.core.digest(since) {
+            Err(until) if world.now() < until => None,
+            Err(_) | Ok(None) if self.here.pins.key.is_some() => {
+                Some(Err(crate::error::NO_CODE.to_string()))
+            }
+            digest => {
+                if !core::mem::replace(&mut self.ending, true) {
+                    world.say(Level::News, ALL);
+                }
+                let blake3 = digest.ok().flatten().map(|digest| digest.blake3);
+                let told = Announcement { blake3, ..Announcement::default() };
+                let refused = self.store.announce(&told).err().map(Err);
+                self.store.end();
+                refused.or_else(|| self.store.done())
+            }
+        }
+    }
+
+    /// Does what the core asks for, and tells what has happened.
+    fn events(&mut self, world: &mut dyn World) -> Result<(), Error> {
+        let (socket, own) = (self.socket, self.here.address);
+        let join = |group| match group {
+            group if Ipv4Addr::is_multicast(&group) => socket.join(group, own),
+            _ => Ok(()),
+        };
+        let mut all = Ok(());
+        while let Some(event) = self.core.event() {
+            match event {
+                receiver::Event::Connected { sender: from, group, client } => {
+                    self.sender = Some(from);
+                    all = all.and(join(group));
+                    let number = match client {
+                        Some(client) => format!("this is receiver {client}"),
+                        None => "it wants no answers".to_string(),
+                    };
+                    world.say(Level::News, &format!("found sender {from}; {number}"));
+                }
+                receiver::Event::Listen(group) => all = all.and(join(group)),
+                receiver::Event::TooLate(sender) => {
+                    let text = format!(
+                        "{sender} sends already, and takes no more receivers; waiting for the \
+                         next time"
+                    );
+                    world.say(Level::News, &text);
+                }
+                receiver::Event::Started { late: true } if self.end.late => {
+                    world.say(Level::News, "joined late: the beginning is MISSING");
+                }
+                receiver::Event::Started { late: true } => {
+                    // Half a disk is no copy.
+                    self.core.leave();
+                    all = all.and(Err(Error::Lost {
+                        protocol: "udpcast",
+                        after: 0,
+                        why: "the beginning was sent before this machine came",
+                    }));
+                }
+                receiver::Event::Started { late: false } => {
+                    self.refused = self.store.announce(&self.core.announced()).err();
+                }
+                receiver::Event::Refused(from, why) => {
+                    self.strangers.meet(from, &why.to_string(), world);
+                }
+                receiver::Event::End(_) => self.ended = Some(world.now()),
+                receiver::Event::Finished { verified, .. } => self.equal = Some(verified),
+            }
+        }
+        all
+    }
+
+    /// Sends what the core has to say.
+    fn speak(&mut self, packet: &mut Vec<u8>) {
+        let (everybody, also) = self.end.everybody(self.here);
+        while let Some(to) = self.core.transmit(packet) {
+            let (ip, also) = match to {
+                receiver::To::Everybody => (everybody, also),
+                receiver::To::Sender(ip) => (ip, None),
+            };
+            for ip in core::iter::once(ip).chain(also) {
+                // What is lost here is asked for again, as on the wire.
+                let _ =
+                    self.socket.send(packet, packet.len(), SocketAddrV4::new(ip, self.end.peers()));
+            }
+        }
+    }
+}
+
 /// Waits until a packet has come, or, if `write`, until one can be sent.
 fn wait(socket: &dyn Datagrams, write: bool, limit: Duration) {
     let fd = socket.fd();
     let mut waiter = Waiter::default();
     waiter.both(&fd, write);
-    let _ = waiter.wait(limit);
+    waiter.wait(limit);
 }
 
 /// Takes a packet.

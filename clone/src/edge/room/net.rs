@@ -197,7 +197,7 @@ impl Net {
                 (false, quiet) => waiter.both(&conn.stream, !quiet),
             };
         }
-        let _ = waiter.wait(limit);
+        waiter.wait(limit);
     }
 
     /// Takes, reads and sends what can be.
