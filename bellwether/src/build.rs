@@ -70,13 +70,18 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
     }
     what.modprobe.iter().try_for_each(|path| kernel.conf.read(path))?;
     kernel.conf.apply(&mut kernel.tree);
+    let mut add = what.add.clone();
+    if what.sends_disks() {
+        let modules = SNAPSHOTS.iter().filter(|name| kernel.tree.resolve(name).is_some());
+        add.extend(modules.map(ToString::to_string));
+    }
     let spec = ImageSpec {
         init: Some(init),
         init_origin,
         firmware: firmware_dirs(what, &kernel.tree),
         tree: kernel.tree,
         profile,
-        add: what.add.clone(),
+        add,
         hosted: if what.host_only { host_aliases(Path::new("/sys"))? } else { BTreeSet::new() },
         classes: what.class.iter().fold(Class(0), |all, one| all.union(*one)),
         conf: kernel.conf,
@@ -92,6 +97,9 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
     let report = image::build(&spec)?;
     Ok((spec, report))
 }
+
+/// What `bw.p2v.edit` needs, where the kernel does not have it built in.
+const SNAPSHOTS: [&str; 2] = ["dm_mod", "dm_snapshot"];
 
 /// The kernel that this machine runs.
 fn running_release() -> String {

@@ -32,6 +32,7 @@ mod vectors;
 pub use disk::{DiskMap, Error, How, Part, whole_disk};
 pub use extents::{Extent, Extents};
 pub use fit::{Fit, Misfit, Place, fit_gpt, fit_table};
+pub use lvm::{Logical, logical_volumes};
 pub use overlay::probe::Format;
 pub use raw::Raw;
 pub use read::{ReadAt, ReadError};

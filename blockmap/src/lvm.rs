@@ -24,6 +24,15 @@ const DAMAGED: Raw = Raw::Damaged("the description of its volumes");
 /// Reads what one logical volume holds.
 pub type Inside<'i> = &'i mut dyn FnMut(&mut Window<'_>) -> Result<Map, Raw>;
 
+/// A logical volume of plain pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logical {
+    /// Its name in the group.
+    pub name: String,
+    /// In its order: first byte of the partition, and bytes.
+    pub pieces: Vec<(u64, u64)>,
+}
+
 /// A logical volume's pieces on the disk.
 struct Volume<'d> {
     disk: &'d mut dyn ReadAt,
@@ -61,6 +70,25 @@ impl ReadAt for Volume<'_> {
 }
 
 pub fn read(window: &mut Window<'_>, inside: Inside<'_>) -> Result<Map, Raw> {
+    let mut map = Map::new("LVM", window.size());
+    for (Logical { name, pieces }, whole) in volumes(window, &mut map)? {
+        logical(window, &name, pieces, whole, inside, &mut map);
+    }
+    Ok(map)
+}
+
+/// The logical volumes of a partition, given by its first byte and its bytes, that lie in it as a
+/// whole, in plain pieces. What cannot be read has none.
+pub fn logical_volumes(disk: &mut dyn ReadAt, start: u64, length: u64) -> Vec<Logical> {
+    let mut window = Window::new(disk, start, length);
+    let mut map = Map::new("LVM", window.size());
+    let all = volumes(&mut window, &mut map).unwrap_or_default();
+    all.into_iter().filter(|(_, whole)| *whole).map(|(volume, _)| volume).collect()
+}
+
+/// All logical volumes with pieces here, and whether these are plain ones and all that it has;
+/// what is in use besides them goes into the map.
+fn volumes(window: &mut Window<'_>, map: &mut Map) -> Result<Vec<(Logical, bool)>, Raw> {
     let label = window.bytes(SECTOR, SECTOR as usize)?;
     if !label.starts_with(b"LABELONE") || field(&label, 24, 8) != b"LVM2 001" {
         return Err(Raw::Form("a label of another version"));
@@ -71,7 +99,6 @@ pub fn read(window: &mut Window<'_>, inside: Inside<'_>) -> Result<Map, Raw> {
     let mut list = header.get(40..).unwrap_or_default().chunks_exact(16);
     let mut area = || list.next().map(|a| (le64(a, 0), le64(a, 8))).filter(|a| a.0 != 0);
     while area().is_some() {}
-    let mut map = Map::new("LVM", window.size());
     let mut text = None;
     while let Some((at, length)) = area() {
         map.used.add(at, length);
@@ -96,6 +123,7 @@ pub fn read(window: &mut Window<'_>, inside: Inside<'_>) -> Result<Map, Raw> {
     let end = end.filter(|end| *end <= window.size() && extent > 0).ok_or(DAMAGED)?;
     map.used.add(0, start);
     map.size = end;
+    let mut found = Vec::new();
     for (label, volume) in group.section("logical_volumes").into_iter().flat_map(Value::sections) {
         let mut pieces = Vec::new();
         let mut whole = volume.list("status").any(|s| s.text_value() == Some("VISIBLE"));
@@ -127,12 +155,11 @@ pub fn read(window: &mut Window<'_>, inside: Inside<'_>) -> Result<Map, Raw> {
                 pieces.push((place, bytes));
             }
         }
-        if pieces.is_empty() {
-            continue;
+        if !pieces.is_empty() {
+            found.push((Logical { name: label.to_string(), pieces }, whole));
         }
-        logical(window, label, pieces, whole, inside, &mut map);
     }
-    Ok(map)
+    Ok(found)
 }
 
 /// Adds what of one logical volume is in use.

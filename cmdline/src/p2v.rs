@@ -18,7 +18,7 @@ words! { P2V, P2V_DOCS:
     "bw.p2v.key" Text Keep "The key of p2v://, which p2v-server shows: it encrypts the way there.";
     "bw.p2v.hostkey" Text Keep "The fingerprint that the ssh server's key must have: SHA256:….";
     "bw.p2v.bad" Text Keep "What is done about sectors that cannot be read: fail (the default), or zero, which sends zeros and lists them.";
-    "bw.p2v.edit" Switch Keep "Change the copy for its new machine in a snapshot; not for v2v://, where virt-v2v does it.";
+    "bw.p2v.edit" Switch Keep "Change the copy for a virtual machine, in a snapshot in memory: names of disks, and settings that are bound to a network card. Not for v2v://, where virt-v2v does it.";
     "p2v.server" Text Keep "The conversion server; there the disks go without a question.";
     "p2v.remote.server" Text Keep "As p2v.server.";
     "p2v.port" Number Keep "The port of its sshd; 22 without it.";
@@ -178,11 +178,7 @@ pub(crate) fn apply(d: &mut Draft<'_>, plan: &mut BootPlan) {
         if p2v.way == P2vWay::V2v {
             d.warn("bw.p2v.edit", &("is left to virt-v2v, which makes the changes", ""));
         } else {
-            let why = (
-                "changing the copy is not built yet",
-                "leave it out, and change the image on the server (virt-v2v -i disk does)",
-            );
-            d.fatal("bw.p2v.edit", &why);
+            p2v.edit = true;
         }
     }
     begin(d, plan, Then::P2v(Box::new(p2v)));

@@ -1006,6 +1006,8 @@ pub struct P2vPlan {
     pub options: Vec<(&'static str, String)>,
     /// Sectors that cannot be read are sent as zeros.
     pub zero_bad: bool,
+    /// The copy is changed for a virtual machine.
+    pub edit: bool,
     /// A command before.
     pub pre: String,
     /// What is done after success.
@@ -1047,6 +1049,7 @@ impl P2vPlan {
             storage: String::new(),
             options: Vec::new(),
             zero_bad: false,
+            edit: false,
             pre: String::new(),
             post: String::from("poweroff"),
             fail: String::new(),

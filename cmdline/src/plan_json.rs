@@ -524,6 +524,7 @@ fn handoff(j: &mut Json, plan: &Handoff) {
             j.flag("key", plan.key.is_some());
             j.list("disks", &plan.disks).field("output", &plan.output);
             j.field("storage", &plan.storage).flag("zero_bad", plan.zero_bad);
+            j.flag("edit", plan.edit);
             j.field("post", &plan.post).field("fail", &plan.fail);
         }
         Then::Clone(plan) => {

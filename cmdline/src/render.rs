@@ -665,10 +665,18 @@ fn p2v(plan: &P2vPlan) -> Vec<String> {
         }
         lines.push(output);
     }
-    lines.push(String::from(match plan.way {
-        P2vWay::V2v => "nothing changes on the disks; virt-v2v changes its copy",
-        _ => "nothing changes on the disks, nor in the copy",
-    }));
+    let changes: &[&str] = match plan.way {
+        P2vWay::V2v => &["nothing changes on the disks; virt-v2v changes its copy"],
+        _ if plan.edit => &[
+            "nothing changes on the disks",
+            "changes the copy, by a snapshot in memory:",
+            "  the logs of its file systems are replayed",
+            "  names like /dev/sda1 in fstab, crypttab and the boot loader become UUIDs",
+            "  network settings that are bound to one card hold for the guest's",
+        ],
+        _ => &["nothing changes on the disks, nor in the copy"],
+    };
+    lines.extend(changes.iter().map(ToString::to_string));
     if plan.zero_bad {
         lines.push(String::from("sectors that cannot be read are zeros in the copy"));
     }

@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     target("p2v-private-key", p2v::key::fuzz),
     target("p2v-sealed", p2v::seal::fuzz),
     target("p2v-guest", p2v::guest::fuzz),
+    target("p2v-edit", p2v::edit::fuzz),
     target("udpcast-session", session::udpcast_session),
     target("udpcast-imposter", session::udpcast_imposter),
     target("dolly-session", session::dolly_session),

@@ -52,6 +52,8 @@ pub mod memory;
 pub mod p2v;
 #[cfg(feature = "p2v")]
 mod p2v_dialog;
+#[cfg(feature = "p2v")]
+mod p2v_edit;
 #[cfg(feature = "full")]
 pub mod persist;
 #[cfg(feature = "full")]

@@ -1,5 +1,6 @@
 //! Instead of a boot: this machine's disks are read and sent to a hypervisor. They are opened
-//! for reading alone and nothing is mounted: whatever happens, they are as they were.
+//! for reading alone, and nothing is mounted but snapshots of them: whatever happens, they are as
+//! they were.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -33,6 +34,7 @@ use crate::log::Level;
 use crate::machine::Machine;
 use crate::memory::{Size, total};
 use crate::network;
+use crate::p2v_edit::{self, Snapshots};
 use crate::tool;
 use crate::trace::{Failure, Fault};
 
@@ -151,11 +153,13 @@ fn run(machine: &mut Machine, plan: &P2vPlan, test: bool) -> Result<(), Fault> {
         return Err(Fault::from("there is no ssh client in this image")
             .remedy("bellwether build --ssh puts one in"));
     }
-    let disks = match test {
+    // The snapshots go when all is sent.
+    let (disks, _snapshots) = match test {
         // Something to forward, which has no bytes.
-        true => Vec::from([
-            Disk::open("/dev/null", None, BadSectors::Fail).map_err(Fault::on("/dev/null"))?
-        ]),
+        true => {
+            let nothing = Disk::open("/dev/null", None, BadSectors::Fail);
+            (Vec::from([nothing.map_err(Fault::on("/dev/null"))?]), None)
+        }
         false => {
             if !plan.pre.is_empty() {
                 afterwards(machine, &plan.pre);
@@ -425,8 +429,8 @@ fn is_iso(name: &str) -> bool {
     disk.is_ok_and(|disk| pread(&disk, &mut mark[..], 0x8001) == Ok(5) && mark == *b"CD001")
 }
 
-/// Opens the disks that are sent, and tells what is on all of them.
-fn open(machine: &mut Machine, plan: &P2vPlan) -> Result<Vec<Disk>, Fault> {
+/// Opens the disks that are sent, or changed snapshots of them, and tells what is on all of them.
+fn open(machine: &mut Machine, plan: &P2vPlan) -> Result<(Vec<Disk>, Option<Snapshots>), Fault> {
     let facts = facts();
     let chosen = disks::choose(&facts, &plan.disks)?;
     for left in disks::find(&facts).left {
@@ -435,14 +439,34 @@ fn open(machine: &mut Machine, plan: &P2vPlan) -> Result<Vec<Disk>, Fault> {
         }
     }
     let policy = if plan.zero_bad { BadSectors::Zero } else { BadSectors::Fail };
-    let mut opened = Vec::new();
-    let (mut locked, mut rooms) = (Vec::new(), 0);
-    for disks::Disk { name, size, model } in chosen {
+    let mut examined = Vec::new();
+    for disks::Disk { name, .. } in &chosen {
         let path = format!("/dev/{name}");
         let sector =
             text(&format!("/sys/block/{}/queue/logical_block_size", name.replace('/', "!")));
-        let (disk, parts) = Disk::examine(&path, sector.parse().unwrap_or(512), policy)
-            .map_err(Fault::on(&path))?;
+        let sector = sector.parse().unwrap_or(512);
+        let found = Disk::examine(&path, sector, policy).map_err(Fault::on(&path))?;
+        examined.push((sector, found));
+    }
+    let mut snapshots = None;
+    if plan.edit {
+        let found = chosen.iter().zip(examined).map(|(disk, (sector, (_, parts)))| {
+            p2v_edit::Found { name: disk.name.clone(), sector, parts }
+        });
+        let found: Vec<p2v_edit::Found> = found.collect();
+        let all = disks::find(&facts).disks.len() == chosen.len();
+        let (made, paths) = Snapshots::make(machine, &found, all)?;
+        snapshots = Some(made);
+        let again = found
+            .iter()
+            .zip(paths)
+            .map(|(found, path)| Ok((found.sector, p2v_edit::examine(&path, found, policy)?)));
+        examined = again.collect::<Result<_, Fault>>()?;
+    }
+    let mut opened = Vec::new();
+    let (mut locked, mut rooms) = (Vec::new(), 0);
+    for (disks::Disk { name, size, model }, (_, (disk, parts))) in chosen.into_iter().zip(examined)
+    {
         let contents: Vec<String> =
             parts.iter().map(|part| format!("{} {}", part.number, part.content)).collect();
         machine.log.say(
@@ -478,7 +502,7 @@ fn open(machine: &mut Machine, plan: &P2vPlan) -> Result<Vec<Disk>, Fault> {
         }
         machine.log.warn(&format!("{what}: virt-v2v cannot look into it"));
     }
-    Ok(opened)
+    Ok((opened, snapshots))
 }
 
 /// The NBD servers are on loopback, which no kernel brings up.

@@ -139,11 +139,7 @@ fn answer(machine: &mut Machine, question: &str, secret: bool) -> String {
             _ if escape => escape = !(key.is_ascii_alphabetic() || key == b'~') || key == b'O',
             b'\r' | b'\n' => break,
             0x1b => escape = true,
-            0x7f | 0x08 => {
-                if typed.pop().is_some() {
-                    machine.log.write("\u{8} \u{8}");
-                }
-            }
+            0x7f | 0x08 if typed.pop().is_some() => machine.log.write("\u{8} \u{8}"),
             0x15 => {
                 machine.log.write(&"\u{8} \u{8}".repeat(typed.len()));
                 typed.clear();

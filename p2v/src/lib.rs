@@ -6,13 +6,15 @@
 //! disk, [`tar`] the sparse member for a host that has nothing but tar, [`script`] what a
 //! shell there runs, [`ssh`] what an ssh client says, [`domain`] the description of the
 //! machine, [`guest`] and [`seal`] what it says to a `p2v-server` and how, [`disks`] which disks
-//! there are to send, and [`extents`] which bytes of them travel. The feature `edge` adds the loops that own files, sockets and processes.
+//! there are to send, [`extents`] which bytes of them travel, and [`edit`] what is changed in the
+//! copy. The feature `edge` adds the loops that own files, sockets and processes.
 
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
 
 pub mod disks;
 pub mod domain;
+pub mod edit;
 pub mod extents;
 pub mod guest;
 pub mod key;

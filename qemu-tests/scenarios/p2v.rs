@@ -275,6 +275,142 @@ fn nc_has_the_disk_after_a_cut_link() {
     });
 }
 
+/// Writes files into the ext file system that begins at a byte of an image; `more` are commands of
+/// debugfs(8) behind that.
+fn plant(image: &Path, at: u64, files: &[(&str, &str)], more: &str) -> Result<()> {
+    let place = image.with_extension("files");
+    fs::create_dir_all(&place).map_err(Error::at("make", &place))?;
+    let mut script = String::new();
+    for (n, (path, text)) in files.iter().enumerate() {
+        let file = place.join(n.to_string());
+        fs::write(&file, text).map_err(Error::at("write", &file))?;
+        let parents = path.match_indices('/').map(|(end, _)| &path[..end]);
+        parents.for_each(|parent| script += &format!("mkdir {parent}\n"));
+        script += &format!("rm {path}\nwrite {} {path}\n", file.display());
+    }
+    script += more;
+    let commands = place.join("commands");
+    fs::write(&commands, script).map_err(Error::at("write", &commands))?;
+    let image = format!("{}?offset={at}", image.display());
+    run(&["debugfs", "-w", "-f", &commands.to_string_lossy(), &image]).map(drop)
+}
+
+/// What debugfs(8) prints of the file system that begins at a byte of an image.
+fn look(image: &Path, at: u64, command: &str) -> Result<String> {
+    run(&["debugfs", "-R", command, &format!("{}?offset={at}", image.display())])
+}
+
+/// What binds a network card's name to an address that no other machine has.
+const LINK: &str = "[Match]\nMACAddress=52:54:00:aa:bb:cc\n[Link]\nName=lan0\n";
+
+/// The copy is changed, the log of its file system replayed, and the disk is as it was.
+#[test]
+fn a_copy_is_changed_for_a_virtual_machine_and_the_disk_is_not() {
+    scenario("p2v-edit", |lab| {
+        packages::ensure_all(packages::FOR_P2V)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let disk = disk(lab)?;
+        let fstab = "/dev/sda / ext4 defaults 0 1\n/dev/sdb1 /data ext4 defaults 0 2\n";
+        let files = [("etc/fstab", fstab), ("etc/systemd/network/10-lan.link", LINK)];
+        // A transaction that was written to the log and nowhere else.
+        let log = format!("jo\njw -b 7000 {}\njc\n", disk.with_extension("files/0").display());
+        plant(&disk, 0, &files, &log)?;
+        assert!(look(&disk, 0, "show_super_stats -h")?.contains("needs_recovery"));
+        let before = sha256(&disk)?;
+        let image = lab.scratch("images")?.join("box.img");
+        let _nc =
+            lab.golden_node(&["sh", "-c", "nc -l 9000 > \"$0\"", &image.to_string_lossy()])?;
+        let machine = sender(lab, &disk, "bw.p2v=tcp://10.77.0.1:9000 bw.p2v.edit")?;
+        machine.expect("of changes in memory, of", secs(120))?;
+        let told = machine.expect("NOT VERIFIED", secs(120))?;
+        machine.expect("the disks are as they were", secs(20))?;
+        machine.wait_off(secs(30))?;
+        let screen = machine.transcript();
+        assert!(screen.contains("in the copy: vda: etc/fstab: /dev/sda becomes UUID="), "{screen}");
+        assert!(screen.contains("/dev/sdb1 stays"), "{screen}");
+        assert!(screen.contains("holds for any network card"), "{screen}");
+        assert_eq!(sha256(&disk)?, before);
+        assert!(told.contains(&format!("sha256 {}", sha256(&image)?)), "{told}");
+        run(&["fsck.ext4", "-fn", &image.to_string_lossy()])?;
+        assert!(!look(&image, 0, "show_super_stats -h")?.contains("needs_recovery"));
+        let uuid = run(&["blkid", "-p", "-s", "UUID", "-o", "value", &image.to_string_lossy()])?;
+        let text = look(&image, 0, "cat etc/fstab")?;
+        assert!(text.contains(&format!("UUID={} / ext4 defaults 0 1\n", uuid.trim())), "{text}");
+        assert!(text.contains("\n/dev/sdb1 /data"), "{text}");
+        let text = look(&image, 0, "cat etc/systemd/network/10-lan.link")?;
+        assert!(text.contains("[Match]\nPath=*\n[Link]\nName=lan0\n"), "{text}");
+        Ok(())
+    });
+}
+
+/// A log that is larger than the memory for changes: nothing is sent, and that is said.
+#[test]
+fn changes_that_do_not_fit_into_memory_end_the_copy() {
+    scenario("p2v-edit-memory", |lab| {
+        let _dhcp = lab.dhcp().serve()?;
+        let disk = lab.scratch("disks")?.join("physical.img");
+        let file = disk.to_string_lossy();
+        run(&["truncate", "-s", "1G", &file])?;
+        run(&["mkfs.ext4", "-q", "-b", "4096", "-J", "size=256", &file])?;
+        let noise = long_disk(lab, 180)?;
+        let log = format!("jo\njw -b 100000-146000 {}\njc\n", noise.display());
+        plant(&disk, 0, &[("etc/fstab", "UUID=1 / ext4 defaults 0 1\n")], &log)?;
+        assert!(look(&disk, 0, "show_super_stats -h")?.contains("needs_recovery"));
+        let before = sha256(&disk)?;
+        let line = "bw.p2v=tcp://10.77.0.1:9000 bw.p2v.edit p2v.fail=poweroff";
+        let machine = sender(lab, &disk, line)?;
+        machine.expect("need more memory than this machine has for them", secs(180))?;
+        machine.wait_off(secs(60))?;
+        assert!(!machine.transcript().contains("sending all"));
+        assert_eq!(sha256(&disk)?, before);
+        Ok(())
+    });
+}
+
+/// Debian's own boot loader and init come up in a virtual machine, from a copy of a disk that has
+/// `/dev/sda2` in its fstab and a card's address in a `.link`.
+#[test]
+#[ignore = "minutes"]
+fn sweep_a_changed_copy_comes_up_on_virtio() {
+    scenario("p2v-edit-boots", |lab| {
+        packages::ensure_all(packages::FOR_P2V)?;
+        let _dhcp = lab.dhcp().serve()?;
+        let disk = installed(lab, false)?;
+        let unit = "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nStandardOutput=tty\n\
+                    TTYPath=/dev/console\nExecStart=/bin/sh -c 'echo CHANGED root=$(findmnt -no SOURCE /) \
+                    swap=$(tail -n 1 /proc/swaps | cut -d\" \" -f1) cards=$(ls /sys/class/net)'\n\
+                    ExecStart=/bin/systemctl --no-block poweroff\n";
+        let files =
+            [("etc/systemd/network/10-lan.link", LINK), ("etc/systemd/system/told.service", unit)];
+        plant(&disk, 4096 * 512, &files, "")?;
+        let before = sha256(&disk)?;
+        let image = lab.scratch("images")?.join("box.qcow2");
+        let file = image.to_string_lossy();
+        run(&["qemu-img", "create", "-q", "-f", "qcow2", &file, "1200M"])?;
+        let words = ["qemu-nbd", "-t", "-f", "qcow2", "-b", "10.77.0.1", "-p", "10809", &file];
+        let server = lab.golden_node(&words)?;
+        let kernel = lab.assets().kernel(Flavour::Cloud)?;
+        let initrd = lab.assets().our_initrd(&kernel, Profile::P2v)?;
+        let line = "bw.p2v=nbd://10.77.0.1 bw.p2v.edit p2v.name=box";
+        let machine = lab.machine().kernel(&kernel.image, &initrd, line).nic(Nic::virtio());
+        let machine = machine.kept_disk(Bus::VirtioScsi, &disk).qemu(&["-no-reboot"]).start()?;
+        let told = machine.expect("the other end has the same digest", secs(600))?;
+        machine.wait_off(secs(60))?;
+        drop(server);
+        assert_eq!(sha256(&disk)?, before);
+        let flat = image.with_extension("raw");
+        run(&["qemu-img", "convert", "-U", "-O", "raw", &file, &flat.to_string_lossy()])?;
+        assert!(told.contains(&format!("sha256 {}", sha256(&flat)?)), "{told}");
+        // Without a screen GRUB stands still.
+        let guest = lab.machine().kept_disk(Bus::VirtioBlk, &flat).qemu(&["-device", "VGA"]);
+        let guest = guest.nic(Nic::virtio()).start()?;
+        let told = guest.expect("CHANGED root=/dev/vda2 swap=/dev/vda3", secs(900))?;
+        guest.wait_off(secs(60))?;
+        assert!(told.contains("lan0"), "{told}{}", guest.transcript());
+        Ok(())
+    });
+}
+
 /// virt-v2v has no key for it: that is said before there is a connection.
 #[test]
 fn a_machine_with_nothing_but_luks_is_told_so() {

@@ -119,6 +119,21 @@ impl Disk {
         Ok((disk, found.parts))
     }
 
+    /// The logical volumes that lie in a partition, with their pieces in bytes of the partition.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn logical_volumes(
+        path: &str,
+        sector: u64,
+        start: u64,
+        length: u64,
+    ) -> Result<Vec<blockmap::Logical>, Errno> {
+        let size = Self::open(path, None, BadSectors::Fail)?.map.size();
+        let fd = sys::file::open(path, OFlags::RDONLY, 0)?;
+        Ok(blockmap::logical_volumes(&mut Plain { fd: &fd, size, sector }, start, length))
+    }
+
     fn new(name: &str, map: Extents, read: ReadAt, policy: BadSectors) -> Self {
         // What reads and writes whole sectors is faster, and an archive needs it.
         let reader = Reader { read, policy, bad: Vec::new() };

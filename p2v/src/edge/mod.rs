@@ -22,6 +22,7 @@ use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use sys::clock::{Instant, poll_timeout};
 
+pub use blockmap::{Logical, Part};
 pub use disk::{BadSectors, Disk};
 pub use nbd::fill;
 pub use own::{Receiver, deliver, finish_guest};
