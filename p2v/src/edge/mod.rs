@@ -4,6 +4,8 @@
 //! The machine around it is a [`World`].
 
 mod disk;
+#[cfg(test)]
+mod liars;
 mod nbd;
 mod own;
 mod serve;

@@ -22,7 +22,9 @@ use crate::script::{self, MARK};
 use crate::ssh::{Listener, Said, Trouble, judge, same_key, unanswered, wrong_key};
 
 /// How long a login may take: ssh servers wait two minutes for a password.
-pub const LOGIN: Duration = Duration::from_secs(90);
+pub const LOGIN: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 90 });
+/// Lines of the server that are shown before the login: a banner of some screens.
+const BANNER: usize = 60;
 /// How long the client's question stands before it is one: a program at the other end may write
 /// a line in pieces.
 const ASKED: Duration = Duration::from_secs(3);
@@ -92,6 +94,8 @@ pub struct Ssh {
     trusted: bool,
     /// The script at the other end has said something.
     logged_in: bool,
+    /// Lines that were shown before the login.
+    early: usize,
     /// What the client asks, and when that has stood too long.
     question: Option<(String, Instant)>,
     /// The last lines of programs there.
@@ -177,6 +181,7 @@ impl Login<'_> {
             pin: self.pin.map(ToString::to_string),
             trusted: false,
             logged_in: false,
+            early: 0,
             question: None,
             last: Vec::new(),
             trouble: None,
@@ -331,7 +336,14 @@ impl Ssh {
         if line.is_empty() {
             return;
         }
-        world.output(&line);
+        // A console takes its time for each, and a server has no end of them.
+        self.early += usize::from(!self.logged_in);
+        match self.early {
+            _ if self.logged_in => world.output(&line),
+            ..BANNER => world.output(&line),
+            BANNER => world.output("(the server says more before the login; it is not shown)"),
+            _ => return,
+        }
         if self.last.len() >= KEPT {
             self.last.remove(0);
         }
@@ -407,6 +419,12 @@ impl Ssh {
             return trouble;
         }
         let last = script::telling(&self.last).map(|line| format!(": {line}")).unwrap_or_default();
+        if !self.logged_in {
+            return Trouble::new(
+                &format!("the ssh server ended the connection before the login was done{last}"),
+                "see whether it is an ssh server that listens at that port; its log says more",
+            );
+        }
         Trouble::new(&format!("{what}{last}"), "")
     }
 }
@@ -414,7 +432,7 @@ impl Ssh {
 /// Nothing was heard for [`LOGIN`].
 pub fn silent() -> Trouble {
     Trouble::new(
-        "the ssh server has not finished the login in 90 s",
+        &format!("the ssh server has not finished the login in {} s", LOGIN.as_secs()),
         "its log (journalctl -u ssh) says how far the login came",
     )
 }

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use sys::clock::Instant;
 
@@ -27,6 +28,9 @@ const STATUSES: [(&str, &str, &str); 2] = [
     ),
     ("nodirectory ", "there is no such directory on the server", "make it, or give another path"),
 ];
+
+/// How long the server may take nothing.
+const STALL: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 600 });
 
 /// Sends one disk to a path of the server: a directory, in which the file gets `name`, or the
 /// file's own. Nothing has that name before it is whole.
@@ -100,6 +104,7 @@ impl<'d> Sending<'d> {
     fn run(&mut self, world: &mut dyn World) -> Result<Arrived, Trouble> {
         let total = self.disk.map.used_bytes();
         let login = Instant::now().after(LOGIN);
+        let (mut taken, mut stall) = (0, Instant::now().after(STALL));
         while !self.ssh.ended() {
             let fds: Vec<_> = self.ssh.fds().collect();
             wait(&fds, None);
@@ -125,6 +130,21 @@ impl<'d> Sending<'d> {
                 if login.is_past() {
                     return Err(silent());
                 }
+            }
+            // What is taken is written there, and a disk takes its time; the digest takes longer.
+            let now = self.sent.saturating_sub(self.ssh.waiting() as u64);
+            if now != taken || self.ssh.waiting() == 0 {
+                (taken, stall) = (now, Instant::now().after(STALL));
+            }
+            if stall.is_past() {
+                return Err(Trouble::new(
+                    &format!(
+                        "the ssh server has taken none of {} in {} s",
+                        self.disk.name,
+                        STALL.as_secs()
+                    ),
+                    "see there whether tar runs and its disk takes what it writes",
+                ));
             }
             if self.sent > 0 {
                 world.progress(self.sent.min(total), total);

@@ -192,7 +192,7 @@ impl Talk<'_> {
             }
             Heard::Report(report) => {
                 match report.split_once(' ') {
-                    Some(("directory", place)) => {
+                    Some(("directory", place)) if self.done.directory.is_empty() => {
                         self.done.directory = place.to_string();
                         world.say(&format!("converting; the logs are in {place} on the server"));
                     }
