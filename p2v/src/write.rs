@@ -1,22 +1,30 @@
 //! An NBD client's side of a disk that is filled: requests and their replies, from bytes to
 //! bytes. The negotiation is `netboot`'s; structured replies are not asked for.
 
-use core::ops::Range;
-
 use crate::extents::Extents;
 
 /// The most data of one request: every server takes so much.
-const MAX_DATA: u64 = 1 << 20;
+const MAX_DATA: u32 = 1 << 20;
 /// The most bytes that are zeroed at once; the reply must not take long.
-const MAX_ZEROES: u64 = 128 << 20;
+const MAX_ZEROES: u32 = 128 << 20;
 
 /// One step of filling a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Bytes of the disk.
-    pub range: Range<u64>,
+    /// The first byte of the disk.
+    pub at: u64,
+    /// Bytes: as many as the length of a request can say.
+    pub length: u32,
     /// Whether they are in use; the others are zeroed.
     pub used: bool,
+}
+
+impl Step {
+    /// The first byte behind it.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.at.saturating_add(self.length as u64)
+    }
 }
 
 /// The steps that fill a disk from `from` on, in order. Without `zeroes` the holes come in
@@ -26,10 +34,11 @@ pub fn steps(map: &Extents, from: u64, zeroes: bool) -> impl Iterator<Item = Ste
         let most = if piece.used || !zeroes { MAX_DATA } else { MAX_ZEROES };
         let mut at = piece.range.start;
         core::iter::from_fn(move || {
-            let end = at.saturating_add(most).min(piece.range.end);
-            let range = at..end;
-            at = end;
-            (!range.is_empty()).then_some(Step { range, used: piece.used })
+            let left = piece.range.end.saturating_sub(at);
+            let length = u32::try_from(left).unwrap_or(u32::MAX).min(most);
+            let step = Step { at, length, used: piece.used };
+            at = step.end();
+            (length > 0).then_some(step)
         })
     })
 }
@@ -74,11 +83,10 @@ mod tests {
             let map = Extents::new(1 << 30, [5000..9000, 1 << 20..5 << 20, (1 << 30) - 7..1 << 30]);
             let mut at = from;
             for step in steps(&map, from, zeroes) {
-                let length = step.range.end - step.range.start;
-                prop_assert!(step.range.start == at && length > 0);
+                prop_assert!(step.at == at && step.length > 0);
                 let most = if step.used || !zeroes { MAX_DATA } else { MAX_ZEROES };
-                prop_assert!(length <= most);
-                at = step.range.end;
+                prop_assert!(step.length <= most);
+                at = step.end();
             }
             prop_assert_eq!(at, 1 << 30);
         }

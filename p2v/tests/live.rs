@@ -850,16 +850,33 @@ fn order() -> Order {
     order
 }
 
+/// A disk, and a server that is to convert it with the programs that virt-v2v reads with.
+struct Site {
+    sshd: Sshd,
+    path: PathBuf,
+    map: Extents,
+    /// Where its output goes.
+    out: tempfile::TempDir,
+    _dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn with(size: u64) -> Option<Self> {
+        let sshd = Sshd::start("")?;
+        if !have("nbdkit") || !have("nbdcopy") {
+            return None;
+        }
+        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (path, map) = image(dir.path(), size);
+        Some(Self { sshd, path, map, out, _dir: dir })
+    }
+}
+
 /// virt-v2v reads for the conversion what it copies afterwards. Once over the network is enough.
 #[test]
 fn what_a_conversion_reads_twice_travels_once() {
-    let Some(sshd) = Sshd::start("") else { return };
-    if !have("nbdkit") || !have("nbdcopy") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let (path, map) = image(dir.path(), 64 * MIB);
+    let Some(site) = Site::with(64 * MIB) else { return };
+    let Site { sshd, out, path, map, .. } = &site;
     // The whole disk to look at it, then the copy, as virt-v2v announces it.
     let start = STAND_IN.split_once("  nbdkit").unwrap().0;
     let twice = format!(
@@ -905,13 +922,8 @@ fn forget(directory: &str) {
 
 #[test]
 fn a_conversion_over_one_connection() {
-    let Some(sshd) = Sshd::start("") else { return };
-    if !have("nbdkit") || !have("nbdcopy") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let (path, map) = image(dir.path(), 64 * MIB);
+    let Some(site) = Site::with(64 * MIB) else { return };
+    let Site { sshd, out, path, map, .. } = &site;
     stand_in(&sshd, out.path(), "exit 0");
     let mut watcher = Watcher::default();
     let disks = vec![open(&path, &map), open(&path, &map)];
@@ -982,15 +994,10 @@ fn a_server_without_virt_v2v_is_told_so() {
 
 #[test]
 fn a_conversion_that_finds_the_server_full_or_a_bad_sector_says_so() {
-    let Some(sshd) = Sshd::start("") else { return };
-    if !have("nbdkit") || !have("nbdcopy") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let (path, map) = image(dir.path(), 16 * MIB);
-    let out = dir.path().join("out");
-    fs::create_dir(&out).unwrap();
-    stand_in(&sshd, &out, "exit 0");
+    let Some(site) = Site::with(16 * MIB) else { return };
+    let Site { sshd, path, map, .. } = &site;
+    let (out, dir) = (site.out.path(), path.parent().unwrap());
+    stand_in(sshd, out, "exit 0");
     let fail = |disk| {
         let done = edge::convert(&mut Watcher::default(), &sshd.login(), &order(), vec![disk]);
         let why = done.unwrap_err().to_string();
@@ -998,9 +1005,9 @@ fn a_conversion_that_finds_the_server_full_or_a_bad_sector_says_so() {
         forget(why.split_whitespace().find(|word| word.starts_with("/tmp/virt-p2v")).unwrap());
         why
     };
-    ok(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&out));
+    ok(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(out));
     let why = fail(open(&path, &map));
-    ok(Command::new("umount").arg(&out));
+    ok(Command::new("umount").arg(out));
     assert!(why.contains("a disk of the server is full") && why.contains("p2v.os"), "{why}");
     // A file that is shorter than it was fails where it ends.
     let cut = || {
@@ -1015,18 +1022,18 @@ fn a_conversion_that_finds_the_server_full_or_a_bad_sector_says_so() {
         "{why}"
     );
     fs::File::options().write(true).open(&path).unwrap().set_len(16 * MIB).unwrap();
-    let to = (dir.path().to_str().unwrap(), "x.img");
+    let to = (dir.to_str().unwrap(), "x.img");
     let why = edge::archive(&mut Watcher::default(), &sshd.login(), &mut cut(), to).unwrap_err();
     let why = why.to_string();
     let sentence = format!("cannot be read at byte {} (sector {})", 11 * MIB, 11 * MIB / 512);
     assert!(why.contains(&sentence) && why.contains("bw.p2v.bad=zero"), "{why}");
     until("the script's end", || {
-        fs::read_dir(dir.path())
+        fs::read_dir(dir)
             .unwrap()
             .flatten()
             .all(|file| !file.file_name().to_str().unwrap().starts_with(".p2v-"))
     });
-    assert!(!dir.path().join("x.img").exists());
+    assert!(!dir.join("x.img").exists());
 }
 
 #[test]

@@ -220,33 +220,33 @@ impl Job<'_> {
         let total = map.used_bytes();
         let mut used = map.pieces(0..self.safe).filter(|p| p.used).map(|p| p.length()).sum::<u64>();
         let all: Vec<Step> = steps(map, self.safe, zeroes).collect();
-        for Step { range, used: in_use } in all {
+        for step in all {
+            let Step { at, length, used: in_use } = step;
             if !world.go_on() {
                 return Err(canceled().into());
             }
-            let length = range.end - range.start;
             if in_use || !zeroes {
                 buffer.clear();
-                buffer.resize(usize::try_from(length).unwrap_or(0), 0);
-                if in_use && reader.read(range.start, &mut buffer).is_err() {
+                buffer.resize(length as usize, 0);
+                if in_use && reader.read(at, &mut buffer).is_err() {
                     let unknown = Trouble::new(&format!("{name} cannot be read"), "");
                     return Err(reader.trouble(name).unwrap_or(unknown).into());
                 }
-                self.ours.bytes(range.start, &buffer);
-                link.ask(Command::Write, range.start, length, 0)?;
+                self.ours.bytes(at, &buffer);
+                link.ask(Command::Write, at, length, 0)?;
                 link.tcp.write_all(&buffer)?;
-                self.sent += length;
-                used += if in_use { length } else { 0 };
+                self.sent += u64::from(length);
+                used += if in_use { u64::from(length) } else { 0 };
             } else {
-                self.ours.zeros(range.end);
-                link.ask(Command::Zeroes, range.start, length, 0)?;
+                self.ours.zeros(step.end());
+                link.ask(Command::Zeroes, at, length, 0)?;
             }
-            if range.end - flushed >= FLUSH {
+            if step.end() - flushed >= FLUSH {
                 self.flush(link)?;
-                flushed = range.end;
-                self.safe = range.end;
+                flushed = step.end();
+                self.safe = step.end();
             }
-            self.reached = self.reached.max(range.end);
+            self.reached = self.reached.max(step.end());
             world.progress(used, total);
         }
         self.flush(link)?;
@@ -280,22 +280,21 @@ impl Job<'_> {
             if !world.go_on() {
                 return Err(canceled().into());
             }
-            self.theirs.zeros(step.range.start);
+            self.theirs.zeros(step.at);
             let bytes = loop {
-                if let Some(bytes) = early.remove(&step.range.start) {
+                if let Some(bytes) = early.remove(&step.at) {
                     break bytes;
                 }
                 // A server that leaves one out must not fill the memory with the others.
                 while link.open.len() + early.len() < WINDOW
                     && let Some(next) = ahead.next()
                 {
-                    let length = next.range.end - next.range.start;
-                    link.ask(Command::Read, next.range.start, length, length)?;
+                    link.ask(Command::Read, next.at, next.length, next.length as usize)?;
                 }
                 let (at, bytes) = link.hear()?;
                 early.insert(at, bytes);
             };
-            self.theirs.bytes(step.range.start, &bytes);
+            self.theirs.bytes(step.at, &bytes);
             self.reached = self.reached.max(disk.map.size() + self.theirs.at);
             world.progress(self.theirs.at, disk.map.size());
         }
@@ -305,20 +304,19 @@ impl Job<'_> {
 }
 
 /// A request whose cookie is its place.
-fn request(command: Command, offset: u64, length: u64) -> Vec<u8> {
-    let length = u32::try_from(length).unwrap_or(0);
+fn request(command: Command, offset: u64, length: u32) -> Vec<u8> {
     Request { flags: 0, command, cookie: offset.to_be_bytes(), offset, length }.bytes()
 }
 
 impl Link {
     /// Sends a request once there is room in the window.
-    fn ask(&mut self, what: Command, at: u64, length: u64, data: u64) -> Result<(), Stop> {
+    fn ask(&mut self, what: Command, at: u64, length: u32, data: usize) -> Result<(), Stop> {
         while self.open.len() >= WINDOW {
             self.hear()?;
         }
         self.tcp.set_deadline(Instant::now().after(PATIENCE));
         self.tcp.write_all(&request(what, at, length))?;
-        self.open.insert(at, usize::try_from(data).unwrap_or(0));
+        self.open.insert(at, data);
         Ok(())
     }
 
