@@ -857,7 +857,7 @@ struct Site {
     map: Extents,
     /// Where its output goes.
     out: tempfile::TempDir,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Site {
@@ -868,15 +868,14 @@ impl Site {
         }
         let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (path, map) = image(dir.path(), size);
-        Some(Self { sshd, path, map, out, _dir: dir })
+        Some(Self { sshd, path, map, out, dir })
     }
 }
 
 /// virt-v2v reads for the conversion what it copies afterwards. Once over the network is enough.
 #[test]
 fn what_a_conversion_reads_twice_travels_once() {
-    let Some(site) = Site::with(64 * MIB) else { return };
-    let Site { sshd, out, path, map, .. } = &site;
+    let Some(Site { sshd, out, path, map, dir: _dir }) = Site::with(64 * MIB) else { return };
     // The whole disk to look at it, then the copy, as virt-v2v announces it.
     let start = STAND_IN.split_once("  nbdkit").unwrap().0;
     let twice = format!(
@@ -922,8 +921,7 @@ fn forget(directory: &str) {
 
 #[test]
 fn a_conversion_over_one_connection() {
-    let Some(site) = Site::with(64 * MIB) else { return };
-    let Site { sshd, out, path, map, .. } = &site;
+    let Some(Site { sshd, out, path, map, dir: _dir }) = Site::with(64 * MIB) else { return };
     stand_in(&sshd, out.path(), "exit 0");
     let mut watcher = Watcher::default();
     let disks = vec![open(&path, &map), open(&path, &map)];
@@ -994,10 +992,9 @@ fn a_server_without_virt_v2v_is_told_so() {
 
 #[test]
 fn a_conversion_that_finds_the_server_full_or_a_bad_sector_says_so() {
-    let Some(site) = Site::with(16 * MIB) else { return };
-    let Site { sshd, path, map, .. } = &site;
-    let (out, dir) = (site.out.path(), path.parent().unwrap());
-    stand_in(sshd, out, "exit 0");
+    let Some(Site { sshd, out, path, map, dir }) = Site::with(16 * MIB) else { return };
+    let (out, dir) = (out.path(), dir.path());
+    stand_in(&sshd, out, "exit 0");
     let fail = |disk| {
         let done = edge::convert(&mut Watcher::default(), &sshd.login(), &order(), vec![disk]);
         let why = done.unwrap_err().to_string();

@@ -63,8 +63,11 @@ fn tried(program: &str, port: u16) -> Vec<(String, usize)> {
     all
 }
 
+/// What a server does with a connection.
+type Lie = fn(TcpStream);
+
 /// A server that does this with each connection.
-fn server(with: fn(TcpStream)) -> u16 {
+fn server(with: Lie) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -101,7 +104,7 @@ fn rubbish(mut stream: TcpStream) {
 
 #[test]
 fn a_server_that_never_lets_in_is_told() {
-    let rows: [(&str, fn(TcpStream)); 5] = [
+    let rows: [(&str, Lie); 5] = [
         ("silent", silent),
         ("chatty", chatty),
         ("endless", endless),
