@@ -12,6 +12,7 @@ mod fuzz;
 mod marks;
 mod mutants;
 mod night;
+mod paths;
 mod reproducible;
 mod sizes;
 mod status;

@@ -78,6 +78,7 @@ const QUICK: &[Step] = &[
     ("documentation", || cargo(&["doc", "--quiet", "--workspace", "--no-deps"])),
     ("no circles of modules", structure::no_circles),
     ("plain words", crate::words::check),
+    ("paths in pages", crate::paths::check),
     ("generated pages", || Docs { check: true }.run()),
     ("unit tests", || cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])),
     ("no libc in /init", no_libc_in_init),
