@@ -1,6 +1,6 @@
 //! `share` on networks with DHCP servers of other people, and what it does about them. Needs root,
-//! and the packages dnsmasq-base, isc-dhcp-server, isc-dhcp-relay, kea-dhcp4-server, udhcpc and
-//! pxelinux.
+//! and the packages dnsmasq-base, isc-dhcp-server, isc-dhcp-relay, kea-dhcp4-server, udhcpd, udhcpc
+//! and pxelinux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 #[allow(dead_code, reason = "the tests of copies use the rest")]
@@ -66,9 +66,14 @@ impl Site {
     }
 
     fn dhcpd(&self, text: &str) -> Running {
+        self.dhcpd_with("", text)
+    }
+
+    /// The same with declarations in front of the network's.
+    fn dhcpd_with(&self, before: &str, text: &str) -> Running {
         let (config, leases) = (self.path("dhcpd.conf"), self.path("dhcpd.leases"));
         let all = format!(
-            "authoritative; ping-check false; subnet 10.77.0.0 netmask 255.255.255.0 {{ {text} }}"
+            "authoritative; ping-check false; {before} subnet 10.77.0.0 netmask 255.255.255.0 {{ {text} }}"
         );
         fs::write(&config, all).unwrap();
         fs::write(&leases, "").unwrap();
@@ -81,10 +86,16 @@ impl Site {
     }
 
     fn kea(&self, subnet: &str) -> Running {
+        self.kea_with("", subnet)
+    }
+
+    /// The same with settings in front of the network's.
+    fn kea_with(&self, before: &str, subnet: &str) -> Running {
         let config = self.path("kea.json");
         let text = format!(
             r#"{{"Dhcp4": {{"interfaces-config": {{"interfaces": ["eth0"]}},
                 "lease-database": {{"type": "memfile", "persist": false}},
+                {before}
                 "subnet4": [{{"subnet": "10.77.0.0/24", "id": 1, {subnet}}}],
                 "loggers": [{{"name": "kea-dhcp4", "severity": "INFO",
                               "output_options": [{{"output": "stdout"}}]}}]}}}}"#
@@ -101,6 +112,19 @@ impl Site {
             &config,
         ];
         let server = self.room.start(1, &words);
+        self.room.listens(1, 67);
+        server
+    }
+
+    fn udhcpd(&self, more: &str) -> Running {
+        let (config, leases) = (self.path("udhcpd.conf"), self.path("udhcpd.leases"));
+        let text = format!(
+            "start 10.77.0.50\nend 10.77.0.60\ninterface eth0\nlease_file {leases}\n\
+             pidfile {leases}.pid\nopt subnet 255.255.255.0\n{more}"
+        );
+        fs::write(&config, text).unwrap();
+        fs::write(&leases, "").unwrap();
+        let server = self.room.start(1, &["udhcpd", "-f", &config]);
         self.room.listens(1, 67);
         server
     }
@@ -175,6 +199,70 @@ fn kea_that_knows_other_cards_only() {
     let host =
         r#""reservations": [{"hw-address": "52:54:00:bb:00:09", "ip-address": "10.77.0.9"}]"#;
     beside(|site| site.kea(host), INFORMS);
+}
+
+#[test]
+fn udhcpd_that_leases_to_all() {
+    beside(|site| site.udhcpd(""), LEASES);
+}
+
+/// Only cards with a tag have a range.
+#[test]
+fn dnsmasq_that_leases_to_a_tag() {
+    let green = "--dhcp-mac=set:green,52:54:00:bb:*:*:*";
+    let pool = "--dhcp-range=tag:green,10.77.0.50,10.77.0.60,255.255.255.0";
+    beside(|site| site.dnsmasq(&[green, pool]), INFORMS);
+}
+
+/// Telephones have the only pool.
+#[test]
+fn kea_that_leases_to_a_class() {
+    let class = r#""client-classes": [{"name": "phones", "test": "option[60].text == 'phone'"}],"#;
+    let pool = r#""pools": [{"pool": "10.77.0.50-10.77.0.60", "client-class": "phones"}]"#;
+    beside(|site| site.kea_with(class, pool), INFORMS);
+}
+
+/// The other half of a pair is away, and this one does not know its leases.
+#[test]
+fn dhcpd_in_failover_that_recovers() {
+    let peer = "failover peer \"a\" { primary; address 10.77.0.2; port 647; peer address \
+                10.77.0.200; peer port 647; max-response-delay 60; mclt 600; split 128; \
+                load balance max seconds 3; }";
+    let pool = "pool { failover peer \"a\"; range 10.77.0.50 10.77.0.60; }";
+    beside(|site| site.dhcpd_with(peer, pool), INFORMS);
+}
+
+/// A router names a boot file of its own, and another proxy answers machines, too.
+#[test]
+fn servers_that_tell_machines_what_to_boot() {
+    let site = Site::new(3);
+    let _router = site.udhcpd("siaddr 10.77.0.9\nboot_file other.0\n");
+    let proxy = site.room.start(
+        2,
+        &[
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--port=0",
+            "--user=root",
+            "--conf-file=/dev/null",
+            "--leasefile-ro",
+            "--interface=eth0",
+            "--bind-interfaces",
+            "--log-facility=-",
+            "--log-dhcp",
+            "--dhcp-range=10.77.0.0,proxy",
+            "--pxe-service=x86PC,Other,other",
+        ],
+    );
+    site.room.listens(2, 67);
+    let share = site.share(&[]);
+    share.says("ready: switch clients on");
+    for told in [
+        "the DHCP server 10.77.0.2 names a boot file itself, \"other.0\"",
+        "10.77.0.3 tells machines what to boot, too (a proxy DHCP server",
+    ] {
+        assert!(share.log().contains(told), "{}\nthe proxy:\n{}", share.log(), proxy.log());
+    }
 }
 
 #[test]

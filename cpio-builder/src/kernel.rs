@@ -5,6 +5,7 @@ use object::pe::{
     IMAGE_DIRECTORY_ENTRY_SECURITY, ImageDosHeader, ImageNtHeaders32, ImageNtHeaders64,
 };
 use object::read::pe::ImageNtHeaders;
+use sys::bytes::or_zero::le16;
 
 /// Bytes from the beginning in which everything stands that is looked for here.
 pub const START: usize = 0x200 + 0x1_0000 + RELEASE_MAX;
@@ -24,6 +25,50 @@ pub fn release(start: &[u8]) -> Option<String> {
     let text = String::from_utf8(text.copied().collect()).ok()?;
     let plain = |c: char| c.is_ascii_graphic();
     (!text.is_empty() && text.chars().all(plain)).then_some(text)
+}
+
+/// The machines that a kernel is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names say it")]
+pub enum Machine {
+    X86,
+    X64,
+    Arm64,
+}
+
+impl Machine {
+    /// The machine of a kernel: `xloadflags` of Documentation/arch/x86/boot.rst, since protocol 2.12
+    /// (Linux 3.8), and the mark of arm64/booting.rst. `None` for other kernels.
+    #[must_use]
+    pub fn of(start: &[u8]) -> Option<Self> {
+        if start.get(0x202..0x206) == Some(b"HdrS") {
+            let protocol = le16(start, 0x206);
+            let can_be_64 = le16(start, 0x236) & 1 != 0;
+            return (protocol >= 0x20c).then_some(if can_be_64 { Self::X64 } else { Self::X86 });
+        }
+        (start.get(0x38..0x3c) == Some(b"ARM\x64")).then_some(Self::Arm64)
+    }
+
+    /// The machine of a program (ELF's `e_machine`).
+    #[must_use]
+    pub fn of_program(start: &[u8]) -> Option<Self> {
+        match (start.get(..4), le16(start, 18)) {
+            (Some(b"\x7fELF"), 3) => Some(Self::X86),
+            (Some(b"\x7fELF"), 62) => Some(Self::X64),
+            (Some(b"\x7fELF"), 183) => Some(Self::Arm64),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::X86 => "32-bit x86",
+            Self::X64 => "x86-64",
+            Self::Arm64 => "AArch64",
+        })
+    }
 }
 
 /// Whether an EFI program carries a signature: it has a table of certificates (PE format,
@@ -63,6 +108,24 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_says_its_machine() {
+        let mut bytes = vec![0; 0x400];
+        bytes[0x202..0x206].copy_from_slice(b"HdrS");
+        bytes[0x206..0x208].copy_from_slice(&0x20b_u16.to_le_bytes());
+        assert_eq!(Machine::of(&bytes), None);
+        bytes[0x206] = 0x0f;
+        assert_eq!(Machine::of(&bytes), Some(Machine::X86));
+        bytes[0x236] = 0x3f;
+        assert_eq!(Machine::of(&bytes), Some(Machine::X64));
+        bytes[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        bytes[0x202] = 0;
+        assert_eq!(Machine::of(&bytes), Some(Machine::Arm64));
+        assert_eq!((Machine::of(b""), Machine::of_program(b"\x7fELF")), (None, None));
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert!(Machine::of_program(&own).is_some());
+    }
+
+    #[test]
     fn a_kernel_says_whether_it_is_signed() {
         // The optional header's magic, and its length before the directories.
         for (magic, fixed) in [(0x10b_u16, 96_usize), (0x20b, 112)] {
@@ -96,7 +159,7 @@ mod tests {
                     place.copy_from_slice(what);
                 }
             }
-            let _ = (is_signed(&bytes), release(&bytes));
+            let _ = (is_signed(&bytes), release(&bytes), Machine::of(&bytes));
         }
     }
 }

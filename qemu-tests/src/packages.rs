@@ -119,6 +119,7 @@ pub const FOR_JAIL: &[(&str, &str)] = &[
     ("isc-dhcp-server", "the same"),
     ("isc-dhcp-relay", "a relay"),
     ("kea-dhcp4-server", "another DHCP server"),
+    ("udhcpd", "a small router's"),
     ("udhcpc", "a client by DHCP"),
     ("pxelinux", "what a client by PXE is told to load"),
 ];

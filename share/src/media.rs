@@ -10,7 +10,7 @@ use crate::layout::{self, Layout, Place};
 use crate::medium::{self, Medium, Source};
 use crate::nfs::Export;
 use crate::options::Options;
-use cpio_builder::kernel;
+use cpio_builder::kernel::{self, Machine};
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::newc::{self, TRAILER};
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,9 +264,19 @@ impl Entries<'_> {
         if self.given.is_some() && row == layout::UNKNOWN {
             row = layout::ROOT;
         }
+        let other = self.other_machine(entry);
         // Ours comes behind an initramfs.
-        if self.options.init.is_none() || entry.initrd.is_empty() {
+        if self.options.init.is_none() || entry.initrd.is_empty() || other.is_some() {
             row = row.with_own_init();
+        }
+        if let Some(why) = &other {
+            if row.note == layout::ON_A_DRIVE {
+                return self.leave_out(entry, why);
+            }
+            if !row.has_own_init() && self.said.insert(why.clone()) {
+                let text = format!("entry \"{}\": {why}; it boots with its own", entry.title);
+                self.watch.tell(&Event::Warning(text));
+            }
         }
         entry.append = row.line(tree, entry, &self.place, &self.options.append);
         let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
@@ -295,8 +305,11 @@ impl Entries<'_> {
                 .collect::<Option<_>>()?;
         }
         let mut ours = false;
-        if let Some(init) =
-            self.options.init.as_ref().filter(|_| !row.has_own_init() && !sources.is_empty())
+        if let Some(init) = self
+            .options
+            .init
+            .as_ref()
+            .filter(|_| !row.has_own_init() && !sources.is_empty() && other.is_none())
         {
             let archive = self.archive(&sources, given, init);
             ours = archive.is_some();
@@ -344,6 +357,21 @@ impl Entries<'_> {
             }
         }
         Some(row)
+    }
+
+    /// Why our `/init` does not run on an entry's kernel, which is for another machine.
+    fn other_machine(&self, entry: &Entry) -> Option<String> {
+        let ours = Machine::of_program(self.options.init.as_ref()?)?;
+        let kernel = match self.given.filter(|_| entry.kernel.is_empty()) {
+            Some([kernel, _]) => Machine::of(kernel),
+            None => {
+                let file = File::in_tree(&self.medium.tree, &entry.kernel)?;
+                Machine::of(&file.start(kernel::START).ok()?)
+            }
+        };
+        kernel.filter(|kernel| *kernel != ours).map(|kernel| {
+            format!("its kernel is for {kernel}, and our /init, for {ours}, does not run on it")
+        })
     }
 
     /// The first of an entry's files that a cut image lacks.
@@ -446,6 +474,8 @@ fn without_mount_port(line: &str) -> String {
 pub fn asks_portmapper(line: &str) -> bool {
     let mounts = |word: &&str| ["nfsopts=", "archiso_nfs_opt="].iter().any(|w| word.starts_with(w));
     line.split(' ').filter(mounts).any(|word| !word.contains(",mountport="))
+        // ALT's installer mounts without any options.
+        || line.contains("=method:nfs,")
 }
 
 /// Words, or parts of words, of an entry's name that say that it changes disks, whatever else it
@@ -646,6 +676,7 @@ mod tests {
         let own = without_mount_port(line);
         assert_eq!(own, "boot=live nfsopts=vers=3,nolock,port=2049 quiet a=b,c");
         assert!(asks_portmapper(&own) && !asks_portmapper(line) && !asks_portmapper("quiet"));
+        assert!(asks_portmapper("automatic=method:nfs,network:dhcp,server:10.0.0.1,directory:/m"));
     }
 
     #[test]

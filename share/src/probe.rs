@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(9);
 /// Time between two rounds of questions, and the seconds that they claim to have waited.
 const ROUND: Duration = Duration::from_secs(2);
 const SECONDS: [u16; 5] = [0, 8, 60, 300, 3600];
+/// How long other servers have for their answers, once one is known.
+const OTHERS: Duration = Duration::from_millis(500);
 /// Time between two rounds while serving.
 const AGAIN: Duration = Duration::from_secs(30);
 const SERVER: u16 = 67;
@@ -66,6 +68,48 @@ impl Sign {
         matches!(self, Self::Leases(_))
     }
 }
+
+/// A server that tells machines what to boot, as this one does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boots {
+    /// Its address.
+    pub server: Ipv4Addr,
+    /// The file that it names; empty when machines ask it for that later.
+    pub file: String,
+    /// It offers no address.
+    pub proxy: bool,
+}
+
+impl fmt::Display for Boots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, file, proxy } = self;
+        match proxy {
+            true => write!(
+                f,
+                "{server} tells machines what to boot, too (a proxy DHCP server such as those of FOG \
+                 and WDS): clients follow it or this machine, as their firmware likes; stop one of \
+                 them"
+            ),
+            false => write!(
+                f,
+                "the DHCP server {server} names a boot file itself, \"{file}\": some firmware loads \
+                 that; take the boot file (options 66 and 67) out of its settings while you share"
+            ),
+        }
+    }
+}
+
+/// What a search found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The strongest sign of a DHCP server.
+    pub sign: Option<Sign>,
+    /// Servers that tell machines what to boot.
+    pub boots: Vec<Boots>,
+}
+
+/// Most servers that are named.
+const MAX_BOOTS: usize = 8;
 
 /// A search on one interface.
 #[derive(Debug)]
@@ -109,20 +153,23 @@ impl Probe {
     ///
     /// # Errors
     /// [`Error::System`] when sending fails.
-    pub fn search(&self) -> Result<Option<Sign>, Error> {
+    pub fn search(&self) -> Result<Found, Error> {
         let begin = Instant::now();
-        let mut weaker = None;
-        for seconds in SECONDS {
-            self.ask(seconds)?;
+        let mut found = Found::default();
+        for (round, seconds) in SECONDS.into_iter().enumerate() {
+            self.ask(seconds, round % 2 == 0)?;
             let end = (Instant::now() + ROUND).min(begin + PATIENCE);
-            while let Some(sign) = self.hear(end, false)? {
+            while let Some(sign) = self.hear(end, false, &mut found.boots)? {
+                found.sign = Some(sign);
                 if sign.is_sure() {
-                    return Ok(Some(sign));
+                    let end = Instant::now() + OTHERS;
+                    while self.hear(end, false, &mut found.boots)?.is_some() {}
+                    return Ok(found);
                 }
-                weaker = Some(sign);
             }
         }
-        Ok(weaker.or_else(|| leased(self.own)).or_else(|| self.silent()))
+        found.sign = found.sign.or_else(|| leased(self.own)).or_else(|| self.silent());
+        Ok(found)
     }
 
     /// Looks on while this machine leases addresses, until another server speaks.
@@ -132,18 +179,19 @@ impl Probe {
     pub fn watch(&self) -> Result<Sign, Error> {
         loop {
             let end = Instant::now() + AGAIN;
-            while let Some(sign) = self.hear(end, true)? {
+            while let Some(sign) = self.hear(end, true, &mut Vec::new())? {
                 // A weaker sign would have been there at the start.
                 if sign.is_sure() {
                     return Ok(sign);
                 }
             }
-            self.ask(AGAIN.as_secs() as u16)?;
+            self.ask(AGAIN.as_secs() as u16, false)?;
         }
     }
 
-    /// One round of questions.
-    fn ask(&self, seconds: u16) -> Result<(), Error> {
+    /// One round of questions. With `boots`, the card that no server knows asks what to boot, too;
+    /// some servers offer addresses only to others.
+    fn ask(&self, seconds: u16, boots: bool) -> Result<(), Error> {
         let discover = |mac| (Type::Discover, mac, 0x8000, Ipv4Addr::UNSPECIFIED);
         let [known, unknown] = self.macs;
         for (kind, mac, flags, own) in
@@ -151,7 +199,13 @@ impl Probe {
         {
             let (transaction, relay) = (self.transaction, Ipv4Addr::UNSPECIFIED);
             let mut question = Writer::default();
-            question.add(code::PARAMETERS, &[code::SUBNET_MASK, code::ROUTER]);
+            let mut wanted = vec![code::SUBNET_MASK, code::ROUTER];
+            if boots && mac == unknown {
+                wanted.extend([code::TFTP_SERVER_NAME, code::BOOT_FILE, code::VENDOR]);
+                question.add(code::VENDOR_CLASS, b"PXEClient:Arch:00000:UNDI:002001");
+                question.add(code::CLIENT_ARCH, &[0, 0]);
+            }
+            question.add(code::PARAMETERS, &wanted);
             let head = Head { kind, transaction, seconds, flags, own, relay, mac };
             let sent =
                 self.socket.send_to(&question.question(&head), (Ipv4Addr::BROADCAST, SERVER));
@@ -160,8 +214,14 @@ impl Probe {
         Ok(())
     }
 
-    /// The next sign until `end`. With `serving`, this machine's own answers are none.
-    fn hear(&self, end: Instant, serving: bool) -> Result<Option<Sign>, Error> {
+    /// The next sign until `end`, and servers that tell what to boot. With `serving`, this machine's
+    /// own answers are none.
+    fn hear(
+        &self,
+        end: Instant,
+        serving: bool,
+        boots: &mut Vec<Boots>,
+    ) -> Result<Option<Sign>, Error> {
         let mut buffer = [0; 2048];
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -186,7 +246,14 @@ impl Probe {
                     continue;
                 }
             };
-            let sign = self.sign(buffer.get(..length).unwrap_or_default(), sender);
+            let datagram = buffer.get(..length).unwrap_or_default();
+            if let Some(new) = self.boots(datagram, sender)
+                && boots.len() < MAX_BOOTS
+                && boots.iter().all(|known| known.server != new.server)
+            {
+                boots.push(new);
+            }
+            let sign = self.sign(datagram, sender);
             let own = |server: Ipv4Addr| serving && (server == self.own || sender == self.own);
             match sign {
                 Some(Sign::Leases(server) | Sign::Informs(server)) if own(server) => {}
@@ -213,6 +280,17 @@ impl Probe {
             }
             _ => None,
         }
+    }
+
+    /// What a datagram that answers a question of this search says about booting.
+    fn boots(&self, bytes: &[u8], sender: Ipv4Addr) -> Option<Boots> {
+        let mac = *bytes.get(28..)?.first_chunk::<6>()?;
+        let answer = read_bootp(bytes, mac, sender)?;
+        let asked = self.macs.contains(&Mac(mac)) && answer.transaction == self.transaction;
+        let proxy = answer.lease.address.is_unspecified();
+        let file = answer.lease.boot_file;
+        let tells = asked && answer.kind == Kind::Offer && (proxy || !file.is_empty());
+        tells.then_some(Boots { server: answer.server, file, proxy })
     }
 
     /// A machine of this network that has the port of DHCP servers open.
@@ -332,9 +410,30 @@ mod tests {
         other.send_to(&own, to).unwrap();
         other.send_to(&answer(Type::Nak, CARD, 7, None), to).unwrap();
         let end = Instant::now() + Duration::from_secs(10);
-        assert_eq!(probe.hear(end, true).unwrap(), Some(Sign::Leases(OTHER)));
+        let mut boots = Vec::new();
+        assert_eq!(probe.hear(end, true, &mut boots).unwrap(), Some(Sign::Leases(OTHER)));
         other.send_to(&own, to).unwrap();
-        assert_eq!(probe.hear(end, false).unwrap(), Some(Sign::Leases(OWN)));
+        assert_eq!(probe.hear(end, false, &mut boots).unwrap(), Some(Sign::Leases(OWN)));
+        assert_eq!(boots, []);
+    }
+
+    /// A second proxy, and a router with a boot file of its own, were not named.
+    #[test]
+    fn servers_that_tell_what_to_boot() {
+        let probe = probe();
+        let at = Some(Ipv4Addr::new(10, 0, 0, 9));
+        let with_file = |yours, transaction| {
+            let mut bytes = answer(Type::Offer, CARD, transaction, yours);
+            bytes[108..118].copy_from_slice(b"other.kpxe");
+            probe.boots(&bytes, OTHER).map(|boots| (boots.proxy, boots.file))
+        };
+        assert_eq!(with_file(at, 7), Some((false, "other.kpxe".into())));
+        assert_eq!(with_file(None, 7), Some((true, "other.kpxe".into())));
+        // Another machine's answer.
+        assert_eq!(with_file(None, 8), None);
+        assert_eq!(probe.boots(&answer(Type::Offer, CARD, 7, at), OTHER), None);
+        assert!(probe.boots(&answer(Type::Offer, CARD, 7, None), OTHER).unwrap().proxy);
+        assert_eq!(probe.boots(&answer(Type::Ack, CARD, 7, None), OTHER), None);
     }
 
     #[test]
@@ -358,7 +457,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = probe().sign(&bytes, OTHER);
+            let _ = (probe().sign(&bytes, OTHER), probe().boots(&bytes, OTHER));
             let _ = ends(&bytes, OWN);
         }
     }

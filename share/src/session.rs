@@ -226,8 +226,8 @@ impl<'o> Opened<'o> {
         // The search for a DHCP server and the preparation both take seconds: at the same time.
         let search = self.bound.sockets.search.take();
         let search: JoinHandle<Result<_, Error>> = thread::spawn(move || {
-            let sign = search.as_ref().map_or(Ok(None), Probe::search)?;
-            Ok((search, sign))
+            let found = search.as_ref().map_or(Ok(probe::Found::default()), Probe::search)?;
+            Ok((search, found))
         });
         let mut files = Files::default();
         let (server, port) = (self.bound.plan.own, Some(self.bound.at.nfs.port()));
@@ -256,7 +256,10 @@ impl<'o> Opened<'o> {
             None => loaders::add_lpxelinux(&mut files),
         };
         let first = format!("http://{}{}", at.http, first.unwrap_or(SCRIPT));
-        let (probe, other) = search.join().unwrap_or(Ok((None, None)))?;
+        let (probe, other) = search.join().unwrap_or(Ok((None, probe::Found::default())))?;
+        for boots in &other.boots {
+            watch.tell(&Event::Warning(boots.to_string()));
+        }
         let ipxe = match &self.ipxe {
             Some(archive) => {
                 for text in ipxe::refused(&menu, &files) {
@@ -266,7 +269,7 @@ impl<'o> Opened<'o> {
             }
             None => Vec::new(),
         };
-        let found = (probe.as_ref(), other);
+        let found = (probe.as_ref(), other.sign);
         let dhcp = self.bound.dhcp(&self.state, found, &ipxe, &mut files, watch)?;
         let Self { bound, state, confined, .. } = self;
         let dhcp = dhcp.map(|server| (server, probe));

@@ -552,6 +552,50 @@ fn stand_ins_of_distributions() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A 32-bit kernel got our 64-bit `/init`, and panicked.
+#[test]
+fn a_kernel_for_another_machine_keeps_its_own_init() {
+    for (flags, dir, kept, told) in [
+        (1, "live", true, ""),
+        (
+            0,
+            "live",
+            true,
+            "is for 32-bit x86, and our /init, for x86-64, does not run on it; it boots",
+        ),
+        (0, "antiX", false, ""),
+    ] {
+        let dir_ = tempfile::tempdir().unwrap();
+        let root = dir_.path().join("m");
+        let mut kernel = vec![0; 0x300];
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        kernel[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+        kernel[0x236] = flags;
+        let mut archive = Archive::new();
+        archive.add("init", 0o755, Node::File(b"own".to_vec())).unwrap();
+        put(&root, &format!("{dir}/vmlinuz"), &kernel);
+        put(&root, &format!("{dir}/initrd.img"), &archive.write(0).unwrap());
+        put(&root, "live/filesystem.squashfs", b"hsqs");
+        put(&root, "antiX/linuxfs", b"hsqs");
+        let menu =
+            format!("label a\nkernel /{dir}/vmlinuz\nappend initrd=/{dir}/initrd.img quiet\n");
+        put(&root, "isolinux/isolinux.cfg", menu.as_bytes());
+        // What was said is lost with an error, which says it, too.
+        let said = match read(&root, true) {
+            Ok((media, said)) => {
+                let ours = media.menu.entries[0].initrd.iter().any(|p| p.contains("bellwether"));
+                assert_eq!((kept, ours), (true, flags == 1), "{dir}");
+                said.join("\n")
+            }
+            Err(e) => {
+                assert!(!kept, "{e}");
+                continue;
+            }
+        };
+        assert!(said.contains(told) && said.contains("32-bit") != told.is_empty(), "{said}");
+    }
+}
+
 /// Media of other systems: "no boot menu and no kernel in a usual place; give one with --kernel".
 #[test]
 fn media_without_linux_are_refused_by_name() {

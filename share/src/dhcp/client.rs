@@ -17,12 +17,13 @@ pub enum Arch {
     UefiArm32,
     UefiRiscv64,
     UefiLoong64,
+    RaspberryPi,
     /// An architecture number without a loader here.
     Other(u16),
 }
 
 /// Number, what it is, whether it boots by HTTP.
-const ARCHES: [(u16, Arch, bool); 15] = [
+const ARCHES: [(u16, Arch, bool); 16] = [
     (0, Arch::Bios, false),
     (6, Arch::UefiIa32, false),
     (7, Arch::UefiX64, false),
@@ -38,6 +39,18 @@ const ARCHES: [(u16, Arch, bool); 15] = [
     (28, Arch::UefiRiscv64, true),
     (39, Arch::UefiLoong64, false),
     (40, Arch::UefiLoong64, true),
+    (41, Arch::RaspberryPi, false),
+];
+
+/// Hardware addresses of the Raspberry Pi (IEEE's list): its boot ROM calls itself a BIOS.
+const RASPBERRY_PI: [[u8; 3]; 7] = [
+    [0xb8, 0x27, 0xeb],
+    [0xdc, 0xa6, 0x32],
+    [0xe4, 0x5f, 0x01],
+    [0x28, 0xcd, 0xc1],
+    [0x2c, 0xcf, 0x67],
+    [0xd8, 0x3a, 0xdd],
+    [0x88, 0xa2, 0x9e],
 ];
 
 impl std::fmt::Display for Arch {
@@ -50,6 +63,7 @@ impl std::fmt::Display for Arch {
             Self::UefiArm32 => "UEFI arm",
             Self::UefiRiscv64 => "UEFI riscv64",
             Self::UefiLoong64 => "UEFI loongarch64",
+            Self::RaspberryPi => "a Raspberry Pi, whose boot ROM loads only firmware of its own",
             Self::Other(number) => return write!(f, "architecture {number}"),
         })
     }
@@ -96,7 +110,11 @@ impl Client {
         let row = |number: u16| ARCHES.iter().find(|(n, ..)| *n == number);
         let first = numbers.clone().next().or_else(|| arch_in(class)).unwrap_or(0);
         let known = numbers.find_map(row).or_else(|| row(first));
-        let arch = known.map_or(Arch::Other(first), |(_, arch, _)| *arch);
+        let mut arch = known.map_or(Arch::Other(first), |(_, arch, _)| *arch);
+        let maker = message.mac.0.first_chunk::<3>();
+        if arch == Arch::Bios && maker.is_some_and(|maker| RASPBERRY_PI.contains(maker)) {
+            arch = Arch::RaspberryPi;
+        }
         let program = if ipxe {
             let features = get(code::IPXE);
             let has = |feature| suboption(features, feature) == Some(&[1]);
@@ -211,6 +229,22 @@ mod tests {
         }
         let http = client(&[(60, b"HTTPClient:Arch:00016:UNDI:003001")]).unwrap().0;
         assert_eq!((http.program, http.arch), (Program::Http, Arch::UefiX64));
+    }
+
+    /// Its boot ROM was told to load pxelinux.0.
+    #[test]
+    fn a_raspberry_pi_is_no_bios() {
+        let class = b"PXEClient:Arch:00000:UNDI:002001";
+        let mut message = asked(Type::Discover, &[(60, class), (93, &[0, 0])]);
+        assert_eq!(Client::of(&message).unwrap().arch, Arch::Bios);
+        message.mac = cmdline::plan::Mac([0xdc, 0xa6, 0x32, 1, 2, 3]);
+        assert_eq!(Client::of(&message).unwrap().arch, Arch::RaspberryPi);
+        // With UEFI firmware it is any other machine.
+        let mut message = asked(Type::Discover, &[(60, b"PXEClient"), (93, &[0, 11])]);
+        message.mac = cmdline::plan::Mac([0xdc, 0xa6, 0x32, 1, 2, 3]);
+        assert_eq!(Client::of(&message).unwrap().arch, Arch::UefiArm64);
+        let named = client(&[(60, b"PXEClient:Arch:00041:UNDI:002001"), (93, &[0, 41])]);
+        assert_eq!(named.unwrap().0.arch, Arch::RaspberryPi);
     }
 
     #[test]
