@@ -187,7 +187,7 @@ fn options(given: &Given, dir: &Path, menu: Menu) -> Result<Options, Failure> {
     let range = given.get("net").map(|net| range(net, &interface)).transpose()?;
     let other = || Probe::new(&interface)?.search();
     if range.is_some()
-        && let Some(sign) = other().map_err(failed)?.filter(Sign::is_sure)
+        && let Some(sign) = other().map_err(failed)?.sign.filter(Sign::is_sure)
     {
         return Err(Failure::Failed(format!(
             "-n: {sign} on {} already; without -n it goes on leasing addresses, and \
