@@ -148,6 +148,9 @@ fn unset(line: &str) -> Vec<String> {
 fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
     let found = crate::menus::read(from)?;
     let menus = &found.menus;
+    for text in found.medium.iter().flat_map(|medium| &medium.warnings) {
+        eprintln!("warning: {text}");
+    }
     let initrd = args.initrd.as_deref().map(Initramfs::read).transpose()?;
     let mut texts = Vec::new();
     let mut all_work = true;
