@@ -12,6 +12,7 @@ use crate::args::Explain;
 use crate::carries::{Initramfs, Lack};
 use crate::changes;
 use crate::failure::Failure;
+use crate::standins;
 use cmdline::{BootPlan, Context, docs};
 use cpio_builder::menu::Entry;
 
@@ -134,10 +135,15 @@ const UNSET: &str = "the loader puts in what a command, or the menu that calls t
 /// The variables of a line that the menu leaves open, each once.
 fn unset(line: &str) -> Vec<String> {
     let mut names = Vec::new();
-    for part in line.split("${").skip(1) {
-        let Some((name, _)) = part.split_once('}') else { continue };
+    let mut word = "";
+    for (n, part) in line.split("${").enumerate() {
+        let within = word;
+        word = part.rsplit(char::is_whitespace).next().unwrap_or_default();
+        let Some((name, _)) = part.split_once('}').filter(|_| n > 0) else { continue };
         let name = format!("${{{name}}}");
-        if !names.contains(&name) {
+        // archiso's own scripts read this one.
+        let archiso = name == "${pxeserver}" && within.starts_with("archiso_");
+        if !names.contains(&name) && !archiso {
             names.push(name);
         }
     }
@@ -168,9 +174,18 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             if known && !is_default(n) && !args.json {
                 continue;
             }
-            let mut plan = parse(args, initrd.as_ref(), &entry.append);
+            let line = menu.words_in_front(entry) + &entry.append;
+            let errors = |line: &str| {
+                let plan = parse(args, initrd.as_ref(), line);
+                plan.warnings.iter().filter(|warning| warning.fatal).count()
+            };
+            let filled = standins::fill(&line, errors);
+            let mut plan = parse(args, initrd.as_ref(), &filled.line);
             let unset = unset(&entry.append);
-            plan.warnings.retain(|warning| warning.fatal || !warning.message.contains(UNFILLED));
+            plan.warnings.retain(|warning| {
+                let made_up = filled.is_about(&warning.word) || warning.message.contains(UNFILLED);
+                warning.fatal || !made_up
+            });
             let lacks = initrd.as_ref().map(|initrd| initrd.lacks(&plan));
             let layout = found.medium.as_ref().map(|medium| medium.layout(name, entry));
             // What our /init would do with such a line does not matter.
@@ -178,7 +193,7 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             all_work &= own || (plan.can_work() && !fails(lacks.as_deref()));
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             texts.push(if args.json {
-                let plan = json(args, &plan, lacks.as_deref());
+                let plan = filled.restored(&json(args, &plan, lacks.as_deref()));
                 let mut json = Json::new();
                 json.object().field("menu", name).field("title", title);
                 json.flag("default", is_default(n)).field("kernel", &entry.kernel);
@@ -206,7 +221,7 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                     entry.kernel,
                     entry.initrd.join(" "),
                     entry.append,
-                    report(args, &plan, lacks.as_deref())
+                    filled.restored(&report(args, &plan, lacks.as_deref()))
                 )
             });
         }

@@ -19,6 +19,7 @@ mod menus;
 mod programs;
 mod pxe;
 mod share;
+mod standins;
 mod r#try;
 
 use std::process::ExitCode;

@@ -10,6 +10,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::ip::{Form, Method};
+#[cfg(feature = "all")]
+use crate::plan::Fate;
 use crate::plan::{
     BootPlan, CifsSource, Content, Dialect, ImagePick, Marker, Payload, PersistPlan, Retry,
     Seconds, Source, ToRam, UnionKind, UnionPlan, Upper, UrlSource, Writable,
@@ -20,7 +22,7 @@ use crate::{base, net, nfsroot, own, source, value};
 
 words! { CASPER, CASPER_DOCS:
     "boot" Text Soft "casper selects this dialect.";
-    "netboot" OptText Keep "nfs, cifs or url: the medium comes over the network.";
+    "netboot" OptText Keep "nfs, cifs or url: the medium comes over the network; also http with fetch=URL, as rebuilt media have it.";
     "nfsroot" OptText Keep "SERVER:PATH of the medium, //SERVER/SHARE for CIFS; auto or absent takes DHCP's root path.";
     "nfsopts" Text Keep "Further mount options (read by casper until 18.04).";
     "url" Text Soft "URL of an ISO or squashfs; implies netboot=url when it ends in .iso, .squashfs or another image's suffix. Otherwise it is the installer's preseed URL.";
@@ -133,6 +135,14 @@ fn is_image(suffix: Option<&str>) -> bool {
     matches!(suffix, Some("iso" | "squashfs" | "sfs" | "erofs" | "img" | "ext2" | "ext4"))
 }
 
+/// The URL of `netboot=http fetch=URL`, which rebuilt Ubuntu media have.
+#[cfg(feature = "all")]
+fn fetched<'a>(d: &mut Draft<'a>) -> Option<&'a str> {
+    let token = d.tokens().filter(|t| t.name == "fetch").last()?;
+    d.mark(Fate::Used, |t| *t == token);
+    token.value.filter(|url| !url.is_empty())
+}
+
 /// Network sources, `None` for a local boot.
 fn sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> Option<Vec<Source>> {
     let url_is_image =
@@ -150,8 +160,14 @@ fn sources(d: &mut Draft<'_>, plan: &mut BootPlan) -> Option<Vec<Source>> {
         }
         None => return None,
     };
-    if netboot == "url" {
-        let (name, url) = if d.peek("iso-url").is_some() || d.peek("url").is_some() {
+    #[cfg(feature = "all")]
+    let fetch = if netboot == "http" { fetched(d) } else { None };
+    #[cfg(not(feature = "all"))]
+    let fetch = None;
+    if netboot == "url" || fetch.is_some() {
+        let (name, url) = if let Some(url) = fetch {
+            ("fetch", url)
+        } else if d.peek("iso-url").is_some() || d.peek("url").is_some() {
             d.get_any(&["iso-url", "url"])?
         } else {
             d.fatal("netboot=url", &("needs a URL", "url=http://SERVER/PATH.iso"));

@@ -7,7 +7,7 @@
 //! with `BOOT=casper` is casper's.
 
 use crate::plan::Dialect;
-use crate::table::Grammar;
+use crate::table::{Grammar, covers};
 use crate::token::Token;
 use crate::value;
 
@@ -55,6 +55,17 @@ const MARKS: &[(&str, bool, Dialect)] = &[
     ("perch*", false, Dialect::Slax),
     ("iso-scan/filename", true, Dialect::Casper),
     ("rd.*", false, Dialect::Dracut),
+];
+
+/// The same, of words that stand in menus alone; after all of those.
+#[cfg(feature = "all")]
+const FURTHER_MARKS: &[(&str, bool, Dialect)] = &[
+    ("fromhd", false, Dialect::Knoppix),
+    ("knoppix", false, Dialect::Knoppix),
+    ("cde", false, Dialect::TinyCore),
+    ("norestore", false, Dialect::TinyCore),
+    ("superuser", false, Dialect::TinyCore),
+    ("waitusb*", false, Dialect::TinyCore),
 ];
 
 /// The dialect with this name.
@@ -106,15 +117,24 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
     if dracut_root.iter().any(|p| root.starts_with(p)) || matches!(root, "dhcp" | "dhcp6") {
         return Some(Dialect::Dracut);
     }
+    // dracut's old way to write an NFS root.
+    #[cfg(feature = "all")]
+    if root.starts_with(|c: char| c.is_ascii_digit()) && crate::text::has(root, ":/") {
+        return Some(Dialect::Dracut);
+    }
     if value::suffix(value_of("url")).as_deref() == Some("iso") {
         return Some(Dialect::Casper);
     }
     for (pattern, needs_value, dialect) in MARKS {
         let found = words.iter().any(|t| {
-            crate::table::covers(pattern, t.name)
+            covers(pattern, t.name)
                 && (!needs_value || t.value.is_some_and(|v| !v.is_empty()))
                 && built_in.is_none_or(|grammar| grammar.find(t.name).is_none())
         });
+        // NixOS's own scripts have the word too.
+        #[cfg(feature = "all")]
+        let found =
+            found && !(*pattern == "findiso" && value_of("init").starts_with("/nix/store/"));
         // A diskless machine of another family may load its modules by the same word.
         if found && !(*pattern == "modules" && root.starts_with("/dev/nfs")) {
             return Some(*dialect);
@@ -124,9 +144,13 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
         return None;
     }
     #[cfg(feature = "all")]
-    // Knoppix's menus have no word of their own but the name of its initramfs.
-    if value_of("initrd").rsplit('/').next().is_some_and(|name| name.starts_with("minirt")) {
-        return Some(Dialect::Knoppix);
+    if root.is_empty() {
+        let files = [value_of("BOOT_IMAGE"), value_of("initrd"), value_of("bootfrom")];
+        let mut marks = FURTHER_MARKS.iter();
+        let mark = marks.find(|(pattern, ..)| words.iter().any(|t| covers(pattern, t.name)));
+        if let Some(dialect) = by_files(files).or(mark.map(|(.., dialect)| *dialect)) {
+            return Some(dialect);
+        }
     }
     // Ubuntu builds boot=casper into its initrd; its lines do not say it.
     if root.is_empty() && (has("---") || !value_of("netboot").is_empty()) {
@@ -140,4 +164,19 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
         return Some(Dialect::Kernel);
     }
     None
+}
+
+/// The dialect that the names of files give away: of the kernel and the initramfs, as boot
+/// loaders write them on the line, and of an ISO file that `bootfrom=` names.
+#[cfg(feature = "all")]
+fn by_files([kernel, initrd, iso]: [&str; 3]) -> Option<Dialect> {
+    let within = |dir: &str| [kernel, initrd].iter().any(|path| path.split('/').any(|p| p == dir));
+    let name = initrd.rsplit('/').next().unwrap_or_default();
+    if name.starts_with("minirt") || value::suffix(iso).as_deref() == Some("iso") {
+        Some(Dialect::Knoppix)
+    } else if name.ends_with("core.gz") || name == "corepure64.gz" {
+        Some(Dialect::TinyCore)
+    } else {
+        within("casper").then_some(Dialect::Casper)
+    }
 }

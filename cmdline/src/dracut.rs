@@ -35,7 +35,7 @@ words! { DRACUT, DRACUT_DOCS:
     "rd.live.debug" Switch Soft "Everything on the console.";
     "rd.live.overlay" Text Keep "Older name of rd.overlay=.";
     "rd.live.overlay.overlayfs" Switch Keep "Older name of rd.overlay=1.";
-    "rd.live.overlay.size" Number Keep "Size of the snapshot in memory in MiB; 32768.";
+    "rd.live.overlay.size" Size Keep "Size of the snapshot in memory in MiB; 32768. With a unit or %: of the overlay in memory, as kiwi's media have it.";
     "rd.live.overlay.readonly" Switch Keep "The kept changes stay read-only under this session's.";
     "rd.live.overlayfs.readonly" Switch Keep "The same.";
     "rd.live.overlay.persistent" Switch Keep "Keep changes on the partition labelled cow, as kiwi's media do, or beside an ISO file in the file live_system.cow; neither is made.";
@@ -399,6 +399,13 @@ fn live_nfs(place: &str) -> Result<Source, &'static str> {
     Ok(Source::File { on: Box::new(Source::Nfs(nfs)), path: value::absolute(name) })
 }
 
+/// kiwi's size of the overlay, which has a unit; dracut's number of MiB is the snapshot's.
+#[cfg(feature = "all")]
+fn overlay_size(d: &mut Draft<'_>) -> String {
+    let size = d.text("rd.live.overlay.size").unwrap_or_default();
+    if value::number(&size).is_some() { String::new() } else { size }
+}
+
 fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     let (name, value) = d
         .get_any(&["rd.overlay", "rd.overlayfs", "rd.live.overlay", "rd.live.overlay.overlayfs"])
@@ -434,6 +441,9 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
         true => text(&["/", d.get("rd.live.dir").unwrap_or("LiveOS"), "/overlay-{label}-{uuid}"]),
         false => String::from("/overlay"),
     };
+    // The medium's root is a directory as well: rd.live.dir=/.
+    #[cfg(feature = "all")]
+    let default_path = value::inside(&default_path).map_or(default_path, |p| value::absolute(&p));
     let kiwi = live && d.switch("rd.live.overlay.persistent") == Some(true);
     let mut persist = {
         let mut persist = PersistPlan::new();
@@ -468,7 +478,11 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
         Upper::Tmpfs { size: size.to_string() }
     } else if is_switch || name.is_none() {
         if !live || plan.root.sources.iter().any(|s| matches!(s, Source::Url(_))) {
-            Upper::Tmpfs { size: String::new() }
+            #[cfg(feature = "all")]
+            let size = overlay_size(d);
+            #[cfg(not(feature = "all"))]
+            let size = String::new();
+            Upper::Tmpfs { size }
         } else {
             // dracut takes an overlay at the default place without being asked.
             persist.path = Some(default_path);

@@ -42,6 +42,8 @@ mod ltsp;
 pub mod needs;
 mod net;
 pub mod nfsroot;
+#[cfg(feature = "explain")]
+mod oddities;
 mod own;
 #[cfg(feature = "p2v")]
 mod p2v;

@@ -42,6 +42,10 @@ pub fn from_dhcp() -> NfsSource {
 /// # Errors
 /// What is wrong with it, in the user's words.
 pub fn parse(text: &str) -> Result<NfsSource, &'static str> {
+    #[cfg(feature = "all")]
+    if text.starts_with("nfs://") {
+        return Err("is a URL, where a server and a path stand");
+    }
     let mut source = from_dhcp();
     if text.is_empty() || text == "auto" || text == "dhcp" {
         return Ok(source);
@@ -145,12 +149,11 @@ pub fn apply_options(source: &mut NfsSource, options: &str) {
             "ro" => source.read_write = false,
             "rw" => source.read_write = true,
             "nolock" | "lock" => {}
-            "v2" => source.versions = alloc::vec![NfsVersion::V2],
-            "v3" => source.versions = alloc::vec![NfsVersion::V3],
-            "v4" => source.versions = ANY_V4.to_vec(),
             _ if option.starts_with("addr=") => {}
             _ => {
-                let (key, value) = option.split_once('=').unwrap_or((option, ""));
+                let short = option.strip_prefix('v').filter(|v| versions(v).is_some());
+                let assigned = option.split_once('=').unwrap_or((option, ""));
+                let (key, value) = short.map_or(assigned, |version| ("vers", version));
                 match key {
                     "vers" | "nfsvers" => {
                         if let Some(versions) = versions(value) {
@@ -171,7 +174,7 @@ pub fn apply_options(source: &mut NfsSource, options: &str) {
     }
 }
 
-fn versions(value: &str) -> Option<Vec<NfsVersion>> {
+pub(crate) fn versions(value: &str) -> Option<Vec<NfsVersion>> {
     Some(match value {
         "2" => alloc::vec![NfsVersion::V2],
         "3" => alloc::vec![NfsVersion::V3],
@@ -200,7 +203,7 @@ pub fn version_name(version: NfsVersion) -> &'static str {
 fn split_options(text: &str) -> (&str, &str) {
     const KNOWN: &str = " ro rw hard soft intr nointr posix noposix cto nocto ac noac lock nolock \
         acl noacl tcp udp v2 v3 v4 sync async noatime nodiratime relatime nordirplus fsc sharecache \
-        nosharecache resvport noresvport ";
+        nosharecache resvport noresvport v4.0 v4.1 v4.2 ";
     let mut from = 0;
     while let Some(at) = text.get(from..).and_then(|t| t.find(',')).map(|at| at + from) {
         let rest = text.get(at + 1..).unwrap_or_default();

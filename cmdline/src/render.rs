@@ -18,7 +18,7 @@ use crate::plan::{
 #[cfg(feature = "p2v")]
 use crate::plan::{P2vPlan, P2vWay};
 use crate::plan_json::fate_name;
-use crate::secrets::masked;
+use crate::secrets::{Private, masked};
 use crate::table::text;
 
 /// Column at which the text of each part begins.
@@ -366,7 +366,7 @@ pub fn source(item: &Source) -> String {
             };
             let proxy =
                 s.proxy.as_ref().map(|p| text(&[" through ", &p.to_string()])).unwrap_or_default();
-            text(&[what, &s.url.to_string(), ", fetched to memory", &proxy])
+            text(&[what, &url(&s.url), ", fetched to memory", &proxy])
         }
         Source::Nbd(s) => text(&[
             "NBD export ",
@@ -426,6 +426,23 @@ fn clone_method(method: &CloneMethod) -> String {
     text(&[method.protocol.title, argument, &shown.join(", ")])
 }
 
+/// A URL; one without a host means the boot server.
+#[cfg(feature = "explain")]
+fn url(url: &Private) -> String {
+    let shown = url.to_string();
+    for end in ["/", ":"] {
+        let nobody = text(&["://", end]);
+        if crate::text::has(&shown, &nobody) {
+            return crate::text::swap(&shown, &nobody, &text(&["://the boot server", end]));
+        }
+    }
+    shown
+}
+#[cfg(not(feature = "explain"))]
+fn url(url: &Private) -> String {
+    url.to_string()
+}
+
 /// A source as `/init`'s messages name it: no options, no promises.
 #[must_use]
 pub fn brief(item: &Source) -> String {
@@ -435,7 +452,7 @@ pub fn brief(item: &Source) -> String {
             text(&["NFS ", server(&s.server), ":", path])
         }
         Source::Cifs(s) => text(&["CIFS share //", server(&s.server), "/", &s.share]),
-        Source::Url(s) => s.url.to_string(),
+        Source::Url(s) => url(&s.url),
         Source::Nbd(s) => {
             text(&["NBD ", server(&s.server), ":", &s.port.to_string(), "/", &s.export])
         }

@@ -207,7 +207,7 @@ fn server_of(source: &Source) -> Option<&Server> {
 }
 
 /// The host that a source names, as written; empty for the boot server.
-fn host_of(source: &Source) -> Option<String> {
+pub(crate) fn host_of(source: &Source) -> Option<String> {
     match source {
         Source::Url(s) => value::url(s.url.reveal()).ok().map(|url| url.host.to_string()),
         Source::File { on, .. } | Source::Partition { on, .. } => host_of(on),
@@ -287,12 +287,16 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         );
     }
     #[cfg(feature = "all")]
-    if let Some(device) = plan.root.sources.iter().find_map(mapped) {
+    if let Some(device) = plan.root.sources.iter().find_map(mapped)
+        && !d.warnings.iter().any(|warning| warning.fatal)
+    {
         let only = plan.root.sources.iter().all(|source| mapped(source).is_some());
         let message = "is a logical volume (LVM) or an unlocked disk, and neither is opened here";
         let hint = "boot it with its own initrd, or keep the image on a plain partition";
         if only { d.fatal(&device, &(message, hint)) } else { d.warn(&device, &(message, hint)) }
     }
+    #[cfg(feature = "explain")]
+    crate::oddities::check(d, plan);
     if !d.cx.tls {
         let all_tls = !plan.root.sources.is_empty()
             && plan.root.sources.iter().all(|s| uses_tls(s).is_some());

@@ -371,8 +371,8 @@ impl Grub {
             self.submenu.clone_from(&place);
         }
         self.items.push(GrubItem { place, id: id.clone(), title: title.clone(), entry: None });
+        self.arguments(arguments);
         if !submenu {
-            self.arguments(arguments);
             if id.is_empty() {
                 id = format!("entry{}", self.menu.entries.len() + 1);
             }

@@ -58,6 +58,7 @@ impl Menu {
             Dialect::Grub => grub::read(text, load, keep),
         }?;
         let blank = |text: &mut String| *text = text.replace(char::is_control, " ");
+        menu.loader = Some(dialect);
         blank(&mut menu.title);
         for entry in &mut menu.entries {
             blank(&mut entry.title);

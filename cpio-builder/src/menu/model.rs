@@ -27,6 +27,23 @@ pub struct Menu {
     pub other_default: bool,
     /// What a reader of the entries should know of the file.
     pub notes: Vec<String>,
+    /// The boot loader whose file it was read from, if that puts words on a line.
+    pub loader: Option<super::Dialect>,
+}
+
+impl Menu {
+    /// The words that the boot loader puts in front of an entry's line.
+    #[must_use]
+    pub fn words_in_front(&self, entry: &Entry) -> String {
+        let initrd = entry.initrd.join(",");
+        match self.loader {
+            None => String::new(),
+            Some(super::Dialect::Syslinux) if !initrd.is_empty() => {
+                format!("BOOT_IMAGE={} initrd={initrd} ", entry.kernel)
+            }
+            Some(_) => format!("BOOT_IMAGE={} ", entry.kernel),
+        }
+    }
 }
 
 /// One way to boot.

@@ -516,3 +516,15 @@ proptest! {
         }
     }
 }
+
+/// A submenu's own arguments were not known in it, so that `img_loop=` was empty.
+#[test]
+fn a_submenus_arguments_are_known_in_it() {
+    let text = "for isofile in $isopath/arch-*.iso; do\n  if [ -e \"$isofile\" ]; then\n    \
+        submenu \"$isofile ->\" \"$isofile\" {\n      iso_path=\"$2\"\n      \
+        menuentry 'Live' { linux (loop)/arch/vmlinuz img_loop=\"${iso_path}\" a=$1 }\n    }\n  fi\ndone\n";
+    let menu = Menu::read_as_written(Dialect::Grub, text, &mut none).unwrap();
+    assert_eq!(menu.entries[0].append, "img_loop=${isofile} a=Live");
+    let words = menu.words_in_front(&menu.entries[0]);
+    assert_eq!(words, "BOOT_IMAGE=(loop)/arch/vmlinuz ");
+}

@@ -1,0 +1,111 @@
+//! Values that are well formed and cannot be meant: addresses that no server and no machine
+//! has, port 0, versions of NFS that do not exist.
+//!
+//! Not in `/init`: the boot fails on them all the same, in the kernel's words.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use crate::plan::{Addressing, BootPlan, Server, Source};
+use crate::source::{host_of, same_subnet};
+use crate::table::{Draft, listed};
+use crate::{nfsroot, value};
+
+/// Words whose value may end in options of an NFS mount.
+const NFS_WORDS: &str = "root netroot nfsroot nfsopts nfsoverlay nfsdir archiso_nfs_opt bw.root";
+
+/// What no machine can have as its own address; a server neither.
+fn nobodys(address: Ipv4Addr) -> Option<&'static str> {
+    Some(match () {
+        () if address.is_unspecified() => "is no address: it stands for any",
+        () if address.is_loopback() => "is a machine's own loopback address",
+        () if address.is_multicast() => "is the address of a multicast group, not of a machine",
+        () if address.is_broadcast() => "is the broadcast address, not a machine's",
+        () => return None,
+    })
+}
+
+fn port_of(source: &Source) -> Option<u16> {
+    match source {
+        Source::Nbd(nbd) => Some(nbd.port),
+        Source::NvmeTcp(nvme) => Some(nvme.port),
+        Source::File { on, .. } | Source::Partition { on, .. } => port_of(on),
+        _ => None,
+    }
+}
+
+/// The path of an NFS source without a server that begins with what looks like one.
+fn misplaced_server(source: &Source) -> Option<&str> {
+    match source {
+        Source::Nfs(nfs) if nfs.server == Server::Boot => {
+            let path = nfs.path.as_deref()?.strip_prefix("/tftpboot/")?;
+            value::address(path.split('/').next()?)?;
+            Some(path)
+        }
+        Source::File { on, .. } | Source::Partition { on, .. } => misplaced_server(on),
+        _ => None,
+    }
+}
+
+/// Says what is odd in the plan.
+pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
+    for source in &plan.root.sources {
+        let host = host_of(source).and_then(|host| Some((host.parse().ok()?, host)));
+        if let Some((why, host)) = host.and_then(|(address, host)| Some((nobodys(address)?, host)))
+        {
+            d.fatal(&host, &(why, "write the server's own address"));
+        }
+        if port_of(source) == Some(0) {
+            d.fatal("", &("port 0 is none", "leave it out: NBD has port 10809"));
+        }
+        if let Some(path) = misplaced_server(source) {
+            let hint = "SERVER:/PATH, with a colon behind the server";
+            d.warn(path, &("is taken as a path on the boot server", hint));
+        }
+    }
+    address(d, plan);
+    let nfs = plan.root.sources.iter().any(is_nfs);
+    let tokens: Vec<_> = d.tokens().collect();
+    for token in tokens.iter().filter(|t| nfs && listed(NFS_WORDS, t.name)) {
+        for option in token.value.unwrap_or_default().split([',', ':']) {
+            let version = option.strip_prefix("vers=").or_else(|| option.strip_prefix("nfsvers="));
+            if version.is_some_and(|version| nfsroot::versions(version).is_none()) {
+                let known = "2, 3, 4, 4.0, 4.1 and 4.2 are known";
+                d.warn(option, &("is no version of NFS; the usual ones are tried", known));
+            }
+        }
+    }
+}
+
+fn is_nfs(source: &Source) -> bool {
+    match source {
+        Source::Nfs(_) => true,
+        Source::File { on, .. } | Source::Partition { on, .. } => is_nfs(on),
+        _ => false,
+    }
+}
+
+/// The fixed address of the line.
+fn address(d: &mut Draft<'_>, plan: &BootPlan) {
+    let Some(network) = &plan.network else { return };
+    let Addressing::Static(fixed) = &network.addressing else { return };
+    let name = fixed.address.to_string();
+    let hint = "ip=ADDRESS::GATEWAY:NETMASK::DEVICE:off";
+    if let Some(why) = nobodys(fixed.address) {
+        d.warn(&name, &(why, hint));
+        return;
+    }
+    let hosts = u32::MAX.checked_shr(u32::from(fixed.prefix)).unwrap_or(0);
+    let host = fixed.address.to_bits() & hosts;
+    // Networks of two addresses and of one have neither.
+    if fixed.prefix < 31 && (host == 0 || host == hosts) {
+        d.warn(&name, &("is the network's own or its broadcast address, not a machine's", hint));
+    }
+    if let Some(gateway) = fixed.gateway
+        && !same_subnet(fixed.address, gateway, fixed.prefix)
+    {
+        let why = "is the gateway, and lies outside the subnet of the fixed address";
+        d.warn(&gateway.to_string(), &(why, "a wider netmask, or a gateway in the subnet"));
+    }
+}
