@@ -500,9 +500,11 @@ proptest! {
         // Without a menu it starts at once.
         let shown = if menu.waits() { menu.timeout } else { Some(0) };
         let timeout = core::mem::replace(&mut menu.timeout, shown);
+        menu.loader = Some(Dialect::Syslinux);
         prop_assert_eq!(read.as_ref(), Ok(&menu));
         menu.timeout = timeout;
         menu.title.clear();
+        menu.loader = Some(Dialect::Grub);
         let read = Menu::read(Dialect::Grub, &menu.to_grub(false).unwrap(), &mut none);
         prop_assert_eq!(read.as_ref(), Ok(&menu));
     }
