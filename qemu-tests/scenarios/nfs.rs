@@ -117,7 +117,8 @@ fn sweep_new_kernels_and_an_old_server() {
             let tree = lab
                 .tree("export")?
                 .with("live/filesystem.squashfs", &lab.assets().small_squashfs()?)?;
-            let _nfs = lab.nfs().export("/srv/live", tree.path()).v4_only().start()?;
+            let server = lab.nfs_of("bookworm")?;
+            let _nfs = server.export("/srv/live", tree.path()).v4_only().start()?;
             let line = format!("{LIVE}{options} panic=1");
             let machine = lab.machine().kernel(&kernel.image, &initrd, &line);
             let mut machine = machine.nic(Nic::virtio()).start()?;

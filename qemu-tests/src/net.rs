@@ -116,7 +116,17 @@ impl Namespace {
 
     /// The same for a server: the program is that of the release which the lab is about.
     pub fn released(&self, program: &str) -> Command {
-        let Some(root) = &self.servers else { return self.command(program) };
+        self.from(self.servers(), program)
+    }
+
+    /// The root that servers have their programs from, where it is not this machine's.
+    pub fn servers(&self) -> Option<&Path> {
+        self.servers.as_deref()
+    }
+
+    /// The same from another root, or this machine's own.
+    pub fn from(&self, root: Option<&Path>, program: &str) -> Command {
+        let Some(root) = root else { return self.command(program) };
         let mut command = self.command("unshare");
         command.args(["--mount", "--propagation", "private", "--", "sh", "-c", FROM]);
         command.arg(root).arg(program);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
-use qemu_tests::faults::TABLE;
+use qemu_tests::faults::{Fault, TABLE};
 use qemu_tests::release::{RELEASES, Seen};
 use qemu_tests::{Error, Result, workspace};
 use quote::ToTokens as _;
@@ -54,6 +54,7 @@ pub fn page() -> Result<String> {
         }
         text.push('\n');
     }
+    text.push_str(&faults(&seen));
     let page = fill("docs/status.md", "scenarios", text.trim_end())?;
     for path in NAMING {
         let named = std::fs::read_to_string(workspace::root().join(path)).unwrap_or_default();
@@ -64,6 +65,20 @@ pub fn page() -> Result<String> {
         }
     }
     Ok(page)
+}
+
+/// The rows of the table of faults that CI runs: what they show is on a page of its own.
+fn faults(seen: &Seen) -> String {
+    let mut text = format!(
+        "### Faults that CI has, of [faults.md](faults.md)\n\n| scenario | {} |\n{}\n",
+        RELEASES.join(" | "),
+        "| --- | --- | --- | --- |"
+    );
+    let rows = TABLE.iter().flat_map(|(_, faults)| *faults).filter(|fault| fault.quick);
+    for name in rows.map(Fault::scenario) {
+        text.push_str(&format!("| `{name}` | {} |\n", seen.of(&name).join(" | ")));
+    }
+    text
 }
 
 /// The rows of the table of scenarios and releases: all scenarios of CI, those of the table of

@@ -47,7 +47,7 @@ const LEFT_OUT: [(&str, &str); 5] = [
     ),
     ("modems", "cdc_mbim cdc_phonet hso huawei_cdc_ncm qmi_wwan sierra_net"),
     ("the other end: what serves disks to others", "tcm_qla2xxx xen_blkback xen_scsiback"),
-    ("no root is found there", "ch drbd null_blk rbd scsi_debug ses st zram"),
+    ("no root is found there", "ch drbd null_blk rbd scsi_debug ses st ublk_drv zram"),
     ("no drivers of disks", "firewire_net mptctl mptlan nosy"),
 ];
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::assets::Assets;
 use crate::lab::Lab;
 use crate::net::Namespace;
 use crate::shell::Daemon;
@@ -12,6 +13,14 @@ impl Lab {
     /// An NFS server.
     pub fn nfs(&self) -> NfsBuilder<'_> {
         NfsBuilder::new(self.namespace(), self.directory())
+    }
+
+    /// An NFS server of a release of its own.
+    ///
+    /// # Errors
+    /// Its packages cannot be fetched or unpacked.
+    pub fn nfs_of(&self, release: &str) -> Result<NfsBuilder<'_>> {
+        Ok(NfsBuilder { servers: Assets::of(release)?.servers()?, ..self.nfs() })
     }
 }
 
@@ -23,6 +32,8 @@ pub struct NfsBuilder<'lab> {
     exports: Vec<Export>,
     protocols: &'static str,
     port: u16,
+    /// The root that it has its programs from.
+    servers: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -35,7 +46,14 @@ struct Export {
 impl<'lab> NfsBuilder<'lab> {
     pub(crate) fn new(namespace: &'lab Namespace, directory: &Path) -> NfsBuilder<'lab> {
         let directory = directory.to_owned();
-        NfsBuilder { namespace, directory, exports: Vec::new(), protocols: "3, 4", port: 2049 }
+        NfsBuilder {
+            namespace,
+            directory,
+            exports: Vec::new(),
+            protocols: "3, 4",
+            port: 2049,
+            servers: namespace.servers().map(Path::to_owned),
+        }
     }
 
     /// Exports `source` read-only under `path`, for instance `/srv/live`.
@@ -133,13 +151,13 @@ impl Nfs<'_> {
     /// [`Error::Command`] with the end of its log when it does not come up.
     pub fn start(&mut self) -> Result<()> {
         let log = self.site.directory.join("ganesha.log");
-        let namespace = self.site.namespace;
+        let (namespace, servers) = (self.site.namespace, self.site.servers.as_deref());
         if self.site.protocols.contains('3') {
-            let mut rpcbind = namespace.released("rpcbind");
+            let mut rpcbind = namespace.from(servers, "rpcbind");
             rpcbind.args(["-f", "-w"]);
             self.daemons.push(namespace.server("rpcbind", rpcbind, &log, 111)?);
         }
-        let mut ganesha = namespace.released("ganesha.nfsd");
+        let mut ganesha = namespace.from(servers, "ganesha.nfsd");
         ganesha.args(["-F", "-N", "EVENT", "-p", "/run/ganesha.pid", "-L"]).arg(&log);
         ganesha.arg("-f").arg(&self.config);
         namespace.run(&["mkdir", "-p", "/run/ganesha", "/var/lib/nfs/ganesha"])?;
