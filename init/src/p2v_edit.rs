@@ -17,11 +17,11 @@ use overlay::probe::{Format, probe};
 use p2v::edge::{BadSectors, Disk, Logical, Part};
 use p2v::edit::{self, Change, Drivers, Edits, File, Kind, PLACES, ROOTS, Volume};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr, ftruncate};
+use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fsetxattr, ftruncate, openat};
 use rustix::io::{Errno, pread};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use sys::dm::Control;
-use sys::file::{open, read_file, regular};
+use sys::file::{c_path, open, read_file, regular};
 use sys::mount::{detach, tmpfs};
 
 use crate::block::{self, Block, MountWith};
@@ -49,6 +49,8 @@ const MOST: u32 = 90;
 const MAX_FILE: usize = 1 << 20;
 const MAX_ALL: usize = 16 << 20;
 const MAX_NAMES: usize = 200;
+/// The longest boot loader.
+const MAX_LOADER: usize = 16 << 20;
 /// Images of an initramfs that are looked into, their unpacked entries, and their expanded bytes.
 const MAX_IMAGES: usize = 8;
 const MAX_ENTRIES: usize = 100_000;
@@ -122,12 +124,19 @@ impl Snapshots {
         let done = made.change(machine, disks, &paths, all);
         made.check(machine, disks, true)?;
         done?;
+        // Another device has a page cache of its own: what was read of the snapshot before the
+        // changes, and ahead of that, is not in it.
+        let again = paths.iter().map(|path| {
+            let length = sys::blockdev::length(path).map_err(Fault::on(path))?;
+            made.device(&dm::linear(path, length / dm::SECTOR, 0), true)
+        });
+        let paths = again.collect::<Result<_, Fault>>()?;
         Ok((made, paths))
     }
 
-    fn device(&mut self, table: &[sys::dm::Target]) -> Result<String, Fault> {
+    fn device(&mut self, table: &[sys::dm::Target], read_only: bool) -> Result<String, Fault> {
         let name = format!("{NAME}{}", self.devices.len());
-        let path = block::make_dm(&self.control, &name, table, false)?;
+        let path = block::make_dm(&self.control, &name, table, read_only)?;
         self.devices.push(name);
         Ok(path)
     }
@@ -150,7 +159,7 @@ impl Snapshots {
         let store = Block::open(machine, &file, false)?;
         let table = dm::snapshot(&origin, length / dm::SECTOR, &store.path, false, CHUNK);
         self.stores.push(store);
-        self.device(&table)
+        self.device(&table, false)
     }
 
     /// How full the store of a snapshot is.
@@ -234,7 +243,7 @@ impl Snapshots {
                         .map_err(Fault::on(path))?;
                     for Logical { name, pieces } in volumes_here {
                         let table = pieces_of(path, part.start, &pieces);
-                        let device = self.device(&table).map_err(|fault| fault.of(&name))?;
+                        let device = self.device(&table, false).map_err(|fault| fault.of(&name))?;
                         let found = block::inspect(&device).ok();
                         let volume = Volume {
                             holds: found.as_ref().map(|found| found.format),
@@ -256,7 +265,7 @@ impl Snapshots {
                     let sectors = part.length / dm::SECTOR;
                     let table = dm::linear(path, sectors, part.start / dm::SECTOR);
                     let label = format!("partition {} of {}", part.number, disk.name);
-                    let device = self.device(&table).map_err(|fault| fault.of(&label))?;
+                    let device = self.device(&table, false).map_err(|fault| fault.of(&label))?;
                     mount(machine, &device, volume, &label, (volumes, mounted))?;
                 }
             }
@@ -282,6 +291,11 @@ impl Snapshots {
                     read_all(machine, &tree, (*volume, root), &mut files);
                     roots.push((*volume, root, tree));
                 }
+            }
+        }
+        for (volume, _, tree) in &roots {
+            if known.volumes.get(*volume).is_some_and(|one| one.holds == Some(Format::Vfat)) {
+                removable(machine, tree)?;
             }
         }
         if !files.iter().any(|file| file.kind == Kind::Fstab) {
@@ -310,6 +324,55 @@ impl Snapshots {
         }
         Ok(())
     }
+}
+
+/// Puts a boot loader where the firmware of a new machine looks, if there is one of one system.
+fn removable(machine: &mut Machine, tree: &NewRoot) -> Result<(), Fault> {
+    let (place, name) = edit::REMOVABLE;
+    let target = format!("{place}/{name}");
+    if tree.has(&target) {
+        return Ok(());
+    }
+    let all = matching(tree, "EFI/*").into_iter().filter_map(|dir| {
+        let there = |list: &&&[&str]| list.first().is_some_and(|n| tree.has(&format!("{dir}/{n}")));
+        Some((*edit::LOADERS.iter().find(there)?, dir.clone()))
+    });
+    let all: Vec<(&[&str], String)> = all.collect();
+    let [(list, dir)] = all.as_slice() else {
+        if !all.is_empty() {
+            machine.log.warn(&format!(
+                "{target} is not there, and several systems have boot loaders: choose one in the \
+                 menu of the guest's firmware"
+            ));
+        }
+        return Ok(());
+    };
+    let (above, _) = tree.parent(target.as_bytes()).map_err(Fault::on(place))?;
+    for (n, file) in list.iter().enumerate() {
+        let from = format!("{dir}/{file}");
+        let Ok(found) = tree.resolve(from.as_bytes(), OFlags::PATH) else { continue };
+        let bytes = regular(&found, OFlags::RDONLY)
+            .and_then(|file| read_file(&format!("/proc/self/fd/{}", file.as_raw_fd()), MAX_LOADER));
+        let bytes = bytes.map_err(Fault::on(&from))?;
+        let to = c_path(if n == 0 { name } else { file }.as_bytes()).map_err(Fault::on(&from))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let made = openat(&above, &*to, flags, Mode::from_raw_mode(0o700));
+        made.and_then(|made| write_all(&made, &bytes)).map_err(Fault::on(&target))?;
+        if n == 0 {
+            machine.log.say(Level::Verdict, &format!(
+                "in the copy: {target} is a copy of {from}: the guest's firmware looks nowhere else"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let length = rustix::io::write(file, bytes)?;
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// The drivers that kernels have built in, by the directory of their modules.
@@ -353,7 +416,9 @@ fn drivers_in(file: &OwnedFd) -> (Drivers, Option<String>) {
     let mut head = [0; newc::HEADER];
     // Archives that are not packed come first: microcode, and early drivers.
     for _ in 0..MAX_ENTRIES {
-        if pread(file, &mut head[..], at) != Ok(head.len()) {
+        head.fill(0);
+        let length = pread(file, &mut head[..], at).unwrap_or(0);
+        if length < head.len() && head.iter().all(|byte| *byte == 0) {
             return (drivers, None);
         }
         let (magic, digits) = head.split_at(6);
@@ -579,12 +644,7 @@ fn write(tree: &NewRoot, path: &str, text: &str, new: bool) -> Result<(), rustix
     let found = tree.resolve(path.as_bytes(), OFlags::PATH)?;
     let file = regular(&found, OFlags::WRONLY)?;
     ftruncate(&file, 0)?;
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        let length = rustix::io::write(&file, rest)?;
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(())
+    write_all(&file, text.as_bytes())
 }
 
 /// The disk that is read in the place of another.
@@ -607,6 +667,36 @@ mod tests {
         assert_eq!(room(192 << 20, 2), Some(32 << 20));
         assert_eq!(room(64 << 20, 1), None);
         assert_eq!(room(1 << 30, 0), None);
+    }
+
+    #[test]
+    fn a_boot_loader_is_put_where_firmware_looks() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut machine = crate::machine::tests::machine("");
+        let tree = NewRoot::at(dir.path().to_str().unwrap()).unwrap();
+        let text = |path: &str| std::fs::read_to_string(dir.path().join(path)).ok();
+        let put = |path: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "a loader").unwrap();
+        };
+        removable(&mut machine, &tree).unwrap();
+        assert!(!dir.path().join("EFI").exists());
+        let [shim, grub] = [edit::LOADERS[0][0], edit::LOADERS[0][1]];
+        put(&format!("EFI/debian/{shim}"));
+        put(&format!("EFI/debian/{grub}"));
+        put(&format!("EFI/fedora/{grub}"));
+        let target = format!("{}/{}", edit::REMOVABLE.0, edit::REMOVABLE.1);
+        removable(&mut machine, &tree).unwrap();
+        assert_eq!(text(&target), None, "of two systems");
+        std::fs::remove_dir_all(dir.path().join("EFI/fedora")).unwrap();
+        removable(&mut machine, &tree).unwrap();
+        assert_eq!(text(&target).as_deref(), Some("a loader"));
+        assert_eq!(text(&format!("EFI/BOOT/{grub}")).as_deref(), Some("a loader"));
+        // One that is there stays.
+        std::fs::write(dir.path().join(&target), "ours").unwrap();
+        removable(&mut machine, &tree).unwrap();
+        assert_eq!(text(&target).as_deref(), Some("ours"));
     }
 
     /// An entry of an archive (`buffer-format.rst` of the kernel).

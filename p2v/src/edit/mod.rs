@@ -90,6 +90,24 @@ pub fn is_used(image: &str) -> bool {
     !kept.iter().any(|word| name.contains(word))
 }
 
+/// Boot loaders of UEFI in the directory of a system: the first that is there is copied to
+/// [`REMOVABLE`], with those behind it that it starts. A new machine's firmware has no list of
+/// loaders, and looks there.
+pub const LOADERS: [&[&str]; 3] = match cfg!(target_arch = "aarch64") {
+    true => [
+        &["shimaa64.efi", "grubaa64.efi", "mmaa64.efi"],
+        &["grubaa64.efi"],
+        &["systemd-bootaa64.efi"],
+    ],
+    false => {
+        [&["shimx64.efi", "grubx64.efi", "mmx64.efi"], &["grubx64.efi"], &["systemd-bootx64.efi"]]
+    }
+};
+
+/// What firmware starts that knows nothing else (UEFI specification, 3.5.1.1).
+pub const REMOVABLE: (&str, &str) =
+    ("EFI/BOOT", if cfg!(target_arch = "aarch64") { "BOOTAA64.EFI" } else { "BOOTX64.EFI" });
+
 /// Where in a file system a root may be: itself, or a subvolume of btrfs.
 pub const ROOTS: [&str; 4] = ["", "@", "@rootfs", "root"];
 
