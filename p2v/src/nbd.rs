@@ -14,7 +14,7 @@ use core::ops::Range;
 
 use netboot::nbd::wire::{
     Asked, Command, Failure, MAX_OPTIONS, MAX_REQUEST, REQUEST, Request, answer, block_sizes,
-    described, flag, info, inform, option, reply, simple, wants_zeroes,
+    described, flag, info, inform, opened, option, reply, simple, wants_zeroes,
 };
 use sys::bytes::{be32, counted};
 
@@ -183,9 +183,7 @@ impl Session {
         match number {
             option::EXPORT_NAME if data.is_empty() => {
                 self.stage = Stage::Requests;
-                let mut bytes = described(size, self.export_flags());
-                bytes.resize(bytes.len() + if self.zeroes { 124 } else { 0 }, 0);
-                Turn::Send(bytes)
+                Turn::Send(opened(size, self.export_flags(), self.zeroes))
             }
             // There is no way to refuse a name but this.
             option::EXPORT_NAME => self.end(Vec::new()),

@@ -70,9 +70,7 @@ pub fn describe(option: u32, about: About) -> Vec<u8> {
 
 /// Answers [`Wish::Export`].
 pub fn begin(about: About, zeroes: bool) -> Vec<u8> {
-    let mut bytes = wire::described(about.size, about.flags());
-    bytes.resize(bytes.len() + if zeroes { 124 } else { 0 }, 0);
-    bytes
+    wire::opened(about.size, about.flags(), zeroes)
 }
 
 /// Answers [`Wish::List`].

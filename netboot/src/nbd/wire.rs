@@ -201,8 +201,17 @@ pub fn answer(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
     [&magic[..], &option.to_be_bytes(), &kind.to_be_bytes(), &length, data].concat()
 }
 
-/// The size of an export and its transmission flags: the answer to [`option::EXPORT_NAME`], and
-/// what [`info::EXPORT`] is about.
+/// Answers [`option::EXPORT_NAME`]: the description, and zeros unless the client spares itself them
+/// ([`wants_zeroes`]).
+#[must_use]
+pub fn opened(size: u64, flags: u16, zeroes: bool) -> Vec<u8> {
+    let mut bytes = described(size, flags);
+    bytes.resize(bytes.len() + if zeroes { 124 } else { 0 }, 0);
+    bytes
+}
+
+/// The size of an export and its transmission flags: what [`info::EXPORT`] is about, and how
+/// [`opened`] begins.
 #[must_use]
 pub fn described(size: u64, flags: u16) -> Vec<u8> {
     [&size.to_be_bytes()[..], &flags.to_be_bytes()].concat()
