@@ -16,8 +16,8 @@
 //! encrypted. Who knows the key can be sender and receiver.
 
 use crate::digest::Digest;
-use alloc::string::String;
 use core::fmt;
+pub use sys::bytes::hex;
 
 /// A number that is used once.
 pub type Nonce = [u8; 10];
@@ -115,13 +115,6 @@ impl Pact {
 #[must_use]
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('0');
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 /// The bytes of so many hexadecimal digits; nothing when these are not just that.

@@ -69,8 +69,7 @@ pub fn format(from: &mut impl Read, told: &mut dyn FnMut(u64)) -> io::Result<Ver
     let mut tree = superblock(&salt, &root, blocks);
     tree.resize(BLOCK, 0);
     levels.iter().rev().for_each(|bytes| tree.extend_from_slice(bytes));
-    let root_hash = root.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Verity { tree, root_hash, blocks })
+    Ok(Verity { tree, root_hash: sys::bytes::hex(&root), blocks })
 }
 
 fn superblock(salt: &[u8; 32], root: &[u8; 32], blocks: u64) -> Vec<u8> {

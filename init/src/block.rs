@@ -62,6 +62,16 @@ impl Block {
     }
 }
 
+/// Bytes of a device or a file.
+#[cfg(feature = "full")]
+#[must_use]
+pub fn length(path: &str) -> Option<u64> {
+    if path.starts_with("/dev/") {
+        return sys::blockdev::length(path).ok();
+    }
+    u64::try_from(sys::file::stat(path).ok()?.st_size).ok()
+}
+
 /// What is on a device or in a file.
 ///
 /// # Errors

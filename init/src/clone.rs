@@ -26,7 +26,7 @@ use clone::edge::{self, Here, Pins, Store, Target, World};
 use clone::guard::{Announcement, Guard, Kept, Media as _, Pin, Terms};
 use clone::outcome::{Patience, Summary};
 use cmdline::BootPlan;
-use cmdline::plan::{CloneArgument, CloneMethod, ClonePlan, Dialect, Seconds};
+use cmdline::plan::{CloneArgument, CloneMethod, ClonePlan, Dialect, Mac, Seconds};
 use cmdline::secrets::Private;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, OFlags};
@@ -244,11 +244,11 @@ fn host_name() -> Option<String> {
 
 /// What a source shows of a target: its hardware address, its disk and that one's size.
 fn announcement(mac: Option<[u8; 6]>, disk: Option<&str>) -> String {
-    let mac: Vec<String> = mac.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
+    let mac = mac.map(|mac| Mac(mac).to_string()).unwrap_or_default();
     let disk = disk.unwrap_or("no disk");
     let size = sys::blockdev::length(disk).map_or_else(|_| String::new(), |n| Size(n).to_string());
     let name = disk.rsplit('/').next().unwrap_or(disk);
-    format!("{} {name} {size}", mac.join(":"))
+    format!("{mac} {name} {size}")
 }
 
 /// Where a copy goes.

@@ -20,9 +20,6 @@ use crate::trace::Fault;
 /// Where expanded images are kept, each on a tmpfs of its own.
 const PLACE: &str = "/run/bellwether/expanded";
 
-/// Memory that an expanded image must leave for the system that runs from it.
-const SPARE: u64 = 64 << 20;
-
 /// Bytes of a page of memory.
 const PAGE: usize = 4096;
 
@@ -44,8 +41,7 @@ pub fn expanded(machine: &mut Machine, path: &str) -> Result<Option<String>, Fau
             (Err(_), None) => return Ok(None),
             // It would be the same the next time: the memory is better free.
             (Err(why), Some(expanded)) => {
-                let length = sys::file::stat(expanded).map_or(0, |stat| stat.st_size);
-                let length = Size(u64::try_from(length).unwrap_or(0));
+                let length = Size(block::length(expanded).unwrap_or(0));
                 release(expanded);
                 return Err(format!(
                     "is no image and no archive once it is expanded ({length}): {why}; is it empty?"
@@ -73,22 +69,9 @@ fn release(expanded: &str) {
 fn one(machine: &mut Machine, from: &str, format: overlay::probe::Format) -> Result<String, Fault> {
     let name = from.rsplit('/').next().unwrap_or("image");
     let source = open_read(from).map_err(Fault::in_("cannot be read"))?;
-    let packed = if from.starts_with("/dev/") {
-        sys::blockdev::length(from).unwrap_or(0)
-    } else {
-        rustix::fs::fstat(&source).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
-    };
-    let available = memory::available();
-    let room = available.saturating_sub(SPARE);
-    if room <= packed {
-        return Err(format!(
-            "is {format} and must be expanded into memory: it has {}, and {} are available of which {} must stay free",
-            Size(packed),
-            Size(available),
-            Size(SPARE),
-        )
-        .into());
-    }
+    let packed = block::length(from).unwrap_or(0);
+    let must = format_args!("is {format} and must be expanded into memory");
+    let room = memory::room_for(packed, must)?;
     let mut number = 0;
     let place = loop {
         let place = format!("{PLACE}/{number}");

@@ -67,10 +67,8 @@ fn pick_in(
             {
                 return list.iter().map(|file| layer(&resolve(medium, place, file))).collect();
             }
-            let own = mac.filter(|_| *per_mac).map(|mac| {
-                let digits: String = mac.0.iter().map(|byte| format!("{byte:02x}")).collect();
-                format!("{place}/{digits}")
-            });
+            let own =
+                mac.filter(|_| *per_mac).map(|mac| format!("{place}/{}", sys::bytes::hex(&mac.0)));
             let layers = by_suffix(groups, skip, place, own.as_deref())?;
             if layers.is_empty() {
                 let suffixes: Vec<String> = groups

@@ -13,6 +13,7 @@ use liveroot::{Found, Root};
 use overlay::digest::{self, Algorithm, Hasher};
 use rustix::io::{Errno, read};
 
+use crate::block;
 use crate::copy::Progress;
 use crate::machine::Machine;
 use crate::pinning::CHECK_DIGEST;
@@ -232,14 +233,7 @@ fn hash_file(
     let mut own = None;
     let progress = match progress {
         Some(progress) => progress,
-        None => {
-            let size = if path.starts_with("/dev/") {
-                sys::blockdev::length(path).unwrap_or(0)
-            } else {
-                rustix::fs::fstat(&file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
-            };
-            own.insert(Progress::new("checking", size))
-        }
+        None => own.insert(Progress::new("checking", block::length(path).unwrap_or(0))),
     };
     let mut hasher: Hasher = algorithm.start();
     let mut buffer = alloc::vec![0; BUFFER];

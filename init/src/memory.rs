@@ -1,6 +1,11 @@
 //! How much memory there is, before it is spent.
 
+#[cfg(feature = "full")]
+use alloc::format;
 use core::fmt;
+
+#[cfg(feature = "full")]
+use crate::trace::Fault;
 
 /// Longest `/proc/meminfo` read.
 const MAX_MEMINFO: usize = 16 << 10;
@@ -11,6 +16,30 @@ const MAX_MEMINFO: usize = 16 << 10;
 pub fn available() -> u64 {
     let text = sys::file::read_file("/proc/meminfo", MAX_MEMINFO).unwrap_or_default();
     field(&alloc::string::String::from_utf8_lossy(&text), "MemAvailable:")
+}
+
+/// Memory that what is unpacked into it must leave for the system that runs from it.
+#[cfg(feature = "full")]
+const SPARE: u64 = 64 << 20;
+
+/// Room for what has `packed` bytes and is unpacked into memory. `what` begins the error.
+///
+/// # Errors
+/// Not even the packed bytes would fit.
+#[cfg(feature = "full")]
+pub fn room_for(packed: u64, what: fmt::Arguments<'_>) -> Result<u64, Fault> {
+    let available = available();
+    let room = available.saturating_sub(SPARE);
+    if room > packed {
+        return Ok(room);
+    }
+    Err(format!(
+        "{what}: it has {}, and {} are available of which {} must stay free",
+        Size(packed),
+        Size(available),
+        Size(SPARE),
+    )
+    .into())
 }
 
 /// Bytes that the kernel has; 0 when it does not say.

@@ -18,6 +18,7 @@ use rustix::mount::{MountFlags, mount_move};
 use sys::file::{access, stat};
 use sys::mount::{detach, tmpfs};
 
+use crate::block;
 use crate::copy::{self, Progress};
 use crate::machine::Machine;
 use crate::memory::{self, Size};
@@ -53,7 +54,10 @@ pub fn copy(
         ToRam::Medium => return copy_medium(machine, found, layout),
         ToRam::Image(name) => name.as_deref(),
         ToRam::Auto { below, spare } => {
-            let size: u64 = images(found, None).iter().map(|(path, _)| size_of(path)).sum();
+            let size: u64 = images(found, None)
+                .iter()
+                .map(|(path, _)| block::length(path).unwrap_or(u64::MAX))
+                .fold(0, u64::saturating_add);
             let left = memory::available().saturating_sub(size);
             // Reading an optical disc twice costs more than it saves.
             let optical =
@@ -123,7 +127,10 @@ pub fn bind(machine: &mut Machine, found: &mut Found) -> Result<(), Failure> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let size = wanted.iter().map(|(path, _)| size_of(path)).sum();
+    let size = wanted
+        .iter()
+        .map(|(path, _)| block::length(path).unwrap_or(u64::MAX))
+        .fold(0, u64::saturating_add);
     let available = memory::available();
     if !fits(size, available) {
         let why = format!(
@@ -139,13 +146,6 @@ pub fn bind(machine: &mut Machine, found: &mut Found) -> Result<(), Failure> {
     let progress = copy_files(machine, found, &wanted, PINNED, size)?;
     machine.log.info(&format!("copied {}", progress.summary()));
     Ok(())
-}
-
-fn size_of(path: &str) -> u64 {
-    if path.starts_with("/dev/") {
-        return sys::blockdev::length(path).unwrap_or(u64::MAX);
-    }
-    stat(path).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 fn fits(size: u64, available: u64) -> bool {
@@ -215,7 +215,10 @@ fn copy_images(
         return Ok(());
     }
     let all = wanted.len() == images(found, None).len();
-    let size = wanted.iter().map(|(path, _)| size_of(path)).sum();
+    let size = wanted
+        .iter()
+        .map(|(path, _)| block::length(path).unwrap_or(u64::MAX))
+        .fold(0, u64::saturating_add);
     if !may_copy(machine, "the image", size) {
         return Ok(());
     }
@@ -248,7 +251,10 @@ fn copy_files(
         })
         .filter(|(path, _)| access(path, Access::READ_OK))
         .collect();
-    let more: u64 = companions.iter().map(|(path, _)| size_of(path)).sum();
+    let more: u64 = companions
+        .iter()
+        .map(|(path, _)| block::length(path).unwrap_or(u64::MAX))
+        .fold(0, u64::saturating_add);
     machine.log.info(&format!("copying {} image(s) to memory, {}", wanted.len(), Size(size)));
     mount_tmpfs(place, size.saturating_add(more))?;
     let mut progress = Progress::new("copying to memory", size);

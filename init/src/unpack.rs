@@ -32,9 +32,6 @@ use crate::memory::{self, Size};
 use crate::newroot::{self, NewRoot};
 use crate::trace::Fault;
 
-/// Memory that the unpacked root must leave for the system that runs from it.
-const SPARE: u64 = 64 << 20;
-
 /// Bytes that tell what something is, once expanded: tar has its magic at 257.
 const HEAD: usize = 1024;
 
@@ -72,21 +69,8 @@ pub fn unpacked(machine: &mut Machine, path: &str, target: &str) -> Result<bool,
     let Some(kind) = archive_in(path) else { return Ok(false) };
     let packed = block::inspect(path)?.format;
     let source = open_read(path).map_err(Fault::in_("cannot be read"))?;
-    let size = if path.starts_with("/dev/") {
-        sys::blockdev::length(path).unwrap_or(0)
-    } else {
-        fstat(&source).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
-    };
-    let available = memory::available();
-    let room = available.saturating_sub(SPARE);
-    if room <= size {
-        return Err(format!(
-            "must be unpacked into memory: it has {}, and {} are available of which {} must stay free",
-            Size(size),
-            Size(available),
-            Size(SPARE),
-        ).into());
-    }
+    let size = block::length(path).unwrap_or(0);
+    let room = memory::room_for(size, format_args!("must be unpacked into memory"))?;
     tmpfs(target, MountFlags::NODEV, &format!("mode=0755,size={room}"))
         .map_err(Fault::on(target))?;
     let name = path.rsplit('/').next().unwrap_or("archive");

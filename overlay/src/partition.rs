@@ -9,6 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::probe::ReadAt;
+use sys::bytes::hex;
 use sys::bytes::or_zero::{le32, le64};
 
 /// Most partitions that are read.
@@ -241,10 +242,10 @@ fn gpt(source: ReadAt<'_>, sector: u64) -> Table {
 
 /// A GUID's first three fields are little-endian numbers, the rest bytes.
 fn guid(bytes: &[u8; 16]) -> String {
-    let rest: String = bytes.iter().skip(10).map(|byte| format!("{byte:02x}")).collect();
-    let middle: String = bytes.iter().skip(8).take(2).map(|byte| format!("{byte:02x}")).collect();
-    let second = le32(bytes, 4);
-    format!("{:08x}-{:04x}-{:04x}-{middle}-{rest}", le32(bytes, 0), second & 0xffff, second >> 16)
+    let (first, second) = (le32(bytes, 0), le32(bytes, 4));
+    let (third, fourth) = bytes.split_at_checked(10).unwrap_or_default();
+    let middle = hex(third.get(8..).unwrap_or_default());
+    format!("{first:08x}-{:04x}-{:04x}-{middle}-{}", second & 0xffff, second >> 16, hex(fourth))
 }
 
 fn utf16(field: &[u8]) -> String {

@@ -79,7 +79,7 @@ pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
         .ok_or(bad("number of blocks"))?;
     let salt_length = usize::from(le16(bytes, 80).ok_or(bad("length"))?);
     let salt = bytes.get(88..344).and_then(|salt| salt.get(..salt_length)).ok_or(bad("salt"))?;
-    let salt = if salt.is_empty() { "-".to_string() } else { crate::digest::hex(salt) };
+    let salt = if salt.is_empty() { "-".to_string() } else { sys::bytes::hex(salt) };
     Ok(Header { version, algorithm: algorithm.to_string(), data_block, hash_block, blocks, salt })
 }
 

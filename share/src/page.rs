@@ -47,7 +47,7 @@ impl Page {
     pub fn new(watch: Arc<Watch>, store: Option<Store>, hosts: Vec<String>) -> io::Result<Self> {
         let mut bytes = [0u8; 12];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-        let key = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = sys::bytes::hex(&bytes);
         Ok(Self { key, hosts, began: Instant::now(), used: Mutex::default(), watch, store })
     }
 

@@ -1,6 +1,8 @@
 //! Numbers at a place in bytes that came from outside: `le` is little-endian, `be` big-endian,
 //! `ne` the machine's own order.
 
+use alloc::string::String;
+
 /// The bytes at `at`, if they are there.
 pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
@@ -80,6 +82,13 @@ taken! {
     be16: u16, from_be_bytes;
     be32: u32, from_be_bytes;
     be64: u64, from_be_bytes;
+}
+
+/// Bytes in lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A length as protocols write it, in 32 bits. A longer one is cut to the largest number.

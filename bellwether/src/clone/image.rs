@@ -99,7 +99,7 @@ pub fn save(given: &Given) -> Result<(), Failure> {
     let read_back = !given.has("no-read-back") && compare(&draft, &first, end, &sum)?;
     draft.keep()?;
     progress.end();
-    let root: String = manifest.root().iter().map(|byte| format!("{byte:02x}")).collect();
+    let root = clone::pact::hex(manifest.root());
     let verdict = if read_back { "read back" } else { "not read back" };
     eprintln!("save: {}: {} in {}, {verdict}", to.display(), Amount(used), Amount(end));
     println!("bw.clone.digest=blake3:{root}");

@@ -345,9 +345,8 @@ pub fn own(given: &Given, layout: &Layout, disk: &str) -> Result<(), Failure> {
     }
     if Path::new(&format!("{COPY}/etc/machine-id")).exists() {
         let bytes: [u8; 16] = random()?;
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         let path = format!("{COPY}/etc/machine-id");
-        fs::write(&path, hex + "\n").map_err(failed(&path))?;
+        fs::write(&path, clone::pact::hex(&bytes) + "\n").map_err(failed(&path))?;
     }
     for entry in fs::read_dir(format!("{COPY}/etc/ssh")).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("ssh_host_") {

@@ -74,13 +74,7 @@ impl Volume {
 pub fn expand(path: &str, label: &str, uuid: &str, mac: Option<Mac>) -> String {
     let mut text = path.replace("{label}", label).replace("{uuid}", uuid);
     if text.contains("{mac}") {
-        let mac = mac.map_or_else(
-            || "no-mac".to_string(),
-            |mac| {
-                let bytes: Vec<String> = mac.0.iter().map(|byte| format!("{byte:02x}")).collect();
-                bytes.join("-")
-            },
-        );
+        let mac = mac.map_or_else(|| "no-mac".to_string(), Mac::dashed);
         text = text.replace("{mac}", &mac);
     }
     // A label may hold anything: it names one entry, and leads nowhere.

@@ -10,6 +10,7 @@ use core::fmt;
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
+use sys::bytes::hex;
 
 mod sha512;
 
@@ -114,13 +115,6 @@ impl Hasher {
             State::Blake3(hasher) => hex(hasher.finalize().as_bytes()),
         }
     }
-}
-
-/// Bytes in lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Most files of one list.
