@@ -43,21 +43,26 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
     let bad = |why: String| Failure::from(Error::Container { path: path.into(), why });
     let file = File::open(path).map_err(fail)?;
     if file.metadata().map_err(fail)?.is_dir() {
-        return in_directory(path).map(Found::from).map_err(bad);
+        return in_directory(path).map(Found::from).or_else(|why| {
+            let found = on_medium_at(path)?;
+            if found.menus.is_empty() { Err(bad(why)) } else { Ok(found) }
+        });
     }
     match Iso::open(file) {
         // As `share` reads it.
         Ok(_) => {
-            let medium = Medium::read(Source::open(path, false)?)?;
-            let menus = medium.menus();
-            if menus.is_empty() {
-                return Err(bad(medium.nothing()));
+            let found = on_medium_at(path)?;
+            match (&found.medium, found.menus.is_empty()) {
+                (Some(medium), true) => Err(Failure::Failed(medium.nothing(""))),
+                _ => Ok(found),
             }
-            Ok(Found { menus, medium: Some(medium) })
         }
         Err(IsoError::NotIso(kind)) => {
             let neither = |why: String| match &kind {
-                Some(kind) => bad(format!("neither an ISO nor a boot menu but {kind}")),
+                Some(kind) => {
+                    let path = path.display();
+                    Failure::Failed(format!("{path} is neither an ISO nor a boot menu but {kind}"))
+                }
                 None => bad(why),
             };
             let mut bytes = at_most(path, FILE_MAX as u64 + 1).map_err(fail)?;
@@ -109,6 +114,12 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
         }
         Err(e) => Err(bad(e.to_string())),
     }
+}
+
+/// The menus of an ISO, or of a directory with the files of one.
+fn on_medium_at(path: &Path) -> Result<Found, Failure> {
+    let medium = Medium::read(Source::open(path, false)?)?;
+    Ok(Found { menus: medium.menus(), medium: Some(medium) })
 }
 
 fn at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
@@ -243,7 +254,14 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(read(dir.path()).is_err(), "a directory without entries");
+        // The directory is taken for a medium.
+        assert_eq!(read(dir.path()).unwrap().menus[0].1.entries[0].append, "boot=live");
+        assert!(read(&dir.path().join("isolinux/gone")).is_err());
+        fs::create_dir(dir.path().join("bare")).unwrap();
+        match read(&dir.path().join("bare")) {
+            Err(Failure::Failed(told)) => assert!(told.contains("without entries of systemd-boot")),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Menus in places that only `share` knew were not found, installers' entries were said to fail at

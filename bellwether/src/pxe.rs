@@ -70,7 +70,7 @@ fn from_iso(path: &Path, work: &Workplace) -> Result<(PathBuf, Vec<PathBuf>), Fa
         eprintln!("warning: {text}");
     }
     let Some(entry) = medium.menu.entries.get(medium.menu.default) else {
-        return Err(Failure::Failed(medium.nothing()));
+        return Err(Failure::Failed(medium.nothing("; --kernel and --initrd give one")));
     };
     let take = |from: &str, name: &str| -> Result<PathBuf, Failure> {
         let at = medium.tree.file(from).map(|(at, _)| at);

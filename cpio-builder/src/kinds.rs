@@ -59,7 +59,7 @@ pub fn of(file: &impl ReadAt) -> Option<String> {
     let (what, remedy) = match known {
         Some((_, _, what, remedy)) => ((*what).to_owned(), *remedy),
         None => system(file).or_else(|| table(&head)).or_else(|| text(&head)).or_else(|| {
-            let zeros = head.len() > 1 << 15 && head.iter().all(|byte| *byte == 0);
+            let zeros = head.len() >= 512 && head.iter().all(|byte| *byte == 0);
             zeros.then(|| ("only zeros at its beginning".into(), "get it again"))
         })?,
     };

@@ -143,7 +143,8 @@ impl<'t> Row<'t> {
     /// Boots a machine from the row's medium. How far it comes.
     fn run(&self, lab: &Lab, name: &str) -> Result<String> {
         let medium = self.medium(lab, name)?;
-        let share = lab.share(&medium, &["--append", WORDS])?;
+        // It need not look for another DHCP server.
+        let share = lab.share(&medium, &["--dhcp", "full", "--append", WORDS])?;
         let memory = if self.is_debian_installer() { 1024 } else { 640 };
         let mut machine = lab.machine().nic(Nic::virtio()).memory(memory).start()?;
         let reached = match self.init {

@@ -30,7 +30,7 @@ const ROWS: &[(&[&str], &str)] = &[
     ),
     (
         &["/ipxe*", "/boot/ipxe*", "/*linux/ipxe*", "/netboot.xyz*"],
-        "an iPXE medium: what it boots is elsewhere",
+        "an iPXE medium, which loads systems from elsewhere",
     ),
     (&["/freeldr.*", "/reactos"], "a ReactOS medium"),
     (&["/haiku*", "/boot/haiku*"], "a Haiku medium"),
@@ -48,12 +48,18 @@ const ROWS: &[(&[&str], &str)] = &[
             "/efi/boot/*.efi",
             "/efi/*/*.efi",
         ],
-        "a medium with boot loaders alone",
+        "a medium with boot loaders or firmware programs alone",
     ),
 ];
 
-/// What a medium is that starts no Linux kernel; `None` when that is not known.
-pub fn of(tree: &Tree, image: Option<&dyn ReadAt>) -> Option<&'static str> {
+/// How memory tests call their volumes: they are one program of the firmware.
+const MEMORY_TESTS: &[&str] = &["MT86", "MEMTEST"];
+
+/// What a medium of that title is that starts no Linux kernel; `None` when that is not known.
+pub fn of(tree: &Tree, title: &str, image: Option<&dyn ReadAt>) -> Option<&'static str> {
+    if MEMORY_TESTS.iter().any(|name| title.to_ascii_uppercase().starts_with(name)) {
+        return Some("a memory test");
+    }
     let there = |patterns: &[&str]| patterns.iter().any(|p| !tree.matching(p).is_empty());
     let row = ROWS.iter().find(|(files, _)| there(files)).map(|(_, what)| *what);
     row.or_else(|| {

@@ -546,6 +546,8 @@ const DROPPED: &[&str] = &[
 /// Whether a word is this one: `name` with or without a value, or `name=PATTERN`. `*` and `?` stand
 /// for parts of either.
 fn is(word: &str, spec: &str) -> bool {
+    // GRUB puts a word with blanks into quotes as a whole.
+    let word = word.trim_start_matches('"');
     let name = word.split_once('=').map_or(word, |(name, _)| name);
     match spec.contains('=') {
         true => fnmatch(spec.as_bytes(), word.as_bytes()),

@@ -187,7 +187,7 @@ fn prepare(
         menu = Menu { entries: vec![entry], timeout: Some(3), ..Menu::default() };
     }
     if menu.entries.is_empty() {
-        let why = format!("{}; --kernel and --initrd give one", medium.nothing());
+        let why = medium.nothing("; --kernel and --initrd give one");
         return Err(Error::Medium { why });
     }
     let place = Place { path: format!("{}/{name}", above.path), ..*above };
@@ -516,11 +516,12 @@ fn changes_disks(entry: &Entry) -> bool {
     let words: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).collect();
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     let says = |list: &[&str]| words.iter().any(|word| list.contains(word));
-    let mut line = entry.append.split_whitespace().map(|word| word.split('=').next());
+    let plain = |word: &'_ str| word.trim_start_matches('"').split('=').next().map(str::to_owned);
+    let mut line = entry.append.split_whitespace().map(plain);
     has(CHANGES)
         || says(CHANGES_ALONE)
         || ((has(INSTALLS) || says(INSTALLS_ALONE)) && !says(&["try", "live"]))
-        || line.any(|word| word.is_some_and(|word| LINE_CHANGES.contains(&word)))
+        || line.any(|word| word.is_some_and(|word| LINE_CHANGES.contains(&word.as_str())))
 }
 
 /// Puts the entry that starts by itself first, and says how long it waits: for ever when the
@@ -531,6 +532,7 @@ fn order(menu: &mut Menu, installers: &[bool], own: &Menu, watch: &Watch) -> usi
         installers.get(n).copied().unwrap_or(false) || changes_disks(entry)
     };
     let (mut start, mut seconds) = (menu.default, Some(3));
+    let mut why = "the medium's own menu starts none of these".to_owned();
     if menu.other_default {
         let harmless = menu.entries.iter().enumerate().position(|it| !risky(it));
         seconds = harmless.and(seconds);
@@ -538,8 +540,10 @@ fn order(menu: &mut Menu, installers: &[bool], own: &Menu, watch: &Watch) -> usi
     } else if menu.entries.get(start).is_some_and(|entry| risky((start, entry))) {
         // As the medium's own menu does it, but for a stick that is put into one machine to erase
         // it: a network boots all of them.
-        let erases = menu.entries.get(start).is_some_and(|entry| entry.append.contains(ERASES));
-        seconds = own.timeout.filter(|_| !erases).map(|own| own.max(3));
+        let erases = menu.entries.get(start).filter(|entry| entry.append.contains(ERASES));
+        seconds = own.timeout.filter(|_| erases.is_none()).map(|own| own.max(3));
+        why = erases
+            .map_or(why, |entry| format!("\"{}\" erases disks without a question", entry.title));
         if let (Some(seconds), Some(entry)) = (seconds, menu.entries.get(start)) {
             watch.tell(&Event::Warning(format!(
                 "\"{}\" may change disks, and starts by itself after {seconds} s on every client, \
@@ -549,11 +553,8 @@ fn order(menu: &mut Menu, installers: &[bool], own: &Menu, watch: &Watch) -> usi
         }
     }
     if seconds.is_none() {
-        watch.tell(&Event::Warning(
-            "no entry starts by itself, since the medium's own menu starts none of these: clients \
-             wait at the menu"
-                .into(),
-        ));
+        let text = format!("no entry starts by itself, since {why}: clients wait at the menu");
+        watch.tell(&Event::Warning(text));
     }
     menu.timeout = seconds;
     menu.default = 0;

@@ -219,15 +219,16 @@ impl Medium {
         Layout::of(&self.tree, &entry, "")
     }
 
-    /// Why there is nothing to boot.
-    pub fn nothing(&self) -> String {
+    /// Why there is nothing to boot, with a remedy for a medium that is not known.
+    pub fn nothing(&self, remedy: &str) -> String {
         let image = self.image.as_ref().map(|(image, _)| &**image);
-        match foreign::of(&self.tree, image) {
+        match foreign::of(&self.tree, &self.title, image) {
             Some(what) => {
                 format!("{} is {what}: it has no Linux kernel that could be started", self.name)
             }
             None => format!(
-                "{} has no boot menu that starts a Linux kernel and no kernel in a usual place",
+                "{} has no boot menu that starts a Linux kernel and no kernel in a usual \
+                 place{remedy}",
                 self.name
             ),
         }

@@ -390,6 +390,9 @@ pub const REFUSED: &[(&str, &str)] = &[
     ),
     ("/boot/memtest.bin /EFI/BOOT/BOOTX64.EFI", "m is a memory test"),
     ("/ipxe.lkrn /isolinux.bin /ipxe.efi", "m is an iPXE medium"),
-    ("/boot/grub/i386-pc/core.img /boot/grub/grub.cfg", "m is a medium with boot loaders alone"),
+    (
+        "/boot/grub/i386-pc/core.img /boot/grub/grub.cfg",
+        "m is a medium with boot loaders or firmware",
+    ),
     ("/holiday/photo.jpg", "no boot menu that starts a Linux kernel"),
 ];
