@@ -152,12 +152,12 @@ pub struct Build {
     #[argh(switch)]
     pub ssh: bool,
 
-    /// the same, with this computer's ssh, which has all of OpenSSH's keys and
-    /// ciphers, and six times the size
+    /// as --ssh, with this computer's ssh, which has all of OpenSSH's keys and
+    /// ciphers, and several times the size
     #[argh(switch)]
     pub openssh: bool,
 
-    /// the same, and this file's words are built in, a few a line: p2v.server=
+    /// as --ssh, and this file's words are built in, a few a line: p2v.server=
     /// and so on; # begins a comment
     #[argh(option, arg_name = "file")]
     pub p2v: Option<PathBuf>,
@@ -838,8 +838,54 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Early>
     let parsed = Arguments::from_args(&["bellwether"], &args);
     parsed.map(|a| a.command).map_err(|early| match early.status {
         Ok(()) => Early::Help(early.output),
-        Err(()) => Early::Usage(early.output),
+        Err(()) => Early::Usage(wrong_usage(&early.output, args.first().copied())),
     })
+}
+
+/// What argh says of a wrong command line, in this program's words and with the way to the help.
+fn wrong_usage(said: &str, command: Option<&str>) -> String {
+    let info = info();
+    let known = info.commands.iter().find(|known| Some(known.name) == command);
+    let Some(known) = known else {
+        let names: Vec<&str> = info.commands.iter().map(|command| command.name).collect();
+        return format!(
+            "say what to do: {}; 'bellwether --help' says what each does",
+            names.join(", ")
+        );
+    };
+    let said = said.trim_end();
+    let why = if let Some(option) = said.strip_prefix("Unrecognized argument: ") {
+        let options = known.command.flags.iter().map(|flag| flag.long);
+        let near = option.strip_prefix("--").and_then(|name| {
+            let all = options.filter_map(|long| {
+                let known = long.trim_start_matches('-');
+                let short = name.len() > 2 && known.starts_with(name);
+                Some((if short { 0 } else { cmdline::near(name, known)? }, long))
+            });
+            all.min()
+        });
+        if let Some((_, long)) = near {
+            return format!("there is no option {option}; did you mean {long}?");
+        }
+        match option.starts_with('-') {
+            true => format!("there is no option {option}"),
+            false => format!("'{option}' is one word too many"),
+        }
+    } else if let Some(option) = said.strip_prefix("No value provided for option '") {
+        format!("{} needs a value", option.trim_end_matches(['.', '\'']))
+    } else if let Some((option, why)) = said
+        .strip_prefix("Error parsing option '")
+        .and_then(|rest| rest.split_once("' with value '"))
+        .and_then(|(option, rest)| Some((option, rest.split_once("': ")?.1)))
+    {
+        format!("{option}: {why}")
+    } else if let Some(missing) = said.strip_prefix("Required positional arguments not provided:") {
+        let names: Vec<&str> = missing.split_whitespace().collect();
+        format!("{} is missing", names.join(" and "))
+    } else {
+        said.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    format!("{why}; see 'bellwether {} --help'", known.name)
 }
 
 /// Makes `--name value` of `--name=value`, up to a lone `--`.
@@ -892,7 +938,13 @@ mod tests {
             (&["image", "--size", "0x", "a"], "no size such as"),
             (&["iso", "--entry", "x"], "not TITLE=WORDS"),
             (&["bild"], "there is no command 'bild'; there are build, "),
-            (&[], "build"),
+            (&[], "say what to do: build, explain, "),
+            (&["build", "--profil", "net"], "no option --profil; did you mean --profile?"),
+            (&["build", "--frob"], "there is no option --frob; see 'bellwether build --help'"),
+            (&["build", "--profile", "it's"], "--profile: no profile 'it's': virt"),
+            (&["build", "--list"], "--list needs a value; see"),
+            (&["build", "what"], "'what' is one word too many; see"),
+            (&["image"], "from is missing; see 'bellwether image --help'"),
         ] {
             match given(args) {
                 Err(Early::Usage(text)) => assert!(text.contains(word), "{text}"),

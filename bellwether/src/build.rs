@@ -13,6 +13,7 @@ use cpio_builder::profile::{Class, HOST, Profile, host_aliases};
 use cpio_builder::source::{self, Kind};
 use cpio_builder::tree::{KernelModule, KernelTree};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// Runs the subcommand.
@@ -41,7 +42,7 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         return Err(usage("--modules says where the kernel's modules are, and is missing"));
     };
     let profile = chosen_profile(what)?;
-    if !modules.exists() {
+    if !modules.try_exists().map_err(Error::read(modules))? {
         return Err(Failure::Failed(format!(
             "there is no {}; --modules takes an installed kernel's directory, its .deb, an initrd \
              or a squashfs",
@@ -94,6 +95,12 @@ pub fn image(what: &Build) -> Result<(ImageSpec, Report), Failure> {
         append_to,
         present,
     };
+    if std::io::stderr().is_terminal() {
+        eprintln!(
+            "bellwether: compressing modules of kernel {}; hundreds of them take a minute",
+            spec.tree.release
+        );
+    }
     let report = image::build(&spec)?;
     Ok((spec, report))
 }

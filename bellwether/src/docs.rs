@@ -349,7 +349,7 @@ fn markdown(about: &str, entries: &[Entry]) -> String {
         for (name, about) in entry.positionals.iter().filter(|_| entry.call != "clone") {
             let _ = writeln!(out, "| *{}* | {} |", cell(name), cell(about));
         }
-        for option in &entry.options {
+        for option in entry.options.iter().filter(|_| entry.call != "clone") {
             let names = option.names().join("`, `");
             let value = option.value.map(|v| format!(" *{}*", cell(v))).unwrap_or_default();
             let _ = writeln!(out, "| `{names}`{value} | {} |", cell(option.about));

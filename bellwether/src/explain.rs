@@ -158,12 +158,13 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
         eprintln!("warning: {text}");
     }
     let initrd = args.initrd.as_deref().map(Initramfs::read).transpose()?;
-    let mut texts = Vec::new();
+    let mut objects = Vec::new();
+    let mut shown: Vec<Shown<'_>> = Vec::new();
     let mut all_work = true;
     for (name, menu) in menus {
         let is_default = |n| n == menu.default && !menu.other_default;
-        for note in menu.notes.iter().filter(|_| !args.json) {
-            texts.push(format!("note        {note} ({name})\n"));
+        for note in &menu.notes {
+            show(&mut shown, format!("note        {note}"), name, String::new());
         }
         for (n, entry) in menu.entries.iter().enumerate() {
             // A loop over files that only the loader can list gives the same entry again.
@@ -192,7 +193,7 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             let own = layout.is_some_and(|layout| layout.has_own_init());
             all_work &= own || (plan.can_work() && !fails(lacks.as_deref()));
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
-            texts.push(if args.json {
+            if args.json {
                 let plan = filled.restored(&json(args, &plan, lacks.as_deref()));
                 let mut json = Json::new();
                 json.object().field("menu", name).field("title", title);
@@ -202,11 +203,13 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                     json.field("layout", layout.name).flag("own_init", own);
                 }
                 json.key("plan").raw(plan.trim_end()).end_object();
-                json.finish()
+                objects.push(json.finish());
             } else {
                 let note = match unset.is_empty() {
                     true => String::new(),
-                    false => format!("note        not set in this menu: {}; {UNSET}\n", unset.join(" ")),
+                    false => {
+                        format!("note        not set in this menu: {}; {UNSET}\n", unset.join(" "))
+                    }
                 };
                 let layout = layout.map_or_else(String::new, |layout| match own {
                     true => format!(
@@ -215,23 +218,43 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                     ),
                     false => format!("layout      {}\n", layout.name),
                 });
-                format!(
-                    "=== {title}{} ({name})\nkernel      {}\ninitrd      {}\nline        {}\n{layout}{note}\n{}",
-                    if is_default(n) { ", the default" } else { "" },
+                let default = if is_default(n) { ", the default" } else { "" };
+                let rest = format!(
+                    "kernel      {}\ninitrd      {}\nline        {}\n{layout}{note}\n{}",
                     entry.kernel,
                     entry.initrd.join(" "),
                     entry.append,
                     filled.restored(&report(args, &plan, lacks.as_deref()))
-                )
-            });
+                );
+                show(&mut shown, format!("=== {title}{default}"), name, rest);
+            }
         }
     }
     let text = match args.json {
-        true => format!("[{}]\n", texts.join(",")),
-        false => texts.join("\n"),
+        true => format!("[{}]\n", objects.join(",")),
+        false => {
+            let text = |s: &Shown<'_>| format!("{} ({})\n{}", s.head, s.menus.join(", "), s.rest);
+            shown.iter().map(text).collect::<Vec<_>>().join("\n")
+        }
     };
     print!("{text}");
     if all_work { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// An entry or a note, and the menus that have it: a medium has one for each boot loader.
+struct Shown<'m> {
+    head: String,
+    menus: Vec<&'m str>,
+    rest: String,
+}
+
+/// Adds an entry, or its menu to what is shown already.
+fn show<'m>(shown: &mut Vec<Shown<'m>>, head: String, menu: &'m str, rest: String) {
+    match shown.iter_mut().find(|s| (&s.head, &s.rest) == (&head, &rest)) {
+        Some(same) if !same.menus.contains(&menu) => same.menus.push(menu),
+        Some(_) => {}
+        None => shown.push(Shown { head, menus: vec![menu], rest }),
+    }
 }
 
 fn usage(why: &str) -> Result<(), Failure> {

@@ -18,6 +18,11 @@ pub fn run(what: &Iso) -> Result<(), Failure> {
     let Some(output) = &what.output else {
         return Err(usage("-o says where to write the ISO, and is missing"));
     };
+    if what.root.is_none() && what.kernel.is_none() {
+        let why = "--root names the live system's root directory or image, and is missing; \
+                   see 'bellwether iso --help'";
+        return Err(usage(why));
+    }
     let boot = Boot { root: what.root.as_deref(), ..what.boot() };
     let kernel = boot.kernel()?;
     media::check_iso()?;

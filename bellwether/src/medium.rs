@@ -39,7 +39,16 @@ impl Boot<'_> {
             (Some(kernel), _) => (kernel.to_owned(), None),
             (None, Some(root)) => kernel_in(root)?,
             (None, None) => {
-                return Err(usage("--kernel says which kernel to boot, and is missing"));
+                let root = match self.root {
+                    // A root that is not there is the fault, not the missing option.
+                    Some(root) => {
+                        fs::metadata(root).map_err(Error::read(root))?;
+                        " (a kernel is taken from a root directory's /boot, not from an image)"
+                    }
+                    None => "",
+                };
+                let why = format!("--kernel says which kernel to boot, and is missing{root}");
+                return Err(usage(&why));
             }
         };
         check_kernel(&path, &path.display().to_string())?;

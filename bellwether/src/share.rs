@@ -141,6 +141,16 @@ pub fn serve(options: &Options, plain: bool, json: bool) -> Result<(), Failure> 
 /// What machines keep: listed, copied, forgotten, in this order.
 fn settings(what: &Share, state: &Path) -> Result<(), Failure> {
     let failed = |e: Error| Failure::Failed(e.to_string());
+    if !state.join("settings").try_exists().map_err(Error::read(state)).map_err(failed)? {
+        let none = format!("no client keeps settings in {}", state.display());
+        if what.export_settings.is_some() || what.reset_settings.is_some() {
+            return Err(Failure::Failed(none));
+        }
+        if !what.json {
+            eprintln!("bellwether: {none}");
+        }
+        return Ok(());
+    }
     let store = Store::below(state, what.settings_limit).map_err(failed)?;
     if what.list_settings {
         for kept in store.list().map_err(failed)? {

@@ -4,7 +4,6 @@
 use crate::args::{self, Bus, Try};
 use crate::failure::Failure;
 use crate::interrupted;
-use crate::output::size;
 use cpio_builder::error::Error;
 use cpio_builder::tools::{Tool, Workplace};
 use std::fs::{self, File};
@@ -30,6 +29,9 @@ const ROMS: &[&str] = &[
     "/usr/share/ipxe/qemu/efi-virtio.rom",
     "/usr/share/qemu/pxe-virtio.rom",
 ];
+
+/// Memory in MiB, unless it is chosen.
+const MEMORY: u32 = 1024;
 
 /// What a file is to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +137,7 @@ fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure
     // String instructions with fast-path microcode are slow when emulated.
     let (accel, cpu) = if kvm { ("kvm", "host") } else { ("tcg", "max,-erms,-fsrm") };
     words.add(["-machine", &format!("q35,accel={accel}"), "-cpu", cpu, "-no-reboot"]);
-    words.add(["-m", &what.memory.unwrap_or(1024).to_string(), "-smp", "2"]);
+    words.add(["-m", &what.memory.unwrap_or(MEMORY).to_string(), "-smp", "2"]);
     if what.window {
         words.add(["-serial", "mon:stdio"]);
     } else {
@@ -231,11 +233,10 @@ pub fn run(what: &Try) -> Result<(), Failure> {
         println!("{} {}", qemu.display(), shown.join(" "));
         return Ok(());
     }
-    let memory = usize::try_from(what.memory.unwrap_or(1024)).unwrap_or_default();
     eprintln!(
-        "bellwether: a {} machine with {} {}; Ctrl-A X switches it off",
+        "bellwether: a {} machine with {} MiB {}; Ctrl-A X switches it off",
         if what.uefi { "UEFI" } else { "BIOS" },
-        size(memory << 20),
+        what.memory.unwrap_or(MEMORY),
         if kvm { "by KVM" } else { "emulated: KVM does not work here, this is slow" }
     );
     let ended = Command::new(&qemu).args(&words).status();
@@ -243,6 +244,10 @@ pub fn run(what: &Try) -> Result<(), Failure> {
         ended.map_err(|e| Failure::Failed(format!("{} does not start: {e}", qemu.display())))?;
     match ended.code() {
         Some(0) => Ok(()),
+        // KVM may start and fail with the first instruction, as within another machine.
+        _ if kvm => Err(Failure::Failed(format!(
+            "QEMU ended with {ended}; if KVM is the reason, --emulate does without it"
+        ))),
         _ => Err(Failure::Failed(format!("QEMU ended with {ended}"))),
     }
 }

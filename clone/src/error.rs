@@ -188,13 +188,13 @@ impl fmt::Display for Error {
                 f,
                 "the {bytes} bytes received are not those that were sent; do not use this copy"
             ),
-            Self::Store { why } => write!(f, "cannot store what was received: {why}"),
+            Self::Store { why } => write!(f, "cannot write the copy: {why}"),
             Self::Port { kind, port, why } => {
                 write!(f, "{kind} port {port}: {why}; does another clone program run here?")
             }
             Self::Network { what, why } => write!(f, "cannot {what}: {why}"),
             Self::Fetch { why } => write!(f, "the image cannot be had: {why}"),
-            Self::Source { why } => write!(f, "cannot read what is to be sent: {why}"),
+            Self::Source { why } => write!(f, "cannot read: {why}"),
             Self::Unfit { what, why } => write!(f, "{what}: {why}"),
         }
     }

@@ -540,7 +540,8 @@ fn misfit(spec: &Spec, token: &Token<'_>, by_name_only: bool) -> Option<&'static
 /// The distance of a misspelling from what was plausibly meant, `None` when it is
 /// too far: two edits (swapped neighbours count as one), one in short words, and the
 /// same first letter. Case and `_` for `-` cost nothing.
-fn near(name: &str, known: &str) -> Option<usize> {
+#[must_use]
+pub fn near(name: &str, known: &str) -> Option<usize> {
     // Nearly all are too long or too short.
     if known.ends_with('*') || name.len().abs_diff(known.len()) > 2 {
         return None;

@@ -129,13 +129,17 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Self::Read { path, source } => {
+                write!(f, "cannot read {}: {source}{}", path.display(), remedy(source))
+            }
             Self::Write { path, source } if source.kind() == io::ErrorKind::StorageFull => write!(
                 f,
                 "cannot write {}: the disk is full; free some space or choose another place",
                 path.display()
             ),
-            Self::Write { path, source } => write!(f, "cannot write {}: {source}", path.display()),
+            Self::Write { path, source } => {
+                write!(f, "cannot write {}: {source}{}", path.display(), remedy(source))
+            }
             Self::NoModules { path } => write!(
                 f,
                 "no kernel modules in {}; give a /lib/modules/VERSION directory, a kernel .deb, \
@@ -192,6 +196,18 @@ impl fmt::Display for Error {
                 "SOURCE_DATE_EPOCH is '{value}', but must be seconds since 1970, below 2^32"
             ),
         }
+    }
+}
+
+/// What helps against a system error, to stand behind it.
+fn remedy(source: &io::Error) -> &'static str {
+    use std::os::unix::fs::MetadataExt;
+    // The owner of a process's files in /proc is its effective user.
+    let is_root = || std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    match source.kind() {
+        io::ErrorKind::PermissionDenied if !is_root() => "; root may do it: run this with sudo",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose another place",
+        _ => "",
     }
 }
 

@@ -189,10 +189,14 @@ pub fn ensure_all(needed: &[(&'static str, &str)]) -> Result<()> {
         return Ok(());
     }
     if !is_root() {
-        let remedy = format!("apt-get update && {INSTALL} {}", missing.join(" "));
-        return Err(Error::Packages { remedy });
+        return Err(Error::Packages { remedy: by_hand(&missing) });
     }
     install(&missing)
+}
+
+/// The line that installs packages. A fresh system has no lists of them.
+fn by_hand(packages: &[&str]) -> String {
+    format!("apt-get update && {INSTALL} {}", packages.join(" "))
 }
 
 /// Installs packages, as root.
@@ -226,7 +230,7 @@ pub fn tools() -> Result<()> {
     match packages.as_slice() {
         [] => {}
         missing if is_root() => install(missing)?,
-        missing => remedies.push(format!("{INSTALL} {}", missing.join(" "))),
+        missing => remedies.push(by_hand(missing)),
     }
     match remedies.join("\n    ") {
         none if none.is_empty() => Ok(()),

@@ -48,11 +48,13 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
         // A label, eth0:1, was a name of its own once.
         let name = wanted.split(':').next().unwrap_or(wanted);
         let is_it = |i: &&Interface| i.name == name || Some(i.address) == address;
-        return all.iter().find(is_it).cloned().ok_or_else(|| Error::Interface {
-            why: format!(
-                "{wanted} is no interface that is up and has an IPv4 address; there are: {}",
-                names().join(", ")
-            ),
+        return all.iter().find(is_it).cloned().ok_or_else(|| {
+            let others = match names().join(", ") {
+                none if none.is_empty() => String::new(),
+                some => format!("; those with an address are: {some}"),
+            };
+            let fault = unusable(name, address);
+            Error::Interface { why: format!("cannot share on {wanted}: {fault}{others}") }
         });
     }
     if let Some(interface) = all.iter().find(|i| i.gateway.is_some()) {
@@ -72,6 +74,32 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
             why: format!("choose an interface with --interface: {}", names().join(", ")),
         }),
     }
+}
+
+/// What keeps an interface from being shared on.
+fn unusable(name: &str, address: Option<Ipv4Addr>) -> String {
+    let at = Path::new("/sys/class/net").join(name);
+    if let Some(address) = address {
+        return format!("no interface that is up has the address {address}");
+    }
+    let flags = fs::read_to_string(at.join("flags")).unwrap_or_default();
+    let flags = flags.trim().strip_prefix("0x").and_then(|hex| i32::from_str_radix(hex, 16).ok());
+    let Some(flags) = flags.map(InterfaceFlags::from_bits_truncate) else {
+        return "there is no such interface".to_owned();
+    };
+    if flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+        return "it is the loopback interface, which no other machine reaches".to_owned();
+    }
+    if !flags.contains(InterfaceFlags::IFF_UP) {
+        return format!("it is down; 'ip link set {name} up' starts it");
+    }
+    if !flags.contains(InterfaceFlags::IFF_BROADCAST) {
+        return "it knows no broadcasts, so no machine can ask for an address".to_owned();
+    }
+    format!(
+        "it has no IPv4 address; for a cable between two machines give it one: \
+         ip address add 192.168.77.1/24 brd + dev {name}"
+    )
 }
 
 /// Whether a device, or one below it (of a VLAN, a bond or a bridge), is hardware.
@@ -356,6 +384,24 @@ fn neighbour(table: &str, address: Ipv4Addr) -> Option<Mac> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One sentence was for all of these: "is no interface that is up and has an IPv4 address".
+    #[test]
+    fn an_interface_that_will_not_do_is_told_why() {
+        for (wanted, why) in [
+            ("bellwether-no0", "there is no such interface"),
+            ("lo", "loopback"),
+            ("203.0.113.77", "no interface that is up has the address"),
+        ] {
+            match choose(Some(wanted)) {
+                Err(Error::Interface { why: told }) => {
+                    assert!(told.starts_with(&format!("cannot share on {wanted}: ")), "{told}");
+                    assert!(told.contains(why), "{told}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn gateways() {

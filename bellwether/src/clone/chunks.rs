@@ -147,8 +147,14 @@ pub fn offered(given: &Given, program: &str) -> Result<(Layout, Vec<Reader>), Fa
         if let Some(mark) = clone::edge::place::marked(path) {
             return Err(Failure::Failed(format!("{path}: {mark}; it cannot be sent or saved")));
         }
-        let map = whole_disk(&mut map::Source::open(path)?)
-            .map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
+        let source = map::Source::open(path);
+        if let Some(user) = clone::edge::place::in_use(path) {
+            eprintln!(
+                "{program}: WARNING: {path}: {user}: what is written to it meanwhile spoils the copy; \
+                 boot this machine from elsewhere, or end that"
+            );
+        }
+        let map = whole_disk(&mut source?).map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
         layout.push(disk(path, &map, given.has("whole"), program));
         readers.push(Reader::open(path)?);
     }
@@ -183,10 +189,10 @@ fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failur
     let mut host = Host::new(program, given.has("quiet"), given.has("verbose"));
     host.json = given.has("json");
     let mut here = copying::patient(given)?;
-    copying::sender(given, method, &[], &mut here, &mut host)?;
+    let wanted = given.parsed("clients")?.unwrap_or(1);
     let (layout, readers) = offered(given, program)?;
     eprintln!("{program}: {} in {} chunks", Amount(layout.used()), layout.count());
-    let wanted = given.parsed("clients")?.unwrap_or(1);
+    copying::sender(given, method, &[], &mut here, &mut host)?;
     let room = Room {
         offer: Some(Offer {
             manifest: Arc::new(Manifest::plan(layout)),

@@ -230,7 +230,7 @@ impl Program {
             .is_some_and(|own| Path::new(&own).file_name() == Some(self.name.as_ref()));
         let of = if by_link { "" } else { "bellwether clone " };
         let usage = format!("Usage: {of}{} [options] {}", self.name, self.rest);
-        println!("{}\n\n{}\n\nOptions:", usage.trim_end(), self.about);
+        println!("{}\n\n{}\n\nOptions:", usage.trim_end(), wrapped(self.about, 0));
         for f in self.flags {
             let mut left = f.short.map_or("    ".to_owned(), |c| {
                 format!("-{c}{}", if f.long.is_empty() { "  " } else { ", " })
@@ -242,11 +242,43 @@ impl Program {
             if let Some(what) = f.takes {
                 left = format!("{left} {what}");
             }
-            println!("  {left:<34} {}", f.help);
+            println!("{}", item(&left, f.help, EXPLANATION));
         }
-        println!("      {:<30} this text\n\nExample:\n  {}", "--help", self.example);
+        println!(
+            "{}\n\nExample:\n  {}",
+            item("    --help", "this text", EXPLANATION),
+            self.example
+        );
         println!("\nExit status: 0 done, 1 failed, 2 wrong usage.");
     }
+}
+
+/// Columns of a help text, and where its explanations begin.
+const WIDTH: usize = 80;
+const EXPLANATION: usize = 31;
+
+/// A name and what it is, which begins in this column; below a name that is longer.
+pub fn item(name: &str, about: &str, column: usize) -> String {
+    let about = wrapped(about, column);
+    match name.chars().count() + 2 < column {
+        true => format!("  {name:<width$}{}", about.trim_start(), width = column - 2),
+        false => format!("  {name}\n{about}"),
+    }
+}
+
+/// A text in lines of [`WIDTH`] columns, all of which begin after `indent` blanks.
+pub fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("{:indent$}{word}", "")),
+        }
+    }
+    lines.join("\n")
 }
 
 /// A number of bits per second or bytes with k, m or g behind it, each
@@ -309,6 +341,20 @@ mod tests {
         );
         let wrong = g.parsed::<std::net::Ipv4Addr>("f").map_err(why);
         assert_eq!(wrong, Err("-f: '9001x' is not an IPv4 address".into()));
+    }
+
+    /// Lines of 120 columns broke in the middle of words.
+    #[test]
+    fn help_fits_a_terminal() {
+        let long = "a word ".repeat(30);
+        for name in ["-f, --file FILE", "    --rexmit-hello-interval MILLISECONDS"] {
+            let text = item(name, &long, EXPLANATION);
+            assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+            assert_eq!(text.split_whitespace().filter(|word| *word == "word").count(), 30);
+        }
+        let (first, second) =
+            (item("-q", "no progress", EXPLANATION), item("    --long", "x", EXPLANATION));
+        assert_eq!(first.find("no"), second.find('x'));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use blockmap::{DiskMap, How, Part, ReadAt, ReadError, whole_disk};
 use clone::outcome::Amount;
 use cmdline::json::Json;
+use cpio_builder::error::Error;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -32,7 +33,7 @@ pub struct Source {
 impl Source {
     /// Opens it.
     pub fn open(path: &str) -> Result<Self, Failure> {
-        let failed = |e| Failure::Failed(format!("{path}: cannot be read: {e}"));
+        let failed = |e| Failure::from(Error::read(path)(e));
         // Without the flag a pipe waits for a program at its other end.
         let flags = nix::libc::O_NONBLOCK;
         let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;

@@ -69,9 +69,11 @@ pub static PROGRAMS: &[(&[&str], &Program, Run)] = &[
 ];
 
 /// Names too common for a link of that name to mean these.
-const NEW: [&str; 11] = [
+const NEW: [&str; 13] = [
     "send",
     "receive",
+    "source",
+    "target",
     "save",
     "restore",
     "prepare",
@@ -142,7 +144,7 @@ fn start(program: &(&[&str], &'static Program, Run), args: &[String]) -> Result<
 fn list() -> String {
     let mut text = "bellwether clone COMMAND [options]; COMMAND --help tells more:".to_owned();
     for (_, program, _) in PROGRAMS {
-        text += &format!("\n  {:<14} {}", program.name, program.about);
+        text += &format!("\n{}", flags::item(program.name, program.about, 17));
     }
     text
 }

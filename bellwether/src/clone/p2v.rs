@@ -9,6 +9,7 @@ use super::flags::{Given, Program, flag};
 use super::net::interface;
 use crate::failure::Failure;
 use crate::programs::find;
+use cpio_builder::error::Error;
 use p2v::guest::{Ask, Guest, MOST};
 use p2v::seal::{self, Key, Nonce, Opener, SHORTEST, Sealer};
 use std::collections::BTreeMap;
@@ -107,6 +108,8 @@ pub fn run(given: &Given) -> Result<(), Failure> {
         move |e: io::Error| Failure::Failed(format!("{what}: {e}"))
     };
     let dir = fs::canonicalize(dir).map_err(failed(dir))?;
+    nix::unistd::access(&dir, nix::unistd::AccessFlags::W_OK)
+        .map_err(|e| Error::write(&dir)(e.into()))?;
     // Files of copies that did not end may be replaced: they are no other server's.
     let lock = File::open(&dir).map_err(failed(&dir.to_string_lossy()))?;
     lock.try_lock().map_err(|_| {

@@ -79,6 +79,10 @@ impl Place {
             // The kernel then refuses a disk that is mounted or otherwise held.
             Some(FileType::BlockDevice) => flags |= OFlags::EXCL,
             Some(FileType::RegularFile) => {}
+            // A disk's name with a mistake in it would fill the memory behind /dev.
+            None if path.strip_prefix("/dev/").is_some_and(|name| !name.starts_with("shm/")) => {
+                return Err(Trouble::Kind { name: name(), why: "there is no such disk" });
+            }
             None if !existing => flags |= OFlags::CREATE,
             None => {
                 let why = "does not exist; this protocol writes to what is there already";
@@ -286,6 +290,12 @@ impl Media for Place {
     }
 }
 
+/// What uses a disk or a file that is to be read: a mount, swap space, a device made of it.
+#[must_use]
+pub fn in_use(path: &str) -> Option<String> {
+    users(path, &stat(path).ok()?).into_iter().next()
+}
+
 /// The mark that this disk or file begins with, if there is one.
 #[must_use]
 pub fn marked(path: &str) -> Option<Mark> {
@@ -468,6 +478,17 @@ mod tests {
         assert_eq!(marked(file.path()), None);
         let blocks = stat(file.path()).unwrap().st_blocks;
         assert!(blocks * 512 < 3 << 20, "zeros are a hole: {blocks}");
+    }
+
+    /// `restore golden.bwi /dev/sdx` filled the memory behind /dev, and called that verified.
+    #[test]
+    fn a_misspelt_disk_is_no_new_file() {
+        let path = format!("/dev/clone-place-{}", std::process::id());
+        for existing in [false, true] {
+            let refused = Place::open(&path, existing).map(|_| ());
+            assert!(matches!(refused, Err(Trouble::Kind { .. })), "{refused:?}");
+        }
+        assert!(!std::path::Path::new(&path).exists());
     }
 
     #[test]

@@ -182,7 +182,13 @@ fn found(lanes: &mut [Lane], here: &Here, world: &mut dyn World) -> Result<(Foun
             let found = lane.head(world).and_then(|image| {
                 match pin.is_none_or(|root| root == *image.manifest.root()) {
                     true => Ok(image),
-                    false => Err(("is another image than the digest names".to_string(), true)),
+                    false => {
+                        let own = Pin::Blake3(*image.manifest.root());
+                        Err((
+                            format!("is another image than the digest names: its own is {own}"),
+                            true,
+                        ))
+                    }
                 }
             });
             match found {
@@ -194,7 +200,9 @@ fn found(lanes: &mut [Lane], here: &Here, world: &mut dyn World) -> Result<(Foun
                     return Ok((image, pin.is_some()));
                 }
                 Err((why, last)) => {
-                    world.say(Level::News, &format!("{}: {why}", lane.name));
+                    if lane.why != why {
+                        world.say(Level::News, &format!("{}: {why}", lane.name));
+                    }
                     lane.failed(why, last, world.now());
                 }
             }
