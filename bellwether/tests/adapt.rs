@@ -193,6 +193,84 @@ fn sweep_of_sizes_of_disks_that_differ() {
     }
 }
 
+/// A disk with a table of its own and one partition more gets what the partitions of a copy hold and
+/// boot code; its table and its own partition stay byte by byte. Where they do not fit, all stays.
+#[test]
+#[ignore = "root, and a minute"]
+fn sweep_of_disks_that_keep_their_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let bellwether = env!("CARGO_BIN_EXE_bellwether");
+    #[rustfmt::skip]
+    let tables = [
+        ("gpt", [1, 2, 3], 440,
+            "label: gpt\nsize=60M,type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\nsize=60M\n",
+            "label: gpt\nsize=60M,type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\nsize=90M\nsize=100M\n",
+            "label: gpt\nsize=61M\nsize=60M\n"),
+        ("dos", [1, 5, 6], 446,
+            "label: dos\nsize=60M,type=7,bootable\ntype=5\nsize=60M\n",
+            "label: dos\nsize=60M,type=7\ntype=5\nsize=90M\nsize=100M\n",
+            "label: dos\nsize=59M,type=7\ntype=5\nsize=60M\n"),
+    ];
+    shell(dir, "", "mkdir tree; head -c 20M /dev/urandom >tree/file");
+    for (table, [ntfs, ext, own], code, golden, target, other) in tables {
+        shell(
+            dir,
+            "",
+            &format!("rm -f golden; truncate -s 200M golden; printf '{golden}' | sfdisk -q golden"),
+        );
+        shell(dir, "", "mv golden disk.img");
+        {
+            let disk = Disk::new(dir, 512);
+            let set = format!("D={0}; N={0}p{ntfs}; E={0}p{ext}", disk.1);
+            shell(
+                dir,
+                &set,
+                "partx -u --nr 1:256 $D; mkntfs -F -Q -q $N >/dev/null; \
+                mkfs.ext4 -q -d tree $E; head -c 440 /dev/urandom | dd of=$D conv=notrunc status=none; \
+                head -c 20k /dev/urandom | dd of=$D bs=512 seek=100 conv=notrunc status=none; sync",
+            );
+        }
+        shell(dir, "", "mv disk.img golden");
+        shell(dir, "", &format!("{bellwether} clone save -q golden -o golden.bwi"));
+        for (script, fits) in [(target, true), (other, false)] {
+            shell(
+                dir,
+                "",
+                &format!(
+                    "rm -f disk.img; truncate -s 500M disk.img; printf '{script}' | sfdisk -q disk.img"
+                ),
+            );
+            let disk = Disk::new(dir, 512);
+            let set = format!("D={0}; N={0}p{ntfs}; E={0}p{ext}; O={0}p{own}; T={table}", disk.1);
+            shell(dir, &set, "partx -u --nr 1:256 $D; sfdisk -d $D | grep -v label-id >table.rest");
+            let restore = format!("{bellwether} clone restore golden.bwi $D --keep-table");
+            if !fits {
+                let before = shell(dir, &set, "sha256sum <$D");
+                let said = shell(dir, &set, &format!("! {restore}"));
+                assert!(said.contains("nothing was written"), "{table}: {said}");
+                assert_eq!(shell(dir, &set, "sha256sum <$D"), before);
+                continue;
+            }
+            shell(dir, &set, "mkfs.ext4 -q -L own -d tree $O; sync; sha256sum <$O >own");
+            let said = shell(dir, &set, &restore);
+            assert!(said.contains("read back"), "{said}");
+            let judged = shell(dir, &set, JUDGES);
+            assert!(!judged.contains("problem:"), "{table}: {judged}");
+            shell(
+                dir,
+                &set,
+                &format!(
+                    "sync; sfdisk -d $D | grep -v label-id | diff - table.rest; \
+                 sha256sum <$O | cmp - own; cmp -n {code} golden $D; \
+                 cmp -i 51200 -n 20480 golden $D; e2fsck -fn $E; ntfsfix -n $N; \
+                 debugfs -R 'cat /file' $E 2>/dev/null | cmp - tree/file"
+                ),
+            );
+        }
+    }
+}
+
 /// What is on a disk, made smaller: all trees are there, the file systems without errors, the table
 /// good, and what tells Windows its place right. A disk that cannot be so small says what it needs.
 #[test]

@@ -36,4 +36,4 @@ pub use lvm::{Logical, logical_volumes};
 pub use overlay::probe::Format;
 pub use raw::Raw;
 pub use read::{ReadAt, ReadError};
-pub use table::TableKind;
+pub use table::{Bare, TableKind, bare_table};

@@ -2,7 +2,7 @@
 
 use crate::bytes::{le32, le64};
 use crate::crc::crc32;
-use crate::extents::Extents;
+use crate::extents::{Extent, Extents};
 use crate::read::{ReadAt, Window};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -44,6 +44,35 @@ pub enum Found {
     Doubtful(&'static str),
     /// A table.
     Table(Table),
+}
+
+/// A table without what its partitions hold.
+#[derive(Debug)]
+pub struct Bare {
+    /// What it is.
+    pub kind: TableKind,
+    /// Number, first byte and bytes of each partition.
+    pub partitions: Vec<(u32, u64, u64)>,
+    /// The sectors that it is in.
+    pub sectors: Vec<Extent>,
+}
+
+/// A disk's table alone.
+///
+/// # Errors
+/// There is none, or it is not to be trusted, and why.
+pub fn bare_table(disk: &mut dyn ReadAt) -> Result<Bare, &'static str> {
+    let size = disk.size();
+    let mut used = Extents::default();
+    match read(&mut Window::new(disk, 0, size), &mut used) {
+        Found::Nothing => Err("it has no partition table"),
+        Found::Doubtful(why) => Err(why),
+        Found::Table(table) => {
+            let partitions = table.partitions.iter().map(|p| (p.number, p.start, p.length));
+            let partitions = partitions.collect();
+            Ok(Bare { kind: table.kind, partitions, sectors: used.finish() })
+        }
+    }
 }
 
 const HEADER: usize = 512;

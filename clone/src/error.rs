@@ -242,6 +242,13 @@ pub enum Trouble {
         /// The disk.
         name: String,
     },
+    /// The disk keeps its partition table, and the copy does not fit into that.
+    OtherTable {
+        /// The disk.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// Something uses it.
     InUse {
         /// The disk.
@@ -302,6 +309,9 @@ impl fmt::Display for Trouble {
                 "{name}: HAS OTHER BYTES than were written to it: the disk is bad; it keeps the \
                  mark of an interrupted copy"
             ),
+            Self::OtherTable { name, why } => {
+                write!(f, "{name}: its partition table is to stay, and {why}; nothing was written")
+            }
             Self::InUse { name, by } => {
                 write!(f, "{name}: is in use: {by}; end that, or name another disk")
             }

@@ -743,6 +743,94 @@ fn a_thousand_machines() {
     assert!(world.golden.sent() < 4 * chunks, "{} of {chunks}", world.golden.sent());
 }
 
+/// A disk with a DOS table: boot code, what is before the first partition, and two partitions, the
+/// second longer on other disks.
+fn dos_disk(seed: u8, second: u32) -> Vec<u8> {
+    let mut disk: Vec<u8> = (0..SIZE).map(|i| (i / 4096) as u8 ^ seed).collect();
+    let entry = |kind: u8, start: u32, sectors: u32| {
+        let mut entry = [0; 16];
+        entry[4] = kind;
+        entry[8..12].copy_from_slice(&start.to_le_bytes());
+        entry[12..].copy_from_slice(&sectors.to_le_bytes());
+        entry
+    };
+    // The third is this disk's alone, or none.
+    let third = if seed == 0 { entry(0, 0, 0) } else { entry(0x83, 8192, 1024) };
+    let table = [entry(0x83, 1024, 2000), entry(7, 4096, second), third, entry(0, 0, 0)];
+    disk[446..510].copy_from_slice(&table.concat());
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+/// Of each byte of a disk that keeps its table it is known whose it is, whenever the power is cut.
+#[test]
+fn a_disk_that_keeps_its_table_gets_partitions_and_boot_code_and_nothing_else() {
+    let (golden, old) = (dos_disk(0, 2048), dos_disk(0x5a, 3000));
+    let area = |number, start: u64, sectors: u64| Area {
+        number,
+        start: start * 512,
+        length: sectors * 512,
+        texts: ["83".into(), String::new(), String::new()],
+    };
+    let areas = vec![area(1, 1024, 2000), area(2, 4096, 2048)];
+    // All of it is in use, also what is between the partitions and behind them.
+    let disk = Disk::new("sda", SIZE, 512, areas, &[Extent { start: 0, length: SIZE }]);
+    let layout = Layout::new(CHUNK, vec![disk]).unwrap();
+    let chunk = |n: u32| {
+        let read = &mut |at: u64, buffer: &mut [u8]| -> Result<usize, ()> {
+            buffer.copy_from_slice(&golden[at as usize..][..buffer.len()]);
+            Ok(buffer.len())
+        };
+        clone::room::keep::read(&layout, n, read).unwrap().unwrap()
+    };
+    let digests = (0..layout.count()).map(|n| *blake3::hash(&chunk(n)).as_bytes()).collect();
+    let manifest = Arc::new(Manifest::new(layout.clone(), digests).unwrap());
+    let keep =
+        |ram: &Ram| Keep::new(ram.clone(), (manifest.clone(), 0), true, true, None)?.beside();
+    let copied = |at: usize| {
+        at < 446
+            || (512..1024 * 512).contains(&at)
+            || (1024 * 512..3024 * 512).contains(&at)
+            || (4096 * 512..6144 * 512).contains(&at)
+    };
+    let wanted: Vec<u8> =
+        (0..SIZE as usize).map(|at| if copied(at) { golden[at] } else { old[at] }).collect();
+    for cut in [0, 1, 7, 60, layout.count()] {
+        let ram = Ram::of(old.clone());
+        let mut first = keep(&ram).unwrap();
+        (0..cut).for_each(|n| first.store(n, &Arc::new(chunk(n))).unwrap());
+        // The power is cut.
+        drop(first);
+        let now = ram.bytes.borrow().clone();
+        let own = |at: &usize| !copied(*at) && !(510..512).contains(at);
+        assert!((0..SIZE as usize).filter(own).all(|at| now[at] == old[at]), "{cut}: the table");
+        assert_eq!(clone::mark::Mark::read(&now).is_some(), cut > 0, "{cut}: no firmware boots it");
+        assert_eq!(now[510..512] == [0x55, 0xaa], cut == 0);
+        let mut next = keep(&ram).unwrap();
+        let mut have = Bits::new(layout.count());
+        next.scan(&mut have, &mut || ()).unwrap();
+        let lacks: Vec<u32> = have.not().iter().collect();
+        // What partitions hold does not come again.
+        let outside = |n: &u32| {
+            layout.chunk(*n).is_some_and(|chunk| chunk.area == 0 || chunk.start < 1 << 20)
+        };
+        assert!(cut < layout.count() || lacks.iter().all(outside));
+        lacks.iter().for_each(|n| next.store(*n, &Arc::new(chunk(*n))).unwrap());
+        assert!(next.finish().unwrap());
+        assert!(*ram.bytes.borrow() == wanted, "{cut}");
+        // It still hands out what it did not write itself.
+        assert!(
+            (0..layout.count()).all(|n| !lacks.contains(&n) || next.read(n).unwrap().is_some())
+        );
+    }
+    let ram = Ram::of(dos_disk(0x5a, 2047));
+    let why = keep(&ram).map(drop).unwrap_err().to_string();
+    assert!(why.contains("for partition 2") && why.contains("nothing was written"), "{why}");
+    let none = Ram::of(vec![0; SIZE as usize]);
+    assert!(keep(&none).map(drop).unwrap_err().to_string().contains("has no partition table"));
+    assert_eq!((*ram.writes.borrow(), *none.writes.borrow()), (0, 0));
+}
+
 /// Each chunk leaves the sender once for all machines, whatever the word.
 #[test]
 fn multicast_takes_one_copy_out_of_the_sender_and_no_chain() {

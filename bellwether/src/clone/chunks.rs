@@ -1,7 +1,9 @@
 //! `send` and `receive`: the used bytes of disks, chunk by chunk, to a whole room.
 
 use super::copying;
-use super::flags::{FROM, Flag, Given, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag};
+use super::flags::{
+    FROM, Flag, Given, KEEP_TABLE, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag,
+};
 use super::map;
 use super::report::PXELINUX;
 use super::world::Host;
@@ -90,6 +92,7 @@ pub static TARGET: Program = Program {
         KEY,
         PORT,
         NO_READ_BACK,
+        KEEP_TABLE,
         flag("timeout", Some('a'), Some("S"), "wait so long for a source [for ever]"),
         STALL,
         JSON,
@@ -109,6 +112,7 @@ pub static RECEIVE: Program = Program {
         KEY,
         PORT,
         NO_READ_BACK,
+        KEEP_TABLE,
         flag("timeout", Some('a'), Some("S"), "wait so long for a sender [for ever]"),
         STALL,
         VERBOSE,
@@ -251,6 +255,7 @@ pub fn receive(given: &Given) -> Result<(), Failure> {
     disks(given, "receive")?;
     let mut host = copying::node("receive", given, given.has("verbose"))?;
     host.places.clone_from(&given.rest);
+    host.keep_table = given.has("keep-table");
     copying::receive(&room(given)?, &copying::receiver(given)?, &mut host)
 }
 
@@ -261,6 +266,7 @@ pub fn target(given: &Given) -> Result<(), Failure> {
     ::share::budget::raise_limit();
     let mut host = copying::node("target", given, given.has("verbose"))?;
     host.places.clone_from(&given.rest);
+    host.keep_table = given.has("keep-table");
     host.json = given.has("json");
     let mut here = copying::receiver(given)?;
     let link = super::net::interface(None).ok().and_then(|link| {

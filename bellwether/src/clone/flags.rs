@@ -36,6 +36,14 @@ pub const STALL: Flag =
 pub const QUIET: Flag = flag("quiet", Some('q'), None, "no progress");
 /// The options of programs that write a copy.
 pub const VERIFY: Flag = flag("verify", None, None, "accepted: a copy is read back by default");
+/// Of those that write chunk by chunk.
+pub const KEEP_TABLE: Flag = flag(
+    "keep-table",
+    None,
+    None,
+    "the disk keeps its partition table, which has the copy's partitions at the same places: what \
+     they hold and boot code alone are written",
+);
 pub const NO_READ_BACK: Flag =
     flag("no-read-back", None, None, "do not read the copy back: it is not called verified");
 pub const FROM: Flag = flag(

@@ -2,7 +2,7 @@
 
 use super::chunks::{JSON, offered};
 use super::copying;
-use super::flags::{DIGEST, Given, NO_READ_BACK, Program, QUIET, STALL, flag};
+use super::flags::{DIGEST, Given, KEEP_TABLE, NO_READ_BACK, Program, QUIET, STALL, flag};
 use super::foreign;
 use super::progress::Progress;
 use crate::failure::Failure;
@@ -49,6 +49,7 @@ pub static RESTORE: Program = Program {
     flags: &[
         DIGEST,
         NO_READ_BACK,
+        KEEP_TABLE,
         flag("timeout", Some('a'), Some("S"), "wait so long for a server with the image [30]"),
         STALL,
         JSON,
@@ -213,6 +214,7 @@ pub fn restore(given: &Given) -> Result<(), Failure> {
     let mut host = copying::node("restore", given, false)?;
     host.json = given.has("json");
     host.places = places.to_vec();
+    host.keep_table = given.has("keep-table");
     let mut here = copying::receiver(given)?;
     let wait = std::time::Duration::from_secs(30);
     here.patience.start = Some(here.patience.start.unwrap_or(wait));

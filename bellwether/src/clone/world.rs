@@ -46,6 +46,8 @@ pub struct Host {
     pub target: Option<PathBuf>,
     /// Disks and files for a copy that comes chunk by chunk.
     pub places: Vec<String>,
+    /// They keep their partition tables.
+    pub keep_table: bool,
     /// A shell command between the stream and the target.
     pub pipe: Option<String>,
     /// What is sent.
@@ -76,6 +78,7 @@ impl Host {
             verbose,
             target: None,
             places: Vec::new(),
+            keep_table: false,
             pipe: None,
             sources: Sources::None,
             terms: Terms::default(),
@@ -207,6 +210,10 @@ impl edge::World for Host {
 
     fn reads_back(&self) -> bool {
         self.terms.read_back
+    }
+
+    fn keeps_table(&self) -> bool {
+        self.keep_table
     }
 
     fn source(&mut self, number: usize) -> Result<Box<dyn edge::Source>, String> {

@@ -80,6 +80,11 @@ pub trait World {
         true
     }
 
+    /// Whether the disk keeps its partition table, and gets what partitions hold and boot code alone.
+    fn keeps_table(&self) -> bool {
+        false
+    }
+
     /// Opens the file of this number, to be sent.
     ///
     /// # Errors

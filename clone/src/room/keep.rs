@@ -6,10 +6,13 @@
 //! chunks is not written at all. A copy that was broken off has the mark, and goes on.
 //!
 //! A disk of another size gets a table that fits it, once all chunks are verified. On a smaller
-//! one what is behind its end must be outside of all partitions.
+//! one what is behind its end must be outside of all partitions. One that keeps its own table
+//! ([`beside`]) gets what is in partitions and boot code; chunks with other bytes, too, stay in
+//! memory until the end. Its mark leaves the table where it is.
 
+use super::beside;
 use super::bits::Bits;
-use super::manifest::{Chunk, GRAIN, Layout, Manifest};
+use super::manifest::{Chunk, Extent, GRAIN, Layout, Manifest};
 use crate::error::Trouble;
 use crate::guard::{HELD, Media, mark, old_table, write_all};
 use crate::mark::{LENGTH, Mark};
@@ -18,13 +21,19 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use blockmap::{Misfit, ReadAt, ReadError, fit_gpt};
+use blockmap::{Misfit, ReadAt, ReadError, bare_table, fit_gpt};
 use core::net::Ipv4Addr;
 
 /// So many chunks are read back together.
 const BATCH: usize = 64;
 /// The most bytes of chunks that reach behind the end of the disk.
 const BEHIND: u64 = 16 << 20;
+/// The most bytes of chunks that a disk with its own table gets in part.
+const BETWEEN: u64 = 64 << 20;
+/// Boot code, which the mark takes the place of where the table stays; and what makes firmware start
+/// it.
+const CODE: usize = 440;
+const SIGNATURE: (core::ops::Range<usize>, [u8; 2]) = (510..512, [0x55, 0xaa]);
 
 /// One disk.
 #[derive(Debug)]
@@ -46,6 +55,8 @@ pub struct Keep<M: Media> {
     fresh: Vec<u32>,
     /// The bytes of a disk that is shorter or longer than the one that is copied.
     other: Option<u64>,
+    /// The disk keeps its own table, and gets these bytes of the copy.
+    own: Option<Vec<Extent>>,
 }
 
 impl<M: Media> Keep<M> {
@@ -99,13 +110,68 @@ impl<M: Media> Keep<M> {
             head: BTreeMap::new(),
             fresh: Vec::new(),
             other,
+            own: None,
         })
     }
 
-    /// Whether a chunk waits in memory for the end: of the first MiB, or behind the disk's end.
+    /// The disk keeps its own table. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Trouble::OtherTable`], or it cannot be read.
+    pub fn beside(mut self) -> Result<Self, Trouble> {
+        let layout = &self.manifest.layout;
+        let Some(disk) = layout.disks.get(usize::from(self.disk)) else { return Ok(self) };
+        let (size, sector) = (self.media.room().unwrap_or(0), u64::from(disk.sector));
+        let mut head = [0; LENGTH];
+        self.media.fetch(0, &mut head)?;
+        if self.marked {
+            unmark(&mut head);
+        }
+        let mut soon = Soon { head: &head, media: &mut self.media, size, sector };
+        let own = bare_table(&mut soon).map_err(ToString::to_string);
+        let own = own.and_then(|table| beside::allowed(disk, &table));
+        let (own, why) = match own {
+            Ok(own) => (own, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
+        (self.other, self.own) = (None, Some(own));
+        let layout = &self.manifest.layout;
+        let held = layout.of_disk(self.disk).filter(|(_, chunk)| self.held(chunk));
+        let held: u64 = held.map(|(_, chunk)| u64::from(chunk.bytes)).sum();
+        let many = (held > BETWEEN).then(|| "too much is outside of partitions".to_string());
+        match why.or(many) {
+            Some(why) => Err(Trouble::OtherTable { name: self.media.name().to_string(), why }),
+            None => Ok(self),
+        }
+    }
+
+    /// Whether a chunk waits in memory for the end: of the first MiB, behind the disk's end, or in
+    /// part not for this disk.
     fn held(&self, chunk: &Chunk) -> bool {
-        let behind = |end: u64| self.manifest.layout.pieces(chunk).any(|piece| piece.end() > end);
-        chunk.start < HELD as u64 || self.other.is_some_and(behind)
+        let mut pieces = self.manifest.layout.pieces(chunk);
+        if chunk.start < HELD as u64 {
+            return true;
+        }
+        match (&self.own, self.other) {
+            (Some(own), _) => pieces.any(|piece| {
+                beside::within(own, piece).map(|part| part.length).sum::<u64>() < piece.length
+            }),
+            (None, Some(end)) => pieces.any(|piece| piece.end() > end),
+            (None, None) => false,
+        }
+    }
+
+    /// The mark of an interrupted copy.
+    fn mark(&mut self) -> Result<(), Trouble> {
+        if self.own.is_none() {
+            return mark(&mut self.media, self.sender);
+        }
+        let mut first = [0; LENGTH];
+        self.media.fetch(0, &mut first)?;
+        let mark = Mark::new(self.media.clock(), self.sender).bytes();
+        first.iter_mut().zip(mark).take(CODE).for_each(|(to, from)| *to = from);
+        first.iter_mut().skip(SIGNATURE.0.start).for_each(|byte| *byte = 0);
+        write_all(&mut self.media, 0, &first)
     }
 
     /// What is written to.
@@ -171,6 +237,7 @@ impl<M: Media> Keep<M> {
         // What begin() removes.
         if own.iter().any(|(n, _)| !have.has(*n))
             && !self.marked
+            && self.own.is_none()
             && let Some(tail) = old_table(&mut self.media)
         {
             let hit = |c: &Chunk| manifest.layout.pieces(c).any(|piece| piece.end() > tail);
@@ -185,8 +252,8 @@ impl<M: Media> Keep<M> {
         let size = disk.map_or(0, |disk| disk.size);
         self.media.end(self.other.unwrap_or(size))?;
         if !self.marked {
-            let tail = old_table(&mut self.media);
-            mark(&mut self.media, self.sender)?;
+            let tail = old_table(&mut self.media).filter(|_| self.own.is_none());
+            self.mark()?;
             if let Some(tail) = tail {
                 write_all(&mut self.media, tail, &[0; 4096])?;
             }
@@ -273,20 +340,31 @@ impl<M: Media> Keep<M> {
         };
         let end = self.other.unwrap_or(disk.size);
         let mut head = vec![0; HELD.min(usize::try_from(end).unwrap_or(HELD))];
-        for (n, data) in &self.head {
+        if self.own.is_some() {
+            self.media.fetch(0, &mut head)?;
+            unmark(&mut head);
+        }
+        let all = [Extent { start: 0, length: end }];
+        let own = self.own.clone();
+        let allowed = own.as_deref().unwrap_or(&all);
+        for (n, data) in &self.head.clone() {
             let Some(chunk) = manifest.layout.chunk(*n) else { continue };
             let mut rest = data.as_slice();
             for piece in manifest.layout.pieces(chunk) {
                 let (some, more) =
                     rest.split_at(rest.len().min(usize::try_from(piece.length).unwrap_or(0)));
                 rest = more;
-                if chunk.start < HELD as u64 && piece.start < HELD as u64 {
-                    let place = head.get_mut(piece.start as usize..).unwrap_or_default();
-                    place.iter_mut().zip(some).for_each(|(to, from)| *to = *from);
-                } else {
-                    let room = usize::try_from(end.saturating_sub(piece.start));
-                    let some = some.get(..some.len().min(room.unwrap_or(0)));
-                    write_all(&mut self.media, piece.start, some.unwrap_or_default())?;
+                for part in beside::within(allowed, piece) {
+                    let [skip, length] = [part.start - piece.start, part.length]
+                        .map(|n| usize::try_from(n).unwrap_or(0));
+                    let some = some.get(skip..skip + length).unwrap_or_default();
+                    let place = usize::try_from(part.start).ok().filter(|at| *at < head.len());
+                    match place.and_then(|at| head.get_mut(at..)) {
+                        Some(place) => {
+                            place.iter_mut().zip(some).for_each(|(to, from)| *to = *from);
+                        }
+                        None => self.put(part.start, some)?,
+                    }
                 }
             }
         }
@@ -303,7 +381,7 @@ impl<M: Media> Keep<M> {
                 None => self.read_back = false,
                 Some(bytes) if bytes == head => {}
                 Some(_) => {
-                    let marked = mark(&mut self.media, self.sender);
+                    let marked = self.mark();
                     let _ = marked.and_then(|()| self.media.flush());
                     return Err(Trouble::Differs { name: self.media.name().to_string() });
                 }
@@ -359,20 +437,30 @@ impl<M: Media> Keep<M> {
         for (at, bytes) in writes {
             match usize::try_from(at).ok().and_then(|at| head.get_mut(at..at + bytes.len())) {
                 Some(place) => place.copy_from_slice(&bytes),
-                None => {
-                    write_all(&mut self.media, at, &bytes)?;
-                    self.media.flush()?;
-                    let begin = at / GRAIN * GRAIN;
-                    let skip = usize::try_from(at - begin).unwrap_or(0);
-                    let back = self.media.read(begin, skip + bytes.len())?;
-                    if back.is_some_and(|back| back.get(skip..) != Some(&bytes)) {
-                        return Err(Trouble::Differs { name: self.media.name().to_string() });
-                    }
-                }
+                None => self.put(at, &bytes)?,
             }
         }
         Ok(())
     }
+
+    /// Writes bytes at any place, and reads them back where that can be done.
+    fn put(&mut self, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
+        write_all(&mut self.media, at, bytes)?;
+        self.media.flush()?;
+        let begin = at / GRAIN * GRAIN;
+        let skip = usize::try_from(at - begin).unwrap_or(0);
+        let back = self.media.read(begin, skip + bytes.len())?;
+        match back.is_some_and(|back| back.get(skip..) != Some(bytes)) {
+            true => Err(Trouble::Differs { name: self.media.name().to_string() }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The first sector is one to boot again.
+fn unmark(head: &mut [u8]) {
+    let place = head.get_mut(SIGNATURE.0).unwrap_or_default();
+    place.iter_mut().zip(SIGNATURE.1).for_each(|(to, from)| *to = from);
 }
 
 /// Fills a buffer from a position on, and says how many bytes there were.

@@ -10,6 +10,7 @@
 //! Where the network carries it, the sender sends what many machines lack once, by multicast
 //! ([`cast`], [`ear`], [`datagram`]); the chain then brings what was lost on the way.
 
+pub mod beside;
 pub mod bits;
 pub mod cast;
 pub mod datagram;

@@ -63,7 +63,7 @@ impl Protocol for Image {
         let mut lanes = lanes.collect::<Result<Vec<_>, _>>()?;
         let (image, pinned) = found(&mut lanes, here, world)?;
         let places = world.places().map_err(|why| Error::Store { why })?;
-        let disks = Disks::new(&image.manifest, places, world.reads_back(), None);
+        let disks = Disks::new(&image.manifest, places, world, None);
         let mut disks = disks.map_err(|trouble| Error::Store { why: trouble.to_string() })?;
         let have = match disks.ask(Ask::Scan, &mut || ()) {
             Told::Scanned(have) => have,
@@ -107,7 +107,7 @@ pub fn write(
     world: &mut dyn World,
 ) -> Result<Received, Error> {
     let places = world.places().map_err(|why| Error::Store { why })?;
-    let disks = Disks::new(manifest, places, world.reads_back(), None);
+    let disks = Disks::new(manifest, places, world, None);
     let mut disks = disks.map_err(|trouble| Error::Store { why: trouble.to_string() })?;
     let have = match disks.ask(Ask::Scan, &mut || ()) {
         Told::Scanned(have) => have,

@@ -1,5 +1,6 @@
 //! The disks of a machine of a room, and the order in which they are asked.
 
+use crate::edge::World;
 use crate::edge::place::Place;
 use crate::error::Trouble;
 use crate::room::bits::Bits;
@@ -19,14 +20,14 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// These places for the disks of the manifest.
+    /// These places for the disks of the manifest, with what the user wants of the copy.
     ///
     /// # Errors
     /// There are too few, or one is too small.
     pub fn new(
         manifest: &Arc<Manifest>,
         places: Vec<Place>,
-        read_back: bool,
+        world: &mut dyn World,
         sender: Option<Ipv4Addr>,
     ) -> Result<Self, Trouble> {
         let wanted = manifest.layout.disks.len();
@@ -39,9 +40,11 @@ impl Disks {
             };
             return Err(Trouble::Kind { name, why });
         }
+        let (read_back, beside) = (world.reads_back(), world.keeps_table());
         let keep = |(n, place): (u16, Place)| {
             let block = place.block();
-            Keep::new(place, (manifest.clone(), n), block, read_back, sender)
+            let keep = Keep::new(place, (manifest.clone(), n), block, read_back, sender)?;
+            if beside { keep.beside() } else { Ok(keep) }
         };
         let keeps = (0..).zip(places).map(keep).collect::<Result<_, _>>()?;
         Ok(Self { manifest: manifest.clone(), keeps })

@@ -63,8 +63,6 @@ pub struct Room {
     pub port: u16,
     /// What a sender sends.
     pub offer: Option<Offer>,
-    /// What was written is read back.
-    pub read_back: bool,
     /// How a sender sends the bulk.
     pub bulk: Bulk,
 }
@@ -154,7 +152,7 @@ impl Protocol for Room {
         let port = if argument.is_empty() { Ok(PORT) } else { argument.parse() };
         let wrong = Error::Unfit { what: "the room's port", why: "is not a number up to 65534" };
         let port = port.ok().filter(|port| (1..u16::MAX).contains(port)).ok_or(wrong)?;
-        Ok(Self { port, offer: None, read_back: true, bulk: Bulk::Chain })
+        Ok(Self { port, offer: None, bulk: Bulk::Chain })
     }
 
     fn receive(&self, here: &Here, world: &mut dyn World) -> Result<Received, Error> {
@@ -361,7 +359,6 @@ fn readable(fd: rustix::fd::BorrowedFd<'_>) -> bool {
 struct Receiver<'h> {
     here: &'h Here,
     port: u16,
-    read_back: bool,
     net: Net,
     node: Node,
     places: Option<Vec<Place>>,
@@ -391,7 +388,6 @@ impl<'h> Receiver<'h> {
         Ok(Self {
             here,
             port: room.port,
-            read_back: room.read_back && world.reads_back(),
             net: Net::new(fd, here.pins.key.clone()),
             node: Node::new(name, port),
             places: Some(places),
@@ -653,7 +649,7 @@ impl<'h> Receiver<'h> {
     fn ask(&mut self, ask: Ask, world: &mut dyn World) -> Result<(), Trouble> {
         if let (None, Some(manifest)) = (&self.disks, self.node.manifest()) {
             let places = self.places.take().unwrap_or_default();
-            let disks = Disks::new(manifest, places, self.read_back, self.at)?;
+            let disks = Disks::new(manifest, places, world, self.at)?;
             self.disks = Some(Worker::new(disks, world.thread()));
         }
         if let Some(disks) = &mut self.disks {
@@ -702,7 +698,7 @@ mod tests {
         let mut here = testing::here([127, 94, 0, 2], 2_000);
         here.pins.from = Vec::from([Ipv4Addr::new(127, 94, 0, 1)]);
         let goes = std::thread::spawn(move || drop(listener.accept().unwrap()));
-        let room = Room { port, offer: None, read_back: true, bulk: Bulk::Chain };
+        let room = Room { port, offer: None, bulk: Bulk::Chain };
         let why = room.receive(&here, &mut world).unwrap_err().to_string();
         assert!(why.contains("s; the connection to the sender has ended: "), "{why}");
         goes.join().unwrap();
@@ -723,7 +719,7 @@ mod tests {
         let mut here = testing::here([127, 93, 0, 3], 6_000);
         here.broadcast = Ipv4Addr::new(127, 93, 0, 1);
         let machine = std::thread::spawn(move || {
-            let room = Room { port, offer: None, read_back: true, bulk: Bulk::Chain };
+            let room = Room { port, offer: None, bulk: Bulk::Chain };
             let got = room.receive(&here, &mut world);
             (got.map(drop), world.said)
         });

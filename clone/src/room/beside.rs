@@ -1,0 +1,120 @@
+//! A copy on a disk that keeps its own partition table: of the copy it gets what partitions hold,
+//! boot code, and what that has before the first partition.
+
+use super::manifest::Disk;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use blockmap::{Bare, Extent, Extents, TableKind};
+
+/// Boot code of a GPT's protective MBR; of another MBR with the disk's signature behind it, by which
+/// Windows knows where it is.
+const CODE: [u64; 2] = [440, 446];
+
+/// The bytes of a copy that such a disk gets, in order.
+///
+/// # Errors
+/// The copy's partitions are not where the disk has its own.
+pub fn allowed(copy: &Disk, table: &Bare) -> Result<Vec<Extent>, String> {
+    let areas = || copy.areas.iter().filter(|area| area.number > 0);
+    if areas().next().is_none() {
+        return Err("what is sent has no partitions".to_string());
+    }
+    // A type of a GPT is a UUID.
+    let gpt = areas().any(|area| area.texts[0].len() > 2);
+    let kind = if gpt { TableKind::Gpt } else { TableKind::Dos };
+    if kind != table.kind {
+        return Err(format!(
+            "is of the kind {}, what is sent is {}",
+            table.kind.name(),
+            kind.name()
+        ));
+    }
+    let mut all = Extents::default();
+    for area in areas() {
+        let own = table.partitions.iter().find(|(number, ..)| *number == area.number);
+        match own {
+            Some((_, start, length)) if *start == area.start && *length >= area.length => {}
+            Some((number, start, length)) => {
+                return Err(format!(
+                    "has {length} bytes from byte {start} on for partition {number}, what is sent \
+                     needs {} from {} on",
+                    area.length, area.start
+                ));
+            }
+            None => return Err(format!("has no partition {}", area.number)),
+        }
+        all.add(area.start, area.length);
+    }
+    let starts = table.partitions.iter().map(|(_, start, _)| *start);
+    let first = starts.min().unwrap_or(0);
+    let table_end = table.sectors.iter().map(Extent::end).filter(|end| *end <= first).max();
+    let free = table_end.unwrap_or(first);
+    all.add(0, CODE[usize::from(!gpt)]);
+    all.add(free, first - free);
+    Ok(all.finish())
+}
+
+/// What of this extent is in those.
+pub fn within(allowed: &[Extent], of: Extent) -> impl Iterator<Item = Extent> {
+    allowed.iter().filter_map(move |extent| {
+        let (start, end) = (extent.start.max(of.start), extent.end().min(of.end()));
+        (start < end).then(|| Extent { start, length: end - start })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::Area;
+    use super::*;
+
+    fn disk(kind: &str, areas: &[(u32, u64, u64)]) -> Disk {
+        let area = |(number, start, length): &(u32, u64, u64)| {
+            let texts = [kind.to_string(), String::new(), String::new()];
+            Area { number: *number, start: *start, length: *length, texts }
+        };
+        Disk::new("sda", 1 << 30, 512, areas.iter().map(area).collect(), &[])
+    }
+
+    fn bare(kind: TableKind, partitions: &[(u32, u64, u64)], sectors: &[(u64, u64)]) -> Bare {
+        let sectors =
+            sectors.iter().map(|(start, length)| Extent { start: *start, length: *length });
+        Bare { kind, partitions: partitions.to_vec(), sectors: sectors.collect() }
+    }
+
+    #[test]
+    fn tables_are_never_among_the_bytes_that_are_written() {
+        let mib = 1 << 20;
+        let dos = bare(
+            TableKind::Dos,
+            &[(1, mib, 9 * mib), (5, 12 * mib, mib), (2, 20 * mib, mib)],
+            &[(0, 512), (11 * mib, 512)],
+        );
+        let got = allowed(&disk("07", &[(1, mib, 8 * mib), (5, 12 * mib, mib)]), &dos).unwrap();
+        let got: Vec<_> = got.iter().map(|extent| (extent.start, extent.end())).collect();
+        assert_eq!(got, [(0, 446), (512, 9 * mib), (12 * mib, 13 * mib)]);
+        let gpt =
+            bare(TableKind::Gpt, &[(1, mib, mib)], &[(0, 512), (512, 33 * 512), (99 * mib, 512)]);
+        let kind = "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7";
+        let got = allowed(&disk(kind, &[(1, mib, mib)]), &gpt).unwrap();
+        let got: Vec<_> = got.iter().map(|extent| (extent.start, extent.end())).collect();
+        assert_eq!(got, [(0, 440), (34 * 512, 2 * mib)]);
+        for (wrong, says) in [
+            (disk("07", &[]), "no partitions"),
+            (disk("07", &[(3, mib, mib)]), "has no partition 3"),
+            (disk("07", &[(1, 2 * mib, mib)]), "from byte 1048576 on for partition 1"),
+            (disk("07", &[(5, 12 * mib, 2 * mib)]), "needs 2097152 from"),
+            (disk(kind, &[(1, mib, mib)]), "is of the kind dos"),
+        ] {
+            let why = allowed(&wrong, &dos).unwrap_err();
+            assert!(why.contains(says), "{why}");
+        }
+        let some = within(
+            &[Extent { start: 0, length: 5 }, Extent { start: 8, length: 9 }],
+            Extent { start: 3, length: 7 },
+        )
+        .map(|e| (e.start, e.length))
+        .collect::<Vec<_>>();
+        assert_eq!(some, [(3, 2), (8, 2)]);
+    }
+}
