@@ -243,6 +243,7 @@ pub enum Trouble {
         name: String,
     },
     /// The disk keeps its partition table, and the copy does not fit into that.
+    #[cfg(feature = "own-table")]
     OtherTable {
         /// The disk.
         name: String,
@@ -309,6 +310,7 @@ impl fmt::Display for Trouble {
                 "{name}: HAS OTHER BYTES than were written to it: the disk is bad; it keeps the \
                  mark of an interrupted copy"
             ),
+            #[cfg(feature = "own-table")]
             Self::OtherTable { name, why } => {
                 write!(f, "{name}: its partition table is to stay, and {why}; nothing was written")
             }

@@ -168,7 +168,7 @@ struct World {
 
 /// The network's multicast.
 struct Air {
-    /// So many datagrams go in a step.
+    /// So many datagrams go in a step, or, for 0, one part of them each ten steps.
     rate: usize,
     /// Machines can listen.
     works: bool,
@@ -318,7 +318,11 @@ impl World {
     fn cast(&mut self) {
         let (mut buffer, mut heard) = (Vec::new(), vec![0; self.machines.len()]);
         let mut sent = 0;
-        while sent < self.air.rate {
+        let rate = match self.air.rate {
+            0 => usize::from(self.steps.is_multiple_of(10)),
+            rate => rate,
+        };
+        while sent < rate {
             let Some(size) = self.golden.cast(&mut buffer, self.now) else {
                 match self.acts() {
                     true => continue,
@@ -920,7 +924,7 @@ fn where_multicast_is_no_good_a_chain_brings_the_chunks() {
     for (bulk, works, rate, says) in [
         (Bulk::Auto, false, 40, "0 of 5 machines listen"),
         (Bulk::Multicast, false, 40, "no machine listens"),
-        (Bulk::Auto, true, 2, "a connection"),
+        (Bulk::Auto, true, 0, "no multicast: it brings"),
     ] {
         let mut world = World::with(5, bulk);
         (world.air.works, world.air.rate) = (works, rate);

@@ -81,6 +81,7 @@ pub trait World {
     }
 
     /// Whether the disk keeps its partition table, and gets what partitions hold and boot code alone.
+    #[cfg(feature = "own-table")]
     fn keeps_table(&self) -> bool {
         false
     }

@@ -6,61 +6,85 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use blockmap::{Bare, Extent, Extents, TableKind};
+use core::ops::Range;
 
 /// Boot code of a GPT's protective MBR; of another MBR with the disk's signature behind it, by which
 /// Windows knows where it is.
 const CODE: [u64; 2] = [440, 446];
+/// Without it firmware starts no disk.
+const SIGNATURE: (Range<usize>, [u8; 2]) = (510..512, [0x55, 0xaa]);
 
-/// The bytes of a copy that such a disk gets, in order.
-///
-/// # Errors
-/// The copy's partitions are not where the disk has its own.
-pub fn allowed(copy: &Disk, table: &Bare) -> Result<Vec<Extent>, String> {
-    let areas = || copy.areas.iter().filter(|area| area.number > 0);
-    if areas().next().is_none() {
-        return Err("what is sent has no partitions".to_string());
-    }
-    // A type of a GPT is a UUID.
-    let gpt = areas().any(|area| area.texts[0].len() > 2);
-    let kind = if gpt { TableKind::Gpt } else { TableKind::Dos };
-    if kind != table.kind {
-        return Err(format!(
-            "is of the kind {}, what is sent is {}",
-            table.kind.name(),
-            kind.name()
-        ));
-    }
-    let mut all = Extents::default();
-    for area in areas() {
-        let own = table.partitions.iter().find(|(number, ..)| *number == area.number);
-        match own {
-            Some((_, start, length)) if *start == area.start && *length >= area.length => {}
-            Some((number, start, length)) => {
-                return Err(format!(
-                    "has {length} bytes from byte {start} on for partition {number}, what is sent \
-                     needs {} from {} on",
-                    area.length, area.start
-                ));
-            }
-            None => return Err(format!("has no partition {}", area.number)),
+/// The bytes of a copy that a disk with its own table gets, in order.
+#[derive(Debug, Default)]
+pub struct OwnTable(Vec<Extent>);
+
+impl OwnTable {
+    /// Of this copy, on a disk with this table.
+    ///
+    /// # Errors
+    /// The copy's partitions are not where the disk has its own.
+    pub fn of(copy: &Disk, table: &Bare) -> Result<Self, String> {
+        let areas = || copy.areas.iter().filter(|area| area.number > 0);
+        if areas().next().is_none() {
+            return Err("what is sent has no partitions".to_string());
         }
-        all.add(area.start, area.length);
+        // A type of a GPT is a UUID.
+        let gpt = areas().any(|area| area.texts[0].len() > 2);
+        let kind = if gpt { TableKind::Gpt } else { TableKind::Dos };
+        if kind != table.kind {
+            return Err(format!(
+                "is of the kind {}, what is sent is {}",
+                table.kind.name(),
+                kind.name()
+            ));
+        }
+        let mut all = Extents::default();
+        for area in areas() {
+            let own = table.partitions.iter().find(|(number, ..)| *number == area.number);
+            match own {
+                Some((_, start, length)) if *start == area.start && *length >= area.length => {}
+                Some((number, start, length)) => {
+                    return Err(format!(
+                        "has {length} bytes from byte {start} on for partition {number}, what is sent \
+                         needs {} from {} on",
+                        area.length, area.start
+                    ));
+                }
+                None => return Err(format!("has no partition {}", area.number)),
+            }
+            all.add(area.start, area.length);
+        }
+        let starts = table.partitions.iter().map(|(_, start, _)| *start);
+        let first = starts.min().unwrap_or(0);
+        let table_end = table.sectors.iter().map(Extent::end).filter(|end| *end <= first).max();
+        let free = table_end.unwrap_or(first);
+        all.add(0, CODE[usize::from(!gpt)]);
+        all.add(free, first - free);
+        Ok(Self(all.finish()))
     }
-    let starts = table.partitions.iter().map(|(_, start, _)| *start);
-    let first = starts.min().unwrap_or(0);
-    let table_end = table.sectors.iter().map(Extent::end).filter(|end| *end <= first).max();
-    let free = table_end.unwrap_or(first);
-    all.add(0, CODE[usize::from(!gpt)]);
-    all.add(free, first - free);
-    Ok(all.finish())
-}
 
-/// What of this extent is in those.
-pub fn within(allowed: &[Extent], of: Extent) -> impl Iterator<Item = Extent> {
-    allowed.iter().filter_map(move |extent| {
-        let (start, end) = (extent.start.max(of.start), extent.end().min(of.end()));
-        (start < end).then(|| Extent { start, length: end - start })
-    })
+    /// What it gets of this extent.
+    #[must_use]
+    pub fn gets(&self, of: Extent) -> Vec<Extent> {
+        let part = |extent: &Extent| {
+            let (start, end) = (extent.start.max(of.start), extent.end().min(of.end()));
+            (start < end).then(|| Extent { start, length: end - start })
+        };
+        self.0.iter().filter_map(part).collect()
+    }
+
+    /// Puts the mark of an interrupted copy in the place of boot code alone.
+    pub fn mark(&self, first: &mut [u8], mark: &[u8]) {
+        let code = usize::try_from(CODE[0]).unwrap_or(0);
+        first.iter_mut().zip(mark).take(code).for_each(|(to, from)| *to = *from);
+        first.get_mut(SIGNATURE.0).unwrap_or_default().fill(0);
+    }
+
+    /// What makes firmware start the disk is there again.
+    pub fn boots(&self, first: &mut [u8]) {
+        let place = first.get_mut(SIGNATURE.0).unwrap_or_default();
+        place.iter_mut().zip(SIGNATURE.1).for_each(|(to, from)| *to = from);
+    }
 }
 
 #[cfg(test)]
@@ -90,13 +114,14 @@ mod tests {
             &[(1, mib, 9 * mib), (5, 12 * mib, mib), (2, 20 * mib, mib)],
             &[(0, 512), (11 * mib, 512)],
         );
-        let got = allowed(&disk("07", &[(1, mib, 8 * mib), (5, 12 * mib, mib)]), &dos).unwrap();
+        let copy = disk("07", &[(1, mib, 8 * mib), (5, 12 * mib, mib)]);
+        let got = OwnTable::of(&copy, &dos).unwrap().0;
         let got: Vec<_> = got.iter().map(|extent| (extent.start, extent.end())).collect();
         assert_eq!(got, [(0, 446), (512, 9 * mib), (12 * mib, 13 * mib)]);
         let gpt =
             bare(TableKind::Gpt, &[(1, mib, mib)], &[(0, 512), (512, 33 * 512), (99 * mib, 512)]);
         let kind = "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7";
-        let got = allowed(&disk(kind, &[(1, mib, mib)]), &gpt).unwrap();
+        let got = OwnTable::of(&disk(kind, &[(1, mib, mib)]), &gpt).unwrap().0;
         let got: Vec<_> = got.iter().map(|extent| (extent.start, extent.end())).collect();
         assert_eq!(got, [(0, 440), (34 * 512, 2 * mib)]);
         for (wrong, says) in [
@@ -106,15 +131,11 @@ mod tests {
             (disk("07", &[(5, 12 * mib, 2 * mib)]), "needs 2097152 from"),
             (disk(kind, &[(1, mib, mib)]), "is of the kind dos"),
         ] {
-            let why = allowed(&wrong, &dos).unwrap_err();
+            let why = OwnTable::of(&wrong, &dos).unwrap_err();
             assert!(why.contains(says), "{why}");
         }
-        let some = within(
-            &[Extent { start: 0, length: 5 }, Extent { start: 8, length: 9 }],
-            Extent { start: 3, length: 7 },
-        )
-        .map(|e| (e.start, e.length))
-        .collect::<Vec<_>>();
-        assert_eq!(some, [(3, 2), (8, 2)]);
+        let extent = |start, length| Extent { start, length };
+        let own = OwnTable(Vec::from([extent(0, 5), extent(8, 9)]));
+        assert_eq!(own.gets(extent(3, 7)), [extent(3, 2), extent(8, 2)]);
     }
 }

@@ -26,14 +26,15 @@ const PROBE: u32 = 4;
 const WORTH: u32 = 32;
 /// With so many machines that lack chunks a probe is made.
 const MANY: usize = 3;
-/// The least that a machine hears of the probe, in hundredths.
-const HEARS: u32 = 70;
-/// The last datagrams of the probe may be so late.
+/// The least that a machine hears of what the best one hears of the probe, and the least that this
+/// one hears of all of it, in hundredths.
+const HEARS: [u64; 2] = [70, 5];
+/// The probe has been heard when nothing more of it was for so long.
 const ECHO: Duration = Duration::from_millis(300);
 /// Datagrams have come, or are lost, so long after the last one was sent and after the machine has
 /// told that one came: what is on its way comes in order.
 const FLIES: Duration = Duration::from_millis(50);
-/// A connection that is probed has so much time.
+/// What is probed has so much time.
 const TRIAL: Duration = Duration::from_secs(3);
 /// Machines have so much time to say that they listen, when the copy begins.
 const CALL: Duration = Duration::from_millis(300);
@@ -425,7 +426,11 @@ impl Cast {
                 // The last datagrams may be lost.
                 let most = self.count - self.count / 16;
                 let all = self.members().all(|(_, ear)| ear.next >= most);
-                if all || now.saturating_sub(since) >= ECHO {
+                // A queue on the way may take its time.
+                let last =
+                    self.members().map(|(_, ear)| ear.moved).max().unwrap_or(since).max(since);
+                let quiet = now.saturating_sub(last) >= ECHO;
+                if all || quiet || now.saturating_sub(since) >= TRIAL {
                     self.probed(serve, now);
                 }
             }
@@ -477,22 +482,25 @@ impl Cast {
     /// The probe has ended.
     fn probed(&mut self, serve: &Serve, now: Duration) {
         let share = |ear: &Ear| u64::from(ear.count) * 100 / u64::from(self.count.max(1));
-        let deaf: Vec<(Peer, u64)> = self
-            .members()
-            .map(|(peer, ear)| (peer, share(ear)))
-            .filter(|(_, share)| *share < HEARS.into())
-            .collect();
-        if deaf.len() == self.members().count() {
-            let best = deaf.iter().map(|(_, share)| share).max().unwrap_or(&0);
+        let shares: Vec<(Peer, u64)> =
+            self.members().map(|(peer, ear)| (peer, share(ear))).collect();
+        let best = shares.iter().map(|(_, share)| *share).max().unwrap_or(0);
+        if best < HEARS[1] {
             return self.end(Some(format!("no machine hears more than {best} % of it")));
         }
-        for (peer, share) in deaf {
-            self.leave(peer, format!("hears {share} % of the multicast"));
+        let mut worst = 100;
+        for (peer, share) in shares {
+            match share * 100 < best * HEARS[0] {
+                true => self.leave(peer, format!("hears {share} % of the multicast")),
+                false => worst = share.min(worst),
+            }
         }
         let (began, _) = self.since;
         let heard = self.members().map(|(_, ear)| ear.heard.unwrap_or(now)).max().unwrap_or(now);
-        let bytes = u64::from(self.count) * (HEAD + PIECE) as u64;
+        let bytes = u64::from(self.count) * (HEAD + PIECE) as u64 * worst / 100;
         self.probed = per_second(bytes, heard.saturating_sub(began)).max(1);
+        // Faster than the network, or than the machines: no more than what has come.
+        self.rate = (worst * 10 < 1000 - u64::from(LOSS[1])).then_some(self.probed);
         let first = self.members().map(|(peer, _)| peer).find(|peer| serve.wants(*peer));
         match first {
             Some(peer) if self.bulk == Bulk::Auto => {

@@ -10,9 +10,12 @@
 //! ([`beside`]) gets what is in partitions and boot code; chunks with other bytes, too, stay in
 //! memory until the end. Its mark leaves the table where it is.
 
-use super::beside;
+#[cfg(feature = "own-table")]
+use super::beside::OwnTable;
 use super::bits::Bits;
 use super::manifest::{Chunk, Extent, GRAIN, Layout, Manifest};
+#[cfg(not(feature = "own-table"))]
+use super::whole::OwnTable;
 use crate::error::Trouble;
 use crate::guard::{HELD, Media, mark, old_table, write_all};
 use crate::mark::{LENGTH, Mark};
@@ -21,7 +24,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use blockmap::{Misfit, ReadAt, ReadError, bare_table, fit_gpt};
+use blockmap::{Misfit, ReadAt, ReadError, fit_gpt};
 use core::net::Ipv4Addr;
 
 /// So many chunks are read back together.
@@ -29,11 +32,8 @@ const BATCH: usize = 64;
 /// The most bytes of chunks that reach behind the end of the disk.
 const BEHIND: u64 = 16 << 20;
 /// The most bytes of chunks that a disk with its own table gets in part.
+#[cfg(feature = "own-table")]
 const BETWEEN: u64 = 64 << 20;
-/// Boot code, which the mark takes the place of where the table stays; and what makes firmware start
-/// it.
-const CODE: usize = 440;
-const SIGNATURE: (core::ops::Range<usize>, [u8; 2]) = (510..512, [0x55, 0xaa]);
 
 /// One disk.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ pub struct Keep<M: Media> {
     fresh: Vec<u32>,
     /// The bytes of a disk that is shorter or longer than the one that is copied.
     other: Option<u64>,
-    /// The disk keeps its own table, and gets these bytes of the copy.
-    own: Option<Vec<Extent>>,
+    /// The disk keeps its own table.
+    own: Option<OwnTable>,
 }
 
 impl<M: Media> Keep<M> {
@@ -118,6 +118,7 @@ impl<M: Media> Keep<M> {
     ///
     /// # Errors
     /// [`Trouble::OtherTable`], or it cannot be read.
+    #[cfg(feature = "own-table")]
     pub fn beside(mut self) -> Result<Self, Trouble> {
         let layout = &self.manifest.layout;
         let Some(disk) = layout.disks.get(usize::from(self.disk)) else { return Ok(self) };
@@ -125,16 +126,16 @@ impl<M: Media> Keep<M> {
         let mut head = [0; LENGTH];
         self.media.fetch(0, &mut head)?;
         if self.marked {
-            unmark(&mut head);
+            OwnTable::default().boots(&mut head);
         }
         let mut soon = Soon { head: &head, media: &mut self.media, size, sector };
-        let own = bare_table(&mut soon).map_err(ToString::to_string);
-        let own = own.and_then(|table| beside::allowed(disk, &table));
-        let (own, why) = match own {
+        let table = blockmap::bare_table(&mut soon).map_err(ToString::to_string);
+        let (own, why) = match table.and_then(|table| OwnTable::of(disk, &table)) {
             Ok(own) => (own, None),
-            Err(why) => (Vec::new(), Some(why)),
+            Err(why) => (OwnTable::default(), Some(why)),
         };
-        (self.other, self.own) = (None, Some(own));
+        self.other = None;
+        self.own = Some(own);
         let layout = &self.manifest.layout;
         let held = layout.of_disk(self.disk).filter(|(_, chunk)| self.held(chunk));
         let held: u64 = held.map(|(_, chunk)| u64::from(chunk.bytes)).sum();
@@ -153,9 +154,7 @@ impl<M: Media> Keep<M> {
             return true;
         }
         match (&self.own, self.other) {
-            (Some(own), _) => pieces.any(|piece| {
-                beside::within(own, piece).map(|part| part.length).sum::<u64>() < piece.length
-            }),
+            (Some(own), _) => pieces.any(|piece| own.gets(piece) != [piece]),
             (None, Some(end)) => pieces.any(|piece| piece.end() > end),
             (None, None) => false,
         }
@@ -163,14 +162,10 @@ impl<M: Media> Keep<M> {
 
     /// The mark of an interrupted copy.
     fn mark(&mut self) -> Result<(), Trouble> {
-        if self.own.is_none() {
-            return mark(&mut self.media, self.sender);
-        }
+        let Some(own) = &self.own else { return mark(&mut self.media, self.sender) };
         let mut first = [0; LENGTH];
         self.media.fetch(0, &mut first)?;
-        let mark = Mark::new(self.media.clock(), self.sender).bytes();
-        first.iter_mut().zip(mark).take(CODE).for_each(|(to, from)| *to = from);
-        first.iter_mut().skip(SIGNATURE.0.start).for_each(|byte| *byte = 0);
+        own.mark(&mut first, &Mark::new(self.media.clock(), self.sender).bytes());
         write_all(&mut self.media, 0, &first)
     }
 
@@ -340,13 +335,11 @@ impl<M: Media> Keep<M> {
         };
         let end = self.other.unwrap_or(disk.size);
         let mut head = vec![0; HELD.min(usize::try_from(end).unwrap_or(HELD))];
-        if self.own.is_some() {
+        let own = self.own.take();
+        if let Some(own) = &own {
             self.media.fetch(0, &mut head)?;
-            unmark(&mut head);
+            own.boots(&mut head);
         }
-        let all = [Extent { start: 0, length: end }];
-        let own = self.own.clone();
-        let allowed = own.as_deref().unwrap_or(&all);
         for (n, data) in &self.head.clone() {
             let Some(chunk) = manifest.layout.chunk(*n) else { continue };
             let mut rest = data.as_slice();
@@ -354,7 +347,11 @@ impl<M: Media> Keep<M> {
                 let (some, more) =
                     rest.split_at(rest.len().min(usize::try_from(piece.length).unwrap_or(0)));
                 rest = more;
-                for part in beside::within(allowed, piece) {
+                let clipped = || {
+                    let length = piece.end().min(end).saturating_sub(piece.start);
+                    Vec::from([Extent { start: piece.start, length }])
+                };
+                for part in own.as_ref().map_or_else(clipped, |own| own.gets(piece)) {
                     let [skip, length] = [part.start - piece.start, part.length]
                         .map(|n| usize::try_from(n).unwrap_or(0));
                     let some = some.get(skip..skip + length).unwrap_or_default();
@@ -368,6 +365,7 @@ impl<M: Media> Keep<M> {
                 }
             }
         }
+        self.own = own;
         if self.other.is_some() {
             self.fit(&mut head, u64::from(disk.sector))?;
         }
@@ -455,12 +453,6 @@ impl<M: Media> Keep<M> {
             false => Ok(()),
         }
     }
-}
-
-/// The first sector is one to boot again.
-fn unmark(head: &mut [u8]) {
-    let place = head.get_mut(SIGNATURE.0).unwrap_or_default();
-    place.iter_mut().zip(SIGNATURE.1).for_each(|(to, from)| *to = from);
 }
 
 /// Fills a buffer from a position on, and says how many bytes there were.

@@ -10,6 +10,7 @@
 //! Where the network carries it, the sender sends what many machines lack once, by multicast
 //! ([`cast`], [`ear`], [`datagram`]); the chain then brings what was lost on the way.
 
+#[cfg(feature = "own-table")]
 pub mod beside;
 pub mod bits;
 pub mod cast;
@@ -20,6 +21,8 @@ pub mod keep;
 pub mod manifest;
 pub mod node;
 pub mod serve;
+#[cfg(not(feature = "own-table"))]
+mod whole;
 pub mod wire;
 
 use alloc::string::String;

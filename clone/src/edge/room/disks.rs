@@ -40,11 +40,13 @@ impl Disks {
             };
             return Err(Trouble::Kind { name, why });
         }
-        let (read_back, beside) = (world.reads_back(), world.keeps_table());
+        let read_back = world.reads_back();
         let keep = |(n, place): (u16, Place)| {
             let block = place.block();
             let keep = Keep::new(place, (manifest.clone(), n), block, read_back, sender)?;
-            if beside { keep.beside() } else { Ok(keep) }
+            #[cfg(feature = "own-table")]
+            let keep = if world.keeps_table() { keep.beside()? } else { keep };
+            Ok(keep)
         };
         let keeps = (0..).zip(places).map(keep).collect::<Result<_, _>>()?;
         Ok(Self { manifest: manifest.clone(), keeps })
