@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use blockmap::{Bare, Extent, Extents, TableKind};
 use core::ops::Range;
 
-/// Boot code of a GPT's protective MBR; of another MBR with the disk's signature behind it, by which
-/// Windows knows where it is.
-const CODE: [u64; 2] = [440, 446];
+/// Boot code of a GPT's protective MBR, in bytes.
+const CODE: u64 = 440;
+/// Of another MBR, with the disk's signature behind it, by which Windows knows where it is.
+const SIGNED: u64 = 446;
 /// Without it firmware starts no disk.
 const SIGNATURE: (Range<usize>, [u8; 2]) = (510..512, [0x55, 0xaa]);
 
@@ -58,7 +59,7 @@ impl OwnTable {
         let first = starts.min().unwrap_or(0);
         let table_end = table.sectors.iter().map(Extent::end).filter(|end| *end <= first).max();
         let free = table_end.unwrap_or(first);
-        all.add(0, CODE[usize::from(!gpt)]);
+        all.add(0, if gpt { CODE } else { SIGNED });
         all.add(free, first - free);
         Ok(Self(all.finish()))
     }
@@ -75,7 +76,7 @@ impl OwnTable {
 
     /// Puts the mark of an interrupted copy in the place of boot code alone.
     pub fn mark(&self, first: &mut [u8], mark: &[u8]) {
-        let code = usize::try_from(CODE[0]).unwrap_or(0);
+        let code = usize::try_from(CODE).unwrap_or(0);
         first.iter_mut().zip(mark).take(code).for_each(|(to, from)| *to = *from);
         first.get_mut(SIGNATURE.0).unwrap_or_default().fill(0);
     }
