@@ -253,6 +253,7 @@ impl<'a> Loader<'a> {
                 Err(errno) => Err(Reason::Kernel(errno)),
             };
             self.workers.swap_remove(at);
+            // The module's state has it.
             let _ = self.finish(id, result);
             self.load_soft(id, false);
         }
@@ -298,6 +299,7 @@ impl<'a> Loader<'a> {
                 Some(child) => self.workers.push(Worker { module: id, child }),
                 None => {
                     let result = self.insert(id);
+                    // The module's state has it.
                     let _ = self.finish(id, result);
                     self.load_soft(id, false);
                 }
@@ -334,6 +336,7 @@ impl<'a> Loader<'a> {
             if before { module.soft_pre().collect() } else { module.soft_post().collect() };
         for wish in wishes {
             if self.state(wish) == State::Unknown {
+                // A soft dependency may fail.
                 let _ = self.load_chain(wish);
             }
         }

@@ -23,6 +23,7 @@ pub fn each_modalias(each: &mut dyn FnMut(&str)) -> Result<(), Errno> {
     let mut buffer = [0; MAX_MODALIAS];
     for bus in names("/sys/bus")? {
         let Ok(devices) = directory(&format!("/sys/bus/{bus}/devices")) else { continue };
+        // A bus that goes meanwhile has no devices.
         let _ = sys::file::entries(devices.as_fd(), &mut |name, _| {
             let Ok(name) = name.to_str() else { return };
             let path = format!("{name}/modalias");

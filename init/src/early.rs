@@ -66,6 +66,7 @@ pub fn mounts() -> Log {
         }
     }
     for (target, link) in LINKS {
+        // One that is there already, by the kernel or a first try, is as good.
         let _ = symlink(*target, *link);
     }
     let mut log = Log::open();

@@ -114,6 +114,7 @@ fn show(machine: &mut Machine, failure: &Failure) {
             log.say(Level::Verdict, &["  note:   ", &warning_text(warning)].concat());
         }
     }
+    // The screen has said it all; a record that cannot be kept is no further failure.
     let _ = make_dir("/run/bellwether", 0o755);
     let _ = write_file("/run/bellwether/log", log.record().as_bytes(), 0o644);
     let trace = machine.trace.to_json(machine.log.elapsed(), Some(failure));

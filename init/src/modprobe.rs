@@ -18,6 +18,7 @@ pub fn run(args: impl Iterator<Item = &'static core::ffi::CStr>) -> i32 {
         if let Err(error) = loader.require(name) {
             status = 1;
             let line: String = format!("<7>bellwether: modprobe: {error}\n");
+            // Without a log the exit status alone tells it.
             let _ = sys::file::write_file("/dev/kmsg", line.as_bytes(), 0);
         }
     }

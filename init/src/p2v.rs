@@ -94,6 +94,7 @@ pub fn test(machine: &mut Machine, plan: &P2vPlan) -> Result<(), Fault> {
 fn forgetful(machine: &mut Machine, plan: &P2vPlan, test: bool) -> Result<(), Fault> {
     let result = run(machine, plan, test);
     for secret in [KEY, PASSWORD] {
+        // One that was not needed is not there.
         let _ = rustix::fs::unlink(secret);
     }
     result

@@ -193,6 +193,7 @@ const OPENING: &[(&str, usize)] = &[
     ("log.rs", 2),
     ("newroot.rs", 4),
     ("p2v.rs", 1),
+    ("p2v_edit.rs", 4),
     ("persist/volume.rs", 1),
     ("snapshot.rs", 2),
     ("unpack.rs", 2),

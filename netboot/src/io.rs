@@ -79,6 +79,7 @@ pub fn pause(span: core::time::Duration) {
         if now >= deadline {
             return;
         }
+        // Interrupted: the clock is looked at again.
         let _ = poll(&mut [], poll_timeout(Some(deadline), now).as_ref());
     }
 }

@@ -218,6 +218,7 @@ impl Network {
         }
         if let Some(moment) = self.again_at {
             if now < moment {
+                // All links are looked at when the pause is over; unread news would end every wait.
                 let _ = self.monitor.read();
                 return Progress::Pending;
             }

@@ -173,6 +173,7 @@ fn instance(answer: &[u8]) -> Option<u32> {
 /// Removes a controller.
 pub fn disconnect(instance: u32) {
     let path = format!("/sys/class/nvme/nvme{instance}/delete_controller");
+    // A controller that is gone needs no removal.
     let _ = sys::file::write_file(&path, b"1", 0);
 }
 

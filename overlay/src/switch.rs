@@ -105,6 +105,7 @@ fn empty(directory: BorrowedFd<'_>, device: u64, depth: u32, except: &[&str]) {
             _ => false,
         };
         if !is_dir {
+            // As above: it stays.
             let _ = unlinkat(directory, name, AtFlags::empty());
             return;
         }

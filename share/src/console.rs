@@ -59,6 +59,7 @@ impl Console {
         let own = console.clone();
         let thread = thread::Builder::new().name("console".into());
         let started = thread.spawn(move || {
+            // The kernel refuses this to no thread; where it did, `drop_root` would end the program.
             let _ = keep_no_capability();
             loop {
                 write(&own.next());

@@ -52,6 +52,7 @@ impl Ending {
     ) -> Result<(), Error> {
         let ending = self.clone();
         let thread = thread::Builder::new().name("ending".into()).spawn(move || {
+            // As the console: `drop_root` ends the program where the kernel refuses.
             let _ = keep_no_capability();
             if ending.wait().is_ok() {
                 thread::sleep(patience());

@@ -195,6 +195,7 @@ impl Control {
         match self.load(name, table, read_only).and_then(|()| self.resume(name)) {
             Ok(()) => Ok(device),
             Err(errno) => {
+                // The error before is the one to tell.
                 let _ = self.remove(name, false);
                 Err(errno)
             }

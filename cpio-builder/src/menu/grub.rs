@@ -333,7 +333,7 @@ impl Grub {
             "unset" | "read" => {
                 words.next().map(|name| self.variables.remove(name));
             }
-            _ => self.other(first, words),
+            _ => self.other(first, words)?,
         }
         Ok(())
     }
@@ -382,22 +382,26 @@ impl Grub {
     }
 
     /// A command that is none of those, as far as it sets variables or starts a kernel.
-    fn other<'w>(&mut self, first: &'w str, words: &mut dyn Iterator<Item = &'w str>) {
+    fn other<'w>(
+        &mut self,
+        first: &'w str,
+        words: &mut dyn Iterator<Item = &'w str>,
+    ) -> Result<(), MenuError> {
         let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if let Some((name, value)) = first.split_once('=')
             && is_name(name)
             && !name.is_empty()
         {
             self.set(name, value);
-            return;
+            return Ok(());
         }
         // `$linux /vmlinuz …`, where the loader finds out which command that is.
         if let Some(name) = first.strip_prefix("${") {
             let command = if name.contains("initrd") { "initrd" } else { "linux" };
             if self.entry.is_some() && (name.contains("initrd") || name.contains("linux")) {
-                let _ = self.run(command, 1, words);
+                self.run(command, 1, words)?;
             }
-            return;
+            return Ok(());
         }
         // What `search`, `probe`, `regexp` and others set is known to the loader alone.
         while let Some(word) = words.next().filter(|_| self.keep) {
@@ -411,6 +415,7 @@ impl Grub {
                 self.variables.remove(if is_name(name) { name } else { "root" });
             }
         }
+        Ok(())
     }
 
     fn set(&mut self, name: &str, value: &str) {

@@ -295,6 +295,7 @@ impl<'h> Hunt<'h> {
             let inner = expand(&format!("{dir}/{label}"), &found.label, &found.uuid, None);
             let stat = stat(&format!("{mounted}{inner}"));
             if ours {
+                // A volume that stays mounted does no harm.
                 let _ = detach(&mounted);
             }
             let Ok(stat) = stat else { continue };
@@ -329,6 +330,7 @@ impl<'h> Hunt<'h> {
 
     fn let_go(&self, volume: &Volume) {
         if volume.mounted.starts_with(self.open.place) {
+            // As above.
             let _ = detach(&volume.mounted);
         }
     }

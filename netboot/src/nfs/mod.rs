@@ -475,6 +475,7 @@ fn in_child(limit: Duration, work: &dyn Fn() -> Result<(), MountError>) -> Resul
         Some(Exit::Signal(_)) => Err(kernel(Errno::INTR)),
         None => {
             if let Some(pid) = Pid::from_raw(child.pid()) {
+                // One that has just ended takes no signal.
                 let _ = kill_process(pid, Signal::KILL);
             }
             Err(Reason::Stuck(limit))
@@ -493,6 +494,7 @@ fn wait_for(child: &Child, limit: Duration) -> Option<Exit> {
             return None;
         }
         let mut fds = [PollFd::from_borrowed_fd(child.as_fd(), PollFlags::IN)];
+        // Interrupted: the child is looked at again.
         let _ = poll(&mut fds, poll_timeout(Some(deadline), now).as_ref());
     }
 }

@@ -180,6 +180,7 @@ impl Store {
             .and_then(|()| file.set_modified(SystemTime::UNIX_EPOCH))
             .and_then(|()| fs::rename(&new, path));
         if done.is_err() {
+            // The error before is the one to tell.
             let _ = fs::remove_file(&new);
         }
         done

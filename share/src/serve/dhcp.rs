@@ -184,6 +184,7 @@ fn answer_all(
             }
             Seen::Address(address) => watch.tell(&Event::Address { who, address }),
             Seen::Exhausted => {
+                // Full: the reader knows already.
                 let _ = exhausted.try_send(());
                 let text = format!(
                     "{who} asks for an address, but all are leased; give a larger range with \

@@ -39,6 +39,7 @@ pub fn start(
                 continue;
             }
             let refuse = |code, text: &str| {
+                // A client that does not hear it asks again.
                 let _ = socket.send_to(&tftp::error(code, text), from);
             };
             let request = match tftp::read(buffer.get(..length).unwrap_or_default()) {
@@ -73,6 +74,7 @@ pub fn start(
             let socket = Arc::new(socket);
             let other = socket.clone();
             let end = move || {
+                // A transfer that has ended needs no end.
                 let _ = shutdown(other.as_raw_fd(), Shutdown::Both);
             };
             let Some(place) = places.take(*client.ip(), end) else { continue };
