@@ -9,6 +9,7 @@ use cpio_builder::menu::{Dialect, ENTRIES_MAX, FILE_MAX, Menu};
 use share::medium::{Medium, Source};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 /// Menus, each with the name of its file, and the medium that they are on.
@@ -41,6 +42,11 @@ pub fn on_medium(path: &str) -> &str {
 pub fn read(path: &Path) -> Result<Found, Failure> {
     let fail = |source| Failure::from(Error::Read { path: path.into(), source });
     let bad = |why: String| Failure::from(Error::Container { path: path.into(), why });
+    // A pipe can be read only once, and waits for its writer.
+    let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+    if kind.is_fifo() || kind.is_socket() || kind.is_char_device() {
+        return Err(bad("neither a file nor a directory; put the menu into a file first".into()));
+    }
     let file = File::open(path).map_err(fail)?;
     if file.metadata().map_err(fail)?.is_dir() {
         return in_directory(path).map(Found::from).or_else(|why| {
@@ -79,7 +85,18 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
                     "neither an ISO nor a boot menu: it is larger than 1 MiB".into(),
                 ));
             }
+            if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+                return Err(bad(
+                    "text in UTF-16, which no boot loader reads: save it as UTF-8".into()
+                ));
+            }
             let text = String::from_utf8_lossy(&bytes);
+            let marked = text.strip_prefix('\u{feff}');
+            if marked.is_some_and(ipxe::is_script) {
+                let why = "a script behind a byte order mark, with which iPXE does not take it for \
+                           one: save it as UTF-8 without the mark";
+                return Err(bad(why.into()));
+            }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if ipxe::is_script(&text) {
                 let mut lost = Vec::new();
@@ -90,8 +107,10 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
                 }
                 return Ok(vec![(path.display().to_string(), menu)].into());
             }
-            if loader_entries::is_entry(&text) {
-                let menu = loader_entries::menu(vec![BootEntry::text(&name, &text)], "");
+            let entry = marked.unwrap_or(&text);
+            if loader_entries::is_entry(entry) {
+                let mut menu = loader_entries::menu(vec![BootEntry::text(&name, entry)], "");
+                menu.notes.extend(marked.map(|_| MARKED.to_owned()));
                 return Ok(vec![(path.display().to_string(), menu)].into());
             }
             let by_name = if name.starts_with("grub") || name == "loopback.cfg" {
@@ -106,10 +125,11 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
             let mut lost = Vec::new();
             let load = &mut |name: &str| found(path, name, &mut lost);
             let menu = Menu::read_as_written(dialect, &text, load);
-            let menu = menu.map_err(|e| bad(e.to_string()))?;
+            let mut menu = menu.map_err(|e| bad(e.to_string()))?;
             if menu.entries.is_empty() {
                 return Err(bad(no_entry("menu", &lost)));
             }
+            menu.notes.extend(marked.map(|_| MARKED.to_owned()));
             Ok(vec![(path.display().to_string(), menu)].into())
         }
         Err(e) => Err(bad(e.to_string())),
@@ -121,6 +141,10 @@ fn on_medium_at(path: &Path) -> Result<Found, Failure> {
     let medium = Medium::read(Source::open(path, false)?)?;
     Ok(Found { menus: medium.menus(), medium: Some(medium) })
 }
+
+/// Of a file that an editor of Windows saved.
+const MARKED: &str = "the file begins with a byte order mark: its first line is unknown to the boot \
+                      loader, which goes on with the next";
 
 fn at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -247,6 +271,7 @@ mod tests {
             ("none.cfg", "label x\nlocalboot 0\n", "no entry that starts"),
             ("grub.cfg", "source /boot/x.cfg\n", "it goes on in /boot/x.cfg, not found"),
             ("a.ipxe", "#!ipxe\nchain x.ipxe\n", "it goes on in x.ipxe, not found"),
+            ("b.ipxe", "\u{feff}#!ipxe\nkernel k boot=live\nboot\n", "byte order mark"),
         ] {
             fs::write(dir.path().join(name), text).unwrap();
             match read(&dir.path().join(name)) {
@@ -262,6 +287,17 @@ mod tests {
             Err(Failure::Failed(told)) => assert!(told.contains("without entries of systemd-boot")),
             other => panic!("{other:?}"),
         }
+        let wide: Vec<u8> = "\u{feff}label x\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs::write(dir.path().join("wide.cfg"), wide).unwrap();
+        let Err(Failure::Failed(told)) = read(&dir.path().join("wide.cfg")) else { panic!() };
+        assert!(told.contains("UTF-16"), "{told}");
+        let marked =
+            "\u{feff}default b\nlabel a\nlinux k\nappend root=/dev/sda1\nlabel b\nlinux k\n";
+        fs::write(dir.path().join("marked.cfg"), marked).unwrap();
+        let (_, menu) = &read(&dir.path().join("marked.cfg")).unwrap().menus[0];
+        assert_eq!((menu.default, menu.notes.as_slice()), (0, [MARKED.to_owned()].as_slice()));
+        // A pipe was waited for without a word.
+        assert!(read(Path::new("/dev/zero")).is_err());
     }
 
     /// Menus in places that only `share` knew were not found, installers' entries were said to fail at

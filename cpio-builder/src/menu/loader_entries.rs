@@ -166,10 +166,14 @@ impl BootEntry {
                     read.starts_linux = true;
                 }
                 "initrd" if entry.initrd.len() < ENTRIES_MAX => entry.initrd.push(value.into()),
-                "options" => entry.append = blank(&format!("{} {value}", entry.append)),
+                "options" => {
+                    entry.append.push(' ');
+                    entry.append.push_str(value);
+                }
                 _ => {}
             }
         }
+        entry.append = blank(&entry.append);
         if entry.append.contains('$') {
             let by_grub = "GRUB's blscfg fills in what begins with $; systemd-boot does not";
             read.note = Some(format!("{}: {by_grub}", read.file));
