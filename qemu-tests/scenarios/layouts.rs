@@ -6,8 +6,9 @@ use cpio_builder::newc::{Archive, ArchiveError, Node};
 use qemu_tests::assets::{Flavour, Peer};
 use qemu_tests::{Error, Lab, Machine, Nic, Result, scenario, secs, workspace};
 
-/// What every kernel here gets besides its own words.
-const WORDS: &str = "console=ttyS0 init_on_alloc=0 init=/bin/sh";
+/// What every kernel here gets besides its own words. With -s, the shell takes those for arguments,
+/// and not for a file with commands.
+const WORDS: &str = "console=ttyS0 init_on_alloc=0 init=/bin/sh -s";
 
 /// What was not run yet.
 const NOT_TRIED: &str = "not tried";
