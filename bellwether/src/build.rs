@@ -249,39 +249,42 @@ fn firmware_dirs(what: &Build, tree: &KernelTree) -> Vec<PathBuf> {
     beside.into_iter().filter(|dir| dir.is_dir()).collect()
 }
 
+fn as_json(report: &Report, spec: &ImageSpec, output: &Path) -> String {
+    let mut json = Json::new();
+    json.object().field("output", &output.to_string_lossy());
+    for (key, number) in
+        [("bytes", report.bytes.len()), ("unpacked", report.unpacked), ("index", report.index)]
+    {
+        json.count(key, number as u64);
+    }
+    json.field("release", &report.release).field("profile", spec.profile.name);
+    json.field("compression", &spec.codec.to_string());
+    for (key, number) in [
+        ("net_drivers", report.net_drivers),
+        ("storage_drivers", report.storage_drivers),
+        ("filled", report.filled),
+        ("unpacked_modules", report.unpacked_modules),
+        ("packed_modules", report.packed_modules),
+    ] {
+        json.count(key, number as u64);
+    }
+    for (key, names) in [
+        ("modules", &report.modules),
+        ("firmware", &report.firmware),
+        ("missing_firmware", &report.missing_firmware),
+        ("unresolved", &report.unresolved),
+        ("lacking", &report.lacking),
+    ] {
+        json.list(key, names);
+    }
+    json.end_object();
+    json.finish()
+}
+
 /// Says what came out.
 pub fn tell(report: &Report, spec: &ImageSpec, output: &Path, json: bool) {
     if json {
-        let mut json = Json::new();
-        json.object().field("output", &output.to_string_lossy());
-        for (key, number) in
-            [("bytes", report.bytes.len()), ("unpacked", report.unpacked), ("index", report.index)]
-        {
-            json.count(key, number as u64);
-        }
-        json.field("release", &report.release).field("profile", spec.profile.name);
-        json.field("compression", &spec.codec.to_string());
-        for (key, number) in [
-            ("net_drivers", report.net_drivers),
-            ("storage_drivers", report.storage_drivers),
-            ("filled", report.filled),
-            ("unpacked_modules", report.unpacked_modules),
-            ("packed_modules", report.packed_modules),
-        ] {
-            json.count(key, number as u64);
-        }
-        for (key, names) in [
-            ("modules", &report.modules),
-            ("firmware", &report.firmware),
-            ("missing_firmware", &report.missing_firmware),
-            ("unresolved", &report.unresolved),
-            ("lacking", &report.lacking),
-        ] {
-            json.list(key, names);
-        }
-        json.end_object();
-        println!("{}", json.finish());
-        return;
+        return println!("{}", as_json(report, spec, output));
     }
     // Standard output may be carrying the image.
     eprintln!(

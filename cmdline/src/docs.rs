@@ -25,116 +25,50 @@ struct Table {
     docs: &'static [&'static str],
 }
 
+/// A table a row: its title, its dialect, its words and what they do, and a sentence.
+macro_rules! tables {
+    ($($(#[$when:meta])? $title:literal, $dialect:expr, $words:path, $docs:path => $intro:literal;)*) => {
+        [$(
+            $(#[$when])?
+            Table { title: $title, intro: $intro, dialect: $dialect, words: &$words, docs: $docs },
+        )*]
+    };
+}
+
 fn tables_of() -> [Table; 14 + cfg!(feature = "p2v") as usize] {
-    let table = |title, intro, dialect, words, docs| Table { title, intro, dialect, words, docs };
-    [
-        table(
-            "Bellwether's own words",
-            "In every dialect, and stronger than what the dialect says.",
-            Some(Dialect::Bellwether),
-            &own::OWN,
-            own::OWN_DOCS,
-        ),
+    tables! {
+        "Bellwether's own words", Some(Dialect::Bellwether), own::OWN, own::OWN_DOCS =>
+            "In every dialect, and stronger than what the dialect says.";
         #[cfg(feature = "p2v")]
-        table(
-            "Sending this machine's disks",
-            "virt-p2v's words and our own, in every dialect; the first of several equal words wins.",
-            Some(Dialect::Bellwether),
-            &own::P2V,
-            crate::p2v::P2V_DOCS,
-        ),
-        table(
-            "Shared words",
-            "The kernel's and initramfs-tools' words, in every dialect that has no other meaning for them.",
-            None,
-            &base::BASE,
-            base::BASE_DOCS,
-        ),
-        table(
-            "Network",
-            "In every dialect that has no other meaning for them.",
-            None,
-            &net::NET,
-            net::NET_DOCS,
-        ),
-        table(
-            "kernel",
-            "`root=/dev/nfs nfsroot=… ip=…`, `root=DEVICE`, and what initramfs-tools and cloud-initramfs-tools add.",
-            Some(Dialect::Kernel),
-            &kernel::KERNEL,
-            kernel::KERNEL_DOCS,
-        ),
-        table(
-            "casper",
-            "Ubuntu and its flavours: `boot=casper`.",
-            Some(Dialect::Casper),
-            &casper::CASPER,
-            casper::CASPER_DOCS,
-        ),
-        table(
-            "live-boot",
-            "Debian live and its derivatives: `boot=live`.",
-            Some(Dialect::LiveBoot),
-            &live_boot::LIVE,
-            live_boot::LIVE_DOCS,
-        ),
-        table(
-            "dracut",
-            "Fedora, openSUSE and others: `root=live:…`.",
-            Some(Dialect::Dracut),
-            &dracut::DRACUT,
-            dracut::DRACUT_DOCS,
-        ),
-        table(
-            "archiso",
-            "Arch Linux and its derivatives: `archisobasedir=…`.",
-            Some(Dialect::Archiso),
-            &archiso::ARCHISO,
-            archiso::ARCHISO_DOCS,
-        ),
-        table(
-            "stage1",
-            "Mandriva, Mageia, IGGI: `automatic=…`, `rescue`, `kamethod`.",
-            Some(Dialect::Stage1),
-            &stage1::STAGE1,
-            stage1::STAGE1_DOCS,
-        ),
-        table(
-            "slax",
-            "Slax and linux-live: `from=…`.",
-            Some(Dialect::Slax),
-            &slax::SLAX,
-            slax::SLAX_DOCS,
-        ),
-        table(
-            "ltsp",
-            "LTSP image chains: `ltsp.image=…`.",
-            Some(Dialect::Ltsp),
-            &ltsp::LTSP,
-            ltsp::LTSP_DOCS,
-        ),
-        table(
-            "alpine",
-            "Alpine's mkinitfs.",
-            Some(Dialect::Alpine),
-            &alpine::ALPINE,
-            alpine::ALPINE_DOCS,
-        ),
-        table(
-            "tiny-core",
-            "Tiny Core.",
-            Some(Dialect::TinyCore),
-            &tiny_core::TINY_CORE,
-            tiny_core::TINY_CORE_DOCS,
-        ),
-        table(
-            "knoppix",
-            "Knoppix.",
-            Some(Dialect::Knoppix),
-            &knoppix::KNOPPIX,
-            knoppix::KNOPPIX_DOCS,
-        ),
-    ]
+        "Sending this machine's disks", Some(Dialect::Bellwether), own::P2V, crate::p2v::P2V_DOCS =>
+            "virt-p2v's words and our own, in every dialect; the first of several equal words wins.";
+        "Shared words", None, base::BASE, base::BASE_DOCS =>
+            "The kernel's and initramfs-tools' words, in every dialect that has no other meaning for them.";
+        "Network", None, net::NET, net::NET_DOCS =>
+            "In every dialect that has no other meaning for them.";
+        "kernel", Some(Dialect::Kernel), kernel::KERNEL, kernel::KERNEL_DOCS =>
+            "`root=/dev/nfs nfsroot=… ip=…`, `root=DEVICE`, and what initramfs-tools and cloud-initramfs-tools add.";
+        "casper", Some(Dialect::Casper), casper::CASPER, casper::CASPER_DOCS =>
+            "Ubuntu and its flavours: `boot=casper`.";
+        "live-boot", Some(Dialect::LiveBoot), live_boot::LIVE, live_boot::LIVE_DOCS =>
+            "Debian live and its derivatives: `boot=live`.";
+        "dracut", Some(Dialect::Dracut), dracut::DRACUT, dracut::DRACUT_DOCS =>
+            "Fedora, openSUSE and others: `root=live:…`.";
+        "archiso", Some(Dialect::Archiso), archiso::ARCHISO, archiso::ARCHISO_DOCS =>
+            "Arch Linux and its derivatives: `archisobasedir=…`.";
+        "stage1", Some(Dialect::Stage1), stage1::STAGE1, stage1::STAGE1_DOCS =>
+            "Mandriva, Mageia, IGGI: `automatic=…`, `rescue`, `kamethod`.";
+        "slax", Some(Dialect::Slax), slax::SLAX, slax::SLAX_DOCS =>
+            "Slax and linux-live: `from=…`.";
+        "ltsp", Some(Dialect::Ltsp), ltsp::LTSP, ltsp::LTSP_DOCS =>
+            "LTSP image chains: `ltsp.image=…`.";
+        "alpine", Some(Dialect::Alpine), alpine::ALPINE, alpine::ALPINE_DOCS =>
+            "Alpine's mkinitfs.";
+        "tiny-core", Some(Dialect::TinyCore), tiny_core::TINY_CORE, tiny_core::TINY_CORE_DOCS =>
+            "Tiny Core.";
+        "knoppix", Some(Dialect::Knoppix), knoppix::KNOPPIX, knoppix::KNOPPIX_DOCS =>
+            "Knoppix.";
+    }
 }
 
 /// A command line and what its plan must say.

@@ -129,28 +129,7 @@ impl Builder {
             exact.extend(id.to_le_bytes());
         }
 
-        let group_of = |alias: &str| {
-            let literal = l::literal_prefix(alias.as_bytes());
-            (l::group_key(literal), literal.len())
-        };
-        wild.sort_unstable_by(|(a, id_a), (b, id_b)| {
-            (group_of(a), a, id_a).cmp(&(group_of(b), b, id_b))
-        });
-        wild.dedup();
-        let mut first = 0;
-        for run in wild.chunk_by(|(a, _), (b, _)| group_of(a) == group_of(b)) {
-            let Some((alias, _)) = run.first() else { continue };
-            let (key, literal) = group_of(alias);
-            groups.extend(key);
-            for n in [literal, first, run.len()] {
-                groups.extend(u32_of(n)?.to_le_bytes());
-            }
-            first += run.len();
-        }
-        for (alias, id) in &wild {
-            strings.put(globs, alias)?;
-            globs.extend(id.to_le_bytes());
-        }
+        wild_aliases(wild, &mut strings, (groups, globs))?;
 
         let mut known: Vec<String> = self.builtin.iter().map(|n| normalise_name(n)).collect();
         known.sort_unstable();
@@ -160,19 +139,55 @@ impl Builder {
         }
         text.extend(strings.bytes);
 
-        let mut table = Vec::new();
-        let mut body = Vec::new();
-        for (section, record) in sections.iter().zip(l::RECORD) {
-            table.extend(u32_of(l::HEADER + body.len())?.to_le_bytes());
-            table.extend(u32_of(section.len() / record)?.to_le_bytes());
-            body.extend_from_slice(section);
-        }
-        table.extend(body);
-        let mut out = l::MAGIC.to_vec();
-        out.extend(l::VERSION.to_le_bytes());
-        out.extend(u32_of(l::SECTIONS_AT + table.len())?.to_le_bytes());
-        out.extend(l::checksum(&table).to_le_bytes());
-        out.extend(table);
-        Ok(out)
+        layout(&sections)
     }
+}
+
+/// Writes the patterns by groups that begin with the same letters, so that a search looks at few.
+fn wild_aliases(
+    mut wild: Vec<(String, u16)>,
+    strings: &mut Strings,
+    (groups, globs): (&mut Vec<u8>, &mut Vec<u8>),
+) -> Result<(), Error> {
+    let group_of = |alias: &str| {
+        let literal = l::literal_prefix(alias.as_bytes());
+        (l::group_key(literal), literal.len())
+    };
+    wild.sort_unstable_by(|(a, id_a), (b, id_b)| {
+        (group_of(a), a, id_a).cmp(&(group_of(b), b, id_b))
+    });
+    wild.dedup();
+    let mut first = 0;
+    for run in wild.chunk_by(|(a, _), (b, _)| group_of(a) == group_of(b)) {
+        let Some((alias, _)) = run.first() else { continue };
+        let (key, literal) = group_of(alias);
+        groups.extend(key);
+        for n in [literal, first, run.len()] {
+            groups.extend(u32_of(n)?.to_le_bytes());
+        }
+        first += run.len();
+    }
+    for (alias, id) in &wild {
+        strings.put(globs, alias)?;
+        globs.extend(id.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// The file: its head, the table of sections, and the sections.
+fn layout(sections: &[Vec<u8>; l::SECTIONS]) -> Result<Vec<u8>, Error> {
+    let mut table = Vec::new();
+    let mut body = Vec::new();
+    for (section, record) in sections.iter().zip(l::RECORD) {
+        table.extend(u32_of(l::HEADER + body.len())?.to_le_bytes());
+        table.extend(u32_of(section.len() / record)?.to_le_bytes());
+        body.extend_from_slice(section);
+    }
+    table.extend(body);
+    let mut out = l::MAGIC.to_vec();
+    out.extend(l::VERSION.to_le_bytes());
+    out.extend(u32_of(l::SECTIONS_AT + table.len())?.to_le_bytes());
+    out.extend(l::checksum(&table).to_le_bytes());
+    out.extend(table);
+    Ok(out)
 }
