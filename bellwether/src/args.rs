@@ -97,8 +97,8 @@ pub struct Build {
     #[argh(option, arg_name = "version")]
     pub release: Option<String>,
 
-    /// which modules: virt (virtual machines; the default), net (any machine
-    /// with a wired network or a disk) or all
+    /// which modules: virt (virtual machines; the default), lan (any machine
+    /// whose root comes over a wired network), net (the same, and disks) or all
     #[argh(option, arg_name = "name", from_str_fn(profile))]
     pub profile: Option<Profile>,
 
@@ -504,7 +504,7 @@ macro_rules! boots {
             #[argh(option, arg_name = "path")]
             pub modules: Option<PathBuf>,
 
-            /// which modules: virt, net (the default) or all
+            /// which modules: virt, lan, net (the default) or all
             #[argh(option, arg_name = "name", from_str_fn(profile))]
             pub profile: Option<Profile>,
 
@@ -769,7 +769,7 @@ pub fn info() -> argh::CommandInfoWithArgs {
 }
 
 fn profile(text: &str) -> Result<Profile, String> {
-    Profile::from_name(text).ok_or_else(|| format!("no profile '{text}': virt, net or all"))
+    Profile::from_name(text).ok_or_else(|| format!("no profile '{text}': virt, lan, net or all"))
 }
 
 fn class(text: &str) -> Result<Class, String> {

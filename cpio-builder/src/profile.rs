@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// A selection of modules. Modules that a kernel lacks or has built in are skipped: one table
-/// serves all kernels. The lists are words between white space.
+/// serves all kernels. A list has words between white space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
     /// The word on the command line.
@@ -16,9 +16,9 @@ pub struct Profile {
     /// A description, one line.
     pub about: &'static str,
     /// Whole directories below `kernel/`, or starts of file names there.
-    places: &'static str,
+    places: &'static [&'static str],
     /// Exceptions to `places`.
-    without: &'static str,
+    without: &'static [&'static str],
     /// Modules or aliases by name.
     names: &'static str,
     /// Further lists of names, shared by profiles.
@@ -26,7 +26,7 @@ pub struct Profile {
 }
 
 /// All profiles, smallest first.
-pub const PROFILES: [Profile; 3] = [VIRT, NET, ALL];
+pub const PROFILES: [Profile; 4] = [VIRT, LAN, NET, ALL];
 
 impl Profile {
     /// From the word on the command line.
@@ -38,8 +38,9 @@ impl Profile {
     /// The profile's modules in a kernel, without their dependencies.
     #[must_use]
     pub fn select(&self, tree: &KernelTree) -> BTreeSet<usize> {
-        let under = |place: &str, list: &str| {
-            list.split_ascii_whitespace().any(|start| start == "/" || place.starts_with(start))
+        let under = |place: &str, lists: &[&str]| {
+            let mut starts = lists.iter().flat_map(|list| list.split_ascii_whitespace());
+            starts.any(|start| start == "/" || place.starts_with(start))
         };
         let placed = |module: &KernelModule| {
             under(module.place(), self.places) && !under(module.place(), self.without)
@@ -58,8 +59,8 @@ impl Profile {
 const VIRT: Profile = Profile {
     name: "virt",
     about: "virtual machines booting a live system from NFS, an ISO or a disk",
-    places: "",
-    without: "",
+    places: &[],
+    without: &[],
     names: "
         virtio_pci virtio_mmio virtio_net virtio_blk virtio_scsi
         hv_vmbus hv_netvsc hv_storvsc hyperv_keyboard
@@ -82,8 +83,8 @@ const LIVE: &str = "
 pub const HOST: Profile = Profile {
     name: "host",
     about: "the machine that the image is made on",
-    places: "",
-    without: "",
+    places: &[],
+    without: &[],
     names: "",
     also: &[LIVE],
 };
@@ -146,6 +147,44 @@ pub fn of_class(tree: &KernelTree, wanted: Class) -> BTreeSet<usize> {
 /// Every live system needs these, wherever its image comes from.
 pub const ESSENTIAL: [&str; 3] = ["loop", "squashfs", "overlay"];
 
+/// Wired network cards, and the buses that they are on.
+const CARDS: &str = "
+    drivers/net/ethernet/ drivers/net/usb/ drivers/net/phy/ drivers/net/mdio/
+    drivers/net/pcs/ drivers/net/hyperv/ drivers/net/vmxnet3/ drivers/net/fjes/
+    drivers/net/fddi/ drivers/net/hippi/ drivers/staging/qlge/
+    drivers/usb/host/ drivers/virtio/ drivers/hv/ drivers/phy/ drivers/pinctrl/";
+
+/// Drivers among these that no boot needs.
+const NO_CARDS: &str = "
+    drivers/net/usb/hso drivers/net/usb/sierra_net drivers/net/usb/qmi_wwan
+    drivers/net/usb/cdc_mbim drivers/net/usb/huawei_cdc_ncm drivers/net/usb/cdc-phonet
+    drivers/hv/hv_balloon drivers/hv/hv_utils
+    drivers/virtio/virtio_balloon drivers/virtio/virtio_mem drivers/net/phy/dp83640";
+
+/// What a boot over the network needs beside cards: keyboards, images of other file systems and
+/// in other sources, and their checks.
+const OVER_NETWORK: &str = "
+    virtio_net xen_netfront xen_pcifront hyperv_keyboard pci_hyperv
+    thunderbolt_net 8021q
+    usbhid hid_generic hid_apple hid_microsoft hid_hyperv atkbd i8042
+    udf erofs cifs nfsv2 rpcsec_gss_krb5 virtiofs efivarfs nbd nvme_tcp
+    nls_iso8859-15 nls_cp850 nls_cp852 nls_cp1250 nls_cp1251 nls_cp932 nls_cp936
+    dm_mod dm_snapshot dm_verity dm_zero
+    tls libcrc32c
+    crypto-sha256 crypto-sha512 crypto-sha1 crypto-md5 crypto-md4 crypto-hmac crypto-cmac
+    crypto-aes crypto-ecb crypto-cbc crypto-ctr crypto-cts crypto-xts crypto-gcm crypto-ccm
+    crypto-arc4 crypto-des crypto-crc32 crypto-xxhash64";
+
+/// Any machine with a wired network whose root comes over it: no driver of a disk.
+const LAN: Profile = Profile {
+    name: "lan",
+    about: "any machine whose root comes over a wired network: no disks",
+    places: &[CARDS],
+    without: &[NO_CARDS],
+    names: OVER_NETWORK,
+    also: &[LIVE],
+};
+
 /// Any machine with a wired network, and the disks that such machines have.
 /// Without storage that is itself a network of another kind (Fibre Channel,
 /// iSCSI offload): a machine whose root comes over Ethernet does not need it,
@@ -153,53 +192,37 @@ pub const ESSENTIAL: [&str; 3] = ["loop", "squashfs", "overlay"];
 const NET: Profile = Profile {
     name: "net",
     about: "any machine: all wired network and storage drivers, network and live file systems",
-    places: "
-        drivers/net/ethernet/ drivers/net/usb/ drivers/net/phy/ drivers/net/mdio/
-        drivers/net/pcs/ drivers/net/hyperv/ drivers/net/vmxnet3/ drivers/net/fjes/
-        drivers/net/fddi/ drivers/net/hippi/
-        drivers/ata/ drivers/scsi/ drivers/message/ drivers/nvme/host/
+    places: &[
+        CARDS,
+        "drivers/ata/ drivers/scsi/ drivers/message/ drivers/nvme/host/
         drivers/block/ drivers/cdrom/ drivers/mmc/ drivers/memstick/ drivers/ufs/
-        drivers/usb/host/ drivers/usb/storage/ drivers/firewire/ drivers/virtio/
-        drivers/hv/ drivers/misc/cardreader/ drivers/phy/ drivers/pinctrl/
-        drivers/nvdimm/ drivers/staging/qlge/ drivers/staging/rts5208/",
-    without: "
+        drivers/usb/storage/ drivers/firewire/ drivers/misc/cardreader/
+        drivers/nvdimm/ drivers/staging/rts5208/",
+    ],
+    without: &[
+        NO_CARDS,
+        "
         drivers/scsi/lpfc/ drivers/scsi/qla2xxx/ drivers/scsi/qla4xxx/ drivers/scsi/bfa/
         drivers/scsi/libfc/ drivers/scsi/fcoe/ drivers/scsi/fnic/ drivers/scsi/snic/
         drivers/scsi/bnx2fc/ drivers/scsi/bnx2i/ drivers/scsi/qedf/ drivers/scsi/qedi/
         drivers/scsi/csiostor/ drivers/scsi/cxgbi/ drivers/scsi/be2iscsi/
-        drivers/nvme/host/nvme-rdma drivers/nvme/host/nvme-fc
-
-        drivers/net/usb/hso drivers/net/usb/sierra_net drivers/net/usb/qmi_wwan
-        drivers/net/usb/cdc_mbim drivers/net/usb/huawei_cdc_ncm drivers/net/usb/cdc-phonet
-
-        drivers/block/xen-blkback drivers/scsi/xen-scsiback drivers/block/null_blk
-        drivers/scsi/scsi_debug drivers/block/ublk_drv
-
-        drivers/block/drbd drivers/block/zram drivers/block/rbd drivers/block/rnbd
-        drivers/block/pktcdvd drivers/hv/hv_balloon drivers/hv/hv_utils
-        drivers/virtio/virtio_balloon drivers/virtio/virtio_mem drivers/firewire/firewire-net
+        drivers/nvme/host/nvme-rdma drivers/nvme/host/nvme-fc drivers/block/xen-blkback
+        drivers/scsi/xen-scsiback drivers/block/null_blk drivers/scsi/scsi_debug
+        drivers/block/ublk_drv drivers/block/drbd drivers/block/zram drivers/block/rbd
+        drivers/block/rnbd drivers/block/pktcdvd drivers/firewire/firewire-net
         drivers/firewire/nosy drivers/message/fusion/mptlan drivers/message/fusion/mptctl
-        drivers/net/phy/dp83640 drivers/scsi/ch. drivers/scsi/st. drivers/scsi/ses.",
-    names: "
-        virtio_net xen_netfront xen_pcifront hyperv_keyboard pci_hyperv vmd
-        thunderbolt_net 8021q
-        usbhid hid_generic hid_apple hid_microsoft hid_hyperv atkbd i8042
-        udf exfat ntfs3 ntfs erofs cifs nfsv2 rpcsec_gss_krb5 virtiofs efivarfs
-        nls_iso8859-15 nls_cp850 nls_cp852 nls_cp1250 nls_cp1251 nls_cp932 nls_cp936
-        dm_mod dm_snapshot dm_verity dm_crypt dm_zero dm_mirror
-        tls libcrc32c
-        crypto-sha256 crypto-sha512 crypto-sha1 crypto-md5 crypto-md4 crypto-hmac crypto-cmac
-        crypto-aes crypto-ecb crypto-cbc crypto-ctr crypto-cts crypto-xts crypto-gcm crypto-ccm
-        crypto-arc4 crypto-des crypto-crc32 crypto-xxhash64",
-    also: &[LIVE],
+        drivers/scsi/ch. drivers/scsi/st. drivers/scsi/ses.",
+    ],
+    names: "vmd exfat ntfs3 ntfs dm_crypt dm_mirror",
+    also: &[LIVE, OVER_NETWORK],
 };
 
 /// Everything.
 const ALL: Profile = Profile {
     name: "all",
     about: "every module of the kernel",
-    places: "/",
-    without: "",
+    places: &["/"],
+    without: &[],
     names: "",
     also: &[],
 };

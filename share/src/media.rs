@@ -10,6 +10,9 @@ use crate::layout::{self, Layout, Place};
 use crate::medium::{self, Medium, Source};
 use crate::nfs::Export;
 use crate::options::Options;
+use cmdline::BootPlan;
+use cmdline::needs::{Steps, needs};
+use cmdline::plan::Dialect;
 use cpio_builder::kernel::{self, Machine};
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::newc::{self, TRAILER};
@@ -229,10 +232,11 @@ fn prepare(
     Ok(Prepared { menu, medium })
 }
 
-/// Our archive behind an initramfs.
+/// Our archive behind an initramfs, or in its place.
 #[derive(Clone)]
-struct Behind {
+struct Ours {
     path: String,
+    alone: bool,
     /// The kernel whose modules are in it, if any.
     release: String,
     /// Where the initramfs has to end.
@@ -251,7 +255,7 @@ struct Entries<'a> {
     /// Of the paths below which the files are served.
     base: String,
     /// Entries with the same initramfs share its archive; `None` where none can be made.
-    archives: BTreeMap<Vec<String>, Option<Behind>>,
+    archives: BTreeMap<(Vec<String>, bool), Option<Ours>>,
     /// Notes that were said.
     said: BTreeSet<String>,
 }
@@ -290,6 +294,10 @@ impl Entries<'_> {
         let given = self.given.filter(|_| entry.kernel.is_empty());
         let sources = entry.initrd.clone();
         let base = self.base.clone();
+        let starts_ours = !row.has_own_init() && !sources.is_empty() && other.is_none();
+        let init = self.options.init.as_ref().filter(|_| starts_ours);
+        let alone = given.is_none() && needs_modules_only(&plan);
+        let archive = init.and_then(|init| self.archive(&sources, given, init, alone));
         if given.is_some() {
             entry.kernel = format!("{base}/vmlinuz");
             entry.initrd = vec![format!("{base}/initrd")];
@@ -299,24 +307,18 @@ impl Entries<'_> {
                 Some(to)
             };
             entry.kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel)?;
+            let own = if archive.as_ref().is_some_and(|ours| ours.alone) { &[] } else { &*sources };
             entry.initrd = (0..)
-                .zip(&sources)
+                .zip(own)
                 .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
                 .collect::<Option<_>>()?;
         }
-        let mut ours = false;
-        if let Some(init) = self
-            .options
-            .init
-            .as_ref()
-            .filter(|_| !row.has_own_init() && !sources.is_empty() && other.is_none())
-        {
-            let archive = self.archive(&sources, given, init);
-            ours = archive.is_some();
-            if archive.is_none() && !row.own_init_knows_nfs() {
-                return self.leave_out(entry, "its initramfs cannot be read");
-            }
-            if let Some(end) = archive.as_ref().and_then(|archive| archive.end) {
+        let ours = archive.is_some();
+        if init.is_some() && !ours && !row.own_init_knows_nfs() {
+            return self.leave_out(entry, "its initramfs cannot be read");
+        }
+        if let Some(Ours { path, release, end, alone }) = archive {
+            if let Some(end) = end.filter(|_| !alone) {
                 // The kernel would not come to ours.
                 let [path] = entry.initrd.as_slice() else {
                     return self.leave_out(entry, "its initramfs has bytes that are no archive");
@@ -326,10 +328,8 @@ impl Entries<'_> {
                     self.files.add(path, short);
                 }
             }
-            if let Some(Behind { release, .. }) = &archive {
-                self.compare(entry, release);
-            }
-            entry.initrd.extend(archive.map(|archive| archive.path));
+            self.compare(entry, &release);
+            entry.initrd.push(path);
         }
         if !ours && row.own_init_knows_nfs() {
             entry.append = without_mount_port(&entry.append);
@@ -425,26 +425,28 @@ impl Entries<'_> {
         None
     }
 
-    /// The archive that follows these initramfs files; `None` when they cannot be read, which is
-    /// said once.
+    /// The archive that follows these initramfs files, or takes their place; `None` when they
+    /// cannot be read, which is said once.
     fn archive(
         &mut self,
         sources: &[String],
         given: Option<&[Arc<[u8]>; 2]>,
         init: &[u8],
-    ) -> Option<Behind> {
-        if let Some(known) = self.archives.get(sources) {
+        alone: bool,
+    ) -> Option<Ours> {
+        let key = (sources.to_vec(), alone);
+        if let Some(known) = self.archives.get(&key) {
             return known.clone();
         }
         let medium = self.medium;
-        let made = open_initrd(medium, given, sources)
-            .and_then(|mut initrd| archive::make(&medium.tree, &mut initrd, &self.images, init));
-        let archive = match made {
+        let initrd = || open_initrd(medium, given, sources);
+        let archive = match archive::make(&medium.tree, &initrd, &self.images, init, alone) {
             Ok(made) => {
                 let to = format!("{}/bellwether{}.img", self.base, self.archives.len());
                 tell_archive(self.watch, &made);
-                self.files.add(&to, File::memory(made.bytes));
-                Some(Behind { path: to, release: made.release, end: made.end })
+                let archive::Made { bytes, release, end, alone, .. } = made;
+                self.files.add(&to, File::memory(bytes));
+                Some(Ours { path: to, release, end, alone })
             }
             Err(e) => {
                 let of = if given.is_some() { "--initrd".into() } else { sources.join(", ") };
@@ -455,7 +457,7 @@ impl Entries<'_> {
                 None
             }
         };
-        self.archives.insert(sources.to_vec(), archive.clone());
+        self.archives.insert(key, archive.clone());
         archive
     }
 }
@@ -593,18 +595,31 @@ fn open_initrd(
     Ok(all)
 }
 
+/// Whether a boot by this plan takes nothing but modules from the medium's initramfs: no disk of the
+/// machine, none of casper's scripts, and no shell.
+fn needs_modules_only(plan: &BootPlan) -> bool {
+    let needs = needs(plan);
+    let wants = needs.must.with(needs.wish);
+    let others = [Steps::KEEP, Steps::SHELL, Steps::STAY, Steps::CLONE, Steps::P2V];
+    !others.iter().any(|step| wants.has(*step))
+        && !plan.root.sources.iter().any(|source| source.on_disk())
+        && plan.handoff.layout != Dialect::Casper
+        && plan.handoff.swap.is_empty()
+}
+
 fn tell_archive(watch: &Watch, made: &archive::Made) {
     let size = made.bytes.len() / 1000;
+    let place = if made.alone { "in place of it" } else { "behind it" };
     watch.ready(
         "archive",
         format!(
-            "kernel {}: {} modules in its initramfs, {} added from the medium; {size} kB behind it",
+            "kernel {}: {} modules in its initramfs, {} added from the medium; {size} kB {place}",
             if made.release.is_empty() { "without modules" } else { &made.release },
             made.there,
             made.added
         ),
     );
-    if made.end.is_some() {
+    if made.end.is_some() && !made.alone {
         watch.tell(&Event::Warning(
             "bytes behind the initramfs that are no archive are not served: kernels read nothing \
              that follows them"

@@ -473,6 +473,10 @@ fn put(root: &Path, path: &str, bytes: &[u8]) {
 
 /// What `share` makes of a medium in `root`: the menu, and what it said.
 fn read(root: &Path, ours: bool) -> Result<(Media, Vec<String>), Error> {
+    read_into(root, ours, &mut Files::default())
+}
+
+fn read_into(root: &Path, ours: bool, files: &mut Files) -> Result<(Media, Vec<String>), Error> {
     let mut init = std::fs::read("/proc/self/exe").unwrap();
     init.truncate(4096);
     let options =
@@ -488,7 +492,7 @@ fn read(root: &Path, ours: bool) -> Result<(Media, Vec<String>), Error> {
         path: String::new(),
     };
     let sources = Sources::open(&options, false).unwrap();
-    let media = media::read(sources, &options, &above, &mut Files::default(), &watch);
+    let media = media::read(sources, &options, &above, files, &watch);
     let said = said.lock().unwrap().clone();
     Ok((media?, said))
 }
@@ -771,5 +775,93 @@ fn a_kernel_with_the_modules_of_another_is_told() {
                      6.1.0-57-amd64: it loads none of them";
         assert_eq!(said.contains(words), told, "{said}");
         assert!(said.contains("kernel 6.1.0-57-amd64"), "{said}");
+    }
+}
+
+/// An initramfs of 40 to 80 MB was loaded by every client for a few megabytes of modules in it.
+#[test]
+fn modules_microcode_and_settings_take_the_place_of_an_initramfs() {
+    use cpio_builder::initrd::{Initrd, Limits};
+    let module = |name: &str, more: &[&str]| {
+        let name = format!("name={name}");
+        common::module(62, &[&[name.as_str()], more].concat())
+    };
+    let base = "usr/lib/modules/6.1.0-57-amd64/kernel";
+    let initrd = |lacks: &str| {
+        let mut first = Archive::new();
+        let microcode = "kernel/x86/microcode/GenuineIntel.bin";
+        first.add(microcode, 0o644, Node::File(b"microcode".to_vec())).unwrap();
+        let mut archive = Archive::new();
+        for (path, bytes) in [
+            ("init", b"own".to_vec()),
+            ("bin/busybox", vec![1; 100]),
+            ("conf/conf.d/own.conf", b"BOOT=live\n".to_vec()),
+            ("usr/lib/firmware/card.bin.xz", b"firmware".to_vec()),
+            ("usr/lib/firmware/screen.bin", b"not asked for".to_vec()),
+        ] {
+            archive.add(path, 0o644, Node::File(bytes)).unwrap();
+        }
+        let alias = "alias=pci:v00008086d*sv*sd*bc*sc*i*";
+        for (path, bytes) in [
+            ("drivers/block/loop.ko", module("loop", &[])),
+            ("fs/squashfs/squashfs.ko", module("squashfs", &[])),
+            ("fs/overlayfs/overlay.ko", module("overlay", &[])),
+            ("fs/nfs/nfsv3.ko", module("nfsv3", &[])),
+            ("drivers/net/ethernet/card.ko", module("card", &["firmware=card.bin", alias])),
+            ("drivers/ata/ahci.ko", module("ahci", &[])),
+            ("drivers/gpu/screen.ko", module("screen", &["firmware=screen.bin"])),
+        ] {
+            if !path.ends_with(&format!("{lacks}.ko")) {
+                archive.add(&format!("{base}/{path}"), 0o644, Node::File(bytes)).unwrap();
+            }
+        }
+        [first.write(0).unwrap(), archive.write(0).unwrap()].concat()
+    };
+    for (line, lacks, alone) in [
+        ("boot=live", "none", true),
+        ("boot=live", "nfsv3", false),
+        ("boot=live persistence", "none", false),
+        ("boot=live break=mount", "none", false),
+        ("boot=casper", "none", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("m");
+        let menu = format!("label x\nkernel /live/vmlinuz\nappend initrd=/live/i {line}\n");
+        put(&root, "isolinux/isolinux.cfg", menu.as_bytes());
+        put(&root, "live/vmlinuz", b"k");
+        put(&root, "live/i", &initrd(lacks));
+        put(&root, "live/filesystem.squashfs", b"s");
+        let mut files = Files::default();
+        let (media, said) = read_into(&root, true, &mut files).unwrap();
+        let [entry] = media.menu.entries.as_slice() else { panic!("{said:?}") };
+        let ours = "/boot/m/bellwether0.img";
+        if !alone {
+            assert_eq!(entry.initrd, ["/boot/m/0/initrd0", ours], "{line} {lacks}: {said:?}");
+            continue;
+        }
+        assert_eq!(entry.initrd, [ours], "{line}: {said:?}");
+        assert!(files.find("/boot/m/0/initrd0").is_none(), "it is served for nobody");
+        let file = files.find(ours).unwrap();
+        let share::files::Content::Memory(bytes) = &file.content else { panic!() };
+        assert!(bytes.starts_with(b"070701"), "the kernel does not see microcode that is packed");
+        let whole = Initrd::open(bytes, Limits::default()).unwrap();
+        let tree = whole.tree();
+        let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+        let is_file = |path: &&&str| tree[**path].is_file();
+        let mut names: Vec<String> = tree.keys().filter(is_file).map(|path| name(path)).collect();
+        names.sort();
+        let expected = [
+            "GenuineIntel.bin",
+            "card.bin.xz",
+            "card.ko",
+            "init",
+            "loop.ko",
+            "modules.idx",
+            "nfsv3.ko",
+            "overlay.ko",
+            "own.conf",
+            "squashfs.ko",
+        ];
+        assert_eq!(names, expected);
     }
 }
