@@ -317,7 +317,14 @@ pub const LAYOUTS: &[Layout] = &[
         ]),
         ..ROW
     },
-    Layout { name: "archiso layout", files: &["/*/*/airootfs.*"], way: Way::Archiso, ..ROW },
+    Layout {
+        name: "archiso layout",
+        files: &["/*/*/airootfs.*"],
+        // A child's own names for archiso's words.
+        without: &["parabolaisobasedir", "parabolaisolabel"],
+        way: Way::Archiso,
+        ..ROW
+    },
     Layout {
         name: "LiveOS layout",
         files: &["/LiveOS"],
