@@ -78,13 +78,12 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
 
 /// What keeps an interface from being shared on.
 fn unusable(name: &str, address: Option<Ipv4Addr>) -> String {
-    let at = Path::new("/sys/class/net").join(name);
     if let Some(address) = address {
         return format!("no interface that is up has the address {address}");
     }
-    let flags = fs::read_to_string(at.join("flags")).unwrap_or_default();
-    let flags = flags.trim().strip_prefix("0x").and_then(|hex| i32::from_str_radix(hex, 16).ok());
-    let Some(flags) = flags.map(InterfaceFlags::from_bits_truncate) else {
+    // Interfaces without an address are in the list, too. /sys may show another network namespace.
+    let mut list = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let Some(flags) = list.find(|item| item.interface_name == name).map(|item| item.flags) else {
         return "there is no such interface".to_owned();
     };
     if flags.contains(InterfaceFlags::IFF_LOOPBACK) {

@@ -41,6 +41,10 @@ const NEEDED: [(&str, &str); 10] = [
     ("util-linux", "setpriv"),
 ];
 
+/// On a slow computer without KVM, udev takes longer than systemd waits for the serial line, and
+/// no login comes. systemd 252 does not know this word.
+const PATIENT: &str = "systemd.default_device_timeout_sec=240";
+
 /// How machines on QEMU's own network know this one.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
@@ -59,7 +63,7 @@ impl Demo {
             media: vec![assets.live_tree()?],
             kernel: Some(kernel.image),
             initrd: Some(initrd),
-            append: KERNEL_WORDS.to_owned(),
+            append: format!("{KERNEL_WORDS} {PATIENT}"),
             behind: Some(Behind { listen: Ipv4Addr::LOCALHOST, known_as: HOST }),
             ..Options::default()
         };
