@@ -15,6 +15,8 @@ fill() {
 		head -c $((number * 9973)) /dev/urandom >"$1/many/file$number"
 		echo "small $number" >"$1/many/deep/small$number"
 	done
+	# A copy takes long enough to be broken off.
+	[ "$kind" != ntfs ] || head -c 60M /dev/urandom >"$1/large"
 	# What is free again has old bytes.
 	rm "$1"/many/file*[37]
 }

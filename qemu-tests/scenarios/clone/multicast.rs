@@ -37,7 +37,13 @@ fn handed_on(lab: &Lab) -> Result<u64> {
 /// Copies to two machines; what the sender says.
 fn copies(lab: &Lab, golden: &str, switch: Switch) -> Result<String> {
     let ours = bellwether()?.to_string_lossy().into_owned();
-    let deaf = || ports(lab, "bridge link set dev $port mcast_flood off");
+    // Not by mcast_flood: it does not hold for what the bridge itself sends.
+    let deaf = || {
+        let filter = "protocol ip u32 match ip dst 239.0.0.0/8 action drop";
+        let line =
+            format!("tc qdisc add dev $port clsact && tc filter add dev $port egress {filter}");
+        ports(lab, &line)
+    };
     let line = "bw.clone bw.clone.timeout=120 bw.clone.then=poweroff";
     let mut machines = Vec::new();
     let mut disks: Vec<PathBuf> = Vec::new();
@@ -103,7 +109,8 @@ fn multicast(name: &str, switch: Switch, says: &str) {
 }
 
 #[test]
-fn multicast_to_a_room() {
+#[ignore = "a machine without its own processor hears late: cargo xtask test --sweep"]
+fn sweep_multicast_to_a_room() {
     multicast("clone-multicast", Switch::Passes, "multicast to 239.");
 }
 
@@ -116,7 +123,8 @@ fn sweep_a_switch_without_multicast_and_a_chain_it_is() {
 
 /// As where no router asks for the group, and the switch forgets it.
 #[test]
-fn a_switch_that_passes_no_more_multicast() {
+#[ignore = "as above: cargo xtask test --sweep"]
+fn sweep_a_switch_that_passes_no_more_multicast() {
     let says = "no machine hears it any more; a chain brings the chunks";
     multicast("clone-multicast-ends", Switch::NoMore, says);
 }
