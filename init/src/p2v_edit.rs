@@ -396,6 +396,8 @@ fn images(machine: &mut Machine, tree: &NewRoot, built_in: &[(String, Drivers)])
     for path in paths.filter(|path| edit::is_used(path)).take(MAX_IMAGES) {
         let Ok(found) = tree.resolve(path.as_bytes(), OFlags::PATH) else { continue };
         let Ok(file) = regular(&found, OFlags::RDONLY) else { continue };
+        // It is expanded as a whole, which takes a slow processor a minute.
+        machine.log.info(&format!("looking into {path} for drivers of virtio disks"));
         let (drivers, error) = drivers_in(&file);
         let of_kernel = built_in.iter().filter(|(version, _)| path.contains(version.as_str()));
         let all = of_kernel.fold(drivers, |all, (_, drivers)| all.and(*drivers));
