@@ -65,6 +65,13 @@ struct Level {
     start: Option<usize>,
 }
 
+impl Level {
+    fn says_what_starts(&self) -> bool {
+        let named = self.default.is_some() || self.ontimeout.is_some();
+        named || self.ui || self.program || self.marked.is_some() || self.start.is_some()
+    }
+}
+
 #[derive(Clone)]
 enum Item {
     /// A Linux entry's position.
@@ -106,6 +113,12 @@ impl Syslinux {
             self.open = vec![level];
             self.file(&more, load, 1)?;
             self.end_entry()?;
+        }
+        let says = self.levels.first().is_some_and(Level::says_what_starts);
+        if !says && !self.menu.entries.is_empty() {
+            let note = "neither DEFAULT nor UI: SYSLINUX stops at its prompt, starting nothing";
+            self.menu.note(note.to_owned());
+            self.menu.other_default = true;
         }
         match self.starts(0, 0) {
             Some(Item::Entry(n)) => self.menu.default = n,

@@ -348,7 +348,7 @@ fn a_single_entry_can_wait() {
 /// not mentioned.
 #[test]
 fn what_pxelinux_makes_of_a_line() {
-    let text = "LABEL a\nLINUX v boot=live toram\nAPPEND quiet\nIPAPPEND 3\n\
+    let text = "DEFAULT a\nLABEL a\nLINUX v boot=live toram\nAPPEND quiet\nIPAPPEND 3\n\
             LABEL b\nKERNEL v\nAPPEND root=/dev/ram3 \\\n rescue kamethod\n\
             LABEL c\nCONFIG other.cfg\nLABEL d\nKERNEL menu.c32\nAPPEND third.cfg\n";
     let menu = Menu::read(Dialect::Syslinux, text, &mut |name| {
@@ -529,4 +529,16 @@ fn a_submenus_arguments_are_known_in_it() {
     assert_eq!(menu.entries[0].append, "img_loop=${isofile} a=Live");
     let words = menu.words_in_front(&menu.entries[0]);
     assert_eq!(words, "BOOT_IMAGE=(loop)/arch/vmlinuz ");
+}
+
+/// The first entry was called the default, although SYSLINUX waits at its prompt.
+#[test]
+fn without_default_and_menu_nothing_starts() {
+    let entry = "label a\nlinux k\nappend root=/dev/sda1\n";
+    for (lines, waits) in
+        [("", true), ("default a\n", false), ("ui menu.c32\n", false), ("ontimeout a\n", false)]
+    {
+        let menu = Menu::read(Dialect::Syslinux, &format!("{lines}{entry}"), &mut none).unwrap();
+        assert_eq!((menu.other_default, menu.notes.len()), (waits, usize::from(waits)), "{lines}");
+    }
 }
