@@ -41,7 +41,8 @@ pub struct Name<'n> {
 
 /// Kernels number disks with letters here, and with numbers there.
 const LETTERED: [&str; 6] = ["sd", "hd", "vd", "xvd", "ubd", "dasd"];
-const NUMBERED: [&str; 5] = ["nvme", "mmcblk", "pmem", "cciss/c", "ida/c"];
+// A loop device is what a system was put on its disk through.
+const NUMBERED: [&str; 6] = ["nvme", "mmcblk", "pmem", "cciss/c", "ida/c", "loop"];
 /// In `/dev/disk/by-id` these come from what is on the disk, and go with it.
 const OF_CONTENT: [&str; 3] = ["dm-", "lvm-", "md-"];
 
@@ -224,6 +225,7 @@ mod tests {
             ("/dev/mmcblk0p1", "mmcblk0", 1),
             ("/dev/cciss/c0d0p5", "cciss/c0d0", 5),
             ("/dev/dasda1", "dasda", 1),
+            ("/dev/loop0p2", "loop0", 2),
             ("/dev/disk/by-id/ata-DISK_1-part2", "disk/by-id/ata-DISK_1", 2),
             ("/dev/disk/by-id/wwn-0x5000c500a", "disk/by-id/wwn-0x5000c500a", 0),
             (
