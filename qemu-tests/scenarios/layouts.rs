@@ -17,6 +17,7 @@ const NOT_TRIED: &str = "not tried";
 /// finds the medium's image in its memory, and says so.
 const OWN_INIT: &str = r#"#!/own/busybox sh
 busybox() { /own/busybox "$@"; }
+busybox mkdir -p /dev /proc /sys
 busybox mount -t devtmpfs dev /dev
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
@@ -123,7 +124,10 @@ impl<'t> Row<'t> {
             initrds.push_str(" /boot/own.img");
         }
         let line = self.line;
-        let menu = format!("menuentry \"x\" {{\n linux /{at} {line}\n initrd {initrds}\n}}\n");
+        // An installer starts by itself only where the medium's own menu starts it.
+        let menu = format!(
+            "set timeout=5\nmenuentry \"x\" {{\n linux /{at} {line}\n initrd {initrds}\n}}\n"
+        );
         tree.text("boot/grub/grub.cfg", &menu)?.iso("LIVE")
     }
 
