@@ -552,7 +552,9 @@ mod tests {
                 }
             }
         }
-        assert!(bash.contains("words='virt net all'") && fish.contains("zstd gzip xz lz4 none"));
+        assert!(
+            bash.contains("words='virt lan net all'") && fish.contains("zstd gzip xz lz4 none")
+        );
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub(crate) fn parse_with(
     (grammar.build)(&mut draft, &mut plan);
     own::apply(&mut draft, &mut plan);
     source::check(&mut draft, &mut plan);
+    #[cfg(feature = "explain")]
+    crate::oddities::check(&mut draft, &plan);
     #[cfg(feature = "all")]
     base::check_points(&mut draft, &plan);
     plan.words = draft.account();

@@ -431,9 +431,9 @@ fn clone_method(method: &CloneMethod) -> String {
 fn url(url: &Private) -> String {
     let shown = url.to_string();
     for end in ["/", ":"] {
-        let nobody = text(&["://", end]);
-        if crate::text::has(&shown, &nobody) {
-            return crate::text::swap(&shown, &nobody, &text(&["://the boot server", end]));
+        let hostless = text(&["://", end]);
+        if crate::text::has(&shown, &hostless) {
+            return crate::text::swap(&shown, &hostless, &text(&["://the boot server", end]));
         }
     }
     shown

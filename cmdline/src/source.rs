@@ -295,8 +295,6 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         let hint = "boot it with its own initrd, or keep the image on a plain partition";
         if only { d.fatal(&device, &(message, hint)) } else { d.warn(&device, &(message, hint)) }
     }
-    #[cfg(feature = "explain")]
-    crate::oddities::check(d, plan);
     if !d.cx.tls {
         let all_tls = !plan.root.sources.is_empty()
             && plan.root.sources.iter().all(|s| uses_tls(s).is_some());

@@ -5,9 +5,9 @@ use cpio_builder::initrd::{Initrd, Limits};
 use cpio_builder::menu::loader_entries::{self, BootEntry};
 use cpio_builder::menu::{Dialect, Menu};
 use cpio_builder::modinfo;
+use cpio_builder::modprobe_conf::ModprobeConf;
 use cpio_builder::newc::Reader;
 use cpio_builder::strip::strip;
-use cpio_builder::modprobe_conf::ModprobeConf;
 use cpio_builder::tree::firmware;
 
 /// A whole initramfs: archives, packed or not, behind each other.

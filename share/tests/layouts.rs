@@ -840,7 +840,7 @@ fn modules_microcode_and_settings_take_the_place_of_an_initramfs() {
             continue;
         }
         assert_eq!(entry.initrd, [ours], "{line}: {said:?}");
-        assert!(files.find("/boot/m/0/initrd0").is_none(), "it is served for nobody");
+        assert!(files.find("/boot/m/0/initrd0").is_none(), "no client asks for it");
         let file = files.find(ours).unwrap();
         let share::files::Content::Memory(bytes) = &file.content else { panic!() };
         assert!(bytes.starts_with(b"070701"), "the kernel does not see microcode that is packed");

@@ -56,7 +56,7 @@ impl UnsafeCheck {
     /// Runs all that are there.
     ///
     /// # Errors
-    /// [`Error::Command`] for the first that finds something.
+    /// That of the first that finds something.
     pub fn run(self) -> Result<()> {
         for watcher in WATCHERS {
             let (program, words) = watcher.there.split_first().unwrap_or((&"false", &[]));

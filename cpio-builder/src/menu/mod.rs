@@ -13,16 +13,7 @@ mod syslinux;
 mod tests;
 mod write;
 
-pub use model::{ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError};
-
-/// Which boot loader a configuration is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// isolinux, pxelinux, extlinux.
-    Syslinux,
-    /// GRUB 2.
-    Grub,
-}
+pub use model::{Dialect, ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError};
 
 impl Menu {
     /// Reads a configuration. Without entries it is an empty menu. Control characters in titles

@@ -28,7 +28,7 @@ pub struct Menu {
     /// What a reader of the entries should know of the file.
     pub notes: Vec<String>,
     /// The boot loader whose file it was read from, if that puts words on a line.
-    pub loader: Option<super::Dialect>,
+    pub loader: Option<Dialect>,
 }
 
 impl Menu {
@@ -38,12 +38,21 @@ impl Menu {
         let initrd = entry.initrd.join(",");
         match self.loader {
             None => String::new(),
-            Some(super::Dialect::Syslinux) if !initrd.is_empty() => {
+            Some(Dialect::Syslinux) if !initrd.is_empty() => {
                 format!("BOOT_IMAGE={} initrd={initrd} ", entry.kernel)
             }
             Some(_) => format!("BOOT_IMAGE={} ", entry.kernel),
         }
     }
+}
+
+/// Which boot loader a configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// isolinux, pxelinux, extlinux.
+    Syslinux,
+    /// GRUB 2.
+    Grub,
 }
 
 /// One way to boot.
