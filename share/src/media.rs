@@ -596,7 +596,7 @@ fn open_initrd(
 }
 
 /// Whether a boot by this plan takes nothing but modules from the medium's initramfs: no disk of the
-/// machine, none of casper's scripts, and no shell.
+/// machine, none of casper's scripts, no shell, and no module by its name.
 fn needs_modules_only(plan: &BootPlan) -> bool {
     let needs = needs(plan);
     let wants = needs.must.with(needs.wish);
@@ -605,6 +605,7 @@ fn needs_modules_only(plan: &BootPlan) -> bool {
         && !plan.root.sources.iter().any(|source| source.on_disk())
         && plan.handoff.layout != Dialect::Casper
         && plan.handoff.swap.is_empty()
+        && plan.drivers.force.is_empty()
 }
 
 fn tell_archive(watch: &Watch, made: &archive::Made) {

@@ -822,6 +822,8 @@ fn modules_microcode_and_settings_take_the_place_of_an_initramfs() {
         ("boot=live", "nfsv3", false),
         ("boot=live persistence", "none", false),
         ("boot=live break=mount", "none", false),
+        ("root=live:CDLABEL=X", "none", true),
+        ("root=live:CDLABEL=X rd.driver.pre=ahci", "none", false),
         ("boot=casper", "none", false),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -830,6 +832,7 @@ fn modules_microcode_and_settings_take_the_place_of_an_initramfs() {
         put(&root, "isolinux/isolinux.cfg", menu.as_bytes());
         put(&root, "live/vmlinuz", b"k");
         put(&root, "live/i", &initrd(lacks));
+        put(&root, "LiveOS/squashfs.img", b"s");
         put(&root, "live/filesystem.squashfs", b"s");
         let mut files = Files::default();
         let (media, said) = read_into(&root, true, &mut files).unwrap();

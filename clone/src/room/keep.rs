@@ -7,7 +7,7 @@
 //!
 //! A disk of another size gets a table that fits it, once all chunks are verified. On a smaller
 //! one what is behind its end must be outside of all partitions. One that keeps its own table
-//! ([`beside`]) gets what is in partitions and boot code; chunks with other bytes, too, stay in
+//! ([`super::beside`]) gets what is in partitions and boot code; chunks with other bytes, too, stay in
 //! memory until the end. Its mark leaves the table where it is.
 
 #[cfg(feature = "own-table")]

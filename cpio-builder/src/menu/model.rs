@@ -21,7 +21,7 @@ pub struct Menu {
     /// The entries in order.
     pub entries: Vec<Entry>,
     /// Over a network, a machine may have a menu of its own beside this one: see
-    /// [`disk_menus`].
+    /// [`super::disk_menus`].
     pub per_machine: bool,
     /// The file's own default is an entry that starts no Linux kernel.
     pub other_default: bool,

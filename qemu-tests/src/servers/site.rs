@@ -12,7 +12,7 @@ impl Lab {
     /// A dnsmasq with a configuration of its own.
     ///
     /// # Errors
-    /// [`Error::Command`] when it does not start.
+    /// [`crate::Error::Command`] when it does not start.
     pub fn dnsmasq_from(&self, config: &Path) -> Result<Daemon> {
         let mut dnsmasq = self.namespace().released("dnsmasq");
         dnsmasq.args(["--keep-in-foreground", "--log-facility=-", "--user=root"]);
@@ -24,7 +24,7 @@ impl Lab {
     /// booting: the router that a site has already.
     ///
     /// # Errors
-    /// [`Error::Command`] when it does not start.
+    /// [`crate::Error::Command`] when it does not start.
     pub fn router(&self) -> Result<Daemon> {
         let namespace = self.namespace();
         namespace.neighbour("site")?;
@@ -42,7 +42,7 @@ impl Lab {
     /// behind it.
     ///
     /// # Errors
-    /// [`Error::Command`] when it does not get the disk.
+    /// [`crate::Error::Command`] when it does not get the disk.
     pub fn holder_of_a_disk(
         &self,
         name: &str,
