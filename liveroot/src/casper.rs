@@ -290,8 +290,11 @@ fn locale(changes: &mut Vec<Change>, line: &[(String, String)], read: &Read<'_>)
         changes.push(Change::file("/etc/default/keyboard", &keyboard));
     }
     if let Some(value) = said(&["locale", "debian-installer/locale"]) {
-        let old = read("/etc/default/locale").unwrap_or_default();
-        changes.push(Change::file("/etc/default/locale", &assign(&old, "LANG", value)));
+        // Since Debian 13 the first is a link to the second, which systemd-tmpfiles makes again.
+        for path in ["/etc/default/locale", "/etc/locale.conf"] {
+            let old = read(path).unwrap_or_default();
+            changes.push(Change::file(path, &assign(&old, "LANG", value)));
+        }
     }
 }
 
@@ -392,7 +395,9 @@ mod tests {
             text(&changes, "/etc/default/keyboard"),
             "XKBMODEL=\"pc105\"\nXKBLAYOUT=\"de\"\n"
         );
-        assert_eq!(text(&changes, "/etc/default/locale"), "LANG=\"de_DE.UTF-8\"\n");
+        for path in ["/etc/default/locale", "/etc/locale.conf"] {
+            assert_eq!(text(&changes, path), "LANG=\"de_DE.UTF-8\"\n");
+        }
         assert_eq!(
             text(&changes, "/etc/gdm3/custom.conf"),
             "[daemon]\nAutomaticLoginEnable=true\nAutomaticLogin=anna\n[security]\n"
