@@ -335,12 +335,11 @@ impl<M: Media> Keep<M> {
         };
         let end = self.other.unwrap_or(disk.size);
         let mut head = vec![0; HELD.min(usize::try_from(end).unwrap_or(HELD))];
-        let own = self.own.take();
-        if let Some(own) = &own {
+        if let Some(own) = &self.own {
             self.media.fetch(0, &mut head)?;
             own.boots(&mut head);
         }
-        for (n, data) in &self.head.clone() {
+        for (n, data) in &self.head {
             let Some(chunk) = manifest.layout.chunk(*n) else { continue };
             let mut rest = data.as_slice();
             for piece in manifest.layout.pieces(chunk) {
@@ -351,7 +350,7 @@ impl<M: Media> Keep<M> {
                     let length = piece.end().min(end).saturating_sub(piece.start);
                     Vec::from([Extent { start: piece.start, length }])
                 };
-                for part in own.as_ref().map_or_else(clipped, |own| own.gets(piece)) {
+                for part in self.own.as_ref().map_or_else(clipped, |own| own.gets(piece)) {
                     let [skip, length] = [part.start - piece.start, part.length]
                         .map(|n| usize::try_from(n).unwrap_or(0));
                     let some = some.get(skip..skip + length).unwrap_or_default();
@@ -360,12 +359,11 @@ impl<M: Media> Keep<M> {
                         Some(place) => {
                             place.iter_mut().zip(some).for_each(|(to, from)| *to = *from);
                         }
-                        None => self.put(part.start, some)?,
+                        None => put(&mut self.media, part.start, some)?,
                     }
                 }
             }
         }
-        self.own = own;
         if self.other.is_some() {
             self.fit(&mut head, u64::from(disk.sector))?;
         }
@@ -435,23 +433,23 @@ impl<M: Media> Keep<M> {
         for (at, bytes) in writes {
             match usize::try_from(at).ok().and_then(|at| head.get_mut(at..at + bytes.len())) {
                 Some(place) => place.copy_from_slice(&bytes),
-                None => self.put(at, &bytes)?,
+                None => put(&mut self.media, at, &bytes)?,
             }
         }
         Ok(())
     }
+}
 
-    /// Writes bytes at any place, and reads them back where that can be done.
-    fn put(&mut self, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
-        write_all(&mut self.media, at, bytes)?;
-        self.media.flush()?;
-        let begin = at / GRAIN * GRAIN;
-        let skip = usize::try_from(at - begin).unwrap_or(0);
-        let back = self.media.read(begin, skip + bytes.len())?;
-        match back.is_some_and(|back| back.get(skip..) != Some(bytes)) {
-            true => Err(Trouble::Differs { name: self.media.name().to_string() }),
-            false => Ok(()),
-        }
+/// Writes bytes at any place, and reads them back where that can be done.
+fn put<M: Media>(media: &mut M, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
+    write_all(media, at, bytes)?;
+    media.flush()?;
+    let begin = at / GRAIN * GRAIN;
+    let skip = usize::try_from(at - begin).unwrap_or(0);
+    let back = media.read(begin, skip + bytes.len())?;
+    match back.is_some_and(|back| back.get(skip..) != Some(bytes)) {
+        true => Err(Trouble::Differs { name: media.name().to_string() }),
+        false => Ok(()),
     }
 }
 
