@@ -388,7 +388,7 @@ fn find_firmware(spec: &ImageSpec, name: &str) -> Result<Option<(String, Vec<u8>
     let release = &spec.tree.release;
     let places =
         [format!("updates/{release}/"), "updates/".into(), format!("{release}/"), "".into()];
-    for (place, end) in places.iter().flat_map(|p| ["", ".xz", ".zst"].map(|end| (p, end))) {
+    for (place, end) in places.iter().flat_map(|p| tree::FIRMWARE_ENDINGS.map(|end| (p, end))) {
         let found = |data| Ok(Some((format!("{name}{end}"), data)));
         let path = format!("{place}{name}{end}");
         for dir in &spec.firmware {

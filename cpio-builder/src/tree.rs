@@ -425,6 +425,9 @@ impl KernelTree {
     }
 }
 
+/// What may stand behind a firmware file's name: kernels look for it packed, too.
+pub const FIRMWARE_ENDINGS: [&str; 3] = ["", ".xz", ".zst"];
+
 /// Names of the firmware files that a module may ask for.
 ///
 /// # Errors

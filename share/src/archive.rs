@@ -221,7 +221,6 @@ fn collect(
             return (kernel.within(&module.path), module.compression);
         }
         let stem = module.path.rsplit_once(".ko").map_or(module.path.as_str(), |(stem, _)| stem);
-
         (format!("{base}/{stem}.ko"), Compression::None)
     };
     let mut archive = Archive::new();
@@ -276,9 +275,13 @@ fn firmware_of(
     names: &BTreeSet<String>,
     initrd: Open<'_>,
 ) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    // It would be read whole once more for nothing.
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let wanted = |path: &str| {
         let name = within_usr(path).strip_prefix("lib/firmware/");
-        let ends = ["", ".xz", ".zst"];
+        let ends = tree::FIRMWARE_ENDINGS;
         name.is_some_and(|name| {
             ends.iter().any(|end| name.strip_suffix(end).is_some_and(|name| names.contains(name)))
         })
