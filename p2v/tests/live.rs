@@ -820,6 +820,36 @@ fn a_wrong_password_and_an_absent_server_are_said() {
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
+/// The password or the key was right: the user is not sent to look at these.
+#[test]
+fn a_server_that_lets_in_and_runs_nothing_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = image(dir.path(), 16 * MIB);
+    let rows = [
+        ("ForceCommand kill -9 $PPID", ""),
+        ("ForceCommand /bin/false", ""),
+        ("ForceCommand echo This account is currently not available.", ": This account is"),
+        ("ChrootDirectory /nonexistent", ": safely_chroot: stat(\"/nonexistent\")"),
+        ("MaxSessions 0", ""),
+    ];
+    for (line, says) in rows {
+        let Some(sshd) = Sshd::start(line) else { return };
+        for login in [Some(sshd.login()), sshd.openssh()].into_iter().flatten() {
+            let to = (dir.path().to_str().unwrap(), "x");
+            let mut watcher = Watcher::default();
+            let archive = edge::archive(&mut watcher, &login, &mut open(&path, &map), to);
+            let disks = vec![open(&path, &map)];
+            let converts = edge::convert(&mut watcher, &login, &order(), disks);
+            for why in [archive.map(drop), converts.map(drop)] {
+                let why = why.unwrap_err().to_string();
+                eprintln!("{line}, {}: {why}", login.program);
+                assert!(why.contains(&format!("ran no command{says}")), "{line}: {why}");
+                assert!(why.contains("may run commands there") && !why.contains("p2v.password"));
+            }
+        }
+    }
+}
+
 /// What a conversion server does with the disks, without an appliance: it reads them through
 /// nbdkit as virt-v2v does, and copies them.
 const STAND_IN: &str = r#"#!/bin/sh

@@ -92,8 +92,10 @@ pub struct Ssh {
     pin: Option<String>,
     /// The client has asked about the host's key, and the answer was yes.
     trusted: bool,
-    /// The script at the other end has said something.
+    /// The server has let in: it listens for us, or our script there has said something.
     logged_in: bool,
+    /// Our script has.
+    spoke: bool,
     /// Lines that were shown before the login.
     early: usize,
     /// What the client asks, and when that has stood too long.
@@ -181,6 +183,7 @@ impl Login<'_> {
             pin: self.pin.map(ToString::to_string),
             trusted: false,
             logged_in: false,
+            spoke: false,
             early: 0,
             question: None,
             last: Vec::new(),
@@ -313,6 +316,7 @@ impl Ssh {
         }
         if heard.iter().any(|heard| matches!(heard, Heard::Report(_))) {
             self.listener.logged_in();
+            self.spoke = true;
         }
         self.logged_in |= !heard.is_empty();
         self.look_for_questions();
@@ -419,10 +423,13 @@ impl Ssh {
             return trouble;
         }
         let last = script::telling(&self.last).map(|line| format!(": {line}")).unwrap_or_default();
-        if !self.logged_in {
+        // Whether the login was done is not known: dbclient says the same of both.
+        if !self.spoke {
             return Trouble::new(
-                &format!("the ssh server ended the connection before the login was done{last}"),
-                "see whether it is an ssh server that listens at that port; its log says more",
+                &format!("the ssh server ended the connection and ran no command{last}"),
+                "see whether it is an ssh server that listens at that port, and whether that user \
+                 may run commands there (not with nologin as the shell, ForceCommand, \
+                 ChrootDirectory or MaxSessions 0); its log (journalctl -u ssh) says more",
             );
         }
         Trouble::new(&format!("{what}{last}"), "")
