@@ -31,6 +31,9 @@ const MANY: usize = 3;
 const HEARS: [u64; 2] = [70, 5];
 /// The probe has been heard when nothing more of it was for so long.
 const ECHO: Duration = Duration::from_millis(300);
+/// The same while a machine that listens has heard nothing: a busy one may be late, and so may the
+/// switch that was told of it.
+const LATE: Duration = Duration::from_secs(1);
 /// Datagrams have come, or are lost, so long after the last one was sent and after the machine has
 /// told that one came: what is on its way comes in order.
 const FLIES: Duration = Duration::from_millis(50);
@@ -429,7 +432,8 @@ impl Cast {
                 // A queue on the way may take its time.
                 let last =
                     self.members().map(|(_, ear)| ear.moved).max().unwrap_or(since).max(since);
-                let quiet = now.saturating_sub(last) >= ECHO;
+                let some = self.members().all(|(_, ear)| ear.heard.is_some());
+                let quiet = now.saturating_sub(last) >= if some { ECHO } else { LATE };
                 if all || quiet || now.saturating_sub(since) >= TRIAL {
                     self.probed(serve, now);
                 }
@@ -848,6 +852,25 @@ mod tests {
         cast.held_up(MS + 5 * HOLDS);
         assert!(cast.steps.is_empty(), "all of them: they are waited for");
         assert_eq!(cast.fill(&mut buffer, MS), None);
+    }
+
+    /// A machine that heard the probe half a second after the others took chunks from these.
+    #[test]
+    fn one_that_hears_the_probe_late_takes_part() {
+        for late in [500, 1500] {
+            let mut cast = running(2);
+            let mut serve = Serve::default();
+            (0..2).for_each(|peer| serve.want(peer, Bits::full(20)));
+            (cast.phase, cast.count) = (Phase::Hears(MS), 100);
+            cast.heard(0, &told(100, 100), MS);
+            let ends = |ms: u32| (2..ms).map(move |ms| MS * ms);
+            let mut steps: Vec<_> =
+                ends(late).filter_map(|now| cast.step(&mut serve, now)).collect();
+            cast.heard(1, &told(100, 90), MS * late);
+            steps.extend(cast.step(&mut serve, MS * late));
+            let leaves = steps.iter().any(|step| matches!(step, Step::Leaves(1, _)));
+            assert_eq!((leaves, cast.phase), (late > 1000, Phase::Runs), "{steps:?}");
+        }
     }
 
     /// A switch that passed the group has stopped: the sender waited for reports for ever.
