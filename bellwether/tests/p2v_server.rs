@@ -206,7 +206,7 @@ fn peers_that_have_no_business_here_are_refused() {
     let run = "0".repeat(32);
     let ask = Ask::Disk { run, guest: "../../out".into(), disk: "sda".into(), size: 1 << 20 };
     tcp.write_all(&sealer.seal(ask.text().as_bytes())).unwrap();
-    server.until("a line makes no sense");
+    server.until("a line is not understood");
     assert!(!dir.path().join("out-sda.raw.part").exists());
     // Files that are there stay as they are.
     fs::write(images.join("box-sda.raw"), "precious").unwrap();

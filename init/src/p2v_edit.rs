@@ -525,7 +525,7 @@ fn swap_uuid(path: &str, start: u64) -> String {
     let mut uuid = [0; 16];
     let device = open(path, OFlags::RDONLY, 0);
     let read = device.is_ok_and(|device| pread(&device, &mut uuid[..], start + 1036) == Ok(16));
-    if read { edit::uuid(&uuid) } else { String::new() }
+    if read { sys::bytes::uuid(&uuid) } else { String::new() }
 }
 
 /// A volume for people.

@@ -364,19 +364,8 @@ fn utf16(field: &[u8], most: usize, unit: fn([u8; 2]) -> u16) -> String {
 }
 
 fn uuid(block: &[u8], at: usize) -> String {
-    let Some(bytes) = array::<16>(block, at).filter(|bytes| bytes.iter().any(|b| *b != 0)) else {
-        return String::new();
-    };
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-    }
-    text
+    let bytes = array::<16>(block, at).filter(|bytes| bytes.iter().any(|b| *b != 0));
+    bytes.map(|bytes| sys::bytes::uuid(&bytes)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 //!
 //! A disk is sent once, however many devices show it: an array of whole disks (also one of
 //! the firmware) and a multipath device stand for their members, and of several paths without
-//! such a device the first does. What the machine was started from stays at home.
+//! such a device the first does. The boot medium is not sent.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::ssh::Trouble;
+use crate::trouble::Trouble;
 
 /// What `/sys/block/NAME` says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,7 +21,7 @@ pub struct Fact {
     pub removable: bool,
     /// `hidden`: a path that has no device of its own.
     pub hidden: bool,
-    /// The device hangs on USB, as its place in `/sys/devices` shows.
+    /// The device is on USB, as its place in `/sys/devices` shows.
     pub usb: bool,
     /// It begins as an ISO 9660 medium does.
     pub iso: bool,
@@ -59,12 +59,12 @@ pub struct Left {
     pub why: String,
 }
 
-/// What there is.
+/// The disks of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
     /// To be sent, in the kernel's order of names.
     pub disks: Vec<Disk>,
-    /// Disks that are not.
+    /// Not to be sent, and why.
     pub left: Vec<Left>,
 }
 
@@ -97,7 +97,7 @@ fn order(name: &str) -> (String, usize, String) {
     (kind.to_string(), name.len(), name.to_string())
 }
 
-/// The disks of a machine.
+/// Sorts the disks of a machine: those to be sent, and the others.
 #[must_use]
 pub fn find(facts: &[Fact]) -> Found {
     let mut found = Found::default();
@@ -132,10 +132,10 @@ fn reason(fact: &Fact, all: &[Fact], disks: &[&Fact]) -> Option<String> {
         return Some("is a removable drive".to_string());
     }
     if fact.usb {
-        return Some("hangs on USB".to_string());
+        return Some("is on USB".to_string());
     }
     if is_array(fact) {
-        // One that has partitions of disks for members is inside these disks.
+        // Partitions as members: the array is inside their disks.
         let whole = |name: &String| disks.iter().any(|disk| disk.name == *name);
         let inside = !fact.slaves.iter().all(whole);
         return inside.then(|| format!("is inside {}", fact.slaves.join(", ")));
@@ -270,7 +270,7 @@ mod tests {
         let rows: [(Fact, &str); 5] = [
             (Fact { size: 0, removable: true, ..fact("sdb") }, "sdb has no medium in it"),
             (Fact { removable: true, ..fact("sdc") }, "sdc is a removable drive"),
-            (Fact { usb: true, ..fact("sdd") }, "sdd hangs on USB"),
+            (Fact { usb: true, ..fact("sdd") }, "sdd is on USB"),
             (Fact { iso: true, ..fact("sde") }, "sde is a boot medium (ISO 9660)"),
             (Fact { wwid: "naa.1".into(), ..fact("sdf") }, "sdf is another path to sda"),
         ];

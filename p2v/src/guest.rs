@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::domain::{Card, escaped, guest_name};
+use crate::edit::address;
 
 /// The longest text.
 pub const MOST: usize = 16 << 10;
@@ -70,8 +71,7 @@ fn hexadecimal(text: &str, length: usize) -> bool {
 
 /// `52:54:00:12:34:56`, or nothing.
 fn is_mac(text: &str) -> bool {
-    text.is_empty()
-        || text.split(':').filter(|part| hexadecimal(part, 2)).count() == 6 && text.len() == 17
+    text.is_empty() || address(text).as_deref() == Some(text)
 }
 
 impl Ask {
@@ -140,7 +140,7 @@ impl Ask {
                 "has" if guest.disks.len() < DISKS => {
                     let (name, sum) = pair;
                     if disk_name(name) != name || name.is_empty() || !hexadecimal(sum, 64) {
-                        return Err("a disk's name or digest is none");
+                        return Err("a disk's name or digest is not valid");
                     }
                     guest.disks.push((name.to_string(), sum.to_string()));
                 }
@@ -148,18 +148,17 @@ impl Ask {
                     let (mac, network) = (pair.0.to_string(), pair.1.to_string());
                     guest.cards.push(Card { mac, network });
                 }
-                _ => return Err("a line makes no sense"),
+                _ => return Err("a line is not understood"),
             }
         }
         if run.is_empty() || guest.name.is_empty() {
             return Err("the run or the guest's name is missing");
         }
         if !disk.is_empty() {
-            // A disk has whole sectors.
             let whole = size > 0 && size.is_multiple_of(512);
             return match whole {
                 true => Ok(Self::Disk { run, guest: guest.name, disk, size }),
-                false => Err("the disk's size is none"),
+                false => Err("the disk's size is not a number of whole sectors"),
             };
         }
         let names: BTreeSet<&str> = guest.disks.iter().map(|(name, _)| name.as_str()).collect();

@@ -23,7 +23,10 @@ pub mod script;
 pub mod seal;
 pub mod ssh;
 pub mod tar;
+mod trouble;
 pub mod write;
+
+pub use trouble::Trouble;
 
 #[cfg(feature = "edge")]
 pub mod edge;

@@ -2,10 +2,9 @@
 //! project): the fixed newstyle negotiation, structured replies, and the context
 //! `base:allocation`.
 //!
-//! A client that asks which parts are allocated reads the others nowhere: that is what
-//! makes virt-v2v, nbdcopy and qemu-img carry the used bytes alone. One that does not ask
-//! is spared them all the same where it takes structured replies, since a hole in an
-//! answer has no data.
+//! A client that asks which parts are allocated does not read the others: this makes
+//! virt-v2v, nbdcopy and qemu-img carry the used bytes alone. A client that does not ask and
+//! takes structured replies is sent holes without data.
 //!
 //! Not done: TLS, extended headers, writing. The one export has the empty name.
 

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::ssh::Trouble;
+use crate::trouble::{Meaning, Trouble};
 
 /// The start of a report.
 pub const MARK: &str = "bellwether-p2v: ";
@@ -268,43 +268,42 @@ impl Conversion {
     }
 }
 
-/// What is in a program's output, what that means and what to do.
-const TROUBLES: [(&str, &str, &str); 6] = [
+/// What the output of programs at the server means.
+const TROUBLES: [Meaning; 6] = [
     (
-        "No space left on device",
+        &["No space left on device"],
         "a disk of the server is full",
         "make room there, or choose another place (p2v.os, or the path of ssh://)",
     ),
     (
-        "Disk quota exceeded",
+        &["Disk quota exceeded"],
         "the user's quota at the server is used up",
         "make room there, or log in as another user",
     ),
     (
-        "No root device found",
+        &["No root device found"],
         "virt-v2v found no system on the disks",
         "it reads neither LUKS without its key nor BitLocker; Windows must have been shut down, \
          not hibernated (shutdown /s /t 0); bw.p2v=ssh://… sends the disks as they are",
     ),
     (
-        "inspection could not detect the source guest",
+        &["inspection could not detect the source guest"],
         "virt-v2v found no system that it knows on the disks",
         "bw.p2v=ssh://… sends the disks as they are",
     ),
     (
-        "supermin exited with error",
+        &["supermin exited with error"],
         "libguestfs on the server cannot build its appliance: it finds no kernel that the user may read",
         "install a kernel package there, and chmod 0644 /boot/vmlinuz-* on Debian and Ubuntu; \
          libguestfs-test-tool says whether it works",
     ),
-    ("Permission denied", "the user may not write there", "log in as another user, or p2v.sudo"),
+    (&["Permission denied"], "the user may not write there", "log in as another user, or p2v.sudo"),
 ];
 
 /// What a line of a program at the server says about why it failed.
 #[must_use]
 pub fn trouble(line: &str) -> Option<Trouble> {
-    let (_, why, remedy) = TROUBLES.iter().find(|row| line.contains(row.0))?;
-    Some(Trouble::new(why, remedy))
+    Trouble::of_line(&TROUBLES, line)
 }
 
 /// The line of a program's output that says most of why it failed: the last that names an

@@ -6,41 +6,16 @@
 //! Its exit status says little: 2022.83 ends with 0 after a refused password.
 //!
 //! Or it is OpenSSH's `ssh`. That has the host's key judged by a program ([`judge`]), and
-//! nothing marks its own lines: before the login they are all its own.
+//! nothing marks its own lines: before the login all lines are its own.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::trouble::{Meaning, Trouble};
+
 /// The longest line that is kept; the rest of a longer one is dropped.
 const MAX_LINE: usize = 8 << 10;
-
-/// Why something did not work, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// As the end of a sentence that begins with what failed.
-    pub why: String,
-    /// What to do; may be empty.
-    pub remedy: String,
-}
-
-impl Trouble {
-    /// From both texts.
-    #[must_use]
-    pub fn new(why: &str, remedy: &str) -> Self {
-        Self { why: why.to_string(), remedy: remedy.to_string() }
-    }
-}
-
-impl core::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(&self.why)?;
-        if !self.remedy.is_empty() {
-            write!(f, "; {}", self.remedy)?;
-        }
-        Ok(())
-    }
-}
 
 /// Something that the client said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,73 +36,66 @@ pub enum Said {
     Line(String),
 }
 
-/// What is in a line, why there is no connection, and what to do.
-const TROUBLES: [(&str, &str, &str); 14] = [
+/// Why there is no connection.
+const TROUBLES: [Meaning; 12] = [
     (
-        "remote port forwarding failed",
+        &["remote port forwarding failed", "forward request failed"],
         "the ssh server refuses to forward a port back to this machine",
         "AllowTcpForwarding yes (and no PermitListen) in its sshd_config, or bw.p2v=ssh://… , \
          which needs no forwarding",
     ),
     (
-        "forward request failed",
-        "the ssh server refuses to forward a port back to this machine",
-        "AllowTcpForwarding yes (and no PermitListen) in its sshd_config, or bw.p2v=ssh://… , \
-         which needs no forwarding",
-    ),
-    (
-        "No auth methods could be used",
+        &["No auth methods could be used"],
         "the ssh server takes neither the password nor the key",
         "check p2v.username and p2v.password or p2v.identity; PasswordAuthentication may be off \
          there, and PermitRootLogin refuses root a password by default",
     ),
     (
-        "'s password:",
+        &["'s password:"],
         "the ssh server does not take the key, and the ssh client asks for a password",
         "check p2v.username and p2v.identity: the key's public half belongs into \
          ~/.ssh/authorized_keys of that user; or give p2v.password",
     ),
     (
-        "Permission denied",
+        &["Permission denied"],
         "the ssh server takes neither the password nor the key",
         "check p2v.username and p2v.password or p2v.identity; PermitRootLogin refuses root a \
          password by default",
     ),
     (
-        "Disconnect received",
+        &["Disconnect received"],
         "the ssh server ended the login: the password or the key is wrong",
         "check p2v.username and p2v.password or p2v.identity; PermitRootLogin refuses root a \
          password by default",
     ),
     (
-        "Connection refused",
+        &["Connection refused"],
         "no ssh server listens at that port",
         "start sshd there, or give its port with p2v.port",
     ),
     (
-        "No route to host",
+        &["No route to host"],
         "the server does not answer",
         "check its address, and that both are on the same network",
     ),
     (
-        "Network is unreachable",
+        &["Network is unreachable"],
         "there is no way to the server's network",
         "check the address, and the gateway that the DHCP server leases",
     ),
-    ("timed out", "the server does not answer", "check its address and its firewall"),
-    ("Timeout", "the server does not answer", "check its address and its firewall"),
+    (&["timed out", "Timeout"], "the server does not answer", "check its address and its firewall"),
     (
-        "Error resolving",
+        &["Error resolving"],
         "the server's name is unknown",
         "give its address instead, or check the name server that the DHCP server leases",
     ),
     (
-        "host key mismatch",
+        &["host key mismatch"],
         "the server has another host key than before",
         "check that it is the server; then give the new key's fingerprint",
     ),
     (
-        "String too long",
+        &["String too long"],
         "the private key is in a form that this ssh client does not read",
         "ssh-keygen -t ed25519 makes one that it reads",
     ),
@@ -219,12 +187,8 @@ impl Listener {
         if let Some(ports) = ports(own) {
             return Some(ports);
         }
-        if !own.is_empty()
-            && let Some((_, why, remedy)) = TROUBLES.iter().find(|row| own.contains(row.0))
-        {
-            return Some(Said::Trouble(Trouble::new(why, remedy)));
-        }
-        Some(Said::Line(line))
+        let trouble = Trouble::of_line(&TROUBLES, own);
+        Some(trouble.map_or(Said::Line(line), Said::Trouble))
     }
 }
 
@@ -240,13 +204,12 @@ fn ports(line: &str) -> Option<Said> {
 /// Why a question of the client ends the login.
 #[must_use]
 pub fn unanswered(question: &str) -> Trouble {
-    if let Some((_, why, remedy)) = TROUBLES.iter().find(|row| question.contains(row.0)) {
-        return Trouble::new(why, remedy);
-    }
-    Trouble::new(
-        &format!("the ssh server asks {question:?}, which this machine cannot answer"),
-        "a key (p2v.identity) or a password (p2v.password) alone must be enough for that user",
-    )
+    Trouble::of_line(&TROUBLES, question).unwrap_or_else(|| {
+        Trouble::new(
+            &format!("the ssh client asks {question:?}, which this machine cannot answer"),
+            "a key (p2v.identity) or a password (p2v.password) alone must be enough for that user",
+        )
+    })
 }
 
 /// Whether a fingerprint is the one that was asked for. Both are compared without the name of

@@ -3,7 +3,7 @@
 
 use crate::extents::Extents;
 
-/// The most data of one request: every server takes so much.
+/// The most data of one request: every server accepts as much.
 const MAX_DATA: u32 = 1 << 20;
 /// The most bytes that are zeroed at once; the reply must not take long.
 const MAX_ZEROES: u32 = 128 << 20;

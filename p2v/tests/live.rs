@@ -449,7 +449,7 @@ fn a_server_that_lies_is_found_out() {
                 }
                 as_it_is(request, &mut vec![0; 32 << 20], &mut Liar::default(), stream);
             },
-            "makes no sense",
+            "breaks the protocol",
         ),
         (
             "says that its disk is full",

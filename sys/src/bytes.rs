@@ -91,6 +91,14 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
+/// A UUID as text, of its bytes in this order (RFC 9562, 4).
+#[must_use]
+pub fn uuid(bytes: &[u8; 16]) -> String {
+    let mut text = hex(bytes);
+    [8, 13, 18, 23].into_iter().for_each(|at| text.insert(at, '-'));
+    text
+}
+
 /// A length as protocols write it, in 32 bits. A longer one is cut to the largest number.
 pub fn length(of: &[u8]) -> u32 {
     u32::try_from(of.len()).unwrap_or(u32::MAX)
@@ -108,6 +116,12 @@ pub fn counted<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uuid_has_five_groups() {
+        let bytes = core::array::from_fn(|n| n as u8 * 17);
+        assert_eq!(uuid(&bytes), "00112233-4455-6677-8899-aabbccddeeff");
+    }
 
     #[test]
     fn a_number_is_read_whole_or_not_at_all() {

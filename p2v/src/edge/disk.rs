@@ -13,8 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, pread};
 
 use crate::extents::Extents;
-use crate::ssh::Trouble;
-use netboot::nbd::wire::Failure;
+use crate::trouble::Trouble;
 
 /// What is done about sectors that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -140,9 +139,12 @@ impl Disk {
         Self { name: name.to_string(), map: map.aligned(4096), reader }
     }
 
-    /// As [`Reader::read`].
-    pub(super) fn read(&mut self, at: u64, room: &mut [u8]) -> Result<(), Failure> {
-        self.reader.read(at, room)
+    /// Fills a buffer from a place of the disk.
+    ///
+    /// # Errors
+    /// A sector cannot be read, and the policy is to fail.
+    pub(super) fn read(&mut self, at: u64, room: &mut [u8]) -> Result<(), Trouble> {
+        self.reader.read(at, room).map_err(|at| unreadable(&self.name, at))
     }
 
     /// Places that could not be read.
@@ -154,7 +156,8 @@ impl Disk {
     /// What to tell of a copy that failed because of them.
     #[must_use]
     pub fn bad_trouble(&self) -> Option<Trouble> {
-        self.reader.trouble(&self.name)
+        let failed = self.bad().iter().filter(|_| self.reader.policy == BadSectors::Fail);
+        failed.map(|range| range.start).min().map(|at| unreadable(&self.name, at))
     }
 
     /// What to tell of a copy that has zeros in their place.
@@ -180,11 +183,8 @@ impl Disk {
 }
 
 impl Reader {
-    /// Fills a buffer from a place of the disk.
-    ///
-    /// # Errors
-    /// A sector cannot be read, and the policy is to fail.
-    pub fn read(&mut self, at: u64, room: &mut [u8]) -> Result<(), Failure> {
+    /// As [`Disk::read`]; the error is the first byte that cannot be read, see [`unreadable`].
+    pub fn read(&mut self, at: u64, room: &mut [u8]) -> Result<(), u64> {
         if room.is_empty() || self.whole(at, room) {
             return Ok(());
         }
@@ -198,7 +198,7 @@ impl Reader {
         }
         self.note(at..at + room.len() as u64);
         match self.policy {
-            BadSectors::Fail => Err(Failure::Io),
+            BadSectors::Fail => Err(at),
             BadSectors::Zero => {
                 room.fill(0);
                 Ok(())
@@ -219,16 +219,6 @@ impl Reader {
         true
     }
 
-    pub fn trouble(&self, name: &str) -> Option<Trouble> {
-        let start = self.bad.iter().map(|range| range.start).min()?;
-        (self.policy == BadSectors::Fail).then(|| {
-            Trouble::new(
-                &format!("{name} cannot be read at byte {start} (sector {})", start / 512),
-                "bw.p2v.bad=zero sends zeros for sectors that cannot be read, and lists them",
-            )
-        })
-    }
-
     fn note(&mut self, range: Range<u64>) {
         // A client that asks again meets the same sector.
         if self.bad.iter().any(|known| known.contains(&range.start)) {
@@ -241,6 +231,14 @@ impl Reader {
             _ => {}
         }
     }
+}
+
+/// What to tell of a disk that cannot be read at a byte.
+pub(super) fn unreadable(name: &str, at: u64) -> Trouble {
+    Trouble::new(
+        &format!("{name} cannot be read at byte {at} (sector {})", at / 512),
+        "bw.p2v.bad=zero sends zeros for sectors that cannot be read, and lists them",
+    )
 }
 
 #[cfg(test)]
@@ -265,8 +263,9 @@ pub(super) mod tests {
     fn bad_sectors_fail_or_are_zeros_and_are_named() {
         let mut disk = damaged(BadSectors::Fail);
         let mut room = [1; 8192];
-        assert_eq!(disk.read(0, &mut room), Err(Failure::Io));
-        let told = disk.bad_trouble().unwrap().to_string();
+        let told = disk.read(0, &mut room).unwrap_err();
+        assert_eq!(disk.bad_trouble(), Some(told.clone()));
+        let told = told.to_string();
         assert!(told.starts_with("sdx cannot be read at byte 1536 (sector 3)"), "{told}");
         let mut disk = damaged(BadSectors::Zero);
         assert_eq!(disk.read(0, &mut room), Ok(()));
@@ -286,6 +285,6 @@ pub(super) mod tests {
         let mut disk = Disk::open(file.path().to_str().unwrap(), None, BadSectors::Fail).unwrap();
         assert_eq!((disk.map.size(), disk.map.used_bytes()), (10_000, 10_000));
         file.as_file().set_len(5000).unwrap();
-        assert_eq!(disk.read(0, &mut [0; 8192]), Err(Failure::Io));
+        assert!(disk.read(0, &mut [0; 8192]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The four ways of a disk, with files, sockets and processes.
+//! The ways to send a disk, with files, sockets and processes: a file each.
 //!
 //! Each is one loop that ends when the disks have arrived or it is clear that they do not.
 //! The machine around it is a [`World`].
@@ -34,7 +34,7 @@ pub use tar::archive;
 pub use tcp::stream;
 pub use v2v::{Order, convert};
 
-use crate::ssh::Trouble;
+use crate::trouble::Trouble;
 
 /// What a loop needs of the machine it runs on.
 pub trait World {
@@ -51,7 +51,7 @@ pub trait World {
     /// Called when they change.
     fn served(&mut self, fresh: u64, total: u64, again: u64);
 
-    /// Called between all waits, at least once a second; false when the user has had enough.
+    /// Called between all waits, at least once a second; false when the user has stopped it.
     fn go_on(&mut self) -> bool;
 }
 
@@ -77,7 +77,7 @@ fn canceled() -> Trouble {
     Trouble::new("stopped at the console", "the disks are as they were")
 }
 
-/// Pauses, or says that the user has had enough.
+/// Pauses; an error when the user has stopped it.
 fn pause(world: &mut dyn World, span: Duration) -> Result<(), Trouble> {
     let end = Instant::now().after(span);
     while !end.is_past() {
@@ -100,7 +100,7 @@ fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], most: Option<Duration>) {
     let _ = poll(&mut list, poll_timeout(Some(end), now).as_ref());
 }
 
-/// What a system error means for a connection.
+/// A system error in words.
 fn broken(errno: Errno) -> String {
     format!("{}", sys::errno::Shown(errno))
 }
@@ -120,7 +120,7 @@ impl Digest {
         Self { hasher: Algorithm::Sha256.start(), at: 0 }
     }
 
-    /// Takes the bytes at a place, unless it has them: what is sent anew is hashed once.
+    /// Takes the bytes at a place; those that it has are left out, since some are sent twice.
     fn bytes(&mut self, at: u64, bytes: &[u8]) {
         let known = usize::try_from(self.at.saturating_sub(at)).unwrap_or(usize::MAX);
         let new = bytes.get(known..).unwrap_or_default();

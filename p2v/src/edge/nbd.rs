@@ -9,15 +9,16 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 
+use embedded_io::ReadExactError;
 use netboot::io::{Broken, Stream, Tcp};
 use netboot::nbd::wire::{Command, REPLY, Request, flag, replied};
 use netboot::nbd::{Export, NbdError, Negotiation, converse};
 use rustix::io::Errno;
 use sys::clock::Instant;
 
-use super::disk::Disk;
+use super::disk::{Disk, unreadable};
 use super::{Arrived, Digest, PATIENCE, PAUSE, TRIES, World, broken, canceled, pause};
-use crate::ssh::Trouble;
+use crate::trouble::Trouble;
 use crate::write::{Step, reason, steps};
 
 /// Requests without a reply at once.
@@ -36,6 +37,15 @@ pub(super) enum Stop {
 impl From<Broken> for Stop {
     fn from(Broken(errno): Broken) -> Self {
         Stop::Cut(errno)
+    }
+}
+
+impl From<ReadExactError<Broken>> for Stop {
+    fn from(error: ReadExactError<Broken>) -> Self {
+        match error {
+            ReadExactError::UnexpectedEof => Stop::Cut(Errno::CONNRESET),
+            ReadExactError::Other(broken) => broken.into(),
+        }
     }
 }
 
@@ -213,14 +223,13 @@ impl Job<'_> {
         disk: &mut Disk,
         link: &mut Link,
     ) -> Result<(), Stop> {
-        let Disk { map, reader, name, .. } = disk;
+        let Disk { map, reader, name } = disk;
         let zeroes = link.flags & flag::ZEROES != 0;
         let mut buffer: Vec<u8> = Vec::new();
         let mut flushed = self.safe;
         let total = map.used_bytes();
         let mut used = map.pieces(0..self.safe).filter(|p| p.used).map(|p| p.length()).sum::<u64>();
-        let all: Vec<Step> = steps(map, self.safe, zeroes).collect();
-        for step in all {
+        for step in steps(map, self.safe, zeroes) {
             let Step { at, length, used: in_use } = step;
             if !world.go_on() {
                 return Err(canceled().into());
@@ -228,9 +237,8 @@ impl Job<'_> {
             if in_use || !zeroes {
                 buffer.clear();
                 buffer.resize(length as usize, 0);
-                if in_use && reader.read(at, &mut buffer).is_err() {
-                    let unknown = Trouble::new(&format!("{name} cannot be read"), "");
-                    return Err(reader.trouble(name).unwrap_or(unknown).into());
+                if in_use {
+                    reader.read(at, &mut buffer).map_err(|at| unreadable(name, at))?;
                 }
                 self.ours.bytes(at, &buffer);
                 link.ask(Command::Write, at, length, 0)?;
@@ -324,8 +332,9 @@ impl Link {
     fn hear(&mut self) -> Result<(u64, Vec<u8>), Stop> {
         self.tcp.set_deadline(Instant::now().after(PATIENCE));
         let mut head = [0; REPLY];
-        self.exactly(&mut head)?;
-        let lost = || Trouble::new("the NBD server's answer makes no sense", "");
+        self.tcp.read_exact(&mut head)?;
+        let lost =
+            || Trouble::new("the NBD server breaks the protocol", "qemu-nbd is known to work");
         let (cookie, error) = replied(&head).ok_or_else(lost)?;
         let cookie = u64::from_be_bytes(cookie);
         let data = self.open.remove(&cookie).ok_or_else(lost)?;
@@ -337,18 +346,7 @@ impl Link {
             return Err(Trouble::new(reason(error), remedy).into());
         }
         let mut bytes = alloc::vec![0; data];
-        self.exactly(&mut bytes)?;
+        self.tcp.read_exact(&mut bytes)?;
         Ok((cookie, bytes))
-    }
-
-    fn exactly(&mut self, room: &mut [u8]) -> Result<(), Stop> {
-        let mut done = 0;
-        while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.tcp.read(rest)? {
-                0 => return Err(Stop::Cut(Errno::CONNRESET)),
-                n => done += n,
-            }
-        }
-        Ok(())
     }
 }

@@ -19,16 +19,16 @@ use super::nbd::{Stop, fill_by, negotiated};
 use super::{Arrived, PATIENCE, World, broken};
 use crate::guest::{Ask, Guest, disk_name};
 use crate::seal::{self, Key, Nonce, Opener, Sealer};
-use crate::ssh::Trouble;
+use crate::trouble::Trouble;
 
-/// A server that makes guests.
+/// A `p2v-server`, which makes guests of disks.
 #[derive(Debug)]
 pub struct Receiver {
     /// Where it is.
     pub peer: SocketAddrV4,
     /// The key that it has, too.
     pub key: Key,
-    /// This run's name.
+    /// The name of this run: the server knows by it which disks belong together.
     run: String,
 }
 
@@ -137,13 +137,7 @@ impl Sealed {
     fn greet(mut tcp: Tcp, key: &Key, own: &Nonce) -> Result<Self, Stop> {
         Write::write_all(&mut tcp, &seal::hello(own))?;
         let mut hello = [0; seal::HELLO];
-        let mut done = 0;
-        while let Some(rest) = hello.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match tcp.read(rest)? {
-                0 => return Err(Stop::Cut(Errno::CONNRESET)),
-                n => done += n,
-            }
-        }
+        tcp.read_exact(&mut hello)?;
         let peer = seal::peer(&hello).ok_or_else(|| {
             Trouble::new("the service at that port is no p2v-server", "check the port")
         })?;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
-use netboot::nbd::wire::greeting;
+use netboot::nbd::wire::{Failure, greeting};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -114,7 +114,8 @@ impl Client {
                 Turn::Send(bytes) => self.out = bytes,
                 Turn::Read(read) => {
                     let Disk { map, reader, .. } = disk;
-                    let mut fill = |at, room: &mut [u8]| reader.read(at, room);
+                    let mut fill =
+                        |at, room: &mut [u8]| reader.read(at, room).map_err(|_| Failure::Io);
                     self.out = self.session.answer(&read, map, &mut fill);
                     *sent += self.out.len() as u64;
                     seen.take(read.range(), map);

@@ -17,9 +17,10 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use sys::clock::Instant;
 use sys::process::{Child, Exit};
 
-use super::World;
+use super::{World, broken};
 use crate::script::{self, MARK};
-use crate::ssh::{Listener, Said, Trouble, judge, same_key, unanswered, wrong_key};
+use crate::ssh::{Listener, Said, judge, same_key, unanswered, wrong_key};
+use crate::trouble::Trouble;
 
 /// How long a login may take: ssh servers wait two minutes for a password.
 pub const LOGIN: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 90 });
@@ -30,9 +31,9 @@ const BANNER: usize = 60;
 const ASKED: Duration = Duration::from_secs(3);
 /// Lines of programs at the other end that are kept to say why something failed.
 const KEPT: usize = 200;
-/// So many bytes that were sent are forgotten at once.
+/// Sent bytes are dropped from memory in pieces of this length.
 const FORGET: usize = 1 << 20;
-/// Room in the pipe to the client: fewer turns.
+/// Room in the pipe to the client: a larger one needs fewer turns.
 const PIPE: usize = 1 << 20;
 const MAX_LINE: usize = 16 << 10;
 
@@ -116,39 +117,20 @@ impl Login<'_> {
     /// Starts the client, with these ports here forwarded from ports there.
     ///
     /// # Errors
-    /// There can be no pipe or process.
-    pub fn start(&self, forwards: &[u16], command: &str) -> Result<Ssh, Errno> {
-        let openssh = self.program.ends_with("/ssh");
-        let mut words: Vec<String> = match openssh {
-            true => self.openssh(),
-            false => ["dbclient", "-T", "-K", "20"].map(ToString::to_string).into(),
-        };
-        if let Some(key) = self.key {
-            words.extend(["-i".to_string(), key.to_string()]);
-        }
-        words.extend(["-p".to_string(), self.port.to_string()]);
-        for port in forwards {
-            // No name: an initramfs has no list of hosts, and a client that cannot resolve
-            // `localhost` closes what comes through the tunnel.
-            words.extend(["-R".to_string(), format!("0:127.0.0.1:{port}")]);
-        }
-        words.extend([format!("{}@{}", self.user, self.host), command.to_string()]);
-        let mut env =
-            alloc::vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_string(), HOME.to_string(),];
-        if let Some(password) = self.password.filter(|_| self.key.is_none()) {
-            match openssh {
-                true => {
-                    env.push(format!("SSH_ASKPASS={}", self.askpass));
-                    env.push("SSH_ASKPASS_REQUIRE=force".to_string());
-                }
-                false => env.push(format!("DROPBEAR_PASSWORD={password}")),
-            }
-        }
+    /// The client is not there, or the kernel has no pipe or process left.
+    pub fn start(&self, forwards: &[u16], command: &str) -> Result<Ssh, Trouble> {
+        self.spawn(forwards, command).map_err(|errno| {
+            let why = format!("{} does not start: {}", self.program, broken(errno));
+            Trouble::new(&why, "bellwether build --ssh puts an ssh client in the image")
+        })
+    }
+
+    fn spawn(&self, forwards: &[u16], command: &str) -> Result<Ssh, Errno> {
         let own = |list: Vec<String>| -> Vec<CString> {
             list.into_iter().map(|word| CString::new(word).unwrap_or_default()).collect()
         };
-        let (program, words, env) =
-            (CString::new(self.program).unwrap_or_default(), own(words), own(env));
+        let program = CString::new(self.program).unwrap_or_default();
+        let (words, env) = (own(self.words(forwards, command)), own(self.environment()));
         let words: Vec<&CStr> = words.iter().map(CString::as_c_str).collect();
         let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
         let (child_in, input) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -170,6 +152,7 @@ impl Login<'_> {
         }
         // A smaller one serves, too.
         let _ = fcntl_setpipe_size(&input, PIPE);
+        let openssh = self.is_openssh();
         Ok(Ssh {
             child,
             input: Some(input),
@@ -190,21 +173,59 @@ impl Login<'_> {
             trouble: None,
         })
     }
-}
 
-impl Login<'_> {
+    fn is_openssh(&self) -> bool {
+        self.program.ends_with("/ssh")
+    }
+
+    /// The password, where it is what the client logs in with.
+    fn asked_password(&self) -> Option<&str> {
+        self.password.filter(|_| self.key.is_none())
+    }
+
+    fn words(&self, forwards: &[u16], command: &str) -> Vec<String> {
+        let mut words = match self.is_openssh() {
+            true => self.openssh(),
+            false => ["dbclient", "-T", "-K", "20"].map(ToString::to_string).into(),
+        };
+        if let Some(key) = self.key {
+            words.extend(["-i".to_string(), key.to_string()]);
+        }
+        words.extend(["-p".to_string(), self.port.to_string()]);
+        for port in forwards {
+            // No name: an initramfs has no list of hosts, and a client that cannot resolve
+            // `localhost` closes what comes through the tunnel.
+            words.extend(["-R".to_string(), format!("0:127.0.0.1:{port}")]);
+        }
+        words.extend([format!("{}@{}", self.user, self.host), command.to_string()]);
+        words
+    }
+
+    fn environment(&self) -> Vec<String> {
+        let mut env = Vec::from(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", HOME].map(String::from));
+        match self.asked_password() {
+            Some(_) if self.is_openssh() => {
+                env.push(format!("SSH_ASKPASS={}", self.askpass));
+                env.push("SSH_ASKPASS_REQUIRE=force".to_string());
+            }
+            Some(password) => env.push(format!("DROPBEAR_PASSWORD={password}")),
+            None => {}
+        }
+        env
+    }
+
     /// Words for OpenSSH's client: no files of settings or hosts, no questions, and the host's
     /// key judged by our program.
     fn openssh(&self) -> Vec<String> {
-        let ask = self.password.is_some() && self.key.is_none();
         let judge = format!("{} %H %t %K %f {}", self.judge, self.pin.unwrap_or("any"));
+        let (batch, kinds) = match self.asked_password() {
+            Some(_) => ("no", "password,keyboard-interactive"),
+            None => ("yes", "publickey"),
+        };
         let options = [
-            ("BatchMode", if ask { "no" } else { "yes" }),
+            ("BatchMode", batch),
             ("NumberOfPasswordPrompts", "1"),
-            (
-                "PreferredAuthentications",
-                if ask { "password,keyboard-interactive" } else { "publickey" },
-            ),
+            ("PreferredAuthentications", kinds),
             ("StrictHostKeyChecking", "yes"),
             ("UserKnownHostsFile", "/dev/null"),
             ("GlobalKnownHostsFile", "/dev/null"),

@@ -9,10 +9,10 @@ use sys::clock::Instant;
 
 use super::disk::Disk;
 use super::ssh::{Heard, LOGIN, Login, Ssh, silent};
-use super::{Arrived, Digest, PAUSE, World, broken, canceled, pause, wait};
+use super::{Arrived, Digest, PAUSE, World, canceled, pause, wait};
 use crate::script::{MEMBER, receive};
-use crate::ssh::Trouble;
 use crate::tar;
+use crate::trouble::Trouble;
 
 /// Bytes that are read of the disk at once.
 const PIECE: u64 = 1 << 20;
@@ -46,11 +46,7 @@ pub fn archive(
 ) -> Result<Arrived, Trouble> {
     let mut attempt = 1;
     loop {
-        let started = login.start(&[], &receive(path, name));
-        let ssh = started.map_err(|errno| {
-            Trouble::new(&format!("{} does not start: {}", login.program, broken(errno)), "")
-        })?;
-        let mut sending = Sending::new(disk, ssh);
+        let mut sending = Sending::new(disk, login.start(&[], &receive(path, name))?);
         match sending.run(world) {
             Ok(arrived) => return Ok(arrived),
             Err(trouble) if sending.cut && attempt < TRIES => {
@@ -202,10 +198,7 @@ impl<'d> Sending<'d> {
         let from = self.at.max(range.start);
         let to = from.saturating_add(PIECE).min(range.end);
         let mut bytes = alloc::vec![0; usize::try_from(to - from).unwrap_or(0)];
-        if self.disk.read(from, &mut bytes).is_err() {
-            let unknown = || Trouble::new(&format!("{} cannot be read", self.disk.name), "");
-            return Err(self.disk.bad_trouble().unwrap_or_else(unknown));
-        }
+        self.disk.read(from, &mut bytes)?;
         self.digest.zeros(from);
         self.digest.bytes(from, &bytes);
         self.sent += bytes.len() as u64;

@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use sys::clock::Instant;
 
-use super::disk::Disk;
+use super::disk::{Disk, unreadable};
 use super::{Arrived, Digest, PATIENCE, World, broken, canceled};
-use crate::ssh::Trouble;
+use crate::trouble::Trouble;
 
 /// Bytes at once.
 const PIECE: u64 = 256 << 10;
@@ -54,10 +54,7 @@ pub fn stream(
             let from = usize::try_from(piece.range.start - at).unwrap_or(0);
             let to = usize::try_from(piece.range.end - at).unwrap_or(0);
             let room = buffer.get_mut(from..to).unwrap_or_default();
-            if disk.reader.read(piece.range.start, room).is_err() {
-                let unknown = || Trouble::new(&format!("{} cannot be read", disk.name), "");
-                return Err(disk.bad_trouble().unwrap_or_else(unknown));
-            }
+            disk.reader.read(piece.range.start, room).map_err(|at| unreadable(&disk.name, at))?;
         }
         digest.bytes(at, &buffer);
         tcp.set_deadline(deadline());
@@ -65,7 +62,7 @@ pub fn stream(
         at = end;
         world.progress(at, size);
     }
-    // The peer's own end of the connection is the only sign of life that it gives.
+    // That the peer closes the connection, too, is its only answer.
     let _ = shutdown(tcp.as_fd(), Shutdown::Write);
     tcp.set_deadline(deadline());
     match until_end(&mut tcp) {

@@ -15,7 +15,7 @@ use super::{World, broken, canceled, wait};
 use crate::domain::{self, Domain};
 use crate::extents::Seen;
 use crate::script::{Conversion, Probe, probe};
-use crate::ssh::Trouble;
+use crate::trouble::Trouble;
 
 /// What is to be made of the machine.
 #[derive(Debug, Clone, Default)]
@@ -63,10 +63,7 @@ pub fn convert(
     }
     let total: u64 = servers.iter().map(|server| server.disk.map.used_bytes()).sum();
     let ports: Vec<u16> = servers.iter().map(|server| server.port).collect();
-    let started = login.start(&ports, "exec sh -s");
-    let mut ssh = started.map_err(|errno| {
-        Trouble::new(&format!("{} does not start: {}", login.program, broken(errno)), "")
-    })?;
+    let mut ssh = login.start(&ports, "exec sh -s")?;
     let mut talk = Talk {
         order,
         remote: alloc::vec![0; ports.len()],

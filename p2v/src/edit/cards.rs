@@ -1,6 +1,5 @@
 //! Settings that are bound to one network card: by its address, by its place in the machine, or
-//! by a name that says its place. Another machine has another card: the settings are to be that
-//! one's.
+//! by a name that says its place. The virtual machine has another card, which they must fit.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -22,7 +21,7 @@ pub enum Form {
     Names,
 }
 
-/// An address as Linux shows it, `52:54:00:12:34:56`.
+/// A network card's address as Linux shows it, `52:54:00:12:34:56`, from the forms of settings.
 #[must_use]
 pub fn address(text: &str) -> Option<String> {
     let text = text.trim().trim_matches(['"', '\'']);

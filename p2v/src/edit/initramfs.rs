@@ -1,8 +1,8 @@
 //! Whether an initramfs has the drivers of a virtual machine's disks.
 //!
-//! One that lacks them is told and stays as it is. Making it anew would run programs of the disk
-//! beside the disk, as root; adding drivers needs an index of all modules in it, and one
-//! that does not fit makes it worse.
+//! An initramfs that lacks them is reported and not changed. Making a new one would run programs
+//! of the disk as root; adding drivers needs an index of all its modules, and a wrong index makes
+//! it worse.
 
 /// The drivers that are looked for.
 const DRIVERS: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_scsi", "ahci"];

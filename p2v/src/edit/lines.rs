@@ -117,8 +117,8 @@ pub fn words(text: &str, rename: Rename<'_>) -> String {
     all
 }
 
-/// GRUB's environment block has 1024 bytes, the last of them `#`: the same of a changed one;
-/// `None` when it is no such block, or the change does not fit.
+/// A changed environment block of GRUB, padded with `#` to its 1024 bytes again. `None` when it
+/// is no such block, or the change does not fit.
 #[must_use]
 pub fn env_block(text: &str) -> Option<String> {
     const LENGTH: usize = 1024;

@@ -1,5 +1,5 @@
-//! What is changed in a copy, so that the system on it comes up in a virtual machine: names of
-//! disks that are others there, and settings that are bound to a network card.
+//! What is changed in a copy, so that the system on it starts in a virtual machine: names of
+//! disks, which differ there, and settings that are bound to a network card.
 //!
 //! Pure: the caller reads the files of [`PLACES`] from the file systems of the copy, gives them to
 //! [`edit`], and writes what comes back. Nothing here opens a file or runs a program of the copy.
@@ -14,6 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use cards::Form;
+pub(crate) use cards::address;
 pub use initramfs::Drivers;
 use lines::Mention;
 pub use names::{Disk, Name, Volume};
@@ -32,7 +33,7 @@ pub enum Kind {
     Env,
     /// Settings of the network.
     Cards(Form),
-    /// Programs read it only when they are run, which is not done here.
+    /// A program of the system makes a boot loader's map from it, which is not run here.
     Compiled,
 }
 
@@ -163,17 +164,6 @@ pub struct Edits {
     pub told: Vec<String>,
     /// What cannot be changed and may matter, a sentence each.
     pub warnings: Vec<String>,
-}
-
-/// A UUID as text.
-#[must_use]
-pub fn uuid(bytes: &[u8; 16]) -> String {
-    let mut text = String::new();
-    for (n, byte) in bytes.iter().enumerate() {
-        text += if matches!(n, 4 | 6 | 8 | 10) { "-" } else { "" };
-        text += &format!("{byte:02x}");
-    }
-    text
 }
 
 /// Finds what is to be changed. `label` names a volume for people.
@@ -549,6 +539,5 @@ mod tests {
         assert_eq!(first.changes.len(), 3, "{first:?}");
         let again: Vec<File> = first.changes.iter().map(|c| file(&c.path, &c.text)).collect();
         assert_eq!(edited(&again), Edits::default());
-        assert_eq!(uuid(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
     }
 }

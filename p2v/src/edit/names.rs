@@ -1,4 +1,4 @@
-//! Names of block devices that another machine gives to something else, and names that stay.
+//! Names of block devices that mean another device on another machine, and names that last.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -186,7 +186,7 @@ impl<'v> Names<'v> {
         self.by_uuid(name).or_else(|| self.by_part_uuid(name))
     }
 
-    /// The same as a kernel without an initramfs reads it.
+    /// As [`Self::lasting`], for a kernel without an initramfs.
     #[must_use]
     pub fn by_part_uuid(&self, name: &Name<'_>) -> Option<String> {
         let uuid = self.volume(name)?.part_uuid.as_str();
@@ -203,7 +203,7 @@ impl<'v> Names<'v> {
     }
 }
 
-/// It is read from the disk: nothing else than a UUID or a serial number goes into a file.
+/// The text is from a disk: only a UUID or a serial number may go into a file.
 fn is_uuid(text: &str) -> bool {
     !text.is_empty() && text.len() <= 40 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
