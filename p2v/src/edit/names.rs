@@ -94,6 +94,12 @@ impl<'n> Name<'n> {
     }
 }
 
+/// Whether a kernel that ran on the machine counted its disks by this name: no two of them mean one
+/// disk. A link, and the loop device that a system was made on, come beside.
+fn counted(stem: &str) -> bool {
+    !stem.starts_with("disk/") && !stem.starts_with("loop")
+}
+
 /// Where a name stands, and what must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Use<'u> {
@@ -146,7 +152,7 @@ impl<'v> Names<'v> {
                 }),
             };
             if let Some(disk) = found {
-                moved |= !one.name.is_link() && disk.name != stem;
+                moved |= counted(stem) && disk.name != stem;
                 names.known.push((stem.to_string(), disk.name.as_str()));
             }
         }
@@ -159,9 +165,8 @@ impl<'v> Names<'v> {
 
     /// Whether another kernel's name means this disk.
     fn is_taken(&self, name: &Name<'_>, disk: &Disk) -> bool {
-        let link = |stem: &str| stem.starts_with("disk/");
-        let mut taken = self.known.iter().filter(|(stem, of)| !link(stem) && *of == disk.name);
-        !name.is_link() && taken.any(|(stem, _)| stem != name.disk)
+        let mut taken = self.known.iter().filter(|(stem, of)| counted(stem) && *of == disk.name);
+        counted(name.disk) && taken.any(|(stem, _)| stem != name.disk)
     }
 
     fn fits(&self, disk: &Disk, one: &Use<'_>) -> bool {
@@ -327,6 +332,26 @@ mod tests {
         assert_eq!(lasting(&[(by_id, Format::Ext)], false).as_deref(), Some("UUID=e1"));
         let other = "/dev/disk/by-id/ata-WDC_WD-9999-part1";
         assert_eq!(lasting(&[(other, Format::Ext)], false), None);
+    }
+
+    /// A system that was made on a loop device has it in grub.cfg, and its disk's name in fstab.
+    #[test]
+    fn a_loop_device_is_the_disk_beside_its_other_name() {
+        let disks = [disk("sda", "")];
+        let volumes = [volume("sda", 2, Format::Ext, "e1"), volume("sda", 3, Format::Swap, "52")];
+        let [build, root, swap, gone] = ["/dev/loop0p2", "/dev/sda2", "/dev/sda3", "/dev/sdb2"]
+            .map(|path| Name::read(path).unwrap());
+        let a_use = |name, is| Use { name, holds: None, is };
+        for uses in [
+            [a_use(build, None), a_use(root, Some(0)), a_use(swap, None), a_use(gone, None)],
+            [a_use(root, None), a_use(swap, None), a_use(build, None), a_use(gone, None)],
+        ] {
+            let names = Names::settle(&disks, &volumes, &uses, true);
+            let lasting = [build, root, swap, gone].map(|name| names.lasting(&name));
+            let lasting = lasting.each_ref().map(Option::as_deref);
+            let same = Some("UUID=e1");
+            assert_eq!(lasting, [same, same, Some("UUID=52"), None], "{uses:?}");
+        }
     }
 
     #[test]
