@@ -194,7 +194,8 @@ fn run(machine: &mut Machine, plan: &P2vPlan, test: bool) -> Result<(), Fault> {
     let name = name(plan);
     let _keys = SingleKeys::of(machine.log.console());
     let now = Instant::now();
-    let mut here = Here { machine, progress: None, shown: 0, look: now, tell: now };
+    let mut here =
+        Here { machine, what: "sending", progress: None, shown: 0, look: now, tell: now };
     if plan.way == P2vWay::V2v {
         return convert(&mut here, plan, (&login, test), &name, disks);
     }
@@ -204,7 +205,7 @@ fn run(machine: &mut Machine, plan: &P2vPlan, test: bool) -> Result<(), Fault> {
     }
     let several = disks.len() > 1;
     for (n, mut disk) in disks.into_iter().enumerate() {
-        here.begin(disk.map.used_bytes());
+        here.begin();
         let port = u16::try_from(n).ok().and_then(|n| plan.port.checked_add(n));
         let peer = SocketAddrV4::new(address, port.ok_or("there is no such port")?);
         let arrived = match plan.way {
@@ -243,7 +244,7 @@ fn hand_over(
         disks: Vec::new(),
     };
     for mut disk in disks {
-        here.begin(disk.map.used_bytes());
+        here.begin();
         let arrived = edge::deliver(here, &mut disk, &to, name)?;
         report(here.machine, &disk, &arrived);
         guest.disks.push((disk_name(&disk.name), arrived.sha256));
@@ -316,6 +317,7 @@ fn convert(
 /// This machine for the loops of the `p2v` room.
 struct Here<'m> {
     machine: &'m mut Machine,
+    what: &'static str,
     progress: Option<Progress>,
     shown: u64,
     /// When drivers, network and keys are looked at again.
@@ -325,9 +327,9 @@ struct Here<'m> {
 }
 
 impl Here<'_> {
-    fn begin(&mut self, bytes: u64) {
-        self.progress = Some(Progress::new("sending", bytes));
-        self.shown = 0;
+    /// Another disk begins.
+    fn begin(&mut self) {
+        (self.what, self.progress, self.shown) = ("sending", None, 0);
     }
 }
 
@@ -341,11 +343,14 @@ impl World for Here<'_> {
         self.machine.log.print(&["  | ", &clean].concat());
     }
 
-    fn progress(&mut self, done: u64, _: u64) {
-        if let Some(progress) = &mut self.progress {
-            progress.add(&mut self.machine.log, done.saturating_sub(self.shown));
-            self.shown = self.shown.max(done);
-        }
+    fn progress(&mut self, done: u64, total: u64) {
+        let progress = self.progress.get_or_insert_with(|| Progress::new(self.what, total));
+        progress.add(&mut self.machine.log, done.saturating_sub(self.shown));
+        self.shown = self.shown.max(done);
+    }
+
+    fn reads_back(&mut self) {
+        (self.what, self.progress, self.shown) = ("reading back", None, 0);
     }
 
     fn served(&mut self, fresh: u64, total: u64, again: u64) {

@@ -42,8 +42,12 @@ impl World for Watcher {
     fn output(&mut self, line: &str) {
         self.output.push(line.into());
     }
-    fn progress(&mut self, done: u64, _: u64) {
+    fn progress(&mut self, done: u64, total: u64) {
+        assert!(done <= total, "{done} of {total}");
         self.done = done;
+    }
+    fn reads_back(&mut self) {
+        self.told.push("reads back".into());
     }
     fn served(&mut self, fresh: u64, total: u64, again: u64) {
         assert!(fresh <= total, "{fresh} of {total}");

@@ -22,6 +22,7 @@ impl World for Watcher {
         self.lines += 1;
     }
     fn progress(&mut self, _: u64, _: u64) {}
+    fn reads_back(&mut self) {}
     fn served(&mut self, _: u64, _: u64, _: u64) {}
     fn go_on(&mut self) -> bool {
         true

@@ -47,6 +47,9 @@ pub trait World {
     /// Tells how many of how many bytes are sent. Called often.
     fn progress(&mut self, done: u64, total: u64);
 
+    /// What was sent is read back from now on: [`World::progress`] tells of that.
+    fn reads_back(&mut self);
+
     /// Tells how many of how many bytes a server has read by itself, and how many once more.
     /// Called when they change.
     fn served(&mut self, fresh: u64, total: u64, again: u64);

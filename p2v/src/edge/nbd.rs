@@ -284,6 +284,8 @@ impl Job<'_> {
         let from = self.theirs.at;
         let wanted: Vec<Step> = steps(&disk.map, from, true).filter(|step| step.used).collect();
         let mut ahead = wanted.iter();
+        let (mut done, left) = (0, wanted.iter().map(|step| u64::from(step.length)).sum());
+        world.reads_back();
         for step in &wanted {
             if !world.go_on() {
                 return Err(canceled().into());
@@ -304,7 +306,8 @@ impl Job<'_> {
             };
             self.theirs.bytes(step.at, &bytes);
             self.reached = self.reached.max(disk.map.size() + self.theirs.at);
-            world.progress(self.theirs.at, disk.map.size());
+            done += u64::from(step.length);
+            world.progress(done, left);
         }
         self.theirs.zeros(disk.map.size());
         Ok(())

@@ -510,6 +510,7 @@ mod tests {
         fn say(&mut self, _: &str) {}
         fn output(&mut self, _: &str) {}
         fn progress(&mut self, _: u64, _: u64) {}
+        fn reads_back(&mut self) {}
         fn served(&mut self, _: u64, _: u64, _: u64) {}
         fn go_on(&mut self) -> bool {
             true
