@@ -28,6 +28,7 @@ pub mod options;
 pub mod page;
 pub mod privileges;
 pub mod probe;
+pub mod room;
 pub mod serve;
 pub mod services;
 pub mod session;

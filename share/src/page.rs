@@ -10,6 +10,7 @@
 use crate::disk::store::Store;
 use crate::event::{Event, Watch};
 use crate::files::File;
+use crate::room::Room;
 use crate::services::SERVICES;
 use cmdline::json::Json;
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ pub struct Page {
     used: Mutex<BTreeSet<(u64, String)>>,
     watch: Arc<Watch>,
     store: Option<Store>,
+    room: Option<Arc<Room>>,
 }
 
 impl Page {
@@ -48,7 +50,17 @@ impl Page {
         let mut bytes = [0u8; 12];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
         let key = sys::bytes::hex(&bytes);
-        Ok(Self { key, hosts, began: Instant::now(), used: Mutex::default(), watch, store })
+        let (began, used) = (Instant::now(), Mutex::default());
+        Ok(Self { key, hosts, began, used, watch, store, room: None })
+    }
+
+    /// The page of a room that is cloned. Nothing is shared with it.
+    ///
+    /// # Errors
+    /// The read error of /dev/urandom.
+    pub fn of_room(room: Arc<Room>, hosts: Vec<String>) -> io::Result<Self> {
+        let page = Self::new(Arc::new(Watch::new(|_| ())), None, hosts)?;
+        Ok(Self { room: Some(room), ..page })
     }
 
     /// Whether a request's Host is this machine. A page from elsewhere whose name was made to
@@ -86,10 +98,17 @@ impl Page {
         at <= now && now - at <= GOOD && used.insert((at, nonce.to_owned()))
     }
 
-    /// Carries out a request like `/control/nfs/off`. Returns the status to answer with.
+    /// Carries out a request like `/control/nfs/off` or `/control/room/begin`. Returns the status to answer with.
     pub fn control(&self, path: &str, proof: Option<&str>) -> u16 {
         if !proof.is_some_and(|proof| self.proves(proof, "POST", path)) {
             return 403;
+        }
+        if let Some(room) = &self.room {
+            return match path {
+                "/control/room/begin" if room.begin() => 204,
+                "/control/room/begin" => 409,
+                _ => 404,
+            };
         }
         if let (Some(mac), Some(store)) = (path.strip_prefix("/reset/"), &self.store) {
             let Err(error) = store.reset(mac) else { return 204 };
@@ -127,6 +146,10 @@ impl Page {
         clients.sort_by_key(|(_, client)| std::cmp::Reverse(client.since));
         let mut json = Json::new();
         json.object().count("now", self.began.elapsed().as_secs());
+        if let Some(room) = &self.room {
+            json.key("room").raw(&room.state()).end_object();
+            return json.finish();
+        }
         json.key("services").object();
         for (service, name) in SERVICES {
             json.flag(name, self.watch.switches.is_on(service));
@@ -212,6 +235,26 @@ mod tests {
             let proof = proof(key, &format!("POST {bad}"), now, &n.to_string());
             assert_eq!(page.control(bad, Some(&proof)), 404);
         }
+    }
+
+    #[test]
+    fn a_room_begins_by_its_key_alone() {
+        let (mut heard, begin) = io::pipe().unwrap();
+        let room = Arc::new(Room::new(std::os::fd::OwnedFd::from(begin).into()));
+        room.set(r#"{"nodes":[]}"#.to_owned());
+        let page = Page::of_room(room, vec!["10.77.0.1".into()]).unwrap();
+        assert_eq!(page.state(), r#"{"now":0,"room":{"nodes":[]}}"#);
+        let path = "/control/room/begin";
+        let now = page.began.elapsed().as_secs();
+        let proof = |path: &str, n: &str| proof(&page.key, &format!("POST {path}"), now, n);
+        assert_eq!(page.control(path, None), 403);
+        assert_eq!(page.control("/control/nfs/off", Some(&proof("/control/nfs/off", "1"))), 404);
+        assert_eq!(page.control(path, Some(&proof(path, "2"))), 204);
+        let mut line = [0; 1];
+        io::Read::read_exact(&mut heard, &mut line).unwrap();
+        assert_eq!(line, *b"\n");
+        drop(heard);
+        assert_eq!(page.control(path, Some(&proof(path, "3"))), 409);
     }
 
     #[test]

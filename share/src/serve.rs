@@ -8,6 +8,7 @@ pub mod dhcp;
 pub mod http;
 pub mod nbd;
 pub mod nfs;
+pub mod room;
 pub mod tftp;
 
 use crate::budget::{Place, Places, is_shortage};

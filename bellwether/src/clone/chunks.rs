@@ -6,6 +6,7 @@ use super::flags::{
 };
 use super::map;
 use super::report::PXELINUX;
+use super::seats::{PAGE, Seats, Window, what};
 use super::world::Host;
 use crate::failure::Failure;
 use blockmap::{DiskMap, Extent, How, whole_disk};
@@ -28,7 +29,7 @@ pub static SEND: Program = Program {
     rest: "DISK|FILE...",
     example: "bellwether clone send /dev/sda -n 20",
     flags: &[
-        CLIENTS, PORT, WHOLE, BULK, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX, JSON,
+        CLIENTS, PORT, WHOLE, BULK, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX, PAGE, JSON,
         VERBOSE, QUIET,
     ],
 };
@@ -75,6 +76,7 @@ pub static SOURCE: Program = Program {
         STALL,
         SEND_KEY,
         PXELINUX,
+        PAGE,
         JSON,
         VERBOSE,
         QUIET,
@@ -170,14 +172,15 @@ pub fn offered(given: &Given, program: &str) -> Result<(Layout, Vec<Reader>), Fa
 /// Sends.
 pub fn send(given: &Given) -> Result<(), Failure> {
     disks(given, "send")?;
-    once(given, "send", "room")
+    once(given, "send", "room", Window::open(given, "send")?.as_ref())
 }
 
 /// The source of a room: as [`send`], for targets, which tell their disks; again and again if
 /// that is wanted.
 pub fn source(given: &Given) -> Result<(), Failure> {
+    let window = Window::open(given, "source")?;
     loop {
-        let done = once(given, "source", "target");
+        let done = once(given, "source", "target", window.as_ref());
         if !given.has("again") {
             return done;
         }
@@ -187,7 +190,12 @@ pub fn source(given: &Given) -> Result<(), Failure> {
     }
 }
 
-fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failure> {
+fn once(
+    given: &Given,
+    program: &'static str,
+    method: &str,
+    window: Option<&Window>,
+) -> Result<(), Failure> {
     disks(given, program)?;
     let bulk = bulk(given)?;
     let mut host = Host::new(program, given.has("quiet"), given.has("verbose"));
@@ -196,6 +204,8 @@ fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failur
     let wanted = given.parsed("clients")?.unwrap_or(1);
     let (layout, readers) = offered(given, program)?;
     eprintln!("{program}: {} in {} chunks", Amount(layout.used()), layout.count());
+    host.seats = Seats::of(layout.used());
+    host.page = (what(&given.rest, layout.used()), window.map(|window| window.room.clone()));
     copying::sender(given, method, &[], &mut here, &mut host)?;
     let room = Room {
         offer: Some(Offer {
@@ -215,9 +225,12 @@ fn once(given: &Given, program: &'static str, method: &str) -> Result<(), Failur
     if terminal.is_terminal() {
         order.start = Some(terminal.as_fd());
     }
-    let key = match order.start {
-        Some(_) => "; Return begins with those that are there, a number changes how many",
-        None => "",
+    if let Some(window) = window {
+        order.start = Some(window.typed());
+    }
+    let key = match terminal.is_terminal() {
+        true => "; Return begins with those that are there, a number changes how many",
+        false => "",
     };
     eprintln!("{program}: waits for {} at port {}{key}", Machines(wanted), room.port);
     copying::send(&room, &order, given, &mut host)

@@ -161,6 +161,7 @@ pub fn transfer(
     let sent = protocol.send(order, host);
     host.end();
     let (sent, took) = (sent?, host.took());
+    host.room_ended(&sent.clients);
     let again = match host.again {
         0 => String::new(),
         blocks => format!("{blocks} blocks sent again"),

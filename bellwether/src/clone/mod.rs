@@ -20,6 +20,7 @@ mod prepare;
 mod progress;
 mod report;
 mod room;
+mod seats;
 mod shrink;
 mod store;
 mod tools;

@@ -2,18 +2,21 @@
 
 use super::net::{Sockets, Together};
 use super::progress::Progress;
+use super::seats::{Seat, Seats, shown};
 use super::store::{How, Source, Target, Writer, part, why};
 use crate::failure::Failure;
+use ::share::room::Room;
 use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
 use clone::edge::net::Datagrams;
 use clone::edge::place::Place;
 use clone::edge::{self, Level};
 use clone::guard::{Announcement, Kept, Pin, Terms};
-use clone::outcome::Summary;
+use clone::outcome::{Amount, Client, Standing, Summary};
 use cmdline::json::Json;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -64,6 +67,10 @@ pub struct Host {
     pub json: bool,
     /// Of the progress, the last one was told then.
     told: Duration,
+    /// The machines of a room.
+    pub seats: Seats,
+    /// What is copied, and the page that shows it.
+    pub page: (String, Option<Arc<Room>>),
 }
 
 impl Host {
@@ -87,6 +94,45 @@ impl Host {
             again: 0,
             json: false,
             told: Duration::ZERO,
+            seats: Seats::default(),
+            page: (String::new(), None),
+        }
+    }
+
+    /// A room has ended: its page shows how, as long as the user needs to see it.
+    pub fn room_ended(&mut self, clients: &[Client]) {
+        for (seat, client) in self.seats.all.iter_mut().zip(clients) {
+            seat.client.clone_from(client);
+        }
+        self.seats.all.iter().for_each(|seat| self.seat(seat));
+        self.show(true);
+        if self.page.1.as_ref().is_some_and(|room| room.is_seen()) {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+    }
+
+    /// Tells of one machine.
+    fn seat(&self, seat: &Seat) {
+        let (pace, of) = (self.seats.pace(seat, self.clock.elapsed()), self.seats.chunks());
+        let Client { name, address, standing, .. } = &seat.client;
+        let address = address.map(|ip| ip.to_string()).unwrap_or_default();
+        let (_, state) = shown(standing, true);
+        let fields = [("name", &**name), ("address", &*address), ("state", &*state)];
+        let mut counts =
+            vec![("chunks", seat.have.into()), ("of", of.into()), ("bytes_per_second", pace.rate)];
+        counts.extend(pace.left.map(|left| ("seconds_left", left)));
+        self.event("node", &fields, &counts);
+        if self.verbose && of > 0 && *standing == Standing::Receiving {
+            let percent = u64::from(seat.have) * 100 / u64::from(of);
+            let left = pace.left.map_or_else(String::new, |left| format!(", {left} s left"));
+            self.progress.end();
+            eprintln!("{}: {name}: {percent} %, {}/s{left}", self.name, Amount(pace.rate));
+        }
+    }
+
+    fn show(&self, begun: bool) {
+        if let (text, Some(room)) = &self.page {
+            room.set(self.seats.json(text, begun, self.clock.elapsed()));
         }
     }
 
@@ -177,14 +223,14 @@ impl edge::World for Host {
         });
     }
 
-    fn node(&mut self, name: &str, address: Ipv4Addr, (have, all): (u32, u32)) {
-        let [_, left] = self.pace(have.into(), all.into());
-        let fields = [("name", name), ("address", &*address.to_string())];
-        self.event("node", &fields, &[("chunks", have.into()), ("of", all.into()), left]);
-        if self.verbose && all > 0 {
-            let percent = u64::from(have) * 100 / u64::from(all);
-            self.say(Level::Detail, &format!("{name}: {percent} %, {} s left", left.1));
+    fn nodes(&mut self, clients: &[Client], have: &[u32], of: u32, begun: bool) {
+        let now = self.clock.elapsed();
+        let news = self.seats.set(clients, have, of, now);
+        self.show(begun);
+        if !begun {
+            return;
         }
+        news.iter().filter_map(|at| self.seats.all.get(*at)).for_each(|seat| self.seat(seat));
     }
 
     fn resent(&mut self, blocks: u64) {

@@ -218,3 +218,57 @@ fn targets_are_known_by_their_disks_and_a_source_goes_on() {
     }
     assert!(source.log().contains(r#"{"event":"node","name":""#), "{}", source.log());
 }
+
+/// A request to the page of a source, from another machine of the room.
+fn asks(room: &Room, request: &str) -> String {
+    use std::io::{Read, Write};
+    room.inside(1, || {
+        let mut page = std::net::TcpStream::connect(("10.77.0.1", 8080)).unwrap();
+        page.write_all(format!("{request}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        page.read_to_string(&mut answer).unwrap();
+        answer
+    })
+}
+
+/// Everybody sees the machines; a copy begins only by a proof of the key that the terminal shows.
+#[test]
+fn the_page_of_a_source_shows_its_room_and_begins_it() {
+    let room = Room::new(3);
+    let golden = noise(&room.path("golden"), 5_000_001);
+    let file = room.path("golden").display().to_string();
+    let words = ["source", &file, "-n", "9", "--page", "8080", "--linger", "2"];
+    let mut source = room.bellwether(0, &words);
+    let copy = |node: usize| room.path(&format!("copy{node}"));
+    let target = |node: usize| {
+        let copy = copy(node).display().to_string();
+        room.bellwether(node, &["target", "--from", "10.77.0.1", &copy])
+    };
+    let mut targets: Vec<_> = (1..3).map(target).collect();
+    source.says("; 2 machines");
+    let get = "GET /state.json HTTP/1.1\r\nHost: 10.77.0.1:8080";
+    let ready = || asks(&room, get).matches(r#""text":"is ready""#).count() == 2;
+    until(|| format!("both machines are shown: {}", asks(&room, get)), ready);
+    let state = asks(&room, get);
+    println!("{state}");
+    assert!(state.contains(r#""begun":false"#) && state.contains("10.77.0.3"), "{state}");
+    let other = asks(&room, "GET /state.json HTTP/1.1\r\nHost: evil.example:8080");
+    assert!(other.starts_with("HTTP/1.1 421 "), "{other}");
+    let begin = "POST /control/room/begin HTTP/1.1\r\nHost: 10.77.0.1:8080";
+    let refused = asks(&room, begin);
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    let log = source.log();
+    let key = log.split_once("http://10.77.0.1:8080/#").unwrap().1.split_whitespace().next();
+    let mut bytes = [0; 32];
+    bytes[..24].copy_from_slice(key.unwrap().as_bytes());
+    let proof = blake3::keyed_hash(&bytes, b"POST /control/room/begin 0 11");
+    let begun = asks(&room, &format!("{begin}\r\nX-Bellwether-Proof: 0-11-{proof}"));
+    assert!(begun.starts_with("HTTP/1.1 204 "), "{begun}");
+    for target in &mut targets {
+        target.succeeds(30);
+    }
+    source.succeeds(30);
+    for node in 1..3 {
+        assert!(std::fs::read(copy(node)).unwrap() == golden);
+    }
+}

@@ -6,6 +6,7 @@ use super::place::Place;
 use crate::Error;
 use crate::cook::Cook;
 use crate::guard::{Announcement, Kept, Pin};
+use crate::outcome::Client;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -42,9 +43,9 @@ pub trait World {
     /// Tells the user how far it is. Called often.
     fn progress(&mut self, done: u64, total: Option<u64>);
 
-    /// Tells the user of one of the machines, about once a second: how many chunks its disk has,
-    /// of how many.
-    fn node(&mut self, _name: &str, _address: Ipv4Addr, _chunks: (u32, u32)) {}
+    /// Tells the user of the machines, about once a second: how many chunks the disk of each has,
+    /// of how many, and whether the copy has begun.
+    fn nodes(&mut self, _clients: &[Client], _have: &[u32], _of: u32, _begun: bool) {}
 
     /// Tells the user how many blocks were sent again so far. Called often.
     fn resent(&mut self, _blocks: u64) {}

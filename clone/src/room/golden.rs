@@ -128,10 +128,7 @@ impl Golden {
     /// Chunks on the disks of all machines, and how many these can have.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
-        let have = self.seats.iter().map(|seat| match seat.verdict {
-            Some(Verdict::Verified | Verdict::Whole) => u64::from(self.all.len()),
-            _ => u64::from(seat.have.unwrap_or(0)),
-        });
+        let have = self.seats.iter().map(|seat| u64::from(self.has(seat)));
         (have.sum(), u64::from(self.all.len()) * self.seats.len() as u64)
     }
 
@@ -329,10 +326,23 @@ impl Golden {
         self.form(now);
     }
 
-    /// Each machine that gets a copy: its name, its address, and how many chunks its disk has.
-    pub fn nodes(&self) -> impl Iterator<Item = (&str, Ipv4Addr, u32)> {
-        let open = self.seats.iter().filter(|seat| seat.open());
-        open.map(|seat| (seat.name.as_str(), *seat.address.ip(), seat.have.unwrap_or(0)))
+    /// Whether a machine that gets a copy is there.
+    #[must_use]
+    pub fn some(&self) -> bool {
+        self.seats.iter().any(Seat::open)
+    }
+
+    /// How many chunks the disk of each of [`Golden::clients`] has.
+    #[must_use]
+    pub fn have(&self) -> Vec<u32> {
+        self.seats.iter().map(|seat| self.has(seat)).collect()
+    }
+
+    fn has(&self, seat: &Seat) -> u32 {
+        match seat.verdict {
+            Some(Verdict::Verified | Verdict::Whole) => self.all.len(),
+            _ => seat.have.unwrap_or(0),
+        }
     }
 
     /// Puts every machine that is ready in its place.

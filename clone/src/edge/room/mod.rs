@@ -193,7 +193,7 @@ impl Room {
         net.most = descriptors.map_or(MACHINES, |most| most.clamp(8, MACHINES));
         let asks = world.datagrams(self.port)?;
         let (mut moved, mut last) = (world.now(), (0, 0, 0));
-        let (mut first, mut shown) = (None, Duration::ZERO);
+        let (mut first, mut shown) = (None, (Duration::ZERO, false));
         let mut strangers = Strangers::default();
         let used = offer.manifest.layout.used();
         loop {
@@ -241,19 +241,18 @@ impl Room {
                     },
                 }
             }
-            if golden.nodes().next().is_some() {
+            if golden.some() {
                 let first = *first.get_or_insert(now);
                 let late = offer.at_most.is_some_and(|most| now.saturating_sub(first) >= most);
                 if late && golden.started().is_none() {
                     golden.start(now);
                 }
             }
-            if golden.started().is_some() && now.saturating_sub(shown) >= Duration::from_secs(1) {
-                shown = now;
+            let begun = golden.started().is_some();
+            if now.saturating_sub(shown.0) >= Duration::from_secs(1) || begun != shown.1 {
+                shown = (now, begun);
                 let all = offer.manifest.layout.count();
-                for (name, address, have) in golden.nodes() {
-                    world.node(name, address, (have, all));
-                }
+                world.nodes(&golden.clients(), &golden.have(), all, begun);
             }
             self.act(offer, golden, &mut net, world)?;
             for peer in net.hungry() {
