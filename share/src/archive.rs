@@ -68,7 +68,7 @@ const NOT: [&str; 6] = [
 pub type Open<'o> = &'o (dyn Fn() -> Result<Box<dyn BufRead + Send>, Error> + Sync);
 
 /// The archive and what it contains.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Made {
     /// The archive, compressed.
     pub bytes: Vec<u8>,
@@ -84,22 +84,6 @@ pub struct Made {
     pub end: Option<usize>,
     /// Modules that a live boot needs and neither the initramfs nor the medium has.
     pub lacking: Vec<String>,
-}
-
-/// The contents of the archive.
-#[derive(Clone)]
-struct Parts {
-    /// What stands before it and stays as it is: microcode, which the kernel looks for before it
-    /// can unpack anything (Documentation/arch/x86/microcode.rst).
-    early: Vec<u8>,
-    /// The archive, not yet compressed.
-    plain: Vec<u8>,
-    alone: bool,
-    release: String,
-    there: usize,
-    added: usize,
-    end: Option<usize>,
-    lacking: Vec<String>,
 }
 
 /// Makes the archive for an initramfs. `squashfs` lists images in `tree` that may have modules
@@ -123,12 +107,11 @@ pub fn make(
     let failed =
         |_| Error::System { doing: "make an archive", source: io::ErrorKind::Other.into() };
     let collected = collected.map_err(failed)??;
-    let Parts { early: mut bytes, plain, alone, release, there, added, end, lacking } =
-        collected.clone();
+    let (mut made, plain) = collected.clone();
     drop(collected);
-    bytes.extend(compress::quickly(&plain).map_err(BuildError::Compress)?);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    Ok(Made { bytes, alone, release, there, added, end, lacking })
+    made.bytes.extend(compress::quickly(&plain).map_err(BuildError::Compress)?);
+    made.bytes.resize(made.bytes.len().next_multiple_of(4), 0);
+    Ok(made)
 }
 
 fn is_module(path: &str) -> bool {
@@ -151,14 +134,16 @@ fn is_baked(path: &str) -> bool {
         || ["conf/conf.d/", "etc/cmdline.d/"].iter().any(|dir| path.starts_with(dir))
 }
 
+/// The archive in two parts: what stands before it and stays plain (microcode, which the kernel
+/// looks for before it can unpack anything: Documentation/arch/x86/microcode.rst), and the rest,
+/// not yet compressed.
 fn collect(
     tree: &Arc<Tree>,
     initrd: Open<'_>,
     squashfs: &[String],
     init: &[u8],
     alone: bool,
-) -> Result<Parts, Error> {
-    let origin = Path::new("initrd");
+) -> Result<(Made, Vec<u8>), Error> {
     let wanted = |path: &str| {
         is_module(path) || is_conf(path) || alone && (is_microcode(path) || is_baked(path))
     };
@@ -169,24 +154,15 @@ fn collect(
         conf.parse(&String::from_utf8_lossy(&text));
     }
     let kept: Vec<_> = files.extract_if(.., |path, _| !is_module(path)).collect();
-    let base = bases(files.keys());
-    let base = match base.len() {
-        0 => None,
-        1 => base.into_iter().next(),
-        _ => {
-            return Err(BuildError::ManyKernels {
-                path: origin.into(),
-                releases: base.into_iter().collect(),
-            }
-            .into());
-        }
-    };
-    let there: BTreeSet<String> = files.keys().cloned().collect();
     // An initramfs without modules belongs to a kernel with everything built in, or is the
     // first of several: no modules are looked for.
-    let Some(base) = base else {
-        return only_init(init, &links, end);
+    let Some(base) = only_base(&files)? else {
+        cpio_builder::image::check_init(init, Path::new("/init"), 0)?;
+        let mut archive = Archive::new();
+        add(&mut archive, "init", 0o755, init.to_vec())?;
+        return Ok((Made { end, ..Made::default() }, finish(archive, &links)?));
     };
+    let there: BTreeSet<String> = files.keys().cloned().collect();
     let release = base.rsplit('/').next().unwrap_or_default().to_owned();
     for path in squashfs {
         let Some((at, _)) = tree.file(path) else { continue };
@@ -224,50 +200,53 @@ fn collect(
         (format!("{base}/{stem}.ko"), Compression::None)
     };
     let mut archive = Archive::new();
-    let add = |archive: &mut Archive, path: &str, mode, bytes| {
-        archive.add(path, mode, Node::File(bytes)).map_err(BuildError::from)
-    };
     add(&mut archive, "init", 0o755, init.to_vec())?;
     add(&mut archive, INDEX_PATH, 0o644, index(&kernel, &chosen, &conf, &place)?)?;
     let mut firmware = BTreeSet::new();
-    let mut added = 0;
-    for module in chosen.iter().filter_map(|n| kernel.modules.get(*n)) {
-        let in_initrd = is_there(module);
-        added += usize::from(!in_initrd);
-        if alone || !in_initrd {
-            let bytes = kernel.read(module)?;
-            if alone {
-                firmware.extend(
-                    tree::firmware(&bytes).map_err(|source| BuildError::Module {
-                        path: module.path.clone(),
-                        source,
-                    })?,
-                );
-            }
-            add(&mut archive, &place(module).0, 0o644, bytes)?;
+    let modules = chosen.iter().filter_map(|n| kernel.modules.get(*n));
+    let (old, new): (Vec<_>, Vec<_>) = modules.partition(|module| is_there(module));
+    for module in new.iter().chain(old.iter().filter(|_| alone)) {
+        let bytes = kernel.read(module)?;
+        if alone {
+            let path = &module.path;
+            let damaged = |source| BuildError::Module { path: path.clone(), source };
+            firmware.extend(tree::firmware(&bytes).map_err(damaged)?);
+        }
+        add(&mut archive, &place(module).0, 0o644, bytes)?;
+    }
+    let (there, added) = (old.len(), new.len());
+    let mut made = Made { bytes: Vec::new(), alone, release, there, added, end, lacking };
+    if !alone {
+        return Ok((made, finish(archive, &links)?));
+    }
+    let mut early = Archive::new();
+    for (path, bytes) in kept {
+        let of = if is_microcode(&path) { &mut early } else { &mut archive };
+        add(of, &path, 0o644, bytes)?;
+    }
+    for (path, bytes) in firmware_of(&firmware, initrd)? {
+        add(&mut archive, &path, 0o644, bytes)?;
+    }
+    if !early.is_empty() {
+        made.bytes = early.write(0).map_err(BuildError::from)?;
+    }
+    Ok((made, finish(archive, &BTreeSet::new())?))
+}
+
+fn add(archive: &mut Archive, path: &str, mode: u32, bytes: Vec<u8>) -> Result<(), Error> {
+    Ok(archive.add(path, mode, Node::File(bytes)).map_err(BuildError::from)?)
+}
+
+/// The directory of modules, if there are any: of one kernel.
+fn only_base(files: &BTreeMap<String, Vec<u8>>) -> Result<Option<String>, Error> {
+    let bases = bases(files.keys());
+    match bases.len() {
+        0 | 1 => Ok(bases.into_iter().next()),
+        _ => {
+            let (path, releases) = ("initrd".into(), bases.into_iter().collect());
+            Err(BuildError::ManyKernels { path, releases }.into())
         }
     }
-    let there = chosen.len() - added;
-    let mut early = Vec::new();
-    let links = if alone { BTreeSet::new() } else { links };
-    if alone {
-        let (microcode, baked): (Vec<_>, Vec<_>) =
-            kept.into_iter().partition(|(path, _)| is_microcode(path));
-        for (path, bytes) in baked {
-            add(&mut archive, &path, 0o644, bytes)?;
-        }
-        for (path, bytes) in firmware_of(&firmware, initrd)? {
-            add(&mut archive, &path, 0o644, bytes)?;
-        }
-        if !microcode.is_empty() {
-            let mut first = Archive::new();
-            for (path, bytes) in microcode {
-                add(&mut first, &path, 0o644, bytes)?;
-            }
-            early = first.write(0).map_err(BuildError::from)?;
-        }
-    }
-    Ok(Parts { early, plain: finish(archive, &links)?, alone, release, there, added, end, lacking })
 }
 
 /// The files of the initramfs that are this firmware, plain or packed, with their paths.
@@ -288,22 +267,6 @@ fn firmware_of(
     };
     let found = initrd::pick(&mut initrd()?, Limits::default(), &wanted)?.files;
     Ok(found.into_iter().map(|(path, bytes)| (within_usr(&path).to_owned(), bytes)).collect())
-}
-
-fn only_init(init: &[u8], links: &BTreeSet<String>, end: Option<usize>) -> Result<Parts, Error> {
-    cpio_builder::image::check_init(init, Path::new("/init"), 0)?;
-    let mut archive = Archive::new();
-    archive.add("init", 0o755, Node::File(init.to_vec())).map_err(BuildError::from)?;
-    Ok(Parts {
-        early: Vec::new(),
-        plain: finish(archive, links)?,
-        alone: false,
-        release: String::new(),
-        there: 0,
-        added: 0,
-        end,
-        lacking: Vec::new(),
-    })
 }
 
 fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Error> {

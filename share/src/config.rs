@@ -4,7 +4,7 @@
 //! The medium itself stays in one piece. The README beside the files says where to mount it and
 //! how to start the servers. Nothing outside the directory is written and no server is started.
 
-use crate::dhcp::lease::range;
+use crate::dhcp::lease::{mask, range};
 use crate::error::Error;
 use crate::event::{Event, Watch};
 use crate::files::Files;
@@ -115,7 +115,7 @@ struct Site<'a> {
 
 impl Site<'_> {
     fn network(&self) -> (Ipv4Addr, Ipv4Addr) {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.interface.prefix)).unwrap_or(0);
+        let mask = mask(self.interface.prefix);
         let network = u32::from(self.interface.address) & mask;
         (network.into(), mask.into())
     }

@@ -263,26 +263,9 @@ struct Entries<'a> {
 impl Entries<'_> {
     /// The `n`th entry; `None` when it cannot boot, which is said.
     fn make(&mut self, n: usize, entry: &mut Entry) -> Option<Layout> {
-        let tree = &self.medium.tree;
-        let mut row = Layout::of(tree, entry, &self.options.append);
-        if self.given.is_some() && row == layout::UNKNOWN {
-            row = layout::ROOT;
-        }
         let other = self.other_machine(entry);
-        // Ours comes behind an initramfs.
-        if self.options.init.is_none() || entry.initrd.is_empty() || other.is_some() {
-            row = row.with_own_init();
-        }
-        if let Some(why) = &other {
-            if row.note == layout::ON_A_DRIVE {
-                return self.leave_out(entry, why);
-            }
-            if !row.has_own_init() && self.said.insert(why.clone()) {
-                let text = format!("entry \"{}\": {why}; it boots with its own", entry.title);
-                self.watch.tell(&Event::Warning(text));
-            }
-        }
-        entry.append = row.line(tree, entry, &self.place, &self.options.append);
+        let row = self.row(entry, other.as_deref())?;
+        entry.append = row.line(&self.medium.tree, entry, &self.place, &self.options.append);
         let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
         if !row.has_own_init() && !plan.can_work() {
             return self.leave_out(entry, &plan.warnings_text().replace('\n', "; "));
@@ -291,56 +274,19 @@ impl Entries<'_> {
             let why = format!("{path} is behind the end of the image, or cannot be read");
             return self.leave_out(entry, &why);
         }
-        let given = self.given.filter(|_| entry.kernel.is_empty());
-        let sources = entry.initrd.clone();
-        let base = self.base.clone();
-        let starts_ours = !row.has_own_init() && !sources.is_empty() && other.is_none();
-        let init = self.options.init.as_ref().filter(|_| starts_ours);
-        let alone = given.is_none() && needs_modules_only(&plan);
-        let archive = init.and_then(|init| self.archive(&sources, given, init, alone));
-        if given.is_some() {
-            entry.kernel = format!("{base}/vmlinuz");
-            entry.initrd = vec![format!("{base}/initrd")];
-        } else {
-            let mut publish = |path: &str, to: String, stage| -> Option<String> {
-                self.files.add(&to, File::in_tree(&self.medium.tree, path)?.at(stage));
-                Some(to)
-            };
-            entry.kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel)?;
-            let own = if archive.as_ref().is_some_and(|ours| ours.alone) { &[] } else { &*sources };
-            entry.initrd = (0..)
-                .zip(own)
-                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
-                .collect::<Option<_>>()?;
-        }
-        let ours = archive.is_some();
-        if init.is_some() && !ours && !row.own_init_knows_nfs() {
-            return self.leave_out(entry, "its initramfs cannot be read");
-        }
-        if let Some(Ours { path, release, end, alone }) = archive {
-            if let Some(end) = end.filter(|_| !alone) {
-                // The kernel would not come to ours.
-                let [path] = entry.initrd.as_slice() else {
-                    return self.leave_out(entry, "its initramfs has bytes that are no archive");
-                };
-                if let Some(file) = self.files.find(path) {
-                    let short = File { length: end as u64, ..file };
-                    self.files.add(path, short);
-                }
+        let init = self
+            .options
+            .init
+            .as_deref()
+            .filter(|_| !row.has_own_init() && !entry.initrd.is_empty() && other.is_none());
+        self.load(n, entry, row, init, needs_modules_only(&plan))?;
+        let mut note = row.note.to_owned();
+        if let Some(path) = row.image_at {
+            match self.image_behind(path) {
+                Some(files) => entry.initrd.extend(files),
+                None => note = layout::ON_A_DRIVE.to_owned(),
             }
-            self.compare(entry, &release);
-            entry.initrd.push(path);
         }
-        if !ours && row.own_init_knows_nfs() {
-            entry.append = without_mount_port(&entry.append);
-        }
-        let iso = row.image_at.map(|path| self.image_behind(path));
-        let (iso, mut note) = match iso {
-            Some(None) => (Vec::new(), layout::ON_A_DRIVE.to_owned()),
-            Some(Some(files)) => (files, row.note.to_owned()),
-            None => (Vec::new(), row.note.to_owned()),
-        };
-        entry.initrd.extend(iso);
         if let Some(image) = self.images.first().filter(|_| row == layout::UNKNOWN) {
             let image = image.trim_start_matches('/');
             note += &format!("; --append bw.layers={image} starts our /init with that image");
@@ -357,6 +303,79 @@ impl Entries<'_> {
             }
         }
         Some(row)
+    }
+
+    /// The layout of an entry, with its own `/init` where ours cannot run: `other` says why.
+    fn row(&mut self, entry: &Entry, other: Option<&str>) -> Option<Layout> {
+        let mut row = Layout::of(&self.medium.tree, entry, &self.options.append);
+        if self.given.is_some() && row == layout::UNKNOWN {
+            row = layout::ROOT;
+        }
+        // Ours comes behind an initramfs.
+        if self.options.init.is_none() || entry.initrd.is_empty() || other.is_some() {
+            row = row.with_own_init();
+        }
+        let Some(why) = other else { return Some(row) };
+        if row.note == layout::ON_A_DRIVE {
+            return self.leave_out(entry, why);
+        }
+        if !row.has_own_init() && self.said.insert(why.to_owned()) {
+            let text = format!("entry \"{}\": {why}; it boots with its own", entry.title);
+            self.watch.tell(&Event::Warning(text));
+        }
+        Some(row)
+    }
+
+    /// Adds the files that an entry loads, and writes their paths into it; with `init`, our archive
+    /// is one of them, in place of the initramfs if `alone`.
+    fn load(
+        &mut self,
+        n: usize,
+        entry: &mut Entry,
+        row: Layout,
+        init: Option<&[u8]>,
+        alone: bool,
+    ) -> Option<()> {
+        let given = self.given.filter(|_| entry.kernel.is_empty());
+        let sources = entry.initrd.clone();
+        let base = self.base.clone();
+        let alone = given.is_none() && alone;
+        let archive = init.and_then(|init| self.archive(&sources, given, init, alone));
+        if given.is_some() {
+            entry.kernel = format!("{base}/vmlinuz");
+            entry.initrd = vec![format!("{base}/initrd")];
+        } else {
+            let mut publish = |path: &str, to: String, stage| -> Option<String> {
+                self.files.add(&to, File::in_tree(&self.medium.tree, path)?.at(stage));
+                Some(to)
+            };
+            entry.kernel = publish(&entry.kernel, format!("{base}/{n}/vmlinuz"), Stage::Kernel)?;
+            let own = if archive.as_ref().is_some_and(|ours| ours.alone) { &[] } else { &*sources };
+            entry.initrd = (0..)
+                .zip(own)
+                .map(|(m, path)| publish(path, format!("{base}/{n}/initrd{m}"), Stage::Initrd))
+                .collect::<Option<_>>()?;
+        }
+        let Some(Ours { path, release, end, alone }) = archive else {
+            if row.own_init_knows_nfs() {
+                entry.append = without_mount_port(&entry.append);
+            } else if init.is_some() {
+                return self.leave_out(entry, "its initramfs cannot be read");
+            }
+            return Some(());
+        };
+        if let Some(end) = end.filter(|_| !alone) {
+            // The kernel would not come to ours.
+            let [path] = entry.initrd.as_slice() else {
+                return self.leave_out(entry, "its initramfs has bytes that are no archive");
+            };
+            if let Some(file) = self.files.find(path) {
+                self.files.add(path, File { length: end as u64, ..file });
+            }
+        }
+        self.compare(entry, &release);
+        entry.initrd.push(path);
+        Some(())
     }
 
     /// Why our `/init` does not run on an entry's kernel, which is for another machine.
@@ -419,7 +438,7 @@ impl Entries<'_> {
         Some(parts.into())
     }
 
-    fn leave_out(&self, entry: &Entry, why: &str) -> Option<Layout> {
+    fn leave_out<T>(&self, entry: &Entry, why: &str) -> Option<T> {
         let text = format!("entry \"{}\" is left out: {why}", entry.title);
         self.watch.tell(&Event::Warning(text));
         None

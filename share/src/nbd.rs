@@ -21,7 +21,7 @@ pub enum Wish {
     /// End the connection.
     Abort,
     /// A malformed option.
-    Senseless,
+    Malformed,
     /// An unsupported option.
     Unknown,
 }
@@ -37,7 +37,7 @@ pub fn wish(option: &Asked<'_>) -> Wish {
         wire::option::GO => wanted().map(Wish::Go),
         _ => Some(Wish::Unknown),
     };
-    wish.unwrap_or(Wish::Senseless)
+    wish.unwrap_or(Wish::Malformed)
 }
 
 fn name(bytes: &[u8]) -> Option<String> {
@@ -98,7 +98,7 @@ pub enum Refusal {
     /// It belongs to another client; the message says to which.
     NotYours(String),
     /// The option is malformed.
-    Senseless,
+    Malformed,
     /// The option is unknown.
     Unknown,
 }
@@ -108,7 +108,7 @@ pub fn refuse(option: u32, why: &Refusal) -> Vec<u8> {
     let (kind, text) = match why {
         Refusal::NoExport => (reply::UNKNOWN, "there is no such export"),
         Refusal::NotYours(text) => (reply::POLICY, text.as_str()),
-        Refusal::Senseless => (reply::INVALID, "the option is malformed"),
+        Refusal::Malformed => (reply::INVALID, "the option is malformed"),
         Refusal::Unknown => (reply::UNSUPPORTED, ""),
     };
     answer(option, kind, text.as_bytes())
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(Asked::read(b"IHAVEOPT\0\0\0\x07\xff\0\0\0"), Err(()));
         let lie = b"IHAVEOPT\0\0\0\x07\0\0\0\x06\xff\xff\xff\xff\0\0";
         let option = Asked::read(lie).unwrap().unwrap();
-        assert_eq!((wish(&option), option.length()), (Wish::Senseless, lie.len()));
+        assert_eq!((wish(&option), option.length()), (Wish::Malformed, lie.len()));
     }
 
     proptest! {

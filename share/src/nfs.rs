@@ -24,7 +24,7 @@ pub const MAX_CALL: usize = 64 << 10;
 /// The most bytes of one READ.
 pub const MAX_READ: u32 = 1 << 20;
 /// A READ of fewer bytes is copied: another system call costs more.
-const LIES: usize = 8 << 10;
+const LEAST_DIRECT: usize = 8 << 10;
 /// The most bytes of one directory listing.
 const MAX_LISTING: u32 = 64 << 10;
 /// The longest name or path in arguments.
@@ -77,9 +77,9 @@ pub enum Seen<'s> {
     Unmount,
     /// Data was read.
     Read(u64),
-    /// Data was read, and is to be sent behind the reply from where it lies, with zeros to a
-    /// multiple of four bytes.
-    Lies(Piece<'s>),
+    /// Data to be sent behind the reply straight from this file, with zeros to a multiple of four
+    /// bytes.
+    Direct(Piece<'s>),
     /// The medium's data of this file cannot be read any more.
     Broken(String, std::io::Error),
     /// The system lacked descriptors or memory: the client is told to try again.
@@ -115,14 +115,14 @@ struct Handle<'t> {
 impl Server {
     /// Answers one call. The reply is appended to `out`, without the record mark. Nothing is
     /// appended when the record is not a call; the connection should end then. `room` is asked
-    /// how many of the wanted bytes a READ may answer with; clients ask for the rest again. `lies`
-    /// says whether the caller can send data from where they lie, see [`Seen::Lies`].
+    /// how many of the wanted bytes a READ may answer with; clients ask for the rest again. `direct`
+    /// says whether the caller can send data straight from files, see [`Seen::Direct`].
     pub fn handle(
         &self,
         record: &[u8],
         out: &mut Vec<u8>,
         room: Room<'_>,
-        lies: bool,
+        direct: bool,
     ) -> Option<Seen<'_>> {
         let (call, mut args) = Call::read(record)?;
         let start = out.len();
@@ -146,7 +146,7 @@ impl Server {
         let done = match call.program {
             PORTMAP => self.portmap(call.procedure, &mut args, &mut xdr),
             MOUNT => self.mount(call.procedure, &mut args, &mut xdr),
-            _ => self.nfs(call.procedure, &mut args, &mut xdr, room, lies),
+            _ => self.nfs(call.procedure, &mut args, &mut xdr, room, direct),
         };
         match done {
             Ok(seen) => Some(seen),
@@ -246,7 +246,7 @@ impl Server {
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
         room: Room<'_>,
-        lies: bool,
+        direct: bool,
     ) -> Result<Seen<'_>, u32> {
         let seen = match procedure {
             0 => return Ok(Seen::Other),
@@ -260,7 +260,7 @@ impl Server {
             3 => self.lookup(args, xdr)?,
             4 => self.access(args, xdr)?,
             5 => self.readlink(args, xdr)?,
-            6 => self.read(args, xdr, room, lies)?,
+            6 => self.read(args, xdr, room, direct)?,
             16 => self.readdir(args, xdr, false)?,
             17 => self.readdir(args, xdr, true)?,
             18..=20 => self.about(procedure, args, xdr)?,
@@ -328,40 +328,22 @@ impl Server {
     fn access(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen<'_>, u32> {
         let file = self.file(args)?;
         let wanted = args.u32().ok_or(GARBAGE)?;
-        match &file {
-            Ok(file) => {
-                xdr.u32(status::OK);
-                post_op(xdr, Some(file));
-                // READ, LOOKUP, EXECUTE.
-                xdr.u32(wanted & (0x01 | 0x02 | 0x20));
-            }
-            Err(refused) => {
-                xdr.u32(*refused);
-                post_op(xdr, None);
-            }
-        }
+        reply(xdr, &file, |_, xdr| {
+            // READ, LOOKUP, EXECUTE.
+            xdr.u32(wanted & (0x01 | 0x02 | 0x20));
+            Ok(())
+        });
         Ok(Seen::Other)
     }
 
     fn readlink(&self, args: &mut Decoder<'_>, xdr: &mut Writer<'_>) -> Result<Seen<'_>, u32> {
-        let file = self.file(args)?;
-        match &file {
-            Ok(file) => match &file.node.kind {
-                Kind::Link(target) => {
-                    xdr.u32(status::OK);
-                    post_op(xdr, Some(file));
-                    xdr.opaque(target);
-                }
-                _ => {
-                    xdr.u32(status::INVAL);
-                    post_op(xdr, Some(file));
-                }
-            },
-            Err(refused) => {
-                xdr.u32(*refused);
-                post_op(xdr, None);
+        reply(xdr, &self.file(args)?, |file, xdr| match &file.node.kind {
+            Kind::Link(target) => {
+                xdr.opaque(target);
+                Ok(())
             }
-        }
+            _ => Err(status::INVAL),
+        });
         Ok(Seen::Other)
     }
 
@@ -370,78 +352,67 @@ impl Server {
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
         room: Room<'_>,
-        lies: bool,
+        direct: bool,
     ) -> Result<Seen<'_>, u32> {
         let file = self.file(args)?;
         let offset = u64(args).ok_or(GARBAGE)?;
         let count = args.u32().ok_or(GARBAGE)?.min(MAX_READ);
-        let file = match file {
-            Ok(file) => file,
-            Err(refused) => {
-                xdr.u32(refused);
-                post_op(xdr, None);
-                return Ok(Seen::Other);
+        let mut seen = Seen::Other;
+        reply(xdr, &file, |file, xdr| {
+            match file.node.kind {
+                Kind::Extents(_) | Kind::Packed(..) | Kind::Path(_) => {}
+                Kind::Directory(_) => return Err(status::ISDIR),
+                Kind::Link(_) | Kind::Special => return Err(status::INVAL),
             }
-        };
-        let refused = match file.node.kind {
-            Kind::Extents(_) | Kind::Packed(..) | Kind::Path(_) => None,
-            Kind::Directory(_) => Some(status::ISDIR),
-            Kind::Link(_) | Kind::Special => Some(status::INVAL),
-        };
-        if let Some(refused) = refused {
-            xdr.u32(refused);
-            post_op(xdr, Some(&file));
-            return Ok(Seen::Other);
-        }
-        let begin = xdr.0.len();
-        xdr.u32(status::OK);
-        post_op(xdr, Some(&file));
-        let head = xdr.0.len();
-        xdr.u32(0).bool(false).u32(0);
-        let data = xdr.0.len();
-        let wanted = file.node.size.saturating_sub(offset).min(u64::from(count));
-        let wanted = usize::try_from(wanted).unwrap_or(0);
-        if lies
-            && wanted >= LIES
-            && let Some(piece) = file.tree.piece(file.at, offset, wanted)
-            && piece.length == wanted
-        {
-            xdr.0.truncate(head);
-            let count = u32::try_from(wanted).unwrap_or(0);
-            xdr.u32(count).bool(offset + wanted as u64 >= file.node.size).u32(count);
-            return Ok(Seen::Lies(piece));
-        }
-        xdr.0.resize(data + room(wanted).min(wanted), 0);
-        let buffer = xdr.0.get_mut(data..).unwrap_or_default();
-        match file.tree.read_at(file.at, offset, buffer) {
-            Ok(read) => {
-                xdr.0.truncate(data + read);
-                xdr.pad(read);
-                let end = offset.saturating_add(read as u64) >= file.node.size;
+            let size = file.node.size;
+            let wanted = size.saturating_sub(offset).min(u64::from(count));
+            let wanted = usize::try_from(wanted).unwrap_or(0);
+            let fields = |read: usize| {
                 let count = u32::try_from(read).unwrap_or(0).to_be_bytes();
-                let fields = [count, u32::from(end).to_be_bytes(), count].concat();
-                if let Some(place) = xdr.0.get_mut(head..data) {
-                    place.copy_from_slice(&fields);
-                }
-                Ok(Seen::Read(read as u64))
+                let end = offset.saturating_add(read as u64) >= size;
+                [count, u32::from(end).to_be_bytes(), count].concat()
+            };
+            if direct
+                && wanted >= LEAST_DIRECT
+                && let Some(piece) = file.tree.piece(file.at, offset, wanted)
+                && piece.length == wanted
+            {
+                xdr.0.extend(fields(wanted));
+                seen = Seen::Direct(piece);
+                return Ok(());
             }
-            Err(error) => {
-                xdr.0.truncate(begin);
-                let refused = match error.kind() {
-                    // Running clients wait, and do not pass an error on.
-                    _ if is_shortage(&error) => status::JUKEBOX,
-                    std::io::ErrorKind::NotFound => status::STALE,
-                    std::io::ErrorKind::PermissionDenied => status::ACCES,
-                    _ => status::IO,
-                };
-                xdr.u32(refused);
-                post_op(xdr, Some(&file));
-                match refused {
-                    status::JUKEBOX => Ok(Seen::Short(error)),
-                    _ => Ok(Seen::Broken(file.tree.path(file.at), error)),
+            let head = xdr.0.len();
+            xdr.0.extend(fields(0));
+            let data = xdr.0.len();
+            xdr.0.resize(data + room(wanted).min(wanted), 0);
+            let buffer = xdr.0.get_mut(data..).unwrap_or_default();
+            match file.tree.read_at(file.at, offset, buffer) {
+                Ok(read) => {
+                    xdr.0.truncate(data + read);
+                    xdr.pad(read);
+                    if let Some(place) = xdr.0.get_mut(head..data) {
+                        place.copy_from_slice(&fields(read));
+                    }
+                    seen = Seen::Read(read as u64);
+                    Ok(())
+                }
+                // Running clients wait, and do not pass an error on.
+                Err(error) if is_shortage(&error) => {
+                    seen = Seen::Short(error);
+                    Err(status::JUKEBOX)
+                }
+                Err(error) => {
+                    let refused = match error.kind() {
+                        std::io::ErrorKind::NotFound => status::STALE,
+                        std::io::ErrorKind::PermissionDenied => status::ACCES,
+                        _ => status::IO,
+                    };
+                    seen = Seen::Broken(file.tree.path(file.at), error);
+                    Err(refused)
                 }
             }
-        }
+        });
+        Ok(seen)
     }
 
     fn readdir(
@@ -456,27 +427,21 @@ impl Server {
         let names = args.u32().ok_or(GARBAGE)?;
         let all = if plus { args.u32().ok_or(GARBAGE)? } else { names };
         let begin = xdr.0.len();
-        let refused = match &dir {
-            Err(refused) => Some(*refused),
-            Ok(dir) if !matches!(dir.node.kind, Kind::Directory(_)) => Some(status::NOTDIR),
+        reply(xdr, &dir, |dir, xdr| {
+            if !matches!(dir.node.kind, Kind::Directory(_)) {
+                return Err(status::NOTDIR);
+            }
             // An image's listing never changes; another image has another fingerprint.
-            Ok(dir) if cookie != 0 && verifier != 0 && verifier != dir.tree.identity => {
-                Some(status::BAD_COOKIE)
+            if cookie != 0 && verifier != 0 && verifier != dir.tree.identity {
+                return Err(status::BAD_COOKIE);
             }
-            Ok(dir) => {
-                xdr.u32(status::OK);
-                post_op(xdr, Some(dir));
-                xdr.u64(dir.tree.identity);
-                // Clients would repeat a call whose listing is empty and not at its end.
-                let fits = list(dir, cookie, plus, names, all, begin, xdr);
-                (!fits).then_some(status::TOOSMALL)
+            xdr.u64(dir.tree.identity);
+            // Clients would repeat a call whose listing is empty and not at its end.
+            match list(dir, cookie, plus, names, all, begin, xdr) {
+                true => Ok(()),
+                false => Err(status::TOOSMALL),
             }
-        };
-        if let Some(refused) = refused {
-            xdr.0.truncate(begin);
-            xdr.u32(refused);
-            post_op(xdr, dir.as_ref().ok());
-        }
+        });
         Ok(Seen::Other)
     }
 
@@ -487,38 +452,54 @@ impl Server {
         args: &mut Decoder<'_>,
         xdr: &mut Writer<'_>,
     ) -> Result<Seen<'_>, u32> {
-        let file = self.file(args)?;
-        let file = match &file {
-            Ok(file) => file,
-            Err(refused) => {
-                xdr.u32(*refused);
-                post_op(xdr, None);
-                return Ok(Seen::Other);
+        reply(xdr, &self.file(args)?, |file, xdr| {
+            match procedure {
+                18 => {
+                    // Bytes and files: total, free, free for users; then seconds of stability.
+                    xdr.u64(0).u64(0).u64(0).u64(file.tree.len() as u64).u64(0).u64(0);
+                    xdr.u32(u32::MAX);
+                }
+                19 => {
+                    xdr.u32(MAX_READ).u32(MAX_READ).u32(4096);
+                    // Write sizes that keep a client's arithmetic sound; writing is refused.
+                    // libnfs mounts nothing from servers with less than 8192.
+                    xdr.u32(MAX_READ).u32(MAX_READ).u32(4096).u32(MAX_LISTING);
+                    xdr.u64(i64::MAX.cast_unsigned()).u32(1).u32(0);
+                    // FSF3_LINK | FSF3_SYMLINK | FSF3_HOMOGENEOUS.
+                    xdr.u32(0x01 | 0x02 | 0x08);
+                }
+                _ => {
+                    xdr.u32(1).u32(255);
+                    // no_trunc, chown_restricted, case_insensitive, case_preserving.
+                    xdr.bool(true).bool(true).bool(false).bool(true);
+                }
             }
-        };
-        xdr.u32(status::OK);
-        post_op(xdr, Some(file));
-        match procedure {
-            18 => {
-                // Bytes and files: total, free, free for users; then seconds of stability.
-                xdr.u64(0).u64(0).u64(0).u64(file.tree.len() as u64).u64(0).u64(0).u32(u32::MAX);
-            }
-            19 => {
-                xdr.u32(MAX_READ).u32(MAX_READ).u32(4096);
-                // Write sizes that keep a client's arithmetic sound; writing is refused. libnfs
-                // mounts nothing from servers with less than 8192.
-                xdr.u32(MAX_READ).u32(MAX_READ).u32(4096).u32(MAX_LISTING);
-                xdr.u64(i64::MAX.cast_unsigned()).u32(1).u32(0);
-                // FSF3_LINK | FSF3_SYMLINK | FSF3_HOMOGENEOUS.
-                xdr.u32(0x01 | 0x02 | 0x08);
-            }
-            _ => {
-                xdr.u32(1).u32(255);
-                // no_trunc, chown_restricted, case_insensitive, case_preserving.
-                xdr.bool(true).bool(true).bool(false).bool(true);
-            }
-        }
+            Ok(())
+        });
         Ok(Seen::Other)
+    }
+}
+
+/// Writes the reply of most procedures: a status, the file's attributes, and what `body` adds. A
+/// refusal has the attributes alone.
+fn reply<'t>(
+    xdr: &mut Writer<'_>,
+    file: &Result<Handle<'t>, Refused>,
+    body: impl FnOnce(&Handle<'t>, &mut Writer<'_>) -> Result<(), Refused>,
+) {
+    let begin = xdr.0.len();
+    let refused = match file {
+        Ok(file) => {
+            xdr.u32(status::OK);
+            post_op(xdr, Some(file));
+            body(file, xdr).err()
+        }
+        Err(refused) => Some(*refused),
+    };
+    if let Some(refused) = refused {
+        xdr.0.truncate(begin);
+        xdr.u32(refused);
+        post_op(xdr, file.as_ref().ok());
     }
 }
 

@@ -5,6 +5,7 @@
 //! and looks for machines that have the port of DHCP servers open. Answers that other machines'
 //! questions get count as well.
 
+use crate::dhcp::lease::mask;
 use crate::dhcp::message::{Head, Type, Writer, code};
 use crate::error::Error;
 use crate::net::{self, Interface};
@@ -295,7 +296,7 @@ impl Probe {
 
     /// A machine of this network that has the port of DHCP servers open.
     fn silent(&self) -> Option<Sign> {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.max(24))).unwrap_or(0);
+        let mask = mask(self.prefix.max(24));
         let network = u32::from(self.own) & mask;
         // In a large network, the /24 around our address.
         let found = net::in_use(self.own, network.into(), (network | !mask).into());

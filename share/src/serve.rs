@@ -11,10 +11,11 @@ pub mod nfs;
 pub mod room;
 pub mod tftp;
 
-use crate::budget::{Place, Places, is_shortage};
+use crate::budget::{Memory, Place, Places, is_shortage};
 use crate::disk::store::Store;
 use crate::error::Error;
 use crate::event::{Event, Watch};
+use crate::net::name_of;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -33,6 +34,21 @@ const SHORTAGE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_secs(10);
 /// What is read first of something whose length was announced: a page.
 const FIRST: usize = 4096;
+
+/// A client, and what it may take.
+struct Client<'c> {
+    from: Ipv4Addr,
+    /// Its hardware address when known, else its address.
+    who: String,
+    place: &'c Place,
+    memory: &'c Memory,
+}
+
+impl<'c> Client<'c> {
+    fn new(from: Ipv4Addr, place: &'c Place, memory: &'c Memory) -> Self {
+        Self { from, who: name_of(from), place, memory }
+    }
+}
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run);

@@ -147,7 +147,13 @@ impl<'t> Piece<'t> {
 
     /// The file that holds them.
     pub fn file(&self) -> &File {
-        match &self.file {
+        self.file.file()
+    }
+}
+
+impl Held<'_> {
+    fn file(&self) -> &File {
+        match self {
             Held::Open(file) => file,
             Held::Own(file) => file,
         }
@@ -548,12 +554,8 @@ impl Tree {
                     Some(file) => Held::Open(file),
                     None => Held::Own(root.file(path).ok()?),
                 };
-                let length = match &file {
-                    Held::Open(file) => file.metadata(),
-                    Held::Own(file) => file.metadata(),
-                };
                 // It may have been cut short, or have grown, since the start.
-                let length = length.ok()?.len().min(node.size);
+                let length = file.file().metadata().ok()?.len().min(node.size);
                 piece(file, offset, length.checked_sub(offset)?)
             }
             _ => None,

@@ -176,8 +176,13 @@ impl Leases {
 /// Whether an address is of the network of `own`.
 #[must_use]
 pub fn inside(address: Ipv4Addr, own: Ipv4Addr, prefix: u8) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-    (u32::from(address) ^ u32::from(own)) & mask == 0
+    (u32::from(address) ^ u32::from(own)) & mask(prefix) == 0
+}
+
+/// The netmask of a prefix length.
+#[must_use]
+pub fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
 }
 
 /// A range for a network: a part without `own`, `avoid` and the addresses usually assigned by
@@ -187,7 +192,7 @@ pub fn range(own: Ipv4Addr, prefix: u8, avoid: &[Ipv4Addr]) -> Option<(Ipv4Addr,
         return None;
     }
     // In a large network, the /24 around our address.
-    let mask = u32::MAX << (32 - u32::from(prefix.max(24)));
+    let mask = mask(prefix.max(24));
     let network = u32::from(own) & mask;
     let size = !mask + 1;
     let (mut first, mut last) = match size {

@@ -9,7 +9,7 @@
 //! answers only the cards that it knows.
 
 use super::client::{Arch, Client, Loaders, Program};
-use super::lease::Leases;
+use super::lease::{Leases, inside, mask};
 use super::message::{Message, Type, Writer, code};
 use cmdline::plan::Mac;
 use std::collections::BTreeSet;
@@ -130,7 +130,7 @@ impl Server {
         let client = Client::of(message);
         if let Some((network, _)) = &self.full
             && !message.relay.is_unspecified()
-            && mask(network.prefix) & (u32::from(message.relay) ^ u32::from(self.own)) != 0
+            && !inside(message.relay, self.own, network.prefix)
         {
             // Without leases, a client of any network is told what to boot.
             let seen = Seen::Relayed { relay: message.relay };
@@ -337,10 +337,6 @@ impl Server {
         }
         (writer, Seen::Boot { client, file })
     }
-}
-
-fn mask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
 
 /// RFC 3046: what a relay added comes back unchanged.

@@ -171,50 +171,53 @@ fn answer_all(
             let _ = changed.try_send(());
         }
         match seen {
-            Seen::Boot { client, file } => {
-                watch.reached(&who, Stage::Asked { what: describe(&client), file });
-            }
-            Seen::NoLoader(client) => {
-                let what = describe(&client);
-                let install = loaders::install(client.arch);
-                let install =
-                    install.map_or_else(String::new, |how| format!("; {how}, and share again"));
-                let text = format!("{who} is {what}: there is no boot loader for it{install}");
-                watch.refused(&who, text);
-            }
-            Seen::Address(address) => watch.tell(&Event::Address { who, address }),
             Seen::Exhausted => {
                 // Full: the reader knows already.
                 let _ = exhausted.try_send(());
-                let text = format!(
-                    "{who} asks for an address, but all are leased; give a larger range with \
-                     --range"
-                );
-                watch.refused(&who, text);
             }
-            Seen::OtherServer(other) => {
-                // Once for each server.
-                if others.len() < 16 && others.insert(other) {
-                    watch.tell(&Event::Warning(format!(
-                        "{other} is another DHCP server on this network; stop it, or share \
-                         with --dhcp proxy"
-                    )));
-                }
-            }
-            Seen::GaveWay(other) => {
-                watch.tell(&Event::Warning(gave_way(&format!("{other} is the DHCP server"))));
-            }
-            Seen::Relayed { relay } => {
-                let text = format!(
-                    "{who} asks through the relay {relay} for an address of another network: this \
-                     machine leases only those of its own. Clients of that network boot when its \
-                     DHCP server gives them an address and share runs with --dhcp proxy"
-                );
-                watch.refused(&who, text);
-            }
-            Seen::Quiet => {}
+            // Once for each server.
+            Seen::OtherServer(other) if others.len() >= 16 || !others.insert(other) => continue,
+            _ => {}
         }
+        tell(watch, who, seen);
     }
+}
+
+/// Reports what a message led to.
+fn tell(watch: &Watch, who: String, seen: Seen) {
+    let refused = match seen {
+        Seen::Boot { client, file } => {
+            return watch.reached(&who, Stage::Asked { what: describe(&client), file });
+        }
+        Seen::Address(address) => return watch.tell(&Event::Address { who, address }),
+        Seen::OtherServer(other) => {
+            return watch.tell(&Event::Warning(format!(
+                "{other} is another DHCP server on this network; stop it, or share with \
+                 --dhcp proxy"
+            )));
+        }
+        Seen::GaveWay(other) => {
+            let text = gave_way(&format!("{other} is the DHCP server"));
+            return watch.tell(&Event::Warning(text));
+        }
+        Seen::Quiet => return,
+        Seen::NoLoader(client) => {
+            let what = describe(&client);
+            let install = loaders::install(client.arch);
+            let install =
+                install.map_or_else(String::new, |how| format!("; {how}, and share again"));
+            format!("{who} is {what}: there is no boot loader for it{install}")
+        }
+        Seen::Exhausted => format!(
+            "{who} asks for an address, but all are leased; give a larger range with --range"
+        ),
+        Seen::Relayed { relay } => format!(
+            "{who} asks through the relay {relay} for an address of another network: this \
+             machine leases only those of its own. Clients of that network boot when its DHCP \
+             server gives them an address and share runs with --dhcp proxy"
+        ),
+    };
+    watch.refused(&who, refused);
 }
 
 fn describe(client: &Client) -> String {

@@ -1,19 +1,18 @@
 //! HTTP: the files, and the web page.
 
-use super::{HEAD_PATIENCE, Timed, accept, patiently, timed_out};
-use crate::budget::{Budget, Memory, Place, Places, Use, is_shortage};
+use super::{Client, HEAD_PATIENCE, Timed, accept, patiently, timed_out};
+use crate::budget::{Budget, Places, Use, is_shortage};
 use crate::error::Error;
 use crate::event::Watch;
 use crate::files::{Content, File, Files};
 use crate::http::{self, Head};
-use crate::net::name_of;
 use crate::page::{self, Page};
 use crate::services::Service;
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -43,17 +42,8 @@ pub fn start(
     let (memory, told) = (budget.memory.clone(), watch.clone());
     accept("http", listener, &budget.http, &told, http::refuse(503), move |stream, from, place| {
         let page = page.as_deref().map(|page| (page, &viewers));
-        let client = Client { from, who: name_of(from), place, memory: &memory };
-        serve(stream, &client, &files, &watch, page)
+        serve(stream, &Client::new(from, place, &memory), &files, &watch, page)
     })
-}
-
-/// A client, and what it may take.
-struct Client<'c> {
-    from: Ipv4Addr,
-    who: String,
-    place: &'c Place,
-    memory: &'c Memory,
 }
 
 /// Answers requests for the page; false for others.

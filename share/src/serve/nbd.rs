@@ -1,18 +1,17 @@
 //! NBD connections.
 
-use super::{PATIENCE, Timed, accept, patiently, read_growing};
-use crate::budget::{Budget, Memory, Place, SMALL, Use};
+use super::{Client, PATIENCE, Timed, accept, patiently, read_growing};
+use crate::budget::{Budget, SMALL, Use};
 use crate::disk::access::{Disks, Refused};
 use crate::disk::device::Disk;
 use crate::error::Error;
 use crate::event::{Stage, Watch};
 use crate::nbd::{self, Refusal, Wish};
-use crate::net::name_of;
 use crate::services::Service;
 use netboot::nbd::wire::{self, Asked, Command, Failure, Request};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, Read, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -42,14 +41,6 @@ const FUA: u16 = 1;
 
 /// The most bytes that are read from a disk at once.
 const PIECE: usize = 1 << 20;
-
-/// A client, and what it may take.
-struct Client<'c> {
-    from: Ipv4Addr,
-    who: String,
-    place: &'c Place,
-    memory: &'c Memory,
-}
 
 /// Why a request failed.
 enum Failed {
@@ -124,7 +115,7 @@ pub fn start(
         if !watch.switches.is_on(Service::Nbd) {
             return Ok(());
         }
-        let client = Client { from, who: name_of(from), place, memory: &memory };
+        let client = Client::new(from, place, &memory);
         let who = &client.who;
         let Some((name, disk)) = negotiate(stream, &disks, who, &watch)? else {
             return Ok(());
@@ -167,47 +158,23 @@ fn negotiate(
         input.drain(..used);
         let answer = match wish {
             Wish::Export(ref name) | Wish::Go(ref name) | Wish::About(ref name) => {
-                let opened = patiently(|| match disks.open(name, who) {
-                    Err(Refused::Short(e)) => Err(e),
-                    opened => Ok(opened),
-                });
-                match opened.unwrap_or_else(|e| Err(Refused::Short(e))) {
-                    Ok(disk) => {
-                        let about = nbd::About { size: disk.size(), read_only: disk.read_only() };
-                        match wish {
-                            Wish::About(_) => nbd::describe(number, about),
-                            Wish::Go(_) => {
-                                stream.write_all(&nbd::describe(number, about))?;
-                                watch.reached(who, Stage::Disk(name.clone()));
-                                return Ok(Some((name.clone(), disk)));
-                            }
-                            _ => {
-                                stream.write_all(&nbd::begin(about, zeroes))?;
-                                watch.reached(who, Stage::Disk(name.clone()));
-                                return Ok(Some((name.clone(), disk)));
-                            }
-                        }
-                    }
-                    Err(why) => {
-                        let (text, refusal) = match why {
-                            Refused::Unknown => {
-                                ("which is not shared".to_owned(), Refusal::NoExport)
-                            }
-                            Refused::NotYours(why) | Refused::Broken(why) => {
-                                (why.clone(), Refusal::NotYours(why))
-                            }
-                            Refused::Short(why) => {
-                                (why.to_string(), Refusal::NotYours(why.to_string()))
-                            }
+                match open(disks, name, who, watch) {
+                    Ok((disk, about)) => {
+                        let (answer, chosen) = match wish {
+                            Wish::Export(_) => (nbd::begin(about, zeroes), true),
+                            Wish::Go(_) => (nbd::describe(number, about), true),
+                            _ => (nbd::describe(number, about), false),
                         };
-                        let text = format!("{who} wants the disk {name:?}: {text}");
-                        watch.refused(who, text);
-                        if matches!(wish, Wish::Export(_)) {
-                            // `NBD_OPT_EXPORT_NAME` has no negative answer.
-                            return Ok(None);
+                        if chosen {
+                            stream.write_all(&answer)?;
+                            watch.reached(who, Stage::Disk(name.clone()));
+                            return Ok(Some((name.clone(), disk)));
                         }
-                        nbd::refuse(number, &refusal)
+                        answer
                     }
+                    // `NBD_OPT_EXPORT_NAME` has no negative answer.
+                    Err(_) if matches!(wish, Wish::Export(_)) => return Ok(None),
+                    Err(refusal) => nbd::refuse(number, &refusal),
                 }
             }
             Wish::List => nbd::list(number, &disks.names()),
@@ -215,12 +182,42 @@ fn negotiate(
                 stream.write_all(&nbd::goodbye(number))?;
                 return Ok(None);
             }
-            Wish::Senseless => nbd::refuse(number, &Refusal::Senseless),
+            Wish::Malformed => nbd::refuse(number, &Refusal::Malformed),
             Wish::Unknown => nbd::refuse(number, &Refusal::Unknown),
         };
         stream.write_all(&answer)?;
     }
     Ok(None)
+}
+
+/// Opens a disk for a client; a refusal is reported.
+fn open(
+    disks: &Disks,
+    name: &str,
+    who: &str,
+    watch: &Watch,
+) -> Result<(Arc<Disk>, nbd::About), Refusal> {
+    let opened = patiently(|| match disks.open(name, who) {
+        Err(Refused::Short(e)) => Err(e),
+        opened => Ok(opened),
+    });
+    match opened.unwrap_or_else(|e| Err(Refused::Short(e))) {
+        Ok(disk) => {
+            let about = nbd::About { size: disk.size(), read_only: disk.read_only() };
+            Ok((disk, about))
+        }
+        Err(refused) => {
+            let (why, refusal) = match refused {
+                Refused::Unknown => ("which is not shared".to_owned(), Refusal::NoExport),
+                Refused::NotYours(why) | Refused::Broken(why) => {
+                    (why.clone(), Refusal::NotYours(why))
+                }
+                Refused::Short(e) => (e.to_string(), Refusal::NotYours(e.to_string())),
+            };
+            watch.refused(who, format!("{who} wants the disk {name:?}: {why}"));
+            Err(refusal)
+        }
+    }
 }
 
 fn serve(

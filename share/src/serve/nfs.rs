@@ -1,10 +1,9 @@
 //! NFS and its mount protocol.
 
-use super::{HEAD_PATIENCE, Timed, accept, timed_out};
-use crate::budget::{Budget, Memory, Place, Use};
+use super::{Client, HEAD_PATIENCE, Timed, accept, timed_out};
+use crate::budget::{Budget, Use};
 use crate::error::Error;
 use crate::event::{Stage, Watch};
-use crate::net::name_of;
 use crate::nfs::{self, Server};
 use crate::services::Service;
 use crate::tree::Piece;
@@ -13,7 +12,7 @@ use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{SendFlags, send};
 use std::io::{self, BufRead as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,7 +36,7 @@ pub fn start(
     accept("nfs", listener, &budget.nfs, &told, String::new(), move |stream, from, place| {
         // Clients that have the medium mounted keep their connection.
         if watch.switches.is_on(Service::Nfs) {
-            return serve(stream, (from, place), &server, (&memory, &sound), &watch);
+            return serve(stream, &Client::new(from, place, &memory), &server, &sound, &watch);
         }
         Ok(())
     })
@@ -45,14 +44,14 @@ pub fn start(
 
 fn serve(
     mut stream: &TcpStream,
-    (from, place): (Ipv4Addr, &Place),
+    client: &Client<'_>,
     server: &Server,
-    (memory, sound): (&Memory, &AtomicBool),
+    sound: &AtomicBool,
     watch: &Watch,
 ) -> io::Result<()> {
     // A mounted client may be idle for days, and may disappear without closing.
     setsockopt(stream, sockopt::KeepAlive, &true)?;
-    let who = name_of(from);
+    let Client { from, who, place, memory } = client;
     let mut input = io::BufReader::with_capacity(4096, Timed::new(stream));
     let mut record = Vec::new();
     let mut reply = Vec::new();
@@ -77,14 +76,14 @@ fn serve(
         reply.clear();
         reply.extend([0; 4]);
         let mut held = None;
-        let mut room = |wanted| held.insert(memory.room(from, wanted)).bytes;
-        let lies = sound.load(Ordering::Relaxed);
-        let Some(seen) = server.handle(&record, &mut reply, &mut room, lies) else {
+        let mut room = |wanted| held.insert(memory.room(*from, wanted)).bytes;
+        let direct = sound.load(Ordering::Relaxed);
+        let Some(seen) = server.handle(&record, &mut reply, &mut room, direct) else {
             return Ok(());
         };
         mounted = true;
         let behind = match &seen {
-            nfs::Seen::Lies(piece) => piece.length.next_multiple_of(4),
+            nfs::Seen::Direct(piece) => piece.length.next_multiple_of(4),
             _ => 0,
         };
         let length = u32::try_from(reply.len().saturating_sub(4) + behind).unwrap_or(0);
@@ -93,7 +92,7 @@ fn serve(
         }
         place.is(Use::Owing);
         match &seen {
-            nfs::Seen::Lies(piece) => {
+            nfs::Seen::Direct(piece) => {
                 if let Err(e) = send_with(stream, &reply, piece) {
                     if !gone(&e) && sound.swap(false, Ordering::Relaxed) {
                         watch.broken("", &e);
@@ -107,18 +106,18 @@ fn serve(
         // Clients connect again by themselves, and repeat a call without an answer.
         place.is(Use::Idle);
         match seen {
-            nfs::Seen::Read(bytes) => watch.sent(&who, bytes),
-            nfs::Seen::Lies(piece) => watch.sent(&who, piece.length as u64),
-            nfs::Seen::Mount { path, done: true } => watch.reached(&who, Stage::Mounted(path)),
+            nfs::Seen::Read(bytes) => watch.sent(who, bytes),
+            nfs::Seen::Direct(piece) => watch.sent(who, piece.length as u64),
+            nfs::Seen::Mount { path, done: true } => watch.reached(who, Stage::Mounted(path)),
             nfs::Seen::Mount { path, done: false } => {
-                watch.refused(&who, format!("{who} wants {path}, which is not shared"));
+                watch.refused(who, format!("{who} wants {path}, which is not shared"));
             }
             nfs::Seen::Broken(what, error) => watch.broken(&what, &error),
             nfs::Seen::Short(error) => {
                 let text = format!("{who} is told to try again: the server is short: {error}");
-                watch.refused(&who, text);
+                watch.refused(who, text);
             }
-            nfs::Seen::Up => watch.reached(&who, Stage::Up),
+            nfs::Seen::Up => watch.reached(who, Stage::Up),
             nfs::Seen::Unmount | nfs::Seen::Other => {}
         }
         // An idle connection takes no memory for the large reply that it once got.
