@@ -820,7 +820,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Early>
     if args.first().is_some_and(|arg| arg == "--version" || arg == "-V") {
         return Err(Early::Help(format!("bellwether {}", env!("CARGO_PKG_VERSION"))));
     }
-    let mut args = split_values(args);
+    let args = args.into_iter().map(|arg| if is_line(&arg) { format!(" {arg}") } else { arg });
+    let mut args = split_values(args.collect());
     if let Some(short) = args.iter_mut().take(2).find(|arg| *arg == "-h") {
         "--help".clone_into(short);
     }
@@ -888,6 +889,12 @@ fn wrong_usage(said: &str, command: Option<&str>) -> String {
     format!("{why}; see 'bellwether {} --help'", known.name)
 }
 
+/// Whether this is no option but a command line that begins with dashes, as Ubuntu's do; with a blank
+/// in front it is not taken for one.
+fn is_line(arg: &str) -> bool {
+    arg.starts_with("---") || arg.starts_with("-- ")
+}
+
 /// Makes `--name value` of `--name=value`, up to a lone `--`.
 fn split_values(args: Vec<String>) -> Vec<String> {
     let mut out = Vec::with_capacity(args.len());
@@ -925,6 +932,17 @@ mod tests {
         }
         let split = split_values(vec!["--a=b=c".into(), "a=b".into(), "--".into(), "--x=y".into()]);
         assert_eq!(split, ["--a", "b=c", "a=b", "--", "--x=y"]);
+    }
+
+    /// `--- quiet splash` was no option.
+    #[test]
+    fn a_command_line_may_begin_with_dashes() {
+        for line in ["--- quiet splash", "---", "-- a=b"] {
+            let Command::Explain(explain) = given(&["explain", line, "--words"]).unwrap() else {
+                panic!("{line}")
+            };
+            assert_eq!((explain.line.join(" ").trim_start(), explain.words), (line, true));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::carries::{Initramfs, Lack};
 use crate::changes;
 use crate::failure::Failure;
 use crate::standins;
-use cmdline::{BootPlan, Context, docs};
+use cmdline::{BootPlan, Context, docs, secrets};
 use cpio_builder::menu::Entry;
 
 /// Most that is read from a file.
@@ -159,12 +159,12 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
     }
     let initrd = args.initrd.as_deref().map(Initramfs::read).transpose()?;
     let mut objects = Vec::new();
-    let mut shown: Vec<Shown<'_>> = Vec::new();
+    let mut told: Vec<Shown<'_>> = Vec::new();
     let mut all_work = true;
     for (name, menu) in menus {
         let is_default = |n| n == menu.default && !menu.other_default;
         for note in &menu.notes {
-            show(&mut shown, format!("note        {note}"), name, String::new());
+            show(&mut told, format!("note        {note}"), name, String::new());
         }
         for (n, entry) in menu.entries.iter().enumerate() {
             // A loop over files that only the loader can list gives the same entry again.
@@ -192,13 +192,14 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
             // What our /init would do with such a line does not matter.
             let own = layout.is_some_and(|layout| layout.has_own_init());
             all_work &= own || (plan.can_work() && !fails(lacks.as_deref()));
+            let initrds: Vec<String> = entry.initrd.iter().map(|path| shown(path)).collect();
             let title = if entry.title.is_empty() { &entry.id } else { &entry.title };
             if args.json {
                 let plan = filled.restored(&json(args, &plan, lacks.as_deref()));
                 let mut json = Json::new();
                 json.object().field("menu", name).field("title", title);
-                json.flag("default", is_default(n)).field("kernel", &entry.kernel);
-                json.list("initrd", &entry.initrd).field("append", &entry.append);
+                json.flag("default", is_default(n)).field("kernel", &shown(&entry.kernel));
+                json.list("initrd", &initrds).field("append", &shown(&entry.append));
                 if let Some(layout) = layout {
                     json.field("layout", layout.name).flag("own_init", own);
                 }
@@ -221,12 +222,12 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                 let default = if is_default(n) { ", the default" } else { "" };
                 let rest = format!(
                     "kernel      {}\ninitrd      {}\nline        {}\n{layout}{note}\n{}",
-                    entry.kernel,
-                    entry.initrd.join(" "),
-                    entry.append,
+                    shown(&entry.kernel),
+                    initrds.join(" "),
+                    shown(&entry.append),
                     filled.restored(&report(args, &plan, lacks.as_deref()))
                 );
-                show(&mut shown, format!("=== {title}{default}"), name, rest);
+                show(&mut told, format!("=== {title}{default}"), name, rest);
             }
         }
     }
@@ -234,11 +235,17 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
         true => format!("[{}]\n", objects.join(",")),
         false => {
             let text = |s: &Shown<'_>| format!("{} ({})\n{}", s.head, s.menus.join(", "), s.rest);
-            shown.iter().map(text).collect::<Vec<_>>().join("\n")
+            told.iter().map(text).collect::<Vec<_>>().join("\n")
         }
     };
     print!("{text}");
     if all_work { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// A line or a name of a file of a menu, without the passwords in it.
+fn shown(text: &str) -> String {
+    let masked = secrets::masked_line(text);
+    if masked.contains(secrets::MASK) { masked } else { text.to_owned() }
 }
 
 /// An entry or a note, and the menus that have it: a medium has one for each boot loader.
@@ -343,6 +350,16 @@ mod tests {
         assert!(matches!(super::run(&from("/no/such/file")), Err(Failure::Usage(_))));
         // An empty line says nothing about a root.
         assert!(matches!(super::run(&from("/dev/null")), Err(Failure::Told)));
+    }
+
+    /// `--from` showed the passwords of URLs.
+    #[test]
+    fn a_menu_is_shown_without_its_passwords() {
+        assert_eq!(shown("a  b=http://h/x"), "a  b=http://h/x");
+        for text in ["http://u:SECRET@h/v", "boot=live fetch=http://u:SECRET@h/x  quiet"] {
+            let shown = shown(text);
+            assert!(shown.contains(secrets::MASK) && !shown.contains("SECRET"), "{shown}");
+        }
     }
 
     /// An Ubuntu initrd says BOOT=casper and its lines do not; the plan was one of a plain NFS

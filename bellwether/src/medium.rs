@@ -107,7 +107,12 @@ pub fn parts(
     } else {
         for (n, from) in boot.initrd.iter().enumerate() {
             let name = if n == 0 { "initrd.img".into() } else { format!("initrd{}.img", n + 1) };
-            fs::metadata(from).map_err(Error::read(&from))?;
+            if fs::metadata(from).map_err(Error::read(&from))?.len() == 0 {
+                let from = from.display();
+                return Err(Failure::Failed(format!(
+                    "{from} is empty: no initramfs; get it again"
+                )));
+            }
             add(name, from, &mut files);
         }
     }
@@ -142,7 +147,8 @@ pub fn parts(
         if !plan.can_work() {
             eprintln!(
                 "warning: '{}' would fail at boot; see: bellwether explain '{}'",
-                entry.title, entry.append
+                entry.title,
+                cmdline::secrets::masked_line(&entry.append)
             );
         }
     }

@@ -81,9 +81,9 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
                 );
             }
             if bytes.len() > FILE_MAX {
-                return Err(neither(
-                    "neither an ISO nor a boot menu: it is larger than 1 MiB".into(),
-                ));
+                let is_text = !bytes.contains(&0);
+                let why = "neither an ISO nor a boot menu: it is larger than 1 MiB";
+                return Err(if is_text { bad(why.into()) } else { neither(why.into()) });
             }
             if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
                 return Err(bad(

@@ -53,6 +53,11 @@ const MARKS: &[(&str, bool, Dialect)] = &[
     ("tftplist", true, Dialect::TinyCore),
     ("from", true, Dialect::Slax),
     ("perch*", false, Dialect::Slax),
+    // anaconda's medium in a file: dracut finds it.
+    #[cfg(feature = "all")]
+    ("inst.stage2", true, Dialect::Dracut),
+    #[cfg(feature = "all")]
+    ("inst.repo", true, Dialect::Dracut),
     ("iso-scan/filename", true, Dialect::Casper),
     ("rd.*", false, Dialect::Dracut),
 ];
@@ -157,6 +162,7 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
         return Some(Dialect::Casper);
     }
     if !root.is_empty()
+        || cfg!(feature = "all") && !value_of("real_root").is_empty()
         || !value_of("nfsroot").is_empty()
         || !value_of("nbdroot").is_empty()
         || matches!(value_of("boot"), "nfs" | "local")
@@ -176,6 +182,8 @@ fn by_files([kernel, initrd, iso]: [&str; 3]) -> Option<Dialect> {
         Some(Dialect::Knoppix)
     } else if name.ends_with("core.gz") || name == "corepure64.gz" {
         Some(Dialect::TinyCore)
+    } else if within("slax") {
+        Some(Dialect::Slax)
     } else {
         within("casper").then_some(Dialect::Casper)
     }

@@ -340,7 +340,7 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
     let rule = live_rule(d);
     plan.root.content = Content::Images(rule.clone());
     let word = text(&["root=live:", place]);
-    let found = if place.starts_with("AOEINTERFACE=") {
+    let found = if place.starts_with("AOEINTERFACE") {
         Err("AoE is not spoken")
     } else if place.starts_with("nfs://") || place.starts_with("nfs:") {
         live_nfs(place).inspect(|source| {
@@ -371,8 +371,9 @@ fn live(d: &mut Draft<'_>, plan: &mut BootPlan, place: &str) {
         plan.root.content = Content::Either(rule);
         Ok(Source::Initramfs(place.to_string()))
     } else {
-        // dracut takes a bare name below /dev.
+        // A bare name of a device, which is no file's name and no tag without a value.
         value::device(&text(&["/dev/", place]))
+            .filter(|_| place.bytes().all(|b| b.is_ascii_alphanumeric()))
             .map(Source::Device)
             .ok_or("names no device, file or URL")
     };

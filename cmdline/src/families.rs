@@ -10,11 +10,14 @@ use crate::token::Token;
 /// The families: groups of what is told of them, what to do (`-`: [`OWN_INITRD`]), and their words,
 /// which count by the letter in front:
 ///
-/// * `A`: in every dialect that the line does not name;
+/// * `N`: in every dialect;
+/// * `A`: in every dialect that `boot=` does not name;
 /// * `L`: so, unless `root=` names a live medium in dracut's words;
+/// * `V`: so, in live-boot's words;
 /// * `P`: in the kernel's and dracut's words, whose `root=` means something else then;
 /// * `S`: when nothing says where the root is, or nothing more than that it is on some drive;
-/// * `R`: when nothing says where the root is.
+/// * `R`: when nothing says where the root is but a word that menus put on any line: the path of
+///   an ISO file, three dashes.
 ///
 /// A word may end in `*`, or say how its value begins; behind `!` stands what the value does not
 /// hold. The first of the file that a line has is told.
@@ -42,18 +45,26 @@ fn begins(token: &Token<'_>, start: &str) -> bool {
     }
 }
 
-/// Refuses the line of a family that is not read, first of all that is said of it.
+/// Refuses the line of a family that is not read; nothing else is said of it.
 pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
     let dialect = d.grammar.dialect;
-    let named = d.peek("bw.dialect").is_some() || matches!(d.value("boot"), "live" | "casper");
-    if d.peek("bw.root").is_some() || named || d.peek("bw.clone").is_some() {
+    if ["bw.root", "bw.dialect", "bw.clone"].iter().any(|word| d.peek(word).is_some()) {
         return;
     }
+    let named = matches!(d.value("boot"), "live" | "casper");
     let plain = matches!(dialect, Dialect::Kernel | Dialect::Dracut | Dialect::Bellwether);
-    let rootless = plan.root.sources.is_empty();
     let is_live = d.value("root").starts_with("live:");
-    // Casper by its three dashes alone, which Debian's installer has as well.
-    let anywhere = plan.root.sources.iter().all(|source| matches!(source, Source::Scan(_)));
+    // Casper by its three dashes alone, which Debian's installer has as well; an ISO file.
+    let scanned = |source: &Source| match source {
+        Source::File { on, .. } => matches!(**on, Source::Scan(_)),
+        source => matches!(source, Source::Scan(_)),
+    };
+    let anywhere = plan.root.sources.iter().all(scanned);
+    let guessed = matches!(dialect, Dialect::Casper | Dialect::Dracut | Dialect::LiveBoot)
+        && anywhere
+        && d.value("root").is_empty();
+    let rootless = plan.root.sources.is_empty() || guessed;
+    let real_root = !d.value("real_root").is_empty();
     let mut found = None;
     for table in [FAMILIES, ROOTLESS] {
         let mut lines = table.lines();
@@ -61,23 +72,27 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
             for line in lines.by_ref().take_while(|line| !line.is_empty()) {
                 let (when, words) = line.split_once(' ').unwrap_or((line, ""));
                 let counts = match when {
+                    "N" => true,
+                    _ if named => false,
                     "A" => true,
+                    "V" => dialect == Dialect::LiveBoot,
                     "L" => !is_live,
-                    "P" => rootless || plain,
+                    "P" => plain,
                     "S" => anywhere,
                     _ => rootless,
                 };
                 let mut words = words.split(' ').filter(|_| counts);
                 let token = words.find_map(|word| {
                     let (name, start) = word.split_once('=').unwrap_or((word, ""));
-                    d.tokens().find(|t| covers(name, t.name) && begins(t, start))
+                    let is = |t: &Token<'_>| covers(name, t.name) && begins(t, start);
+                    d.tokens().find(|t| is(t) && !(real_root && t.name == "root"))
                 });
                 let hint = if hint == "-" { OWN_INITRD } else { hint };
                 found = found.or_else(|| Some((token?.text(), why, hint)));
             }
         }
     }
-    let on_disk = plan.root.sources.iter().any(Source::on_disk);
+    let on_disk = !named && plan.root.sources.iter().any(Source::on_disk);
     let unopened = d.tokens().filter(|_| on_disk).find(|token| listed(UNOPENED, token.name));
     if let Some(word) = unopened.map(|token| token.text()) {
         d.warn(
@@ -89,11 +104,8 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
         );
     }
     if let Some((word, why, hint)) = found {
+        d.warnings.clear();
         d.fatal(&word, &(why, hint));
-        if let Some(last) = d.warnings.pop() {
-            // What else was said of the word is said by this, too.
-            d.warnings.retain(|other| other.word != last.word);
-            d.warnings.insert(0, last);
-        }
+        d.refused = true;
     }
 }

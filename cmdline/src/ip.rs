@@ -18,7 +18,7 @@ use crate::plan::Mac;
 use crate::value;
 
 /// What is said of every IPv6 address.
-pub(crate) const IPV6: &str = "an IPv6 address: only IPv4 is spoken before the root is up";
+pub(crate) const IPV6: &str = "is an IPv6 address: only IPv4 is spoken before the root is up";
 
 /// Which of the forms that share the kernel's field order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +121,8 @@ impl Ip {
     fn mask(&mut self, text: &str) {
         if !text.is_empty() && text != "0.0.0.0" {
             self.prefix = value::prefix(text).filter(|p| *p > 0);
-            if self.prefix.is_none() {
+            // Of an IPv6 address enough is said.
+            if self.prefix.is_none() && !self.remarks.contains(&IPV6) {
                 self.remark("the netmask is none; the one of the address's class is used");
             }
         }

@@ -27,6 +27,8 @@ words! { KERNEL, KERNEL_DOCS:
     "overlayroot_cfgdisk" Text Idle "Configuration disks are not read.";
     "rd.systemd.pull" Text Keep "OPTIONS:NAME:URL fetches a root as systemd 257 does; root= then names it.";
     "systemd.volatile" OptText Keep "overlay keeps changes in memory; state is for the live system's own systemd; yes is taken for overlay.";
+    "real_root" Text Keep "genkernel's root=; it wins.";
+    "real_rootflags" Text Keep "genkernel's rootflags=; it wins.";
     "roothash" Text Keep "dm-verity root hash of the root image.";
     "boot" Text Soft "The script that mounts the root; nfs and local are these words, casper and live other dialects; overlay keeps changes in memory.";
 }
@@ -48,10 +50,18 @@ pub(crate) fn device_root(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str) {
         Some("virtiofs") => plan.root.sources = alloc::vec![Source::VirtioFs(root.to_string())],
         _ => device(d, plan, root),
     }
+    let flags = d.text("rootflags").unwrap_or_default();
+    #[cfg(feature = "all")]
+    let flags = match d.peek("real_rootflags") {
+        Some(_) if d.grammar.dialect == Dialect::Kernel => {
+            d.text("real_rootflags").unwrap_or(flags)
+        }
+        _ => flags,
+    };
     plan.root.content = Content::Tree {
         subdir: String::new(),
         fstype: d.text("rootfstype").unwrap_or_default(),
-        flags: d.text("rootflags").unwrap_or_default(),
+        flags,
     };
     wait(d, plan);
 }
@@ -120,7 +130,7 @@ fn nbd(d: &mut Draft<'_>, plan: &mut BootPlan, root: &str, place: &str) {
     let (server, rest) = place.split_once([',', ':', '/']).unwrap_or((place, ""));
     let export = rest.split(',').next().unwrap_or_default();
     let server = if server == "dhcp" { "" } else { server };
-    let found = match export.parse::<u16>() {
+    let found = match export.parse::<u64>() {
         Ok(port) => source::nbd(&text(&[server, ":", &port.to_string()]), ""),
         Err(_) if server.is_empty() && export.is_empty() => {
             Err("names no export, and DHCP's root path is read for NFS alone")
@@ -192,6 +202,9 @@ fn script(d: &mut Draft<'_>, plan: &mut BootPlan, name: &str) {
 
 fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let root = d.get("root").unwrap_or_default();
+    // genkernel's name of it, which wins over root=.
+    #[cfg(feature = "all")]
+    let root = d.get("real_root").unwrap_or(root);
     let boot = d.get("boot").unwrap_or_default();
     let boot_nfs = boot == "nfs";
     let has_nfsroot = d.peek("nfsroot").is_some();

@@ -7,9 +7,10 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use crate::plan::{Addressing, BootPlan, Server, Source};
+use crate::plan::{Addressing, BootPlan, Dialect, Server, Source};
 use crate::source::{host_of, same_subnet};
 use crate::table::{Draft, listed};
+use crate::token::Token;
 use crate::{nfsroot, value};
 
 /// Words whose value may end in options of an NFS mount.
@@ -24,6 +25,43 @@ fn nobodys(address: Ipv4Addr) -> Option<&'static str> {
         () if address.is_broadcast() => "is the broadcast address, not a machine's",
         () => return None,
     })
+}
+
+/// Words whose value is a path on the medium or in a file system of it.
+const PATH_WORDS: &str = "live-media-path iso-scan/filename findiso persistent-path persistence-path \
+    layerfs-path rd.live.dir rd.live.squashimg archisobasedir img_loop knoppix_dir loop bw.image";
+
+/// Words of Ubuntu's lines that the initramfs does not read.
+const UBUNTUS: &str =
+    "splash file maybe-ubiquity only-ubiquity autoinstall ds cloud-init snapd* bw.*";
+
+/// A URL where a path is meant, and Ubuntu's line that Debian's installer could have as well.
+fn words(d: &mut Draft<'_>, plan: &BootPlan) {
+    let tokens: Vec<_> = d.tokens().collect();
+    for token in tokens.iter().filter(|t| listed(PATH_WORDS, t.name) && d.grammar.reads(t)) {
+        let url = token.value.filter(|value| crate::text::has(value, "://"));
+        if url.is_some() {
+            let hint = match d.grammar.dialect {
+                Dialect::Casper => "url=http://SERVER/PATH.iso",
+                Dialect::LiveBoot => "fetch=http://SERVER/PATH",
+                Dialect::Dracut => "root=live:http://SERVER/PATH",
+                _ => "bw.root=http://SERVER/PATH",
+            };
+            d.fatal(&token.text(), &("is a URL, and this word names a path on the medium", hint));
+        }
+    }
+    let of_casper = |t: &Token<'_>| {
+        listed(UBUNTUS, t.name)
+            || crate::casper::CASPER.find(t.name).is_some()
+            || t.value.is_some_and(|value| crate::text::has(value, "casper/"))
+    };
+    if d.grammar.dialect == Dialect::Casper
+        && matches!(plan.root.sources.as_slice(), [Source::Scan(_)])
+        && !tokens.iter().any(of_casper)
+    {
+        let why = "is all that makes this line Ubuntu's, and Debian's installer has it as well";
+        d.warn("---", &(why, "boot=casper says so; that installer runs from its own initrd"));
+    }
 }
 
 fn port_of(source: &Source) -> Option<u16> {
@@ -64,12 +102,17 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
             d.warn(path, &("is taken as a path on the boot server", hint));
         }
     }
+    words(d, plan);
     address(d, plan);
     let nfs = plan.root.sources.iter().any(is_nfs);
     let tokens: Vec<_> = d.tokens().collect();
     for token in tokens.iter().filter(|t| nfs && listed(NFS_WORDS, t.name)) {
         for option in token.value.unwrap_or_default().split([',', ':']) {
             let version = option.strip_prefix("vers=").or_else(|| option.strip_prefix("nfsvers="));
+            let port = option.strip_prefix("port=").or_else(|| option.strip_prefix("mountport="));
+            if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+                d.warn(option, &("is no port: the kernel refuses to mount", "1 to 65535"));
+            }
             if version.is_some_and(|version| nfsroot::versions(version).is_none()) {
                 let known = "2, 3, 4, 4.0, 4.1 and 4.2 are known";
                 d.warn(option, &("is no version of NFS; the usual ones are tried", known));

@@ -139,6 +139,10 @@ pub(crate) fn parse_with(
     #[cfg(feature = "all")]
     base::check_points(&mut draft, &plan);
     plan.words = draft.account();
+    #[cfg(feature = "all")]
+    if draft.refused {
+        draft.warnings.truncate(1);
+    }
     if grammar.dialect == dialect {
         plan.warnings = draft.warnings;
     }

@@ -43,7 +43,8 @@ pub(crate) fn nbd_with_colons(rest: &str) -> Result<(NbdSource, &str, &str), &'s
     };
     let mut fields = rest.split(':');
     let export = fields.next().unwrap_or_default();
-    let found = match export.parse::<u16>() {
+    // A number is a port, also one that no port has.
+    let found = match export.parse::<u64>() {
         Ok(port) => nbd(&text(&[&host, ":", &port.to_string()]), ""),
         Err(_) => nbd(&host, export),
     };
@@ -109,7 +110,7 @@ pub(crate) fn cifs_login(user: &str, password: &str) -> Vec<Private> {
 fn split_port(server: &str, default: u16) -> Result<(&str, u16), &'static str> {
     match server.rsplit_once(':') {
         Some((host, port)) if !server.ends_with(']') => {
-            Ok((host, port.parse().map_err(|_| "the port is not a number")?))
+            Ok((host, port.parse().map_err(|_| "the port is none: 1 to 65535")?))
         }
         _ => Ok((server, default)),
     }
@@ -248,7 +249,8 @@ fn mapped(source: &Source) -> Option<String> {
     match source {
         Source::Device(DeviceSelector::Path(path)) => {
             let (group, _) = path.strip_prefix("/dev/")?.split_once('/')?;
-            (!DISK_DIRS.contains(&group)).then(|| path.clone())
+            let volume = !DISK_DIRS.contains(&group) && !path.contains(char::is_whitespace);
+            volume.then(|| path.clone())
         }
         Source::File { on, .. } | Source::Partition { on, .. } => mapped(on),
         _ => None,

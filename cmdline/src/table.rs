@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use crate::context::Context;
 #[cfg(feature = "all")]
-use crate::hints::instead;
+use crate::hints::{instead, iso_file};
 use crate::kernel_words::KERNEL_WORDS;
 use crate::plan::{BootPlan, Dialect, Fate, Warning, Word};
 use crate::secrets::masked;
@@ -196,6 +196,10 @@ pub(crate) struct Draft<'a> {
     words: Vec<Entry<'a>>,
     pub init_args: Vec<Token<'a>>,
     pub warnings: Vec<Warning>,
+    /// Another system's line: the first warning says so, and all that is said after it would
+    /// take the words for ones of ours.
+    #[cfg(feature = "all")]
+    pub refused: bool,
 }
 
 /// Puts pieces together; cheaper in code than `format!`.
@@ -224,6 +228,8 @@ impl<'a> Draft<'a> {
             words: Vec::with_capacity(line.words.len()),
             init_args: line.init_args,
             warnings: Vec::new(),
+            #[cfg(feature = "all")]
+            refused: false,
         };
         for token in line.words {
             let spec = grammar.find(token.name);
@@ -481,11 +487,11 @@ impl<'a> Draft<'a> {
         }
         if let Some(instead) = instead {
             self.warn(&token.text(), &("is not known", instead));
-        } else if let Some(near) = self.nearest(name)
-            // A family's word is known by then.
-            && !self.warnings.iter().any(|warning| warning.word == token.text())
-        {
+        } else if let Some(near) = self.nearest(name) {
             self.warn(&token.text(), &("is not known", &text(&["did you mean ", near, "?"])));
+        } else if names_iso(token) {
+            let note = ("names an ISO file, and is not read", iso_file(mine).unwrap_or_default());
+            self.warn(&token.text(), &note);
         }
         Fate::Unknown
     }
@@ -512,6 +518,20 @@ pub(crate) const MAX_WARNINGS: usize = 256;
 /// The small build has no table of other families.
 #[cfg(not(feature = "all"))]
 fn instead(_: Dialect, _: &str) -> Option<&'static str> {
+    None
+}
+
+/// Whether the value of an unknown word is a path of an ISO file.
+#[cfg(feature = "explain")]
+fn names_iso(token: &Token<'_>) -> bool {
+    token.value.is_some_and(|value| value::suffix(value).as_deref() == Some("iso"))
+}
+#[cfg(not(feature = "explain"))]
+fn names_iso(_: &Token<'_>) -> bool {
+    false
+}
+#[cfg(not(feature = "all"))]
+fn iso_file(_: Dialect) -> Option<&'static str> {
     None
 }
 

@@ -233,7 +233,10 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
         Some((user, host)) => (Some(user), host),
         None => (None, authority),
     };
+    // An IPv6 address without its brackets has no port.
+    let bare = cfg!(feature = "all") && host_port.parse::<core::net::Ipv6Addr>().is_ok();
     let colon = match host_port.rfind(']') {
+        _ if bare => None,
         Some(end) => host_port.get(end..).and_then(|t| t.find(':')).map(|at| end + at),
         None => host_port.rfind(':'),
     };
@@ -247,13 +250,17 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
                 }
                 "" => None,
                 "0" => return Err("the port of the URL is 0"),
-                port => Some(port.parse().map_err(|_| "the port of the URL is not a number")?),
+                port => Some(port.parse().map_err(|_| "the port of the URL is none: 1 to 65535")?),
             };
             (host, port)
         }
         None => (host_port, None),
     };
     if !host.is_empty() && !is_host(host) {
+        #[cfg(feature = "all")]
+        if host.contains(':') && host.parse::<core::net::Ipv6Addr>().is_ok() {
+            return Err(crate::ip::IPV6);
+        }
         return Err("the host of the URL is not a name or an address");
     }
     if path.contains(|c: char| c.is_whitespace() || c.is_control()) {

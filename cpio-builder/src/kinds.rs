@@ -80,6 +80,8 @@ fn system(file: &impl ReadAt) -> Option<(String, &'static str)> {
         Format::Udf => {
             ("a UDF medium without ISO 9660".into(), "mount it, and give the directory instead")
         }
+        // The rest of its description is not there.
+        Format::Iso9660 => ("the first sectors of one".into(), "get it again"),
         _ if found.format.fs_type().is_some() => {
             (format!("a file system ({name})"), "mount it, and give the directory instead")
         }
