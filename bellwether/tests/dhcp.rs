@@ -279,8 +279,11 @@ fn a_lease_of_this_machine_from_a_server_that_is_gone() {
 fn ask(site: &Site, node: usize, more: &[&str]) -> Running {
     // A DHCP server looks for some seconds whether an address is in use before it offers it.
     let script = site.path("script");
-    fs::write(&script, "#!/bin/sh\necho $1 ip=$ip from=$serverid next=$siaddr file=$boot_file.\n")
-        .unwrap();
+    fs::write(
+        &script,
+        "#!/bin/sh\necho $1 ip=$ip from=$serverid next=$siaddr file=$boot_file. router=$router.\n",
+    )
+    .unwrap();
     site.run(node, &format!("chmod 755 {script}"));
     let mut all =
         vec!["udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "60", "-T", "1", "-s", &script];
@@ -320,6 +323,23 @@ fn an_address_without_a_broadcast_address() {
     let mut client = ask(&site, 1, &["-V", "PXEClient:Arch:00000:UNDI:002001", "-x", "0x5d:0000"]);
     client.succeeds(90);
     client.says("next=10.77.0.1 file=pxelinux.0.");
+}
+
+/// The default route's gateway was leased in a network that it is not in.
+#[test]
+fn the_second_address_of_an_interface() {
+    let site = Site::new(2);
+    let more =
+        "ip addr add 192.168.77.1/24 brd + dev eth0; ip route replace default via 10.77.0.254";
+    site.run(0, more);
+    for (address, router) in [("192.168.77.1", ""), ("10.77.0.1", "10.77.0.254")] {
+        let share = site.share(&["--dhcp", "full", "--interface", address]);
+        share.says("ready: switch clients on");
+        let pxe = ["-V", "PXEClient:Arch:00000:UNDI:002001", "-x", "0x5d:0000"];
+        let mut client = ask(&site, 1, &pxe);
+        client.succeeds(90);
+        client.says(&format!("from={address} next={address} file=pxelinux.0. router={router}."));
+    }
 }
 
 #[test]

@@ -29,9 +29,13 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// Length of its prefix.
     pub prefix: u8,
-    /// The default route's gateway, when it uses this interface.
+    /// The default route's gateway, when it is in the network of this address: machines of another
+    /// network do not reach it.
     pub gateway: Option<Ipv4Addr>,
 }
+
+/// The kernel's table of routes.
+const ROUTES: &str = "/proc/net/route";
 
 /// Chooses the interface to share on: the one with this name or address, or the one with the
 /// default route, or the only one that leads to a cable. Bridges of virtual machines and
@@ -57,7 +61,11 @@ pub fn choose(wanted: Option<&str>) -> Result<Interface, Error> {
             Error::Interface { why: format!("cannot share on {wanted}: {fault}{others}") }
         });
     }
-    if let Some(interface) = all.iter().find(|i| i.gateway.is_some()) {
+    let routes = fs::read_to_string(ROUTES).unwrap_or_default();
+    let near = all.iter().find(|i| i.gateway.is_some());
+    if let Some(interface) =
+        near.or_else(|| all.iter().find(|i| gateway(&routes, &i.name).is_some()))
+    {
         return Ok(interface.clone());
     }
     let mut few = all.clone();
@@ -115,7 +123,7 @@ fn is_wired(name: &str, depth: u8) -> bool {
 
 /// Every IPv4 address of every interface that can broadcast, those of one interface together.
 fn interfaces() -> Result<Vec<Interface>, Error> {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let routes = fs::read_to_string(ROUTES).unwrap_or_default();
     let list = nix::ifaddrs::getifaddrs()
         .map_err(|e| Error::system("list network interfaces")(e.into()))?;
     let mut found: Vec<Interface> = Vec::new();
@@ -132,8 +140,9 @@ fn interfaces() -> Result<Vec<Interface>, Error> {
         if let (true, Some(address), Some(mask)) = (usable, address, mask) {
             // An address with a label has the label's name here: eth0:1.
             let name = item.interface_name.split(':').next().unwrap_or_default().to_owned();
-            let gateway = gateway(&routes, &name);
             let prefix = u8::try_from(u32::from(mask).leading_ones()).unwrap_or(32);
+            let near = |other: &Ipv4Addr| *other & mask == address & mask;
+            let gateway = gateway(&routes, &name).filter(near);
             let mac = macs.get(&name).copied();
             found.push(Interface { name, address, mac, prefix, gateway });
         }
