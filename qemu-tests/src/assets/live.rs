@@ -124,17 +124,21 @@ impl Assets {
         let recipe =
             format!("{suite} {PACKAGES} {LEFT_OUT:?} {SETTLE} {FIRST_SOURCE} {SQUASHFS:?}");
         let dir = self.entry("squashfs-without-root", &recipe, |dir| {
-            let (hook, tar) = (dir.join("settle"), dir.join("root.tar"));
+            let tar = dir.join("root.tar");
             let list = dir.join("debian.sources");
-            write(&hook, &format!("#!/bin/sh\nset -eu\n{SETTLE}"))?;
             write(&list, &sources::of(suite)?)?;
-            shell::sh(&["chmod", "+x", &hook.to_string_lossy()])?;
             let mut mmdebstrap = shell::command("mmdebstrap");
             mmdebstrap.arg(VALID);
             mmdebstrap.args(["--quiet", "--mode=unshare", "--format=tar", "--variant=essential"]);
             mmdebstrap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
-            mmdebstrap.env("FIRST_PROGRAM", self.first_program()?);
-            mmdebstrap.arg(format!("--customize-hook={}", hook.display()));
+            // Root of the namespace may not look into a home of mode 0700, which is
+            // what Debian 13's `useradd` makes; mmdebstrap's `upload` reads outside.
+            let first = self.first_program()?;
+            mmdebstrap.arg(format!("--customize-hook=upload '{}' /first", first.display()));
+            mmdebstrap.arg(format!(
+                "--customize-hook=set -eu; FIRST_PROGRAM=\"$1/first\"; \
+                 chmod 755 \"$FIRST_PROGRAM\"{SETTLE}rm \"$FIRST_PROGRAM\""
+            ));
             mmdebstrap.arg(format!("--include={PACKAGES}")).arg(suite).arg(&tar).arg(&list);
             shell::run(&mut mmdebstrap)?;
             let archive = std::fs::File::open(&tar).map_err(Error::at("open", &tar))?;
