@@ -1,4 +1,4 @@
-//! The compressions that kernels unpack: zstd, gzip, xz and lz4; bzip2 and LZMA are read only.
+//! The compressions that kernels unpack: zstd, gzip, xz and lz4; bzip2, LZMA and LZO are read only.
 //!
 //! The codecs are libraries. This module chooses parameters that the *kernel's* decoders
 //! accept, and reads one of several concatenated streams.
@@ -8,7 +8,8 @@
 //! - xz: the kernel checks CRC32 or nothing.
 //! - lz4: the kernel reads only the legacy frame (`lz4 -l`): a magic, then
 //!   blocks of 8 MiB, each behind its length, with no mark at the end.
-//! - LZO is only recognised, for error messages.
+//! - LZO is the file format of lzop, of which the kernel reads blocks of at most 256 KiB
+//!   (`lib/decompress_unlzo.c`).
 
 use coldplug::index::Compression;
 use std::fmt;
@@ -31,6 +32,8 @@ pub enum Codec {
     Bzip2,
     /// LZMA alone, the format before .xz. Not written.
     Lzma,
+    /// LZO1X in lzop's file format. Not written.
+    Lzo,
 }
 
 impl Codec {
@@ -48,6 +51,7 @@ impl Codec {
             Self::Lz4 => "lz4",
             Self::Bzip2 => "bzip2",
             Self::Lzma => "lzma",
+            Self::Lzo => "lzo",
         }
     }
 
@@ -67,7 +71,7 @@ impl Codec {
     /// of the option, not [`Codec::None`].
     #[must_use]
     pub fn detect(bytes: &[u8]) -> Option<Self> {
-        let known: [(&[u8], Self); 7] = [
+        let known: [(&[u8], Self); 8] = [
             (&[0x1f, 0x8b, 0x08], Self::Gzip),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
             (&[0x28, 0xb5, 0x2f, 0xfd], Self::Zstd),
@@ -75,14 +79,9 @@ impl Codec {
             (&LZ4_FRAME, Self::Lz4),
             (b"BZh", Self::Bzip2),
             (&[0x5d, 0, 0], Self::Lzma),
+            (&LZOP[..8], Self::Lzo),
         ];
         known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, codec)| *codec)
-    }
-
-    /// Names a compression that is known but not read here.
-    #[must_use]
-    pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
-        bytes.starts_with(&[0x89, b'L', b'Z', b'O']).then_some("lzo")
     }
 }
 
@@ -102,6 +101,16 @@ impl fmt::Display for Codec {
         f.write_str(self.name())
     }
 }
+
+/// What an lzop file starts with.
+const LZOP: [u8; 9] = [0x89, b'L', b'Z', b'O', 0, 0x0d, 0x0a, 0x1a, 0x0a];
+/// An lzop file's flags: checksums of each block, plain and packed.
+const ADLER32: u32 = 1;
+const ADLER32_PACKED: u32 = 2;
+const CRC32: u32 = 0x100;
+const CRC32_PACKED: u32 = 0x200;
+/// The largest block of an lzop file that the kernel reads.
+const LZOP_BLOCK: usize = 256 << 10;
 
 const LZ4_LEGACY: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 const LZ4_FRAME: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
@@ -193,7 +202,7 @@ pub fn compress(codec: Codec, data: &[u8]) -> io::Result<Vec<u8>> {
             }
             Ok(out)
         }
-        Codec::Bzip2 | Codec::Lzma => Err(io::ErrorKind::Unsupported.into()),
+        Codec::Bzip2 | Codec::Lzma | Codec::Lzo => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -224,7 +233,7 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> io::Result<(Vec<u
             rest = &[];
             bounded(bytes, limit)?
         }
-        Codec::Gzip | Codec::Xz | Codec::Zstd | Codec::Bzip2 | Codec::Lzma => {
+        Codec::Gzip | Codec::Xz | Codec::Zstd | Codec::Bzip2 | Codec::Lzma | Codec::Lzo => {
             bounded(one(codec, &mut rest)?, limit)?
         }
         Codec::Lz4 if bytes.starts_with(&LZ4_FRAME) => {
@@ -248,6 +257,7 @@ pub fn one<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn Read
         Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?.single_frame()),
         Codec::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(from)),
         Codec::Lzma => Box::new(lzma(from)?),
+        Codec::Lzo => Box::new(Lzop::new(from)?),
         Codec::None | Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
     })
 }
@@ -264,12 +274,112 @@ pub fn reader<'r>(codec: Codec, from: impl BufRead + 'r) -> io::Result<Box<dyn R
         Codec::Zstd => Box::new(zstd::Decoder::with_buffer(from)?),
         Codec::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(from)),
         Codec::Lzma => Box::new(lzma(from)?),
+        Codec::Lzo => Box::new(Lzop::new(from)?),
         Codec::Lz4 => return Err(io::ErrorKind::Unsupported.into()),
     })
 }
 
 fn lzma<R: BufRead>(from: R) -> io::Result<lzma_rust2::LzmaReader<OneByte<R>>> {
     lzma_rust2::LzmaReader::new_mem_limit(OneByte(from), 1 << 18, None)
+}
+
+/// Unpacks one lzop file as it is read. Checksums of the plain bytes are compared, which the kernel
+/// does not; those of the packed bytes are passed over.
+struct Lzop<R> {
+    from: R,
+    /// Which checksums its blocks have.
+    flags: u32,
+    block: io::Cursor<Vec<u8>>,
+    ended: bool,
+}
+
+impl<R: BufRead> Lzop<R> {
+    /// Reads the header: version, method, flags, name and times (lzop's `lzop.c`, `conf.h`).
+    fn new(mut from: R) -> io::Result<Self> {
+        /// The version since which two more fields are there.
+        const NEWER: u16 = 0x0940;
+        const FILTER: u32 = 0x800;
+        if bytes::<9>(&mut from)? != LZOP {
+            return Err(damaged("not an lzop file"));
+        }
+        let newer = u16::from_be_bytes(bytes(&mut from)?) >= NEWER;
+        // The library's version, the one needed to unpack, the method and its level.
+        skip(&mut from, if newer { 6 } else { 3 })?;
+        let flags = u32::from_be_bytes(bytes(&mut from)?);
+        // The filter, the mode, and the time in one or two numbers.
+        let filter = if flags & FILTER == 0 { 0 } else { 4 };
+        skip(&mut from, filter + if newer { 12 } else { 8 })?;
+        let [name] = bytes(&mut from)?;
+        skip(&mut from, u64::from(name) + 4)?;
+        Ok(Self { from, flags, block: io::Cursor::default(), ended: false })
+    }
+
+    /// Reads the next block.
+    fn fill(&mut self) -> io::Result<()> {
+        let size = u32::from_be_bytes(bytes(&mut self.from)?) as usize;
+        if size == 0 {
+            self.ended = true;
+            return Ok(());
+        }
+        let packed = u32::from_be_bytes(bytes(&mut self.from)?) as usize;
+        if size > LZOP_BLOCK || packed == 0 || packed > size {
+            return Err(damaged("an lzop block of a size that kernels refuse"));
+        }
+        let mut sum = |bit: u32| -> io::Result<Option<u32>> {
+            let has = self.flags & bit != 0;
+            has.then(|| bytes(&mut self.from).map(u32::from_be_bytes)).transpose()
+        };
+        let (adler, crc) = (sum(ADLER32)?, sum(CRC32)?);
+        // A block that does not shrink is stored, and has no checksums of its packed bytes.
+        if packed < size {
+            sum(ADLER32_PACKED)?;
+            sum(CRC32_PACKED)?;
+        }
+        let mut data = vec![0; packed];
+        self.from.read_exact(&mut data)?;
+        if packed < size {
+            let mut out = vec![0; size];
+            if lzokay::decompress::decompress(&data, &mut out) != Ok(size) {
+                return Err(damaged("a damaged lzop block"));
+            }
+            data = out;
+        }
+        let mut found = flate2::Crc::new();
+        found.update(&data);
+        let differs = |sum: Option<u32>, found: u32| sum.is_some_and(|sum| sum != found);
+        if differs(adler, adler2::adler32_slice(&data)) || differs(crc, found.sum()) {
+            return Err(damaged("an lzop block with a wrong checksum"));
+        }
+        self.block = io::Cursor::new(data);
+        Ok(())
+    }
+}
+
+impl<R: BufRead> Read for Lzop<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.block.read(buffer)?;
+            if read > 0 || self.ended || buffer.is_empty() {
+                return Ok(read);
+            }
+            self.fill()?;
+        }
+    }
+}
+
+fn bytes<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn skip(from: &mut impl Read, count: u64) -> io::Result<()> {
+    let skipped = io::copy(&mut from.take(count), &mut io::sink())?;
+    if skipped == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn damaged(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Gives one byte at a time: the decoder reads ahead, and what follows the stream would be lost.
@@ -346,6 +456,36 @@ mod tests {
         0x5d, 0x00, 0x00, 0x80, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x39,
         0x99, 0x48, 0x91, 0xb1, 0x69, 0x95, 0x7d, 0x33, 0xa4, 0xff, 0xff, 0xfe, 0x73, 0xb0, 0x00,
     ];
+    const LZO_FIRST: &[u8] = &[
+        0x89, 0x4c, 0x5a, 0x4f, 0x00, 0x0d, 0x0a, 0x1a, 0x0a, 0x10, 0x40, 0x20, 0xa0, 0x09, 0x40,
+        0x03, 0x09, 0x03, 0x00, 0x00, 0x0d, 0x00, 0x00, 0x00, 0x00, 0x6b, 0x0d, 0xca, 0xf7, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x2f, 0x45, 0x03, 0xaf, 0x00, 0x00, 0x00, 0x06, 0x00, 0x00, 0x00,
+        0x06, 0x08, 0x8a, 0x02, 0x33, 0x66, 0x69, 0x72, 0x73, 0x74, 0x0a, 0x00, 0x00, 0x00, 0x00,
+    ];
+    const LZO_TEXT: &[u8] = &[
+        0x89, 0x4c, 0x5a, 0x4f, 0x00, 0x0d, 0x0a, 0x1a, 0x0a, 0x10, 0x40, 0x20, 0xa0, 0x09, 0x40,
+        0x03, 0x09, 0x03, 0x00, 0x00, 0x0d, 0x00, 0x00, 0x00, 0x00, 0x6b, 0x0d, 0xcb, 0x0b, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x29, 0xc4, 0x02, 0xc4, 0x00, 0x00, 0x0b, 0xb8, 0x00, 0x00, 0x00,
+        0x21, 0xaa, 0x18, 0x5c, 0xf4, 0x1c, 0x42, 0x65, 0x6c, 0x6c, 0x77, 0x65, 0x74, 0x68, 0x65,
+        0x72, 0x0a, 0x20, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xe6, 0x28, 0x00, 0x20, 0x00,
+        0x00, 0x00, 0x8f, 0x28, 0x00, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    ];
+    const LZO_TWO_SUMS: &[u8] = &[
+        0x89, 0x4c, 0x5a, 0x4f, 0x00, 0x0d, 0x0a, 0x1a, 0x0a, 0x10, 0x40, 0x20, 0xa0, 0x10, 0x01,
+        0x03, 0x09, 0x03, 0x00, 0x13, 0x0c, 0x00, 0x00, 0x00, 0x00, 0x6b, 0x0d, 0xcb, 0x0b, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0xea, 0xdb, 0xb5, 0xab, 0x00, 0x00, 0x0b, 0xb8, 0x00, 0x00, 0x00,
+        0x21, 0xa1, 0x16, 0x9f, 0xfb, 0x33, 0x9d, 0x5c, 0x7f, 0x1c, 0x42, 0x65, 0x6c, 0x6c, 0x77,
+        0x65, 0x74, 0x68, 0x65, 0x72, 0x0a, 0x20, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xe6,
+        0x28, 0x00, 0x20, 0x00, 0x00, 0x00, 0x8f, 0x28, 0x00, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00,
+    ];
+    const LZO_SECOND: &[u8] = &[
+        0x89, 0x4c, 0x5a, 0x4f, 0x00, 0x0d, 0x0a, 0x1a, 0x0a, 0x10, 0x40, 0x20, 0xa0, 0x09, 0x40,
+        0x03, 0x09, 0x03, 0x00, 0x00, 0x0d, 0x00, 0x00, 0x00, 0x00, 0x6b, 0x0d, 0xca, 0xf7, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x2f, 0x45, 0x03, 0xaf, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00,
+        0x07, 0x0b, 0x51, 0x02, 0x87, 0x73, 0x65, 0x63, 0x6f, 0x6e, 0x64, 0x0a, 0x00, 0x00, 0x00,
+        0x00,
+    ];
 
     #[test]
     fn streams_behind_each_other_are_told_apart() {
@@ -360,12 +500,15 @@ mod tests {
         }
     }
 
-    /// Streams by bzip2 1.0.8 and xz 5.4 (`--format=lzma`) of "first\n" and "second\n".
+    /// Streams by bzip2 1.0.8, xz 5.4 (`--format=lzma`) and lzop 1.04 of "first\n" and "second\n".
     #[test]
     fn what_is_only_read() {
         let bzip2: [&[u8]; 2] = [BZIP2_FIRST, BZIP2_SECOND];
         let lzma: [&[u8]; 2] = [LZMA_FIRST, LZMA_SECOND];
-        for (codec, [first, second]) in [(Codec::Bzip2, bzip2), (Codec::Lzma, lzma)] {
+        let lzo: [&[u8]; 2] = [LZO_FIRST, LZO_SECOND];
+        for (codec, [first, second]) in
+            [(Codec::Bzip2, bzip2), (Codec::Lzma, lzma), (Codec::Lzo, lzo)]
+        {
             let bytes = [first, b"\0\0\0\0", second].concat();
             assert_eq!(Codec::detect(&bytes), Some(codec));
             let (data, used) = decompress(codec, &bytes, 100).unwrap();
@@ -374,6 +517,26 @@ mod tests {
             assert!(decompress(codec, &first[..first.len() - 5], 100).is_err(), "{codec}");
             assert!(decompress(codec, first, 3).is_err(), "{codec}");
             assert!(compress(codec, b"").is_err());
+        }
+    }
+
+    /// What `yes Bellwether | head -c 3000 | lzop -9` writes, and the same with two checksums of each
+    /// block (`--crc32 -CC`).
+    #[test]
+    fn blocks_of_lzop() {
+        let text: Vec<u8> = b"Bellwether\n".iter().copied().cycle().take(3000).collect();
+        for (file, head) in [(LZO_TEXT, 38), (LZO_TWO_SUMS, 38)] {
+            let (data, used) = decompress(Codec::Lzo, file, text.len()).unwrap();
+            assert!(data == text && used == file.len());
+            let block = &file[head..file.len() - 4];
+            let twice = [file.get(..head).unwrap(), block, block, &[0; 4]].concat();
+            assert_eq!(decompress(Codec::Lzo, &twice, 1 << 20).unwrap().0, text.repeat(2));
+            // Its plain and its packed size, a checksum, and what is packed.
+            for (at, value) in [(1, 1), (1, 5), (3, 0), (7, 1), (6, 255), (8, 0), (22, b'!')] {
+                let mut bad = file.to_vec();
+                bad[head + at] = value;
+                assert!(decompress(Codec::Lzo, &bad, 1 << 20).is_err(), "{at} {value}");
+            }
         }
     }
 
@@ -423,7 +586,7 @@ mod tests {
 
         #[test]
         fn garbage_never_panics(data in proptest::collection::vec(any::<u8>(), 0..300)) {
-            for stream in [BZIP2_FIRST, LZMA_FIRST] {
+            for stream in [BZIP2_FIRST, LZMA_FIRST, LZO_FIRST] {
                 let codec = Codec::detect(stream).unwrap();
                 let at = data.len() % stream.len();
                 let _ = decompress(codec, &[&stream[..at], &data].concat(), 1 << 20);

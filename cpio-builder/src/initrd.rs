@@ -44,13 +44,6 @@ pub enum InitrdError {
         /// The codec's error.
         source: io::Error,
     },
-    /// A compression that is recognised but not supported.
-    Foreign {
-        /// Offset of the segment in the file.
-        offset: usize,
-        /// Its name.
-        name: &'static str,
-    },
     /// Neither cpio nor a known compression.
     Unknown {
         /// Offset in the file.
@@ -74,13 +67,6 @@ impl fmt::Display for InitrdError {
         match self {
             Self::Unpack { offset, codec, source } => {
                 write!(f, "the {codec} data at byte {offset} does not unpack: {source}")
-            }
-            Self::Foreign { offset, name } => {
-                write!(
-                    f,
-                    "the data at byte {offset} is compressed with {name}, which is not supported; "
-                )?;
-                write!(f, "repack it with zstd, gzip, xz or lz4")
             }
             Self::Unknown { offset: 0 } => write!(f, "this is neither cpio nor compressed cpio"),
             Self::Unknown { offset } => {
@@ -187,8 +173,6 @@ impl<'a> Initrd<'a> {
                 let archives =
                     archives(&data).map_err(|source| InitrdError::Cpio { offset: at, source })?;
                 Segment { offset: at, codec, packed, data: Cow::Owned(data), archives }
-            } else if let Some(name) = Codec::foreign(rest) {
-                return Err(InitrdError::Foreign { offset: at, name });
             } else if segments.is_empty() {
                 return Err(InitrdError::Unknown { offset: at });
             } else {
