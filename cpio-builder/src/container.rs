@@ -255,13 +255,8 @@ impl Squashfs {
 
     fn read_most(&self, path: &str, most: usize) -> Result<Vec<u8>, Error> {
         let fail = |source| Error::Read { path: self.origin.join(path), source };
-        let mut name = path.to_owned();
-        // The kernel's limit on chained links.
-        for _ in 0..40 {
-            let Some(target) = self.links.get(&name) else { break };
-            name = join(&name, target);
-        }
-        let node = self.files.get(&name).and_then(|n| self.reader.files().nth(*n));
+        let node =
+            self.files.get(&follow(path, &self.links)).and_then(|n| self.reader.files().nth(*n));
         let Some(InnerNode::File(file)) = node.map(|node| &node.inner) else {
             return Err(fail(io::ErrorKind::NotFound.into()));
         };
@@ -288,6 +283,20 @@ fn why(error: &BackhandError) -> String {
         }
         _ => "damaged or truncated".to_owned(),
     }
+}
+
+/// The path of a file where symbolic links lead, those to directories on the way included.
+#[must_use]
+pub fn follow(path: &str, links: &BTreeMap<String, String>) -> String {
+    let mut path = path.to_owned();
+    // The kernel's limit on chained links.
+    for _ in 0..40 {
+        let mut parts = path.match_indices('/').map(|(at, _)| path.split_at(at));
+        let link = |(dir, rest): (&str, &str)| Some(join(dir, links.get(dir)?) + rest);
+        let Some(next) = parts.find_map(link).or_else(|| link((&path, ""))) else { break };
+        path = next;
+    }
+    path
 }
 
 /// The path that a symbolic link at `from` points to.

@@ -378,26 +378,16 @@ fn module_data(spec: &ImageSpec, module: &KernelModule) -> Result<Vec<u8>, Error
     Ok(smaller.unwrap_or(data))
 }
 
-/// Finds a firmware file, plain or in a compression that kernels accept, where the kernel would
-/// look: in `updates/RELEASE`, `updates`, `RELEASE`, then plain.
+/// Finds a firmware file where the kernel would look, and its name in `lib/firmware`.
 fn find_firmware(spec: &ImageSpec, name: &str) -> Result<Option<(String, Vec<u8>)>, Error> {
-    // The name comes from a module: it must not leave the directory.
-    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Ok(None);
-    }
-    let release = &spec.tree.release;
-    let places =
-        [format!("updates/{release}/"), "updates/".into(), format!("{release}/"), "".into()];
-    for (place, end) in places.iter().flat_map(|p| tree::FIRMWARE_ENDINGS.map(|end| (p, end))) {
-        let found = |data| Ok(Some((format!("{name}{end}"), data)));
-        let path = format!("{place}{name}{end}");
+    for (path, name) in tree::firmware_places(&spec.tree.release, name) {
         for dir in &spec.firmware {
             if let Some(data) = Container::Dir(dir.clone()).read_if_any(&path)? {
-                return found(data);
+                return Ok(Some((name, data)));
             }
         }
         if let Some(data) = spec.tree.firmware(&path)? {
-            return found(data);
+            return Ok(Some((name, data)));
         }
     }
     Ok(None)

@@ -425,8 +425,19 @@ impl KernelTree {
     }
 }
 
-/// What may stand behind a firmware file's name: kernels look for it packed, too.
-pub const FIRMWARE_ENDINGS: [&str; 3] = ["", ".xz", ".zst"];
+/// Where a kernel looks for a firmware file below `lib/firmware`, in its order: in each directory
+/// plain first, then packed (`drivers/base/firmware_loader/main.c`). Each path with the file's name
+/// in `lib/firmware` itself. Nothing for a name that leaves the directory: it comes from a module.
+#[must_use]
+pub fn firmware_places(release: &str, name: &str) -> Vec<(String, String)> {
+    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Vec::new();
+    }
+    let dirs = [format!("updates/{release}/"), "updates/".into(), format!("{release}/"), "".into()];
+    let names = ["", ".zst", ".xz"].map(|end| format!("{name}{end}"));
+    let place = |name: &String| dirs.clone().map(|dir| (format!("{dir}{name}"), name.clone()));
+    names.iter().flat_map(place).collect()
+}
 
 /// Names of the firmware files that a module may ask for.
 ///

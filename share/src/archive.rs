@@ -13,7 +13,7 @@ use crate::tree::{At, Tree};
 use backhand::{FilesystemReader, InnerNode};
 use coldplug::index::Compression;
 use cpio_builder::compress;
-use cpio_builder::container::Container;
+use cpio_builder::container::{Container, follow};
 use cpio_builder::error::Error as BuildError;
 use cpio_builder::image::{INDEX_PATH, index};
 use cpio_builder::initrd::Limits;
@@ -86,9 +86,23 @@ pub struct Made {
     pub lacking: Vec<String>,
 }
 
-/// Makes the archive for an initramfs. `squashfs` lists images in `tree` that may have modules
-/// of the same kernel. With `alone` it takes the initramfs's place if all the modules are there
-/// that a boot over the network needs.
+/// Which archives of an initramfs are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// One in its place, if all the modules are there that a boot over the network needs; one behind
+    /// it otherwise.
+    pub alone: bool,
+    /// One behind it.
+    pub behind: bool,
+}
+
+/// An archive in two parts: what stands before it and stays plain (microcode, which the kernel
+/// looks for before it can unpack anything: Documentation/arch/x86/microcode.rst), and the rest,
+/// not yet compressed.
+type Parts = (Made, Vec<u8>);
+
+/// Makes the archives for an initramfs, which is read once for all, and once more if a module
+/// names firmware. `squashfs` lists images in `tree` that may have modules of the same kernel.
 ///
 /// # Errors
 /// [`Error::File`] when the initramfs is damaged or not one, `/init` is for another
@@ -98,17 +112,21 @@ pub fn make(
     initrd: Open<'_>,
     squashfs: &[String],
     init: &[u8],
-    alone: bool,
-) -> Result<Made, Error> {
+    wanted: Wanted,
+) -> Result<Vec<Made>, Error> {
     // All modules are in memory for a moment. A thread of its own gives that memory back to the
     // system before compression takes as much again.
     let collected =
-        thread::scope(|scope| scope.spawn(|| collect(tree, initrd, squashfs, init, alone)).join());
+        thread::scope(|scope| scope.spawn(|| collect(tree, initrd, squashfs, init, wanted)).join());
     let failed =
         |_| Error::System { doing: "make an archive", source: io::ErrorKind::Other.into() };
     let collected = collected.map_err(failed)??;
-    let (mut made, plain) = collected.clone();
+    let parts = collected.clone();
     drop(collected);
+    parts.into_iter().map(pack).collect()
+}
+
+fn pack((mut made, plain): Parts) -> Result<Made, Error> {
     made.bytes.extend(compress::quickly(&plain).map_err(BuildError::Compress)?);
     made.bytes.resize(made.bytes.len().next_multiple_of(4), 0);
     Ok(made)
@@ -134,21 +152,18 @@ fn is_baked(path: &str) -> bool {
         || ["conf/conf.d/", "etc/cmdline.d/"].iter().any(|dir| path.starts_with(dir))
 }
 
-/// The archive in two parts: what stands before it and stays plain (microcode, which the kernel
-/// looks for before it can unpack anything: Documentation/arch/x86/microcode.rst), and the rest,
-/// not yet compressed.
 fn collect(
     tree: &Arc<Tree>,
     initrd: Open<'_>,
     squashfs: &[String],
     init: &[u8],
-    alone: bool,
-) -> Result<(Made, Vec<u8>), Error> {
-    let wanted = |path: &str| {
-        is_module(path) || is_conf(path) || alone && (is_microcode(path) || is_baked(path))
+    wanted: Wanted,
+) -> Result<Vec<Parts>, Error> {
+    let picks = |path: &str| {
+        let alone = is_microcode(path) || is_baked(path);
+        is_module(path) || is_conf(path) || wanted.alone && alone
     };
-    let Picked { mut files, links, end } =
-        initrd::pick(&mut initrd()?, Limits::default(), &wanted)?;
+    let Picked { mut files, links, end } = initrd::pick(&mut initrd()?, Limits::default(), &picks)?;
     let mut conf = ModprobeConf::default();
     for (_, text) in files.extract_if(.., |path, _| is_conf(path)) {
         conf.parse(&String::from_utf8_lossy(&text));
@@ -160,7 +175,7 @@ fn collect(
         cpio_builder::image::check_init(init, Path::new("/init"), 0)?;
         let mut archive = Archive::new();
         add(&mut archive, "init", 0o755, init.to_vec())?;
-        return Ok((Made { end, ..Made::default() }, finish(archive, &links)?));
+        return Ok(vec![(Made { end, ..Made::default() }, finish(archive, &links)?)]);
     };
     let there: BTreeSet<String> = files.keys().cloned().collect();
     let release = base.rsplit('/').next().unwrap_or_default().to_owned();
@@ -173,64 +188,108 @@ fn collect(
     let mut kernel = KernelTree::load(Container::memory(files), &base)?;
     conf.apply(&mut kernel);
     cpio_builder::image::check_init(init, Path::new("/init"), kernel.machine)?;
-    let is_there = |module: &KernelModule| there.contains(&kernel.within(&module.path));
-    let select = |profile| {
-        let chosen = Profile::from_name(profile).map(|profile| profile.select(&kernel));
-        kernel.with_needs(chosen.unwrap_or_default(), &mut BTreeSet::new())
-    };
-    let mut chosen = select("lan");
-    let has = |chosen: &BTreeSet<usize>, name: &str| {
-        kernel.resolve(name).is_some_and(|found| found.iter().all(|n| chosen.contains(n)))
-    };
-    let needed = ESSENTIAL.into_iter().chain(["nfsv3"]);
-    let lacking = needed.filter(|name| !has(&chosen, name)).map(str::to_owned).collect::<Vec<_>>();
-    let alone = alone && lacking.is_empty();
-    if !alone {
-        chosen = select("net");
-        let modules = (0..).zip(&kernel.modules);
-        chosen.extend(modules.filter(|(_, module)| is_there(module)).map(|(n, _)| n));
-        chosen = kernel.with_needs(chosen, &mut BTreeSet::new());
+    let read = Contents { initrd, kernel, conf, base, there, kept, links, end };
+    let lacking = read.lacking();
+    let alone = wanted.alone && lacking.is_empty();
+    let both = [(alone, true), (wanted.behind || !alone, false)];
+    let kinds = both.into_iter().filter(|(wanted, _)| *wanted);
+    kinds.map(|(_, alone)| read.archive(init, alone, &lacking)).collect()
+}
+
+/// What was read of an initramfs and of its medium.
+struct Contents<'o> {
+    initrd: Open<'o>,
+    kernel: KernelTree,
+    conf: ModprobeConf,
+    /// The directory of its modules.
+    base: String,
+    /// The paths of the modules that the initramfs has.
+    there: BTreeSet<String>,
+    /// Its microcode and what the distribution built in.
+    kept: Vec<(String, Vec<u8>)>,
+    links: BTreeMap<String, String>,
+    end: Option<usize>,
+}
+
+impl Contents<'_> {
+    fn is_there(&self, module: &KernelModule) -> bool {
+        self.there.contains(&self.kernel.within(&module.path))
     }
-    // Not every kernel unpacks a module.
-    let place = |module: &KernelModule| {
-        if is_there(module) && !alone {
-            return (kernel.within(&module.path), module.compression);
-        }
-        let stem = module.path.rsplit_once(".ko").map_or(module.path.as_str(), |(stem, _)| stem);
-        (format!("{base}/{stem}.ko"), Compression::None)
-    };
-    let mut archive = Archive::new();
-    add(&mut archive, "init", 0o755, init.to_vec())?;
-    add(&mut archive, INDEX_PATH, 0o644, index(&kernel, &chosen, &conf, &place)?)?;
-    let mut firmware = BTreeSet::new();
-    let modules = chosen.iter().filter_map(|n| kernel.modules.get(*n));
-    let (old, new): (Vec<_>, Vec<_>) = modules.partition(|module| is_there(module));
-    for module in new.iter().chain(old.iter().filter(|_| alone)) {
-        let bytes = kernel.read(module)?;
+
+    /// The modules of a profile, with those that they need.
+    fn select(&self, profile: &str) -> BTreeSet<usize> {
+        let chosen = Profile::from_name(profile).map(|profile| profile.select(&self.kernel));
+        self.kernel.with_needs(chosen.unwrap_or_default(), &mut BTreeSet::new())
+    }
+
+    /// The modules that a boot over the network needs, and that are nowhere.
+    fn lacking(&self) -> Vec<String> {
+        let chosen = self.select("lan");
+        let has = |name: &&str| {
+            let found = self.kernel.resolve(name);
+            found.is_some_and(|found| found.iter().all(|n| chosen.contains(n)))
+        };
+        let needed = ESSENTIAL.into_iter().chain(["nfsv3"]);
+        needed.filter(|name| !has(name)).map(str::to_owned).collect()
+    }
+
+    fn chosen(&self, alone: bool) -> BTreeSet<usize> {
         if alone {
-            let path = &module.path;
-            let damaged = |source| BuildError::Module { path: path.clone(), source };
-            firmware.extend(tree::firmware(&bytes).map_err(damaged)?);
+            return self.select("lan");
         }
-        add(&mut archive, &place(module).0, 0o644, bytes)?;
+        let mut chosen = self.select("net");
+        let modules = (0..).zip(&self.kernel.modules);
+        chosen.extend(modules.filter(|(_, module)| self.is_there(module)).map(|(n, _)| n));
+        self.kernel.with_needs(chosen, &mut BTreeSet::new())
     }
-    let (there, added) = (old.len(), new.len());
-    let mut made = Made { bytes: Vec::new(), alone, release, there, added, end, lacking };
-    if !alone {
-        return Ok((made, finish(archive, &links)?));
+
+    /// Makes one of the archives.
+    fn archive(&self, init: &[u8], alone: bool, lacking: &[String]) -> Result<Parts, Error> {
+        let Self { kernel, base, .. } = self;
+        let chosen = self.chosen(alone);
+        // Not every kernel unpacks a module.
+        let place = |module: &KernelModule| {
+            if self.is_there(module) && !alone {
+                return (kernel.within(&module.path), module.compression);
+            }
+            let path = module.path.as_str();
+            let stem = path.rsplit_once(".ko").map_or(path, |(stem, _)| stem);
+            (format!("{base}/{stem}.ko"), Compression::None)
+        };
+        let mut archive = Archive::new();
+        add(&mut archive, "init", 0o755, init.to_vec())?;
+        add(&mut archive, INDEX_PATH, 0o644, index(kernel, &chosen, &self.conf, &place)?)?;
+        let mut firmware = BTreeSet::new();
+        let modules = chosen.iter().filter_map(|n| kernel.modules.get(*n));
+        let (old, new): (Vec<_>, Vec<_>) = modules.partition(|module| self.is_there(module));
+        for module in new.iter().chain(old.iter().filter(|_| alone)) {
+            let bytes = kernel.read(module)?;
+            if alone {
+                let path = &module.path;
+                let damaged = |source| BuildError::Module { path: path.clone(), source };
+                firmware.extend(tree::firmware(&bytes).map_err(damaged)?);
+            }
+            add(&mut archive, &place(module).0, 0o644, bytes)?;
+        }
+        let (there, added) = (old.len(), new.len());
+        let (release, end, lacking) = (kernel.release.clone(), self.end, lacking.to_vec());
+        let mut made = Made { bytes: Vec::new(), alone, release, there, added, end, lacking };
+        if !alone {
+            return Ok((made, finish(archive, &self.links)?));
+        }
+        let mut early = Archive::new();
+        for (path, bytes) in &self.kept {
+            let of = if is_microcode(path) { &mut early } else { &mut archive };
+            add(of, path, 0o644, bytes.clone())?;
+        }
+        for (path, bytes) in firmware_of(&firmware, &kernel.release, &self.links, self.initrd)? {
+            add(&mut archive, &path, 0o644, bytes)?;
+        }
+        if !early.is_empty() {
+            made.bytes = early.write(0).map_err(BuildError::from)?;
+        }
+        Ok((made, finish(archive, &BTreeMap::new())?))
     }
-    let mut early = Archive::new();
-    for (path, bytes) in kept {
-        let of = if is_microcode(&path) { &mut early } else { &mut archive };
-        add(of, &path, 0o644, bytes)?;
-    }
-    for (path, bytes) in firmware_of(&firmware, initrd)? {
-        add(&mut archive, &path, 0o644, bytes)?;
-    }
-    if !early.is_empty() {
-        made.bytes = early.write(0).map_err(BuildError::from)?;
-    }
-    Ok((made, finish(archive, &BTreeSet::new())?))
 }
 
 fn add(archive: &mut Archive, path: &str, mode: u32, bytes: Vec<u8>) -> Result<(), Error> {
@@ -249,29 +308,42 @@ fn only_base(files: &BTreeMap<String, Vec<u8>>) -> Result<Option<String>, Error>
     }
 }
 
-/// The files of the initramfs that are this firmware, plain or packed, with their paths.
+/// The files of the initramfs that a kernel takes for this firmware, with their paths in the
+/// archive.
 fn firmware_of(
     names: &BTreeSet<String>,
+    release: &str,
+    links: &BTreeMap<String, String>,
     initrd: Open<'_>,
-) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+) -> Result<Vec<(String, Vec<u8>)>, Error> {
     // It would be read whole once more for nothing.
     if names.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Vec::new());
     }
-    let wanted = |path: &str| {
-        let name = within_usr(path).strip_prefix("lib/firmware/");
-        let ends = tree::FIRMWARE_ENDINGS;
-        name.is_some_and(|name| {
-            ends.iter().any(|end| name.strip_suffix(end).is_some_and(|name| names.contains(name)))
+    // Of each file, where it may be in the initramfs, and its path in the archive.
+    let places: Vec<Vec<(String, String)>> = names
+        .iter()
+        .map(|name| {
+            let places = tree::firmware_places(release, name);
+            let all = places.iter().flat_map(|(path, name)| {
+                let at = |lib| follow(&format!("{lib}/firmware/{path}"), links);
+                ["lib", "usr/lib"].map(|lib| (at(lib), format!("lib/firmware/{name}")))
+            });
+            all.collect()
         })
+        .collect();
+    let wanted: BTreeSet<&str> = places.iter().flatten().map(|(at, _)| at.as_str()).collect();
+    let picks = |path: &str| wanted.contains(path);
+    let found = initrd::pick(&mut initrd()?, Limits::default(), &picks)?.files;
+    let first = |places: &Vec<(String, String)>| {
+        places.iter().find_map(|(at, to)| Some((to.clone(), found.get(at)?.clone())))
     };
-    let found = initrd::pick(&mut initrd()?, Limits::default(), &wanted)?.files;
-    Ok(found.into_iter().map(|(path, bytes)| (within_usr(&path).to_owned(), bytes)).collect())
+    Ok(places.iter().filter_map(first).collect())
 }
 
-fn finish(mut archive: Archive, links: &BTreeSet<String>) -> Result<Vec<u8>, Error> {
+fn finish(mut archive: Archive, links: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
     // A directory in this archive would replace a link of that name in the medium's initramfs.
-    for link in links {
+    for link in links.keys() {
         archive.forget_dir(link);
     }
     Ok(archive.write(0).map_err(BuildError::from)?)
@@ -386,12 +458,47 @@ impl Seek for Cursor {
 mod tests {
     use super::*;
 
+    const ALONE: Wanted = Wanted { alone: true, behind: false };
+
     #[test]
     fn where_modules_are() {
         let paths = ["usr/lib/modules/6.1/kernel/a.ko".to_owned(), "x/lib/modules/5/b.ko".into()];
         assert_eq!(bases(paths.iter()), ["usr/lib/modules/6.1".to_owned()].into());
         assert_eq!(module_name("kernel/a/b-c.ko.xz"), Some("b-c"));
         assert_eq!(module_name("modules.dep"), None);
+    }
+
+    /// Where the kernel would look: in `updates/` first, and behind links, as of `cxgb4/t4fw.bin`.
+    #[test]
+    fn firmware_is_where_a_kernel_looks() {
+        let mut archive = Archive::new();
+        for (path, text) in [
+            ("usr/lib/firmware/a.bin", "old"),
+            ("usr/lib/firmware/updates/6.1/a.bin", "new"),
+            ("usr/lib/firmware/cxgb4/t4fw-1.bin", "versioned"),
+            ("usr/lib/firmware/6.1/b.bin.xz", "xz"),
+            ("usr/lib/firmware/updates/b.bin.zst", "zstd"),
+            ("usr/lib/firmware/other.bin", "not asked for"),
+        ] {
+            archive.add(path, 0o644, Node::File(text.into())).unwrap();
+        }
+        let link = Node::Symlink("t4fw-1.bin".into());
+        archive.add("usr/lib/firmware/cxgb4/t4fw.bin", 0o777, link).unwrap();
+        archive.add("lib", 0o777, Node::Symlink("usr/lib".into())).unwrap();
+        let bytes: Arc<[u8]> = archive.write(0).unwrap().into();
+        let open = || Ok(Box::new(io::Cursor::new(bytes.clone())) as Box<dyn BufRead + Send>);
+        let links =
+            initrd::pick(&mut open().unwrap(), Limits::default(), &|_| false).unwrap().links;
+        let names = ["a.bin", "b.bin", "cxgb4/t4fw.bin", "gone.bin", "../../etc/shadow"];
+        let found = firmware_of(&names.map(str::to_owned).into(), "6.1", &links, &open).unwrap();
+        let found: Vec<(&str, &[u8])> =
+            found.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+        let wanted: [(&str, &[u8]); 3] = [
+            ("lib/firmware/a.bin", b"new"),
+            ("lib/firmware/b.bin.zst", b"zstd"),
+            ("lib/firmware/cxgb4/t4fw.bin", b"versioned"),
+        ];
+        assert_eq!(found, wanted);
     }
 
     #[test]
@@ -401,15 +508,15 @@ mod tests {
             let bytes: Arc<[u8]> = bytes.into();
             move || Ok(Box::new(io::Cursor::new(bytes.clone())) as Box<dyn BufRead + Send>)
         };
-        assert!(make(&tree, &open(b"no initrd"), &[], b"", true).is_err());
+        assert!(make(&tree, &open(b"no initrd"), &[], b"", ALONE).is_err());
         let mut archive = Archive::new();
         archive.add("bin", 0o755, Node::Dir).unwrap();
         let initrd = archive.write(0).unwrap();
-        assert!(make(&tree, &open(&initrd), &[], b"no program", true).is_err());
+        assert!(make(&tree, &open(&initrd), &[], b"no program", ALONE).is_err());
         let mut own = std::fs::read("/proc/self/exe").unwrap();
         own.truncate(4096);
-        let made = make(&tree, &open(&initrd), &[], &own, true).unwrap();
-        let opened = cpio_builder::initrd::Initrd::open(&made.bytes, Limits::default()).unwrap();
+        let made = make(&tree, &open(&initrd), &[], &own, ALONE).unwrap();
+        let opened = cpio_builder::initrd::Initrd::open(&made[0].bytes, Limits::default()).unwrap();
         assert!(opened.tree().contains_key("init"));
     }
 }

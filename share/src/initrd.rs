@@ -10,11 +10,13 @@ use cpio_builder::compress::{self, Codec};
 use cpio_builder::error::Error as BuildError;
 use cpio_builder::initrd::{InitrdError, Limits};
 use cpio_builder::newc::{Entry, HEADER, Header, NewcError, TRAILER, named, plain};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
 /// Bytes that identify the start of a segment.
 const MAGIC: usize = 8;
+/// The longest target of a symbolic link, as the kernel's `PATH_MAX`.
+const LONGEST: usize = 4096;
 /// Initial capacity for a file's bytes.
 const EXPECTED: usize = 1 << 20;
 
@@ -23,8 +25,8 @@ const EXPECTED: usize = 1 << 20;
 pub struct Picked {
     /// Wanted files, by path without a leading `/`.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// Every symbolic link.
-    pub links: BTreeSet<String>,
+    /// Every symbolic link with its target.
+    pub links: BTreeMap<String, String>,
     /// Where bytes begin that are no archive: the kernel reads nothing behind them.
     pub end: Option<usize>,
 }
@@ -89,14 +91,12 @@ impl Reader<'_> {
             let mut head = Vec::with_capacity(MAGIC);
             input.by_ref().take(MAGIC as u64).read_to_end(&mut head).map_err(unread)?;
             let codec = Codec::detect(&head);
-            let foreign = Codec::foreign(&head);
             let plain = head.starts_with(b"07070");
             let mut rest = io::Cursor::new(head).chain(&mut *input);
             let mut linked = Linked::default();
-            let done = match (plain, codec, foreign) {
-                (true, ..) => self.archive(&mut rest, &mut linked).map(|()| Vec::new()),
-                (_, Some(codec), _) => self.packed(codec, &mut rest, &mut linked),
-                (.., Some(name)) => return Err(wrong(InitrdError::Foreign { offset, name })),
+            let done = match (plain, codec) {
+                (true, _) => self.archive(&mut rest, &mut linked).map(|()| Vec::new()),
+                (_, Some(codec)) => self.packed(codec, &mut rest, &mut linked),
                 _ if self.segments > 1 => {
                     self.found.end = Some(offset);
                     return Ok(None);
@@ -129,7 +129,7 @@ impl Reader<'_> {
     ) -> Result<Vec<u8>, Stop> {
         let mut behind = Vec::new();
         let stream: Box<dyn Read> = match codec {
-            Codec::Gzip | Codec::Xz | Codec::Zstd | Codec::Bzip2 | Codec::Lzma => {
+            Codec::Gzip | Codec::Xz | Codec::Zstd | Codec::Bzip2 | Codec::Lzma | Codec::Lzo => {
                 compress::one(codec, from)?
             }
             // The legacy frame does not say where it ends.
@@ -198,10 +198,14 @@ impl Reader<'_> {
                 }
                 self.found.files.insert(path.to_owned(), data);
                 got
+            } else if kind == 0o120_000 && !path.is_empty() {
+                let mut target = Vec::new();
+                let mut got = from.take(size.min(LONGEST) as u64).read_to_end(&mut target)?;
+                got += skip(from, size - target.len())?;
+                let target = String::from_utf8_lossy(&target).into_owned();
+                self.found.links.insert(path.to_owned(), target);
+                got
             } else {
-                if kind == 0o120_000 && !path.is_empty() {
-                    self.found.links.insert(path.to_owned());
-                }
                 skip(from, size)?
             };
             if got < size {
@@ -370,7 +374,7 @@ mod tests {
         early.add("early", 0o644, Node::File(vec![1; 1001])).unwrap();
         early.add("usr/lib/modules/6.1/b.ko", 0o644, Node::File(b"old".to_vec())).unwrap();
         let early = early.write(0).unwrap();
-        for codec in [Codec::None, Codec::Gzip, Codec::Xz, Codec::Zstd, Codec::Lz4] {
+        for codec in Codec::ALL {
             let packed = compress::compress(codec, &sample()).unwrap();
             let mut late = Archive::new();
             late.add("usr/lib/modules/6.1/d.ko", 0o644, Node::File(b"d".to_vec())).unwrap();
@@ -384,7 +388,7 @@ mod tests {
                 wanted.map(|(path, entry)| ((*path).to_owned(), entry.data.to_vec())).collect();
             assert_eq!(got.files, wanted, "{codec}");
             assert_eq!(got.files["usr/lib/modules/6.1/c.ko"], b"b");
-            assert_eq!(got.links, ["lib".to_owned()].into(), "{codec}");
+            assert_eq!(got.links, [("lib".to_owned(), "usr/lib".to_owned())].into(), "{codec}");
         }
     }
 

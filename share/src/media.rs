@@ -1,6 +1,6 @@
 //! From media to a boot menu, the files it loads, and the exports that clients mount.
 
-use crate::archive::{self, Cursor, MAX_INITRD};
+use crate::archive::{self, Cursor, MAX_INITRD, Wanted};
 use crate::beneath;
 use crate::disk::store::Image;
 use crate::error::Error;
@@ -204,9 +204,11 @@ fn prepare(
         watch,
         images: medium.tree.images(),
         base,
+        wanted: BTreeMap::new(),
         archives: BTreeMap::new(),
         said: BTreeSet::new(),
     };
+    menu.entries.iter().for_each(|entry| entries.note(entry));
     let mut n = 0;
     let mut rows = medium::keep(&mut menu, |entry| {
         n += 1;
@@ -254,19 +256,72 @@ struct Entries<'a> {
     images: Vec<String>,
     /// Of the paths below which the files are served.
     base: String,
-    /// Entries with the same initramfs share its archive; `None` where none can be made.
-    archives: BTreeMap<(Vec<String>, bool), Option<Ours>>,
+    /// Which archives the entries with an initramfs want.
+    wanted: BTreeMap<Vec<String>, Wanted>,
+    /// The archives of an initramfs; empty where none can be made.
+    archives: BTreeMap<Vec<String>, Vec<Ours>>,
     /// Notes that were said.
     said: BTreeSet<String>,
 }
 
+/// What is known of an entry before its archives are made.
+struct Planned {
+    row: Layout,
+    /// Why our `/init` does not run on its kernel.
+    other: Option<String>,
+    /// Its line on the network, and what our `/init` makes of it.
+    append: String,
+    plan: BootPlan,
+    /// The archive that it wants; `None` where its own `/init` starts.
+    ours: Option<Wanted>,
+}
+
 impl Entries<'_> {
+    fn plan(&self, entry: &Entry) -> Planned {
+        let tree = &self.medium.tree;
+        let other = self.other_machine(entry);
+        let mut row = Layout::of(tree, entry, &self.options.append);
+        if self.given.is_some() && row == layout::UNKNOWN {
+            row = layout::ROOT;
+        }
+        // Ours comes behind an initramfs.
+        if self.options.init.is_none() || entry.initrd.is_empty() || other.is_some() {
+            row = row.with_own_init();
+        }
+        let append = row.line(tree, entry, &self.place, &self.options.append);
+        let plan = cmdline::parse(&append, &cmdline::Context::default());
+        let alone = self.given.is_none() && needs_modules_only(&plan);
+        let starts_ours = !row.has_own_init()
+            && self.options.init.is_some()
+            && !entry.initrd.is_empty()
+            && other.is_none();
+        let ours = starts_ours.then_some(Wanted { alone, behind: !alone });
+        Planned { row, other, append, plan, ours }
+    }
+
+    /// Notes which archive an entry wants.
+    fn note(&mut self, entry: &Entry) {
+        let Planned { plan, ours, .. } = self.plan(entry);
+        if let Some(ours) = ours.filter(|_| plan.can_work()) {
+            let wanted = self.wanted.entry(entry.initrd.clone()).or_default();
+            wanted.alone |= ours.alone;
+            wanted.behind |= ours.behind;
+        }
+    }
+
     /// The `n`th entry; `None` when it cannot boot, which is said.
     fn make(&mut self, n: usize, entry: &mut Entry) -> Option<Layout> {
-        let other = self.other_machine(entry);
-        let row = self.row(entry, other.as_deref())?;
-        entry.append = row.line(&self.medium.tree, entry, &self.place, &self.options.append);
-        let plan = cmdline::parse(&entry.append, &cmdline::Context::default());
+        let Planned { row, other, append, plan, ours } = self.plan(entry);
+        if let Some(why) = other {
+            if row.note == layout::ON_A_DRIVE {
+                return self.leave_out(entry, &why);
+            }
+            if !row.has_own_init() && self.said.insert(why.clone()) {
+                let text = format!("entry \"{}\": {why}; it boots with its own", entry.title);
+                self.watch.tell(&Event::Warning(text));
+            }
+        }
+        entry.append = append;
         if !row.has_own_init() && !plan.can_work() {
             return self.leave_out(entry, &plan.warnings_text().replace('\n', "; "));
         }
@@ -274,12 +329,7 @@ impl Entries<'_> {
             let why = format!("{path} is behind the end of the image, or cannot be read");
             return self.leave_out(entry, &why);
         }
-        let init = self
-            .options
-            .init
-            .as_deref()
-            .filter(|_| !row.has_own_init() && !entry.initrd.is_empty() && other.is_none());
-        self.load(n, entry, row, init, needs_modules_only(&plan))?;
+        self.load(n, entry, row, ours)?;
         let mut note = row.note.to_owned();
         if let Some(path) = row.image_at {
             match self.image_behind(path) {
@@ -305,42 +355,19 @@ impl Entries<'_> {
         Some(row)
     }
 
-    /// The layout of an entry, with its own `/init` where ours cannot run: `other` says why.
-    fn row(&mut self, entry: &Entry, other: Option<&str>) -> Option<Layout> {
-        let mut row = Layout::of(&self.medium.tree, entry, &self.options.append);
-        if self.given.is_some() && row == layout::UNKNOWN {
-            row = layout::ROOT;
-        }
-        // Ours comes behind an initramfs.
-        if self.options.init.is_none() || entry.initrd.is_empty() || other.is_some() {
-            row = row.with_own_init();
-        }
-        let Some(why) = other else { return Some(row) };
-        if row.note == layout::ON_A_DRIVE {
-            return self.leave_out(entry, why);
-        }
-        if !row.has_own_init() && self.said.insert(why.to_owned()) {
-            let text = format!("entry \"{}\": {why}; it boots with its own", entry.title);
-            self.watch.tell(&Event::Warning(text));
-        }
-        Some(row)
-    }
-
-    /// Adds the files that an entry loads, and writes their paths into it; with `init`, our archive
-    /// is one of them, in place of the initramfs if `alone`.
+    /// Adds the files that an entry loads, and writes their paths into it; the archive that it wants
+    /// is one of them.
     fn load(
         &mut self,
         n: usize,
         entry: &mut Entry,
         row: Layout,
-        init: Option<&[u8]>,
-        alone: bool,
+        ours: Option<Wanted>,
     ) -> Option<()> {
         let given = self.given.filter(|_| entry.kernel.is_empty());
         let sources = entry.initrd.clone();
         let base = self.base.clone();
-        let alone = given.is_none() && alone;
-        let archive = init.and_then(|init| self.archive(&sources, given, init, alone));
+        let archive = ours.and_then(|ours| self.archive(&sources, given, ours.alone));
         if given.is_some() {
             entry.kernel = format!("{base}/vmlinuz");
             entry.initrd = vec![format!("{base}/initrd")];
@@ -359,7 +386,7 @@ impl Entries<'_> {
         let Some(Ours { path, release, end, alone }) = archive else {
             if row.own_init_knows_nfs() {
                 entry.append = without_mount_port(&entry.append);
-            } else if init.is_some() {
+            } else if ours.is_some() {
                 return self.leave_out(entry, "its initramfs cannot be read");
             }
             return Some(());
@@ -450,34 +477,40 @@ impl Entries<'_> {
         &mut self,
         sources: &[String],
         given: Option<&[Arc<[u8]>; 2]>,
-        init: &[u8],
         alone: bool,
     ) -> Option<Ours> {
-        let key = (sources.to_vec(), alone);
-        if let Some(known) = self.archives.get(&key) {
-            return known.clone();
+        if !self.archives.contains_key(sources) {
+            let made = self.make_archives(sources, given);
+            self.archives.insert(sources.to_vec(), made);
         }
+        let made = self.archives.get(sources)?;
+        made.iter().find(|ours| ours.alone == alone).or_else(|| made.first()).cloned()
+    }
+
+    /// All archives that entries with these initramfs files want.
+    fn make_archives(&mut self, sources: &[String], given: Option<&[Arc<[u8]>; 2]>) -> Vec<Ours> {
+        let Some(init) = &self.options.init else { return Vec::new() };
         let medium = self.medium;
         let initrd = || open_initrd(medium, given, sources);
-        let archive = match archive::make(&medium.tree, &initrd, &self.images, init, alone) {
-            Ok(made) => {
-                let to = format!("{}/bellwether{}.img", self.base, self.archives.len());
-                tell_archive(self.watch, &made);
-                let archive::Made { bytes, release, end, alone, .. } = made;
-                self.files.add(&to, File::memory(bytes));
-                Some(Ours { path: to, release, end, alone })
-            }
-            Err(e) => {
-                let of = if given.is_some() { "--initrd".into() } else { sources.join(", ") };
-                self.watch.tell(&Event::Warning(format!(
-                    "{}: {of}: {e}; it boots without our /init if it can",
-                    medium.name
-                )));
-                None
-            }
+        let wanted = self.wanted.get(sources).copied().unwrap_or_default();
+        let made = archive::make(&medium.tree, &initrd, &self.images, init, wanted);
+        let made = made.unwrap_or_else(|e| {
+            let of = if given.is_some() { "--initrd".into() } else { sources.join(", ") };
+            self.watch.tell(&Event::Warning(format!(
+                "{}: {of}: {e}; it boots without our /init if it can",
+                medium.name
+            )));
+            Vec::new()
+        });
+        let first = self.archives.values().map(Vec::len).sum();
+        let place = |(n, made): (usize, archive::Made)| {
+            tell_archive(self.watch, &made);
+            let archive::Made { bytes, release, end, alone, .. } = made;
+            let path = format!("{}/bellwether{n}.img", self.base);
+            self.files.add(&path, File::memory(bytes));
+            Ours { path, release, end, alone }
         };
-        self.archives.insert(key, archive.clone());
-        archive
+        (first..).zip(made).map(place).collect()
     }
 }
 
