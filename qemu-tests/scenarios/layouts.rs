@@ -10,6 +10,10 @@ use qemu_tests::{Error, Lab, Machine, Nic, Result, scenario, secs, workspace};
 /// and not for a file with commands.
 const WORDS: &str = "console=ttyS0 init_on_alloc=0 init=/bin/sh -s";
 
+/// The same for Debian's installer, which would start the shell in its place: its plain questions,
+/// one below the other.
+const INSTALLER_WORDS: &str = "console=ttyS0 init_on_alloc=0 DEBIAN_FRONTEND=text";
+
 /// What was not run yet.
 const NOT_TRIED: &str = "not tried";
 
@@ -90,9 +94,8 @@ impl<'t> Row<'t> {
         let dir = self.files.first().and_then(|name| name.split_once('/')).map(|(dir, _)| dir);
         let dir = dir.filter(|dir| !dir.starts_with('.') && *dir != "sbin").unwrap_or("boot");
         let at = self.files.iter().find(|name| {
-            ["/vmlinuz", "/shredos", "/bzImage", "loader/linux"]
-                .iter()
-                .any(|end| name.ends_with(end))
+            let ends = ["/shredos", "/bzImage", "loader/linux"];
+            name.contains("/vmlinuz") || ends.iter().any(|end| name.ends_with(end))
         });
         let at = at.map_or_else(|| format!("{dir}/vmlinuz"), |at| (*at).to_owned());
         let mut tree = lab.tree(name)?;
@@ -149,13 +152,14 @@ impl<'t> Row<'t> {
     fn run(&self, lab: &Lab, name: &str) -> Result<String> {
         let medium = self.medium(lab, name)?;
         // It need not look for another DHCP server.
-        let share = lab.share(&medium, &["--dhcp", "full", "--append", WORDS])?;
+        let words = if self.is_debian_installer() { INSTALLER_WORDS } else { WORDS };
+        let share = lab.share(&medium, &["--dhcp", "full", "--append", words])?;
         let memory = if self.is_debian_installer() { 1024 } else { 640 };
         let mut machine = lab.machine().nic(Nic::virtio()).memory(memory).start()?;
         let reached = match self.init {
             "ours" => self.at_root(&mut machine, name),
             _ if self.is_debian_installer() => machine
-                .expect("Choose language", secs(400))
+                .expect("Choose the language to be used for the installation", secs(400))
                 .map(|_| "the first screen of Debian's installer".to_owned()),
             _ => self.at_own_init(&mut machine, name),
         };
@@ -191,7 +195,7 @@ impl<'t> Row<'t> {
     fn at_own_init(&self, machine: &mut Machine, name: &str) -> Result<String> {
         let said = machine.expect("own init: end", secs(240))?;
         machine.send_line("/own/busybox cat /proc/cmdline; echo end of line")?;
-        self.check_line(&machine.expect("end of line\r", secs(30))?, name)?;
+        self.check_line(&machine.expect("\nend of line", secs(60))?, name)?;
         let wanted = self.told.matches("=http://").count()
             + self.told.matches("=method:nfs,").count()
             + usize::from(self.name == "Proxmox installer");

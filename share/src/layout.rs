@@ -81,8 +81,10 @@ const ROW: Layout = Layout {
 pub const ON_A_DRIVE: &str =
     "its own initramfs looks for the medium on a drive and will not find it over the network";
 
-/// The medium is the root file system itself, or the line says where it is.
-pub const ROOT: Layout = Layout { name: "layout of its own", way: Way::Medium(&[]), ..ROW };
+/// The medium is the root file system itself, or the line says where it is. A client cannot write
+/// to the medium; `bw.overlay=none` leaves its root so.
+pub const ROOT: Layout =
+    Layout { name: "layout of its own", way: Way::Medium(&["bw.overlay"]), ..ROW };
 /// What fits no row.
 pub const UNKNOWN: Layout = Layout {
     name: "unknown layout",
@@ -789,8 +791,14 @@ mod tests {
             "ALT live layout",
             "bw.layers=live",
         ),
-        ("sbin/init", "/boot/vmlinuz", "quiet", "layout of its own", "bw.root=nfs:10.0.0.1:/m"),
-        ("a", "/vmlinuz", "bw.image=a", "layout of its own", "bw.image=a"),
+        ("sbin/init", "/boot/vmlinuz", "quiet", "layout of its own", " bw.overlay "),
+        (
+            "a",
+            "/vmlinuz",
+            "bw.image=a",
+            "layout of its own",
+            " bw.overlay console=ttyS0 bw.image=a",
+        ),
         (
             "KNOPPIX/KNOPPIX KNOPPIX/KNOPPIX1 KNOPPIX/KNOPPIX2 KNOPPIX/modules/x.ko",
             "/boot/isolinux/linux",
@@ -846,7 +854,7 @@ mod tests {
             "inst.stage2=http://10.0.0.1:8080/m inst.repo=http://10.0.0.1:8080/m ip=dhcp quiet",
         ),
         (
-            "boot/x86_64/root",
+            "boot/x86_64/root boot/x86_64/loader/linux",
             "/boot/x86_64/loader/linux",
             "splash=silent",
             "openSUSE installer",
@@ -868,7 +876,7 @@ mod tests {
             "coreos.live.rootfs_url=http://10.0.0.1:8080/m/images/pxeboot/rootfs.img rd.neednet=1 ip=dhcp ignition.firstboot",
         ),
         (
-            "apks/x boot/modloop-lts boot/modloop-virt",
+            "apks/x boot/modloop-lts boot/modloop-virt boot/vmlinuz-virt",
             "/boot/vmlinuz-virt",
             "modules=loop",
             "Alpine Linux",
