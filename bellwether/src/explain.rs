@@ -150,6 +150,11 @@ fn unset(line: &str) -> Vec<String> {
     names
 }
 
+/// The first variable that stands for words of the line.
+fn whole_words(line: &str) -> Option<&str> {
+    line.split_whitespace().find(|word| word.starts_with("${") && word.ends_with('}'))
+}
+
 /// Explains the entries of menus; the exit status is 1 when one would fail.
 fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
     let found = crate::menus::read(from)?;
@@ -187,6 +192,12 @@ fn menus(args: &Explain, from: &Path) -> Result<(), Failure> {
                 let made_up = filled.is_about(&warning.word) || warning.message.contains(UNFILLED);
                 warning.fatal || !made_up
             });
+            if let Some(whole) = whole_words(&entry.append) {
+                for warning in plan.warnings.iter_mut().filter(|w| w.message == cmdline::NO_ROOT) {
+                    warning.message.push_str(&format!(", unless {whole} does"));
+                    warning.fatal = false;
+                }
+            }
             let lacks = initrd.as_ref().map(|initrd| initrd.lacks(&plan));
             let layout = found.medium.as_ref().map(|medium| medium.layout(name, entry));
             // What our /init would do with such a line does not matter.
@@ -360,6 +371,23 @@ mod tests {
             let shown = shown(text);
             assert!(shown.contains(secrets::MASK) && !shown.contains("SECRET"), "{shown}");
         }
+    }
+
+    /// "would fail at boot", of a line whose words a variable holds.
+    #[test]
+    fn a_variable_that_is_a_word_may_name_the_root() {
+        assert_eq!(whole_words("quiet ${kernelcmd} a=${b}"), Some("${kernelcmd}"));
+        assert_eq!(whole_words("quiet a=${b}"), None);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("grub.cfg");
+        let menu = |line: &str| {
+            let text = format!("menuentry a {{ linux /v {line}\ninitrd /i\n}}\n");
+            std::fs::write(&file, text).unwrap();
+            let args = Explain { from: Some(file.clone()), ..Explain::default() };
+            super::run(&args)
+        };
+        assert!(matches!(menu("quiet ${kernelcmd}"), Ok(())));
+        assert!(matches!(menu("quiet a=${b}"), Err(Failure::Told)));
     }
 
     /// An Ubuntu initrd says BOOT=casper and its lines do not; the plan was one of a plain NFS

@@ -215,6 +215,7 @@ fn no_entry(what: &str, lost: &[String]) -> String {
 /// As [`beside`]; `lost` gets the first names of files that are not there.
 fn found(path: &Path, name: &str, lost: &mut Vec<String>) -> Option<String> {
     let text = beside(path, name);
+    let name = if name.is_empty() { "a file that a variable names" } else { name };
     if text.is_none() && lost.len() < 8 && !lost.iter().any(|known| known == name) {
         lost.push(name.to_owned());
     }
@@ -270,6 +271,7 @@ mod tests {
             ("empty", "", "neither an ISO nor a boot menu but empty"),
             ("none.cfg", "label x\nlocalboot 0\n", "no entry that starts"),
             ("grub.cfg", "source /boot/x.cfg\n", "it goes on in /boot/x.cfg, not found"),
+            ("grub-v.cfg", "source $x\n", "it goes on in a file that a variable names, not found"),
             ("a.ipxe", "#!ipxe\nchain x.ipxe\n", "it goes on in x.ipxe, not found"),
             ("b.ipxe", "\u{feff}#!ipxe\nkernel k boot=live\nboot\n", "byte order mark"),
         ] {

@@ -103,6 +103,7 @@ pub fn fill(line: &str, errors: impl Fn(&str) -> usize) -> Filled {
             format!("variable{n}.invalid"),
             format!("/variable{n}"),
             format!("/dev/variable{n}"),
+            format!("/variable{n}.iso"),
             format!("http://variable{n}.invalid/"),
         ];
         for made_up in kinds {
@@ -240,6 +241,7 @@ mod tests {
                 "archisobasedir=arch archiso_http_srv=http://${pxeserver}/ ip=dhcp",
                 "http://the boot server/arch",
             ),
+            ("bootfrom=/mnt-iso/${isofile} lang=en", "dialect     knoppix"),
             ("boot=live findiso=${iso_path}", "the file /${iso_path} on any drive"),
         ] {
             let text = read(line);

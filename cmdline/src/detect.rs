@@ -158,7 +158,8 @@ pub(crate) fn detect(words: &[Token<'_>], built_in: Option<&Grammar>) -> Option<
         }
     }
     // Ubuntu builds boot=casper into its initrd; its lines do not say it.
-    if root.is_empty() && (has("---") || !value_of("netboot").is_empty()) {
+    let netboot = !value_of("netboot").is_empty();
+    if root.is_empty() && has("---") || netboot && (root.is_empty() || root == "/dev/nfs") {
         return Some(Dialect::Casper);
     }
     if !root.is_empty()

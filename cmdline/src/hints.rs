@@ -6,6 +6,8 @@ use crate::plan::Dialect;
 /// for any), the word, what to write.
 const INSTEAD: &[(Option<Dialect>, &str, &str)] = &[
     (Some(Dialect::LiveBoot), "persistent", "persistence"),
+    (Some(Dialect::LiveBoot), "nopersistent", "nopersistence"),
+    (Some(Dialect::Casper), "nopersistence", "nopersistent"),
     (Some(Dialect::Casper), "fetch", "netboot=url url=http://SERVER/PATH"),
     (Some(Dialect::Casper), "httpfs", "netboot=url url=http://SERVER/PATH"),
     (Some(Dialect::Casper), "persistence", "persistent"),

@@ -72,7 +72,7 @@ pub mod value;
 pub use context::Context;
 pub use parse::parse;
 pub use plan::BootPlan;
-pub use source::{is_network, nbd_of_root_path};
+pub use source::{NO_ROOT, is_network, nbd_of_root_path};
 pub use table::near;
 
 /// Runs everything once on arbitrary bytes; for fuzzers.

@@ -50,6 +50,11 @@ fn words(d: &mut Draft<'_>, plan: &BootPlan) {
             d.fatal(&token.text(), &("is a URL, and this word names a path on the medium", hint));
         }
     }
+    // Whether the file is there or not, the kernel then starts no /init.
+    if let Some(init) = d.peek("rdinit").filter(|init| !matches!(*init, "" | "/init")) {
+        let why = "is started by the kernel in the place of /init: nothing of this is done";
+        d.fatal_word("rdinit", init, &(why, "leave it out, or boot with that initramfs alone"));
+    }
     let of_casper = |t: &Token<'_>| {
         listed(UBUNTUS, t.name)
             || crate::casper::CASPER.find(t.name).is_some()

@@ -264,6 +264,9 @@ pub(crate) fn needs_network(plan: &BootPlan) -> bool {
         || persist(&plan.writable).and_then(|p| p.network.as_ref()).is_some_and(is_network)
 }
 
+/// What is said of a line that names no root.
+pub const NO_ROOT: &str = "the line does not say where the root is";
+
 /// Checks that need the whole plan: what cannot work is said before it is tried.
 pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
     if needs_network(plan) {
@@ -283,7 +286,7 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         d.fatal(
             "",
             &(
-                "the line does not say where the root is",
+                NO_ROOT,
                 "root=/dev/nfs nfsroot=SERVER:/PATH ip=dhcp, boot=live, boot=casper, or bw.root=…",
             ),
         );

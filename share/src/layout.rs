@@ -524,7 +524,7 @@ impl Layout {
 /// Words that only a boot loader uses.
 const LOADERS: &[&str] = &["BOOT_IMAGE", "BOOTIF", "initrd"];
 
-/// Words that say where the medium is: they would contradict ours.
+/// Words that say where the medium is, or what starts: they would contradict ours.
 const DROPPED: &[&str] = &[
     "archiso_http_srv",
     "archiso_nfs_opt",
@@ -548,6 +548,7 @@ const DROPPED: &[&str] = &[
     "netboot",
     "nfsopts",
     "nfsroot",
+    "rdinit",
     "toram",
     "url",
 ];

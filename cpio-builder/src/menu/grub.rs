@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::str::Chars;
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, FILES_MAX, Load, Menu, MenuError, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, MenuError, is_no_kernel};
 
 /// Longest GRUB line after expansion of variables.
 pub(super) const LINE_MAX: usize = 64 << 10;
@@ -129,7 +129,7 @@ struct Grub {
     menu: Menu,
     variables: BTreeMap<String, String>,
     entry: Option<Entry>,
-    files: usize,
+    files: Files,
     /// Open blocks.
     depth: usize,
     items: Vec<GrubItem>,
@@ -189,11 +189,12 @@ impl Grub {
     }
 
     fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
-        self.files += 1;
-        if self.files > FILES_MAX {
-            return Err(MenuError::TooMany);
+        let text = text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default();
+        if self.files.begin(text, &mut self.menu) {
+            self.body(text, load, nesting)?;
+            self.files.end();
         }
-        self.body(text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default(), load, nesting)
+        Ok(())
     }
 
     /// Goes through commands: a file, a function's, or a loop's.
@@ -244,7 +245,11 @@ impl Grub {
                 "for" if out => drop(block(&mut chars, &["for", "while", "until"], "done")),
                 _ if out => {}
                 "source" | "configfile" | "." | "extract_entries_source" if nesting < 8 => {
-                    if let Some(more) = words.next().map(after_variable).and_then(&mut *load) {
+                    let more = words.next().map(after_variable).and_then(&mut *load);
+                    let mut known = |more: &str| {
+                        first == "configfile" && self.files.knows(more, &self.variables)
+                    };
+                    if let Some(more) = more.filter(|more| !known(more)) {
                         self.file(&more, load, nesting + 1)?;
                     }
                 }

@@ -4,11 +4,9 @@
 //! followed, and a variable that nothing above sets stays as `${name}`. Scripts that `chain`
 //! names are read where the caller has them.
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, MenuError, is_no_kernel};
 use std::collections::BTreeMap;
 
-/// Most scripts that are read for one.
-const SCRIPTS_MAX: usize = 64;
 /// Longest line with its variables filled in.
 const LINE_MAX: usize = 64 << 10;
 
@@ -21,7 +19,7 @@ pub fn is_script(text: &str) -> bool {
 /// Reads a script.
 ///
 /// # Errors
-/// [`MenuError::TooMany`] for too many entries or scripts.
+/// [`MenuError::TooMany`] for too many entries.
 pub fn read(text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
     let mut script = Script::default();
     script.file(text, load, 0)?;
@@ -54,16 +52,15 @@ struct Script {
     titles: BTreeMap<String, String>,
     labels: Vec<String>,
     default: Option<String>,
-    files: usize,
+    files: Files,
 }
 
 impl Script {
     fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
-        self.files += 1;
-        if self.files > SCRIPTS_MAX {
-            return Err(MenuError::TooMany);
-        }
         let text = text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default();
+        if !self.files.begin(text, &mut self.menu) {
+            return Ok(());
+        }
         let joined = text.replace("\\\n", "");
         for line in joined.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
             if let Some(label) = line.strip_prefix(':') {
@@ -85,6 +82,7 @@ impl Script {
                         let name = self.filled(arguments(rest).first().unwrap_or(&""));
                         let script = load(&name).filter(|text| is_script(text));
                         match script {
+                            Some(text) if self.files.knows(&text, &self.variables) => {}
                             Some(text) => self.file(&text, load, nesting + 1)?,
                             None => self.run("kernel-by-chain", rest)?,
                         }
@@ -93,6 +91,7 @@ impl Script {
                 }
             }
         }
+        self.files.end();
         Ok(())
     }
 
@@ -265,8 +264,8 @@ boot
 
     #[test]
     fn a_script_that_chains_itself_comes_to_an_end() {
-        let text = "#!ipxe\nchain a\nchain a\n";
-        assert_eq!(read(text, &mut |_| Some(text.into())), Err(MenuError::TooMany));
+        let text = "#!ipxe\nchain a\nkernel k x\nboot\nchain a\n";
+        assert_eq!(read(text, &mut |_| Some(text.into())).unwrap().entries.len(), 1);
     }
 
     proptest! {

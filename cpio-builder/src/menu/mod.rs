@@ -20,7 +20,7 @@ impl Menu {
     /// and command lines, such as tabulators, become blanks.
     ///
     /// # Errors
-    /// [`MenuError::TooMany`] for too many entries or files.
+    /// [`MenuError::TooMany`] for too many entries.
     pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Result<Self, MenuError> {
         Self::read_as(dialect, text, load, false)
     }

@@ -1,6 +1,8 @@
 //! A boot menu as data, whatever its file is.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Most bytes of one configuration file.
 pub const FILE_MAX: usize = 1 << 20;
@@ -88,7 +90,7 @@ impl Entry {
 pub enum MenuError {
     /// It has no Linux entry.
     Empty,
-    /// More entries or files than any menu has.
+    /// More entries than any menu has.
     TooMany,
     /// A text that would break its line.
     Text {
@@ -104,7 +106,7 @@ impl fmt::Display for MenuError {
         match self {
             Self::Empty => write!(f, "it has no entry that starts a Linux kernel"),
             Self::TooMany => {
-                write!(f, "it has more than {ENTRIES_MAX} entries or {FILES_MAX} files")
+                write!(f, "it has more than {ENTRIES_MAX} entries, or loops without an end")
             }
             Self::Text { text, what } => {
                 write!(f, "{what} '{}' does not fit a menu", text.escape_debug())
@@ -114,6 +116,44 @@ impl fmt::Display for MenuError {
 }
 
 impl std::error::Error for MenuError {}
+
+/// The files that a menu is read from.
+#[derive(Default)]
+pub(super) struct Files {
+    /// Texts of those that are being read, each inside the one before.
+    open: Vec<String>,
+    count: usize,
+    /// Menus that others lead to, by what they are read with.
+    menus: HashSet<u64>,
+}
+
+impl Files {
+    /// Whether to read this one: it is not inside itself, and the menu has not too many.
+    pub(super) fn begin(&mut self, text: &str, menu: &mut Menu) -> bool {
+        if self.open.iter().any(|open| open == text) {
+            return false;
+        }
+        self.count += 1;
+        if self.count > FILES_MAX {
+            menu.note(format!("it leads to more than {FILES_MAX} files; no more were read"));
+            return false;
+        }
+        self.open.push(text.to_owned());
+        true
+    }
+
+    /// The last one that was begun is read.
+    pub(super) fn end(&mut self) {
+        self.open.pop();
+    }
+
+    /// Whether another menu was read already, with these variables: menus lead to each other.
+    pub(super) fn knows(&mut self, text: &str, variables: &BTreeMap<String, String>) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (text, variables).hash(&mut hasher);
+        !self.menus.insert(hasher.finish())
+    }
+}
 
 /// Most notes of a menu.
 const NOTES_MAX: usize = 32;
@@ -173,11 +213,15 @@ impl Menu {
 }
 
 /// Whether this is one of the programs that are loaded as a kernel is, and are none: memory
-/// testers, `memdisk`, iPXE, GRUB4DOS, loaders of Windows.
+/// testers, `memdisk`, iPXE, GRUB4DOS, Plop's boot manager, loaders of Windows; also where a variable
+/// of that name has the path.
 pub(crate) fn is_no_kernel(path: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        "memtest", "mt86", "memdisk", "wimboot", "ipxe", "gpxe", "grub.exe", "grldr", "ntloader",
+        "vboot", "plpbt", "plpinst",
+    ];
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-    ["memtest", "mt86", "memdisk", "wimboot", "ipxe", "gpxe", "grub.exe", "ntloader", "vboot"]
-        .iter()
-        .any(|start| name.starts_with(start))
-        || name.ends_with(".lkrn")
+    let name = name.strip_prefix("${").unwrap_or(&name);
+    NAMES.iter().any(|start| name.starts_with(start))
+        || [".lkrn", ".c32", ".com"].iter().any(|end| name.ends_with(end))
 }

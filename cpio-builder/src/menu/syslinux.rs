@@ -1,7 +1,11 @@
 //! Menus of SYSLINUX (isolinux, pxelinux, extlinux), by its wiki's "Config" page. Of `.c32`
 //! programs only menus are followed; chain loading and local boot are skipped.
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, FILES_MAX, Load, Menu, MenuError, is_no_kernel};
+use std::collections::BTreeMap;
+
+use super::model::{
+    ENTRIES_MAX, Entry, FILE_MAX, FILES_MAX, Files, Load, Menu, MenuError, is_no_kernel,
+};
 
 /// Reads a menu.
 pub(super) fn read(text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
@@ -13,7 +17,7 @@ struct Syslinux {
     menu: Menu,
     append: String,
     entry: Option<SyslinuxEntry>,
-    files: usize,
+    files: Files,
     in_text: bool,
     /// The menus: of the file, of MENU BEGIN, and of files that an entry leads to.
     levels: Vec<Level>,
@@ -35,7 +39,7 @@ impl Default for Syslinux {
             menu: Menu::default(),
             append: String::new(),
             entry: None,
-            files: 0,
+            files: Files::default(),
             in_text: false,
             levels: vec![Level::default()],
             open: vec![0],
@@ -99,6 +103,8 @@ struct SyslinuxEntry {
 
 impl Syslinux {
     fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
+        let none = BTreeMap::new();
+        self.files.knows(text, &none);
         self.file(text, load, 0)?;
         self.end_entry()?;
         if !self.levels.first().is_some_and(|root| root.ui || root.program) && !self.prompt {
@@ -108,7 +114,9 @@ impl Syslinux {
         let mut next = 0;
         while let Some((name, level)) = self.further.get(next).cloned() {
             next += 1;
-            let Some(more) = load(&name) else { continue };
+            let Some(more) = load(&name).filter(|more| !self.files.knows(more, &none)) else {
+                continue;
+            };
             self.menu.note(format!("an entry leads to the menu {name}, whose entries follow"));
             self.open = vec![level];
             self.file(&more, load, 1)?;
@@ -178,16 +186,11 @@ impl Syslinux {
     }
 
     fn file(&mut self, text: &str, load: Load<'_>, depth: usize) -> Result<(), MenuError> {
-        self.files += 1;
-        if self.files > FILES_MAX {
-            return Err(MenuError::TooMany);
+        let text = text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default();
+        if !self.files.begin(text, &mut self.menu) {
+            return Ok(());
         }
-        for line in text
-            .get(..text.floor_char_boundary(FILE_MAX))
-            .unwrap_or_default()
-            .lines()
-            .map(str::trim)
-        {
+        for line in text.lines().map(str::trim) {
             if line.ends_with('\\') && !self.in_text {
                 self.menu.note(format!(
                     "SYSLINUX does not join lines: what follows '{}' is not part of it",
@@ -221,6 +224,7 @@ impl Syslinux {
             }
             self.line(&word, rest)?;
         }
+        self.files.end();
         Ok(())
     }
 

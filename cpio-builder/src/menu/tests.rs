@@ -403,12 +403,39 @@ fn variables_and_includes_do_not_explode() {
     text.push_str("menuentry a { linux /k $a }\n");
     let menu = Menu::read(Dialect::Grub, &text, &mut none).unwrap();
     assert!(menu.entries[0].append.len() <= LINE_MAX);
-    for (dialect, text) in
-        [(Dialect::Grub, "source x\nsource x\n"), (Dialect::Syslinux, "include x\ninclude x\n")]
-    {
-        let all = Menu::read(dialect, text, &mut |_| Some(text.into()));
-        assert_eq!(all, Err(MenuError::TooMany));
+    for (dialect, word) in [(Dialect::Grub, "source"), (Dialect::Syslinux, "include")] {
+        // Every file goes on in two others.
+        let mut n = 0;
+        let mut load = |_: &str| {
+            n += 1;
+            Some(format!("{word} {n}a\n{word} {n}b\n"))
+        };
+        let menu = Menu::read(dialect, &format!("{word} x\n{word} y\n"), &mut load).unwrap();
+        assert_eq!(menu.notes, ["it leads to more than 64 files; no more were read"]);
     }
+}
+
+/// Menus that lead back to each other had "more than 64 files".
+#[test]
+fn menus_lead_to_each_other() {
+    let main = "menuentry A { configfile a }\nmenuentry B { configfile b }\nmenuentry c { configfile c }\n";
+    let grub = |name: &str| {
+        let back = "menuentry Back { configfile main }\n";
+        Some(match name {
+            "main" => main.to_owned(),
+            _ => format!("{main}{back}menuentry {name}1 {{ linux /{name} }}\n"),
+        })
+    };
+    let menu = Menu::read(Dialect::Grub, main, &mut |name| grub(name)).unwrap();
+    let kernels: Vec<_> = menu.entries.iter().map(|entry| entry.kernel.as_str()).collect();
+    assert_eq!(kernels, ["/c", "/b", "/a"]);
+    assert_eq!(menu.notes, ["the menu's default is 'A', which starts no Linux kernel"]);
+    let main = "label a\nconfig x\nlabel k\nlinux v\n";
+    let menu = Menu::read(Dialect::Syslinux, main, &mut |_| Some(main.into())).unwrap();
+    assert_eq!(menu.entries.len(), 1);
+    let main = "#!ipxe\nchain a\nchain b\nkernel v x\nboot\n";
+    let mut chained = |_: &str| Some(format!("{main}# another\n"));
+    assert_eq!(super::ipxe::read(main, &mut chained).unwrap().entries.len(), 2);
 }
 
 #[test]
