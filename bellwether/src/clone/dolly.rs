@@ -122,5 +122,8 @@ fn receive(given: &Given) -> Result<(), Failure> {
     let mut host = copying::node("dolly", given, given.has("verbose"))?;
     let password = given.get("password").map(str::to_owned);
     let dolly = Dolly { password, ..Dolly::default() };
+    if !given.has("quiet") && !given.has("timeout") {
+        eprintln!("dolly: receives, and waits until a server (dolly -s) comes; Ctrl-C ends it");
+    }
     copying::receive(&dolly, &copying::receiver(given)?, &mut host)
 }

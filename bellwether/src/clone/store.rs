@@ -250,6 +250,8 @@ pub struct Writer {
     spent: Receiver<Vec<u8>>,
     worker: Option<JoinHandle<Result<Kept, String>>>,
     name: String,
+    /// Bytes were handed over, or the end.
+    begun: bool,
 }
 
 impl Writer {
@@ -277,7 +279,7 @@ impl Writer {
             }
             Err(format!("{}: the copy was given up", target.name()))
         });
-        Self { queue: Some(queue), spent, worker: Some(worker), name }
+        Self { queue: Some(queue), spent, worker: Some(worker), name, begun: false }
     }
 
     /// A buffer to fill, perhaps with old content.
@@ -287,6 +289,7 @@ impl Writer {
 
     /// Hands over a buffer; gives it back when the queue is full.
     pub fn try_write(&mut self, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, String> {
+        self.begun = true;
         match self.queue.as_ref().map(|queue| queue.try_send(Work::Bytes(bytes))) {
             Some(Ok(())) => Ok(None),
             Some(Err(TrySendError::Full(Work::Bytes(bytes)))) => Ok(Some(bytes)),
@@ -318,8 +321,19 @@ impl Writer {
 
     /// No more will come.
     pub fn end(&mut self) {
+        self.begun = true;
         if let Some(queue) = self.queue.take() {
             let _ = queue.send(Work::End);
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Where nothing was to be written, the program does not end before the thread has taken
+    /// the empty file away. A write that hangs is not waited for.
+    fn drop(&mut self) {
+        if !self.begun {
+            let _ = self.finish();
         }
     }
 }
@@ -412,5 +426,25 @@ impl Source {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ka-d-client -f new` left an empty file when no server came.
+    #[test]
+    fn nothing_received_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+        std::fs::write(&old, "old").unwrap();
+        for path in [&new, &old] {
+            let target = Target::open(Some(path), How::default()).unwrap();
+            assert!(path.exists());
+            drop(Writer::start(target, 1));
+        }
+        assert!(!new.exists());
+        assert_eq!(std::fs::read(&old).unwrap(), b"old");
     }
 }

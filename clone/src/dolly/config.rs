@@ -9,7 +9,7 @@ use super::MAX_CONFIG;
 use crate::Error;
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 const FORMAT: &str = "dolly.cfg";
@@ -153,6 +153,27 @@ impl<'a> Lines<'a> {
         Error::Config { format: FORMAT, line: self.number, word, why }
     }
 
+    /// A number of the line that was taken last, from 1 to `max`.
+    fn number(&self, text: &str, max: u32, why: &'static str) -> Result<u32, Error> {
+        let number = text.trim_end().parse().ok().filter(|n| (1..=max).contains(n));
+        number.ok_or_else(|| self.wrong(text, why))
+    }
+
+    /// The next line as `[compressed ]KEYWORD NAME[ …]`: whether it is compressed, the name, and
+    /// the words behind it.
+    fn file(
+        &mut self,
+        keyword: &str,
+        why: &'static str,
+    ) -> Result<(bool, String, core::str::Split<'a, char>), Error> {
+        let line = self.next()?;
+        let rest = line.strip_prefix("compressed ");
+        let words = rest.unwrap_or(line).strip_prefix(keyword).map(|words| words.split(' '));
+        let mut words = words.ok_or_else(|| self.wrong(line, why))?;
+        let path = words.next().filter(|p| !p.is_empty()).ok_or_else(|| self.wrong(line, why))?;
+        Ok((rest.is_some(), path.to_owned(), words))
+    }
+
     /// The next line's value, if it begins with `keyword`.
     fn optional(&mut self, keyword: &str) -> Result<Option<&'a str>, Error> {
         match self.peek().and_then(|l| l.strip_prefix(keyword)) {
@@ -180,6 +201,26 @@ fn size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1024u64.checked_pow(power)?).filter(|n| *n > 0)
 }
 
+impl Cards {
+    /// `NUMBER:WORD:…`, behind `add` or `add2`.
+    fn read(lines: &Lines<'_>, value: &str, middle: bool) -> Result<Self, Error> {
+        let wrong = "must be a number below 8, then as many names, each after a colon";
+        let mut words = value.trim_end().trim_end_matches(':').split(':');
+        let count = words.next().unwrap_or_default();
+        let number: Option<usize> = count.parse().ok().filter(|n| *n < 8);
+        let number = number.ok_or_else(|| lines.wrong(count, wrong))?;
+        let words: Vec<String> = words.map(ToOwned::to_owned).collect();
+        if let Some(long) = words.iter().find(|w| w.len() > 31 || w.is_empty()) {
+            return Err(lines.wrong(long, "must be 1 to 31 characters"));
+        }
+        // None, with one name, renames the only card.
+        if words.len() != number.max(1) {
+            return Err(lines.wrong(value, wrong));
+        }
+        Ok(Self { middle, words })
+    }
+}
+
 impl Config {
     /// One file to these hosts, and the configuration's text. It is read back: what the
     /// grammar cannot say is found here.
@@ -195,23 +236,14 @@ impl Config {
         // openSUSE's grammar knows no servers.
         let classic = |name: &str| String::from(if line == Line::Suse { "" } else { name });
         let host = |name: Option<&String>| classic(name.map_or("", String::as_str));
-        let config = Self {
-            line,
-            what: What::File {
-                input: Input { path: input.to_owned(), ..Input::default() },
-                output: Output { path: output.to_owned(), ..Output::default() },
-            },
-            segment_size: None,
-            cards: None,
-            fanout: 1,
-            hyphen: None,
-            server: classic(server),
-            first: host(hosts.first()),
-            last: host(hosts.last()),
-            hosts: hosts.to_vec(),
-            verify: false,
-            bytes: None,
+        let what = What::File {
+            input: Input { path: input.to_owned(), ..Input::default() },
+            output: Output { path: output.to_owned(), ..Output::default() },
         };
+        let mut config = Self::new(line, what);
+        config.server = classic(server);
+        (config.first, config.last) = (host(hosts.first()), host(hosts.last()));
+        config.hosts = hosts.to_vec();
         let text = config.text();
         Ok((Self::parse(&text)?, text))
     }
@@ -227,97 +259,11 @@ impl Config {
         if text.len() > MAX_CONFIG {
             return Err(lines.wrong("", "the file is longer than the 4095 bytes that Dolly reads"));
         }
-        let what = Self::what(&mut lines)?;
-        let number = |lines: &Lines<'_>, text: &str, max: u32, why| {
-            text.trim_end()
-                .parse::<u32>()
-                .ok()
-                .filter(|n| (1..=max).contains(n))
-                .ok_or_else(|| lines.wrong(text, why))
-        };
-        let mut config = Self {
-            line: Line::Classic,
-            what,
-            segment_size: None,
-            cards: None,
-            fanout: 1,
-            hyphen: None,
-            server: String::new(),
-            first: String::new(),
-            last: String::new(),
-            hosts: Vec::new(),
-            verify: false,
-            bytes: None,
-        };
-        if let Some(n) = lines.optional("segsize ")? {
-            config.segment_size = Some(number(&lines, n, 65535, "segsize must be 1 to 65535")?);
-        }
-        for (keyword, middle) in [("add ", false), ("add2 ", true)] {
-            if let Some(value) = lines.optional(keyword)? {
-                let mut words = value.trim_end().trim_end_matches(':').split(':');
-                let count = words.next().unwrap_or_default();
-                let wrong = "must be a number below 8, then as many names, each after a colon";
-                let n: usize = count
-                    .parse()
-                    .ok()
-                    .filter(|n| *n < 8)
-                    .ok_or_else(|| lines.wrong(count, wrong))?;
-                let words: Vec<String> = words.map(ToOwned::to_owned).collect();
-                if let Some(long) = words.iter().find(|w| w.len() > 31 || w.is_empty()) {
-                    return Err(lines.wrong(long, "must be 1 to 31 characters"));
-                }
-                // None, with one name, renames the only card.
-                if words.len() != n.max(1) {
-                    return Err(lines.wrong(value, wrong));
-                }
-                config.cards = Some(Cards { middle, words });
-            }
-        }
-        if let Some(n) = lines.optional("fanout ")? {
-            config.fanout = number(&lines, n, 8, "fanout must be 1 to 8")? as usize;
-            if config.fanout > 1 && config.cards.is_some() {
-                return Err(lines.wrong(n, "fanout above 1 cannot go with add"));
-            }
-        }
-        if lines.optional("hyphennormal")?.is_some() {
-            config.hyphen = Some(Hyphen::Normal);
-        } else if lines.optional("hypheninterface")?.is_some() {
-            config.hyphen = Some(Hyphen::Interface);
-        }
-        let end = if lines.peek().is_some_and(|l| l.starts_with("server ")) {
-            config.server = lines.required("server ", "must be server NAME")?.to_owned();
-            config.first = lines.required("firstclient ", "must be firstclient NAME")?.to_owned();
-            config.last = lines.required("lastclient ", "must be lastclient NAME")?.to_owned();
-            let count = lines.required("clients ", "must be clients NUMBER")?;
-            let count = number(&lines, count, 10_000, "clients must be 1 to 10000")?;
-            for _ in 0..count {
-                let host = lines.next()?;
-                if host.is_empty() || host.starts_with("endconfig") {
-                    return Err(lines.wrong(host, "fewer hosts than the clients line says"));
-                }
-                config.hosts.push(host.to_owned());
-            }
-            lines.required(
-                "endconfig",
-                "must be endconfig; more hosts than the clients line says?",
-            )?
-        } else {
-            config.line = Line::Suse;
-            loop {
-                let host = lines.next()?;
-                if let Some(end) = host.strip_prefix("endconfig") {
-                    break end;
-                }
-                let word = |w| host.starts_with(w);
-                if word("firstclient ") || word("lastclient ") || word("clients ") {
-                    return Err(lines.wrong(host, "comes after a server line, which is missing"));
-                }
-                let host = host.trim_end();
-                if host.is_empty() || host.contains(char::is_whitespace) {
-                    return Err(lines.wrong(host, "must be one host, without spaces"));
-                }
-                config.hosts.push(host.to_owned());
-            }
+        let mut config = Self::new(Line::Classic, Self::what(&mut lines)?);
+        config.settings(&mut lines)?;
+        let end = match lines.peek().is_some_and(|l| l.starts_with("server ")) {
+            true => config.classic_hosts(&mut lines)?,
+            false => config.suse_hosts(&mut lines)?,
         };
         if let Some(rest) = end.strip_prefix(super::VERIFY_WORD) {
             config.verify = true;
@@ -335,6 +281,85 @@ impl Config {
         Ok(config)
     }
 
+    /// One without settings and hosts.
+    const fn new(line: Line, what: What) -> Self {
+        Self {
+            line,
+            what,
+            segment_size: None,
+            cards: None,
+            fanout: 1,
+            hyphen: None,
+            server: String::new(),
+            first: String::new(),
+            last: String::new(),
+            hosts: Vec::new(),
+            verify: false,
+            bytes: None,
+        }
+    }
+
+    /// The lines between the files and the hosts.
+    fn settings(&mut self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        if let Some(n) = lines.optional("segsize ")? {
+            self.segment_size = Some(lines.number(n, 65535, "segsize must be 1 to 65535")?);
+        }
+        for (keyword, middle) in [("add ", false), ("add2 ", true)] {
+            if let Some(value) = lines.optional(keyword)? {
+                self.cards = Some(Cards::read(lines, value, middle)?);
+            }
+        }
+        if let Some(n) = lines.optional("fanout ")? {
+            self.fanout = lines.number(n, 8, "fanout must be 1 to 8")? as usize;
+            if self.fanout > 1 && self.cards.is_some() {
+                return Err(lines.wrong(n, "fanout above 1 cannot go with add"));
+            }
+        }
+        if lines.optional("hyphennormal")?.is_some() {
+            self.hyphen = Some(Hyphen::Normal);
+        } else if lines.optional("hypheninterface")?.is_some() {
+            self.hyphen = Some(Hyphen::Interface);
+        }
+        Ok(())
+    }
+
+    /// The hosts of the classic grammar; returns what follows `endconfig`.
+    fn classic_hosts<'a>(&mut self, lines: &mut Lines<'a>) -> Result<&'a str, Error> {
+        self.server = lines.required("server ", "must be server NAME")?.to_owned();
+        self.first = lines.required("firstclient ", "must be firstclient NAME")?.to_owned();
+        self.last = lines.required("lastclient ", "must be lastclient NAME")?.to_owned();
+        let count = lines.required("clients ", "must be clients NUMBER")?;
+        let count = lines.number(count, 10_000, "clients must be 1 to 10000")?;
+        for _ in 0..count {
+            let host = lines.next()?;
+            if host.is_empty() || host.starts_with("endconfig") {
+                return Err(lines.wrong(host, "fewer hosts than the clients line says"));
+            }
+            self.hosts.push(host.to_owned());
+        }
+        lines.required("endconfig", "must be endconfig; more hosts than the clients line says?")
+    }
+
+    /// The hosts of openSUSE's grammar; returns what follows `endconfig`.
+    fn suse_hosts<'a>(&mut self, lines: &mut Lines<'a>) -> Result<&'a str, Error> {
+        self.line = Line::Suse;
+        loop {
+            let host = lines.next()?;
+            if let Some(end) = host.strip_prefix("endconfig") {
+                return Ok(end);
+            }
+            let classic = ["firstclient ", "lastclient ", "clients "];
+            if classic.iter().any(|word| host.starts_with(word)) {
+                return Err(lines.wrong(host, "comes after a server line, which is missing"));
+            }
+            let host = host.trim_end();
+            if host.is_empty() || host.contains(char::is_whitespace) {
+                return Err(lines.wrong(host, "must be one host, without spaces"));
+            }
+            self.hosts.push(host.to_owned());
+        }
+    }
+
     fn what(lines: &mut Lines<'_>) -> Result<What, Error> {
         if let Some(megabytes) = lines.optional("dummy")? {
             let megabytes = megabytes.trim();
@@ -346,30 +371,16 @@ impl Config {
                 .map_err(|_| lines.wrong(megabytes, "must be a number of megabytes"))?;
             return Ok(What::Dummy(Some(n)));
         }
-        let line = lines.next()?;
-        let (compressed, rest) = match line.strip_prefix("compressed ") {
-            Some(rest) => (true, rest),
-            None => (false, line),
-        };
         let why = "must be infile NAME, compressed infile NAME, or dummy";
-        let mut words =
-            rest.strip_prefix("infile ").ok_or_else(|| lines.wrong(line, why))?.split(' ');
-        let path = words.next().filter(|p| !p.is_empty()).ok_or_else(|| lines.wrong(line, why))?;
+        let (compressed, path, mut words) = lines.file("infile ", why)?;
         let split = match words.next() {
             None | Some("") => false,
             Some("split") => true,
             Some(other) => return Err(lines.wrong(other, "only split may follow the name")),
         };
-        let input = Input { path: path.to_owned(), compressed, split };
-        let line = lines.next()?;
-        let (compressed, rest) = match line.strip_prefix("compressed ") {
-            Some(rest) => (true, rest),
-            None => (false, line),
-        };
+        let input = Input { path, compressed, split };
         let why = "must be outfile NAME or compressed outfile NAME";
-        let mut words =
-            rest.strip_prefix("outfile ").ok_or_else(|| lines.wrong(line, why))?.split(' ');
-        let path = words.next().filter(|p| !p.is_empty()).ok_or_else(|| lines.wrong(line, why))?;
+        let (compressed, path, mut words) = lines.file("outfile ", why)?;
         let split = match words.next() {
             None | Some("") => None,
             Some("split") => {
@@ -380,7 +391,7 @@ impl Config {
             }
             Some(other) => return Err(lines.wrong(other, "only split SIZE may follow the name")),
         };
-        let output = Output { path: path.to_owned(), compressed, split };
+        let output = Output { path, compressed, split };
         if input.compressed && output.compressed {
             return Err(lines.wrong("compressed", "may be before infile or outfile, not both"));
         }
@@ -486,21 +497,6 @@ impl Config {
         }
         nodes
     }
-
-    /// The address to connect to for a host's data: its name, changed as the
-    /// cards line says.
-    #[must_use]
-    pub fn data_name(&self, host: &str, card: usize) -> String {
-        let Some(cards) = &self.cards else { return host.to_string() };
-        let Some(word) = cards.words.get(card) else { return host.to_string() };
-        match host.find(|c: char| c.is_ascii_digit()).filter(|_| cards.middle) {
-            Some(at) => {
-                let (before, after) = host.split_at(at);
-                format!("{before}{word}{after}")
-            }
-            None => format!("{host}{word}"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -529,7 +525,6 @@ mod tests {
         let text = "compressed infile a.gz split\noutfile b split 2G\nsegsize 1400\nadd2 2:giga:fast\nhyphennormal\nserver s\nfirstclient n1\nlastclient n2\nclients 2\nn1\nn2\nendconfig\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.text(), text);
-        assert_eq!(config.data_name("node12", 1), "nodefast12");
         let What::File { input, output } = &config.what else { panic!() };
         assert!(input.compressed && input.split);
         assert_eq!(output.split, Some(2 << 30));

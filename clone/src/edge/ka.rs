@@ -405,106 +405,157 @@ impl Node<'_> {
     }
 }
 
+/// A server's sockets, and its stream once that flows.
+struct Session<'a> {
+    core: &'a mut Server,
+    world: &'a mut dyn World,
+    asks: Udp,
+    /// Numbered as they come.
+    connections: Vec<(usize, Stream)>,
+    next: usize,
+    children: Children,
+    ring: Ring,
+    meter: Meter,
+    source: Option<Box<dyn Source>>,
+    /// The source is at its end.
+    end: bool,
+}
+
 /// Gathers the session's clients and sends them a stream once all are there.
-fn serve(core: &mut Server, listen: Ipv4Addr, world: &mut dyn World) -> Result<Digest, Error> {
-    let control = listener(listen, CONTROL_PORT)?;
-    let data = listener(listen, DATA_PORT)?;
-    let asks = Udp::open(ASK_PORT)?;
-    let mut connections: Vec<(usize, Stream)> = Vec::new();
-    let mut children = Children::default();
-    let mut next = 0usize;
-    let mut ring = Ring::new(RING);
-    let mut meter = Meter::default();
-    let mut source: Option<Box<dyn Source>> = None;
-    let mut end = false;
+fn serve(core: &mut Server, own: Ipv4Addr, world: &mut dyn World) -> Result<Digest, Error> {
+    let (control, data) = (listener(own, CONTROL_PORT)?, listener(own, DATA_PORT)?);
+    let mut session = Session {
+        core,
+        world,
+        asks: Udp::open(ASK_PORT)?,
+        connections: Vec::new(),
+        next: 0,
+        children: Children::default(),
+        ring: Ring::new(RING),
+        meter: Meter::default(),
+        source: None,
+        end: false,
+    };
     let mut buffer = alloc::vec![0; 4096];
-    loop {
-        while let Some(output) = core.output() {
-            match output {
-                server::Output::Answer(ip, bytes) => {
-                    let _ = asks.send(&bytes, bytes.len(), SocketAddrV4::new(ip, ANSWER_PORT));
-                }
-                server::Output::ToClient(number, bytes) => {
-                    if let Some((_, stream)) = connections.iter_mut().find(|c| c.0 == number) {
-                        let _ = stream.say(&bytes);
-                    }
-                }
-                server::Output::Close(number) => connections.retain(|c| c.0 != number),
-                server::Output::Send(ip, position) => children.send(ip, position, &ring),
-                server::Output::Drop(ip) => children.drop(ip),
-                server::Output::Say(text) => world.say(Level::News, &text),
-                server::Output::Begin => {
-                    let text = format!("all are in their places: {}", core.chain());
-                    world.say(Level::News, &text);
-                    source = Some(first(world)?);
-                }
-                server::Output::Finished => {
-                    let until = world.now() + FAREWELL;
-                    while connections.iter_mut().any(|c| c.1.flush() == Ok(false))
-                        && world.now() < until
-                    {
-                        Waiter::default().wait(SOON);
-                    }
-                    return Ok(meter.digest());
-                }
-            }
-        }
-        let now = world.now();
-        let mut limit = until(core.deadline(), now);
-        if let Some(source) = source.as_mut().filter(|_| !end) {
-            let ahead = core.allowed().saturating_sub(ring.end());
-            let most = usize::try_from(ahead).unwrap_or(usize::MAX).min(READ);
-            let needed = children.needed(ring.end());
-            end = fill((&mut ring, needed), most, &mut **source, &mut meter, &mut limit)?;
-            if end {
-                core.step(server::Input::End(meter.digest()), now)?;
-            }
-        }
+    while !session.outputs()? {
+        let limit = session.read()?;
         let mut waiter = Waiter::default();
         waiter.reads(&control);
         waiter.reads(&data);
-        let questions = asks.fd();
+        let questions = session.asks.fd();
         waiter.reads(&questions);
-        for (_, stream) in &connections {
+        for (_, stream) in &session.connections {
             waiter.both(stream, stream.pending());
         }
-        children.watch(&mut waiter, &ring);
+        session.children.watch(&mut waiter, &session.ring);
         waiter.wait(limit);
-        let now = world.now();
-        while let Some((n, _, from)) = asks.receive(&mut buffer) {
+        session.round(&control, &data, &mut buffer)?;
+    }
+    session.flush();
+    Ok(session.meter.digest())
+}
+
+impl Session<'_> {
+    /// Does what the core wants; true when all is over.
+    fn outputs(&mut self) -> Result<bool, Error> {
+        while let Some(output) = self.core.output() {
+            match output {
+                server::Output::Answer(ip, bytes) => {
+                    // A client whose answer is lost asks again.
+                    let to = SocketAddrV4::new(ip, ANSWER_PORT);
+                    let _ = self.asks.send(&bytes, bytes.len(), to);
+                }
+                server::Output::ToClient(number, bytes) => {
+                    if let Some((_, stream)) = self.connections.iter_mut().find(|c| c.0 == number) {
+                        // A break is noticed when reading.
+                        let _ = stream.say(&bytes);
+                    }
+                }
+                server::Output::Close(number) => self.connections.retain(|c| c.0 != number),
+                server::Output::Send(ip, position) => self.children.send(ip, position, &self.ring),
+                server::Output::Drop(ip) => self.children.drop(ip),
+                server::Output::Say(text) => self.world.say(Level::News, &text),
+                server::Output::Begin => {
+                    let text = format!("all are in their places: {}", self.core.chain());
+                    self.world.say(Level::News, &text);
+                    self.source = Some(first(self.world)?);
+                }
+                server::Output::Finished => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads what may be sent now; how long the network may then be waited for.
+    fn read(&mut self) -> Result<Duration, Error> {
+        let now = self.world.now();
+        let mut limit = until(self.core.deadline(), now);
+        if let Some(source) = self.source.as_mut().filter(|_| !self.end) {
+            let ahead = self.core.allowed().saturating_sub(self.ring.end());
+            let most = usize::try_from(ahead).unwrap_or(usize::MAX).min(READ);
+            let needed = self.children.needed(self.ring.end());
+            let ring = (&mut self.ring, needed);
+            self.end = fill(ring, most, &mut **source, &mut self.meter, &mut limit)?;
+            if self.end {
+                self.core.step(server::Input::End(self.meter.digest()), now)?;
+            }
+        }
+        Ok(limit)
+    }
+
+    /// Moves what can be moved.
+    fn round(
+        &mut self,
+        control: &rustix::fd::OwnedFd,
+        data: &rustix::fd::OwnedFd,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let now = self.world.now();
+        while let Some((n, _, from)) = self.asks.receive(buffer) {
             let bytes = buffer.get(..n).unwrap_or_default();
-            core.step(server::Input::Question(*from.ip(), bytes), now)?;
+            self.core.step(server::Input::Question(*from.ip(), bytes), now)?;
         }
-        if let Some((stream, ip)) = accept(&control) {
+        if let Some((stream, ip)) = accept(control) {
             let own = stream.own_address().unwrap_or(Ipv4Addr::UNSPECIFIED);
-            connections.push((next, stream));
-            core.step(server::Input::Accepted(next, ip, own), now)?;
-            next += 1;
+            self.connections.push((self.next, stream));
+            self.core.step(server::Input::Accepted(self.next, ip, own), now)?;
+            self.next += 1;
         }
-        if let Some((stream, ip)) = accept(&data) {
-            children.came(stream, ip);
-            core.step(server::Input::ChildCame(ip), now)?;
+        if let Some((stream, ip)) = accept(data) {
+            self.children.came(stream, ip);
+            self.core.step(server::Input::ChildCame(ip), now)?;
         }
         let mut closed = Vec::new();
-        for (number, stream) in &mut connections {
-            match stream.hear(&mut buffer) {
+        for (number, stream) in &mut self.connections {
+            match stream.hear(buffer) {
                 Ok(0) => {}
                 Ok(n) => {
                     let bytes = buffer.get(..n).unwrap_or_default();
-                    core.step(server::Input::Client(*number, bytes), now)?;
+                    self.core.step(server::Input::Client(*number, bytes), now)?;
                 }
                 Err(why) => closed.push((*number, why)),
             }
         }
         for (number, why) in closed {
-            connections.retain(|c| c.0 != number);
-            core.step(server::Input::Closed(number, &why), now)?;
+            self.connections.retain(|c| c.0 != number);
+            self.core.step(server::Input::Closed(number, &why), now)?;
         }
-        children.pump(&ring, end, &mut buffer);
-        core.step(server::Input::Tick, now)?;
-        if let Some(source) = &source {
-            let sent = children.needed(ring.end());
-            world.progress(sent, source.length());
+        self.children.pump(&self.ring, self.end, buffer);
+        self.core.step(server::Input::Tick, now)?;
+        if let Some(source) = &self.source {
+            let sent = self.children.needed(self.ring.end());
+            self.world.progress(sent, source.length());
+        }
+        Ok(())
+    }
+
+    /// Sends the last words.
+    fn flush(&mut self) {
+        let until = self.world.now() + FAREWELL;
+        while self.connections.iter_mut().any(|c| c.1.flush() == Ok(false))
+            && self.world.now() < until
+        {
+            Waiter::default().wait(SOON);
         }
     }
 }

@@ -348,67 +348,15 @@ impl Server {
                 let right = node.nonce.zip(self.pact.as_ref()).map(|(n, pact)| pact.answer(&n));
                 node.proved = right.is_some_and(|right| same(&code, &right));
             }
-            ToServer::AcceptsData if self.pact.is_some() && !node.proved => {
-                let (connection, ip) = (node.connection, node.ip);
-                let text = alloc::format!("{ip} is refused: it does not know the key");
-                self.out.push_back(Output::Say(text));
-                self.out.push_back(Output::Close(connection));
-                self.remove(i, "it does not know the key");
-            }
+            ToServer::AcceptsData => self.accepts(i, now),
             ToServer::Options { .. } => {}
             // It has everything, and stores it or reads it back.
-            ToServer::PingReply => {
-                if node.link == Link::Ended {
-                    self.moved = now;
-                }
-            }
-            ToServer::AcceptsData => {
-                if !node.accepts {
-                    node.accepts = true;
-                    let ip = node.ip;
-                    let count = self.nodes.iter().filter(|n| n.accepts && n.there()).count();
-                    let all = self.options.clients;
-                    self.out
-                        .push_back(Output::Say(alloc::format!("{ip} has come, {count} of {all}")));
-                    if count >= all && !self.laid_out {
-                        self.lay_out(now);
-                    }
-                }
-            }
-            ToServer::GoNow => {
-                if !self.laid_out {
-                    self.lay_out(now);
-                }
-            }
-            ToServer::ReportsPosition(position) => {
-                if position > node.position {
-                    node.position = position;
-                    self.moved = now;
-                }
-                if node.link == Link::Asked {
-                    node.position = position;
-                    let (ip, parent) = (node.ip, node.parent);
-                    match parent {
-                        None => {
-                            node.link = Link::Up;
-                            self.out.push_back(Output::Send(ip, position));
-                        }
-                        Some(parent) => {
-                            node.link = Link::Granted;
-                            self.say(parent, ToClient::GivesAuth(ip, position));
-                        }
-                    }
-                }
-            }
-            ToServer::GotClient(ip) => match self.find(|n| n.ip == ip && n.there()) {
-                Some(child) if self.nodes.get(child).is_some_and(|n| n.parent == Some(i)) => {
-                    match self.nodes.get_mut(child) {
-                        Some(node) if node.link == Link::Granted => node.link = Link::Up,
-                        _ => self.came(child),
-                    }
-                }
-                _ => self.say(i, ToClient::DropChild(ip)),
-            },
+            ToServer::PingReply if node.link == Link::Ended => self.moved = now,
+            ToServer::PingReply => {}
+            ToServer::GoNow if !self.laid_out => self.lay_out(now),
+            ToServer::GoNow => {}
+            ToServer::ReportsPosition(position) => self.reports(i, position, now),
+            ToServer::GotClient(ip) => self.got(i, ip),
             ToServer::DadDisconnected { position, .. } => {
                 node.position = node.position.max(position);
                 if total == Some(position) {
@@ -432,6 +380,58 @@ impl Server {
                 node.link = Link::Ended;
                 self.moved = now;
             }
+        }
+    }
+
+    /// A client is ready for data: it takes part, if it knows the key.
+    fn accepts(&mut self, i: usize, now: Duration) {
+        let Some(node) = self.nodes.get_mut(i) else { return };
+        let (connection, ip) = (node.connection, node.ip);
+        if self.pact.is_some() && !node.proved {
+            let text = alloc::format!("{ip} is refused: it does not know the key");
+            self.out.push_back(Output::Say(text));
+            self.out.push_back(Output::Close(connection));
+            return self.remove(i, "it does not know the key");
+        }
+        if node.accepts {
+            return;
+        }
+        node.accepts = true;
+        let count = self.nodes.iter().filter(|n| n.accepts && n.there()).count();
+        let all = self.options.clients;
+        self.out.push_back(Output::Say(alloc::format!("{ip} has come, {count} of {all}")));
+        if count >= all && !self.laid_out {
+            self.lay_out(now);
+        }
+    }
+
+    /// A client has so many bytes; its parent goes on from there if that was asked.
+    fn reports(&mut self, i: usize, position: u64, now: Duration) {
+        let Some(node) = self.nodes.get_mut(i) else { return };
+        if position > node.position {
+            node.position = position;
+            self.moved = now;
+        }
+        if node.link != Link::Asked {
+            return;
+        }
+        node.position = position;
+        let (ip, parent) = (node.ip, node.parent);
+        node.link = if parent.is_some() { Link::Granted } else { Link::Up };
+        match parent {
+            None => self.out.push_back(Output::Send(ip, position)),
+            Some(parent) => self.say(parent, ToClient::GivesAuth(ip, position)),
+        }
+    }
+
+    /// The node at this address has connected to a client.
+    fn got(&mut self, i: usize, ip: Ipv4Addr) {
+        match self.find(|n| n.ip == ip && n.there() && n.parent == Some(i)) {
+            Some(child) => match self.nodes.get_mut(child) {
+                Some(node) if node.link == Link::Granted => node.link = Link::Up,
+                _ => self.came(child),
+            },
+            None => self.say(i, ToClient::DropChild(ip)),
         }
     }
 

@@ -222,9 +222,6 @@ const CHALLENGE: u16 = 0x4259;
 const ANNOUNCE: u16 = 0x425a;
 const ANSWER: u16 = 0x425b;
 
-/// Length of the header of DATA and FEC.
-pub const DATA_HEADER: usize = 16;
-
 fn digest(r: &mut Cursor<'_>) -> Option<Digest> {
     Some(Digest { bytes: r.be64()?, blake3: r.take()? })
 }

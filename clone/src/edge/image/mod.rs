@@ -175,10 +175,9 @@ fn found(lanes: &mut [Lane], here: &Here, world: &mut dyn World) -> Result<(Foun
         None => None,
     };
     loop {
-        for lane in &mut *lanes {
-            if !lane.ready(world.now()) {
-                continue;
-            }
+        for at in 0..lanes.len() {
+            let ready = |lane: &&mut Lane| lane.ready(world.now());
+            let Some(lane) = lanes.get_mut(at).filter(ready) else { continue };
             let found = lane.head(world).and_then(|image| {
                 match pin.is_none_or(|root| root == *image.manifest.root()) {
                     true => Ok(image),
@@ -200,10 +199,12 @@ fn found(lanes: &mut [Lane], here: &Here, world: &mut dyn World) -> Result<(Foun
                     return Ok((image, pin.is_some()));
                 }
                 Err((why, last)) => {
-                    if lane.why != why {
-                        world.say(Level::News, &format!("{}: {why}", lane.name));
-                    }
+                    let news = (lane.why != why).then(|| format!("{}: {why}", lane.name));
                     lane.failed(why, last, world.now());
+                    // The error that follows the last one names the reasons itself.
+                    if let Some(text) = news.filter(|_| lanes.iter().any(|lane| !lane.refused)) {
+                        world.say(Level::News, &text);
+                    }
                 }
             }
         }
@@ -269,8 +270,12 @@ impl Restore {
         self.work.lost(at);
         let Some(lane) = self.lanes.get_mut(at) else { return };
         let then = if last { "it is not asked again" } else { "it is asked again later" };
-        world.say(Level::News, &format!("{}: {why}; {then}", lane.name));
+        let text = format!("{}: {why}; {then}", lane.name);
         lane.failed(why, last, world.now());
+        // The error that follows the last one names the reasons itself.
+        if self.lanes.iter().any(|lane| !lane.refused) {
+            world.say(Level::News, &text);
+        }
     }
 
     /// Gives a server that has nothing to do its next chunk.
