@@ -15,7 +15,6 @@ use cpio_builder::error::Error;
 use cpio_builder::image::INDEX_PATH;
 use cpio_builder::index::{Class, Index};
 use cpio_builder::initrd::{self, Initrd, Limits};
-use cpio_builder::modinfo;
 
 /// What to do about a module that is not there.
 const ADD: &str = "make the image with bellwether build --add";
@@ -50,8 +49,6 @@ impl Initramfs {
         let initrd = Initrd::open(&bytes, Limits::default())
             .map_err(|source| Error::Initrd { path: path.into(), source })?;
         let tree = initrd.tree();
-        let init = tree.get("init").map(|entry| entry.data).unwrap_or_default();
-        let note = modinfo::section(init, needs::NOTE.as_bytes()).ok().flatten();
         let names = &mut |dir: &str| {
             let below = tree.keys().filter_map(|path| path.strip_prefix(dir)?.strip_prefix('/'));
             below.filter(|name| !name.contains('/')).map(str::to_owned).collect()
@@ -62,7 +59,10 @@ impl Initramfs {
         };
         Ok(Self {
             index: tree.get(INDEX_PATH).map(|entry| entry.data.to_vec()),
-            steps: note.as_deref().and_then(Steps::from_note),
+            steps: initrd
+                .init_section(needs::NOTE.as_bytes())
+                .as_deref()
+                .and_then(Steps::from_note),
             baked: Baked::read(names, text),
         })
     }

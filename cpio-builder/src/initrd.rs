@@ -7,6 +7,7 @@
 //! The whole is bounded: see [`Limits`].
 
 use crate::compress::{self, Codec};
+use crate::modinfo;
 use crate::newc::{Entry, NewcError, Reader};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -203,6 +204,12 @@ impl<'a> Initrd<'a> {
     #[must_use]
     pub fn tree(&self) -> BTreeMap<&str, Entry<'_>> {
         self.by(|entry| Some(entry.path()).filter(|path| !path.is_empty()))
+    }
+
+    /// The content of a section of its `/init`, which is an ELF file; the name ends in a NUL.
+    #[must_use]
+    pub fn init_section(&self, name: &[u8]) -> Option<Vec<u8>> {
+        modinfo::section(self.tree().get("init")?.data, name).ok().flatten()
     }
 
     /// The same of the files whose names are not UTF-8, by the bytes of their paths.

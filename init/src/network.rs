@@ -108,7 +108,7 @@ pub fn mount_nfs(
         });
     }
     let name = format!("NFS {}:{}", location.host, location.path);
-    machine.log.info(&format!("mounting {name}"));
+    machine.log.info_once(&format!("mounting {name}"));
     sys::file::make_dir(target, 0o755).map_err(|errno| fail(errno.into()))?;
     match nfs::mount(&location, server, up.config.address, target, nfs::Limits::default()) {
         Ok(mounted) => {

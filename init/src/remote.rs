@@ -186,7 +186,7 @@ pub fn cifs(machine: &mut Machine, source: &CifsSource, target: &str) -> Result<
     if !machine.require("fs-cifs") {
         return Err("the driver cifs is not in this image".into());
     }
-    machine.log.info(&format!("mounting //{address}/{}", source.share));
+    machine.log.info_once(&format!("mounting //{address}/{}", source.share));
     make_dir(target, 0o755).map_err(Fault::on(target))?;
     let mount = || {
         let context = FsContext::open("cifs")?;

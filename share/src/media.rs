@@ -11,8 +11,9 @@ use crate::medium::{self, Medium, Source};
 use crate::nfs::Export;
 use crate::options::Options;
 use cmdline::BootPlan;
-use cmdline::needs::{Steps, needs};
+use cmdline::needs::{NOTE, Steps, needs};
 use cmdline::plan::Dialect;
+use cpio_builder::initrd::{Initrd, Limits};
 use cpio_builder::kernel::{self, Machine};
 use cpio_builder::menu::{Entry, Menu};
 use cpio_builder::newc::{self, TRAILER};
@@ -384,6 +385,9 @@ impl Entries<'_> {
                 .collect::<Option<_>>()?;
         }
         let Some(Ours { path, release, end, alone }) = archive else {
+            if given.is_some_and(|[_, initrd]| starts_ours(initrd)) {
+                return Some(());
+            }
             if row.own_init_knows_nfs() {
                 entry.append = without_mount_port(&entry.append);
             } else if ours.is_some() {
@@ -512,6 +516,12 @@ impl Entries<'_> {
         };
         (first..).zip(made).map(place).collect()
     }
+}
+
+/// Whether an initramfs starts a Bellwether of its own, which asks no portmapper.
+fn starts_ours(initrd: &[u8]) -> bool {
+    Initrd::open(initrd, Limits::default())
+        .is_ok_and(|initrd| initrd.init_section(NOTE.as_bytes()).is_some())
 }
 
 /// The line for an initramfs that mounts the medium itself: klibc's nfsmount, which Debian's and

@@ -479,8 +479,16 @@ fn read(root: &Path, ours: bool) -> Result<(Media, Vec<String>), Error> {
 fn read_into(root: &Path, ours: bool, files: &mut Files) -> Result<(Media, Vec<String>), Error> {
     let mut init = std::fs::read("/proc/self/exe").unwrap();
     init.truncate(4096);
-    let options =
-        Options { media: vec![root.to_owned()], init: ours.then_some(init), ..Options::default() };
+    let options = Options { init: ours.then_some(init), ..Options::default() };
+    read_by(root, options, files)
+}
+
+fn read_by(
+    root: &Path,
+    options: Options,
+    files: &mut Files,
+) -> Result<(Media, Vec<String>), Error> {
+    let options = Options { media: vec![root.to_owned()], ..options };
     let said = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&said);
     let watch = Watch::new(move |event| told.lock().unwrap().push(event.to_string()));
@@ -716,6 +724,30 @@ fn an_initramfs_that_is_not_read_keeps_its_own_init() {
         "it boots without our /init if it can",
     ] {
         assert!(said.iter().any(|text| text.contains(told)), "{told}: {said:?}");
+    }
+}
+
+/// A given image of ours asked a portmapper, which a `share` without root does not have.
+#[test]
+fn an_image_of_ours_asks_no_portmapper() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("m");
+    put(&root, "live/filesystem.squashfs", b"s");
+    let path = |name: &str| dir.path().join(name);
+    put(dir.path(), "vmlinuz", b"k");
+    for (name, init, port) in [
+        ("foreign", b"#!/bin/sh".to_vec(), ",port=2049"),
+        ("ours", common::init(), ",port=2049,mountport=2049"),
+    ] {
+        let mut archive = Archive::new();
+        archive.add("init", 0o755, Node::File(init)).unwrap();
+        put(dir.path(), name, &archive.write(0).unwrap());
+        let (kernel, initrd) = (Some(path("vmlinuz")), Some(path(name)));
+        let options = Options { kernel, initrd, ..Options::default() };
+        let (media, _) = read_by(&root, options, &mut Files::default()).unwrap();
+        let [entry] = media.menu.entries.as_slice() else { panic!("{media:?}") };
+        let word = entry.append.split(' ').find(|word| word.starts_with("nfsopts=")).unwrap();
+        assert_eq!(word, format!("nfsopts=vers=3,tcp,nolock{port}"), "{name}");
     }
 }
 
