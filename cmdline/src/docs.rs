@@ -35,7 +35,7 @@ macro_rules! tables {
     };
 }
 
-fn tables_of() -> [Table; 14 + cfg!(feature = "p2v") as usize] {
+fn tables_of() -> [Table; 15 + cfg!(feature = "p2v") as usize] {
     tables! {
         "Bellwether's own words", Some(Dialect::Bellwether), own::OWN, own::OWN_DOCS =>
             "In every dialect, and stronger than what the dialect says.";
@@ -48,6 +48,8 @@ fn tables_of() -> [Table; 14 + cfg!(feature = "p2v") as usize] {
             "In every dialect that has no other meaning for them.";
         "kernel", Some(Dialect::Kernel), kernel::KERNEL, kernel::KERNEL_DOCS =>
             "`root=/dev/nfs nfsroot=… ip=…`, `root=DEVICE`, and what initramfs-tools and cloud-initramfs-tools add.";
+        "genkernel", Some(Dialect::Kernel), kernel::GENKERNEL, kernel::GENKERNEL_DOCS =>
+            "Gentoo's own initramfs, on an installed system: the kernel's words, and these.";
         "casper", Some(Dialect::Casper), casper::CASPER, casper::CASPER_DOCS =>
             "Ubuntu and its flavours: `boot=casper`.";
         "live-boot", Some(Dialect::LiveBoot), live_boot::LIVE, live_boot::LIVE_DOCS =>

@@ -408,11 +408,18 @@ fn overlay_size(d: &mut Draft<'_>) -> String {
 }
 
 fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
-    let (name, value) = d
-        .get_any(&["rd.overlay", "rd.overlayfs", "rd.live.overlay", "rd.live.overlay.overlayfs"])
-        // 0 says that it is no overlayfs but a snapshot, as without the word.
-        .filter(|(_, value)| value::switch(Some(value)) != Some(false))
-        .map_or((None, ""), |(name, value)| (Some(name), value));
+    // One word says where changes are kept, another that it is an overlayfs and no snapshot.
+    let mut place = None;
+    let mut overlayfs = d.switch("rd.live.overlay.overlayfs") == Some(true);
+    for name in ["rd.live.overlay", "rd.overlayfs", "rd.overlay"] {
+        let Some(value) = d.get(name) else { continue };
+        match value::switch(Some(value)) {
+            Some(on) => overlayfs = on,
+            None => place = Some((name, value)),
+        }
+    }
+    let (name, value) = place.unwrap_or_default();
+    let asked = overlayfs || place.is_some();
     if let Some(word) = d.get("rd.overlay.crypt") {
         d.fatal_word(
             "rd.overlay.crypt",
@@ -429,7 +436,7 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
         }
         return;
     }
-    if name.is_none() && !live {
+    if !asked && !live {
         return;
     }
     let read_only = d
@@ -462,22 +469,21 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
             .find_map(|o| o.strip_prefix("size="))
             .unwrap_or_default()
     });
-    let is_switch = value::switch(Some(value)) == Some(true);
-    let upper = if kiwi && name.is_none() && cfg!(feature = "all") && d.has("iso-scan/filename") {
+    let upper = if kiwi && !asked && cfg!(feature = "all") && d.has("iso-scan/filename") {
         // A file beside the ISO: there is no room for a partition.
         let file = d.get("rd.live.cowfile.path").and_then(value::inside);
         persist.labels = alloc::vec![file.unwrap_or_else(|| String::from("live_system.cow"))];
         persist.filesystem = false;
         persist.directory = false;
         Upper::Persistent(persist)
-    } else if kiwi && name.is_none() {
+    } else if kiwi && !asked {
         persist.device = Some(crate::plan::DeviceSelector::Label(String::from("cow")));
         persist.path = Some(String::from("/rw"));
         Upper::Persistent(persist)
     } else if let Some(size) = memory_only {
         let size = if size.is_empty() || value::is_tmpfs_size(size) { size } else { "" };
         Upper::Tmpfs { size: size.to_string() }
-    } else if is_switch || name.is_none() {
+    } else if place.is_none() {
         if !live || plan.root.sources.iter().any(|s| matches!(s, Source::Url(_))) {
             #[cfg(feature = "all")]
             let size = overlay_size(d);
@@ -503,7 +509,7 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
             }
             None => {
                 d.warn_word(
-                    name.unwrap_or("rd.overlay"),
+                    name,
                     value,
                     &("names no device; changes stay in memory", "rd.overlay=LABEL=changes:/path"),
                 );
@@ -517,8 +523,7 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     if whole {
         plan.root.to_ram = ToRam::Image(None);
     }
-    let overlayfs = kiwi || is_switch && name.is_some() || memory_only.is_some();
-    plan.writable = if !live || overlayfs {
+    plan.writable = if !live || kiwi || overlayfs || memory_only.is_some() {
         Writable::Union(union)
     } else {
         let store = match &union.upper {

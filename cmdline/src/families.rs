@@ -66,7 +66,8 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
     let rootless = plan.root.sources.is_empty() || guessed;
     let real_root = !d.value("real_root").is_empty();
     let mut found = None;
-    for table in [FAMILIES, ROOTLESS] {
+    // The hypervisor's line has words of installers behind its dashes.
+    for table in [ROOTLESS, FAMILIES] {
         let mut lines = table.lines();
         while let (None, Some(why), Some(hint)) = (&found, lines.next(), lines.next()) {
             for line in lines.by_ref().take_while(|line| !line.is_empty()) {

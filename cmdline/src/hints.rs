@@ -6,20 +6,26 @@ use crate::plan::Dialect;
 /// for any), the word, what to write.
 const INSTEAD: &[(Option<Dialect>, &str, &str)] = &[
     (Some(Dialect::LiveBoot), "persistent", "persistence"),
-    (Some(Dialect::LiveBoot), "nopersistent", "nopersistence"),
-    (Some(Dialect::Casper), "nopersistence", "nopersistent"),
     (Some(Dialect::Casper), "fetch", "netboot=url url=http://SERVER/PATH"),
     (Some(Dialect::Casper), "httpfs", "netboot=url url=http://SERVER/PATH"),
     (Some(Dialect::Casper), "persistence", "persistent"),
     (Some(Dialect::Kernel), "modules", "drivers load as devices appear; none need be named"),
-    (Some(Dialect::Kernel), "real_init", "init=PROGRAM"),
     (None, "rootpath", "nfsroot=SERVER:/PATH"),
+];
+/// Further ones for those who ask before a machine is switched on.
+#[cfg(feature = "explain")]
+const FURTHER: &[(Option<Dialect>, &str, &str)] = &[
+    (Some(Dialect::LiveBoot), "nopersistent", "nopersistence"),
+    (Some(Dialect::Casper), "nopersistence", "nopersistent"),
+    (Some(Dialect::Kernel), "real_init", "init=PROGRAM"),
     // Scripts that lay memory over an installed root: of Debian's fsprotect and bilibop, of
     // Raspberry Pis.
     (Some(Dialect::Kernel), "fsprotect", "overlayroot=tmpfs"),
     (Some(Dialect::Kernel), "lockfs", "overlayroot=tmpfs"),
     (Some(Dialect::Kernel), "root-ro-driver", "overlayroot=tmpfs"),
 ];
+#[cfg(not(feature = "explain"))]
+const FURTHER: &[(Option<Dialect>, &str, &str)] = &[];
 
 /// Words that name an ISO file on some drive.
 const ISO_WORDS: &str = "findiso fromiso isofrom iso-scan/filename isofile isoloop";
@@ -38,8 +44,8 @@ pub(crate) fn iso_file(dialect: Dialect) -> Option<&'static str> {
 
 /// What to write in this dialect for a word that it does not have.
 pub(crate) fn instead(dialect: Dialect, name: &str) -> Option<&'static str> {
-    let row =
-        INSTEAD.iter().find(|(of, word, _)| *word == name && of.is_none_or(|of| of == dialect));
+    let mut rows = INSTEAD.iter().chain(FURTHER);
+    let row = rows.find(|(of, word, _)| *word == name && of.is_none_or(|of| of == dialect));
     let iso = || iso_file(dialect).filter(|_| crate::table::listed(ISO_WORDS, name));
     row.map(|(_, _, hint)| *hint).or_else(iso)
 }

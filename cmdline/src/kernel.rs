@@ -27,15 +27,27 @@ words! { KERNEL, KERNEL_DOCS:
     "overlayroot_cfgdisk" Text Idle "Configuration disks are not read.";
     "rd.systemd.pull" Text Keep "OPTIONS:NAME:URL fetches a root as systemd 257 does; root= then names it.";
     "systemd.volatile" OptText Keep "overlay keeps changes in memory; state is for the live system's own systemd; yes is taken for overlay.";
-    "real_root" Text Keep "genkernel's root=; it wins.";
-    "real_rootflags" Text Keep "genkernel's rootflags=; it wins.";
     "roothash" Text Keep "dm-verity root hash of the root image.";
     "boot" Text Soft "The script that mounts the root; nfs and local are these words, casper and live other dialects; overlay keeps changes in memory.";
 }
 
+#[cfg(feature = "all")]
+words! { GENKERNEL, GENKERNEL_DOCS:
+    "real_root" Text Keep "genkernel's root=; it wins.";
+    "real_rootflags" Text Keep "genkernel's rootflags=; it wins.";
+}
+
 pub(crate) static GRAMMAR: Grammar = Grammar {
     dialect: Dialect::Kernel,
-    tables: &[&own::OWN, &own::P2V, &KERNEL, &net::NET, &base::BASE],
+    tables: &[
+        &own::OWN,
+        &own::P2V,
+        &KERNEL,
+        #[cfg(feature = "all")]
+        &GENKERNEL,
+        &net::NET,
+        &base::BASE,
+    ],
     pass: "usrhash mount.usr mount.usrfstype mount.usrflags",
     first_wins: false,
     splits_quotes: false,
