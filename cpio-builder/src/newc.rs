@@ -277,10 +277,15 @@ fn pad(out: &mut Vec<u8>, to: usize) {
 
 /// What stands before a file of `size` bytes that comes from elsewhere, or, with [`TRAILER`], the
 /// end of such an archive. Zeros to a multiple of four bytes must follow the file.
+///
+/// It is a page long, by zeros behind the name: iPXE on BIOS puts each file of an initramfs at the
+/// start of a page, and a gap would become the file's beginning.
 #[must_use]
 pub fn header(path: &str, size: u32) -> Vec<u8> {
+    const PAGE: usize = 4096;
+    let name = format!("{path:\0<width$}", width = PAGE - HEADER - 1);
     let mut out = Vec::new();
-    begin(&Header { mode: S_IFREG | 0o644, nlink: 1, ..Header::default() }, &mut out, path, size);
+    begin(&Header { mode: S_IFREG | 0o644, nlink: 1, ..Header::default() }, &mut out, &name, size);
     out
 }
 

@@ -4,7 +4,7 @@
 
 use cpio_builder::compress::{Codec, compress};
 use cpio_builder::initrd::{Initrd, InitrdError, Limits};
-use cpio_builder::newc::{Archive, ArchiveError, NewcError, Node, Reader};
+use cpio_builder::newc::{Archive, ArchiveError, NewcError, Node, Reader, TRAILER, header};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -221,4 +221,15 @@ proptest! {
             let _ = initrd.tree();
         }
     }
+}
+
+/// iPXE on BIOS puts each file of an initramfs at the start of a page: zeros stood before the content.
+#[test]
+fn a_file_from_elsewhere_begins_at_a_page() {
+    let head = header("proxmox.iso", 5);
+    assert_eq!(head.len(), 4096);
+    // The fields: size and length of the name, whose first zero ends it in the kernel.
+    assert_eq!((&head[54..62], &head[94..102]), (&b"00000005"[..], &b"00000f92"[..]));
+    assert_eq!(&head[110..122], b"proxmox.iso\0");
+    assert!(head[122..].iter().all(|byte| *byte == 0) && header(TRAILER, 0).len() == 4096);
 }

@@ -25,7 +25,8 @@ busybox mkdir -p /dev /proc /sys
 busybox mount -t devtmpfs dev /dev
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
-exec </dev/console >/dev/console 2>&1
+# The line may name another console.
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
 PATH=/sbin:/bin:/usr/sbin:/usr/bin
 modprobe -a virtio_pci virtio_net loop isofs nfs nfsv3
 echo "own init: started"
