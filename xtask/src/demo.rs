@@ -24,7 +24,7 @@ pub struct Demo {
     /// end by itself: 0 when the system came up and a reboot undid what was written
     /// to it
     #[argh(switch)]
-    once: bool,
+    pub once: bool,
 }
 
 /// What it needs of Debian.

@@ -8,6 +8,7 @@ use qemu_tests::assets::Assets;
 use qemu_tests::release::{self, RELEASES, Seen};
 use qemu_tests::{Error, Result, packages, workspace};
 
+use crate::demo::Demo;
 use crate::docs::Docs;
 use crate::reproducible::Reproducible;
 use crate::sizes::{self, Sizes};
@@ -100,6 +101,7 @@ const MACHINES: &[Step] = &[
         packages::ensure_all(packages::FOR_P2V)?;
         cargo(&["test", "-p", "bellwether", "--features", "rooms", "--test", "p2v_server"])
     }),
+    ("demo", || Demo { once: true }.run()),
 ];
 
 const SWEEPS: &[Step] = &[
