@@ -7,6 +7,7 @@ mod middle;
 mod refuses;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod room;
+mod trees;
 
 use room::{Room, Running, grows, noise, same};
 use std::path::PathBuf;

@@ -26,7 +26,7 @@ words! { OWN, OWN_DOCS:
     "bw.medium" Text Keep "Move the medium to this directory of the root.";
     "bw.digest" Text Keep "sha256:HEX, sha512:HEX or blake3:HEX of the file that is fetched or of the image.";
     "bw.verity" Text Keep "dm-verity root hash of the image, or IMAGE:HASH.";
-    "bw.clone" OptText Keep "Receive a copy of a disk: alone or room[:PORT] from bellwether clone send; target[:PORT] from clone source, which is told the hardware address and the disk; image:URL[,URL] of bellwether clone save; ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
+    "bw.clone" OptText Keep "Receive a copy of a disk: alone or room[:PORT] from bellwether clone send; target[:PORT] from clone source, which is told the hardware address and the disk; source[:PORT]: be that source, of this machine's disk; image:URL[,URL] of bellwether clone save; ka[:SESSION], dolly, dollyplus, udpcast[:PORTBASE].";
     "bw.clone.timeout" Number Keep "Seconds to wait for the sender of a copy.";
     "bw.clone.tries" Number Keep "How often to wait for it before the machine reboots.";
     "bw.clone.verify" Switch Keep "Read back what was written before it counts as a copy; it is by default. With bw.clone.verify=no it is not, and not called verified.";
@@ -35,7 +35,12 @@ words! { OWN, OWN_DOCS:
     "bw.clone.key" Text Keep "Take a copy only from a sender that knows this key of 16 letters or more.";
     "bw.clone.password" Text Keep "The password of openSUSE's Dolly.";
     "bw.clone.then" Text Keep "What a machine with a copy does: reboot (the default) or poweroff.";
-    "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to.";
+    "bw.clone.count" Number Keep "bw.clone=source begins when so many targets are there [1].";
+    "bw.clone.time" Number Keep "bw.clone=source begins so many seconds after the first target has come, however many are there.";
+    "bw.clone.bulk" Text Keep "What many targets lack goes from bw.clone=source by chain (the default), by multicast, or auto: as a probe decides.";
+    "bw.clone.again" Switch Keep "bw.clone=source waits for the next targets after a copy.";
+    "bw.clone.keep-table" Switch Keep "The disk keeps its partition table, which has the copy's partitions at the same places.";
+    "bw.disk" Text Keep "The disk that bw.clone (or kamethod, dollymethod, dollyCmethod) writes to; with bw.clone=source, the one that it sends.";
     "bw.timeout" Number Keep "Seconds for the whole boot until it counts as failed.";
     "bw.fail" Text Keep "After a failure: menu[:SECONDS], reboot[:SECONDS] or halt.";
     "bw.lock" Switch Keep "Lock the console: no shell, no editing of the line, no stop at break=. bw.lock=no opens it where panic= or rd.shell=0 has locked it.";
@@ -371,6 +376,33 @@ pub(crate) fn clone_plan(method: CloneMethod) -> ClonePlan {
         digest: None,
         key: None,
         password: None,
+        options: Vec::new(),
+    }
+}
+
+/// Words that are options of the host's command.
+fn options(d: &mut Draft<'_>, clone: &mut ClonePlan) {
+    let name = clone.method.protocol.name;
+    for (word, option) in [
+        ("bw.clone.count", "--clients"),
+        ("bw.clone.time", "--max-wait"),
+        ("bw.clone.bulk", "--bulk"),
+        ("bw.clone.again", "--again"),
+        ("bw.clone.keep-table", "--keep-table"),
+    ] {
+        let Some(value) = d.get(word).filter(|value| *value != "no") else { continue };
+        let right = match option {
+            "--keep-table" => matches!(name, "room" | "target"),
+            "--bulk" if !matches!(value, "chain" | "multicast" | "auto") => false,
+            _ => name == "source",
+        };
+        if !right {
+            d.fatal(word, &("is not for this bw.clone=, or is no such value", ""));
+        }
+        clone.options.push(String::from(option));
+        if !matches!(option, "--again" | "--keep-table") {
+            clone.options.push(String::from(value));
+        }
     }
 }
 
@@ -418,7 +450,7 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
                 word,
                 &(
                     "names no clone method",
-                    "nothing, room[:PORT], target[:PORT], image:http://…, ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
+                    "nothing, room[:PORT], target[:PORT], source[:PORT], image:http://…, ka[:SESSION], dolly, dollyplus or udpcast[:EVEN-PORT]",
                 ),
             ),
         }
@@ -440,7 +472,11 @@ fn clone(d: &mut Draft<'_>, plan: &mut BootPlan) {
             clone.tries = tries.max(1);
         }
         clone.verify = d.switch("bw.clone.verify") != Some(false);
-        pins(d, clone);
+        // The small /init refuses all of it.
+        if cfg!(feature = "all") {
+            pins(d, clone);
+            options(d, clone);
+        }
         match d.get("bw.clone.then") {
             None | Some("reboot") => {}
             Some("poweroff") => clone.power_off = true,

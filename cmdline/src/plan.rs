@@ -1066,7 +1066,7 @@ pub struct CloneProtocol {
     pub title: &'static str,
     /// What may follow the name behind a colon.
     pub argument: CloneArgument,
-    /// How long a receiver waits for its sender, as the protocol's documents say.
+    /// How long a receiver waits for its sender, as the protocol's documents say; 0 for ever.
     pub timeout: Seconds,
     /// How often it tries.
     pub tries: u32,
@@ -1088,7 +1088,7 @@ pub enum CloneArgument {
 }
 
 /// All clone protocols.
-pub static CLONE_PROTOCOLS: [CloneProtocol; 7] = [
+pub static CLONE_PROTOCOLS: [CloneProtocol; 8] = [
     protocol("ka", "KA", CloneArgument::Session, 120, 5),
     protocol("dolly", "Dolly", CloneArgument::None, 300, 3),
     protocol("dollyplus", "Dolly+", CloneArgument::None, 300, 3),
@@ -1096,6 +1096,7 @@ pub static CLONE_PROTOCOLS: [CloneProtocol; 7] = [
     protocol("room", "the room", CloneArgument::Room, 300, 3),
     protocol("target", "target of a room", CloneArgument::Room, 300, 3),
     protocol("image", "image", CloneArgument::Urls, 300, 3),
+    protocol("source", "source of a room", CloneArgument::Room, 0, 3),
 ];
 
 const fn protocol(
@@ -1144,7 +1145,7 @@ impl CloneMethod {
     }
 }
 
-/// A clone receiver.
+/// A clone receiver, or the source of a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClonePlan {
     /// How it is fed.
@@ -1167,6 +1168,22 @@ pub struct ClonePlan {
     pub key: Option<Private>,
     /// The word with the password of openSUSE's Dolly.
     pub password: Option<Private>,
+    /// Options of the host's command, which does what `/init` does not.
+    pub options: Vec<String>,
+}
+
+impl ClonePlan {
+    /// The command of the host that does it, out of the image of `clone tools`; nothing when
+    /// `/init` does it.
+    #[must_use]
+    pub fn program(&self) -> Option<&'static str> {
+        match self.method.protocol.name {
+            "source" => Some("source"),
+            _ if self.options.is_empty() => None,
+            "room" => Some("receive"),
+            name => Some(name),
+        }
+    }
 }
 
 /// What happens when a step fails.

@@ -545,6 +545,7 @@ fn handoff(j: &mut Json, plan: &Handoff) {
             j.list("from", &from).maybe_field("digest", plan.digest.as_deref());
             // Of secrets only that there are any.
             j.flag("key", plan.key.is_some()).flag("password", plan.password.is_some());
+            j.list("options", &plan.options);
         }
     }
     j.end_object().end_object();

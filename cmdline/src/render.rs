@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use crate::nfsroot;
 use crate::pins;
 use crate::plan::{
-    Addressing, BootPlan, CloneArgument, CloneMethod, Content, DeviceSelector, Dialect, Fate,
-    ImagePick, ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload,
+    Addressing, BootPlan, CloneArgument, CloneMethod, ClonePlan, Content, DeviceSelector, Dialect,
+    Fate, ImagePick, ImageRule, Integrity, LinkChoice, Marker, NetworkPlan, OnFailure, Payload,
     PersistPlan, Retry, Server, SnapshotPlan, SnapshotStore, Source, Then, ToRam, UnionKind,
     UnionPlan, Upper, Warning, Writable,
 };
@@ -240,7 +240,7 @@ fn root(plan: &BootPlan) -> Vec<String> {
     }
     if lines.is_empty() {
         lines.push(String::from(match plan.handoff.then {
-            Then::Clone(_) => "none: a disk is received, nothing is booted",
+            Then::Clone(_) => "none: a disk is copied, nothing is booted",
             #[cfg(feature = "p2v")]
             Then::P2v(_) | Then::AskP2v => "none: disks are sent, nothing is booted",
             Then::SwitchRoot => "nothing says where it is",
@@ -702,6 +702,40 @@ fn p2v(plan: &P2vPlan) -> Vec<String> {
     lines
 }
 
+/// What the host's command does.
+fn by_host(clone: &ClonePlan) -> Option<String> {
+    let program = clone.program().filter(|_| cfg!(feature = "explain"))?;
+    let options = clone.options.join(" ");
+    Some(text(&["as bellwether clone ", program, " ", &options, ", which must be in the image"]))
+}
+
+#[cfg(not(feature = "explain"))]
+fn source_of_room(_: &ClonePlan) -> Option<String> {
+    Some(String::from("SENDS A DISK as source of a room"))
+}
+
+#[cfg(feature = "explain")]
+fn source_of_room(clone: &ClonePlan) -> [String; 3] {
+    let disk = clone.target.as_ref().map_or_else(|| String::from("the only disk"), device);
+    let wait = match clone.timeout.0 {
+        0 => String::from("without a limit"),
+        n => seconds(n),
+    };
+    let to = if clone.key.is_some() { "targets that know the key" } else { "any target" };
+    let then = if clone.power_off { "switches the machine off" } else { "reboots" };
+    [
+        text(&[
+            "SENDS ",
+            &disk,
+            " as ",
+            &clone_method(&clone.method),
+            "; nothing is written to it",
+        ]),
+        text(&["to ", to, ", for which it waits ", &wait]),
+        text(&["when the copies are made, ", then]),
+    ]
+}
+
 fn handoff(plan: &BootPlan) -> Vec<String> {
     let handoff = &plan.handoff;
     #[cfg(feature = "p2v")]
@@ -731,6 +765,10 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
             (false, true) => text(&["takes it from ", &from.join(", "), " alone, with the key"]),
         };
         let digest = clone.digest.as_ref().map(|digest| text(&["it must have ", digest]));
+        let by_host = by_host(clone);
+        if clone.method.protocol.name == "source" {
+            return source_of_room(clone).into_iter().chain(by_host).collect();
+        }
         let lines = alloc::vec![
             text(&["RECEIVES A COPY by ", &clone_method(&clone.method), " onto ", &target]),
             text(&[
@@ -747,7 +785,7 @@ fn handoff(plan: &BootPlan) -> Vec<String> {
             ]),
             from,
         ];
-        return lines.into_iter().chain(digest).collect();
+        return lines.into_iter().chain(digest).chain(by_host).collect();
     }
     let mut line = handoff.init.clone().unwrap_or_else(|| String::from("/sbin/init"));
     for arg in &handoff.args {

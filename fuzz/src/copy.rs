@@ -22,6 +22,7 @@ use clone::pact::Key;
 use clone::room::bits::Bits;
 use clone::room::manifest::{Disk, Extent, Layout as RoomLayout, Manifest};
 use clone::room::node::Node as RoomNode;
+use clone::room::tree::Listing;
 use clone::room::wire::{Group, Line, Message};
 use clone::room::{Act, Ask, Told};
 use clone::udpcast::receiver::{Config, Input, Receiver};
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     target("dolly-plus-server", dolly_plus_server),
     target("ka-desc", ka_desc),
     target("room-manifest", room_manifest),
+    target("room-tree", room_tree),
     target("room-line", room_line),
     target("room-datagrams", room_datagrams),
     target("disk-image", disk_image),
@@ -378,6 +380,21 @@ pub fn room_manifest(data: &[u8]) {
     for chunk in (0..layout.count().min(64)).filter_map(|n| layout.chunk(n)) {
         let bytes: u64 = layout.pieces(chunk).map(|piece| piece.length).sum();
         assert_eq!(bytes, u64::from(chunk.bytes));
+    }
+}
+
+/// The listing of a tree of files. What is understood is written as it was; each byte of the row
+/// belongs to one file, and no path leads out of the tree.
+pub fn room_tree(data: &[u8]) {
+    let Ok(listing) = Listing::read(data) else { return };
+    assert_eq!(listing.write(), data);
+    let row = Extent { start: 0, length: listing.bytes() };
+    assert_eq!(listing.parts(row).map(|part| part.length).sum::<u64>(), listing.bytes());
+    for n in 1..listing.entries().len().min(64) as u32 {
+        let path = listing.path(n);
+        assert!(path.len() <= 4095 && !path.contains(&0));
+        let bad = |name: &[u8]| matches!(name, b"" | b"." | b"..");
+        assert!(!path.split(|byte| *byte == b'/').any(bad));
     }
 }
 

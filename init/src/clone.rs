@@ -62,6 +62,8 @@ const NO_DISKS: [&str; 8] = ["loop", "ram", "sr", "fd", "nbd", "dm-", "md", "zra
 
 /// The program that makes a copy of files.
 const INSTALLER: &str = "bellwether";
+/// What that does for files.
+const INSTALL: &str = "install";
 
 const STEP: &str = "receive a copy of a disk";
 
@@ -75,10 +77,9 @@ pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Fai
     wait_for_disks(machine);
     let mut failure = Failure::new(STEP, "nobody", "was asked");
     for attempt in 1..=clone.tries {
-        let tried = if by_files(plan, &clone.method) {
-            install(machine, clone)
-        } else {
-            once(machine, clone)
+        let tried = match hosted(plan, clone) {
+            Some(program) => by_host(machine, clone, program),
+            None => once(machine, clone),
         };
         match tried {
             Ok(()) => restart(machine, clone.power_off),
@@ -97,12 +98,59 @@ fn carried_out(plan: &BootPlan, clone: &ClonePlan) -> Result<(), &'static str> {
         return Err("bw.clone.key and bw.clone.digest are of whole disks; KA's sessions of files \
                     have neither");
     }
-    if by_files(plan, &clone.method) && tool::find(INSTALLER, &[]).is_none() {
-        return Err(
-            "copying files needs the image of `bellwether clone tools` behind the initramfs",
-        );
+    if hosted(plan, clone).is_some() && tool::find(INSTALLER, &[]).is_none() {
+        return Err("this needs the image of `bellwether clone tools` behind the initramfs");
     }
     Ok(())
+}
+
+/// The command of the host that does it.
+fn hosted(plan: &BootPlan, clone: &ClonePlan) -> Option<&'static str> {
+    match by_files(plan, &clone.method) {
+        true => Some(INSTALL),
+        false => clone.program(),
+    }
+}
+
+/// One try of what the host's command does: everything but the network is its.
+fn by_host(machine: &mut Machine, clone: &ClonePlan, program: &str) -> Result<(), Fault> {
+    machine.network.up().ok_or("the network is not up")?;
+    let command = tool::find(INSTALLER, &[]).ok_or("the installer is gone")?;
+    let installs = program == INSTALL;
+    let mut disk = named(machine, clone)?;
+    if !installs {
+        disk = Some(choose(disk.as_deref(), "", &disks(machine))?);
+    }
+    let timeout = clone.timeout.0.to_string();
+    let mut words = Vec::from(["clone", program, "--timeout", &timeout]);
+    words.extend(clone.options.iter().map(String::as_str));
+    if let Some(disk) = disk.as_deref().filter(|_| program == "source") {
+        sys::blockdev::set_read_only(disk, true).map_err(Fault::on(disk))?;
+    } else if !installs && !clone.verify {
+        words.push("--no-read-back");
+    }
+    let most = if installs { 1 } else { usize::MAX };
+    let from: Vec<String> = clone.from.iter().take(most).map(ToString::to_string).collect();
+    let (from, key) = (from.join(","), value(&clone.key).unwrap_or_default());
+    for (option, value) in [
+        (if installs { "--host" } else { "--from" }, from.as_str()),
+        ("--key", &key),
+        ("--port", if installs { "" } else { &clone.method.argument }),
+        (if installs { "--disk" } else { "--" }, disk.as_deref().unwrap_or_default()),
+    ] {
+        if !value.is_empty() {
+            words.extend([option, value]);
+        }
+    }
+    command.run(&words)?;
+    machine.log.say(Level::Verdict, "copy complete");
+    Ok(())
+}
+
+/// The value of a word that is not shown.
+fn value(word: &Option<Private>) -> Option<String> {
+    let (_, value) = word.as_ref()?.reveal().split_once('=')?;
+    Some(value.to_string())
 }
 
 /// Whether the sender describes partitions and sends files, as KA's own sessions do.
@@ -119,25 +167,6 @@ fn named(machine: &Machine, clone: &ClonePlan) -> Result<Option<String>, Fault> 
     let Some(target) = &clone.target else { return Ok(None) };
     let names: Vec<String> = machine.blocks().map(ToString::to_string).collect();
     device::resolve(target, &names).map(Some)
-}
-
-/// One try of that: everything but the network is the installer's.
-fn install(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
-    machine.network.up().ok_or("the network is not up")?;
-    let installer = tool::find(INSTALLER, &[]).ok_or("the installer is gone")?;
-    let timeout = clone.timeout.0.to_string();
-    let mut words = alloc::vec!["clone", "install", "--timeout", &timeout];
-    let disk = named(machine, clone)?;
-    if let Some(disk) = &disk {
-        words.extend(["--disk", disk]);
-    }
-    let from = clone.from.first().map(ToString::to_string);
-    if let Some(from) = &from {
-        words.extend(["--host", from]);
-    }
-    installer.run(&words)?;
-    machine.log.say(Level::Verdict, "copy complete");
-    Ok(())
 }
 
 /// Until the bus is silent and there is a disk, or it is clear that none comes.
@@ -195,10 +224,6 @@ fn once(machine: &mut Machine, clone: &ClonePlan) -> Result<(), Fault> {
     let pin = clone.digest.as_deref().and_then(Pin::parse);
     let terms = Terms { read_back: clone.verify, pin };
     let mut node = Node::new(machine, Place::Disk(disk, terms));
-    let value = |word: &Option<Private>| {
-        let word = word.as_ref().and_then(|word| word.reveal().split_once('='));
-        word.map(|(_, value)| value.to_string())
-    };
     let pins = Pins {
         from: clone.from.clone(),
         key: value(&clone.key).as_deref().and_then(clone::pact::Key::new),
@@ -554,8 +579,12 @@ mod tests {
     fn every_protocol_of_a_line_has_a_receiver() {
         for protocol in &cmdline::plan::CLONE_PROTOCOLS {
             // Another crate of the workspace may have turned the room's feature of `clone` on.
-            let own =
-                cfg!(feature = "room") || !matches!(protocol.name, "room" | "target" | "image");
+            let own = match protocol.name {
+                "room" | "target" | "image" => cfg!(feature = "room"),
+                // The host's command.
+                "source" => false,
+                _ => true,
+            };
             assert!(edge::receiver(protocol.name).is_some() || !own, "{}", protocol.name);
         }
     }

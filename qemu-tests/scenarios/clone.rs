@@ -4,6 +4,7 @@
 mod golden;
 mod many;
 mod multicast;
+mod roles;
 mod room;
 
 use std::path::{Path, PathBuf};

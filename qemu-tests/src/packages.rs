@@ -76,6 +76,11 @@ pub const FOR_ROOMS: &[(&str, &str)] = &[
     ("udpcast", "udp-sender and udp-receiver, as Debian has them"),
     ("nftables", "packets lost on purpose"),
     ("socat", "chains to measure against"),
+    ("rsync", "says whether trees are equal"),
+    ("acl", "trees with lists of access"),
+    ("attr", "with attributes"),
+    ("libcap2-bin", "with capabilities"),
+    ("python3", "with sockets"),
 ];
 
 /// What a room's copy is measured against.

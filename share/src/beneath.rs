@@ -57,7 +57,15 @@ impl Directory {
     }
 
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        openat2(&self.0, path, flags, Mode::empty(), WITHIN)
+        self.at(path, flags, Mode::empty())
+    }
+
+    /// Opens, or with [`OFlags::CREATE`] makes, what is there below it.
+    ///
+    /// # Errors
+    /// The system's error; a link on the way is refused.
+    pub fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, WITHIN)
     }
 
     /// Opens a file below it to be read.

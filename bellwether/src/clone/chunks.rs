@@ -1,6 +1,7 @@
 //! `send` and `receive`: the used bytes of disks, chunk by chunk, to a whole room.
 
 use super::copying;
+use super::files;
 use super::flags::{
     FROM, Flag, Given, KEEP_TABLE, KEY, NO_READ_BACK, Program, QUIET, SEND_KEY, STALL, flag,
 };
@@ -10,7 +11,7 @@ use super::seats::{PAGE, Seats, Window, what};
 use super::world::Host;
 use crate::failure::Failure;
 use blockmap::{DiskMap, Extent, How, whole_disk};
-use clone::edge::room::{Offer, Reader, Room};
+use clone::edge::room::{Offer, Readable, Reader, Room};
 use clone::edge::{Order, Protocol};
 use clone::outcome::{Amount, Machines};
 use clone::room::cast::Bulk;
@@ -19,6 +20,9 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Trees of more bytes are cut into chunks as disks are: there are only so many.
+const SMALL: u64 = 64 << 30;
 
 const PORT: Flag = flag("port", Some('P'), Some("PORT"), "TCP and UDP port of the sender [9011]");
 
@@ -29,8 +33,8 @@ pub static SEND: Program = Program {
     rest: "DISK|FILE...",
     example: "bellwether clone send /dev/sda -n 20",
     flags: &[
-        CLIENTS, PORT, WHOLE, BULK, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX, PAGE, JSON,
-        VERBOSE, QUIET,
+        FILES, CLIENTS, PORT, WHOLE, BULK, FIRST, LINGER, MAX_WAIT, STALL, SEND_KEY, PXELINUX,
+        PAGE, JSON, VERBOSE, QUIET,
     ],
 };
 
@@ -55,6 +59,15 @@ const MAX_WAIT: Flag = flag(
     Some("S"),
     "begin so long after the first machine has come, however many there are",
 );
+const FILES: Flag = flag(
+    "files",
+    None,
+    Some("DIR"),
+    "the files below a directory instead of disks: names, content, owners, modes, times, links, \
+     attributes; of one file system",
+);
+const DELETE: Flag =
+    flag("delete", None, None, "with --files, delete what the sender's directory does not have");
 pub const JSON: Flag =
     flag("json", None, None, "what happens as JSON, a line each, on standard output");
 
@@ -65,6 +78,7 @@ pub static SOURCE: Program = Program {
     rest: "DISK|FILE...",
     example: "bellwether clone source /dev/sda -n 20 --max-wait 300 --again",
     flags: &[
+        FILES,
         CLIENTS,
         MAX_WAIT,
         flag("again", None, None, "after a copy wait for the next targets, until it is ended"),
@@ -95,6 +109,8 @@ pub static TARGET: Program = Program {
         PORT,
         NO_READ_BACK,
         KEEP_TABLE,
+        FILES,
+        DELETE,
         flag("timeout", Some('a'), Some("S"), "wait so long for a source [for ever]"),
         STALL,
         JSON,
@@ -115,6 +131,8 @@ pub static RECEIVE: Program = Program {
         PORT,
         NO_READ_BACK,
         KEEP_TABLE,
+        FILES,
+        DELETE,
         flag("timeout", Some('a'), Some("S"), "wait so long for a sender [for ever]"),
         STALL,
         VERBOSE,
@@ -139,9 +157,14 @@ fn bulk(given: &Given) -> Result<Bulk, Failure> {
 }
 
 pub fn disks(given: &Given, program: &str) -> Result<(), Failure> {
-    match given.rest.is_empty() {
-        true => Err(Failure::Usage(format!("{program}: needs a disk or a file, as /dev/sda"))),
-        false => Ok(()),
+    match (given.rest.is_empty(), given.has("files")) {
+        (false, true) => {
+            Err(Failure::Usage(format!("{program}: --files sends a directory and no disk")))
+        }
+        (true, false) => {
+            Err(Failure::Usage(format!("{program}: needs a disk or a file, as /dev/sda")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -202,15 +225,23 @@ fn once(
     host.json = given.has("json");
     let mut here = copying::patient(given)?;
     let wanted = given.parsed("clients")?.unwrap_or(1);
-    let (layout, readers) = offered(given, program)?;
+    let (layout, disks) = match given.get("files") {
+        Some(dir) => tree(dir)?,
+        None => {
+            let (layout, disks) = offered(given, program)?;
+            (layout, disks.into_iter().map(|disk| Box::new(disk) as _).collect())
+        }
+    };
     eprintln!("{program}: {} in {} chunks", Amount(layout.used()), layout.count());
     host.seats = Seats::of(layout.used());
-    host.page = (what(&given.rest, layout.used()), window.map(|window| window.room.clone()));
+    let names: Vec<_> =
+        given.get("files").into_iter().chain(given.rest.iter().map(|d| &**d)).collect();
+    host.page = (what(&names, layout.used()), window.map(|window| window.room.clone()));
     copying::sender(given, method, &[], &mut here, &mut host)?;
     let room = Room {
         offer: Some(Offer {
             manifest: Arc::new(Manifest::plan(layout)),
-            disks: readers,
+            disks,
             wanted,
             at_most: given.seconds("max-wait")?,
             linger: given.seconds("linger")?,
@@ -234,6 +265,35 @@ fn once(
     };
     eprintln!("{program}: waits for {} at port {}{key}", Machines(wanted), room.port);
     copying::send(&room, &order, given, &mut host)
+}
+
+/// The files below a directory, and their chunks: small ones, since one holds many files.
+fn tree(dir: &str) -> Result<(Layout, Vec<Box<dyn Readable>>), Failure> {
+    let tree = files::Source::open(Path::new(dir))?;
+    let (listing, bytes) = (&tree.listing, tree.listing.bytes());
+    eprintln!(
+        "{dir}: {} names; what is written there meanwhile ends the copy",
+        listing.entries().len()
+    );
+    let chunk = if bytes <= SMALL { CHUNK / 4 } else { CHUNK };
+    let layout = Layout::of_tree(chunk, bytes, listing.write());
+    let layout = layout.map_err(|why| Failure::Failed(format!("{dir}: {why}")))?;
+    Ok((layout, vec![Box::new(tree)]))
+}
+
+/// The host that takes a copy.
+fn taker(program: &'static str, given: &Given) -> Result<Host, Failure> {
+    disks(given, program)?;
+    let mut host = copying::node(program, given, given.has("verbose"))?;
+    host.places.clone_from(&given.rest);
+    host.keep_table = given.has("keep-table");
+    host.tree = given.get("files").map(|dir| (dir.into(), given.has("delete")));
+    if let Some((dir, _)) = &host.tree
+        && !dir.is_dir()
+    {
+        return Err(Failure::Failed(format!("{program}: {}: is no directory", dir.display())));
+    }
+    Ok(host)
 }
 
 fn disk(path: &str, map: &DiskMap, whole: bool, program: &str) -> Disk {
@@ -265,21 +325,15 @@ fn disk(path: &str, map: &DiskMap, whole: bool, program: &str) -> Disk {
 
 /// Receives.
 pub fn receive(given: &Given) -> Result<(), Failure> {
-    disks(given, "receive")?;
-    let mut host = copying::node("receive", given, given.has("verbose"))?;
-    host.places.clone_from(&given.rest);
-    host.keep_table = given.has("keep-table");
+    let mut host = taker("receive", given)?;
     copying::receive(&room(given)?, &copying::receiver(given)?, &mut host)
 }
 
 /// As [`receive`], by the name of what it is: its hardware address, its disk and its size.
 pub fn target(given: &Given) -> Result<(), Failure> {
-    disks(given, "target")?;
     // A connection for each machine.
     ::share::budget::raise_limit();
-    let mut host = copying::node("target", given, given.has("verbose"))?;
-    host.places.clone_from(&given.rest);
-    host.keep_table = given.has("keep-table");
+    let mut host = taker("target", given)?;
     host.json = given.has("json");
     let mut here = copying::receiver(given)?;
     let link = super::net::interface(None).ok().and_then(|link| {
@@ -294,6 +348,7 @@ pub fn target(given: &Given) -> Result<(), Failure> {
             Err(_) => name.into_owned(),
         });
     }
+    words.extend(given.get("files").map(str::to_owned));
     here.names.push(words.join(" "));
     copying::receive(&room(given)?, &here, &mut host)
 }

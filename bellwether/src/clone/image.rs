@@ -10,7 +10,7 @@ use crate::interrupted;
 use clone::edge::Protocol;
 use clone::edge::image::Image;
 use clone::edge::place::Place;
-use clone::edge::room::Reader;
+use clone::edge::room::{Readable as _, Reader};
 use clone::guard::Media;
 use clone::image::{before_chunks, beginning};
 use clone::outcome::{Amount, Summary};

@@ -7,6 +7,7 @@ mod copying;
 mod desc;
 mod dolly;
 mod dollyplus;
+mod files;
 pub mod flags;
 mod foreign;
 mod image;

@@ -176,7 +176,7 @@ fn copy_lines(mut to: io::PipeWriter) {
 }
 
 /// What is copied, in a line.
-pub fn what(names: &[String], bytes: u64) -> String {
+pub fn what(names: &[&str], bytes: u64) -> String {
     format!("{}: {}", names.join(", "), Amount(bytes))
 }
 

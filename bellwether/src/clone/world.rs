@@ -1,5 +1,6 @@
 //! The host's files, names and screen for the loops of the `clone` room.
 
+use super::files;
 use super::net::{Sockets, Together};
 use super::progress::Progress;
 use super::seats::{Seat, Seats, shown};
@@ -10,9 +11,11 @@ use clone::cook::{Archive, Packing};
 use clone::digest::Digest;
 use clone::edge::net::Datagrams;
 use clone::edge::place::Place;
+use clone::edge::world::Shelf;
 use clone::edge::{self, Level};
 use clone::guard::{Announcement, Kept, Pin, Terms};
 use clone::outcome::{Amount, Client, Standing, Summary};
+use clone::room::manifest::Manifest;
 use cmdline::json::Json;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -51,6 +54,8 @@ pub struct Host {
     pub places: Vec<String>,
     /// They keep their partition tables.
     pub keep_table: bool,
+    /// A directory for a tree of files instead, and whether what the sender lacks goes.
+    pub tree: Option<(PathBuf, bool)>,
     /// A shell command between the stream and the target.
     pub pipe: Option<String>,
     /// What is sent.
@@ -86,6 +91,7 @@ impl Host {
             target: None,
             places: Vec::new(),
             keep_table: false,
+            tree: None,
             pipe: None,
             sources: Sources::None,
             terms: Terms::default(),
@@ -244,6 +250,12 @@ impl edge::World for Host {
             }
         }
         self.places.iter().map(|path| Place::resume(path).map_err(|e| e.to_string())).collect()
+    }
+
+    fn shelf(&mut self, manifest: &Arc<Manifest>) -> Result<Option<Box<dyn Shelf>>, String> {
+        let Some((dir, delete)) = &self.tree else { return Ok(None) };
+        let target = files::Target::new(dir, manifest, *delete, self.terms.read_back)?;
+        Ok(Some(Box::new(target)))
     }
 
     fn pinned(&self) -> Option<&Pin> {

@@ -7,10 +7,18 @@ use crate::Error;
 use crate::cook::Cook;
 use crate::guard::{Announcement, Kept, Pin};
 use crate::outcome::Client;
+#[cfg(feature = "files")]
+use crate::room::manifest::Manifest;
+#[cfg(feature = "room")]
+use crate::room::{Ask, Told};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
+#[cfg(feature = "files")]
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+#[cfg(feature = "room")]
+use core::fmt::{self, Debug};
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
@@ -66,6 +74,15 @@ pub trait World {
         Err("this program writes no copy".to_owned())
     }
 
+    /// What takes a copy of this manifest instead of [`World::places`].
+    ///
+    /// # Errors
+    /// It does not: its name and the reason.
+    #[cfg(feature = "files")]
+    fn shelf(&mut self, _manifest: &Arc<Manifest>) -> Result<Option<Box<dyn Shelf>>, String> {
+        Ok(None)
+    }
+
     /// The digest that the user wants the copy to have.
     fn pinned(&self) -> Option<&Pin> {
         None
@@ -106,6 +123,21 @@ pub trait World {
     /// [`Error::Port`]: another program has the port, or the system refuses.
     fn datagrams(&mut self, port: u16) -> Result<Box<dyn Datagrams>, Error> {
         Ok(Box::new(Udp::open(port)?))
+    }
+}
+
+/// What keeps the chunks of a copy.
+#[cfg(feature = "room")]
+pub trait Shelf: Send {
+    /// Does what is asked; `tick` is called as long as it does.
+    fn ask(&mut self, ask: Ask, tick: &mut dyn FnMut()) -> Told;
+}
+
+/// Each one's own would make `/init` larger by 7 kB.
+#[cfg(feature = "room")]
+impl Debug for dyn Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shelf")
     }
 }
 

@@ -27,6 +27,9 @@ const AREAS: usize = 1024;
 const EXTENTS: usize = 1 << 20;
 /// The most chunks.
 pub const CHUNKS: usize = 1 << 21;
+/// The most bytes of the listing of a tree.
+#[cfg(feature = "files")]
+const LISTING: usize = 48 << 20;
 /// The most bytes of a text.
 const TEXT: usize = 1024;
 /// See [`Manifest::samples`].
@@ -97,11 +100,28 @@ pub struct Chunk {
 pub struct Layout {
     /// The disks.
     pub disks: Vec<Disk>,
+    /// Of a tree of files, whose row of bytes is the only disk, its listing.
+    #[cfg(feature = "files")]
+    pub tree: Vec<u8>,
     chunk: u32,
     chunks: Vec<Chunk>,
 }
 
 impl Layout {
+    /// A tree of files: so many bytes, and the listing of whose they are.
+    ///
+    /// # Errors
+    /// As [`Layout::new`]; there is no listing, or it is too long.
+    #[cfg(feature = "files")]
+    pub fn of_tree(chunk: u32, bytes: u64, listing: Vec<u8>) -> Result<Self, &'static str> {
+        if listing.is_empty() || listing.len() > LISTING {
+            return Err("the listing of the tree is none, or too long");
+        }
+        let all = [Extent { start: 0, length: bytes }];
+        let row = Disk::new("", bytes, 512, Vec::new(), &all);
+        Ok(Self { tree: listing, ..Self::new(chunk, Vec::from([row]))? })
+    }
+
     /// Numbers the chunks of these disks, each of at most so many bytes.
     ///
     /// # Errors
@@ -111,14 +131,20 @@ impl Layout {
             return Err("the size of the chunks is none");
         }
         if disks.is_empty() || disks.len() > DISKS {
-            return Err("there are no disks, or too many");
+            return Err("there are no disks, or files, which this program does not take");
         }
         let mut chunks = Vec::new();
         for (number, disk) in disks.iter().enumerate() {
             disk.check()?;
             disk.cut(u16::try_from(number).unwrap_or(u16::MAX), chunk, &mut chunks)?;
         }
-        Ok(Self { disks, chunk, chunks })
+        Ok(Self {
+            disks,
+            #[cfg(feature = "files")]
+            tree: Vec::new(),
+            chunk,
+            chunks,
+        })
     }
 
     /// How many chunks there are.
@@ -388,6 +414,15 @@ impl Layout {
         };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
         all.extend(self.chunk.to_le_bytes());
+        #[cfg(feature = "files")]
+        if !self.tree.is_empty() {
+            let bytes = self.disks.first().map_or(0, |row| row.size);
+            all.extend(count(0));
+            all.extend(bytes.to_le_bytes());
+            all.extend(count(self.tree.len()));
+            all.extend(&self.tree);
+            return all;
+        }
         all.extend(count(self.disks.len()));
         for disk in &self.disks {
             text(&mut all, &disk.name);
@@ -412,7 +447,13 @@ impl Layout {
     /// Reads it, and what is behind it.
     fn read(bytes: &[u8]) -> Result<(Self, &[u8]), &'static str> {
         let mut cursor = Cursor(bytes);
-        let (chunk, disks) = disks(&mut cursor).ok_or("the manifest ends too early")?;
+        let short = "the manifest ends too early";
+        let (chunk, disks) = disks(&mut cursor).ok_or(short)?;
+        #[cfg(feature = "files")]
+        if disks.is_empty() {
+            let (bytes, listing) = tree(&mut cursor).ok_or(short)?;
+            return Ok((Self::of_tree(chunk, bytes, listing)?, cursor.0));
+        }
         Ok((Self::new(chunk, disks)?, cursor.0))
     }
 }
@@ -425,6 +466,13 @@ fn count(from: &mut Cursor<'_>, most: usize) -> Option<usize> {
 fn text_of(from: &mut Cursor<'_>) -> Option<String> {
     let length = from.le16()?;
     core::str::from_utf8(from.some(length.into())?).ok().map(str::to_string)
+}
+
+/// The row's bytes, and the listing.
+#[cfg(feature = "files")]
+fn tree(from: &mut Cursor<'_>) -> Option<(u64, Vec<u8>)> {
+    let (bytes, length) = (from.le64()?, from.le32()?);
+    Some((bytes, from.some(length as usize)?.to_vec()))
 }
 
 fn disks(from: &mut Cursor<'_>) -> Option<(u32, Vec<Disk>)> {

@@ -21,6 +21,8 @@ pub mod keep;
 pub mod manifest;
 pub mod node;
 pub mod serve;
+#[cfg(feature = "files")]
+pub mod tree;
 #[cfg(not(feature = "own-table"))]
 mod whole;
 pub mod wire;

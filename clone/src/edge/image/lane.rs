@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::edge::World;
-use crate::edge::room::Reader;
+use crate::edge::room::{Readable as _, Reader};
 use crate::image::{HEAD, Head, Image};
 use alloc::boxed::Box;
 use alloc::format;

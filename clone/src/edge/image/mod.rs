@@ -11,6 +11,7 @@ use super::room::disks::Disks;
 use super::{Here, Level, Order, Protocol, World};
 use crate::Error;
 use crate::digest::Digest;
+use crate::edge::world::Shelf as _;
 use crate::guard::Pin;
 use crate::image::Image as Found;
 use crate::image::work::Work;

@@ -2,6 +2,7 @@
 
 use crate::edge::World;
 use crate::edge::place::Place;
+use crate::edge::world::Shelf;
 use crate::error::Trouble;
 use crate::room::bits::Bits;
 use crate::room::keep::Keep;
@@ -31,6 +32,12 @@ impl Disks {
         sender: Option<Ipv4Addr>,
     ) -> Result<Self, Trouble> {
         let wanted = manifest.layout.disks.len();
+        #[cfg(feature = "files")]
+        if !manifest.layout.tree.is_empty() {
+            let name = places.first().map_or_else(Default::default, |p| p.path().to_string());
+            let why = "the sender sends files; bellwether clone receive --files DIR takes them";
+            return Err(Trouble::Kind { name, why });
+        }
         if wanted != places.len() {
             let name = places.first().map_or_else(Default::default, |p| p.path().to_string());
             let why = if wanted > places.len() {
@@ -67,9 +74,10 @@ impl Disks {
         let kept = self.keeps.iter_mut().map(Keep::finish).collect::<Result<Vec<_>, _>>()?;
         Ok(kept.into_iter().all(|read_back| read_back))
     }
+}
 
-    /// Does what is asked.
-    pub fn ask(&mut self, ask: Ask, tick: &mut dyn FnMut()) -> Told {
+impl Shelf for Disks {
+    fn ask(&mut self, ask: Ask, tick: &mut dyn FnMut()) -> Told {
         let told = match ask {
             Ask::Look => {
                 // All of them are asked: what is behind may be remembered meanwhile.

@@ -11,12 +11,11 @@ use super::protocol::{Strangers, sent};
 use super::{Here, Level, Order, Protocol, World};
 use crate::Error;
 use crate::digest::Digest;
-use crate::error::Trouble;
 use crate::outcome::{Received, Sent};
 use crate::room::cast::Bulk;
 use crate::room::golden::{Golden, MOST as MACHINES};
 use crate::room::keep;
-use crate::room::manifest::{Layout, Manifest};
+use crate::room::manifest::Manifest;
 use crate::room::node::Node;
 use crate::room::wire::{ASK, HERE, Message, PORT, Verdict};
 use crate::room::{Act, Ask, Peer, Told};
@@ -25,6 +24,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Debug;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 use disks::Disks;
@@ -73,7 +73,7 @@ pub struct Offer {
     /// The disks and their chunks; digests that it does not know are learned on the way.
     pub manifest: Arc<Manifest>,
     /// The disks, in the manifest's order.
-    pub disks: Vec<Reader>,
+    pub disks: Vec<Box<dyn Readable>>,
     /// It begins when so many machines are there.
     pub wanted: usize,
     /// It begins, whatever that number is, so long after the first machine has come.
@@ -82,6 +82,18 @@ pub struct Offer {
     pub linger: Option<Duration>,
     /// The descriptors that this process may have.
     pub descriptors: u64,
+}
+
+/// What is sent.
+pub trait Readable: Debug {
+    /// Fills the buffer from this byte on; the number of bytes that are there.
+    ///
+    /// # Errors
+    /// [`Error::Source`].
+    fn read(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Error>;
+
+    /// What this byte belongs to, for the user.
+    fn name(&self, at: u64) -> String;
 }
 
 /// A disk or a file that is read.
@@ -102,12 +114,10 @@ impl Reader {
         let _ = fadvise(&fd, 0, None, Advice::Sequential);
         Ok(Self { fd, path: path.to_string() })
     }
+}
 
-    /// Fills the buffer from this byte on.
-    ///
-    /// # Errors
-    /// [`Error::Source`].
-    pub fn read(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+impl Readable for Reader {
+    fn read(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Error> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match pread(&self.fd, rest, at + done as u64) {
@@ -123,10 +133,8 @@ impl Reader {
         Ok(done)
     }
 
-    /// A chunk.
-    fn chunk(&self, layout: &Layout, n: u32) -> Result<Vec<u8>, Error> {
-        let bytes = keep::read(layout, n, &mut |at, buffer| self.read(at, buffer))?;
-        bytes.ok_or_else(|| Error::Source { why: format!("{}: has become shorter", self.path) })
+    fn name(&self, _at: u64) -> String {
+        self.path.clone()
     }
 }
 
@@ -134,15 +142,21 @@ impl Offer {
     /// Reads a chunk; the manifest learns its digest.
     fn chunk(&self, n: u32) -> Result<Vec<u8>, Error> {
         let layout = &self.manifest.layout;
-        let disk = layout.chunk(n).and_then(|chunk| self.disks.get(usize::from(chunk.disk)));
-        let disk = disk.ok_or_else(|| Error::Source { why: "a disk is missing".to_string() })?;
-        let bytes = disk.chunk(layout, n)?;
+        let found = layout
+            .chunk(n)
+            .and_then(|chunk| Some((chunk, self.disks.get(usize::from(chunk.disk))?)));
+        let wrong = |why: &str| Error::Source { why: why.to_string() };
+        let (chunk, disk) = found.ok_or_else(|| wrong("a disk is missing"))?;
+        let bytes = keep::read(layout, n, &mut |at, buffer| disk.read(at, buffer))?;
+        let name = || disk.name(chunk.start);
+        let bytes = bytes.ok_or_else(|| wrong(&format!("{}: has become shorter", name())))?;
         // A disk that is in use changes: what is not what was promised is not sent.
         match self.manifest.learn(n, *blake3::hash(&bytes).as_bytes()) {
             true => Ok(bytes),
-            false => Err(Error::Source {
-                why: "the disk has changed since it was read first: is it in use?".into(),
-            }),
+            false => Err(wrong(&format!(
+                "{}: has changed since it was read first: is it in use?",
+                name()
+            ))),
         }
     }
 }
@@ -610,8 +624,8 @@ impl<'h> Receiver<'h> {
                     }
                     Act::Listen(to) => self.listen(to, world),
                     Act::Disk(ask) => {
-                        if let Err(trouble) = self.ask(ask, world) {
-                            self.node.told(Told::Failed(trouble.to_string()), now);
+                        if let Err(why) = self.ask(ask, world) {
+                            self.node.told(Told::Failed(why), now);
                         }
                     }
                 }
@@ -645,10 +659,16 @@ impl<'h> Receiver<'h> {
         }
     }
 
-    fn ask(&mut self, ask: Ask, world: &mut dyn World) -> Result<(), Trouble> {
+    fn ask(&mut self, ask: Ask, world: &mut dyn World) -> Result<(), String> {
         if let (None, Some(manifest)) = (&self.disks, self.node.manifest()) {
             let places = self.places.take().unwrap_or_default();
-            let disks = Disks::new(manifest, places, world, self.at)?;
+            #[cfg(feature = "files")]
+            if let Some(shelf) = world.shelf(manifest)? {
+                self.disks = Some(Worker::new(shelf, world.thread()));
+                return self.ask(ask, world);
+            }
+            let disks = Disks::new(manifest, places, world, self.at);
+            let disks = Box::new(disks.map_err(|trouble| trouble.to_string())?);
             self.disks = Some(Worker::new(disks, world.thread()));
         }
         if let Some(disks) = &mut self.disks {

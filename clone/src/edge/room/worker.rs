@@ -2,7 +2,7 @@
 //!
 //! Where the program can have no thread, the disks do at once what they are asked.
 
-use super::disks::Disks;
+use crate::edge::world::Shelf;
 use crate::edge::world::Work;
 use crate::room::{Ask, Told};
 use alloc::boxed::Box;
@@ -18,7 +18,7 @@ use spin::Mutex;
 #[derive(Debug)]
 pub enum Worker {
     /// They answer at once.
-    Here(Disks, VecDeque<Told>),
+    Here(Box<dyn Shelf>, VecDeque<Told>),
     /// A thread has them.
     Beside(Arc<Shared>),
 }
@@ -38,7 +38,7 @@ pub struct Shared {
 
 impl Worker {
     /// With a thread, when there is what starts one.
-    pub fn new(disks: Disks, thread: Option<fn(Work)>) -> Self {
+    pub fn new(disks: Box<dyn Shelf>, thread: Option<fn(Work)>) -> Self {
         let (Some(thread), Ok(shared)) = (thread, Shared::new()) else {
             return Self::Here(disks, VecDeque::new());
         };
@@ -125,7 +125,7 @@ impl Shared {
         })
     }
 
-    fn work(&self, mut disks: Disks) {
+    fn work(&self, mut disks: Box<dyn Shelf>) {
         while !self.ends.load(Ordering::Acquire) {
             let ask = self.asks.lock().pop_front();
             let Some(ask) = ask else {

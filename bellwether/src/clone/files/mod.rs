@@ -1,0 +1,43 @@
+//! `--files`: a tree, file by file, by the engine that copies disks.
+
+mod attributes;
+mod source;
+mod target;
+
+pub use source::Source;
+pub use target::Target;
+
+use ::share::beneath::Directory;
+use rustix::fs::{Mode, OFlags, Stat, fstat};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Only the name: nothing is opened that could wait or act.
+const NAME: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
+
+/// The bits of `st_mode` that say what it is, and the rest.
+const KIND: u32 = 0o170_000;
+
+fn path(of: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(of))
+}
+
+/// What a path is for the user.
+fn shown(of: &[u8]) -> String {
+    super::map::safe(&String::from_utf8_lossy(of))
+}
+
+/// The name below a tree, and what is there.
+fn name(root: &Directory, at: &[u8]) -> Result<(OwnedFd, Stat), Errno> {
+    let fd = root.at(path(at), NAME, Mode::empty())?;
+    let stat = fstat(&fd)?;
+    Ok((fd, stat))
+}
+
+/// A path that leads to exactly what is open, for the calls that take no descriptor.
+fn by_number(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

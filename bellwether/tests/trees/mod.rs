@@ -1,0 +1,164 @@
+//! `--files`: trees, file by file, with rsync as the one who says whether they are equal.
+
+use crate::room::{Room, Running, until};
+use std::path::Path;
+use std::process::Command;
+
+/// A tree with everything that Linux has, and nothing that is the same by chance.
+const TREE: &str = r#"
+mkdir -p a/b/c empty deep/er; echo hello >a/one; ln a/one a/b/two; ln -s ../../x a/link
+head -c 3000001 /dev/urandom >a/b/big; : >zero; touch "a name
+in two lines"; truncate -s 50M sparse
+dd if=/dev/urandom of=sparse bs=4096 count=3 seek=1000 conv=notrunc status=none
+mknod device c 1 3; mknod disk b 7 200; mkfifo pipe; chmod 4755 a/one
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
+chown 1234:5678 a/b/big; chown -h 9:9 a/link; chmod 0500 empty; chmod 1777 deep
+setfattr -n user.x -v y a/b/c; setfattr -n trusted.y -v z a/link -h; setfacl -m u:77:rw a/one
+setfacl -d -m u:78:rwx a/b; touch -d '2001-02-03 04:05:06.789' a/b/c; touch -h -d '1960-01-01' a/link
+i=0; while [ $i -lt 300 ]; do echo $i >deep/er/f$i; i=$((i+1)); done; setcap cap_net_raw+ep a/b/big
+"#;
+
+fn shell(dir: &Path, script: &str) -> String {
+    let said = Command::new("sh").arg("-ec").arg(script).current_dir(dir).output().unwrap();
+    let all = [said.stdout, said.stderr].concat();
+    let all = String::from_utf8_lossy(&all).into_owned();
+    assert!(said.status.success(), "{script}: {all}");
+    all
+}
+
+/// rsync finds nothing that it would change.
+fn equal(room: &Room, copy: &str) {
+    let script = format!("rsync -aHAXn --delete -i golden/ '{copy}/'");
+    assert_eq!(shell(&room.path("."), &script), "", "{copy}");
+    // It does not look at the content of what has the same size and time.
+    let script = format!("rsync -aHAXnc --delete -i golden/ '{copy}/'");
+    assert_eq!(shell(&room.path("."), &script), "", "{copy}");
+}
+
+fn golden(room: &Room) {
+    std::fs::create_dir(room.path("golden")).unwrap();
+    shell(&room.path("golden"), TREE);
+}
+
+fn receive(room: &Room, node: usize, more: &[&str]) -> Running {
+    let copy = room.path(&format!("copy{node}"));
+    let _ = std::fs::create_dir(&copy);
+    let copy = copy.display().to_string();
+    let words = ["receive", "--files", &copy, "--from", "10.77.0.1,10.77.0.2", "-a", "30"];
+    room.bellwether(node, &[&words[..], more].concat())
+}
+
+fn send(room: &Room, nodes: &str) -> Running {
+    let golden = room.path("golden").display().to_string();
+    room.bellwether(0, &["send", "--files", &golden, "-n", nodes])
+}
+
+/// One machine with nothing, and one with an older tree in which much is in the way. Then only
+/// what has changed travels.
+#[test]
+fn trees_to_two_and_again_only_what_differs() {
+    let room = Room::new(3);
+    golden(&room);
+    std::fs::create_dir_all(room.path("outside/er")).unwrap();
+    shell(&room.path("."), "echo keep >outside/er/f1; cp -a golden copy2");
+    // Content, size and time of 'big' are as before, but for a byte; a hole has other bytes; a
+    // link leads out of the tree; names are of another kind, or of the same file.
+    shell(
+        &room.path("copy2"),
+        "touch -r a/b/big ../time; printf x | dd of=a/b/big bs=1 seek=2000000 conv=notrunc status=none
+         touch -r ../time a/b/big; printf x | dd of=sparse bs=1 seek=9 conv=notrunc status=none
+         rm -r deep empty pipe a/link; ln -s ../outside deep; mkdir -p pipe/x; ln zero empty
+         ln a/b/big again; mkdir a/link; setfattr -n user.old -v y zero; chmod 0 zero; rm a/b/two
+         ln -f device 'a/b/two'; echo own >'only here'",
+    );
+    for (again, most) in [(false, 9_000_000), (true, 600_000)] {
+        let mut machines = [receive(&room, 1, &["--delete"]), receive(&room, 2, &["--delete"])];
+        let mut sender = send(&room, "2");
+        machines.iter_mut().for_each(|machine| machine.succeeds(60));
+        sender.succeeds(60);
+        for copy in ["copy1", "copy2"] {
+            equal(&room, copy);
+        }
+        let traffic = room.traffic(0);
+        if !again {
+            assert!(traffic < most, "{traffic}");
+            shell(&room.path("golden"), "echo more >>deep/er/f7; mv deep/er/f8 new; rm a/b/two");
+        } else {
+            assert!(traffic < 9_000_000 + most, "{traffic}");
+            let log = machines[0].log();
+            assert!(log.contains("read back") && log.contains(", of which "), "{log}");
+        }
+    }
+    assert_eq!(shell(&room.path("outside"), "cat er/f1; find . | wc -l"), "keep\n3\n");
+    assert_eq!(shell(&room.path("copy1"), "du -k sparse | cut -f1"), "12\n", "holes stay holes");
+}
+
+/// Without --delete nothing goes that the sender does not have; what cannot be made so is said
+/// before anything changes.
+#[test]
+fn what_only_a_copy_has_stays_without_delete() {
+    let room = Room::new(2);
+    golden(&room);
+    shell(&room.path("."), "mkdir -p copy1/deep copy1/zero/x; echo own >copy1/deep/own");
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    machine.fails(30);
+    sender.kill();
+    let log = machine.log();
+    assert!(
+        log.contains("zero: Is a directory") && log.contains("--delete takes it away"),
+        "{log}"
+    );
+    assert_eq!(shell(&room.path("copy1"), "find . -type f"), "./deep/own\n");
+    shell(&room.path("copy1"), "rm -r zero");
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    machine.succeeds(30);
+    sender.succeeds(60);
+    let differs = "rsync -aHAXn --delete -i golden/ copy1/";
+    assert_eq!(shell(&room.path("."), differs), "*deleting   deep/own\n");
+}
+
+/// A machine that is killed has its old tree, and goes on with what had come.
+#[test]
+fn a_tree_changes_only_when_all_is_there() {
+    let room = Room::new(2);
+    golden(&room);
+    shell(&room.path("."), "mkdir copy1; echo old >copy1/zero; cp -a copy1 was");
+    room.slow(20);
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    let stage = room.path("copy1/.bellwether-copy");
+    let files = || std::fs::read_dir(&stage).map_or(0, |dir| dir.flatten().count());
+    until(|| "files are staged".to_owned(), || files() > 3);
+    machine.kill();
+    let script = "rsync -aHAXn --delete --exclude /.bellwether-copy -i was/ copy1/ | { grep -v '^.d..t' || true; }; ls copy1";
+    assert_eq!(shell(&room.path("."), script), "zero\n");
+    let mut machine = receive(&room, 1, &["-v"]);
+    machine.succeeds(60);
+    sender.succeeds(60);
+    let log = machine.log();
+    let had = log.rsplit_once(" of 17 chunks were on the disk").map(|(log, _)| log);
+    let had = had.and_then(|log| log.rsplit([' ', '\n']).next()?.parse::<u32>().ok());
+    assert!(had.is_some_and(|had| had > 0), "{log}");
+    equal(&room, "copy1");
+}
+
+/// Each says what the other sends.
+#[test]
+fn files_and_disks_are_told_apart() {
+    let room = Room::new(2);
+    golden(&room);
+    let mut machine =
+        room.bellwether(1, &["receive", "--from", "10.77.0.1", "-a", "9", "/tmp/none"]);
+    let mut sender = send(&room, "1");
+    machine.fails(30);
+    sender.kill();
+    assert!(machine.log().contains("receive --files DIR takes them"), "{}", machine.log());
+    let big = room.path("golden/a/b/big").display().to_string();
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = room.bellwether(0, &["send", &big]);
+    machine.fails(30);
+    sender.kill();
+    assert!(machine.log().contains("the sender sends disks, and no files"), "{}", machine.log());
+}
