@@ -53,6 +53,9 @@ pub struct Target {
 /// What went wrong, and where.
 type Wrong = (Vec<u8>, Errno);
 
+/// What could not be kept: of which path first, why, and of how many more.
+type Lost = BTreeMap<String, (Vec<u8>, Errno, u64)>;
+
 /// Errors of this path.
 fn at<'p>(path: &'p [u8]) -> impl Fn(Errno) -> Wrong + 'p {
     move |errno| (path.to_vec(), errno)
@@ -518,13 +521,9 @@ impl Target {
         unlinkat(&dir, path(own), AtFlags::REMOVEDIR).map_err(wrong)
     }
 
-    /// Owner, mode, attributes and time of all names, those of directories last. What could not
-    /// be kept: the first of each kind, and how many more.
-    fn attributes(
-        &self,
-        tick: &mut dyn FnMut(),
-    ) -> Result<BTreeMap<String, (Vec<u8>, Errno, u64)>, Wrong> {
-        let mut lost: BTreeMap<String, (Vec<u8>, Errno, u64)> = BTreeMap::new();
+    /// Owner, mode, attributes and time of all names, those of directories last.
+    fn attributes(&self, tick: &mut dyn FnMut()) -> Result<Lost, Wrong> {
+        let mut lost: Lost = BTreeMap::new();
         // From the last to the first: what is in a directory comes behind it.
         for (n, entry) in
             (0..).zip(self.listing.entries()).collect::<Vec<(u32, _)>>().into_iter().rev()
