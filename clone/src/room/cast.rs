@@ -455,7 +455,8 @@ impl Cast {
             Phase::Runs | Phase::Ends => {
                 self.round(now);
                 self.held_up(now);
-                if self.current.is_some() || self.reads.is_some() {
+                let over = self.phase == Phase::Over;
+                if over || self.current.is_some() || self.reads.is_some() {
                     return self.steps.pop_front();
                 }
                 let sent = self.held.iter().all(|held| held.lacks.is_empty());
@@ -897,6 +898,20 @@ mod tests {
         assert!(
             matches!(two.steps.pop_front(), Some(Step::Leaves(0, why)) if why.contains("hears"))
         );
+    }
+
+    /// It ended twice, and in between a chunk was read for a group that nobody listened to.
+    #[test]
+    fn what_has_ended_reads_no_more() {
+        let (mut cast, mut serve) = (running(3), Serve::default());
+        (0..3).for_each(|peer| serve.want(peer, Bits::full(20)));
+        cast.count = WINDOW + 1;
+        assert_eq!(cast.step(&mut serve, MS), Some(Step::Read(0)));
+        assert!(cast.at_hand(0, &Arc::new(alloc::vec![3; 3000]), &serve));
+        assert_eq!(cast.step(&mut serve, MS), None);
+        let why = Some("no machine hears it any more".to_string());
+        assert_eq!(cast.step(&mut serve, MS + DEAF), Some(Step::Ends(why)));
+        assert_eq!((cast.step(&mut serve, MS + DEAF), cast.group()), (None, None));
     }
 
     /// Pieces that were sent while others were repaired are on their way no less than these: a
