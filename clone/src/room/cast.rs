@@ -63,6 +63,9 @@ const HELD: (usize, usize) = (64, 64 << 20);
 const TRIES: u8 = 6;
 /// So many datagrams go to the system together.
 const TOGETHER: usize = 44;
+/// A machine that loses too much alone does so for so long before it goes on alone: one that was busy
+/// for a moment stays.
+const LASTS: Duration = Duration::from_millis(500);
 /// The rate may be exceeded for so long.
 const SLACK: Duration = Duration::from_millis(2);
 
@@ -125,6 +128,8 @@ struct Ear {
     round: (u32, u32),
     /// Since when the others wait for it.
     holds: Option<Duration>,
+    /// Since when it loses too much.
+    loses: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -184,6 +189,8 @@ pub struct Cast {
     since: (Duration, u32),
     /// When the last datagram went.
     went: Duration,
+    /// Machines were waited for in this round.
+    waited: bool,
 }
 
 impl Cast {
@@ -210,6 +217,7 @@ impl Cast {
             ready: zero,
             since: (zero, 0),
             went: zero,
+            waited: false,
         }
     }
 
@@ -603,10 +611,14 @@ impl Cast {
             return;
         }
         let sent = u64::from(self.count.saturating_sub(self.since.1)) * (HEAD + PIECE) as u64;
-        let sent = per_second(sent, took);
+        // What was sent while machines were waited for is not what the network takes.
+        let sent = match core::mem::take(&mut self.waited) {
+            true => self.rate.unwrap_or(self.probed),
+            false => per_second(sent, took),
+        };
         self.since = (now, self.count);
         let mut lossy: Vec<(Peer, u32)> = Vec::new();
-        let (mut worst, mut all) = (0, 0);
+        let (mut worst, mut tell) = (0, 0);
         for (peer, ear) in self.ears.iter_mut().filter(|(_, ear)| ear.member) {
             let should = ear.next.saturating_sub(ear.round.0);
             if should < TELLING {
@@ -616,13 +628,15 @@ impl Cast {
             let lost = u64::from(should - came) * 1000 / u64::from(should);
             let lost = u32::try_from(lost).unwrap_or(1000);
             ear.round = (ear.next, ear.count);
-            (worst, all) = (worst.max(lost), all + 1);
+            (worst, tell) = (worst.max(lost), tell + 1);
+            ear.loses = (lost > LOSS[1]).then(|| ear.loses.unwrap_or(now));
             if lost > LOSS[1] {
                 lossy.push((*peer, lost));
             }
         }
+        let all = self.members().count();
         let rate = self.rate.unwrap_or(sent).min(sent.saturating_mul(2));
-        if all == 0 {
+        if tell == 0 {
             return;
         } else if lossy.is_empty() {
             if worst < LOSS[0] {
@@ -634,6 +648,10 @@ impl Cast {
         let alone = |lost: &u32| slow || *lost > LOSS[2];
         if 2 * lossy.len() <= all && lossy.iter().any(|(_, lost)| alone(lost)) {
             for (peer, lost) in lossy.into_iter().filter(|(_, lost)| alone(lost)) {
+                let since = self.ears.get(&peer).and_then(|ear| ear.loses);
+                if since.is_none_or(|since| now.saturating_sub(since) < LASTS) {
+                    continue;
+                }
                 self.leave(peer, format!("loses {} % of the multicast", lost / 10));
             }
         } else if rate < self.probed / 8 {
@@ -650,7 +668,9 @@ impl Cast {
         let open = match self.phase {
             Phase::Probes => true,
             Phase::Runs | Phase::Ends => {
-                self.ready <= now && !self.members().any(|(_, ear)| self.blocks(ear))
+                let waits = self.members().any(|(_, ear)| self.blocks(ear));
+                self.waited |= waits;
+                self.ready <= now && !waits
             }
             _ => false,
         };
@@ -818,10 +838,14 @@ mod tests {
         };
         let mut cast = running(4);
         round(&mut cast, &[0, 60, 0, 0]);
+        round(&mut cast, &[0; 4]);
+        (0..5).for_each(|_| round(&mut cast, &[0, 60, 0, 0]));
+        assert!(left(&mut cast).is_empty(), "a busy moment");
+        round(&mut cast, &[0, 60, 0, 0]);
         assert_eq!((left(&mut cast), cast.rate), (Vec::from([1]), None));
         round(&mut cast, &[0, 0, 30, 0]);
         assert!(left(&mut cast).is_empty() && cast.rate.is_some(), "first the rate follows it");
-        (0..3).for_each(|_| {
+        (0..6).for_each(|_| {
             cast.rate = Some(40_000_000);
             round(&mut cast, &[0, 0, 30, 0]);
         });
@@ -898,6 +922,21 @@ mod tests {
         assert!(
             matches!(two.steps.pop_front(), Some(Step::Leaves(0, why)) if why.contains("hears"))
         );
+    }
+
+    /// A machine that stood still for a moment took the rate down with it, and that ended all of it.
+    #[test]
+    fn waiting_for_a_machine_says_nothing_about_the_network() {
+        let mut cast = running(2);
+        cast.rate = Some(90_000_000);
+        let mut buffer = Vec::new();
+        let now = cast.since.0 + ROUND;
+        cast.count += 1000;
+        cast.heard(0, &told(1000, 800), now);
+        cast.heard(1, &Heard { room: STOP, ..told(0, 0) }, now);
+        assert_eq!(cast.fill(&mut buffer, now), None);
+        cast.round(now);
+        assert_eq!((cast.rate, cast.members().count()), (Some(72_000_000), 2));
     }
 
     /// It ended twice, and in between a chunk was read for a group that nobody listened to.

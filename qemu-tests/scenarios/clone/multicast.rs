@@ -102,7 +102,8 @@ fn multicast(name: &str, switch: Switch, says: &str) {
         let golden = lab.scratch("golden")?.join("golden.img").to_string_lossy().into_owned();
         run(&["sh", "-c", &format!("head -c {MIB}M /dev/urandom >'{golden}'")])?;
         let _dhcp = lab.dhcp().serve()?;
-        let rate = ["rate", "80mbit", "burst", "64kb", "latency", "100ms"];
+        // No more than an emulated machine hears.
+        let rate = ["rate", "40mbit", "burst", "64kb", "latency", "100ms"];
         lab.run(&[&["tc", "qdisc", "add", "dev", "lan", "root", "tbf"][..], &rate].concat())?;
         let said = copies(lab, &golden, switch)?;
         println!("{said}");
