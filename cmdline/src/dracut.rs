@@ -9,6 +9,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use crate::bootif;
 use crate::ip::{self, Form, Ip, Method};
@@ -401,8 +402,10 @@ fn live_nfs(place: &str) -> Result<Source, &'static str> {
 }
 
 /// kiwi's size of the overlay, which has a unit; dracut's number of MiB is the snapshot's.
-#[cfg(feature = "all")]
 fn overlay_size(d: &mut Draft<'_>) -> String {
+    if !cfg!(feature = "all") {
+        return String::new();
+    }
     let size = d.text("rd.live.overlay.size").unwrap_or_default();
     if value::number(&size).is_some() { String::new() } else { size }
 }
@@ -439,29 +442,8 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     if !asked && !live {
         return;
     }
-    let read_only = d
-        .get_any(&["rd.overlay.readonly", "rd.live.overlay.readonly", "rd.live.overlayfs.readonly"])
-        .is_some_and(|(_, v)| value::switch(Some(v)) == Some(true));
-    let reset = d
-        .get_any(&["rd.overlay.reset", "rd.live.overlay.reset"])
-        .is_some_and(|(_, v)| value::switch(Some(v)) == Some(true));
-    let default_path = match live {
-        true => text(&["/", d.get("rd.live.dir").unwrap_or("LiveOS"), "/overlay-{label}-{uuid}"]),
-        false => String::from("/overlay"),
-    };
-    // The medium's root is a directory as well: rd.live.dir=/.
-    #[cfg(feature = "all")]
-    let default_path = value::inside(&default_path).map_or(default_path, |p| value::absolute(&p));
+    let mut persist = kept(d, live);
     let kiwi = live && d.switch("rd.live.overlay.persistent") == Some(true);
-    let mut persist = {
-        let mut persist = PersistPlan::new();
-        persist.filesystem = true;
-        persist.file = true;
-        persist.directory = true;
-        persist.read_only = read_only;
-        persist.reset = reset;
-        persist
-    };
     let memory_only = value.strip_prefix("tmpfs").map(|rest| {
         // tmpfs:size=1G,nr_inodes=…: only the size is ours.
         rest.trim_start_matches(':')
@@ -469,58 +451,24 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
             .find_map(|o| o.strip_prefix("size="))
             .unwrap_or_default()
     });
-    let upper = if kiwi && !asked && cfg!(feature = "all") && d.has("iso-scan/filename") {
-        // A file beside the ISO: there is no room for a partition.
-        let file = d.get("rd.live.cowfile.path").and_then(value::inside);
-        persist.labels = alloc::vec![file.unwrap_or_else(|| String::from("live_system.cow"))];
-        persist.filesystem = false;
-        persist.directory = false;
-        Upper::Persistent(persist)
-    } else if kiwi && !asked {
-        persist.device = Some(crate::plan::DeviceSelector::Label(String::from("cow")));
-        persist.path = Some(String::from("/rw"));
+    let upper = if kiwi && !asked {
+        kiwi_place(d, &mut persist);
         Upper::Persistent(persist)
     } else if let Some(size) = memory_only {
         let size = if size.is_empty() || value::is_tmpfs_size(size) { size } else { "" };
         Upper::Tmpfs { size: size.to_string() }
-    } else if place.is_none() {
-        if !live || plan.root.sources.iter().any(|s| matches!(s, Source::Url(_))) {
-            #[cfg(feature = "all")]
-            let size = overlay_size(d);
-            #[cfg(not(feature = "all"))]
-            let size = String::new();
-            Upper::Tmpfs { size }
-        } else {
-            // dracut takes an overlay at the default place without being asked.
-            persist.path = Some(default_path);
-            persist.silent = true;
-            Upper::Persistent(persist)
-        }
+    } else if place.is_some() {
+        named(d, persist, name, value)
+    } else if !live || plan.root.sources.iter().any(|s| matches!(s, Source::Url(_))) {
+        Upper::Tmpfs { size: overlay_size(d) }
     } else {
-        let (place, path) = split_overlay(value);
-        persist.path = match path {
-            "" | "auto" => Some(default_path),
-            path => value::inside(path).map(|p| value::absolute(&p)),
-        };
-        match value::device(place) {
-            Some(device) => {
-                persist.device = Some(device);
-                Upper::Persistent(persist)
-            }
-            None => {
-                d.warn_word(
-                    name,
-                    value,
-                    &("names no device; changes stay in memory", "rd.overlay=LABEL=changes:/path"),
-                );
-                Upper::Tmpfs { size: String::new() }
-            }
-        }
+        // dracut takes an overlay at the default place without being asked.
+        persist.silent = true;
+        Upper::Persistent(persist)
     };
     let union = UnionPlan { kind: UnionKind::Overlay, upper, options: Vec::new() };
     let mib = d.number("rd.live.overlay.size").map_or(SNAPSHOT_MIB, u64::from).max(1);
-    let whole = d.switch("rd.writable.fsimg") == Some(true);
-    if whole {
+    if d.switch("rd.writable.fsimg") == Some(true) {
         plan.root.to_ram = ToRam::Image(None);
     }
     plan.writable = if !live || kiwi || overlayfs || memory_only.is_some() {
@@ -537,6 +485,62 @@ fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     };
 }
 
+/// Kept changes at the default place.
+fn kept(d: &mut Draft<'_>, live: bool) -> PersistPlan {
+    let mut on = |names: &[&'static str]| {
+        d.get_any(names).is_some_and(|(_, v)| value::switch(Some(v)) == Some(true))
+    };
+    let mut persist = PersistPlan::new();
+    persist.filesystem = true;
+    persist.file = true;
+    persist.directory = true;
+    persist.read_only =
+        on(&["rd.overlay.readonly", "rd.live.overlay.readonly", "rd.live.overlayfs.readonly"]);
+    persist.reset = on(&["rd.overlay.reset", "rd.live.overlay.reset"]);
+    let path = match live {
+        true => text(&["/", d.get("rd.live.dir").unwrap_or("LiveOS"), "/overlay-{label}-{uuid}"]),
+        false => String::from("/overlay"),
+    };
+    // The medium's root is a directory as well: rd.live.dir=/.
+    #[cfg(feature = "all")]
+    let path = value::inside(&path).map_or(path, |p| value::absolute(&p));
+    persist.path = Some(path);
+    persist
+}
+
+/// Where kiwi's media keep changes.
+fn kiwi_place(d: &mut Draft<'_>, persist: &mut PersistPlan) {
+    if cfg!(feature = "all") && d.has("iso-scan/filename") {
+        // A file beside the ISO: there is no room for a partition.
+        let file = d.get("rd.live.cowfile.path").and_then(value::inside);
+        persist.labels = alloc::vec![file.unwrap_or_else(|| String::from("live_system.cow"))];
+        persist.filesystem = false;
+        persist.directory = false;
+        persist.path = None;
+    } else {
+        persist.device = Some(crate::plan::DeviceSelector::Label(String::from("cow")));
+        persist.path = Some(String::from("/rw"));
+    }
+}
+
+/// The place that the word `name` gives as `DEVICE[:PATH]`.
+fn named(d: &mut Draft<'_>, mut persist: PersistPlan, name: &str, value: &str) -> Upper {
+    let (place, path) = split_overlay(value);
+    persist.device = value::device(place);
+    if persist.device.is_none() {
+        d.warn_word(
+            name,
+            value,
+            &("names no device; changes stay in memory", "rd.overlay=LABEL=changes:/path"),
+        );
+        return Upper::Tmpfs { size: String::new() };
+    }
+    if !matches!(path, "" | "auto") {
+        persist.path = value::inside(path).map(|p| value::absolute(&p));
+    }
+    Upper::Persistent(persist)
+}
+
 /// `DEVICE[:PATH]`; the colon of `8:1` is no such colon, and no label holds `:/`.
 fn split_overlay(value: &str) -> (&str, &str) {
     match text::find(value, ":/") {
@@ -550,59 +554,25 @@ fn split_overlay(value: &str) -> (&str, &str) {
 
 fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let needed = source::needs_network(plan);
-    let names = link_names(d);
-    let mut settings: Vec<(&str, Ip)> = Vec::new();
-    for text in d.all("ip") {
-        let mut parsed = net::checked(d, "ip", text, ip::parse(text, Form::Dracut));
-        if let Some(ip) = &mut parsed {
-            anaconda(d, ip);
-        }
-        settings.extend(parsed.map(|ip| (text, ip)));
-    }
+    let mut names = Vec::new();
+    each(d, "ifname", &("is not NAME:MAC and was left out", ""), &mut |text| {
+        names.push(link_name(text)?);
+        Some(())
+    });
+    let settings = settings(d);
     let bootdev = d.get_any(&["bootdev", "ksdevice"]).map(|(_, device)| device);
-    let asked = d.switch("rd.neednet") == Some(true) || !settings.is_empty();
-    if !needed && !asked {
+    let asked = d.switch("rd.neednet") == Some(true);
+    if !needed && !asked && settings.is_empty() {
         return;
     }
-    // One link boots: the one that bootdev= names, else the one in the server's network,
-    // else the first that has settings.
-    let says = |ip: &Ip| ip.method != Method::Off || ip.client.is_some();
-    let server = source::server_address(plan);
-    let reaches = |ip: &Ip| {
-        let near = |at, server| source::same_subnet(at, server, ip.prefix.unwrap_or(32));
-        ip.client.zip(server).is_some_and(|(at, server)| near(at, server))
-    };
-    let chosen = settings
-        .iter()
-        .position(|(_, ip)| bootdev.is_some() && ip.device.as_deref() == bootdev)
-        .or_else(|| settings.iter().position(|(_, ip)| reaches(ip)))
-        .or_else(|| settings.iter().position(|(_, ip)| says(ip)))
-        .unwrap_or(0);
-    for (n, (text, ip)) in settings.iter().enumerate() {
-        if n != chosen && says(ip) {
-            let word = Draft::word("ip", text);
-            d.warn(
-                &word,
-                &(
-                    "is left to the live system; one link is enough to boot",
-                    "bootdev= chooses another",
-                ),
-            );
-        }
-    }
-    let mut ip = settings.into_iter().nth(chosen).map(|(_, ip)| ip);
+    let mut ip = choose(d, settings, bootdev, source::server_address(plan));
     let off = ip.as_ref().is_some_and(|ip| ip.method == Method::Off && ip.client.is_none());
-    if off && !needed && d.switch("rd.neednet") != Some(true) {
+    if off && !needed && !asked {
         return;
     }
-    let mut devices = Vec::new();
-    if let Some(device) = bootdev {
-        match bootif::parse(device) {
-            Some(_) => {}
-            None if matches!(device, "link" | "bootif") => {}
-            None => devices.push(device.to_string()),
-        }
-    }
+    let named =
+        bootdev.filter(|name| !matches!(*name, "link" | "bootif") && bootif::parse(name).is_none());
+    let mut devices: Vec<String> = named.map(ToString::to_string).into_iter().collect();
     let groups = groups(d);
     let ports = ports(d, &groups, ip.as_ref().and_then(|ip| ip.device.as_deref()).or(bootdev));
     if !ports.is_empty() {
@@ -619,25 +589,17 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
     }
     network.names = names;
     network.peer_dns = d.switch("rd.peerdns") != Some(false);
-    for text in d.all("nameserver") {
-        match value::address(text) {
-            Some(dns) => network.dns.push(dns),
-            None => d.warn_word("nameserver", text, &("is no IPv4 address and was left out", "")),
-        }
-    }
-    for text in d.all("rd.route") {
-        match route(text) {
-            Some(route) => network.routes.push(route),
-            None => d.warn_word(
-                "rd.route",
-                text,
-                &(
-                    "is not NETWORK/PREFIX:GATEWAY and was left out",
-                    "rd.route=10.1.0.0/16:10.0.0.1",
-                ),
-            ),
-        }
-    }
+    let problem = ("is no IPv4 address and was left out", "");
+    each(d, "nameserver", &problem, &mut |text| {
+        network.dns.push(value::address(text)?);
+        Some(())
+    });
+    let problem =
+        ("is not NETWORK/PREFIX:GATEWAY and was left out", "rd.route=10.1.0.0/16:10.0.0.1");
+    each(d, "rd.route", &problem, &mut |text| {
+        network.routes.push(route(text)?);
+        Some(())
+    });
     if let Some(class) = d.text("rd.net.dhcp.vendor-class")
         && let crate::plan::Addressing::Dhcp(request) = &mut network.addressing
     {
@@ -654,6 +616,63 @@ fn network(d: &mut Draft<'_>, plan: &mut BootPlan) {
         network.carrier_timeout = seconds;
     }
     plan.network = Some(network);
+}
+
+/// Hands each word of this name to `read`, and warns of those that it does not take.
+fn each(
+    d: &mut Draft<'_>,
+    name: &str,
+    problem: &(&str, &str),
+    read: &mut dyn FnMut(&str) -> Option<()>,
+) {
+    for text in d.all(name) {
+        if read(text).is_none() {
+            d.warn_word(name, text, problem);
+        }
+    }
+}
+
+/// Every `ip=`, with its text.
+fn settings<'a>(d: &mut Draft<'a>) -> Vec<(&'a str, Ip)> {
+    let mut settings = Vec::new();
+    for text in d.all("ip") {
+        if let Some(mut ip) = net::checked(d, "ip", text, ip::parse(text, Form::Dracut)) {
+            anaconda(d, &mut ip);
+            settings.push((text, ip));
+        }
+    }
+    settings
+}
+
+/// The settings of the link that boots: the one that `bootdev=` names, else the one in the
+/// server's network, else the first that has settings.
+fn choose(
+    d: &mut Draft<'_>,
+    settings: Vec<(&str, Ip)>,
+    bootdev: Option<&str>,
+    server: Option<Ipv4Addr>,
+) -> Option<Ip> {
+    let says = |ip: &Ip| ip.method != Method::Off || ip.client.is_some();
+    let reaches = |ip: &Ip| {
+        let near = |at, server| source::same_subnet(at, server, ip.prefix.unwrap_or(32));
+        ip.client.zip(server).is_some_and(|(at, server)| near(at, server))
+    };
+    let chosen = settings
+        .iter()
+        .position(|(_, ip)| bootdev.is_some() && ip.device.as_deref() == bootdev)
+        .or_else(|| settings.iter().position(|(_, ip)| reaches(ip)))
+        .or_else(|| settings.iter().position(|(_, ip)| says(ip)))
+        .unwrap_or(0);
+    for (_, (text, _)) in
+        settings.iter().enumerate().filter(|(n, (_, ip))| *n != chosen && says(ip))
+    {
+        let word = Draft::word("ip", text);
+        d.warn(
+            &word,
+            &("is left to the live system; one link is enough to boot", "bootdev= chooses another"),
+        );
+    }
+    settings.into_iter().nth(chosen).map(|(_, ip)| ip)
 }
 
 /// `ip=ADDRESS gateway= netmask= hostname= mtu=`.
@@ -675,19 +694,11 @@ fn anaconda(d: &mut Draft<'_>, ip: &mut Ip) {
     }
 }
 
-fn link_names(d: &mut Draft<'_>) -> Vec<LinkName> {
-    let mut names = Vec::new();
-    for text in d.all("ifname") {
-        let parsed = text.split_once(':').and_then(|(name, mac)| {
-            let mac = bootif::parse(mac)?;
-            ip::is_device_name(name).then(|| LinkName { name: name.to_string(), mac })
-        });
-        match parsed {
-            Some(name) => names.push(name),
-            None => d.warn_word("ifname", text, &("is not NAME:MAC and was left out", "")),
-        }
-    }
-    names
+/// `NAME:MAC`
+fn link_name(text: &str) -> Option<LinkName> {
+    let (name, mac) = text.split_once(':')?;
+    let mac = bootif::parse(mac)?;
+    ip::is_device_name(name).then(|| LinkName { name: name.to_string(), mac })
 }
 
 /// A bond, team or bridge: the word, what follows it, the group's name and its ports.

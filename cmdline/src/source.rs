@@ -8,8 +8,8 @@ use core::net::Ipv4Addr;
 #[cfg(feature = "all")]
 use crate::plan::DeviceSelector;
 use crate::plan::{
-    Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NvmeTcpSource,
-    PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
+    Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NetworkPlan,
+    NvmeTcpSource, PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
 };
 use crate::secrets::Private;
 use crate::table::{Draft, strings, text};
@@ -292,30 +292,45 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         );
     }
     #[cfg(feature = "all")]
-    if let Some(device) = plan.root.sources.iter().find_map(mapped)
-        && !d.warnings.iter().any(|warning| warning.fatal)
-    {
-        let only = plan.root.sources.iter().all(|source| mapped(source).is_some());
+    if !d.warnings.iter().any(|warning| warning.fatal) {
         let message = "is a logical volume (LVM) or an unlocked disk, and neither is opened here";
         let hint = "boot it with its own initrd, or keep the image on a plain partition";
-        if only { d.fatal(&device, &(message, hint)) } else { d.warn(&device, &(message, hint)) }
+        unusable(d, plan, mapped, &(message, hint));
     }
     if !d.cx.tls {
-        let all_tls = !plan.root.sources.is_empty()
-            && plan.root.sources.iter().all(|s| uses_tls(s).is_some());
-        if let Some(url) = plan.root.sources.iter().find_map(uses_tls) {
-            let message = "https needs TLS, which is not spoken before the root is up";
-            let hint =
-                "serve it by http:// and add bw.digest=sha256:… to know that it is the right file";
-            if all_tls { d.fatal(&url, &(message, hint)) } else { d.warn(&url, &(message, hint)) }
-        }
+        let message = "https needs TLS, which is not spoken before the root is up";
+        let hint =
+            "serve it by http:// and add bw.digest=sha256:… to know that it is the right file";
+        unusable(d, plan, uses_tls, &(message, hint));
     }
-    let Some(network) = plan.network.as_ref().filter(|network| network.required) else { return };
-    let ipv6 =
-        (crate::ip::IPV6, "name the server by its IPv4 address, or by a host name that has one");
-    let hosts = plan.root.sources.iter().filter_map(host_of);
-    if let Some(host) = { hosts }.find(|host| host.starts_with('[')) {
-        d.fatal(&host, &ipv6);
+    if let Some(network) = plan.network.as_ref().filter(|network| network.required) {
+        check_hosts(d, plan, network);
+        check_servers(d, plan, network);
+        check_subnet(d, plan, network);
+    }
+}
+
+/// Warns of the first source that `which` names; the boot cannot succeed where it names all.
+fn unusable(
+    d: &mut Draft<'_>,
+    plan: &BootPlan,
+    which: fn(&Source) -> Option<String>,
+    note: &(&str, &str),
+) {
+    let mut named = plan.root.sources.iter().filter_map(which);
+    let Some(first) = named.next() else { return };
+    match named.count() + 1 == plan.root.sources.len() {
+        true => d.fatal(&first, note),
+        false => d.warn(&first, note),
+    }
+}
+
+/// What is written as IPv6.
+fn check_hosts(d: &mut Draft<'_>, plan: &BootPlan, network: &NetworkPlan) {
+    let hint = "name the server by its IPv4 address, or by a host name that has one";
+    let mut hosts = plan.root.sources.iter().filter_map(host_of);
+    if let Some(host) = hosts.find(|host| host.starts_with('[')) {
+        d.fatal(&host, &(crate::ip::IPV6, hint));
     }
     // No address of ours is left, and DHCP is not to be asked.
     if network.addressing == Addressing::Existing {
@@ -323,60 +338,47 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
             warning.fatal = true;
         }
     }
-    let by_dhcp = matches!(network.addressing, Addressing::Dhcp(_));
-    let no_boot_server = !by_dhcp && network.boot_server.is_none();
-    let no_dns = !by_dhcp && network.dns.is_empty();
+}
+
+/// Without DHCP the line has to say what DHCP would.
+fn check_servers(d: &mut Draft<'_>, plan: &BootPlan, network: &NetworkPlan) {
+    if matches!(network.addressing, Addressing::Dhcp(_)) {
+        return;
+    }
     let mut dead = 0;
-    for source in &plan.root.sources {
-        if !is_network(source) {
-            continue;
-        }
+    for source in plan.root.sources.iter().filter(|source| is_network(source)) {
         let host = host_of(source);
-        if no_boot_server && host.as_deref() == Some("") {
+        if network.boot_server.is_none() && host.as_deref() == Some("") {
             dead += 1;
-        } else if !by_dhcp && nfs_without_path(source) {
+        } else if nfs_without_path(source) {
             dead += 1;
-            d.warn(
-                "",
-                &(
-                    "the NFS path would come from DHCP, and the line turns DHCP off",
-                    "nfsroot=SERVER:/PATH",
-                ),
-            );
-        } else if no_dns
+            let message = "the NFS path would come from DHCP, and the line turns DHCP off";
+            d.warn("", &(message, "nfsroot=SERVER:/PATH"));
+        } else if network.dns.is_empty()
             && let Some(host) =
                 host.filter(|h| !h.is_empty() && !h.starts_with('[') && value::address(h).is_none())
         {
-            d.warn(
-                &host,
-                &(
-                    "is a name, and with a fixed address the line gives no name server to ask",
-                    "write its address, or put a name server in field 8 of ip=",
-                ),
-            );
+            let message =
+                "is a name, and with a fixed address the line gives no name server to ask";
+            d.warn(&host, &(message, "write its address, or put a name server in field 8 of ip="));
         }
     }
     if dead > 0 && dead == plan.root.sources.len() {
-        d.fatal(
-            "",
-            &(
-                "no server is named, and without DHCP no other source can name one",
-                "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp",
-            ),
-        );
+        let message = "no server is named, and without DHCP no other source can name one";
+        let hint = "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp";
+        d.fatal("", &(message, hint));
     }
+}
+
+/// A server that a fixed address does not reach.
+fn check_subnet(d: &mut Draft<'_>, plan: &BootPlan, network: &NetworkPlan) {
     if let Addressing::Static(address) = &network.addressing
         && let Some(server) = server_address(plan)
         && address.gateway.is_none()
         && !same_subnet(address.address, server, address.prefix)
     {
-        d.warn(
-            &text(&[&server.to_string()]),
-            &(
-                "lies outside the subnet of the fixed address, and there is no gateway",
-                "put the gateway in field 3 of ip=",
-            ),
-        );
+        let message = "lies outside the subnet of the fixed address, and there is no gateway";
+        d.warn(&server.to_string(), &(message, "put the gateway in field 3 of ip="));
     }
 }
 
