@@ -28,7 +28,8 @@ const FURTHER: &[(Option<Dialect>, &str, &str)] = &[
 const FURTHER: &[(Option<Dialect>, &str, &str)] = &[];
 
 /// Words that name an ISO file on some drive.
-const ISO_WORDS: &str = "findiso fromiso isofrom iso-scan/filename isofile isoloop";
+const ISO_WORDS: [&str; 6] =
+    ["findiso", "fromiso", "isofrom", "iso-scan/filename", "isofile", "isoloop"];
 
 /// How an ISO file on some drive is named in a dialect.
 pub(crate) fn iso_file(dialect: Dialect) -> Option<&'static str> {
@@ -46,6 +47,6 @@ pub(crate) fn iso_file(dialect: Dialect) -> Option<&'static str> {
 pub(crate) fn instead(dialect: Dialect, name: &str) -> Option<&'static str> {
     let mut rows = INSTEAD.iter().chain(FURTHER);
     let row = rows.find(|(of, word, _)| *word == name && of.is_none_or(|of| of == dialect));
-    let iso = || iso_file(dialect).filter(|_| crate::table::listed(ISO_WORDS, name));
+    let iso = || iso_file(dialect).filter(|_| ISO_WORDS.contains(&name));
     row.map(|(_, _, hint)| *hint).or_else(iso)
 }

@@ -17,9 +17,6 @@ use crate::bootif;
 use crate::plan::Mac;
 use crate::value;
 
-/// What is said of every IPv6 address.
-pub(crate) const IPV6: &str = "is an IPv6 address: only IPv4 is spoken before the root is up";
-
 /// Which of the forms that share the kernel's field order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -94,7 +91,7 @@ impl Ip {
         let address = value::address(text);
         if address.is_none() {
             self.remark(if text.contains(':') {
-                IPV6
+                value::IPV6
             } else {
                 "a field that should be an address is none and was left out"
             });
@@ -122,7 +119,7 @@ impl Ip {
         if !text.is_empty() && text != "0.0.0.0" {
             self.prefix = value::prefix(text).filter(|p| *p > 0);
             // Of an IPv6 address enough is said.
-            if self.prefix.is_none() && !self.remarks.contains(&IPV6) {
+            if self.prefix.is_none() && !self.remarks.contains(&value::IPV6) {
                 self.remark("the netmask is none; the one of the address's class is used");
             }
         }

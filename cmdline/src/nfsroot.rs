@@ -234,7 +234,7 @@ fn split_server(place: &str) -> Result<(Server, &str), &'static str> {
     let slash = place.find('/').unwrap_or(place.len());
     let before = place.get(..slash).unwrap_or_default();
     if before.trim_end_matches(':').parse::<core::net::Ipv6Addr>().is_ok() {
-        return Err(crate::ip::IPV6);
+        return Err(value::IPV6);
     }
     if slash < place.len() && value::address(before).is_some() {
         return Err("a colon is missing between server and path");
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(read("[fe80::1]:/x"), (host("[fe80::1]"), Some("/x".into())));
         assert!(parse("10.0.0.1/srv").is_err());
         assert_eq!(read("10.0.0.1"), (Server::Boot, Some("/tftpboot/10.0.0.1".into())));
-        assert_eq!(parse("2001:db8::1:/x"), Err(crate::ip::IPV6));
+        assert_eq!(parse("2001:db8::1:/x"), Err(value::IPV6));
         assert!(parse("bad host:/x").is_err());
         assert!(parse("[::1/x").is_err());
         assert!(parse("10.0.0.1:/a/../b").is_err());

@@ -330,11 +330,11 @@ fn check_hosts(d: &mut Draft<'_>, plan: &BootPlan, network: &NetworkPlan) {
     let hint = "name the server by its IPv4 address, or by a host name that has one";
     let mut hosts = plan.root.sources.iter().filter_map(host_of);
     if let Some(host) = hosts.find(|host| host.starts_with('[')) {
-        d.fatal(&host, &(crate::ip::IPV6, hint));
+        d.fatal(&host, &(value::IPV6, hint));
     }
     // No address of ours is left, and DHCP is not to be asked.
     if network.addressing == Addressing::Existing {
-        for warning in d.warnings.iter_mut().filter(|warning| warning.message == crate::ip::IPV6) {
+        for warning in d.warnings.iter_mut().filter(|warning| warning.message == value::IPV6) {
             warning.fatal = true;
         }
     }

@@ -10,6 +10,9 @@ use core::net::Ipv4Addr;
 use crate::plan::{Bytes, DeviceSelector, Server};
 use crate::text;
 
+/// What is said of every IPv6 address.
+pub(crate) const IPV6: &str = "is an IPv6 address: only IPv4 is spoken before the root is up";
+
 /// Longest URL that is accepted.
 pub const MAX_URL: usize = 4096;
 
@@ -259,7 +262,7 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
     if !host.is_empty() && !is_host(host) {
         #[cfg(feature = "all")]
         if host.contains(':') && host.parse::<core::net::Ipv6Addr>().is_ok() {
-            return Err(crate::ip::IPV6);
+            return Err(IPV6);
         }
         return Err("the host of the URL is not a name or an address");
     }
