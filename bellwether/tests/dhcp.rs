@@ -1,6 +1,6 @@
 //! `share` on networks with DHCP servers of other people, and what it does about them. Needs root,
-//! and the packages dnsmasq-base, isc-dhcp-server, isc-dhcp-relay, kea-dhcp4-server, udhcpd, udhcpc
-//! and pxelinux.
+//! and the packages dnsmasq-base, isc-dhcp-server, isc-dhcp-relay, kea-dhcp4-server, systemd, udhcpd,
+//! udhcpc and pxelinux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 #[allow(dead_code, reason = "the tests of copies use the rest")]
@@ -116,6 +116,23 @@ impl Site {
         server
     }
 
+    /// systemd-networkd, which takes a container's devices for complete where /sys is read-only.
+    fn networkd(&self, more: &str) -> Running {
+        let config = self.path("eth0.network");
+        let text = format!(
+            "[Match]\nName=eth0\n[Network]\nAddress=10.77.0.2/24\nDHCPServer=yes\n[DHCPServer]\n{more}"
+        );
+        fs::write(&config, text).unwrap();
+        let script = "mount -o remount,bind,ro /sys; mkdir -p /run/systemd
+            mount -t tmpfs run /run/systemd; install -D -m 644 \"$0\" /run/systemd/network/eth0.network
+            exec /lib/systemd/systemd-networkd";
+        let apart =
+            ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, &config];
+        let server = self.room.start(1, &apart);
+        self.room.listens(1, 67);
+        server
+    }
+
     fn udhcpd(&self, more: &str) -> Running {
         let (config, leases) = (self.path("udhcpd.conf"), self.path("udhcpd.leases"));
         let text = format!(
@@ -172,6 +189,19 @@ fn dnsmasq_that_knows_other_cards_only() {
 fn dnsmasq_that_ignores_unknown_cards() {
     let host = "--dhcp-host=52:54:00:bb:00:09,10.77.0.9";
     beside(|site| site.dnsmasq(&[POOL, host, "--dhcp-ignore=tag:!known"]), PORT);
+}
+
+#[test]
+fn networkd_that_leases_to_all() {
+    beside(|site| site.networkd("PoolOffset=50\nPoolSize=10\n"), LEASES);
+}
+
+/// It does not answer DHCPINFORM either.
+#[test]
+fn networkd_whose_only_address_is_kept_for_another_card() {
+    let lease = "[DHCPServerStaticLease]\nMACAddress=52:54:00:bb:00:09\nAddress=10.77.0.50\n";
+    let text = format!("PoolOffset=50\nPoolSize=1\n{lease}");
+    beside(|site| site.networkd(&text), PORT);
 }
 
 #[test]

@@ -294,7 +294,9 @@ impl Server {
         client: Option<Client>,
         address: Option<Ipv4Addr>,
     ) -> (Writer, Seen) {
-        let mut writer = Writer { yours: address, ..Writer::default() };
+        // Also for those that name no file: U-Boot asks for its menu there.
+        let next_server = Some(self.loaders.tftp);
+        let mut writer = Writer { yours: address, next_server, ..Writer::default() };
         writer.add(code::SERVER_ID, &self.own.octets());
         relay_option(message, &mut writer);
         if let Some((network, _)) = &self.full {
@@ -318,7 +320,6 @@ impl Server {
         let Some(file) = client.file(&self.loaders) else {
             return (writer, Seen::NoLoader(client));
         };
-        writer.next_server = Some(self.loaders.tftp);
         writer.file.clone_from(&file);
         match client.program {
             // UEFI accepts a URL only from a server that calls itself `HTTPClient`.
@@ -501,6 +502,11 @@ mod tests {
         let plain = understood(server.handle(&message, &at(67)).0, &message);
         assert_eq!(plain.lease.boot_file, "");
         assert!(!plain.lease.address.is_unspecified());
+        // U-Boot 2023.01, as Debian has it: it gets no file, and takes its menu from `siaddr`.
+        let words: [(u8, &[u8]); 3] = [(93, &[0, 22]), (94, &[1, 0, 0]), (60, b"U-Boot.armv8")];
+        let message = asked(Type::Discover, &words);
+        let reply = server.handle(&message, &at(67)).0.unwrap();
+        assert_eq!(reply.bytes[20..24], [10, 0, 0, 1]);
     }
 
     /// A server that answers only the cards that it knows is not found by a search.
