@@ -141,6 +141,8 @@ pub struct Received {
     pub sender: Option<Ipv4Addr>,
     /// Bytes that came, where that is not all of it.
     pub came: Option<u64>,
+    /// What these became on the disk, where they came packed.
+    pub unpacked: Option<u64>,
 }
 
 impl Received {
@@ -154,6 +156,7 @@ impl Received {
             pinned: files.iter().all(|kept| kept.pinned),
             sender,
             came: None,
+            unpacked: None,
         }
     }
 
@@ -230,6 +233,8 @@ pub struct Summary<'a> {
     pub took: Duration,
     /// Bytes that travelled, where that is not all of it: the rate is theirs.
     pub came: Option<u64>,
+    /// See [`Received::unpacked`]: there are two rates then.
+    pub unpacked: Option<u64>,
     /// [`Received::verdict`]; empty at the sender, where a table tells of each machine.
     pub verdict: &'a str,
 }
@@ -239,11 +244,28 @@ impl fmt::Display for Summary<'_> {
         let bytes = total(self.digests);
         let (s, tenth) = (self.took.as_secs(), self.took.subsec_millis() / 100);
         write!(f, "{}", Amount(bytes))?;
+        if let (Some(came), Some(unpacked)) = (self.came, self.unpacked) {
+            write!(
+                f,
+                ", of which {} came as {}, in {s}.{tenth} s",
+                Amount(unpacked),
+                Amount(came)
+            )?;
+            let [fetched, written] = [came, unpacked].map(|bytes| rate(bytes, self.took));
+            write!(f, ", {fetched}/s fetched, {written}/s written")?;
+            return self.end(f);
+        }
         let came = self.came.filter(|came| *came != bytes);
         // Chunks that came twice count twice.
         let of = if came.is_some_and(|came| came > bytes) { "for" } else { "of" };
         came.map_or(Ok(()), |came| write!(f, ", {of} which {} came,", Amount(came)))?;
         write!(f, " in {s}.{tenth} s, {}/s", rate(came.unwrap_or(bytes), self.took))?;
+        self.end(f)
+    }
+}
+
+impl Summary<'_> {
+    fn end(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, digest) in self.digests.iter().enumerate() {
             write!(f, "{}{digest}", if i == 0 { "; blake3 " } else { ", " })?;
         }
@@ -281,7 +303,7 @@ mod tests {
         let hex = "ab".repeat(32);
         let line = |digests: &[Digest], verdict| {
             let took = Duration::from_millis(2050);
-            Summary { digests, took, came: None, verdict }.to_string()
+            Summary { digests, took, came: None, unpacked: None, verdict }.to_string()
         };
         let kept = Kept { digest, read_back: true, pinned: false };
         let received = Received::of(&[kept], true, None);
@@ -299,12 +321,22 @@ mod tests {
         // A copy onto a disk that had most of it is not as fast as its size.
         let (took, came) = (Duration::from_secs(2), Some(1_000_000));
         assert_eq!(
-            Summary { digests: &[digest], took, came, verdict: "x" }.to_string(),
+            Summary { digests: &[digest], took, came, unpacked: None, verdict: "x" }.to_string(),
             format!("20.0 MB, of which 1000.0 kB came, in 2.0 s, 500.0 kB/s; blake3 {hex}; x")
         );
         let came = Some(21_000_000);
-        let twice = Summary { digests: &[digest], took, came, verdict: "x" }.to_string();
+        let twice =
+            Summary { digests: &[digest], took, came, unpacked: None, verdict: "x" }.to_string();
         assert!(twice.starts_with("20.0 MB, for which 21.0 MB came, in 2.0 s"), "{twice}");
+        // What came packed is written faster than it came.
+        let (came, unpacked) = (Some(3_000_000), Some(12_000_000));
+        assert_eq!(
+            Summary { digests: &[digest], took, came, unpacked, verdict: "x" }.to_string(),
+            format!(
+                "20.0 MB, of which 12.0 MB came as 3000.0 kB, in 2.0 s, 1500.0 kB/s fetched, \
+                 6000.0 kB/s written; blake3 {hex}; x"
+            )
+        );
     }
 
     #[test]

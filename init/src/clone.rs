@@ -328,8 +328,8 @@ impl<'m> Node<'m> {
         let got = receive(&method.argument, &here, self).map_err(|e| e.to_string())?;
         let began = self.began.unwrap_or_else(|| self.now());
         let took = self.now().saturating_sub(began);
-        let (digests, came) = (&got.digests[..], got.came);
-        let summary = Summary { digests, took, came, verdict: got.verdict() };
+        let (digests, came, unpacked) = (&got.digests[..], got.came, got.unpacked);
+        let summary = Summary { digests, took, came, unpacked, verdict: got.verdict() };
         self.machine.log.say(Level::Verdict, &format!("copy complete: {summary}"));
         match got.digests.is_empty() {
             true => Err("the sender sent no file".into()),

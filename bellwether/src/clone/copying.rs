@@ -148,7 +148,13 @@ pub fn receive(protocol: &impl Protocol, here: &Here, host: &mut Host) -> Result
     let got = got?;
     let took = host.took();
     let (digests, came) = (&got.digests[..], got.came);
-    host.last_line(&Summary { digests, took, came, verdict: got.verdict() });
+    host.last_line(&Summary {
+        digests,
+        took,
+        came,
+        unpacked: got.unpacked,
+        verdict: got.verdict(),
+    });
     Ok(())
 }
 
@@ -168,7 +174,13 @@ pub fn transfer(
     };
     // What the machine got that lacked the most.
     let came = sent.clients.iter().map(|client| client.came).max().flatten();
-    host.last_line(&Summary { digests: &sent.digests, took, came, verdict: &again });
+    host.last_line(&Summary {
+        digests: &sent.digests,
+        took,
+        came,
+        unpacked: None,
+        verdict: &again,
+    });
     Ok((sent, took))
 }
 

@@ -81,7 +81,7 @@ pub fn save(given: &Given) -> Result<(), Failure> {
     let draft = Draft::new(to)?;
     let failed = |e: io::Error| Failure::from(Error::write(to)(e));
     let file = draft.create()?;
-    let mut progress = Progress::new(given.has("quiet"));
+    let mut progress = Progress::new(given.has("quiet"), 0);
     let mut out = Out { file: &file, at: before_chunks(&layout), sum: blake3::Hasher::new() };
     let (mut hashes, mut lengths, mut done) = (Vec::new(), Vec::new(), 0);
     for first in (0..layout.count()).step_by(BATCH as usize) {
@@ -235,7 +235,8 @@ pub fn restore(given: &Given) -> Result<(), Failure> {
         (_, false) => "received whole, not read back",
     };
     let took = host.took();
-    host.last_line(&Summary { digests: &got.digests, took, came: got.came, verdict });
+    let (digests, came, unpacked) = (&got.digests[..], got.came, got.unpacked);
+    host.last_line(&Summary { digests, took, came, unpacked, verdict });
     Ok(())
 }
 

@@ -13,20 +13,28 @@ pub struct Progress {
     every: Duration,
     terminal: bool,
     quiet: bool,
+    /// What was there when it began: it is in no rate.
+    had: u64,
 }
 
 impl Progress {
     /// Starts the clock.
-    pub fn new(quiet: bool) -> Self {
+    pub fn new(quiet: bool, had: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let every = Duration::from_millis(if terminal { 500 } else { 10_000 });
         let now = Instant::now();
-        Self { start: now, shown: now, every, terminal, quiet }
+        Self { start: now, shown: now, every, terminal, quiet, had }
     }
 
     /// Since the start.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// How fast it goes, and how many seconds are left.
+    pub fn pace(&self, done: u64, total: u64) -> (u64, u64) {
+        let rate = rate(done.saturating_sub(self.had), self.elapsed()).0;
+        (rate, total.saturating_sub(done).checked_div(rate).unwrap_or(0))
     }
 
     /// Says how far it is, if it is time to.
@@ -36,11 +44,12 @@ impl Progress {
         }
         self.shown = Instant::now();
         let took = self.start.elapsed();
-        let mut line = format!("{} {}/s", Amount(done), rate(done, took));
+        let came = done.saturating_sub(self.had);
+        let mut line = format!("{} {}/s", Amount(done), rate(came, took));
         if let Some(total) = total.filter(|t| *t > 0) {
             let percent = done as f64 * 100.0 / total as f64;
             let left =
-                took.as_secs_f64() * (total.saturating_sub(done)) as f64 / done.max(1) as f64;
+                took.as_secs_f64() * (total.saturating_sub(done)) as f64 / came.max(1) as f64;
             line += &format!(", {percent:.0} %, {left:.0} s left");
         }
         line += &extra();

@@ -84,7 +84,7 @@ impl Host {
         Self {
             name,
             clock: Instant::now(),
-            progress: Progress::new(quiet),
+            progress: Progress::new(quiet, 0),
             quiet,
             begun: false,
             verbose,
@@ -164,15 +164,6 @@ impl Host {
         crate::output::write_out((json.finish() + "\n").as_bytes());
     }
 
-    /// How fast it goes, and how many seconds are left.
-    fn pace(&self, done: u64, total: u64) -> [(&'static str, u64); 2] {
-        let took = self.took().as_millis().max(1);
-        let rate = u128::from(done) * 1000 / took;
-        let left = u128::from(total.saturating_sub(done)).checked_div(rate).unwrap_or(0);
-        let number = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-        [("bytes_per_second", number(rate)), ("seconds_left", number(left))]
-    }
-
     /// Prints the last line about a copy.
     pub fn last_line(&self, summary: &Summary<'_>) {
         eprintln!("{}: {summary}", self.name);
@@ -214,13 +205,14 @@ impl edge::World for Host {
     fn progress(&mut self, done: u64, total: Option<u64>) {
         if !self.begun && done > 0 {
             self.begun = true;
-            self.progress = Progress::new(self.quiet);
+            self.progress = Progress::new(self.quiet, done);
         }
         if done > 0 && self.clock.elapsed().saturating_sub(self.told) >= Duration::from_secs(1) {
             self.told = self.clock.elapsed();
             let total = total.unwrap_or(0);
-            let [rate, left] = self.pace(done, total);
-            self.event("progress", &[], &[("done", done), ("total", total), rate, left]);
+            let (rate, left) = self.progress.pace(done, total);
+            let counts = [("done", done), ("total", total), ("bytes_per_second", rate)];
+            self.event("progress", &[], &[&counts[..], &[("seconds_left", left)]].concat());
         }
         let again = self.again;
         self.progress.show(done, total, || match again {

@@ -73,7 +73,8 @@ impl Protocol for Image {
         let all = have.len();
         world.say(Level::News, &format!("the disk has {} of {all} chunks", have.count()));
         let layout = &image.manifest.layout;
-        let done = have.iter().filter_map(|n| layout.chunk(n)).map(|c| u64::from(c.bytes)).sum();
+        let done =
+            have.iter().filter_map(|n| layout.chunk(n)).map(|c| u64::from(c.bytes)).sum::<u64>();
         let mut restore = Restore {
             work: Work::new(have.not(), lanes.len()),
             lanes,
@@ -84,7 +85,7 @@ impl Protocol for Image {
         };
         restore.run(here, world)?;
         world.say(Level::News, &format!("{} came", Amount(restore.came)));
-        let came = Some(restore.came);
+        let came = Some((restore.came, restore.done - done));
         finished(&mut restore.disks, &restore.image.manifest, pinned, came)
     }
 
@@ -134,7 +135,7 @@ fn finished(
     disks: &mut Disks,
     manifest: &Manifest,
     pinned: bool,
-    came: Option<u64>,
+    came: Option<(u64, u64)>,
 ) -> Result<Received, Error> {
     match disks.ask(Ask::Finish, &mut || ()) {
         Told::Kept(read_back) => Ok(Received {
@@ -143,7 +144,8 @@ fn finished(
             read_back,
             pinned,
             sender: None,
-            came,
+            came: came.map(|came| came.0),
+            unpacked: came.map(|came| came.1),
         }),
         other => Err(failed(other)),
     }

@@ -690,6 +690,7 @@ impl<'h> Receiver<'h> {
                     pinned: false,
                     sender: self.at,
                     came: Some(self.node.came),
+                    unpacked: None,
                 })
             }
             _ => {
