@@ -261,9 +261,7 @@ impl Part {
             Format::Lvm => lvm::read(window, &mut |volume| fs::read(content(volume)?, volume))?,
             format => fs::read(format, window)?,
         };
-        if map.size > window.size() {
-            return Err(Raw::Damaged("its file system is larger than the partition"));
-        }
+        Raw::fits(Some(map.size), window)?;
         Ok(map)
     }
 }

@@ -1,6 +1,6 @@
 //! Why a partition is in use as a whole.
 
-use crate::read::ReadError;
+use crate::read::{ReadAt, ReadError, Window};
 use core::fmt;
 use overlay::probe::Format;
 
@@ -30,6 +30,22 @@ pub enum Raw {
     Damaged(&'static str),
     /// A part of the map cannot be read.
     Unreadable(ReadError),
+}
+
+impl Raw {
+    /// Refuses bits of these fields that are not known.
+    pub(crate) fn known<const N: usize>(fields: [(&'static str, u64); N]) -> Result<(), Self> {
+        match fields.into_iter().find(|(_, bits)| *bits != 0) {
+            Some((field, bits)) => Err(Self::Feature { field, bits }),
+            None => Ok(()),
+        }
+    }
+
+    /// The size of a file system, which its partition has to hold.
+    pub(crate) fn fits(size: Option<u64>, window: &Window<'_>) -> Result<u64, Self> {
+        size.filter(|size| *size <= window.size())
+            .ok_or(Self::Damaged("its file system is larger than the partition"))
+    }
 }
 
 impl From<ReadError> for Raw {

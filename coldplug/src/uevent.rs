@@ -29,8 +29,6 @@ pub struct Uevent<'a> {
     pub devpath: &'a str,
     /// The subsystem: `block`, `net`, `pci`, …
     pub subsystem: &'a str,
-    /// The type: `disk`, `partition`, `usb_device`, …; empty when the kernel sends none.
-    pub devtype: &'a str,
     /// The modalias; empty for devices that need no driver.
     pub modalias: &'a str,
     /// Node below `/dev`, without that prefix; empty when there is none.
@@ -60,7 +58,6 @@ impl<'a> Uevent<'a> {
             };
             match key {
                 "SUBSYSTEM" => event.subsystem = value,
-                "DEVTYPE" => event.devtype = value,
                 "MODALIAS" => event.modalias = value,
                 "DEVNAME" => event.devname = value,
                 "INTERFACE" => event.interface = value,
@@ -141,7 +138,7 @@ mod tests {
             MAJOR=254\0MINOR=1\0DEVNAME=vda1\0DEVTYPE=partition\0DISKSEQ=1\0PARTN=1\0SEQNUM=1234\0";
         let event = Uevent::parse(message).unwrap();
         assert_eq!(event.action, "add");
-        assert_eq!((event.subsystem, event.devtype, event.devname), ("block", "partition", "vda1"));
+        assert_eq!((event.subsystem, event.devname), ("block", "vda1"));
         assert!(event.modalias.is_empty());
     }
 

@@ -19,7 +19,6 @@ use crate::raw::syscall;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_PARTSCAN: u32 = 8;
-const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// The range of the backing file, and options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,8 +29,6 @@ pub struct Options {
     pub size_limit: u64,
     /// Refuse writes.
     pub read_only: bool,
-    /// Bypass the backing file's page cache if its file system can.
-    pub direct_io: bool,
     /// Scan for a partition table and make devices for the partitions.
     pub partitions: bool,
 }
@@ -67,7 +64,6 @@ pub fn attach(backing: BorrowedFd<'_>, options: Options) -> Result<Loop, Errno> 
     config.info.lo_sizelimit = options.size_limit;
     config.info.lo_flags = LO_FLAGS_AUTOCLEAR
         | flag(options.read_only, LO_FLAGS_READ_ONLY)
-        | flag(options.direct_io, LO_FLAGS_DIRECT_IO)
         | flag(options.partitions, LO_FLAGS_PARTSCAN);
     // Another process may take the free device between the two calls.
     for _ in 0..64 {

@@ -7,6 +7,7 @@
 
 use super::flags::{Given, Program, flag};
 use super::net::interface;
+use super::world::random;
 use crate::failure::Failure;
 use crate::programs::find;
 use cpio_builder::error::Error;
@@ -145,15 +146,9 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     done
 }
 
-fn random(bytes: &mut [u8]) -> Result<(), Failure> {
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(bytes));
-    read.map_err(|e| Failure::Failed(format!("/dev/urandom: {e}")))
-}
-
 /// A key of 26 letters: 130 bits.
 fn new_key() -> Result<String, Failure> {
-    let mut bytes = [0; 26];
-    random(&mut bytes)?;
+    let bytes: [u8; 26] = random()?;
     let letters = b"abcdefghijkmnpqrstuvwxyz23456789";
     Ok(bytes.iter().filter_map(|b| letters.get(usize::from(b % 32))).map(|b| *b as char).collect())
 }
@@ -241,8 +236,7 @@ impl Server {
         let (mut from, mut to) = (tcp, tcp);
         tcp.set_nodelay(true).map_err(silent)?;
         tcp.set_write_timeout(Some(SILENCE)).map_err(silent)?;
-        let mut own = Nonce::default();
-        random(&mut own).map_err(|_| "there are no random numbers".to_owned())?;
+        let own: Nonce = random().map_err(|e| e.to_string())?;
         to.write_all(&seal::hello(&own)).map_err(silent)?;
         let mut read = |room: &mut [u8]| -> Told<usize> {
             tcp.set_read_timeout(Some(patience())).map_err(silent)?;

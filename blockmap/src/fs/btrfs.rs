@@ -64,14 +64,10 @@ pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
     if checked && sum(&sb) != le32(&sb, 0) {
         return Err(Raw::Damaged("its superblock has a wrong checksum"));
     }
-    for (field, bits) in [
+    Raw::known([
         ("incompat_flags", le64(&sb, 188) & !INCOMPAT),
         ("compat_ro_flags", le64(&sb, 180) & !COMPAT_RO),
-    ] {
-        if bits != 0 {
-            return Err(Raw::Feature { field, bits });
-        }
-    }
+    ])?;
     if le64(&sb, 136) != 1 {
         return Err(Raw::Form("several devices"));
     }

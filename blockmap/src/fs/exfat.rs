@@ -4,7 +4,7 @@
 use super::map::Map;
 use crate::bytes::{bit, le16, le32, le64, u8_at};
 use crate::raw::Raw;
-use crate::read::{ReadAt, Window};
+use crate::read::Window;
 
 /// Entries of a root directory that are looked at: as many as a directory may have.
 const DIRECTORY: u64 = 256 << 20;
@@ -58,10 +58,7 @@ pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
         heap: long(88) * sector,
         fat: long(80) * sector,
     };
-    let size = le64(&boot, 72).checked_mul(sector).filter(|size| *size <= window.size());
-    let Some(size) = size else {
-        return Err(Raw::Damaged("its file system is larger than the partition"));
-    };
+    let size = Raw::fits(le64(&boot, 72).checked_mul(sector), window)?;
     let end = volume.heap + volume.clusters * volume.cluster;
     if end > size || (volume.clusters + 2) * 4 > long(84) * sector || volume.heap < volume.fat {
         return Err(Raw::Damaged("the numbers of its boot sector"));

@@ -9,7 +9,7 @@ use super::map::Map;
 use crate::bytes::{bit, field, le16, le32};
 use crate::crc::Crc32c;
 use crate::raw::Raw;
-use crate::read::{ReadAt, Window};
+use crate::read::Window;
 use alloc::vec::Vec;
 
 const JOURNAL: u32 = 0x4;
@@ -110,16 +110,12 @@ fn superblock(window: &mut Window<'_>) -> Result<(Super, &'static str), Raw> {
     let sb = window.bytes(1024, 1024)?;
     let number = |at| le32(&sb, at);
     let (compat, incompat, ro) = (number(0x5c), number(0x60), number(0x64));
-    for (field, bits) in [
-        ("feature_compat", compat & !COMPAT),
-        ("feature_incompat", incompat & !INCOMPAT),
-        ("feature_ro_compat", ro & !RO_COMPAT),
-        ("revision", number(0x4c) & !1),
-    ] {
-        if bits != 0 {
-            return Err(Raw::Feature { field, bits: u64::from(bits) });
-        }
-    }
+    Raw::known([
+        ("feature_compat", (compat & !COMPAT).into()),
+        ("feature_incompat", (incompat & !INCOMPAT).into()),
+        ("feature_ro_compat", (ro & !RO_COMPAT).into()),
+        ("revision", (number(0x4c) & !1).into()),
+    ])?;
     if incompat & JOURNAL_DEVICE != 0 {
         return Err(Raw::Form("the journal of another file system"));
     }
@@ -197,9 +193,7 @@ fn superblock(window: &mut Window<'_>) -> Result<(Super, &'static str), Raw> {
 
 pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
     let (sb, name) = superblock(window)?;
-    let Some(size) = sb.blocks.checked_mul(sb.block).filter(|size| *size <= window.size()) else {
-        return Err(Raw::Damaged("its file system is larger than the partition"));
-    };
+    let size = Raw::fits(sb.blocks.checked_mul(sb.block), window)?;
     let mut map = Map::new(name, size);
     let all = sb.groups.div_ceil(sb.per_block());
     let beside = sb.meta_from.map_or(all, |from| from.min(all));

@@ -4,7 +4,7 @@
 use super::map::Map;
 use crate::bytes::{le16, le32, u8_at};
 use crate::raw::Raw;
-use crate::read::{ReadAt, Window};
+use crate::read::Window;
 
 /// Bytes of the table that are read at once: whole entries of 12, 16 and 32 bits.
 const PIECE: u64 = 48 << 10;
@@ -66,8 +66,8 @@ pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
     {
         return Err(Raw::Damaged("the numbers of its boot sector"));
     }
-    if fat32 && short(42) != 0 {
-        return Err(Raw::Feature { field: "version", bits: short(42) });
+    if fat32 {
+        Raw::known([("version", short(42))])?;
     }
     let data = reserved + copies * length + (root * 32).div_ceil(sector);
     let Some(space) = total.checked_sub(data) else {
@@ -84,10 +84,7 @@ pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
     if bits.bytes(clusters + 2) > length * sector {
         return Err(Raw::Damaged("its table is too short for its clusters"));
     }
-    let size = total * sector;
-    if size > window.size() {
-        return Err(Raw::Damaged("its file system is larger than the partition"));
-    }
+    let size = Raw::fits(Some(total * sector), window)?;
     // Linux marks it in the boot sector, Windows in the second entry of the table.
     let marked = u8_at(&boot, if fat32 { 65 } else { 37 }) & 1 != 0;
     let second = bits.entry(&window.bytes(reserved * sector, 8)?, 1);

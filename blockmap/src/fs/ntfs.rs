@@ -63,10 +63,7 @@ pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
     }
     let total = le64(&boot, 40);
     let clusters = total / per_cluster;
-    let size = total.checked_mul(sector).filter(|size| *size <= window.size());
-    let (Some(size), true) = (size, clusters > 0) else {
-        return Err(Raw::Damaged("its file system is larger than the partition"));
-    };
+    let size = Raw::fits(total.checked_mul(sector).filter(|_| clusters > 0), window)?;
     let first = Run { file: 0, disk: Some(le64(&boot, 48)), clusters: clusters.min(1 << 20) };
     let (record, table) = (record as usize, vec![first]);
     let mut volume = Volume { cluster, clusters, record, table };

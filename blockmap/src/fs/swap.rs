@@ -13,9 +13,9 @@ const PAGE: u64 = 4096;
 
 pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
     let head = window.bytes(0, PAGE as usize)?;
-    match le32(&head, 1024) {
-        1 => {}
-        version => return Err(Raw::Feature { field: "version", bits: u64::from(version) }),
+    let version = le32(&head, 1024);
+    if version != 1 {
+        return Err(Raw::Feature { field: "version", bits: version.into() });
     }
     let mut map = Map::new("swap", window.size());
     map.used.add(0, PAGE);

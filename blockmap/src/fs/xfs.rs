@@ -68,15 +68,11 @@ pub fn read(window: &mut Window<'_>) -> Result<Map, Raw> {
         if sum(&whole, 224) != le32(&whole, 224) {
             return Err(Raw::Damaged("its superblock has a wrong checksum"));
         }
-        for (field, bits) in [
-            ("features_ro_compat", be32(&sb, 212) & !RO_COMPAT),
-            ("features_incompat", be32(&sb, 216) & !(INCOMPAT | NEEDS_REPAIR)),
-            ("features_log_incompat", be32(&sb, 220) & !LOG_INCOMPAT),
-        ] {
-            if bits != 0 {
-                return Err(Raw::Feature { field, bits: u64::from(bits) });
-            }
-        }
+        Raw::known([
+            ("features_ro_compat", (be32(&sb, 212) & !RO_COMPAT).into()),
+            ("features_incompat", (be32(&sb, 216) & !(INCOMPAT | NEEDS_REPAIR)).into()),
+            ("features_log_incompat", (be32(&sb, 220) & !LOG_INCOMPAT).into()),
+        ])?;
         if be32(&sb, 216) & NEEDS_REPAIR != 0 {
             return Err(Raw::Unclean("it waits for xfs_repair"));
         }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::{Assets, copy, write};
+pub use crate::shell::sh as run;
 use crate::{Error, Result, packages, shell};
 
 /// A file system that images are made of.
@@ -417,14 +418,6 @@ pub fn pipe(words: &[&str], input: &[u8]) -> Result<()> {
 pub fn sha256(file: &Path) -> Result<String> {
     let line = run(&["sha256sum", &file.to_string_lossy()])?;
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
-}
-
-/// Runs a program of the host to its end and returns what it printed.
-///
-/// # Errors
-/// [`Error::Command`] when it fails.
-pub fn run(words: &[&str]) -> Result<String> {
-    shell::sh(words)
 }
 
 /// Changes a few bytes in a file's middle.

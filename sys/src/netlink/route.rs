@@ -52,8 +52,6 @@ pub struct Link {
     pub hardware: u16,
     /// MTU in bytes.
     pub mtu: u32,
-    /// RFC 2863 operational state, `IF_OPER_*`.
-    pub oper_state: u8,
     /// The driver's carrier state, if reported.
     pub carrier: Option<bool>,
     /// Kind of a virtual device (`vlan`, `bridge`, `veth`); empty for hardware.
@@ -145,8 +143,6 @@ pub fn parse_link(payload: &[u8]) -> Option<Link> {
             link.mac = value.try_into().ok();
         } else if kind == nl::IFLA_MTU as u16 {
             link.mtu = ne32(value, 0).unwrap_or(0);
-        } else if kind == nl::IFLA_OPERSTATE as u16 {
-            link.oper_state = value.first().copied().unwrap_or(0);
         } else if kind == nl::IFLA_CARRIER as u16 {
             link.carrier = value.first().map(|carrier| *carrier != 0);
         } else if kind == nl::IFLA_MASTER as u16 {
