@@ -29,6 +29,8 @@ const MARKS: &[(&str, bool, Dialect)] = &[
     ("httpfs", true, Dialect::LiveBoot),
     ("rd.live.*", false, Dialect::Dracut),
     ("netroot", true, Dialect::Dracut),
+    #[cfg(feature = "all")]
+    ("liveimg", false, Dialect::Dracut),
     ("rd.overlay*", false, Dialect::Dracut),
     ("archisobasedir", true, Dialect::Archiso),
     ("archisolabel", true, Dialect::Archiso),

@@ -203,6 +203,9 @@ fn root(d: &mut Draft<'_>, plan: &mut BootPlan) -> bool {
     let root = d.get("root").unwrap_or_default();
     let netroot = d.get("netroot").unwrap_or_default();
     let old_live = d.switch("rd.live.image") == Some(true);
+    // Its name until 2012.
+    #[cfg(feature = "all")]
+    let old_live = old_live || d.tokens().any(|token| token.name == "liveimg");
     let nvmf = d.get_any(&["rd.nvmf.discover", "nvmf.discover"]);
     let root = if netroot.is_empty() { root } else { netroot };
     if let Some(path) = d.get("iso-scan/filename") {
@@ -278,6 +281,13 @@ fn plain(
     } else if root == "/dev/nfs" || root == "/dev/nfs4" {
         nfsroot::of_device(root, d.get("nfsroot").unwrap_or_default())?
     } else if root == "dhcp" || root == "dhcp6" {
+        #[cfg(feature = "explain")]
+        if root == "dhcp6" {
+            d.warn(
+                "root=dhcp6",
+                &("DHCP over IPv4 is asked: IPv6 is not spoken here", "root=dhcp"),
+            );
+        }
         nfsroot::from_dhcp()
     } else if let Some(rest) = root.strip_prefix("nbd:") {
         return nbd(plan, rest).map(Some);

@@ -36,7 +36,7 @@ pub(crate) fn iso_file(dialect: Dialect) -> Option<&'static str> {
     Some(match dialect {
         Dialect::LiveBoot => "findiso=/PATH/OF.iso",
         Dialect::Casper | Dialect::Dracut => "iso-scan/filename=/PATH/OF.iso",
-        Dialect::Archiso => "img_dev=/dev/disk/by-label/LABEL img_loop=/PATH/OF.iso",
+        Dialect::Archiso => "img_dev=DEVICE img_loop=/PATH/OF.iso",
         Dialect::Slax => "from=/PATH/OF.iso",
         Dialect::Knoppix => "bootfrom=/dev/sda1/PATH/OF.iso",
         _ => return None,

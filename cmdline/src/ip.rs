@@ -17,6 +17,9 @@ use crate::bootif;
 use crate::plan::Mac;
 use crate::value;
 
+/// What is said of any other text in the place of an address.
+pub(crate) const NO_ADDRESS: &str = "a field that should be an address is none and was left out";
+
 /// Which of the forms that share the kernel's field order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -90,11 +93,7 @@ impl Ip {
         }
         let address = value::address(text);
         if address.is_none() {
-            self.remark(if text.contains(':') {
-                value::IPV6
-            } else {
-                "a field that should be an address is none and was left out"
-            });
+            self.remark(if text.contains(':') { value::IPV6 } else { NO_ADDRESS });
         }
         address
     }

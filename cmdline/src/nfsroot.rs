@@ -43,7 +43,7 @@ pub fn from_dhcp() -> NfsSource {
 /// What is wrong with it, in the user's words.
 pub fn parse(text: &str) -> Result<NfsSource, &'static str> {
     #[cfg(feature = "all")]
-    if text.starts_with("nfs://") {
+    if crate::text::has(text, "://") {
         return Err("is a URL, where a server and a path stand");
     }
     let mut source = from_dhcp();

@@ -7,9 +7,9 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use crate::plan::{Addressing, BootPlan, Dialect, Server, Source};
+use crate::plan::{Addressing, BootPlan, DeviceSelector, Dialect, Server, Source};
 use crate::source::{host_of, same_subnet};
-use crate::table::{Draft, listed};
+use crate::table::{Act, Draft, listed};
 use crate::token::Token;
 use crate::{nfsroot, value};
 
@@ -29,7 +29,55 @@ fn nobodys(address: Ipv4Addr) -> Option<&'static str> {
 
 /// Words whose value is a path on the medium or in a file system of it.
 const PATH_WORDS: &str = "live-media-path iso-scan/filename findiso persistent-path persistence-path \
-    layerfs-path rd.live.dir rd.live.squashimg archisobasedir img_loop knoppix_dir loop bw.image";
+    layerfs-path rd.live.dir rd.live.squashimg archisobasedir archisosearchfilename img_loop \
+    knoppix_dir knoppix_name loop module bw.image";
+
+/// What web pages and word processors make of quotes and dashes.
+const TYPOGRAPHIC: [char; 7] = ['“', '”', '„', '‘', '’', '–', '—'];
+
+/// Slips of who types a line, or takes it from a page.
+fn typed(d: &mut Draft<'_>, plan: &BootPlan) {
+    let tokens: Vec<_> = d.tokens().collect();
+    for token in &tokens {
+        let word = token.text();
+        let read = d.grammar.find(token.name).is_some_and(|spec| spec.act != Act::Pass);
+        if word.contains(TYPOGRAPHIC) {
+            let why = "holds a quote or a dash as web pages write it, which no program knows";
+            d.warn(&word, &(why, "type it again: \" ' -"));
+        } else if read && token.value.is_some_and(|value| value.contains(['"', '\''])) {
+            let why = "holds a quote, which stays a part of it";
+            d.warn(&word, &(why, "NAME=\"VALUE\", and so only for a value with blanks"));
+        } else if read && token.value.is_some_and(|value| value.ends_with(';')) {
+            d.warn(&word, &("ends in a semicolon, which is a part of it", "blanks part words"));
+        }
+        let boot = token.name.eq_ignore_ascii_case("boot");
+        let value = token.value.unwrap_or_default();
+        let start = value.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        let meant = ["live", "casper"].into_iter().find(|name| start.eq_ignore_ascii_case(name));
+        if let Some(meant) = meant.filter(|meant| boot && (token.name, value) != ("boot", *meant)) {
+            d.fatal(&word, &("is not written so", &crate::table::text(&["boot=", meant])));
+        }
+    }
+    for source in &plan.root.sources {
+        if let Source::Device(DeviceSelector::Path(path)) = source
+            && path.contains([',', ';', '\\'])
+        {
+            d.fatal(path, &("is no name of a device", "words are parted by blanks"));
+        }
+        let digits = |host: &str| host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let host = host_of(source).filter(|host| !host.is_empty() && digits(host));
+        if let Some(host) = host.filter(|host| host.parse::<Ipv4Addr>().is_err()) {
+            d.fatal(&host, &("is no IPv4 address", "four numbers from 0 to 255"));
+        }
+    }
+    if let Some(network) = plan.network.as_ref().filter(|network| network.required)
+        && network.addressing == Addressing::Existing
+    {
+        for warning in d.warnings.iter_mut().filter(|w| w.message == crate::ip::NO_ADDRESS) {
+            warning.fatal = true;
+        }
+    }
+}
 
 /// Words of Ubuntu's lines that the initramfs does not read.
 const UBUNTUS: &str =
@@ -38,7 +86,9 @@ const UBUNTUS: &str =
 /// A URL where a path is meant, and Ubuntu's line that Debian's installer could have as well.
 fn words(d: &mut Draft<'_>, plan: &BootPlan) {
     let tokens: Vec<_> = d.tokens().collect();
-    for token in tokens.iter().filter(|t| listed(PATH_WORDS, t.name) && d.grammar.reads(t)) {
+    for token in
+        tokens.iter().filter(|t| listed(PATH_WORDS, t.name) && d.grammar.find(t.name).is_some())
+    {
         let url = token.value.filter(|value| crate::text::has(value, "://"));
         if url.is_some() {
             let hint = match d.grammar.dialect {
@@ -49,6 +99,19 @@ fn words(d: &mut Draft<'_>, plan: &BootPlan) {
             };
             d.fatal(&token.text(), &("is a URL, and this word names a path on the medium", hint));
         }
+        let out = token.value.is_some_and(|value| value.split('/').any(|part| part == ".."));
+        let word = token.text();
+        if out && !d.warnings.iter().any(|warning| warning.word == word) {
+            d.fatal(&word, &("leads out of the medium", "a path without `..`"));
+        }
+    }
+    if let Some(kind) = d.peek("netboot")
+        && matches!(d.grammar.dialect, Dialect::Casper | Dialect::LiveBoot)
+        && !matches!(kind, "" | "nfs" | "cifs" | "url" | "http")
+        && plan.root.sources.iter().any(is_nfs)
+    {
+        let why = "is no way to boot that is known; NFS is tried";
+        d.warn_word("netboot", kind, &(why, "netboot=nfs, netboot=cifs, fetch=http://SERVER/PATH"));
     }
     // Whether the file is there or not, the kernel then starts no /init.
     if let Some(init) = d.peek("rdinit").filter(|init| !matches!(*init, "" | "/init")) {
@@ -78,12 +141,20 @@ fn port_of(source: &Source) -> Option<u16> {
     }
 }
 
+fn nfs_path(source: &Source) -> Option<&str> {
+    match source {
+        Source::Nfs(nfs) => nfs.path.as_deref(),
+        Source::File { on, .. } | Source::Partition { on, .. } => nfs_path(on),
+        _ => None,
+    }
+}
+
 /// The path of an NFS source without a server that begins with what looks like one.
 fn misplaced_server(source: &Source) -> Option<&str> {
     match source {
         Source::Nfs(nfs) if nfs.server == Server::Boot => {
             let path = nfs.path.as_deref()?.strip_prefix("/tftpboot/")?;
-            value::address(path.split('/').next()?)?;
+            value::address(path.split(|c: char| !c.is_ascii_digit() && c != '.').next()?)?;
             Some(path)
         }
         Source::File { on, .. } | Source::Partition { on, .. } => misplaced_server(on),
@@ -102,12 +173,19 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
         if port_of(source) == Some(0) {
             d.fatal("", &("port 0 is none", "leave it out: NBD has port 10809"));
         }
+        if let Some(path) = nfs_path(source)
+            .filter(|path| path.ends_with(":ro") || path.ends_with(":rw") || path.contains('\\'))
+        {
+            let hint = "SERVER:/PATH,OPTIONS for NFS, //SERVER/SHARE for CIFS";
+            d.warn(path, &("is taken as a path of the NFS server, as it is", hint));
+        }
         if let Some(path) = misplaced_server(source) {
             let hint = "SERVER:/PATH, with a colon behind the server";
             d.warn(path, &("is taken as a path on the boot server", hint));
         }
     }
     words(d, plan);
+    typed(d, plan);
     address(d, plan);
     let nfs = plan.root.sources.iter().any(is_nfs);
     let tokens: Vec<_> = d.tokens().collect();

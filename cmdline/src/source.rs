@@ -5,12 +5,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-#[cfg(feature = "all")]
-use crate::plan::DeviceSelector;
 use crate::plan::{
     Addressing, BootPlan, CifsSource, Content, ImagePick, ImageRule, NbdSource, NetworkPlan,
     NvmeTcpSource, PersistPlan, ScanRule, Server, Source, Then, Upper, Writable,
 };
+#[cfg(feature = "all")]
+use crate::plan::{DeviceSelector, Dialect};
 use crate::secrets::Private;
 use crate::table::{Draft, strings, text};
 use crate::value;
@@ -249,10 +249,25 @@ fn mapped(source: &Source) -> Option<String> {
     match source {
         Source::Device(DeviceSelector::Path(path)) => {
             let (group, _) = path.strip_prefix("/dev/")?.split_once('/')?;
-            let volume = !DISK_DIRS.contains(&group) && !path.contains(char::is_whitespace);
+            let volume = !group.is_empty()
+                && !DISK_DIRS.contains(&group)
+                && !path.contains(char::is_whitespace);
             volume.then(|| path.clone())
         }
         Source::File { on, .. } | Source::Partition { on, .. } => mapped(on),
+        _ => None,
+    }
+}
+
+/// A device that the kernel makes of several others when it is told to: RAID, a cache.
+#[cfg(feature = "explain")]
+fn assembled(source: &Source) -> Option<String> {
+    match source {
+        Source::Device(DeviceSelector::Path(path)) => {
+            let name = path.strip_prefix("/dev/")?;
+            (name.starts_with("md") || name.starts_with("bcache")).then(|| path.clone())
+        }
+        Source::File { on, .. } | Source::Partition { on, .. } => assembled(on),
         _ => None,
     }
 }
@@ -297,11 +312,30 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &mut BootPlan) {
         let hint = "boot it with its own initrd, or keep the image on a plain partition";
         unusable(d, plan, mapped, &(message, hint));
     }
+    #[cfg(feature = "explain")]
+    if let [source] = plan.root.sources.as_slice()
+        && let Some(device) = assembled(source)
+        && !d.warnings.iter().any(|warning| warning.fatal)
+    {
+        let why = "is put together of other disks (RAID, bcache), which is not done here";
+        d.fatal(&device, &(why, "boot it with its own initrd"));
+    }
     if !d.cx.tls {
         let message = "https needs TLS, which is not spoken before the root is up";
         let hint =
             "serve it by http:// and add bw.digest=sha256:… to know that it is the right file";
         unusable(d, plan, uses_tls, &(message, hint));
+    }
+    // The kernel's own default, where no DHCP server can say more.
+    #[cfg(feature = "all")]
+    if d.grammar.dialect == Dialect::Kernel
+        && plan.network.as_ref().is_some_and(|n| !matches!(n.addressing, Addressing::Dhcp(_)))
+    {
+        for source in &mut plan.root.sources {
+            if let Source::Nfs(nfs) = source {
+                nfs.path.get_or_insert_with(|| String::from("/tftpboot/%s"));
+            }
+        }
     }
     if let Some(network) = plan.network.as_ref().filter(|network| network.required) {
         check_hosts(d, plan, network);
@@ -364,6 +398,14 @@ fn check_servers(d: &mut Draft<'_>, plan: &BootPlan, network: &NetworkPlan) {
         }
     }
     if dead > 0 && dead == plan.root.sources.len() {
+        // Where the server is named, it is the path that is missing.
+        #[cfg(feature = "explain")]
+        if network.boot_server.is_some()
+            && let Some(last) = d.warnings.last_mut()
+        {
+            last.fatal = true;
+            return;
+        }
         let message = "no server is named, and without DHCP no other source can name one";
         let hint = "write SERVER:/PATH, put the server in field 2 of ip=, or use ip=dhcp";
         d.fatal("", &(message, hint));

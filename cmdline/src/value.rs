@@ -237,7 +237,7 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
         None => (None, authority),
     };
     // An IPv6 address without its brackets has no port.
-    let bare = cfg!(feature = "all") && host_port.parse::<core::net::Ipv6Addr>().is_ok();
+    let bare = cfg!(feature = "explain") && host_port.parse::<core::net::Ipv6Addr>().is_ok();
     let colon = match host_port.rfind(']') {
         _ if bare => None,
         Some(end) => host_port.get(end..).and_then(|t| t.find(':')).map(|at| end + at),
@@ -260,7 +260,7 @@ pub fn url(value: &str) -> Result<Url<'_>, &'static str> {
         None => (host_port, None),
     };
     if !host.is_empty() && !is_host(host) {
-        #[cfg(feature = "all")]
+        #[cfg(feature = "explain")]
         if host.contains(':') && host.parse::<core::net::Ipv6Addr>().is_ok() {
             return Err(IPV6);
         }

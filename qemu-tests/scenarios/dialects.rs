@@ -23,6 +23,8 @@ const LAYOUTS: &[&str] = &[
     "casper/filesystem.squashfs",
     "live/filesystem.squashfs",
     "LiveOS/squashfs.img",
+    // Elemental's and Kairos's.
+    "rootfs.squashfs",
     "arch/x86_64/airootfs.sfs",
     "slax/01-core.sb",
     "KNOPPIX/KNOPPIX",
@@ -157,6 +159,9 @@ fn dracut_over_nfs() {
             ("root=live:nfs:10.77.0.1:/srv/medium/LiveOS/squashfs.img ip=dhcp", "overlay"),
             ("root=nfs:10.77.0.1:/srv/root:vers=3 ip=dhcp", "nfs"),
             ("root=nfs4:10.77.0.1:/srv/root rd.overlay=1 ip=dhcp", "overlay"),
+            ("root=10.77.0.1:/srv/root ip=dhcp", "nfs"),
+            // genkernel's, of a Gentoo without a disk.
+            ("root=/dev/ram0 real_root=/dev/nfs nfsroot=10.77.0.1:/srv/root ip=dhcp", "nfs"),
         ] {
             let line = format!("{line} init=/bin/sh");
             let mut machine = small(full_client(lab, &line)?.nic(Nic::virtio()))?;
@@ -189,15 +194,18 @@ fn stage1_rescue_by_nfs_cdrom_and_disk() {
     });
 }
 
-/// What four dialects download to memory; then nothing needs the network any
+/// What five dialects download to memory; then nothing needs the network any
 /// more, and its link is left to the network manager.
 #[test]
-fn four_dialects_over_http() {
+fn five_dialects_over_http() {
     scenario("dialect-http", |lab| {
         let _dhcp = lab.dhcp().serve()?;
-        let (tree, _) = medium(lab, &lab.assets().small_squashfs()?)?;
+        let (tree, iso) = medium(lab, &lab.assets().small_squashfs()?)?;
+        std::fs::copy(&iso, tree.join("u.iso")).unwrap();
         let _http = lab.http(&tree)?;
         for line in [
+            "boot=casper netboot=http fetch=http://10.77.0.1/casper/filesystem.squashfs ip=dhcp",
+            "ip=dhcp url=http://10.77.0.1/u.iso ---",
             "automatic=method:http,interface:auto,network:dhcp,server:10.77.0.1,directory:/ rescue",
             "archisobasedir=arch archiso_http_srv=http://10.77.0.1/ ip=dhcp",
             "root=live:http://10.77.0.1/LiveOS/squashfs.img rd.live.image ip=dhcp",
@@ -224,6 +232,10 @@ fn small_dialects_from_disc_and_disk() {
         let (_, iso) = medium(lab, &image)?;
         for (line, fs_type) in [
             ("from=slax load_ramdisk=1 vga=normal", "overlay"),
+            (
+                "cdroot root=live:CDLABEL=BWDIALECTS rd.live.dir=/ rd.live.squashimg=rootfs.squashfs",
+                "overlay",
+            ),
             ("knoppix_dir=KNOPPIX lang=de noimage tz=utc", "overlay"),
         ] {
             let client = full_client(lab, &format!("{line} init=/bin/sh"))?;
