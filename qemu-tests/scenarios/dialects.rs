@@ -233,7 +233,7 @@ fn small_dialects_from_disc_and_disk() {
         for (line, fs_type) in [
             ("from=slax load_ramdisk=1 vga=normal", "overlay"),
             (
-                "cdroot root=live:CDLABEL=BWDIALECTS rd.live.dir=/ rd.live.squashimg=rootfs.squashfs",
+                "root=live:CDLABEL=BWDIALECTS rd.live.dir=/ rd.live.squashimg=rootfs.squashfs",
                 "overlay",
             ),
             ("knoppix_dir=KNOPPIX lang=de noimage tz=utc", "overlay"),
