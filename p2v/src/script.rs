@@ -269,7 +269,7 @@ impl Conversion {
 }
 
 /// What the output of programs at the server means.
-const TROUBLES: [Meaning; 6] = [
+const TROUBLES: [Meaning; 7] = [
     (
         &["No space left on device"],
         "a disk of the server is full",
@@ -290,6 +290,13 @@ const TROUBLES: [Meaning; 6] = [
         &["inspection could not detect the source guest"],
         "virt-v2v found no system that it knows on the disks",
         "bw.p2v=ssh://… sends the disks as they are",
+    ),
+    (
+        &["no bootloader detected"],
+        "virt-v2v found no boot loader that it knows; with UEFI it looks for a grub.cfg below EFI/ of \
+         the EFI system partition",
+        "grub-install of the distribution's signed GRUB writes one; or bw.p2v.edit with \
+         bw.p2v=nbd://… or ssh://…, which needs none",
     ),
     (
         &["supermin exited with error"],

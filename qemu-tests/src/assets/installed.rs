@@ -106,9 +106,16 @@ chroot root grub-mkimage -O x86_64-efi -p '(lvm/box-root)/boot/grub' -o /boot.ef
     part_gpt lvm xfs normal linux configfile search echo
 E=draft.img@@1048576
 mformat -i $E -T 65536 -N B0C5BEEF ::
-mmd -i $E ::/EFI ::/EFI/BOOT
+mmd -i $E ::/EFI ::/EFI/BOOT ::/EFI/debian
 mcopy -i $E root/boot.efi ::/EFI/BOOT/BOOTX64.EFI
-rm root/boot.efi
+# As grub-install of Debian's signed GRUB writes it. virt-v2v knows no loader of UEFI without it.
+cat > boot.cfg <<G
+search.fs_uuid $(blkid -p -s UUID -o value ${V%% *}) root
+set prefix=(\$root)'/boot/grub'
+configfile \$prefix/grub.cfg
+G
+mcopy -i $E boot.cfg ::/EFI/debian/grub.cfg
+rm root/boot.efi boot.cfg
 mkdir -p mnt
 mount ${V%% *} mnt
 cp -a root/. mnt/
