@@ -265,9 +265,8 @@ pub struct Explain {
 
 /// Serve live media, as they are, to every machine that boots from the network.
 ///
-/// Looks for a DHCP server first. If there is one, it is left to give addresses,
-/// and machines are only told what to boot; if there is none, addresses are given,
-/// too. Ctrl-C ends it and leaves nothing behind.
+/// Looks for a DHCP server first. Beside one it only tells clients what to boot;
+/// without one it leases addresses, too. Ctrl-C ends it.
 #[derive(FromArgs, ArgsInfo, Debug, Default)]
 #[argh(
     subcommand,
@@ -276,7 +275,7 @@ pub struct Explain {
     example = "The medium that this live system runs from:\n  sudo bellwether share",
     example = "Every machine keeps its changes, on this one:\n  \
                sudo bellwether share --keep-settings debian-live.iso",
-    example = "On another interface, without giving addresses:\n  \
+    example = "On another interface, without leasing addresses:\n  \
                sudo bellwether share --interface enp3s0 --dhcp proxy ubuntu.iso",
     note = "Exit status: 0 ended by the user, 1 failed, 2 wrong usage."
 )]
@@ -290,11 +289,11 @@ pub struct Share {
     #[argh(option, arg_name = "name")]
     pub interface: Option<String>,
 
-    /// auto (the default), proxy (give no addresses), full (give them) or off
+    /// auto (the default), proxy (lease no addresses), full (lease them) or off
     #[argh(option, arg_name = "mode", from_str_fn(dhcp))]
     pub dhcp: Option<DhcpMode>,
 
-    /// addresses to give, FIRST-LAST
+    /// addresses to lease, FIRST-LAST
     #[argh(option, arg_name = "first-last", from_str_fn(range))]
     pub range: Option<(Ipv4Addr, Ipv4Addr)>,
 
@@ -318,7 +317,7 @@ pub struct Share {
     #[argh(option, arg_name = "file")]
     pub init: Option<PathBuf>,
 
-    /// give every machine a disk of its own on this one, where what it changes is kept
+    /// give every client a disk of its own on this machine, where its changes are kept
     /// until it is reset
     #[argh(switch)]
     pub keep_settings: bool,

@@ -102,6 +102,18 @@ fn initrd(work: &Path, to: &Path) {
     fs::remove_dir_all(tree).unwrap();
 }
 
+/// A live ISO and its initramfs.
+fn live_iso(dir: &Path) {
+    root(&dir.join("root"));
+    initrd(dir, &dir.join("initrd.img"));
+    let made = bellwether()
+        .current_dir(dir)
+        .args(["iso", "--root", "root", "--initrd", "initrd.img", "-o", "live.iso"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
 fn file(dir: &tempfile::TempDir, name: &str) -> Vec<u8> {
     fs::read(dir.path().join(name)).unwrap()
 }
@@ -128,16 +140,7 @@ fn device_mapper_cd() {
 
 #[test]
 fn shared_cd() {
-    let dir = run("shared-cd.md", |dir| {
-        root(&dir.join("root"));
-        initrd(dir, &dir.join("initrd.img"));
-        let made = bellwether()
-            .current_dir(dir)
-            .args(["iso", "--root", "root", "--initrd", "initrd.img", "-o", "live.iso"])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    });
+    let dir = run("shared-cd.md", live_iso);
     let Some(dir) = dir else { return };
     for name in ["pxelinux.0", "ldlinux.c32", "bootx64.efi", "grub/grub.cfg", "live/vmlinuz"] {
         assert!(dir.path().join("tftp").join(name).exists(), "{name}");
@@ -145,6 +148,18 @@ fn shared_cd() {
     let menu = String::from_utf8(file(&dir, "tftp2/pxelinux.cfg/default")).unwrap();
     assert!(menu.contains("INITRD live/initrd.img,live/initrd2.img"), "{menu}");
     assert!(menu.contains("IPAPPEND 2"), "{menu}");
+}
+
+#[test]
+fn thin_clients() {
+    run("thin-clients.md", |_| {});
+}
+
+#[test]
+fn iso_without_a_drive() {
+    let dir = run("iso-without-a-drive.md", live_iso);
+    let Some(dir) = dir else { return };
+    assert!(file(&dir, "bellwether.img").len() < file(&dir, "initrd.img").len());
 }
 
 #[test]
