@@ -423,9 +423,9 @@ fn overlay_size(d: &mut Draft<'_>) -> String {
 fn writable(d: &mut Draft<'_>, plan: &mut BootPlan, live: bool) {
     // One word says where changes are kept, another that it is an overlayfs and no snapshot.
     let mut place = None;
-    let mut overlayfs = d.switch("rd.live.overlay.overlayfs") == Some(true);
-    for name in ["rd.live.overlay", "rd.overlayfs", "rd.overlay"] {
-        let Some(value) = d.get(name) else { continue };
+    let mut overlayfs = false;
+    let words = ["rd.overlay", "rd.overlayfs", "rd.live.overlay", "rd.live.overlay.overlayfs"];
+    for (name, value) in d.all_any(&words) {
         match value::switch(Some(value)) {
             Some(on) => overlayfs = on,
             None => place = Some((name, value)),

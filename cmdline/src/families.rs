@@ -56,11 +56,13 @@ pub(crate) fn check(d: &mut Draft<'_>, plan: &BootPlan) {
     let is_live = d.value("root").starts_with("live:");
     // Casper by its three dashes alone, which Debian's installer has as well; an ISO file.
     let scanned = |source: &Source| match source {
-        Source::File { on, .. } => matches!(**on, Source::Scan(_)),
+        // /init looks for the file, and says in the end that it is not there.
+        Source::File { on, .. } if cfg!(feature = "explain") => matches!(**on, Source::Scan(_)),
         source => matches!(source, Source::Scan(_)),
     };
     let anywhere = plan.root.sources.iter().all(scanned);
-    let guessed = matches!(dialect, Dialect::Casper | Dialect::Dracut | Dialect::LiveBoot)
+    let guessed = cfg!(feature = "explain")
+        && matches!(dialect, Dialect::Casper | Dialect::Dracut | Dialect::LiveBoot)
         && anywhere
         && d.value("root").is_empty();
     let rootless = plan.root.sources.is_empty() || guessed;

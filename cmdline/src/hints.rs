@@ -5,6 +5,9 @@ use crate::plan::Dialect;
 /// What a word of elsewhere is called here: the dialect that the line is read in (`None`
 /// for any), the word, what to write.
 const INSTEAD: &[(Option<Dialect>, &str, &str)] = &[
+    (Some(Dialect::LiveBoot), "iso-scan/filename", "findiso=/PATH/OF.iso"),
+    (Some(Dialect::Casper), "findiso", "iso-scan/filename=/PATH/OF.iso"),
+    (Some(Dialect::Casper), "fromiso", "iso-scan/filename=/PATH/OF.iso"),
     (Some(Dialect::LiveBoot), "persistent", "persistence"),
     (Some(Dialect::Casper), "fetch", "netboot=url url=http://SERVER/PATH"),
     (Some(Dialect::Casper), "httpfs", "netboot=url url=http://SERVER/PATH"),
@@ -28,10 +31,12 @@ const FURTHER: &[(Option<Dialect>, &str, &str)] = &[
 const FURTHER: &[(Option<Dialect>, &str, &str)] = &[];
 
 /// Words that name an ISO file on some drive.
+#[cfg(feature = "explain")]
 const ISO_WORDS: [&str; 6] =
     ["findiso", "fromiso", "isofrom", "iso-scan/filename", "isofile", "isoloop"];
 
 /// How an ISO file on some drive is named in a dialect.
+#[cfg(feature = "explain")]
 pub(crate) fn iso_file(dialect: Dialect) -> Option<&'static str> {
     Some(match dialect {
         Dialect::LiveBoot => "findiso=/PATH/OF.iso",
@@ -47,6 +52,8 @@ pub(crate) fn iso_file(dialect: Dialect) -> Option<&'static str> {
 pub(crate) fn instead(dialect: Dialect, name: &str) -> Option<&'static str> {
     let mut rows = INSTEAD.iter().chain(FURTHER);
     let row = rows.find(|(of, word, _)| *word == name && of.is_none_or(|of| of == dialect));
-    let iso = || iso_file(dialect).filter(|_| ISO_WORDS.contains(&name));
-    row.map(|(_, _, hint)| *hint).or_else(iso)
+    let found = row.map(|(_, _, hint)| *hint);
+    #[cfg(feature = "explain")]
+    let found = found.or_else(|| iso_file(dialect).filter(|_| ISO_WORDS.contains(&name)));
+    found
 }

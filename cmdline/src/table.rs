@@ -15,7 +15,9 @@ use alloc::vec::Vec;
 
 use crate::context::Context;
 #[cfg(feature = "all")]
-use crate::hints::{instead, iso_file};
+use crate::hints::instead;
+#[cfg(feature = "explain")]
+use crate::hints::iso_file;
 use crate::kernel_words::KERNEL_WORDS;
 use crate::plan::{BootPlan, Dialect, Fate, Warning, Word};
 use crate::secrets::masked;
@@ -530,7 +532,7 @@ fn names_iso(token: &Token<'_>) -> bool {
 fn names_iso(_: &Token<'_>) -> bool {
     false
 }
-#[cfg(not(feature = "all"))]
+#[cfg(not(feature = "explain"))]
 fn iso_file(_: Dialect) -> Option<&'static str> {
     None
 }

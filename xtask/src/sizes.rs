@@ -29,8 +29,10 @@ struct Budget {
 // other sizes took 10 kB in the full one, and listening to a room's multicast, which spares each
 // machine the handing on, 8.5 kB. Being the source of a room, and keeping a disk's own table, took
 // 1.1 kB: the host's command does both, since readers of file systems and tables have no room here.
+// genkernel's and dracut's older words, and families told apart on lines that menus put together,
+// took 1 kB.
 const SMALL_INIT: Budget = Budget { aim: 386_000, limit: 419_000 };
-const FULL_INIT: Budget = Budget { aim: 512_000, limit: 1_136_000 };
+const FULL_INIT: Budget = Budget { aim: 512_000, limit: 1_137_000 };
 /// The release whose kernels' modules are weighed: those of later ones are larger by a tenth.
 const WEIGHED: &str = "bookworm";
 
