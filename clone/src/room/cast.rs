@@ -939,7 +939,7 @@ mod tests {
         assert_eq!((cast.rate, cast.members().count()), (Some(72_000_000), 2));
     }
 
-    /// It ended twice, and in between a chunk was read for a group that nobody listened to.
+    /// It ended twice, and in between a chunk was read for a group without a listener.
     #[test]
     fn what_has_ended_reads_no_more() {
         let (mut cast, mut serve) = (running(3), Serve::default());
