@@ -436,6 +436,8 @@ mod tests {
         let supermin =
             "virt-v2v: error: libguestfs error: /usr/bin/supermin exited with error status 1";
         assert!(trouble(supermin).unwrap().remedy.contains("chmod 0644"));
+        let loader = trouble("virt-v2v: error: no bootloader detected").unwrap();
+        assert!(loader.why.contains("grub.cfg below EFI/"));
     }
 
     #[test]
