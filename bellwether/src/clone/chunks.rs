@@ -15,14 +15,14 @@ use clone::edge::room::{Offer, Readable, Reader, Room};
 use clone::edge::{Order, Protocol};
 use clone::outcome::{Amount, Machines};
 use clone::room::cast::Bulk;
-use clone::room::manifest::{Area, CHUNK, Disk, Layout, Manifest};
+use clone::room::manifest::{Area, CHUNK, Disk, Layout, Manifest, SMALL};
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Trees of more bytes are cut into chunks as disks are: there are only so many.
-const SMALL: u64 = 64 << 30;
+const MANY: u64 = 64 << 30;
 
 const PORT: Flag = flag("port", Some('P'), Some("PORT"), "TCP and UDP port of the sender [9011]");
 
@@ -275,7 +275,7 @@ fn tree(dir: &str) -> Result<(Layout, Vec<Box<dyn Readable>>), Failure> {
         "{dir}: {} names; what is written there meanwhile ends the copy",
         listing.entries().len()
     );
-    let chunk = if bytes <= SMALL { CHUNK / 4 } else { CHUNK };
+    let chunk = if bytes <= MANY { SMALL } else { CHUNK };
     let layout = Layout::of_tree(chunk, bytes, listing.write());
     let layout = layout.map_err(|why| Failure::Failed(format!("{dir}: {why}")))?;
     Ok((layout, vec![Box::new(tree)]))

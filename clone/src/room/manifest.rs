@@ -17,6 +17,8 @@ use sys::bytes::Cursor;
 pub const GRAIN: u64 = 4096;
 /// A chunk's bytes.
 pub const CHUNK: u32 = 1 << 20;
+/// Those of a tree of files: a chunk has several.
+pub const SMALL: u32 = CHUNK / 4;
 /// The most bytes of a chunk.
 pub const LARGEST: u32 = 16 << 20;
 /// The most disks.
@@ -151,6 +153,12 @@ impl Layout {
     #[must_use]
     pub fn count(&self) -> u32 {
         u32::try_from(self.chunks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The most bytes of a chunk, at least [`GRAIN`].
+    #[must_use]
+    pub const fn most(&self) -> u32 {
+        self.chunk
     }
 
     /// Where this one belongs.

@@ -3,7 +3,7 @@
 use super::bits::Bits;
 use super::datagram::Datagram;
 use super::ear::Ear;
-use super::manifest::Manifest;
+use super::manifest::{CHUNK, Manifest, SMALL};
 use super::serve::Serve;
 use super::wire::{Group, Message, Piece, Verdict};
 use super::{Act, Ask, Peer, Told};
@@ -14,8 +14,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// Chunks that may wait for the disk. One that comes then goes on to the next machine, and is
-/// asked for again later.
+/// Chunks of the usual size that may wait for the disk. One that comes then goes on to the next
+/// machine, and is asked for again later.
 const QUEUE: u32 = 32;
 /// Chunks that may wait for their digests.
 const AHEAD: usize = 16;
@@ -53,6 +53,10 @@ pub struct Node {
     asked: Bits,
     /// At the disk, and not stored.
     queued: u32,
+    /// See [`QUEUE`].
+    queue: u32,
+    /// It has enough to do.
+    full: bool,
     up: Up,
     moved: Duration,
     /// Since when a machine behind this one waits for chunks.
@@ -93,6 +97,8 @@ impl Node {
             have: Bits::default(),
             asked: Bits::default(),
             queued: 0,
+            queue: 0,
+            full: false,
             up: Up::None,
             moved: Duration::ZERO,
             starves: None,
@@ -313,6 +319,11 @@ impl Node {
             self.ended = Some(OTHER.into());
             return;
         }
+        self.queue = match manifest.layout.most() {
+            // Of trees: as many bytes come at once.
+            SMALL => QUEUE * (CHUNK / SMALL),
+            _ => QUEUE,
+        };
         self.have = Bits::new(manifest.layout.count());
         self.asked = self.have.clone();
         self.manifest = Some(Arc::new(manifest));
@@ -382,7 +393,7 @@ impl Node {
         if self.ear.is_none() || self.serve.busy() {
             self.serve.at_hand(n, &piece.data);
         }
-        if self.queued < QUEUE {
+        if self.queued < self.queue {
             self.have.add(n);
             self.queued += 1;
             self.acts.push_back(Act::Disk(Ask::Store(n, piece.data)));
@@ -455,7 +466,7 @@ impl Node {
     /// Time passes.
     pub fn tick(&mut self, now: Duration) {
         let waits = self.queued as usize + self.ahead.len();
-        let room = u16::try_from((QUEUE as usize).saturating_sub(waits)).unwrap_or(0);
+        let room = u16::try_from((self.queue as usize).saturating_sub(waits)).unwrap_or(0);
         let told = self.ear.as_mut().and_then(|ear| ear.report(self.have.count(), room, now));
         if let (Some(told), Some(sender)) = (told, self.sender) {
             self.acts.push_back(Act::Say(sender, Message::Heard(told)));
@@ -469,7 +480,7 @@ impl Node {
         if let Up::At(peer) = self.up {
             if self.asked.is_empty() {
                 // What came when the disk had enough to do.
-                if self.queued < QUEUE / 2 {
+                if self.queued < self.queue / 2 {
                     self.want(now);
                 }
             } else if now.saturating_sub(self.moved) >= STALLED {
@@ -510,8 +521,11 @@ impl Node {
         let starves = self.starves.is_some_and(|since| now.saturating_sub(since) >= STARVES);
         // While it listens the sender sends nothing else that is long.
         let Up::At(peer) = self.up else { return None };
-        let full = self.queued >= QUEUE && now.saturating_sub(self.moved) < PAUSE;
-        (full && !starves && self.ear.is_none()).then_some(peer)
+        // What is on its way when the disk has enough to do needs room, too.
+        let most = if self.full { self.queue / 2 } else { self.queue / 4 * 3 };
+        self.full = self.queued >= most;
+        (self.full && now.saturating_sub(self.moved) < PAUSE && !starves && self.ear.is_none())
+            .then_some(peer)
     }
 
     /// Whether another copy takes chunks from here.
