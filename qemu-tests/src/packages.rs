@@ -137,7 +137,15 @@ pub const FOR_CHECKS: &[(&str, &str)] = &[
     ("e2fsprogs", "mkfs.ext4, for the tests of client disks"),
     ("git", "the list of files whose words are checked"),
     ("xz-utils", "xz streams, for the tests of expansion"),
+    ("squashfs-tools", "images, for the tests of recipes"),
+    ("xorriso", "ISOs, for the same"),
+    ("dropbear-bin", "dropbearconvert, which reads a key that we made"),
+    ("openssh-client", "ssh-keygen, which makes one"),
 ];
+
+/// Of [`NEEDED`], the servers that checks without machines start, as root, in a network
+/// namespace.
+const SERVERS: [&str; 5] = ["dnsmasq-base", "nfs-ganesha", "nfs-ganesha-vfs", "rpcbind", "netbase"];
 
 /// How packages are installed.
 const INSTALL: &str = "apt-get install --yes --no-install-recommends";
@@ -222,6 +230,9 @@ pub fn tools() -> Result<()> {
     let (parts, debian) = parts_of_rust();
     let mut remedies = Vec::new();
     let mut packages = missing_of(FOR_CHECKS);
+    if is_root() {
+        packages.extend(missing().into_iter().filter(|name| SERVERS.contains(name)));
+    }
     if debian {
         packages.extend(parts);
     } else if !parts.is_empty() {

@@ -47,10 +47,10 @@ pub fn run(command: &mut Command) -> Result<String> {
     })
 }
 
-/// `run` for a literal list of words.
+/// Runs a literal list of words and returns what it printed.
 ///
 /// # Errors
-/// As [`run`].
+/// [`Error::Command`] when it does not start or fails.
 pub fn sh(words: &[&str]) -> Result<String> {
     let (program, args) =
         words.split_first().ok_or_else(|| Error::Input("an empty command".into()))?;
