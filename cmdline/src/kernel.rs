@@ -216,7 +216,7 @@ fn build(d: &mut Draft<'_>, plan: &mut BootPlan) {
     let root = d.get("root").unwrap_or_default();
     // genkernel's name of it, which wins over root=.
     #[cfg(feature = "all")]
-    let root = d.get("real_root").unwrap_or(root);
+    let root = d.get("real_root").filter(|root| !root.is_empty()).unwrap_or(root);
     let boot = d.get("boot").unwrap_or_default();
     let boot_nfs = boot == "nfs";
     let has_nfsroot = d.peek("nfsroot").is_some();

@@ -390,19 +390,31 @@ fn options(d: &mut Draft<'_>, clone: &mut ClonePlan) {
         ("bw.clone.again", "--again"),
         ("bw.clone.keep-table", "--keep-table"),
     ] {
-        let Some(value) = d.get(word).filter(|value| *value != "no") else { continue };
-        let right = match option {
+        let Some(value) = d.get(word) else { continue };
+        let switch = matches!(option, "--again" | "--keep-table");
+        if switch && value::switch(Some(value)) == Some(false) {
+            continue;
+        }
+        let ours = match option {
             "--keep-table" => matches!(name, "room" | "target"),
-            "--bulk" if !matches!(value, "chain" | "multicast" | "auto") => false,
             _ => name == "source",
         };
-        if !right {
-            d.fatal(word, &("is not for this bw.clone=, or is no such value", ""));
+        if !ours {
+            d.fatal(word, &("is not for this bw.clone=", ""));
+        } else if option == "--bulk" && !matches!(value, "chain" | "multicast" | "auto") {
+            d.fatal_word(word, value, &("has no such value", ""));
         }
         clone.options.push(String::from(option));
-        if !matches!(option, "--again" | "--keep-table") {
+        if !switch {
             clone.options.push(String::from(value));
         }
+    }
+    // The host's command has no option for these, and a pin must not be left out.
+    if clone.digest.is_some() && clone.program().is_some() {
+        d.fatal("bw.clone.digest", &("is not for this bw.clone=", ""));
+    }
+    if !clone.from.is_empty() && name == "source" {
+        d.fatal("bw.clone.from", &("is for machines that receive", ""));
     }
 }
 

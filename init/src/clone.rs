@@ -65,17 +65,23 @@ const INSTALLER: &str = "bellwether";
 /// What that does for files.
 const INSTALL: &str = "install";
 
-const STEP: &str = "receive a copy of a disk";
+/// The step, as failures name it.
+fn step(clone: &ClonePlan) -> &'static str {
+    match clone.method.protocol.name {
+        "source" => "send a copy of a disk",
+        _ => "receive a copy of a disk",
+    }
+}
 
 /// Receives, as often as the plan says, and starts the machine anew. Returns
 /// when there is no copy.
 pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Failure {
     if let Err(why) = carried_out(plan, clone) {
-        return Failure::new(STEP, "the line", why)
+        return Failure::new(step(clone), "the line", why)
             .remedy("bw.clone=udpcast, dolly, dollyplus or ka:SESSION, with bw.disk=/dev/sda");
     }
     wait_for_disks(machine);
-    let mut failure = Failure::new(STEP, "nobody", "was asked");
+    let mut failure = Failure::new(step(clone), "nobody", "was asked");
     for attempt in 1..=clone.tries {
         let tried = match hosted(plan, clone) {
             Some(program) => by_host(machine, clone, program),
@@ -85,7 +91,7 @@ pub fn receive(machine: &mut Machine, plan: &BootPlan, clone: &ClonePlan) -> Fai
             Ok(()) => restart(machine, clone.power_off),
             Err(why) => {
                 machine.log.warn(&format!("try {attempt} of {}: {why}", clone.tries));
-                failure = Failure::new(STEP, clone.method.protocol.title, why);
+                failure = Failure::new(step(clone), clone.method.protocol.title, why);
             }
         }
     }
@@ -119,7 +125,7 @@ fn by_host(machine: &mut Machine, clone: &ClonePlan, program: &str) -> Result<()
     let installs = program == INSTALL;
     let mut disk = named(machine, clone)?;
     if !installs {
-        disk = Some(choose(disk.as_deref(), "", &disks(machine))?);
+        disk = Some(choose(disk.as_deref(), "", &disks(machine, program != "source"))?);
     }
     let timeout = clone.timeout.0.to_string();
     let mut words = Vec::from(["clone", program, "--timeout", &timeout]);
@@ -173,27 +179,27 @@ fn named(machine: &Machine, clone: &ClonePlan) -> Result<Option<String>, Fault> 
 pub fn wait_for_disks(machine: &mut Machine) {
     let deadline = Instant::now().after(DISKS);
     machine.log.info("looking for disks");
-    while (disks(machine).is_empty() || !machine.settled()) && !deadline.is_past() {
+    while (disks(machine, false).is_empty() || !machine.settled()) && !deadline.is_past() {
         let next = machine.quiet_at().max(Instant::now().after(Duration::from_millis(50)));
         machine.wait(&[], Some(next.min(deadline)));
     }
 }
 
-/// The names of all whole disks that could be a target.
-fn disks(machine: &Machine) -> Vec<String> {
-    let disk = |name: &&str| whole("/sys/class/block", name);
+/// The names of all whole disks that could be a source, or, if one is `written`, a target.
+fn disks(machine: &Machine, written: bool) -> Vec<String> {
+    let disk = |name: &&str| whole("/sys/class/block", name, written);
     machine.blocks().filter(disk).map(ToString::to_string).collect()
 }
 
 /// Whether the device of this name, described below `class`, is a whole disk that stays
-/// and can be written.
-fn whole(class: &str, name: &str) -> bool {
+/// and, if it is to be `written`, can be.
+fn whole(class: &str, name: &str, written: bool) -> bool {
     let read = |what: &str| sys::file::read_file(&format!("{class}/{name}/{what}"), 16);
     let flag = |what: &str| read(what).is_ok_and(|text| text.starts_with(b"1"));
     !NO_DISKS.iter().any(|no| name.starts_with(no))
         && read("partition").is_err()
         && !flag("removable")
-        && !flag("ro")
+        && !(written && flag("ro"))
 }
 
 /// The path of the disk to write: the line's, the sender's, or that of the only disk.
@@ -215,7 +221,7 @@ pub fn interrupted(machine: &Machine) -> Vec<String> {
         let path = format!("/dev/{disk}");
         marked(&path).map(|mark| format!("{path} {mark}: it does not boot until a copy is whole"))
     };
-    disks(machine).into_iter().filter_map(mark).collect()
+    disks(machine, true).into_iter().filter_map(mark).collect()
 }
 
 /// One try.
@@ -307,7 +313,9 @@ impl<'m> Node<'m> {
         let address = up.config.address;
         let target = (method.protocol.name == "target").then(|| {
             let disk = match &self.place {
-                Place::Disk(line, _) => choose(line.as_deref(), "", &disks(self.machine)).ok(),
+                Place::Disk(line, _) => {
+                    choose(line.as_deref(), "", &disks(self.machine, true)).ok()
+                }
                 Place::Memory => None,
             };
             announcement(up.mac, disk.as_deref())
@@ -339,7 +347,7 @@ impl<'m> Node<'m> {
 
     /// The disk to write, opened exclusively.
     fn disk(&mut self, line: Option<&str>, target: &Target<'_>) -> Result<Opened, Fault> {
-        let disks = disks(self.machine);
+        let disks = disks(self.machine, true);
         let path = choose(line, target.path, &disks)?;
         let kind = stat(&path).map(|s| FileType::from_raw_mode(s.st_mode));
         match kind {
@@ -565,8 +573,12 @@ mod tests {
             }
         }
         let class = class.to_str().unwrap();
-        let found: Vec<_> = devices.iter().filter(|d| whole(class, d.0)).map(|d| d.0).collect();
-        assert_eq!(found, ["sda", "nvme0n1"]);
+        let found = |written| -> Vec<_> {
+            devices.iter().filter(|d| whole(class, d.0, written)).map(|d| d.0).collect()
+        };
+        assert_eq!(found(true), ["sda", "nvme0n1"]);
+        // A source is set read-only, and must be found again by the next try.
+        assert_eq!(found(false).len(), 3);
         std::fs::remove_dir_all(class).unwrap();
     }
 

@@ -612,7 +612,8 @@ impl Cast {
         }
         let sent = u64::from(self.count.saturating_sub(self.since.1)) * (HEAD + PIECE) as u64;
         // What was sent while machines were waited for is not what the network takes.
-        let sent = match core::mem::take(&mut self.waited) {
+        let waited = core::mem::take(&mut self.waited);
+        let sent = match waited {
             true => self.rate.unwrap_or(self.probed),
             false => per_second(sent, took),
         };
@@ -639,8 +640,9 @@ impl Cast {
         if tell == 0 {
             return;
         } else if lossy.is_empty() {
-            if worst < LOSS[0] {
-                self.rate = self.rate.map(|_| (rate + rate / 10).max(sent));
+            // Nor does it show that the network takes more.
+            if worst < LOSS[0] && !waited {
+                self.rate = self.rate.map(|_| rate.saturating_add(rate / 10).max(sent));
             }
             return;
         }
@@ -657,7 +659,8 @@ impl Cast {
         } else if rate < self.probed / 8 {
             self.end(Some(format!("{} of {all} machines lose too much of it", lossy.len())));
         } else {
-            self.rate = Some((rate * u64::from(1000 - worst.min(LOSS[2])) / 1000).max(1));
+            self.rate =
+                Some((rate.saturating_mul(u64::from(1000 - worst.min(LOSS[2]))) / 1000).max(1));
         }
     }
 
@@ -922,6 +925,22 @@ mod tests {
         assert!(
             matches!(two.steps.pop_front(), Some(Step::Leaves(0, why)) if why.contains("hears"))
         );
+    }
+
+    /// The rate grew by a tenth in each such round, until it was no number any more.
+    #[test]
+    fn rounds_with_a_wait_do_not_raise_the_rate() {
+        let mut cast = running(2);
+        cast.rate = Some(90_000_000);
+        let mut now = cast.since.0;
+        for n in 1..1000 {
+            now += ROUND;
+            cast.count = n * 100;
+            cast.waited = true;
+            (0..2).for_each(|peer| cast.heard(peer, &told(n * 100, n * 100), now));
+            cast.round(now);
+        }
+        assert_eq!((cast.rate, cast.members().count()), (Some(90_000_000), 2));
     }
 
     /// A machine that stood still for a moment took the rate down with it, and that ended all of it.

@@ -223,5 +223,7 @@ pub(crate) fn is_no_kernel(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
     let name = name.strip_prefix("${").unwrap_or(&name);
     NAMES.iter().any(|start| name.starts_with(start))
-        || [".lkrn", ".c32", ".com"].iter().any(|end| name.ends_with(end))
+        // A kernel's name may end in the name of the machine that built it.
+        || (!name.starts_with("vmlinuz")
+            && [".lkrn", ".c32", ".com"].iter().any(|end| name.ends_with(end)))
 }

@@ -210,6 +210,11 @@ impl Room {
         let (mut first, mut shown) = (None, (Duration::ZERO, false));
         let mut strangers = Strangers::default();
         let used = offer.manifest.layout.used();
+        // What was typed during the copy before this one does not begin it.
+        while let Some(start) = order.start
+            && readable(start)
+            && typed(start).is_some()
+        {}
         loop {
             let now = world.now();
             let mut ask = [0; 64];
@@ -248,6 +253,9 @@ impl Room {
                 && readable(start)
             {
                 match typed(start).as_deref() {
+                    Some("") if !golden.some() => {
+                        world.say(Level::News, "no machine is there yet");
+                    }
                     Some("") | None => golden.start(now),
                     Some(word) => match word.parse() {
                         Ok(wanted) => golden.want(wanted, now),
