@@ -157,7 +157,15 @@ fn bulk(given: &Given) -> Result<Bulk, Failure> {
 }
 
 pub fn disks(given: &Given, program: &str) -> Result<(), Failure> {
-    match (given.rest.is_empty(), given.has("files")) {
+    let files = given.has("files");
+    let refused = |what: &str| Err(Failure::Usage(format!("{program}: {what}")));
+    if given.has("delete") && !files {
+        return refused("--delete is for --files DIR: disks are copied whole");
+    }
+    if let Some(flag) = ["keep-table", "whole"].into_iter().find(|flag| files && given.has(flag)) {
+        return refused(&format!("--{flag} is for disks, and --files copies files"));
+    }
+    match (given.rest.is_empty(), files) {
         (false, true) => {
             Err(Failure::Usage(format!("{program}: --files sends a directory and no disk")))
         }
