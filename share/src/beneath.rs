@@ -22,9 +22,9 @@ const DIRECTORY: OFlags = READ.union(OFlags::DIRECTORY);
 const WITHIN: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// A directory that is held open.
+/// A directory that is held open, and what is reached below it.
 #[derive(Debug)]
-pub struct Directory(OwnedFd);
+pub struct Directory(OwnedFd, ResolveFlags);
 
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -40,7 +40,7 @@ impl Directory {
     /// [`Error::File`] when it cannot be opened, [`Error::Medium`] on a kernel without `openat2`.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let opened = rustix::fs::open(path, DIRECTORY, Mode::empty());
-        let opened = Self(opened.map_err(|e| Error::read(path)(e.into()))?);
+        let opened = Self(opened.map_err(|e| Error::read(path)(e.into()))?, WITHIN);
         match opened.resolve(Path::new("."), DIRECTORY) {
             Ok(_) => Ok(opened),
             // EPERM: the filter of a container that does not know the call.
@@ -56,6 +56,12 @@ impl Directory {
         }
     }
 
+    /// The same one, below which no other mount is reached: `XDEV` instead.
+    #[must_use]
+    pub fn of_one_mount(self) -> Self {
+        Self(self.0, self.1 | ResolveFlags::NO_XDEV)
+    }
+
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         self.at(path, flags, Mode::empty())
     }
@@ -65,7 +71,7 @@ impl Directory {
     /// # Errors
     /// The system's error; a link on the way is refused.
     pub fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
-        openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, WITHIN)
+        openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, self.1)
     }
 
     /// Opens a file below it to be read.
@@ -90,7 +96,7 @@ impl Directory {
     /// # Errors
     /// The system's error; a link is refused.
     pub fn directory(&self, path: &Path) -> io::Result<Self> {
-        Ok(Self(self.resolve(path, DIRECTORY)?))
+        Ok(Self(self.resolve(path, DIRECTORY)?, self.1))
     }
 }
 

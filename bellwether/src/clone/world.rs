@@ -246,7 +246,7 @@ impl edge::World for Host {
 
     fn shelf(&mut self, manifest: &Arc<Manifest>) -> Result<Option<Box<dyn Shelf>>, String> {
         let Some((dir, delete)) = &self.tree else { return Ok(None) };
-        let target = files::Target::new(dir, manifest, *delete, self.terms.read_back)?;
+        let target = files::Target::new(self.name, dir, manifest, *delete, self.terms.read_back)?;
         Ok(Some(Box::new(target)))
     }
 

@@ -119,6 +119,110 @@ fn what_only_a_copy_has_stays_without_delete() {
     assert_eq!(shell(&room.path("."), differs), "*deleting   deep/own\n");
 }
 
+/// What ends with the test, also when it fails.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    fn new(words: &[&str], at: std::path::PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        assert!(Command::new("mount").args(words).arg(&at).status().unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// --delete emptied the file systems that were mounted at the target, and the directories at which
+/// one was mounted at the sender.
+#[test]
+fn delete_does_not_empty_what_is_mounted() {
+    let room = Room::new(2);
+    let tmpfs = ["-t", "tmpfs", "none"];
+    shell(
+        &room.path("."),
+        "mkdir -p golden/deep golden/data copy1/deep copy1/data copy1/gone bound
+         echo new >golden/deep/new; echo own | tee copy1/data/own copy1/gone/own bound/own",
+    );
+    let _there = Mount::new(&tmpfs, room.path("golden/data"));
+    shell(&room.path("golden"), "echo theirs >data/theirs");
+    let bound = room.path("bound").display().to_string();
+    // In a listed directory, in one that goes, and the same file system at another place.
+    for (words, at) in
+        [(&tmpfs[..], "deep"), (&tmpfs[..], "gone/sub"), (&["--bind", &bound], "gone/b")]
+    {
+        let mount = Mount::new(words, room.path("copy1").join(at));
+        shell(&mount.0, "echo keep >keep");
+        let mut machine = receive(&room, 1, &["--delete"]);
+        let mut sender = send(&room, "1");
+        machine.fails(30);
+        sender.kill();
+        let log = machine.log();
+        assert!(log.contains(&format!("{at}: ")), "{log}");
+        assert!(log.contains("neither changes nor deletes"), "{log}");
+        assert_eq!(shell(&mount.0, "cat keep"), "keep\n");
+        assert_eq!(shell(&room.path("copy1"), "cat gone/own"), "own\n");
+        assert!(!room.path("copy1/deep/new").exists());
+    }
+    // What is mounted where the sender has another one is no matter.
+    for mounted in [true, false] {
+        let mount = mounted.then(|| Mount::new(&tmpfs, room.path("copy1/data")));
+        shell(&room.path("copy1"), "echo keep >data/keep; mkdir -p gone/more");
+        let mut machine = receive(&room, 1, &["--delete"]);
+        let mut sender = send(&room, "1");
+        machine.succeeds(30);
+        sender.succeeds(30);
+        let has = if mounted { "data/keep\n" } else { "data/keep\ndata/own\n" };
+        assert_eq!(shell(&room.path("copy1"), "ls -d data/* gone 2>/dev/null || true"), has);
+        drop(mount);
+    }
+    assert_eq!(shell(&room.path("copy1"), "cat deep/new"), "new\n");
+}
+
+fn limited(room: &Room, without: &str, words: &[&str]) -> Running {
+    let program =
+        ["setpriv", "--bounding-set", without, "--", env!("CARGO_BIN_EXE_bellwether"), "clone"];
+    room.start(1, &[&program[..], words].concat())
+}
+
+/// Without the right to give files away nobody else's program gets the right to run as its owner.
+#[test]
+fn files_of_another_owner_lose_set_user_id() {
+    let room = Room::new(2);
+    shell(
+        &room.path("."),
+        "mkdir golden copy1; cd golden; echo a >a; chown 7:7 a; chmod 6755 a
+         echo b >b; chmod 6755 b; cp -a a ../copy1; chown 0:0 ../copy1/a; chmod 6755 ../copy1/a",
+    );
+    for copy in ["copy1", "copy2"] {
+        let _ = std::fs::create_dir(room.path(copy));
+        let path = room.path(copy).display().to_string();
+        let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
+        let mut machine = limited(&room, "-chown", &words);
+        let mut sender = send(&room, "1");
+        machine.succeeds(30);
+        sender.succeeds(30);
+        let log = machine.log();
+        assert!(log.contains("receive: WARNING: owner of a could not be set"), "{log}");
+        assert!(log.contains("set-user-ID or set-group-ID bit of a could not be set"), "{log}");
+        let modes = shell(&room.path(copy), "stat -c '%n %u %a' a b");
+        assert_eq!(modes, "a 0 755\nb 0 6755\n");
+    }
+    // What cannot be made is found before anything changes.
+    shell(&room.path("golden"), "mknod device c 1 3; echo other >b");
+    let path = room.path("copy1").display().to_string();
+    let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
+    let mut machine = limited(&room, "-mknod", &words);
+    let mut sender = send(&room, "1");
+    machine.fails(30);
+    sender.kill();
+    assert!(machine.log().contains("device: Operation not permitted"), "{}", machine.log());
+    assert_eq!(shell(&room.path("copy1"), "cat b"), "b\n");
+}
+
 /// A machine that is killed has its old tree, and goes on with what had come.
 #[test]
 fn a_tree_changes_only_when_all_is_there() {
@@ -149,6 +253,15 @@ fn a_tree_changes_only_when_all_is_there() {
 fn files_and_disks_are_told_apart() {
     let room = Room::new(2);
     golden(&room);
+    for (words, why) in [
+        (&["receive", "--delete", "/tmp/none"][..], "--delete is for --files DIR"),
+        (&["receive", "--files", "/tmp", "--keep-table"], "--keep-table is for disks"),
+        (&["send", "--files", "/tmp", "--whole"], "--whole is for disks"),
+    ] {
+        let mut refused = room.bellwether(1, words);
+        refused.fails(9);
+        assert!(refused.log().contains(why), "{}", refused.log());
+    }
     let mut machine =
         room.bellwether(1, &["receive", "--from", "10.77.0.1", "-a", "9", "/tmp/none"]);
     let mut sender = send(&room, "1");

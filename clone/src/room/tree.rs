@@ -12,6 +12,8 @@ use sys::bytes::Cursor;
 
 /// The most entries.
 pub const ENTRIES: usize = 1 << 20;
+/// The most extended attributes of all of them.
+const ATTRIBUTES: usize = 1 << 21;
 /// The most bytes of a path, as the kernel has it.
 const PATH: usize = 4095;
 /// The most bytes of an attribute's value, as the kernel has it.
@@ -44,6 +46,8 @@ pub struct Entry {
 pub enum Kind {
     /// A directory.
     Directory,
+    /// A directory below which nothing is listed: another file system is there.
+    Mount,
     /// A file of this size, and where it has data: sorted, from multiples of [`GRAIN`] on.
     File(u64, Vec<Extent>),
     /// A symbolic link, and where it leads to.
@@ -92,6 +96,9 @@ impl Listing {
         if entries.len() > ENTRIES {
             return Err("the tree has more than a million names");
         }
+        if entries.iter().map(|entry| entry.attributes.len()).sum::<usize>() > ATTRIBUTES {
+            return Err("the tree has more than two million extended attributes");
+        }
         let Some(Entry { kind: Kind::Directory, parent: 0, .. }) = entries.first() else {
             return Err("the tree has no root");
         };
@@ -121,7 +128,7 @@ impl Listing {
                 return Err("an attribute, a time or a mode of the tree is none");
             }
             match &entry.kind {
-                Kind::Directory => {}
+                Kind::Directory | Kind::Mount => {}
                 Kind::File(size, data) => {
                     let mut end = None;
                     let most = size.checked_next_multiple_of(GRAIN).ok_or("a file is too long")?;
@@ -204,6 +211,7 @@ impl Listing {
                 Kind::Link(_) => 3,
                 Kind::Node(..) => 4,
                 Kind::Same(_) => 5,
+                Kind::Mount => 6,
             };
             all.push(kind);
             all.extend(entry.parent.to_le_bytes());
@@ -222,7 +230,7 @@ impl Listing {
                 all.extend(value);
             }
             match &entry.kind {
-                Kind::Directory => {}
+                Kind::Directory | Kind::Mount => {}
                 Kind::File(size, data) => {
                     all.extend(size.to_le_bytes());
                     all.extend(count(data.len()));
@@ -252,7 +260,7 @@ impl Listing {
     /// What is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut cursor = Cursor(bytes);
-        let short = "the listing of the tree ends too early";
+        let short = "the listing of the tree ends too early, or is too long";
         let entries = entries(&mut cursor).ok_or(short)?;
         if !cursor.0.is_empty() {
             return Err("the listing of the tree has bytes behind its end");
@@ -276,13 +284,20 @@ fn entries(from: &mut Cursor<'_>) -> Option<Vec<Entry>> {
         from.some(length.into()).map(<[u8]>::to_vec)
     };
     let mut all = Vec::new();
-    for _ in 0..from.le32()? {
+    let (names, mut left) = (from.le32()?, ATTRIBUTES);
+    // In memory each is much larger than on the wire.
+    if usize::try_from(names).ok()? > ENTRIES {
+        return None;
+    }
+    for _ in 0..names {
         let [kind] = from.take()?;
         let (parent, name) = (from.le32()?, text(from)?);
         let (mode, owner) = (from.le16()?, (from.le32()?, from.le32()?));
         let time = (from.le64()?.cast_signed(), from.le32()?);
         let mut attributes = Vec::new();
-        for _ in 0..from.le16()? {
+        let count = from.le16()?;
+        left = left.checked_sub(count.into())?;
+        for _ in 0..count {
             let name = text(from)?;
             let length = from.le32()?;
             attributes.push((name, from.some(usize::try_from(length).ok()?)?.to_vec()));
@@ -299,6 +314,7 @@ fn entries(from: &mut Cursor<'_>) -> Option<Vec<Entry>> {
             3 => Kind::Link(text(from)?),
             4 => Kind::Node(from.le16()?, from.le32()?, from.le32()?),
             5 => Kind::Same(from.le32()?),
+            6 => Kind::Mount,
             _ => return None,
         };
         all.push(Entry { parent, name, mode, owner, time, attributes, kind });
@@ -333,6 +349,7 @@ mod tests {
             entry(0, "e", Kind::Link(b"../..".to_vec())),
             entry(0, "f", Kind::Node(0o020_000, 1, 3)),
             entry(0, "g", Kind::File(0, Vec::new())),
+            entry(0, "h", Kind::Mount),
         ])
     }
 
@@ -386,7 +403,7 @@ mod tests {
         }
         assert!(with(&|tree| tree[1].name = vec![b'a'; 256]).is_err());
         assert!(with(&|tree| tree[2].name = b"a".to_vec()).is_err(), "twice");
-        for (n, parent) in [(0, 1), (1, 1), (3, 1), (3, 3), (3, 5), (3, 99)] {
+        for (n, parent) in [(0, 1), (1, 1), (3, 1), (3, 3), (3, 5), (3, 8), (3, 99)] {
             assert!(with(&|tree| tree[n].parent = parent).is_err(), "{n} in {parent}");
         }
         for data in [
@@ -425,6 +442,34 @@ mod tests {
         assert!(Listing::new(deep.clone()).is_err());
         deep.pop();
         assert!(Listing::new(deep).is_ok());
+    }
+
+    /// 48 MiB of them took 400 MB.
+    #[test]
+    fn too_many_names_or_attributes_are_refused_before_they_are_read() {
+        let mut tree = tree();
+        tree[1].attributes = vec![(b"user.a".to_vec(), Vec::new()); 0xffff];
+        // The root and a name 33 times: one attribute list too many.
+        let lists = |n: usize| {
+            let mut all = alloc::vec![tree[0].clone()];
+            all[0].attributes.clear();
+            all.resize(n + 1, tree[1].clone());
+            all
+        };
+        assert_eq!(entries(&mut Cursor(&write(&lists(32)))).map(|all| all.len()), Some(33));
+        assert!(entries(&mut Cursor(&write(&lists(33)))).is_none());
+        let why = Listing::new(lists(33)).unwrap_err();
+        assert!(why.contains("extended attributes"), "{why}");
+        let root = write(&lists(0));
+        let many =
+            [&(ENTRIES as u32 + 1).to_le_bytes()[..], &root[4..].repeat(ENTRIES + 1)].concat();
+        assert!(entries(&mut Cursor(&many)).is_none());
+        let most = [&(ENTRIES as u32).to_le_bytes()[..], &many[4..]].concat();
+        assert!(entries(&mut Cursor(&most)).is_some());
+    }
+
+    fn write(entries: &[Entry]) -> Vec<u8> {
+        Listing { entries: entries.to_vec(), runs: Vec::new(), bytes: 0 }.write()
     }
 
     proptest! {

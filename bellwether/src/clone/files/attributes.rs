@@ -11,6 +11,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
+/// In a mode: what runs the file does so as its owner or group.
+const AS_OWNER: u16 = 0o6000;
 /// `s_magic` of ntfs3, and what it has of a file without listing it.
 const NTFS3: u64 = 0x7366_746e;
 const OF_NTFS3: [&[u8]; 2] = [b"system.ntfs_attrib", b"system.ntfs_security"];
@@ -62,7 +64,8 @@ pub fn time(stat: &Stat) -> (i64, u32) {
     (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))
 }
 
-/// Makes them those of the entry. What could not be kept, and why.
+/// Makes them those of the entry. What could not be set, and why. A file that stays another user's
+/// does not get the right to run as its owner.
 pub fn set(fd: &OwnedFd, entry: &Entry) -> Result<Vec<(String, Errno)>, Errno> {
     let (path, mut lost) = (by_number(fd), Vec::new());
     let mut did = |what: &str, done: Result<(), Errno>| {
@@ -71,15 +74,21 @@ pub fn set(fd: &OwnedFd, entry: &Entry) -> Result<Vec<(String, Errno)>, Errno> {
         }
     };
     let is = fstat(fd)?;
+    let mut mode = entry.mode;
     if (is.st_uid, is.st_gid) != entry.owner {
         let owner = (Uid::from_raw(entry.owner.0), Gid::from_raw(entry.owner.1));
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-        did("owner", chownat(fd, "", Some(owner.0), Some(owner.1), flags));
+        let done = chownat(fd, "", Some(owner.0), Some(owner.1), flags);
+        did("owner", done);
+        if done.is_err() && mode & AS_OWNER != 0 {
+            did("set-user-ID or set-group-ID bit", done);
+            mode &= !AS_OWNER;
+        }
     }
     // A new owner takes set-user-ID and capabilities away.
     let link = matches!(entry.kind, Kind::Link(_));
-    if !link && fstat(fd)?.st_mode & !KIND != u32::from(entry.mode) {
-        did("mode", chmod(&path, Mode::from_raw_mode(entry.mode.into())));
+    if !link && fstat(fd)?.st_mode & !KIND != u32::from(mode) {
+        did("mode", chmod(&path, Mode::from_raw_mode(mode.into())));
     }
     let has = read(fd)?;
     for (name, value) in &entry.attributes {
@@ -96,8 +105,8 @@ pub fn set(fd: &OwnedFd, entry: &Entry) -> Result<Vec<(String, Errno)>, Errno> {
         }
     }
     // A list of access changes the mode, too; and all of it the time of a directory does not.
-    if !link && fstat(fd)?.st_mode & !KIND != u32::from(entry.mode) {
-        did("mode", chmod(&path, Mode::from_raw_mode(entry.mode.into())));
+    if !link && fstat(fd)?.st_mode & !KIND != u32::from(mode) {
+        did("mode", chmod(&path, Mode::from_raw_mode(mode.into())));
     }
     if time(&fstat(fd)?) != entry.time {
         let last_modification =

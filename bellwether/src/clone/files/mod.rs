@@ -25,6 +25,10 @@ fn path(of: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(of))
 }
 
+fn by_error(e: &std::io::Error) -> Errno {
+    Errno::from_io_error(e).unwrap_or(Errno::IO)
+}
+
 /// What a path is for the user.
 fn shown(of: &[u8]) -> String {
     super::map::safe(&String::from_utf8_lossy(of))

@@ -1,13 +1,13 @@
 //! A tree that is sent: its listing, and the bytes of its files.
 
-use super::{KIND, attributes, name, path, shown};
+use super::{KIND, attributes, by_error, name, path, shown};
 use crate::failure::Failure;
 use ::share::beneath::Directory;
 use clone::Error;
 use clone::edge::room::Readable;
 use clone::room::manifest::Extent;
 use clone::room::tree::{Entry, Kind, Listing, STAGE, grains};
-use rustix::fs::{Dir, OFlags, SeekFrom, Stat, major, minor, readlinkat, seek};
+use rustix::fs::{Dir, OFlags, SeekFrom, Stat, fstat, major, minor, readlinkat, seek};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,8 +34,8 @@ struct Walk<'r> {
 }
 
 impl Source {
-    /// Reads all names of the file system below this directory. Other file systems that are
-    /// mounted there are left out.
+    /// Reads all names of the file system below this directory. Of another file system there only
+    /// the directory is listed, as [`Kind::Mount`].
     pub fn open(dir: &Path) -> Result<Self, Failure> {
         let root = Directory::open(dir).map_err(|e| Failure::Failed(e.to_string()))?;
         let failed = |at: &[u8], e: Errno| {
@@ -116,6 +116,7 @@ impl Walk<'_> {
             return Ok(None);
         }
         let kind = match kind {
+            0o040_000 if stat.st_dev != self.device => Kind::Mount,
             0o040_000 => Kind::Directory,
             0o100_000 => {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -129,14 +130,14 @@ impl Walk<'_> {
             0o120_000 => Kind::Link(readlinkat(&fd, "", Vec::new())?.into_bytes()),
             kind => Kind::Node(kind, major(stat.st_rdev), minor(stat.st_rdev)),
         };
-        let below = kind == Kind::Directory && stat.st_dev == self.device;
+        let below = kind == Kind::Directory;
         self.entries.push(entry(parent, own, &stat, kind, attributes::read(&fd)?));
         Ok(below.then_some(number))
     }
 
     /// Where a file has data.
     fn data(&self, at: &[u8], size: u64) -> Result<Vec<Extent>, Errno> {
-        let file = self.root.at(path(at), OFlags::RDONLY, rustix::fs::Mode::empty())?;
+        let file = self.root.file(path(at)).map_err(|e| by_error(&e))?;
         let (mut all, mut end) = (Vec::new(), 0);
         while end < size {
             let start = match seek(&file, SeekFrom::Data(end)) {
@@ -167,7 +168,7 @@ impl Readable for Source {
                     &mut other.insert((part.entry, file.map_err(failed)?)).1
                 }
             };
-            let Some(Entry { kind: Kind::File(size, _), .. }) =
+            let Some(Entry { kind: Kind::File(size, _), time, .. }) =
                 self.listing.entries().get(part.entry as usize)
             else {
                 break;
@@ -176,7 +177,13 @@ impl Readable for Source {
             let Some(some) = buffer.get_mut(done..end) else { break };
             let there = usize::try_from(size.saturating_sub(part.at)).unwrap_or(usize::MAX);
             let (bytes, rest) = some.split_at_mut(there.min(some.len()));
-            file.read_exact_at(bytes, part.at).map_err(failed)?;
+            let read = file.read_exact_at(bytes, part.at);
+            // Else a file could be half of the old one and half of the new one.
+            let is = fstat(&*file).map_err(|e| failed(e.into()))?;
+            if (u64::try_from(is.st_size).ok(), attributes::time(&is)) != (Some(*size), *time) {
+                return Err(failed(std::io::Error::other("changed while it was read")));
+            }
+            read.map_err(failed)?;
             rest.fill(0);
             done = end;
         }

@@ -3,9 +3,10 @@
 //! Nothing below the directory changes until all data is there and was read back: what differs is
 //! written to files in a directory beside ([`STAGE`]), which then take the place of the old ones.
 //! That directory stays when a copy is broken off, and the next one goes on with it. Every path is
-//! resolved from the directory by a call that follows no link and leaves it not.
+//! resolved from the directory by a call that follows no link, and never leads out of the directory
+//! or into another mount.
 
-use super::{KIND, NAME, attributes, name, path, shown};
+use super::{KIND, NAME, attributes, by_error, name, path, shown};
 use ::share::beneath::Directory;
 use clone::edge::world::Shelf;
 use clone::room::bits::Bits;
@@ -13,13 +14,14 @@ use clone::room::manifest::{Extent, Manifest};
 use clone::room::tree::{Entry, Kind, Listing, Part, STAGE, grains};
 use clone::room::{Ask, Told};
 use rustix::fs::{
-    Advice, AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fadvise, flock, fstat, linkat,
-    makedev, mkdirat, mknodat, readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
+    Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, fadvise, flock, fstat,
+    linkat, makedev, mkdirat, mknodat, readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,11 +30,20 @@ use std::sync::Arc;
 const PIECE: usize = 256 << 10;
 /// Whose owner alone may look.
 const PRIVATE: Mode = Mode::RWXU;
+/// In the stage: what takes a name next.
+const NEW: &[u8] = b"new";
+/// The most lines about what could not be set.
+const LINES: usize = 16;
 
 /// A tree that becomes the sender's.
 #[derive(Debug)]
 pub struct Target {
+    /// The program's name in messages.
+    program: &'static str,
     root: Directory,
+    /// `st_dev` of its file system. What has another one, as a subvolume of btrfs without a mount,
+    /// is left alone, too.
+    device: u64,
     /// Locked.
     stage: Directory,
     listing: Listing,
@@ -53,7 +64,7 @@ pub struct Target {
 /// What went wrong, and where.
 type Wrong = (Vec<u8>, Errno);
 
-/// What could not be kept: of which path first, why, and of how many more.
+/// What could not be set: of which path first, why, and of how many more.
 type Lost = BTreeMap<String, (Vec<u8>, Errno, u64)>;
 
 /// Errors of this path.
@@ -62,12 +73,13 @@ fn at<'p>(path: &'p [u8]) -> impl Fn(Errno) -> Wrong + 'p {
 }
 
 fn io(path: &[u8]) -> impl Fn(std::io::Error) -> Wrong + '_ {
-    move |e| (path.to_vec(), Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    move |e| (path.to_vec(), by_error(&e))
 }
 
 impl Target {
     /// The directory `dir` for the tree of this manifest. Only the directory beside is made.
     pub fn new(
+        program: &'static str,
         dir: &Path,
         manifest: &Arc<Manifest>,
         delete: bool,
@@ -81,19 +93,33 @@ impl Target {
             return Err("the sender's listing has another length than its files".to_owned());
         }
         let failed = |e: Errno| format!("{}: {e}", dir.display());
-        let root = Directory::open(dir).map_err(|e| e.to_string())?;
-        match mkdirat(&root, path(STAGE), PRIVATE) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let root = Directory::open(dir).map_err(|e| e.to_string())?.of_one_mount();
+        let device = fstat(&root).map_err(failed)?.st_dev;
+        let old = match mkdirat(&root, path(STAGE), PRIVATE) {
+            Ok(()) => false,
+            Err(Errno::EXIST) => true,
             Err(errno) => return Err(failed(errno)),
+        };
+        let beside = dir.join(path(STAGE));
+        let stage =
+            root.directory(path(STAGE)).map_err(|e| format!("{}: {e}", beside.display()))?;
+        let is = fstat(&stage).map_err(failed)?;
+        // Who can change what is in it chooses what the files of the copy have.
+        if is.st_uid != geteuid().as_raw() || old && is.st_mode & 0o077 != 0 {
+            return Err(format!(
+                "{}: another user made it, or may look into it; delete it, and begin again",
+                beside.display()
+            ));
         }
-        let stage = root.directory(path(STAGE)).map_err(|e| format!("{}: {e}", dir.display()))?;
         flock(&stage, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| format!("{}: another copy is made there", dir.display()))?;
         let (good, staged) = (BTreeSet::new(), BTreeSet::new());
         let manifest = manifest.clone();
         let open = None;
         Ok(Self {
+            program,
             root,
+            device,
             stage,
             listing,
             manifest,
@@ -133,7 +159,7 @@ impl Target {
     }
 
     /// What is there: which files may stay, which were begun, and what no copy can be made over.
-    fn survey(&mut self) -> Result<(), Wrong> {
+    fn survey(&mut self, tick: &mut dyn FnMut()) -> Result<(), Wrong> {
         let prefix = self.beside(0);
         let prefix = prefix.trim_end_matches('0').as_bytes().to_vec();
         let names = Dir::read_from(&self.stage).map_err(at(STAGE))?.filter_map(Result::ok);
@@ -145,17 +171,33 @@ impl Target {
                 name.strip_prefix(&*prefix).and_then(|n| str::from_utf8(n).ok()?.parse().ok());
             match number.filter(|n| self.file(*n).is_some()) {
                 Some(n) => drop(self.staged.insert(n)),
-                None => self.remove(&self.stage, &name)?,
+                None => self.remove(&self.stage, &name, tick)?,
             }
         }
         let mut seen = HashSet::new();
+        let mut makes = HashSet::new();
         for n in 1..self.listing.entries().len() as u32 {
+            tick();
             let own = self.listing.path(n);
-            let Some(stat) = self.there(&own)? else { continue };
+            let kind = self.entry(n).map_or(Kind::Directory, |entry| entry.kind.clone());
+            let stat = match self.there(&own) {
+                Err((_, Errno::XDEV)) if kind == Kind::Mount => continue,
+                other => other?,
+            };
+            if !stat.is_some_and(|stat| self.is(&kind, &stat, &own)) {
+                self.makes(&kind, &mut makes).map_err(at(&own))?;
+            }
+            let Some(stat) = stat else { continue };
             let directory = stat.st_mode & KIND == 0o040_000;
-            let wanted = self.entry(n).is_some_and(|entry| entry.kind == Kind::Directory);
-            if directory && !wanted && !self.delete {
-                return Err((own, Errno::ISDIR));
+            if directory && stat.st_dev != self.device && kind != Kind::Mount {
+                return Err((own, Errno::XDEV));
+            }
+            if directory && !matches!(kind, Kind::Directory | Kind::Mount) {
+                if !self.delete {
+                    return Err((own, Errno::ISDIR));
+                }
+                let (dir, name) = self.parent(n)?;
+                self.removable(&dir, &name, &own, tick)?;
             }
             // Of two names of one file only one can get its own content.
             let other = stat.st_nlink > 1 && !seen.insert((stat.st_dev, stat.st_ino));
@@ -164,10 +206,59 @@ impl Target {
                 && regular
                 && !other
                 && u64::try_from(stat.st_size).ok() == Some(size)
-                && self.holes(&own, size, data)?
+                && self.holes(&own, size, data, tick)?
             {
                 self.good.insert(n);
             }
+        }
+        if self.delete {
+            self.unlisted(tick, |dir, name, own, tick| self.removable(dir, name, own, tick))?;
+        }
+        Ok(())
+    }
+
+    /// Whether that is already there, but for attributes and the content of files.
+    fn is(&self, kind: &Kind, stat: &Stat, own: &[u8]) -> bool {
+        let has = stat.st_mode & KIND;
+        match kind {
+            Kind::Directory | Kind::Mount => has == 0o040_000,
+            Kind::File(..) | Kind::Same(_) => false,
+            Kind::Link(to) => {
+                has == 0o120_000
+                    && name(&self.root, own)
+                        .and_then(|(fd, _)| readlinkat(fd, "", Vec::new()))
+                        .is_ok_and(|own| own.as_bytes() == to.as_slice())
+            }
+            Kind::Node(of, major, minor) => {
+                has == u32::from(*of)
+                    && (stat.st_rdev == makedev(*major, *minor)
+                        || !matches!(of, 0o020_000 | 0o060_000))
+            }
+        }
+    }
+
+    /// A link, device, pipe or socket in the stage.
+    fn make(&self, kind: &Kind) -> Result<(), Errno> {
+        match kind {
+            Kind::Link(to) => symlinkat(path(to), &self.stage, path(NEW)),
+            Kind::Node(of, major, minor) => {
+                let of = FileType::from_raw_mode((*of).into());
+                mknodat(&self.stage, path(NEW), of, Mode::RUSR, makedev(*major, *minor))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tries each kind once: the user or the file system may not have it.
+    fn makes(&self, kind: &Kind, tried: &mut HashSet<u16>) -> Result<(), Errno> {
+        let of = match kind {
+            Kind::Link(_) => 0,
+            Kind::Node(of, ..) => *of,
+            _ => return Ok(()),
+        };
+        if tried.insert(of) {
+            self.make(kind)?;
+            unlinkat(&self.stage, path(NEW), AtFlags::empty())?;
         }
         Ok(())
     }
@@ -182,7 +273,13 @@ impl Target {
     }
 
     /// Whether a file has zeros where the sender's has holes.
-    fn holes(&self, own: &[u8], size: u64, data: &[Extent]) -> Result<bool, Wrong> {
+    fn holes(
+        &self,
+        own: &[u8],
+        size: u64,
+        data: &[Extent],
+        tick: &mut dyn FnMut(),
+    ) -> Result<bool, Wrong> {
         let all = [Extent { start: 0, length: size }];
         if data == grains(size, &all) {
             return Ok(true);
@@ -194,6 +291,7 @@ impl Target {
         for (mut from, to) in ends.zip(starts) {
             while from < to {
                 let most = usize::try_from(to - from).unwrap_or(PIECE).min(PIECE);
+                tick();
                 let some = buffer.get_mut(..most).unwrap_or_default();
                 file.read_exact_at(some, from).map_err(io(own))?;
                 if some.iter().any(|byte| *byte != 0) {
@@ -206,7 +304,7 @@ impl Target {
     }
 
     fn scan(&mut self, tick: &mut dyn FnMut()) -> Result<Bits, Wrong> {
-        self.survey()?;
+        self.survey(tick)?;
         let mut have = Bits::new(self.manifest.layout.count());
         for n in 0..have.len() {
             tick();
@@ -280,7 +378,7 @@ impl Target {
         Ok(Some(all).filter(|all| self.manifest.is(n, all)).map(Arc::new))
     }
 
-    fn store(&mut self, n: u32, data: &[u8]) -> Result<(), Wrong> {
+    fn store(&mut self, n: u32, data: &[u8], tick: &mut dyn FnMut()) -> Result<(), Wrong> {
         let mut rest = data;
         for part in self.parts(n) {
             let length = usize::try_from(part.length).unwrap_or(0).min(rest.len());
@@ -292,7 +390,7 @@ impl Target {
                     continue;
                 }
             }
-            self.stage(part.entry)?;
+            self.stage(part.entry, tick)?;
             let size = self.file(part.entry).map_or(0, |file| file.0);
             let there = usize::try_from(size.saturating_sub(part.at)).unwrap_or(usize::MAX);
             let bytes = bytes.get(..there.min(length)).unwrap_or_default();
@@ -304,7 +402,7 @@ impl Target {
     }
 
     /// A file is written beside from now on, and has there what it had before.
-    fn stage(&mut self, n: u32) -> Result<(), Wrong> {
+    fn stage(&mut self, n: u32, tick: &mut dyn FnMut()) -> Result<(), Wrong> {
         let Some((size, data)) = self.file(n) else { return Ok(()) };
         if self.staged.contains(&n) {
             return Ok(());
@@ -313,7 +411,8 @@ impl Target {
         self.open = None;
         let name = self.beside(n);
         let begun = format!("{name}~");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let _ = unlinkat(&self.stage, &begun, AtFlags::empty());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = self.stage.at(path(begun.as_bytes()), flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(at(STAGE))?);
         file.set_len(size).map_err(io(STAGE))?;
@@ -321,6 +420,7 @@ impl Target {
         for run in data {
             let (mut from, end) = (run.start, run.end().min(size));
             while from < end {
+                tick();
                 let most = usize::try_from(end - from).unwrap_or(PIECE).min(PIECE);
                 let some = buffer.get_mut(..most).unwrap_or_default();
                 let part = Part { entry: n, at: from, length: most as u64 };
@@ -343,7 +443,7 @@ impl Target {
         let files = 0..self.listing.entries().len() as u32;
         for n in files.filter(|n| self.file(*n).is_some()).collect::<Vec<_>>() {
             if !self.good.contains(&n) {
-                self.stage(n)?;
+                self.stage(n, tick)?;
             }
         }
         syncfs(&self.root).map_err(at(b"."))?;
@@ -377,34 +477,39 @@ impl Target {
                 }
             }
         }
-        self.place(tick)?;
+        let mut lost = Lost::new();
+        let placed = self.place(&mut lost, tick)?;
         self.moved = true;
         self.open = None;
-        if self.delete {
-            self.delete()?;
-        }
+        let rest = |n: &u32, entry: &Entry| entry.kind != Kind::Directory && !placed.contains(n);
+        self.attributes(rest, &mut lost, tick)?;
+        let deleted = match self.delete {
+            true => self.unlisted(tick, |dir, name, _, tick| self.remove(dir, name, tick)),
+            false => Ok(()),
+        };
         // Before the root gets its time.
-        self.remove(&self.root, STAGE)?;
-        let lost = self.attributes(tick)?;
+        self.remove(&self.root, STAGE, tick)?;
+        self.attributes(|_, entry| entry.kind == Kind::Directory, &mut lost, tick)?;
         syncfs(&self.root).map_err(at(b"."))?;
-        for (what, (path, errno, more)) in lost {
-            let more = if more > 0 { format!(", and of {more} more") } else { String::new() };
-            eprintln!("receive: WARNING: {what} of {}{more} is not kept: {errno}", shown(&path));
-        }
+        let warn = |text: String| eprintln!("{}: WARNING: {text}", self.program);
+        lines(&lost).into_iter().for_each(warn);
+        // The tree has the modes of the sender's whatever happens here.
+        deleted?;
         Ok(Ok(self.read_back))
     }
 
     /// The directory of a path, and the name in it.
-    fn parent(&self, n: u32) -> Result<(OwnedFd, Vec<u8>), Wrong> {
+    fn parent(&self, n: u32) -> Result<(Directory, Vec<u8>), Wrong> {
         let entry = self.entry(n);
         let (parent, name) = entry.map_or((0, Vec::new()), |e| (e.parent, e.name.clone()));
         let dir = self.listing.path(parent);
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        Ok((self.root.at(path(&dir), flags, Mode::empty()).map_err(at(&dir))?, name))
+        Ok((self.root.directory(path(&dir)).map_err(io(&dir))?, name))
     }
 
-    /// Every name becomes what it is at the sender.
-    fn place(&self, tick: &mut dyn FnMut()) -> Result<(), Wrong> {
+    /// Every name becomes what it is at the sender. What is new has its owner, mode and attributes
+    /// before it has its name; it is returned.
+    fn place(&self, lost: &mut Lost, tick: &mut dyn FnMut()) -> Result<HashSet<u32>, Wrong> {
+        let mut placed = HashSet::new();
         for n in 1..self.listing.entries().len() as u32 {
             tick();
             let own = self.listing.path(n);
@@ -416,17 +521,18 @@ impl Target {
                 Err(Errno::NOENT) => None,
                 Err(errno) => return Err(wrong(errno)),
             };
-            let kind = |kind: u32| there.is_some_and(|stat| stat.st_mode & KIND == kind);
-            let new = path(b"new");
+            if there.is_some_and(|stat| self.is(&entry.kind, &stat, &own)) {
+                continue;
+            }
+            let directory = there.is_some_and(|stat| stat.st_mode & KIND == 0o040_000);
+            let new = path(NEW);
             let _ = unlinkat(&self.stage, new, AtFlags::empty());
             match &entry.kind {
-                Kind::Directory => {
-                    if !kind(0o040_000) {
-                        if there.is_some() {
-                            self.remove(&dir, &name)?;
-                        }
-                        mkdirat(&dir, path(&name), PRIVATE).map_err(wrong)?;
+                Kind::Directory | Kind::Mount => {
+                    if there.is_some() {
+                        self.remove(&dir, &name, tick)?;
                     }
+                    mkdirat(&dir, path(&name), PRIVATE).map_err(wrong)?;
                     continue;
                 }
                 Kind::File(..) if !self.staged.contains(&n) => continue,
@@ -434,27 +540,7 @@ impl Target {
                     let beside = self.beside(n);
                     renameat(&self.stage, beside, &self.stage, new).map_err(at(STAGE))?;
                 }
-                Kind::Link(to) => {
-                    let same = kind(0o120_000)
-                        && readlinkat(&dir, path(&name), Vec::new())
-                            .is_ok_and(|own| own.as_bytes() == to.as_slice());
-                    if same {
-                        continue;
-                    }
-                    symlinkat(path(to), &self.stage, new).map_err(&wrong)?;
-                }
-                Kind::Node(of, major, minor) => {
-                    let device = makedev(*major, *minor);
-                    let same = kind(u32::from(*of))
-                        && there.is_some_and(|stat| {
-                            stat.st_rdev == device || !matches!(of, 0o020_000 | 0o060_000)
-                        });
-                    if same {
-                        continue;
-                    }
-                    let of = rustix::fs::FileType::from_raw_mode((*of).into());
-                    mknodat(&self.stage, new, of, Mode::RUSR, device).map_err(&wrong)?;
-                }
+                Kind::Link(_) | Kind::Node(..) => self.make(&entry.kind).map_err(&wrong)?,
                 Kind::Same(first) => {
                     let (other, first) = self.parent(*first)?;
                     let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -466,16 +552,25 @@ impl Target {
                         .map_err(&wrong)?;
                 }
             }
-            if kind(0o040_000) {
-                self.remove(&dir, &name)?;
+            if !matches!(entry.kind, Kind::Same(_)) {
+                let fd = self.stage.at(new, NAME, Mode::empty()).map_err(at(STAGE))?;
+                set(&fd, entry, &own, lost)?;
+                placed.insert(n);
+            }
+            if directory {
+                self.remove(&dir, &name, tick)?;
             }
             renameat(&self.stage, new, &dir, path(&name)).map_err(wrong)?;
         }
-        Ok(())
+        Ok(placed)
     }
 
-    /// What the sender does not have goes.
-    fn delete(&self) -> Result<(), Wrong> {
+    /// Does something with each name that the sender does not have, in directories that it has.
+    fn unlisted(
+        &self,
+        tick: &mut dyn FnMut(),
+        act: impl Fn(&Directory, &[u8], &[u8], &mut dyn FnMut()) -> Result<(), Wrong>,
+    ) -> Result<(), Wrong> {
         let mut listed: BTreeMap<u32, BTreeSet<&[u8]>> = BTreeMap::new();
         for (n, entry) in (0..).zip(self.listing.entries()) {
             if entry.kind == Kind::Directory {
@@ -486,63 +581,129 @@ impl Target {
             }
         }
         for (n, names) in listed {
-            let own = self.listing.path(n);
-            let dir = self.root.directory(path(&own)).map_err(io(&own))?;
-            let there = Dir::read_from(&dir).map_err(at(&own))?.filter_map(Result::ok);
+            tick();
+            let above = self.listing.path(n);
+            let dir = match self.root.directory(path(&above)) {
+                Ok(dir) => dir,
+                Err(e) => match by_error(&e) {
+                    // It will be made.
+                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP => continue,
+                    errno => return Err((above, errno)),
+                },
+            };
+            self.here(&dir).map_err(at(&above))?;
+            let there = Dir::read_from(&dir).map_err(at(&above))?.filter_map(Result::ok);
             for name in there.map(|one| one.file_name().to_bytes().to_vec()) {
                 let keeps = matches!(&*name, b"." | b"..") || (n == 0 && name == STAGE);
                 if !keeps && !names.contains(&*name) {
-                    self.remove(&dir, &name)?;
+                    let own = if n == 0 { name.clone() } else { [&*above, b"/", &name].concat() };
+                    act(&dir, &name, &own, tick)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// A name, and all that is below it. Nothing of another file system.
-    fn remove(&self, dir: impl AsFd, own: &[u8]) -> Result<(), Wrong> {
+    /// A directory of the same file system.
+    fn here(&self, dir: &Directory) -> Result<(), Errno> {
+        if fstat(dir)?.st_dev == self.device { Ok(()) } else { Err(Errno::XDEV) }
+    }
+
+    /// Whether nothing is mounted at or below a name.
+    fn removable(
+        &self,
+        dir: &Directory,
+        name: &[u8],
+        own: &[u8],
+        tick: &mut dyn FnMut(),
+    ) -> Result<(), Wrong> {
+        tick();
         let wrong = at(own);
-        match unlinkat(&dir, path(own), AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            done => return done.map_err(wrong),
+        // A file can be a mount, too.
+        let fd = match dir.at(path(name), NAME, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            fd => fd.map_err(&wrong)?,
+        };
+        if fstat(&fd).map_err(&wrong)?.st_mode & KIND != 0o040_000 {
+            return Ok(());
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let below = rustix::fs::openat(&dir, path(own), flags, Mode::empty()).map_err(&wrong)?;
-        let (inside, outside) = (fstat(&below).map_err(&wrong)?, fstat(&dir).map_err(&wrong)?);
-        if inside.st_dev != outside.st_dev {
-            return Err(wrong(Errno::XDEV));
-        }
+        let below = dir.directory(path(name)).map_err(io(own))?;
+        self.here(&below).map_err(&wrong)?;
         for one in Dir::read_from(&below).map_err(&wrong)? {
             let name = one.map_err(&wrong)?.file_name().to_bytes().to_vec();
             if !matches!(&*name, b"." | b"..") {
-                self.remove(&below, &name)?;
+                self.removable(&below, &name, &[own, b"/", &name].concat(), tick)?;
             }
         }
-        unlinkat(&dir, path(own), AtFlags::REMOVEDIR).map_err(wrong)
+        Ok(())
     }
 
-    /// Owner, mode, attributes and time of all names, those of directories last.
-    fn attributes(&self, tick: &mut dyn FnMut()) -> Result<Lost, Wrong> {
-        let mut lost: Lost = BTreeMap::new();
-        // From the last to the first: what is in a directory comes behind it.
-        for (n, entry) in
-            (0..).zip(self.listing.entries()).collect::<Vec<(u32, _)>>().into_iter().rev()
-        {
-            if matches!(entry.kind, Kind::Same(_)) {
-                continue;
-            }
-            tick();
-            let own = self.listing.path(n);
-            let fd = self.root.at(path(&own), NAME, Mode::empty()).map_err(at(&own))?;
-            for (what, errno) in attributes::set(&fd, entry).map_err(at(&own))? {
-                match lost.get_mut(&what) {
-                    Some(first) => first.2 += 1,
-                    None => drop(lost.insert(what, (own.clone(), errno, 0))),
-                }
+    /// A name, and all that is below it. Nothing of another file system.
+    fn remove(&self, dir: &Directory, own: &[u8], tick: &mut dyn FnMut()) -> Result<(), Wrong> {
+        tick();
+        let wrong = at(own);
+        match unlinkat(dir, path(own), AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            done => return done.map_err(wrong),
+        }
+        let below = dir.directory(path(own)).map_err(io(own))?;
+        self.here(&below).map_err(&wrong)?;
+        for one in Dir::read_from(&below).map_err(&wrong)? {
+            let name = one.map_err(&wrong)?.file_name().to_bytes().to_vec();
+            if !matches!(&*name, b"." | b"..") {
+                self.remove(&below, &name, tick)?;
             }
         }
-        Ok(lost)
+        unlinkat(dir, path(own), AtFlags::REMOVEDIR).map_err(wrong)
     }
+
+    /// Owner, mode, attributes and time of these names, what is in a directory before it.
+    fn attributes(
+        &self,
+        of: impl Fn(&u32, &Entry) -> bool,
+        lost: &mut Lost,
+        tick: &mut dyn FnMut(),
+    ) -> Result<(), Wrong> {
+        for n in (0..self.listing.entries().len() as u32).rev() {
+            tick();
+            let Some(entry) = self.entry(n).filter(|entry| of(&n, entry)) else { continue };
+            let own = self.listing.path(n);
+            let fd = match self.root.at(path(&own), NAME, Mode::empty()) {
+                Err(Errno::XDEV) if entry.kind == Kind::Mount => continue,
+                fd => fd.map_err(at(&own))?,
+            };
+            let other = fstat(&fd).map_err(at(&own))?.st_dev != self.device;
+            if matches!(entry.kind, Kind::Same(_)) || entry.kind == Kind::Mount && other {
+                continue;
+            }
+            set(&fd, entry, &own, lost)?;
+        }
+        Ok(())
+    }
+}
+
+/// Owner, mode, attributes and time of a name.
+fn set(fd: &OwnedFd, entry: &Entry, own: &[u8], lost: &mut Lost) -> Result<(), Wrong> {
+    for (what, errno) in attributes::set(fd, entry).map_err(at(own))? {
+        match lost.get_mut(&what) {
+            Some(first) => first.2 += 1,
+            None => drop(lost.insert(what, (own.to_vec(), errno, 0))),
+        }
+    }
+    Ok(())
+}
+
+/// What could not be set, for the user.
+fn lines(lost: &Lost) -> Vec<String> {
+    let line = |(what, (path, errno, more)): (&String, &(Vec<u8>, Errno, u64))| {
+        let more = if *more > 0 { format!(", and of {more} more") } else { String::new() };
+        format!("{} of {}{more} could not be set: {errno}", shown(what.as_bytes()), shown(path))
+    };
+    let mut all: Vec<String> = lost.iter().take(LINES).map(line).collect();
+    if lost.len() > LINES {
+        all.push(format!("{} more attributes could not be set", lost.len() - LINES));
+    }
+    all
 }
 
 impl Drop for Target {
@@ -562,7 +723,7 @@ impl Shelf for Target {
         let told = match ask {
             Ask::Look => self.look().map(Told::Looked),
             Ask::Scan => self.scan(tick).map(Told::Scanned),
-            Ask::Store(n, data) => self.store(n, &data).map(|()| Told::Stored(n)),
+            Ask::Store(n, data) => self.store(n, &data, tick).map(|()| Told::Stored(n)),
             // It is had elsewhere.
             Ask::Read(n) => Ok(Told::Read(n, self.read(n).ok().flatten())),
             Ask::Finish => self.finish(tick).map(|kept| match kept {
@@ -575,10 +736,68 @@ impl Shelf for Target {
                 Errno::ISDIR => {
                     ": it is a directory here, and none at the sender; --delete takes it away"
                 }
-                Errno::XDEV => ": another file system is mounted there",
+                Errno::XDEV => {
+                    ": another file system, a mount or a subvolume is there, which --files neither \
+                     changes nor deletes; take it away, or copy to another directory"
+                }
+                Errno::PERM => {
+                    ": run it as root; some file systems and containers refuse even that"
+                }
                 _ => "",
             };
             Told::Failed(format!("{}: {errno}{remedy}", shown(&path)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clone::room::manifest::Layout;
+    use std::fs::{Permissions, create_dir, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn target(dir: &Path) -> Result<Target, String> {
+        let (owner, attributes) = ((0, 0), Vec::new());
+        let (kind, name, time) = (Kind::Directory, Vec::new(), (1, 0));
+        let root = Entry { parent: 0, name, mode: 0o755, owner, time, attributes, kind };
+        let listing = Listing::new(vec![root]).unwrap();
+        let layout = Layout::of_tree(4096, listing.bytes(), listing.write()).unwrap();
+        Target::new("target", dir, &Arc::new(Manifest::plan(layout)), true, true)
+    }
+
+    #[test]
+    fn a_stage_into_which_others_may_look_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(target(dir.path()).unwrap());
+        let stage = dir.path().join(path(STAGE));
+        assert!(!stage.exists());
+        create_dir(&stage).unwrap();
+        for (mode, good) in [(0o750, false), (0o705, false), (0o701, false), (0o700, true)] {
+            set_permissions(&stage, Permissions::from_mode(mode)).unwrap();
+            match target(dir.path()) {
+                Ok(_) => assert!(good, "{mode:o}"),
+                Err(why) => {
+                    assert!(!good, "{mode:o}: {why}");
+                    assert!(why.contains(".bellwether-copy: another user"), "{why}");
+                    assert!(why.contains("delete it, and begin again"), "{why}");
+                }
+            }
+        }
+    }
+
+    /// A sender could write to the terminal of who copies.
+    #[test]
+    fn names_of_attributes_are_shown_without_control_characters_and_not_without_end() {
+        let mut lost = Lost::new();
+        for n in 0..LINES + 3 {
+            let what = format!("user.\u{1b}[31m{n:02}");
+            lost.insert(what, (b"a\nb".to_vec(), Errno::PERM, n as u64));
+        }
+        let all = lines(&lost);
+        assert_eq!(all.len(), LINES + 1);
+        assert!(!all.concat().contains(|c: char| c.is_control()), "{all:?}");
+        assert!(all[1].contains(", and of 1 more could not be set: "), "{all:?}");
+        assert_eq!(all[LINES], "3 more attributes could not be set");
     }
 }
