@@ -512,6 +512,33 @@ fn a_chain_takes_one_copy_out_of_the_sender() {
     );
 }
 
+/// The sender gave up while machines read large copies back: they said nothing meanwhile.
+#[test]
+fn a_machine_that_reads_its_copy_back_says_so() {
+    let mut world = World::new(1);
+    world.fill(1);
+    let finishes = |world: &World| world.machines[0].waiting.contains(&Ask::Finish);
+    while !finishes(&world) {
+        // The last ask is left until it is seen.
+        let left = world.machines[0].waiting.len() <= 1 && world.machines[0].node.have().0 > 0;
+        world.machines[0].slow = if left { 3 } else { 1 };
+        world.step();
+        assert!(world.steps < 1000);
+    }
+    world.machines[0].slow = u64::MAX;
+    let mut said = world.golden.finishing();
+    for _ in 0..5 {
+        (0..101).for_each(|_| world.step());
+        let now = world.golden.finishing();
+        assert!(now > said, "{now}");
+        said = now;
+    }
+    assert!(!world.golden.over(Duration::from_secs(1), world.now));
+    world.machines[0].slow = 1;
+    world.run(world.steps + 100);
+    world.good(1);
+}
+
 #[test]
 fn an_equal_disk_gets_and_writes_nothing_and_a_changed_one_what_differs() {
     let mut world = World::new(2);

@@ -72,6 +72,8 @@ pub struct Golden {
     wanted: usize,
     started: Option<Duration>,
     serve: Serve,
+    /// What machines said that have all and have not ended.
+    finishing: u64,
     cast: Option<Cast>,
     acts: VecDeque<Act>,
 }
@@ -97,6 +99,7 @@ impl Golden {
             wanted,
             started: None,
             serve: Serve::default(),
+            finishing: 0,
             cast: None,
             acts: VecDeque::new(),
         }
@@ -123,6 +126,13 @@ impl Golden {
     #[must_use]
     pub const fn sent(&self) -> u64 {
         self.serve.sent
+    }
+
+    /// Changes as long as machines that have all say that they read it back. One whose disk does
+    /// not go on gives up by itself.
+    #[must_use]
+    pub const fn finishing(&self) -> u64 {
+        self.finishing
     }
 
     /// Chunks on the disks of all machines, and how many these can have.
@@ -152,6 +162,7 @@ impl Golden {
                 if have > self.all.len() {
                     return Err("has more chunks than there are");
                 }
+                self.finishing += u64::from(have == self.all.len());
                 if let Some(seat) = self.seats.get_mut(at) {
                     seat.have = Some(have);
                 }

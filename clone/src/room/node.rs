@@ -471,11 +471,15 @@ impl Node {
         if let (Some(told), Some(sender)) = (told, self.sender) {
             self.acts.push_back(Act::Say(sender, Message::Heard(told)));
         }
-        if !self.scanned || self.verdict.is_some() || self.finishing {
+        if !self.scanned || self.verdict.is_some() {
             return;
         }
+        // To read a large copy back takes longer than a sender waits for a silent machine.
         if now.saturating_sub(self.told) >= EVERY {
             self.state(now);
+        }
+        if self.finishing {
+            return;
         }
         if let Up::At(peer) = self.up {
             if self.asked.is_empty() {

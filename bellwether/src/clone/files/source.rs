@@ -195,3 +195,56 @@ impl Readable for Source {
         shown(&self.listing.path(part.map_or(0, |part| part.entry)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{OpenOptions, remove_file, write};
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_not_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("a");
+        let read = |source: &Source| source.read(0, &mut [0; 4096]).map_err(|e| e.to_string());
+        let opened = || {
+            write(&at, b"some").unwrap();
+            Source::open(dir.path()).unwrap()
+        };
+        assert_eq!(read(&opened()), Ok(4096));
+        let cases: [(&str, &dyn Fn()); 4] = [
+            ("longer", &|| write(&at, b"some more").unwrap()),
+            ("shorter", &|| write(&at, b"s").unwrap()),
+            ("of the same size", &|| {
+                write(&at, b"else").unwrap();
+                let file = OpenOptions::new().write(true).open(&at).unwrap();
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            }),
+            ("another one", &|| {
+                remove_file(&at).unwrap();
+                write(&at, b"another").unwrap();
+            }),
+        ];
+        for (what, change) in cases {
+            // Once before it is opened, and once while it is.
+            for open in [false, true] {
+                let source = opened();
+                if open {
+                    assert_eq!(read(&source), Ok(4096));
+                }
+                change();
+                let said = read(&source);
+                // What was opened is still whole.
+                let whole = open && what == "another one";
+                let changed = said.as_ref().is_err_and(|why| why.contains("a: changed while it"));
+                assert!(changed || whole && said == Ok(4096), "{what}: {said:?}");
+            }
+        }
+        let source = opened();
+        remove_file(&at).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &at, rustix::fs::Mode::RUSR).unwrap();
+        let why = read(&source).unwrap_err();
+        assert!(why.contains("not a regular file any more"), "{why}");
+        drop(source);
+        assert!(Source::open(dir.path()).is_ok(), "nothing waits for who writes to a pipe");
+    }
+}

@@ -206,7 +206,7 @@ impl Room {
         let descriptors = usize::try_from(offer.descriptors.saturating_sub(RESERVE));
         net.most = descriptors.map_or(MACHINES, |most| most.clamp(8, MACHINES));
         let asks = world.datagrams(self.port)?;
-        let (mut moved, mut last) = (world.now(), (0, 0, 0));
+        let (mut moved, mut last) = (world.now(), (0, 0, 0, 0));
         let (mut first, mut shown) = (None, (Duration::ZERO, false));
         let mut strangers = Strangers::default();
         let used = offer.manifest.layout.used();
@@ -297,7 +297,8 @@ impl Room {
                 golden.told(Told::Digested(n));
                 self.act(offer, golden, &mut net, world)?;
             }
-            let state = (golden.progress().0, golden.sent(), offer.manifest.missing());
+            let (done, missing) = (golden.progress().0, offer.manifest.missing());
+            let state = (done, golden.sent(), missing, golden.finishing());
             if state != last {
                 (moved, last) = (now, state);
             }
