@@ -182,13 +182,47 @@ fn delete_does_not_empty_what_is_mounted() {
     assert_eq!(shell(&room.path("copy1"), "cat deep/new"), "new\n");
 }
 
+/// A subvolume of btrfs has no mount of its own. At the sender it is left out; at a machine nothing
+/// of it goes.
+#[test]
+fn a_subvolume_counts_as_another_file_system() {
+    let room = Room::new(2);
+    shell(&room.path("."), "truncate -s 256M image; mkfs.btrfs -q image");
+    let image = room.path("image").display().to_string();
+    let volume = Mount::new(&["-o", "loop", &image], room.path("volume"));
+    shell(
+        &volume.0,
+        "mkdir golden copy; btrfs -q subvolume create golden/own; echo theirs >golden/own/theirs
+         btrfs -q subvolume create copy/snapshot; echo keep >copy/snapshot/keep
+         mkdir copy/own; echo keep >copy/own/keep; echo new >golden/new",
+    );
+    let _golden =
+        Mount::new(&["--bind", &format!("{}/golden", volume.0.display())], room.path("golden"));
+    let _copy =
+        Mount::new(&["--bind", &format!("{}/copy", volume.0.display())], room.path("copy1"));
+    let mut machine = receive(&room, 1, &["--delete"]);
+    let mut sender = send(&room, "1");
+    machine.fails(30);
+    sender.kill();
+    let log = machine.log();
+    assert!(log.contains("snapshot: ") && log.contains("a subvolume is there"), "{log}");
+    assert_eq!(shell(&room.path("copy1"), "cat snapshot/keep; ls"), "keep\nown\nsnapshot\n");
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    machine.succeeds(30);
+    sender.succeeds(30);
+    let has = "own:\nkeep\n\nsnapshot:\nkeep\n";
+    assert_eq!(shell(&room.path("copy1"), "cat new; ls own snapshot"), format!("new\n{has}"));
+}
+
 fn limited(room: &Room, without: &str, words: &[&str]) -> Running {
     let program =
         ["setpriv", "--bounding-set", without, "--", env!("CARGO_BIN_EXE_bellwether"), "clone"];
     room.start(1, &[&program[..], words].concat())
 }
 
-/// Without the right to give files away nobody else's program gets the right to run as its owner.
+/// Without the right to give files away another user's program does not get the right to run as
+/// the user who copies.
 #[test]
 fn files_of_another_owner_lose_set_user_id() {
     let room = Room::new(2);
