@@ -245,6 +245,15 @@ fn files_of_another_owner_lose_set_user_id() {
         let modes = shell(&room.path(copy), "stat -c '%n %u %a' a b");
         assert_eq!(modes, "a 0 755\nb 0 6755\n");
     }
+    // A directory that its owner may not write to.
+    shell(&room.path("."), "mkdir -m 500 golden/ro copy1/ro; echo c >golden/ro/c");
+    let path = room.path("copy1").display().to_string();
+    let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
+    let mut machine = limited(&room, "-dac_override", &words);
+    let mut sender = send(&room, "1");
+    machine.succeeds(30);
+    sender.succeeds(30);
+    assert_eq!(shell(&room.path("copy1"), "stat -c %a ro; cat ro/c"), "500\nc\n");
     // What cannot be made is found before anything changes.
     shell(&room.path("golden"), "mknod device c 1 3; echo other >b");
     let path = room.path("copy1").display().to_string();

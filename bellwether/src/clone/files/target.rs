@@ -6,7 +6,7 @@
 //! resolved from the directory by a call that follows no link, and never leads out of the directory
 //! or into another mount.
 
-use super::{KIND, NAME, attributes, by_error, name, path, shown};
+use super::{KIND, NAME, attributes, by_error, by_number, name, path, shown};
 use ::share::beneath::Directory;
 use clone::edge::world::Shelf;
 use clone::room::bits::Bits;
@@ -14,8 +14,9 @@ use clone::room::manifest::{Extent, Manifest};
 use clone::room::tree::{Entry, Kind, Listing, Part, STAGE, grains};
 use clone::room::{Ask, Told};
 use rustix::fs::{
-    Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, fadvise, flock, fstat,
-    linkat, makedev, mkdirat, mknodat, readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
+    Access, Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, accessat, chmod,
+    fadvise, flock, fstat, linkat, makedev, mkdirat, mknodat, readlinkat, renameat, statat,
+    symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -522,6 +523,13 @@ impl Target {
                 Err(errno) => return Err(wrong(errno)),
             };
             if there.is_some_and(|stat| self.is(&entry.kind, &stat, &own)) {
+                // Names in a directory that even its owner may not write to; it gets its mode again.
+                let may = || accessat(&dir, path(&name), Access::WRITE_OK, AtFlags::empty());
+                if entry.kind == Kind::Directory && may().is_err() {
+                    let fd = dir.at(path(&name), NAME, Mode::empty()).map_err(&wrong)?;
+                    let mode = fstat(&fd).map_err(&wrong)?.st_mode & !KIND;
+                    let _ = chmod(by_number(&fd), Mode::from_raw_mode(mode) | PRIVATE);
+                }
                 continue;
             }
             let directory = there.is_some_and(|stat| stat.st_mode & KIND == 0o040_000);
