@@ -139,6 +139,9 @@ pub const FOR_CHECKS: &[(&str, &str)] = &[
     ("xz-utils", "xz streams, for the tests of expansion"),
     ("squashfs-tools", "images, for the tests of recipes"),
     ("xorriso", "ISOs, for the same"),
+    ("mtools", "the FAT image inside one"),
+    ("isolinux", "its boot loader for BIOS"),
+    ("grub-efi-amd64-bin", "and for UEFI"),
     ("dropbear-bin", "dropbearconvert, which reads a key that we made"),
     ("openssh-client", "ssh-keygen, which makes one"),
 ];
