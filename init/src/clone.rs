@@ -199,7 +199,7 @@ fn whole(class: &str, name: &str, written: bool) -> bool {
     !NO_DISKS.iter().any(|no| name.starts_with(no))
         && read("partition").is_err()
         && !flag("removable")
-        && !(written && flag("ro"))
+        && (!written || !flag("ro"))
 }
 
 /// The path of the disk to write: the line's, the sender's, or that of the only disk.
