@@ -209,11 +209,11 @@ fn prepare(
         archives: BTreeMap::new(),
         said: BTreeSet::new(),
     };
-    menu.entries.iter().for_each(|entry| entries.note(entry));
-    let mut n = 0;
+    let planned: Vec<Planned> = menu.entries.iter().map(|entry| entries.plan(entry)).collect();
+    let mut planned = planned.into_iter().enumerate();
     let mut rows = medium::keep(&mut menu, |entry| {
-        n += 1;
-        entries.make(n - 1, entry)
+        let (n, planned) = planned.next()?;
+        entries.make(n, entry, planned)
     });
     if menu.entries.is_empty() {
         return Err(Error::Medium { why: format!("no entry of {name} can boot over the network") });
@@ -278,7 +278,8 @@ struct Planned {
 }
 
 impl Entries<'_> {
-    fn plan(&self, entry: &Entry) -> Planned {
+    /// How an entry boots. Notes which archive it wants.
+    fn plan(&mut self, entry: &Entry) -> Planned {
         let tree = &self.medium.tree;
         let other = self.other_machine(entry);
         let mut row = Layout::of(tree, entry, &self.options.append);
@@ -297,22 +298,17 @@ impl Entries<'_> {
             && !entry.initrd.is_empty()
             && other.is_none();
         let ours = starts_ours.then_some(Wanted { alone, behind: !alone });
-        Planned { row, other, append, plan, ours }
-    }
-
-    /// Notes which archive an entry wants.
-    fn note(&mut self, entry: &Entry) {
-        let Planned { plan, ours, .. } = self.plan(entry);
         if let Some(ours) = ours.filter(|_| plan.can_work()) {
             let wanted = self.wanted.entry(entry.initrd.clone()).or_default();
             wanted.alone |= ours.alone;
             wanted.behind |= ours.behind;
         }
+        Planned { row, other, append, plan, ours }
     }
 
     /// The `n`th entry; `None` when it cannot boot, which is said.
-    fn make(&mut self, n: usize, entry: &mut Entry) -> Option<Layout> {
-        let Planned { row, other, append, plan, ours } = self.plan(entry);
+    fn make(&mut self, n: usize, entry: &mut Entry, planned: Planned) -> Option<Layout> {
+        let Planned { row, other, append, plan, ours } = planned;
         if let Some(why) = other {
             if row.note == layout::ON_A_DRIVE {
                 return self.leave_out(entry, &why);
