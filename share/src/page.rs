@@ -98,7 +98,8 @@ impl Page {
         at <= now && now - at <= GOOD && used.insert((at, nonce.to_owned()))
     }
 
-    /// Carries out a request like `/control/nfs/off` or `/control/room/begin`. Returns the status to answer with.
+    /// Carries out a request like `/control/nfs/off` or `/control/room/begin`. Returns the status
+    /// to answer with.
     pub fn control(&self, path: &str, proof: Option<&str>) -> u16 {
         if !proof.is_some_and(|proof| self.proves(proof, "POST", path)) {
             return 403;

@@ -333,9 +333,7 @@ impl Target {
                 Ok(file) => Some((n, beside, file)),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
                 // No directory, or a link in its place.
-                Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOTDIR | Errno::LOOP)) => {
-                    None
-                }
+                Err(e) if matches!(by_error(&e), Errno::NOTDIR | Errno::LOOP) => None,
                 Err(e) => return Err(io(&own)(e)),
             };
             if self.open.is_none() {
