@@ -425,8 +425,8 @@ impl KernelTree {
     }
 }
 
-/// Where a kernel looks for a firmware file below `lib/firmware`, in its order: in each directory
-/// plain first, then packed (`drivers/base/firmware_loader/main.c`). Each path with the file's name
+/// Where a kernel looks for a firmware file below `lib/firmware`, in its order: plain in
+/// each directory first, then packed in each (`drivers/base/firmware_loader/main.c`). Each path with the file's name
 /// in `lib/firmware` itself. Nothing for a name that leaves the directory: it comes from a module.
 #[must_use]
 pub fn firmware_places(release: &str, name: &str) -> Vec<(String, String)> {
