@@ -120,20 +120,25 @@ fn kvm_works(qemu: &Path) -> bool {
     probe.wait().is_ok_and(|status| status.success())
 }
 
-/// The command line that a machine is started with.
-fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure> {
-    let usage = |text: &str| Failure::Usage(format!("{text}; see 'bellwether try --help'"));
-    let mut words = Words { list: Vec::new(), drives: 0, scsi: false, usb: false };
+/// Refuses options that say nothing to boot, or contradict each other.
+fn check(what: &Try) -> Result<(), Failure> {
+    let usage = |text: &str| Err(Failure::Usage(format!("{text}; see 'bellwether try --help'")));
     let ways = usize::from(what.kernel.is_some()) + usize::from(what.pxe.is_some());
     if ways > 1 || (what.pxe.is_some() && what.medium.is_some()) {
-        return Err(usage("boot from one of: a medium, --kernel, --pxe"));
+        return usage("boot from one of: a medium, --kernel, --pxe");
     }
     if ways == 0 && what.medium.is_none() {
-        return Err(usage("nothing to boot: give an ISO or a disk image, --kernel or --pxe"));
+        return usage("nothing to boot: give an ISO or a disk image, --kernel or --pxe");
     }
     if what.kernel.is_none() && (what.initrd.is_some() || what.append.is_some()) {
-        return Err(usage("--initrd and --append go with --kernel"));
+        return usage("--initrd and --append go with --kernel");
     }
+    Ok(())
+}
+
+/// The command line that a machine is started with, of options that [`check`] let pass.
+fn words(what: &Try, kvm: bool, work: &Workplace) -> Result<Vec<String>, Failure> {
+    let mut words = Words { list: Vec::new(), drives: 0, scsi: false, usb: false };
     // String instructions with fast-path microcode are slow when emulated.
     let (accel, cpu) = if kvm { ("kvm", "host") } else { ("tcg", "max,-erms,-fsrm") };
     words.add(["-machine", &format!("q35,accel={accel}"), "-cpu", cpu, "-no-reboot"]);
@@ -223,6 +228,7 @@ fn parse_size(text: &str) -> Option<u64> {
 /// Runs the subcommand. The exit status is QEMU's: 0 when the machine was
 /// switched off or rebooted itself.
 pub fn run(what: &Try) -> Result<(), Failure> {
+    check(what)?;
     let qemu = QEMU.find()?;
     interrupted::expect()?;
     let work = Workplace::new(&std::env::temp_dir().join("bellwether-try"))?;
@@ -267,6 +273,7 @@ mod tests {
     fn line(what: &Try) -> Result<String, Failure> {
         let dir = tempfile::tempdir().unwrap();
         let work = Workplace::new(&dir.path().join("w")).unwrap();
+        check(what)?;
         words(what, false, &work).map(|words| words.join(" "))
     }
 

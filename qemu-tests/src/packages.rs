@@ -141,6 +141,7 @@ pub const FOR_CHECKS: &[(&str, &str)] = &[
     ("xorriso", "ISOs, for the same"),
     ("mtools", "the FAT image inside one"),
     ("isolinux", "its boot loader for BIOS"),
+    ("syslinux-common", "the modules of that"),
     ("grub-efi-amd64-bin", "and for UEFI"),
     ("dropbear-bin", "dropbearconvert, which reads a key that we made"),
     ("openssh-client", "ssh-keygen, which makes one"),
