@@ -101,7 +101,6 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
             if ipxe::is_script(&text) {
                 let mut lost = Vec::new();
                 let menu = ipxe::read(&text, &mut |name| found(path, name, &mut lost));
-                let menu = menu.map_err(|e| bad(e.to_string()))?;
                 if menu.entries.is_empty() {
                     return Err(bad(no_entry("script", &lost)));
                 }
@@ -113,19 +112,17 @@ pub fn read(path: &Path) -> Result<Found, Failure> {
                 menu.notes.extend(marked.map(|_| MARKED.to_owned()));
                 return Ok(vec![(path.display().to_string(), menu)].into());
             }
-            let by_name = if name.starts_with("grub") || name == "loopback.cfg" {
-                Some(Dialect::Grub)
-            } else {
-                None
-            };
-            let dialect = by_name.or_else(|| Menu::guess(&text));
+            let guessed = Menu::guess(&text);
+            // grub.conf is of both.
+            let by_name = (name.starts_with("grub") || name == "loopback.cfg")
+                && guessed != Some(Dialect::GrubLegacy);
+            let dialect = if by_name { Some(Dialect::Grub) } else { guessed };
             let dialect = dialect.ok_or_else(|| {
                 neither("neither an ISO nor a menu of SYSLINUX, GRUB, iPXE or systemd-boot".into())
             })?;
             let mut lost = Vec::new();
             let load = &mut |name: &str| found(path, name, &mut lost);
-            let menu = Menu::read_as_written(dialect, &text, load);
-            let mut menu = menu.map_err(|e| bad(e.to_string()))?;
+            let mut menu = Menu::read_as_written(dialect, &text, load);
             if menu.entries.is_empty() {
                 return Err(bad(no_entry("menu", &lost)));
             }

@@ -40,6 +40,9 @@ const MENUS: &[(Dialect, &str)] = &[
     (Dialect::Grub, "/*/boot/grub/grub.cfg"),
     (Dialect::Grub, "/*/*/grub.cfg"),
     (Dialect::Grub, "/grub.cfg"),
+    (Dialect::GrubLegacy, "/boot/grub/menu.lst"),
+    (Dialect::GrubLegacy, "/boot/grub/grub.conf"),
+    (Dialect::GrubLegacy, "/menu.lst"),
 ];
 
 /// Kernel and initramfs where there is no menu.
@@ -198,12 +201,11 @@ impl Medium {
             places.iter().filter(|(of, _)| *of == dialect).find_map(|(_, path)| {
                 let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
                 let mut load = |name: &str| self.named(dir, name);
-                let menu = Menu::read_as_written(dialect, &self.text(path)?, &mut load).ok()?;
+                let menu = Menu::read_as_written(dialect, &self.text(path)?, &mut load);
                 (!menu.entries.is_empty()).then(|| (path.trim_start_matches('/').to_owned(), menu))
             })
         };
-        let mut menus: Vec<(String, Menu)> =
-            [Dialect::Syslinux, Dialect::Grub].into_iter().filter_map(first).collect();
+        let mut menus: Vec<(String, Menu)> = Dialect::ALL.into_iter().filter_map(first).collect();
         let entries = self.loader_entries();
         if !entries.entries.is_empty() {
             menus.push(("loader/entries".into(), entries));
@@ -240,7 +242,7 @@ impl Medium {
             let Some(text) = self.text(&path) else { continue };
             let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
             let mut load = |name: &str| self.named(dir, name);
-            let Ok(mut menu) = Menu::read(dialect, &text, &mut load) else { continue };
+            let mut menu = Menu::read(dialect, &text, &mut load);
             keep(&mut menu, |entry| self.settle(entry, dir).then_some(()));
             if !menu.entries.is_empty() {
                 return menu;

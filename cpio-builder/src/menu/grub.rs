@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
+use std::ops::ControlFlow;
 use std::str::Chars;
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, MenuError, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, is_no_kernel};
 
 /// Longest GRUB line after expansion of variables.
 pub(super) const LINE_MAX: usize = 64 << 10;
@@ -86,9 +87,12 @@ fn block(chars: &mut Peekable<Chars<'_>>, opening: &[&str], closing: &str) -> St
 }
 
 /// Reads a menu; `keep` leaves variables that it does not set as `${name}`.
-pub(super) fn read(text: &str, load: Load<'_>, keep: bool) -> Result<Menu, MenuError> {
+pub(super) fn read(text: &str, load: Load<'_>, keep: bool) -> Menu {
     Grub { keep, ..Grub::default() }.read(text, load)
 }
+
+/// Goes on, or ends at a bound.
+type Flow = ControlFlow<()>;
 
 /// A branch of an `if` whose condition may be known.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,9 +147,15 @@ struct Grub {
 }
 
 impl Grub {
-    fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
-        self.file(text, load, 0)?;
-        self.end_entry()?;
+    fn read(mut self, text: &str, load: Load<'_>) -> Menu {
+        let mut end = self.file(text, load, 0);
+        self.end_entry();
+        if end.is_continue() {
+            end = self.uncalled(load);
+        }
+        if end.is_break() {
+            self.menu.cut("it has too many entries, or loops without an end");
+        }
         let default = self.variables.get("default").map_or("", String::as_str);
         if let Some(item) = self.starts(default) {
             match item.entry {
@@ -158,7 +168,27 @@ impl Grub {
         }
         let timeout = self.variables.get("timeout").and_then(|t| t.parse::<i64>().ok());
         self.menu.timeout = timeout.and_then(|t| u32::try_from(t).ok());
-        Ok(self.menu)
+        self.menu
+    }
+
+    /// People see the entries of functions of a menu that has no others: another file, or a name
+    /// made of variables, calls these.
+    fn uncalled(&mut self, load: Load<'_>) -> Flow {
+        let none = self.menu.entries.is_empty() && self.entry.is_none();
+        if !self.keep || !none {
+            return Flow::Continue(());
+        }
+        for body in std::mem::take(&mut self.functions).into_values() {
+            self.depth = 0;
+            self.end_entry();
+            self.arguments((1..10).map(|n| format!("${{{n}}}")).collect());
+            self.body(&body, load, 1)?;
+        }
+        self.end_entry();
+        if !self.menu.entries.is_empty() {
+            self.menu.note("the entries stand in functions that nothing here calls by name".into());
+        }
+        Flow::Continue(())
     }
 
     /// The item that a value of `default` starts: a number, an id or a title; for each submenu
@@ -169,7 +199,7 @@ impl Grub {
             self.below(place)
                 .find(|item| item.id == name || item.title == name)
                 .or_else(|| self.below(place).find(|item| item.place.last().copied() == numbered))
-                .or_else(|| self.below(place).next())
+                .or_else(|| self.below(place).next().filter(|_| !self.menu.cut))
         };
         // A title has `>>` for `>`.
         let default = default.replace(">>", "\0");
@@ -188,20 +218,20 @@ impl Grub {
         })
     }
 
-    fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
+    fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Flow {
         let text = text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default();
         if self.files.begin(text, &mut self.menu) {
             self.body(text, load, nesting)?;
             self.files.end();
         }
-        Ok(())
+        Flow::Continue(())
     }
 
     /// Goes through commands: a file, a function's, or a loop's.
-    fn body(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
+    fn body(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Flow {
         self.work += text.len();
         if self.work > WORK_MAX {
-            return Err(MenuError::TooMany);
+            return Flow::Break(());
         }
         let mut chars = text.chars().peekable();
         let mut branches: Vec<Branch> = Vec::new();
@@ -221,7 +251,7 @@ impl Grub {
                 } else if first == "fi" {
                     branches.pop();
                 } else if first == "}" {
-                    self.end_entry()?;
+                    self.end_entry();
                     self.depth = self.depth.saturating_sub(1);
                 } else if let Some(last) = branches.last_mut() {
                     *last = match (first, *last) {
@@ -275,6 +305,11 @@ impl Grub {
                         self.body(&body, load, nesting + 1)?;
                     }
                 }
+                // SystemRescue's entries.
+                "eval" if nesting < 8 => {
+                    let commands: Vec<&str> = words.collect();
+                    self.body(&commands.join(" "), load, nesting + 1)?;
+                }
                 name if nesting < 8 && self.functions.contains_key(name) => {
                     let body = self.functions.get(name).cloned().unwrap_or_default();
                     let before = self.arguments(words.map(str::to_owned).collect());
@@ -284,7 +319,7 @@ impl Grub {
                 first => self.run(first, depth, &mut words)?,
             }
         }
-        Ok(())
+        Flow::Continue(())
     }
 
     /// Whether a condition holds, if it asks for a file and the medium is at hand. A file that is
@@ -310,7 +345,7 @@ impl Grub {
         first: &'w str,
         depth: usize,
         words: &mut dyn Iterator<Item = &'w str>,
-    ) -> Result<(), MenuError> {
+    ) -> Flow {
         match first {
             "menuentry" | "submenu" => self.shown(first == "submenu", depth, words)?,
             "linux" | "linuxefi" | "linux16" => {
@@ -340,7 +375,7 @@ impl Grub {
             }
             _ => self.other(first, words)?,
         }
-        Ok(())
+        Flow::Continue(())
     }
 
     /// An item of the menu: an entry, or a submenu.
@@ -349,8 +384,8 @@ impl Grub {
         submenu: bool,
         depth: usize,
         words: &mut dyn Iterator<Item = &str>,
-    ) -> Result<(), MenuError> {
-        self.end_entry()?;
+    ) -> Flow {
+        self.end_entry();
         let mut id = String::new();
         // The title and the arguments of the entry's own commands.
         let mut arguments = Vec::new();
@@ -370,7 +405,7 @@ impl Grub {
         let mut place = self.submenu.clone();
         place.push(self.below(&place).count());
         if self.items.len() >= 2 * ENTRIES_MAX {
-            return Err(MenuError::TooMany);
+            return Flow::Break(());
         }
         if submenu {
             self.submenu.clone_from(&place);
@@ -383,22 +418,18 @@ impl Grub {
             }
             self.entry = Some(Entry { id, title, ..Entry::default() });
         }
-        Ok(())
+        Flow::Continue(())
     }
 
     /// A command that is none of those, as far as it sets variables or starts a kernel.
-    fn other<'w>(
-        &mut self,
-        first: &'w str,
-        words: &mut dyn Iterator<Item = &'w str>,
-    ) -> Result<(), MenuError> {
+    fn other<'w>(&mut self, first: &'w str, words: &mut dyn Iterator<Item = &'w str>) -> Flow {
         let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if let Some((name, value)) = first.split_once('=')
             && is_name(name)
             && !name.is_empty()
         {
             self.set(name, value);
-            return Ok(());
+            return Flow::Continue(());
         }
         // `$linux /vmlinuz …`, where the loader finds out which command that is.
         if let Some(name) = first.strip_prefix("${") {
@@ -406,7 +437,7 @@ impl Grub {
             if self.entry.is_some() && (name.contains("initrd") || name.contains("linux")) {
                 self.run(command, 1, words)?;
             }
-            return Ok(());
+            return Flow::Continue(());
         }
         // What `search`, `probe`, `regexp` and others set is known to the loader alone.
         while let Some(word) = words.next().filter(|_| self.keep) {
@@ -420,7 +451,7 @@ impl Grub {
                 self.variables.remove(if is_name(name) { name } else { "root" });
             }
         }
-        Ok(())
+        Flow::Continue(())
     }
 
     fn set(&mut self, name: &str, value: &str) {
@@ -443,17 +474,14 @@ impl Grub {
         before
     }
 
-    fn end_entry(&mut self) -> Result<(), MenuError> {
+    fn end_entry(&mut self) {
         let starts = |entry: &Entry| !entry.kernel.is_empty() && !is_no_kernel(&entry.kernel);
-        let Some(entry) = self.entry.take().filter(starts) else { return Ok(()) };
-        if self.menu.entries.len() >= ENTRIES_MAX {
-            return Err(MenuError::TooMany);
+        if let Some(entry) = self.entry.take().filter(starts)
+            && self.menu.add(entry)
+            && let Some(item) = self.items.last_mut()
+        {
+            item.entry = Some(self.menu.entries.len() - 1);
         }
-        if let Some(item) = self.items.last_mut() {
-            item.entry = Some(self.menu.entries.len());
-        }
-        self.menu.entries.push(entry);
-        Ok(())
     }
 
     /// The words up to the end of a command: a line's end, `;`, or a brace; and whether it

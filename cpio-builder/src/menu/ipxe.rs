@@ -4,7 +4,7 @@
 //! followed, and a variable that nothing above sets stays as `${name}`. Scripts that `chain`
 //! names are read where the caller has them.
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, MenuError, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, is_no_kernel};
 use std::collections::BTreeMap;
 
 /// Longest line with its variables filled in.
@@ -17,13 +17,11 @@ pub fn is_script(text: &str) -> bool {
 }
 
 /// Reads a script.
-///
-/// # Errors
-/// [`MenuError::TooMany`] for too many entries.
-pub fn read(text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
+#[must_use]
+pub fn read(text: &str, load: Load<'_>) -> Menu {
     let mut script = Script::default();
-    script.file(text, load, 0)?;
-    script.end_entry()?;
+    script.file(text, load, 0);
+    script.end_entry();
     let Script { mut menu, default, titles, labels, .. } = script;
     for entry in &mut menu.entries {
         if let Some(title) = titles.get(&entry.id) {
@@ -41,7 +39,7 @@ pub fn read(text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
             None => {}
         }
     }
-    Ok(menu)
+    menu
 }
 
 #[derive(Default)]
@@ -56,15 +54,15 @@ struct Script {
 }
 
 impl Script {
-    fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) -> Result<(), MenuError> {
+    fn file(&mut self, text: &str, load: Load<'_>, nesting: usize) {
         let text = text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default();
         if !self.files.begin(text, &mut self.menu) {
-            return Ok(());
+            return;
         }
         let joined = text.replace("\\\n", "");
         for line in joined.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
             if let Some(label) = line.strip_prefix(':') {
-                self.end_entry()?;
+                self.end_entry();
                 if self.labels.len() < ENTRIES_MAX {
                     self.labels.push(label.trim().to_owned());
                 }
@@ -83,16 +81,15 @@ impl Script {
                         let script = load(&name).filter(|text| is_script(text));
                         match script {
                             Some(text) if self.files.knows(&text, &self.variables) => {}
-                            Some(text) => self.file(&text, load, nesting + 1)?,
-                            None => self.run("kernel-by-chain", rest)?,
+                            Some(text) => self.file(&text, load, nesting + 1),
+                            None => self.run("kernel-by-chain", rest),
                         }
                     }
-                    first => self.run(first, rest)?,
+                    first => self.run(first, rest),
                 }
             }
         }
         self.files.end();
-        Ok(())
     }
 
     fn set(&mut self, words: &[&str], only_if_unset: bool) {
@@ -105,7 +102,7 @@ impl Script {
         self.variables.insert((*name).to_owned(), value);
     }
 
-    fn run(&mut self, first: &str, rest: &[&str]) -> Result<(), MenuError> {
+    fn run(&mut self, first: &str, rest: &[&str]) {
         match first {
             "item" => {
                 let words = arguments(rest);
@@ -130,9 +127,9 @@ impl Script {
                 }
             }
             "kernel" | "linux" | "imgselect" | "imgload" => {
-                self.end_entry()?;
+                self.end_entry();
                 let words = arguments(rest);
-                let Some((kernel, line)) = words.split_first() else { return Ok(()) };
+                let Some((kernel, line)) = words.split_first() else { return };
                 let mut entry = Entry { kernel: self.filled(kernel), ..Entry::default() };
                 entry.append = self.filled(&line.join(" "));
                 entry.id = self.labels.last().cloned().unwrap_or_default();
@@ -155,26 +152,21 @@ impl Script {
             }
             // A kernel may be started by `chain`, with its line behind it.
             "kernel-by-chain" if rest.iter().any(|word| word.starts_with("initrd=")) => {
-                self.run("kernel", rest)?;
+                self.run("kernel", rest);
             }
-            "boot" => self.end_entry()?,
+            "boot" => self.end_entry(),
             _ => {}
         }
-        Ok(())
     }
 
-    fn end_entry(&mut self) -> Result<(), MenuError> {
-        let Some(mut entry) = self.entry.take() else { return Ok(()) };
+    fn end_entry(&mut self) {
+        let Some(mut entry) = self.entry.take() else { return };
         // Memory testers and other loaders are started in the same way, without any line.
         if (entry.append.is_empty() && entry.initrd.is_empty()) || is_no_kernel(&entry.kernel) {
-            return Ok(());
-        }
-        if self.menu.entries.len() >= ENTRIES_MAX {
-            return Err(MenuError::TooMany);
+            return;
         }
         entry.append = entry.append.replace(char::is_control, " ");
-        self.menu.entries.push(entry);
-        Ok(())
+        self.menu.add(entry);
     }
 
     /// The text with the variables that are set.
@@ -240,7 +232,6 @@ boot
             asked.push(name.to_owned());
             Some("#!ipxe\nkernel k root=/dev/nfs\nimgargs k root=dhcp x=${y}\ninitrd i\n".into())
         });
-        let menu = menu.unwrap();
         assert_eq!(asked, ["more.ipxe"]);
         let entries: Vec<(&str, &str, &str)> =
             menu.entries.iter().map(|e| (&*e.title, &*e.kernel, &*e.append)).collect();
@@ -259,13 +250,13 @@ boot
         assert_eq!(menu.entries[0].initrd, ["http://192.0.2.1/live/initrd.img"]);
         assert!(menu.other_default && menu.notes[0].contains("'local'"));
         let ours = SCRIPT.replace("--default local", "--default live");
-        assert!(!read(&ours, &mut |_| None).unwrap().other_default);
+        assert!(!read(&ours, &mut |_| None).other_default);
     }
 
     #[test]
     fn a_script_that_chains_itself_comes_to_an_end() {
         let text = "#!ipxe\nchain a\nkernel k x\nboot\nchain a\n";
-        assert_eq!(read(text, &mut |_| Some(text.into())).unwrap().entries.len(), 1);
+        assert_eq!(read(text, &mut |_| Some(text.into())).entries.len(), 1);
     }
 
     proptest! {

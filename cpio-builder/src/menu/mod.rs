@@ -1,10 +1,11 @@
-//! Boot menus: read from the files of SYSLINUX, GRUB, systemd-boot and iPXE, written for three of
-//! them.
+//! Boot menus: read from the files of SYSLINUX, GRUB (2 and 0.97), systemd-boot and iPXE, written
+//! for three of them.
 //!
 //! The readers take Linux entries: kernel, initrd, command line. The caller loads included files.
 //! Input, entries and depth are bounded.
 
 mod grub;
+mod grub_legacy;
 pub mod ipxe;
 pub mod loader_entries;
 mod model;
@@ -16,38 +17,25 @@ mod write;
 pub use model::{Dialect, ENTRIES_MAX, Entry, FILE_MAX, Load, Menu, MenuError};
 
 impl Menu {
-    /// Reads a configuration. Without entries it is an empty menu. Control characters in titles
-    /// and command lines, such as tabulators, become blanks.
-    ///
-    /// # Errors
-    /// [`MenuError::TooMany`] for too many entries.
-    pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Result<Self, MenuError> {
+    /// Reads a configuration. Without entries it is an empty menu; entries beyond
+    /// [`ENTRIES_MAX`] are left out, with a note. Control characters in titles and command lines,
+    /// such as tabulators, become blanks.
+    pub fn read(dialect: Dialect, text: &str, load: Load<'_>) -> Self {
         Self::read_as(dialect, text, load, false)
     }
 
     /// The same for people: GRUB's variables that this file does not set stay in the entries as
     /// `${name}`.
-    ///
-    /// # Errors
-    /// As [`Menu::read`].
-    pub fn read_as_written(
-        dialect: Dialect,
-        text: &str,
-        load: Load<'_>,
-    ) -> Result<Self, MenuError> {
+    pub fn read_as_written(dialect: Dialect, text: &str, load: Load<'_>) -> Self {
         Self::read_as(dialect, text, load, true)
     }
 
-    fn read_as(
-        dialect: Dialect,
-        text: &str,
-        load: Load<'_>,
-        keep: bool,
-    ) -> Result<Self, MenuError> {
+    fn read_as(dialect: Dialect, text: &str, load: Load<'_>, keep: bool) -> Self {
         let mut menu = match dialect {
             Dialect::Syslinux => syslinux::read(text, load),
             Dialect::Grub => grub::read(text, load, keep),
-        }?;
+            Dialect::GrubLegacy => grub_legacy::read(text, load),
+        };
         let blank = |text: &mut String| *text = text.replace(char::is_control, " ");
         menu.loader = Some(dialect);
         blank(&mut menu.title);
@@ -55,7 +43,7 @@ impl Menu {
             blank(&mut entry.title);
             blank(&mut entry.append);
         }
-        Ok(menu)
+        menu
     }
 
     /// Detects the boot loader by its own keywords.
@@ -68,6 +56,7 @@ impl Menu {
                 | "linuxefi" | "configfile" | "function" => Some(Dialect::Grub),
                 "label" | "append" | "prompt" | "ui" | "kernel" | "say" | "ipappend"
                 | "sysappend" | "localboot" | "include" => Some(Dialect::Syslinux),
+                word if grub_legacy::is_first_word(word) => Some(Dialect::GrubLegacy),
                 _ => None,
             }
         };

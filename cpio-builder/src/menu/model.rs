@@ -31,6 +31,8 @@ pub struct Menu {
     pub notes: Vec<String>,
     /// The boot loader whose file it was read from, if that puts words on a line.
     pub loader: Option<Dialect>,
+    /// Entries were left out, as there are too many.
+    pub cut: bool,
 }
 
 impl Menu {
@@ -39,7 +41,7 @@ impl Menu {
     pub fn words_in_front(&self, entry: &Entry) -> String {
         let initrd = entry.initrd.join(",");
         match self.loader {
-            None => String::new(),
+            None | Some(Dialect::GrubLegacy) => String::new(),
             Some(Dialect::Syslinux) if !initrd.is_empty() => {
                 format!("BOOT_IMAGE={} initrd={initrd} ", entry.kernel)
             }
@@ -55,6 +57,13 @@ pub enum Dialect {
     Syslinux,
     /// GRUB 2.
     Grub,
+    /// GRUB 0.97 and GRUB4DOS, which put no words on a line.
+    GrubLegacy,
+}
+
+impl Dialect {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Syslinux, Self::Grub, Self::GrubLegacy];
 }
 
 /// One way to boot.
@@ -106,7 +115,7 @@ impl fmt::Display for MenuError {
         match self {
             Self::Empty => write!(f, "it has no entry that starts a Linux kernel"),
             Self::TooMany => {
-                write!(f, "it has more than {ENTRIES_MAX} entries, or loops without an end")
+                write!(f, "it has more than {ENTRIES_MAX} entries")
             }
             Self::Text { text, what } => {
                 write!(f, "{what} '{}' does not fit a menu", text.escape_debug())
@@ -208,7 +217,29 @@ impl Menu {
     /// The default is this entry, which is not among ours.
     pub(super) fn starts_otherwise(&mut self, name: &str) {
         self.other_default = true;
-        self.note(format!("the menu's default is '{name}', which starts no Linux kernel"));
+        let why = if self.cut { "was not read" } else { "starts no Linux kernel" };
+        self.note(format!("the menu's default is '{name}', which {why}"));
+    }
+
+    /// Adds an entry, if there is room for one more.
+    pub(super) fn add(&mut self, entry: Entry) -> bool {
+        let fits = self.entries.len() < ENTRIES_MAX;
+        if fits {
+            self.entries.push(entry);
+        } else {
+            self.cut(&format!("it has more than {ENTRIES_MAX} entries"));
+        }
+        fits
+    }
+
+    /// The rest of the menu is not read.
+    pub(super) fn cut(&mut self, why: &str) {
+        self.cut = true;
+        // The first of the notes, which are bounded.
+        let note = format!("{why}; those that follow are left out");
+        if !self.notes.contains(&note) {
+            self.notes.insert(0, note);
+        }
     }
 }
 
@@ -221,8 +252,11 @@ pub(crate) fn is_no_kernel(path: &str) -> bool {
         "vboot", "plpbt", "plpinst",
     ];
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-    let name = name.strip_prefix("${").unwrap_or(&name);
-    NAMES.iter().any(|start| name.starts_with(start))
+    NAMES.iter().any(|start| match name.strip_prefix("${") {
+        // `${image_memtest}`
+        Some(variable) => variable.contains(start),
+        None => name.starts_with(start),
+    })
         // A kernel's name may end in the name of the machine that built it.
         || (!name.starts_with("vmlinuz")
             && [".lkrn", ".c32", ".com"].iter().any(|end| name.ends_with(end)))

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{
-    ENTRIES_MAX, Entry, FILE_MAX, FILES_MAX, Files, Load, Menu, MenuError, is_no_kernel,
-};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, FILES_MAX, Files, Load, Menu, is_no_kernel};
 
 /// Reads a menu.
-pub(super) fn read(text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
+pub(super) fn read(text: &str, load: Load<'_>) -> Menu {
     Syslinux::default().read(text, load)
 }
 
@@ -84,7 +82,7 @@ enum Item {
     Foreign(String),
     /// A menu.
     Menu(usize),
-    /// A label that whichsys.c32 goes to on a disc.
+    /// A label that whichsys.c32 goes to on a disc, or ifcpu64.c32.
     Label(String),
 }
 
@@ -102,11 +100,11 @@ struct SyslinuxEntry {
 }
 
 impl Syslinux {
-    fn read(mut self, text: &str, load: Load<'_>) -> Result<Menu, MenuError> {
+    fn read(mut self, text: &str, load: Load<'_>) -> Menu {
         let none = BTreeMap::new();
         self.files.knows(text, &none);
-        self.file(text, load, 0)?;
-        self.end_entry()?;
+        self.file(text, load, 0);
+        self.end_entry();
         if !self.levels.first().is_some_and(|root| root.ui || root.program) && !self.prompt {
             // Without a menu and a prompt, SYSLINUX does not wait.
             self.menu.timeout = Some(0);
@@ -119,8 +117,8 @@ impl Syslinux {
             };
             self.menu.note(format!("an entry leads to the menu {name}, whose entries follow"));
             self.open = vec![level];
-            self.file(&more, load, 1)?;
-            self.end_entry()?;
+            self.file(&more, load, 1);
+            self.end_entry();
         }
         let says = self.levels.first().is_some_and(Level::says_what_starts);
         if !says && !self.menu.entries.is_empty() {
@@ -134,7 +132,7 @@ impl Syslinux {
             Some(Item::Menu(_)) => self.menu.other_default = true,
             None => {}
         }
-        Ok(self.menu)
+        self.menu
     }
 
     /// What starts in a menu when no key is pressed.
@@ -185,10 +183,10 @@ impl Syslinux {
         }
     }
 
-    fn file(&mut self, text: &str, load: Load<'_>, depth: usize) -> Result<(), MenuError> {
+    fn file(&mut self, text: &str, load: Load<'_>, depth: usize) {
         let text = text.get(..text.floor_char_boundary(FILE_MAX)).unwrap_or_default();
         if !self.files.begin(text, &mut self.menu) {
-            return Ok(());
+            return;
         }
         for line in text.lines().map(str::trim) {
             if line.ends_with('\\') && !self.in_text {
@@ -218,26 +216,25 @@ impl Syslinux {
                 if depth < 8
                     && let Some(more) = load(name)
                 {
-                    self.file(&more, load, depth + 1)?;
+                    self.file(&more, load, depth + 1);
                 }
                 continue;
             }
-            self.line(&word, rest)?;
+            self.line(&word, rest);
         }
         self.files.end();
-        Ok(())
     }
 
-    fn line(&mut self, word: &str, rest: &str) -> Result<(), MenuError> {
+    fn line(&mut self, word: &str, rest: &str) {
         match (word, &mut self.entry) {
             ("text", _) => self.in_text = rest.eq_ignore_ascii_case("help"),
             ("label", _) => {
-                self.end_entry()?;
+                self.end_entry();
                 let entry = Entry { id: rest.to_owned(), ..Entry::default() };
                 self.entry = Some(SyslinuxEntry { entry, ..SyslinuxEntry::default() });
             }
             ("menu begin", _) => {
-                self.end_entry()?;
+                self.end_entry();
                 let inner = self.levels.len();
                 if inner < ENTRIES_MAX {
                     self.item(rest, Item::Menu(inner), false);
@@ -246,7 +243,7 @@ impl Syslinux {
                 }
             }
             ("menu end", _) => {
-                self.end_entry()?;
+                self.end_entry();
                 if self.open.len() > 1 {
                     self.open.pop();
                 }
@@ -308,10 +305,9 @@ impl Syslinux {
             }
             _ => {}
         }
-        Ok(())
     }
 
-    fn end_entry(&mut self) -> Result<(), MenuError> {
+    fn end_entry(&mut self) {
         let Some(SyslinuxEntry {
             mut entry,
             append,
@@ -322,7 +318,7 @@ impl Syslinux {
             config,
         }) = self.entry.take()
         else {
-            return Ok(());
+            return;
         };
         let has_words = append.as_ref().is_some_and(|append| !append.is_empty());
         // Such a name is a kernel's with an EFI stub, or another program's of the firmware.
@@ -339,7 +335,11 @@ impl Syslinux {
                 }
                 None => Vec::new(),
             };
-            let disc = words.skip_while(|word| *word != "-iso-").nth(1);
+            // ifcpu64.c32 goes to the label for 64 bits, which comes first.
+            let disc = match entry.kernel.rsplit('/').next() {
+                Some("ifcpu64.c32") => words.next(),
+                _ => words.skip_while(|word| *word != "-iso-").nth(1),
+            };
             if entry.kernel.ends_with("menu.c32") && files.is_empty() {
                 self.root().into_iter().for_each(|root| root.program = true);
             }
@@ -355,15 +355,12 @@ impl Syslinux {
                     self.levels.push(Level::default());
                 }
             }
-            return Ok(());
+            return;
         }
         for (bit, what) in [(1, "ip=CLIENT:SERVER:GATEWAY:MASK"), (2, "BOOTIF=01-MAC")] {
             if sysappend.unwrap_or(self.sysappend) & bit != 0 {
                 self.menu.note(format!("to the line of {} pxelinux adds {what}", entry.id));
             }
-        }
-        if self.menu.entries.len() >= ENTRIES_MAX {
-            return Err(MenuError::TooMany);
         }
         let append = append.unwrap_or_else(|| self.append.clone());
         let mut kept: Vec<&str> = words.split_whitespace().collect();
@@ -375,9 +372,12 @@ impl Syslinux {
             }
         }
         entry.append = kept.join(" ");
-        self.item(&entry.id, Item::Entry(self.menu.entries.len()), default);
-        self.menu.entries.push(entry);
-        Ok(())
+        let id = entry.id.clone();
+        let item = match self.menu.add(entry) {
+            true => Item::Entry(self.menu.entries.len() - 1),
+            false => Item::Foreign(id.clone()),
+        };
+        self.item(&id, item, default);
     }
 }
 
