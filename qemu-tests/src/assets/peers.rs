@@ -21,11 +21,19 @@ pub enum Peer {
 impl Peer {
     /// Packages and the command that makes `/boot/initrd` in the bootstrapped root.
     fn recipe(self, suite: &str) -> (&'static str, &'static str, &'static str) {
+        let since_forky = !matches!(suite, "bookworm" | "trixie");
         match self {
+            // Its hook copies losetup, which is in mount, and no package of its own asks for that.
             Peer::LiveBoot => (
                 "initrd-live-boot",
-                "initramfs-tools,live-boot,live-boot-initramfs-tools,systemd-sysv,udev,iproute2,kmod",
+                "initramfs-tools,live-boot,live-boot-initramfs-tools,systemd-sysv,udev,iproute2,kmod,mount",
                 "update-initramfs -c -k $VERSION && mv /boot/initrd.img-$VERSION /boot/initrd",
+            ),
+            // dracut-core has what was dracut-live and dracut-squash, and asks for no dmsetup.
+            Peer::Dracut if since_forky => (
+                "initrd-dracut",
+                "dracut,dracut-core,dmsetup,dbus,systemd-sysv,udev,iproute2,kmod",
+                "dracut --no-hostonly --add dmsquash-live --kver $VERSION /boot/initrd",
             ),
             Peer::Dracut => (
                 "initrd-dracut",
@@ -34,9 +42,9 @@ impl Peer {
             ),
             // dracut's own scripts for the network, and the DHCP client that they need, are
             // gone since forky.
-            Peer::DracutNet if !matches!(suite, "bookworm" | "trixie") => (
+            Peer::DracutNet if since_forky => (
                 "initrd-dracut-net",
-                "dracut,dracut-live,dracut-network,dracut-squash,dbus,systemd-sysv,udev,iproute2,\
+                "dracut,dracut-core,dracut-network,dmsetup,dbus,systemd-sysv,udev,iproute2,\
                  kmod,procps,network-manager,nfs-common,curl",
                 "dracut --no-hostonly --add 'dmsquash-live livenet nfs network-manager' --kver $VERSION /boot/initrd",
             ),
