@@ -80,7 +80,9 @@ impl Extents {
     }
 
     fn join(&mut self) {
-        self.list.sort_unstable();
+        if !self.list.is_sorted() {
+            sys::sort::sort(&mut self.list);
+        }
         let gap = self.gap;
         self.list.dedup_by(|next, last| {
             let touches = next.start <= last.end().saturating_add(gap);

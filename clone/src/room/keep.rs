@@ -14,12 +14,12 @@
 use super::beside::OwnTable;
 use super::bits::Bits;
 use super::manifest::{Chunk, Extent, GRAIN, Layout, Manifest};
+use super::numbered::Numbered;
 #[cfg(not(feature = "own-table"))]
 use super::whole::OwnTable;
 use crate::error::Trouble;
 use crate::guard::{HELD, Media, mark, old_table, write_all};
 use crate::mark::{LENGTH, Mark};
-use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -50,7 +50,7 @@ pub struct Keep<M: Media> {
     /// What [`Keep::look`] has found.
     looked: Option<bool>,
     /// Chunks of the first MiB, and those that reach behind the end of the disk.
-    head: BTreeMap<u32, Arc<Vec<u8>>>,
+    head: Numbered<Arc<Vec<u8>>>,
     /// Written, and not read back.
     fresh: Vec<u32>,
     /// The bytes of a disk that is shorter or longer than the one that is copied.
@@ -107,7 +107,7 @@ impl<M: Media> Keep<M> {
             marked,
             resumed: marked,
             looked: None,
-            head: BTreeMap::new(),
+            head: Numbered::default(),
             fresh: Vec::new(),
             other,
             own: None,
@@ -225,7 +225,9 @@ impl<M: Media> Keep<M> {
             let bytes = if held { self.read(*n).ok().flatten() } else { None };
             if has && held == bytes.is_some() {
                 have.add(*n);
-                self.head.extend(bytes.map(|bytes| (*n, bytes)));
+                if let Some(bytes) = bytes {
+                    self.head.insert(*n, bytes);
+                }
             }
             tick();
         }
@@ -309,7 +311,7 @@ impl<M: Media> Keep<M> {
     /// # Errors
     /// The system's.
     pub fn read(&mut self, n: u32) -> Result<Option<Arc<Vec<u8>>>, Trouble> {
-        if let Some(held) = self.head.get(&n) {
+        if let Some(held) = self.head.get(n) {
             return Ok(Some(held.clone()));
         }
         let manifest = self.manifest.clone();
@@ -339,8 +341,8 @@ impl<M: Media> Keep<M> {
             self.media.fetch(0, &mut head)?;
             own.boots(&mut head);
         }
-        for (n, data) in &self.head {
-            let Some(chunk) = manifest.layout.chunk(*n) else { continue };
+        for (n, data) in self.head.iter() {
+            let Some(chunk) = manifest.layout.chunk(n) else { continue };
             let mut rest = data.as_slice();
             for piece in manifest.layout.pieces(chunk) {
                 let (some, more) =

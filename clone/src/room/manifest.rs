@@ -233,7 +233,7 @@ impl Disk {
         let ends = self.areas.iter().flat_map(|a| [a.start, a.start + a.length]);
         let mut cuts: Vec<u64> = ends.map(|at| at / GRAIN * GRAIN).collect();
         cuts.push(HELD as u64);
-        cuts.sort_unstable();
+        sys::sort::sort(&mut cuts);
         // The part between two cuts that the last chunk is in.
         let mut within = None;
         let mut open = false;

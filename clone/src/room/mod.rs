@@ -20,6 +20,7 @@ pub mod golden;
 pub mod keep;
 pub mod manifest;
 pub mod node;
+pub(crate) mod numbered;
 pub mod serve;
 #[cfg(feature = "files")]
 pub mod tree;

@@ -4,8 +4,9 @@ use crate::Error;
 use crate::edge::net::{Stream, Waiter, accept, random};
 use crate::pact::Key;
 use crate::room::Peer;
+use crate::room::numbered::Numbered;
 use crate::room::wire::{Frame, Line, Message, Most};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -75,7 +76,7 @@ pub enum Event {
 /// All connections.
 #[derive(Debug)]
 pub struct Net {
-    conns: BTreeMap<Peer, Conn>,
+    conns: Numbered<Conn>,
     next: Peer,
     listener: OwnedFd,
     key: Option<Key>,
@@ -97,7 +98,7 @@ impl Net {
         let longest = usize::try_from(memory / 8).unwrap_or(usize::MAX);
         let frames = Most::default();
         let frames = Most { manifest: frames.manifest.min(longest), ..frames };
-        let (conns, buffer) = (BTreeMap::new(), vec![0; 256 << 10]);
+        let (conns, buffer) = (Numbered::default(), vec![0; 256 << 10]);
         let (most, paused) = (MOST, None);
         Self { conns, next: 0, listener, key, buffer, most, frames, paused }
     }
@@ -131,17 +132,17 @@ impl Net {
 
     /// The address of a machine.
     pub fn address(&self, peer: Peer) -> Ipv4Addr {
-        self.conns.get(&peer).map_or(Ipv4Addr::UNSPECIFIED, |conn| conn.ip)
+        self.conns.get(peer).map_or(Ipv4Addr::UNSPECIFIED, |conn| conn.ip)
     }
 
     /// The address of this machine, as that one sees it.
     pub fn own(&self, peer: Peer) -> Option<Ipv4Addr> {
-        self.conns.get(&peer).and_then(|conn| conn.stream.own_address())
+        self.conns.get(peer).and_then(|conn| conn.stream.own_address())
     }
 
     /// Says something, when the other end has said hello.
     pub fn say(&mut self, peer: Peer, message: &Message, now: Duration) {
-        let Some(conn) = self.conns.get_mut(&peer).filter(|conn| conn.up) else { return };
+        let Some(conn) = self.conns.get_mut(peer).filter(|conn| conn.up) else { return };
         let frame = conn.line.say(message);
         conn.queued += frame.head.len() + frame.data.as_ref().map_or(0, |data| data.len());
         conn.out.push_back(frame);
@@ -150,34 +151,34 @@ impl Net {
 
     /// It is known what this connection is for: it may stay.
     pub fn prove(&mut self, peer: Peer) {
-        if let Some(conn) = self.conns.get_mut(&peer) {
+        if let Some(conn) = self.conns.get_mut(peer) {
             conn.proven = true;
         }
     }
 
     /// Closes a connection, when all is said.
     pub fn hang(&mut self, peer: Peer) {
-        if let Some(conn) = self.conns.get_mut(&peer) {
+        if let Some(conn) = self.conns.get_mut(peer) {
             conn.closing = true;
         }
     }
 
     /// The machines that can take a chunk now.
     pub fn hungry(&self) -> Vec<Peer> {
-        let all: usize = self.conns.values().map(|conn| conn.queued).sum();
+        let all: usize = self.conns.iter().map(|(_, conn)| conn.queued).sum();
         let enough = if all < ALL { ENOUGH } else { 1 };
         let conns = self.conns.iter().filter(|(_, conn)| conn.up && conn.queued < enough);
-        conns.map(|(peer, _)| *peer).collect()
+        conns.map(|(peer, _)| peer).collect()
     }
 
     /// Whether this one can.
     pub fn is_hungry(&self, peer: Peer) -> bool {
-        self.conns.get(&peer).is_some_and(|conn| conn.queued < ENOUGH)
+        self.conns.get(peer).is_some_and(|conn| conn.queued < ENOUGH)
     }
 
     /// Whether all is said.
     pub fn quiet(&self) -> bool {
-        self.conns.values().all(|conn| conn.out.is_empty() || !conn.up)
+        self.conns.iter().all(|(_, conn)| conn.out.is_empty() || !conn.up)
     }
 
     /// Waits for something to happen, or for room for what is `full`, at most so long.
@@ -190,8 +191,8 @@ impl Net {
         for fd in others {
             waiter.reads(fd);
         }
-        for (peer, conn) in &self.conns {
-            match (self.paused == Some(*peer), conn.out.is_empty()) {
+        for (peer, conn) in self.conns.iter() {
+            match (self.paused == Some(peer), conn.out.is_empty()) {
                 (true, true) => continue,
                 (true, false) => waiter.writes(&conn.stream),
                 (false, quiet) => waiter.both(&conn.stream, !quiet),
@@ -207,12 +208,12 @@ impl Net {
             let Some((stream, ip)) = accept(&self.listener) else { break };
             self.add(stream, ip, false, now);
             if let Some((peer, why)) = self.surplus(ip) {
-                let of = self.conns.remove(&peer).map_or(ip, |conn| conn.ip);
+                let of = self.conns.remove(peer).map_or(ip, |conn| conn.ip);
                 events.push(Event::Down(peer, of, why.to_string()));
             }
         }
         let mut ended = Vec::new();
-        for (peer, conn) in &mut self.conns {
+        for (peer, conn) in self.conns.iter_mut() {
             if conn.up && now.saturating_sub(conn.said) >= PING && conn.out.is_empty() {
                 let ping = conn.line.say(&Message::Ping);
                 conn.queued += ping.head.len();
@@ -221,9 +222,9 @@ impl Net {
             }
             // The other end hears who this is, even when it does not fit.
             let done = if conn.up { Ok(()) } else { conn.write() };
-            let done = match self.paused == Some(*peer) {
+            let done = match self.paused == Some(peer) {
                 true => done,
-                false => done.and_then(|()| conn.read(*peer, &mut self.buffer, &mut events, now)),
+                false => done.and_then(|()| conn.read(peer, &mut self.buffer, &mut events, now)),
             };
             let done = done.and_then(|()| conn.write());
             let done = match done {
@@ -233,11 +234,11 @@ impl Net {
                 done => done,
             };
             if let Err(why) = done {
-                ended.push((*peer, why));
+                ended.push((peer, why));
             }
         }
         for (peer, why) in ended {
-            if let Some(conn) = self.conns.remove(&peer) {
+            if let Some(conn) = self.conns.remove(peer) {
                 events.push(Event::Down(peer, conn.ip, why));
             }
         }
@@ -251,13 +252,13 @@ impl Net {
     fn surplus(&self, ip: Ipv4Addr) -> Option<(Peer, &'static str)> {
         let of = |ip: Ipv4Addr| self.conns.iter().filter(move |(_, conn)| conn.ip == ip);
         if of(ip).count() > EACH {
-            let newest = of(ip).next_back().map(|(peer, _)| *peer);
+            let newest = of(ip).next_back().map(|(peer, _)| peer);
             return newest.map(|peer| (peer, "it has too many connections"));
         }
         let mut waiting = self.conns.iter().filter(|(_, conn)| !conn.dialled && !conn.proven);
         let (oldest, _) = waiting.next()?;
         let surplus = self.conns.len() > self.most || waiting.count() >= UNPROVEN;
-        surplus.then_some((*oldest, "it says nothing, and others wait"))
+        surplus.then_some((oldest, "it says nothing, and others wait"))
     }
 }
 
@@ -433,7 +434,7 @@ mod tests {
         let (mut net, at) = net(4, None);
         let callers: Vec<Caller> = (0..EACH + 9)
             .map(|_| {
-                for peer in net.conns.keys().copied().collect::<Vec<_>>() {
+                for peer in net.conns.iter().map(|(peer, _)| peer).collect::<Vec<_>>() {
                     net.prove(peer);
                 }
                 let caller = call(at, 1);
