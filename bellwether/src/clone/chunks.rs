@@ -167,11 +167,10 @@ pub fn disks(given: &Given, program: &str) -> Result<(), Failure> {
     }
     match (given.rest.is_empty(), files) {
         (false, true) => {
-            Err(Failure::Usage(format!("{program}: --files sends a directory and no disk")))
+            let more = given.rest.join(", ");
+            refused(&format!("--files takes one directory and no disk: {more} is too much"))
         }
-        (true, false) => {
-            Err(Failure::Usage(format!("{program}: needs a disk or a file, as /dev/sda")))
-        }
+        (true, false) => refused("needs a disk or a file, as /dev/sda"),
         _ => Ok(()),
     }
 }
@@ -296,10 +295,8 @@ fn taker(program: &'static str, given: &Given) -> Result<Host, Failure> {
     host.places.clone_from(&given.rest);
     host.keep_table = given.has("keep-table");
     host.tree = given.get("files").map(|dir| (dir.into(), given.has("delete")));
-    if let Some((dir, _)) = &host.tree
-        && !dir.is_dir()
-    {
-        return Err(Failure::Failed(format!("{program}: {}: is no directory", dir.display())));
+    if let Some((dir, _)) = &host.tree {
+        files::directory(dir).map_err(|why| Failure::Failed(format!("{program}: {why}")))?;
     }
     Ok(host)
 }

@@ -318,3 +318,125 @@ fn files_and_disks_are_told_apart() {
     sender.kill();
     assert!(machine.log().contains("the sender sends disks, and no files"), "{}", machine.log());
 }
+
+/// What `chattr` closed was found when all data had come, and the answer was to run it as root.
+#[test]
+fn an_immutable_name_is_told_before_data_flows() {
+    let room = Room::new(2);
+    let cases = [
+        ("i", "y", "echo 3 >y", "y", ""),
+        ("a", "y", "echo 3 >y", "y", ""),
+        ("i", "d", "mkdir d", "d/q", ""),
+        ("i", "own", "echo 3 >own", "own", "--delete"),
+    ];
+    for (flag, shut, make, told, more) in cases {
+        shell(&room.path("."), "rm -rf golden copy1; mkdir -p golden/d copy1; echo 1 >golden/a");
+        shell(&room.path("golden"), "echo other >y; echo 2 >d/q");
+        shell(&room.path("copy1"), &format!("{make}; chattr +{flag} {shut}"));
+        let more: Vec<&str> = more.split_whitespace().collect();
+        let mut machine = receive(&room, 1, &more);
+        let mut sender = send(&room, "1");
+        let failed = !machine.ends(30);
+        sender.kill();
+        shell(&room.path("copy1"), &format!("chattr -{flag} {shut}"));
+        let log = machine.log();
+        assert!(failed && log.contains(&format!("{told}: Operation not permitted")), "{log}");
+        assert!(log.contains("chattr -ia takes that away"), "{log}");
+        assert!(!log.contains("the disk has"), "{log}");
+        assert!(!room.path("copy1/a").exists());
+    }
+    // One that need not change is no matter.
+    shell(&room.path("."), "rm -rf copy1; cp -a golden copy1; rm copy1/a; chattr +i copy1/y");
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    let done = machine.ends(30);
+    sender.ends(30);
+    shell(&room.path("copy1"), "chattr -i y");
+    assert!(done, "{}", machine.log());
+    equal(&room, "copy1");
+}
+
+/// What a file system for Windows said to have set, and had not, was not told; a name that it does
+/// not take was found when others had been changed.
+#[test]
+fn a_file_system_that_keeps_less_says_so() {
+    let room = Room::new(2);
+    shell(&room.path("."), "truncate -s 32M image; mkfs.ntfs -qF image; mkdir golden copy1");
+    let image = room.path("image").display().to_string();
+    let lower = room.path("copy1").display().to_string();
+    let mounted = |options: &str| {
+        let program = Command::new("lowntfs-3g").args(["-o", options, &image, &lower]).status();
+        assert!(program.unwrap().success());
+        Mount(room.path("copy1"))
+    };
+    let mount = mounted("windows_names");
+    shell(&room.path("golden"), "echo 1 >A; echo 2 >'b:c'");
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    machine.fails(30);
+    sender.kill();
+    let log = machine.log();
+    assert!(log.contains("b:c: Invalid argument"), "{log}");
+    assert!(log.contains("this file system does not take the name"), "{log}");
+    assert_eq!(shell(&room.path("copy1"), "ls"), "");
+    drop(mount);
+    let _mount = mounted("windows_names");
+    shell(&room.path("golden"), "rm -f *; echo 1 >A; echo 2 >a; chown 7:7 A; chmod 640 A");
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    machine.succeeds(30);
+    sender.succeeds(30);
+    let log = machine.log();
+    for what in ["owner of ", "mode of "] {
+        assert!(log.contains(&format!("WARNING: {what}")), "{log}");
+    }
+}
+
+/// A sender that could not go on was waited for, without a word why.
+#[test]
+fn machines_are_told_why_the_sender_ends() {
+    let room = Room::new(2);
+    std::fs::create_dir(room.path("golden")).unwrap();
+    shell(&room.path("golden"), "head -c 30M /dev/urandom >a; head -c 9M /dev/urandom >b");
+    room.slow(80);
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    sender.says("begins with 1 machine");
+    shell(&room.path("golden"), "echo more >>b");
+    sender.fails(30);
+    machine.fails(30);
+    let log = machine.log();
+    assert!(log.contains("the sender ends: cannot read: b: changed while it was read"), "{log}");
+}
+
+/// The line about a full disk came once for each chunk that was on its way.
+#[test]
+fn a_full_target_is_told_once_and_with_what_helps() {
+    let room = Room::new(2);
+    std::fs::create_dir(room.path("golden")).unwrap();
+    shell(&room.path("golden"), "head -c 5M /dev/urandom >a");
+    let _full = Mount::new(&["-t", "tmpfs", "-o", "size=1m", "none"], room.path("copy1"));
+    let mut machine = receive(&room, 1, &[]);
+    let mut sender = send(&room, "1");
+    machine.fails(30);
+    sender.fails(30);
+    assert!(machine.log().contains("needs room beside the old files"), "{}", machine.log());
+    let log = sender.log();
+    // As news, and in the table.
+    assert_eq!(log.matches("FAILED").count(), 2, "{log}");
+}
+
+/// A machine that was there and read its disk was called absent.
+#[test]
+fn a_machine_that_reads_its_disk_is_waited_for() {
+    let room = Room::new(2);
+    std::fs::create_dir(room.path("golden")).unwrap();
+    shell(&room.path("golden"), "echo 1 >a; truncate -s 900M sparse");
+    // Zeros where the sender has a hole must be read.
+    shell(&room.path("."), "mkdir copy1; head -c 900M /dev/zero >copy1/sparse");
+    let mut machine = receive(&room, 1, &[]);
+    let golden = room.path("golden").display().to_string();
+    let mut sender = room.bellwether(0, &["send", "--files", &golden, "-a", "1"]);
+    sender.succeeds(90);
+    machine.succeeds(30);
+}

@@ -343,6 +343,13 @@ impl Golden {
         self.seats.iter().any(Seat::open)
     }
 
+    /// Whether a machine that is there still reads what its disk has. It says nothing meanwhile; one
+    /// whose disk does not go on gives up by itself.
+    #[must_use]
+    pub fn looks(&self) -> bool {
+        self.seats.iter().any(|seat| seat.live() && seat.open() && seat.have.is_none())
+    }
+
     /// How many chunks the disk of each of [`Golden::clients`] has.
     #[must_use]
     pub fn have(&self) -> Vec<u32> {
@@ -604,10 +611,10 @@ impl Golden {
         self.started.is_some() && !self.seats.is_empty() && self.seats.iter().all(over)
     }
 
-    /// Sends everybody home.
-    pub fn end(&mut self) {
+    /// Sends all machines home; `why` when the copy cannot go on.
+    pub fn end(&mut self, why: &str) {
         for peer in self.seats.iter().filter_map(|seat| seat.peer) {
-            self.acts.push_back(Act::Say(peer, Message::End(String::new())));
+            self.acts.push_back(Act::Say(peer, Message::End(why.to_string())));
         }
     }
 

@@ -432,6 +432,8 @@ impl Node {
             Told::Kept(read_back) => {
                 self.end(if read_back { Verdict::Verified } else { Verdict::Whole });
             }
+            // Of what was asked before it failed, too.
+            Told::Failed(_) if matches!(self.verdict, Some(Verdict::Failed(_))) => {}
             Told::Failed(why) => {
                 self.end(Verdict::Failed(why));
                 self.have = Bits::new(self.have.len());

@@ -79,6 +79,12 @@ pub fn set(fd: &OwnedFd, entry: &Entry) -> Result<Vec<(String, Errno)>, Errno> {
         let owner = (Uid::from_raw(entry.owner.0), Gid::from_raw(entry.owner.1));
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let done = chownat(fd, "", Some(owner.0), Some(owner.1), flags);
+        // Some file systems say that they did, and have no owners.
+        let is = fstat(fd)?;
+        let done = match done {
+            Ok(()) if (is.st_uid, is.st_gid) != entry.owner => Err(Errno::NOTSUP),
+            done => done,
+        };
         did("owner", done);
         if done.is_err() && mode & AS_OWNER != 0 {
             did("set-user-ID or set-group-ID bit", done);
@@ -115,5 +121,14 @@ pub fn set(fd: &OwnedFd, entry: &Entry) -> Result<Vec<(String, Errno)>, Errno> {
         let times = Timestamps { last_access, last_modification };
         did("time", utimensat(fd, "", &times, AtFlags::EMPTY_PATH));
     }
+    // As with owners. Less than two seconds are what file systems round to.
+    let is = fstat(fd)?;
+    let mut kept = |what: &str, same: bool| {
+        if !same && lost.iter().all(|(other, _)| other != what) {
+            lost.push((what.to_owned(), Errno::NOTSUP));
+        }
+    };
+    kept("mode", link || is.st_mode & !KIND == u32::from(mode));
+    kept("time", is.st_mtime.abs_diff(entry.time.0) < 2);
     Ok(lost)
 }

@@ -37,15 +37,13 @@ impl Source {
     /// Reads all names of the file system below this directory. Of another file system there only
     /// the directory is listed, as [`Kind::Mount`].
     pub fn open(dir: &Path) -> Result<Self, Failure> {
+        super::directory(dir).map_err(Failure::Failed)?;
         let root = Directory::open(dir).map_err(|e| Failure::Failed(e.to_string()))?;
         let failed = |at: &[u8], e: Errno| {
             let at = if at == b"." { String::new() } else { format!("/{}", shown(at)) };
             Failure::Failed(format!("{}{at}: {e}", dir.display()))
         };
         let (fd, stat) = name(&root, b".").map_err(|e| failed(b".", e))?;
-        if stat.st_mode & KIND != 0o040_000 {
-            return Err(failed(b".", Errno::NOTDIR));
-        }
         let attributes = attributes::read(&fd).map_err(|e| failed(b".", e))?;
         let first = entry(0, Vec::new(), &stat, Kind::Directory, attributes);
         let (device, entries, linked) = (stat.st_dev, vec![first], HashMap::new());

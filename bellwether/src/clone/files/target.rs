@@ -6,7 +6,7 @@
 //! resolved from the directory by a call that follows no link, and never leads out of the directory
 //! or into another mount.
 
-use super::{KIND, NAME, attributes, by_error, by_number, name, path, shown};
+use super::{KIND, NAME, attributes, by_error, by_number, fixed, name, path, shown};
 use ::share::beneath::Directory;
 use clone::edge::world::Shelf;
 use clone::room::bits::Bits;
@@ -14,9 +14,9 @@ use clone::room::manifest::{Extent, Manifest};
 use clone::room::tree::{Entry, Kind, Listing, Part, STAGE, grains};
 use clone::room::{Ask, Told};
 use rustix::fs::{
-    Access, Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, accessat, chmod,
-    fadvise, flock, fstat, linkat, makedev, mkdirat, mknodat, readlinkat, renameat, statat,
-    symlinkat, syncfs, unlinkat,
+    Access, Advice, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat, accessat,
+    chmod, fadvise, flock, fstat, linkat, makedev, mkdirat, mknodat, readlinkat, renameat, seek,
+    statat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -25,7 +25,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// Reads and writes of a file are of so many bytes.
 const PIECE: usize = 256 << 10;
@@ -35,6 +36,12 @@ const PRIVATE: Mode = Mode::RWXU;
 const NEW: &[u8] = b"new";
 /// The most lines about what could not be set.
 const LINES: usize = 16;
+/// While the system writes out what it remembers, it is asked so often whether that goes on.
+const LOOKS: Duration = Duration::from_secs(1);
+/// Besides letters and digits, what every file system takes in a name.
+const PLAIN: &[u8] = b"-_+,=@~#%(){}[]!$&';^. ";
+/// Longer names are tried: encrypted file systems have shorter ones.
+const SHORT: usize = 143;
 
 /// A tree that becomes the sender's.
 #[derive(Debug)]
@@ -61,6 +68,10 @@ pub struct Target {
     /// The file that was read or written last.
     open: Option<(u32, bool, File)>,
 }
+
+/// Of a name that may not change.
+const FIXED: &str = ": it, or the directory that it is in, is immutable or append-only; chattr -ia \
+                     takes that away";
 
 /// What went wrong, and where.
 type Wrong = (Vec<u8>, Errno);
@@ -99,7 +110,10 @@ impl Target {
         let old = match mkdirat(&root, path(STAGE), PRIVATE) {
             Ok(()) => false,
             Err(Errno::EXIST) => true,
-            Err(errno) => return Err(failed(errno)),
+            Err(errno) => {
+                let why = if fixed(&root) { FIXED } else { "" };
+                return Err(failed(errno) + why);
+            }
         };
         let beside = dir.join(path(STAGE));
         let stage =
@@ -149,14 +163,18 @@ impl Target {
         format!("{}-{n}", clone::pact::hex(&self.manifest.session()))
     }
 
-    /// A new directory has nothing to look at.
-    fn look(&self) -> Result<bool, Wrong> {
+    /// A new directory has nothing to read, and may be unable to take the tree.
+    fn look(&mut self, tick: &mut dyn FnMut()) -> Result<bool, Wrong> {
         let here = at(b".");
         let some = |dir: &Directory| -> Result<bool, Errno> {
             let names = Dir::read_from(dir)?.filter_map(Result::ok);
             Ok(names.map(|one| one.file_name().to_bytes().to_vec()).any(|n| !own(&n)))
         };
-        Ok(some(&self.root).map_err(&here)? || some(&self.stage).map_err(here)?)
+        if some(&self.root).map_err(&here)? || some(&self.stage).map_err(here)? {
+            return Ok(true);
+        }
+        self.survey(tick)?;
+        Ok(false)
     }
 
     /// What is there: which files may stay, which were begun, and what no copy can be made over.
@@ -175,8 +193,13 @@ impl Target {
                 None => self.remove(&self.stage, &name, tick)?,
             }
         }
+        self.names(tick)?;
         let mut seen = HashSet::new();
         let mut makes = HashSet::new();
+        let mut shut = HashSet::new();
+        if fixed(&self.root) {
+            shut.insert(0);
+        }
         for n in 1..self.listing.entries().len() as u32 {
             tick();
             let own = self.listing.path(n);
@@ -188,7 +211,18 @@ impl Target {
             if !stat.is_some_and(|stat| self.is(&kind, &stat, &own)) {
                 self.makes(&kind, &mut makes).map_err(at(&own))?;
             }
+            let changes = self.changes(n, stat.as_ref(), &own);
+            let parent = self.entry(n).map_or(0, |entry| entry.parent);
+            if changes && shut.contains(&parent) {
+                return Err((own, Errno::PERM));
+            }
             let Some(stat) = stat else { continue };
+            if self.fixed(&own) {
+                if changes {
+                    return Err((own, Errno::PERM));
+                }
+                shut.insert(n);
+            }
             let directory = stat.st_mode & KIND == 0o040_000;
             if directory && stat.st_dev != self.device && kind != Kind::Mount {
                 return Err((own, Errno::XDEV));
@@ -216,6 +250,79 @@ impl Target {
             self.unlisted(tick, |dir, name, own, tick| self.removable(dir, name, own, tick))?;
         }
         Ok(())
+    }
+
+    /// Whether nothing of what is there may change.
+    fn fixed(&self, own: &[u8]) -> bool {
+        name(&self.root, own).is_ok_and(|(fd, _)| fixed(fd))
+    }
+
+    /// Whether a name will be another one, as far as its length, mode, owner and time tell.
+    fn changes(&self, n: u32, stat: Option<&Stat>, own: &[u8]) -> bool {
+        let (Some(entry), Some(stat)) = (self.entry(n), stat) else { return true };
+        let size = u64::try_from(stat.st_size).ok();
+        let kind = match &entry.kind {
+            // Another name of what was looked at.
+            Kind::Same(_) => return stat.st_nlink < 2,
+            Kind::File(length, _) => stat.st_mode & KIND == 0o100_000 && size == Some(*length),
+            kind => self.is(kind, stat, own),
+        };
+        // A directory's time is that of the names in it, which are looked at one by one.
+        let time = match entry.kind {
+            Kind::Directory | Kind::Mount | Kind::Link(_) => true,
+            _ => attributes::time(stat) == entry.time,
+        };
+        !kind || !time || (stat.st_uid, stat.st_gid) != entry.owner
+    }
+
+    /// Tries names that not every file system takes, and those which are one name where upper and
+    /// lower case are not told apart: the second would take the place of the first.
+    fn names(&self, tick: &mut dyn FnMut()) -> Result<(), Wrong> {
+        let odd = |name: &[u8]| {
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || PLAIN.contains(byte);
+            name.len() > SHORT
+                || name.ends_with(b".")
+                || name.ends_with(b" ")
+                || !name.iter().all(plain)
+        };
+        let mut alike: BTreeMap<(u32, String), Vec<u32>> = BTreeMap::new();
+        for (n, entry) in (0..).zip(self.listing.entries()).skip(1) {
+            tick();
+            if odd(&entry.name) {
+                self.takes(&[n])?;
+            }
+            let name = String::from_utf8_lossy(&entry.name).to_lowercase();
+            alike.entry((entry.parent, name)).or_default().push(n);
+        }
+        alike.values().filter(|all| all.len() > 1).try_for_each(|all| {
+            tick();
+            self.takes(all)
+        })
+    }
+
+    /// Makes these names side by side, and takes them away.
+    fn takes(&self, all: &[u32]) -> Result<(), Wrong> {
+        let (mut made, mut done) = (Vec::new(), Ok(()));
+        for n in all {
+            let name = self.entry(*n).map_or(&[][..], |entry| &*entry.name);
+            if let Err(errno) = mkdirat(&self.stage, path(name), PRIVATE) {
+                done = Err((self.listing.path(*n), errno));
+                break;
+            }
+            made.push(name);
+        }
+        // Some make both, and find the first by either name.
+        let mut found = HashSet::new();
+        for (n, name) in all.iter().zip(&made) {
+            let is = statat(&self.stage, path(name), AtFlags::SYMLINK_NOFOLLOW);
+            if done.is_ok() && !is.is_ok_and(|is| found.insert(is.st_ino)) {
+                done = Err((self.listing.path(*n), Errno::EXIST));
+            }
+        }
+        for name in made {
+            unlinkat(&self.stage, path(name), AtFlags::REMOVEDIR).map_err(at(STAGE))?;
+        }
+        done
     }
 
     /// Whether that is already there, but for attributes and the content of files.
@@ -264,6 +371,12 @@ impl Target {
         Ok(())
     }
 
+    /// Whether a path, or the directory that it is in, may not change.
+    fn shut(&self, own: &[u8]) -> bool {
+        let above = own.iter().rposition(|byte| *byte == b'/').and_then(|at| own.get(..at));
+        self.fixed(own) || self.fixed(above.unwrap_or(b"."))
+    }
+
     fn there(&self, own: &[u8]) -> Result<Option<Stat>, Wrong> {
         match name(&self.root, own) {
             Ok((_, stat)) => Ok(Some(stat)),
@@ -291,6 +404,15 @@ impl Target {
         let ends = [0].into_iter().chain(data.iter().map(Extent::end));
         for (mut from, to) in ends.zip(starts) {
             while from < to {
+                // Its own holes need not be read.
+                match seek(&file, SeekFrom::Data(from)) {
+                    Ok(at) => from = at.max(from),
+                    Err(Errno::NXIO) => break,
+                    Err(_) => {}
+                }
+                if from >= to {
+                    break;
+                }
                 let most = usize::try_from(to - from).unwrap_or(PIECE).min(PIECE);
                 tick();
                 let some = buffer.get_mut(..most).unwrap_or_default();
@@ -445,7 +567,7 @@ impl Target {
                 self.stage(n, tick)?;
             }
         }
-        syncfs(&self.root).map_err(at(b"."))?;
+        flushed(|| syncfs(&self.root), written, LOOKS, tick).map_err(at(b"."))?;
         if self.read_back {
             for n in &self.staged {
                 let own = self.beside(*n);
@@ -489,7 +611,7 @@ impl Target {
         // Before the root gets its time.
         self.remove(&self.root, STAGE, tick)?;
         self.attributes(|_, entry| entry.kind == Kind::Directory, &mut lost, tick)?;
-        syncfs(&self.root).map_err(at(b"."))?;
+        flushed(|| syncfs(&self.root), written, LOOKS, tick).map_err(at(b"."))?;
         let warn = |text: String| eprintln!("{}: WARNING: {text}", self.program);
         lines(&lost).into_iter().for_each(warn);
         // The tree has the modes of the sender's whatever happens here.
@@ -630,6 +752,9 @@ impl Target {
             Err(Errno::NOENT) => return Ok(()),
             fd => fd.map_err(&wrong)?,
         };
+        if fixed(&fd) || fixed(dir) {
+            return Err(wrong(Errno::PERM));
+        }
         if fstat(&fd).map_err(&wrong)?.st_mode & KIND != 0o040_000 {
             return Ok(());
         }
@@ -688,6 +813,39 @@ impl Target {
     }
 }
 
+/// Pages that the system has written out since it started, if it tells.
+fn written() -> Option<u64> {
+    let all = std::fs::read_to_string("/proc/vmstat").ok()?;
+    all.lines().find_map(|line| line.strip_prefix("nr_written ")?.parse().ok())
+}
+
+/// Does what may take long and says nothing, beside a sign of life for each look that finds more
+/// written than the one before.
+fn flushed(
+    flush: impl FnOnce() -> Result<(), Errno> + Send,
+    written: impl Fn() -> Option<u64>,
+    looks: Duration,
+    tick: &mut dyn FnMut(),
+) -> Result<(), Errno> {
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || tell.send(flush()));
+        let mut last = written();
+        loop {
+            match told.recv_timeout(looks) {
+                Ok(done) => return done,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Errno::IO),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            let now = written();
+            if now != last || now.is_none() {
+                tick();
+            }
+            last = now;
+        }
+    })
+}
+
 /// Owner, mode, attributes and time of a name.
 fn set(fd: &OwnedFd, entry: &Entry, own: &[u8], lost: &mut Lost) -> Result<(), Wrong> {
     for (what, errno) in attributes::set(fd, entry).map_err(at(own))? {
@@ -727,7 +885,7 @@ fn own(name: &[u8]) -> bool {
 impl Shelf for Target {
     fn ask(&mut self, ask: Ask, tick: &mut dyn FnMut()) -> Told {
         let told = match ask {
-            Ask::Look => self.look().map(Told::Looked),
+            Ask::Look => self.look(tick).map(Told::Looked),
             Ask::Scan => self.scan(tick).map(Told::Scanned),
             Ask::Store(n, data) => self.store(n, &data, tick).map(|()| Told::Stored(n)),
             // It is had elsewhere.
@@ -745,6 +903,18 @@ impl Shelf for Target {
                 Errno::XDEV => {
                     ": another file system, a mount or a subvolume is there, which --files neither \
                      changes nor deletes; take it away, or copy to another directory"
+                }
+                Errno::PERM if self.shut(&path) => FIXED,
+                Errno::EXIST => {
+                    ": another name of the sender's is the same one here; this file system does not \
+                     tell upper from lower case"
+                }
+                Errno::INVAL | Errno::ILSEQ | Errno::NAMETOOLONG => {
+                    ": this file system does not take the name"
+                }
+                Errno::NOSPC | Errno::DQUOT => {
+                    ": what differs needs room beside the old files; make some, and the next copy \
+                     goes on with what came"
                 }
                 Errno::PERM => {
                     ": run it as root; some file systems and containers refuse even that"
@@ -790,6 +960,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Where case is not told apart the second took the place of the first.
+    #[test]
+    fn two_names_that_are_one_are_refused_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut own = target(dir.path()).unwrap();
+        let entry = |parent, name: &[u8]| {
+            let (owner, time, attributes) = ((0, 0), (1, 0), Vec::new());
+            let (name, kind) = (name.to_vec(), Kind::Directory);
+            Entry { parent, name, mode: 0o755, owner, time, attributes, kind }
+        };
+        let all = vec![entry(0, b""), entry(0, b"A"), entry(0, b"a")];
+        own.listing = Listing::new(all).unwrap();
+        assert_eq!(own.names(&mut || ()), Ok(()));
+        assert_eq!(own.takes(&[1, 1]), Err((b"A".to_vec(), Errno::EXIST)));
+        assert_eq!(std::fs::read_dir(dir.path().join(path(STAGE))).unwrap().count(), 0);
+    }
+
+    /// Peers gave up on a machine whose system wrote out for more than five minutes.
+    #[test]
+    fn writing_out_gives_signs_of_life_as_long_as_it_goes_on() {
+        let (end, wait) = mpsc::channel();
+        let (pages, ticks) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let flush = move || wait.recv().map_err(|_| Errno::IO);
+        // From the fifth page on nothing is written any more.
+        let written = || {
+            pages.set(pages.get() + 1);
+            if pages.get() == 9 {
+                end.send(()).unwrap();
+            }
+            Some(pages.get().min(5))
+        };
+        let mut tick = || ticks.set(ticks.get() + 1);
+        flushed(flush, written, Duration::from_millis(1), &mut tick).unwrap();
+        assert_eq!(ticks.get(), 4);
+        assert!(super::written().is_some());
     }
 
     /// A sender could write to the terminal of who copies.

@@ -182,7 +182,13 @@ impl Protocol for Room {
         }
         let golden = Golden::new(offer.manifest.clone(), offer.wanted);
         let (mut golden, loud) = Loud::new(golden, self.bulk, self.port, world);
-        let done = self.hand_out(offer, &mut golden, loud, order, world);
+        let mut net =
+            Net::new(listener(order.here.listen, self.port)?, order.here.pins.key.clone());
+        let done = self.hand_out(offer, &mut golden, (&mut net, loud), order, world);
+        if let Err(why) = &done {
+            // They would wait for it to come back.
+            self.farewell(&mut golden, &mut net, &why.to_string(), world);
+        }
         sent(done, golden.clients(), world)
     }
 }
@@ -196,12 +202,11 @@ impl Room {
         &self,
         offer: &Offer,
         golden: &mut Golden,
-        mut loud: Option<Loud>,
+        (net, mut loud): (&mut Net, Option<Loud>),
         order: &Order<'_>,
         world: &mut dyn World,
     ) -> Result<Vec<Digest>, Error> {
         let here = order.here;
-        let mut net = Net::new(listener(here.listen, self.port)?, here.pins.key.clone());
         net.frames = net.frames.chunks(offer.manifest.layout.count());
         let descriptors = usize::try_from(offer.descriptors.saturating_sub(RESERVE));
         net.most = descriptors.map_or(MACHINES, |most| most.clamp(8, MACHINES));
@@ -276,17 +281,17 @@ impl Room {
                 let all = offer.manifest.layout.count();
                 world.nodes(&golden.clients(), &golden.have(), all, begun);
             }
-            self.act(offer, golden, &mut net, world)?;
+            self.act(offer, golden, net, world)?;
             for peer in net.hungry() {
                 while net.is_hungry(peer) && golden.feed(peer) {
-                    self.act(offer, golden, &mut net, world)?;
+                    self.act(offer, golden, net, world)?;
                 }
             }
             let mut busy = false;
             for _ in 0..TURN {
                 let Some(loud) = &mut loud else { break };
-                busy = loud.send(golden, &net, world.now());
-                busy |= self.act(offer, golden, &mut net, world)?;
+                busy = loud.send(golden, net, world.now());
+                busy |= self.act(offer, golden, net, world)?;
                 if !busy {
                     break;
                 }
@@ -295,11 +300,11 @@ impl Room {
             if let Some(n) = digests {
                 offer.chunk(n)?;
                 golden.told(Told::Digested(n));
-                self.act(offer, golden, &mut net, world)?;
+                self.act(offer, golden, net, world)?;
             }
             let (done, missing) = (golden.progress().0, offer.manifest.missing());
             let state = (done, golden.sent(), missing, golden.finishing());
-            if state != last {
+            if state != last || golden.looks() {
                 (moved, last) = (now, state);
             }
             let (have, all) = golden.progress();
@@ -308,20 +313,20 @@ impl Room {
                 world.progress(u64::try_from(part(have)).unwrap_or(0), Some(used));
             }
             if golden.over(offer.linger.unwrap_or(LINGER), now) {
-                golden.end();
-                self.act(offer, golden, &mut net, world)?;
-                let until = now + Duration::from_secs(2);
-                while !net.quiet() && world.now() < until {
-                    let _ = net.round(world.now());
-                    net.wait(&[], None, Duration::from_millis(20));
-                }
+                self.farewell(golden, net, "", world);
                 break;
             }
             let patience = match golden.started() {
                 Some(_) => here.patience.stall,
                 None => here.patience.start,
             };
-            let what = if golden.started().is_some() { "progress" } else { "machine" };
+            let what = match golden.started() {
+                Some(_) => "progress",
+                None if golden.some() => {
+                    "other machine (-n counts them, Return or --max-wait begins)"
+                }
+                None => "machine",
+            };
             Error::stalled(NAME, what, (moved, patience), now)?;
             let mut fds = Vec::from([asks.fd()]);
             fds.extend(order.start.filter(|_| golden.started().is_none()));
@@ -332,6 +337,22 @@ impl Room {
         // Where no machine has a copy, it may be that not all was read.
         let whole = offer.manifest.missing() == 0;
         Ok(whole.then(|| digest(&offer.manifest)).into_iter().collect())
+    }
+
+    /// Sends all machines home, and waits a moment until that has gone out.
+    fn farewell(&self, golden: &mut Golden, net: &mut Net, why: &str, world: &mut dyn World) {
+        let why = if why.is_empty() { String::new() } else { format!("the sender ends: {why}") };
+        golden.end(&why);
+        while let Some(act) = golden.act() {
+            if let Act::Say(peer, message) = act {
+                net.say(peer, &message, world.now());
+            }
+        }
+        let until = world.now() + Duration::from_secs(2);
+        while !net.quiet() && world.now() < until {
+            let _ = net.round(world.now());
+            net.wait(&[], None, Duration::from_millis(20));
+        }
     }
 
     fn act(
