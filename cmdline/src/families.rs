@@ -22,7 +22,7 @@ use crate::token::Token;
 /// A word may end in `*`, or say how its value begins; behind `!` stands what the value does not
 /// hold. The first of the file that a line has is told.
 const FAMILIES: &str = include_str!("families.txt");
-/// Further ones that name no root. `/init` refuses their lines at once as well, in general words.
+/// Further ones, most without a root: `/init` refuses their lines at once as well, in general words.
 #[cfg(feature = "explain")]
 const ROOTLESS: &str = include_str!("families-rootless.txt");
 #[cfg(not(feature = "explain"))]

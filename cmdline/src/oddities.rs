@@ -64,6 +64,12 @@ fn typed(d: &mut Draft<'_>, plan: &BootPlan) {
         {
             d.fatal(path, &("is no name of a device", "words are parted by blanks"));
         }
+        if let Source::Device(DeviceSelector::PartUuid(id)) = source
+            && crate::text::has(id, "/PARTNROFF=")
+        {
+            let why = "counts from another partition, as the kernel alone does";
+            d.fatal_word("root", id, &(why, "root=PARTUUID=… of the partition itself"));
+        }
         let digits = |host: &str| host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         let host = host_of(source).filter(|host| !host.is_empty() && digits(host));
         if let Some(host) = host.filter(|host| host.parse::<Ipv4Addr>().is_err()) {

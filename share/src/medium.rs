@@ -165,6 +165,12 @@ impl Medium {
             .take(100)
             .collect();
         medium.menu = medium.read_menu();
+        if medium.menu.cut {
+            medium.warnings.push(format!(
+                "{}: its menu has more than {ENTRIES_MAX} entries; those that follow are left out",
+                medium.name
+            ));
+        }
         medium.refuse_packed()?;
         Ok(medium)
     }

@@ -20,10 +20,17 @@ pub(super) fn read(text: &str, load: Load<'_>) -> Menu {
     legacy.menu
 }
 
-/// Whether the first command of a text that only these loaders have comes before those that
-/// only others have.
-pub(super) fn is_first_word(word: &str) -> bool {
-    matches!(word, "title" | "iftitle" | "hiddenmenu" | "rootnoverify" | "savedefault")
+/// Whether a text has titles of these loaders, and none of the others' entries.
+pub(super) fn is_menu(text: &str) -> bool {
+    let mut titles = false;
+    for word in text.lines().filter_map(|line| line.split_whitespace().next()) {
+        match word.to_ascii_lowercase().as_str() {
+            "title" | "iftitle" => titles = true,
+            "menuentry" | "submenu" | "label" => return false,
+            _ => {}
+        }
+    }
+    titles
 }
 
 #[derive(Clone)]

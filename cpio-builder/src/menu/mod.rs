@@ -56,11 +56,11 @@ impl Menu {
                 | "linuxefi" | "configfile" | "function" => Some(Dialect::Grub),
                 "label" | "append" | "prompt" | "ui" | "kernel" | "say" | "ipappend"
                 | "sysappend" | "localboot" | "include" => Some(Dialect::Syslinux),
-                word if grub_legacy::is_first_word(word) => Some(Dialect::GrubLegacy),
                 _ => None,
             }
         };
-        text.lines().find_map(first)
+        let legacy = grub_legacy::is_menu(text).then_some(Dialect::GrubLegacy);
+        legacy.or_else(|| text.lines().find_map(first))
     }
 }
 

@@ -314,6 +314,8 @@ fn menus_of_grub_0_97_and_grub4dos() {
         assert_eq!(name, "/more.lst");
         Some("default 1\ntimeout 3\ntitle a\nkernel /a x\ntitle b\nkernel /b y\n".to_owned())
     };
+    assert_eq!(Menu::guess(text), Some(Dialect::GrubLegacy), "it begins as GRUB 2's may");
+    assert_eq!(Menu::guess("menu title x\nlabel a\nkernel v\n"), Some(Dialect::Syslinux));
     let menu = Menu::read(Dialect::GrubLegacy, text, &mut load);
     let got: Vec<_> = menu.entries.iter().map(|e| (&*e.title, &*e.kernel, &*e.append)).collect();
     let want = [
