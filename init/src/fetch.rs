@@ -15,7 +15,7 @@ use netboot::network::NetworkUp;
 use netboot::resolve::Resolver;
 use rustix::fs::OFlags;
 use rustix::mount::MountFlags;
-use sys::file::{make_dir, open};
+use sys::file::{make_dir, open, write_all};
 use sys::mount::tmpfs;
 
 use crate::copy::Progress;
@@ -198,11 +198,8 @@ fn receive(
         tell(machine, download);
         machine.keep_time();
         let Some(length) = length else { continue };
-        let Some(mut rest) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { break };
-        while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest).map_err(Fault::on(path))?;
-            rest = rest.get(written..).unwrap_or_default();
-        }
+        let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else { break };
+        write_all(&file, bytes).map_err(Fault::on(path))?;
         progress.add(&mut machine.log, length as u64);
         // Without an announced size the memory is watched as it fills.
         until_look = until_look.saturating_sub(length as u64);

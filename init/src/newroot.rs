@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use sys::file::{c_path, open, regular, stat};
+use sys::file::{c_path, open, regular, stat, write_all};
 use sys::mount::detach;
 
 /// Where the new root is mounted.
@@ -275,12 +275,7 @@ impl NewRoot {
             let (uid, gid) = owner(&old);
             rustix::fs::fchown(&file, Some(uid), Some(gid))?;
         }
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            let length = rustix::io::write(&file, rest)?;
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        Ok(())
+        write_all(&file, text.as_bytes())
     }
 
     /// Makes a link; its directory is made when it is missing.

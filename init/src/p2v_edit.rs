@@ -21,7 +21,7 @@ use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fsetxattr, ftruncate, open
 use rustix::io::{Errno, pread};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use sys::dm::Control;
-use sys::file::{c_path, open, read_file, regular};
+use sys::file::{c_path, open, read_file, regular, write_all};
 use sys::mount::{detach, tmpfs};
 
 use crate::block::{self, Block, MountWith};
@@ -363,14 +363,6 @@ fn removable(machine: &mut Machine, tree: &NewRoot) -> Result<(), Fault> {
                 "in the copy: {target} is a copy of {from}: the guest's firmware looks nowhere else"
             ));
         }
-    }
-    Ok(())
-}
-
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        let length = rustix::io::write(file, bytes)?;
-        bytes = bytes.get(length..).unwrap_or_default();
     }
     Ok(())
 }

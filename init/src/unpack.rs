@@ -22,7 +22,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, read};
 use rustix::mount::{MountFlags, mount_remount};
-use sys::file::{c_path, open_read};
+use sys::file::{c_path, open_read, write_all};
 use sys::mount::{detach, tmpfs};
 
 use crate::block;
@@ -202,14 +202,7 @@ impl Tree {
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         let Some((file, mtime)) = &self.file else { return Ok(()) };
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match rustix::io::write(file, rest) {
-                Ok(length) => rest = rest.get(length..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
+        write_all(file, bytes)?;
         self.left = self.left.saturating_sub(bytes.len() as u64);
         if self.left == 0 {
             // A time that cannot be set is missed by no boot.

@@ -180,12 +180,18 @@ pub fn names_if_any(path: &str) -> Result<Vec<String>, Errno> {
 /// # Errors
 /// The errno of openat(2) or write(2).
 pub fn write_file(path: &str, bytes: &[u8], mode: u32) -> Result<(), Errno> {
-    let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, mode)?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match rustix::io::write(&file, rest) {
+    write_all(open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, mode)?, bytes)
+}
+
+/// Writes all of it, over signals and in as many pieces as the kernel takes.
+///
+/// # Errors
+/// The errno of write(2); `EIO` when it takes nothing.
+pub fn write_all(file: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&file, bytes) {
             Ok(0) => return Err(Errno::IO),
-            Ok(length) => rest = rest.get(length..).unwrap_or_default(),
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
