@@ -84,6 +84,8 @@ pub struct Made {
     pub end: Option<usize>,
     /// Modules that a live boot needs and neither the initramfs nor the medium has.
     pub lacking: Vec<String>,
+    /// Why the other archive that was wanted, in place of the initramfs or behind it, is not made.
+    pub other: Option<String>,
 }
 
 /// Which archives of an initramfs are wanted.
@@ -103,6 +105,7 @@ type Parts = (Made, Vec<u8>);
 
 /// Makes the archives for an initramfs, which is read once for all, and once more if a module
 /// names firmware. `squashfs` lists images in `tree` that may have modules of the same kernel.
+/// Damage that only one archive meets leaves the other.
 ///
 /// # Errors
 /// [`Error::File`] when the initramfs is damaged or not one, `/init` is for another
@@ -191,9 +194,22 @@ fn collect(
     let read = Contents { initrd, kernel, conf, base, there, kept, links, end };
     let lacking = read.lacking();
     let alone = wanted.alone && lacking.is_empty();
-    let both = [(alone, true), (wanted.behind || !alone, false)];
-    let kinds = both.into_iter().filter(|(wanted, _)| *wanted);
-    kinds.map(|(_, alone)| read.archive(init, alone, &lacking)).collect()
+    let alone = alone.then(|| read.archive(init, true, &lacking));
+    let first = alone.as_ref().is_some_and(Result::is_ok);
+    let behind = (wanted.behind || !first).then(|| read.archive(init, false, &lacking));
+    let (mut made, mut failed) = (Vec::new(), None);
+    for one in alone.into_iter().chain(behind) {
+        match one {
+            Ok(parts) => made.push(parts),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (made.first_mut(), failed) {
+        (None, Some(error)) => return Err(error),
+        (Some((first, _)), failed) => first.other = failed.map(|error| error.to_string()),
+        (None, None) => {}
+    }
+    Ok(made)
 }
 
 /// What was read of an initramfs and of its medium.
@@ -273,7 +289,7 @@ impl Contents<'_> {
         }
         let (there, added) = (old.len(), new.len());
         let (release, end, lacking) = (kernel.release.clone(), self.end, lacking.to_vec());
-        let mut made = Made { bytes: Vec::new(), alone, release, there, added, end, lacking };
+        let mut made = Made { alone, release, there, added, end, lacking, ..Made::default() };
         if !alone {
             return Ok((made, finish(archive, &self.links)?));
         }

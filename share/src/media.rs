@@ -678,6 +678,10 @@ fn tell_archive(watch: &Watch, made: &archive::Made) {
             made.added
         ),
     );
+    if let Some(why) = &made.other {
+        let not = if made.alone { "comes behind" } else { "takes the place of" };
+        watch.tell(&Event::Warning(format!("no archive {not} the initramfs: {why}")));
+    }
     if made.end.is_some() && !made.alone {
         watch.tell(&Event::Warning(
             "bytes behind the initramfs that are no archive are not served: kernels read nothing \

@@ -910,7 +910,7 @@ fn modules_microcode_and_settings_take_the_place_of_an_initramfs() {
 /// for those that want it behind.
 #[test]
 fn entries_with_one_initramfs_share_its_archives() {
-    let medium = |lacks: &str| {
+    let medium = |initramfs: Vec<u8>| {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("m");
         let entry = |more: &str| {
@@ -919,7 +919,7 @@ fn entries_with_one_initramfs_share_its_archives() {
         let menu = [entry(""), entry("persistence"), entry("toram"), entry("break=mount")].concat();
         put(&root, "isolinux/isolinux.cfg", menu.as_bytes());
         put(&root, "live/vmlinuz", b"k");
-        put(&root, "live/i", &initramfs(lacks));
+        put(&root, "live/i", &initramfs);
         put(&root, "live/filesystem.squashfs", b"s");
         let mut files = Files::default();
         let (media, said) = read_into(&root, true, &mut files).unwrap();
@@ -929,11 +929,33 @@ fn entries_with_one_initramfs_share_its_archives() {
         (lengths, media.menu.entries.iter().map(last).collect::<Vec<_>>(), made.count(), said)
     };
     let (alone, behind) = ("/boot/m/bellwether0.img", "/boot/m/bellwether1.img");
-    let (lengths, ours, made, said) = medium("none");
+    let (lengths, ours, made, said) = medium(initramfs("none"));
     assert_eq!((lengths, made), (vec![1, 2, 1, 2], 2), "{said:?}");
     assert_eq!(ours, [alone, behind, alone, behind]);
     // Ours cannot be alone: one archive for all.
-    let (lengths, ours, made, said) = medium("nfsv3");
+    let (lengths, ours, made, said) = medium(initramfs("nfsv3"));
     assert_eq!((lengths, made), (vec![2; 4], 1), "{said:?}");
     assert_eq!(ours, [alone; 4]);
+    // A module that only the one in its place has to read is damaged: both were lost.
+    let base = "usr/lib/modules/6.1.0-57-amd64";
+    let mut archive = Archive::new();
+    let dep = "loop squashfs overlay nfsv3 card ahci screen".split(' ');
+    let paths = ["drivers/block", "fs/squashfs", "fs/overlayfs", "fs/nfs"].into_iter();
+    let paths = paths.chain(["drivers/net/ethernet", "drivers/ata", "drivers/gpu"]);
+    let dep: String =
+        paths.zip(dep).map(|(dir, name)| format!("kernel/{dir}/{name}.ko:\n")).collect();
+    for (path, text) in [
+        ("modules.dep", dep.as_str()),
+        ("modules.alias", ""),
+        ("modules.softdep", ""),
+        ("kernel/fs/nfs/nfsv3.ko", "damaged"),
+    ] {
+        archive.add(&format!("{base}/{path}"), 0o644, Node::File(text.into())).unwrap();
+    }
+    let damaged = [initramfs("none"), archive.write(0).unwrap()].concat();
+    let (lengths, ours, made, said) = medium(damaged);
+    assert_eq!((lengths, made), (vec![2; 4], 1), "{said:?}");
+    assert_eq!(ours, [alone; 4]);
+    let told = "no archive takes the place of the initramfs: ";
+    assert!(said.iter().any(|text| text.contains(told) && text.contains("nfsv3")), "{said:?}");
 }
