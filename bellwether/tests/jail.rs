@@ -50,11 +50,15 @@ impl Site {
         let script = format!("#!/bin/sh\ncat /proc/self/status >{}/tool.$$\n", tools.display());
         fs::write(&tool, script).unwrap();
         fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
+        // Where the tree is built may be closed to other users, as a home of root's is.
+        let command = tools.join("bellwether");
+        fs::copy(env!("CARGO_BIN_EXE_bellwether"), &command).unwrap();
         let path = format!("PATH={}:{}", tools.display(), std::env::var("PATH").unwrap());
         let mut all = before.to_vec();
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let (state, medium) = (text(&self.state), text(&self.medium));
-        all.extend(["env", path.as_str(), env!("CARGO_BIN_EXE_bellwether"), "share", "--plain"]);
+        let command = text(&command);
+        all.extend(["env", path.as_str(), &command, "share", "--plain"]);
         all.extend(["--init", "/bin/true", "--interface", "eth0", "--dhcp", "proxy"]);
         all.extend(["--keep-settings", "--state", &state, &medium]);
         self.room.start(0, &all)
