@@ -69,9 +69,13 @@ pub fn sender(
         line += &format!(" bw.clone.from={}", from.join(","));
     }
     if let Some(word) = given.get("key") {
-        let word = if word == "new" { hex(&random::<16>()?) } else { word.to_owned() };
+        // A key that was given is known where it is needed, and a screen is read by others.
+        let (word, shown) = match word {
+            "new" => (hex(&random::<16>()?), None),
+            word => (word.to_owned(), Some("…")),
+        };
         here.pins.key = Some(key(&word)?);
-        line += &format!(" bw.clone.key={word}");
+        line += &format!(" bw.clone.key={}", shown.unwrap_or(&word));
     }
     if given.has("digest") {
         let file = match &host.sources {

@@ -116,9 +116,10 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     lock.try_lock().map_err(|_| {
         Failure::Failed(format!("{}: another p2v-server has this directory", dir.display()))
     })?;
-    let word = match given.get("key") {
-        Some(word) => word.to_owned(),
-        None => new_key()?,
+    // A key that was given is shown on no screen.
+    let (word, shown) = match given.get("key") {
+        Some(word) => (word.to_owned(), Some("…")),
+        None => (new_key()?, None),
     };
     let key = Key::new(&word)
         .ok_or_else(|| Failure::Usage(format!("--key: has less than {SHORTEST} letters")))?;
@@ -131,7 +132,10 @@ pub fn run(given: &Given) -> Result<(), Failure> {
         interface(None).map_or_else(|_| "THIS-COMPUTER".to_owned(), |i| i.address.to_string());
     let at = if port == 10810 { String::new() } else { format!(":{port}") };
     eprintln!("p2v-server: waits at port {port}; images go to {} as {format}", dir.display());
-    eprintln!("p2v-server: boot the machine with  bw.p2v=p2v://{here}{at} bw.p2v.key={word}");
+    eprintln!(
+        "p2v-server: boot the machine with  bw.p2v=p2v://{here}{at} bw.p2v.key={}",
+        shown.unwrap_or(&word)
+    );
     let server = Server {
         dir,
         key,
