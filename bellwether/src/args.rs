@@ -244,8 +244,9 @@ pub struct Explain {
     #[argh(option, arg_name = "file")]
     pub file: Option<PathBuf>,
 
-    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, an iPXE script, systemd-boot's
-    /// entries (a file, or the partition's directory), a unified kernel image, or an ISO
+    /// explain each entry of this boot menu: isolinux.cfg, grub.cfg, menu.lst of GRUB 0.97 or
+    /// GRUB4DOS, an iPXE script, systemd-boot's entries (a file, or the partition's directory), a
+    /// unified kernel image, or an ISO
     #[argh(option, arg_name = "file")]
     pub from: Option<PathBuf>,
 

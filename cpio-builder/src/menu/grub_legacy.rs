@@ -148,17 +148,24 @@ impl Legacy {
 
     /// The line with the variables of GRUB4DOS that the menu sets.
     fn filled(&self, line: &str) -> String {
-        let mut out = line.to_owned();
-        for (name, value) in &self.variables {
-            let marked = format!("%{name}%");
-            let at = |out: &str| out.to_ascii_lowercase().find(&marked);
-            while let Some(start) = at(&out).filter(|_| !value.contains('%')) {
-                if out.len() + value.len() > LINE_MAX {
-                    break;
+        let (mut out, mut rest) = (String::new(), line);
+        while let Some((before, more)) = rest.split_once('%') {
+            out.push_str(before);
+            let named = more.split_once('%').and_then(|(name, after)| {
+                Some((self.variables.get(&name.to_ascii_lowercase())?, after))
+            });
+            rest = match named {
+                Some((value, after)) if out.len() + value.len() <= LINE_MAX => {
+                    out.push_str(value);
+                    after
                 }
-                out.replace_range(start..start + marked.len(), value);
-            }
+                _ => {
+                    out.push('%');
+                    more
+                }
+            };
         }
+        out.push_str(rest);
         out
     }
 }

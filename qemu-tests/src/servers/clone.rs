@@ -43,6 +43,7 @@ impl Lab {
         let mut command = self.namespace().command(program);
         command.args(rest);
         let log = self.directory().join("room.log");
-        Daemon::start_until("the room", command, &log, READY, secs(120))
+        // A debug build packs an image of itself and of the tools first.
+        Daemon::start_until("the room", command, &log, READY, secs(400))
     }
 }
