@@ -3,8 +3,8 @@
 A=fa$$ B=fb$$
 finish() {
     for room in $A $B; do
-        ip netns pids $room 2> /dev/null | xargs -r kill 2> /dev/null
-        ip netns del $room 2> /dev/null
+        ip netns pids $room 2> /dev/null | xargs -r kill 2> /dev/null || true
+        ip netns del $room 2> /dev/null || true
     done
     return 0
 }
