@@ -100,6 +100,7 @@ pub const FOR_P2V: &[(&str, &str)] = &[
     ("nbdkit", "what virt-v2v reads disks with"),
     ("libnbd-bin", "the same: nbdcopy"),
     ("qemu-utils", "what p2v-server writes images with"),
+    ("netcat-openbsd", "nc, which a disk is sent to"),
     ("libvirt-clients", "virt-xml-validate"),
     ("libxml2-utils", "what it runs"),
     ("libvirt-daemon", "virt-qemu-run, which starts a guest by its description"),
