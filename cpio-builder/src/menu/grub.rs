@@ -6,10 +6,8 @@ use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::str::Chars;
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, LINE_MAX, Load, Menu, is_no_kernel};
 
-/// Longest GRUB line after expansion of variables.
-pub(super) const LINE_MAX: usize = 64 << 10;
 /// Most bytes of GRUB commands that are gone through: loops and functions repeat them.
 const WORK_MAX: usize = 8 << 20;
 

@@ -3,10 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, is_no_kernel};
-
-/// Longest line with its variables filled in.
-const LINE_MAX: usize = 64 << 10;
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, LINE_MAX, Load, Menu, is_no_kernel};
 
 /// Reads a menu.
 pub(super) fn read(text: &str, load: Load<'_>) -> Menu {

@@ -4,11 +4,8 @@
 //! followed, and a variable that nothing above sets stays as `${name}`. Scripts that `chain`
 //! names are read where the caller has them.
 
-use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, Load, Menu, is_no_kernel};
+use super::model::{ENTRIES_MAX, Entry, FILE_MAX, Files, LINE_MAX, Load, Menu, is_no_kernel};
 use std::collections::BTreeMap;
-
-/// Longest line with its variables filled in.
-const LINE_MAX: usize = 64 << 10;
 
 /// Whether a file is such a script.
 #[must_use]

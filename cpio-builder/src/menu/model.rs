@@ -6,6 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Most bytes of one configuration file.
 pub const FILE_MAX: usize = 1 << 20;
+/// Longest line with its variables filled in.
+pub(super) const LINE_MAX: usize = 64 << 10;
 /// Most entries of a menu.
 pub const ENTRIES_MAX: usize = 1024;
 /// Most files of one menu.

@@ -1,4 +1,4 @@
-use super::grub::LINE_MAX;
+use super::model::LINE_MAX;
 use super::*;
 use proptest::prelude::*;
 
