@@ -52,6 +52,12 @@ pub fn terms(given: &Given) -> Result<Terms, Failure> {
     Ok(Terms { read_back: !given.has("no-read-back"), pin: pin.transpose()? })
 }
 
+/// A key as it is printed. One that was given is known where it is needed, and a screen is read by
+/// others.
+pub fn shown(word: &str, made: bool) -> &str {
+    if made { word } else { "…" }
+}
+
 /// Prepares a sender by its options, and prints the line for its receivers. `from` are the
 /// addresses that a receiver may be reached from; without one, this machine's.
 pub fn sender(
@@ -69,13 +75,10 @@ pub fn sender(
         line += &format!(" bw.clone.from={}", from.join(","));
     }
     if let Some(word) = given.get("key") {
-        // A key that was given is known where it is needed, and a screen is read by others.
-        let (word, shown) = match word {
-            "new" => (hex(&random::<16>()?), None),
-            word => (word.to_owned(), Some("…")),
-        };
+        let made = word == "new";
+        let word = if made { hex(&random::<16>()?) } else { word.to_owned() };
         here.pins.key = Some(key(&word)?);
-        line += &format!(" bw.clone.key={}", shown.unwrap_or(&word));
+        line += &format!(" bw.clone.key={}", shown(&word, made));
     }
     if given.has("digest") {
         let file = match &host.sources {

@@ -5,6 +5,7 @@
 //! writes the image: this program never sees a format. An image has its name when all disks of
 //! its machine are there, and was read back by the machine.
 
+use super::copying::shown;
 use super::flags::{Given, Program, flag};
 use super::net::interface;
 use super::world::random;
@@ -116,10 +117,9 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     lock.try_lock().map_err(|_| {
         Failure::Failed(format!("{}: another p2v-server has this directory", dir.display()))
     })?;
-    // A key that was given is shown on no screen.
-    let (word, shown) = match given.get("key") {
-        Some(word) => (word.to_owned(), Some("…")),
-        None => (new_key()?, None),
+    let word = match given.get("key") {
+        Some(word) => word.to_owned(),
+        None => new_key()?,
     };
     let key = Key::new(&word)
         .ok_or_else(|| Failure::Usage(format!("--key: has less than {SHORTEST} letters")))?;
@@ -134,7 +134,7 @@ pub fn run(given: &Given) -> Result<(), Failure> {
     eprintln!("p2v-server: waits at port {port}; images go to {} as {format}", dir.display());
     eprintln!(
         "p2v-server: boot the machine with  bw.p2v=p2v://{here}{at} bw.p2v.key={}",
-        shown.unwrap_or(&word)
+        shown(&word, !given.has("key"))
     );
     let server = Server {
         dir,

@@ -215,10 +215,13 @@ fn a_subvolume_counts_as_another_file_system() {
     assert_eq!(shell(&room.path("copy1"), "cat new; ls own snapshot"), format!("new\n{has}"));
 }
 
-fn limited(room: &Room, without: &str, words: &[&str]) -> Running {
+/// A machine without a right that copies to there, and its sender.
+fn limited(room: &Room, without: &str, copy: &str) -> (Running, Running) {
     let program =
         ["setpriv", "--bounding-set", without, "--", env!("CARGO_BIN_EXE_bellwether"), "clone"];
-    room.start(1, &[&program[..], words].concat())
+    let path = room.path(copy).display().to_string();
+    let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
+    (room.start(1, &[&program[..], &words].concat()), send(room, "1"))
 }
 
 /// Without the right to give files away another user's program does not get the right to run as
@@ -233,10 +236,7 @@ fn files_of_another_owner_lose_set_user_id() {
     );
     for copy in ["copy1", "copy2"] {
         let _ = std::fs::create_dir(room.path(copy));
-        let path = room.path(copy).display().to_string();
-        let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
-        let mut machine = limited(&room, "-chown", &words);
-        let mut sender = send(&room, "1");
+        let (mut machine, mut sender) = limited(&room, "-chown", copy);
         machine.succeeds(30);
         sender.succeeds(30);
         let log = machine.log();
@@ -247,19 +247,13 @@ fn files_of_another_owner_lose_set_user_id() {
     }
     // A directory that its owner may not write to.
     shell(&room.path("."), "mkdir -m 500 golden/ro copy1/ro; echo c >golden/ro/c");
-    let path = room.path("copy1").display().to_string();
-    let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
-    let mut machine = limited(&room, "-dac_override", &words);
-    let mut sender = send(&room, "1");
+    let (mut machine, mut sender) = limited(&room, "-dac_override", "copy1");
     machine.succeeds(30);
     sender.succeeds(30);
     assert_eq!(shell(&room.path("copy1"), "stat -c %a ro; cat ro/c"), "500\nc\n");
     // What cannot be made is found before anything changes.
     shell(&room.path("golden"), "mknod device c 1 3; echo other >b");
-    let path = room.path("copy1").display().to_string();
-    let words = ["receive", "--files", &path, "--from", "10.77.0.1", "-a", "30"];
-    let mut machine = limited(&room, "-mknod", &words);
-    let mut sender = send(&room, "1");
+    let (mut machine, mut sender) = limited(&room, "-mknod", "copy1");
     machine.fails(30);
     sender.kill();
     assert!(machine.log().contains("device: Operation not permitted"), "{}", machine.log());

@@ -204,10 +204,11 @@ impl Target {
             tick();
             let own = self.listing.path(n);
             let kind = self.entry(n).map_or(Kind::Directory, |entry| entry.kind.clone());
-            let stat = match self.there(&own) {
+            let found = match self.there(&own) {
                 Err((_, Errno::XDEV)) if kind == Kind::Mount => continue,
                 other => other?,
             };
+            let stat = found.as_ref().map(|(_, stat)| *stat);
             if !stat.is_some_and(|stat| self.is(&kind, &stat, &own)) {
                 self.makes(&kind, &mut makes).map_err(at(&own))?;
             }
@@ -216,8 +217,8 @@ impl Target {
             if changes && shut.contains(&parent) {
                 return Err((own, Errno::PERM));
             }
-            let Some(stat) = stat else { continue };
-            if self.fixed(&own) {
+            let Some((fd, stat)) = found else { continue };
+            if fixed(fd) {
                 if changes {
                     return Err((own, Errno::PERM));
                 }
@@ -377,9 +378,9 @@ impl Target {
         self.fixed(own) || self.fixed(above.unwrap_or(b"."))
     }
 
-    fn there(&self, own: &[u8]) -> Result<Option<Stat>, Wrong> {
+    fn there(&self, own: &[u8]) -> Result<Option<(OwnedFd, Stat)>, Wrong> {
         match name(&self.root, own) {
-            Ok((_, stat)) => Ok(Some(stat)),
+            Ok(found) => Ok(Some(found)),
             // A link where a directory will be.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(errno) => Err((own.to_vec(), errno)),
